@@ -1,0 +1,233 @@
+"""What travels to a board, and the check of it: the one schema that host and board share.
+
+A bundle is a folder with `manifest.json` and the files that it names; a runtime is a folder with `runtime.json` likewise.
+Standard library only, Python 3.10 up. Unknown fields are kept, so that an older board passes a newer manifest on unharmed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+SCHEMA = 1
+BUNDLE_MANIFEST = "manifest.json"
+RUNTIME_MANIFEST = "runtime.json"
+TEMPLATE = "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
+GOLDENS = "goldens.jsonl"
+MAX_MANIFEST_BYTES = 8 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ManifestError(ValueError):
+    """A manifest, a name or a digest that breaks the rules; `code` is stable and names the fault."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def checked_digest(text: str) -> str:
+    """Return `text` if it is a sha256 in hex; every digest that names a file passes here."""
+    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
+        raise ManifestError("bad_digest", f"not a sha256 in hex: `{str(text)[:80]}`")
+    return text
+
+
+def checked_path(text: str) -> str:
+    """Return `text` if it is a plain relative POSIX path inside its folder."""
+    path = PurePosixPath(text)
+    plain = text and text == path.as_posix() and not path.is_absolute() and ".." not in path.parts
+    if not plain or "\\" in text or any(ord(char) < 32 for char in text) or text == ".":
+        raise ManifestError("bad_path", f"not a plain relative path: `{text[:80]!r}`")
+    return text
+
+
+@dataclass(frozen=True)
+class File:
+    """One file that travels."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The library that runs the model file."""
+
+    name: str
+    """`llama.cpp` or `litert`."""
+    oldest: str
+    """The oldest version known to run this file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in a bundle (DESIGN section 6)."""
+
+    name: str
+    version: str
+    counter: int
+    """Grows with every release of this name: a board does not go back without being told to."""
+    target: str
+    context: int
+    """Tokens of context the release is served with."""
+    engine: Engine
+    model: str
+    """Path of the model file inside the bundle."""
+    files: tuple[File, ...]
+    tensors: tuple[dict[str, Any], ...] = ()
+    """Name, type, size and sha256 of each tensor."""
+    kv_type: str = "f16"
+    stop_ids: tuple[int, ...] = ()
+    system: str = ""
+    """System prompt put before every conversation that brings none of its own."""
+    max_tokens: int = 256
+    """Longest answer where the request names none."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    licences: tuple[str, ...] = ()
+    gate: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields of a newer schema, kept as they came."""
+
+    def release_id(self) -> str:
+        """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
+        return hashlib.sha256(to_bytes(self)).hexdigest()
+
+    def file(self, path: str) -> File:
+        """Return the entry of a file that the bundle must have."""
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        raise ManifestError("missing_file", f"the manifest names no `{path}`")
+
+
+@dataclass(frozen=True)
+class RuntimeManifest:
+    """What runs a bundle: libraries and the device package, for one kind of processor."""
+
+    machine: str
+    """`uname -m`: aarch64 or x86_64."""
+    features: tuple[str, ...]
+    """CPU features the libraries use, spelled as /proc/cpuinfo spells them."""
+    glibc: str
+    """Oldest glibc the libraries load on."""
+    python: tuple[int, int]
+    """Oldest Python it runs on."""
+    engines: dict[str, str]
+    """Engine name and version."""
+    files: tuple[File, ...]
+    profile: str = ""
+    schema: int = SCHEMA
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def runtime_id(self) -> str:
+        """Return the sha256 of the manifest's own bytes: the name of this runtime on a board."""
+        return hashlib.sha256(to_bytes(self)).hexdigest()
+
+
+def to_bytes(manifest: "Manifest | RuntimeManifest") -> bytes:
+    """Return the one spelling of a manifest that is written, hashed and signed."""
+    fields = asdict(manifest)
+    fields.update(fields.pop("extra"))
+    return (json.dumps(fields, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `manifest.json` of a bundle; raise ManifestError with the fault's code."""
+    fields = _read(folder / BUNDLE_MANIFEST)
+    fields["engine"] = Engine(**_fields(fields, "engine", dict))
+    for name in ("tensors", "stop_ids", "licences"):
+        fields[name] = tuple(fields.get(name, ()))
+    manifest = _build(Manifest, fields)
+    checked_path(manifest.model)
+    manifest.file(manifest.model)
+    return manifest
+
+
+def read_runtime(folder: Path) -> RuntimeManifest:
+    """Read and check `runtime.json` of a runtime folder; raise ManifestError with the fault's code."""
+    fields = _read(folder / RUNTIME_MANIFEST)
+    fields["python"] = tuple(fields.get("python", ()))
+    fields["features"] = tuple(fields.get("features", ()))
+    return _build(RuntimeManifest, fields)
+
+
+def file_entry(folder: Path, path: str) -> File:
+    """Return the manifest entry of a file on disk."""
+    file = folder / checked_path(path)
+    return File(path=path, sha256=sha256_of(file), size=file.stat().st_size)
+
+
+def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> None:
+    """Check that a folder holds exactly these files with these bytes (and the manifest and its signature)."""
+    named = {entry.path for entry in files} | {manifest_name, manifest_name + ".sig"}
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    if extra := sorted(present - named):
+        raise ManifestError("extra_file", f"`{extra[0]}` is not in the manifest")
+    for entry in files:
+        file = folder / checked_path(entry.path)
+        if not file.is_file():
+            raise ManifestError("missing_file", f"`{entry.path}` is missing")
+        if file.stat().st_size != entry.size or sha256_of(file) != entry.sha256:
+            raise ManifestError("wrong_digest", f"`{entry.path}` is not what the manifest says")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes; reads 1 MiB at a time."""
+    total = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if os.path.getsize(path) > MAX_MANIFEST_BYTES:
+            raise ManifestError("bad_manifest", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ManifestError("no_manifest", f"{path.name} cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError("bad_manifest", f"{path.name} is not valid JSON") from error
+    if not isinstance(fields, dict):
+        raise ManifestError("bad_manifest", f"{path.name} is not an object")
+    if fields.get("schema") != SCHEMA:
+        raise ManifestError("newer_schema", f"{path.name} has schema {fields.get('schema')!r}, this runtime knows {SCHEMA}")
+    fields["files"] = tuple(_file(entry) for entry in _fields(fields, "files", list))
+    if len({entry.path for entry in fields["files"]}) != len(fields["files"]):
+        raise ManifestError("bad_manifest", f"{path.name} names a file twice")
+    return fields
+
+
+def _fields(fields: dict[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(fields.get(name), kind):
+        raise ManifestError("bad_manifest", f"`{name}` is missing or of the wrong kind")
+    return fields[name]
+
+
+def _file(entry: Any) -> File:
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not isinstance(entry.get("size"), int):
+        raise ManifestError("bad_manifest", "a file entry needs `path`, `sha256` and `size`")
+    if entry["size"] < 0:
+        raise ManifestError("bad_manifest", f"`{entry['path']}` has a negative size")
+    return File(path=checked_path(entry["path"]), sha256=checked_digest(entry.get("sha256", "")), size=entry["size"])
+
+
+def _build(kind: Any, fields: dict[str, Any]) -> Any:
+    known = kind.__dataclass_fields__.keys() - {"extra"}
+    extra = {name: value for name, value in fields.items() if name not in known}
+    try:
+        built = kind(**{name: value for name, value in fields.items() if name in known}, extra=extra)
+    except TypeError as error:
+        raise ManifestError("bad_manifest", f"a required field is missing: {error}") from error
+    for name, hint in (("name", str), ("version", str), ("counter", int), ("context", int), ("model", str), ("machine", str)):
+        if name in known and not isinstance(getattr(built, name), hint):
+            raise ManifestError("bad_manifest", f"`{name}` is of the wrong kind")
+    return built

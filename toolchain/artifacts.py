@@ -1,0 +1,226 @@
+"""Typed results of the stages, and the records that say how each was made.
+
+A stage writes its outputs into its own `out` folder through `keep`, and `record.json` comes last, by rename: a folder
+without a record never happened, and one whose record matches is not made again. Digests cover relative POSIX paths and bytes.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolchain.config import Frozen
+from toolchain.errors import ArtifactError
+
+RECORD = "record.json"
+STARTED = "started.json"
+"""The key of work under way: with the same key an interrupted stage finds its own resume files, with another they go."""
+RESUME = "resume"
+"""The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage is done."""
+
+Figures = dict[str, Any]
+"""What a stage measured: JSON values only, units in the names."""
+
+
+class Record(Frozen):
+    """Provenance of one stage's outputs."""
+
+    stage: str
+    key: str
+    """sha256 of all that decides the outputs: inputs, parameters, seed, tool versions."""
+    inputs: dict[str, str]
+    parameters: dict[str, Any]
+    seed: int
+    tools: dict[str, str]
+    digest: str
+    """sha256 of the outputs (relative paths and bytes)."""
+    size_bytes: int
+    seconds: float
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What decides a stage's outputs, and so whether they have to be made again."""
+
+    stage: str
+    inputs: Mapping[str, str]
+    """Name of each input and its digest."""
+    parameters: Frozen
+    seed: int = 0
+    tools: Sequence[str] = ()
+    """Distributions whose versions change the outputs."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the installed version of each tool and of the toolchain."""
+        return {name: importlib.metadata.version(name) for name in ("demitasse", *self.tools)}
+
+    def key(self) -> str:
+        """Return the sha256 under which these outputs are recorded."""
+        parts = [self.stage, dict(self.inputs), self.parameters.model_dump(mode="json"), self.seed, self.versions()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A finished output folder with its record."""
+
+    path: Path
+    record: Record
+    fresh: bool = field(default=True, compare=False)
+    """False where the record was already there and the work was skipped."""
+
+    @property
+    def digest(self) -> str:
+        """The digest that later stages record as their input."""
+        return self.record.digest
+
+    @property
+    def figures(self) -> Figures:
+        """What the stage measured."""
+        return self.record.figures
+
+
+class Dataset(Artifact):
+    """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line) and `texts.jsonl` ({"text": …} a line)."""
+
+    def train(self) -> list[dict[str, Any]]:
+        """Return the conversations to learn from."""
+        return list(read_jsonl(self.path / "train.jsonl"))
+
+    def held_out(self) -> list[dict[str, Any]]:
+        """Return the conversations that no training stage may see."""
+        return list(read_jsonl(self.path / "held_out.jsonl"))
+
+    def texts(self) -> list[str]:
+        """Return the plain documents."""
+        return [row["text"] for row in read_jsonl(self.path / "texts.jsonl")]
+
+
+class Checkpoint(Artifact):
+    """A Hugging Face model folder: config.json, *.safetensors, tokenizer.json, chat template."""
+
+
+class TeacherLogits(Artifact):
+    """The teacher's distribution at each position of the training text: top-k and the tail's mass."""
+
+
+class ModelFile(Artifact):
+    """One .gguf or .tflite file with `tokenizer.json` and `chat_template.jinja` beside it."""
+
+    @property
+    def file(self) -> Path:
+        """The model file itself."""
+        return self.path / str(self.figures["file"])
+
+
+class Verdict(Artifact):
+    """`verdict.json`: what was measured on the model file, and what the gate says; `goldens.jsonl`."""
+
+
+class Bundle(Artifact):
+    """The folder that travels to boards; device.manifest says what is in it."""
+
+
+def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
+    """Return the record of `out` and whether it is fresh: made now by `build(out)`, or found with the same key.
+
+    `build` writes its files under `out` and returns its figures. If it is interrupted nothing is recorded; started again
+    with the same key it finds what it left under `out`/resume.
+    """
+    key = work.key()
+    if (found := recorded(out)) and found.key == key:
+        return found, False
+    _prepare(out, key)
+    began = time.monotonic()
+    figures = build(out)
+    shutil.rmtree(out / RESUME, ignore_errors=True)
+    record = Record(
+        stage=work.stage, key=key, inputs=dict(work.inputs), parameters=work.parameters.model_dump(mode="json"),
+        seed=work.seed, tools=work.versions(), digest=digest(out), size_bytes=size_bytes(out),
+        seconds=round(time.monotonic() - began, 2), figures=figures,
+    )  # fmt: skip
+    write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
+    (out / STARTED).unlink(missing_ok=True)
+    return record, True
+
+
+def recorded(out: Path) -> Record | None:
+    """Return the record of a finished folder, None for one that never happened or cannot be read."""
+    try:
+        return Record.model_validate_json((out / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _prepare(out: Path, key: str) -> None:
+    started = out / STARTED
+    same = started.is_file() and started.read_text(encoding="utf-8") == key
+    if out.is_dir():
+        for entry in list(out.iterdir()):
+            if same and entry.name in (RESUME, STARTED):
+                continue
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(started, key)
+
+
+def files_in(path: Path) -> list[Path]:
+    """Return the output files under a folder, sorted by relative POSIX path; bookkeeping is left out."""
+    skip = {RECORD, STARTED}
+    found = [p for p in path.rglob("*") if p.is_file() and not (p.parent == path and p.name in skip)]
+    return sorted((p for p in found if p.relative_to(path).parts[0] != RESUME), key=lambda p: p.relative_to(path).as_posix())
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's relative paths and bytes."""
+    if path.is_file():
+        return file_digest(path)
+    total = hashlib.sha256()
+    for file in files_in(path):
+        total.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def size_bytes(path: Path) -> int:
+    """Return the bytes of a file, or of all output files of a folder."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in files_in(path))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all: temporary file, fsync, rename."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; raise ArtifactError with file and line for a bad one."""
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ArtifactError(f"{path.name}:{number}: not valid JSON") from error
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write objects as JSON lines, whole or not at all."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))

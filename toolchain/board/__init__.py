@@ -1,0 +1,1 @@
+"""Boards: machines at an address, all reached through one narrow seam (connection.Connection)."""

@@ -1,0 +1,67 @@
+"""The seam between the toolchain and any board: run a command, feed it, read it. Nothing else crosses.
+
+`ssh` implements it for real boards, `loopback` for this computer through an sshd of its own, `tests/fakes` for tests.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end of a command on the board."""
+
+    code: int
+    """Exit status; 128 + n for a command that died by signal n."""
+    stdout: bytes
+    stderr: str
+
+
+class Channel(Protocol):
+    """A command that is running on the board."""
+
+    def send(self, chunk: bytes | memoryview) -> None:
+        """Write to its standard input; raise BoardError if the connection is lost."""
+
+    def close_input(self) -> None:
+        """Send end of file."""
+
+    def read_line(self) -> bytes:
+        """Return the next line of standard output with its newline, b"" at the end."""
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes of standard output, fewer at the end."""
+
+    def finish(self) -> Finished:
+        """Wait for the end; `stdout` holds what was not read before."""
+
+    def close(self) -> None:
+        """Stop caring: the command loses its terminal and ends."""
+
+
+class Connection(Protocol):
+    """An open, authenticated way to one board."""
+
+    @property
+    def address(self) -> str:
+        """How the user names the board."""
+
+    @property
+    def root(self) -> str:
+        """Folder of the store on the board; `~` stands for the board user's home."""
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
+        """Run a command to its end; raise BoardError if the connection is lost or the time is over."""
+
+    def open(self, argv: Sequence[str]) -> Channel:
+        """Start a command and talk to it."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+def lines(channel: Channel) -> Iterator[bytes]:
+    """Yield the lines that a command prints until it ends."""
+    while line := channel.read_line():
+        yield line

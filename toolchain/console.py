@@ -1,0 +1,112 @@
+"""The only module that prints: data to stdout, progress and words to stderr, through rich."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from toolchain.errors import ToolchainError
+
+
+class Reporter(Protocol):
+    """What a stage may say while it works; the command line shows it, tests record it."""
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+
+    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+        """Say how far a long step is; `unit` is `B` for bytes, or a word such as `tokens`."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+        """Say nothing."""
+
+
+class Terminal:
+    """Words and bars on stderr; bars only where there is a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def note(self, text: str) -> None:
+        """Print one line above any bar."""
+        self._console.print(text, markup=False)
+
+    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+        """Move the bar called `name`; it goes when it is full."""
+        if not self._console.is_terminal:
+            return
+        if name not in self._tasks:
+            self._start(unit)
+            assert self._progress is not None
+            self._tasks[name] = self._progress.add_task(name, total=total, figures="")
+        assert self._progress is not None
+        self._progress.update(self._tasks[name], completed=done, total=total, figures=figures)
+        if done >= total:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take all bars away."""
+        if self._progress:
+            self._progress.stop()
+        self._progress, self._tasks = None, {}
+
+    def _start(self, unit: str) -> None:
+        self.settle()
+        amount = (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),)
+        columns = (TextColumn("  {task.description}"), BarColumn(), *amount, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._progress.start()
+
+
+@contextmanager
+def terminal() -> Iterator[Terminal]:
+    """Yield a terminal reporter and take its bars away at the end."""
+    reporter = Terminal()
+    try:
+        yield reporter
+    finally:
+        reporter.settle()
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def show_text(text: str, *, end: str = "\n") -> None:
+    """Print text on stdout as it comes."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """Print a table on stdout; columns whose cells are figures are set to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        figures = all(row[number][:1].isdigit() or row[number] in ("", "-") for row in rows)
+        table.add_column(column, justify="right" if figures and rows else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def show_error(error: ToolchainError) -> None:
+    """Print an error and its hint on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"error: {error.message}", markup=False, style="bold")
+    if error.hint:
+        console.print(f"\nhint: {error.hint}", markup=False)

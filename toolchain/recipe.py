@@ -1,0 +1,200 @@
+"""What we want, as a file: one model, its data, the stages in order, and the parameters of each (`recipes/<id>.toml`).
+
+Each default stands here and nowhere else. Paths in a recipe are relative to the recipe's own folder.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from toolchain import config
+from toolchain.config import Frozen
+
+Stage = Literal["ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ScratchSpec(Frozen):
+    """A small Llama and its tokenizer, trained from nothing on the recipe's own text."""
+
+    vocab_size: Positive = 2048
+    hidden_size: Positive = 256
+    intermediate_size: Positive = 768
+    layers: Positive = 6
+    heads: Positive = 4
+    kv_heads: Positive = 2
+    context: Positive = 512
+    steps: Positive = 1200
+    batch_size: Positive = 32
+    learning_rate: float = Field(default=2e-3, gt=0)
+
+
+class ModelSpec(Frozen):
+    """Where the weights come from: a Hub id or a folder, or nothing yet (`scratch`)."""
+
+    base: str = Field(default="", description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, or a model folder")
+    revision: str = Field(default="main", description="branch, tag or commit of a Hub model")
+    adapter: str = Field(default="", description="a PEFT adapter to merge: a Hub id or a folder")
+    scratch: ScratchSpec | None = None
+    name: str = Field(default="", description="name of the result, as in its file name; by default the recipe's")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelSpec":
+        if bool(self.base) == bool(self.scratch):
+            raise ValueError("give either `base` or `[model.scratch]`")
+        return self
+
+
+class DataSpec(Frozen):
+    """What the model is to know."""
+
+    files: tuple[str, ...] = Field(description="JSONL, text or Markdown files, relative to the recipe")
+    hold_out: Literal["phrasing", "conversation"] = "conversation"
+    """`phrasing`: of each question with several phrasings one is held out; `conversation`: a share of whole entries."""
+    held_out_share: Fraction = 0.1
+    """Share of the entries that are held out where `hold_out` is `conversation`."""
+    system: str = ""
+    """System prompt of every conversation that has none."""
+
+
+class TrainSpec(Frozen):
+    """What every training stage needs."""
+
+    epochs: Positive = 3
+    batch_size: Positive = 16
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_share: Fraction = 0.03
+    max_tokens: Positive = 512
+    """Longest conversation in tokens; longer ones are dropped and counted."""
+
+
+class TuneSpec(TrainSpec):
+    """LoRA (arXiv:2106.09685) through peft."""
+
+    r: Positive = 16
+    alpha: Positive = 32
+    dropout: Fraction = 0.1
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class DistillSpec(TrainSpec):
+    """Logit distillation (arXiv:1503.02531) into a smaller model with the same tokenizer."""
+
+    teacher: str = ""
+    """A Hub id or folder; empty: the checkpoint of the stage before."""
+    student: str = ""
+    """A Hub id or folder; empty: a copy of the teacher's layers named by `layers`."""
+    layers: tuple[int, ...] = ()
+    learning_rate: float = Field(default=1e-3, gt=0)
+    temperature: float = Field(default=2.0, gt=0)
+    ce_weight: Fraction = 0.1
+    """Share of plain cross-entropy in the loss."""
+    top_k: Positive = 64
+    """Teacher probabilities kept at each position, beside the mass of the rest."""
+
+    @model_validator(mode="after")
+    def _one_student(self) -> "DistillSpec":
+        if bool(self.student) == bool(self.layers):
+            raise ValueError("give either `student` or `layers`")
+        return self
+
+
+class QuantizeSpec(Frozen):
+    """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
+
+    formats: tuple[Literal["gguf"], ...] = ("gguf",)
+    scheme: str = "Q4_K_M"
+
+
+class GateSpec(Frozen):
+    """What a model file must reach on held-out data; the teacher is the checkpoint before quantization."""
+
+    max_kl: float = Field(default=0.1, ge=0)
+    """Mean KL divergence from the teacher, in nats per token."""
+    min_agreement: Fraction = 0.9
+    """Share of positions where both name the same next token."""
+    min_exact_match: Fraction = 0.0
+    min_f1: Fraction = 0.0
+    min_eos_rate: Fraction = 0.95
+    """Share of answers that end by themselves and not by length."""
+    template_chats: Positive = 16
+    """Golden chats that must be token-equal between Hugging Face and the bundle."""
+
+
+class EvaluateSpec(Frozen):
+    """How a model file is measured before it may ship."""
+
+    questions: Positive = 200
+    """Held-out questions that are answered, at most."""
+    kl_tokens: Positive = 4096
+    """Held-out tokens whose distributions are compared, at most."""
+    max_tokens: Positive = 96
+    goldens: Positive = 8
+    """Answers whose token ids travel with the bundle, to be reproduced on the board."""
+    gate: GateSpec = GateSpec()
+
+
+class PackageSpec(Frozen):
+    """What the bundle says of itself."""
+
+    version: str = "1.0"
+    counter: Positive = 1
+    context: Positive = 1024
+    max_tokens: Positive = 256
+    licence: str = Field(default="", description="SPDX id of the result's licence")
+
+
+class Recipe(Frozen):
+    """One ready configuration."""
+
+    title: str = Field(description="one line that says what comes out")
+    targets: tuple[str, ...] = Field(description="ids of the boards it is meant for; the first is the default")
+    stages: tuple[Stage, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
+    seed: int = 0
+    model: ModelSpec
+    data: DataSpec
+    tune: TuneSpec = TuneSpec()
+    distill: DistillSpec | None = None
+    quantize: QuantizeSpec = QuantizeSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    package: PackageSpec = PackageSpec()
+    _path: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "Recipe":
+        if not self.targets:
+            raise ValueError("`targets` names no board")
+        if self.stages != tuple(s for s in _ORDER if s in self.stages) and sorted(self.stages) != sorted(set(self.stages)):
+            raise ValueError("`stages` names a stage twice")
+        if ("pretrain" in self.stages) != (self.model.scratch is not None):
+            raise ValueError("stage `pretrain` and `[model.scratch]` go together")
+        if "distill" in self.stages and self.distill is None:
+            raise ValueError("stage `distill` needs a `[distill]` table")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The file's stem."""
+        return self._path.stem
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the recipe's paths are relative to."""
+        return self._path.parent
+
+    @property
+    def name(self) -> str:
+        """What the result is called."""
+        return self.model.name or self.id
+
+
+_ORDER: tuple[Stage, ...] = ("ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package")
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe; raise ConfigError with the key that is wrong."""
+    recipe = config.load(path, Recipe)
+    recipe._path = path
+    return recipe
