@@ -107,6 +107,16 @@ class Checkpoint(Artifact):
     """A Hugging Face model folder: config.json, *.safetensors, tokenizer.json, chat template."""
 
 
+def external(folder: Path) -> Checkpoint:
+    """Return a model folder that somebody else made as a Checkpoint, recorded by its digest."""
+    total = digest(folder)
+    record = Record(
+        stage="external", key=total, inputs={}, parameters={}, seed=0, tools={}, digest=total,
+        size_bytes=size_bytes(folder), seconds=0.0, figures={},
+    )  # fmt: skip
+    return Checkpoint(path=folder, record=record, fresh=False)
+
+
 class TeacherLogits(Artifact):
     """The teacher's distribution at each position of the training text: top-k and the tail's mass."""
 

@@ -26,9 +26,10 @@ Model = TypeVar("Model", bound=BaseModel)
 def load(path: Path, model: type[Model]) -> Model:
     """Read a TOML file as `model`; raise ConfigError with the file, the key and the likely intent."""
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return model.model_validate(_tables(path))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file", hint=_similar_file(path)) from error
+        missing = Path(error.filename)
+        raise ConfigError(f"{missing}: no such file", hint=_similar_file(missing)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -41,6 +42,20 @@ def closest(word: str, words: list[str]) -> str:
     """Return a `did you mean` hint for `word` among `words`, or the list of what exists."""
     matches = difflib.get_close_matches(word, words, n=1)
     return f"did you mean `{matches[0]}`?" if matches else f"known: {', '.join(sorted(words))}"
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """Read a file; with `extends = "stem"` it holds only what differs from that file of the same folder."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "extends" not in tables:
+        return tables
+    base = path.parent / f"{tables.pop('extends')}.toml"
+    return _merged(tomllib.loads(base.read_text(encoding="utf-8")), tables)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(over[key], dict)}
+    return {**base, **over, **both}
 
 
 def _similar_file(path: Path) -> str:

@@ -4,33 +4,13 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from toolchain.errors import ToolchainError
-
-
-class Reporter(Protocol):
-    """What a stage may say while it works; the command line shows it, tests record it."""
-
-    def note(self, text: str) -> None:
-        """Say one line."""
-
-    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
-        """Say how far a long step is; `unit` is `B` for bytes, or a word such as `tokens`."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
-        """Say nothing."""
 
 
 class Terminal:
@@ -66,9 +46,10 @@ class Terminal:
 
     def _start(self, unit: str) -> None:
         self.settle()
-        amount = (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),)
-        columns = (TextColumn("  {task.description}"), BarColumn(), *amount, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
-        self._progress = Progress(*columns, console=self._console, transient=True)
+        count = TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}")
+        amount = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [count]
+        name, figures = TextColumn("  {task.description}"), TextColumn("{task.fields[figures]}")
+        self._progress = Progress(name, BarColumn(), *amount, TimeRemainingColumn(), figures, console=self._console, transient=True)
         self._progress.start()
 
 

@@ -151,6 +151,8 @@ class Recipe(Frozen):
 
     title: str = Field(description="one line that says what comes out")
     targets: tuple[str, ...] = Field(description="ids of the boards it is meant for; the first is the default")
+    question: str = ""
+    """Asked on the board when all is done; one that the training text does not hold."""
     stages: tuple[Stage, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
     seed: int = 0
     model: ModelSpec

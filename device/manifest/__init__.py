@@ -91,6 +91,8 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
     gate: dict[str, Any] = field(default_factory=dict)
+    needs: dict[str, int] = field(default_factory=dict)
+    """Bytes of memory it takes: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: int = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of a newer schema, kept as they came."""

@@ -1,0 +1,42 @@
+# Everything that builds, tests or measures demitasse; CI calls these targets and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MODEL_THREADS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: demo test check bench lint system clean
+
+demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
+	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
+
+test: $(READY)            ## everything that must hold
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+check: $(READY)           ## the fast tier, at most three minutes
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md
+	$(BIN)/python benchmarks/run_all.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+system:
+	sh scripts/system-packages.sh
+
+$(READY): pyproject.toml constraints.txt | system
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demitasse needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,dev]'
+	touch $(READY)
+
+clean:
+	rm -rf build $(VENV)

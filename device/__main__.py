@@ -1,0 +1,50 @@
+"""Verbs of the board side. Run as `python3 -sE RUNTIME VERB …`, where RUNTIME is a runtime folder or the agent file.
+
+Each verb is a function `(argv) -> exit code` that prints JSON; it is imported when it is asked for, so that the agent
+(standard library only) carries the verbs of the engine without being able to run them.
+"""
+
+import importlib
+import json
+import sys
+
+from device.errors import DeviceError
+from device.manifest import ManifestError
+
+VERBS = {
+    "activate": "device.activation:activate",
+    "ask": "device.ask:ask",
+    "bench": "device.bench:bench",
+    "check": "device.check:check",
+    "facts": "device.facts:facts",
+    "receive": "device.receive:receive",
+    "rollback": "device.activation:rollback",
+    "score": "device.score:score",
+    "serve": "device.server:serve",
+    "status": "device.activation:status",
+    "stop": "device.activation:stop",
+    "supervise": "device.service:supervise",
+    "verify": "device.store:verify",
+}
+"""verb → where its function is."""
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb; print errors as JSON and return 1."""
+    if not argv or argv[0] not in VERBS:
+        print(json.dumps({"error": {"code": "usage", "message": f"verbs: {' '.join(VERBS)}", "hint": ""}}))
+        return 2
+    module, function = VERBS[argv[0]].split(":")
+    try:
+        return int(getattr(importlib.import_module(module), function)(argv[1:]))
+    except DeviceError as error:
+        print(json.dumps(error.as_json(), ensure_ascii=False), flush=True)
+    except ManifestError as error:
+        print(json.dumps(DeviceError(error.code, str(error)).as_json(), ensure_ascii=False), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,19 @@
+"""Errors of the board side: a stable code for programs, a sentence for people, a hint for what to do next."""
+
+from typing import Any
+
+
+class DeviceError(Exception):
+    """Something that went wrong on the board; printed as one JSON object, or as an HTTP error."""
+
+    def __init__(self, code: str, message: str, hint: str = "", status: int = 500) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.status = status
+        """HTTP status where the error is answered over HTTP."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the body that `python -m device` prints and the host reads."""
+        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}

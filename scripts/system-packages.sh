@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs what Debian or Ubuntu must provide and pip cannot: a C++ compiler (llama.cpp is built from source), OpenSSH's
+# sshd and ssh-keygen (the board `local` is this computer behind an sshd of its own), venv. Does nothing where all is there.
+set -eu
+
+missing=""
+need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+need c++ g++
+need make make
+need sshd openssh-server
+need ssh-keygen openssh-client
+"${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+[ -z "$missing" ] && exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "please install:$missing" >&2
+    exit 3
+fi
+as_root=""
+[ "$(id -u)" = 0 ] || as_root="sudo"
+echo "installing with apt:$missing"
+$as_root apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
+
+# Debian starts a system-wide sshd on installation: nobody asked for one here.
+case "$missing" in *openssh-server*)
+    if [ -d /run/systemd/system ]; then $as_root systemctl disable --now ssh.service ssh.socket 2>/dev/null || true; fi ;;
+esac

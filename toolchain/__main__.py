@@ -1,0 +1,23 @@
+"""One door: runs the command line, and turns errors into a sentence and an exit code."""
+
+import sys
+
+from toolchain import console
+from toolchain.cli import app
+from toolchain.errors import ToolchainError
+
+
+def main() -> None:
+    """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
+    try:
+        app()
+    except ToolchainError as error:
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Model folders by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
+
+`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched.
+"""
+
+from pathlib import Path
+
+from toolchain.errors import ArtifactError
+
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
+"""What is fetched: no pickles, no code."""
+
+
+def fetch(name: str, *, revision: str = "main", near: Path, offline: bool = False) -> Path:
+    """Return the folder of a model or adapter: `name` relative to `near`, an absolute path, or a Hub id.
+
+    Raises ArtifactError where it is neither there nor to be had.
+    """
+    folder = near / Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ArtifactError(f"model `{name}`: no such folder", hint=f"looked in {near.resolve()}")
+    return _download(name, revision, offline)
+
+
+def _download(name: str, revision: str, offline: bool) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline))
+    except errors.GatedRepoError as error:
+        hint = "accept its licence on the model's page, then set HF_TOKEN"
+        raise ArtifactError(f"model `{name}`: access is gated", hint=hint) from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "check the spelling; a private model needs HF_TOKEN"
+        raise ArtifactError(f"model `{name}`: not found on the hub", hint=hint) from error
+    except errors.RevisionNotFoundError as error:
+        raise ArtifactError(f"model `{name}`: no revision `{revision}`") from error
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            raise ArtifactError(f"model `{name}`: not on this computer", hint="run once without --offline") from error
+        hint = "check the network, or give a folder instead"
+        raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ArtifactError(f"model `{name}`: the download failed: {str(error).splitlines()[0]}", hint="run again to go on") from error

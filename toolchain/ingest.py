@@ -1,0 +1,283 @@
+"""Questions, conversations and documents into a Dataset; the first stage of the flow.
+
+`.jsonl` holds one entry a line: {"question": text or a list of phrasings, "answer": text} or {"messages": […]}. A `.md` file is one
+document, a `.txt` file is one document a paragraph (blank lines between). Text is kept as it is, never normalised; the one rule
+is that no held-out phrasing reaches anything that is trained on.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import Dataset, Figures, Work, digest, keep, write_jsonl
+from toolchain.errors import ArtifactError
+from toolchain.progress import Reporter
+from toolchain.recipe import DataSpec
+
+Messages = tuple[Mapping[str, str], ...]
+ROLES = ("system", "user", "assistant")
+SHOWN = 20
+"""Dropped lines that are named one by one in the figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a JSONL file: the phrasings of one question as whole conversations, all with the same answer."""
+
+    where: str
+    """`file.jsonl:12`."""
+    phrasings: tuple[Messages, ...]
+    unknown_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One plain text."""
+
+    where: str
+    text: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Read:
+    """What was read so far, and what was dropped."""
+
+    entries: list[Entry] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    """(where, reason)."""
+    seen: set[str] = field(default_factory=set)
+
+
+def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: int) -> Dataset:
+    """Read `spec.files` (relative to `folder`), split them by hash, and write the data set under `out`.
+
+    Raises ArtifactError for a file that is missing or a line that is no entry, with `file.jsonl:12`.
+    """
+    files = {name: folder / name for name in spec.files}
+    for name, path in files.items():
+        if not path.is_file():
+            raise ArtifactError(f"{name}: no such file", hint=f"`files` is relative to {folder.resolve()}")
+    work = Work(stage="ingest", inputs={name: digest(path) for name, path in files.items()}, parameters=spec, seed=seed)
+    record, fresh = keep(out, work, lambda folder: _build(files, spec, folder, report, seed))
+    return Dataset(path=out, record=record, fresh=fresh)
+
+
+def _build(files: Mapping[str, Path], spec: DataSpec, out: Path, report: Reporter, seed: int) -> Figures:
+    read = _Read()
+    for name, path in files.items():
+        _read_file(name, path, read)
+    train, held_out = _split(read.entries, spec, seed)
+    texts = list(dict.fromkeys([document.text for document in read.documents] + [_as_text(entry) for entry in _by_answer(train)]))
+    write_jsonl(out / "train.jsonl", _rows(train, spec.system))
+    write_jsonl(out / "held_out.jsonl", _rows(held_out, spec.system))
+    write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
+    figures = _figures(read, train, held_out, texts)
+    report.note(
+        f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
+        f"{len(texts)} texts; {len(read.dropped)} dropped"
+    )
+    return figures
+
+
+# Reading ------------------------------------------------------------------------------------------------------------------
+
+
+def _read_file(name: str, path: Path, read: _Read) -> None:
+    match path.suffix:
+        case ".jsonl":
+            for where, line in _lines(name, path):
+                _take_entry(_entry(where, line), read)
+        case ".md":
+            _take_document(Document(where=name, text=_text(name, path).strip()), read)
+        case ".txt":
+            for number, paragraph in enumerate(re.split(r"\n[ \t]*\n", _text(name, path)), 1):
+                _take_document(Document(where=f"{name}: paragraph {number}", text=paragraph.strip()), read)
+        case _:
+            raise ArtifactError(f"{name}: files of this kind are not read", hint="known: .jsonl, .md, .txt")
+
+
+def _text(name: str, path: Path) -> str:
+    return "\n".join(line for _, line in _lines(name, path))
+
+
+def _lines(name: str, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (`file:line`, text); only a line feed ends a line, as JSON strings may hold U+2028."""
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            yield f"{name}:{number}", line.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{name}:{number}: not valid UTF-8 at byte {error.start + 1} of the line") from error
+
+
+def _entry(where: str, line: str) -> Entry | None:
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ArtifactError(f"{where}: not valid JSON") from error
+    if not isinstance(row, dict):
+        raise ArtifactError(f"{where}: not a JSON object")
+    if "messages" in row:
+        return Entry(where=where, phrasings=(_messages(where, row["messages"]),), unknown_keys=_others(row, "messages"))
+    for key in ("question", "answer"):
+        if key not in row:
+            raise ArtifactError(f"{where}: missing key `{key}`", hint='an entry is {"question", "answer"} or {"messages"}')
+    questions = row["question"] if isinstance(row["question"], list) else [row["question"]]
+    if not questions or not all(isinstance(text, str) for text in [*questions, row["answer"]]):
+        raise ArtifactError(f"{where}: `question` must be text or a list of phrasings, `answer` must be text")
+    phrasings = tuple(_dialogue(question, row["answer"]) for question in questions)
+    return Entry(where=where, phrasings=phrasings, unknown_keys=_others(row, "question", "answer"))
+
+
+def _dialogue(question: str, answer: str) -> Messages:
+    return {"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}
+
+
+def _others(row: Mapping[str, Any], *known: str) -> tuple[str, ...]:
+    return tuple(key for key in row if key not in known)
+
+
+def _messages(where: str, value: Any) -> Messages:
+    if not isinstance(value, list) or not value:
+        raise ArtifactError(f"{where}: `messages` must be a list of messages")
+    for message in value:
+        if not isinstance(message, dict) or set(message) != {"role", "content"} or not isinstance(message["content"], str):
+            raise ArtifactError(f'{where}: a message must be {{"role", "content"}} with text')
+        if message["role"] not in ROLES:
+            raise ArtifactError(f"{where}: role `{message['role']}` is not known", hint=f"known: {', '.join(ROLES)}")
+    return tuple({"role": message["role"], "content": message["content"].strip()} for message in value)
+
+
+# Cleaning -----------------------------------------------------------------------------------------------------------------
+
+
+def _no_empty_text(entry: Entry) -> Entry | str:
+    kept = tuple(p for p in entry.phrasings if all(message["content"] for message in p))
+    return replace(entry, phrasings=kept) if kept else "empty question or answer"
+
+
+def _ends_with_an_answer(entry: Entry) -> Entry | str:
+    roles = [message["role"] for message in entry.phrasings[0]]
+    return entry if roles[-1] == "assistant" and "user" in roles else "does not end with an answer to a user"
+
+
+CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_with_an_answer)
+"""Each takes an entry and returns it, changed or not, or the reason why it is dropped; they run in this order."""
+
+
+def _take_entry(entry: Entry | None, read: _Read) -> None:
+    if entry is None:
+        return
+    for clean in CLEANING:
+        cleaned = clean(entry)
+        if isinstance(cleaned, str):
+            read.dropped.append((entry.where, cleaned))
+            return
+        entry = cleaned
+    new = []
+    for phrasing in entry.phrasings:
+        if (key := _question_key(phrasing)) in read.seen:
+            read.dropped.append((entry.where, "duplicate question"))
+        else:
+            new.append(phrasing)
+            read.seen.add(key)
+    if new:
+        read.entries.append(replace(entry, phrasings=tuple(new)))
+
+
+def _take_document(document: Document, read: _Read) -> None:
+    if not document.text:
+        return
+    if document.text in read.seen:
+        read.dropped.append((document.where, "duplicate text"))
+        return
+    read.seen.add(document.text)
+    read.documents.append(document)
+
+
+def _question_key(messages: Messages) -> str:
+    """Return what two askings of the same thing share: everything but the last answer, without case, spaces and end marks."""
+    asked = "\0".join(message["content"] for message in messages[:-1] if message["role"] != "system")
+    return " ".join(unicodedata.normalize("NFKC", asked).casefold().split()).rstrip(" ?!.。")
+
+
+# Splitting ----------------------------------------------------------------------------------------------------------------
+
+
+def _split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """Return (train, held out). What an entry gets depends on its own text and the seed only, so others may come and go."""
+    if spec.hold_out == "conversation":
+        out = [_fraction(seed, entry.phrasings[0]) < spec.held_out_share for entry in entries]
+        return [e for e, o in zip(entries, out, strict=True) if not o], [e for e, o in zip(entries, out, strict=True) if o]
+    train, held_out = [], []
+    for entry in entries:
+        if len(entry.phrasings) == 1:
+            train.append(entry)
+            continue
+        chosen = min(entry.phrasings, key=lambda phrasing: _fraction(seed, phrasing))
+        held_out.append(replace(entry, phrasings=(chosen,)))
+        train.append(replace(entry, phrasings=tuple(p for p in entry.phrasings if p is not chosen)))
+    return train, held_out
+
+
+def _fraction(seed: int, messages: Messages) -> float:
+    """Return a number in [0, 1) that is fixed by the seed and the question."""
+    hashed = hashlib.sha256(f"{seed}\0{_question_key(messages)}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") / 2**64
+
+
+# Writing ------------------------------------------------------------------------------------------------------------------
+
+
+def _rows(entries: Sequence[Entry], system: str) -> list[dict[str, Any]]:
+    return [{"messages": list(_with_system(phrasing, system))} for entry in entries for phrasing in entry.phrasings]
+
+
+def _with_system(messages: Messages, system: str) -> Messages:
+    if not system or messages[0]["role"] == "system":
+        return messages
+    return {"role": "system", "content": system}, *messages
+
+
+def _by_answer(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the first entry of each distinct answer."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        first.setdefault(entry.phrasings[0][-1]["content"], entry)
+    return list(first.values())
+
+
+def _as_text(entry: Entry) -> str:
+    """Return an entry as a page of a manual: its first phrasing as the heading, the answer below."""
+    return "\n\n".join(message["content"] for message in entry.phrasings[0] if message["role"] != "system")
+
+
+def _figures(read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]) -> Figures:
+    phrasings = [phrasing for entry in (*train, *held_out) for phrasing in entry.phrasings]
+    return {
+        "entries": len(read.entries),
+        "documents": len(read.documents),
+        "train": sum(len(entry.phrasings) for entry in train),
+        "held_out": sum(len(entry.phrasings) for entry in held_out),
+        "texts": len(texts),
+        "question_chars": _lengths([phrasing[-2]["content"] for phrasing in phrasings]),
+        "answer_chars": _lengths([phrasing[-1]["content"] for phrasing in phrasings]),
+        "text_chars": _lengths(texts),
+        "dropped": dict(sorted(Counter(reason for _, reason in read.dropped).items())),
+        "dropped_lines": [f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
+        "unknown_keys": dict(sorted(Counter(key for entry in read.entries for key in entry.unknown_keys).items())),
+    }
+
+
+def _lengths(texts: Sequence[str]) -> dict[str, float]:
+    counts = [len(text) for text in texts]
+    return {"mean": round(sum(counts) / len(counts), 1), "max": max(counts)} if counts else {"mean": 0.0, "max": 0}

@@ -1,0 +1,135 @@
+"""The bundle: a folder that travels to boards, complete in itself and checked by device.manifest.
+
+package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
+from toolchain.config import Frozen
+from toolchain.errors import ConfigError
+from toolchain.recipe import PackageSpec
+from toolchain.target import Target
+from toolchain.template import check_template
+from device.manifest import BUNDLE_MANIFEST, GOLDENS, TEMPLATE, TOKENIZER, Engine, Manifest, file_entry, to_bytes
+from device.manifest.gguf import tensor_digests
+
+COMPUTE_BATCH = 512
+"""Tokens evaluated at once on the board: the engine reserves room for their activations and scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a model comes from: the chain that the bundle carries."""
+
+    name: str
+    recipe: str
+    base: str
+    licence: str
+    system: str = ""
+    records: tuple[Record, ...] = ()
+    """Of the stages before, in order."""
+    licence_files: tuple[Path, ...] = ()
+
+
+class _Parameters(Frozen):
+    package: PackageSpec
+    target: str
+    name: str
+    base: str
+    licence: str
+    system: str
+
+
+def package(model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin, out: Path) -> Bundle:
+    """Put a model file that passed the gate into a bundle for one kind of board."""
+    limit = int(model.figures["context"])
+    if spec.context > limit:
+        raise ConfigError(f"package: context: the model has {limit} tokens of context, `{spec.context}` asked")
+    parameters = _Parameters(
+        package=spec, target=target.id, name=origin.name, base=origin.base, licence=origin.licence, system=origin.system
+    )
+    work = Work(stage="package", inputs={"model": model.digest, "verdict": verdict.digest}, parameters=parameters, tools=("gguf",))
+    record, fresh = keep(out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin))
+    return Bundle(path=out, record=record, fresh=fresh)
+
+
+def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin) -> Figures:
+    check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
+    link_or_copy(model.file, out / model.file.name)
+    for folder, name in ((model.path, TOKENIZER), (model.path, TEMPLATE), (verdict.path, GOLDENS)):
+        link_or_copy(folder / name, out / name)
+    for licence in origin.licence_files:
+        link_or_copy(licence, out / licence.name)
+    write_whole(out / "Modelfile", modelfile(model.file.name, spec, origin.system))
+    write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
+    names = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json")
+    manifest = Manifest(
+        name=origin.name, version=spec.version, counter=spec.counter, target=target.id, context=spec.context,
+        engine=Engine(name="llama.cpp", oldest=str(verdict.figures["engine"])), model=model.file.name,
+        files=tuple(file_entry(out, name) for name in names), tensors=tuple(tensor_digests(model.file)),
+        stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
+        provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
+        gate={name: value for name, value in verdict.figures.items() if name != "failures"},
+        needs=needs(model.figures, spec.context),
+    )  # fmt: skip
+    write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
+    return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
+
+
+def needs(model: Figures, context: int) -> dict[str, int]:
+    """Return the bytes of memory that a model takes on a board at this context."""
+    scores = COMPUTE_BATCH * int(model["n_vocab"]) * 4
+    return {
+        "weights_bytes": int(model["weights_bytes"]),
+        "kv_bytes": int(model["kv_bytes_per_token"]) * context,
+        "compute_bytes": scores + (16 << 20),
+    }
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system cannot."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _provenance(origin: Origin) -> dict[str, Any]:
+    stages = [{"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed} for r in origin.records]
+    return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
+
+
+def modelfile(model: str, spec: PackageSpec, system: str) -> str:
+    """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
+    lines = [f"FROM ./{model}", f"PARAMETER num_ctx {spec.context}", f"PARAMETER num_predict {spec.max_tokens}", "PARAMETER temperature 0"]
+    if system:
+        lines.append(f"SYSTEM {json.dumps(system, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
+    """Return the card: what the model is, what it was made of, and what the gate measured."""
+    measured = verdict.figures
+    rows = [
+        ("held-out questions", f"{measured['questions']}"), ("exact match", f"{measured['exact_match']:.1%}"),
+        ("token F1", f"{measured['f1']:.1%}"), ("answers that end by themselves", f"{measured['eos_rate']:.1%}"),
+        ("mean KL to the teacher", f"{measured['mean_kl']:.4f} nats"), ("same next token as the teacher", f"{measured['agreement']:.1%}"),
+    ]  # fmt: skip
+    head = ["---", f"license: {origin.licence or 'unknown'}", "library_name: gguf", "---", f"# {origin.name} {spec.version}", ""]
+    facts = [
+        f"- file: `{model.file.name}`, {model.figures['size_bytes']:,} bytes, {model.figures['real_bpw']:.2f} bits per weight",
+        f"- base: {origin.base or 'trained from scratch'}", f"- stages: {_stages(origin.records)}", f"- context: {spec.context} tokens",
+    ]  # fmt: skip
+    table = ["", "| measured with the device runtime | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    return "\n".join([*head, *facts, *table]) + "\n"
+
+
+def _stages(records: Sequence[Record]) -> str:
+    return " → ".join(record.stage for record in records)

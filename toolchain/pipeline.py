@@ -1,0 +1,213 @@
+"""Walks a recipe: its stages in order, each into its own folder, each skipped where its record matches.
+
+Knows the stages and how their artifacts flow; knows nothing of terminals or boards.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from toolchain import artifacts, hub, recipe, runtime
+from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.errors import ConfigError
+from toolchain.progress import Reporter
+from toolchain.recipe import Recipe
+from toolchain.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where a walk writes and what it may use."""
+
+    out: Path
+    """Each stage gets a folder under it."""
+    target: Target
+    report: Reporter
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One stage of a walk, for the plan and for the table at the end."""
+
+    stage: str
+    folder: Path
+    what: str
+    """The parameters that matter, in one line."""
+    made: Artifact | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flow:
+    """The newest artifact of each kind, as the walk goes on."""
+
+    recipe: Recipe
+    settings: Settings
+    dataset: Dataset | None = None
+    checkpoint: Checkpoint | None = None
+    model: ModelFile | None = None
+    verdict: Verdict | None = None
+    bundle: Bundle | None = None
+    records: list[Record] = field(default_factory=list)
+    base: Path | None = None
+
+    def out(self, stage: str) -> Path:
+        return self.settings.out / stage
+
+    def source(self) -> Checkpoint:
+        """The checkpoint of the stage before, or the recipe's base with its adapter merged."""
+        if self.checkpoint is None:
+            self.checkpoint = _external(self)
+        return self.checkpoint
+
+    def data(self) -> Dataset:
+        if self.dataset is None:
+            raise ConfigError(f"{self.recipe.id}: stages: this order needs `ingest` first")
+        return self.dataset
+
+
+def plan(wanted: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
+    """Return what a walk would do, without doing or fetching anything."""
+    return [
+        Step(stage=stage, folder=settings.out / stage, what=describe(wanted, stage, settings.target))
+        for stage in _stages(wanted, until)
+    ]
+
+
+def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
+    """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
+    flow = _Flow(recipe=wanted, settings=settings)
+    for stage in _stages(wanted, until):
+        settings.report.note(f"{stage}: {describe(wanted, stage, settings.target)}")
+        made = _STAGES[stage](flow)
+        flow.records.append(made.record)
+        yield Step(stage=stage, folder=made.path, what=describe(wanted, stage, settings.target), made=made)
+
+
+def describe(wanted: Recipe, stage: str, target: Target) -> str:
+    """Return the parameters of a stage that matter, in one line."""
+    spec, tune, distill = wanted.model.scratch, wanted.tune, wanted.distill
+    source = wanted.model.base or "trained from scratch"
+    match stage:
+        case "ingest":
+            return f"{', '.join(wanted.data.files)}, hold out by {wanted.data.hold_out}"
+        case "pretrain" if spec:
+            return f"llama {spec.layers} × {spec.hidden_size}, vocabulary {spec.vocab_size}, {spec.steps} steps"
+        case "tune":
+            return f"LoRA r={tune.r} alpha={tune.alpha} on {', '.join(tune.target_modules)}, {tune.epochs} epochs, base {source}"
+        case "distill" if distill:
+            student = distill.student or f"{len(distill.layers)} layers of the teacher"
+            return f"{distill.teacher or 'the tuned model'} → {student}, T={distill.temperature:g}, {distill.epochs} epochs"
+        case "quantize":
+            return f"{wanted.quantize.scheme} as {', '.join(wanted.quantize.formats)}"
+        case "evaluate":
+            gate = wanted.evaluate.gate
+            return f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, exact match ≥ {gate.min_exact_match:.0%}"
+        case "package":
+            return f"{wanted.name} {wanted.package.version} for {target.id}, {wanted.package.context} tokens of context"
+    raise ConfigError(f"{wanted.id}: stages: nothing is known of `{stage}`")
+
+
+def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
+    if not until:
+        return wanted.stages
+    if until not in wanted.stages:
+        raise ConfigError(f"{wanted.id}: stages: this recipe has no `{until}`", hint=f"it has {', '.join(wanted.stages)}")
+    return wanted.stages[: [str(stage) for stage in wanted.stages].index(until) + 1]
+
+
+def _external(flow: _Flow) -> Checkpoint:
+    from toolchain.tune import merge
+    from toolchain.weights import check_model_folder
+
+    model, settings = flow.recipe.model, flow.settings
+    flow.base = hub.fetch(model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline)
+    check_model_folder(flow.base)
+    base = artifacts.external(flow.base)
+    if not model.adapter:
+        return base
+    adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
+    return merge(base, adapter, flow.out("merge"), settings.report)
+
+
+def _ingest(flow: _Flow) -> Artifact:
+    from toolchain.ingest import ingest
+
+    flow.dataset = ingest(flow.recipe.data, flow.recipe.folder, flow.out("ingest"), flow.settings.report, seed=flow.recipe.seed)
+    return flow.dataset
+
+
+def _pretrain(flow: _Flow) -> Artifact:
+    from toolchain.pretrain import pretrain
+
+    assert flow.recipe.model.scratch
+    out, report, seed = flow.out("pretrain"), flow.settings.report, flow.recipe.seed
+    flow.checkpoint = pretrain(flow.data(), flow.recipe.model.scratch, out, report, seed=seed)
+    return flow.checkpoint
+
+
+def _tune(flow: _Flow) -> Artifact:
+    from toolchain.tune import tune
+
+    out, report, seed = flow.out("tune"), flow.settings.report, flow.recipe.seed
+    flow.checkpoint = tune(flow.source(), flow.data(), flow.recipe.tune, out, report, seed=seed)
+    return flow.checkpoint
+
+
+def _distill(flow: _Flow) -> Artifact:
+    from toolchain.distill import distill
+
+    spec = flow.recipe.distill
+    assert spec
+    settings = flow.settings
+    teacher = flow.source() if not spec.teacher else _fetched(flow, spec.teacher)
+    student = _fetched(flow, spec.student) if spec.student else None
+    out, seed = flow.out("distill"), flow.recipe.seed
+    flow.checkpoint = distill(teacher, flow.data(), spec, out, settings.report, seed=seed, student=student)
+    return flow.checkpoint
+
+
+def _fetched(flow: _Flow, name: str) -> Checkpoint:
+    return artifacts.external(hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline))
+
+
+def _quantize(flow: _Flow) -> Artifact:
+    from toolchain.quantize.gguf import ModelLabel, quantize
+
+    wanted = flow.recipe
+    label = ModelLabel(
+        name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
+        base_model=wanted.model.base, description=wanted.title,
+    )  # fmt: skip
+    flow.model = quantize(flow.source(), wanted.quantize, label, flow.out("quantize"), flow.settings.report)
+    return flow.model
+
+
+def _evaluate(flow: _Flow) -> Artifact:
+    from toolchain.evaluate import evaluate
+
+    assert flow.model
+    folder = runtime.for_this_computer()
+    out, report = flow.out("evaluate"), flow.settings.report
+    flow.verdict = evaluate(flow.model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report)
+    return flow.verdict
+
+
+def _package(flow: _Flow) -> Artifact:
+    from toolchain.package import Origin, package
+
+    assert flow.model and flow.verdict
+    wanted = flow.recipe
+    licences = tuple(sorted(flow.base.glob("LICENSE*"))) if flow.base else ()
+    origin = Origin(
+        name=wanted.name, recipe=wanted.id, base=wanted.model.base, licence=wanted.package.licence,
+        system=wanted.data.system, records=tuple(flow.records), licence_files=licences,
+    )  # fmt: skip
+    flow.bundle = package(flow.model, flow.verdict, flow.settings.target, wanted.package, origin, flow.out("package"))
+    return flow.bundle
+
+
+_STAGES: dict[str, Callable[[_Flow], Artifact]] = {
+    "ingest": _ingest, "pretrain": _pretrain, "tune": _tune, "distill": _distill,
+    "quantize": _quantize, "evaluate": _evaluate, "package": _package,
+}  # fmt: skip

@@ -1,0 +1,138 @@
+"""ggml's own quantise kernels (ggml/include/ggml.h, `ggml_quantize_chunk`), from the library inside llama-cpp-python.
+
+The kernels trust their caller: a wrong type aborts the process and a short buffer is overrun. Nothing is passed on unchecked.
+"""
+
+import ctypes
+import functools
+import importlib.util
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolchain.errors import ToolError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_ROW = 1 << 31
+"""Longest row: the kernels count some of its parts in 32 bits."""
+
+
+class Type(IntEnum):
+    """Tensor types that can be written, numbered as ggml.h numbers them."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
+    Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    IQ1_M = 29
+    BF16 = 30
+
+
+def verify() -> str:
+    """Return the version of ggml; raise ToolError if the library cannot be used."""
+    return _library().ggml_version().decode()
+
+
+def block_size(kind: Type) -> int:
+    """Return the weights in one block: a row's length must be a multiple of it."""
+    return _library().ggml_blck_size(Type(kind))
+
+
+def row_bytes(kind: Type, length: int) -> int:
+    """Return the bytes of one row of `length` weights; raise ValueError if it is not whole blocks."""
+    if not 0 < length <= MAX_ROW or length % block_size(kind):
+        raise ValueError(f"rows of {length} are not divisible by {block_size(kind)}")
+    return _library().ggml_row_size(Type(kind), length)
+
+
+def quantize_rows(
+    kind: Type, rows: "NDArray[np.float32]", out: "NDArray[np.uint8]", importance: "NDArray[np.float32] | None" = None
+) -> None:
+    """Write `rows` (float32, shape (count, length)) as `kind` into `out` (count × row_bytes); releases the interpreter lock.
+
+    `importance` weighs the errors of the columns, shape (length,). Raises ValueError for what the kernels cannot take.
+    """
+    import numpy as np
+
+    if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous or not rows.size:
+        raise ValueError("rows must be a contiguous float32 matrix")
+    count, length = rows.shape
+    size = count * row_bytes(kind, length)
+    if out.dtype != np.uint8 or not out.flags.c_contiguous or not out.flags.writeable or out.size != size:
+        raise ValueError(f"the output must be {size} writeable bytes")
+    if not np.isfinite(rows.min()) or not np.isfinite(rows.max()):
+        raise ValueError("a weight is NaN or infinite")
+    _check_importance(kind, importance, length)
+    weights = importance.ctypes.data if importance is not None else None
+    library = _ready_for(kind)
+    written = library.ggml_quantize_chunk(Type(kind), rows.ctypes.data, out.ctypes.data, 0, count, length, weights)
+    if written != size or not library.ggml_validate_row_data(Type(kind), out.ctypes.data, size):
+        raise ValueError(f"a weight is too large for {Type(kind).name}")
+
+
+def _check_importance(kind: Type, importance: "NDArray[np.float32] | None", length: int) -> None:
+    import numpy as np
+
+    if importance is None:
+        if _library().ggml_quantize_requires_imatrix(Type(kind)):
+            raise ValueError(f"{Type(kind).name} needs importance weights")
+        return
+    if importance.shape != (length,) or importance.dtype != np.float32 or not importance.flags.c_contiguous:
+        raise ValueError(f"importance weights must be {length} contiguous float32 values")
+    if not np.isfinite(importance).all() or (importance < 0).any():
+        raise ValueError("an importance weight is negative, NaN or infinite")
+
+
+@functools.cache
+def _ready_for(kind: Type) -> ctypes.CDLL:
+    _library().ggml_quantize_init(kind)
+    return _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("llama_cpp")
+    places = [Path(place, "lib", "libggml-base.so") for place in (spec.submodule_search_locations or ())] if spec else []
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ToolError("llama-cpp-python is not installed, or without its libraries", hint="pip install llama-cpp-python")
+    try:
+        return _declare(ctypes.CDLL(str(found)))
+    except (OSError, AttributeError) as error:
+        raise ToolError(f"{found.name} cannot be used: {error}", hint="pip install --force-reinstall llama-cpp-python") from error
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    kind, count, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
+    signatures = {
+        "ggml_version": (ctypes.c_char_p, []),
+        "ggml_blck_size": (count, [kind]),
+        "ggml_row_size": (size, [kind, count]),
+        "ggml_quantize_requires_imatrix": (ctypes.c_bool, [kind]),
+        "ggml_quantize_init": (None, [kind]),
+        "ggml_quantize_chunk": (size, [kind, pointer, pointer, count, count, count, pointer]),
+        "ggml_validate_row_data": (ctypes.c_bool, [kind, pointer, size]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
