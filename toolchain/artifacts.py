@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
@@ -136,6 +136,31 @@ class Verdict(Artifact):
 
 class Bundle(Artifact):
     """The folder that travels to boards; device.manifest says what is in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One step of a push, as `--dry-run` prints it."""
+
+    verb: Literal["send", "activate"]
+    what: str
+    size_bytes: int = 0
+    """What goes over the line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A release that runs on a board; `actions` are what was done for it, or would be."""
+
+    release: str
+    """The release's id: the sha256 of its manifest."""
+    name: str
+    version: str
+    address: str
+    port: int
+    bytes_sent: int
+    seconds: float
+    actions: tuple[Action, ...]
 
 
 def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:

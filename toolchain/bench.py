@@ -11,10 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.board.agent import Device
+from toolchain.board.device import Device
 
 Rows = list[dict[str, Any]]
-COLUMNS = ("model_filename", "model_type", "model_size", "model_n_params", "backends", "n_threads", "n_prompt", "n_gen", "avg_ts", "stddev_ts")
+COLUMNS = (
+    "model_filename",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "backends",
+    "n_threads",
+    "n_prompt",
+    "n_gen",
+    "avg_ts",
+    "stddev_ts",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,10 @@ def _render(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool =
     try:
         return list(
             tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+                [dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tokenize=True,
+                return_dict=False,
             )
         )
     except TemplateError as error:

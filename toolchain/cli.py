@@ -1,16 +1,21 @@
-"""Verbs to stages: reads the command line, calls the pipeline or a stage, shows what came out.
+"""Verbs to stages: reads the command line, calls the pipeline or a stage, hands what came out to be shown.
 
 The only place that knows both the user's words and the stages; everything heavy is imported inside its verb.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from toolchain import __version__, console, recipe, target
+from toolchain import __version__, console, recipe, show, target
+from toolchain.board import open_board
+from toolchain.board.device import Device
 from toolchain.errors import ConfigError
-from toolchain.pipeline import Settings, Step, plan, walk
+from toolchain.pipeline import Settings, deliver, plan, walk
+from toolchain.progress import Reporter
 
 app = typer.Typer(
     name="demitasse", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -20,12 +25,15 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")]
 Board = Annotated[str, typer.Argument(metavar="BOARD", help="user@host[:port], an alias of ~/.ssh/config, or `local`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the artifacts; each recipe gets one of its own in it.")]
+To = Annotated[str, typer.Option("--to", metavar="BOARD", help="Push to this board, ask it and measure it.")]
 TargetId = Annotated[str, typer.Option("--target", help="Kind of board to build for; by default the recipe's first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this computer.")]
-AcceptNew = Annotated[bool, typer.Option("--accept-new", help="Pin the key of a board seen for the first time.")]
+AcceptNew = Annotated[bool, typer.Option("--accept-new", help="Pin the key of a board that is seen for the first time.")]
 Port = Annotated[int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)]
+Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer in tokens; 0: as the bundle says.", min=0)]
 
 OUT = Path("build")
 PORT = 8080
@@ -40,24 +48,21 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def run(
-    recipe_file: RecipeFile, to: Annotated[str, typer.Option("--to", metavar="BOARD", help="Push to this board, ask and measure it.")] = "",
-    target_id: TargetId = "", out: Out = OUT, port: Port = PORT, dry_run: DryRun = False, offline: Offline = False,
+    recipe_file: RecipeFile, to: To = "", target_id: TargetId = "", out: Out = OUT, port: Port = PORT, dry_run: DryRun = False, offline: Offline = False,
     accept_new: AcceptNew = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Run a recipe from its first stage to its last; with --to, on to a service that answers on the board."""
-    from toolchain import delivery
-
+    """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:
         wanted, settings = _settings(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            _show_plan(plan(wanted, settings), as_json=as_json)
+            show.plan(wanted, plan(wanted, settings), to=to, as_json=as_json)
             return
         steps = list(walk(wanted, settings))
-        delivered = delivery.deliver(steps[-1], wanted, to, port, report, accept_new=accept_new) if to else None
-    _show_steps(steps, as_json=as_json, delivered=delivered)
+        delivery = deliver(wanted, steps, to, report, port=port, accept_new=accept_new) if to else None
+    show.walked(wanted, steps, delivery, as_json=as_json)
 
 
-def _stage_verb(stage: recipe.Stage, help_text: str) -> None:
+def _stage_verb(stage: str, help_text: str) -> None:
     def verb(
         recipe_file: RecipeFile, target_id: TargetId = "", out: Out = OUT, dry_run: DryRun = False, offline: Offline = False,
         as_json: AsJson = False,
@@ -65,20 +70,151 @@ def _stage_verb(stage: recipe.Stage, help_text: str) -> None:
         with console.terminal() as report:
             wanted, settings = _settings(recipe_file, target_id, out, report, offline=offline)
             if dry_run:
-                _show_plan(plan(wanted, settings, until=stage), as_json=as_json)
+                show.plan(wanted, plan(wanted, settings, until=stage), as_json=as_json)
                 return
             steps = list(walk(wanted, settings, until=stage))
-        _show_steps(steps, as_json=as_json)
+        show.walked(wanted, steps, None, as_json=as_json)
 
     app.command(name=stage, help=help_text)(verb)
 
 
-for _stage, _help in (
-    ("ingest", "Read a recipe's data, split it and say what was dropped."),
+for _name, _help in (
+    ("ingest", "Run a recipe's first stage: read the data, split it, say what was dropped and why."),
     ("tune", "Run a recipe up to its fine-tuned checkpoint (LoRA, merged)."),
     ("distill", "Run a recipe up to its distilled student."),
     ("quantize", "Run a recipe up to its quantized model file."),
     ("evaluate", "Run a recipe up to the gate: measure the model file and say whether it may ship."),
     ("package", "Run a recipe up to the bundle that travels to boards."),
 ):
-    _stage_verb(_stage, _help)  # type: ignore[arg-type]
+    _stage_verb(_name, _help)
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package.")],
+    board: Board, port: Port = PORT, dry_run: DryRun = False, accept_new: AcceptNew = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
+    from toolchain.pipeline import push_bundle
+
+    with console.terminal() as report:
+        deployment = push_bundle(bundle, board, report, port=port, accept_new=accept_new, dry_run=dry_run)
+    show.deployed(deployment, as_json=as_json)
+
+
+@app.command()
+def ask(board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: AsJson = False) -> None:
+    """Ask the model on a board one question and print its answer as it comes."""
+    from toolchain.talk import ask as ask_board
+
+    text = console.read_input() if question == "-" else question
+    with _device(board) as device:
+        if as_json:
+            console.show_json(ask_board(device, text, max_tokens=max_tokens))
+            return
+        ask_board(device, text, max_tokens=max_tokens, say=lambda piece: console.show_text(piece, end=""))
+    console.show_text("")
+
+
+@app.command()
+def chat(board: Board, max_tokens: MaxTokens = 0) -> None:
+    """Talk with the model on a board; an empty line or Ctrl-D ends it."""
+    from toolchain.talk import Conversation
+
+    with _device(board) as device:
+        conversation = Conversation(device, max_tokens=max_tokens)
+        while question := console.read_line("you: "):
+            console.show_text("board: ", end="")
+            conversation.say(question, lambda piece: console.show_text(piece, end=""))
+            console.show_text("")
+
+
+@app.command()
+def bench(
+    board: Board, pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
+    tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
+    repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
+    output: Annotated[Literal["md", "csv", "json", "jsonl"], typer.Option("-o", "--output", help="Form of the rows.")] = "md",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure a board's current release as llama-bench does, and what llama-bench leaves out."""
+    from toolchain.bench import bench as measure
+
+    with console.terminal() as report, _device(board) as device:
+        report.note(f"{board}: pp{pp} and tg{tg}, {repeat} times each")
+        measured = measure(device, pp=pp, tg=tg, repeat=repeat)
+    show.bench(measured, output, as_json=as_json)
+
+
+@app.command()
+def status(board: Board, as_json: AsJson = False) -> None:
+    """Say what a board serves, since when, and what it would go back to."""
+    with _device(board) as device:
+        show.status(board, device.call("status"), as_json=as_json)
+
+
+@app.command()
+def rollback(board: Board, as_json: AsJson = False) -> None:
+    """Take a board back to the release before the current one."""
+    with _device(board) as device:
+        show.status(board, device.call("rollback", timeout_s=600), as_json=as_json)
+
+
+@app.command()
+def stop(board: Board, as_json: AsJson = False) -> None:
+    """Stop the service on a board; the releases stay."""
+    with _device(board) as device:
+        show.status(board, device.call("stop"), as_json=as_json)
+
+
+@app.command()
+def doctor(
+    board: Annotated[str, typer.Argument(metavar="[BOARD]", help="A board to look at as well.")] = "", as_json: AsJson = False
+) -> None:
+    """Look for what is wrong on this computer, and on a board, and say how to mend it."""
+    from toolchain.doctor import board_findings, host_findings
+
+    findings = host_findings()
+    if board:
+        with _device(board) as device:
+            findings += board_findings(device.facts())
+    show.findings(findings, as_json=as_json)
+    raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+@app.command()
+def targets(
+    target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "", as_json: AsJson = False
+) -> None:
+    """List the boards that are known, or show one with the source of each fact."""
+    if target_id:
+        show.one_target(target.find(target_id), as_json=as_json)
+    else:
+        show.all_targets(target.all_targets(), as_json=as_json)
+
+
+@app.command()
+def trust(board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False) -> None:
+    """Show the host key of a board that is seen for the first time, and pin it in known_hosts."""
+    from toolchain.board import ssh
+
+    key = ssh.fetch_host_key(board)
+    console.show_text(f"{board} shows {key.get_name()} {key.fingerprint}")
+    if not yes and not console.confirm("pin this key?"):
+        raise ConfigError(
+            f"{board}: not pinned", hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+        )
+    ssh.pin(board, key)
+    console.show_text(f"{board} is trusted")
+
+
+@contextmanager
+def _device(address: str) -> Iterator[Device]:
+    with open_board(address) as connection:
+        yield Device(connection)
+
+
+def _settings(recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool) -> tuple[recipe.Recipe, Settings]:
+    wanted = recipe.load(recipe_file)
+    chosen = target.find(target_id or wanted.targets[0])
+    return wanted, Settings(out=out / wanted.id, target=chosen, report=report, offline=offline)

@@ -47,15 +47,16 @@ def closest(word: str, words: list[str]) -> str:
 def _tables(path: Path) -> dict[str, Any]:
     """Read a file; with `extends = "stem"` it holds only what differs from that file of the same folder."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    if "extends" not in tables:
-        return tables
-    base = path.parent / f"{tables.pop('extends')}.toml"
-    return _merged(tomllib.loads(base.read_text(encoding="utf-8")), tables)
+    if "extends" in tables:
+        base = path.parent / f"{tables.pop('extends')}.toml"
+        tables = _merged(tomllib.loads(base.read_text(encoding="utf-8")), tables)
+    return tables
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(over[key], dict)}
-    return {**base, **over, **both}
+def _merged(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
 
 
 def _similar_file(path: Path) -> str:

@@ -12,6 +12,9 @@ from rich.table import Table
 
 from toolchain.errors import ToolchainError
 
+PIPE_WIDTH = 160
+"""Columns of a table that no terminal limits."""
+
 
 class Terminal:
     """Words and bars on stderr; bars only where there is a terminal."""
@@ -79,10 +82,29 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         figures = all(row[number][:1].isdigit() or row[number] in ("", "-") for row in rows)
-        table.add_column(column, justify="right" if figures and rows else "left", overflow="fold")
+        table.add_column(column, justify="right" if figures and rows else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    out = Console(highlight=False)
+    (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
+
+
+def read_input() -> str:
+    """Return all of standard input."""
+    return sys.stdin.read()
+
+
+def read_line(prompt: str) -> str:
+    """Return a line that a person types, "" at the end; the prompt is shown only on a terminal."""
+    try:
+        return input(prompt if sys.stdin.isatty() else "")
+    except EOFError:
+        return ""
+
+
+def confirm(question: str) -> bool:
+    """Ask a person; without a terminal the answer is no."""
+    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def show_error(error: ToolchainError) -> None:

@@ -43,4 +43,6 @@ def _download(name: str, revision: str, offline: bool) -> Path:
         hint = "check the network, or give a folder instead"
         raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
     except (errors.HfHubHTTPError, OSError) as error:
-        raise ArtifactError(f"model `{name}`: the download failed: {str(error).splitlines()[0]}", hint="run again to go on") from error
+        raise ArtifactError(
+            f"model `{name}`: the download failed: {str(error).splitlines()[0]}", hint="run again to go on"
+        ) from error

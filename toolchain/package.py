@@ -6,19 +6,18 @@ package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device.manifest import BUNDLE_MANIFEST, GOLDENS, TEMPLATE, TOKENIZER, Engine, Manifest, file_entry, to_bytes
+from device.manifest.gguf import tensor_digests
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.recipe import PackageSpec
 from toolchain.target import Target
 from toolchain.template import check_template
-from device.manifest import BUNDLE_MANIFEST, GOLDENS, TEMPLATE, TOKENIZER, Engine, Manifest, file_entry, to_bytes
-from device.manifest.gguf import tensor_digests
 
 COMPUTE_BATCH = 512
 """Tokens evaluated at once on the board: the engine reserves room for their activations and scores."""
@@ -108,7 +107,12 @@ def _provenance(origin: Origin) -> dict[str, Any]:
 
 def modelfile(model: str, spec: PackageSpec, system: str) -> str:
     """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
-    lines = [f"FROM ./{model}", f"PARAMETER num_ctx {spec.context}", f"PARAMETER num_predict {spec.max_tokens}", "PARAMETER temperature 0"]
+    lines = [
+        f"FROM ./{model}",
+        f"PARAMETER num_ctx {spec.context}",
+        f"PARAMETER num_predict {spec.max_tokens}",
+        "PARAMETER temperature 0",
+    ]
     if system:
         lines.append(f"SYSTEM {json.dumps(system, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
@@ -116,20 +120,22 @@ def modelfile(model: str, spec: PackageSpec, system: str) -> str:
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
-    measured = verdict.figures
-    rows = [
-        ("held-out questions", f"{measured['questions']}"), ("exact match", f"{measured['exact_match']:.1%}"),
-        ("token F1", f"{measured['f1']:.1%}"), ("answers that end by themselves", f"{measured['eos_rate']:.1%}"),
-        ("mean KL to the teacher", f"{measured['mean_kl']:.4f} nats"), ("same next token as the teacher", f"{measured['agreement']:.1%}"),
-    ]  # fmt: skip
-    head = ["---", f"license: {origin.licence or 'unknown'}", "library_name: gguf", "---", f"# {origin.name} {spec.version}", ""]
-    facts = [
-        f"- file: `{model.file.name}`, {model.figures['size_bytes']:,} bytes, {model.figures['real_bpw']:.2f} bits per weight",
-        f"- base: {origin.base or 'trained from scratch'}", f"- stages: {_stages(origin.records)}", f"- context: {spec.context} tokens",
-    ]  # fmt: skip
-    table = ["", "| measured with the device runtime | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join([*head, *facts, *table]) + "\n"
-
-
-def _stages(records: Sequence[Record]) -> str:
-    return " → ".join(record.stage for record in records)
+    file, measured = model.figures, verdict.figures
+    rows = (
+        ("held-out questions", f"{measured['questions']}"),
+        ("exact match", f"{measured['exact_match']:.1%}"),
+        ("token F1", f"{measured['f1']:.1%}"),
+        ("answers that end by themselves", f"{measured['eos_rate']:.1%}"),
+        ("mean KL to the teacher", f"{measured['mean_kl']:.4f} nats"),
+        ("same next token as the teacher", f"{measured['agreement']:.1%}"),
+    )
+    lines = (
+        "---", f"license: {origin.licence or 'unknown'}", "library_name: gguf", "---",
+        f"# {origin.name} {spec.version}", "",
+        f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
+        f"- base: {origin.base or 'trained from scratch'}",
+        f"- stages: {' → '.join(record.stage for record in origin.records)}",
+        f"- context: {spec.context} tokens", "",
+        "| measured with the device runtime | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows),
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"

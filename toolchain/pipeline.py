@@ -1,15 +1,19 @@
 """Walks a recipe: its stages in order, each into its own folder, each skipped where its record matches.
 
-Knows the stages and how their artifacts flow; knows nothing of terminals or boards.
+Knows the stages and how their artifacts flow, on to a board that answers; knows nothing of terminals.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolchain import artifacts, hub, recipe, runtime
-from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
-from toolchain.errors import ConfigError
+from toolchain import artifacts, hub, recipe, runtime, talk, target
+from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Verdict
+from toolchain.bench import Report, bench
+from toolchain.board import open_board
+from toolchain.board.connection import Connection
+from toolchain.board.device import Device, look
+from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
 from toolchain.recipe import Recipe
 from toolchain.target import Target
@@ -34,7 +38,23 @@ class Step:
     folder: Path
     what: str
     """The parameters that matter, in one line."""
-    made: Artifact | None = None
+    artifact: Artifact | None = None
+    """What came out; None in a plan."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the stage was finished before, with these or other parameters."""
+        return artifacts.recorded(self.folder) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of a bundle on a board."""
+
+    deployment: Deployment
+    question: str
+    answer: str
+    report: Report
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,7 +101,37 @@ def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
         settings.report.note(f"{stage}: {describe(wanted, stage, settings.target)}")
         made = _STAGES[stage](flow)
         flow.records.append(made.record)
-        yield Step(stage=stage, folder=made.path, what=describe(wanted, stage, settings.target), made=made)
+        yield Step(stage=stage, folder=made.path, what=describe(wanted, stage, settings.target), artifact=made)
+
+
+def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, *, port: int, accept_new: bool) -> Delivery:
+    """Push the bundle of a walk to a board, ask it the recipe's question and measure it there."""
+    bundle = next((step.artifact for step in steps if isinstance(step.artifact, Bundle)), None)
+    if bundle is None:
+        raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
+    with open_board(address, accept_new=accept_new) as connection:
+        deployment = _push(bundle, connection, report, port=port, dry_run=False)
+        device = Device(connection)
+        answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
+        report.note(f"bench: {address}")
+        return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=bench(device))
+
+
+def push_bundle(folder: Path, address: str, report: Reporter, *, port: int, accept_new: bool, dry_run: bool) -> Deployment:
+    """Push a bundle folder to a board, or say what that would send."""
+    record = artifacts.recorded(folder)
+    if record is None or record.stage != "package":
+        raise ArtifactError(f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one")
+    with open_board(address, accept_new=accept_new) as connection:
+        return _push(Bundle(path=folder, record=record), connection, report, port=port, dry_run=dry_run)
+
+
+def _push(bundle: Bundle, connection: Connection, report: Reporter, *, port: int, dry_run: bool) -> Deployment:
+    from toolchain.push import push
+
+    facts, _ = look(connection)
+    folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]))
+    return push(bundle, folder, connection, report, port=port, dry_run=dry_run)
 
 
 def describe(wanted: Recipe, stage: str, target: Target) -> str:

@@ -29,6 +29,7 @@ class ScratchSpec(Frozen):
     steps: Positive = 1200
     batch_size: Positive = 32
     learning_rate: float = Field(default=2e-3, gt=0)
+    warmup_share: Fraction = 0.05
 
 
 class ModelSpec(Frozen):
@@ -68,6 +69,8 @@ class TrainSpec(Frozen):
     warmup_share: Fraction = 0.03
     max_tokens: Positive = 512
     """Longest conversation in tokens; longer ones are dropped and counted."""
+    questions: int = Field(default=200, ge=0)
+    """Held-out conversations that are answered for exact match and F1, at most."""
 
 
 class TuneSpec(TrainSpec):

@@ -4,7 +4,7 @@ One board a file in `targets/`; the stem is its id. A figure that nobody has wri
 each fact names its source, and a file with an unsourced one does not load. `_mb` counts 2**20 bytes, as `free -m` does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from toolchain import config
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, FitError
 
 Profile = Literal["armv8.0", "armv8.2+fp16", "armv8.2+dotprod+fp16", "x86-64"]
 MB = 1 << 20
@@ -99,8 +99,11 @@ class Target(Frozen):
     notes: tuple[str, ...] = ()
     proved_on_hardware: bool = False
     """Whether this project has run on the real board."""
-    sources: dict[str, str] = {}
-    """Dotted name of a fact, or of the table it is in, to where it was read."""
+    sources: dict[str, str] = Field(description="the table that says where each fact was read")
+    """Dotted name of a fact, or of the table it is in, to where it was read.
+
+    `owner/repo#7` is an issue on GitHub; `sbc-bench` is ThomasKaiser/sbc-bench, whose `results/` are logs of real boards.
+    """
     _path: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")
@@ -119,6 +122,10 @@ class Target(Frozen):
         ours = {"name", "notes", "proved_on_hardware", "sources"}
         return _leaves(self.model_dump(exclude=ours, exclude_defaults=True), "")
 
+    def source_of(self, name: str) -> str:
+        """Return where a fact was read."""
+        return next(self.sources[key] for key in reversed(_with_parents(name)) if key in self.sources)
+
     @property
     def id(self) -> str:
         """The file's stem."""
@@ -133,15 +140,13 @@ class Target(Frozen):
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, tuple) and value and isinstance(value[0], dict):
-        items = enumerate(value)
-    else:
+    if isinstance(value, tuple) and value and isinstance(value[0], dict):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
         yield name, value
         return
-    for key, item in items:
-        yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    for key, item in value.items():
+        yield from _leaves(item, f"{name}.{key}" if name else key)
 
 
 def _with_parents(name: str) -> list[str]:
@@ -187,6 +192,17 @@ def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     by_size = sorted(candidates, key=lambda target: target.memory.total_mb or 0)
     large_enough = [target for target in by_size if (target.memory.total_mb or 0) >= memory_mb]
     return next(iter(large_enough or by_size[::-1]), None)
+
+
+def profile_of(machine: str, features: Collection[str]) -> Profile:
+    """Return the newest profile that a processor can run, by the features it reports; raise FitError for a foreign one."""
+    if machine == "x86_64":
+        return "x86-64"
+    if machine != "aarch64":
+        raise FitError(f"no runtime is built for `{machine}`", hint="64-bit Arm and x86-64 are")
+    if "asimdhp" not in features:
+        return "armv8.0"
+    return "armv8.2+dotprod+fp16" if "asimddp" in features else "armv8.2+fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,12 +287,12 @@ def _mb(size_bytes: int) -> int:
 
 def _reasons(parts_mb: dict[str, int], available_mb: int) -> tuple[str, ...]:
     weights, needed = parts_mb["weights"], sum(parts_mb.values())
-    beside = f"{available_mb} MB that the operating system leaves"
+    left = f"{available_mb} MB are left beside the operating system"
     if weights > available_mb:
-        return (f"the weights alone take {weights} MB of the {beside}",)
+        return (f"the weights alone take {weights} MB, {left}",)
     if needed > available_mb:
         listed = ", ".join(f"{name} {size}" for name, size in parts_mb.items())
-        return (f"it takes {needed} MB ({listed}) of the {beside}",)
+        return (f"it takes {needed} MB ({listed}), {left}",)
     return ()
 
 

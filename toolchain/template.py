@@ -28,7 +28,8 @@ request = json.load(sys.stdin)
 room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
 room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
 room.globals.update(raise_exception=refuse, strftime_now=lambda pattern: "01 Jan 2026")
-text = room.from_string(request["template"]).render(messages=request["messages"], add_generation_prompt=True, bos_token="", eos_token="")
+template = room.from_string(request["template"])
+text = template.render(messages=request["messages"], add_generation_prompt=True, bos_token="", eos_token="")
 sys.stdout.write(str(len(text)))
 """
 
@@ -40,7 +41,9 @@ def check_template(template: str) -> None:
     code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS)
     request = json.dumps({"template": template, "messages": _PROBE})
     try:
-        done = subprocess.run([sys.executable, "-I", "-c", code], input=request, capture_output=True, text=True, timeout=4 * SECONDS)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code], input=request, capture_output=True, text=True, timeout=4 * SECONDS
+        )
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"chat template: not rendered within {4 * SECONDS} s") from error
     if done.returncode == 0 and int(done.stdout) > 0:

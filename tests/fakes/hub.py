@@ -39,7 +39,9 @@ class _Hub(BaseHTTPRequestHandler):
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         if tree:
-            rows = [{"type": "file", "path": p.relative_to(folder).as_posix(), "size": p.stat().st_size, "oid": _etag(p)} for p in files]
+            rows = [
+                {"type": "file", "path": p.relative_to(folder).as_posix(), "size": p.stat().st_size, "oid": _etag(p)} for p in files
+            ]
             return self._send(200, json.dumps(rows).encode())
         siblings = [{"rfilename": p.relative_to(folder).as_posix()} for p in files]
         return self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())

@@ -79,7 +79,7 @@ def tiny_tokenizer(folder: Path, *, split: str = "gpt-2", vocab_size: int = 512)
 def _shape(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
     return {
         "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "max_position_embeddings": 512,
+        "num_key_value_heads": kv_heads, "max_position_embeddings": 512, "initializer_range": 0.04,
     }  # fmt: skip
 
 

@@ -18,9 +18,17 @@ files = ["qa.jsonl"]
 
 BAD = [
     ("titel = 'a'\n" + GOOD, "bad.toml: unknown key `titel`", "did you mean `title`?"),
-    (GOOD.replace("files", "fils"), "bad.toml: data: missing key `files`", "`files` is JSONL, text or Markdown files, relative to the recipe"),
+    (
+        GOOD.replace("files", "fils"),
+        "bad.toml: data: missing key `files`",
+        "`files` is JSONL, text or Markdown files, relative to the recipe",
+    ),
     (GOOD + "[tune]\nalhpa = 3\n", "bad.toml: tune: unknown key `alhpa`", "did you mean `alpha`?"),
-    (GOOD + "[tune]\nr = 'x'\n", "bad.toml: tune: r: input should be a valid integer, unable to parse string as an integer, got `x`", ""),
+    (
+        GOOD + "[tune]\nr = 'x'\n",
+        "bad.toml: tune: r: input should be a valid integer, unable to parse string as an integer, got `x`",
+        "",
+    ),
     (GOOD + "[tune]\nr = 0\n", "bad.toml: tune: r: input should be greater than 0, got `0`", ""),
     (GOOD + "[evaluate.gate]\nmax_lk = 1\n", "bad.toml: evaluate.gate: unknown key `max_lk`", "did you mean `max_kl`?"),
     (GOOD.replace('base = "some/model"', ""), "bad.toml: model: give either `base` or `[model.scratch]`", ""),

@@ -39,7 +39,12 @@ def models(tmp_path: Path) -> Path:
 
 
 def fetch(tmp_path: Path, endpoint: str, name: str, *, offline: bool = False, token: str = "") -> list[str]:
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": token,
+    }
     environment = {key: value for key, value in environment.items() if value}
     argv = [sys.executable, "-c", CHILD, name, "offline" if offline else "online"]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=120)

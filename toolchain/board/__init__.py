@@ -1,1 +1,22 @@
 """Boards: machines at an address, all reached through one narrow seam (connection.Connection)."""
+
+import contextlib
+from collections.abc import Iterator
+
+from toolchain.board.connection import Connection
+
+
+@contextlib.contextmanager
+def open_board(address: str, *, accept_new: bool = False) -> Iterator[Connection]:
+    """Open a connection to `user@host[:port]`, an alias of ~/.ssh/config, or `local`, and hang up afterwards."""
+    from toolchain.board import loopback, ssh
+
+    if address == loopback.ADDRESS:
+        with loopback.connect() as connection:
+            yield connection
+        return
+    opened = ssh.connect(address, accept_new=accept_new)
+    try:
+        yield opened
+    finally:
+        opened.close()

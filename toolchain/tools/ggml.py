@@ -49,19 +49,19 @@ class Type(IntEnum):
 
 def verify() -> str:
     """Return the version of ggml; raise ToolError if the library cannot be used."""
-    return _library().ggml_version().decode()
+    return str(_library().ggml_version().decode())
 
 
 def block_size(kind: Type) -> int:
     """Return the weights in one block: a row's length must be a multiple of it."""
-    return _library().ggml_blck_size(Type(kind))
+    return int(_library().ggml_blck_size(Type(kind)))
 
 
 def row_bytes(kind: Type, length: int) -> int:
     """Return the bytes of one row of `length` weights; raise ValueError if it is not whole blocks."""
     if not 0 < length <= MAX_ROW or length % block_size(kind):
         raise ValueError(f"rows of {length} are not divisible by {block_size(kind)}")
-    return _library().ggml_row_size(Type(kind), length)
+    return int(_library().ggml_row_size(Type(kind), length))
 
 
 def quantize_rows(

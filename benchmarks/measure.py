@@ -1,0 +1,97 @@
+"""What every benchmark shares: interleaved rounds, a ratio of medians with its interval, one table for people, JSON for programs.
+
+A benchmark measures one claim against a named peer in one run. `measured` is ours ÷ the peer's.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+RESAMPLES = 10_000
+Case = Callable[[], float]
+"""Does the work once and returns its figure: MB/s, seconds, bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claim and what became of it."""
+
+    claim: str
+    peer: str
+    goal: float
+    """The least ratio that keeps the claim, or the most where less is better."""
+    measured: float
+    """Median of ours ÷ median of the peer's."""
+    ci: tuple[float, float]
+    """95 % bootstrap interval of `measured`."""
+    holds: bool
+    conditions: dict[str, object]
+
+
+def options(description: str) -> argparse.Namespace:
+    """Read the arguments that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
+    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, proves nothing")
+    return parser.parse_args()
+
+
+def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]:
+    """Run every case once a round, in another order each time, after one round that does not count."""
+    figures: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases)
+    for number in range(rounds + 1):
+        random.Random(number).shuffle(order)
+        for name in order:
+            figure = cases[name]()
+            if number:
+                figures[name].append(figure)
+    return figures
+
+
+def claim(
+    name: str, peer: str, goal: float, ours: Sequence[float], theirs: Sequence[float], conditions: Mapping[str, object],
+    *, better: Literal["more", "less"] = "more",
+) -> Claim:  # fmt: skip
+    """Return the ratio of medians, its interval, and whether the goal is reached."""
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    draw = random.Random(0)
+    drawn = sorted(
+        statistics.median(draw.choices(ours, k=len(ours))) / statistics.median(draw.choices(theirs, k=len(theirs)))
+        for _ in range(RESAMPLES)
+    )
+    interval = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+    holds = ratio >= goal if better == "more" else ratio <= goal
+    figures = {"rounds": len(ours), **machine(), **conditions}
+    return Claim(
+        claim=name, peer=peer, goal=goal, measured=round(ratio, 3), ci=(round(interval[0], 3), round(interval[1], 3)),
+        holds=holds, conditions=figures,
+    )  # fmt: skip
+
+
+def machine() -> dict[str, object]:
+    """Return where and when it was measured."""
+    load = round(os.getloadavg()[0], 1)
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "load": load, "date": time.strftime("%Y-%m-%d")}
+
+
+def show(claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: str, *, as_json: bool) -> None:
+    """Print the claims as JSON, or what was measured and what became of the claims as tables."""
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1) + "\n")
+        return
+    print(f"{'':24} {'median':>9} {'best':>9} {'worst':>9}   {unit}")
+    for name, values in figures.items():
+        print(f"{name:24} {statistics.median(values):9.1f} {max(values):9.1f} {min(values):9.1f}")
+    print(f"\n{'claim':24} {'measured':>9} {'95 %':>15} {'goal':>6}")
+    for one in claims:
+        print(f"{one.claim:24} {one.measured:9.2f} {f'{one.ci[0]:.2f} … {one.ci[1]:.2f}':>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}")
+    print("\n" + ", ".join(f"{name} {value}" for name, value in claims[0].conditions.items()))

@@ -1,0 +1,247 @@
+"""The switch from one release to the next, and back: check, switch, start, wait until it is healthy, commit.
+
+At any moment `current` is a release whose bytes were verified and whose goldens were reproduced on this board. Only one
+model is in memory at a time: the running service stops before the next release is checked.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from device import service
+from device.errors import DeviceError
+from device.store import RELEASES, RUNTIMES, Deployment, Store
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a release may take to prove itself."""
+
+    check_s: float
+    health_s: float
+
+
+def activate(argv: list[str]) -> int:
+    """Switch to a release that is on the board; go back if it is not healthy."""
+    parser = _parser("activate")
+    parser.add_argument("release")
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto")
+    _add_limits(parser)
+    options = parser.parse_args(argv)
+    store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
+    kind = service.kind_here() if options.service == "auto" else options.service
+    wanted = Deployment(release=options.release, runtime=options.runtime, port=options.port, service=kind)
+    with store.locked():
+        answer = _activate(store, wanted, limits)
+    print(json.dumps(answer))
+    return 0
+
+
+def rollback(argv: list[str]) -> int:
+    """Go back to the previous release."""
+    parser = _parser("rollback")
+    _add_limits(parser)
+    options = parser.parse_args(argv)
+    store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
+    with store.locked():
+        previous, current = store.previous(), store.current()
+        if not previous:
+            raise DeviceError("no_previous", "there is no previous release to go back to")
+        _verify(store, previous)
+        _replace(store, previous, current, limits)
+    print(json.dumps({"release": _described(store, previous)}))
+    return 0
+
+
+def status(argv: list[str]) -> int:
+    """Print what is on the board, what serves and how it is."""
+    store = Store(_parser("status").parse_args(argv).root)
+    current = store.current()
+    answer: dict[str, Any] = {
+        "root": str(store.root),
+        "release": _described(store, current),
+        "previous": _described(store, store.previous()),
+        "confirmed": current is not None and store.confirmed() == current,
+        "disk_free_bytes": shutil.disk_usage(store.root).free,
+        "store_bytes": store.size_bytes(),
+        "service": _service_state(store, current) if current else None,
+    }
+    print(json.dumps(answer, ensure_ascii=False))
+    return 0
+
+
+def stop(argv: list[str]) -> int:
+    """Stop the service; it stays stopped."""
+    store = Store(_parser("stop").parse_args(argv).root)
+    with store.locked():
+        current = store.current()
+        if current:
+            service.choose(store, current.service).stop()
+    print(json.dumps({"stopped": current is not None}))
+    return 0
+
+
+def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+    _verify(store, wanted)
+    _refuse_downgrade(store, wanted)
+    current, confirmed = store.current(), store.confirmed()
+    answer = {"release": wanted.release, "port": wanted.port, "service": wanted.service, "unchanged": False}
+    if current == confirmed == wanted and service.healthy(wanted.port):
+        return dict(answer, unchanged=True)
+    store.sweep(wanted)
+    _replace(store, wanted, confirmed or current, limits)
+    store.sweep()
+    _sweep_agents(store)
+    return answer
+
+
+def _verify(store: Store, wanted: Deployment) -> None:
+    store.verify(RELEASES, wanted.release)
+    store.verify(RUNTIMES, wanted.runtime)
+
+
+def _refuse_downgrade(store: Store, wanted: Deployment) -> None:
+    manifest = store.read_release(wanted.release)
+    highest = store.counters().get(manifest.name, 0)
+    if manifest.counter < highest:
+        problem = f"{manifest.name} {manifest.version} has counter {manifest.counter}, this board had {highest} already"
+        hint = "package it with a higher counter; `demitasse rollback` goes back to the previous release"
+        raise DeviceError("downgrade", problem, hint)
+
+
+def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits) -> None:
+    """Run `wanted` instead of what runs; on any failure run `way_back` again and say so."""
+    before = store.previous()
+    again = way_back is not None and way_back.release == wanted.release
+    _stop_all(store)
+    try:
+        _refuse_taken_port(wanted.port)
+        _check(store, wanted, limits.check_s)
+        store.switch(wanted, before if again else way_back)
+        _start(store, wanted, limits.health_s)
+    except BaseException as error:
+        code, reason, hint = _fault(error)
+        after = _go_back(store, wanted, way_back, before, limits)
+        raise DeviceError(code, f"{reason}; {after}", hint) from error
+    store.commit(wanted)
+
+
+def _fault(error: BaseException) -> tuple[str, str, str]:
+    if isinstance(error, DeviceError):
+        return error.code, error.message, error.hint
+    return "unhealthy", f"the activation ended by {type(error).__name__}: {error}", ""
+
+
+def _go_back(store: Store, failed: Deployment, way_back: Deployment | None, previous: Deployment | None, limits: Limits) -> str:
+    """Run `way_back` again; return in words what runs now."""
+    service.choose(store, failed.service).stop()
+    store.switch(way_back, previous)
+    if not way_back:
+        return "nothing runs: there was no release before"
+    manifest = store.read_release(way_back.release)
+    try:
+        _start(store, way_back, limits.health_s)
+    except DeviceError as error:
+        return f"{manifest.name} {manifest.version} does not run either: {error.message}"
+    return f"{manifest.name} {manifest.version} runs again"
+
+
+def _stop_all(store: Store) -> None:
+    for kind in {deployment.service for deployment in (store.current(), store.confirmed()) if deployment}:
+        service.choose(store, kind).stop()
+
+
+def _refuse_taken_port(port: int) -> None:
+    if service.port_is_taken(port):
+        raise DeviceError("port_taken", f"another program listens on port {port}", "choose another with --port")
+
+
+def _check(store: Store, wanted: Deployment, limit_s: float) -> None:
+    """Let the release load and reproduce its goldens in a child process."""
+    command = [*service.python_command(store, wanted.runtime), "check", "--bundle", str(store.folder(RELEASES, wanted.release))]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as child:  # fmt: skip
+        try:
+            said, complaints = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise DeviceError("unhealthy", f"the check did not end within {limit_s:g} s") from error
+    if child.returncode != 0:
+        raise DeviceError("unhealthy", _reason(said, complaints, child.returncode))
+
+
+def _reason(said: bytes, complaints: bytes, code: int) -> str:
+    """Return why a child failed: the error it printed, else how it ended and its last words."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    try:
+        return f"the check failed: {json.loads(lines[-1])['error']['message']}"
+    except (IndexError, KeyError, TypeError, ValueError):
+        words = complaints.decode(errors="replace").strip().splitlines()
+        return f"the check {service.how_it_ended(code)}" + (f": {words[-1][:300]}" if words and code >= 0 else "")
+
+
+def _start(store: Store, deployment: Deployment, limit_s: float) -> None:
+    """Start the service and wait until it answers."""
+    running = service.choose(store, deployment.service)
+    running.start()
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if service.healthy(deployment.port):
+            return
+        if failure := running.failure():
+            raise DeviceError("unhealthy", f"the service {failure}", f"its log: {store.root / 'run' / 'service.log'}")
+        time.sleep(0.1)
+    raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
+
+
+def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
+    running = service.choose(store, current.service)
+    health = service.healthy(current.port)
+    return {
+        "kind": running.kind,
+        "pid": running.pid(),
+        "port": current.port,
+        "healthy": health is not None,
+        "health": health,
+        "failure": running.failure(),
+        "survives_reboot": running.survives_reboot,
+        "hint": running.hint,
+    }
+
+
+def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | None:
+    if not deployment:
+        return None
+    manifest = store.read_release(deployment.release)
+    named = {"name": manifest.name, "version": manifest.version, "counter": manifest.counter, "target": manifest.target}
+    return dict(asdict(deployment), **named)
+
+
+def _sweep_agents(store: Store) -> None:
+    """Delete the agents of earlier toolchains; the one that runs now also runs the service."""
+    own = Path(service.agent())
+    if own.parent == store.root / "agents":
+        for other in own.parent.iterdir():
+            if other != own:
+                other.unlink()
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=verb)
+    parser.add_argument("--root", type=Path, required=True)
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check-timeout", type=float, default=900.0, help="seconds to load and reproduce the goldens")
+    parser.add_argument("--health-timeout", type=float, default=300.0, help="seconds until the service answers")

@@ -1,0 +1,181 @@
+"""OpenAI's requests, read strictly: every field is on a list, has a kind and a range, and is named when it is refused.
+
+Fields that clients send without meaning anything by them are taken at the value that changes nothing. Standard library only.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from device.engine.base import RANGES, FieldError, Sampling, checked_number
+from device.errors import DeviceError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_MESSAGES = 512
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+}
+"""Fields without effect here → the values that ask for none; null does so everywhere."""
+IGNORED = ("metadata", "model", "prompt_cache_key", "safety_identifier", "user")
+"""Fields that may say anything: one board serves one model to whom it serves."""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that can be answered: a conversation, or a prompt as it stands."""
+
+    messages: tuple[Message, ...]
+    prompt: "str | tuple[int, ...]"
+    sampling: Sampling
+    stream: bool = False
+    include_usage: bool = False
+
+    @property
+    def chat(self) -> bool:
+        """True for a conversation, False for a plain prompt."""
+        return bool(self.messages)
+
+
+def read_chat(body: bytes, default_max_tokens: int) -> Question:
+    """Read a request of /v1/chat/completions; raise FieldError."""
+    fields = _fields(body, "messages", "max_completion_tokens")
+    messages = _messages(fields.get("messages"))
+    return Question(messages, "", _sampling(fields, default_max_tokens), *_streaming(fields))
+
+
+def read_completion(body: bytes, default_max_tokens: int) -> Question:
+    """Read a request of /v1/completions; raise FieldError."""
+    fields = _fields(body, "prompt")
+    return Question((), _prompt(fields.get("prompt")), _sampling(fields, default_max_tokens), *_streaming(fields))
+
+
+def _fields(body: bytes, *own: str) -> dict[str, Any]:
+    """Return the fields that are set, all of them known."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DeviceError("invalid_json", "the body is not valid JSON", status=400) from error
+    if not isinstance(fields, dict):
+        raise DeviceError("invalid_json", "the body is not a JSON object", status=400)
+    known = {*own, *RANGES, *NEUTRAL, *IGNORED, "stop", "stream", "stream_options"}
+    for name, value in fields.items():
+        if name not in known:
+            raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
+        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+            raise FieldError(name, f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}", code="unsupported")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _sampling(fields: Mapping[str, Any], default_max_tokens: int) -> Sampling:
+    asked = {name: checked_number(name, fields[name]) for name in RANGES if name in fields}
+    if "max_completion_tokens" in fields:
+        asked["max_tokens"] = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
+    return Sampling(**{"max_tokens": default_max_tokens, "stop": _stop(fields.get("stop", ())), **asked})
+
+
+def _renamed(field: str, known: str, value: Any) -> Any:
+    try:
+        return checked_number(known, value)
+    except FieldError as error:
+        raise FieldError(field, error.message.partition(": ")[2]) from error
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise FieldError("stop", "must be a text or a list of texts")
+    return tuple(texts)
+
+
+def _streaming(fields: Mapping[str, Any]) -> tuple[bool, bool]:
+    options = fields.get("stream_options", {})
+    if not isinstance(options, dict) or set(options) - {"include_usage", "include_obfuscation"}:
+        raise FieldError("stream_options", "must be an object with `include_usage` alone")
+    return _flag(fields, "stream"), _flag(options, "include_usage")
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise FieldError(name, "must be true or false")
+    return value
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
+        raise FieldError("messages", f"must be a list of 1 to {MAX_MESSAGES} messages")
+    messages = tuple(_message(message, f"messages[{number}]") for number, message in enumerate(value))
+    if not messages[-1]["content"].strip():
+        raise FieldError("messages", "the question is empty", code="empty_question")
+    return messages
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise FieldError(where, "must be an object with `role` and `content`")
+    if unknown := set(value) - {"role", "content", "name", "refusal", "annotations", "audio", "function_call", "tool_calls"}:
+        raise FieldError(f"{where}.{min(unknown)}"[:120], "is not a field of a message", code="unknown_field")
+    if value.get("role") not in ROLES:
+        raise FieldError(f"{where}.role", f"must be one of {', '.join(ROLES)}")
+    role = "system" if value["role"] == "developer" else value["role"]
+    return {"role": role, "content": _content(value.get("content"), f"{where}.content")}
+
+
+def _content(value: Any, where: str) -> str:
+    """Return the text of a message: a text, or OpenAI's list of text parts."""
+    parts = [value] if isinstance(value, str) else [_part(part, where) for part in _listed(value, where)]
+    return "".join(_text(part, where) for part in parts)
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise FieldError(where, "must be a text")
+    return value
+
+
+def _part(value: Any, where: str) -> Any:
+    if not isinstance(value, dict) or value.get("type") != "text":
+        raise FieldError(where, "this model reads text parts only", code="unsupported")
+    return value.get("text")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise FieldError(where, "must be a text")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise FieldError(where, "is not valid Unicode: it holds half of a surrogate pair")
+    return value
+
+
+def _prompt(value: Any) -> "str | tuple[int, ...]":
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    if isinstance(value, list) and value and all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+        return tuple(value)
+    if isinstance(value, str) and not value.strip():
+        raise FieldError("prompt", "the question is empty", code="empty_question")
+    if not isinstance(value, str):
+        raise FieldError("prompt", "must be a text, or a list of token ids")
+    return _text(value, "prompt")
+
+
+READERS: dict[str, Callable[[bytes, int], Question]] = {"/v1/chat/completions": read_chat, "/v1/completions": read_completion}
+"""Path → how its request is read."""

@@ -1,0 +1,178 @@
+"""`ask`: a question to the service on this board, its answer as it comes. Standard library only, no engine."""
+
+import argparse
+import http.client
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device.errors import DeviceError
+
+TIMEOUT_S = 600.0
+"""Longest silence of the service: a long prompt on a slow board is read in minutes."""
+LOADING_TIMEOUT_S = 120.0
+_POLL_S = 0.25
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it took, as the asker saw it."""
+
+    text: str
+    tokens: int
+    ttft_s: float
+    """From the request to the first text."""
+    decode_tok_s: float
+    finish_reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields that `--json` prints."""
+        return {
+            "text": self.text, "tokens": self.tokens, "ttft_s": round(self.ttft_s, 4),
+            "decode_tok_s": round(self.decode_tok_s, 2), "finish_reason": self.finish_reason,
+        }  # fmt: skip
+
+
+def ask(argv: list[str]) -> int:
+    """Ask one question, or with `--chat` answer conversations from stdin; raise DeviceError `no_service`, `empty_question`."""
+    options = _options(argv)
+    if options.chat:
+        return _chat(options)
+    question = (sys.stdin.read() if options.question == "-" else options.question).strip()
+    if not question:
+        raise DeviceError("empty_question", "the question is empty")
+    show = _ignore if options.json else _print_text
+    answer = request_answer(options, [{"role": "user", "content": question}], show)
+    print(json.dumps(answer.as_json(), ensure_ascii=False) if options.json else "", flush=True)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    """Answer each line of stdin, a JSON list of messages, with `{"delta"}` as text comes, then the answer or `{"error"}`."""
+    for line in sys.stdin:
+        try:
+            answer = request_answer(options, _conversation(line), lambda text: _print_event({"delta": text}))
+            _print_event(answer.as_json())
+        except DeviceError as error:
+            _print_event(error.as_json())
+    return 0
+
+
+def _conversation(line: str) -> Messages:
+    try:
+        messages: Messages = json.loads(line)
+    except ValueError as error:
+        raise DeviceError("invalid_json", "not valid JSON") from error
+    if not isinstance(messages, list):
+        raise DeviceError("invalid_json", "not a list of messages")
+    return messages
+
+
+def request_answer(options: argparse.Namespace, messages: Messages, show: Callable[[str], None]) -> Answer:
+    """Send a conversation to the service, hand on its text as it comes, return the whole; raise DeviceError."""
+    fields = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": options.seed}
+    body = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+    body.update({name: value for name, value in fields.items() if value is not None})
+    began = time.perf_counter()
+    service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
+    try:
+        return _follow(_chunks(_opened(service, body, _headers(options.token_file))), began, show)
+    except (OSError, http.client.HTTPException) as error:
+        raise _no_service(options, error) from error
+    finally:
+        service.close()
+
+
+def _opened(service: http.client.HTTPConnection, body: dict[str, Any], headers: dict[str, str]) -> http.client.HTTPResponse:
+    """Return the response to a request, sent again while the model is loading."""
+    patience = time.monotonic() + LOADING_TIMEOUT_S
+    while True:
+        service.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        response = service.getresponse()
+        if response.status == 200:
+            return response
+        error = _error(response.read())
+        if error.code != "503" or time.monotonic() > patience:
+            raise error
+        time.sleep(_POLL_S)
+
+
+def _headers(token_file: str) -> dict[str, str]:
+    headers = {"content-type": "application/json"}
+    if token_file:
+        headers["authorization"] = f"Bearer {Path(token_file).read_text(encoding='utf-8').strip()}"
+    return headers
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """Yield the server-sent events of a response; raise DeviceError for one that is an error, or an end that came early."""
+    for line in iter(response.readline, b""):
+        if line.strip() == b"data: [DONE]":
+            return
+        if line.startswith(b"data: "):
+            chunk: dict[str, Any] = json.loads(line[6:])
+            if "error" in chunk:
+                raise _error(line[6:])
+            yield chunk
+    raise DeviceError("no_service", "the service ended in the middle of its answer")
+
+
+def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str], None]) -> Answer:
+    texts: list[str] = []
+    first, reason, tokens, rate = 0.0, "", 0, 0.0
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            text, reason = choice["delta"].get("content", ""), choice["finish_reason"] or reason
+            if text:
+                first = first or time.perf_counter() - began
+                texts.append(text)
+                show(text)
+        if usage := chunk.get("usage"):
+            tokens, rate = usage["completion_tokens"], chunk["timings"]["predicted_per_second"]
+    return Answer("".join(texts), tokens, first or time.perf_counter() - began, rate, reason)
+
+
+def _error(body: bytes) -> DeviceError:
+    try:
+        fault = json.loads(body)["error"]
+        return DeviceError(str(fault["code"]), str(fault["message"]))
+    except (ValueError, KeyError, TypeError):
+        return DeviceError("no_service", "what answers there is not this service")
+
+
+def _no_service(options: argparse.Namespace, error: Exception) -> DeviceError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    where = f"{options.host}:{options.port}"
+    return DeviceError("no_service", f"no service answers on {where}: {reason}", hint="`status` says what is running")
+
+
+def _print_text(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    print(json.dumps(event, ensure_ascii=False), flush=True)
+
+
+def _ignore(text: str) -> None:
+    """Show nothing: `--json` prints the whole at the end."""
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ask", description="Ask the service on this board.")
+    parser.add_argument("question", nargs="?", default="", help="`-` reads it from stdin")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--max-tokens", type=int, help="longest answer; by default the release's")
+    parser.add_argument("--temperature", type=float, help="0, the default, takes the likeliest token each time")
+    parser.add_argument("--seed", type=int, help="the same seed draws the same answer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--chat", action="store_true", help="answer conversations from stdin, a JSON list of messages a line")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the service's bearer token")
+    return parser.parse_args(argv)

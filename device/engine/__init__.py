@@ -1,0 +1,25 @@
+"""Engines: one library that runs one kind of model file, behind one protocol (`base.Engine`)."""
+
+import importlib
+from pathlib import Path
+
+from device.engine.base import Engine, Settings
+from device.errors import DeviceError
+
+_MODULES = {".gguf": "device.engine.gguf"}
+"""Suffix of a model file → the module whose `load` runs it; only that module imports the library."""
+
+
+def load(path: Path, settings: Settings) -> Engine:
+    """Load a model file with the engine of its kind; raise DeviceError `bad_model` or `no_engine`."""
+    if path.suffix not in _MODULES:
+        kinds = " and ".join(_MODULES)
+        raise DeviceError("bad_model", f"`{path.name}` is no model file that this runtime runs", hint=f"it runs {kinds}")
+    if not path.is_file():
+        raise DeviceError("bad_model", f"`{path.name}` is missing")
+    try:
+        module = importlib.import_module(_MODULES[path.suffix])
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError("no_engine", f"this runtime cannot run {path.suffix} files: {error}") from error
+    engine: Engine = module.load(path, settings)
+    return engine

@@ -1,0 +1,208 @@
+"""What every engine does, in the words that the rest of the board side uses. Standard library only."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from device.errors import DeviceError
+
+MAX_STOPS = 8
+MAX_STOP_CHARS = 256
+RANGES: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 2),
+    "top_k": (int, 0, 10_000),
+    "top_p": (float, 0, 1),
+    "min_p": (float, 0, 1),
+    "seed": (int, 0, 2**32 - 2),
+    "max_tokens": (int, 1, 1 << 20),
+}
+"""Kind, least and greatest value of each sampling parameter. `seed` ends where llama.cpp's own mark for "random" begins."""
+
+
+class FieldError(DeviceError):
+    """A request field whose value cannot be used; `field` names it."""
+
+    def __init__(self, field: str, problem: str, *, code: str = "invalid_value") -> None:
+        super().__init__(code, f"`{field}`: {problem}", status=400)
+        self.field = field
+
+
+def checked_number(field: str, value: Any) -> Any:
+    """Return `value` if it is in the range of the sampling parameter called `field`; raise FieldError."""
+    kind, low, high = RANGES[field]
+    number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        noun = "a whole number" if kind is int else "a number"
+        raise FieldError(field, f"must be {noun} between {low} and {high}, not {value!r}"[:200])
+    return value
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when the answer ends."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token: by default a board gives the answers that were evaluated."""
+    top_k: int = 40
+    """Tokens that stay in the draw; 0 keeps all."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    seed: "int | None" = None
+    """The same seed draws the same tokens; None draws anew each time."""
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer and are no part of it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range with FieldError."""
+        for field in RANGES:
+            if field != "seed" or self.seed is not None:
+                checked_number(field, getattr(self, field))
+        if len(self.stop) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARS for text in self.stop):
+            raise FieldError("stop", f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one answer took, without the time that its reader took."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    """Of these, the ones that were in memory from the request before."""
+    prefill_s: float
+    answer_tokens: int
+    decode_steps: int
+    """Tokens evaluated one at a time to get the one after: all of the answer's, but for the last where its length ended it."""
+    decode_s: float
+
+    def decode_tok_s(self) -> float:
+        """Return tokens a second after the first; 0 where there was no other."""
+        return self.decode_steps / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A step of an answer: a token with the text it releases; the last step has no id but the reason of the end."""
+
+    id: "int | None"
+    text: str
+    finish_reason: "Literal['stop', 'length'] | None" = None
+    timing: "Timing | None" = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model file is loaded."""
+
+    context: int = 0
+    """Tokens; 0 takes what the model was trained for, at most `DEFAULT_CONTEXT`."""
+    threads: int = 0
+    """Threads that decode; 0 takes every processor this process may use."""
+    threads_batch: int = 0
+    """Threads that read prompts; 0 takes as many as decode."""
+    kv_type: str = "f16"
+
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an engine says of itself and of the file it has loaded."""
+
+    engine: str
+    version: str
+    model_filename: str
+    model_type: str
+    model_size: int
+    """Bytes of all tensors."""
+    model_n_params: int
+    context_train: int
+    n_batch: int
+    n_ubatch: int
+    threads: int
+    threads_batch: int
+    kv_type: str
+
+
+def never() -> bool:
+    """Say that nobody has cancelled."""
+    return False
+
+
+class Engine(Protocol):
+    """A loaded model. One thread uses it at a time."""
+
+    @property
+    def description(self) -> Description:
+        """What is loaded, and how."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary: the width of a row of logits."""
+
+    @property
+    def chat_template(self) -> str:
+        """The template inside the model file; empty where it has none."""
+
+    def special_tokens(self) -> dict[str, str]:
+        """Return `bos_token` and `eos_token` as text, where the file names them."""
+
+    def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
+        """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of a token; a character may be spread over several."""
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
+        """Yield a row of `n_vocab` little-endian float32 for each token: the scores of what comes after it."""
+
+    def generate(
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
+    ) -> Iterator[Token]:
+        """Answer a prompt. Closing the iterator, or `cancelled` turning true, ends it within one token.
+
+        Raises DeviceError at once where the prompt cannot be answered: `prompt_too_long`, `empty_prompt`, `bad_token`.
+        """
+
+    def forget(self) -> None:
+        """Drop what is in memory, so that the next request is evaluated as the first one is."""
+
+    def time_prompt(self, n_tokens: int) -> float:
+        """Return the seconds that a prompt of arbitrary tokens takes, as llama-bench measures `pp`."""
+
+    def time_decode(self, n_tokens: int) -> float:
+        """Return the seconds that arbitrary tokens take one at a time, as llama-bench measures `tg`."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def check_prompt(tokens: Sequence[int], engine: Engine) -> None:
+    """Raise DeviceError for tokens that an engine cannot evaluate and then answer."""
+    if not tokens:
+        raise DeviceError("empty_prompt", "the prompt is empty", status=400)
+    if len(tokens) >= engine.context:
+        message = f"the prompt has {len(tokens)} tokens, the context holds {engine.context} with the answer"
+        raise DeviceError("prompt_too_long", message, hint="ask for less at once, or package with a larger context", status=400)
+    if wrong := [token for token in tokens if not 0 <= token < engine.n_vocab]:
+        raise DeviceError("bad_token", f"token {wrong[0]} is not one of the model's {engine.n_vocab}", status=400)
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many threads can run at once: one too many halves the speed of decoding (threads wait for each other).
+
+    The processors this process may use, and no more than a container's quota (cgroup v2: `quota period` in µs).
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores

@@ -1,0 +1,68 @@
+"""A chat template, rendered as transformers renders it, so that the board asks the model what it was trained on.
+
+The settings are those of transformers' `utils/chat_template_utils.py`; the sandbox keeps a template from running code
+(CVE-2024-34359). What is rendered here was checked on the host within limits and is signed with the bundle.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from device.errors import DeviceError
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}`: marks the answers for training; here its contents are simply rendered."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> "list[nodes.Node]":
+        """Return the statements inside."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """A compiled template with the tokens that it may name."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        room.filters["tojson"] = _to_json
+        room.globals.update(raise_exception=_refuse, strftime_now=_now)
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = room.from_string(source)
+        except TemplateSyntaxError as error:
+            raise DeviceError("bad_model", f"the chat template is broken at line {error.lineno}: {error.message}") from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of a conversation up to where the assistant begins; raise DeviceError where the template refuses."""
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages], tools=None, documents=None, add_generation_prompt=True,
+                **self._special_tokens,
+            )  # fmt: skip
+        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            message = f"the model's chat template does not take this conversation: {error}"
+            raise DeviceError("bad_conversation", message, status=400) from error
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: "int | None" = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)

@@ -1,0 +1,239 @@
+"""GGUF files through llama.cpp, by llama-cpp-python's low-level ctypes interface only.
+
+A runtime holds `llama_cpp.py` and its libraries without the high-level package, so that no numpy travels and nothing is
+detokenized twice. This module is imported by `device.engine.load` alone, when a file is loaded.
+"""
+
+import ctypes
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from llama_cpp import llama_cpp as llama
+
+from device.engine import opening
+from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Timing, Token, check_prompt, never
+from device.engine.opening import N_OUTPUTS
+from device.engine.text import TextStream
+from device.errors import DeviceError
+from device.manifest import ManifestError
+from device.manifest.gguf import read_header
+
+_ABORTED = 2
+
+
+@dataclass
+class _Clock:
+    """What one answer has taken so far."""
+
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class LlamaEngine:
+    """A model in llama.cpp with one context and one sequence."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._model = opening.model(path)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._context = settings.context or min(llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT)
+        self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
+        self._memory = llama.llama_get_memory(self._ctx)
+        self._n_batch: int = llama.llama_n_batch(self._ctx)
+        self._batch = opening.batch(self._n_batch)
+        self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
+        self._kept: list[int] = []
+        """The tokens whose keys and values are in memory."""
+
+    @property
+    def description(self) -> Description:
+        """What is loaded, and how."""
+        return self._description
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._context
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary."""
+        return self._n_vocab
+
+    @property
+    def chat_template(self) -> str:
+        """The template inside the file; empty where it has none."""
+        return (llama.llama_model_chat_template(self._model, None) or b"").decode("utf-8", "replace")
+
+    def special_tokens(self) -> dict[str, str]:
+        """Return `bos_token` and `eos_token` as text, where the file names them (llama.cpp itself guesses where it does not)."""
+        tokens = {"bos_token": llama.llama_vocab_bos(self._vocab), "eos_token": llama.llama_vocab_eos(self._vocab)}
+        named = {name: token for name, token in tokens.items() if opening.metadata(self._model, f"tokenizer.ggml.{name}_id")}
+        return {name: llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace") for name, token in named.items()}
+
+    def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
+        """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        while True:
+            tokens = (llama.llama_token * room)()
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, begin, True)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of a token; none for a control token."""
+        room = 64
+        while True:
+            text = ctypes.create_string_buffer(room)
+            size = llama.llama_token_to_piece(self._vocab, token, text, room, 0, False)
+            if size >= 0:
+                return text.raw[:size]
+            room = -size
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
+        """Yield a row of float32 for each token; always evaluated from the beginning."""
+        check_prompt(tokens, self)
+        self.forget()
+        return self._rows(list(tokens))
+
+    def generate(
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
+    ) -> Iterator[Token]:
+        """Answer a prompt; of the request before, the tokens that both begin with are not read again."""
+        check_prompt(tokens, self)
+        return self._answer(list(tokens), sampling, frozenset(stop_ids), cancelled)
+
+    def forget(self) -> None:
+        """Drop what is in memory."""
+        llama.llama_memory_clear(self._memory, False)
+        self._kept = []
+
+    def time_prompt(self, n_tokens: int) -> float:
+        """Return the seconds of a prompt of random tokens."""
+        self.forget()
+        tokens = self._arbitrary(n_tokens)
+        began = time.perf_counter()
+        self._read(tokens, never)
+        return time.perf_counter() - began
+
+    def time_decode(self, n_tokens: int) -> float:
+        """Return the seconds of random tokens, one at a time, from an empty context."""
+        self.forget()
+        tokens = self._arbitrary(n_tokens)
+        began = time.perf_counter()
+        for token in tokens:
+            self._decode([token])
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._model:
+            llama.llama_batch_free(self._batch)
+            llama.llama_free(self._ctx)
+            llama.llama_model_free(self._model)
+            self._model = None
+
+    # Evaluating
+
+    def _decode(self, tokens: Sequence[int], *, every_row: bool = False) -> bool:
+        """Evaluate at most a batch of tokens after those in memory; return False where it was cancelled."""
+        batch, start, last = self._batch, len(self._kept), len(tokens) - 1
+        batch.n_tokens = len(tokens)
+        for row, token in enumerate(tokens):
+            batch.token[row], batch.pos[row], batch.logits[row] = token, start + row, every_row or row == last
+        code = llama.llama_decode(self._ctx, batch)
+        if code == 0:
+            self._kept.extend(tokens)
+            return True
+        self.forget()
+        if code == _ABORTED:
+            return False
+        raise DeviceError("engine_failed", f"the engine gave up after {start} tokens (code {code}){opening.because()}")
+
+    def _read(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
+        """Evaluate a prompt; return False where it was cancelled on the way."""
+        ask = llama.ggml_abort_callback(lambda _: cancelled())
+        llama.llama_set_abort_callback(self._ctx, ask, None)
+        try:
+            return all(self._decode(tokens[at : at + self._n_batch]) for at in range(0, len(tokens), self._n_batch))
+        finally:
+            llama.llama_set_abort_callback(self._ctx, llama.ggml_abort_callback(), None)
+
+    def _reuse(self, tokens: list[int]) -> int:
+        """Keep in memory what these tokens begin with, at most all but the last; return how many that is."""
+        most = min(len(self._kept), len(tokens) - 1)
+        same = next((at for at in range(most) if self._kept[at] != tokens[at]), most)
+        if not same or not llama.llama_memory_seq_rm(self._memory, 0, same, -1):
+            self.forget()
+            return 0
+        del self._kept[same:]
+        return same
+
+    def _rows(self, tokens: list[int]) -> Iterator[bytes]:
+        for at in range(0, len(tokens), N_OUTPUTS):
+            part = tokens[at : at + N_OUTPUTS]
+            self._decode(part, every_row=True)
+            for row in range(len(part)):
+                yield ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4)
+
+    def _arbitrary(self, n_tokens: int) -> list[int]:
+        choose = random.Random(0)  # noqa: S311
+        return [choose.randrange(self._n_vocab) for _ in range(n_tokens)]
+
+    # Answering
+
+    def _answer(
+        self, tokens: list[int], sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
+    ) -> Iterator[Token]:
+        began, clock, text = time.perf_counter(), _Clock(), TextStream(sampling.stop)
+        reason: Literal["stop", "length"] = "length"
+        reused = self._reuse(tokens)
+        if not self._read(tokens[reused:], cancelled):
+            return
+        prefill_s = time.perf_counter() - began
+        room = min(sampling.max_tokens, self._context - len(tokens))
+        for token in self._sampled(sampling, room, clock, cancelled):
+            if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
+                reason = "stop"
+                break
+            clock.tokens += 1
+            yield Token(token, text.feed(self.piece(token)))
+            if text.stopped:
+                reason = "stop"
+                break
+        timing = Timing(len(tokens), reused, prefill_s, clock.tokens, clock.steps, clock.seconds)
+        if not cancelled():
+            yield Token(None, text.end(), reason, timing)
+
+    def _sampled(self, sampling: Sampling, room: int, clock: _Clock, cancelled: Callable[[], bool]) -> Iterator[int]:
+        """Yield the ids that are chosen; each is evaluated when the next is asked for."""
+        sampler = opening.sampler(sampling)
+        try:
+            token: int = llama.llama_sampler_sample(sampler, self._ctx, -1)
+            yield token
+            for _ in range(room - 1):
+                if cancelled():
+                    return
+                began = time.perf_counter()
+                self._decode([token])
+                token = llama.llama_sampler_sample(sampler, self._ctx, -1)
+                clock.steps, clock.seconds = clock.steps + 1, clock.seconds + time.perf_counter() - began
+                yield token
+        finally:
+            llama.llama_sampler_free(sampler)
+
+
+def load(path: Path, settings: Settings) -> LlamaEngine:
+    """Load a GGUF file whose header holds; raise DeviceError `bad_model` with the reason, llama.cpp's own if it has one."""
+    try:
+        read_header(path)
+    except ManifestError as error:
+        raise DeviceError("bad_model", str(error)) from error
+    return LlamaEngine(path, settings)

@@ -1,0 +1,123 @@
+"""llama.cpp's objects, made for `gguf.py`: the model, its context, a batch, a chain of samplers; and its log, kept quiet."""
+
+import ctypes
+import random
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+from device.engine.base import Description, Sampling, Settings, usable_cores
+from device.errors import DeviceError
+
+N_BATCH = 512
+N_OUTPUTS = 32
+"""Rows of logits kept at once. llama.cpp's own default, a row for each token of a batch, costs 311 MB at a vocabulary of 152k;
+more rows than this in one batch would abort the process (GGML_ASSERT in output_reserve)."""
+KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+"""Names as llama.cpp spells them → ggml_type."""
+_ERROR_LEVEL = 4
+"""GGML_LOG_LEVEL_ERROR (ggml.h)."""
+
+
+class _Log:
+    """llama.cpp's log: nothing is printed, and the first error is kept: those after it say that something failed, not what."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self._callback = llama.llama_log_callback(self._take)
+        llama.llama_log_set(self._callback, None)
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        if level == _ERROR_LEVEL and not self.error:
+            self.error = text.decode("utf-8", "replace").partition(": ")[2].strip()
+
+
+_logs: list[_Log] = []
+"""The one log of the process, once a model was opened; llama.cpp calls into it for as long as the process lives."""
+
+
+def because() -> str:
+    """Return llama.cpp's error as the end of a sentence."""
+    return f": {_logs[0].error}" if _logs and _logs[0].error else ""
+
+
+def model(path: Path) -> Any:
+    """Return a loaded model, its file mapped; raise DeviceError `bad_model` with llama.cpp's reason."""
+    if not _logs:
+        _logs.append(_Log())
+        llama.llama_backend_init()
+    _logs[0].error = ""
+    loaded = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    if not loaded:
+        raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{because()}")
+    return loaded
+
+
+def context(loaded: Any, path: Path, settings: Settings) -> Any:
+    """Return a context of one sequence; where there is none the model is freed and DeviceError `bad_model` raised."""
+    params = llama.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, N_BATCH, N_BATCH
+    params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.n_threads = settings.threads or usable_cores()
+    params.n_threads_batch = settings.threads_batch or params.n_threads
+    params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
+    opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None
+    if not opened:
+        llama.llama_model_free(loaded)
+        refused = f"`{path.name}` cannot be run with {settings.context} tokens of {settings.kv_type} context"
+        raise DeviceError("bad_model", refused + because())
+    return opened
+
+
+def batch(size: int) -> Any:
+    """Return a batch of one sequence, to be filled again and again."""
+    made = llama.llama_batch_init(size, 0, 1)
+    for row in range(size):
+        made.n_seq_id[row], made.seq_id[row][0] = 1, 0
+    return made
+
+
+def metadata(loaded: Any, key: str) -> str:
+    """Return a value of the file's header as text; empty where it has none."""
+    text = ctypes.create_string_buffer(64)
+    return text.value.decode() if llama.llama_model_meta_val_str(loaded, key.encode(), text, len(text)) >= 0 else ""
+
+
+def describe(loaded: Any, opened: Any, path: Path, kv_type: str) -> Description:
+    """Return what llama.cpp says of itself, the model and the context."""
+    text = ctypes.create_string_buffer(128)
+    llama.llama_model_desc(loaded, text, len(text))
+    return Description(
+        engine="llama.cpp",
+        version=llama.llama_version().decode(),
+        model_filename=path.name,
+        model_type=text.value.decode(),
+        model_size=llama.llama_model_size(loaded),
+        model_n_params=llama.llama_model_n_params(loaded),
+        context_train=llama.llama_model_n_ctx_train(loaded),
+        n_batch=llama.llama_n_batch(opened),
+        n_ubatch=llama.llama_n_ubatch(opened),
+        threads=llama.llama_n_threads(opened),
+        threads_batch=llama.llama_n_threads_batch(opened),
+        kv_type=kv_type,
+    )
+
+
+def sampler(sampling: Sampling) -> Any:
+    """Return a chain in llama.cpp's own order: top-k, top-p, min-p, temperature, draw; or the likeliest token."""
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    if sampling.temperature == 0:
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
+        return chain
+    seed = random.SystemRandom().randrange(2**32 - 1) if sampling.seed is None else sampling.seed
+    for part in (
+        llama.llama_sampler_init_top_k(sampling.top_k),
+        llama.llama_sampler_init_top_p(sampling.top_p, 1),
+        llama.llama_sampler_init_min_p(sampling.min_p, 1),
+        llama.llama_sampler_init_temp(sampling.temperature),
+        llama.llama_sampler_init_dist(seed),
+    ):
+        llama.llama_sampler_chain_add(chain, part)
+    return chain

@@ -1,0 +1,208 @@
+"""What this board is: read from the kernel and the system, each fact a command or a file and a pure function of its text.
+
+Stands alone on Python 3.6: the host feeds this very file to `python3 -` before anything else of ours is on the board.
+What a board does not tell is None. Sources of the formats: the boards' real outputs in tests/device/fixtures.
+"""
+
+import getpass
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+Facts = Dict[str, Any]
+
+FIRST_SANE_YEAR = 2024
+"""A clock before it was never set: a Pi has no battery for one."""
+THROTTLE_BITS = ("under_voltage", "arm_frequency_capped", "throttled", "soft_temperature_limit")
+"""Bits 0 to 3 of `vcgencmd get_throttled`: now; 16 to 19: since boot (Raspberry Pi documentation, os/graphics-utilities)."""
+_CPU_ZONES = ("cpu-thermal", "x86_pkg_temp", "soc-thermal", "package-thermal", "cpu-therm", "soc_thermal")
+_MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model")
+_PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
+_CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
+
+
+def read(root: str) -> Facts:
+    """Return all facts; `root` is where the store is or will be."""
+    home = os.path.expanduser("~")
+    root = os.path.abspath(os.path.expanduser(root))
+    parts = (_processor(), _memory(), _software(), _storage(root), _condition(), _services())
+    facts = {"model": model(_text), "home": home, "root": root, "user": getpass.getuser()}  # type: Facts
+    for part in parts:
+        facts.update(part)
+    return facts
+
+
+def stored(root: str) -> Facts:
+    """Return what the store holds: blobs (None: whole, else bytes that are there), runtimes, releases, agents."""
+    root = os.path.abspath(os.path.expanduser(root))
+    blobs = {}  # type: Dict[str, Optional[int]]
+    for name in _names(os.path.join(root, "blobs")):
+        part = re.match(r"\.([0-9a-f]{64})\.part$", name)
+        if part:
+            blobs[part.group(1)] = os.path.getsize(os.path.join(root, "blobs", name))
+        elif not name.startswith("."):
+            blobs[name] = None
+    kept = {kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."] for kind in ("runtimes", "releases", "agents")}
+    return dict(kept, blobs=blobs)
+
+
+def facts(argv: List[str]) -> int:
+    """Print the facts as JSON: `facts [ROOT]`."""
+    print(json.dumps(read(argv[0] if argv else "~"), ensure_ascii=False))
+    return 0
+
+
+def model(text: Callable[[str], str]) -> str:
+    """Return the board's name: the device tree's where there is one, else the maker's and the product's."""
+    for path in _MODEL_FILES:
+        if text(path):
+            return text(path).strip("\0\n ")
+    return " ".join(name.strip() for name in map(text, _PC_FILES) if name.strip()) or "unknown"
+
+
+def cpuinfo(text: str) -> Facts:
+    """Return the processor's parts (`0xd08`, in order, each once) and features from /proc/cpuinfo."""
+    fields = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in text.splitlines())]
+    features = next((value.split() for key, value in fields if key in ("Features", "flags")), [])
+    parts = [value for key, value in fields if key == "CPU part"]
+    names = [value for key, value in fields if key == "model name"]
+    return {"cpu_parts": list(dict.fromkeys(parts)), "cpu_name": names[0] if names else "", "cpu_features": features}
+
+
+def meminfo(text: str) -> Facts:
+    """Return total and available memory and swap in MB (2**20 bytes) from /proc/meminfo."""
+    kb = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in text.splitlines()) if value.split()}
+    names = {"memory_total_mb": "MemTotal", "memory_available_mb": "MemAvailable", "swap_total_mb": "SwapTotal"}
+    return {name: kb[field] // 1024 if field in kb else None for name, field in names.items()}
+
+
+def l4t_release(text: str) -> Optional[str]:
+    """Return `36.4.7` from /etc/nv_tegra_release (REVISION leaves the major number out)."""
+    found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return "{}.{}".format(*found.groups()) if found else None
+
+
+def throttled(text: str) -> Optional[Facts]:
+    """Return the flags of `vcgencmd get_throttled`: the raw value, and names for now and since boot."""
+    found = re.match(r"throttled=(0x[0-9a-fA-F]+)", text)
+    if not found:
+        return None
+    value = int(found.group(1), 16)
+    now = [name for bit, name in enumerate(THROTTLE_BITS) if value >> bit & 1]
+    since = [name for bit, name in enumerate(THROTTLE_BITS) if value >> bit + 16 & 1]
+    return {"raw": found.group(1), "now": now, "since_boot": since}
+
+
+def os_release(text: str) -> Facts:
+    """Return id, version and the long name from /etc/os-release."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    fields = {key: value.strip().strip('"') for key, _, value in pairs}
+    names = {"os_id": "ID", "os_version": "VERSION_ID", "os_name": "PRETTY_NAME"}
+    return {name: fields.get(field) for name, field in names.items()}
+
+
+def glibc(text: str) -> Optional[str]:
+    """Return `2.36` from `getconf GNU_LIBC_VERSION` or the first line of `ldd --version`."""
+    lines = text.splitlines()
+    found = re.search(r"(\d+\.\d+)\s*$", lines[0]) or re.search(r"GLIBC (\d+\.\d+)", lines[0]) if lines else None
+    return found.group(1) if found else None
+
+
+def temperature(zones: List[Tuple[str, str]]) -> Optional[float]:
+    """Return the processor's °C from (type, millidegrees) of the thermal zones; zones go by type, never by number."""
+    readings = {kind.strip().lower(): int(value) for kind, value in zones if re.match(r"-?\d+\s*$", value)}
+    chosen = next((name for name in _CPU_ZONES if name in readings), next(iter(readings), None))
+    return readings[chosen] / 1000 if chosen else None
+
+
+def _processor() -> Facts:
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    bits = 64 if sys.maxsize > 2**32 else 32
+    known = {"machine": platform.machine(), "userland_bits": bits, "cores": os.cpu_count(), "cpus_allowed": len(affinity) or None}
+    return dict(cpuinfo(_text("/proc/cpuinfo")), **known)
+
+
+def _memory() -> Facts:
+    return dict(meminfo(_text("/proc/meminfo")), page_size_bytes=os.sysconf("SC_PAGE_SIZE"))
+
+
+def _software() -> Facts:
+    libc = glibc(_output("getconf", "GNU_LIBC_VERSION")) or platform.libc_ver()[1] or None
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    abi = sysconfig.get_config_var("SOABI") or ""
+    named = os_release(_text("/etc/os-release"))
+    l4t = l4t_release(_text("/etc/nv_tegra_release"))
+    return dict(named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t)
+
+
+def _storage(root: str) -> Facts:
+    there = root
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    usage = shutil.disk_usage(there)
+    return {"disk_total_bytes": usage.total, "disk_free_bytes": usage.free, "disk_device": _device(there)}
+
+
+def _device(path: str) -> Optional[str]:
+    number = os.stat(path).st_dev
+    link = "/sys/dev/block/{}:{}".format(os.major(number), os.minor(number))
+    return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+
+def _condition() -> Facts:
+    zones = "/sys/class/thermal/"
+    read_zones = [(_text(zones + n + "/type"), _text(zones + n + "/temp")) for n in _names(zones) if n.startswith("thermal_zone")]
+    return {
+        "load": list(os.getloadavg()),
+        "temperature_c": temperature(read_zones),
+        "clock_khz": _number(_text(_CPUFREQ + "scaling_cur_freq")),
+        "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
+        "governor": _text(_CPUFREQ + "scaling_governor").strip() or None,
+        "throttled": throttled(_output("vcgencmd", "get_throttled")),
+        "time": int(time.time()),
+        "time_sane": time.gmtime().tm_year >= FIRST_SANE_YEAR,
+    }
+
+
+def _services() -> Facts:
+    state = _output("systemctl", "--user", "is-system-running").strip()
+    linger = os.path.exists("/var/lib/systemd/linger/" + getpass.getuser())
+    return {"systemd_user": state in ("running", "degraded", "starting"), "linger": linger}
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(1 << 20).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _number(text: str) -> Optional[int]:
+    return int(text) if text.strip().isdigit() else None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps({"facts": read(sys.argv[1]), "stored": stored(sys.argv[1])}) + "\n")

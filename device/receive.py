@@ -1,0 +1,203 @@
+"""One transfer session on stdin and stdout: blobs come in, releases and runtimes are made of them.
+
+Each request is a JSON line, with raw bytes after it where it says so; each answer is a JSON line:
+
+    {"op": "put", "blobs": [{"sha256", "size", "offset"}, …]}    then each blob's bytes from its offset on
+    {"op": "runtime" | "release", "size": N, "signature_size": M}   then N bytes of manifest and M of its signature
+
+A blob is hashed as it comes and kept as `.part` until it is whole, so that a cut session goes on at the byte.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import select
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from device.errors import DeviceError
+from device.manifest import MAX_MANIFEST_BYTES, checked_digest
+from device.store import RELEASES, RUNTIMES, Store
+
+BLOCK = 1 << 20
+LINE_LIMIT = BLOCK
+IDLE_S = 30.0
+"""A session that says nothing for so long was cut off: it lets go of the store."""
+KINDS = {"runtime": RUNTIMES, "release": RELEASES}
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A blob that is announced: its bytes from `offset` to `size` follow."""
+
+    sha256: str
+    size: int
+    offset: int
+
+
+class Input:
+    """Standard input with a time limit on silence."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._descriptor = stream.fileno()
+        self._block = bytearray(BLOCK)
+        self._rest = memoryview(b"")
+
+    def line(self) -> bytes:
+        """Return the next line, b"" at the end; what came after it is kept for later."""
+        line = bytearray()
+        while len(line) < LINE_LIMIT:
+            chunk = self.some(LINE_LIMIT)
+            end = bytes(chunk).find(b"\n") + 1
+            line += chunk[: end or len(chunk)]
+            if end or not chunk:
+                self._rest = chunk[end:]
+                return bytes(line)
+        raise DeviceError("bad_request", f"a line is longer than {LINE_LIMIT:,} bytes")
+
+    def exactly(self, size: int) -> bytes:
+        """Return so many bytes; raise DeviceError `cut` if the session ends before."""
+        taken = bytearray()
+        while len(taken) < size:
+            chunk = self.some(size - len(taken))
+            if not chunk:
+                raise DeviceError("cut", "the session ended within a message")
+            taken += chunk
+        return bytes(taken)
+
+    def some(self, limit: int) -> memoryview:
+        """Return up to `limit` bytes, valid until the next call; none at the end."""
+        if not self._rest:
+            if not select.select([self._descriptor], [], [], IDLE_S)[0]:
+                raise DeviceError("cut", f"nothing came for {IDLE_S:.0f} s")
+            self._rest = memoryview(self._block)[: os.readv(self._descriptor, [self._block])]
+        taken, self._rest = self._rest[:limit], self._rest[limit:]
+        return taken
+
+
+def receive(argv: list[str]) -> int:
+    """Hold one session: `receive --root ROOT`."""
+    parser = argparse.ArgumentParser(prog="receive")
+    parser.add_argument("--root", type=Path, required=True)
+    store = Store(parser.parse_args(argv).root)
+    with store.locked(), open(0, "rb", buffering=0, closefd=False) as stream:
+        store.sweep_staging()
+        session = Input(stream)
+        while line := session.line():
+            answer = _serve(store, session, _request(line))
+            print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except ValueError as error:
+        raise DeviceError("bad_request", "not a JSON line") from error
+    if not isinstance(request, dict):
+        raise DeviceError("bad_request", "not a JSON object")
+    return request
+
+
+def _serve(store: Store, session: Input, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if request.get("op") == "put":
+            return _put(store, session, [_coming(entry) for entry in request.get("blobs", [])])
+        if request.get("op") in KINDS:
+            return _stage(store, session, KINDS[request["op"]], _size(request, "size"), _size(request, "signature_size"))
+    except OSError as error:
+        raise _explained(store, error) from error
+    raise DeviceError("bad_request", f"unknown operation `{str(request.get('op'))[:40]}`")
+
+
+def _put(store: Store, session: Input, coming: list[Coming]) -> dict[str, Any]:
+    missing, free = sum(blob.size - blob.offset for blob in coming), _free_bytes(store)
+    if missing > free:
+        raise _disk_full(f"{missing:,} bytes are to come, {free:,} are free")
+    for blob in coming:
+        _append(store, session, blob)
+    store.keep_blobs([blob.sha256 for blob in coming])
+    return {"kept": len(coming)}
+
+
+def _append(store: Store, session: Input, blob: Coming) -> None:
+    part = store.part(blob.sha256)
+    total = hashlib.sha256()
+    with open(part, "ab+", buffering=0) as stream:
+        if stream.tell() < blob.offset:
+            raise DeviceError(
+                "wrong_offset", f"blob {blob.sha256[:12]} has {stream.tell():,} bytes, not {blob.offset:,}", "push again"
+            )
+        stream.truncate(blob.offset)
+        _hash(part, total)
+        left = blob.size - blob.offset
+        while left:
+            chunk = session.some(left)
+            if not chunk:
+                raise DeviceError("cut", f"the session ended {left:,} bytes before the end of blob {blob.sha256[:12]}")
+            total.update(chunk)
+            _write(stream, chunk)
+            left -= len(chunk)
+    if total.hexdigest() != blob.sha256:
+        part.unlink()
+        raise DeviceError("wrong_digest", f"blob {blob.sha256[:12]} did not arrive as it was sent", "push again")
+
+
+def _hash(path: Path, total: "hashlib._Hash") -> None:
+    with open(path, "rb") as stream:
+        while chunk := stream.read(BLOCK):
+            total.update(chunk)
+
+
+def _write(stream: Any, chunk: memoryview) -> None:
+    written = 0
+    while written < len(chunk):
+        written += stream.write(chunk[written:])
+
+
+def _stage(store: Store, session: Input, kind: str, size: int, signature_size: int) -> dict[str, Any]:
+    manifest, signature = session.exactly(size), session.exactly(signature_size)
+    name = hashlib.sha256(manifest).hexdigest()
+    store.stage(kind, name, manifest, signature)
+    return {"staged": name}
+
+
+def _coming(entry: Any) -> Coming:
+    if not isinstance(entry, dict):
+        raise DeviceError("bad_request", "a blob needs `sha256`, `size` and `offset`")
+    size, offset = entry.get("size"), entry.get("offset")
+    if not isinstance(size, int) or not isinstance(offset, int) or not 0 <= offset <= size:
+        raise DeviceError("bad_request", "a blob needs an offset between 0 and its size")
+    return Coming(sha256=checked_digest(str(entry.get("sha256"))), size=size, offset=offset)
+
+
+def _size(request: dict[str, Any], name: str) -> int:
+    size = request.get(name, 0)
+    if not isinstance(size, int) or not 0 <= size <= MAX_MANIFEST_BYTES:
+        raise DeviceError("bad_request", f"`{name}` is not between 0 and {MAX_MANIFEST_BYTES}")
+    return size
+
+
+def _free_bytes(store: Store) -> int:
+    return shutil.disk_usage(store.root).free
+
+
+def _explained(store: Store, error: OSError) -> DeviceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        numbers = f"{_free_bytes(store):,} bytes were free"
+        store.sweep_staging()
+        store.sweep_blobs()
+        return _disk_full(numbers)
+    if error.errno == errno.EROFS:
+        return DeviceError(
+            "read_only", f"the disk under {store.root} is read-only", "remount it, or look at dmesg: the card may be dying"
+        )
+    return DeviceError("disk", f"the store cannot be written: {error.strerror}: {error.filename or store.root}")
+
+
+def _disk_full(numbers: str) -> DeviceError:
+    return DeviceError("disk_full", f"the disk is full: {numbers}", "make room, then push again")

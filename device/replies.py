@@ -1,0 +1,92 @@
+"""OpenAI's answers: whole, in chunks, and as errors. Standard library only."""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from device.engine.base import FieldError, Timing, Token
+from device.errors import DeviceError
+
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+"""What llama-server says while it loads; its clients wait for it."""
+DONE = b"data: [DONE]\n\n"
+
+
+def error_body(error: DeviceError) -> dict[str, Any]:
+    """Return an error in OpenAI's shape."""
+    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    field = error.field if isinstance(error, FieldError) else None
+    return {"error": {"message": message, "type": kind, "param": field, "code": error.code}}
+
+
+def event(body: dict[str, Any]) -> bytes:
+    """Return one server-sent event."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer under way: everything that its chunks have in common."""
+
+    model: str
+    chat: bool
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, text: str, last: Token) -> dict[str, Any]:
+        """Return the answer in one piece."""
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": last.finish_reason}
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {**self._head(kind), "choices": [choice], **_figures(last.timing, usage=True)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return the chunks before the first text."""
+        return [self._chunk({"delta": {"role": "assistant", "content": ""}}, None)] if self.chat else []
+
+    def chunk(self, text: str) -> dict[str, Any]:
+        """Return a chunk with text."""
+        return self._chunk({"delta": {"content": text}} if self.chat else {"text": text}, None)
+
+    def closing(self, last: Token, *, include_usage: bool) -> list[dict[str, Any]]:
+        """Return the chunks after the last text: why it ended, and what it took."""
+        end = self._chunk({"delta": {}} if self.chat else {"text": ""}, last.finish_reason)
+        chunks = [{**end, **_figures(last.timing, usage=False)}]
+        if include_usage:
+            chunks.append({**end, "choices": [], **_figures(last.timing, usage=True)})
+        return chunks
+
+    def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return {**self._head(kind), "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        name = f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
+        return {"id": name, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+
+
+def _figures(timing: "Timing | None", *, usage: bool) -> dict[str, Any]:
+    """Return OpenAI's `usage` and llama-server's `timings`."""
+    if timing is None:
+        return {}
+    figures: dict[str, Any] = {
+        "timings": {
+            "cache_n": timing.reused_tokens,
+            "prompt_n": timing.prompt_tokens - timing.reused_tokens,
+            "prompt_ms": round(timing.prefill_s * 1000, 3),
+            "predicted_n": timing.answer_tokens,
+            "predicted_ms": round(timing.decode_s * 1000, 3),
+            "predicted_per_second": round(timing.decode_tok_s(), 3),
+        }
+    }
+    if usage:
+        figures["usage"] = {
+            "prompt_tokens": timing.prompt_tokens,
+            "completion_tokens": timing.answer_tokens,
+            "total_tokens": timing.prompt_tokens + timing.answer_tokens,
+            "prompt_tokens_details": {"cached_tokens": timing.reused_tokens},
+        }
+    return figures

@@ -1,0 +1,123 @@
+"""`score`: a loaded model as a child process: a request a line in, an answer a line out, raw rows of logits behind some.
+
+The host measures with it what ships. Each request is evaluated from the beginning, so that answers do not depend on their order.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from device.engine.base import FieldError, Sampling, Settings
+from device.errors import DeviceError
+from device.manifest import read_manifest
+from device.model import Model, open_bundle, open_file
+
+Request = dict[str, Any]
+
+
+def score(argv: list[str]) -> int:
+    """Answer requests from stdin until it ends."""
+    model = _open(_options(argv))
+    for line in sys.stdin.buffer:
+        if line.strip():
+            _serve(model, line, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    model.engine.close()
+    return 0
+
+
+def _serve(model: Model, line: bytes, out: BinaryIO) -> None:
+    try:
+        request = _request(line)
+        if request["op"] == "logits":
+            return _logits(model, request, out)
+        answer = _OPERATIONS[request["op"]](model, request)
+    except DeviceError as error:
+        answer = error.as_json()
+    _write(out, answer)
+
+
+def _write(out: BinaryIO, answer: dict[str, Any]) -> None:
+    out.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def _request(line: bytes) -> Request:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DeviceError("bad_request", "not valid JSON") from error
+    known = ("logits", *_OPERATIONS)
+    if not isinstance(request, dict) or request.get("op") not in known:
+        raise DeviceError("bad_request", f"`op` must be one of {', '.join(known)}")
+    return request
+
+
+def _logits(model: Model, request: Request, out: BinaryIO) -> None:
+    """Write the head and then float32 [rows, vocab], little-endian; an error after the head ends the process."""
+    tokens = _tokens(request)
+    rows = model.engine.logits(tokens)
+    _write(out, {"rows": len(tokens), "vocab": model.engine.n_vocab})
+    for row in rows:
+        out.write(row)
+
+
+def _generate(model: Model, request: Request) -> dict[str, Any]:
+    model.engine.forget()
+    sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
+    steps = list(model.engine.generate(_tokens(request), sampling, model.stop_ids))
+    tokens = [step.id for step in steps if step.id is not None]
+    return {"tokens": tokens, "text": "".join(step.text for step in steps), "finish_reason": steps[-1].finish_reason}
+
+
+def _tokenize(model: Model, request: Request) -> dict[str, Any]:
+    if not isinstance(text := request.get("text"), str):
+        raise FieldError("text", "must be a text")
+    return {"tokens": model.engine.tokenize(text)}
+
+
+def _render(model: Model, request: Request) -> dict[str, Any]:
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise FieldError("messages", "must be a list of messages")
+    text = model.render(messages)
+    return {"text": text, "tokens": model.engine.tokenize(text)}
+
+
+def _describe(model: Model, request: Request) -> dict[str, Any]:
+    return {**asdict(model.engine.description), "n_vocab": model.engine.n_vocab, "context": model.engine.context}
+
+
+_OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {
+    "generate": _generate,
+    "info": _describe,
+    "render": _render,
+    "tokenize": _tokenize,
+}
+
+
+def _tokens(request: Request) -> list[int]:
+    tokens = request.get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        raise FieldError("tokens", "must be a list of token ids")
+    return tokens
+
+
+def _open(options: argparse.Namespace) -> Model:
+    if options.bundle:
+        folder = Path(options.bundle)
+        return open_bundle(folder, read_manifest(folder), options.threads)
+    return open_file(Path(options.model), Settings(context=options.context, threads=options.threads))
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="score", description="Answer requests about one model, a JSON object a line.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="FILE")
+    source.add_argument("--bundle", metavar="DIR")
+    parser.add_argument("--context", type=int, default=0, help="tokens, for --model; 0 takes the model's own, at most 4096")
+    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    return parser.parse_args(argv)

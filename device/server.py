@@ -1,0 +1,271 @@
+"""`serve`: OpenAI's endpoints on one port, for one model. The port opens first, the model loads behind it.
+
+The rule to keep: nothing that a client sends reaches the engine unread (api.py), unbounded, or two at a time (worker.py).
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from device.access import Access, access_for
+from device.api import READERS
+from device.engine.base import Token
+from device.errors import DeviceError
+from device.manifest import Manifest, read_manifest
+from device.model import open_bundle
+from device.replies import DONE, LOADING, Reply, error_body, event
+from device.worker import Job, Worker
+
+MAX_BODY_BYTES = 1 << 20
+MAX_HEADER_BYTES = 16 << 10
+MAX_CONNECTIONS = 128
+BODY_TIMEOUT_S = 30.0
+WAITING = 8
+"""Questions that may wait behind the one that is answered."""
+RETRY_AFTER_S = {429: "5", 503: "2"}
+_GONE = 499
+"""nginx's status for a client that has left: nobody reads it."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes answer from."""
+
+    manifest: Manifest
+    release: str
+    worker: Worker
+
+
+def serve(argv: list[str]) -> int:
+    """Serve a bundle until the process is told to end; prints one line of JSON when the port is open."""
+    options = _options(argv)
+    folder = Path(options.bundle)
+    manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
+    failures: list[DeviceError] = []
+
+    def give_up(error: DeviceError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    worker = Worker(lambda: open_bundle(folder, manifest, options.threads), waiting=WAITING, failed=give_up)
+    app = application(Service(manifest, manifest.release_id(), worker), access)
+    with _listen(options.host, options.port) as port:
+        server = uvicorn.Server(_config(app))
+        print(json.dumps({"host": options.host, "port": port.getsockname()[1]}), flush=True)
+        worker.start()
+        server.run(sockets=[port])
+    worker.stop()
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def application(service: Service, access: Access) -> Starlette:
+    """Return the routes of a service behind its gate."""
+    routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
+    routes += [Route(path, _health) for path in ("/health", "/v1/health")]
+    routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
+    handlers: Any = {DeviceError: _refused, HTTPException: _no_route, Exception: _broken}
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(_Gate, access=access)])
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+class _Gate:
+    """Turns away what access.py refuses, before any route sees it."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request = Request(scope)
+        error = self._access.refusal(request.url.path, request.headers)
+        await (_error(error) if error else self._app)(scope, receive, send)
+
+
+async def _answer(request: Request) -> Response:
+    service: Service = request.app.state.service
+    question = READERS[request.url.path](await _body(request), service.manifest.max_tokens)
+    if service.worker.model is None:
+        return _loading()
+    job, reply = service.worker.submit(question), Reply(service.manifest.name, question.chat)
+    watch = asyncio.create_task(_watch(request, job))
+    try:
+        if await job.next() is None:
+            return Response(status_code=_GONE)
+        if question.stream:
+            return _Events(job, _chunks(job, reply, question.include_usage))
+        return await _whole(job, reply)
+    finally:
+        watch.cancel()
+
+
+async def _whole(job: Job, reply: Reply) -> Response:
+    texts = []
+    async for token in _tokens(job):
+        texts.append(token.text)
+        if token.finish_reason:
+            return JSONResponse(reply.whole("".join(texts), token))
+    return Response(status_code=_GONE)
+
+
+async def _chunks(job: Job, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+    for chunk in reply.opening():
+        yield event(chunk)
+    try:
+        async for token in _tokens(job):
+            if token.text:
+                yield event(reply.chunk(token.text))
+            for chunk in reply.closing(token, include_usage=include_usage) if token.finish_reason else []:
+                yield event(chunk)
+    except DeviceError as error:
+        yield event(error_body(error))
+    yield DONE
+
+
+async def _tokens(job: Job) -> AsyncIterator[Token]:
+    """Yield the steps of an answer up to its end, or to where the client left."""
+    while isinstance(token := await job.next(), Token):
+        yield token
+        if token.finish_reason:
+            return
+
+
+class _Events(StreamingResponse):
+    """A stream of events whose end, whatever the cause, ends the job."""
+
+    def __init__(self, job: Job, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancel()
+
+
+async def _watch(request: Request, job: Job) -> None:
+    """Cancel a job when its client leaves before the answer begins."""
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+    job.cancel()
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await asyncio.wait_for(_bounded(request), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise DeviceError("timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408) from error
+    except ClientDisconnect as error:
+        raise DeviceError("client_gone", "the client left before its request was whole", status=_GONE) from error
+
+
+async def _bounded(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise DeviceError("too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413)
+    return bytes(body)
+
+
+async def _health(request: Request) -> Response:
+    service: Service = request.app.state.service
+    if service.worker.model is None:
+        return _loading()
+    engine, manifest = service.worker.model.engine, service.manifest
+    loaded = engine.description
+    what = {"model": manifest.name, "version": manifest.version, "release": service.release, "model_type": loaded.model_type}
+    how = {"engine": loaded.engine, "engine_version": loaded.version, "context": engine.context, "threads": loaded.threads}
+    return JSONResponse({"status": "ok", **what, **how})
+
+
+async def _models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_card(request.app.state.service.manifest)]})
+
+
+async def _model(request: Request) -> Response:
+    card, name = _card(request.app.state.service.manifest), request.path_params["name"]
+    if name != card["id"]:
+        raise DeviceError("model_not_found", f"there is no model `{name[:80]}` here", hint=f"this is `{card['id']}`", status=404)
+    return JSONResponse(card)
+
+
+def _card(manifest: Manifest) -> dict[str, Any]:
+    return {"id": manifest.name, "object": "model", "created": 0, "owned_by": "demitasse", "context_length": manifest.context}
+
+
+def _loading() -> Response:
+    return JSONResponse(LOADING, 503, headers={"retry-after": RETRY_AFTER_S[503]})
+
+
+def _error(error: DeviceError) -> Response:
+    headers = {"retry-after": RETRY_AFTER_S[error.status]} if error.status in RETRY_AFTER_S else {}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), error.status, headers=headers)
+
+
+async def _refused(request: Request, error: DeviceError) -> Response:
+    return _error(error)
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    what = "is not an endpoint of this service" if error.status_code == 404 else f"does not take {request.method}"
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    body = error_body(DeviceError(code, f"`{request.url.path[:80]}` {what}", status=error.status_code))
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _error(DeviceError("internal_error", "the service failed to answer, its log says why"))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise DeviceError("port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listener.listen(MAX_CONNECTIONS)
+    return listener
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning", access_log=False, server_header=False,
+        proxy_headers=False, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=5, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="serve", description="Serve a bundle with OpenAI's endpoints.")
+    parser.add_argument("--bundle", required=True, metavar="DIR")
+    parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the bearer token that requests must bring")
+    return parser.parse_args(argv)

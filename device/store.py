@@ -1,0 +1,309 @@
+"""The store on the board: blobs named by their sha256, releases and runtimes made of links to them, and the switch.
+
+    blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they come
+    runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the sha256 of the manifest's bytes
+    deployments/<release>.json     the runtime, port and kind of service of a release
+    current, previous              links to releases, switched by rename
+    state.json                     the last deployment that was healthy
+    counters.json, counters.copy.json   the highest counter of each name that was ever committed
+
+The rule: everything a name stands for is on the disk (fsync of the files, then of the folder) before the name is.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from device.errors import DeviceError
+from device.manifest import (
+    BUNDLE_MANIFEST,
+    RUNTIME_MANIFEST,
+    File,
+    Manifest,
+    ManifestError,
+    RuntimeManifest,
+    checked_digest,
+    checked_path,
+    read_manifest,
+    read_runtime,
+    sha256_of,
+    verify_files,
+)  # fmt: skip
+
+RELEASES, RUNTIMES = "releases", "runtimes"
+MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How a release is run."""
+
+    release: str
+    runtime: str
+    port: int
+    service: str
+    """`systemd` or `supervised`."""
+
+
+class Store:
+    """One store, by its folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        for name in ("blobs", RUNTIMES, RELEASES, "deployments", "run"):
+            make_folder(self.root / name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other change out; raise DeviceError `busy` if one is under way."""
+        with open(self.root / "lock", "w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "wait for it; one that was cut off lets go within a minute"
+                raise DeviceError("busy", "another push or activation is under way on this board", hint) from error
+            yield
+
+    def blob(self, digest: str) -> Path:
+        """Return where a blob is or will be."""
+        return self.root / "blobs" / checked_digest(digest)
+
+    def part(self, digest: str) -> Path:
+        """Return where a blob is kept while it comes."""
+        return self.root / "blobs" / f".{checked_digest(digest)}.part"
+
+    def folder(self, kind: str, name: str) -> Path:
+        """Return the folder of a release or a runtime."""
+        return self.root / kind / checked_digest(name)
+
+    def keep_blobs(self, digests: list[str]) -> None:
+        """Give blobs that came whole their names."""
+        for digest in digests:
+            sync(self.part(digest))
+        for digest in digests:
+            os.replace(self.part(digest), self.blob(digest))
+        sync(self.root / "blobs")
+
+    def stage(self, kind: str, name: str, manifest: bytes, signature: bytes) -> None:
+        """Make a release or a runtime of blobs that are here; raise DeviceError `missing_blob` if one is not."""
+        final = self.folder(kind, name)
+        staged = final.with_name(f".{name}.part")
+        remove(staged)
+        staged.mkdir()
+        write_new(staged / MANIFEST_OF[kind], manifest)
+        if signature:
+            write_new(staged / (MANIFEST_OF[kind] + ".sig"), signature)
+        self._link(staged, (read_manifest if kind == RELEASES else read_runtime)(staged).files)
+        remove(final)
+        os.rename(staged, final)
+        sync(final.parent)
+
+    def read_release(self, name: str) -> Manifest:
+        """Return a release's manifest."""
+        return read_manifest(self._present(RELEASES, name))
+
+    def read_runtime(self, name: str) -> RuntimeManifest:
+        """Return a runtime's manifest."""
+        return read_runtime(self._present(RUNTIMES, name))
+
+    def verify(self, kind: str, name: str) -> None:
+        """Check every byte of a release or a runtime; what is damaged is forgotten, so that it will be sent again."""
+        folder = self._present(kind, name)
+        files = self.read_release(name).files if kind == RELEASES else self.read_runtime(name).files
+        try:
+            verify_files(folder, files, MANIFEST_OF[kind])
+        except ManifestError as error:
+            self._forget_damaged(folder, files)
+            raise DeviceError(error.code, f"{kind[:-1]} {name[:12]}: {error}", "push it again") from error
+
+    def current(self) -> Deployment | None:
+        """Return what is switched on."""
+        return self._deployed("current")
+
+    def previous(self) -> Deployment | None:
+        """Return what `rollback` goes back to."""
+        return self._deployed("previous")
+
+    def confirmed(self) -> Deployment | None:
+        """Return the last deployment that was healthy; not the current one if an activation was cut short."""
+        state = read_json(self.root / "state.json")
+        return self._deployment(state["release"]) if state else None
+
+    def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
+        """Make `wanted` current and `way_back` previous, each by one rename."""
+        if wanted:
+            write_json(self._deployment_file(wanted.release), asdict(wanted))
+        for name, deployment in (("previous", way_back), ("current", wanted)):
+            self._point(name, deployment)
+
+    def commit(self, deployment: Deployment) -> None:
+        """Note that a deployment is healthy; its counter is the lowest that may come after it."""
+        manifest = self.read_release(deployment.release)
+        counters = self.counters()
+        counters[manifest.name] = max(counters.get(manifest.name, 0), manifest.counter)
+        for name in ("counters.json", "counters.copy.json"):
+            write_json(self.root / name, counters)
+        write_json(self.root / "state.json", dict(asdict(deployment), since=int(time.time())))
+
+    def counters(self) -> dict[str, int]:
+        """Return the highest committed counter of each name; one broken copy does no harm."""
+        highest: dict[str, int] = {}
+        for copy in ("counters.json", "counters.copy.json"):
+            for name, value in (read_json(self.root / copy) or {}).items():
+                highest[name] = max(highest.get(name, 0), int(value))
+        return highest
+
+    def sweep(self, coming: Deployment | None = None) -> None:
+        """Delete what neither the current, the previous, the last healthy nor the coming deployment needs."""
+        kept = [d for d in (self.current(), self.previous(), self.confirmed(), coming) if d]
+        named = {RELEASES: {d.release for d in kept}, RUNTIMES: {d.runtime for d in kept}}
+        for kind, names in named.items():
+            for folder in list((self.root / kind).iterdir()):
+                if folder.name not in names:
+                    remove(folder)
+        for record in list((self.root / "deployments").iterdir()):
+            if record.stem not in named[RELEASES]:
+                record.unlink()
+        self.sweep_blobs()
+
+    def sweep_blobs(self) -> None:
+        """Delete the blobs, whole or not, that no release and no runtime holds."""
+        for blob in list((self.root / "blobs").iterdir()):
+            if blob.stat().st_nlink == 1:
+                blob.unlink()
+
+    def sweep_staging(self) -> None:
+        """Delete what interrupted staging left behind; parts of blobs stay, to be resumed."""
+        for kind in (RELEASES, RUNTIMES):
+            for folder in list((self.root / kind).glob(".*")):
+                remove(folder)
+
+    def size_bytes(self) -> int:
+        """Return the bytes that blobs take, whole or not."""
+        return sum(blob.stat().st_size for blob in (self.root / "blobs").iterdir())
+
+    def _present(self, kind: str, name: str) -> Path:
+        folder = self.folder(kind, name)
+        if not folder.is_dir():
+            raise DeviceError("missing_" + kind[:-1], f"there is no {kind[:-1]} {name[:12]} on this board", "push it again")
+        return folder
+
+    def _link(self, staged: Path, files: tuple[File, ...]) -> None:
+        folders = {staged}
+        for entry in files:
+            link = staged / checked_path(entry.path)
+            for parent in link.relative_to(staged).parents:
+                make_folder(staged / parent)
+                folders.add(staged / parent)
+            try:
+                os.link(self.blob(entry.sha256), link)
+            except FileNotFoundError as error:
+                raise DeviceError("missing_blob", f"`{entry.path}` did not arrive", "push it again") from error
+        for folder in sorted(folders, reverse=True):
+            sync(folder)
+
+    def _forget_damaged(self, folder: Path, files: tuple[File, ...]) -> None:
+        for entry in files:
+            blob = self.blob(entry.sha256)
+            if blob.is_file() and sha256_of(blob) != entry.sha256:
+                blob.unlink()
+        current = self.current()
+        if not current or folder.name not in (current.release, current.runtime):
+            remove(folder)
+
+    def _deployment_file(self, release: str) -> Path:
+        return self.root / "deployments" / f"{checked_digest(release)}.json"
+
+    def _deployment(self, release: str) -> Deployment | None:
+        fields = read_json(self._deployment_file(release))
+        return Deployment(**fields) if fields and self.folder(RELEASES, release).is_dir() else None
+
+    def _deployed(self, link: str) -> Deployment | None:
+        try:
+            return self._deployment(os.path.basename(os.readlink(self.root / link)))
+        except (OSError, ManifestError):
+            return None
+
+    def _point(self, name: str, deployment: Deployment | None) -> None:
+        link = self.root / name
+        if deployment is None:
+            link.unlink(missing_ok=True)
+        else:
+            fresh = self.root / f".{name}.part"
+            fresh.unlink(missing_ok=True)
+            os.symlink(os.path.join(RELEASES, deployment.release), fresh)
+            sync(self.root)
+            os.replace(fresh, link)
+        sync(self.root)
+
+
+def verify(argv: list[str]) -> int:
+    """Check every byte of the current release and its runtime: `verify --root ROOT`."""
+    parser = argparse.ArgumentParser(prog="verify")
+    parser.add_argument("--root", type=Path, required=True)
+    store = Store(parser.parse_args(argv).root)
+    current = store.current()
+    if not current:
+        raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+    store.verify(RELEASES, current.release)
+    store.verify(RUNTIMES, current.runtime)
+    print(json.dumps({"verified": current.release}))
+    return 0
+
+
+def sync(path: Path) -> None:
+    """Put a file or a folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file and put its bytes on the disk."""
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a JSON file as a whole."""
+    part = path.with_name(f".{path.name}.part")
+    write_new(part, (json.dumps(value, sort_keys=True) + "\n").encode())
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None if there is none or it is broken."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder if it is not there, with the parents that are missing, and put its name on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder or a file that may not be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

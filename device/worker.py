@@ -1,0 +1,134 @@
+"""One thread that owns the model: it loads it, then answers one question at a time; the others wait in a bounded line."""
+
+import asyncio
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Union
+
+from device.api import Question
+from device.engine.base import Token
+from device.errors import DeviceError
+from device.model import Model
+
+Event = Union[int, Token, DeviceError, None]
+"""What an asker is told: first the number of prompt tokens, then tokens; an error instead; None where the asker itself left."""
+
+
+class Job:
+    """A question on its way through the worker; made and read in the event loop."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self._loop = asyncio.get_running_loop()
+        self._events: "asyncio.Queue[Event]" = asyncio.Queue()
+        self._cancelled = threading.Event()
+
+    async def next(self) -> Event:
+        """Wait for what happens next; raise the DeviceError that ended it."""
+        happened = await self._events.get()
+        if isinstance(happened, DeviceError):
+            raise happened
+        return happened
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the answer any more: the worker stops within one token."""
+        self._cancelled.set()
+        self._events.put_nowait(None)
+
+    def cancelled(self) -> bool:
+        """Return whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    def tell(self, happened: Event) -> None:
+        """Pass an event on; called in the worker's thread, where the loop may be gone already."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._events.put_nowait, happened)
+
+
+class Worker:
+    """The line of questions, and the thread that answers them."""
+
+    def __init__(self, open_model: Callable[[], Model], *, waiting: int, failed: Callable[[DeviceError], None]) -> None:
+        self._open_model = open_model
+        self._most_waiting = waiting
+        self._failed = failed
+        self._line: "deque[Job]" = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.model: "Model | None" = None
+        """None until it is loaded."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Load the model and begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the token under way, give the engine's memory back."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, question: Question) -> Job:
+        """Put a question in the line; raise DeviceError `busy` where it is full."""
+        job = Job(question)
+        with self._changed:
+            self._line = deque(waiting for waiting in self._line if not waiting.cancelled())
+            if len(self._line) >= self._most_waiting:
+                raise DeviceError("busy", f"{len(self._line)} questions are waiting already, try again later", status=429)
+            self._line.append(job)
+            self._changed.notify()
+        return job
+
+    def _run(self) -> None:
+        try:
+            model = self._open_model()
+        except DeviceError as error:
+            return self._failed(error)
+        except Exception:
+            traceback.print_exc()
+            return self._failed(DeviceError("internal_error", "the model could not be opened, the log above says why"))
+        self.model = model
+        while job := self._next():
+            self._serve(model, job)
+        for job in self._line:
+            job.tell(_stopping())
+        model.engine.close()
+
+    def _next(self) -> "Job | None":
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._stopping)
+            return None if self._stopping else self._line.popleft()
+
+    def _serve(self, model: Model, job: Job) -> None:
+        try:
+            self._answer(model, job)
+        except DeviceError as error:
+            job.tell(error)
+        except Exception:
+            traceback.print_exc()
+            job.tell(DeviceError("internal_error", "the service failed to answer, its log says why"))
+
+    def _answer(self, model: Model, job: Job) -> None:
+        if job.cancelled():
+            return
+        tokens = _tokens(model, job.question)
+        answer = model.engine.generate(tokens, job.question.sampling, model.stop_ids, lambda: self._stopping or job.cancelled())
+        job.tell(len(tokens))
+        for token in answer:
+            job.tell(token)
+        if self._stopping:
+            job.tell(_stopping())
+
+
+def _tokens(model: Model, question: Question) -> list[int]:
+    if question.chat:
+        return model.prompt(question.messages)
+    return model.engine.tokenize(question.prompt, begin=True) if isinstance(question.prompt, str) else list(question.prompt)
+
+
+def _stopping() -> DeviceError:
+    return DeviceError("stopping", "the service is going down", status=503)

@@ -1,0 +1,40 @@
+"""Sampling has ranges, and threads never outnumber processors."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from device.engine.base import FieldError, Sampling, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", 2.5, "`temperature`: must be a number between 0 and 2, not 2.5"),
+        ("temperature", float("nan"), "`temperature`: must be a number between 0 and 2, not nan"),
+        ("temperature", "hot", "`temperature`: must be a number between 0 and 2, not 'hot'"),
+        ("top_p", -0.1, "`top_p`: must be a number between 0 and 1, not -0.1"),
+        ("min_p", True, "`min_p`: must be a number between 0 and 1, not True"),
+        ("top_k", 1.5, "`top_k`: must be a whole number between 0 and 10000, not 1.5"),
+        ("seed", -1, "`seed`: must be a whole number between 0 and 4294967294, not -1"),
+        ("max_tokens", 0, "`max_tokens`: must be a whole number between 1 and 1048576, not 0"),
+        ("stop", ("",), "`stop`: at most 8 texts of 1 to 256 characters"),
+        ("stop", ("x",) * 9, "`stop`: at most 8 texts of 1 to 256 characters"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: object, message: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        Sampling(**{field: value})  # type: ignore[arg-type]
+    assert caught.value.message == message
+    assert caught.value.status == 400
+
+
+def test_the_ends_of_the_ranges_are_taken() -> None:
+    assert Sampling(temperature=2, top_p=0, min_p=1, top_k=0, seed=0, max_tokens=1).temperature == 2
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)])
+def test_threads_stay_within_a_containers_quota(tmp_path: Path, quota: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))

@@ -1,0 +1,243 @@
+"""The engine's own loop against the stock high-level API of the same library, and its ends: stop, length, cancel, error."""
+
+import array
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.engine import load
+from device.engine.base import Engine, Sampling, Settings, Token
+from device.errors import DeviceError
+from tests.fakes.tiny_gguf import END, tiny_gguf
+
+RECITAL = "树🍵é莓"
+SETTINGS = Settings(context=512, threads=1)
+GREEDY = Sampling(max_tokens=48)
+QUESTION = list(b"what is it?\n")
+
+
+@pytest.fixture(scope="module")
+def random_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf(tmp_path_factory.mktemp("gguf") / "random.gguf")
+
+
+@pytest.fixture
+def engine(random_file: Path) -> Iterator[Engine]:
+    loaded = load(random_file, SETTINGS)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def reciter(tmp_path: Path) -> Iterator[Engine]:
+    loaded = load(tiny_gguf(tmp_path / "recites.gguf", recites=RECITAL), SETTINGS)
+    yield loaded
+    loaded.close()
+
+
+def ids(steps: list[Token]) -> list[int]:
+    return [step.id for step in steps if step.id is not None]
+
+
+def test_greedy_tokens_equal_those_of_the_stock_high_level_api(engine: Engine, random_file: Path) -> None:
+    import llama_cpp
+
+    stock = llama_cpp.Llama(
+        str(random_file), n_ctx=512, n_batch=512, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+    )
+    for question in ("what is it?", "树莓派 🍵", "x" * 300):
+        tokens = stock.tokenize(question.encode(), add_bos=False, special=True)
+        assert engine.tokenize(question) == tokens
+        theirs: list[int] = []
+        for token in stock.generate(tokens, temp=0.0):
+            theirs.append(int(token))
+            if len(theirs) == GREEDY.max_tokens or token == END:
+                break
+        engine.forget()
+        assert ids(list(engine.generate(tokens, GREEDY))) == [token for token in theirs if token != END]
+        stock.reset()
+    stock.close()
+
+
+def test_text_streams_in_whole_characters_only(reciter: Engine) -> None:
+    steps = list(reciter.generate(QUESTION, GREEDY))
+    assert ids(steps) == list(RECITAL.encode())
+    assert [step.text for step in steps if step.text] == list(RECITAL)
+    assert steps[-1].finish_reason == "stop"
+
+
+def test_the_last_step_alone_has_the_reason_and_the_figures(reciter: Engine) -> None:
+    *steps, last = reciter.generate(QUESTION, Sampling(max_tokens=4))
+    assert [(step.finish_reason, step.timing) for step in steps] == [(None, None)] * 4
+    assert (last.id, last.finish_reason) == (None, "length")
+    assert last.timing
+    assert (last.timing.prompt_tokens, last.timing.answer_tokens, last.timing.decode_steps) == (len(QUESTION), 4, 3)
+
+
+def test_a_stop_text_ends_the_answer_before_it(reciter: Engine) -> None:
+    steps = list(reciter.generate(QUESTION, replace(GREEDY, stop=("é",))))
+    assert "".join(step.text for step in steps) == "树🍵"
+    assert steps[-1].finish_reason == "stop"
+
+
+def test_a_stop_id_of_the_manifest_ends_the_answer(reciter: Engine) -> None:
+    steps = list(reciter.generate(QUESTION, GREEDY, stop_ids=[0xF0]))
+    assert ("".join(step.text for step in steps), steps[-1].finish_reason) == ("树", "stop")
+
+
+def test_an_answer_ends_by_length_where_the_context_is_full(engine: Engine) -> None:
+    prompt = [7] * 500
+    steps = list(engine.generate(prompt, replace(GREEDY, max_tokens=100)))
+    assert (len(ids(steps)), steps[-1].finish_reason) == (12, "length")
+
+
+def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(engine: Engine) -> None:
+    first = list(engine.generate(QUESTION, GREEDY))
+    turn = [*QUESTION, *ids(first), *b"and then?"]
+    second = list(engine.generate(turn, GREEDY))
+    assert second[-1].timing
+    assert second[-1].timing.reused_tokens == len(QUESTION) + GREEDY.max_tokens - 1
+    engine.forget()
+    fresh = list(engine.generate(turn, GREEDY))
+    assert fresh[-1].timing
+    assert fresh[-1].timing.reused_tokens == 0
+    assert ids(second) == ids(fresh)
+
+
+def test_another_question_keeps_the_common_beginning_and_forgets_the_rest(engine: Engine) -> None:
+    list(engine.generate([*b"system: be brief. one"], GREEDY))
+    other = [*b"system: be brief. two"]
+    second = list(engine.generate(other, GREEDY))
+    assert second[-1].timing
+    assert second[-1].timing.reused_tokens == len(b"system: be brief. ")
+    engine.forget()
+    assert ids(second) == ids(list(engine.generate(other, GREEDY)))
+
+
+def test_closing_an_answer_stops_within_one_token(engine: Engine) -> None:
+    answer = engine.generate(QUESTION, GREEDY)
+    said = [next(answer).id for _ in range(3)]
+    answer.close()  # type: ignore[attr-defined]
+    follow = list(engine.generate([*QUESTION, *(token for token in said if token is not None), *b"!"], GREEDY))
+    assert follow[-1].timing
+    assert follow[-1].timing.reused_tokens == len(QUESTION) + 2
+
+
+def test_cancelling_ends_the_answer_within_one_token(engine: Engine) -> None:
+    seen: list[Token] = []
+    for step in engine.generate(QUESTION, GREEDY, cancelled=lambda: len(seen) >= 3):
+        seen.append(step)
+    assert len(seen) == 3
+
+
+def test_cancelling_stops_the_reading_of_a_prompt_and_the_next_answer_is_right(engine: Engine) -> None:
+    right = ids(list(engine.generate(QUESTION, GREEDY)))
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 5
+
+    assert list(engine.generate([9] * 400, GREEDY, cancelled=cancelled)) == []
+    assert ids(list(engine.generate(QUESTION, GREEDY))) == right
+
+
+def test_the_same_seed_draws_the_same_tokens_and_another_draws_others(engine: Engine) -> None:
+    def drawn(seed: int) -> list[int]:
+        engine.forget()
+        return ids(list(engine.generate(QUESTION, replace(GREEDY, temperature=1.5, top_k=0, top_p=1, min_p=0, seed=seed))))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_one_candidate_draws_what_greedy_takes(engine: Engine) -> None:
+    greedy = ids(list(engine.generate(QUESTION, GREEDY)))
+    engine.forget()
+    assert ids(list(engine.generate(QUESTION, replace(GREEDY, temperature=1.0, top_k=1)))) == greedy
+
+
+def test_a_row_of_logits_for_each_token_names_the_greedy_answer(engine: Engine) -> None:
+    steps = ids(list(engine.generate(QUESTION, Sampling(max_tokens=40))))
+    tokens = [*QUESTION, *steps]
+    rows = [array.array("f", row) for row in engine.logits(tokens)]
+    assert [len(row) for row in rows] == [engine.n_vocab] * len(tokens)
+    assert [row.index(max(row)) for row in rows[len(QUESTION) - 1 : -1]] == steps
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "message"),
+    [
+        ([], "empty_prompt", "the prompt is empty"),
+        ([1] * 512, "prompt_too_long", "the prompt has 512 tokens, the context holds 512 with the answer"),
+        ([1, 259], "bad_token", "token 259 is not one of the model's 259"),
+        ([-1], "bad_token", "token -1 is not one of the model's 259"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_refused_at_once(engine: Engine, tokens: list[int], code: str, message: str) -> None:
+    for call in (lambda: engine.generate(tokens, GREEDY), lambda: engine.logits(tokens)):
+        with pytest.raises(DeviceError) as caught:
+            call()
+        assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def unknown_architecture(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"llama", b"lyama"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(cut, "`?broken.gguf`?: "), (unknown_architecture, "unknown model architecture: 'lyama'")]
+)
+def test_a_file_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path, spoil: Any, reason: str) -> None:
+    path = tiny_gguf(tmp_path / "broken.gguf")
+    spoil(path)
+    with pytest.raises(DeviceError, match=reason) as caught:
+        load(path, SETTINGS)
+    assert caught.value.code == "bad_model"
+
+
+def test_a_missing_file_and_a_foreign_kind_are_refused(tmp_path: Path) -> None:
+    for name, message in (("no.gguf", "`no.gguf` is missing"), ("m.bin", "`m.bin` is no model file that this runtime runs")):
+        with pytest.raises(DeviceError) as caught:
+            load(tmp_path / name, SETTINGS)
+        assert (caught.value.code, caught.value.message) == ("bad_model", message)
+
+
+def test_an_unknown_kv_type_is_refused(random_file: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot be run with 512 tokens of q3_x context"):
+        load(random_file, replace(SETTINGS, kv_type="q3_x"))
+
+
+def test_a_quantized_kv_cache_runs(random_file: Path) -> None:
+    engine = load(random_file, replace(SETTINGS, kv_type="q8_0"))
+    assert len(ids(list(engine.generate(QUESTION, GREEDY)))) == GREEDY.max_tokens
+    assert engine.description.kv_type == "q8_0"
+    engine.close()
+
+
+def test_the_engine_says_what_it_is(engine: Engine) -> None:
+    said = engine.description
+    assert (said.engine, said.model_filename, said.model_type, said.context_train) == (
+        "llama.cpp",
+        "random.gguf",
+        "llama ?B all F32",
+        512,
+    )
+    assert (said.threads, said.threads_batch, said.n_batch) == (1, 1, 512)
+    assert engine.special_tokens() == {"eos_token": "<|im_end|>"}
+
+
+def test_nothing_is_printed_by_the_library(random_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(random_file, SETTINGS).close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_a_surrogate_pair_is_tokenized_as_a_question_mark(engine: Engine) -> None:
+    assert engine.tokenize("\ud800") == [ord("?")]

@@ -1,0 +1,119 @@
+"""Requests are read strictly: each refusal names its field, and what clients send without meaning it passes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from device.api import read_chat, read_completion
+from device.engine.base import FieldError
+from device.errors import DeviceError
+
+ASKED = [{"role": "user", "content": "hot?"}]
+
+
+def chat(**fields: Any) -> Any:
+    return read_chat(json.dumps({"messages": ASKED, **fields}).encode(), 77)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 3}, "`temperature`: must be a number between 0 and 2, not 3"),
+        ({"max_tokens": "many"}, "`max_tokens`: must be a whole number between 1 and 1048576, not 'many'"),
+        ({"max_completion_tokens": 0}, "`max_completion_tokens`: must be a whole number between 1 and 1048576, not 0"),
+        ({"frequency_penalty": 0.5}, "`frequency_penalty`: is not supported here, leave it out or at 0"),
+        ({"n": 2}, "`n`: is not supported here, leave it out or at 1"),
+        ({"logprobs": True}, "`logprobs`: is not supported here, leave it out or at false"),
+        ({"tools": [{"type": "function"}]}, "`tools`: is not supported here, leave it out or at []"),
+        ({"n_discard": -1}, "`n_discard`: is not a field of this request"),
+        ({"prompt": "x"}, "`prompt`: is not a field of this request"),
+        ({"stream": "yes"}, "`stream`: must be true or false"),
+        ({"stream_options": {"usage": 1}}, "`stream_options`: must be an object with `include_usage` alone"),
+        ({"stop": 5}, "`stop`: must be a text or a list of texts"),
+        ({"stop": [""]}, "`stop`: at most 8 texts of 1 to 256 characters"),
+        ({"messages": []}, "`messages`: must be a list of 1 to 512 messages"),
+        ({"messages": None}, "`messages`: must be a list of 1 to 512 messages"),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "`messages`: the question is empty"),
+        ({"messages": ["hot?"]}, "`messages[0]`: must be an object with `role` and `content`"),
+        (
+            {"messages": [{"role": "root", "content": "x"}]},
+            "`messages[0].role`: must be one of system, developer, user, assistant, tool",
+        ),
+        ({"messages": [{"role": "user"}]}, "`messages[0].content`: must be a text"),
+        ({"messages": [{"role": "user", "content": "x", "id": 1}]}, "`messages[0].id`: is not a field of a message"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "`messages[0].content`: this model reads text parts only",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "\ud800"}]},
+            "`messages[0].content`: is not valid Unicode: it holds half of a surrogate pair",
+        ),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        chat(**fields)
+    assert caught.value.message == message
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"])
+def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(DeviceError) as caught:
+        read_chat(body, 77)
+    assert (caught.value.code, caught.value.message) == ("invalid_json", "the body is not valid JSON")
+
+
+def test_a_body_that_is_no_object_is_refused() -> None:
+    with pytest.raises(DeviceError, match="the body is not a JSON object"):
+        read_chat(b"[]", 77)
+
+
+def test_neutral_values_null_and_harmless_fields_pass() -> None:
+    asked = chat(
+        user="me", n=1, frequency_penalty=0.0, presence_penalty=0, logit_bias=None, model="any", seed=None, tools=[], store=False
+    )
+    assert asked.sampling.seed is None
+
+
+def test_what_is_not_said_is_the_manifests_or_the_likeliest_token() -> None:
+    asked = chat()
+    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.stream, asked.include_usage) == (77, 0.0, False, False)
+
+
+def test_what_is_said_is_taken() -> None:
+    asked = chat(
+        max_completion_tokens=5, temperature=0.7, top_p=0.9, seed=3, stop="x", stream=True, stream_options={"include_usage": True}
+    )
+    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.sampling.seed, asked.sampling.stop) == (5, 0.7, 3, ("x",))
+    assert asked.stream and asked.include_usage
+
+
+def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:
+    parts = [{"type": "text", "text": "how "}, {"type": "text", "text": "hot?"}]
+    asked = chat(messages=[{"role": "developer", "content": "brief"}, {"role": "user", "content": parts, "name": "me"}])
+    assert asked.messages == ({"role": "system", "content": "brief"}, {"role": "user", "content": "how hot?"})
+
+
+@pytest.mark.parametrize(("prompt", "read"), [("hot?", "hot?"), (["hot?"], "hot?"), ([1, 2], (1, 2))])
+def test_a_prompt_is_a_text_or_token_ids(prompt: Any, read: Any) -> None:
+    asked = read_completion(json.dumps({"prompt": prompt}).encode(), 77)
+    assert (asked.prompt, asked.chat) == (read, False)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "`prompt`: the question is empty"),
+        (["a", "b"], "`prompt`: must be a text, or a list of token ids"),
+        ([True], "`prompt`: must be a text, or a list of token ids"),
+        ([], "`prompt`: must be a text, or a list of token ids"),
+        (None, "`prompt`: must be a text, or a list of token ids"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(prompt: Any, message: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        read_completion(json.dumps({"prompt": prompt}).encode(), 77)
+    assert caught.value.message == message

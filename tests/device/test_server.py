@@ -1,0 +1,301 @@
+"""The service over real sockets: OpenAI's endpoints, errors in OpenAI's shape, one generation at a time, and clients that leave."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from device.engine.base import Settings
+from device.errors import DeviceError
+from device.model import Model, open_file
+from tests.fakes.engine import FakeEngine
+from tests.fakes.service import call, service, wait_until_loaded
+from tests.fakes.tiny_gguf import tiny_bundle
+
+RECITAL = "树🍵é莓"
+HOT = {"messages": [{"role": "user", "content": "how hot?"}]}
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("served") / "bundle", recites=RECITAL)
+
+
+@pytest.fixture(scope="module")
+def port(bundle: Path) -> Iterator[int]:
+    """A service with the real engine."""
+    with service(lambda: open_file(bundle / "tiny.gguf", Settings(context=512, threads=1))) as number:
+        wait_until_loaded(number)
+        yield number
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def fake(engine: FakeEngine) -> Iterator[int]:
+    """A service with a fake engine."""
+    with service(lambda: engine.model("be brief")) as number:
+        wait_until_loaded(number)
+        yield number
+        engine.go.set()
+
+
+def events(raw: bytes) -> list[Any]:
+    """Return the server-sent events of a whole stream, which must end with [DONE]."""
+    lines = [line for line in raw.decode().split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line[6:]) for line in lines[:-1]]
+
+
+def test_a_conversation_is_answered_whole(port: int) -> None:
+    status, _, answer = call(port, CHAT, HOT)
+    assert status == 200
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "tiny"
+    assert answer["choices"][0]["message"]["content"] == RECITAL
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert (usage["completion_tokens"], usage["total_tokens"]) == (12, usage["prompt_tokens"] + 12)
+
+
+def test_a_stream_never_breaks_a_character_and_ends_with_done(port: int) -> None:
+    status, headers, raw = call(port, CHAT, {**HOT, "stream": True, "stream_options": {"include_usage": True}})
+    assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    chunks = events(raw)
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks[1:-2]] == list(RECITAL)
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 12
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+def test_a_stream_without_include_usage_has_none(port: int) -> None:
+    assert not any("usage" in chunk for chunk in events(call(port, CHAT, {**HOT, "stream": True})[2]))
+
+
+def test_a_plain_prompt_is_completed_whole_and_streamed(port: int) -> None:
+    asked = {"prompt": "how hot?\n", "max_tokens": 7}
+    _, _, answer = call(port, COMPLETION, asked)
+    assert (answer["object"], answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("text_completion", "树🍵", "length")
+    chunks = events(call(port, COMPLETION, {**asked, "stream": True})[2])
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "树🍵"
+
+
+def test_the_openai_client_asks_whole_and_streamed(port: int) -> None:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        asked: Any = {"model": "tiny", "messages": HOT["messages"], "user": "me", "temperature": 0}
+        assert client.chat.completions.create(**asked).choices[0].message.content == RECITAL
+        with client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
+            chunks = list(stream)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == RECITAL
+        assert chunks[-1].usage.completion_tokens == 12
+        assert client.completions.create(model="tiny", prompt="how hot?\n").choices[0].text == RECITAL
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**{**asked, "temperature": 9})
+    assert caught.value.param == "temperature"
+
+
+def test_health_says_what_is_served(port: int) -> None:
+    status, _, facts = call(port, "/v1/health")
+    assert (status, facts["status"], facts["model"], facts["version"], facts["context"]) == (200, "ok", "tiny", "1.0", 512)
+    assert (len(facts["release"]), facts["engine"], facts["model_type"]) == (64, "llama.cpp", "llama ?B all F32")
+
+
+def test_one_model_is_named_and_another_is_not_found(port: int) -> None:
+    assert call(port, "/v1/models/tiny")[2]["id"] == "tiny"
+    status, _, answer = call(port, "/v1/models/gpt-9")
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (404, "model_not_found", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "param", "message"),
+    [
+        (CHAT, {**HOT, "temperature": 9}, 400, "invalid_value", "temperature", "`temperature`: must be a number between 0 and 2, not 9"),
+        (CHAT, {"messages": [{"role": "user", "content": ""}]}, 400, "empty_question", "messages", "`messages`: the question is empty"),
+        (CHAT, b"{", 400, "invalid_json", None, "the body is not valid JSON"),
+        (CHAT, b" " * ((1 << 20) + 1), 413, "too_large", None, "the body is larger than 1 MiB"),
+        (COMPLETION, {"prompt": [259]}, 400, "bad_token", None, "token 259 is not one of the model's 259"),
+        (
+            COMPLETION, {"prompt": "x" * 600}, 400, "prompt_too_long", None,
+            "the prompt has 600 tokens, the context holds 512 with the answer; ask for less at once, or package with a larger context",
+        ),
+        (COMPLETION, {"prompt": "x" * 600, "stream": True}, 400, "prompt_too_long", None, None),
+        ("/v1/embeddings", {}, 404, "not_found", None, "`/v1/embeddings` is not an endpoint of this service"),
+        ("/health", {}, 405, "method_not_allowed", None, "`/health` does not take POST"),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_openais_shape(
+    port: int, path: str, body: Any, status: int, code: str, param: str | None, message: str | None
+) -> None:
+    answered, _, answer = call(port, path, body)
+    error = answer["error"]
+    assert (answered, error["code"], error["param"], error["type"]) == (status, code, param, "invalid_request_error")
+    assert message is None or error["message"] == message
+
+
+def test_a_request_by_another_name_is_refused(port: int) -> None:
+    assert call(port, "/health", headers={"Host": "evil.example"})[0] == 403
+
+
+def test_the_bundles_system_prompt_comes_first_where_there_is_none(fake: int, engine: FakeEngine) -> None:
+    call(fake, CHAT, {**HOT, "max_tokens": 1})
+    own = [{"role": "system", "content": "mine"}, *HOT["messages"]]
+    call(fake, CHAT, {"messages": own, "max_tokens": 1})
+    assert engine.prompts[0].startswith(b"<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhow hot?")
+    assert engine.prompts[1].startswith(b"<|im_start|>system\nmine<|im_end|>\n")
+
+
+def test_an_engine_that_fails_is_an_error_of_the_server_and_the_next_question_is_answered(fake: int, engine: FakeEngine) -> None:
+    engine.failure = RuntimeError("a bug")
+    status, _, answer = call(fake, CHAT, {**HOT, "max_tokens": 1})
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (500, "internal_error", "server_error")
+    engine.failure = DeviceError("engine_failed", "the engine gave up")
+    chunks = events(call(fake, CHAT, {**HOT, "max_tokens": 1, "stream": True})[2])
+    assert chunks[-1]["error"]["message"] == "the engine gave up"
+    engine.failure = None
+    assert call(fake, CHAT, {**HOT, "max_tokens": 1})[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_answer(fake: int, engine: FakeEngine, stream: bool) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", fake, timeout=30)
+    client.request("POST", CHAT, json.dumps({**HOT, "max_tokens": 1 << 20, "stream": stream}).encode())
+    assert engine.began.wait(30)
+    client.sock.shutdown(socket.SHUT_RDWR)
+    client.close()
+    assert engine.ended.wait(30)
+
+
+def test_a_client_that_leaves_while_it_waits_is_never_answered(fake: int, engine: FakeEngine) -> None:
+    engine.go.clear()
+    with asking(fake), asking(fake, "second"):
+        pass
+    engine.go.set()
+    call(fake, CHAT, {**HOT, "max_tokens": 1})
+    assert sum(b"second" in prompt for prompt in engine.prompts) == 0
+
+
+def test_a_full_line_is_refused_with_a_time_to_come_back(fake: int, engine: FakeEngine) -> None:
+    engine.go.clear()
+    with asking(fake):
+        assert engine.began.wait(30)
+        with asking(fake), asking(fake):
+            status, headers, answer = call_until(fake, 429)
+            assert (status, headers["retry-after"], answer["error"]["code"]) == (429, "5", "busy")
+            assert answer["error"]["message"] == "2 questions are waiting already, try again later"
+
+
+def asking(port: int, content: str = "how hot?") -> "Asking":
+    return Asking(port, content)
+
+
+class Asking:
+    """A client that has asked and waits, until the block ends."""
+
+    def __init__(self, port: int, content: str) -> None:
+        self.client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self.client.request("POST", CHAT, json.dumps({"messages": [{"role": "user", "content": content}]}).encode())
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self.client.sock.shutdown(socket.SHUT_RDWR)
+        self.client.close()
+
+
+def call_until(port: int, wanted: int) -> tuple[int, dict[str, str], Any]:
+    """Ask until the status is the one waited for: the clients before are on their way through other threads."""
+    for _ in range(100):
+        client = Asking(port, "one more")
+        client.client.sock.settimeout(0.2)
+        try:
+            response = client.client.getresponse()
+        except TimeoutError:
+            continue
+        finally:
+            body = response.read() if "response" in locals() else b"{}"
+            client.__exit__()
+        if response.status == wanted:
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, json.loads(body)
+    raise AssertionError(f"never answered {wanted}")
+
+
+def test_loading_is_said_until_the_model_is_there() -> None:
+    loaded, engine = threading.Event(), FakeEngine()
+
+    def slowly() -> Model:
+        loaded.wait(30)
+        return engine.model()
+
+    with service(slowly) as port:
+        for path, body in (("/health", None), ("/v1/health", None), (CHAT, HOT)):
+            status, headers, answer = call(port, path, body)
+            assert (status, headers["retry-after"]) == (503, "2")
+            assert answer == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+        assert call(port, "/v1/models")[0] == 200
+        loaded.set()
+        wait_until_loaded(port)
+        assert call(port, CHAT, {**HOT, "max_tokens": 1})[0] == 200
+
+
+def test_a_token_is_asked_for_everywhere_but_at_health() -> None:
+    with service(FakeEngine().model, token="sixteen-characters") as port:
+        wait_until_loaded(port)
+        status, headers, answer = call(port, "/v1/models")
+        assert (status, headers["www-authenticate"], answer["error"]["code"]) == (401, "Bearer", "unauthorized")
+        assert call(port, "/v1/models", headers={"Authorization": "Bearer sixteen-characters"})[0] == 200
+
+
+def serve(*argv: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "device", "serve", *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "default"})
+
+
+def test_the_verb_serves_until_it_is_told_to_end(bundle: Path) -> None:
+    with serve("--bundle", str(bundle), "--port", "0", "--threads", "1") as process:
+        assert process.stdout
+        said = json.loads(process.stdout.readline())
+        wait_until_loaded(said["port"])
+        assert call(said["port"], CHAT, HOT)[2]["choices"][0]["message"]["content"] == RECITAL
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert (process.returncode, log) == (-signal.SIGTERM, b"")
+
+
+def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    (bundle / "tiny.gguf").write_bytes(b"GGUF")
+    with serve("--bundle", str(bundle), "--port", "0") as process:
+        out, _ = process.communicate(timeout=60)
+    error = json.loads(out.splitlines()[-1])["error"]
+    assert (process.returncode, error["code"]) == (1, "bad_model")
+    assert error["message"].startswith("tiny.gguf: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")]
+)
+def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(bundle: Path, argv: list[str], code: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = [word.format(taken=other.getsockname()[1]) for word in argv]
+        with serve("--bundle", str(bundle), *taken) as process:
+            out, _ = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["error"]["code"]) == (1, code)

@@ -1,0 +1,110 @@
+"""A board that is a folder of this computer: real commands and the real protocol, no SSH. It can lose the connection."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolchain.board.connection import Finished
+from toolchain.errors import BoardError
+
+
+class FakeConnection:
+    """Runs what a board would run, with its own home; after `cut_after` bytes of input the line is dead."""
+
+    def __init__(self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = "") -> None:
+        self.home, self.cut_after, self._address = home, cut_after, address
+        self.commands: list[Sequence[str]] = []
+        self.sent = 0
+        self.environment = {**os.environ, "HOME": str(home), "PATH": path or os.environ["PATH"], "PYTHONWARNINGS": ""}
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def root(self) -> str:
+        return "~/store"
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
+        channel = self.open(argv)
+        channel.send(stdin)
+        channel.close_input()
+        return channel.finish()
+
+    def open(self, argv: Sequence[str]) -> "FakeChannel":
+        self.commands.append(argv)
+        return FakeChannel(self, [str(self.home / word[2:]) if word.startswith("~/") else word for word in argv])
+
+    def close(self) -> None:
+        """There is nothing to hang up."""
+
+
+class FakeChannel:
+    """One command as a child process."""
+
+    def __init__(self, board: FakeConnection, argv: list[str]) -> None:
+        self._board = board
+        self._complaints = board.home / f"stderr-{len(board.commands)}"
+        try:
+            with self._complaints.open("wb") as stderr:
+                self._child = subprocess.Popen(
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=board.environment, cwd=board.home
+                )  # fmt: skip
+        except FileNotFoundError:
+            self._child = subprocess.Popen(["sh", "-c", "exit 127"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._child.stdin and self._child.stdout
+        self._input, self._output = self._child.stdin, self._child.stdout
+
+    def send(self, chunk: bytes | memoryview) -> None:
+        left = len(chunk) if self._board.cut_after is None else max(0, self._board.cut_after - self._board.sent)
+        try:
+            self._input.write(chunk[:left])
+            self._input.flush()
+        except OSError as error:
+            raise self._lost() from error
+        self._board.sent += min(left, len(chunk))
+        if left < len(chunk):
+            self.close()
+            raise self._lost()
+
+    def close_input(self) -> None:
+        self._input.close()
+
+    def read_line(self) -> bytes:
+        return self._output.readline() if not self._output.closed else b""
+
+    def read(self, size: int) -> bytes:
+        return self._output.read(size)
+
+    def finish(self) -> Finished:
+        with self._output:
+            stdout = self._output.read()
+        code = self._child.wait()
+        return Finished(code=code if code >= 0 else 128 - code, stdout=stdout, stderr=self._complaints.read_text())
+
+    def close(self) -> None:
+        for stream in (self._input, self._output):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+        self._child.wait(timeout=30)
+
+    def _lost(self) -> BoardError:
+        return BoardError(f"{self._board.address}: connection lost at byte {self._board.sent:,}")
+
+
+def machine() -> str:
+    """Return `uname -m` of the computer that plays the board."""
+    return platform.machine()
+
+
+def wait_until(said: "object", seconds: float = 10.0) -> None:
+    """Wait for a condition; fail if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not said():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,86 @@
+"""Bundles and runtimes that need no model: made of a few bytes, with a runtime whose behaviour a test chooses."""
+
+from pathlib import Path
+
+from device.manifest import (
+    BUNDLE_MANIFEST,
+    RUNTIME_MANIFEST,
+    Engine,
+    Manifest,
+    RuntimeManifest,
+    file_entry,
+    to_bytes,
+)  # fmt: skip
+from toolchain.artifacts import Bundle, Record
+
+RUNTIME_PROGRAM = """
+import http.server, json, os, pathlib, signal, sys, time
+
+verb, bundle = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
+mood = json.loads((bundle / "model.bin").read_text().splitlines()[0])[verb]
+if mood == "refuse":
+    print(json.dumps({"error": {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}}))
+    sys.exit(1)
+if mood == "hang":
+    time.sleep(600)
+if mood == "illegal":
+    os.kill(os.getpid(), signal.SIGILL)
+if mood == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if mood == "exit":
+    sys.exit(3)
+if verb == "check":
+    print(json.dumps({"goldens": 8}))
+    sys.exit(0)
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"status": "ok", "bundle": bundle.name}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words):
+        pass
+
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+"""A runtime in the standard library: the first line of the bundle's model says how `check` and `serve` behave."""
+
+
+def make_bundle(
+    folder: Path, *, name: str = "tiny", version: str = "1.0", counter: int = 1, check: str = "good", serve: str = "good",
+    payload: bytes = b"weights", needs: dict[str, int] | None = None,
+) -> Bundle:  # fmt: skip
+    """Make a bundle whose check and service behave as told: good, refuse, hang, illegal, killed or exit."""
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(f'{{"check": "{check}", "serve": "{serve}"}}\n'.encode() + payload)
+    (folder / "goldens.jsonl").write_text("{}\n")
+    manifest = Manifest(
+        name=name, version=version, counter=counter, target="x86-64", context=64, engine=Engine("llama.cpp", "1"),
+        model="model.bin", files=(file_entry(folder, "goldens.jsonl"), file_entry(folder, "model.bin")), needs=needs or {},
+    )  # fmt: skip
+    (folder / BUNDLE_MANIFEST).write_bytes(to_bytes(manifest))
+    record = Record(
+        stage="package", key="", inputs={}, parameters={}, seed=0, tools={}, digest="", size_bytes=0, seconds=0, figures={}
+    )
+    return Bundle(path=folder, record=record)
+
+
+def make_runtime(
+    folder: Path, *, machine: str = "x86_64", features: tuple[str, ...] = (), glibc: str = "2.17", extra_files: int = 3
+) -> Path:
+    """Make a runtime folder of RUNTIME_PROGRAM and a few small files."""
+    (folder / "device").mkdir(parents=True)
+    (folder / "__main__.py").write_text(RUNTIME_PROGRAM)
+    for number in range(extra_files):
+        (folder / "device" / f"part{number}.py").write_text(f"NUMBER = {number}\n")
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    manifest = RuntimeManifest(
+        machine=machine, features=features, glibc=glibc, python=(3, 10), engines={"llama.cpp": "1"},
+        files=tuple(file_entry(folder, path) for path in paths),
+    )  # fmt: skip
+    (folder / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
+    return folder

@@ -1,0 +1,73 @@
+"""An engine without a model: it counts, waits where it is told to, and remembers what was asked of it."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from device.engine.base import Description, Sampling, Timing, Token, check_prompt, never
+from device.engine.chat import ChatTemplate
+from device.model import Model
+from tests.fakes.tiny_gguf import CHATML
+
+
+class FakeEngine:
+    """Answers with `word` as often as `max_tokens` says, each time only once `go` is set; implements device.engine.base.Engine."""
+
+    def __init__(self, *, word: str = "tick ", context: int = 512) -> None:
+        self.word, self.context, self.n_vocab, self.chat_template = word, context, 256, CHATML
+        self.description = Description("fake", "1", "fake.gguf", "fake", 1, 1, context, 512, 512, 1, 1, "f16")
+        self.go = threading.Event()
+        self.go.set()
+        self.began = threading.Event()
+        self.ended = threading.Event()
+        """Set when an answer ended, by itself or because it was cancelled."""
+        self.prompts: list[bytes] = []
+        self.failure: Exception | None = None
+
+    def special_tokens(self) -> dict[str, str]:
+        return {}
+
+    def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
+        return iter([b"\0" * 1024 for _ in tokens])
+
+    def generate(
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
+    ) -> Iterator[Token]:
+        check_prompt(tokens, self)
+        self.prompts.append(bytes(tokens))
+        return self._answer(len(tokens), sampling.max_tokens, cancelled)
+
+    def _answer(self, prompt: int, length: int, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        self.began.set()
+        for count in range(length):
+            while not self.go.wait(0.01) and not cancelled():
+                continue
+            if cancelled():
+                self.ended.set()
+                return
+            if self.failure:
+                raise self.failure
+            yield Token(count % 256, self.word)
+        self.ended.set()
+        yield Token(None, "", "length", Timing(prompt, 0, 0.5, length, length - 1, 0.25))
+
+    def forget(self) -> None:
+        pass
+
+    def time_prompt(self, n_tokens: int) -> float:
+        return n_tokens / 1000
+
+    def time_decode(self, n_tokens: int) -> float:
+        return n_tokens / 100
+
+    def close(self) -> None:
+        pass
+
+    def model(self, system: str = "") -> Model:
+        """Return a Model of this engine."""
+        return Model(self, ChatTemplate(CHATML, {}), (), system)

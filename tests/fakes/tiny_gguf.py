@@ -1,0 +1,93 @@
+"""Small GGUF files for tests of the engine, written with the `gguf` package in well under a second.
+
+`tiny_gguf(path)` has random weights: its answers are noise, but the same noise for whoever runs the file. With `recites` the model
+answers every question with that text, byte by byte, and then ends: each token's row of the output head is what follows it.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device.manifest import Engine, Manifest, file_entry, to_bytes
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+END = 258
+"""Id of `<|im_end|>`, the token that ends an answer."""
+WIDTH, HEADS, LAYERS, INNER = 128, 4, 2, 256
+CONTROL, NORMAL = 3, 1
+
+
+def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 0) -> Path:
+    """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has the id b."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    for add, value in (
+        (writer.add_context_length, context), (writer.add_embedding_length, WIDTH), (writer.add_block_count, LAYERS),
+        (writer.add_feed_forward_length, INNER), (writer.add_head_count, HEADS), (writer.add_head_count_kv, HEADS),
+        (writer.add_rope_dimension_count, WIDTH // HEADS), (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_file_type, 0),
+        (writer.add_tokenizer_model, "gpt2"), (writer.add_tokenizer_pre, "gpt-2"), (writer.add_eos_token_id, END),
+        (writer.add_token_list, [*_byte_texts(), *SPECIALS]), (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3),
+        (writer.add_token_merges, ["Ġ t"]), (writer.add_chat_template, CHATML),
+    ):  # fmt: skip
+        add(value)
+    for name, weights in _tensors(recites.encode(), seed).items():
+        writer.add_tensor(name, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tiny_bundle(
+    folder: Path, *, goldens: Sequence[dict[str, Any]] = (), system: str = "", context: int = 512, recites: str = ""
+) -> Path:
+    """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the test's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_gguf(folder / "tiny.gguf", context=context, recites=recites)
+    (folder / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    (folder / "goldens.jsonl").write_text("".join(json.dumps(golden) + "\n" for golden in goldens), encoding="utf-8")
+    names = ("tiny.gguf", "chat_template.jinja", "goldens.jsonl")
+    manifest = Manifest(
+        name="tiny", version="1.0", counter=1, target="x86-64", context=context, engine=Engine("llama.cpp", "0.5"),
+        model="tiny.gguf", files=tuple(file_entry(folder, name) for name in names), system=system, max_tokens=32,
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(to_bytes(manifest))
+    return folder
+
+
+def _tensors(recital: bytes, seed: int) -> dict[str, np.ndarray]:
+    """Return float32 weights: random ones, or ones that do nothing but name the byte that follows."""
+    draw = np.random.default_rng(seed)
+    size, block = 256 + len(SPECIALS), 0.0 if recital else 0.15
+    embedding = draw.normal(0, 1, (size, WIDTH))
+    head = draw.normal(0, 1 if not recital else 0.01, (size, WIDTH))
+    tokens = [ord("\n"), *recital, END]
+    for before, after in itertools.pairwise(tokens if recital else []):
+        head[after] = embedding[before]
+    tensors = {"token_embd.weight": embedding, "output.weight": head, "output_norm.weight": np.ones(WIDTH)}
+    shapes = {
+        "attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, WIDTH), "attn_v": (WIDTH, WIDTH), "attn_output": (WIDTH, WIDTH),
+        "ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER),
+    }  # fmt: skip
+    for layer in range(LAYERS):
+        tensors |= {f"blk.{layer}.{norm}.weight": np.ones(WIDTH) for norm in ("attn_norm", "ffn_norm")}
+        tensors |= {f"blk.{layer}.{name}.weight": draw.normal(0, block, shape) for name, shape in shapes.items()}
+    return {name: weights.astype(np.float32) for name, weights in tensors.items()}
+
+
+def _byte_texts() -> list[str]:
+    """Return GPT-2's printable stand-in for each byte (openai/gpt-2 encoder.py, `bytes_to_unicode`)."""
+    plain = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]

@@ -1,0 +1,163 @@
+"""ingest: what is read, what is dropped and why, and that the split never leaks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.datasets import QUESTIONS, Recorder, tiny_dataset, write_lines
+from toolchain.artifacts import Dataset
+from toolchain.errors import ArtifactError
+from toolchain.ingest import ingest
+from toolchain.progress import Silent
+from toolchain.recipe import DataSpec
+
+
+def ingested(folder: Path, *names: str, seed: int = 0, **spec: Any) -> Dataset:
+    return ingest(DataSpec(files=names, **spec), folder, folder / f"out-{seed}", Silent(), seed=seed)
+
+
+def questions(rows: list[dict[str, Any]]) -> set[str]:
+    return {message["content"] for row in rows for message in row["messages"] if message["role"] == "user"}
+
+
+def test_of_each_question_exactly_one_phrasing_is_held_out(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path)
+    held_out, train = questions(dataset.held_out()), questions(dataset.train())
+    for row in QUESTIONS:
+        assert len(held_out & set(row["question"])) == 1
+        assert len(train & set(row["question"])) == 2
+
+
+def test_no_held_out_phrasing_stands_in_the_texts(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path)
+    headings = {text.split("\n\n")[0] for text in dataset.texts()}
+    assert len(headings) == len(QUESTIONS)
+    assert headings <= questions(dataset.train())
+
+
+def test_what_is_held_out_of_an_entry_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    whole = questions(tiny_dataset(tmp_path / "whole").held_out())
+    part = questions(tiny_dataset(tmp_path / "part", rows=QUESTIONS[2:]).held_out())
+    assert part <= whole
+
+
+def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
+    write_lines(tmp_path / "many.jsonl", [{"question": [f"{i} a", f"{i} b"], "answer": f"{i}"} for i in range(20)])
+    first, second = (ingested(tmp_path, "many.jsonl", hold_out="phrasing", seed=seed) for seed in (0, 1))
+    assert questions(first.held_out()) != questions(second.held_out())
+
+
+def test_by_conversation_a_share_of_whole_entries_is_held_out(tmp_path: Path) -> None:
+    rows = [{"question": [f"what is {i}", f"tell me of {i}"], "answer": f"it is {i}"} for i in range(400)]
+    write_lines(tmp_path / "many.jsonl", rows)
+    dataset = ingested(tmp_path, "many.jsonl", held_out_share=0.25)
+    assert 160 < len(dataset.held_out()) < 240
+    assert len(dataset.train()) + len(dataset.held_out()) == 800
+    answers = {row["messages"][-1]["content"] for row in dataset.train()}
+    assert answers.isdisjoint(row["messages"][-1]["content"] for row in dataset.held_out())
+
+
+def test_a_question_with_one_phrasing_is_learned(tmp_path: Path) -> None:
+    write_lines(tmp_path / "one.jsonl", [{"question": "why?", "answer": "because"}])
+    dataset = ingested(tmp_path, "one.jsonl", hold_out="phrasing")
+    assert (len(dataset.train()), len(dataset.held_out())) == (1, 0)
+
+
+def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
+    text = "树莓派 🍵👩‍💻 Ça\u2028va? ½ e\u0301"
+    write_lines(tmp_path / "text.jsonl", [{"question": text, "answer": f"{text}!"}])
+    messages = ingested(tmp_path, "text.jsonl").train()[0]["messages"]
+    assert [message["content"] for message in messages] == [text, f"{text}!"]
+
+
+def test_a_windows_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "dos.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "a", "answer": "b"}\r\n\r\n{"question": "c", "answer": "d"}\r\n')
+    assert len(ingested(tmp_path, "dos.jsonl").train()) == 2
+
+
+def test_markdown_is_one_document_and_text_one_a_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "manual.md").write_text("# Heat\n\nIt gets hot.\n", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("first\nparagraph\n\n \nsecond\n", encoding="utf-8")
+    assert ingested(tmp_path, "manual.md", "notes.txt").texts() == ["# Heat\n\nIt gets hot.", "first\nparagraph", "second"]
+
+
+def test_conversations_keep_their_turns_and_get_the_system_prompt(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]
+    write_lines(tmp_path / "chat.jsonl", [{"messages": turns}, {"messages": own}])
+    rows = ingested(tmp_path, "chat.jsonl", system="Be brief.", held_out_share=0).train()
+    assert [message["content"] for message in rows[0]["messages"]] == ["Be brief.", "a", "b", "c", "d"]
+    assert [message["content"] for message in rows[1]["messages"]] == ["own", "e", "f"]
+
+
+def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> None:
+    rows = [
+        {"question": "a?", "answer": "b", "topic": "x"},
+        {"question": "A ?", "answer": "other"},
+        {"question": "c", "answer": " "},
+        {"messages": [{"role": "user", "content": "d"}]},
+        {"question": ["e", ""], "answer": "f", "topic": "y"},
+    ]
+    write_lines(tmp_path / "mixed.jsonl", rows)
+    figures = ingested(tmp_path, "mixed.jsonl", held_out_share=0).figures
+    assert figures["dropped_lines"] == [
+        "mixed.jsonl:2: duplicate question",
+        "mixed.jsonl:3: empty question or answer",
+        "mixed.jsonl:4: does not end with an answer to a user",
+    ]
+    assert figures["dropped"] == {
+        "does not end with an answer to a user": 1, "duplicate question": 1, "empty question or answer": 1,
+    }  # fmt: skip
+    assert figures["unknown_keys"] == {"topic": 2}
+    assert (figures["entries"], figures["train"]) == (2, 2)
+    assert figures["answer_chars"] == {"mean": 1.0, "max": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "bad.jsonl:2: not valid JSON"),
+        ("[1]", "bad.jsonl:2: not a JSON object"),
+        ('{"answer": "b"}', "bad.jsonl:2: missing key `question`"),
+        ('{"question": "a"}', "bad.jsonl:2: missing key `answer`"),
+        ('{"question": [], "answer": "b"}', "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text"),
+        ('{"question": "a", "answer": 3}', "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text"),
+        ('{"messages": "a"}', "bad.jsonl:2: `messages` must be a list of messages"),
+        ('{"messages": [{"role": "user"}]}', 'bad.jsonl:2: a message must be {"role", "content"} with text'),
+        ('{"messages": [{"role": "bot", "content": "a"}]}', "bad.jsonl:2: role `bot` is not known"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(ArtifactError) as refused:
+        ingested(tmp_path, "bad.jsonl")
+    assert refused.value.message == message
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("gut\nüber\n".encode("latin-1"))
+    with pytest.raises(ArtifactError, match=r"^latin.txt:2: not valid UTF-8 at byte 1 of the line$"):
+        ingested(tmp_path, "latin.txt")
+
+
+@pytest.mark.parametrize(("name", "message"), [("gone.jsonl", "gone.jsonl: no such file"), ("a.csv", "a.csv: files of this kind are not read")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with pytest.raises(ArtifactError) as refused:
+        ingested(tmp_path, name)
+    assert refused.value.message == message
+
+
+def test_the_same_files_give_the_same_bytes_and_are_not_read_twice(tmp_path: Path) -> None:
+    first, again = tiny_dataset(tmp_path), tiny_dataset(tmp_path)
+    elsewhere = tiny_dataset(tmp_path / "elsewhere")
+    assert (first.fresh, again.fresh) == (True, False)
+    assert first.digest == elsewhere.digest
+
+
+def test_the_counts_are_said(tmp_path: Path) -> None:
+    write_lines(tmp_path / "few.jsonl", QUESTIONS)
+    report = Recorder()
+    ingest(DataSpec(files=("few.jsonl",), hold_out="phrasing"), tmp_path, tmp_path / "out", report, seed=0)
+    assert report.notes == ["4 entries: 8 conversations to learn, 4 held out; 4 texts; 0 dropped"]

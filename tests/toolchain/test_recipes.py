@@ -1,0 +1,37 @@
+"""Every recipe that is shipped loads, names boards that exist, and plans for each of them without a network."""
+
+from pathlib import Path
+
+import pytest
+
+from toolchain import recipe, target
+from toolchain.pipeline import Settings, plan
+from toolchain.progress import Silent
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_a_shipped_recipe_plans_for_every_board_it_names(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    wanted = recipe.load(path)
+    for name in wanted.targets:
+        steps = plan(wanted, Settings(out=tmp_path, target=target.find(name), report=Silent()))
+        assert [step.stage for step in steps] == list(wanted.stages)
+        assert all(step.what for step in steps)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_a_shipped_recipe_has_its_data_a_licence_and_a_gate(path: Path) -> None:
+    wanted = recipe.load(path)
+    assert [name for name in wanted.data.files if not (path.parent / name).is_file()] == []
+    assert wanted.package.licence
+    assert wanted.evaluate.gate.max_kl < 1
+
+
+def test_the_five_recipes_are_there() -> None:
+    assert {path.stem for path in RECIPES} >= {
+        "starter", "smollm2-135m-zero-2w", "qwen2.5-0.5b-pi-4b", "llama-3.2-1b-pi-5", "qwen2.5-1.5b-orin-nano",
+    }  # fmt: skip

@@ -1,0 +1,180 @@
+"""Losses: chunked equals whole, the tail bucket is unbiased, T² keeps the gradient's scale."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.fakes.models import tiny_llama
+from toolchain.chat import IGNORED
+from toolchain.errors import ArtifactError
+from toolchain.training.checkpoints import load_model
+from toolchain.training.examples import Batch, Example, batch_of
+from toolchain.training.objectives import AnswerLoss, Head, TeacherLoss, divergence, top_k
+
+SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_model(tiny_llama(tmp_path_factory.mktemp("model"), **SMALL))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    examples = [Example(ids=ids, labels=[IGNORED] * 3 + ids[3:]) for n in (12, 7, 9) for ids in [random_ids(n, draw)]]
+    return batch_of(examples, range(3))
+
+
+def random_ids(count: int, draw: torch.Generator) -> list[int]:
+    return torch.randint(5, 300, (count,), generator=draw).tolist()
+
+
+class Taught:
+    """A teacher whose top-k distributions are at hand."""
+
+    def __init__(self, model: Any, batch: Batch, temperature: float, k: int, *, tokens: int = 512) -> None:
+        with torch.no_grad():
+            logits = model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED][:, :tokens]
+        self._parts = top_k(logits / temperature, k)
+
+    def of(self, rows: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        return self._parts
+
+
+def gradients(objective: torch.nn.Module, batch: Batch) -> tuple[float, torch.Tensor]:
+    objective.zero_grad()
+    loss = objective(batch)
+    loss.backward()
+    return float(loss.detach()), torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
+def test_the_answer_loss_is_that_of_transformers(model: Any, batch: Batch) -> None:
+    with torch.no_grad():
+        theirs = model(input_ids=batch.ids, labels=batch.labels).loss
+        ours = AnswerLoss(model)(batch) / (batch.labels[:, 1:] != IGNORED).sum()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_in_chunks_loss_and_gradient_are_those_of_the_whole(model: Any, batch: Batch, taught: bool) -> None:
+    def objective(chunk_elements: int) -> torch.nn.Module:
+        if not taught:
+            return AnswerLoss(model, chunk_elements=chunk_elements)
+        teacher = Taught(model, Batch(ids=batch.ids.flip(1), labels=batch.labels, rows=batch.rows), 2.0, 8)
+        settings = {"temperature": 2.0, "ce_weight": 0.3, "tokens": 512}
+        return TeacherLoss(model, teacher, **settings, chunk_elements=chunk_elements)
+
+    vocabulary = model.config.vocab_size
+    assert len(Head(model, chunk_elements=4 * vocabulary).chunks(19)) == 5
+    whole, whole_gradient = gradients(objective(1 << 24), batch)
+    chunked, chunked_gradient = gradients(objective(4 * vocabulary), batch)
+    assert chunked == pytest.approx(whole, rel=1e-6)
+    torch.testing.assert_close(chunked_gradient, whole_gradient)
+
+
+def test_no_more_logits_stand_in_memory_than_a_chunk_holds(model: Any, batch: Batch) -> None:
+    seen: list[int] = []
+    head = Head(model, chunk_elements=5 * model.config.vocab_size)
+    head.summed(torch.randn(19, 64, requires_grad=True), lambda logits, piece: (seen.append(len(logits)), logits.sum())[1]).backward()
+    assert max(seen) == 5
+
+
+def test_without_a_learned_token_there_is_still_a_gradient_of_zero(model: Any, batch: Batch) -> None:
+    loss, gradient = gradients(AnswerLoss(model), Batch(ids=batch.ids, labels=torch.full_like(batch.labels, IGNORED), rows=()))
+    assert loss == 0
+    assert not gradient.any()
+
+
+def test_padding_changes_no_loss(model: Any, batch: Batch) -> None:
+    rows = [Batch(ids=batch.ids[i : i + 1, :n], labels=batch.labels[i : i + 1, :n], rows=(i,)) for i, n in enumerate((12, 7, 9))]
+    objective = AnswerLoss(model)
+    with torch.no_grad():
+        assert float(objective(batch)) == pytest.approx(sum(float(objective(row)) for row in rows), rel=1e-5)
+
+
+def test_with_all_tokens_kept_the_divergence_is_the_full_one() -> None:
+    teacher, student = torch.randn(2, 6, 50).double()
+    full = functional.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(divergence(student, *top_k(teacher, 50)), full)
+
+
+def test_the_divergence_of_a_model_from_itself_is_zero_with_no_pull_on_any_token() -> None:
+    teacher = torch.randn(6, 50).double()
+    student = teacher.clone().requires_grad_()
+    loss = divergence(student, *top_k(teacher, 5)).sum()
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-12)
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) < 1e-12
+
+
+def test_the_tail_bucket_is_a_lower_bound_that_grows_with_k() -> None:
+    teacher, student = torch.randn(2, 200, 50).double() * 2
+    kept = [float(divergence(student, *top_k(teacher, k)).mean()) for k in (1, 5, 20, 49, 50)]
+    assert kept == sorted(kept)
+    assert kept[-2] == pytest.approx(kept[-1])
+
+
+def test_top_k_and_tail_are_all_of_the_probability() -> None:
+    _, log_probs, tail = top_k(torch.randn(7, 40).double(), 6)
+    torch.testing.assert_close(log_probs.exp().sum(-1) + tail.exp(), torch.ones(7).double())
+
+
+def test_the_loss_is_scaled_by_the_square_of_the_temperature(model: Any, batch: Batch) -> None:
+    other = Batch(ids=batch.ids.flip(1), labels=batch.labels, rows=batch.rows)
+    vocabulary = model.config.vocab_size
+    losses = {}
+    for temperature in (1.0, 4.0):
+        teacher = Taught(model, other, temperature, vocabulary)
+        with torch.no_grad():
+            loss = TeacherLoss(model, teacher, temperature=temperature, ce_weight=0.0, tokens=vocabulary)(batch)
+            student = model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED] / temperature
+            ids, log_probs, _ = teacher.of(())
+        dense = torch.zeros_like(student).scatter(-1, ids, log_probs)
+        full = functional.kl_div(student.log_softmax(-1), dense, log_target=True, reduction="sum")
+        losses[temperature] = float(loss)
+        assert losses[temperature] == pytest.approx(float(full) * temperature**2, rel=1e-4)
+    assert 0.2 < losses[4.0] / losses[1.0] < 5
+
+
+def test_cross_entropy_has_its_share(model: Any, batch: Batch) -> None:
+    teacher = Taught(model, batch, 1.0, 8)
+    with torch.no_grad():
+        both = TeacherLoss(model, teacher, temperature=1.0, ce_weight=0.25, tokens=model.config.vocab_size)(batch)
+        alone = AnswerLoss(model)(batch)
+    assert float(both) == pytest.approx(0.25 * float(alone), rel=1e-4)
+
+
+def test_padded_rows_of_the_vocabulary_are_never_learned(model: Any, batch: Batch) -> None:
+    tokens = int(batch.ids.max()) + 1
+    teacher = Taught(model, batch, 1.0, 8, tokens=tokens)
+    objective = TeacherLoss(model, teacher, temperature=1.0, ce_weight=0.5, tokens=tokens)
+    objective.zero_grad()
+    objective(batch).backward()
+    gradient = model.get_output_embeddings().weight.grad
+    assert tokens < model.config.vocab_size
+    assert gradient[:tokens].any()
+    assert not gradient[tokens:].any()
+
+
+def test_a_family_with_scaled_and_capped_logits_is_followed(model: Any, batch: Batch) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    gemma = Gemma2ForCausalLM(Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)).eval()
+    ids = torch.arange(9)[None]
+    head = Head(gemma)
+    with torch.no_grad():
+        torch.testing.assert_close(head.logits(head.hidden(ids)), gemma(input_ids=ids).logits)
+
+
+def test_a_head_that_cannot_be_followed_is_refused(model: Any) -> None:
+    import copy
+
+    odd = copy.deepcopy(model)
+    odd.register_forward_hook(lambda module, given, made: type(made)(logits=made.logits * 2))
+    with pytest.raises(ArtifactError, match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$"):
+        Head(odd)

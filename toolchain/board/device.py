@@ -1,0 +1,171 @@
+"""The device side of a board, called from the host: facts, and the verbs of the agent and of the runtime.
+
+What a verb prints is JSON; an error that it prints becomes one of ours, by its code.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from toolchain import runtime
+from toolchain.board.connection import Channel, Connection, Finished, lines
+from toolchain.errors import ArtifactError, BoardError, ConfigError, HealthError, ToolchainError, TrustError
+
+Answer = dict[str, Any]
+
+OLDEST_PYTHON = (3, 10)
+ERRORS: dict[str, type[ToolchainError]] = {
+    "downgrade": TrustError,
+    "unhealthy": HealthError,
+    "bad_manifest": ArtifactError,
+    "bad_path": ArtifactError,
+    "bad_digest": ArtifactError,
+    "newer_schema": ArtifactError,
+    "bad_request": ConfigError,
+    "empty_question": ConfigError,
+}
+"""Code of a device's error → ours; every other code is a BoardError."""
+_KEEP_AGENT = (
+    "import hashlib, os, sys\n"
+    "path, digest = sys.argv[1:]\n"
+    "content = sys.stdin.buffer.read()\n"
+    "if hashlib.sha256(content).hexdigest() != digest: sys.exit('cut')\n"
+    "os.makedirs(os.path.dirname(path), exist_ok=True)\n"
+    "with open(path + '.part', 'wb') as stream:\n"
+    "    stream.write(content); stream.flush(); os.fsync(stream.fileno())\n"
+    "os.replace(path + '.part', path)\n"
+)
+"""Puts the agent on the board; a pipe that was cut must not leave half a program there."""
+
+
+def look(connection: Connection) -> tuple[Answer, Answer]:
+    """Return what a board is and what its store holds (device/facts.py), from a board that may have nothing of ours yet."""
+    source = (runtime.device_folder() / "facts.py").read_bytes()
+    done = connection.run(["python3", "-sE", "-", connection.root], stdin=source)
+    if done.code == 127:
+        raise BoardError(f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3")
+    try:
+        seen = json.loads(done.stdout)
+        return seen["facts"], seen["stored"]
+    except (ValueError, KeyError) as error:
+        raise BoardError(f"{connection.address}: its facts cannot be read: {_last_words(done)}") from error
+
+
+def check_python(address: str, facts: Mapping[str, Any]) -> None:
+    """Raise BoardError if a board's Python is older than the device package can run on."""
+    if tuple(map(int, str(facts["python"]).split(".")[:2])) < OLDEST_PYTHON:
+        hint = "Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 have a newer one"
+        raise BoardError(f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10", hint=hint)
+
+
+def error_of(address: str, answer: Answer) -> ToolchainError:
+    """Return a device's `{"error": …}` as one of ours."""
+    error = answer["error"]
+    kind = ERRORS.get(str(error.get("code")), BoardError)
+    return kind(f"{address}: {error.get('message', 'unknown error')}", hint=str(error.get("hint") or ""))
+
+
+def parse(address: str, line: bytes) -> Answer:
+    """Return the JSON object in a line; raise the error that it carries."""
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise BoardError(f"{address}: not an answer of ours: {line[:200]!r}") from error
+    if "error" in answer:
+        raise error_of(address, answer)
+    return dict(answer)
+
+
+def _last_words(done: Finished) -> str:
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"exit status {done.code}"
+
+
+class Device:
+    """A board whose agent we talk to; the agent is sent when it is first needed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._agent = ""
+        self._seen: tuple[Answer, Answer] | None = None
+
+    @property
+    def address(self) -> str:
+        """How the user names the board."""
+        return self._connection.address
+
+    def facts(self) -> Answer:
+        """Return what the board is."""
+        return self.look()[0]
+
+    def look(self) -> tuple[Answer, Answer]:
+        """Return what the board is and what its store holds, as first seen."""
+        self._seen = self._seen or look(self._connection)
+        return self._seen
+
+    def call(self, verb: str, *arguments: str, timeout_s: float = 120.0) -> Answer:
+        """Run a verb to its end and return what it printed last; raise the error that it printed."""
+        done = self._connection.run(self._command(verb, arguments), timeout_s=timeout_s)
+        printed = done.stdout.strip().splitlines()
+        if not printed:
+            said = done.stderr.strip().splitlines()
+            raise BoardError(
+                f"{self.address}: `{verb}` ended with exit status {done.code}: {said[-1] if said else 'it said nothing'}"
+            )
+        return parse(self.address, printed[-1])
+
+    @contextmanager
+    def talk(self, verb: str, *arguments: str) -> Iterator[Channel]:
+        """Start a verb and talk to it."""
+        channel = self._connection.open(self._command(verb, arguments))
+        try:
+            yield channel
+        finally:
+            channel.close()
+
+    def events(self, channel: Channel) -> Iterator[Answer]:
+        """Yield the objects that a verb prints until it ends; raise the error that it prints."""
+        for line in lines(channel):
+            yield parse(self.address, line)
+
+    def send(self, channel: Channel, chunk: bytes | memoryview) -> None:
+        """Write to a verb's input; where it ended, raise what it said rather than that it is gone."""
+        try:
+            channel.send(chunk)
+        except BoardError:
+            with suppress(BoardError):
+                last = channel.read_line()
+            if last:
+                parse(self.address, last)
+            raise
+
+    def install(self) -> int:
+        """Put the agent on the board if it is not there; return the bytes that were sent."""
+        agent = runtime.agent()
+        self._agent = f"{self._connection.root}/agents/{agent.name}"
+        facts, stored = self.look()
+        check_python(self.address, facts)
+        if agent.name in stored["agents"]:
+            return 0
+        content = agent.read_bytes()
+        done = self._connection.run(["python3", "-sE", "-c", _KEEP_AGENT, self._agent, agent.stem], stdin=content)
+        if done.code != 0:
+            raise BoardError(f"{self.address}: the agent cannot be kept: {_last_words(done)}")
+        return len(content)
+
+    def _command(self, verb: str, arguments: Sequence[str]) -> list[str]:
+        """Return how a verb is run: `ask` on the service's port, `bench` in the runtime, all others on the store."""
+        if not self._agent:
+            self.install()
+        python = ["python3", "-sE", self._agent]
+        if verb not in ("ask", "bench"):
+            return [*python, verb, "--root", self._connection.root, *arguments]
+        status = self.call("status")
+        if not (current := status["release"]):
+            raise BoardError(f"{self.address}: there is no release on this board", hint="push one")
+        if verb == "ask":
+            return [*python, "ask", "--port", str(current["port"]), *arguments]
+        root = status["root"]
+        runtime_folder, bundle = f"{root}/runtimes/{current['runtime']}", f"{root}/releases/{current['release']}"
+        return ["python3", "-X", f"pycache_prefix={root}/run/pycache", "-sE", runtime_folder, verb, "--bundle", bundle, *arguments]

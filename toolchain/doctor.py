@@ -1,0 +1,174 @@
+"""What is wrong here, and what to do about it: a list of checks of this computer, and of a board's facts.
+
+Each check is a pure function of facts; a finding has one line that says what was seen and one that mends it.
+"""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolchain.errors import ToolError
+from toolchain.target import Target, recognise
+from toolchain.tools import ggml, openssh
+
+Facts = Mapping[str, Any]
+MIN_FREE_BYTES = 2 << 30
+"""Room for a small model, its runtime and a second release beside it."""
+PASSIVE_COOLING_C = 80.0
+"""Raspberry Pis slow down from here on (their documentation, frequency-management)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check saw."""
+
+    check: str
+    state: Literal["ok", "warning", "problem"]
+    seen: str
+    mend: str = ""
+
+
+def host_findings() -> list[Finding]:
+    """Check this computer."""
+    return [
+        _python(),
+        _tool("sshd", openssh.sshd),
+        _tool("ssh-keygen", openssh.ssh_keygen),
+        _tool("llama.cpp", ggml.verify),
+        _training(),
+        _room(),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(check="python", state="ok", seen=version)
+
+
+def _tool(name: str, verify: Callable[[], object]) -> Finding:
+    try:
+        return Finding(check=name, state="ok", seen=str(verify() or "works"))
+    except ToolError as error:
+        return Finding(check=name, state="problem", seen=error.message, mend=error.hint)
+
+
+def _training() -> Finding:
+    missing = [name for name in ("torch", "transformers", "peft", "accelerate") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return Finding(check="training", state="ok", seen="torch, transformers, peft and accelerate are there")
+    return Finding(
+        check="training", state="warning", seen=f"not installed: {', '.join(missing)}", mend="pip install 'demitasse[train]'"
+    )
+
+
+def _room() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    state: Literal["ok", "warning"] = "ok" if free > MIN_FREE_BYTES else "warning"
+    return Finding(
+        check="disk", state=state, seen=f"{free / 1e9:.1f} GB free here", mend="" if state == "ok" else "make room for artifacts"
+    )
+
+
+def board_findings(facts: Facts) -> list[Finding]:
+    """Check a board by what it says of itself."""
+    return [check(facts) for check in _BOARD_CHECKS]
+
+
+def _kind(facts: Facts) -> Finding:
+    known: Target | None = recognise(str(facts["model"]), str(facts["machine"]), int(facts["memory_total_mb"] or 0))
+    seen = f"{facts['model']} ({facts['machine']}, {facts['cores']} cores)"
+    if known:
+        return Finding(check="board", state="ok", seen=f"{seen}: target {known.id}")
+    return Finding(check="board", state="warning", seen=f"{seen}: no target describes it", mend="see `demitasse targets`")
+
+
+def _userland(facts: Facts) -> Finding:
+    if facts["userland_bits"] == 64:
+        return Finding(check="64 bit", state="ok", seen=f"{facts['os_name']}, kernel {facts['kernel']}")
+    return Finding(check="64 bit", state="problem", seen="the system is 32-bit", mend="install the 64-bit image of the system")
+
+
+def _board_python(facts: Facts) -> Finding:
+    version = str(facts["python"])
+    if tuple(map(int, version.split(".")[:2])) >= (3, 10):
+        return Finding(check="python", state="ok", seen=version)
+    return Finding(
+        check="python", state="problem", seen=f"{version}, 3.10 is the oldest", mend="install a newer image of the system"
+    )
+
+
+def _memory(facts: Facts) -> Finding:
+    total, free = facts["memory_total_mb"], facts["memory_available_mb"]
+    enough = free is not None and free > 256
+    seen = f"{free} of {total} MB are available"
+    return Finding(
+        check="memory", state="ok" if enough else "warning", seen=seen, mend="" if enough else "stop the desktop or other services"
+    )
+
+
+def _disk(facts: Facts) -> Finding:
+    free = int(facts["disk_free_bytes"])
+    enough = free > MIN_FREE_BYTES
+    return Finding(
+        check="disk", state="ok" if enough else "warning", seen=f"{free / 1e9:.1f} GB free on {facts['disk_device'] or 'its disk'}",
+        mend="" if enough else "remove what is not needed, or use a larger card",
+    )  # fmt: skip
+
+
+def _power(facts: Facts) -> Finding:
+    flags = facts["throttled"]
+    if flags is None:
+        return Finding(check="power", state="ok", seen="not measured by this board")
+    if flags["now"]:
+        return Finding(
+            check="power", state="problem", seen=f"now: {', '.join(flags['now'])}", mend="use the board's own power supply; cool it"
+        )
+    if flags["since_boot"]:
+        seen = f"since boot: {', '.join(flags['since_boot'])}"
+        return Finding(check="power", state="warning", seen=seen, mend="use the board's own power supply; cool it")
+    return Finding(check="power", state="ok", seen="no under-voltage, no throttling")
+
+
+def _heat(facts: Facts) -> Finding:
+    degrees = facts["temperature_c"]
+    if degrees is None:
+        return Finding(check="temperature", state="ok", seen="not measured by this board")
+    hot = degrees >= PASSIVE_COOLING_C
+    return Finding(
+        check="temperature",
+        state="warning" if hot else "ok",
+        seen=f"{degrees:.1f} °C",
+        mend="add a fan or a heat sink" if hot else "",
+    )
+
+
+def _clock(facts: Facts) -> Finding:
+    if facts["time_sane"]:
+        return Finding(check="clock", state="ok", seen="the time is set")
+    return Finding(
+        check="clock",
+        state="warning",
+        seen="the time was never set (nothing here needs it)",
+        mend="connect to a network once, or set it",
+    )
+
+
+def _service(facts: Facts) -> Finding:
+    if not facts["systemd_user"]:
+        return Finding(
+            check="service",
+            state="warning",
+            seen="no systemd for users: a reboot ends the service",
+            mend="start it again with a push",
+        )
+    if facts["linger"]:
+        return Finding(check="service", state="ok", seen="systemd starts it at boot")
+    mend = "on the board, once: sudo loginctl enable-linger"
+    return Finding(check="service", state="warning", seen="it stops when the last session ends", mend=mend)
+
+
+_BOARD_CHECKS = (_kind, _userland, _board_python, _memory, _disk, _power, _heat, _clock, _service)

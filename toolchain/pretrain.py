@@ -1,0 +1,106 @@
+"""A small Llama and its tokenizer, trained from nothing on the data set's own texts.
+
+pretrain(Dataset, ScratchSpec) → Checkpoint: the base that the starter recipe tunes. It has read the texts and nothing else; it has
+seen neither a question in the chat format nor a held-out phrasing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import Checkpoint, Dataset, Figures, Work
+from toolchain.errors import ArtifactError
+from toolchain.progress import Reporter
+from toolchain.recipe import ScratchSpec
+from toolchain.training.processes import is_main, keep_together, speaking
+
+TOOLS = ("accelerate", "safetensors", "tokenizers", "torch", "transformers")
+PAD, END = "<|endoftext|>", "<|end|>"
+SPECIALS = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
+
+
+def pretrain(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, *, seed: int) -> Checkpoint:
+    """Train tokenizer and model on the texts of `dataset` and write the checkpoint to `out`."""
+    work = Work(stage="pretrain", inputs={"dataset": dataset.digest}, parameters=spec, seed=seed, tools=TOOLS)
+    record, fresh = keep_together(out, work, lambda folder: _build(dataset, spec, folder, speaking(report), seed))
+    return Checkpoint(path=out, record=record, fresh=fresh)
+
+
+def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int) -> Figures:
+    from toolchain.training.checkpoints import parameter_count, save_model
+    from toolchain.training.loop import Course, train
+    from toolchain.training.objectives import AnswerLoss
+
+    texts = dataset.texts()
+    if not texts:
+        raise ArtifactError("data set: no texts to learn from", hint="add .md or .txt files, or questions with answers")
+    tokenizer = make_tokenizer([*texts, *_spoken(dataset)], spec)
+    model = _make_model(tokenizer, spec, seed)
+    report.note(f"{parameter_count(model):,} parameters, {len(tokenizer)} tokens of vocabulary")
+    course = Course(
+        name="pretrain", steps=spec.steps, batch_size=spec.batch_size, learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share, seed=seed,
+    )  # fmt: skip
+    examples = _examples(tokenizer, texts, spec.context)
+    figures = train(AnswerLoss(model), examples, course, out / "resume", report)
+    if is_main():
+        save_model(model, out)
+        tokenizer.save_pretrained(out)
+    return {"parameters": parameter_count(model), "vocabulary": len(tokenizer), "texts": len(texts), **figures}
+
+
+def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
+    """Return a byte-level BPE tokenizer with the chat template, trained on `texts`; it adds no beginning of its own."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    cut = pre_tokenizers.Split(Regex(SPLIT), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Sequence([cut, to_bytes]), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab_size, special_tokens=list(SPECIALS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, additional_special_tokens=list(SPECIALS[2:]),
+        model_max_length=spec.context, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=spec.hidden_size, intermediate_size=spec.intermediate_size,
+        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
+        max_position_embeddings=spec.context, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        bos_token_id=None, eos_token_id=end, pad_token_id=pad,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def _examples(tokenizer: Any, texts: Sequence[str], context: int) -> list[Any]:
+    """Return each text with its end, cut into windows of the context where it is longer."""
+    from toolchain.training.examples import Example
+
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    whole = [[*tokenizer.encode(text, add_special_tokens=False), pad] for text in texts]
+    windows = [ids[first : first + context] for ids in whole for first in range(0, len(ids), context)]
+    return [Example(ids=window, labels=window) for window in windows]
+
+
+def _spoken(dataset: Dataset) -> list[str]:
+    return [message["content"] for row in dataset.train() for message in row["messages"]]

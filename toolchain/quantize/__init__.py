@@ -1,0 +1,1 @@
+"""Checkpoint → model file: one format, one module."""

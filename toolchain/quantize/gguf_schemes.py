@@ -1,0 +1,125 @@
+"""Which tensor gets which type under each scheme, as llama.cpp's own quantizer decides it (src/llama-quant.cpp).
+
+Types are chosen from names and shapes alone, before a weight is read: so fallbacks are known before they happen.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from toolchain.config import closest
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.tools import ggml
+from toolchain.tools.ggml import Type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """One way to quantize a model."""
+
+    file_type: int
+    """`general.file_type` (llama.h, `llama_ftype`)."""
+    base: Type
+    """The type that the scheme is named after."""
+    mixed: bool = False
+    """`_M` schemes spend Q6_K on some layers' `attn_v` and `ffn_down`."""
+
+    @property
+    def nominal_bpw(self) -> float:
+        """Bits per weight of the type that the scheme is named after."""
+        return ggml.row_bytes(self.base, 256) * 8 / 256
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored in blocks."""
+        return self.base not in (Type.F16, Type.BF16)
+
+
+SCHEMES = {
+    "F16": Scheme(file_type=1, base=Type.F16),
+    "BF16": Scheme(file_type=32, base=Type.BF16),
+    "Q8_0": Scheme(file_type=7, base=Type.Q8_0),
+    "Q4_0": Scheme(file_type=2, base=Type.Q4_0),
+    "Q4_K_M": Scheme(file_type=15, base=Type.Q4_K, mixed=True),
+    "Q5_K_M": Scheme(file_type=17, base=Type.Q5_K, mixed=True),
+    "Q6_K": Scheme(file_type=18, base=Type.Q6_K),
+}
+"""Schemes by the name that llama.cpp gives them."""
+
+_FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
+"""What takes the place of a type whose blocks do not fit a row (`tensor_type_fallback`); where that does not fit either: F16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The type of one tensor."""
+
+    type: Type
+    wanted: Type
+    """What the scheme asks for; another than `type` where a row is not whole blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the choice of types depends on besides names and shapes."""
+
+    layers: int
+    tied: bool
+    """The head is the embedding: it is stored once, as a head."""
+    wide_groups: bool
+    """An 80-layer model whose values are shared by many heads: `attn_v` gets more bits (`LLM_TYPE_70B`)."""
+
+
+def find_scheme(name: str) -> Scheme:
+    """Return a scheme by its name; raise ConfigError for one that does not exist."""
+    if name not in SCHEMES:
+        raise ConfigError(f"quantize: unknown scheme `{name}`", hint=closest(name, list(SCHEMES)))
+    return SCHEMES[name]
+
+
+def choose_types(name: str, shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[str, Choice]:
+    """Return the type of each tensor (GGUF name → shape, rows last); raise ArtifactError if no tensor fits scheme `name`."""
+    scheme = find_scheme(name)
+    choices = {tensor: _choose(scheme, tensor, shape, layout) for tensor, shape in shapes.items()}
+    matrices = [tensor for tensor in shapes if choices[tensor].wanted != Type.F32]
+    if matrices and all(choices[tensor].type != choices[tensor].wanted for tensor in matrices):
+        raise _nothing_fits(name, scheme, sorted({shapes[tensor][-1] for tensor in matrices}))
+    return choices
+
+
+def _nothing_fits(name: str, scheme: Scheme, lengths: list[int]) -> ArtifactError:
+    fits = all(length % ggml.block_size(Type.Q8_0) == 0 for length in lengths)
+    hint = "use `Q4_0` or `Q8_0`, whose blocks are 32 weights long" if fits else "use `F16` or `BF16`, which have no blocks"
+    rows = " and ".join(str(length) for length in lengths)
+    return ArtifactError(f"{name}: rows of {rows} are not divisible by {ggml.block_size(scheme.base)}", hint=hint)
+
+
+def _choose(scheme: Scheme, tensor: str, shape: tuple[int, ...], layout: Layout) -> Choice:
+    if len(shape) < 2 or not tensor.endswith(".weight") or tensor.endswith("_norm.weight"):
+        return Choice(type=Type.F32, wanted=Type.F32)
+    wanted = _wanted(scheme, tensor, layout) if scheme.quantized else scheme.base
+    return Choice(type=_fit(wanted, shape[-1]), wanted=wanted)
+
+
+def _wanted(scheme: Scheme, tensor: str, layout: Layout) -> Type:
+    """Follow `llama_tensor_get_type_impl` for models without experts."""
+    if tensor == "output.weight" or (layout.tied and tensor == "token_embd.weight"):
+        return Type.Q8_0 if scheme.base == Type.Q8_0 else Type.Q6_K
+    match = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", tensor)
+    if match and scheme.mixed and _gets_more_bits(int(match[1]), layout.layers):
+        return Type.Q6_K
+    if match and match[2] == "attn_v" and layout.wide_groups and scheme.base == Type.Q4_K:
+        return Type.Q5_K
+    return scheme.base
+
+
+def _gets_more_bits(layer: int, layers: int) -> bool:
+    """Say whether a layer is in the first or last eighth, or every third between (`use_more_bits`)."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def _fit(wanted: Type, length: int) -> Type:
+    for kind in (wanted, _FALLBACK.get(wanted, Type.F16)):
+        if length % ggml.block_size(kind) == 0:
+            return kind
+    return Type.F16

@@ -1,0 +1,123 @@
+"""Assembles a runtime folder from installed distributions: what a board runs, free of the host's Python version.
+
+The same inputs give the same folder, and so the same id; a folder is built once and kept by its id.
+"""
+
+import importlib.metadata
+import io
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import platformdirs
+
+import device.manifest
+from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, file_entry, to_bytes
+from toolchain.errors import ToolError
+
+SERVER = ("anyio", "click", "exceptiongroup", "h11", "jinja2", "markupsafe", "starlette", "typing_extensions", "uvicorn")
+"""Pure-Python distributions of the runtime; exceptiongroup for Python 3.10, which anyio needs there."""
+LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
+"""llama-cpp-python's low-level interface, without the package around it (which wants numpy and diskcache)."""
+OLDEST_PYTHON = (3, 10)
+_MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.engine.gguf"
+
+
+def cache() -> Path:
+    """Return where runtimes and agents are kept on this computer."""
+    return Path(platformdirs.user_cache_dir("demitasse"))
+
+
+def device_folder() -> Path:
+    """Return the package that runs on boards."""
+    return Path(device.manifest.__file__).parent.parent
+
+
+def agent() -> Path:
+    """Return the agent, `<sha256>.pyz`: the device package alone, the first thing that is sent to a board."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN)
+        for file in _device_files():
+            name = "device/" + file.relative_to(device_folder()).as_posix()
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+    content = packed.getvalue()
+    kept = cache() / "agents" / f"{sha256(content).hexdigest()}.pyz"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as stream:
+            stream.write(content)
+        Path(stream.name).replace(kept)
+    return kept
+
+
+def assemble(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
+    """Return the runtime folder with these native libraries, checked by importing it; `llama` holds LLAMA_PYTHON.
+
+    `described` says what the libraries need; its files are filled in here.
+    """
+    runtimes = cache() / "runtimes"
+    runtimes.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runtimes, prefix=".") as folder:
+        staged = Path(folder) / "runtime"
+        _fill(staged, llama, libraries)
+        paths = sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file())
+        files = tuple(file_entry(staged, path) for path in paths)
+        manifest = RuntimeManifest(**{**vars(described), "files": files})
+        final = runtimes / manifest.runtime_id()
+        if not final.is_dir():
+            (staged / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
+            if described.machine == platform.machine():
+                _check(staged)
+            staged.rename(final)
+    return final
+
+
+def _fill(staged: Path, llama: Path, libraries: list[Path]) -> None:
+    (staged / "llama_cpp" / "lib").mkdir(parents=True)
+    (staged / "__main__.py").write_text(_MAIN, encoding="utf-8")
+    for file in _device_files():
+        _copy(file, staged / "device" / file.relative_to(device_folder()))
+    for name in LLAMA_PYTHON:
+        _copy(llama / name, staged / "llama_cpp" / name)
+    for library in libraries:
+        _copy(library, staged / "llama_cpp" / "lib" / library.name)
+    for name in (*SERVER, "llama-cpp-python"):
+        _copy_distribution(name, staged)
+
+
+def _copy_distribution(name: str, staged: Path) -> None:
+    """Copy a distribution's Python files and licences; of llama-cpp-python only the licences."""
+    for file in importlib.metadata.files(name) or []:
+        parts = file.parts
+        about = parts[0].endswith(".dist-info") and (parts[1].startswith(("METADATA", "LICEN", "licen")))
+        code = file.suffix == ".py" and ".." not in parts and name != "llama-cpp-python"
+        if about or code:
+            _copy(Path(str(file.locate())), staged / Path(*parts))
+
+
+def _device_files() -> list[Path]:
+    found = device_folder().rglob("*")
+    return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, destination)
+
+
+def _check(staged: Path) -> None:
+    command = [sys.executable, "-sESB", "-c", _IMPORTS, str(staged)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise ToolError(
+            f"the runtime does not load: {said[-1] if said else done.returncode}", hint="pip install --force-reinstall demitasse"
+        )

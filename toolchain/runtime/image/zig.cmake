@@ -1,0 +1,18 @@
+# CMake toolchain: zig as C and C++ compiler for Linux on IMAGE_MACHINE; IMAGE_ZIG and IMAGE_TARGET come with it.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR ${IMAGE_MACHINE})
+set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES IMAGE_ZIG IMAGE_MACHINE IMAGE_TARGET)
+
+set(CMAKE_C_COMPILER ${IMAGE_ZIG} cc -target ${IMAGE_TARGET})
+set(CMAKE_CXX_COMPILER ${IMAGE_ZIG} c++ -target ${IMAGE_TARGET})
+foreach (language C CXX)
+    set(CMAKE_${language}_FLAGS_INIT "-g0")
+    set(CMAKE_${language}_ARCHIVE_CREATE "${IMAGE_ZIG} ar qcD <TARGET> <OBJECTS>")
+    set(CMAKE_${language}_ARCHIVE_FINISH "")
+endforeach ()
+set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
+
+foreach (kind LIBRARY INCLUDE PACKAGE)
+    set(CMAKE_FIND_ROOT_PATH_MODE_${kind} ONLY)
+endforeach ()
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

@@ -1,0 +1,198 @@
+"""What came out, as tables for people or as JSON: the shapes of the output, and nothing else.
+
+`console` knows how to print; this module knows what is worth a column.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from toolchain import console
+from toolchain.artifacts import Deployment
+from toolchain.doctor import Finding
+from toolchain.recipe import Recipe
+from toolchain.target import Target
+
+if TYPE_CHECKING:
+    from toolchain.bench import Report
+    from toolchain.pipeline import Delivery, Step
+
+SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
+
+
+def plan(wanted: Recipe, steps: "Sequence[Step]", *, to: str, as_json: bool) -> None:
+    """Show what a walk would do."""
+    if as_json:
+        console.show_json([{"stage": s.stage, "folder": str(s.folder), "what": s.what, "recorded": s.recorded} for s in steps])
+        return
+    rows = [[s.stage, "recorded" if s.recorded else "to do", s.what, str(s.folder)] for s in steps]
+    rows += [["push", "to do", f"to {to}", ""]] if to else []
+    console.show_table(("stage", "state", "what", "folder"), rows, title=wanted.title)
+
+
+def walked(wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None", *, as_json: bool) -> None:
+    """Show the artifacts of a walk, and what the board did with the last one."""
+    if as_json:
+        made = [
+            {"stage": s.stage, "folder": str(s.folder), **s.artifact.record.model_dump(mode="json")} for s in steps if s.artifact
+        ]
+        console.show_json({"recipe": wanted.id, "stages": made, "delivery": asdict(delivery) if delivery else None})
+        return
+    if delivery and delivery.question:
+        console.show_text(f"\nquestion: {delivery.question}\nanswer:   {delivery.answer}\n")
+    rows = [_step_row(step) for step in steps]
+    rows += [_delivery_row(delivery)] if delivery else []
+    console.show_table(("stage", "seconds", "size", "result"), rows)
+    if delivery:
+        console.show_text("")
+        bench(delivery.report, "md", as_json=False)
+        _next_commands(delivery)
+    elif steps:
+        console.show_text(f"\n{steps[-1].stage}: {steps[-1].folder}")
+
+
+def _step_row(step: "Step") -> list[str]:
+    assert step.artifact
+    record = step.artifact.record
+    seconds = f"{record.seconds:.1f}" if step.artifact.fresh else f"{record.seconds:.1f} (recorded)"
+    return [step.stage, seconds, size(record.size_bytes), result(step.stage, record.figures)]
+
+
+def _delivery_row(delivery: "Delivery") -> list[str]:
+    made = delivery.deployment
+    return ["push", f"{made.seconds:.1f}", size(made.bytes_sent), f"release {made.release[:12]} answers on port {made.port}"]
+
+
+def result(stage: str, figures: Mapping[str, Any]) -> str:
+    """Return what a stage measured, in one line."""
+    match stage:
+        case "ingest":
+            return f"{figures['train']} conversations to learn from, {figures['held_out']} held out, {figures['dropped']} dropped"
+        case "pretrain":
+            return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}" + _scores(figures)
+        case "tune":
+            return f"{figures['trainable_parameters']:,} of {figures['parameters']:,} parameters trained" + _scores(figures)
+        case "distill":
+            shipped = "the student" if figures["shipped"] == "student" else "the control"
+            return f"{figures['parameters'] / 1e6:.2f} M parameters, {shipped} ships" + _scores(figures)
+        case "quantize":
+            return f"{figures['scheme']}: {figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
+        case "evaluate":
+            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}" + _scores(figures)
+        case "package":
+            return f"release {figures['release'][:12]}, {figures['files']} files"
+    return ""
+
+
+def _scores(figures: Mapping[str, Any]) -> str:
+    return f", exact match {figures['exact_match']:.1%}, F1 {figures['f1']:.1%}" if "exact_match" in figures else ""
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them (1 MB = 10**6)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _next_commands(delivery: "Delivery") -> None:
+    address, port = delivery.deployment.address, delivery.deployment.port
+    api = f"http://127.0.0.1:{port}/v1"
+    lines = [
+        f'demitasse ask {address} "{delivery.question or "hello"}"',
+        *(f"demitasse {verb} {address}" for verb in ("chat", "bench", "status")),
+    ]
+    if address != "local":
+        lines.append(f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours")
+    body = json.dumps({"messages": [{"role": "user", "content": delivery.question or "hello"}]})
+    lines.append(f"curl {api}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def deployed(made: Deployment, *, as_json: bool) -> None:
+    """Show what a push did, or would do."""
+    if as_json:
+        console.show_json(asdict(made))
+        return
+    console.show_table(
+        ("action", "what", "bytes"), [[action.verb, action.what, size(action.size_bytes)] for action in made.actions]
+    )
+    sent = (
+        f"{size(made.bytes_sent)} sent in {made.seconds:.1f} s"
+        if made.seconds
+        else f"{size(sum(action.size_bytes for action in made.actions))} to send"
+    )
+    console.show_text(f"\nrelease {made.release[:12]} on {made.address}: {sent}")
+
+
+def bench(report: "Report", form: str, *, as_json: bool) -> None:
+    """Show what was measured on a board."""
+    from toolchain.bench import render
+
+    if as_json:
+        console.show_json(asdict(report))
+        return
+    console.show_text(render(report, form))
+    if form == "md":
+        console.show_text("\n" + "\n".join(_measured(report)))
+
+
+def _measured(report: "Report") -> list[str]:
+    measured = report.measured
+    lines = [
+        f"{name.replace('_', ' ')}: {_figure(name, value)}" for name, value in measured.items() if isinstance(value, int | float)
+    ]
+    return [*lines, "emulated board: these figures say nothing about a real one"] if report.emulated else lines
+
+
+def _figure(name: str, value: float) -> str:
+    if name.endswith("_bytes"):
+        return size(value)
+    return f"{value * 1000:.1f} ms" if name.endswith("_s") else f"{value:g}"
+
+
+def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show what a board serves."""
+    if as_json:
+        console.show_json(facts)
+        return
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items()]
+    console.show_table((address, ""), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    return "-" if value is None else str(value)
+
+
+def findings(found: Sequence[Finding], *, as_json: bool) -> None:
+    """Show what the doctor saw."""
+    if as_json:
+        console.show_json([asdict(finding) for finding in found])
+        return
+    console.show_table(("check", "state", "seen", "to mend"), [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found])
+
+
+def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
+    """Show the boards that are known, one a line."""
+    if as_json:
+        console.show_json([{"id": t.id, **t.model_dump(mode="json", exclude_defaults=True)} for t in known])
+        return
+    rows = [[t.id, t.name, t.soc or "-", "-" if t.memory_mb is None else f"{t.memory_mb}", t.profile] for t in known]
+    console.show_table(("id", "board", "SoC", "memory MB", "runtime"), rows)
+
+
+def one_target(found: Target, *, as_json: bool) -> None:
+    """Show one board with the source of each fact."""
+    if as_json:
+        console.show_json({"id": found.id, **found.model_dump(mode="json", exclude_defaults=True)})
+        return
+    rows = [[name, _plain(value), found.source_of(name)] for name, value in found.facts()]
+    proved = "" if found.proved_on_hardware else " (not yet proved on hardware)"
+    console.show_table(("fact", "value", "source"), rows, title=f"{found.id}: {found.name}{proved}")
+    for note in found.notes:
+        console.show_text(f"\nnote: {note}")

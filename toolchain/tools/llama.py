@@ -1,0 +1,58 @@
+"""llama.cpp's own tokenizer, through llama-cpp-python's low-level API: the referee for vocabularies that we write."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import ArtifactError, ToolError
+
+Encode = Callable[[str, bool], list[int]]
+"""(text, with the tokens that the model wants around it) → token ids; special tokens in the text are recognised."""
+
+
+def verify() -> str:
+    """Return the version of llama-cpp-python; raise ToolError if it cannot be loaded."""
+    import importlib.metadata
+
+    _library()
+    return importlib.metadata.version("llama-cpp-python")
+
+
+@contextmanager
+def open_vocabulary(file: Path) -> Iterator[Encode]:
+    """Load the vocabulary of a GGUF file, no weights; raise ArtifactError if llama.cpp refuses it."""
+    library = _library()
+    parameters = library.llama_model_default_params()
+    parameters.vocab_only = True
+    model = library.llama_model_load_from_file(bytes(file), parameters)
+    if not model:
+        raise ArtifactError(f"{file.name}: llama.cpp cannot load this vocabulary")
+    vocabulary = library.llama_model_get_vocab(model)
+    try:
+        yield lambda text, around: _tokenize(library, vocabulary, text.encode(), around)
+    finally:
+        library.llama_model_free(model)
+
+
+def _tokenize(library: Any, vocabulary: Any, text: bytes, around: bool) -> list[int]:
+    room = len(text) + 8
+    tokens = (library.llama_token * room)()
+    count = library.llama_tokenize(vocabulary, text, len(text), tokens, room, around, True)
+    return list(tokens[:count])
+
+
+def _library() -> Any:
+    try:
+        from llama_cpp import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ToolError(
+            "llama-cpp-python is not installed, or without its libraries", hint="pip install llama-cpp-python"
+        ) from error
+    llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+_SILENT = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda level, text, context: None)

@@ -1,0 +1,161 @@
+"""mmdebstrap: a Debian root folder from packages, for another processor too, without being root.
+
+The only module that calls mmdebstrap. It runs in namespaces of its own: what it mounts and registers ends with it, however it ends.
+Where the packages come from is what apt on this computer is configured to use; on a computer that is no Debian, mmdebstrap knows.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.errors import ToolError
+
+PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-aarch64-static": "qemu-user-static", "mke2fs": "e2fsprogs", "newuidmap": "uidmap"}
+"""program → Debian package; `newuidmap` only where the caller is not root."""
+_PATH = os.defpath + ":/usr/sbin:/sbin"
+_BINFMT = "/proc/sys/fs/binfmt_misc"
+_INSIDE = f"""
+if [ "$(uname -m)" != aarch64 ] && [ ! -e {_BINFMT}/qemu-aarch64 ]; then
+    mount -t binfmt_misc binfmt_misc {_BINFMT} 2>/dev/null || true
+    [ -e {_BINFMT}/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register || exit 88
+fi
+exec "$@"
+"""
+"""Lets arm64 programs run in this namespace (Linux 6.7 lets a user namespace have its own list; root may always)."""
+_NO_BINFMT = 88
+_APT_SETTINGS = ("Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::Retries")
+"""What of apt's settings decides whether the mirror can be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to build."""
+
+    suite: str
+    packages: tuple[str, ...]
+    hook: str
+    """Shell command that is run on the finished root folder, which is its `$1`."""
+    work: Path
+    """Folder for everything on the way."""
+
+
+def verify() -> None:
+    """Raise ToolError that names what an image build misses."""
+    if missing := missing_packages():
+        raise ToolError(f"the image cannot be built without {', '.join(missing)}", hint=install_line(missing))
+
+
+def missing_packages() -> list[str]:
+    """Return the Debian packages that an image build misses."""
+    native = platform.machine() == "aarch64"
+    needed = [name for name in PACKAGES if not (name == "newuidmap" and os.geteuid() == 0)]
+    needed = [name for name in needed if not (name == "qemu-aarch64-static" and native)]
+    return [PACKAGES[name] for name in needed if not shutil.which(name) and not shutil.which(name, path=_PATH)]
+
+
+def install_line(packages: Sequence[str]) -> str:
+    """Return the command that installs Debian packages."""
+    return f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
+
+
+def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
+    """Build a root folder and run the hook on it; raise ToolError with the end of the log if that fails.
+
+    `say` hears every line. Nothing outside `order.work` is written but what the hook writes.
+    """
+    command = [*namespace(), *command_line(order, sources(order.suite))]
+    environment = {**os.environ, "TMPDIR": str(order.work), "PATH": f"{os.environ.get('PATH', '')}:{_PATH}", "LC_ALL": "C.UTF-8"}
+    settings = order.work / "apt.conf"
+    settings.write_text(apt_settings(), encoding="utf-8")
+    last = [""]
+    with log.open("w", encoding="utf-8") as kept, subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        errors="replace",
+    ) as running:  # fmt: skip
+        try:
+            assert running.stdout
+            for line in running.stdout:
+                kept.write(line)
+                last = [*last[-5:], line.strip()]
+                say(line.strip())
+        except BaseException:
+            running.terminate()
+            raise
+    if running.returncode:
+        raise _failed(running.returncode, last, log)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that may hold files of the namespace's other users."""
+    if folder.exists():
+        subprocess.run([*namespace(), "rm", "-rf", "--one-file-system", str(folder)], check=False, timeout=600)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def namespace() -> list[str]:
+    """Return what to put before a command so that it runs as root among mounts and processes of its own."""
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        unshare += ["--map-root-user", "--map-auto"]
+    return [*unshare, "sh", "-c", _INSIDE, "sh"]
+
+
+def command_line(order: Order, lines: Sequence[str]) -> list[str]:
+    """Return mmdebstrap's command line; `lines` are apt sources, none: its own for the suite."""
+    without = ("man", "doc", "locale", "info")
+    return [
+        "mmdebstrap", "--verbose", "--mode=root", "--format=null", "--variant=minbase", "--arch=arm64", "--skip=check/qemu",
+        "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
+        f"--include={','.join(order.packages)}", f"--aptopt={order.work / 'apt.conf'}",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without), "--dpkgopt=force-unsafe-io",
+        f"--customize-hook={order.hook}", order.suite, "/dev/null", *lines,
+    ]  # fmt: skip
+
+
+def sources(suite: str) -> list[str]:
+    """Return the lines of sources.list for a suite, from the mirrors that apt uses here; none if there is no Debian mirror."""
+    fields = "$(LABEL) $(COMPONENT) $(REPO_URI)"
+    return sources_from(_output("apt-get", "indextargets", "--format", fields, "Created-By: Packages"), suite)
+
+
+def sources_from(listed: str, suite: str) -> list[str]:
+    """Return the lines of sources.list from what `apt-get indextargets` lists."""
+    rows = [line.split() for line in listed.splitlines()]
+    mirrors = {row[0]: row[2] for row in reversed(rows) if len(row) == 3 and row[1] == "main"}
+    if "Debian" not in mirrors:
+        return []
+    lines = [f"deb {mirrors['Debian']} {suite}{part} main" for part in ("", "-updates")]
+    if "Debian-Security" in mirrors:
+        lines.append(f"deb {mirrors['Debian-Security']} {suite}-security main")
+    return lines
+
+
+def apt_settings() -> str:
+    """Return apt's settings on this computer that decide whether its mirror can be used."""
+    dumped = _output("apt-config", "dump", "--format", '%F "%v";%n', *dict.fromkeys(_APT_SETTINGS)).splitlines()
+    return "\n".join(dict.fromkeys(['Acquire::Languages "none";', *(line for line in dumped if '""' not in line)])) + "\n"
+
+
+def _output(*command: str) -> str:
+    if not shutil.which(command[0]):
+        return ""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def _failed(code: int, last: Sequence[str], log: Path) -> ToolError:
+    if code == _NO_BINFMT:
+        return ToolError(
+            "arm64 programs cannot run on this computer while the image is built",
+            hint="once, as root: sudo apt-get install binfmt-support && sudo update-binfmts --enable qemu-aarch64",
+        )
+    if any("unshare failed" in line or "newuidmap" in line for line in last):
+        return ToolError(
+            f"the image cannot be built as this user: {last[-1]}",
+            hint="this user needs user namespaces and a line in /etc/subuid and /etc/subgid; or build it once as root",
+        )
+    reason = next((line for line in reversed(last) if line.startswith("E:")), last[-1])
+    return ToolError(f"the image was not built: {reason}", hint=f"the whole log is {log}")

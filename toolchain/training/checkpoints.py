@@ -1,0 +1,79 @@
+"""Model folders in and out: safetensors only, no code from the folder, refusals that say why."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import ArtifactError
+from toolchain.weights import check_model_folder, read_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+GENERATION_CONFIG = "generation_config.json"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model folder with its chat template."""
+    from transformers import AutoTokenizer
+
+    check_model_folder(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}") from error
+
+
+def load_model(folder: Path, *, dtype: str = "auto") -> Any:
+    """Return the causal language model of a folder, in evaluation mode, in its own type unless `dtype` names another.
+
+    Raises ArtifactError for pickles, for quantised weights, and where a tensor is missing or of another shape.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    check_model_folder(folder)
+    refuse_quantised(folder)
+    logging.disable_progress_bar()
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder.name}: the model cannot be loaded: {_first_line(error)}") from error
+    if found["missing_keys"]:
+        raise ArtifactError(f"{folder.name}: tensor `{min(found['missing_keys'])}` is missing")
+    return model.eval()
+
+
+def refuse_quantised(folder: Path) -> None:
+    """Raise ArtifactError for a base of 4 or 8 bits, with the reason."""
+    settings = read_json(folder / "config.json").get("quantization_config")
+    if not settings:
+        return
+    method = settings.get("quant_method", "unknown method") if isinstance(settings, dict) else "unknown method"
+    raise ArtifactError(
+        f"{folder.name}: a quantised base ({method}): an adapter is merged onto 16-bit or 32-bit weights only",
+        hint="rounded weights plus a delta are not the model that was trained (transformers#31293); give the 16-bit original",
+    )
+
+
+def save_model(model: Any, out: Path) -> None:
+    """Write config.json, safetensors and generation_config.json."""
+    model.save_pretrained(out)
+
+
+def carry(source: Path, out: Path, *names: str) -> None:
+    """Copy those of the named files that a folder has, byte by byte."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def parameter_count(model: Any) -> int:
+    """Return the parameters of a model; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

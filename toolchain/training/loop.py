@@ -1,0 +1,209 @@
+"""The training loop: one optimizer step after the other, able to go on after a kill as if there had been none.
+
+It runs alone or under `accelerate launch`: each process takes its share of every batch, and the gradient is that of the whole.
+Everything random is drawn from the seed and the step, so parameters and optimizer moments are all there is to keep; they are kept
+as safetensors.
+"""
+
+import math
+import os
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.artifacts import Figures
+from toolchain.chat import IGNORED
+from toolchain.progress import Reporter
+from toolchain.training.examples import Batch, Example, batch_of, batches_from
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+STATE = "state.safetensors"
+BETAS = (0.9, 0.95)
+FLOOR = 0.05
+"""Share of the learning rate that is left at the last step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How long, how fast and in which order a model is trained."""
+
+    name: str
+    """What the progress bar and the resume folder are called."""
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float
+    seed: int
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    save_every_s: float = 60.0
+    """Seconds between two saves of the state that a killed run goes on from."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step: linear warm-up, then half a cosine down to FLOOR of it (arXiv:1608.03983)."""
+        warmup = max(1, round(self.steps * self.warmup_share))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        return self.learning_rate * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def epochs(course_epochs: int, examples: Sequence[Example], batch_size: int) -> int:
+    """Return the steps in which every example is seen `course_epochs` times."""
+    return course_epochs * -(-len(examples) // batch_size)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a run is, and what the last steps cost."""
+
+    course: Course
+    report: Reporter
+    step: int = 0
+    loss: float = math.nan
+    """Nats per learned token, a running mean."""
+    tokens: int = 0
+    began: float = field(default_factory=time.monotonic)
+    cpu_began: float = field(default_factory=time.process_time)
+    saved: float = field(default_factory=time.monotonic)
+
+    def took(self, loss: float, tokens: int) -> None:
+        self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
+        self.tokens += tokens
+        self.step += 1
+        figures = f"loss {self.loss:.3f}, {self.rate():.0f} tokens/s, {peak_memory_mb():.0f} MB"
+        self.report.step(self.course.name, self.step, self.course.steps, "steps", figures)
+
+    def rate(self) -> float:
+        return self.tokens / max(time.monotonic() - self.began, 1e-9)
+
+    def figures(self) -> Figures:
+        return {
+            "steps": self.step, "loss": round(self.loss, 4), "trained_tokens": self.tokens, "tokens_per_s": round(self.rate(), 1),
+            "train_s": round(time.monotonic() - self.began, 1), "train_cpu_s": round(time.process_time() - self.cpu_began, 1),
+            "peak_memory_mb": round(peak_memory_mb()),
+        }  # fmt: skip
+
+
+def train(objective: "nn.Module", examples: Sequence[Example], course: Course, resume: Path, report: Reporter) -> Figures:
+    """Train the parameters of `objective` that require a gradient; return loss, tokens, speed and memory.
+
+    State is kept in `resume`/`course.name` and found again there. Speed and tokens are those of this run, not of one before a kill.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    state = resume / course.name / STATE
+    optimizer = _optimizer(objective, course)
+    progress = _Progress(course, report)
+    _restore(state, objective, optimizer, progress)
+    prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
+    for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
+        batch = _share(examples, rows, accelerator.process_index, accelerator.num_processes).to(accelerator.device)
+        torch.manual_seed(_step_seed(course.seed, progress.step, accelerator.process_index))
+        for group in optimizer.param_groups:
+            group["lr"] = course.rate(progress.step)
+        loss = _step(accelerator, prepared, optimizer, batch, sum(examples[row].targets for row in rows), course.clip)
+        progress.took(loss, sum(len(examples[row].ids) for row in rows))
+        if accelerator.is_main_process and _save_is_due(progress):
+            _save(state, accelerator.unwrap_model(prepared), optimizer, progress)
+    accelerator.unwrap_model(prepared).eval()
+    return progress.figures()
+
+
+def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer":
+    """AdamW (arXiv:1711.05101); norms and biases do not decay."""
+    import torch
+
+    learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in learned if parameter.ndim > 1], "weight_decay": course.weight_decay},
+        {"params": [parameter for parameter in learned if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=course.learning_rate, betas=BETAS, fused=True)
+
+
+def _share(examples: Sequence[Example], rows: Sequence[int], process: int, processes: int) -> Batch:
+    """Return a process's part of a batch; one that gets no row takes the first and learns nothing from it."""
+    mine = list(rows[process::processes])
+    batch = batch_of(examples, mine or rows[:1])
+    if not mine:
+        batch.labels.fill_(IGNORED)
+    return batch
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return hash((seed, step, process)) & 0x7FFF_FFFF  # integers only: the hash is the same in every process
+
+
+def _step(accelerator: Any, objective: "nn.Module", optimizer: Any, batch: Batch, targets: int, clip: float) -> float:
+    """Take one optimizer step; return the loss per learned token of the whole batch.
+
+    The processes' gradients are averaged, so each scales its sum by their number over the batch's learned tokens.
+    """
+    loss = objective(batch) * (accelerator.num_processes / max(targets, 1))
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(accelerator.reduce(loss.detach(), reduction="mean"))
+
+
+def _save_is_due(progress: _Progress) -> bool:
+    return progress.step == progress.course.steps or time.monotonic() - progress.saved >= progress.course.save_every_s
+
+
+def _save(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> None:
+    """Write parameters and moments, whole or not at all; the step and the running loss stand in the header."""
+    from safetensors.torch import save_file
+
+    state.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"parameter.{name}": p.detach().contiguous() for name, p in objective.named_parameters() if p.requires_grad}
+    for place, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
+    part = state.with_suffix(".part")
+    save_file(tensors, part, metadata={"step": str(progress.step), "loss": repr(progress.loss)})
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.replace(state)
+    progress.saved = time.monotonic()
+
+
+def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> None:
+    """Take up what an interrupted run with the same key left."""
+    import torch
+    from safetensors import safe_open
+
+    if not state.is_file():
+        return
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    with safe_open(state, "pt") as tensors, torch.no_grad():
+        parameters = dict(objective.named_parameters())
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            kind, _, name = key.partition(".")
+            if kind == "parameter":
+                parameters[name].copy_(tensors.get_tensor(key))
+            else:
+                place, _, moment = name.partition(".")
+                moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
+        header = tensors.metadata()
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    progress.step, progress.loss = int(header["step"]), float(header["loss"])
+    progress.report.note(f"{progress.course.name}: goes on after step {progress.step} of {progress.course.steps}")
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory this process has held: on the GPU where there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

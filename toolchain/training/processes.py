@@ -1,0 +1,51 @@
+"""Stages under `accelerate launch`: every process trains, one writes.
+
+The launcher sets WORLD_SIZE and RANK (torch.distributed's convention); without it there is one process, and nothing here costs.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from toolchain.artifacts import Figures, Record, Work, keep, recorded
+from toolchain.errors import ArtifactError
+from toolchain.progress import Reporter, Silent
+
+
+def is_main() -> bool:
+    """Return whether this process writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def speaking(report: Reporter) -> Reporter:
+    """Return the reporter of the process that speaks; the others get a silent one."""
+    return report if is_main() else Silent()
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
+    """Do what `artifacts.keep` does, with `build` called in every process and the record written by one.
+
+    `build` must write files only where `is_main()`.
+    """
+    found = recorded(out)
+    skip = found is not None and found.key == work.key()
+    wait_for_all()
+    if is_main():
+        made = keep(out, work, lambda folder: (wait_for_all(), build(folder))[1])
+        wait_for_all()
+        return made
+    if not skip:
+        wait_for_all()
+        build(out)
+    wait_for_all()
+    if (record := recorded(out)) is None:
+        raise ArtifactError(f"{out.name}: the first process left no record")
+    return record, not skip

@@ -1,0 +1,150 @@
+"""LoRA on a base, merged into a plain checkpoint; and the merge alone, for an adapter that somebody else trained.
+
+tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest
+from toolchain.config import Frozen
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.progress import Reporter
+from toolchain.recipe import TuneSpec
+from toolchain.training.processes import is_main, keep_together, speaking
+from toolchain.weights import open_weights, read_json
+
+TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
+ADAPTER = "adapter"
+
+
+class _MergeSpec(Frozen):
+    """A merge has no parameters beside its inputs."""
+
+    base_name: str
+
+
+def tune(base: Checkpoint, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, *, seed: int) -> Checkpoint:
+    """Train a LoRA adapter on the conversations of `dataset` and write the merged checkpoint to `out`.
+
+    Figures: exact counts of trainable and all parameters, speed, memory, and exact match and F1 on the held-out conversations
+    before (`base`) and after.
+    """
+    inputs = {"base": base.digest, "dataset": dataset.digest}
+    work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
+    record, fresh = keep_together(out, work, lambda folder: _build(base.path, dataset, spec, folder, speaking(report), seed))
+    return Checkpoint(path=out, record=record, fresh=fresh)
+
+
+def merge(base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_name: str = "") -> Checkpoint:
+    """Merge a ready PEFT adapter onto `base`; raise ArtifactError for an adapter of another base and for a quantised base.
+
+    `base_name` is what the recipe calls the base; with it the name in the adapter's configuration is compared too.
+    """
+    from toolchain.training.adapters import read_adapter
+
+    inputs = {"base": base.digest, "adapter": digest(adapter)}
+    work = Work(stage="merge", inputs=inputs, parameters=_MergeSpec(base_name=base_name), tools=("safetensors", "torch"))
+
+    def build(folder: Path) -> Figures:
+        found = read_adapter(adapter)
+        _check_name(found.name, found.base, base_name)
+        return _merge_folders(base.path, adapter, folder, report)
+
+    record, fresh = keep_together(out, work, build)
+    return Checkpoint(path=out, record=record, fresh=fresh)
+
+
+def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, seed: int) -> Figures:
+    from toolchain.training.adapters import save_adapter
+    from toolchain.training.answers import score
+    from toolchain.training.checkpoints import load_model, load_tokenizer
+    from toolchain.training.examples import conversations
+    from toolchain.training.loop import Course, epochs, train
+    from toolchain.training.objectives import AnswerLoss
+
+    tokenizer, model = load_tokenizer(base), load_model(base)
+    examples, too_long = conversations(tokenizer, dataset.train(), spec.max_tokens)
+    asked = dataset.held_out()[: spec.questions]
+    before = score(model, tokenizer, asked, report, name="ask the base") if is_main() else {}
+    adapted = _with_lora(model, spec, seed)
+    trainable, total = adapted.get_nb_trainable_parameters()
+    report.note(f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations")
+    course = Course(
+        name="tune", steps=epochs(spec.epochs, examples, spec.batch_size), batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate, warmup_share=spec.warmup_share, seed=seed,
+    )  # fmt: skip
+    figures = train(AnswerLoss(adapted.get_base_model()), examples, course, out / "resume", report)
+    if not is_main():
+        return figures
+    save_adapter(adapted, out / ADAPTER, base=base.name)
+    merged = _merge_folders(base, out / ADAPTER, out, report)
+    after = score(load_model(out), tokenizer, asked, report, name="ask the tuned model")
+    report.note(_said(before, after))
+    return {
+        "trainable_parameters": trainable, "total_parameters": total, "conversations": len(examples), "too_long": too_long,
+        "base": before, **merged, **figures, **after,
+    }  # fmt: skip
+
+
+def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=list(spec.target_modules), bias="none",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        hint = f"this model has {', '.join(sorted(linear - {'lm_head'}))}"
+        raise ConfigError(f"tune: target_modules: none of {', '.join(spec.target_modules)} is in the model", hint=hint) from error
+
+
+def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Figures:
+    """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
+    from toolchain.training.adapters import merge_into, read_adapter
+    from toolchain.training.checkpoints import GENERATION_CONFIG, TOKENIZER_FILES, carry, refuse_quantised
+
+    refuse_quantised(base)
+    with open_weights(base) as weights:
+        dtypes = sorted({tensor.dtype for tensor in weights.tensors.values()})
+    touched = merge_into(base, read_adapter(adapter), out)
+    carry(base, out, "config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
+    carry(adapter, out, *TOKENIZER_FILES)
+    _check_vocabulary(adapter, out)
+    report.note(f"merged {touched} tensors onto {', '.join(dtypes)} weights")
+    return {"merged_tensors": touched, "dtypes": dtypes}
+
+
+def _check_vocabulary(adapter: Path, merged: Path) -> None:
+    from tokenizers import Tokenizer
+
+    known = Tokenizer.from_file(str(merged / "tokenizer.json")).get_vocab_size()
+    if known > (rows := read_json(merged / "config.json").get("vocab_size", known)):
+        hint = "its embeddings were resized in training; save the whole model instead of the adapter"
+        raise ArtifactError(f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}", hint=hint)
+
+
+def _check_name(name: str, trained_on: str, base_name: str) -> None:
+    if trained_on and base_name and _plain(trained_on) != _plain(base_name):
+        hint = f"if both are the same weights, correct `base_model_name_or_path` in {name}/adapter_config.json"
+        raise ArtifactError(f"adapter {name}: made for another base: trained on `{trained_on}`, not on `{base_name}`", hint=hint)
+
+
+def _plain(name: str) -> str:
+    """Return a model's name without owner, and without what marks the 4-bit copies that adapters are trained on."""
+    return re.sub(r"(-unsloth)?-bnb-4bit$", "", Path(name).name.lower())
+
+
+def _said(before: Figures, after: Figures) -> str:
+    if not after["questions"]:
+        return "nothing is held out, so nothing was asked"
+    return (
+        f"{after['questions']} held-out questions: exact match {before['exact_match']:.1%} → {after['exact_match']:.1%}, "
+        f"F1 {before['f1']:.1%} → {after['f1']:.1%}"
+    )
