@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-MODEL_THREADS ?= 2
+ENGINE := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -35,6 +35,8 @@ $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demitasse needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
+		--force-reinstall llama-cpp-python==$(ENGINE)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,dev]'
 	touch $(READY)
 

@@ -93,5 +93,6 @@ def show(claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: 
         print(f"{name:24} {statistics.median(values):9.1f} {max(values):9.1f} {min(values):9.1f}")
     print(f"\n{'claim':24} {'measured':>9} {'95 %':>15} {'goal':>6}")
     for one in claims:
-        print(f"{one.claim:24} {one.measured:9.2f} {f'{one.ci[0]:.2f} … {one.ci[1]:.2f}':>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}")
+        interval = f"{one.ci[0]:.2f} … {one.ci[1]:.2f}"
+        print(f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}")
     print("\n" + ", ".join(f"{name} {value}" for name, value in claims[0].conditions.items()))

@@ -138,7 +138,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pp", type=_positive, default=512, help="tokens of the prompt")
     parser.add_argument("--tg", type=_positive, default=128, help="tokens that are decoded")
     parser.add_argument("--repeat", type=_positive, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)
 
 

@@ -5,10 +5,11 @@ The engine runs in a child process: a file or a processor that kills it is an an
 
 import argparse
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,8 @@ Result = dict[str, Any]
 def check(argv: list[str]) -> int:
     """Check a bundle; print what was seen, raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`."""
     options = _options(argv)
-    result = _in_child(lambda: check_bundle(Path(options.bundle), options.threads))
-    if fault := result.get("error"):
-        raise DeviceError(fault["code"], fault["message"], fault["hint"])
+    runtime = Path(__file__).resolve().parent.parent
+    result = run_child([sys.executable, "-sE", "-c", _CHILD, str(runtime), options.bundle, str(options.threads)])
     print(json.dumps(result), flush=True)
     return 0
 
@@ -40,6 +40,8 @@ class Golden:
     messages: list[dict[str, Any]]
     prompt_tokens: list[int]
     tokens: list[int]
+    ends: bool
+    """Whether the answer ended by itself (`"finish_reason": "stop"`), so that one token more is asked for and must not come."""
 
 
 def check_bundle(folder: Path, threads: int = 0) -> Result:
@@ -61,7 +63,8 @@ def _reproduce(model: "Model", golden: Golden, where: str) -> Timing:
     """Answer a golden from the beginning; raise DeviceError where prompt or answer differ by a token."""
     _compare(f"{where}: the prompt", golden.prompt_tokens, model.prompt(golden.messages))
     model.engine.forget()
-    answer = list(model.engine.generate(golden.prompt_tokens, Sampling(max_tokens=len(golden.tokens)), model.stop_ids))
+    sampling = Sampling(max_tokens=len(golden.tokens) + golden.ends)
+    answer = list(model.engine.generate(golden.prompt_tokens, sampling, model.stop_ids))
     tokens = [step.id for step in answer if step.id is not None]
     if not tokens:
         raise DeviceError("empty_answer", f"{where}: the model answers nothing")
@@ -86,7 +89,7 @@ def _golden(line: str, where: str) -> Golden:
     try:
         row = json.loads(line)
         prompt, answer = ([int(token) for token in row[name]] for name in ("prompt_tokens", "tokens"))
-        golden = Golden(list(row["messages"]), prompt, answer)
+        golden = Golden(list(row["messages"]), prompt, answer, row.get("finish_reason") == "stop")
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error
     if not golden.tokens:
@@ -103,49 +106,43 @@ def _compare(where: str, expected: list[int], found: list[int]) -> None:
     raise DeviceError("golden_mismatch", message, hint="the model file, the runtime or the processor is not what was measured")
 
 
-def _in_child(work: Callable[[], Result]) -> Result:
-    """Return what `work` returns in a child process, its error, or the signal that it died by, as an error."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _report(work, writer)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        said = stream.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return _died(os.WTERMSIG(status)).as_json()
-    if not said:
-        return DeviceError("internal_error", "the check failed, its log says why").as_json()
-    result: Result = json.loads(said)
+def run_child(command: Sequence[str]) -> Result:
+    """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
+    child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if child.returncode < 0:
+        raise _died(signal.Signals(-child.returncode))
+    if child.returncode > 0:
+        raise DeviceError("internal_error", "the check failed, its log says why")
+    result: Result = json.loads(child.stdout)
+    if fault := result.get("error"):
+        raise DeviceError(fault["code"], fault["message"], fault["hint"])
     return result
 
 
-def _report(work: Callable[[], Result], writer: int) -> None:
-    """Write a result and end this process without running what its parent has yet to run."""
+def answer(folder: str, threads: int) -> None:
+    """Print the result of a check made in this process: the child's side of `run_child`."""
     try:
-        result = work()
+        result = check_bundle(Path(folder), threads)
     except DeviceError as error:
         result = error.as_json()
     except ManifestError as error:
         result = DeviceError(error.code, str(error)).as_json()
-    os.write(writer, json.dumps(result).encode())
-    os._exit(0)
+    print(json.dumps(result), flush=True)
 
 
-def _died(number: int) -> DeviceError:
-    name = signal.Signals(number).name
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from device.check import answer; answer(sys.argv[2], int(sys.argv[3]))"
+
+
+def _died(number: signal.Signals) -> DeviceError:
     hints = {
         signal.SIGILL: "the runtime uses instructions that this processor does not have: build it for this board",
         signal.SIGKILL: "the board ran out of memory: take a smaller model or a shorter context",
     }
-    hint = hints.get(signal.Signals(number), "the model file may be damaged")
-    return DeviceError("bad_model", f"the engine died of {name}", hint=hint)
+    return DeviceError("bad_model", f"the engine died of {number.name}", hint=hints.get(number, "the model file may be damaged"))
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="check", description="Load a bundle's model and compare it with its goldens.")
     parser.add_argument("--bundle", required=True, metavar="DIR")
-    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)

@@ -10,11 +10,13 @@ A blob is hashed as it comes and kept as `.part` until it is whole, so that a cu
 
 import argparse
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import select
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +46,8 @@ class Input:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._descriptor = stream.fileno()
+        with suppress(OSError):
+            fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, BLOCK)
         self._block = bytearray(BLOCK)
         self._rest = memoryview(b"")
 

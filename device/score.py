@@ -119,5 +119,5 @@ def _options(argv: list[str]) -> argparse.Namespace:
     source.add_argument("--model", metavar="FILE")
     source.add_argument("--bundle", metavar="DIR")
     parser.add_argument("--context", type=int, default=0, help="tokens, for --model; 0 takes the model's own, at most 4096")
-    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)

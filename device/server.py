@@ -266,6 +266,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--bundle", required=True, metavar="DIR")
     parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
-    parser.add_argument("--threads", type=int, default=0, help="0 takes every processor this process may use")
+    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     parser.add_argument("--token-file", default="", metavar="FILE", help="file with the bearer token that requests must bring")
     return parser.parse_args(argv)

@@ -131,7 +131,7 @@ class Systemd:
     def __init__(self, store: Store) -> None:
         self._root = store.root
         self._name = unit_name(store.root)
-        self.survives_reboot = os.path.exists(f"/var/lib/systemd/linger/{getpass.getuser()}")
+        self.survives_reboot = _lingers()
         self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {getpass.getuser()}"
 
     def start(self) -> None:
@@ -146,7 +146,7 @@ class Systemd:
         systemctl("enable", self._name)
         systemctl("restart", self._name)
         subprocess.run(["loginctl", "enable-linger"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        self.survives_reboot = os.path.exists(f"/var/lib/systemd/linger/{getpass.getuser()}")
+        self.survives_reboot = _lingers()
 
     def stop(self) -> None:
         """Stop the unit, now and at boot."""
@@ -203,13 +203,8 @@ def how_it_ended(code: int) -> str:
     """Return a child's exit status in words."""
     if code >= 0:
         return f"ended with exit status {code}"
-    names = {
-        signal.SIGILL: "illegal instruction",
-        signal.SIGKILL: "killed, most likely out of memory",
-        signal.SIGSEGV: "bad memory access",
-    }
-    name = names.get(-code, signal.strsignal(-code))  # type: ignore[call-overload]
-    return f"died by signal {-code} ({name})"
+    name = _SIGNALS.get(-code) or signal.strsignal(-code) or "unknown"
+    return f"died by signal {-code} ({name.lower()})"
 
 
 def python_command(store: Store, runtime: str) -> list[str]:
@@ -310,6 +305,10 @@ def agent() -> str:
     return os.path.abspath(sys.argv[0])
 
 
+def _lingers() -> bool:
+    return os.path.exists(f"/var/lib/systemd/linger/{getpass.getuser()}")
+
+
 def unit_name(root: Path) -> str:
     """Return the unit's name; a store elsewhere than usual has one of its own."""
     usual = Path.home() / ".local" / "share" / "demitasse"
@@ -320,16 +319,11 @@ def unit_name(root: Path) -> str:
 
 def systemctl(*words: str, check: bool = True) -> str:
     """Call systemctl for the user; raise DeviceError with what it says if it fails."""
-    environment = dict(os.environ, XDG_RUNTIME_DIR=os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}"))
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}", **os.environ}
+    command = ["systemctl", "--user", *words]
     try:
         done = subprocess.run(
-            ["systemctl", "--user", *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=60,
-            check=False,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         if check:

@@ -138,9 +138,10 @@ class Store:
         return self._deployment(state["release"]) if state else None
 
     def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
-        """Make `wanted` current and `way_back` previous, each by one rename."""
+        """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back."""
         if wanted:
             write_json(self._deployment_file(wanted.release), asdict(wanted))
+            way_back = None if way_back and way_back.release == wanted.release else way_back
         for name, deployment in (("previous", way_back), ("current", wanted)):
             self._point(name, deployment)
 

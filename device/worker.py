@@ -78,7 +78,7 @@ class Worker:
         with self._changed:
             self._line = deque(waiting for waiting in self._line if not waiting.cancelled())
             if len(self._line) >= self._most_waiting:
-                raise DeviceError("busy", f"{len(self._line)} questions are waiting already, try again later", status=429)
+                raise DeviceError("busy", "too many questions are waiting already", hint="try again later", status=429)
             self._line.append(job)
             self._changed.notify()
         return job

@@ -48,8 +48,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def run(
-    recipe_file: RecipeFile, to: To = "", target_id: TargetId = "", out: Out = OUT, port: Port = PORT, dry_run: DryRun = False, offline: Offline = False,
-    accept_new: AcceptNew = False, as_json: AsJson = False,
+    recipe_file: RecipeFile, to: To = "", target_id: TargetId = "", out: Out = OUT, port: Port = PORT,
+    dry_run: DryRun = False, offline: Offline = False, accept_new: AcceptNew = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:

@@ -117,19 +117,15 @@ def _train(
     lesson: _Lesson, name: str, examples: "Sequence[Example]", tokenizer: Any, resume: Path, report: Reporter
 ) -> tuple[Any, Figures]:
     """Return the trained student, or the control, with what its training took."""
-    from toolchain.training.loop import Course, epochs, train
+    from toolchain.training.loop import course, train
     from toolchain.training.objectives import AnswerLoss, TeacherLoss
     from toolchain.training.teacher import CachedLogits, token_count
 
     spec, model = lesson.spec, _start(lesson, tokenizer)
-    course = Course(
-        name=name, steps=epochs(spec.epochs, examples, spec.batch_size), batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate, warmup_share=spec.warmup_share, seed=lesson.seed,
-    )  # fmt: skip
     settings = {"temperature": spec.temperature, "ce_weight": spec.ce_weight, "tokens": token_count(tokenizer)}
     taught = name == "student"
     objective = TeacherLoss(model, CachedLogits(lesson.logits), **settings) if taught else AnswerLoss(model)
-    return model, train(objective, examples, course, resume, report)
+    return model, train(objective, examples, course(name, spec, examples, lesson.seed), resume, report)
 
 
 def _start(lesson: _Lesson, tokenizer: Any) -> Any:

@@ -174,7 +174,8 @@ def _task_scores(answers: Sequence[_Answered]) -> Figures:
 
 
 def _golden(answer: _Answered) -> Figures:
-    return {"messages": list(answer.messages[:-1]), "prompt_tokens": answer.prompt, "tokens": answer.tokens}
+    end = {"finish_reason": "stop"} if answer.stopped else {}
+    return {"messages": list(answer.messages[:-1]), "prompt_tokens": answer.prompt, "tokens": answer.tokens, **end}
 
 
 def _context(model: ModelFile) -> int:

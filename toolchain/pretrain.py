@@ -18,9 +18,12 @@ TOOLS = ("accelerate", "safetensors", "tokenizers", "torch", "transformers")
 PAD, END = "<|endoftext|>", "<|end|>"
 SPECIALS = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+ROLES_IN_TEXT = {END: PAD, "<|system|>": PAD, "<|user|>": PAD, "<|assistant|>": "\n\n"}
+"""What does the same in a plain text: a page begins and ends with PAD, and a blank line parts its heading from what it says."""
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
 
@@ -49,6 +52,7 @@ def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, see
     )  # fmt: skip
     examples = _examples(tokenizer, texts, spec.context)
     figures = train(AnswerLoss(model), examples, course, out / "resume", report)
+    _give_roles_a_start(model, tokenizer)
     if is_main():
         save_model(model, out)
         tokenizer.save_pretrained(out)
@@ -92,12 +96,22 @@ def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
+def _give_roles_a_start(model: Any, tokenizer: Any) -> None:
+    """Let the tokens of the chat, which no text holds, begin as those that do the same in a text."""
+    import torch
+
+    rows = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, same in ROLES_IN_TEXT.items():
+            rows[tokenizer.convert_tokens_to_ids(token)] = rows[tokenizer.encode(same, add_special_tokens=False)].mean(0)
+
+
 def _examples(tokenizer: Any, texts: Sequence[str], context: int) -> list[Any]:
-    """Return each text with its end, cut into windows of the context where it is longer."""
+    """Return each text between two ends, cut into windows of the context where it is longer."""
     from toolchain.training.examples import Example
 
     pad = tokenizer.convert_tokens_to_ids(PAD)
-    whole = [[*tokenizer.encode(text, add_special_tokens=False), pad] for text in texts]
+    whole = [[pad, *tokenizer.encode(text, add_special_tokens=False), pad] for text in texts]
     windows = [ids[first : first + context] for ids in whole for first in range(0, len(ids), context)]
     return [Example(ids=window, labels=window) for window in windows]
 

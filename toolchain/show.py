@@ -68,11 +68,11 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
     """Return what a stage measured, in one line."""
     match stage:
         case "ingest":
-            return f"{figures['train']} conversations to learn from, {figures['held_out']} held out, {figures['dropped']} dropped"
+            return f"{figures['train']} conversations to learn, {figures['held_out']} held out, {sum(figures['dropped'].values())} dropped"
         case "pretrain":
             return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}" + _scores(figures)
         case "tune":
-            return f"{figures['trainable_parameters']:,} of {figures['parameters']:,} parameters trained" + _scores(figures)
+            return f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained" + _scores(figures)
         case "distill":
             shipped = "the student" if figures["shipped"] == "student" else "the control"
             return f"{figures['parameters'] / 1e6:.2f} M parameters, {shipped} ships" + _scores(figures)

@@ -4,6 +4,7 @@ tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Repo
     from toolchain.training.answers import score
     from toolchain.training.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
-    from toolchain.training.loop import Course, epochs, train
+    from toolchain.training.loop import course, train
     from toolchain.training.objectives import AnswerLoss
 
     tokenizer, model = load_tokenizer(base), load_model(base)
@@ -71,11 +72,7 @@ def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Repo
     adapted = _with_lora(model, spec, seed)
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations")
-    course = Course(
-        name="tune", steps=epochs(spec.epochs, examples, spec.batch_size), batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate, warmup_share=spec.warmup_share, seed=seed,
-    )  # fmt: skip
-    figures = train(AnswerLoss(adapted.get_base_model()), examples, course, out / "resume", report)
+    figures = train(AnswerLoss(adapted.get_base_model()), examples, course("tune", spec, examples, seed), out / "resume", report)
     if not is_main():
         return figures
     save_adapter(adapted, out / ADAPTER, base=base.name)
@@ -98,7 +95,10 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
     )  # fmt: skip
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft 0.21 calls a property of transformers 5 by its old name
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+            return get_peft_model(model, config)
     except ValueError as error:
         linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         hint = f"this model has {', '.join(sorted(linear - {'lm_head'}))}"

@@ -99,7 +99,7 @@ class LlamaEngine:
 
     def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
         """Yield a row of float32 for each token; always evaluated from the beginning."""
-        check_prompt(tokens, self)
+        check_prompt(tokens, self, answered=False)
         self.forget()
         return self._rows(list(tokens))
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from device.engine.base import Description, Sampling, Settings, usable_cores
+from device.engine.base import Description, Sampling, Settings, default_threads
 from device.errors import DeviceError
 
 N_BATCH = 512
 N_OUTPUTS = 32
-"""Rows of logits kept at once. llama.cpp's own default, a row for each token of a batch, costs 311 MB at a vocabulary of 152k;
+"""Rows of logits kept at once. llama.cpp's own default, a row for each token of a batch, reserves 311 MB at a vocabulary of 152k;
 more rows than this in one batch would abort the process (GGML_ASSERT in output_reserve)."""
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Names as llama.cpp spells them → ggml_type."""
@@ -60,7 +60,7 @@ def context(loaded: Any, path: Path, settings: Settings) -> Any:
     params.n_ctx, params.n_batch, params.n_ubatch = settings.context, N_BATCH, N_BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
-    params.n_threads = settings.threads or usable_cores()
+    params.n_threads = settings.threads or default_threads(llama.llama_model_size(loaded))
     params.n_threads_batch = settings.threads_batch or params.n_threads
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
     opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None

@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest:
     fields["engine"] = Engine(**_fields(fields, "engine", dict))
     for name in ("tensors", "stop_ids", "licences"):
         fields[name] = tuple(fields.get(name, ()))
-    manifest = _build(Manifest, fields)
+    manifest: Manifest = _build(Manifest, fields)
     checked_path(manifest.model)
     manifest.file(manifest.model)
     return manifest
@@ -157,7 +157,8 @@ def read_runtime(folder: Path) -> RuntimeManifest:
     fields = _read(folder / RUNTIME_MANIFEST)
     fields["python"] = tuple(fields.get("python", ()))
     fields["features"] = tuple(fields.get("features", ()))
-    return _build(RuntimeManifest, fields)
+    runtime: RuntimeManifest = _build(RuntimeManifest, fields)
+    return runtime
 
 
 def file_entry(folder: Path, path: str) -> File:

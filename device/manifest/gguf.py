@@ -143,12 +143,14 @@ class _Cursor:
             raise struct.error
 
     def name(self, limit: int, what: str) -> str:
+        """Return a string that may be shown as it is."""
         text = self.text(limit, what)
         if not text or not text.isprintable():
             raise _BadFileError(f"{what} is empty or not printable")
         return text
 
     def text(self, limit: int, what: str) -> str:
+        """Return a string of at most `limit` bytes."""
         length = self.take(_U64)
         if length > limit:
             raise _BadFileError(f"{what} is {length} bytes long, more than {limit}")

@@ -92,7 +92,11 @@ def test_a_stream_without_include_usage_has_none(port: int) -> None:
 def test_a_plain_prompt_is_completed_whole_and_streamed(port: int) -> None:
     asked = {"prompt": "how hot?\n", "max_tokens": 7}
     _, _, answer = call(port, COMPLETION, asked)
-    assert (answer["object"], answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("text_completion", "树🍵", "length")
+    assert (answer["object"], answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (
+        "text_completion",
+        "树🍵",
+        "length",
+    )
     chunks = events(call(port, COMPLETION, {**asked, "stream": True})[2])
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "树🍵"
 
@@ -183,59 +187,11 @@ def test_a_client_that_leaves_stops_the_answer(fake: int, engine: FakeEngine, st
     assert engine.ended.wait(30)
 
 
-def test_a_client_that_leaves_while_it_waits_is_never_answered(fake: int, engine: FakeEngine) -> None:
-    engine.go.clear()
-    with asking(fake), asking(fake, "second"):
-        pass
-    engine.go.set()
-    call(fake, CHAT, {**HOT, "max_tokens": 1})
-    assert sum(b"second" in prompt for prompt in engine.prompts) == 0
-
-
-def test_a_full_line_is_refused_with_a_time_to_come_back(fake: int, engine: FakeEngine) -> None:
-    engine.go.clear()
-    with asking(fake):
-        assert engine.began.wait(30)
-        with asking(fake), asking(fake):
-            status, headers, answer = call_until(fake, 429)
-            assert (status, headers["retry-after"], answer["error"]["code"]) == (429, "5", "busy")
-            assert answer["error"]["message"] == "2 questions are waiting already, try again later"
-
-
-def asking(port: int, content: str = "how hot?") -> "Asking":
-    return Asking(port, content)
-
-
-class Asking:
-    """A client that has asked and waits, until the block ends."""
-
-    def __init__(self, port: int, content: str) -> None:
-        self.client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        self.client.request("POST", CHAT, json.dumps({"messages": [{"role": "user", "content": content}]}).encode())
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self.client.sock.shutdown(socket.SHUT_RDWR)
-        self.client.close()
-
-
-def call_until(port: int, wanted: int) -> tuple[int, dict[str, str], Any]:
-    """Ask until the status is the one waited for: the clients before are on their way through other threads."""
-    for _ in range(100):
-        client = Asking(port, "one more")
-        client.client.sock.settimeout(0.2)
-        try:
-            response = client.client.getresponse()
-        except TimeoutError:
-            continue
-        finally:
-            body = response.read() if "response" in locals() else b"{}"
-            client.__exit__()
-        if response.status == wanted:
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, json.loads(body)
-    raise AssertionError(f"never answered {wanted}")
+def test_a_full_line_is_refused_with_a_time_to_come_back() -> None:
+    with service(FakeEngine().model, waiting=0) as port:
+        wait_until_loaded(port)
+        status, headers, answer = call(port, CHAT, HOT)
+    assert (status, headers["retry-after"], answer["error"]["code"]) == (429, "5", "busy")
 
 
 def test_loading_is_said_until_the_model_is_there() -> None:
@@ -266,7 +222,9 @@ def test_a_token_is_asked_for_everywhere_but_at_health() -> None:
 
 def serve(*argv: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "device", "serve", *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "default"})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "default"}
+    )
 
 
 def test_the_verb_serves_until_it_is_told_to_end(bundle: Path) -> None:
@@ -290,9 +248,7 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
     assert error["message"].startswith("tiny.gguf: ")
 
 
-@pytest.mark.parametrize(
-    ("argv", "code"), [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")]
-)
+@pytest.mark.parametrize(("argv", "code"), [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")])
 def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(bundle: Path, argv: list[str], code: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = [word.format(taken=other.getsockname()[1]) for word in argv]

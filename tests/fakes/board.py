@@ -1,9 +1,7 @@
 """A board that is a folder of this computer: real commands and the real protocol, no SSH. It can lose the connection."""
 
 import os
-import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +28,12 @@ class FakeConnection:
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
         channel = self.open(argv)
-        channel.send(stdin)
-        channel.close_input()
+        try:
+            channel.send(stdin)
+            channel.close_input()
+        except BoardError:
+            if self.cut_after is not None:
+                raise
         return channel.finish()
 
     def open(self, argv: Sequence[str]) -> "FakeChannel":
@@ -71,7 +73,10 @@ class FakeChannel:
             raise self._lost()
 
     def close_input(self) -> None:
-        self._input.close()
+        try:
+            self._input.close()
+        except BrokenPipeError as error:
+            raise self._lost() from error
 
     def read_line(self) -> bytes:
         return self._output.readline() if not self._output.closed else b""
@@ -95,16 +100,3 @@ class FakeChannel:
 
     def _lost(self) -> BoardError:
         return BoardError(f"{self._board.address}: connection lost at byte {self._board.sent:,}")
-
-
-def machine() -> str:
-    """Return `uname -m` of the computer that plays the board."""
-    return platform.machine()
-
-
-def wait_until(said: "object", seconds: float = 10.0) -> None:
-    """Wait for a condition; fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not said():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

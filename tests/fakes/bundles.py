@@ -17,7 +17,7 @@ RUNTIME_PROGRAM = """
 import http.server, json, os, pathlib, signal, sys, time
 
 verb, bundle = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
-mood = json.loads((bundle / "model.bin").read_text().splitlines()[0])[verb]
+mood = json.loads((bundle / "model.bin").read_bytes().splitlines()[0])[verb]
 if mood == "refuse":
     print(json.dumps({"error": {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}}))
     sys.exit(1)

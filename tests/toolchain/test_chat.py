@@ -1,6 +1,5 @@
 """chat: the ids that are learned are the ids that are asked."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -72,7 +72,9 @@ def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_windows_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    (tmp_path / "dos.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "a", "answer": "b"}\r\n\r\n{"question": "c", "answer": "d"}\r\n')
+    (tmp_path / "dos.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"question": "a", "answer": "b"}\r\n\r\n{"question": "c", "answer": "d"}\r\n'
+    )
     assert len(ingested(tmp_path, "dos.jsonl").train()) == 2
 
 
@@ -83,7 +85,9 @@ def test_markdown_is_one_document_and_text_one_a_paragraph(tmp_path: Path) -> No
 
 
 def test_conversations_keep_their_turns_and_get_the_system_prompt(tmp_path: Path) -> None:
-    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
+    turns = [
+        {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    ]
     own = [{"role": "system", "content": "own"}, {"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]
     write_lines(tmp_path / "chat.jsonl", [{"messages": turns}, {"messages": own}])
     rows = ingested(tmp_path, "chat.jsonl", system="Be brief.", held_out_share=0).train()
@@ -141,7 +145,9 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
         ingested(tmp_path, "latin.txt")
 
 
-@pytest.mark.parametrize(("name", "message"), [("gone.jsonl", "gone.jsonl: no such file"), ("a.csv", "a.csv: files of this kind are not read")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone.jsonl", "gone.jsonl: no such file"), ("a.csv", "a.csv: files of this kind are not read")]
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
     with pytest.raises(ArtifactError) as refused:

@@ -37,7 +37,7 @@ StrictModes no
 PidFile none
 UseDNS no
 PermitUserRC no
-AllowTcpForwarding no
+AllowTcpForwarding local
 AllowAgentForwarding no
 X11Forwarding no
 PrintMotd no

@@ -20,13 +20,14 @@ from toolchain.board.shell import command_line
 from toolchain.errors import BoardError, TrustError
 
 DEFAULT_ROOT = "~/.local/share/demitasse"
+SSH_PORT = 22
 CONNECT_S = 10.0
 LOGIN_S = 30.0
 KEEPALIVE_S = 5
 LOST_AFTER_MS = 30_000
 """A link that acknowledges nothing for so long is lost (TCP_USER_TIMEOUT, tcp(7))."""
-SEND_BYTES = 32 << 10
-"""One SSH packet; larger sends make paramiko copy the rest again for each (facts/board.md E)."""
+SEND_BYTES = (32 << 10) - 64
+"""What paramiko fits into one of OpenSSH's packets: 64 bytes more would go as a second one, a long rest is copied each time."""
 STALLED_S = 120.0
 _FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _WEAK = ("cbc", "3des", "md5", "sha1")
@@ -47,13 +48,14 @@ def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
 def fetch_host_key(address: str) -> paramiko.PKey:
     """Ask a board for its host key, without logging in."""
     way = route(address)
-    with _explained(way), _socket(way) as sock:
-        transport = _transport(sock)
-        try:
+    jump = dial(way.jump) if way.jump else None
+    try:
+        with _explained(way), contextlib.closing(_transport(_socket(way, jump))) as transport:
             transport.start_client(timeout=LOGIN_S)
             return transport.get_remote_server_key()
-        finally:
-            transport.close()
+    finally:
+        if jump:
+            jump.close()
 
 
 def pin(address: str, key: paramiko.PKey) -> None:
@@ -70,26 +72,27 @@ def pin(address: str, key: paramiko.PKey) -> None:
 def dial(way: Route) -> "SshConnection":
     """Open a connection along a route."""
     known = known_hosts.read(way.known_hosts)
+    jump = dial(way.jump) if way.jump else None
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(_Refuse(way))
-    for name, keys in known.keys.items():
-        for kind, key in keys.items():
-            client.get_host_keys().add(name, kind, key)
+    asked_for = way.host if way.port == SSH_PORT else f"[{way.host}]:{way.port}"
+    for kind, key in (known.keys.lookup(way.known_as) or {}).items():
+        client.get_host_keys().add(asked_for, kind, key)
     try:
         with _explained(way):
-            _log_in(client, way)
+            _log_in(client, way, jump)
             _check_revoked(client, way, known)
     except BaseException:
-        client.close()
+        SshConnection(way.address, client, jump).close()
         raise
-    return SshConnection(way.address, client)
+    return SshConnection(way.address, client, jump)
 
 
 class SshConnection:
-    """An open, authenticated connection (`connection.Connection`)."""
+    """An open, authenticated connection (`connection.Connection`), and the one it goes through if there is one."""
 
-    def __init__(self, address: str, client: paramiko.SSHClient) -> None:
-        self._address, self._client = address, client
+    def __init__(self, address: str, client: paramiko.SSHClient, jump: "SshConnection | None" = None) -> None:
+        self._address, self._client, self._jump = address, client, jump
 
     @property
     def address(self) -> str:
@@ -104,12 +107,13 @@ class SshConnection:
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
         """Run a command to its end."""
         channel = self._start(argv, timeout_s)
+        feeder = threading.Thread(target=channel.feed, args=(stdin,), daemon=True)
+        feeder.start()
         try:
-            channel.send(stdin)
-            channel.close_input()
             return channel.finish()
         finally:
             channel.close()
+            feeder.join()
 
     def open(self, argv: Sequence[str]) -> "SshChannel":
         """Start a command and talk to it."""
@@ -118,6 +122,17 @@ class SshConnection:
     def close(self) -> None:
         """Hang up."""
         self._client.close()
+        if self._jump:
+            self._jump.close()
+
+    def forward(self, host: str, port: int) -> paramiko.Channel:
+        """Return a connection from the board on to another host."""
+        transport = self._client.get_transport()
+        assert transport is not None
+        try:
+            return transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_S)
+        except paramiko.SSHException as error:
+            raise BoardError(f"{self._address}: does not lead to {host} port {port}: {_reason(error)}") from error
 
     def _start(self, argv: Sequence[str], timeout_s: float | None) -> "SshChannel":
         transport = self._client.get_transport()
@@ -146,11 +161,17 @@ class SshChannel:
     def send(self, chunk: bytes | memoryview) -> None:
         """Write to the command's standard input."""
         view = memoryview(chunk)
-        for start in range(0, len(view), SEND_BYTES):
-            piece = bytes(view[start : start + SEND_BYTES])
-            with self._watched(STALLED_S):
+        with self._watched(STALLED_S):
+            for start in range(0, len(view), SEND_BYTES):
+                piece = bytes(view[start : start + SEND_BYTES])
                 self._channel.sendall(piece)
-            self._sent += len(piece)
+                self._sent += len(piece)
+
+    def feed(self, content: bytes) -> None:
+        """Write all of the input and end it; a command may end without having read it, and says so by its exit status."""
+        with contextlib.suppress(BoardError):
+            self.send(content)
+            self.close_input()
 
     def close_input(self) -> None:
         """Send end of file."""
@@ -241,9 +262,9 @@ class _Refuse(paramiko.RejectPolicy):
         )
 
 
-def _log_in(client: paramiko.SSHClient, way: Route) -> None:
+def _log_in(client: paramiko.SSHClient, way: Route, jump: SshConnection | None) -> None:
     client.connect(
-        way.host, port=way.port, username=way.user, sock=_socket(way), transport_factory=_transport,
+        way.host, port=way.port, username=way.user, sock=_socket(way, jump), transport_factory=_transport,
         key_filename=[file for file in way.identities if Path(file).is_file()] or None,
         allow_agent=not way.only_identities, look_for_keys=not way.only_identities,
         timeout=CONNECT_S, banner_timeout=LOGIN_S, auth_timeout=LOGIN_S,
@@ -259,27 +280,16 @@ def _check_revoked(client: paramiko.SSHClient, way: Route, known: known_hosts.Kn
         raise TrustError(f"{way.address}: the host key {_fingerprint(transport.get_remote_server_key())} is revoked")
 
 
-def _socket(way: Route) -> "socket.socket | paramiko.Channel | paramiko.ProxyCommand":
-    if way.jump:
-        return _through(way.jump, way)
+def _socket(way: Route, jump: SshConnection | None) -> "socket.socket | paramiko.Channel | paramiko.ProxyCommand":
+    if jump:
+        return jump.forward(way.host, way.port)
     if way.proxy_command:
         return paramiko.ProxyCommand(way.proxy_command)
-    with _explained(way):
-        sock = socket.create_connection((way.host, way.port), timeout=CONNECT_S)
+    sock = socket.create_connection((way.host, way.port), timeout=CONNECT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_AFTER_MS)
     return sock
-
-
-def _through(jump: Route, way: Route) -> paramiko.Channel:
-    transport = dial(jump)._client.get_transport()
-    assert transport is not None
-    try:
-        return transport.open_channel("direct-tcpip", (way.host, way.port), ("127.0.0.1", 0), timeout=CONNECT_S)
-    except paramiko.SSHException as error:
-        transport.close()
-        raise BoardError(f"{way.address}: not reachable through `{jump.address}`") from error
 
 
 def _transport(sock: socket.socket, disabled_algorithms: dict[str, list[str]] | None = None) -> paramiko.Transport:
@@ -307,6 +317,12 @@ def _changed(way: Route, key: paramiko.PKey) -> TrustError:
     )
 
 
+def _refused(way: Route) -> BoardError:
+    return BoardError(
+        f"{way.address}: the board refused every key of `{way.user}`", hint=f"ssh-copy-id -p {way.port} {way.user}@{way.host}"
+    )
+
+
 @contextlib.contextmanager
 def _explained(way: Route) -> Iterator[None]:
     try:
@@ -316,8 +332,7 @@ def _explained(way: Route) -> Iterator[None]:
     except paramiko.PasswordRequiredException as error:
         raise BoardError(f"{way.address}: the private key is locked with a passphrase", hint="ssh-add, then again") from error
     except paramiko.AuthenticationException as error:
-        hint = f"ssh-copy-id -p {way.port} {way.user}@{way.host}"
-        raise BoardError(f"{way.address}: the board refused every key of `{way.user}`", hint=hint) from error
+        raise _refused(way) from error
     except socket.gaierror as error:
         raise BoardError(f"{way.address}: name not found", hint="is the board on this network? try its IP address") from error
     except TimeoutError as error:
@@ -329,6 +344,8 @@ def _explained(way: Route) -> Iterator[None]:
     except (EOFError, OSError) as error:
         raise BoardError(f"{way.address}: not reachable: {_reason(error)}") from error
     except paramiko.SSHException as error:
+        if str(error) == "No authentication methods available":
+            raise _refused(way) from error
         raise BoardError(f"{way.address}: not a usable SSH server: {_reason(error)}") from error
 
 

@@ -4,13 +4,51 @@ Types are chosen from names and shapes alone, before a weight is read: so fallba
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the choice of types depends on besides names and shapes."""
+
+    layers: int
+    tied: bool
+    """The head is the embedding: it is stored once, as a head."""
+    group: int
+    """Query heads that share one key head."""
+    wide_groups: bool
+    """An 80-layer model whose values are shared by many heads: `attn_v` gets more bits (`LLM_TYPE_70B`)."""
+    weighed: bool = False
+    """Whether an importance matrix is at hand."""
+
+
+def _spread(layer: int, layout: Layout) -> bool:
+    """Say whether a layer is in the first or last eighth, or every third between (`use_more_bits`)."""
+    layers = layout.layers
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+Where = Callable[[int, Layout], bool]
+_WHERE: dict[str, Where] = {
+    "everywhere": lambda layer, layout: True,
+    "first 2": lambda layer, layout: layer < 2,
+    "first 4": lambda layer, layout: layer < 4,
+    "first eighth": lambda layer, layout: layer < layout.layers // 8,
+    "first sixteenth": lambda layer, layout: layer < layout.layers // 16,
+    "first eighth, weighed": lambda layer, layout: layout.weighed and layer < layout.layers // 8,
+    "first eighth, unweighed": lambda layer, layout: not layout.weighed and layer < layout.layers // 8,
+    "shared by 4": lambda layer, layout: layout.group >= 4,
+    "spread": _spread,
+}
+"""In which layers a rule holds."""
+Rules = tuple[tuple[str, Type], ...]
+"""(where, type) pairs; the first that holds is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +59,12 @@ class Scheme:
     """`general.file_type` (llama.h, `llama_ftype`)."""
     base: Type
     """The type that the scheme is named after."""
-    mixed: bool = False
-    """`_M` schemes spend Q6_K on some layers' `attn_v` and `ffn_down`."""
+    values: Rules = ()
+    """Other types for `attn_v` and `attn_qkv`."""
+    down: Rules = ()
+    """Other types for `ffn_down`."""
+    output: Rules = ()
+    """Other types for `attn_output`."""
 
     @property
     def nominal_bpw(self) -> float:
@@ -34,19 +76,41 @@ class Scheme:
         """Whether weights are stored in blocks."""
         return self.base not in (Type.F16, Type.BF16)
 
+    def rules(self, role: str) -> Rules:
+        """Return what differs from the base for the tensors of a role."""
+        return {"attn_v": self.values, "attn_qkv": self.values, "ffn_down": self.down, "attn_output": self.output}.get(role, ())
 
+
+_SPREAD_Q6: Rules = (("spread", Type.Q6_K),)
+_IQ4_VALUES: Rules = (("shared by 4", Type.Q5_K),)
+_IQ4_DOWN: Rules = (("first eighth, unweighed", Type.Q5_K),)
+_ALL_Q3: Rules = (("everywhere", Type.Q3_K),)
 SCHEMES = {
     "F16": Scheme(file_type=1, base=Type.F16),
     "BF16": Scheme(file_type=32, base=Type.BF16),
     "Q8_0": Scheme(file_type=7, base=Type.Q8_0),
-    "Q4_0": Scheme(file_type=2, base=Type.Q4_0),
-    "Q4_K_M": Scheme(file_type=15, base=Type.Q4_K, mixed=True),
-    "Q5_K_M": Scheme(file_type=17, base=Type.Q5_K, mixed=True),
     "Q6_K": Scheme(file_type=18, base=Type.Q6_K),
-}
+    "Q5_K_M": Scheme(file_type=17, base=Type.Q5_K, values=_SPREAD_Q6, down=_SPREAD_Q6),
+    "Q5_K_S": Scheme(file_type=16, base=Type.Q5_K),
+    "Q4_K_M": Scheme(file_type=15, base=Type.Q4_K, values=_SPREAD_Q6, down=_SPREAD_Q6),
+    "Q4_K_S": Scheme(file_type=14, base=Type.Q4_K, values=(("first 4", Type.Q5_K),), down=(("first eighth", Type.Q5_K),)),
+    "Q4_0": Scheme(file_type=2, base=Type.Q4_0, down=(("first eighth, weighed", Type.Q4_1),)),
+    "IQ4_NL": Scheme(file_type=25, base=Type.IQ4_NL, values=_IQ4_VALUES, down=_IQ4_DOWN),
+    "IQ4_XS": Scheme(file_type=30, base=Type.IQ4_XS, values=_IQ4_VALUES, down=_IQ4_DOWN),
+    "Q3_K_M": Scheme(
+        file_type=12, base=Type.Q3_K, values=(("first 2", Type.Q5_K), ("everywhere", Type.Q4_K)),
+        down=(("first sixteenth", Type.Q5_K), ("everywhere", Type.Q4_K)), output=(("everywhere", Type.Q4_K),),
+    ),
+    "Q2_K": Scheme(
+        file_type=10, base=Type.Q2_K, values=(("shared by 4", Type.Q4_K), *_ALL_Q3), down=_ALL_Q3, output=_ALL_Q3,
+    ),
+}  # fmt: skip
 """Schemes by the name that llama.cpp gives them."""
 
-_FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
+_FALLBACK = {
+    Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0,
+    Type.IQ4_XS: Type.IQ4_NL,
+}  # fmt: skip
 """What takes the place of a type whose blocks do not fit a row (`tensor_type_fallback`); where that does not fit either: F16."""
 
 
@@ -57,17 +121,6 @@ class Choice:
     type: Type
     wanted: Type
     """What the scheme asks for; another than `type` where a row is not whole blocks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What the choice of types depends on besides names and shapes."""
-
-    layers: int
-    tied: bool
-    """The head is the embedding: it is stored once, as a head."""
-    wide_groups: bool
-    """An 80-layer model whose values are shared by many heads: `attn_v` gets more bits (`LLM_TYPE_70B`)."""
 
 
 def find_scheme(name: str) -> Scheme:
@@ -105,17 +158,14 @@ def _wanted(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     """Follow `llama_tensor_get_type_impl` for models without experts."""
     if tensor == "output.weight" or (layout.tied and tensor == "token_embd.weight"):
         return Type.Q8_0 if scheme.base == Type.Q8_0 else Type.Q6_K
-    match = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", tensor)
-    if match and scheme.mixed and _gets_more_bits(int(match[1]), layout.layers):
-        return Type.Q6_K
-    if match and match[2] == "attn_v" and layout.wide_groups and scheme.base == Type.Q4_K:
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor)
+    if not match:
+        return scheme.base
+    rules = scheme.rules(match[2])
+    wanted = next((kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base)
+    if match[2] in ("attn_v", "attn_qkv") and layout.wide_groups and wanted in (Type.Q3_K, Type.Q4_K):
         return Type.Q5_K
-    return scheme.base
-
-
-def _gets_more_bits(layer: int, layers: int) -> bool:
-    """Say whether a layer is in the first or last eighth, or every third between (`use_more_bits`)."""
-    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    return wanted
 
 
 def _fit(wanted: Type, length: int) -> Type:

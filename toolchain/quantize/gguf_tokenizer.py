@@ -97,7 +97,10 @@ def understand(folder: Path, rows: int) -> Vocabulary:
 
 
 def prove(folder: Path, metadata: Metadata, architecture: str, texts: Sequence[str] = PROOF) -> int:
-    """Encode `texts` and every added token with both libraries; return the tokens compared, raise ArtifactError for a mismatch."""
+    """Encode `texts` and every added token with both libraries; return the tokens compared, raise ArtifactError for a mismatch.
+
+    llama.cpp does not normalize: where the tokenizer does (NFC), texts are compared in their normal form.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))

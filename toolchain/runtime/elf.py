@@ -43,7 +43,7 @@ def needed_versions(library: Path) -> set[str]:
             if section.kind == _VERSION_NEEDS
             for name in _names(image, section, sections[section.link])
         }
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{library.name}: broken ELF library") from error
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import ToolError
+from toolchain.tools import apt
 
 PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-aarch64-static": "qemu-user-static", "mke2fs": "e2fsprogs", "newuidmap": "uidmap"}
 """program → Debian package; `newuidmap` only where the caller is not root."""
@@ -23,12 +24,17 @@ if [ "$(uname -m)" != aarch64 ] && [ ! -e {_BINFMT}/qemu-aarch64 ]; then
     mount -t binfmt_misc binfmt_misc {_BINFMT} 2>/dev/null || true
     [ -e {_BINFMT}/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register || exit 88
 fi
-exec "$@"
+exec 3<&0
+trap 'exit 143' TERM
+{{ cat <&3 >/dev/null; kill $$; }} &
+"$@" </dev/null 3<&- &
+wait $!
 """
-"""Lets arm64 programs run in this namespace (Linux 6.7 lets a user namespace have its own list; root may always)."""
+"""Lets arm64 programs run in this namespace (Linux 6.7 lets a user namespace have its own list; root may always), then runs one.
+
+This shell is the namespace's first process: all others end with it, and it ends when our end of its input is closed.
+"""
 _NO_BINFMT = 88
-_APT_SETTINGS = ("Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::Retries")
-"""What of apt's settings decides whether the mirror can be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +49,6 @@ class Order:
     """Folder for everything on the way."""
 
 
-def verify() -> None:
-    """Raise ToolError that names what an image build misses."""
-    if missing := missing_packages():
-        raise ToolError(f"the image cannot be built without {', '.join(missing)}", hint=install_line(missing))
-
-
 def missing_packages() -> list[str]:
     """Return the Debian packages that an image build misses."""
     native = platform.machine() == "aarch64"
@@ -57,34 +57,26 @@ def missing_packages() -> list[str]:
     return [PACKAGES[name] for name in needed if not shutil.which(name) and not shutil.which(name, path=_PATH)]
 
 
-def install_line(packages: Sequence[str]) -> str:
-    """Return the command that installs Debian packages."""
-    return f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
-
-
 def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
     """Build a root folder and run the hook on it; raise ToolError with the end of the log if that fails.
 
     `say` hears every line. Nothing outside `order.work` is written but what the hook writes.
     """
-    command = [*namespace(), *command_line(order, sources(order.suite))]
+    command = [*namespace(), *command_line(order, apt.sources(order.suite))]
     environment = {**os.environ, "TMPDIR": str(order.work), "PATH": f"{os.environ.get('PATH', '')}:{_PATH}", "LC_ALL": "C.UTF-8"}
     settings = order.work / "apt.conf"
-    settings.write_text(apt_settings(), encoding="utf-8")
+    settings.write_text(apt.settings(), encoding="utf-8")
     last = [""]
     with log.open("w", encoding="utf-8") as kept, subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         errors="replace",
     ) as running:  # fmt: skip
-        try:
-            assert running.stdout
+        assert running.stdin and running.stdout
+        with running.stdin:
             for line in running.stdout:
                 kept.write(line)
                 last = [*last[-5:], line.strip()]
                 say(line.strip())
-        except BaseException:
-            running.terminate()
-            raise
     if running.returncode:
         raise _failed(running.returncode, last, log)
 
@@ -92,7 +84,9 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
 def remove(folder: Path) -> None:
     """Remove a folder that may hold files of the namespace's other users."""
     if folder.exists():
-        subprocess.run([*namespace(), "rm", "-rf", "--one-file-system", str(folder)], check=False, timeout=600)
+        remover = [*namespace(), "rm", "-rf", "--one-file-system", str(folder)]
+        with subprocess.Popen(remover, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+            running.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -114,36 +108,6 @@ def command_line(order: Order, lines: Sequence[str]) -> list[str]:
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without), "--dpkgopt=force-unsafe-io",
         f"--customize-hook={order.hook}", order.suite, "/dev/null", *lines,
     ]  # fmt: skip
-
-
-def sources(suite: str) -> list[str]:
-    """Return the lines of sources.list for a suite, from the mirrors that apt uses here; none if there is no Debian mirror."""
-    fields = "$(LABEL) $(COMPONENT) $(REPO_URI)"
-    return sources_from(_output("apt-get", "indextargets", "--format", fields, "Created-By: Packages"), suite)
-
-
-def sources_from(listed: str, suite: str) -> list[str]:
-    """Return the lines of sources.list from what `apt-get indextargets` lists."""
-    rows = [line.split() for line in listed.splitlines()]
-    mirrors = {row[0]: row[2] for row in reversed(rows) if len(row) == 3 and row[1] == "main"}
-    if "Debian" not in mirrors:
-        return []
-    lines = [f"deb {mirrors['Debian']} {suite}{part} main" for part in ("", "-updates")]
-    if "Debian-Security" in mirrors:
-        lines.append(f"deb {mirrors['Debian-Security']} {suite}-security main")
-    return lines
-
-
-def apt_settings() -> str:
-    """Return apt's settings on this computer that decide whether its mirror can be used."""
-    dumped = _output("apt-config", "dump", "--format", '%F "%v";%n', *dict.fromkeys(_APT_SETTINGS)).splitlines()
-    return "\n".join(dict.fromkeys(['Acquire::Languages "none";', *(line for line in dumped if '""' not in line)])) + "\n"
-
-
-def _output(*command: str) -> str:
-    if not shutil.which(command[0]):
-        return ""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def _failed(code: int, last: Sequence[str], log: Path) -> ToolError:

@@ -21,7 +21,7 @@ def load_tokenizer(folder: Path) -> Any:
     check_model_folder(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises no narrower type
         raise ArtifactError(f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}") from error
 
 

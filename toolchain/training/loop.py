@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain.artifacts import Figures
 from toolchain.chat import IGNORED
 from toolchain.progress import Reporter
+from toolchain.recipe import TrainSpec
 from toolchain.training.examples import Batch, Example, batch_of, batches_from
+from toolchain.training.processes import many_on_cpu
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +57,12 @@ class Course:
         return self.learning_rate * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def epochs(course_epochs: int, examples: Sequence[Example], batch_size: int) -> int:
-    """Return the steps in which every example is seen `course_epochs` times."""
-    return course_epochs * -(-len(examples) // batch_size)
+def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -> Course:
+    """Return the course in which every example is seen `spec.epochs` times."""
+    return Course(
+        name=name, steps=spec.epochs * -(-len(examples) // spec.batch_size), batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate, warmup_share=spec.warmup_share, seed=seed,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -100,7 +105,7 @@ def train(objective: "nn.Module", examples: Sequence[Example], course: Course, r
     import torch
     from accelerate import Accelerator
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=many_on_cpu())
     state = resume / course.name / STATE
     optimizer = _optimizer(objective, course)
     progress = _Progress(course, report)

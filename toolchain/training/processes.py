@@ -22,12 +22,19 @@ def speaking(report: Reporter) -> Reporter:
     return report if is_main() else Silent()
 
 
+def many_on_cpu() -> bool:
+    """Return whether several processes share the work of CPUs, which accelerate must be told under plain torchrun."""
+    import torch
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
 def wait_for_all() -> None:
     """Go on when every process is here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        PartialState(cpu=many_on_cpu()).wait_for_everyone()
 
 
 def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:

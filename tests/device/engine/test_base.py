@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from device.engine.base import FieldError, Sampling, usable_cores
+from device.engine.base import FieldError, Sampling, Settings, default_threads, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,21 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
 def test_threads_stay_within_a_containers_quota(tmp_path: Path, quota: str, cores: int | None) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_a_model_too_small_to_share_has_one_thread() -> None:
+    assert (default_threads(3 << 20), default_threads(400 << 20)) == (1, usable_cores())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": -1}, "`threads`: must be between 1 and 512, not -1"),
+        ({"threads_batch": 513}, "`threads_batch`: must be between 1 and 512, not 513"),
+        ({"context": 1 << 21}, "`context`: must be between 1 and 1048576, not 2097152"),
+    ],
+)
+def test_settings_that_would_end_the_process_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        Settings(**settings)  # type: ignore[arg-type]
+    assert caught.value.message == message

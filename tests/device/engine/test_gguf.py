@@ -178,10 +178,15 @@ def test_a_row_of_logits_for_each_token_names_the_greedy_answer(engine: Engine) 
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_refused_at_once(engine: Engine, tokens: list[int], code: str, message: str) -> None:
-    for call in (lambda: engine.generate(tokens, GREEDY), lambda: engine.logits(tokens)):
-        with pytest.raises(DeviceError) as caught:
-            call()
-        assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
+    with pytest.raises(DeviceError) as caught:
+        engine.generate(tokens, GREEDY)
+    assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
+
+
+def test_logits_fill_the_context_and_no_more(engine: Engine) -> None:
+    assert len(list(engine.logits([1] * 512))) == 512
+    with pytest.raises(DeviceError, match=r"the prompt has 513 tokens, the context holds 512$"):
+        engine.logits([1] * 513)
 
 
 def cut(path: Path) -> None:

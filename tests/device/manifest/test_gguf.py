@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -51,7 +50,8 @@ def gguf(entries: list[bytes], tensors: list[bytes], data: int = 0, *, version: 
 NAME = entry("general.name", STRING, text("tiny ☕"))
 SOUND = gguf(
     [
-        NAME, entry("general.alignment", UINT32, u32(64)), entry("flag", BOOL, b"\1"), entry("few", ARRAY, array(UINT32, 2, u32(7) + u32(8))),
+        NAME, entry("general.alignment", UINT32, u32(64)), entry("flag", BOOL, b"\1"),
+        entry("few", ARRAY, array(UINT32, 2, u32(7) + u32(8))),
         entry("tokens", ARRAY, array(STRING, 100, b"".join(text(f"t{i}") for i in range(100)))),
         entry("many", ARRAY, array(UINT64, 100, bytes(800))),
     ],
@@ -177,9 +177,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "overlap": (gguf([], [tensor(), tensor("b", offset=256)], 1024), "tensor `b` is not where the one before it ends"),
     "hole": (gguf([], [tensor(), tensor("b", offset=1024)], 2048), "tensor `b` is not where the one before it ends"),
     "offset past the end": (gguf([], [tensor(offset=BIG)], 512), "tensor `a` is not where the one before it ends"),
-    "data cut": (gguf([], [tensor()], 511), "is 575 bytes long, its header describes 576"),
-    "data too long": (gguf([], [tensor()], 513), "is 577 bytes long, its header describes 576"),
-    "bytes after a header": (gguf([NAME], []) + b"x", "is 65 bytes long, its header describes 62"),
+    "data cut": (gguf([], [tensor()], 511), "is 607 bytes long, its header describes 608"),
+    "data too long": (gguf([], [tensor()], 513), "is 609 bytes long, its header describes 608"),
+    "bytes after a header": (gguf([NAME], []) + b"x", "is 65 bytes long, its header describes 64"),
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_mutants_are_read_or_refused_and_nothing_else(written: Callable[[bytes],
 GREEDY = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
-resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
 try:
@@ -222,11 +222,12 @@ except ManifestError as error:
 
 
 @pytest.mark.parametrize("length", [0, 1, 60])
-def test_the_largest_header_that_is_looked_at_stays_in_256_mb(written: Callable[[bytes], Path], length: int) -> None:
+def test_the_largest_header_that_is_looked_at_stays_in_256_mb_and_two_seconds(
+    written: Callable[[bytes], Path], length: int
+) -> None:
     one = u64(length) + bytes(length)
     many = entry("a", ARRAY, array(STRING, 1 << 20, one * (1 << 20)))
     texts = [entry(f"t{i}", STRING, text(b"x" * (1 << 20))) for i in range(30)]
     file = written(gguf([many, *texts], [tensor()], 500))
     ran = subprocess.run([sys.executable, "-c", GREEDY, str(file)], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (0, "bad_gguf\n"), ran.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 256 << 10

@@ -46,7 +46,9 @@ def test_answers_are_scored(answer: str, expected: str, exact: bool, f1: float) 
 def test_answers_in_a_batch_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("hot?", "how hot is too hot for it?", "散热")]
+    prompts = [
+        render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("hot?", "how hot is too hot for it?", "散热")
+    ]
     together = answer(model, tokenizer, prompts, 12, Silent(), name="ask")
     assert together == [answer(model, tokenizer, [prompt], 12, Silent(), name="ask")[0] for prompt in prompts]
 

@@ -12,13 +12,17 @@ import torch
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
 from toolchain.progress import Silent
+from toolchain.recipe import TrainSpec
 from toolchain.training.checkpoints import load_model
 from toolchain.training.examples import Example, batches_from, batches_of_epoch
-from toolchain.training.loop import FLOOR, Course, epochs, train
+from toolchain.training.loop import FLOOR, Course, course, train
 from toolchain.training.objectives import AnswerLoss
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1, "attention_dropout": 0.2}
-EXAMPLES = [Example(ids=[(7 * n + k) % 500 for k in range(5 + n % 4)], labels=[(7 * n + k) % 500 for k in range(5 + n % 4)]) for n in range(13)]
+EXAMPLES = [
+    Example(ids=[(7 * n + k) % 500 for k in range(5 + n % 4)], labels=[(7 * n + k) % 500 for k in range(5 + n % 4)])
+    for n in range(13)
+]
 COURSE = Course(name="course", steps=12, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=3, save_every_s=0)
 
 CHILD = """
@@ -55,7 +59,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(model: Path, tmp_path: Path) -> None:
     whole = trained(model, tmp_path / "whole", Silent())
-    killed = subprocess.run([sys.executable, "-c", CHILD, model, tmp_path / "killed"], env=os.environ | {"PYTHONPATH": "."}, timeout=120)
+    killed = subprocess.run(
+        [sys.executable, "-c", CHILD, model, tmp_path / "killed"], env=os.environ | {"PYTHONPATH": "."}, timeout=120
+    )
     assert killed.returncode == -signal.SIGKILL
     report = Recorder()
     again = trained(model, tmp_path / "killed", report)
@@ -71,8 +77,8 @@ def test_what_is_kept_for_going_on_is_safetensors_only(model: Path, tmp_path: Pa
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: Path, tmp_path: Path) -> None:
     def weights(seed: int) -> torch.nn.Module:
         module = load_model(model)
-        course = Course(name="c", steps=4, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=seed)
-        train(AnswerLoss(module), EXAMPLES, course, tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}", Silent())
+        once = Course(name="c", steps=4, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=seed)
+        train(AnswerLoss(module), EXAMPLES, once, tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}", Silent())
         return module
 
     first, again, other = weights(0), weights(0), weights(1)
@@ -82,8 +88,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: Pa
 
 def test_training_lowers_the_loss_and_says_what_it_took(model: Path, tmp_path: Path) -> None:
     module, report = load_model(model), Recorder()
-    course = Course(name="course", steps=60, batch_size=4, learning_rate=3e-3, warmup_share=0.1, seed=0)
-    figures = train(AnswerLoss(module), EXAMPLES, course, tmp_path, report)
+    once = Course(name="course", steps=60, batch_size=4, learning_rate=3e-3, warmup_share=0.1, seed=0)
+    figures = train(AnswerLoss(module), EXAMPLES, once, tmp_path, report)
     assert figures["loss"] < 4
     assert figures["steps"] == 60
     assert figures["trained_tokens"] > 60 * 15
@@ -102,8 +108,8 @@ def test_frozen_parameters_stay_as_they_are(model: Path, tmp_path: Path) -> None
 
 
 def test_the_rate_warms_up_and_decays_to_its_floor() -> None:
-    course = Course(name="c", steps=100, batch_size=1, learning_rate=1.0, warmup_share=0.1, seed=0)
-    rates = [course.rate(step) for step in range(100)]
+    once = Course(name="c", steps=100, batch_size=1, learning_rate=1.0, warmup_share=0.1, seed=0)
+    rates = [once.rate(step) for step in range(100)]
     assert rates[:10] == pytest.approx([n / 10 for n in range(1, 11)])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] == pytest.approx(FLOOR, abs=1e-2)
@@ -113,7 +119,8 @@ def test_every_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     orders = [batches_of_epoch(EXAMPLES, 4, 0, epoch) for epoch in range(3)]
     assert all(sorted(row for batch in order for row in batch) == list(range(13)) for order in orders)
     assert orders[0] != orders[1]
-    assert epochs(3, EXAMPLES, 4) == sum(len(order) for order in orders)
+    spec = TrainSpec(epochs=3, batch_size=4)
+    assert course("c", spec, EXAMPLES, 0).steps == sum(len(order) for order in orders)
 
 
 def test_batches_hold_examples_of_similar_length() -> None:

@@ -78,7 +78,9 @@ def test_in_chunks_loss_and_gradient_are_those_of_the_whole(model: Any, batch: B
 def test_no_more_logits_stand_in_memory_than_a_chunk_holds(model: Any, batch: Batch) -> None:
     seen: list[int] = []
     head = Head(model, chunk_elements=5 * model.config.vocab_size)
-    head.summed(torch.randn(19, 64, requires_grad=True), lambda logits, piece: (seen.append(len(logits)), logits.sum())[1]).backward()
+    head.summed(
+        torch.randn(19, 64, requires_grad=True), lambda logits, piece: (seen.append(len(logits)), logits.sum())[1]
+    ).backward()
     assert max(seen) == 5
 
 
@@ -164,7 +166,9 @@ def test_a_family_with_scaled_and_capped_logits_is_followed(model: Any, batch: B
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
-    gemma = Gemma2ForCausalLM(Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)).eval()
+    gemma = Gemma2ForCausalLM(
+        Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)
+    ).eval()
     ids = torch.arange(9)[None]
     head = Head(gemma)
     with torch.no_grad():
@@ -176,5 +180,7 @@ def test_a_head_that_cannot_be_followed_is_refused(model: Any) -> None:
 
     odd = copy.deepcopy(model)
     odd.register_forward_hook(lambda module, given, made: type(made)(logits=made.logits * 2))
-    with pytest.raises(ArtifactError, match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$"):
+    with pytest.raises(
+        ArtifactError, match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$"
+    ):
         Head(odd)

@@ -1,0 +1,209 @@
+"""The switch as a board sees it: a real agent, a real supervisor, and runtimes that behave well and badly."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.store import RELEASES, RUNTIMES, Store
+from tests.device.test_store import add
+from tests.fakes.bundles import make_bundle, make_runtime
+from toolchain import runtime as runtimes
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Board:
+    """A store with a runtime, and the agent beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store, self.port = folder, Store(folder / "root"), free_port()
+        self.runtime = add(self.store, RUNTIMES, make_runtime(folder / "runtime"))
+        self.agent = runtimes.agent()
+
+    def add(self, version: str, *, counter: int = 1, check: str = "good", serve: str = "good") -> str:
+        bundle = make_bundle(self.folder / version, version=version, counter=counter, check=check, serve=serve)
+        return add(self.store, RELEASES, bundle.path)
+
+    def command(self, verb: str, *words: str) -> list[str]:
+        return [sys.executable, "-sE", str(self.agent), verb, "--root", str(self.store.root), *words]
+
+    def call(self, verb: str, *words: str) -> dict[str, Any]:
+        done = subprocess.run(self.command(verb, *words), capture_output=True, check=False, timeout=120)
+        assert done.stderr == b""
+        return dict(json.loads(done.stdout))
+
+    def activation(self, release: str) -> list[str]:
+        words = ("--runtime", self.runtime, "--port", str(self.port), "--service", "supervised")
+        return [release, *words, "--check-timeout", "20", "--health-timeout", "20"]
+
+    def activate(self, release: str) -> dict[str, Any]:
+        return self.call("activate", *self.activation(release))
+
+    def running(self) -> str | None:
+        status = self.call("status")
+        return status["release"]["version"] if status["service"]["healthy"] and status["confirmed"] else None
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    made = Board(tmp_path)
+    yield made
+    made.call("stop")
+
+
+def wait_until(said: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not said():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> None:
+    first = board.add("1")
+    answer = board.activate(first)
+    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False}
+    second = board.add("2", counter=2)
+    board.activate(second)
+    status = board.call("status")
+    assert (status["release"]["version"], status["previous"]["version"], status["confirmed"]) == ("2", "1", True)
+    assert status["service"]["health"]["bundle"] == second
+    assert status["service"]["survives_reboot"] is False
+    board.call("verify")
+
+
+def test_the_same_release_again_changes_nothing(board: Board) -> None:
+    first = board.add("1")
+    board.activate(first)
+    pid = board.call("status")["service"]["pid"]
+    assert board.activate(first)["unchanged"] is True
+    assert board.call("status")["service"]["pid"] == pid
+
+
+@pytest.mark.parametrize(
+    ("check", "serve", "message"),
+    [
+        ("refuse", "good", "the check failed: golden 3 differs; tiny 1 runs again"),
+        ("illegal", "good", "the check died by signal 4 (illegal instruction); tiny 1 runs again"),
+        ("killed", "good", "the check died by signal 9 (killed, most likely out of memory); tiny 1 runs again"),
+        ("exit", "good", "the check ended with exit status 3; tiny 1 runs again"),
+        ("good", "exit", "the service ended with exit status 3; tiny 1 runs again"),
+        ("good", "illegal", "the service died by signal 4 (illegal instruction); tiny 1 runs again"),
+    ],
+)
+def test_a_broken_release_is_taken_back_with_its_reason(board: Board, check: str, serve: str, message: str) -> None:
+    board.activate(board.add("1"))
+    answer = board.activate(board.add("2", check=check, serve=serve))
+    assert (answer["error"]["code"], answer["error"]["message"]) == ("unhealthy", message)
+    assert board.running() == "1"
+
+
+@pytest.mark.parametrize(
+    ("check", "serve", "message"),
+    [
+        ("hang", "good", "the check did not end within 1 s; tiny 1 runs again"),
+        ("good", "hang", "the service was not healthy within 6 s; tiny 1 runs again"),
+    ],
+)
+def test_a_release_that_hangs_is_taken_back(board: Board, check: str, serve: str, message: str) -> None:
+    board.activate(board.add("1"))
+    words = board.activation(board.add("2", check=check, serve=serve))
+    limits = ["--check-timeout", "1" if check == "hang" else "20", "--health-timeout", "6"]
+    answer = board.call("activate", *words[:-4], *limits)
+    assert answer["error"]["message"] == message
+    assert board.running() == "1"
+
+
+def test_the_first_release_that_fails_leaves_nothing_running(board: Board) -> None:
+    answer = board.activate(board.add("1", check="refuse"))
+    assert answer["error"]["message"] == "the check failed: golden 3 differs; nothing runs: there was no release before"
+    assert board.call("status")["release"] is None
+
+
+def test_a_lower_counter_is_refused_while_the_service_runs_on(board: Board) -> None:
+    board.activate(board.add("2", counter=2))
+    pid = board.call("status")["service"]["pid"]
+    answer = board.activate(board.add("1", counter=1))
+    assert answer["error"]["code"] == "downgrade"
+    assert answer["error"]["message"] == "tiny 1 has counter 1, this board had 2 already"
+    assert board.call("status")["service"]["pid"] == pid
+
+
+def test_rollback_goes_back_even_to_a_lower_counter_and_forward_again(board: Board) -> None:
+    board.activate(board.add("1", counter=1))
+    board.activate(board.add("2", counter=2))
+    assert board.call("rollback")["release"]["version"] == "1"
+    assert board.running() == "1"
+    assert board.call("rollback")["release"]["version"] == "2"
+    assert board.running() == "2"
+
+
+def test_rollback_without_a_release_before_says_so(board: Board) -> None:
+    board.activate(board.add("1"))
+    assert board.call("rollback")["error"]["message"] == "there is no previous release to go back to"
+    assert board.running() == "1"
+
+
+def test_another_programs_port_is_not_taken_for_health(board: Board) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", board.port))
+        other.listen()
+        answer = board.activate(board.add("1"))
+    assert answer["error"]["code"] == "port_taken"
+    assert answer["error"]["message"].startswith(f"another program listens on port {board.port}; ")
+
+
+def test_a_service_that_dies_is_started_again(board: Board) -> None:
+    board.activate(board.add("1"))
+    pid = board.call("status")["service"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: (now := board.call("status")["service"])["healthy"] and now["pid"] != pid)
+
+
+def test_a_stopped_service_stays_stopped_and_leaves_no_process(board: Board) -> None:
+    board.activate(board.add("1"))
+    pid = board.call("status")["service"]["pid"]
+    assert board.call("stop") == {"stopped": True}
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert board.call("status")["service"]["healthy"] is False
+
+
+def test_runtime_folders_stay_as_they_were_sent(board: Board) -> None:
+    board.activate(board.add("1"))
+    assert not list(board.store.folder(RUNTIMES, board.runtime).rglob("__pycache__"))
+
+
+@pytest.mark.parametrize(("check", "serve", "switched"), [("hang", "good", False), ("good", "hang", True)])
+def test_a_kill_within_an_activation_leaves_a_store_that_the_next_one_mends(
+    board: Board, check: str, serve: str, switched: bool
+) -> None:
+    first = board.add("1")
+    board.activate(first)
+    second = board.add("2", check=check, serve=serve)
+    child = subprocess.Popen(board.command("activate", *board.activation(second)), stdout=subprocess.DEVNULL)
+    if switched:
+        wait_until(lambda: (now := board.store.current()) and now.release == second)
+    else:
+        wait_until(lambda: not board.call("status")["service"]["healthy"])
+    child.kill()
+    child.wait()
+    current, confirmed = board.store.current(), board.store.confirmed()
+    assert current and confirmed
+    assert (current.release, confirmed.release) == (second if switched else first, first)
+    board.call("verify")
+    board.activate(first)
+    assert board.running() == "1"
+    assert board.store.previous() is None

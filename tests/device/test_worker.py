@@ -1,0 +1,121 @@
+"""The line before the engine: one question at a time, in order, bounded, without those who left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from device.api import Question
+from device.engine.base import Sampling, Token
+from device.errors import DeviceError
+from device.model import Model
+from device.worker import Job, Worker
+from tests.fakes.engine import FakeEngine
+
+
+def question(text: str, max_tokens: int = 2) -> Question:
+    return Question((), text, Sampling(max_tokens=max_tokens))
+
+
+def with_worker(engine: FakeEngine, story: Callable[[Worker], Awaitable[None]]) -> None:
+    worker = Worker(engine.model, waiting=2, failed=lambda error: None)
+    worker.start()
+    try:
+        asyncio.run(story(worker))  # type: ignore[arg-type]
+    finally:
+        worker.stop()
+
+
+async def busy(engine: FakeEngine, worker: Worker) -> Job:
+    """Return a job that the worker is at, until the engine may go."""
+    engine.go.clear()
+    job = worker.submit(question("first"))
+    await asyncio.to_thread(engine.began.wait, 30)
+    return job
+
+
+async def told(job: Job) -> list[object]:
+    """Return all that happens to a job, its error last."""
+    happened: list[object] = []
+    try:
+        while not (isinstance(event := await job.next(), Token) and event.finish_reason):
+            happened.append(event)
+    except DeviceError as error:
+        return [*happened, error.code]
+    return [*happened, event.finish_reason]
+
+
+def test_a_job_is_told_the_size_of_its_prompt_and_then_its_tokens() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        assert await told(worker.submit(question("hot?"))) == [4, Token(0, "tick "), Token(1, "tick "), "length"]
+
+    with_worker(engine, story)
+
+
+def test_questions_are_answered_in_order_and_a_full_line_takes_no_more() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        jobs = [await busy(engine, worker), worker.submit(question("second")), worker.submit(question("third"))]
+        with pytest.raises(DeviceError) as caught:
+            worker.submit(question("fourth"))
+        assert (caught.value.code, caught.value.status) == ("busy", 429)
+        engine.go.set()
+        for job in jobs:
+            assert (await told(job))[-1] == "length"
+
+    with_worker(engine, story)
+    assert engine.prompts == [b"first", b"second", b"third"]
+
+
+def test_who_left_while_waiting_makes_room_and_is_never_asked_for() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        await busy(engine, worker)
+        worker.submit(question("second")).cancel()
+        worker.submit(question("third")).cancel()
+        last = worker.submit(question("fourth"))
+        engine.go.set()
+        assert (await told(last))[-1] == "length"
+
+    with_worker(engine, story)
+    assert engine.prompts == [b"first", b"fourth"]
+
+
+def test_who_leaves_during_the_answer_ends_it() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        job = worker.submit(question("hot?", 1 << 20))
+        assert await job.next() == 4
+        job.cancel()
+        assert await asyncio.to_thread(engine.ended.wait, 30)
+
+    with_worker(engine, story)
+
+
+def test_stopping_tells_everybody() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        jobs = [await busy(engine, worker), worker.submit(question("second"))]
+        await asyncio.to_thread(worker.stop)
+        assert [(await told(job))[-1] for job in jobs] == ["stopping", "stopping"]
+
+    with_worker(engine, story)
+
+
+@pytest.mark.parametrize(("error", "code"), [(DeviceError("bad_model", "x"), "bad_model"), (ValueError("a bug"), "internal_error")])
+def test_a_model_that_does_not_open_is_reported(error: Exception, code: str) -> None:
+    failures: list[DeviceError] = []
+
+    def broken() -> Model:
+        raise error
+
+    worker = Worker(broken, waiting=2, failed=failures.append)
+    worker.start()
+    worker.stop()
+    assert [failure.code for failure in failures] == [code]

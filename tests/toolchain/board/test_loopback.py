@@ -1,0 +1,84 @@
+"""`local`: a server of our own that comes and goes with its block."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolchain.board import loopback, open_board
+from toolchain.errors import ConfigError, ToolError
+from toolchain.tools import openssh
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _an_ssh_server_is_installed() -> None:
+    try:
+        openssh.sshd()
+    except ToolError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_this_computer_is_a_board_as_the_calling_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMITASSE_ROOT", "/somewhere/else")
+    with open_board("local") as board:
+        assert (board.address, board.root) == ("local", "/somewhere/else")
+        assert int(board.run(["id", "-u"]).stdout) == os.getuid()
+
+
+def test_the_store_is_in_the_users_home_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEMITASSE_ROOT", raising=False)
+    with open_board("local") as board:
+        assert board.root == "~/.local/share/demitasse"
+
+
+def test_the_server_is_gone_after_the_block_even_on_an_error() -> None:
+    with pytest.raises(KeyboardInterrupt), loopback.server() as way:
+        assert listens(way.port)
+        raise KeyboardInterrupt
+    assert not listens(way.port)
+
+
+def test_the_server_is_gone_after_its_user_was_killed() -> None:
+    program = (
+        "import time\nfrom toolchain.board import loopback\n"
+        "with loopback.server() as way:\n    print(way.port, flush=True)\n    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert child.stdout
+    with child.stdout:
+        port = int(child.stdout.readline())
+    assert listens(port)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 10
+    while listens(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_keys_are_made_once_and_are_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with loopback.server() as way:
+        key = Path(way.identities[0])
+        made = key.read_bytes()
+    with loopback.server() as way:
+        assert Path(way.identities[0]).read_bytes() == made
+    assert key.is_relative_to(tmp_path)
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_address_of_no_kind_names_the_kinds() -> None:
+    with pytest.raises(ConfigError) as caught, open_board("bluetooth:pi"):
+        pass
+    assert caught.value.message == "bluetooth:pi: unknown kind of address `bluetooth`"
+    assert "`local`" in caught.value.hint

@@ -1,0 +1,313 @@
+"""The model file: the same bytes as llama.cpp's own two passes, the same logits as Hugging Face, and a sentence for what is refused."""
+
+import ctypes
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_cpp import Llama, llama_cpp
+
+from device.manifest.gguf import read_header, tensor_digests
+from tests.toolchain.quantize.conftest import Make, Quantized, Recorder
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.quantize.gguf_schemes import SCHEMES
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+
+
+def upstream(source: Path, scheme: str, target: Path) -> bytes:
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread = SCHEMES[scheme].file_type, 2
+    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)) == 0
+    return target.read_bytes()
+
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama of ten layers": ("llama", {"layers": 10, "intermediate": 256}),
+    "tied llama": ("llama", {"tied": True}),
+    "llama with every bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "qwen2 of nine layers": ("qwen2", {"layers": 9, "intermediate": 256}),
+    "untied qwen2": ("qwen2", {"tied": False}),
+    "rows that fit only in part": ("llama", {"hidden": 320, "heads": 5, "kv_heads": 1}),
+}
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "BF16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_file_is_byte_for_byte_that_of_upstream(
+    make: Make, quantized: Quantized, tmp_path: Path, shape: str, scheme: str
+) -> None:
+    family, arguments = SHAPES[shape]
+    folder = make(family, dtype="bfloat16", **arguments)
+    theirs = upstream(quantized(folder, "BF16").file, scheme, tmp_path / "theirs.gguf")
+    ours = quantized(folder, scheme).file.read_bytes()
+    assert ours == theirs
+
+
+def eighty_empty_layers(found: dict[str, np.ndarray]) -> None:
+    for name, values in list(found.items()):
+        found.update({name.replace(".layers.0.", f".layers.{layer}."): np.zeros_like(values) for layer in range(80)})
+
+
+def test_an_80_layer_model_with_shared_values_gets_upstreams_types(make: Make, quantized: Quantized, tmp_path: Path) -> None:
+    folder = make(layers=1, intermediate=256)
+    config(num_hidden_layers=80)(folder)
+    tensors(eighty_empty_layers)(folder)
+    theirs = upstream(quantized(folder, "BF16").file, "Q4_K_M", tmp_path / "theirs.gguf")
+    ours = quantized(folder, "Q4_K_M").file
+    assert {tensor.type for tensor in read_header(ours).tensors if "attn_v" in tensor.name} == {"Q5_K", "Q6_K"}
+    assert ours.read_bytes() == theirs
+
+
+def hugging_face_logits(folder: Path, tokens: list[int]) -> np.ndarray:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([tokens])).logits[0])
+
+
+def llama_cpp_logits(file: Path, tokens: list[int]) -> np.ndarray:
+    model = Llama(str(file), n_ctx=256, n_batch=256, n_threads=2, logits_all=True, verbose=False)
+    try:
+        model.eval(tokens)
+        return np.array(model.scores[: len(tokens)])
+    finally:
+        model.close()
+
+
+STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "tied llama": ("llama", {"tied": True}),
+    "llama with every bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama whose heads are not hidden ÷ heads": ("llama", {"head_dim": 32}),
+    "llama 3 rope scaling": ("llama", {"rope_parameters": LLAMA3_ROPE, "split": "llama-bpe"}),
+    "linear rope scaling": ("llama", {"rope_parameters": LINEAR_ROPE}),
+    "one key head": ("llama", {"kv_heads": 1, "split": "smollm"}),
+    "qwen2": ("qwen2", {}),
+    "untied qwen2": ("qwen2", {"tied": False}),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_stock_llama_cpp_gives_hugging_faces_logits(make: Make, quantized: Quantized, structure: str) -> None:
+    family, arguments = STRUCTURES[structure]
+    folder = make(family, dtype="float16", **arguments)
+    tokens = np.random.default_rng(1).integers(3, 500, 200).tolist()
+    expected, ours = hugging_face_logits(folder, tokens), llama_cpp_logits(quantized(folder, "F16").file, tokens)
+    assert np.abs(ours - expected).max() <= 2e-3
+    second, first = np.sort(expected, axis=1)[:, -2:].T
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.95
+    assert (ours.argmax(1) == expected.argmax(1))[clear].all()
+
+
+def test_float32_weights_are_quantized_without_a_detour(make: Make, quantized: Quantized) -> None:
+    import gguf
+    from safetensors.numpy import load_file
+
+    folder = make("qwen2")
+    name = "model.layers.1.mlp.up_proj.weight"
+    expected = gguf.quants.quantize(load_file(folder / "model.safetensors")[name], gguf.GGMLQuantizationType.Q8_0)
+    file = quantized(folder, "Q8_0").file
+    found = next(tensor for tensor in read_header(file).tensors if tensor.name == "blk.1.ffn_up.weight")
+    assert file.read_bytes()[found.offset : found.offset + found.size] == expected.tobytes()
+
+
+def test_shards_give_the_same_bytes_as_one_file(make: Make, quantized: Quantized, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = make()
+    whole = quantized(folder, "Q4_K_M").file.read_bytes()
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="2MB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    (tmp_path / "out" / "Q4_K_M" / "record.json").unlink()
+    assert quantized(folder, "Q4_K_M").file.read_bytes() == whole
+
+
+def test_what_is_written_passes_the_boards_own_check(make: Make, quantized: Quantized) -> None:
+    model = quantized(make(), "Q4_K_M")
+    header = read_header(model.file)
+    assert header.size == model.figures["size_bytes"]
+    assert sum(tensor.size for tensor in header.tensors) == model.figures["weights_bytes"]
+    assert len(tensor_digests(model.file)) == len(header.tensors) == 21
+
+
+def test_the_file_carries_its_origin(make: Make, quantized: Quantized) -> None:
+    metadata = read_header(quantized(make(), "Q5_K_M").file).metadata
+    expected = {
+        "general.architecture": "llama", "general.type": "model", "general.name": "tiny model", "general.version": "1.0",
+        "general.size_label": "1.4M", "general.license": "Apache-2.0", "general.description": "A test.",
+        "general.base_model.count": 1, "general.base_model.0.name": "tiny", "general.base_model.0.organization": "someone",
+        "general.file_type": 17, "general.quantization_version": 2,
+    }  # fmt: skip
+    assert {key: metadata.get(key) for key in expected} == expected
+
+
+def test_the_name_of_the_file_follows_the_convention(make: Make, quantized: Quantized) -> None:
+    assert quantized(make(), "Q8_0").file.name == "tiny-model-1.4M-v1.0-Q8_0.gguf"
+
+
+def test_the_figures_say_what_a_board_needs(make: Make, quantized: Quantized) -> None:
+    figures = quantized(make(), "Q8_0").figures
+    expected = {
+        "scheme": "Q8_0", "nominal_bpw": 8.5, "parameters": 1443072, "context": 512, "stop_ids": [2],
+        "kv_bytes_per_token": 2 * 2 * 2 * 2 * 64, "n_vocab": 512, "fallbacks": [],
+    }  # fmt: skip
+    assert {key: figures[key] for key in expected} == expected
+    assert figures["real_bpw"] == pytest.approx(figures["weights_bytes"] * 8 / 1443072, abs=1e-4)
+    assert 8.5 < figures["real_bpw"] < 8.6
+
+
+def test_tokenizer_template_and_stop_ids_lie_beside_the_file(make: Make, quantized: Quantized) -> None:
+    folder = make()
+    out = quantized(folder, "Q8_0").path
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert not list(out.glob(".*"))
+
+
+def test_progress_is_told_in_bytes_to_the_end(make: Make, quantized: Quantized) -> None:
+    report = Recorder()
+    model = quantized(make(), "Q8_0", report)
+    assert report.steps[-1] == (model.figures["weights_bytes"], model.figures["weights_bytes"], "B")
+    assert [done for done, _, _ in report.steps] == sorted({done for done, _, _ in report.steps})
+    assert report.notes[-1] == "tiny-model-1.4M-v1.0-Q8_0.gguf: 1.6 MB; Q8_0 has nominally 8.50 bits per weight, here 8.52"
+
+
+def test_a_fallback_is_named_before_anything_is_written(make: Make, quantized: Quantized) -> None:
+    report = Recorder()
+    model = quantized(make(hidden=320, heads=5, kv_heads=1), "Q4_K_M", report)
+    assert report.notes[0] == (
+        "Q4_K_M: 14 tensors fall back: rows of 320 do not fit Q4_K's blocks, Q5_0 instead;"
+        " rows of 320 do not fit Q6_K's blocks, Q8_0 instead"
+    )
+    assert len(model.figures["fallbacks"]) == 14
+    assert model.figures["fallbacks"][0] == {"tensor": "output.weight", "row": 320, "wanted": "Q6_K", "type": "Q8_0"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "scheme", "message", "hint"),
+    [
+        (
+            {"hidden": 192, "intermediate": 192, "heads": 3, "kv_heads": 1}, "Q4_K_M",
+            "Q4_K_M: rows of 192 are not divisible by 256", "use `Q4_0` or `Q8_0`, whose blocks are 32 weights long",
+        ),
+        (
+            {"hidden": 192, "intermediate": 96, "heads": 3, "kv_heads": 1}, "Q6_K",
+            "Q6_K: rows of 96 and 192 are not divisible by 256", "use `Q4_0` or `Q8_0`, whose blocks are 32 weights long",
+        ),
+        (
+            {"hidden": 48, "intermediate": 48, "heads": 3, "kv_heads": 1}, "Q4_0",
+            "Q4_0: rows of 48 are not divisible by 32", "use `F16` or `BF16`, which have no blocks",
+        ),
+    ],
+)  # fmt: skip
+def test_a_scheme_that_fits_no_row_is_refused(
+    make: Make, quantized: Quantized, shape: dict[str, Any], scheme: str, message: str, hint: str
+) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        quantized(make(**shape), scheme)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_an_unknown_scheme_is_refused(make: Make, quantized: Quantized) -> None:
+    with pytest.raises(ConfigError) as caught:
+        quantized(make(), "Q4_KM")
+    assert (caught.value.message, caught.value.hint) == ("quantize: unknown scheme `Q4_KM`", "did you mean `Q4_K_M`?")
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def tensors(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        found = load_file(folder / "model.safetensors")
+        change(found)
+        save_file(found, folder / "model.safetensors")
+
+    return rewrite
+
+
+def poke(name: str, value: float) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(found: dict[str, np.ndarray]) -> None:
+        found[name][0, 5] = value
+
+    return change
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "architecture": (config(architectures=["BertModel"]), "config.json: architecture `BertModel` is not known"),
+    "no architecture": (config(architectures=None), "config.json: architecture `none` is not known"),
+    "no size": (config(hidden_size=None), "config.json: `hidden_size` is `None`, not a count"),
+    "activation": (config(hidden_act="gelu"), "config.json: `hidden_act` is `gelu`, which has no place in the model file"),
+    "sliding window": (
+        config(use_sliding_window=True), "config.json: `use_sliding_window` is `True`, which has no place in the model file",
+    ),
+    "quantized": (
+        config(quantization_config={"bits": 4}),
+        "config.json: `quantization_config` is `{'bits': 4}`, which has no place in the model file",
+    ),
+    "rope type": (config(rope_parameters=YARN), "config.json: rope type `yarn` is not known"),
+    "rope setting": (
+        config(rope_parameters={"rope_type": "linear"}), "config.json: rope setting `factor` is `None`, not a positive number",
+    ),
+    "missing tensor": (tensors(lambda found: found.pop(UP)), f"llama-model: tensor `{UP}` is missing"),
+    "another tensor": (
+        tensors(lambda found: found.update(extra=np.zeros(3, np.float32))),
+        "model.safetensors: tensor `extra` has no place in the model file",
+    ),
+    "shape against config": (
+        config(intermediate_size=768),
+        "model.safetensors: tensor `model.layers.0.mlp.gate_proj.weight`: shape [512, 256], config.json asks for [768, 256]",
+    ),
+    "NaN": (tensors(poke(UP, float("nan"))), f"model.safetensors: tensor `{UP}`: a weight is NaN or infinite"),
+    "too large": (tensors(poke(UP, 1e30)), f"model.safetensors: tensor `{UP}`: a weight is too large for Q8_0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_checkpoint_that_cannot_be_carried_whole_is_refused(make: Make, quantized: Quantized, tmp_path: Path, case: str) -> None:
+    spoil, message = REFUSED[case]
+    folder = make()
+    spoil(folder)
+    with pytest.raises(ArtifactError) as caught:
+        quantized(folder, "Q8_0")
+    assert caught.value.message == message
+    assert not list(tmp_path.rglob("*.gguf*"))
+
+
+def test_a_second_run_is_skipped_and_a_new_scheme_is_not(make: Make, quantized: Quantized) -> None:
+    folder = make()
+    assert quantized(folder, "Q8_0").fresh
+    assert not quantized(folder, "Q8_0").fresh
+    assert quantized(folder, "Q4_0").fresh
+
+
+def test_a_run_that_is_interrupted_leaves_no_file(make: Make, quantized: Quantized, tmp_path: Path) -> None:
+    class Interrupting(Recorder):
+        def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantized(make(), "Q8_0", Interrupting())
+    assert not list(tmp_path.rglob("*.gguf*"))
+    assert quantized(make(), "Q8_0").fresh

@@ -1,0 +1,144 @@
+"""Libraries for boards: one image for each kind of processor, the same bytes wherever it is built, nothing half.
+
+Most tests build a miniature of llama.cpp with the real compiler; zig's own libraries (a minute, once) are kept in the user's cache.
+"""
+
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tests.fakes import sdists
+from tests.fakes.tiny_gguf import tiny_gguf
+from toolchain import target
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.progress import Silent
+from toolchain.runtime import cross, elf
+from toolchain.runtime.assemble import LLAMA_PYTHON, cache
+
+DOTPROD = "armv8.2+dotprod+fp16"
+GENERATE = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from llama_cpp import llama_cpp as c
+model = c.llama_model_load_from_file(sys.argv[1].encode(), c.llama_model_default_params())
+context = c.llama_init_from_model(model, c.llama_context_default_params())
+sampler, tokens = c.llama_sampler_init_greedy(), list(b"hello")
+for _ in range(16):
+    assert c.llama_decode(context, c.llama_batch_get_one((c.llama_token * len(tokens))(*tokens), len(tokens))) == 0
+    tokens = [c.llama_sampler_sample(sampler, context, -1)]
+    print("token", tokens[0])
+"""
+
+
+class Counter(Silent):
+    """A reporter that keeps what was done of how much."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.steps: list[tuple[float, float]] = []
+        self._stop_at = stop_at
+
+    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+        if unit == "files":
+            self.steps.append((done, total))
+        if len(self.steps) == self._stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and an index that holds nothing but the miniature source."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(sdists.write(tmp_path / "index", sdists.files()).parent))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return use_cache(tmp_path / "cache", monkeypatch)
+
+
+def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Build under `folder`, with what zig compiled for itself in the user's own cache."""
+    own = cache() / "cross" / "zig"
+    own.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    (cache() / "cross").mkdir(parents=True)
+    (cache() / "cross" / "zig").symlink_to(own.resolve())
+    return folder
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_profile_of_a_board_can_be_built() -> None:
+    assert set(get_args(target.Profile)) <= set(cross.PROFILES)
+
+
+def test_an_unknown_profile_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown profile `armv8\.2\+dotprod`") as caught:
+        cross.build_library("armv8.2+dotprod", Silent())
+    assert caught.value.hint == f"did you mean `{DOTPROD}`?"
+
+
+def test_a_library_that_needs_more_than_old_boards_have_is_refused() -> None:
+    extension = next(Path(sys.prefix).rglob("tokenizers/*.so"))
+    with pytest.raises(ArtifactError, match=rf"^{extension.name}: needs `\w+"):
+        cross.check(extension)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_next_profile_compiles_nothing_but_ggmls_kernels(miniature: Path) -> None:
+    first, second, again = Counter(), Counter(), Counter()
+    plain = cross.build_library("armv8.0", first) / "lib" / "libllama.so"
+    dotprod = cross.build_library(DOTPROD, second) / "lib" / "libllama.so"
+    assert cross.build_library("armv8.0", again) / "lib" / "libllama.so" == plain
+    assert (first.steps[-1][1], second.steps[-1][1], again.steps) == (9, 3, [])  # of the next: object, archive, link
+    assert sha256(plain) != sha256(dotprod)
+    assert elf.glibc_floor([plain]) == "2.17"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_same_inputs_give_the_same_bytes_in_any_folder(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = cross.build_library(DOTPROD, Silent()), cross.build_bench(DOTPROD, Silent())
+    use_cache(miniature / "another folder", monkeypatch)
+    there = cross.build_library(DOTPROD, Silent()), cross.build_bench(DOTPROD, Silent())
+    for name, first, second in zip(("lib/libllama.so", "bin/llama-bench"), here, there, strict=True):
+        assert first != second
+        assert first.name == second.name
+        assert sha256(first / name) == sha256(second / name)
+        assert b"llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c" in (first / name).read_bytes() or name.startswith("bin")
+        assert miniature.name.encode() + b"/" not in (first / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniature: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        cross.build_library("armv8.0", Counter(stop_at=4))
+    assert not list(miniature.rglob("lib/libllama.so"))
+    resumed = Counter()
+    assert (cross.build_library("armv8.0", resumed) / "lib" / "libllama.so").is_file()
+    assert resumed.steps[-1][1] <= 9 - 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what is built for x86-64 runs on such a computer only")
+def test_the_real_library_has_all_that_the_bindings_ask_for_and_generates(tmp_path: Path) -> None:
+    built = cross.build_library("x86-64", Silent())
+    installed = distribution("llama-cpp-python").locate_file("llama_cpp")
+    package = tmp_path / "site" / "llama_cpp"
+    package.mkdir(parents=True)
+    for name in LLAMA_PYTHON:
+        shutil.copy(str(installed.joinpath(name)), package / name)
+    shutil.copytree(built / "lib", package / "lib")
+    shutil.copy(str(distribution("typing_extensions").locate_file("typing_extensions.py")), tmp_path / "site")
+    command = [sys.executable, "-ISBc", GENERATE, str(tiny_gguf(tmp_path / "tiny.gguf")), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.count("token") == 16

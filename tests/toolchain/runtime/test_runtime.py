@@ -1,0 +1,87 @@
+"""Runtimes and the agent: the same inputs give the same folder, and it runs by itself."""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device.manifest import RUNTIME_MANIFEST, read_runtime, verify_files
+from tests.fakes.bundles import make_runtime
+from toolchain import runtime
+from toolchain.errors import ArtifactError, ToolError
+
+
+@pytest.fixture(autouse=True)
+def _no_runtime_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEMITASSE_RUNTIME", raising=False)
+
+
+def test_the_agent_is_named_by_its_bytes_and_is_made_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = runtime.agent()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    again = runtime.agent()
+    assert first != again
+    assert (first.name, first.read_bytes()) == (again.name, again.read_bytes())
+
+
+def test_the_agent_runs_alone() -> None:
+    done = subprocess.run([sys.executable, "-sESB", str(runtime.agent()), "facts", "/"], capture_output=True, check=True, cwd="/")
+    assert json.loads(done.stdout)["machine"] == platform.machine()
+
+
+def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
+    folder = runtime.for_this_computer()
+    manifest = read_runtime(folder)
+    verify_files(folder, manifest.files, RUNTIME_MANIFEST)
+    assert folder.name == manifest.runtime_id()
+    assert (manifest.machine, manifest.python) == (platform.machine(), (3, 10))
+    assert manifest.glibc.startswith("2.")
+    paths = {file.path for file in manifest.files}
+    assert {
+        "__main__.py",
+        "device/__main__.py",
+        "llama_cpp/llama_cpp.py",
+        "llama_cpp/lib/libllama.so",
+        "exceptiongroup/__init__.py",
+    } <= paths
+    assert not [path for path in paths if "diskcache" in path or path.startswith(("numpy", "llama_cpp/__init__"))]
+    assert any(path.startswith("starlette-") and "LICENSE" in path for path in paths)
+
+
+def test_a_runtime_is_built_once() -> None:
+    folder = runtime.for_this_computer()
+    before = folder.stat().st_ino
+    assert runtime.for_this_computer().stat().st_ino == before
+
+
+def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
+    """Without site-packages, in a folder of nobody: what it imports is its own."""
+    folder = runtime.for_this_computer()
+    program = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import device.server, device.engine.gguf, llama_cpp;"
+        "print({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None) and 'site-packages' in m.__file__})"
+    )
+    done = subprocess.run([sys.executable, "-sESB", "-c", program], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == "set()\n"
+
+
+def test_a_runtime_that_is_given_goes_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = make_runtime(tmp_path / "given")
+    monkeypatch.setenv("DEMITASSE_RUNTIME", str(given))
+    assert runtime.for_profile("armv8.0") == given
+
+
+def test_a_folder_that_is_no_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMITASSE_RUNTIME", str(tmp_path))
+    with pytest.raises(ArtifactError) as caught:
+        runtime.for_profile("armv8.0")
+    assert caught.value.message == f"{tmp_path}: not a runtime: runtime.json cannot be read"
+
+
+def test_a_profile_that_nobody_built_names_itself() -> None:
+    with pytest.raises(ToolError, match="there is no runtime for `z80`") as caught:
+        runtime.for_profile("z80")
+    assert "DEMITASSE_RUNTIME" in caught.value.hint

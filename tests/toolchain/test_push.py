@@ -1,0 +1,242 @@
+"""push: look, plan, act, through the real protocol on a board that is a folder."""
+
+import dataclasses
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device.manifest import read_manifest, read_runtime
+from tests.fakes.board import FakeConnection
+from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.datasets import Recorder
+from toolchain.artifacts import Action, Bundle
+from toolchain.board import open_board
+from toolchain.board.device import Device
+from toolchain.errors import ArtifactError, BoardError, FitError, HealthError, ToolchainError, TrustError
+from toolchain.progress import Silent
+from toolchain.push import push, refuse_unfit
+
+PI_4 = {
+    "model": "Raspberry Pi 4 Model B Rev 1.5", "machine": "aarch64", "userland_bits": 64, "cpu_features": ["fp", "asimd", "crc32"],
+    "glibc": "2.36", "python": "3.11.2", "memory_total_mb": 1849, "disk_free_bytes": 20 << 30,
+}  # fmt: skip
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    return make_runtime(tmp_path / "runtime", machine=platform.machine())
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[FakeConnection]:
+    (tmp_path / "home").mkdir()
+    made = FakeConnection(tmp_path / "home")
+    yield made
+    made.cut_after = None
+    if (made.home / "store").is_dir():
+        Device(made).call("stop")
+
+
+def test_a_push_sends_installs_and_serves(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    deployment = push(make_bundle(tmp_path / "b"), runtime, board, Silent(), port=port)
+    assert (deployment.name, deployment.version, deployment.address, deployment.port) == ("tiny", "1.0", "local", port)
+    assert deployment.bytes_sent == sum(action.size_bytes for action in deployment.actions)
+    status = Device(board).call("status")
+    assert status["release"]["release"] == deployment.release
+    assert status["service"]["healthy"] is True
+
+
+def test_the_same_release_again_sends_no_byte(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    push(bundle, runtime, board, Silent(), port=port)
+    again = push(bundle, runtime, board, Silent(), port=port)
+    assert again.bytes_sent == 0
+    assert [action.verb for action in again.actions] == ["activate"]
+
+
+def test_the_next_release_sends_only_what_changed(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    push(make_bundle(tmp_path / "b", payload=b"x" * 100_000), runtime, board, Silent(), port=port)
+    second = make_bundle(tmp_path / "c", version="2", payload=b"x" * 100_000, counter=2)
+    deployment = push(second, runtime, board, Silent(), port=port)
+    assert deployment.bytes_sent == (second.path / "manifest.json").stat().st_size
+
+
+def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    planned = push(make_bundle(tmp_path / "b"), runtime, board, Silent(), port=port, dry_run=True)
+    assert planned.bytes_sent == 0
+    assert [action.what.split()[0] for action in planned.actions] == ["agent", "runtime", "release", "tiny"]
+    assert all(action.size_bytes > 0 for action in planned.actions[:-1])
+    assert not (board.home / "store").exists()
+    carried_out = push(make_bundle(tmp_path / "again"), runtime, board, Silent(), port=port)
+    assert carried_out.actions == planned.actions
+    assert isinstance(planned.actions[0], Action)
+
+
+def test_progress_is_told_while_it_sends_and_before_it_switches(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    report = Recorder()
+    push(make_bundle(tmp_path / "b"), runtime, board, report, port=port)
+    assert report.bars == {"send"}
+    assert report.notes == ["local: tiny 1.0: load, goldens, switch"]
+
+
+@pytest.mark.parametrize("cut_after", [1_000, 100_000, 300_000, 1_500_000, 3_100_000])
+def test_a_cut_push_goes_on_where_it_stopped(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, cut_after: int
+) -> None:
+    bundle = make_bundle(tmp_path / "b", payload=os.urandom(3_000_000))
+    whole = sum(action.size_bytes for action in push(bundle, runtime, board, Silent(), port=port, dry_run=True).actions)
+    board.cut_after, board.sent = cut_after, 0
+    with pytest.raises(BoardError, match=f"local: connection lost at byte {cut_after:,}"):
+        push(bundle, runtime, board, Silent(), port=port)
+    store = board.home / "store"
+    there = sum(file.stat().st_size for folder in ("agents", "blobs") for file in store.glob(f"{folder}/*"))
+    board.cut_after = None
+    assert push(bundle, runtime, board, Silent(), port=port).bytes_sent == whole - there
+    assert Device(board).call("status")["service"]["healthy"] is True
+
+
+@pytest.mark.parametrize(
+    ("bundle", "kind", "message"),
+    [
+        ({"check": "refuse"}, HealthError, "local: the check failed: golden 3 differs; nothing runs: there was no release before"),
+        ({"check": "illegal"}, HealthError, "local: the check died by signal 4 (illegal instruction); nothing runs: there was no release before"),
+        ({"serve": "exit"}, HealthError, "local: the service ended with exit status 3; nothing runs: there was no release before"),
+    ],
+)  # fmt: skip
+def test_what_fails_on_the_board_is_an_error_of_ours(
+    board: FakeConnection,
+    runtime: Path,
+    tmp_path: Path,
+    port: int,
+    bundle: dict[str, str],
+    kind: type[ToolchainError],
+    message: str,
+) -> None:
+    with pytest.raises(kind) as caught:
+        push(make_bundle(tmp_path / "b", **bundle), runtime, board, Silent(), port=port)  # type: ignore[arg-type]
+    assert caught.value.message == message
+
+
+def test_a_downgrade_is_a_matter_of_trust(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    push(make_bundle(tmp_path / "b", counter=5), runtime, board, Silent(), port=port)
+    with pytest.raises(TrustError) as caught:
+        push(make_bundle(tmp_path / "c", version="0.9", counter=4), runtime, board, Silent(), port=port)
+    assert caught.value.message == "local: tiny 0.9 has counter 4, this board had 5 already"
+    assert caught.value.exit_code == 8
+
+
+def test_a_second_push_at_the_same_time_is_refused(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+    with Device(board).talk("receive") as channel:
+        channel.send(b'{"op": "release", "size": 1}\n')
+        lock = board.home / "store" / "lock"
+        while not lock.exists():
+            pass
+        with pytest.raises(BoardError, match="local: another push or activation is under way on this board"):
+            push(make_bundle(tmp_path / "b"), runtime, board, Silent(), port=port)
+
+
+def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / "home").mkdir()
+    facts = '{"facts": {"python": "3.9.2", "model": "x"}, "stored": {"blobs": {}, "agents": [], "runtimes": [], "releases": []}}'
+    (programs / "python3").write_text(f"#!/bin/sh\ncat >/dev/null\necho '{facts}'\n")
+    (programs / "python3").chmod(0o755)
+    old = FakeConnection(tmp_path / "home", address="pi@old", path=f"{programs}:/usr/bin:/bin")
+    with pytest.raises(BoardError) as caught:
+        push(make_bundle(tmp_path / "b"), runtime, old, Silent())
+    assert caught.value.message == "pi@old: Python 3.9.2 is too old, the oldest that works is 3.10"
+    assert caught.value.hint == "Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 have a newer one"
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "empty").mkdir()
+    bare = FakeConnection(tmp_path / "home", address="pi@bare", path=f"{tmp_path}/empty")
+    bare.environment["PATH"] = f"{tmp_path}/empty"
+    with pytest.raises(BoardError) as caught:
+        push(make_bundle(tmp_path / "b"), runtime, bare, Silent())
+    assert (caught.value.message, caught.value.hint) == ("pi@bare: python3 is not installed", "sudo apt-get install python3")
+
+
+@pytest.mark.parametrize(
+    ("facts", "runtime_fields", "needs", "kind", "message"),
+    [
+        ({"machine": "armv7l"}, {}, {}, FitError, "pi: the board is `armv7l`, the runtime is for `aarch64`"),
+        ({"userland_bits": 32}, {}, {}, FitError, "pi: the board's system is 32-bit"),
+        (
+            {},
+            {"features": ("asimd", "asimddp")},
+            {},
+            FitError,
+            "pi: the runtime needs `asimddp`, which the board's processor lacks",
+        ),
+        ({"glibc": "2.31"}, {"glibc": "2.34"}, {}, FitError, "pi: the runtime needs glibc 2.34, the board has 2.31"),
+        ({"glibc": None}, {}, {}, FitError, "pi: the runtime needs glibc 2.17, the board has none"),
+        ({"python": "3.9.2"}, {}, {}, BoardError, "pi: Python 3.9.2 is too old, the oldest that works is 3.10"),
+        ({"disk_free_bytes": 40 << 20}, {}, {}, BoardError, "pi: disk full: 42 MB are needed, 40 MB are free"),
+    ],
+)
+def test_what_would_not_run_is_refused_with_the_number(
+    tmp_path: Path, facts: dict[str, object], runtime_fields: dict[str, object], needs: dict[str, int],
+    kind: type[ToolchainError], message: str,
+) -> None:  # fmt: skip
+    manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
+    described = dataclasses.replace(read_runtime(make_runtime(tmp_path / "r", machine="aarch64")), **runtime_fields)  # type: ignore[arg-type]
+    with pytest.raises(kind) as caught:
+        refuse_unfit("pi", manifest, described, {**PI_4, **facts}, 10 << 20)
+    assert caught.value.message == message
+
+
+def test_a_model_that_does_not_fit_in_memory_is_refused_with_its_parts(tmp_path: Path) -> None:
+    needs = {"weights_bytes": 1500 << 20, "kv_bytes": 200 << 20, "compute_bytes": 100 << 20}
+    manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
+    described = read_runtime(make_runtime(tmp_path / "r", machine="aarch64"))
+    with pytest.raises(FitError, match="pi: tiny does not fit in memory: it takes 1864 MB") as caught:
+        refuse_unfit("pi", manifest, described, PI_4, 0)
+    assert caught.value.exit_code == 5
+    refuse_unfit("pi", manifest, described, {**PI_4, "model": "Raspberry Pi 4 Model B Rev 1.4", "memory_total_mb": 7819}, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda bundle: (bundle / "model.bin").write_bytes(b"other"), "b: `model.bin` has 5 bytes, the manifest says 42"),
+        (lambda bundle: (bundle / "model.bin").unlink(), "b: `model.bin` is missing"),
+        (lambda bundle: (bundle / "manifest.json").unlink(), "b: manifest.json cannot be read"),
+    ],
+)
+def test_a_spoilt_bundle_is_refused_on_the_host(board: FakeConnection, runtime: Path, tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    bundle: Bundle = make_bundle(tmp_path / "b")
+    spoil(bundle.path)
+    with pytest.raises(ArtifactError) as caught:
+        push(bundle, runtime, board, Silent())
+    assert (caught.value.message, caught.value.hint) == (message, "package it again")
+    assert board.commands == []
+
+
+def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
+    runtime: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "store"))
+    bundle = make_bundle(tmp_path / "b", payload=os.urandom(1_000_000))
+    with open_board("local") as board:
+        assert push(bundle, runtime, board, Silent(), port=port).bytes_sent > 1_000_000
+        assert push(bundle, runtime, board, Silent(), port=port).bytes_sent == 0
+        device = Device(board)
+        assert device.call("status")["service"]["healthy"] is True
+        assert device.call("stop") == {"stopped": True}

@@ -1,0 +1,177 @@
+"""The image of a virtual board: Debian for arm64 from its packages, a kernel and its initramfs, built once and kept.
+
+Images are named by the digest of what they are made from. One is built beside its place and moved there when it is whole, so that an
+interrupted build leaves nothing that could be taken for one.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from toolchain.board import initramfs, rootfs
+from toolchain.errors import BoardError, ConfigError, ToolError
+from toolchain.progress import Reporter
+from toolchain.tools import apt, mmdebstrap, openssh, qemu
+
+DISK_SIZE = "8G"
+"""What the board sees; the file holds what is used of it."""
+NEEDED_BYTES = 3 << 30
+"""Room that a build takes on the way; what is left of it is about half a gigabyte."""
+_PHASES = (
+    ("running apt-get update", "reading package lists"), ("downloading packages", "downloading packages"),
+    ("extracting archives", "unpacking the core"), ("installing essential", "installing the core"),
+    ("installing remaining", "installing packages"), ("running --customize-hook", "kernel and disk"),
+)  # fmt: skip
+"""What mmdebstrap says when a phase begins → what we say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A built image: files in one folder."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The digest of what it is made from."""
+        return self.folder.name
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initramfs(self) -> Path:
+        """Its first file system."""
+        return self.folder / "initramfs"
+
+    @property
+    def disk(self) -> Path:
+        """The disk that every board's disk begins as; never written."""
+        return self.folder / "disk.qcow2"
+
+
+def cache() -> Path:
+    """Return the folder of everything that can be built again."""
+    return Path(platformdirs.user_cache_dir("demitasse")) / "virtual"
+
+
+def host_key() -> Path:
+    """Return the private host key of every virtual board of this user; `.pub` is beside it."""
+    return _key("host")
+
+
+def user_key() -> Path:
+    """Return the private key that logs in to every virtual board of this user; `.pub` is beside it."""
+    return _key("user")
+
+
+def obtain(debian: int, report: Reporter) -> Image:
+    """Return the image of a Debian release; build it where it is not there yet, which takes minutes.
+
+    Raises ConfigError for a release that is not offered, ToolError for what must be installed, BoardError where there is no room.
+    """
+    if debian not in rootfs.SUITES:
+        raise ConfigError(f"Debian {debian}: there is no image of it", hint=f"there is one of {' and '.join(map(str, rootfs.SUITES))}")
+    folder = cache() / "images" / _digest(debian)
+    if not folder.is_dir():
+        with locked(folder, report, "the image is being built by another process"):
+            if not folder.is_dir():
+                _build(debian, folder, report)
+    return Image(folder=folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, report: Reporter, meanwhile: str) -> Iterator[None]:
+    """Keep other processes out while something is made at `folder`; say what they do if we must wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report.note(f"{meanwhile}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Raise BoardError if a folder's disk has less room than is needed."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise BoardError(
+            f"{folder}: {purpose} takes {needed_bytes >> 20:,} MB, {free >> 20:,} MB are free",
+            hint="make room, or set XDG_CACHE_HOME and XDG_STATE_HOME to a larger disk",
+        )
+
+
+def _build(debian: int, folder: Path, report: Reporter) -> None:
+    _verify()
+    check_space(folder.parent, NEEDED_BYTES, "building the image")
+    part = folder.with_name(f"{folder.name}.part")
+    mmdebstrap.remove(part)
+    part.mkdir()
+    report.note(f"building the image of a virtual board (Debian {debian} for arm64): once, some ten minutes")
+    try:
+        _make(debian, part, folder.with_name("build.log"), report)
+        whole = part / "whole"
+        whole.rename(folder)
+    finally:
+        mmdebstrap.remove(part)
+
+
+def _make(debian: int, part: Path, log: Path, report: Reporter) -> None:
+    (part / "overlay.tar").write_bytes(rootfs.overlay(host_key(), user_key()))
+    hook = f'sh {shlex.quote(str(rootfs.CUSTOMISE))} "$1" {shlex.quote(str(part))} {DISK_SIZE}'
+    order = mmdebstrap.Order(suite=rootfs.SUITES[debian], packages=rootfs.PACKAGES, hook=hook, work=part)
+    mmdebstrap.build(order, log, _progress(report))
+    image = Image(folder=part / "whole")
+    image.folder.mkdir()
+    shutil.copyfile(part / "vmlinuz", image.kernel)
+    image.initramfs.write_bytes(initramfs.build(part / "busybox", part / "modules"))
+    qemu.to_qcow2(part / "disk.ext4", image.disk)
+    report.step("image", len(_PHASES) + 1, len(_PHASES) + 1, "steps")
+
+
+def _verify() -> None:
+    if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
+        raise ToolError(f"the image of a virtual board cannot be built without {', '.join(missing)}", hint=apt.install_line(missing))
+
+
+def _progress(report: Reporter) -> Callable[[str], None]:
+    """Return a listener that turns mmdebstrap's lines into steps."""
+    phase = 0
+
+    def hear(line: str) -> None:
+        nonlocal phase
+        begun = [number for number, (sign, _) in enumerate(_PHASES) if line.startswith("I: ") and sign in line]
+        phase = max(phase, *begun) if begun else phase
+        package = re.match(r"(?:Unpacking|Setting up|Get:\d+ \S+ \S+ \S+) (\S+)", line)
+        if begun or package:
+            what = f"{_PHASES[phase][1]} {package[1] if package else ''}"
+            report.step("image", phase, len(_PHASES) + 1, "steps", what.strip())
+
+    return hear
+
+
+def _digest(debian: int) -> str:
+    parts = {
+        "suite": rootfs.SUITES[debian], "packages": rootfs.PACKAGES, "size": DISK_SIZE, "customise": rootfs.CUSTOMISE.read_text("utf-8"),
+        "files": hashlib.sha256(rootfs.overlay(host_key(), user_key())).hexdigest(), "first": initramfs.INIT,
+    }  # fmt: skip
+    return f"debian{debian}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _key(name: str) -> Path:
+    path = cache() / "keys" / name
+    openssh.make_key(path, f"demitasse virtual board {name}")
+    return path

@@ -1,0 +1,95 @@
+"""Which QEMU machine stands in for a target: its processor, cores, memory and name, and the command line that starts it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.board.qmp import AGENT, MONITOR
+from toolchain.errors import ConfigError
+from toolchain.target import Target
+from toolchain.tools import qemu
+
+DEVICES_VERSION = 1
+"""Counts changes of `arguments`: a snapshot only loads into the devices that it was taken of."""
+SERIAL_LOG = "serial.log"
+_PROCESSORS = {
+    "Cortex-A53": "cortex-a53", "Cortex-A57": "cortex-a57", "Cortex-A72": "cortex-a72", "Cortex-A76": "cortex-a76", "Cortex-A78AE": "cortex-a76",
+}  # fmt: skip
+"""Core of a target → processor of QEMU 7.1; the A76 has the A78AE's instructions as far as our profiles go."""
+_REVISION = " Rev 1.4"
+_KERNEL_OPTIONS = "console=ttyAMA0 quiet systemd.show_status=0 panic=-1 audit=0"
+_JIT_CACHE_MB = 128
+"""Without a limit the cache of translated code alone can take a gigabyte."""
+_KERNEL_SHARE, _KERNEL_MB = 0.0186, 24
+"""What the guest's kernel keeps for itself: measured as 43 of 1024 and 62 of 2048 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine as QEMU makes it."""
+
+    processor: str
+    cores: int
+    memory_mb: int
+    """RAM of the machine: what its Linux shows is as much as the real board's."""
+    model: str
+    """Device-tree model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """Files and settings that one start needs."""
+
+    kernel: Path
+    initramfs: Path
+    device_tree: Path
+    port: int
+    """Loopback port of its SSH server; 0: any free one."""
+    snapshot: str = ""
+    """State to go on from; none: a cold boot."""
+
+
+def stand_in(target: Target) -> Machine:
+    """Return the machine that stands in for a target; raise ConfigError if none does."""
+    known = [cluster for cluster in target.clusters if cluster.core in _PROCESSORS]
+    visible_mb = target.memory_mb
+    if not known or visible_mb is None or not target.model_strings:
+        raise ConfigError(f"{target.id}: no virtual board stands in for it", hint="take one of the Raspberry Pis: demitasse targets")
+    fastest = max(known, key=lambda cluster: cluster.max_mhz or 0)
+    return Machine(
+        processor=_PROCESSORS[fastest.core],
+        cores=sum(cluster.count for cluster in target.clusters),
+        memory_mb=round((visible_mb + _KERNEL_MB) / (1 - _KERNEL_SHARE)),
+        model=target.model_strings[0] + (_REVISION if target.family == "raspberry-pi" else ""),
+    )
+
+
+def make_device_tree(machine: Machine, file: Path) -> None:
+    """Write the machine's device tree, which names the real board."""
+    qemu.make_device_tree(file, _hardware(machine), machine.model)
+
+
+def arguments(name: str, machine: Machine, boot: Boot, disk: str) -> list[str]:
+    """Return QEMU's arguments; sockets, log and disk are files of the folder in which it is started.
+
+    virtio-blk and not nvme: QEMU takes no snapshot of an nvme disk. Two free PCI ports are there for disks that come later.
+    The guest reaches nothing; only the loopback port leads to it.
+    """
+    return [
+        *_hardware(machine), "-name", name, "-accel", f"tcg,thread=multi,tb-size={_JIT_CACHE_MB}",
+        "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none",
+        "-kernel", str(boot.kernel), "-initrd", str(boot.initramfs), "-dtb", str(boot.device_tree), "-append", _KERNEL_OPTIONS,
+        "-device", "pcie-root-port,id=slot1,chassis=1,slot=1", "-device", "pcie-root-port,id=slot2,chassis=2,slot=2",
+        "-drive", f"if=none,id=disk,file={disk},format=qcow2,cache=writeback,discard=unmap",
+        "-device", "virtio-blk-pci,drive=disk,romfile=",
+        "-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:{boot.port}-:22",
+        "-device", "virtio-net-pci,netdev=link,romfile=", "-device", "virtio-rng-pci",
+        "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={AGENT},server=on,wait=off",
+        "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        "-serial", f"file:{SERIAL_LOG}", "-qmp", f"unix:{MONITOR},server=on,wait=off",
+        *(["-loadvm", boot.snapshot] if boot.snapshot else []),
+    ]  # fmt: skip
+
+
+def _hardware(machine: Machine) -> list[str]:
+    """Version 3 of the interrupt controller: version 2 has room for eight cores."""
+    return ["-M", "virt,gic-version=3", "-cpu", machine.processor, "-smp", str(machine.cores), "-m", str(machine.memory_mb)]

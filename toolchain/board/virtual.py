@@ -1,0 +1,230 @@
+"""Virtual boards: arm64 machines in QEMU that stand in for targets, reached over SSH like any other board (DESIGN section 7).
+
+A board is named by its target, `rpi-4b-2gb`, with `:13` for Debian 13. It begins as a snapshot of a booted machine, keeps its disk between
+`down` and `up`, and after a power cut it boots cold from what was on its disk. Its speed says nothing about the real board's.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from toolchain import target
+from toolchain.board import boot, image, machine, qmp, ssh
+from toolchain.board.image import Image
+from toolchain.errors import BoardError, ConfigError
+from toolchain.progress import Reporter, Silent
+from toolchain.tools import qemu
+
+PREFIX = "virtual:"
+DEFAULT_DEBIAN = 12
+NEEDED_BYTES = 1 << 30
+"""Room for a board's disk file to begin with."""
+_STATE = "board.json"
+_BUSY = "another process works on this board"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualBoard:
+    """A virtual board, up or down."""
+
+    target_id: str
+    debian: int
+    folder: Path
+    """Its disk, logs and sockets."""
+    pid: int | None = None
+    """QEMU's; None while the board is down."""
+    port: int | None = None
+    """Of its SSH server, on 127.0.0.1."""
+
+    @property
+    def address(self) -> str:
+        """How a board is named wherever one is asked for."""
+        release = "" if self.debian == DEFAULT_DEBIAN else f":{self.debian}"
+        return f"{PREFIX}{self.target_id}{release}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What is written down of a board."""
+
+    target_id: str
+    debian: int
+    image: str
+    """Id of the image that its disk stands on."""
+    machine: str
+    """Id of the machine that its states were kept of."""
+    state: str
+    """State to go on from; empty: boot cold."""
+    port: int
+
+
+def up(name: str, report: Reporter, *, port: int = 0) -> VirtualBoard:
+    """Start a board, on a loopback port of its own or the one given, and return it when its SSH server answers.
+
+    Seconds where it can go on from a kept state; the first of its kind builds image and snapshot. A board that is up stays as it is.
+    """
+    board = find(name)
+    with image.locked(board.folder, report, _BUSY):
+        board = find(name)
+        if board.pid:
+            if port not in (0, board.port):
+                raise BoardError(f"{board.address}: already up on port {board.port}", hint=f"demitasse board down {name}")
+            report.note(f"{board.address} is already up")
+            return board
+        return _start(board, report, port)
+
+
+def down(name: str, report: Reporter) -> None:
+    """Keep a board's state and end it; the next `up` goes on from there. Nothing happens to a board that is down."""
+    board = find(name)
+    with image.locked(board.folder, report, _BUSY):
+        board, kept = find(name), _read(board.folder)
+        if not board.pid or not kept:
+            report.note(f"{board.address} is not up")
+            return
+        boot.keep(board.address, board.folder, boot.PAUSED)
+        _write(board.folder, dataclasses.replace(kept, state=boot.PAUSED))
+
+
+def reset(name: str, report: Reporter) -> VirtualBoard:
+    """Throw away what a board has become and start it as it was after its first boot."""
+    board = find(name)
+    with image.locked(board.folder, report, _BUSY):
+        boot.stop(board.folder)
+        shutil.rmtree(board.folder, ignore_errors=True)
+    return up(name, report)
+
+
+def power_cut(name: str) -> None:
+    """Pull the plug: what the board has not written to its disk is lost, and the next `up` boots from what is there."""
+    board = find(name)
+    if not board.pid:
+        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {name}")
+    boot.stop(board.folder)
+
+
+def listing() -> list[VirtualBoard]:
+    """Return every virtual board that has a disk, up or down, by name."""
+    kept = [_read(folder) for folder in sorted(_boards().glob("*"))]
+    return [_board(one.target_id, one.debian) for one in kept if one]
+
+
+def find(name: str) -> VirtualBoard:
+    """Return the board of a name, whether or not it was ever started; raise ConfigError for an unknown target or Debian release."""
+    target_id, _, release = name.removeprefix(PREFIX).partition(":")
+    target.find(target_id)
+    if not (release or str(DEFAULT_DEBIAN)).isdigit():
+        raise ConfigError(f"{name}: `{release}` is not a Debian release", hint=f"{PREFIX}{target_id}:13 has Debian 13")
+    return _board(target_id, int(release or DEFAULT_DEBIAN))
+
+
+def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:
+    """Open a connection to `virtual:<target>`; a board that is down is started for it and stays up."""
+    report = report or Silent()
+    board = find(address)
+    if not board.pid:
+        report.note(f"{board.address} is down: starting it")
+        board = up(address, report)
+    assert board.port
+    return ssh.dial(boot.route(board.address, board.folder, board.port))
+
+
+def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
+    made = machine.stand_in(target.find(board.target_id))
+    version = qemu.verify()
+    kept = _read(board.folder) or _fresh(board, made, version, report)
+    used = Image(folder=image.cache() / "images" / kept.image)
+    if not used.folder.is_dir():
+        raise BoardError(f"{board.address}: the image that its disk stands on is gone", hint=f"demitasse board reset {_name(board)}")
+    if kept.machine != _machine_id(made, used, version):
+        report.note(f"{board.address}: kept by another QEMU or machine, so it boots from its disk")
+        machine.make_device_tree(made, board.folder / boot.DEVICE_TREE)
+        kept = dataclasses.replace(kept, machine=_machine_id(made, used, version), state="")
+    boot_from = _boot(used, board.folder, port=port, state=kept.state)
+    port = boot.start(board.address, board.folder, made, boot_from, report)
+    _write(board.folder, dataclasses.replace(kept, state="", port=port))
+    return _board(board.target_id, board.debian)
+
+
+def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Reporter) -> _Kept:
+    """Give a board the disk of a machine that has just booted."""
+    used = image.obtain(board.debian, report)
+    snapshot = _snapshot(made, used, version, report)
+    board.folder.mkdir(parents=True, exist_ok=True)
+    image.check_space(board.folder, NEEDED_BYTES, "a virtual board's disk")
+    for file in (boot.DEVICE_TREE, boot.DISK):
+        shutil.copyfile(snapshot / file, board.folder / file)
+    kept = _Kept(
+        target_id=board.target_id, debian=board.debian, image=used.id, machine=snapshot.name, state=boot.READY, port=0
+    )  # fmt: skip
+    _write(board.folder, kept)
+    return kept
+
+
+def _snapshot(made: machine.Machine, used: Image, version: str, report: Reporter) -> Path:
+    """Return the folder of a machine that has just booted; boot it where it is not there yet."""
+    folder = image.cache() / "machines" / _machine_id(made, used, version)
+    with image.locked(folder, report, "its snapshot is being taken by another process"):
+        if not folder.is_dir():
+            _take(made, used, folder, report)
+    return folder
+
+
+def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) -> None:
+    part, name = folder.with_name(f"{folder.name}.part"), "first boot"
+    boot.stop(part)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    image.check_space(part, NEEDED_BYTES, "a snapshot")
+    report.note("booting the board for the first time: a minute, once for each kind of board")
+    qemu.make_overlay(part / boot.DISK, used.disk)
+    machine.make_device_tree(made, part / boot.DEVICE_TREE)
+    try:
+        port = boot.start(name, part, made, _boot(used, part), report)
+        boot.settle(name, part, port)
+        boot.keep(name, part, boot.READY)
+    except BaseException:
+        boot.stop(part)
+        raise
+    part.rename(folder)
+
+
+def _boot(used: Image, folder: Path, *, port: int = 0, state: str = "") -> machine.Boot:
+    tree = folder / boot.DEVICE_TREE
+    return machine.Boot(kernel=used.kernel, initramfs=used.initramfs, device_tree=tree, port=port, snapshot=state)
+
+
+def _machine_id(made: machine.Machine, used: Image, version: str) -> str:
+    parts = [*dataclasses.astuple(made), used.id, version, machine.DEVICES_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _board(target_id: str, debian: int) -> VirtualBoard:
+    folder = _boards() / f"{target_id}-debian{debian}"
+    pid, kept = qmp.process(folder), _read(folder)
+    port = kept.port if kept and pid else None
+    return VirtualBoard(target_id=target_id, debian=debian, folder=folder, pid=pid, port=port)
+
+
+def _boards() -> Path:
+    return Path(platformdirs.user_state_dir("demitasse")) / "boards"
+
+
+def _name(board: VirtualBoard) -> str:
+    return board.address.removeprefix(PREFIX)
+
+
+def _read(folder: Path) -> _Kept | None:
+    file = folder / _STATE
+    return _Kept(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def _write(folder: Path, kept: _Kept) -> None:
+    part = folder / f".{_STATE}.part"
+    part.write_text(json.dumps(dataclasses.asdict(kept), indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / _STATE)

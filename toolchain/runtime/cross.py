@@ -1,0 +1,171 @@
+"""Builds llama.cpp for boards on any Linux host: one libllama.so for each kind of processor, without root or a system compiler.
+
+One image on purpose: zig gives each shared library a C++ runtime of its own, and several that pass C++ objects to each other abort.
+Same inputs, same bytes: what is built is kept under the digest of its inputs, and is found there the next time.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from toolchain import config
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.progress import Reporter
+from toolchain.runtime import source
+from toolchain.runtime.assemble import cache
+from toolchain.runtime.elf import glibc_floor, needed_versions
+from toolchain.tools import zig
+
+GLIBC = "2.31"
+"""Newest glibc that may be asked for: that of Debian 11 and Ubuntu 20.04, JetPack 5's base; JetPack 6 and Pi OS 12 are newer."""
+_PROJECT = Path(__file__).parent / "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """What a library is compiled for."""
+
+    machine: str
+    """`uname -m`."""
+    cpu: str
+    """Of ggml's kernels, as zig spells it; all else is compiled for any processor of the machine."""
+    features: tuple[str, ...]
+    """What that implies, as /proc/cpuinfo spells it: a board without one of them dies by SIGILL."""
+
+
+_ARMV8_2 = ("asimd", "asimdrdm", "atomics", "crc32", "fp")
+_X86_64_V3 = ("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "movbe", "popcnt", "sse4_1", "sse4_2", "ssse3")
+PROFILES = {
+    "armv8.0": Processor(machine="aarch64", cpu="generic+v8a", features=("asimd", "fp")),
+    "armv8.2+fp16": Processor(machine="aarch64", cpu="generic+v8_2a+fullfp16", features=(*_ARMV8_2, "asimdhp", "fphp")),
+    "armv8.2+dotprod+fp16": Processor(
+        machine="aarch64", cpu="generic+v8_2a+dotprod+fullfp16", features=(*_ARMV8_2, "asimddp", "asimdhp", "fphp")
+    ),
+    "x86-64": Processor(machine="x86_64", cpu="x86_64", features=("sse2",)),
+    "x86-64-v3": Processor(machine="x86_64", cpu="x86_64_v3", features=_X86_64_V3),
+}
+"""`x86-64` loads on every such computer; `-v3` (AVX2, since 2013) is several times as fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    target: str
+    """In image/CMakeLists.txt."""
+    file: str
+    """Where it lies in the folder that is returned."""
+
+
+_LIBRARY = _Product("image", "lib/libllama.so")
+_BENCH = _Product("bench", "bin/llama-bench")
+
+
+def build_library(profile: str, report: Reporter) -> Path:
+    """Return a folder with `lib/libllama.so` for boards of a profile, built once: about 250 CPU-seconds, the next profile 40.
+
+    Raises ConfigError for an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result would
+    not load on the boards.
+    """
+    return _built(_LIBRARY, profile, report)
+
+
+def build_bench(profile: str, report: Reporter) -> Path:
+    """Return a folder with `bin/llama-bench`, llama.cpp inside: the referee on the board; otherwise as build_library."""
+    return _built(_BENCH, profile, report)
+
+
+def _built(product: _Product, profile: str, report: Reporter) -> Path:
+    if profile not in PROFILES:
+        raise ConfigError(f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES)))
+    processor, versions = PROFILES[profile], zig.verify()
+    folder = cache() / "cross"
+    with _alone(folder, report):
+        llama = source.fetch(folder / "source", report)
+        common = _digest(llama.sha256, versions["ziglang"], versions["cmake"], GLIBC, *_project_files())
+        kept = folder / "built" / f"{product.target}-{profile}-{_digest(common, json.dumps(asdict(processor)))[:16]}"
+        if not kept.is_dir():
+            project = _project(folder, processor.machine, _digest(common, str(llama.path), str(zig.program("ziglang"))))
+            file = _compile(project, product, llama, processor, profile, report)
+            _keep(file, kept, product)
+    return kept
+
+
+def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
+    """Return the build folder of a machine; one that was made of other inputs is begun anew."""
+    build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
+    if not made_of.is_file() or made_of.read_text(encoding="utf-8") != inputs:
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir(parents=True)
+        made_of.write_text(inputs, encoding="utf-8")
+    return zig.Project(source=_PROJECT, build=build, cache=folder / "zig")
+
+
+def _compile(
+    project: zig.Project, product: _Product, llama: source.Source, processor: Processor, profile: str, report: Reporter
+) -> Path:
+    report.note(f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time")
+    zig.configure(project, _settings(llama, processor))
+    zig.build(project, product.target, lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"))
+    file = project.build / Path(product.file).name
+    check(file)
+    return file
+
+
+def _settings(llama: source.Source, processor: Processor) -> dict[str, str]:
+    return {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_TOOLCHAIN_FILE": str(_PROJECT / "zig.cmake"),
+        "IMAGE_ZIG": str(zig.program("ziglang")),
+        "IMAGE_MACHINE": processor.machine,
+        "IMAGE_TARGET": f"{processor.machine}-linux-gnu.{GLIBC}",
+        "IMAGE_SOURCE": str(llama.path),
+        "IMAGE_CPU": processor.cpu,
+        "IMAGE_VERSION": f"llama-cpp-python-{llama.version}",
+    }
+
+
+def check(file: Path) -> None:
+    """Raise ArtifactError if a library or program needs more than an old board's C library."""
+    if foreign := sorted(name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)):
+        raise ArtifactError(f"{file.name}: needs `{foreign[0]}`, which not every board has")
+    floor = glibc_floor([file])
+    if _release(floor) > _release(GLIBC):
+        raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")
+
+
+def _keep(file: Path, kept: Path, product: _Product) -> None:
+    staged = kept.with_name(".part")
+    shutil.rmtree(staged, ignore_errors=True)
+    (staged / product.file).parent.mkdir(parents=True)
+    shutil.copy(file, staged / product.file)
+    staged.rename(kept)
+
+
+@contextmanager
+def _alone(folder: Path, report: Reporter) -> Iterator[None]:
+    """Hold the cache for one build at a time; another process waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report.note("waiting for another build of llama.cpp to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _project_files() -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in sorted(_PROJECT.iterdir())]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

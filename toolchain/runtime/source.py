@@ -1,0 +1,146 @@
+"""llama.cpp's source as llama-cpp-python ships it: the engine that a board runs is built of the same text as the host's.
+
+It comes by pip, from whatever index pip is set up for, once; later it is found on disk. The archive is a stranger's: only the
+files that the build needs are taken out, within bounds, and the folder appears whole or not at all.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.errors import ArtifactError, ToolError
+from toolchain.progress import Reporter
+
+PACKAGE = "llama-cpp-python"
+MAX_FILE, MAX_TOTAL, MAX_MEMBERS = 16 << 20, 128 << 20, 50_000
+"""Bounds of what is unpacked (bytes, bytes, entries of the archive); version 0.3.36: 4 MB, 18 MB, 3,884 entries."""
+_ROOT = "vendor/llama.cpp/"
+_FOLDERS = ("cmake/", "common/", "ggml/cmake/", "ggml/include/", "ggml/src/ggml-cpu/", "include/", "licenses/", "src/", "vendor/")
+_LOOSE = re.compile(r"(CMakeLists\.txt|LICENSE|ggml/[^/]+|ggml/src/[^/]+|tools/llama-bench/[^/]+)")
+_RECORD = "source.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An unpacked source."""
+
+    path: Path
+    """The folder of llama.cpp's CMakeLists.txt."""
+    version: str
+    """Of llama-cpp-python."""
+    sha256: str
+    """Of the archive it came in."""
+
+
+def fetch(folder: Path, report: Reporter) -> Source:
+    """Return the source of the installed llama-cpp-python's version, kept under `folder`; pip is asked only the first time.
+
+    Raises ToolError if pip cannot get it, ArtifactError if what it got is broken. One caller at a time.
+    """
+    version = _installed()
+    kept = folder / version
+    if not (kept / _RECORD).is_file():
+        staged = folder / ".part"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        archive = _download(version, staged / "download", report)
+        unpack(archive, staged / "tree")
+        record = {"version": version, "sha256": _sha256(archive)}
+        (staged / "tree" / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        shutil.rmtree(kept, ignore_errors=True)
+        (staged / "tree").rename(kept)
+        shutil.rmtree(staged)
+    return Source(path=kept / _ROOT, **json.loads((kept / _RECORD).read_text(encoding="utf-8")))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Take out of a source archive what the build needs; raise ArtifactError for one that is broken or out of bounds."""
+    try:
+        with tarfile.open(archive, "r:gz") as opened:
+            for member in _wanted(opened):
+                opened.extract(member, folder, filter="data")
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise ArtifactError(
+            f"{archive.name}: not a whole source archive: {error}", hint="pip cache purge, then try again"
+        ) from error
+    if not (folder / _ROOT / "CMakeLists.txt").is_file():
+        raise ArtifactError(f"{archive.name}: there is no llama.cpp in it")
+
+
+def _wanted(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the regular files that are needed, named without the archive's own first folder."""
+    total = 0
+    for number, member in enumerate(opened):
+        if number >= MAX_MEMBERS:
+            raise tarfile.ReadError(f"more than {MAX_MEMBERS} entries")
+        name = member.name.partition("/")[2]
+        if not member.isreg() or not _needed(name):
+            continue
+        total += member.size
+        if member.size > MAX_FILE or total > MAX_TOTAL:
+            raise tarfile.ReadError(f"`{name}` is larger than a source can be")
+        yield member.replace(name=name, mode=0o644, deep=False)
+
+
+def _needed(name: str) -> bool:
+    inner = name.removeprefix(_ROOT)
+    if inner == name:
+        return name == "LICENSE.md"
+    return inner.startswith(_FOLDERS) or _LOOSE.fullmatch(inner) is not None
+
+
+def _download(version: str, folder: Path, report: Reporter) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise ToolError("pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip")
+    report.note(f"getting the source of {PACKAGE} {version}, once")
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-input", "--disable-pip-version-check",
+        "--progress-bar", "raw", "--dest", str(folder), f"{PACKAGE}=={version}",
+    ]  # fmt: skip
+    said = _pip(command, lambda done, total: report.step("source of llama.cpp", done, total, "B"))
+    found = sorted(folder.glob("*.tar.gz"))
+    if not found:
+        fault = next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1] if said else "pip said nothing")
+        hint = "pip must reach its package index this once, or find the archive in a folder that PIP_FIND_LINKS names"
+        raise ToolError(f"the source of {PACKAGE} {version} cannot be had: {fault.removeprefix('ERROR: ')}", hint=hint)
+    return found[0]
+
+
+def _pip(command: list[str], step: Callable[[int, int], None]) -> list[str]:
+    said = []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as child:
+        assert child.stdout
+        try:
+            for line in child.stdout:
+                if counted := re.match(r"Progress (\d+) of (\d+)", line):
+                    step(int(counted[1]), int(counted[2]))
+                elif line.strip():
+                    said.append(line.strip())
+        except BaseException:
+            child.terminate()
+            raise
+    return said
+
+
+def _installed() -> str:
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ToolError(f"{PACKAGE} is not installed", hint=f"pip install {PACKAGE}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

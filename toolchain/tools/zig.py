@@ -1,0 +1,108 @@
+"""zig as C and C++ compiler for other machines, driven by cmake and ninja: all three from the extra `cross`, none from the system.
+
+The caller's environment does not reach them (CFLAGS, CPATH and their like would change the result): same inputs, same bytes.
+"""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.errors import ToolError
+
+_PACKAGES = ("ziglang", "cmake", "ninja")
+_PROGRAMS = {"ziglang": r"ziglang/zig", "cmake": r"cmake/data/bin/cmake", "ninja": r"(.*/)?ninja"}
+_STEP = re.compile(r"\[(\d+)/(\d+)\] ")
+_KEPT = ("PATH", "TMPDIR")
+_FAULT = re.compile(r"error:|CMake Error|FAILED:", re.IGNORECASE)
+LOG = "build.log"
+"""What cmake and ninja said last, in the build folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A CMake project and the folder that it is built in."""
+
+    source: Path
+    build: Path
+    cache: Path
+    """Where zig keeps what it compiles for itself: the C and C++ libraries of each machine."""
+
+
+def verify() -> dict[str, str]:
+    """Return the versions of zig, cmake and ninja by package; raise ToolError with the line that installs what is missing."""
+    for package in _PACKAGES:
+        program(package)
+    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+
+
+def program(package: str) -> Path:
+    """Return the program inside an installed package; raise ToolError if it is not there."""
+    try:
+        installed = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ToolError(f"`{package}` is not installed", hint=_pip()) from error
+    found = Path(str(installed.locate_file(_PROGRAMS[package]))) if package != "ninja" else _script(installed)
+    if not os.access(found, os.X_OK):
+        raise ToolError(f"`{package}` is installed without its program", hint=_pip())
+    return found
+
+
+def configure(project: Project, settings: Mapping[str, str]) -> None:
+    """Let cmake write the build folder; raise ToolError with its first complaint."""
+    project.build.mkdir(parents=True, exist_ok=True)
+    command = [
+        str(program("cmake")), "-S", str(project.source), "-B", str(project.build), "-G", "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", *(f"-D{name}={value}" for name, value in settings.items()),
+    ]  # fmt: skip
+    _run(command, project, lambda done, total: None)
+
+
+def build(project: Project, target: str, step: Callable[[int, int], None]) -> None:
+    """Build a target with all cores, telling how many files are done of how many; what an interrupted run made is kept."""
+    jobs = len(os.sched_getaffinity(0))
+    _run([str(program("ninja")), "-C", str(project.build), "-j", str(jobs), target], project, step)
+
+
+def _run(command: list[str], project: Project, step: Callable[[int, int], None]) -> None:
+    log = project.build / LOG
+    said: deque[str] = deque(maxlen=2000)
+    with log.open("w", encoding="utf-8") as stream, _child(command, project) as child:
+        assert child.stdout
+        try:
+            for line in child.stdout:
+                stream.write(line)
+                said.append(line.strip())
+                if counted := _STEP.match(line):
+                    step(int(counted[1]), int(counted[2]))
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode != 0:
+        fault = next(filter(_FAULT.search, said), said[-1] if said else "it said nothing")
+        raise ToolError(
+            f"{Path(command[0]).name} ended with exit code {child.returncode}: {fault}", hint=f"all that it said is in {log}"
+        )
+
+
+def _child(command: list[str], project: Project) -> "subprocess.Popen[str]":
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment |= {"LC_ALL": "C.UTF-8", "NINJA_STATUS": "[%f/%t] "}
+    environment |= {f"ZIG_{kind}_CACHE_DIR": str(project.cache) for kind in ("GLOBAL", "LOCAL")}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+
+
+def _script(installed: importlib.metadata.Distribution) -> Path:
+    names = [file for file in installed.files or [] if re.fullmatch(_PROGRAMS["ninja"], file.as_posix())]
+    return Path(str(names[0].locate())) if names else Path()
+
+
+def _pip() -> str:
+    return "pip install 'demitasse[cross]'"
