@@ -58,24 +58,14 @@ def rollback(argv: list[str]) -> int:
             raise DeviceError("no_previous", "there is no previous release to go back to")
         _verify(store, previous)
         _replace(store, previous, current, limits)
-    print(json.dumps({"release": _described(store, previous)}))
+    print(json.dumps(_state(store), ensure_ascii=False))
     return 0
 
 
 def status(argv: list[str]) -> int:
     """Print what is on the board, what serves and how it is."""
     store = Store(_parser("status").parse_args(argv).root)
-    current = store.current()
-    answer: dict[str, Any] = {
-        "root": str(store.root),
-        "release": _described(store, current),
-        "previous": _described(store, store.previous()),
-        "confirmed": current is not None and store.confirmed() == current,
-        "disk_free_bytes": shutil.disk_usage(store.root).free,
-        "store_bytes": store.size_bytes(),
-        "service": _service_state(store, current) if current else None,
-    }
-    print(json.dumps(answer, ensure_ascii=False))
+    print(json.dumps(_state(store), ensure_ascii=False))
     return 0
 
 
@@ -86,7 +76,7 @@ def stop(argv: list[str]) -> int:
         current = store.current()
         if current:
             service.choose(store, current.service).stop()
-    print(json.dumps({"stopped": current is not None}))
+    print(json.dumps(_state(store), ensure_ascii=False))
     return 0
 
 
@@ -202,6 +192,19 @@ def _start(store: Store, deployment: Deployment, limit_s: float) -> None:
             raise DeviceError("unhealthy", f"the service {failure}", f"its log: {store.root / 'run' / 'service.log'}")
         time.sleep(0.1)
     raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
+
+
+def _state(store: Store) -> dict[str, Any]:
+    current = store.current()
+    return {
+        "root": str(store.root),
+        "release": _described(store, current),
+        "previous": _described(store, store.previous()),
+        "confirmed": current is not None and store.confirmed() == current,
+        "disk_free_bytes": shutil.disk_usage(store.root).free,
+        "store_bytes": store.size_bytes(),
+        "service": _service_state(store, current) if current else None,
+    }
 
 
 def _service_state(store: Store, current: Deployment) -> dict[str, Any]:

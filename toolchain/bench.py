@@ -14,6 +14,8 @@ from typing import Any
 from toolchain.board.device import Device
 
 Rows = list[dict[str, Any]]
+PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
+"""llama-bench's tests: pp512 and tg128."""
 COLUMNS = (
     "model_filename",
     "model_type",
@@ -40,7 +42,7 @@ class Report:
     """Everything that is not a rate: seconds, bytes, load."""
 
 
-def bench(device: Device, *, pp: int = 512, tg: int = 128, repeat: int = 5) -> Report:
+def bench(device: Device, *, pp: int = PROMPT_TOKENS, tg: int = ANSWER_TOKENS, repeat: int = 5) -> Report:
     """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle."""
     answer = device.call("bench", "--pp", str(pp), "--tg", str(tg), "--repeat", str(repeat), timeout_s=3600)
     rows = answer.pop("rows")

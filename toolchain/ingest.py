@@ -74,7 +74,7 @@ def _build(files: Mapping[str, Path], spec: DataSpec, out: Path, report: Reporte
     for name, path in files.items():
         _read_file(name, path, read)
     train, held_out = _split(read.entries, spec, seed)
-    texts = list(dict.fromkeys([document.text for document in read.documents] + [_as_text(entry) for entry in _by_answer(train)]))
+    texts = [document.text for document in read.documents] + [page for entry in train for page in _pages(entry)]
     write_jsonl(out / "train.jsonl", _rows(train, spec.system))
     write_jsonl(out / "held_out.jsonl", _rows(held_out, spec.system))
     write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
@@ -248,17 +248,9 @@ def _with_system(messages: Messages, system: str) -> Messages:
     return {"role": "system", "content": system}, *messages
 
 
-def _by_answer(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the first entry of each distinct answer."""
-    first: dict[str, Entry] = {}
-    for entry in entries:
-        first.setdefault(entry.phrasings[0][-1]["content"], entry)
-    return list(first.values())
-
-
-def _as_text(entry: Entry) -> str:
-    """Return an entry as a page of a manual: its first phrasing as the heading, the answer below."""
-    return "\n\n".join(message["content"] for message in entry.phrasings[0] if message["role"] != "system")
+def _pages(entry: Entry) -> list[str]:
+    """Return an entry as pages of a manual: the answer, under each phrasing as the heading."""
+    return ["\n\n".join(message["content"] for message in p if message["role"] != "system") for p in entry.phrasings]
 
 
 def _figures(read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]) -> Figures:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolchain import artifacts, hub, recipe, runtime, talk, target
 from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Verdict
-from toolchain.bench import Report, bench
+from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, Report, bench
 from toolchain.board import open_board
 from toolchain.board.connection import Connection
 from toolchain.board.device import Device, look
@@ -114,7 +114,9 @@ def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporte
         device = Device(connection)
         answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
         report.note(f"bench: {address}")
-        return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=bench(device))
+        longest = wanted.package.context - 1
+        measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
+        return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
 
 
 def push_bundle(folder: Path, address: str, report: Reporter, *, port: int, accept_new: bool, dry_run: bool) -> Deployment:

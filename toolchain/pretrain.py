@@ -22,8 +22,6 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-ROLES_IN_TEXT = {END: PAD, "<|system|>": PAD, "<|user|>": PAD, "<|assistant|>": "\n\n"}
-"""What does the same in a plain text: a page begins and ends with PAD, and a blank line parts its heading from what it says."""
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
 
@@ -52,7 +50,6 @@ def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, see
     )  # fmt: skip
     examples = _examples(tokenizer, texts, spec.context)
     figures = train(AnswerLoss(model), examples, course, out / "resume", report)
-    _give_roles_a_start(model, tokenizer)
     if is_main():
         save_model(model, out)
         tokenizer.save_pretrained(out)
@@ -82,6 +79,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
 
 
 def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
+    """Return a Llama whose layers begin as nothing added, with weights of 1/√width: at this size both halve the steps needed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -90,20 +88,14 @@ def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
         vocab_size=len(tokenizer), hidden_size=spec.hidden_size, intermediate_size=spec.intermediate_size,
         num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
         max_position_embeddings=spec.context, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        bos_token_id=None, eos_token_id=end, pad_token_id=pad,
+        initializer_range=spec.hidden_size**-0.5, bos_token_id=None, eos_token_id=end, pad_token_id=pad,
     )  # fmt: skip
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config)
-
-
-def _give_roles_a_start(model: Any, tokenizer: Any) -> None:
-    """Let the tokens of the chat, which no text holds, begin as those that do the same in a text."""
-    import torch
-
-    rows = model.get_input_embeddings().weight
-    with torch.no_grad():
-        for token, same in ROLES_IN_TEXT.items():
-            rows[tokenizer.convert_tokens_to_ids(token)] = rows[tokenizer.encode(same, add_special_tokens=False)].mean(0)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
 
 
 def _examples(tokenizer: Any, texts: Sequence[str], context: int) -> list[Any]:

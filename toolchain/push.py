@@ -95,7 +95,7 @@ def push(
     manifest, cargos = _load(bundle.path, runtime)
     device = Device(connection)
     facts, stored = device.look()
-    actions = plan(manifest, cargos, facts, stored, port=port)
+    actions = plan(manifest, cargos, stored, port=port)
     refuse_unfit(connection.address, manifest, _runtime_manifest(runtime), facts, sum(action.size_bytes for action in actions))
     sent = 0 if dry_run else _act(device, manifest, cargos, stored, port, report)
     return Deployment(
@@ -104,20 +104,20 @@ def push(
     )  # fmt: skip
 
 
-def plan(manifest: Manifest, cargos: tuple[Cargo, Cargo], facts: Facts, stored: Facts, *, port: int) -> list[Action]:
+def plan(manifest: Manifest, cargos: tuple[Cargo, Cargo], stored: Facts, *, port: int) -> list[Action]:
     """Return what a push would do, with the bytes that each step sends."""
     agent = runtimes.agent()
-    named = f"{manifest.name} {manifest.version}"
     actions = []
     if agent.name not in stored["agents"]:
         actions.append(Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size))
     for cargo in cargos:
         if not cargo.is_there(stored):
             missing = cargo.missing(stored)
-            what = f"{cargo.kind} {cargo.id[:12]}: {len(missing)} of {len(cargo.files)} files"
+            absent = sum(file.sha256 in {blob.sha256 for blob in missing} for file in cargo.files)
+            what = f"{cargo.kind} {cargo.id[:12]}: {absent} of {len(cargo.files)} files"
             size = sum(blob.missing_bytes for blob in missing) + len(cargo.manifest) + len(cargo.signature)
             actions.append(Action(verb="send", what=what, size_bytes=size))
-    return [*actions, Action(verb="activate", what=f"{named} on port {port} of {facts['model']}")]
+    return [*actions, Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}")]
 
 
 def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int) -> None:

@@ -109,6 +109,8 @@ class QuantizeSpec(Frozen):
 
     formats: tuple[Literal["gguf"], ...] = ("gguf",)
     scheme: str = "Q4_K_M"
+    importance: bool | str = False
+    """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
 
 
 class GateSpec(Frozen):

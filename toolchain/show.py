@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
     """Return what a stage measured, in one line."""
     match stage:
         case "ingest":
-            return f"{figures['train']} conversations to learn, {figures['held_out']} held out, {sum(figures['dropped'].values())} dropped"
+            dropped = sum(figures["dropped"].values())
+            return f"{figures['train']} conversations to learn, {figures['held_out']} held out, {dropped} dropped"
         case "pretrain":
             return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}" + _scores(figures)
         case "tune":
@@ -159,14 +160,20 @@ def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         console.show_json(facts)
         return
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items()]
-    console.show_table((address, ""), rows)
+    console.show_table((address, ""), [[name.replace("_", " "), _plain(value)] for name, value in _flat(facts, "")])
+
+
+def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Yield nested facts one by one, those that say nothing left out."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name} ")
+        elif value not in ("", None):
+            yield f"{above}{name}", size(value) if name.endswith("_bytes") else value
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
-    return "-" if value is None else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def findings(found: Sequence[Finding], *, as_json: bool) -> None:

@@ -101,9 +101,9 @@ def open_weights(folder: Path) -> Weights:
     check_model_folder(folder)
     index = folder / INDEX
     if not index.is_file():
-        return Weights(_merge(_read_header(file) for file in _weight_files(folder)))
+        return Weights(_merge(read_header(file) for file in _weight_files(folder)))
     named = _weight_map(index)
-    shards = {file: _read_header(_shard(index, file)) for file in sorted(set(named.values()))}
+    shards = {file: read_header(_shard(index, file)) for file in sorted(set(named.values()))}
     for name, file in named.items():
         if name not in shards[file]:
             raise ArtifactError(f"{file}: tensor `{name}` is missing, but {INDEX} places it there")
@@ -156,7 +156,7 @@ def _shard(index: Path, file: str) -> Path:
     return path
 
 
-def _read_header(file: Path) -> dict[str, Tensor]:
+def read_header(file: Path) -> dict[str, Tensor]:
     """Read a safetensors header: 8 bytes of length, JSON, then the data without holes (safetensors format specification)."""
     size = file.stat().st_size
     with file.open("rb") as stream:

@@ -175,7 +175,7 @@ def test_a_service_that_dies_is_started_again(board: Board) -> None:
 def test_a_stopped_service_stays_stopped_and_leaves_no_process(board: Board) -> None:
     board.activate(board.add("1"))
     pid = board.call("status")["service"]["pid"]
-    assert board.call("stop") == {"stopped": True}
+    assert board.call("stop")["service"]["pid"] is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert board.call("status")["service"]["healthy"] is False

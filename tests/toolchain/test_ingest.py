@@ -29,11 +29,11 @@ def test_of_each_question_exactly_one_phrasing_is_held_out(tmp_path: Path) -> No
         assert len(train & set(row["question"])) == 2
 
 
-def test_no_held_out_phrasing_stands_in_the_texts(tmp_path: Path) -> None:
+def test_the_texts_have_each_answer_under_its_training_phrasings_and_no_other(tmp_path: Path) -> None:
     dataset = tiny_dataset(tmp_path)
-    headings = {text.split("\n\n")[0] for text in dataset.texts()}
-    assert len(headings) == len(QUESTIONS)
-    assert headings <= questions(dataset.train())
+    pages = [text.split("\n\n") for text in dataset.texts()]
+    assert {heading for heading, _ in pages} == questions(dataset.train())
+    assert {body for _, body in pages} == {row["answer"] for row in QUESTIONS}
 
 
 def test_what_is_held_out_of_an_entry_does_not_depend_on_the_others(tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_the_counts_are_said(tmp_path: Path) -> None:
     write_lines(tmp_path / "few.jsonl", QUESTIONS)
     report = Recorder()
     ingest(DataSpec(files=("few.jsonl",), hold_out="phrasing"), tmp_path, tmp_path / "out", report, seed=0)
-    assert report.notes == ["4 entries: 8 conversations to learn, 4 held out; 4 texts; 0 dropped"]
+    assert report.notes == ["4 entries: 8 conversations to learn, 4 held out; 8 texts; 0 dropped"]

@@ -239,4 +239,4 @@ def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
         assert push(bundle, runtime, board, Silent(), port=port).bytes_sent == 0
         device = Device(board)
         assert device.call("status")["service"]["healthy"] is True
-        assert device.call("stop") == {"stopped": True}
+        assert device.call("stop")["service"]["healthy"] is False

@@ -8,14 +8,15 @@ from toolchain.board.connection import Connection
 
 @contextlib.contextmanager
 def open_board(address: str, *, accept_new: bool = False) -> Iterator[Connection]:
-    """Open a connection to `user@host[:port]`, an alias of ~/.ssh/config, or `local`, and hang up afterwards."""
-    from toolchain.board import loopback, ssh
+    """Open a connection to `user@host[:port]`, an alias of ~/.ssh/config, `local` or `virtual:<target>`, and hang up afterwards."""
+    from toolchain.board import loopback, ssh, virtual
 
     if address == loopback.ADDRESS:
         with loopback.connect() as connection:
             yield connection
         return
-    opened = ssh.connect(address, accept_new=accept_new)
+    is_virtual = address.startswith(virtual.PREFIX)
+    opened = virtual.connect(address) if is_virtual else ssh.connect(address, accept_new=accept_new)
     try:
         yield opened
     finally:

@@ -87,11 +87,20 @@ def set_clock(wire: qmp.Wire, name: str, seconds: float) -> None:
     qmp.execute(wire, name, ["/bin/date", "-s", f"@{seconds:.3f}"])
 
 
+def check_alive(name: str, folder: Path) -> None:
+    """Raise BoardError with the last words on its serial port if a board that is to boot never will."""
+    said = _last_words(folder)
+    if NO_ROOT in said or "Kernel panic" in said or qmp.process(folder) is None:
+        raise BoardError(
+            f"{name}: the board did not boot: {said or 'it said nothing'}", hint=f"demitasse board reset {_short(name)}"
+        )
+
+
 def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
     begun = time.monotonic()
 
     def look() -> None:
-        _check_alive(name, folder)
+        check_alive(name, folder)
         report.step(f"{name} boots", min(time.monotonic() - begun, _USUAL_BOOT_S - 1), _USUAL_BOOT_S, "s")
 
     with qmp.agent(name, folder, BOOT_S, look) as wire:
@@ -109,12 +118,6 @@ def _greets(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5.0) as sock:
         return sock.recv(4) == b"SSH-"
     return False
-
-
-def _check_alive(name: str, folder: Path) -> None:
-    said = _last_words(folder)
-    if NO_ROOT in said or "Kernel panic" in said or qmp.process(folder) is None:
-        raise BoardError(f"{name}: the board did not boot: {said or 'it said nothing'}", hint=f"demitasse board reset {_short(name)}")
 
 
 def _last_words(folder: Path) -> str:

@@ -14,8 +14,9 @@ NEVER_SET = 0.0
 """The clock of a board without a battery when it starts, in seconds since 1970."""
 SMALL_DISK = "/mnt"
 _PLUG_S = 30.0
-_SLOW = "modprobe sch_netem && tc qdisc replace dev $(ls /sys/class/net | grep -v lo) root netem delay {delay_ms}ms rate {rate_kbit}kbit"
-_FAST = "tc qdisc del dev $(ls /sys/class/net | grep -v lo) root"
+_LINK = "$(ls /sys/class/net | grep -v lo)"
+_SLOW = f"modprobe sch_netem && tc qdisc replace dev {_LINK} root netem delay {{delay_ms}}ms rate {{rate_kbit}}kbit"
+_FAST = f"tc qdisc del dev {_LINK} root"
 _MOUNT = (
     "for try in $(seq 200); do [ -b /dev/vdb ] && break; sleep 0.1; done; "
     "mkfs.ext4 -q /dev/vdb && mount /dev/vdb {place} && chown pi: {place}"

@@ -1,6 +1,6 @@
 """The image of a virtual board: Debian for arm64 from its packages, a kernel and its initramfs, built once and kept.
 
-Images are named by the digest of what they are made from. One is built beside its place and moved there when it is whole, so that an
+Images are named by the digest of what they are made from. One is built beside its place and moved there when it is whole: an
 interrupted build leaves nothing that could be taken for one.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from toolchain.board import initramfs, rootfs
-from toolchain.errors import BoardError, ConfigError, ToolError
+from toolchain.errors import BoardError, ToolError
 from toolchain.progress import Reporter
 from toolchain.tools import apt, mmdebstrap, openssh, qemu
 
@@ -79,11 +79,9 @@ def user_key() -> Path:
 def obtain(debian: int, report: Reporter) -> Image:
     """Return the image of a Debian release; build it where it is not there yet, which takes minutes.
 
-    Raises ConfigError for a release that is not offered, ToolError for what must be installed, BoardError where there is no room.
+    Raises ToolError for what must be installed, BoardError where there is no room.
     """
-    if debian not in rootfs.SUITES:
-        raise ConfigError(f"Debian {debian}: there is no image of it", hint=f"there is one of {' and '.join(map(str, rootfs.SUITES))}")
-    folder = cache() / "images" / _digest(debian)
+    folder = place(debian)
     if not folder.is_dir():
         with locked(folder, report, "the image is being built by another process"):
             if not folder.is_dir():
@@ -144,7 +142,9 @@ def _make(debian: int, part: Path, log: Path, report: Reporter) -> None:
 
 def _verify() -> None:
     if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
-        raise ToolError(f"the image of a virtual board cannot be built without {', '.join(missing)}", hint=apt.install_line(missing))
+        raise ToolError(
+            f"the image of a virtual board cannot be built without {', '.join(missing)}", hint=apt.install_line(missing)
+        )
 
 
 def _progress(report: Reporter) -> Callable[[str], None]:
@@ -163,12 +163,15 @@ def _progress(report: Reporter) -> Callable[[str], None]:
     return hear
 
 
-def _digest(debian: int) -> str:
+def place(debian: int) -> Path:
+    """Return the folder where the image of a Debian release is, or will be."""
     parts = {
-        "suite": rootfs.SUITES[debian], "packages": rootfs.PACKAGES, "size": DISK_SIZE, "customise": rootfs.CUSTOMISE.read_text("utf-8"),
+        "suite": rootfs.SUITES[debian], "packages": rootfs.PACKAGES, "size": DISK_SIZE,
+        "customise": rootfs.CUSTOMISE.read_text(encoding="utf-8"),
         "files": hashlib.sha256(rootfs.overlay(host_key(), user_key())).hexdigest(), "first": initramfs.INIT,
     }  # fmt: skip
-    return f"debian{debian}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return cache() / "images" / f"debian{debian}-{digest[:16]}"
 
 
 def _key(name: str) -> Path:

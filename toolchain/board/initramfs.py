@@ -31,12 +31,13 @@ $B umount /sys
 $B umount /proc
 exec $B switch_root /root /sbin/init
 """
+_FOLDERS = ("bin", "modules", "proc", "sys", "dev", "root")
 _FOLDER, _FILE, _LINK = 0o040755, 0o100755, 0o120777
 
 
 def build(busybox: Path, modules: Path) -> bytes:
     """Return a compressed initramfs from an arm64 busybox and one kernel's modules folder (after depmod)."""
-    entries: dict[str, tuple[int, bytes]] = {name: (_FOLDER, b"") for name in ("bin", "modules", "proc", "sys", "dev", "root")}
+    entries: dict[str, tuple[int, bytes]] = dict.fromkeys(_FOLDERS, (_FOLDER, b""))
     entries |= {"init": (_FILE, INIT.encode()), "bin/busybox": (_FILE, busybox.read_bytes()), "bin/sh": (_LINK, b"busybox")}
     for number, module in enumerate(load_order(modules)):
         name = f"modules/{number:02}-{Path(module).name.removesuffix('.xz')}"

@@ -1,5 +1,8 @@
 """Which QEMU machine stands in for a target: its processor, cores, memory and name, and the command line that starts it."""
 
+import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,8 @@ DEVICES_VERSION = 1
 """Counts changes of `arguments`: a snapshot only loads into the devices that it was taken of."""
 SERIAL_LOG = "serial.log"
 _PROCESSORS = {
-    "Cortex-A53": "cortex-a53", "Cortex-A57": "cortex-a57", "Cortex-A72": "cortex-a72", "Cortex-A76": "cortex-a76", "Cortex-A78AE": "cortex-a76",
+    "Cortex-A53": "cortex-a53", "Cortex-A57": "cortex-a57", "Cortex-A72": "cortex-a72",
+    "Cortex-A76": "cortex-a76", "Cortex-A78AE": "cortex-a76",
 }  # fmt: skip
 """Core of a target → processor of QEMU 7.1; the A76 has the A78AE's instructions as far as our profiles go."""
 _REVISION = " Rev 1.4"
@@ -53,7 +57,9 @@ def stand_in(target: Target) -> Machine:
     known = [cluster for cluster in target.clusters if cluster.core in _PROCESSORS]
     visible_mb = target.memory_mb
     if not known or visible_mb is None or not target.model_strings:
-        raise ConfigError(f"{target.id}: no virtual board stands in for it", hint="take one of the Raspberry Pis: demitasse targets")
+        raise ConfigError(
+            f"{target.id}: no virtual board stands in for it", hint="take one of the Raspberry Pis: demitasse targets"
+        )
     fastest = max(known, key=lambda cluster: cluster.max_mhz or 0)
     return Machine(
         processor=_PROCESSORS[fastest.core],
@@ -88,6 +94,12 @@ def arguments(name: str, machine: Machine, boot: Boot, disk: str) -> list[str]:
         "-serial", f"file:{SERIAL_LOG}", "-qmp", f"unix:{MONITOR},server=on,wait=off",
         *(["-loadvm", boot.snapshot] if boot.snapshot else []),
     ]  # fmt: skip
+
+
+def state_id(machine: Machine, image_id: str, qemu_version: str) -> str:
+    """Return the id of all that must be the same where a kept state is loaded."""
+    parts = [*dataclasses.astuple(machine), image_id, qemu_version, DEVICES_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _hardware(machine: Machine) -> list[str]:

@@ -18,6 +18,8 @@ from toolchain.errors import BoardError
 
 MONITOR, AGENT = "monitor.sock", "agent.sock"
 _SAVE_S, _AGENT_S, _LOOK_S = 120.0, 60.0, 0.5
+_CONNECT_S = 10
+"""How long to wait behind others who talk with the same QEMU (socket(7), SO_SNDTIMEO)."""
 
 
 class Wire:
@@ -107,7 +109,7 @@ def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60
     while not (state := wire.call("guest-exec-status", {"pid": started["pid"]}))["exited"]:
         if time.monotonic() > deadline:
             raise BoardError(f"{name}: {argv[0]}: no end after {timeout_s:g} s")
-        time.sleep(0.02)
+        time.sleep(0.1)
     if state.get("exitcode") != 0:
         said = base64.b64decode(state.get("err-data", "")).decode(errors="replace").strip()
         raise BoardError(f"{name}: {argv[0]}: {said or 'it failed'}")
@@ -130,6 +132,7 @@ def _connected(name: str, path: Path) -> Iterator[socket.socket]:
         try:
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, folder)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _CONNECT_S, 0))
             sock.connect(f"/proc/self/fd/{folder}/{path.name}")
         except OSError as error:
             raise BoardError(f"{name}: the board is not up", hint=f"demitasse board up {name.removeprefix('virtual:')}") from error

@@ -10,14 +10,15 @@ from pathlib import Path
 SUITES = {12: "bookworm", 13: "trixie"}
 """Debian release → suite, the two that Raspberry Pi OS is made from."""
 PACKAGES = (
-    "busybox-static", "dbus", "dbus-user-session", "e2fsprogs", "iproute2", "kmod", "libpam-systemd", "openssh-client", "openssh-server",
-    "passwd", "procps", "python3", "qemu-guest-agent", "systemd", "systemd-sysv", "udev",
+    "busybox-static", "dbus", "dbus-user-session", "e2fsprogs", "iproute2", "kmod", "libpam-systemd", "openssh-client",
+    "openssh-server", "passwd", "procps", "python3", "qemu-guest-agent", "systemd", "systemd-sysv", "udev",
 )  # fmt: skip
 USER = "pi"
 CUSTOMISE = Path(__file__).with_name("customise.sh")
 _IDLE_UNITS = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
-    "systemd-networkd-wait-online.service", "getty@tty1.service", "serial-getty@ttyAMA0.service", "systemd-firstboot.service",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+    "fstrim.timer", "systemd-networkd-wait-online.service", "getty@tty1.service", "serial-getty@ttyAMA0.service",
+    "systemd-firstboot.service",
 )  # fmt: skip
 """Units that would only slow an emulated processor down."""
 _FILES = {
@@ -38,7 +39,7 @@ _FILES = {
 
 
 def overlay(host_key: Path, user_key: Path) -> bytes:
-    """Return a tar of the files that are laid over the packages: settings, and the two keys (private one of the host, public one of `pi`)."""
+    """Return a tar of the files that are laid over the packages: settings, the host's key, and the public key that `pi` lets in."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, text in _FILES.items():

@@ -14,7 +14,7 @@ import paramiko
 from toolchain.board.known_hosts import host_name
 from toolchain.errors import ConfigError
 
-KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, or `local`"
+KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, `local`, or `virtual:<target>`"
 _ADDRESS = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?")
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 

@@ -253,6 +253,7 @@ class _Refuse(paramiko.RejectPolicy):
         self._way = way
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        """Raise TrustError."""
         if known_hosts.read(self._way.known_hosts).knows(self._way.known_as):
             raise _changed(self._way, key)
         raise TrustError(

@@ -1,20 +1,21 @@
 """Virtual boards: arm64 machines in QEMU that stand in for targets, reached over SSH like any other board (DESIGN section 7).
 
-A board is named by its target, `rpi-4b-2gb`, with `:13` for Debian 13. It begins as a snapshot of a booted machine, keeps its disk between
-`down` and `up`, and after a power cut it boots cold from what was on its disk. Its speed says nothing about the real board's.
+A board is named by its target, `rpi-4b-2gb`, with `:13` for Debian 13. It begins as a snapshot of a booted machine, goes on
+where it was after `down`, and boots cold from what was on its disk after a power cut. Its speed says nothing about the real one's.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from toolchain import target
-from toolchain.board import boot, image, machine, qmp, ssh
+from toolchain.board import boot, image, machine, qmp, rootfs, ssh
 from toolchain.board.image import Image
 from toolchain.errors import BoardError, ConfigError
 from toolchain.progress import Reporter, Silent
@@ -25,7 +26,6 @@ DEFAULT_DEBIAN = 12
 NEEDED_BYTES = 1 << 30
 """Room for a board's disk file to begin with."""
 _STATE = "board.json"
-_BUSY = "another process works on this board"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +66,21 @@ class _Kept:
 def up(name: str, report: Reporter, *, port: int = 0) -> VirtualBoard:
     """Start a board, on a loopback port of its own or the one given, and return it when its SSH server answers.
 
-    Seconds where it can go on from a kept state; the first of its kind builds image and snapshot. A board that is up stays as it is.
+    Seconds where it can go on from a kept state; the first of its kind builds image and snapshot. One that is up stays as it is.
     """
-    board = find(name)
-    with image.locked(board.folder, report, _BUSY):
-        board = find(name)
-        if board.pid:
-            if port not in (0, board.port):
-                raise BoardError(f"{board.address}: already up on port {board.port}", hint=f"demitasse board down {name}")
-            report.note(f"{board.address} is already up")
-            return board
-        return _start(board, report, port)
+    with _alone(name, report) as board:
+        if not board.pid:
+            return _start(board, report, port)
+        if port not in (0, board.port):
+            raise BoardError(f"{board.address}: already up on port {board.port}", hint=f"demitasse board down {name}")
+        report.note(f"{board.address} is already up")
+        return board
 
 
 def down(name: str, report: Reporter) -> None:
     """Keep a board's state and end it; the next `up` goes on from there. Nothing happens to a board that is down."""
-    board = find(name)
-    with image.locked(board.folder, report, _BUSY):
-        board, kept = find(name), _read(board.folder)
+    with _alone(name, report) as board:
+        kept = _read(board.folder)
         if not board.pid or not kept:
             report.note(f"{board.address} is not up")
             return
@@ -93,11 +90,10 @@ def down(name: str, report: Reporter) -> None:
 
 def reset(name: str, report: Reporter) -> VirtualBoard:
     """Throw away what a board has become and start it as it was after its first boot."""
-    board = find(name)
-    with image.locked(board.folder, report, _BUSY):
+    with _alone(name, report) as board:
         boot.stop(board.folder)
         shutil.rmtree(board.folder, ignore_errors=True)
-    return up(name, report)
+        return _start(board, report, 0)
 
 
 def power_cut(name: str) -> None:
@@ -110,28 +106,40 @@ def power_cut(name: str) -> None:
 
 def listing() -> list[VirtualBoard]:
     """Return every virtual board that has a disk, up or down, by name."""
-    kept = [_read(folder) for folder in sorted(_boards().glob("*"))]
-    return [_board(one.target_id, one.debian) for one in kept if one]
+    folders = sorted(file.parent for file in _boards().glob(f"*/{_STATE}"))
+    return [_seen(kept.target_id, kept.debian) for folder in folders if (kept := _read(folder))]
 
 
 def find(name: str) -> VirtualBoard:
     """Return the board of a name, whether or not it was ever started; raise ConfigError for an unknown target or Debian release."""
     target_id, _, release = name.removeprefix(PREFIX).partition(":")
     target.find(target_id)
-    if not (release or str(DEFAULT_DEBIAN)).isdigit():
-        raise ConfigError(f"{name}: `{release}` is not a Debian release", hint=f"{PREFIX}{target_id}:13 has Debian 13")
-    return _board(target_id, int(release or DEFAULT_DEBIAN))
+    debian = int(release) if release.isdigit() else DEFAULT_DEBIAN if not release else 0
+    if debian not in rootfs.SUITES:
+        offered = " or ".join(map(str, rootfs.SUITES))
+        raise ConfigError(
+            f"{name}: `{release}` is not a Debian release", hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13"
+        )
+    return _seen(target_id, debian)
 
 
 def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:
     """Open a connection to `virtual:<target>`; a board that is down is started for it and stays up."""
     report = report or Silent()
-    board = find(address)
-    if not board.pid:
-        report.note(f"{board.address} is down: starting it")
-        board = up(address, report)
+    with _alone(address, report) as board:
+        if not board.pid:
+            report.note(f"{board.address} is down: starting it")
+            board = _start(board, report, 0)
     assert board.port
     return ssh.dial(boot.route(board.address, board.folder, board.port))
+
+
+@contextlib.contextmanager
+def _alone(name: str, report: Reporter) -> Iterator[VirtualBoard]:
+    """Yield a board as it is while no other process starts or ends it."""
+    folder = find(name).folder
+    with image.locked(folder, report, "another process works on this board"):
+        yield find(name)
 
 
 def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
@@ -140,15 +148,17 @@ def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
     kept = _read(board.folder) or _fresh(board, made, version, report)
     used = Image(folder=image.cache() / "images" / kept.image)
     if not used.folder.is_dir():
-        raise BoardError(f"{board.address}: the image that its disk stands on is gone", hint=f"demitasse board reset {_name(board)}")
-    if kept.machine != _machine_id(made, used, version):
+        raise BoardError(
+            f"{board.address}: the image that its disk stands on is gone", hint=f"demitasse board reset {_name(board)}"
+        )
+    if kept.machine != machine.state_id(made, used.id, version):
         report.note(f"{board.address}: kept by another QEMU or machine, so it boots from its disk")
         machine.make_device_tree(made, board.folder / boot.DEVICE_TREE)
-        kept = dataclasses.replace(kept, machine=_machine_id(made, used, version), state="")
+        kept = dataclasses.replace(kept, machine=machine.state_id(made, used.id, version), state="")
     boot_from = _boot(used, board.folder, port=port, state=kept.state)
     port = boot.start(board.address, board.folder, made, boot_from, report)
     _write(board.folder, dataclasses.replace(kept, state="", port=port))
-    return _board(board.target_id, board.debian)
+    return _seen(board.target_id, board.debian)
 
 
 def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Reporter) -> _Kept:
@@ -168,7 +178,7 @@ def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Rep
 
 def _snapshot(made: machine.Machine, used: Image, version: str, report: Reporter) -> Path:
     """Return the folder of a machine that has just booted; boot it where it is not there yet."""
-    folder = image.cache() / "machines" / _machine_id(made, used, version)
+    folder = image.cache() / "machines" / machine.state_id(made, used.id, version)
     with image.locked(folder, report, "its snapshot is being taken by another process"):
         if not folder.is_dir():
             _take(made, used, folder, report)
@@ -199,12 +209,7 @@ def _boot(used: Image, folder: Path, *, port: int = 0, state: str = "") -> machi
     return machine.Boot(kernel=used.kernel, initramfs=used.initramfs, device_tree=tree, port=port, snapshot=state)
 
 
-def _machine_id(made: machine.Machine, used: Image, version: str) -> str:
-    parts = [*dataclasses.astuple(made), used.id, version, machine.DEVICES_VERSION]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _board(target_id: str, debian: int) -> VirtualBoard:
+def _seen(target_id: str, debian: int) -> VirtualBoard:
     folder = _boards() / f"{target_id}-debian{debian}"
     pid, kept = qmp.process(folder), _read(folder)
     port = kept.port if kept and pid else None
@@ -220,8 +225,11 @@ def _name(board: VirtualBoard) -> str:
 
 
 def _read(folder: Path) -> _Kept | None:
-    file = folder / _STATE
-    return _Kept(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    """Return what is written down of a board; None also where another version wrote it down in another form."""
+    try:
+        return _Kept(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def _write(folder: Path, kept: _Kept) -> None:

@@ -4,36 +4,32 @@ Between `tune` or `distill` and `evaluate`. The bytes of the tensors are those o
 the other, without the file between them. Everything that could refuse the model is asked before the first weight is read.
 """
 
-import math
-import os
+import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
-from toolchain.errors import ArtifactError
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.lora import Lora, Merged, check_fits, read_lora
 from toolchain.progress import Reporter
-from toolchain.quantize import gguf_families, gguf_tokenizer
-from toolchain.quantize.gguf_families import Metadata, Model, Source
-from toolchain.quantize.gguf_file import Slot, write_header
+from toolchain.quantize import gguf_model, gguf_tokenizer, importance
+from toolchain.quantize.gguf_file import Metadata, Slot, whole_file, write_header
+from toolchain.quantize.gguf_model import Model
 from toolchain.quantize.gguf_schemes import Choice, Layout, choose_types, find_scheme
-from toolchain.quantize.gguf_tokenizer import TEMPLATE, TOKENIZER, Vocabulary
+from toolchain.quantize.gguf_structure import TOKENIZER
+from toolchain.quantize.gguf_tokenizer import TEMPLATE, Vocabulary
+from toolchain.quantize.gguf_write import write_tensors
+from toolchain.quantize.importance import Matrix
 from toolchain.recipe import QuantizeSpec
-from toolchain.tools import ggml
 from toolchain.weights import Weights, check_model_folder, open_weights
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-BLOCK_WEIGHTS = 1 << 20
-"""Weights that a thread holds at a time: a few times 4 MB."""
+IMPORTANCE = "importance.gguf"
 QUANTIZATION_VERSION = 2
 """`general.quantization_version` (ggml.h, GGML_QNT_VERSION)."""
 
@@ -51,42 +47,126 @@ class ModelLabel(Frozen):
     description: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Additions:
+    """What a checkpoint is quantized with besides itself."""
+
+    adapter: Path | None = None
+    """A LoRA adapter that is merged while the weights are read."""
+    importance: Path | None = None
+    """An importance matrix, ours or llama.cpp's."""
+    calibration: tuple[str, ...] = ()
+    """Text to collect an importance matrix on, where none is given."""
+
+    def digests(self) -> dict[str, str]:
+        """Return what these change in the result, by digest."""
+        found = {"adapter": self.adapter, "importance": self.importance}
+        digests = {name: artifacts.digest(path) for name, path in found.items() if path}
+        if self.calibration and not self.importance:
+            digests["calibration"] = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()
+        return digests
+
+
+NOTHING = Additions()
+
+
 class _Parameters(Frozen):
     spec: QuantizeSpec
     label: ModelLabel
 
 
-def quantize(checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter) -> ModelFile:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """All that is known before the first weight is read."""
+
+    scheme: str
+    label: ModelLabel
+    model: Model
+    vocabulary: Vocabulary
+    choices: Mapping[str, Choice]
+    matrix: Matrix | None
+
+
+def quantize(
+    checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, additions: Additions = NOTHING
+) -> ModelFile:
     """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused."""
     find_scheme(spec.scheme)
     check_model_folder(checkpoint.path)
+    if spec.importance and not (additions.importance or additions.calibration):
+        raise ConfigError(
+            "quantize: `importance` is set, but there is no text to collect it on", hint="stage `ingest` gives the text"
+        )
+    if not spec.importance and (additions.importance or additions.calibration):
+        additions = Additions(adapter=additions.adapter)
     work = Work(
-        stage="quantize", inputs={"checkpoint": checkpoint.digest}, parameters=_Parameters(spec=spec, label=label),
-        tools=("gguf", "llama-cpp-python"),
+        stage="quantize", inputs={"checkpoint": checkpoint.digest, **additions.digests()},
+        parameters=_Parameters(spec=spec, label=label), tools=("gguf", "llama-cpp-python"),
     )  # fmt: skip
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint.path, spec.scheme, label, folder, report))
+    record, fresh = keep(out, work, lambda folder: _build(checkpoint.path, spec.scheme, label, additions, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(folder: Path, scheme: str, label: ModelLabel, out: Path, report: Reporter) -> Figures:
+def _build(folder: Path, scheme: str, label: ModelLabel, additions: Additions, out: Path, report: Reporter) -> Figures:
     with open_weights(folder) as weights:
-        model = gguf_families.understand(folder, weights)
+        model = gguf_model.understand(folder, weights)
+        lora = _adapter(additions, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
-        choices = _choose(scheme, model)
-        fallbacks = _fallbacks(choices, model)
-        if fallbacks:
-            report.note(_describe_fallbacks(scheme, fallbacks))
-        compared = gguf_tokenizer.prove(folder, vocabulary.metadata, model.family.name)
+        compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
-        tensors = {source.name: (choices[source.name].type, source.shape) for source in model.tensors}
-        with _whole(out / _file_name(label, scheme, model)) as part:
-            slots = write_header(part, _metadata(label, scheme, model, vocabulary), tensors)
-            _write_tensors(part, weights, [(source, slots[source.name]) for source in model.tensors], report)
+        matrix = _importance(additions, folder, model, lora, out, report)
+        choices = _choose(scheme, model, matrix)
+        plan = _Plan(scheme=scheme, label=label, model=model, vocabulary=vocabulary, choices=choices, matrix=matrix)
+        figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
     _write_companions(folder, vocabulary, out)
-    figures = _figures(out / _file_name(label, scheme, model), scheme, model, vocabulary, slots)
+    return figures | {"tokens_compared": compared} | ({"adapter": lora.name} if lora else {})
+
+
+def _adapter(additions: Additions, model: Model, weights: Weights, base: str) -> Lora | None:
+    if additions.adapter is None:
+        return None
+    lora = read_lora(additions.adapter)
+    check_fits(lora, weights, base)
+    for weight in lora.deltas.keys() - {source.origin for source in model.tensors}:
+        raise ArtifactError(f"adapter {lora.name}: changes `{weight}`, which has no place in the model file")
+    return lora
+
+
+def _importance(additions: Additions, folder: Path, model: Model, lora: Lora | None, out: Path, report: Reporter) -> Matrix | None:
+    if additions.importance:
+        matrix = importance.load(additions.importance)
+    elif additions.calibration:
+        matrix = importance.collect(folder, model, additions.calibration, report, lora=lora)
+        importance.save(matrix, out / IMPORTANCE)
+    else:
+        return None
+    columns = {source.name: source.shape[-1] for source in model.tensors if len(source.shape) > 1}
+    fitting = {name: values for name, values in matrix.sums.items() if name in columns}
+    if not fitting:
+        raise ArtifactError(f"{(additions.importance or out / IMPORTANCE).name}: names no tensor of this model")
+    for name, values in fitting.items():
+        if values.size != columns[name]:
+            file = (additions.importance or out / IMPORTANCE).name
+            raise ArtifactError(f"{file}: tensor `{name}`: {values.size} columns, the model has {columns[name]}")
+    return matrix
+
+
+def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
+    model, choices = plan.model, plan.choices
+    fallbacks, caveats = _fallbacks(choices, model), [plan.vocabulary.structure.caveat, model.limit]
+    for note in (_describe_fallbacks(plan.scheme, fallbacks) if fallbacks else "", *caveats):
+        if note:
+            report.note(note)
+    tensors = {source.name: (choices[source.name].type, source.shape) for source in model.tensors}
+    file = out / _file_name(plan.label, plan.scheme, model)
+    with whole_file(file) as part:
+        slots = write_header(part, _metadata(plan), tensors)
+        weighed = plan.matrix.weights() if plan.matrix else {}
+        write_tensors(part, weights, [(source, slots[source.name]) for source in model.tensors], weighed, report)
+    figures = _figures(file, plan, slots)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
-    report.note(f"{figures['file']}: {size:.1f} MB; {scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
-    return figures | {"fallbacks": fallbacks, "tokens_compared": compared}
+    report.note(f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
+    return figures | {"fallbacks": fallbacks, "caveats": [note for note in caveats if note]}
 
 
 def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
@@ -96,10 +176,10 @@ def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
-def _choose(scheme: str, model: Model) -> dict[str, Choice]:
-    layers, heads = model.sizes["layers"], model.sizes["heads"]
-    wide = layers == 80 and (model.family.name != "llama" or heads != model.sizes["kv_heads"])
-    layout = Layout(layers=layers, tied=model.tied, wide_groups=wide)
+def _choose(scheme: str, model: Model, matrix: Matrix | None) -> dict[str, Choice]:
+    layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
+    wide = layers == 80 and (model.family.name == "qwen2" or (model.family.name == "llama" and heads != kv_heads))
+    layout = Layout(layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=matrix is not None)
     return choose_types(scheme, {source.name: source.shape for source in model.tensors}, layout)
 
 
@@ -117,19 +197,23 @@ def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
     return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
 
 
-def _metadata(label: ModelLabel, scheme: str, model: Model, vocabulary: Vocabulary) -> Metadata:
+def _metadata(plan: _Plan) -> Metadata:
+    label, model = plan.label, plan.model
+    marked = plan.vocabulary.name_mark in label.name.lower()
     general = {
-        "type": "model", "name": label.name, "basename": label.basename, "finetune": label.finetune, "version": label.version,
-        "size_label": _size_label(model), "license": label.licence, "description": label.description,
+        "type": "model", "name": label.name if marked else f"{label.name} ({plan.vocabulary.name_mark})",
+        "basename": label.basename, "finetune": label.finetune, "version": label.version, "size_label": _size_label(model),
+        "license": label.licence, "description": label.description,
     }  # fmt: skip
     return {
         "general.architecture": model.family.name,
         **{f"general.{key}": value for key, value in general.items() if value},
         **_base_model(label.base_model),
         **model.metadata,
-        **vocabulary.metadata,
+        **plan.vocabulary.metadata,
         "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": find_scheme(scheme).file_type,
+        "general.file_type": find_scheme(plan.scheme).file_type,
+        **(plan.matrix.provenance() if plan.matrix else {}),
     }
 
 
@@ -154,99 +238,13 @@ def _file_name(label: ModelLabel, scheme: str, model: Model) -> str:
     return "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + ".gguf"
 
 
-def _figures(file: Path, scheme: str, model: Model, vocabulary: Vocabulary, slots: Mapping[str, Slot]) -> Figures:
+def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
+    model, nominal = plan.model, find_scheme(plan.scheme).nominal_bpw
     stored = sum(slot.size_bytes for slot in slots.values())
     return {
-        "file": file.name, "scheme": scheme, "size_bytes": file.stat().st_size, "nominal_bpw": find_scheme(scheme).nominal_bpw,
-        "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters, "context": model.sizes["context"],
-        "stop_ids": list(vocabulary.stop_ids), "weights_bytes": stored, "kv_bytes_per_token": model.kv_bytes_per_token,
-        "n_vocab": model.sizes["vocab"],
+        "file": file.name, "scheme": plan.scheme, "size_bytes": file.stat().st_size, "nominal_bpw": nominal,
+        "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters,
+        "context": model.metadata[f"{model.family.name}.context_length"], "stop_ids": list(plan.vocabulary.stop_ids),
+        "weights_bytes": stored, "kv_bytes_per_token": model.kv_bytes_per_token, "n_vocab": model.sizes["vocab"],
+        "importance_chunks": plan.matrix.chunks if plan.matrix else 0,
     }  # fmt: skip
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """Yield a temporary path whose file takes `file`'s name when all went well, and is gone otherwise."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_tensors(part: Path, weights: Weights, planned: list[tuple[Source, Slot]], report: Reporter) -> None:
-    blocks = [block for source, slot in planned for block in _blocks(source, slot)]
-    total = sum(slot.size_bytes for _, slot in planned)
-    done = 0
-    with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        _reserve(stream.fileno(), total)
-        written = [pool.submit(_write_block, stream.fileno(), weights, block) for block in blocks]
-        try:
-            for size in written:
-                done += size.result()
-                report.step("quantize", done, total, unit="B")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _reserve(handle: int, total: int) -> None:
-    try:
-        os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
-    except OSError as error:
-        raise ArtifactError(f"no room for a model file of {total / 1e6:.0f} MB: {error.strerror}") from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Block:
-    """Some whole rows of one tensor, whole heads where rows are regrouped."""
-
-    source: Source
-    slot: Slot
-    first: int
-    count: int
-
-
-def _blocks(source: Source, slot: Slot) -> Iterator[_Block]:
-    rows, unit = math.prod(slot.shape[:-1]), 1
-    if source.heads and len(slot.shape) > 1:
-        unit = rows // source.heads
-    step = max(unit, BLOCK_WEIGHTS // slot.shape[-1] // unit * unit)
-    for first in range(0, rows, step):
-        yield _Block(source=source, slot=slot, first=first, count=min(step, rows - first))
-
-
-def _write_block(handle: int, weights: Weights, block: _Block) -> int:
-    import numpy as np
-
-    source, slot = block.source, block.slot
-    packed = np.empty(block.count * slot.row_bytes, np.uint8)
-    try:
-        ggml.quantize_rows(slot.type, _read(weights, block), packed)
-    except ValueError as error:
-        raise ArtifactError(f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}") from error
-    left, at = packed.data, slot.offset + block.first * slot.row_bytes
-    while left:
-        size = os.pwrite(handle, left, at)
-        left, at = left[size:], at + size
-    return int(packed.size)
-
-
-def _read(weights: Weights, block: _Block) -> "NDArray[np.float32]":
-    """Return a block's rows; q and k regrouped from halves of a head to adjacent pairs where the family wants it.
-
-    Row 2j+i of a head in GGUF is row i·d/2+j in the checkpoint (`LlamaModel.permute`, conversion/llama.py).
-    """
-    import numpy as np
-
-    source, shape = block.source, block.slot.shape
-    if source.values is not None:
-        return source.values.reshape(1, -1)
-    rows = weights.rows(source.origin, block.first, block.count)
-    if not source.heads:
-        return rows
-    halves = rows.reshape(-1, 2, shape[0] // source.heads // 2, math.prod(shape[1:]))
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)

@@ -1,8 +1,10 @@
 """The GGUF container (ggml docs/gguf.md, version 3): header, and where each tensor's bytes go."""
 
 import math
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 
+Metadata = dict[str, Any]
+"""Values: str, bool, int (u32), float (f32), lists of str, of int (i32) and of float (f32)."""
 ALIGNMENT = 32
 """The format's default."""
 _BOOL, _STRING, _ARRAY, _UINT32, _INT32, _FLOAT32 = 7, 8, 9, 4, 5, 6
@@ -38,10 +42,7 @@ class Slot:
 
 
 def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]) -> dict[str, Slot]:
-    """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor.
-
-    Values: str, bool, int (u32), float (f32), list of str, list of int (i32).
-    """
+    """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor."""
     entries = b"".join(_string(key) + _value(value) for key, value in metadata.items())
     claims, ends = [], [0]
     for name, (kind, shape) in tensors.items():
@@ -56,6 +57,19 @@ def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, 
     return {name: Slot(type=kind, shape=shape, offset=data + start) for name, kind, shape, start in claims}
 
 
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Yield a temporary path whose file takes `file`'s name when all went well, and is gone otherwise."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        yield part
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _claim(name: str, kind: Type, shape: tuple[int, ...], offset: int) -> bytes:
     return _string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset)
 
@@ -66,7 +80,8 @@ def _value(value: Any) -> bytes:
     if isinstance(value, list) and isinstance(value[0], str):
         return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_string, value))
     if isinstance(value, list):
-        return struct.pack(f"<IIQ{len(value)}i", _ARRAY, _INT32, len(value), *value)
+        kind, code = (_FLOAT32, "f") if isinstance(value[0], float) else (_INT32, "i")
+        return struct.pack(f"<IIQ{len(value)}{code}", _ARRAY, kind, len(value), *value)
     kind, code = _PACKED[type(value)]
     return struct.pack("<I", kind) + struct.pack(code, value)
 

@@ -1,58 +1,39 @@
 """A Hugging Face tokenizer as GGUF metadata, and the proof that llama.cpp reads it as the same tokenizer.
 
-How text is cut before merging (`tokenizer.ggml.pre`) is decided by the exact structure of tokenizer.json, never by a likely name;
-then a mixed text is encoded by both libraries, and one different token refuses the model.
+What kind it is is decided by the exact structure of tokenizer.json (`gguf_structure`), never by a likely name; then a mixed text is
+encoded by both libraries, and one different token refuses the model.
 """
 
 import tempfile
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_families import Metadata
-from toolchain.quantize.gguf_file import write_header
+from toolchain.quantize.gguf_file import Metadata, write_header
+from toolchain.quantize.gguf_structure import TOKENIZER, Structure, recognise, scores
 from toolchain.tools.llama import open_vocabulary
 from toolchain.weights import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 """`tokenizer.ggml.token_type` (llama.h, `llama_token_type`)."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
 """Tokens that end a turn where they exist (llama-vocab.cpp finds them by the same names)."""
-
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-
-
-def _byte_level(*, use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}
-
-
-def _split(pattern: str) -> list[dict[str, Any]]:
-    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return [cut, _byte_level(use_regex=False)]
-
-
-_STRUCTURES = {
-    "gpt-2": ([_byte_level(use_regex=True)], False),
-    "smollm": ([{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)], False),
-    "qwen2": (_split(_QWEN2), False),
-    "llama-bpe": (_split(_LLAMA3), True),
-}
-"""`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
+PHI3 = "phi-3"
+"""In `general.name`: llama.cpp then lets added tokens take the white space behind them (llama-vocab.cpp)."""
+_PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}
+_BEYOND = ("<image_soft_token>",)
+"""Tokens that models without eyes list and have no row for (Gemma 3)."""
+_SPECIAL_WORDS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 
 _BOS, _EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
 _ROLES = {"bos": _BOS, "eos": _EOS, "pad": "tokenizer.ggml.padding_token_id", "unk": "tokenizer.ggml.unknown_token_id"}
-
-_PLAIN_MODEL = {
-    "type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "byte_fallback": False,
-}  # fmt: skip
 
 PROOF = (
     "How hot is too hot? At 80 °C a Raspberry Pi 5 slows down; at 85 °C it stops. Don't WE'LL they'Ve I'M you'd it's",
@@ -70,12 +51,15 @@ PROOF = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """A tokenizer understood and proved."""
+    """A tokenizer understood."""
 
     metadata: Metadata
     template: str
     stop_ids: tuple[int, ...]
     """Every token that ends an answer."""
+    structure: Structure
+    name_mark: str = ""
+    """What `general.name` must hold for llama.cpp to treat the added tokens rightly."""
 
 
 def understand(folder: Path, rows: int) -> Vocabulary:
@@ -84,33 +68,35 @@ def understand(folder: Path, rows: int) -> Vocabulary:
 
     fields = read_json(folder / TOKENIZER)
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    tokens, types = _tokens(fields, rows)
+    structure = recognise(fields)
+    tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
     template = _template(folder, settings)
     specials, stop_ids = _special_ids(folder, settings, ids)
     metadata = {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(fields), "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": _merges(fields), **specials,
+        "tokenizer.ggml.model": structure.model, "tokenizer.ggml.pre": structure.pre, "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types, **_ranks(fields, structure, types), **specials,
         **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials), "tokenizer.chat_template": template,
     }  # fmt: skip
-    return Vocabulary(metadata=metadata, template=template, stop_ids=stop_ids)
+    mark = _name_mark(fields)
+    return Vocabulary(metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark)
 
 
-def prove(folder: Path, metadata: Metadata, architecture: str, texts: Sequence[str] = PROOF) -> int:
+def prove(folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequence[str] = PROOF) -> int:
     """Encode `texts` and every added token with both libraries; return the tokens compared, raise ArtifactError for a mismatch.
 
-    llama.cpp does not normalize: where the tokenizer does (NFC), texts are compared in their normal form.
+    llama.cpp does not normalize to NFC: where the tokenizer does, texts are compared in their normal form.
     """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     compared = 0
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "vocabulary.gguf")
-        write_header(file, {"general.architecture": architecture} | metadata, {})
+        name = {"general.architecture": architecture, "general.name": vocabulary.name_mark}
+        write_header(file, name | vocabulary.metadata, {})
         with open_vocabulary(file) as encode:
-            for text in [normalize(text) for text in (*texts, *_with_added(tokenizer, texts[0]))]:
+            for text in _proof_texts(tokenizer, vocabulary, texts):
                 for around in (False, True):
                     ours, theirs = encode(text, around), tokenizer.encode(text, add_special_tokens=around).ids
                     if ours != theirs:
@@ -119,9 +105,16 @@ def prove(folder: Path, metadata: Metadata, architecture: str, texts: Sequence[s
     return compared
 
 
-def _with_added(tokenizer: "Tokenizer", text: str) -> list[str]:
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    return [f"{text[:20]}{token}{text[20:40]} {token} {token}{token}\n{token}" for token in added]
+def _proof_texts(tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[str]:
+    """Yield the texts as llama.cpp will see them: what the structure's caveat names is left out."""
+    structure, tokens = vocabulary.structure, vocabulary.metadata["tokenizer.ggml.tokens"]
+    begin = tokens[vocabulary.metadata[_BOS]] if structure.begins and _BOS in vocabulary.metadata else ""
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.content not in _BEYOND]
+    around = [f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}" for token in added]
+    for text in (*texts, *around):
+        normal = unicodedata.normalize("NFC", text) if structure.composed else text
+        marks = {char for char in normal if unicodedata.category(char).startswith("M")} if structure.splits_marks else set()
+        yield begin + "".join(char for char in normal if char not in marks)
 
 
 def _mismatch(tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[int]) -> ArtifactError:
@@ -133,47 +126,61 @@ def _mismatch(tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[i
     )
 
 
-def _pre(fields: dict[str, Any]) -> str:
-    model, first = fields.get("model") or {}, fields.get("pre_tokenizer") or {}
-    steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
-    steps = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
-    plain = all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items())
-    if plain and fields.get("normalizer") in (None, {"type": "NFC"}):
-        for name, (structure, ignore_merges) in _STRUCTURES.items():
-            if steps == structure and bool(model.get("ignore_merges")) == ignore_merges:
-                return name
-    kind = "+".join(str(step.get("type", "nothing")) for step in steps)
-    hint = f"known: byte-level BPE cut as {', '.join(_STRUCTURES)} do it"
-    raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}", hint=hint)
-
-
-def _tokens(fields: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[list[str], list[int]]:
     """Return text and type of each of `rows` tokens; rows that no token has are padding."""
-    normal = (fields.get("model") or {}).get("vocab")
-    if not isinstance(normal, dict):
-        raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
-    found = {number: (text, NORMAL) for text, number in normal.items()}
+    found = {number: (text, BYTE if text in structure.bytes else NORMAL) for text, number in fields["model"]["vocab"].items()}
     for token in fields.get("added_tokens") or []:
-        found[token["id"]] = token["content"], _added_type(token)
+        kind = _added_type(token)
+        spaced = structure.model == "llama" and kind == USER_DEFINED
+        found[token["id"]] = token["content"].replace("▁", " ") if spaced else token["content"], kind
+    found = {number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND}
     if (highest := max(found)) >= rows:
-        raise ArtifactError(f"{TOKENIZER}: token {highest} has no row in the embedding of {rows}", hint="resize the embedding")
+        problem = f"token {highest} (`{found[highest][0]}`) has no row in `model.embed_tokens.weight` of {rows}"
+        raise ArtifactError(f"{TOKENIZER}: {problem}", hint="resize the embedding")
     listed = [found.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
-    if len({text for text, _ in listed}) != rows:
-        raise ArtifactError(f"{TOKENIZER}: two tokens have the same text")
+    seen: set[str] = set()
+    for text, _ in listed:
+        if text in seen:
+            raise ArtifactError(f"{TOKENIZER}: two tokens have the text `{text}`")
+        seen.add(text)
     return [text for text, _ in listed], [kind for _, kind in listed]
 
 
 def _added_type(token: dict[str, Any]) -> int:
     """Say whether a token steers or is text: not all that steer are marked (`does_token_look_special`, conversion/base.py)."""
     content = token["content"]
-    if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-        raise ArtifactError(f"{TOKENIZER}: added token `{content}` takes white space or words with it, which llama.cpp does not")
-    looks_special = content.startswith("<|") and content.endswith("|>")
+    if token.get("lstrip") or token.get("single_word"):
+        raise _swallows(content)
+    looks_special = (
+        content.startswith("<|") and content.endswith("|>") or content.startswith("<unused") or content in _SPECIAL_WORDS
+    )
     return CONTROL if token.get("special") or looks_special else USER_DEFINED
 
 
-def _merges(fields: dict[str, Any]) -> list[str]:
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in fields["model"]["merges"]]
+def _name_mark(fields: dict[str, Any]) -> str:
+    """Return the name by which llama.cpp knows added tokens that take the white space behind them: only Phi-3's set of them."""
+    added = {token["content"]: bool(token.get("rstrip")) for token in fields.get("added_tokens") or []}
+    if not any(added.values()):
+        return ""
+    for content, strips in added.items():
+        if strips == (content in _PHI3_PLAIN):
+            raise _swallows(next(content for content, strips in added.items() if strips))
+    return PHI3
+
+
+def _swallows(content: str) -> ArtifactError:
+    return ArtifactError(f"{TOKENIZER}: added token `{content}` takes white space or words with it, which llama.cpp does not")
+
+
+def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Metadata:
+    """Return in which order pieces are joined: a list of merges, or a score for each token."""
+    if structure.model == "gpt2":
+        merges = fields["model"]["merges"]
+        return {"tokenizer.ggml.merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]}
+    by_id = scores(fields)
+    fixed = {CONTROL: -1000.0, USER_DEFINED: -1000.0, UNUSED: -10000.0, BYTE: 0.0}
+    listed = [fixed[kind] if kind in fixed else by_id[number] for number, kind in enumerate(types)]
+    return {"tokenizer.ggml.scores": listed} | ({} if structure.space_prefix else {"tokenizer.ggml.add_space_prefix": False})
 
 
 def _special_ids(folder: Path, settings: dict[str, Any], ids: dict[str, int]) -> tuple[Metadata, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
+from toolchain.runtime.assemble import cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,8 @@ class Scorer:
 @contextmanager
 def scorer(runtime: Path, model: Path, *, context: int) -> Iterator[Scorer]:
     """Yield a Scorer for a model file; the child ends with the block."""
-    argv = [sys.executable, "-sE", str(runtime), "score", "--model", str(model), "--context", str(context)]
+    unwritten = ("-X", f"pycache_prefix={cache() / 'pycache'}")
+    argv = [sys.executable, *unwritten, "-sE", str(runtime), "score", "--model", str(model), "--context", str(context)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         try:
             yield Scorer(child, model)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from toolchain.errors import ToolError
 
-_PACKAGES = ("ziglang", "cmake", "ninja")
-_PROGRAMS = {"ziglang": r"ziglang/zig", "cmake": r"cmake/data/bin/cmake", "ninja": r"(.*/)?ninja"}
+_PROGRAMS = {"ziglang": "ziglang/zig", "cmake": "cmake/data/bin/cmake", "ninja": "ninja"}
+"""Package → its program: inside the package, or by its bare name among the scripts of the environment."""
+_INSTALL = "pip install 'demitasse[cross]'"
 _STEP = re.compile(r"\[(\d+)/(\d+)\] ")
 _KEPT = ("PATH", "TMPDIR")
 _FAULT = re.compile(r"error:|CMake Error|FAILED:", re.IGNORECASE)
@@ -35,9 +36,9 @@ class Project:
 
 def verify() -> dict[str, str]:
     """Return the versions of zig, cmake and ninja by package; raise ToolError with the line that installs what is missing."""
-    for package in _PACKAGES:
+    for package in _PROGRAMS:
         program(package)
-    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {package: importlib.metadata.version(package) for package in _PROGRAMS}
 
 
 def program(package: str) -> Path:
@@ -45,10 +46,11 @@ def program(package: str) -> Path:
     try:
         installed = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ToolError(f"`{package}` is not installed", hint=_pip()) from error
-    found = Path(str(installed.locate_file(_PROGRAMS[package]))) if package != "ninja" else _script(installed)
-    if not os.access(found, os.X_OK):
-        raise ToolError(f"`{package}` is installed without its program", hint=_pip())
+        raise ToolError(f"`{package}` is not installed", hint=_INSTALL) from error
+    place = _PROGRAMS[package]
+    found = Path(str(installed.locate_file(place))) if "/" in place else _script(installed, place)
+    if found is None or not os.access(found, os.X_OK):
+        raise ToolError(f"`{package}` is installed without its program", hint=_INSTALL)
     return found
 
 
@@ -99,10 +101,6 @@ def _child(command: list[str], project: Project) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def _script(installed: importlib.metadata.Distribution) -> Path:
-    names = [file for file in installed.files or [] if re.fullmatch(_PROGRAMS["ninja"], file.as_posix())]
-    return Path(str(names[0].locate())) if names else Path()
-
-
-def _pip() -> str:
-    return "pip install 'demitasse[cross]'"
+def _script(installed: importlib.metadata.Distribution, name: str) -> Path | None:
+    found = [file for file in installed.files or [] if file.name == name and file.parent.name == "bin"]
+    return Path(str(found[0].locate())) if found else None

@@ -1,0 +1,170 @@
+"""What kind of tokenizer a tokenizer.json describes, by its exact structure: one that llama.cpp has as well, or none.
+
+Two kinds are known: byte-level BPE, cut before merging by one of a few patterns (`tokenizer.ggml.pre`); and SentencePiece BPE with
+bytes for what has no token, where llama.cpp knows no merges but scores: the merges must be the ones that the scores imply.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.errors import ArtifactError
+
+TOKENIZER = "tokenizer.json"
+SPACE = "▁"
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """A kind of tokenizer that llama.cpp has."""
+
+    model: str
+    """`tokenizer.ggml.model`: `gpt2` or `llama`."""
+    pre: str = "default"
+    space_prefix: bool = True
+    """Whether a space is put before text, after each special token too (SentencePiece)."""
+    begins: bool = False
+    """Hugging Face puts a space before text that begins with no special token; llama.cpp, told not to, does not."""
+    composed: bool = False
+    """Text is brought into NFC first."""
+    splits_marks: bool = False
+    """llama.cpp cuts before combining marks, Hugging Face does not."""
+    bytes: frozenset[str] = frozenset()
+    """Tokens that stand for a byte."""
+
+    @property
+    def caveat(self) -> str:
+        """What is not the same in llama.cpp, in one line."""
+        if self.begins:
+            return (
+                "text that begins with no special token has no space before it in llama.cpp; chats begin with one and are the same"
+            )
+        return (
+            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp" if self.splits_marks else ""
+        )
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}
+
+
+def _split(pattern: str) -> list[dict[str, Any]]:
+    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return [cut, _byte_level(use_regex=False)]
+
+
+_CUTS = {
+    "gpt-2": ([_byte_level(use_regex=True)], False),
+    "smollm": ([{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)], False),
+    "qwen2": (_split(_QWEN2), False),
+    "llama-bpe": (_split(_LLAMA3), True),
+    "smaug-bpe": (_split(_LLAMA3), False),
+    "gpt-4o": (_split(_GPT4O), False),
+}
+"""`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
+
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _REPLACE]}
+_NOT_CUT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+
+
+def _metaspace(scheme: str) -> dict[str, Any]:
+    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+
+
+_SPACES: tuple[tuple[Any, Any, dict[str, bool]], ...] = (
+    (_PREPEND, None, {}),
+    (_REPLACE, None, {"space_prefix": False}),
+    (_REPLACE, _NOT_CUT, {"space_prefix": False}),
+    (None, _metaspace("never"), {"space_prefix": False}),
+    (None, _metaspace("first"), {"space_prefix": False, "begins": True}),
+)
+"""Normalizer and pre-tokenizer of SentencePiece kinds, and how llama.cpp is told (Llama 2, Gemma, Mistral)."""
+_PLAIN_MODEL = {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
+
+
+def recognise(fields: dict[str, Any]) -> Structure:
+    """Return the kind of tokenizer; raise ArtifactError for one that is not known."""
+    model, first = fields.get("model") or {}, fields.get("pre_tokenizer") or {}
+    steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
+    if not isinstance(model.get("vocab"), dict | list):
+        raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
+    if all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items()):
+        found = _sentence_piece(fields, model) if model.get("byte_fallback") else _bytes_first(fields, model, steps)
+        if found:
+            return found
+    kind = "+".join(str(step.get("type", "nothing")) for step in steps)
+    hint = f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, and SentencePiece BPE as Llama 2 and Gemma have it"
+    raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}", hint=hint)
+
+
+def _bytes_first(fields: dict[str, Any], model: dict[str, Any], steps: list[dict[str, Any]]) -> Structure | None:
+    plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+    normalizer = fields.get("normalizer")
+    for name, (cuts, ignore_merges) in _CUTS.items():
+        if plain == cuts and bool(model.get("ignore_merges")) == ignore_merges and normalizer in (None, {"type": "NFC"}):
+            return Structure(model="gpt2", pre=name, composed=normalizer is not None, splits_marks=name == "gpt-4o")
+    return None
+
+
+def _sentence_piece(fields: dict[str, Any], model: dict[str, Any]) -> Structure | None:
+    for normalizer, cut, told in _SPACES:
+        if fields.get("normalizer") == normalizer and fields.get("pre_tokenizer") == cut and not model.get("ignore_merges"):
+            _check_bytes(model["vocab"])
+            return Structure(model="llama", bytes=frozenset(_BYTES), **told)
+    return None
+
+
+def _check_bytes(vocabulary: dict[str, int]) -> None:
+    for text in _BYTES:
+        if text not in vocabulary:
+            raise ArtifactError(f"{TOKENIZER}: no token `{text}` for a byte, so some text could not be written")
+
+
+def scores(fields: dict[str, Any]) -> dict[int, float]:
+    """Return the score of each token id under which joining the best pair first does what the merges say.
+
+    Raises ArtifactError for merges that no scores imply: a token's must stand together and be all the ways to cut it in two.
+    """
+    vocabulary: dict[str, int] = fields["model"]["vocab"]
+    ranks: dict[str, int] = {}
+    ways: dict[str, int] = {}
+    last = ""
+    for left, right in _pairs(fields):
+        joined = left + right
+        if joined != last and joined in ranks:
+            raise _no_scores(joined)
+        last = joined
+        ranks.setdefault(joined, len(ranks))
+        ways[joined] = ways.get(joined, 0) + 1
+    added = {token["content"] for token in fields.get("added_tokens") or []} | set(_BYTES)
+    for text in vocabulary.keys() - added:
+        cuts = sum(text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text)))
+        if cuts != ways.get(text, 0):
+            raise _no_scores(text)
+    others = sorted((vocabulary[text], text) for text in vocabulary.keys() - added - ranks.keys())
+    ranks |= {text: len(ranks) + place for place, (_, text) in enumerate(others)}
+    return {vocabulary[text]: float(-rank) for text, rank in ranks.items() if text in vocabulary}
+
+
+def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for merge in fields["model"].get("merges") or []:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        yield left, right
+
+
+def _no_scores(text: str) -> ArtifactError:
+    return ArtifactError(
+        f"{TOKENIZER}: the merges of `{text}` are not those of a SentencePiece model, and llama.cpp knows no others",
+        hint="train the tokenizer with SentencePiece, or use a byte-level one",
+    )
