@@ -28,7 +28,9 @@ def check(argv: list[str]) -> int:
     """Check a bundle; print what was seen, raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`."""
     options = _options(argv)
     runtime = Path(__file__).resolve().parent.parent
-    result = run_child([sys.executable, "-sE", "-c", _CHILD, str(runtime), options.bundle, str(options.threads)])
+    result = run_child(
+        [sys.executable, *_compiled_elsewhere(), "-sE", "-c", _CHILD, str(runtime), options.bundle, str(options.threads)]
+    )
     print(json.dumps(result), flush=True)
     return 0
 
@@ -104,6 +106,11 @@ def _compare(where: str, expected: list[int], found: list[int]) -> None:
     wanted, got = (str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found))
     message = f"{where} differs at token {at + 1} of {len(expected)}: expected {wanted}, got {got}"
     raise DeviceError("golden_mismatch", message, hint="the model file, the runtime or the processor is not what was measured")
+
+
+def _compiled_elsewhere() -> list[str]:
+    """Return the option that keeps compiled modules out of the runtime's folder, as for this process."""
+    return ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else ["-B"]
 
 
 def run_child(command: Sequence[str]) -> Result:

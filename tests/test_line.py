@@ -35,7 +35,7 @@ intermediate_size = 256
 layers = 2
 steps = 60
 batch_size = 12
-context = 512
+context = 768
 [data]
 files = ["facts.jsonl"]
 hold_out = "phrasing"
@@ -56,7 +56,7 @@ max_kl = 2
 min_agreement = 0.3
 min_eos_rate = 0
 [package]
-context = 512
+context = 768
 max_tokens = 48
 licence = "Apache-2.0"
 """
@@ -170,7 +170,7 @@ def test_the_stock_high_level_library_answers_the_goldens_alike(line: Line) -> N
 
     package = line.folder / "build" / "tiny" / "package"
     manifest = json.loads((package / "manifest.json").read_text())
-    stock = Llama(str(package / manifest["model"]), n_ctx=512, n_threads=1, verbose=False)
+    stock = Llama(str(package / manifest["model"]), n_ctx=768, n_threads=1, verbose=False)
     for golden in map(json.loads, (package / "goldens.jsonl").read_text().splitlines()):
         answered = []
         for token in stock.generate(golden["prompt_tokens"], temp=0.0):

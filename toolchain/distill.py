@@ -76,20 +76,21 @@ def cache(teacher: Checkpoint, dataset: Dataset, spec: DistillSpec, out: Path, r
     inputs = {"teacher": teacher.digest, "dataset": dataset.digest}
     work = Work(stage=LOGITS, inputs=inputs, parameters=kept, tools=TOOLS)
 
-    def build(folder: Path) -> Figures:
-        from toolchain.training.checkpoints import load_model, load_tokenizer
-        from toolchain.training.examples import conversations
-        from toolchain.training.teacher import token_count, write_logits
-
-        if not is_main():
-            return {}
-        tokenizer = load_tokenizer(teacher.path)
-        examples, _ = conversations(tokenizer, dataset.train(), kept.max_tokens)
-        settings = {"temperature": kept.temperature, "k": kept.top_k, "tokens": token_count(tokenizer)}
-        return write_logits(load_model(teacher.path), examples, folder, report=report, **settings)
-
-    record, fresh = keep_together(out, work, build)
+    record, fresh = keep_together(out, work, lambda folder: _write_logits(teacher.path, dataset, kept, folder, speaking(report)))
     return TeacherLogits(path=out, record=record, fresh=fresh)
+
+
+def _write_logits(teacher: Path, dataset: Dataset, kept: _LogitsSpec, out: Path, report: Reporter) -> Figures:
+    from toolchain.training.checkpoints import load_model, load_tokenizer
+    from toolchain.training.examples import conversations
+    from toolchain.training.teacher import token_count, write_logits
+
+    if not is_main():
+        return {}
+    tokenizer = load_tokenizer(teacher)
+    examples, _ = conversations(tokenizer, dataset.train(), kept.max_tokens)
+    settings = {"temperature": kept.temperature, "k": kept.top_k, "tokens": token_count(tokenizer)}
+    return write_logits(load_model(teacher), examples, out, report=report, **settings)
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:

@@ -1,7 +1,7 @@
 """PEFT LoRA adapters read without torch: which weights they change and by how much, row by row.
 
-Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged beside their base. Only plain LoRA
-on linear layers is taken: everything else would be lost without a word.
+Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged beside their base.
+Only plain LoRA on linear layers is taken: everything else would be lost without a word.
 """
 
 import math

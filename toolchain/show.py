@@ -142,17 +142,14 @@ def bench(report: "Report", form: str, *, as_json: bool) -> None:
 
 
 def _measured(report: "Report") -> list[str]:
-    measured = report.measured
-    lines = [
-        f"{name.replace('_', ' ')}: {_figure(name, value)}" for name, value in measured.items() if isinstance(value, int | float)
-    ]
+    lines = [_figure(name, value) for name, value in report.measured.items() if isinstance(value, int | float)]
     return [*lines, "emulated board: these figures say nothing about a real one"] if report.emulated else lines
 
 
 def _figure(name: str, value: float) -> str:
-    if name.endswith("_bytes"):
-        return size(value)
-    return f"{value * 1000:.1f} ms" if name.endswith("_s") else f"{value:g}"
+    words, unit = name.rsplit("_", 1) if name.endswith(("_s", "_bytes")) else (name, "")
+    shown = {"s": f"{value * 1000:.1f} ms", "bytes": size(value)}.get(unit, f"{value:g}")
+    return f"{words.replace('_', ' ')}: {shown}"
 
 
 def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:

@@ -15,6 +15,11 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Ids 0, 1 and 2: padding and beginning, start of a turn, end of a turn."""
 QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+GPT4O_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEXTS = (
     "How hot is too hot? A Raspberry Pi throttles its processor at 80 degrees and stops at 85; a small fan keeps it cool.",
     "The quick brown fox doesn't jump over 12345 lazy dogs, and they're not amused: we'll see what it's worth in 2026.",
@@ -54,7 +59,7 @@ def tiny_qwen2(
 def tiny_tokenizer(folder: Path, *, split: str = "gpt-2", vocab_size: int = 512) -> int:
     """Train a byte-level BPE tokenizer with ChatML specials, save it to `folder`, return its size.
 
-    `split` says how text is cut before merging: as `gpt-2`, `smollm`, `qwen2` or `llama-bpe` do it.
+    `split` says how text is cut before merging: as `gpt-2`, `smollm`, `qwen2`, `llama-bpe`, `smaug-bpe` or `gpt-4o` do it.
     """
     from tokenizers import Tokenizer, decoders, models, trainers
     from transformers import PreTrainedTokenizerFast
@@ -103,7 +108,7 @@ def _save(kind: Any, config: Any, folder: Path, dtype: str, seed: int) -> Path:
 def _pre_tokenizer(split: str) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    patterns = {"qwen2": QWEN2_SPLIT, "llama-bpe": LLAMA3_SPLIT}
+    patterns = {"qwen2": QWEN2_SPLIT, "llama-bpe": LLAMA3_SPLIT, "smaug-bpe": LLAMA3_SPLIT, "gpt-4o": GPT4O_SPLIT}
     if split in patterns:
         first = pre_tokenizers.Split(Regex(patterns[split]), "isolated")
         return pre_tokenizers.Sequence([first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

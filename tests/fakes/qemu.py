@@ -4,6 +4,7 @@
 """
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -20,9 +21,8 @@ def install(folder: Path, *, version: str = VERSION) -> None:
     folder.mkdir(exist_ok=True)
     for name in PROGRAMS:
         program = folder / name
-        program.write_text(f"#!{sys.executable} -IS\nimport runpy, sys\nsys.argv[0] = '{name}'\n")
-        with program.open("a") as stream:
-            stream.write(f"runpy.run_path({__file__!r}, {{'SAYS': {version!r}}}, '__main__')\n")
+        given = {"PROGRAM": name, "SAYS": version}
+        program.write_text(f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r}, {given!r}, '__main__')\n")
         program.chmod(0o755)
 
 
@@ -53,7 +53,10 @@ def run(argv: list[str]) -> int:
     except OSError:
         return refuse(f"-netdev {netdev}: Could not set up host forwarding rule")
     ssh.listen()
+    ready, child_is_ready = os.pipe()
     if os.fork():
+        os.close(child_is_ready)
+        os.read(ready, 1)
         os._exit(0)
     os.setsid()
     for number in (0, 1, 2):
@@ -61,6 +64,7 @@ def run(argv: list[str]) -> int:
     Path("command.json").write_text(json.dumps(argv))
     serve_unix("monitor.sock", Monitor(disk, ssh.getsockname()[1]).talk)
     serve_unix("agent.sock", answer_as_agent)
+    os.close(child_is_ready)
     while True:
         client, _ = ssh.accept()
         with client:
@@ -81,11 +85,8 @@ def serve_unix(path: str, talk) -> None:
     def loop() -> None:
         while True:
             client, _ = server.accept()
-            with client, client.makefile("rw") as stream:
-                try:
-                    talk(stream)
-                except OSError:
-                    continue
+            with contextlib.suppress(OSError), client, client.makefile("rw", encoding="latin-1") as stream:
+                talk(stream)
 
     threading.Thread(target=loop, daemon=True).start()
 
@@ -136,4 +137,4 @@ def answer_as_agent(stream) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[0], globals()["SAYS"], sys.argv[1:]))
+    sys.exit(main(globals()["PROGRAM"], globals()["SAYS"], sys.argv[1:]))

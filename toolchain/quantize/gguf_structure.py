@@ -82,14 +82,14 @@ def _metaspace(scheme: str) -> dict[str, Any]:
     return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
 
 
-_SPACES: tuple[tuple[Any, Any, dict[str, bool]], ...] = (
-    (_PREPEND, None, {}),
-    (_REPLACE, None, {"space_prefix": False}),
-    (_REPLACE, _NOT_CUT, {"space_prefix": False}),
-    (None, _metaspace("never"), {"space_prefix": False}),
-    (None, _metaspace("first"), {"space_prefix": False, "begins": True}),
+_SPACES: tuple[tuple[Any, Any, bool, bool], ...] = (
+    (_PREPEND, None, True, False),
+    (_REPLACE, None, False, False),
+    (_REPLACE, _NOT_CUT, False, False),
+    (None, _metaspace("never"), False, False),
+    (None, _metaspace("first"), False, True),
 )
-"""Normalizer and pre-tokenizer of SentencePiece kinds, and how llama.cpp is told (Llama 2, Gemma, Mistral)."""
+"""Normalizer and pre-tokenizer of SentencePiece kinds (Llama 2, Gemma, Mistral); `space_prefix` and `begins` of each."""
 _PLAIN_MODEL = {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
 
 
@@ -118,10 +118,10 @@ def _bytes_first(fields: dict[str, Any], model: dict[str, Any], steps: list[dict
 
 
 def _sentence_piece(fields: dict[str, Any], model: dict[str, Any]) -> Structure | None:
-    for normalizer, cut, told in _SPACES:
+    for normalizer, cut, prefix, begins in _SPACES:
         if fields.get("normalizer") == normalizer and fields.get("pre_tokenizer") == cut and not model.get("ignore_merges"):
             _check_bytes(model["vocab"])
-            return Structure(model="llama", bytes=frozenset(_BYTES), **told)
+            return Structure(model="llama", bytes=frozenset(_BYTES), space_prefix=prefix, begins=begins)
     return None
 
 

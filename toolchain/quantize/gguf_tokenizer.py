@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.quantize.gguf_file import Metadata, write_header
-from toolchain.quantize.gguf_structure import TOKENIZER, Structure, recognise, scores
+from toolchain.quantize.gguf_structure import SPACE, TOKENIZER, Structure, recognise, scores
 from toolchain.tools.llama import open_vocabulary
 from toolchain.weights import read_json
 
@@ -109,7 +109,8 @@ def _proof_texts(tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence
     """Yield the texts as llama.cpp will see them: what the structure's caveat names is left out."""
     structure, tokens = vocabulary.structure, vocabulary.metadata["tokenizer.ggml.tokens"]
     begin = tokens[vocabulary.metadata[_BOS]] if structure.begins and _BOS in vocabulary.metadata else ""
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.content not in _BEYOND]
+    found = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.content not in _BEYOND]
+    added = [content.replace(SPACE, " ") for content in found] if structure.model == "llama" else found
     around = [f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}" for token in added]
     for text in (*texts, *around):
         normal = unicodedata.normalize("NFC", text) if structure.composed else text
@@ -131,8 +132,8 @@ def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[li
     found = {number: (text, BYTE if text in structure.bytes else NORMAL) for text, number in fields["model"]["vocab"].items()}
     for token in fields.get("added_tokens") or []:
         kind = _added_type(token)
-        spaced = structure.model == "llama" and kind == USER_DEFINED
-        found[token["id"]] = token["content"].replace("▁", " ") if spaced else token["content"], kind
+        spaced = structure.model == "llama" and token.get("normalized")
+        found[token["id"]] = token["content"].replace(SPACE, " ") if spaced else token["content"], kind
     found = {number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND}
     if (highest := max(found)) >= rows:
         problem = f"token {highest} (`{found[highest][0]}`) has no row in `model.embed_tokens.weight` of {rows}"
@@ -152,7 +153,7 @@ def _added_type(token: dict[str, Any]) -> int:
     if token.get("lstrip") or token.get("single_word"):
         raise _swallows(content)
     looks_special = (
-        content.startswith("<|") and content.endswith("|>") or content.startswith("<unused") or content in _SPECIAL_WORDS
+        (content.startswith("<|") and content.endswith("|>")) or content.startswith("<unused") or content in _SPECIAL_WORDS
     )
     return CONTROL if token.get("special") or looks_special else USER_DEFINED
 

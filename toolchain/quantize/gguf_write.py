@@ -43,7 +43,7 @@ class _Block:
 def write_tensors(
     part: Path, weights: Weights | Merged, planned: Sequence[tuple[Source, Slot]], importance: Importance, report: Reporter
 ) -> None:
-    """Fill the slots of a file that has its header; raise ArtifactError for a weight that cannot be written, by its tensor's name."""
+    """Fill the slots of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
     blocks = [block for source, slot in planned for block in _blocks(source, slot)]
     total = sum(slot.size_bytes for _, slot in planned)
     done, read, began = 0, 0, time.monotonic()
@@ -116,7 +116,7 @@ def _read(weights: Weights | Merged, block: _Block) -> "NDArray[np.float32]":
 
 
 def regrouped(rows: "NDArray[np.float32]", head_rows: int) -> "NDArray[np.float32]":
-    """Return whole heads with their rotary pairs side by side: row 2j+i of a head is row i·d/2+j (`permute`, conversion/llama.py)."""
+    """Return heads with their rotary pairs side by side: row 2j+i of a head is row i·d/2+j (`permute`, conversion/llama.py)."""
     import numpy as np
 
     halves = rows.reshape(-1, 2, head_rows // 2, rows.shape[1])

@@ -118,7 +118,7 @@ def _load(folder: Path, lora: Lora | None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for weight, delta in (lora.deltas if lora else {}).items():

@@ -66,7 +66,7 @@ _BENCH = _Product("bench", "bin/llama-bench")
 
 
 def build_library(profile: str, report: Reporter) -> Path:
-    """Return a folder with `lib/libllama.so` for boards of a profile, built once: about 250 CPU-seconds, the next profile 40.
+    """Return a folder with `lib/libllama.so` for boards of a profile, built once: 250 to 360 CPU-seconds, its next profile 31.
 
     Raises ConfigError for an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result would
     not load on the boards.

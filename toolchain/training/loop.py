@@ -80,6 +80,7 @@ class _Progress:
     saved: float = field(default_factory=time.monotonic)
 
     def took(self, loss: float, tokens: int) -> None:
+        """Count a step and say so."""
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
         self.tokens += tokens
         self.step += 1
@@ -90,6 +91,7 @@ class _Progress:
         return self.tokens / max(time.monotonic() - self.began, 1e-9)
 
     def figures(self) -> Figures:
+        """Return what this run did and took."""
         return {
             "steps": self.step, "loss": round(self.loss, 4), "trained_tokens": self.tokens, "tokens_per_s": round(self.rate(), 1),
             "train_s": round(time.monotonic() - self.began, 1), "train_cpu_s": round(time.process_time() - self.cpu_began, 1),

@@ -115,15 +115,16 @@ class TeacherLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
         hidden, targets = learned(self._head.hidden(batch.ids), batch.labels)
-        ids, log_probs, tail = (part.to(hidden.device) for part in self._teacher.of(batch.rows))
+        taught = [part.to(hidden.device) for part in self._teacher.of(batch.rows)]
 
-        def loss(logits: Tensor, piece: slice) -> Tensor:
-            logits = logits[:, : self._tokens]
-            kl = divergence(logits / self._temperature, ids[piece], log_probs[piece], tail[piece]).sum() * self._temperature**2
-            ce = functional.cross_entropy(logits, targets[piece], reduction="sum")
-            return (1 - self._ce_weight) * kl + self._ce_weight * ce
+        return self._head.summed(
+            hidden, lambda logits, piece: self._loss(logits, targets[piece], *(part[piece] for part in taught))
+        )
 
-        return self._head.summed(hidden, loss)
+    def _loss(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
+        logits = logits[:, : self._tokens]
+        kl = divergence(logits / self._temperature, ids, log_probs, tail).sum() * self._temperature**2
+        return (1 - self._ce_weight) * kl + self._ce_weight * functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def learned(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

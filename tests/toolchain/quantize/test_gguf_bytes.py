@@ -1,0 +1,103 @@
+"""Every scheme, byte for byte what llama.cpp's own quantizer makes of the BF16 file, with and without an importance matrix."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from device.manifest.gguf import read_header
+from tests.fakes.families import tiny_family
+from tests.fakes.models import tiny_llama, tiny_qwen2
+from tests.toolchain.quantize.conftest import Quantized, config, tensors, upstream
+from toolchain.quantize import importance
+from toolchain.quantize.gguf import Additions
+from toolchain.quantize.gguf_schemes import SCHEMES
+from toolchain.quantize.importance import Matrix
+
+Build = Callable[[Path], Any]
+WIDE: dict[str, Any] = {"hidden": 256, "intermediate": 256, "dtype": "bfloat16"}
+
+
+def stretched(build: Build, layers: int) -> Build:
+    """Repeat a model of one layer with layers of zeros: types are chosen by depth, and zeros are quick."""
+
+    def grow(folder: Path) -> None:
+        build(folder)
+        config(num_hidden_layers=layers, layer_types=None)(folder)
+        tensors(lambda found: _add_layers(found, layers))(folder)
+
+    return grow
+
+
+def _add_layers(found: dict[str, Any], layers: int) -> None:
+    for name, values in list(found.items()):
+        found.update(
+            {name.replace(".layers.0.", f".layers.{layer}."): values * 0 for layer in range(1, layers) if ".layers." in name}
+        )
+
+
+SHAPES: dict[str, Build] = {
+    "sixteen layers, four heads share a key": stretched(lambda folder: tiny_llama(folder, layers=1, kv_heads=1, **WIDE), 16),
+    "nine layers, tied": stretched(lambda folder: tiny_qwen2(folder, layers=1, **WIDE), 9),
+    "eighty layers with shared values": stretched(lambda folder: tiny_llama(folder, layers=1, **WIDE), 80),
+    "every bias": lambda folder: tiny_llama(folder, layers=1, attention_bias=True, mlp_bias=True, **WIDE),
+    "rows that fit only in part": lambda folder: tiny_llama(
+        folder, layers=2, hidden=320, heads=5, kv_heads=1, intermediate=256, dtype="bfloat16"
+    ),
+    "query, key and value in one": stretched(
+        lambda folder: tiny_family("phi-3", folder, dtype="bfloat16", hidden_size=256, num_hidden_layers=1), 9
+    ),
+}
+
+
+@pytest.fixture
+def shape(kept: Callable[[str, Build], Path], request: pytest.FixtureRequest) -> Path:
+    """Return the model of a shape."""
+    return kept(request.param, SHAPES[request.param])
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "BF16"])
+@pytest.mark.parametrize("shape", SHAPES, indirect=True)
+def test_the_file_is_byte_for_byte_that_of_upstream(shape: Path, scheme: str, quantized: Quantized, tmp_path: Path) -> None:
+    theirs = upstream(quantized(shape, "BF16").file, scheme, tmp_path / "theirs.gguf")
+    assert quantized(shape, scheme).file.read_bytes() == theirs
+
+
+WEIGHED = ("sixteen layers, four heads share a key", "nine layers, tied", "rows that fit only in part")
+
+
+@pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.quantized])
+@pytest.mark.parametrize("shape", WEIGHED, indirect=True)
+def test_with_an_importance_matrix_the_tensors_are_still_those_of_upstream(
+    shape: Path, scheme: str, quantized: Quantized, tmp_path: Path
+) -> None:
+    source = quantized(shape, "BF16").file
+    matrix = random_matrix(source)
+    importance.save(matrix, tmp_path / "matrix.gguf")
+    theirs, ours = tmp_path / "theirs.gguf", quantized(shape, scheme, None, Additions(importance=tmp_path / "matrix.gguf")).file
+    upstream(source, scheme, theirs, matrix.weights())
+    assert tensor_bytes(ours) == tensor_bytes(theirs)
+    assert tensor_bytes(ours) != tensor_bytes(quantized(shape, scheme).file) or scheme == "Q8_0"
+
+
+def random_matrix(file: Path) -> Matrix:
+    """Return positive weights for every matrix of a model file but its embedding and head."""
+    draw = np.random.default_rng(7)
+    matrices = [tensor for tensor in read_header(file).tensors if len(tensor.shape) == 2 and tensor.name.startswith("blk.")]
+    sums = {tensor.name: draw.uniform(50, 5000, tensor.shape[0]).astype(np.float32) for tensor in matrices}
+    return Matrix(sums=sums, counts=dict.fromkeys(sums, 1000), dataset="noise", chunks=2)
+
+
+def tensor_bytes(file: Path) -> list[tuple[str, str, bytes]]:
+    raw = file.read_bytes()
+    return [(tensor.name, tensor.type, raw[tensor.offset : tensor.offset + tensor.size]) for tensor in read_header(file).tensors]
+
+
+def test_an_80_layer_model_with_shared_values_gets_more_bits_for_them(
+    kept: Callable[[str, Build], Path], quantized: Quantized
+) -> None:
+    name = "eighty layers with shared values"
+    header = read_header(quantized(kept(name, SHAPES[name]), "Q4_K_M").file)
+    assert {tensor.type for tensor in header.tensors if "attn_v" in tensor.name} == {"Q5_K", "Q6_K"}
