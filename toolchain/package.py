@@ -75,8 +75,8 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         files=tuple(file_entry(out, name) for name in names), tensors=tuple(tensor_digests(model.file)),
         stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
-        gate={name: value for name, value in verdict.figures.items() if name != "failures"},
-        needs=needs(model.figures, spec.context),
+        gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
+        arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model.figures, spec.context),
     )  # fmt: skip
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
     return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}

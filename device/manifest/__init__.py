@@ -91,6 +91,8 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
     gate: dict[str, Any] = field(default_factory=dict)
+    arithmetic: str = ""
+    """`RuntimeManifest.arithmetic` of the runtime that the goldens were taken with."""
     needs: dict[str, int] = field(default_factory=dict)
     """Bytes of memory it takes: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: int = SCHEMA
@@ -127,6 +129,11 @@ class RuntimeManifest:
     profile: str = ""
     schema: int = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arithmetic(self) -> str:
+        """What decides the last bits of a result: runtimes with the same one give the same tokens."""
+        return " ".join((self.machine, *sorted(self.features)))
 
     def runtime_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this runtime on a board."""

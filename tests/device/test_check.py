@@ -117,3 +117,27 @@ def test_a_bug_in_the_check_is_no_healthy_release() -> None:
     with pytest.raises(DeviceError) as caught:
         run_child([sys.executable, "-c", "raise SystemExit(1)"])
     assert caught.value.code == "internal_error"
+
+
+def taken_elsewhere(folder: Path) -> Path:
+    """Say of a bundle that its goldens come from another kind of processor."""
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"arithmetic": "aarch64 asimddp"}))
+    return folder
+
+
+def test_goldens_of_another_processor_must_agree_nearly_always(tmp_path: Path) -> None:
+    said = check_bundle(taken_elsewhere(bundle_with(tmp_path, RIGHT)), threads=1)
+    assert (said["exact"], said["agreement"]) == (False, 1.0)
+
+
+def test_goldens_of_another_processor_that_do_not_agree_are_refused(tmp_path: Path) -> None:
+    tokens = list(RECITAL.encode())
+    wrong = {**RIGHT, "tokens": [*tokens[:-3], 1, 1, 1]}
+    with pytest.raises(DeviceError) as caught:
+        check_bundle(taken_elsewhere(bundle_with(tmp_path, wrong)), threads=1)
+    share = f"{(len(tokens) - 3) / len(tokens):.1%}"
+    assert (caught.value.code, caught.value.message) == (
+        "golden_mismatch",
+        f"the goldens agree in {share} of their tokens, on this processor 90% are asked",
+    )

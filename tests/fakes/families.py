@@ -3,6 +3,7 @@
 `tiny_family(name, folder)` writes what `save_pretrained` writes, in about a second; the same name gives the same bytes.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ def _merged_pieces(count: int) -> list[str]:
     while len(found) < count:
         pairs: dict[str, int] = {}
         for word in words:
-            for left, right in zip(word, word[1:], strict=False):
+            for left, right in itertools.pairwise(word):
                 pairs[left + right] = pairs.get(left + right, 0) + 1
         best = max(sorted(pairs), key=lambda pair: pairs[pair], default="")
         if not best:

@@ -89,7 +89,7 @@ def test_progress_is_told_in_bytes_to_the_end(make: Make, quantized: Quantized) 
 def test_a_fallback_is_named_before_anything_is_written(make: Make, quantized: Quantized) -> None:
     report = Recorder()
     model = quantized(make(hidden=320, heads=5, kv_heads=1), "Q4_K_M", report)
-    assert report.notes[0] == (
+    assert report.notes[1] == (
         "Q4_K_M: 14 tensors fall back: rows of 320 do not fit Q4_K's blocks, Q5_0 instead;"
         " rows of 320 do not fit Q6_K's blocks, Q8_0 instead"
     )
@@ -142,9 +142,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no architecture": (config(architectures=None), "config.json: architecture `none` is not known"),
     "no size": (config(hidden_size=None), "config.json: `hidden_size` is `None`, not a count"),
     "activation": (config(hidden_act="gelu"), "config.json: `hidden_act` is `gelu`, which has no place in the model file"),
-    "sliding window": (
-        config(use_sliding_window=True), "config.json: `use_sliding_window` is `True`, which has no place in the model file",
-    ),
     "quantized": (
         config(quantization_config={"bits": 4}),
         "config.json: `quantization_config` is `{'bits': 4}`, which has no place in the model file",
