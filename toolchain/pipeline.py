@@ -132,7 +132,7 @@ def _push(bundle: Bundle, connection: Connection, report: Reporter, *, port: int
     from toolchain.push import push
 
     facts, _ = look(connection)
-    folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]))
+    folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]), report)
     return push(bundle, folder, connection, report, port=port, dry_run=dry_run)
 
 

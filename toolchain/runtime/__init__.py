@@ -8,45 +8,47 @@ from pathlib import Path
 
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.errors import ArtifactError, ToolError
+from toolchain.progress import Reporter
+from toolchain.runtime import cross
 from toolchain.runtime.assemble import OLDEST_PYTHON, agent, assemble, device_folder
 from toolchain.runtime.elf import glibc_floor
+from toolchain.tools import llama
 
 __all__ = ["agent", "device_folder", "for_profile", "for_this_computer"]
 
 THIS_COMPUTER = {"x86_64": "x86-64"}
-"""`uname -m` → the profile whose runtime a computer of that kind builds of its own installed libraries."""
-_NATIVE = {
-    "x86_64": "ssse3 sse4_2 avx avx2 fma f16c bmi2 avx_vnni avx512f avx512bw avx512cd avx512dq avx512vl avx512vbmi avx512_vnni "
-    "avx512_bf16 amx_tile amx_int8 amx_bf16",
-    "aarch64": "asimd asimdrdm asimddp asimdhp fphp i8mm bf16 sve sve2",
-}
-"""Features that ggml's kernels use under -march=native (its ggml-cpu/CMakeLists.txt), as /proc/cpuinfo spells them."""
+"""`uname -m` → the profile whose runtime a computer of that kind assembles of its own installed libraries."""
 
 
-def for_profile(profile: str) -> Path:
+def for_profile(profile: str, report: Reporter) -> Path:
     """Return the runtime folder for boards of a profile; DEMITASSE_RUNTIME names a folder to use instead.
 
-    Raise ToolError if there is none.
+    This computer's own kind is assembled of what is installed, every other is cross-built once (minutes). Raise ToolError
+    if a tool for that is missing.
     """
     if given := os.environ.get("DEMITASSE_RUNTIME"):
         return _given(Path(given))
     if profile == THIS_COMPUTER.get(platform.machine()):
         return for_this_computer()
-    hint = "set DEMITASSE_RUNTIME to a runtime folder that was built on such a board"
-    raise ToolError(f"there is no runtime for `{profile}`, and this computer is `{platform.machine()}`", hint=hint)
+    libraries = [cross.build_library(profile, report) / "lib" / "libllama.so"]
+    processor = cross.PROFILES[profile]
+    return _assemble(profile, processor.machine, processor.features, libraries)
 
 
 def for_this_computer() -> Path:
     """Return the runtime folder for this very computer, of the llama-cpp-python that is installed; built once."""
-    llama = _llama_cpp()
-    libraries = [llama / "lib" / "libllama.so", *_ggml(llama / "lib")]
+    folder = _bindings() / "lib"
     machine = platform.machine()
-    native = set(_NATIVE.get(machine, "").split())
+    libraries = [folder / "libllama.so", *_ggml(folder)]
+    return _assemble(THIS_COMPUTER.get(machine, machine), machine, llama.features(), libraries)
+
+
+def _assemble(profile: str, machine: str, features: tuple[str, ...], libraries: list[Path]) -> Path:
     described = RuntimeManifest(
-        machine=machine, features=tuple(sorted(native & _features())), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
-        engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")}, files=(), profile="native",
+        machine=machine, features=tuple(sorted(features)), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
+        engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")}, files=(), profile=profile,
     )  # fmt: skip
-    return assemble(described, llama, libraries)
+    return assemble(described, _bindings(), libraries)
 
 
 def _given(folder: Path) -> Path:
@@ -57,7 +59,8 @@ def _given(folder: Path) -> Path:
     return folder
 
 
-def _llama_cpp() -> Path:
+def _bindings() -> Path:
+    """Return the folder of llama-cpp-python's ctypes bindings and its libraries."""
     try:
         return Path(str(importlib.metadata.distribution("llama-cpp-python").locate_file("llama_cpp")))
     except importlib.metadata.PackageNotFoundError as error:
@@ -67,9 +70,3 @@ def _llama_cpp() -> Path:
 def _ggml(folder: Path) -> list[Path]:
     """Return the libraries that libllama.so finds beside itself, under the one name that it asks for."""
     return sorted(file for file in folder.iterdir() if re.fullmatch(r"libggml[a-z-]*\.so\.\d+", file.name))
-
-
-def _features() -> set[str]:
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()

@@ -1,6 +1,7 @@
 """llama.cpp's own tokenizer, through llama-cpp-python's low-level API: the referee for vocabularies that we write."""
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,12 @@ from typing import Any
 
 from toolchain.errors import ArtifactError, ToolError
 
+_FEATURES = {
+    "SSSE3": "ssse3", "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
+    "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8", "NEON": "asimd", "FP16_VA": "asimdhp", "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
+}  # fmt: skip
+"""Features as llama.cpp prints them → as /proc/cpuinfo spells them."""
 Encode = Callable[[str, bool], list[int]]
 """(text, with the tokens that the model wants around it) → token ids; special tokens in the text are recognised."""
 
@@ -18,6 +25,15 @@ def verify() -> str:
 
     _library()
     return importlib.metadata.version("llama-cpp-python")
+
+
+def features() -> tuple[str, ...]:
+    """Return the CPU features that the installed libraries were compiled to use, spelled as /proc/cpuinfo spells them.
+
+    The library says so itself (ggml-cpu.cpp, `ggml_backend_cpu_get_features`); what it does not use is not needed.
+    """
+    said = re.findall(r"(\w+) = 1", _library().llama_print_system_info().decode())
+    return tuple(sorted(_FEATURES[name] for name in said if name in _FEATURES))
 
 
 @contextmanager

@@ -155,6 +155,6 @@ def llama_cpp_logits(file: Path, tokens: list[int], adapter: Path | None = None)
 def open_model(file: Path, adapter: Path | None = None) -> Llama:
     """Open a model file in llama.cpp with 256 tokens of context."""
     return Llama(
-        str(file), n_ctx=256, n_batch=256, n_threads=2, logits_all=True, verbose=False, type_k=F32_CACHE, type_v=F32_CACHE,
+        str(file), n_ctx=256, n_batch=256, n_threads=1, logits_all=True, verbose=False, type_k=F32_CACHE, type_v=F32_CACHE,
         lora_path=str(adapter) if adapter else None,
     )  # fmt: skip

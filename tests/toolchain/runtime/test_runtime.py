@@ -11,7 +11,9 @@ import pytest
 from device.manifest import RUNTIME_MANIFEST, read_runtime, verify_files
 from tests.fakes.bundles import make_runtime
 from toolchain import runtime
-from toolchain.errors import ArtifactError, ToolError
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.progress import Silent
+from toolchain.tools import llama
 
 
 @pytest.fixture(autouse=True)
@@ -71,17 +73,22 @@ def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
 def test_a_runtime_that_is_given_goes_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = make_runtime(tmp_path / "given")
     monkeypatch.setenv("DEMITASSE_RUNTIME", str(given))
-    assert runtime.for_profile("armv8.0") == given
+    assert runtime.for_profile("armv8.0", Silent()) == given
 
 
 def test_a_folder_that_is_no_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMITASSE_RUNTIME", str(tmp_path))
     with pytest.raises(ArtifactError) as caught:
-        runtime.for_profile("armv8.0")
+        runtime.for_profile("armv8.0", Silent())
     assert caught.value.message == f"{tmp_path}: not a runtime: runtime.json cannot be read"
 
 
-def test_a_profile_that_nobody_built_names_itself() -> None:
-    with pytest.raises(ToolError, match="there is no runtime for `z80`") as caught:
-        runtime.for_profile("z80")
-    assert "DEMITASSE_RUNTIME" in caught.value.hint
+def test_a_profile_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown profile `z80`"):
+        runtime.for_profile("z80", Silent())
+
+
+def test_what_the_libraries_use_this_processor_has() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert set(llama.features()) <= flags
+    assert set(read_runtime(runtime.for_this_computer()).features) == set(llama.features())
