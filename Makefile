@@ -18,7 +18,7 @@ test: $(READY)            ## everything that must hold
 
 check: $(READY)           ## the fast tier, at most three minutes
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not board"
 
 bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/run_all.py

@@ -116,3 +116,36 @@ def test_no_file_names_a_place_that_only_one_machine_has() -> None:
         (p.relative_to(ROOT).as_posix(), m.group()) for p in tracked if p != own for m in places.finditer(p.read_text("utf-8"))
     ]
     assert found == []
+
+
+def test_the_readme_names_every_verb_and_no_other() -> None:
+    from toolchain.cli import app
+
+    registered = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    named = {word for row in rows for word in re.findall(r"`([a-z]+)(?: [^`]*)?`", row.split("|")[1])}
+    assert registered <= named | {"board"}
+    assert named - registered <= {"starter"}
+
+
+def test_every_file_that_the_readmes_tree_names_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The tree") : text.index("Read next")]
+    files = set(re.findall(r"\b([a-z_0-9]+\.py)\b", tree))
+    present = {path.name for folder in ("toolchain", "device", "tests") for path in (ROOT / folder).rglob("*.py")}
+    assert files - present == set()
+
+
+def test_every_versions_pin_is_exact_and_every_dependency_is_pinned() -> None:
+    import tomllib
+
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, exact, version = line.partition("==")
+            assert exact, line
+            pins[name.lower().replace("_", "-")] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    missing = [name for name in wanted if re.split(r"[<>=]", name)[0].lower().replace("_", "-") not in pins]
+    assert missing == []

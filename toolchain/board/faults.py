@@ -10,8 +10,8 @@ from toolchain.board import boot, qmp
 from toolchain.board.virtual import VirtualBoard
 from toolchain.tools import qemu
 
-NEVER_SET = 0.0
-"""The clock of a board without a battery when it starts, in seconds since 1970."""
+NEVER_SET = 30 * 86400.0
+"""The clock of a board without a battery, in seconds since 1970; Linux takes no time that is less than its uptime."""
 SMALL_DISK = "/mnt"
 _PLUG_S = 30.0
 _LINK = "$(ls /sys/class/net | grep -v lo)"

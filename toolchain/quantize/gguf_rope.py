@@ -92,15 +92,14 @@ def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
 
 
 def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "NDArray[np.float32]":
-    """Return by what each pair's frequency is divided (`_compute_llama3_parameters`), in single precision as upstream computes it."""
+    """Return by what each pair's frequency is divided (`_compute_llama3_parameters`)."""
     import numpy as np
 
     factor, low, high = (_setting(settings, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     context = _setting(settings, "original_max_position_embeddings")
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    wavelengths = np.float32(2 * math.pi) / (1 / np.float32(base) ** exponents)
-    smooth = (np.float32(context) / wavelengths - np.float32(low)) / np.float32(high - low)
-    between = 1 / ((1 - smooth) / np.float32(factor) + smooth)
+    wavelengths = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
+    smooth = (context / wavelengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
     factors = np.where(wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between))
     return np.ascontiguousarray(factors, dtype=np.float32)
 

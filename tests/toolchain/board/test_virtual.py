@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from toolchain.board import boot, faults, image, machine, open_board, qmp, virtu
 from toolchain.board.virtual import VirtualBoard
 from toolchain.errors import BoardError, ConfigError, ToolchainError, ToolError
 from toolchain.target import find
-from toolchain.tools import qemu
+from toolchain.tools import openssh, qemu
 
 NAME = "rpi-4b-2gb"
 FACTS = Path(__file__).resolve().parents[3] / "device" / "facts.py"
@@ -38,10 +38,20 @@ def report() -> Listener:
     return Listener()
 
 
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both keys, made once for all tests."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("host", "user"):
+        openssh.make_key(folder / name, name)
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A computer with a fake QEMU, and with an image and a snapshot of NAME that were built before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(keys, image.cache() / "keys")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
@@ -193,7 +203,7 @@ def test_a_state_that_qemu_refuses_is_reported_with_its_words(place: Path, repor
     assert caught.value.message == "virtual:rpi-4b-2gb: qemu-system-aarch64: Device 'disk' does not have the requested snapshot 'paused'"
 
 
-def test_a_board_that_panics_is_reported_with_its_last_words_and_ended(place: Path, report: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_board_that_panics_is_reported_with_its_last_words(place: Path, report: Listener) -> None:
     board = virtual.up(NAME, report)
     (board.folder / machine.SERIAL_LOG).write_text("booting\nKernel panic - not syncing: no init\n")
     with pytest.raises(BoardError, match="the board did not boot: booting / Kernel panic - not syncing: no init"):
@@ -341,7 +351,3 @@ def test_a_pulled_cable_is_a_lost_connection_until_it_is_back(real: VirtualBoard
         pass
     with open_board(real.address) as connection:
         assert connection.run(["echo", "back"]).stdout == b"back\n"
-
-
-if sys.platform != "linux":
-    pytest.skip("virtual boards are made on Linux", allow_module_level=True)

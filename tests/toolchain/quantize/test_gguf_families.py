@@ -151,12 +151,16 @@ def test_tensors_and_metadata_are_those_of_upstreams_converter(
     ours = quantized(converted[name].with_suffix(""), "BF16").file
     again = tmp_path / "again.gguf"
     upstream(converted[name], "BF16", again)
-    assert _tensors(ours) == _tensors(again)
+    found, expected = _tensors(ours), _tensors(again)
+    np.testing.assert_array_max_ulp(*(np.frombuffer(t.pop(ROPE, EMPTY)[2], "<f4") for t in (found, expected)), maxulp=4)
+    assert found == expected
     theirs, said = _metadata(again), _metadata(ours)
     assert {key: said.get(key) for key in theirs.keys() - THEIRS} == {key: theirs[key] for key in theirs.keys() - THEIRS}
     assert said.keys() - theirs.keys() <= OURS
 
 
+ROPE, EMPTY = "rope_freqs.weight", ("F32", (), b"")
+"""Computed in single precision there and in double here: the last bits differ."""
 OURS = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_bos_token"}
 """What we say and upstream does not."""
 THEIRS = {"tokenizer.ggml.add_sep_token"}

@@ -1,0 +1,32 @@
+"""mmdebstrap: its command line, and the namespaces that end with us."""
+
+from pathlib import Path
+
+import pytest
+
+from toolchain.tools import mmdebstrap
+
+ORDER = mmdebstrap.Order(suite="trixie", packages=("python3", "udev"), hook='sh customise.sh "$1"', work=Path("work"))
+
+
+def test_suite_packages_and_sources_are_handed_on() -> None:
+    argv = mmdebstrap.command_line(ORDER, ["deb http://mirror.example/ trixie main"])
+    assert argv[-3:] == ["trixie", "/dev/null", "deb http://mirror.example/ trixie main"]
+    assert {"--arch=arm64", "--include=python3,udev", '--customize-hook=sh customise.sh "$1"'} <= set(argv)
+
+
+def test_without_a_mirror_mmdebstrap_takes_its_own() -> None:
+    assert mmdebstrap.command_line(ORDER, [])[-2:] == ["trixie", "/dev/null"]
+
+
+@pytest.mark.parametrize(("user", "mapped"), [(0, False), (1000, True)])
+def test_a_user_is_root_in_a_namespace_of_its_own(monkeypatch: pytest.MonkeyPatch, user: int, mapped: bool) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert ("--map-root-user" in mmdebstrap.namespace()) is mapped
+    assert "--pid" in mmdebstrap.namespace()
+
+
+def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "half" / "deep").mkdir(parents=True)
+    mmdebstrap.remove(tmp_path / "half")
+    assert not (tmp_path / "half").exists()
