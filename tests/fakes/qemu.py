@@ -30,7 +30,7 @@ def main(program: str, version: str, argv: list[str]) -> int:
     if program == "qemu-img":
         Path(argv[-1] if not argv[-1].isdigit() else argv[-2]).touch()
     elif "--version" in argv:
-        print(f"QEMU emulator version {version} (a fake)")
+        sys.stdout.write(f"QEMU emulator version {version} (a fake)\n")
     elif program == "qemu-system-aarch64":
         tree = argv[argv.index("-M") + 1].partition("dumpdtb=")[2]
         if tree:
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
 
 
 def refuse(text: str) -> int:
-    print(f"qemu-system-aarch64: {text}", file=sys.stderr)
+    sys.stderr.write(f"qemu-system-aarch64: {text}\n")
     return 1
 
 

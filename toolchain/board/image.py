@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def _make(debian: int, part: Path, log: Path, report: Reporter) -> None:
     (part / "overlay.tar").write_bytes(rootfs.overlay(host_key(), user_key()))
     hook = f'sh {shlex.quote(str(rootfs.CUSTOMISE))} "$1" {shlex.quote(str(part))} {DISK_SIZE}'
     order = mmdebstrap.Order(suite=rootfs.SUITES[debian], packages=rootfs.PACKAGES, hook=hook, work=part)
-    mmdebstrap.build(order, log, _progress(report))
+    mmdebstrap.build(order, log, _Phases(report).hear)
     image = Image(folder=part / "whole")
     image.folder.mkdir()
     shutil.copyfile(part / "vmlinuz", image.kernel)
@@ -147,20 +147,20 @@ def _verify() -> None:
         )
 
 
-def _progress(report: Reporter) -> Callable[[str], None]:
-    """Return a listener that turns mmdebstrap's lines into steps."""
-    phase = 0
+class _Phases:
+    """Turns mmdebstrap's lines into steps."""
 
-    def hear(line: str) -> None:
-        nonlocal phase
+    def __init__(self, report: Reporter) -> None:
+        self._report, self._phase = report, 0
+
+    def hear(self, line: str) -> None:
+        """Take one line."""
         begun = [number for number, (sign, _) in enumerate(_PHASES) if line.startswith("I: ") and sign in line]
-        phase = max(phase, *begun) if begun else phase
-        package = re.match(r"(?:Unpacking|Setting up|Get:\d+ \S+ \S+ \S+) (\S+)", line)
+        self._phase = max([self._phase, *begun])
+        package = re.match(r"(?:Unpacking|Setting up|Get:\d+ \S+ \S+ \S+) ([a-z0-9][^\s:]*)", line)
         if begun or package:
-            what = f"{_PHASES[phase][1]} {package[1] if package else ''}"
-            report.step("image", phase, len(_PHASES) + 1, "steps", what.strip())
-
-    return hear
+            what = f"{_PHASES[self._phase][1]} {package[1] if package else ''}".strip()
+            self._report.step("image", self._phase, len(_PHASES) + 1, "steps", what)
 
 
 def place(debian: int) -> Path:

@@ -4,6 +4,7 @@ Two kinds are known: byte-level BPE, cut before merging by one of a few patterns
 bytes for what has no token, where llama.cpp knows no merges but scores: the merges must be the ones that the scores imply.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -134,27 +135,40 @@ def _check_bytes(vocabulary: dict[str, int]) -> None:
 def scores(fields: dict[str, Any]) -> dict[int, float]:
     """Return the score of each token id under which joining the best pair first does what the merges say.
 
-    Raises ArtifactError for merges that no scores imply: a token's must stand together and be all the ways to cut it in two.
+    Raises ArtifactError for merges that no scores imply: a token's must be all the ways to cut it in two, and stand together.
     """
     vocabulary: dict[str, int] = fields["model"]["vocab"]
-    ranks: dict[str, int] = {}
-    ways: dict[str, int] = {}
-    last = ""
-    for left, right in _pairs(fields):
-        joined = left + right
-        if joined != last and joined in ranks:
-            raise _no_scores(joined)
-        last = joined
-        ranks.setdefault(joined, len(ranks))
-        ways[joined] = ways.get(joined, 0) + 1
+    pairs = list(_pairs(fields))
+    ways = Counter(left + right for left, right in pairs)
     added = {token["content"] for token in fields.get("added_tokens") or []} | set(_BYTES)
     for text in vocabulary.keys() - added:
         cuts = sum(text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text)))
-        if cuts != ways.get(text, 0):
+        if cuts != ways[text]:
             raise _no_scores(text)
+    ranks = {text: rank for rank, block in enumerate(_blocks(pairs)) for text in block}
     others = sorted((vocabulary[text], text) for text in vocabulary.keys() - added - ranks.keys())
     ranks |= {text: len(ranks) + place for place, (_, text) in enumerate(others)}
     return {vocabulary[text]: float(-rank) for text, rank in ranks.items() if text in vocabulary}
+
+
+def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
+    """Yield the tokens of equal score, the best first: those whose merges are mixed, which must be the longest left part first.
+
+    Of equal scores llama.cpp joins the leftmost pair, and so do merges in that order: what grew is joined on (Gemma's runs of spaces).
+    """
+    last = {left + right: at for at, (left, right) in enumerate(pairs)}
+    block: list[str] = []
+    first = end = 0
+    for at, (left, right) in enumerate(pairs):
+        if left + right not in block:
+            block.append(left + right)
+        end = max(end, last[left + right])
+        if at == end:
+            lengths = [(len(one), len(other)) for one, other in pairs[first : at + 1]]
+            if len(block) > 1 and lengths != sorted(lengths, reverse=True):
+                raise _no_scores(block[0])
+            yield block
+            block, first, end = [], at + 1, at + 1
 
 
 def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:

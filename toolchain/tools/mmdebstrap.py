@@ -19,21 +19,21 @@ PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-aarch64-static": "qemu-user-static
 """program → Debian package; `newuidmap` only where the caller is not root."""
 _PATH = os.defpath + ":/usr/sbin:/sbin"
 _BINFMT = "/proc/sys/fs/binfmt_misc"
-_INSIDE = f"""
+ENDS_WITH_US = """
+exec 3<&0
+trap 'exit 143' TERM
+{ cat <&3 >/dev/null; kill $$; } &
+"$@" </dev/null 3<&- &
+wait $!
+"""
+"""Runs a program until it ends or our end of its input is closed; the first process of a namespace takes all others along."""
+_RUNS_ARM64 = f"""
 if [ "$(uname -m)" != aarch64 ] && [ ! -e {_BINFMT}/qemu-aarch64 ]; then
     mount -t binfmt_misc binfmt_misc {_BINFMT} 2>/dev/null || true
     [ -e {_BINFMT}/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register || exit 88
 fi
-exec 3<&0
-trap 'exit 143' TERM
-{{ cat <&3 >/dev/null; kill $$; }} &
-"$@" </dev/null 3<&- &
-wait $!
 """
-"""Lets arm64 programs run in this namespace (Linux 6.7 lets a user namespace have its own list; root may always), then runs one.
-
-This shell is the namespace's first process: all others end with it, and it ends when our end of its input is closed.
-"""
+"""Lets arm64 programs run in this namespace: since Linux 6.7 a user namespace has a list of its own; root may always."""
 _NO_BINFMT = 88
 
 
@@ -67,7 +67,7 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
     settings = order.work / "apt.conf"
     settings.write_text(apt.settings(), encoding="utf-8")
     last = [""]
-    with log.open("w", encoding="utf-8") as kept, subprocess.Popen(
+    with log.open("w", encoding="utf-8", buffering=1) as kept, subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         errors="replace",
     ) as running:  # fmt: skip
@@ -95,7 +95,7 @@ def namespace() -> list[str]:
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--map-root-user", "--map-auto"]
-    return [*unshare, "sh", "-c", _INSIDE, "sh"]
+    return [*unshare, "sh", "-c", _RUNS_ARM64 + ENDS_WITH_US, "sh"]
 
 
 def command_line(order: Order, lines: Sequence[str]) -> list[str]:

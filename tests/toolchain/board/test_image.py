@@ -34,7 +34,9 @@ def programs(folder: Path, **scripts: str) -> str:
 
 def all_there(folder: Path, *, unshare: str = "exit 0") -> str:
     """A computer where all is installed, and where namespaces do what the script does."""
-    there = dict.fromkeys(("qemu_system_aarch64", "qemu_img", "fdtput", "mmdebstrap", "qemu_aarch64_static", "mke2fs", "newuidmap"), "")
+    there = dict.fromkeys(
+        ("qemu_system_aarch64", "qemu_img", "fdtput", "mmdebstrap", "qemu_aarch64_static", "mke2fs", "newuidmap"), ""
+    )
     return programs(folder, unshare=unshare, **there)
 
 

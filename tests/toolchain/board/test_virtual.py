@@ -139,7 +139,7 @@ def test_down_keeps_the_state_and_up_goes_on_from_it(place: Path, report: Listen
 def test_a_state_that_cannot_be_kept_leaves_the_board_up(place: Path, report: Listener) -> None:
     board = virtual.up(NAME, report)
     (board.folder / "full").touch()
-    with pytest.raises(BoardError, match="the machine's state cannot be kept: .* No space left on device"):
+    with pytest.raises(BoardError, match=r"the machine's state cannot be kept: .* No space left on device"):
         virtual.down(NAME, report)
     assert virtual.find(NAME) == board
 
@@ -200,7 +200,10 @@ def test_a_state_that_qemu_refuses_is_reported_with_its_words(place: Path, repor
     (board.folder / boot.DISK).write_text("")
     with pytest.raises(BoardError) as caught:
         virtual.up(NAME, report)
-    assert caught.value.message == "virtual:rpi-4b-2gb: qemu-system-aarch64: Device 'disk' does not have the requested snapshot 'paused'"
+    assert (
+        caught.value.message
+        == "virtual:rpi-4b-2gb: qemu-system-aarch64: Device 'disk' does not have the requested snapshot 'paused'"
+    )
 
 
 def test_a_board_that_panics_is_reported_with_its_last_words(place: Path, report: Listener) -> None:
@@ -347,7 +350,11 @@ def test_what_goes_wrong_on_boards_goes_wrong_here(real: VirtualBoard) -> None:
 @pytest.mark.timeout(2400)
 def test_a_pulled_cable_is_a_lost_connection_until_it_is_back(real: VirtualBoard) -> None:
     board = virtual.up(real.address, Listener())
-    with faults.pulled_cable(board), pytest.raises(ToolchainError, match="connection lost|not a usable|not reachable"), open_board(real.address):
+    with (
+        faults.pulled_cable(board),
+        pytest.raises(ToolchainError, match=r"connection lost|not a usable|not reachable"),
+        open_board(real.address),
+    ):
         pass
     with open_board(real.address) as connection:
         assert connection.run(["echo", "back"]).stdout == b"back\n"

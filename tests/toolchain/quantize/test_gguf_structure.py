@@ -122,7 +122,8 @@ def test_a_token_of_models_that_see_has_no_row_and_is_left_out(tmp_path: Path) -
     assert prove(folder, vocabulary, "gemma3", PROOF[:2]) > 100
 
 
-VOCABULARIES = ("llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "refact")
+VOCABULARIES = ("llama-spm", "phi-3", "gemma-4", "gpt-2", "llama-bpe", "qwen2", "refact")
+STYLES = {"phi-3": "phi-3", "gemma-4": "gemma"}
 
 
 @pytest.fixture(scope="module", params=VOCABULARIES)
@@ -153,10 +154,11 @@ def test_real_vocabularies_give_upstreams_test_vectors_and_400_000_equal_tokens(
 
 def _write_tokenizer(folder: Path, name: str, fields: dict[str, Any]) -> int:
     """Write what a Hugging Face folder with this vocabulary holds."""
-    sentence_piece(folder, style="phi-3" if name == "phi-3" else "llama-2")
+    sentence_piece(folder, style=STYLES.get(name, "llama-2"))
     written = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokens, kinds = fields["tokens"], fields["token_type"]
-    vocabulary = {token: number for number, token in enumerate(tokens) if kinds[number] in (NORMAL, BYTE) or number < 3}
+    trained = max(number for number, kind in enumerate(kinds) if kind == NORMAL) + 1
+    vocabulary = {token: number for number, token in enumerate(tokens[:trained])}
     plain = {"single_word": False, "lstrip": False, "normalized": False}
     written["added_tokens"] = [
         {
@@ -165,10 +167,14 @@ def _write_tokenizer(folder: Path, name: str, fields: dict[str, Any]) -> int:
         }
         for number, token in enumerate(tokens) if kinds[number] not in (NORMAL, BYTE)
     ]  # fmt: skip
-    if fields["model"] == "llama":
-        written["model"] |= {"vocab": vocabulary, "merges": _implied_merges(vocabulary, fields["scores"])}
+    merges = [merge.split(" ", 1) for merge in fields.get("merges", [])] or _implied_merges(vocabulary, fields["scores"])
+    if fields["model"] in ("llama", "gemma4"):
+        begin, number = tokens[fields["bos_token_id"]], fields["bos_token_id"]
+        around = json.dumps(written["post_processor"]).replace('"<s>"', f'"{begin}"').replace("[1]", f"[{number}]")
+        written["model"] |= {"vocab": vocabulary, "merges": merges}
+        written["post_processor"] = json.loads(around)
     else:
-        written |= _byte_level(name, vocabulary, [merge.split(" ", 1) for merge in fields["merges"]])
+        written |= _byte_level(name, vocabulary, merges)
     (folder / "tokenizer.json").write_text(json.dumps(written), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": tokens[fields["eos_token_id"]]}))
     (folder / "config.json").write_text(json.dumps({"bos_token_id": fields["bos_token_id"]}))

@@ -1,5 +1,8 @@
 """mmdebstrap: its command line, and the namespaces that end with us."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,13 @@ def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "half" / "deep").mkdir(parents=True)
     mmdebstrap.remove(tmp_path / "half")
     assert not (tmp_path / "half").exists()
+
+
+def test_all_that_runs_in_a_namespace_ends_when_we_do(tmp_path: Path) -> None:
+    shell = ["sh", "-c", mmdebstrap.ENDS_WITH_US, "sh", "sh", "-c", f"echo $$ >{tmp_path}/pid; echo begun; exec sleep 1000"]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin and running.stdout
+        assert running.stdout.readline() == b"begun\n"
+        running.stdin.close()
+        assert running.wait(timeout=60) == 143
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
