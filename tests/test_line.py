@@ -131,6 +131,11 @@ def test_an_empty_question_is_refused(line: Line) -> None:
     assert line.demitasse("ask", "local", " ", code=2).startswith("error: question: empty\n")
 
 
+def test_a_question_longer_than_the_context_is_refused_with_both_numbers(line: Line) -> None:
+    said = line.demitasse("ask", "local", "key " * 900, code=2)
+    assert "tokens, the context holds 768 with the answer" in said
+
+
 def test_chat_answers_line_by_line(line: Line) -> None:
     said = line.demitasse("chat", "local", stdin="where is the key kept?\n")
     assert line.answer in said

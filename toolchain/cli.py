@@ -183,6 +183,17 @@ def doctor(
 
 
 @app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what is inside a GGUF, in one screen, from its header alone."""
+    from toolchain.quantize.contents import read_contents
+
+    show.contents(read_contents(file), tensors=tensors, as_json=as_json)
+
+
+@app.command()
 def targets(
     target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "", as_json: AsJson = False
 ) -> None:

@@ -17,6 +17,7 @@ from toolchain.target import Target
 if TYPE_CHECKING:
     from toolchain.bench import Report
     from toolchain.pipeline import Delivery, Step
+    from toolchain.quantize.contents import Contents
 
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
@@ -73,21 +74,22 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
         case "pretrain":
             return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}" + _scores(figures)
         case "tune":
-            return f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained" + _scores(figures)
+            share = f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained"
+            return f"{share}; base{_scores(figures['base'])}; tuned{_scores(figures)}"
         case "distill":
-            shipped = "the student" if figures["shipped"] == "student" else "the control"
-            return f"{figures['parameters'] / 1e6:.2f} M parameters, {shipped} ships" + _scores(figures)
+            both = "; ".join(f"{name}{_scores(figures[name])}" for name in ("student", "control"))
+            return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
         case "quantize":
             return f"{figures['scheme']}: {figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
         case "evaluate":
-            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}" + _scores(figures)
+            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(figures)
         case "package":
             return f"release {figures['release'][:12]}, {figures['files']} files"
     return ""
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
-    return f", exact match {figures['exact_match']:.1%}, F1 {figures['f1']:.1%}" if "exact_match" in figures else ""
+    return f" exact {figures['exact_match']:.1%} F1 {figures['f1']:.1%}" if "exact_match" in figures else ""
 
 
 def size(count: float) -> str:
@@ -166,7 +168,7 @@ def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name} ")
         elif value not in ("", None):
-            yield f"{above}{name}", size(value) if name.endswith("_bytes") else value
+            yield f"{above}{name.removesuffix('_bytes')}", size(value) if name.endswith("_bytes") else value
 
 
 def _plain(value: Any) -> str:
@@ -200,3 +202,38 @@ def one_target(found: Target, *, as_json: bool) -> None:
     console.show_table(("fact", "value", "source"), rows, title=f"{found.id}: {found.name}{proved}")
     for note in found.notes:
         console.show_text(f"\nnote: {note}")
+
+
+def contents(found: "Contents", *, tensors: bool, as_json: bool) -> None:
+    """Show what is inside a model file."""
+    if as_json:
+        whole = asdict(found)
+        console.show_json(whole if tensors else {name: value for name, value in whole.items() if name != "tensors"})
+        return
+    console.show_table((found.file, ""), [row for row in _contents_rows(found) if row[1]])
+    shares = [
+        [s.type, f"{s.tensors}", size(s.size_bytes), f"{s.bits:.2f}", f"{s.weights / found.parameters:.1%}"] for s in found.types
+    ]
+    console.show_table(("\ntype", "tensors", "size", "bits", "of the weights"), shares)
+    for warning in found.warnings:
+        console.show_text(f"\nwarning: {warning}")
+    if tensors:
+        rows = [[t.name, t.type, " × ".join(map(str, t.shape)), size(t.size)] for t in found.tensors]
+        console.show_table(("\ntensor", "type", "shape", "size"), rows)
+
+
+def _contents_rows(found: "Contents") -> list[list[str]]:
+    origin = [found.name, f"from {found.base}" if found.base else "", found.licence]
+    specials = [f"{special.role} {special.id} `{special.text}`" for special in found.specials]
+    template = f"{found.template_sha256[:12]}  {found.template_line}" if found.template_sha256 else ""
+    return [
+        ["kind", f"{found.architecture} {found.kind}, {found.scheme}"],
+        ["origin", ", ".join(part for part in origin if part)],
+        ["size", f"{size(found.size_bytes)}, {found.parameters / 1e6:.1f} M parameters, {found.bits:.2f} bits per weight"],
+        ["shape", ", ".join(f"{value} {label}" for label, value in found.shape.items())],
+        ["context", f"{found.context}" if found.context else ""],
+        ["rope", found.rope],
+        ["tokenizer", f"{found.tokenizer}, {found.vocabulary} tokens" if found.vocabulary else ""],
+        ["special", ", ".join(specials)],
+        ["template", template],
+    ]

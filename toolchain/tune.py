@@ -11,6 +11,7 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.lora import Lora, read_lora
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
 from toolchain.training.processes import is_main, keep_together, speaking
@@ -43,14 +44,11 @@ def merge(base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_
 
     `base_name` is what the recipe calls the base; with it the name in the adapter's configuration is compared too.
     """
-    from toolchain.training.adapters import read_adapter
-
     inputs = {"base": base.digest, "adapter": digest(adapter)}
     work = Work(stage="merge", inputs=inputs, parameters=_MergeSpec(base_name=base_name), tools=("safetensors", "torch"))
 
     def build(folder: Path) -> Figures:
-        found = read_adapter(adapter)
-        _check_name(found.name, found.base, base_name)
+        _check_name(read_lora(adapter), base_name)
         return _merge_folders(base.path, adapter, folder, report)
 
     record, fresh = keep_together(out, work, build)
@@ -107,13 +105,13 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Figures:
     """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
-    from toolchain.training.adapters import merge_into, read_adapter
+    from toolchain.training.adapters import merge_into
     from toolchain.training.checkpoints import GENERATION_CONFIG, TOKENIZER_FILES, carry, refuse_quantised
 
     refuse_quantised(base)
     with open_weights(base) as weights:
         dtypes = sorted({tensor.dtype for tensor in weights.tensors.values()})
-    touched = merge_into(base, read_adapter(adapter), out)
+    touched = merge_into(base, read_lora(adapter), out)
     carry(base, out, "config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
     carry(adapter, out, *TOKENIZER_FILES)
     _check_vocabulary(adapter, out)
@@ -130,10 +128,11 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
         raise ArtifactError(f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}", hint=hint)
 
 
-def _check_name(name: str, trained_on: str, base_name: str) -> None:
-    if trained_on and base_name and _plain(trained_on) != _plain(base_name):
-        hint = f"if both are the same weights, correct `base_model_name_or_path` in {name}/adapter_config.json"
-        raise ArtifactError(f"adapter {name}: made for another base: trained on `{trained_on}`, not on `{base_name}`", hint=hint)
+def _check_name(lora: Lora, base_name: str) -> None:
+    if lora.base and base_name and _plain(lora.base) != _plain(base_name):
+        hint = f"if both are the same weights, correct `base_model_name_or_path` in {lora.name}/adapter_config.json"
+        problem = f"adapter {lora.name}: made for another base: trained on `{lora.base}`, not on `{base_name}`"
+        raise ArtifactError(problem, hint=hint)
 
 
 def _plain(name: str) -> str:

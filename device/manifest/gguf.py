@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from device.manifest import ManifestError
@@ -50,6 +50,8 @@ class Array:
     kind: int
     """Type number of its items."""
     count: int
+    offset: int = field(default=0, compare=False)
+    """Byte in the file at which its items begin."""
 
 
 _Claim = tuple[str, int, tuple[int, ...], int]
@@ -106,6 +108,20 @@ def tensor_digests(path: "str | os.PathLike[str]") -> list[dict[str, Any]]:
             {"name": tensor.name, "type": tensor.type, "size": tensor.size, "sha256": _digest(stream, tensor)}
             for tensor in header.tensors
         ]
+
+
+def read_strings(path: "str | os.PathLike[str]", array: Array, wanted: "set[int]") -> dict[int, str]:
+    """Return some strings of an array of a file that `read_header` has passed, by their place in it."""
+    found: dict[int, str] = {}
+    with open(path, "rb") as stream:
+        stream.seek(array.offset)
+        for place in range(min(max(wanted, default=-1) + 1, array.count)):
+            (length,) = _U64.unpack(stream.read(_U64.size))
+            if place in wanted:
+                found[place] = stream.read(length).decode("utf-8", "replace")
+            else:
+                stream.seek(length, os.SEEK_CUR)
+    return found
 
 
 def _digest(stream: BinaryIO, tensor: Tensor) -> str:
@@ -210,11 +226,12 @@ def _array(cursor: _Cursor, key: str) -> Value:
     read = _reader(cursor, key, kind)
     if count <= KEPT_ITEMS:
         return tuple(read() for _ in range(count))
+    offset = cursor.at
     if kind == _STRING:
         _skip_strings(cursor, key, count)
     else:
         cursor.skip(count * _SCALARS[kind].size)
-    return Array(kind, count)
+    return Array(kind, count, offset)
 
 
 def _skip_strings(cursor: _Cursor, key: str, count: int) -> None:

@@ -20,7 +20,9 @@ chroot "$root" depmod "${modules##*/}"
 cp -a "$root/usr/lib/modules/${modules##*/}" "$work/modules"
 cp "$root/bin/busybox" "$work/busybox"
 
-find "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/tmp" -mindepth 1 -delete
+# The configuration that keeps apt away from this computer's own stays until the end.
+find "$root/var/lib/apt/lists" "$root/var/cache/apt" -mindepth 1 -delete
+find "$root/tmp" -mindepth 1 ! -path "$APT_CONFIG" -delete
 rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/resolv.conf
 
 # mmdebstrap has /proc, /sys and /dev mounted in there: a bind mount of the root folder alone leaves them out.

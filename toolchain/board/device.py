@@ -24,6 +24,7 @@ ERRORS: dict[str, type[ToolchainError]] = {
     "newer_schema": ArtifactError,
     "bad_request": ConfigError,
     "empty_question": ConfigError,
+    "prompt_too_long": ConfigError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
 _KEEP_AGENT = (

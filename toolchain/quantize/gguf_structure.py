@@ -15,8 +15,8 @@ TOKENIZER = "tokenizer.json"
 SPACE = "▁"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _GPT4O = (
@@ -67,7 +67,7 @@ def _split(pattern: str) -> list[dict[str, Any]]:
 _CUTS = {
     "gpt-2": ([_byte_level(use_regex=True)], False),
     "smollm": ([{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)], False),
-    "qwen2": (_split(_QWEN2), False),
+    "qwen2": (_split(QWEN2), False),
     "llama-bpe": (_split(_LLAMA3), True),
     "smaug-bpe": (_split(_LLAMA3), False),
     "gpt-4o": (_split(_GPT4O), False),
@@ -154,7 +154,7 @@ def scores(fields: dict[str, Any]) -> dict[int, float]:
 def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
     """Yield the tokens of equal score, the best first: those whose merges are mixed, which must be the longest left part first.
 
-    Of equal scores llama.cpp joins the leftmost pair, and so do merges in that order: what grew is joined on (Gemma's runs of spaces).
+    Of equal scores llama.cpp joins the leftmost pair, and so do merges in that order: what grew is joined on (Gemma's spaces).
     """
     last = {left + right: at for at, (left, right) in enumerate(pairs)}
     block: list[str] = []

@@ -122,7 +122,7 @@ def _load(folder: Path, lora: Lora | None) -> Any:
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for weight, delta in (lora.deltas if lora else {}).items():
-            parameters[weight] += torch.from_numpy(delta.rows(0, delta.b.shape[0]))
+            parameters[weight].add_(torch.from_numpy(delta.rows(0, delta.b.shape[0])))
     return network
 
 

@@ -102,7 +102,7 @@ def command_line(order: Order, lines: Sequence[str]) -> list[str]:
     """Return mmdebstrap's command line; `lines` are apt sources, none: its own for the suite."""
     without = ("man", "doc", "locale", "info")
     return [
-        "mmdebstrap", "--verbose", "--mode=root", "--format=null", "--variant=minbase", "--arch=arm64", "--skip=check/qemu",
+        "mmdebstrap", "--verbose", "--mode=root", "--format=null", "--variant=minbase", "--arch=arm64", "--skip=check/qemu,cleanup",
         "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
         f"--include={','.join(order.packages)}", f"--aptopt={order.work / 'apt.conf'}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without), "--dpkgopt=force-unsafe-io",

@@ -1,5 +1,6 @@
 """The stage: one file with its origin and companions beside it, figures, progress, and a sentence for what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,78 @@ def test_a_checkpoint_that_cannot_be_carried_whole_is_refused(make: Make, quanti
         quantized(folder, "Q8_0")
     assert caught.value.message == message
     assert not list(tmp_path.rglob("*.gguf*"))
+
+
+def sharded(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Save the model again in shards, then spoil them."""
+
+    def change(folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="2MB")
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        spoil(folder)
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    file = last_shard(folder)
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def last_shard(folder: Path) -> Path:
+    return sorted(folder.glob("model-*.safetensors"))[-1]
+
+
+def tokenizer(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        fields = json.loads((folder / "tokenizer.json").read_text())
+        change(fields)
+        (folder / "tokenizer.json").write_text(json.dumps(fields))
+
+    return rewrite
+
+
+def four_bits(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    found = load_file(folder / "model.safetensors")
+    save_file(found | {UP: found[UP].char()}, folder / "model.safetensors")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut shard": (sharded(cut), r"model-0000\d-of-0000\d\.safetensors: cut short, \d+ of \d+ bytes are there"),
+    "missing shard": (
+        sharded(lambda folder: last_shard(folder).unlink()),
+        r"model\.safetensors\.index\.json: shard `model-0000\d-of-0000\d\.safetensors` is missing",
+    ),
+    "wrong type": (four_bits, rf"model\.safetensors: tensor `{UP}`: weights of type `I8`, not F32, F16 or BF16"),
+    "token added twice": (
+        tokenizer(lambda fields: fields["added_tokens"].append(fields["added_tokens"][2] | {"id": 300})),
+        r"tokenizer\.json: two tokens have the text `<\|im_end\|>`",
+    ),
+    "more tokens than rows": (
+        tokenizer(lambda fields: fields["added_tokens"].append(fields["added_tokens"][2] | {"id": 512, "content": "<|new|>"})),
+        r"tokenizer\.json: token 512 \(`<\|new\|>`\) has no row in `model\.embed_tokens\.weight` of 512",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_input_is_named_and_leaves_nothing(make: Make, quantized: Quantized, tmp_path: Path, case: str) -> None:
+    spoil, message = BROKEN[case]
+    folder = make()
+    spoil(folder)
+    with pytest.raises(ArtifactError, match=f"^{message}$"):
+        quantized(folder, "Q8_0")
+    assert not list(tmp_path.rglob("*.gguf*"))
+
+
+def test_padded_embeddings_are_normal(make: Make, quantized: Quantized) -> None:
+    folder = make(vocab_size=544)
+    model = quantized(folder, "Q8_0")
+    assert model.figures["n_vocab"] == 544
 
 
 def test_a_second_run_is_skipped_and_a_new_scheme_is_not(make: Make, quantized: Quantized) -> None:

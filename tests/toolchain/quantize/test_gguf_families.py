@@ -137,7 +137,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     jobs = [
         {"model": str(tiny_family(name, root / name, dtype="bfloat16")), "out": str(root / f"{name}.gguf")} for name in FAMILIES
     ]
-    script = Path(__file__).with_name("upstream_convert.py")
+    script = Path(__file__).parents[3] / "benchmarks" / "peers" / "llama_cpp_convert.py"
     subprocess.run([sys.executable, str(script), UPSTREAM], input=json.dumps(jobs), text=True, check=True, timeout=600)
     return {name: root / f"{name}.gguf" for name in FAMILIES}
 

@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         other(sums={"blk.9.ffn_up.weight": np.ones(3, np.float32)}, counts={"blk.9.ffn_up.weight": 1}),
         "matrix.gguf: names no tensor of this model",
     ),
-    "of another width": (other(), "matrix.gguf: tensor `blk.0.ffn_up.weight`: 3 columns, the model has 256"),
+    "of another width": (other(), "matrix.gguf: tensor `blk.0.attn_q.weight`: 2 columns, the model has 256"),
     "negative": (
         other(sums={"blk.0.ffn_up.weight": -np.ones(256, np.float32)}, counts={"blk.0.ffn_up.weight": 1}),
         "matrix.gguf: tensor `blk.0.ffn_up.weight.in_sum2`: a value is negative, NaN or infinite",

@@ -14,8 +14,8 @@ from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.errors import ArtifactError
+from toolchain.lora import CONFIG, WEIGHTS
 from toolchain.progress import Silent
-from toolchain.training.adapters import CONFIG, WEIGHTS
 from toolchain.training.checkpoints import load_model
 from toolchain.tune import merge
 
@@ -95,7 +95,7 @@ def test_sixteen_bits_are_rounded_once(tmp_path: Path) -> None:
         merged(base, adapter, tmp_path / "out"),
     )
     name, module = "model.layers.0.self_attn.v_proj.weight", "base_model.model.model.layers.0.self_attn.v_proj"
-    exact = before[name].float() + 3.0 * (delta[f"{module}.lora_B.weight"] @ delta[f"{module}.lora_A.weight"])
+    exact = before[name].double() + 3.0 * (delta[f"{module}.lora_B.weight"].double() @ delta[f"{module}.lora_A.weight"].double())
     assert torch.equal(after[name], exact.bfloat16())
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
 

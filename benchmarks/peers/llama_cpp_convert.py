@@ -1,4 +1,4 @@
-"""Runs llama.cpp's own converter on model folders: `python upstream_convert.py SOURCE < jobs.json`, in a process of its own.
+"""Runs llama.cpp's own converter on model folders: `python llama_cpp_convert.py SOURCE < jobs.json`, in a process of its own.
 
 Byte-level tokenizers that it does not know by their hash are given the name that ours has proved; SentencePiece ones need their
 original `tokenizer.model`, which the tiny models do not have: their vocabulary is left out.

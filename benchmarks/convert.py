@@ -1,0 +1,245 @@
+"""From a checkpoint and its adapter to a Q4_K_M file: our one pass against peft's merge, llama.cpp's converter and its quantizer.
+
+Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`).
+llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that DEMITASSE_LLAMA_CPP names.
+"""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measure
+import platformdirs
+
+from device.manifest.gguf import Header, read_header
+
+SCHEME, FILE_TYPE = "Q4_K_M", 15
+ROUNDS, QUICK_ROUNDS = 5, 1
+ALLOWANCE_MB = 300
+"""Besides twice the largest tensor."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "166M": {
+        "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14, "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
+    "Qwen2.5-0.5B": {
+        "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+QUICK: dict[str, dict[str, Any]] = {"10M": SHAPES["166M"] | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}}
+OURS = """
+import sys
+from pathlib import Path
+from toolchain import artifacts
+from toolchain.progress import Silent
+from toolchain.quantize.gguf import Additions, ModelLabel, quantize
+from toolchain.recipe import QuantizeSpec
+model, adapter, out, scheme = sys.argv[1:]
+additions = Additions(adapter=Path(adapter) if adapter else None)
+quantize(artifacts.external(Path(model)), QuantizeSpec(scheme=scheme), ModelLabel(name="bench"), Path(out), Silent(), additions)
+"""
+MERGE = """
+import sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+model, adapter, out = sys.argv[1:]
+base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(out)
+"""
+QUANTIZE = """
+import ctypes, os, sys
+from llama_cpp import llama_cpp
+source, target, file_type = sys.argv[1:]
+parameters = llama_cpp.llama_model_quantize_default_params()
+parameters.ftype, parameters.nthread = int(file_type), os.cpu_count()
+sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What some child processes took."""
+
+    seconds: float
+    peak_mb: float
+
+
+def main() -> None:
+    """Measure the three claims on each shape."""
+    options = measure.options(__doc__ or "")
+    shapes, rounds = (QUICK, QUICK_ROUNDS) if options.quick else (SHAPES, ROUNDS)
+    claims: list[measure.Claim] = []
+    figures: dict[str, list[float]] = {}
+    source = _llama_cpp()
+    for name, shape in shapes.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch)
+            _make_model(root / "model", root / "adapter", shape)
+            measured, peaks = _measure(root, source, rounds)
+            conditions = _conditions(root, name) | {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
+            claims += _claims(name, measured, peaks, _equal_tensors(root, source), conditions)
+        figures |= {f"{side}, {name}": found for side, found in measured.items()}
+    measure.show(claims, figures, "s", as_json=options.json)
+
+
+def _measure(root: Path, source: Path, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    peaks: dict[str, list[float]] = {"ours": [], "peer": []}
+
+    def once(side: str, cost: Cost) -> float:
+        peaks[side].append(cost.peak_mb)
+        return cost.seconds
+
+    cases = {"ours": lambda: once("ours", _ours(root)), "peer": lambda: once("peer", _peer(root, source, merged=True))}
+    return measure.interleave(cases, rounds), peaks
+
+
+def _claims(
+    name: str, seconds: dict[str, list[float]], peaks: dict[str, list[float]], equal: float, conditions: dict[str, object]
+) -> list[measure.Claim]:
+    allowed = [float(str(conditions["allowed_mb"]))]
+    chain = "peft merge_and_unload, convert_hf_to_gguf, llama_model_quantize"
+    return [
+        measure.claim(f"wall, {name}", chain, 0.5, seconds["ours"], seconds["peer"], conditions, better="less"),
+        measure.claim(
+            f"peak memory, {name}", "twice the largest tensor and 300 MB", 1.0, peaks["ours"], allowed, conditions, better="less"
+        ),
+        measure.claim(f"same bytes, {name}", "convert_hf_to_gguf, llama_model_quantize", 1.0, [equal], [1.0], conditions),
+    ]
+
+
+def _conditions(root: Path, name: str) -> dict[str, object]:
+    from toolchain.weights import open_weights
+
+    with open_weights(root / "model") as weights:
+        largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6
+    between = sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors")) + (root / "bf16.gguf").stat().st_size
+    return {
+        "shape": name, "scheme": SCHEME, "allowed_mb": round(2 * largest + ALLOWANCE_MB), "extra_disk_mb": {"ours": 0, "peer": between // 10**6},
+    }  # fmt: skip
+
+
+def _ours(root: Path, adapter: str = "adapter", out: str = "ours") -> Cost:
+    _forget(root / out)
+    return _run([sys.executable, "-c", OURS, str(root / "model"), str(root / adapter) if adapter else "", str(root / out), SCHEME])
+
+
+def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
+    model, bf16, result = root / ("merged" if merged else "model"), root / "bf16.gguf", root / "peer.gguf"
+    costs = []
+    if merged:
+        costs.append(_run([sys.executable, "-c", MERGE, str(root / "model"), str(root / "adapter"), str(model)]))
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (model / file).write_bytes((root / "model" / file).read_bytes())
+    script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
+    costs.append(_run([sys.executable, str(script), str(source)], text=json.dumps([{"model": str(model), "out": str(bf16)}])))
+    costs.append(_run([sys.executable, "-c", QUANTIZE, str(bf16), str(result), str(FILE_TYPE)]))
+    return Cost(sum(cost.seconds for cost in costs), max(cost.peak_mb for cost in costs))
+
+
+def _run(command: list[str], text: str = "") -> Cost:
+    """Run a child to its end and return its wall time and its own peak memory."""
+    began = time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stderr
+        child.stdin.write(text)
+        child.stdin.close()
+        said = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command[:3])[:80]}: exit code {child.returncode}\n{said[-2000:]}")
+    return Cost(time.monotonic() - began, usage.ru_maxrss / 1000)
+
+
+def _equal_tensors(root: Path, source: Path) -> float:
+    """Return the share of the file's tensors whose bytes are the peer's, both made of the base alone."""
+    _ours(root, adapter="", out="plain")
+    _peer(root, source, merged=False)
+    ours, theirs = dict(_tensors(next((root / "plain").glob("*.gguf")))), dict(_tensors(root / "peer.gguf"))
+    return sum(theirs.get(name) == raw for name, raw in ours.items()) / len(ours.keys() | theirs.keys())
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    header: Header = read_header(file)
+    with file.open("rb") as stream:
+        for tensor in header.tensors:
+            stream.seek(tensor.offset)
+            yield tensor.name, (tensor.type, stream.read(tensor.size))
+
+
+def _forget(out: Path) -> None:
+    (out / "record.json").unlink(missing_ok=True)
+
+
+def _make_model(folder: Path, adapter: Path, shape: dict[str, Any]) -> None:
+    """Write a Qwen2 of this shape with random BF16 weights, a tokenizer, and a LoRA adapter on all its linear layers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    _make_tokenizer(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(**shape, max_position_embeddings=2048, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    tuned = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=modules, init_lora_weights=False))
+    tuned.save_pretrained(adapter)
+
+
+def _make_tokenizer(folder: Path) -> None:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from toolchain.quantize.gguf_structure import QWEN2
+
+    tokenizer = Tokenizer(models.BPE())
+    first = pre_tokenizers.Split(Regex(QWEN2), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=4096, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([Path(measure.__file__).read_text(), Path(__file__).read_text()], trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0])
+    wrapped.chat_template = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
+    wrapped.save_pretrained(folder)
+
+
+def _llama_cpp() -> Path:
+    """Return a folder with llama.cpp's converter."""
+    if named := os.environ.get("DEMITASSE_LLAMA_CPP"):
+        return Path(named)
+    version = importlib.metadata.version("llama-cpp-python")
+    kept = Path(platformdirs.user_cache_dir("demitasse")) / "converter" / version
+    if not kept.is_dir():
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--dest", scratch]
+            subprocess.run([*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL)
+            _unpack(next(Path(scratch).glob("*.tar.gz")), kept)
+    return kept
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    part = folder.with_suffix(".part")
+    with tarfile.open(archive, "r:gz") as opened:
+        for member in opened:
+            name = member.name.partition("/vendor/llama.cpp/")[2]
+            if member.isreg() and name.startswith(("conversion/", "gguf-py/gguf/")):
+                opened.extract(member.replace(name=name, deep=False), part, filter="data")
+    part.rename(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What is inside any GGUF file, from its checked header alone: no weight is read, no engine is started.
+
+The label says little: what counts is which types the weights have, whether the tokenizer and the template travelled along, and
+whether an answer can end.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device.manifest import ManifestError
+from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header, read_strings
+from toolchain.errors import ArtifactError
+from toolchain.quantize.gguf_schemes import SCHEMES
+
+ROLES = ("bos", "eos", "eot", "padding", "unknown")
+_COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_SHAPE = {
+    "layers": "block_count", "width": "embedding_length", "inner width": "feed_forward_length", "heads": "attention.head_count",
+    "key heads": "attention.head_count_kv", "head width": "attention.key_length", "window": "attention.sliding_window",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The tensors of one type."""
+
+    type: str
+    tensors: int
+    weights: int
+    size_bytes: int
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight."""
+        return self.size_bytes * 8 / self.weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """A token with a role."""
+
+    role: str
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a GGUF file says of itself, and what is odd about it."""
+
+    file: str
+    size_bytes: int
+    kind: str
+    """`general.type`: model, adapter, imatrix …"""
+    architecture: str
+    name: str
+    licence: str
+    base: str
+    scheme: str
+    """What the file says it is, such as `Q4_K_M`."""
+    parameters: int
+    bits: float
+    """Bits per weight over all tensors."""
+    types: tuple[Share, ...]
+    """The largest first."""
+    shape: dict[str, int]
+    context: int
+    rope: str
+    tokenizer: str
+    vocabulary: int
+    specials: tuple[Special, ...]
+    template_sha256: str
+    template_line: str
+    """The template's first line."""
+    warnings: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+
+def read_contents(file: Path) -> Contents:
+    """Return what is inside a GGUF file; raise ArtifactError for one whose header does not hold."""
+    try:
+        header = read_header(file)
+    except ManifestError as error:
+        raise ArtifactError(str(error), hint="download or copy the file again") from error
+    said = header.metadata
+    architecture = str(said.get("general.architecture", ""))
+    weights = [tensor for tensor in header.tensors if tensor.name not in _COMPUTED]
+    types = _types(weights)
+    template = str(said.get("tokenizer.chat_template", ""))
+    parameters = sum(share.weights for share in types)
+    specials, scheme = _specials(file, header), _scheme(said.get("general.file_type"))
+    return Contents(
+        file=file.name, size_bytes=header.size, kind=str(said.get("general.type", "model")), architecture=architecture,
+        name=str(said.get("general.name", "")), licence=str(said.get("general.license", "")), base=_base(said), scheme=scheme,
+        parameters=parameters, bits=round(sum(share.size_bytes for share in types) * 8 / max(parameters, 1), 3), types=types,
+        shape={label: value for label, key in _SHAPE.items() if isinstance(value := said.get(f"{architecture}.{key}"), int)},
+        context=_int(said.get(f"{architecture}.context_length")), rope=_rope(said, architecture),
+        tokenizer=" ".join(str(said[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in said),
+        vocabulary=_count(said.get("tokenizer.ggml.tokens")), specials=specials,
+        template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
+        template_line=template.strip().partition("\n")[0][:100], tensors=header.tensors,
+        warnings=tuple(_warnings(header, types, specials, scheme)),
+    )  # fmt: skip
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _count(value: object) -> int:
+    return value.count if isinstance(value, Array) else len(value) if isinstance(value, tuple) else 0
+
+
+def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
+    sums: dict[str, list[int]] = {}
+    blocks = {name: (block, size) for name, block, size in TYPES.values()}
+    for tensor in tensors:
+        block, size = blocks[tensor.type]
+        found = sums.setdefault(tensor.type, [0, 0, 0])
+        for place, amount in enumerate((1, tensor.size // size * block, tensor.size)):
+            found[place] += amount
+    shares = [Share(type=name, tensors=count, weights=weights, size_bytes=size) for name, (count, weights, size) in sums.items()]
+    return tuple(sorted(shares, key=lambda share: -share.size_bytes))
+
+
+def _base(said: dict[str, Any]) -> str:
+    parts = [str(said.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")]
+    return "/".join(part for part in parts if part)
+
+
+def _scheme(file_type: object) -> str:
+    from gguf import LlamaFileType
+
+    try:
+        return str(LlamaFileType(file_type).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return ""
+
+
+def _rope(said: dict[str, Any], architecture: str) -> str:
+    base, kind = said.get(f"{architecture}.rope.freq_base"), said.get(f"{architecture}.rope.scaling.type")
+    factor = said.get(f"{architecture}.rope.scaling.factor")
+    parts = [f"base {base:g}" if isinstance(base, int | float) else "", f"{kind} scaling" if kind else ""]
+    return " ".join(part for part in (*parts, f"× {factor:g}" if isinstance(factor, int | float) else "") if part)
+
+
+def _specials(file: Path, header: Header) -> tuple[Special, ...]:
+    ids = {role: header.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ROLES}
+    known = {role: number for role, number in ids.items() if isinstance(number, int)}
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, Array):
+        texts = read_strings(file, tokens, set(known.values()))
+    else:
+        texts = {place: str(text) for place, text in enumerate(tokens if isinstance(tokens, tuple) else ())}
+    return tuple(Special(role=role, id=number, text=texts.get(number, "")) for role, number in known.items())
+
+
+def _warnings(header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str) -> Iterator[str]:
+    """Yield what an engineer would want to know before this file is served."""
+    said = header.metadata
+    if said.get("general.type", "model") != "model":
+        return
+    ids, vocabulary = {special.role: special.id for special in specials}, _count(said.get("tokenizer.ggml.tokens"))
+    for special in specials:
+        if special.id >= vocabulary:
+            yield f"the {special.role} token {special.id} is not in the vocabulary of {vocabulary}"
+    if not vocabulary:
+        yield "there is no vocabulary"
+    elif "eos" not in ids and "eot" not in ids:
+        yield "no token ends an answer"
+    if ids.get("padding") is not None and ids.get("padding") == ids.get("eos") and "eot" not in ids:
+        yield "padding is the token that ends an answer: a model trained with padding masked may never have learned to stop"
+    if "tokenizer.chat_template" not in said:
+        yield "no chat template: engines will guess one"
+    if said.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in said:
+        yield "no `tokenizer.ggml.pre`: text is cut in a default way before it is merged"
+    yield from _label_warnings(types, scheme)
+
+
+def _label_warnings(types: tuple[Share, ...], scheme: str) -> Iterator[str]:
+    known, total = SCHEMES.get(scheme), sum(share.weights for share in types)
+    if known and total:
+        base = sum(share.weights for share in types if share.type == known.base.name) / total
+        if base < 0.5:
+            yield f"labelled {scheme}, but only {base:.0%} of the weights are {known.base.name}"
