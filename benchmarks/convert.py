@@ -1,18 +1,19 @@
 """From a checkpoint and its adapter to a Q4_K_M file: our one pass against peft's merge, llama.cpp's converter and its quantizer.
 
-Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`).
+Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`, which
+begins with what its parent holds: so the model is made in a process of its own).
 llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that DEMITASSE_LLAMA_CPP names.
 """
 
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import measure
 import platformdirs
 
-from device.manifest.gguf import Header, read_header
+from device.manifest.gguf import tensor_digests
 
 SCHEME, FILE_TYPE = "Q4_K_M", 15
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -85,7 +86,9 @@ def main() -> None:
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
-            _make_model(root / "model", root / "adapter", shape)
+            maker = multiprocessing.get_context("spawn").Process(target=_make_model, args=(root / "model", root / "adapter", shape))
+            maker.start()
+            maker.join()
             measured, peaks = _measure(root, source, rounds)
             conditions = _conditions(root, name) | {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
             claims += _claims(name, measured, peaks, _equal_tensors(root, source), conditions)
@@ -125,7 +128,8 @@ def _conditions(root: Path, name: str) -> dict[str, object]:
         largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6
     between = sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors")) + (root / "bf16.gguf").stat().st_size
     return {
-        "shape": name, "scheme": SCHEME, "allowed_mb": round(2 * largest + ALLOWANCE_MB), "extra_disk_mb": {"ours": 0, "peer": between // 10**6},
+        "shape": name, "scheme": SCHEME, "allowed_mb": round(2 * largest + ALLOWANCE_MB),
+        "extra_disk_mb": {"ours": 0, "peer": between // 10**6},
     }  # fmt: skip
 
 
@@ -166,16 +170,10 @@ def _equal_tensors(root: Path, source: Path) -> float:
     """Return the share of the file's tensors whose bytes are the peer's, both made of the base alone."""
     _ours(root, adapter="", out="plain")
     _peer(root, source, merged=False)
-    ours, theirs = dict(_tensors(next((root / "plain").glob("*.gguf")))), dict(_tensors(root / "peer.gguf"))
-    return sum(theirs.get(name) == raw for name, raw in ours.items()) / len(ours.keys() | theirs.keys())
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    header: Header = read_header(file)
-    with file.open("rb") as stream:
-        for tensor in header.tensors:
-            stream.seek(tensor.offset)
-            yield tensor.name, (tensor.type, stream.read(tensor.size))
+    ours, theirs = (
+        {t["name"]: t for t in tensor_digests(file)} for file in (next((root / "plain").glob("*.gguf")), root / "peer.gguf")
+    )
+    return sum(theirs.get(name) == tensor for name, tensor in ours.items()) / len(ours.keys() | theirs.keys())
 
 
 def _forget(out: Path) -> None:

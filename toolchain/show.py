@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def plan(wanted: Recipe, steps: "Sequence[Step]", *, to: str, as_json: bool) -> None:
+def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = "") -> None:
     """Show what a walk would do."""
     if as_json:
         console.show_json([{"stage": s.stage, "folder": str(s.folder), "what": s.what, "recorded": s.recorded} for s in steps])

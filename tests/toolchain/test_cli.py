@@ -1,0 +1,68 @@
+"""The command line: every verb explains itself, wrong words exit 2, and data goes to stdout as JSON where asked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from toolchain import __version__
+from toolchain.cli import app
+
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "smollm2-135m-zero-2w.toml"
+
+
+def said(*words: str, code: int = 0) -> str:
+    """Return what a command line prints on stdout."""
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    assert "Usage:" in said(verb, "--help")
+
+
+def test_the_version_is_told() -> None:
+    assert said("--version") == f"demitasse {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("frobnicate",), ("run",), ("run", "x.toml", "--port", "0"), ("bench", "local", "-o", "xml")])
+def test_wrong_words_exit_2(words: tuple[str, ...]) -> None:
+    assert said(*words, code=2) == ""
+
+
+@pytest.mark.parametrize("verb", ["run", "ingest", "tune", "quantize", "evaluate", "package"])
+def test_a_dry_run_plans_up_to_its_stage(verb: str, tmp_path: Path) -> None:
+    planned = json.loads(said(verb, str(RECIPE), "--dry-run", "--json", "--out", str(tmp_path)))
+    assert planned[-1]["stage"] == ("package" if verb == "run" else verb)
+    assert not any(step["recorded"] for step in planned)
+    assert "tune" in said(verb, str(RECIPE), "--dry-run", "--out", str(tmp_path)) or verb == "ingest"
+
+
+def test_targets_are_listed_and_shown_with_their_sources() -> None:
+    assert {row["id"] for row in json.loads(said("targets", "--json"))} >= {"rpi-4b-2gb", "jetson-orin-nano", "x86-64"}
+    shown = said("targets", "rpi-4b-2gb")
+    assert "not yet proved on hardware" in shown
+    assert "memory.usable_mb" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["run", "nope.toml"], 2, "error: nope.toml: no such file\n"),
+        (["distill", str(RECIPE)], 2, "error: smollm2-135m-zero-2w: stages: this recipe has no `distill`\n"),
+        (["push", ".", "local"], 4, "error: .: not a finished bundle\n"),
+        (["targets", "rpi-4b-2g"], 2, "error: unknown target `rpi-4b-2g`\n"),
+        (["ask", "pi@127.0.0.1:9", "hi"], 7, "error: pi@127.0.0.1:9: nothing listens on port 9\n"),
+    ],
+)
+def test_an_error_is_one_sentence_and_its_exit_code(words: list[str], code: int, sentence: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "toolchain", *words], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(sentence)
+    assert "\nhint: " in done.stderr
