@@ -7,18 +7,21 @@ ENGINE := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test check bench lint system clean
+.PHONY: demo test check board bench lint system clean
 
 demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
 	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
 
 test: $(READY)            ## everything that must hold
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not board"
 
 check: $(READY)           ## the fast tier, at most three minutes
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not slow and not board"
+
+board: $(READY)           ## the virtual boards: needs QEMU, builds a Debian image the first time (ten minutes and more)
+	$(BIN)/python -m pytest -m board
 
 bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/run_all.py

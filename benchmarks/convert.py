@@ -1,7 +1,7 @@
 """From a checkpoint and its adapter to a Q4_K_M file: our one pass against peft's merge, llama.cpp's converter and its quantizer.
 
-Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`, which
-begins with what its parent holds: so the model is made in a process of its own).
+Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`,
+which begins with what its parent holds: so the model is made in a process of its own).
 llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that DEMITASSE_LLAMA_CPP names.
 """
 

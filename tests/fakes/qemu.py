@@ -21,16 +21,16 @@ def install(folder: Path, *, version: str = VERSION) -> None:
     folder.mkdir(exist_ok=True)
     for name in PROGRAMS:
         program = folder / name
-        given = {"PROGRAM": name, "SAYS": version}
-        program.write_text(f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r}, {given!r}, '__main__')\n")
+        said = f"QEMU emulator version {version} (a fake)"
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && exec echo "{said}"\nexec {sys.executable} -IS {__file__} {name} "$@"\n'
+        )
         program.chmod(0o755)
 
 
-def main(program: str, version: str, argv: list[str]) -> int:
+def main(program: str, argv: list[str]) -> int:
     if program == "qemu-img":
         Path(argv[-1] if not argv[-1].isdigit() else argv[-2]).touch()
-    elif "--version" in argv:
-        sys.stdout.write(f"QEMU emulator version {version} (a fake)\n")
     elif program == "qemu-system-aarch64":
         tree = argv[argv.index("-M") + 1].partition("dumpdtb=")[2]
         if tree:
@@ -107,6 +107,8 @@ class Monitor:
             say(stream, {"event": "SOMETHING_ELSE"})
             text = self.command(asked["arguments"]["command-line"]) if asked["execute"] == "human-monitor-command" else {}
             say(stream, {"return": text})
+            if asked["execute"] == "quit":
+                os._exit(0)
 
     def command(self, line: str) -> str:
         if line == "info usernet":
@@ -137,4 +139,4 @@ def answer_as_agent(stream) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(globals()["PROGRAM"], globals()["SAYS"], sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -21,7 +21,7 @@ READY, PAUSED = "ready", "paused"
 BOOT_S = 600.0
 """A cold boot takes 15 to 45 s; an emulator on a busy computer may take many times that."""
 _SETTLED = "systemctl is-system-running --wait; systemctl --user is-system-running --wait; python3 -c 'import json, hashlib'; sync"
-_POLL_S, _USUAL_BOOT_S = 0.1, 45.0
+_POLL_S, _USUAL_BOOT_S, _QUIT_S = 0.1, 45.0, 60.0
 
 
 def start(name: str, folder: Path, made: machine.Machine, boot: machine.Boot, report: Reporter) -> int:
@@ -62,6 +62,10 @@ def keep(name: str, folder: Path, state: str) -> None:
         if said.strip():
             wire.call("cont")
             raise BoardError(f"{name}: the machine's state cannot be kept: {said.strip()}")
+        wire.call("quit")
+    deadline = time.monotonic() + _QUIT_S
+    while qmp.process(folder) and time.monotonic() < deadline:
+        time.sleep(_POLL_S / 2)
     stop(folder)
 
 

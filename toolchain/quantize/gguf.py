@@ -112,14 +112,18 @@ def _build(folder: Path, scheme: str, label: ModelLabel, additions: Additions, o
         model = gguf_model.understand(folder, weights)
         lora = _adapter(additions, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
+        choices = _choose(scheme, model, weighed=bool(additions.importance or additions.calibration))
+        fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, model.limit) if note]
+        for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
+            report.note(note)
         compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
         matrix = _importance(additions, folder, model, lora, out, report)
-        choices = _choose(scheme, model, matrix)
         plan = _Plan(scheme=scheme, label=label, model=model, vocabulary=vocabulary, choices=choices, matrix=matrix)
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
     _write_companions(folder, vocabulary, out)
-    return figures | {"tokens_compared": compared} | ({"adapter": lora.name} if lora else {})
+    more = {"tokens_compared": compared, "fallbacks": fallbacks, "caveats": caveats, "adapter": lora.name if lora else ""}
+    return figures | more
 
 
 def _adapter(additions: Additions, model: Model, weights: Weights, base: str) -> Lora | None:
@@ -134,29 +138,16 @@ def _adapter(additions: Additions, model: Model, weights: Weights, base: str) ->
 
 def _importance(additions: Additions, folder: Path, model: Model, lora: Lora | None, out: Path, report: Reporter) -> Matrix | None:
     if additions.importance:
-        matrix = importance.load(additions.importance)
-    elif additions.calibration:
-        matrix = importance.collect(folder, model, additions.calibration, report, lora=lora)
-        importance.save(matrix, out / IMPORTANCE)
-    else:
+        return importance.load(additions.importance, model)
+    if not additions.calibration:
         return None
-    columns = {source.name: source.shape[-1] for source in model.tensors if len(source.shape) > 1}
-    fitting = {name: values for name, values in matrix.sums.items() if name in columns}
-    if not fitting:
-        raise ArtifactError(f"{(additions.importance or out / IMPORTANCE).name}: names no tensor of this model")
-    for name, values in fitting.items():
-        if values.size != columns[name]:
-            file = (additions.importance or out / IMPORTANCE).name
-            raise ArtifactError(f"{file}: tensor `{name}`: {values.size} columns, the model has {columns[name]}")
+    matrix = importance.collect(folder, model, additions.calibration, report, lora=lora)
+    importance.save(matrix, out / IMPORTANCE)
     return matrix
 
 
 def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
     model, choices = plan.model, plan.choices
-    fallbacks, caveats = _fallbacks(choices, model), [plan.vocabulary.structure.caveat, model.limit]
-    for note in (_describe_fallbacks(plan.scheme, fallbacks) if fallbacks else "", *caveats):
-        if note:
-            report.note(note)
     tensors = {source.name: (choices[source.name].type, source.shape) for source in model.tensors}
     file = out / _file_name(plan.label, plan.scheme, model)
     with whole_file(file) as part:
@@ -166,7 +157,7 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
     figures = _figures(file, plan, slots)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
     report.note(f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
-    return figures | {"fallbacks": fallbacks, "caveats": [note for note in caveats if note]}
+    return figures
 
 
 def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
@@ -176,10 +167,10 @@ def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
-def _choose(scheme: str, model: Model, matrix: Matrix | None) -> dict[str, Choice]:
+def _choose(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
     layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
     wide = layers == 80 and (model.family.name == "qwen2" or (model.family.name == "llama" and heads != kv_heads))
-    layout = Layout(layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=matrix is not None)
+    layout = Layout(layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=weighed)
     return choose_types(scheme, {source.name: source.shape for source in model.tensors}, layout)
 
 

@@ -63,13 +63,13 @@ class _Sums:
     def hook(self, weight: str) -> Callable[[Any, tuple[Any, ...]], None]:
         """Return a forward hook that adds up the squares of a module's inputs."""
 
-        def add(module: Any, inputs: tuple[Any, ...]) -> None:
-            rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
-            total = rows.square().sum(0)
-            self.totals[weight] = self.totals[weight] + total if weight in self.totals else total
-            self.counts[weight] = self.counts.get(weight, 0) + rows.shape[0]
+        return lambda module, inputs: self._add(weight, inputs[0])
 
-        return add
+    def _add(self, weight: str, inputs: Any) -> None:
+        rows = inputs.detach().reshape(-1, inputs.shape[-1]).double()
+        total = rows.square().sum(0)
+        self.totals[weight] = self.totals[weight] + total if weight in self.totals else total
+        self.counts[weight] = self.counts.get(weight, 0) + rows.shape[0]
 
 
 def collect(folder: Path, model: Model, texts: Sequence[str], report: Reporter, *, lora: Lora | None = None) -> Matrix:
@@ -146,8 +146,11 @@ def save(matrix: Matrix, file: Path) -> None:
                 stream.write(array.tobytes())
 
 
-def load(file: Path) -> Matrix:
-    """Read an importance matrix, ours or llama.cpp's; raise ArtifactError that names file and tensor for one that is not sound."""
+def load(file: Path, model: Model | None = None) -> Matrix:
+    """Read an importance matrix, ours or llama.cpp's; raise ArtifactError that names file and tensor for one that is not sound.
+
+    With a model, one that was collected on another model is refused too.
+    """
     try:
         header = read_header(file)
     except ManifestError as error:
@@ -160,11 +163,23 @@ def load(file: Path) -> Matrix:
     if missing := next((name for name in names if values.get(name + _COUNTS) is None), None):
         raise ArtifactError(f"{file.name}: tensor `{missing}{_COUNTS}` is missing")
     datasets = header.metadata.get("imatrix.datasets")
+    sums = {name: values[name + _SUMS] for name in names}
+    if model:
+        _check_fits(file, sums, model)
     return Matrix(
-        sums={name: values[name + _SUMS] for name in names}, counts={name: int(values[name + _COUNTS][0]) for name in names},
+        sums=sums, counts={name: int(values[name + _COUNTS][0]) for name in names},
         dataset=str(datasets[0]) if isinstance(datasets, tuple) and datasets else "",
         chunks=_count(header.metadata.get("imatrix.chunk_count")), chunk_tokens=_count(header.metadata.get("imatrix.chunk_size")),
     )  # fmt: skip
+
+
+def _check_fits(file: Path, sums: "Mapping[str, NDArray[np.float32]]", model: Model) -> None:
+    columns = {source.name: source.shape[-1] for source in model.tensors if len(source.shape) > 1}
+    if not sums.keys() & columns.keys():
+        raise ArtifactError(f"{file.name}: names no tensor of this model")
+    for name in sorted(sums.keys() & columns.keys()):
+        if sums[name].size != columns[name]:
+            raise ArtifactError(f"{file.name}: tensor `{name}`: {sums[name].size} columns, the model has {columns[name]}")
 
 
 def _count(value: object) -> int:

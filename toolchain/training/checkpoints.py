@@ -60,6 +60,9 @@ def refuse_quantised(folder: Path) -> None:
 
 def save_model(model: Any, out: Path) -> None:
     """Write config.json, safetensors and generation_config.json."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model.save_pretrained(out)
 
 

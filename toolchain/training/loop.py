@@ -9,7 +9,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -
 
 @dataclass(slots=True)
 class _Progress:
-    """Where a run is, and what the last steps cost."""
+    """Where a run is, and what it has cost; kept and found again with the state."""
 
     course: Course
     report: Reporter
@@ -75,34 +75,54 @@ class _Progress:
     loss: float = math.nan
     """Nats per learned token, a running mean."""
     tokens: int = 0
-    began: float = field(default_factory=time.monotonic)
-    cpu_began: float = field(default_factory=time.process_time)
+    seconds: float = 0.0
+    cpu_s: float = 0.0
     saved: float = field(default_factory=time.monotonic)
+    """When the state was last saved."""
+    _clock: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
 
     def took(self, loss: float, tokens: int) -> None:
         """Count a step and say so."""
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
         self.tokens += tokens
         self.step += 1
-        figures = f"loss {self.loss:.3f}, {self.rate():.0f} tokens/s, {peak_memory_mb():.0f} MB"
+        before, self._clock = self._clock, (time.monotonic(), time.process_time())
+        self.seconds += self._clock[0] - before[0]
+        self.cpu_s += self._clock[1] - before[1]
+        figures = f"loss {self.loss:.3f}, {self.tokens_per_s:.0f} tokens/s, {peak_memory_mb():.0f} MB"
         self.report.step(self.course.name, self.step, self.course.steps, "steps", figures)
 
-    def rate(self) -> float:
-        return self.tokens / max(time.monotonic() - self.began, 1e-9)
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of whole sequences, learned or not, a second."""
+        return self.tokens / max(self.seconds, 1e-9)
 
     def figures(self) -> Figures:
-        """Return what this run did and took."""
+        """Return what was done and what it took."""
         return {
-            "steps": self.step, "loss": round(self.loss, 4), "trained_tokens": self.tokens, "tokens_per_s": round(self.rate(), 1),
-            "train_s": round(time.monotonic() - self.began, 1), "train_cpu_s": round(time.process_time() - self.cpu_began, 1),
+            "steps": self.step, "loss": round(self.loss, 4), "trained_tokens": self.tokens,
+            "tokens_per_s": round(self.tokens_per_s, 1), "train_s": round(self.seconds, 1), "train_cpu_s": round(self.cpu_s, 1),
             "peak_memory_mb": round(peak_memory_mb()),
         }  # fmt: skip
+
+    def header(self) -> dict[str, str]:
+        """Return what a run that goes on must know."""
+        return {name: repr(getattr(self, name)) for name in _KEPT}
+
+    def take_up(self, header: Mapping[str, str]) -> None:
+        """Go on from where a header says."""
+        for name, kind in _KEPT.items():
+            setattr(self, name, kind(header[name]))
+        self.report.note(f"{self.course.name}: goes on after step {self.step} of {self.course.steps}")
+
+
+_KEPT = {"step": int, "loss": float, "tokens": int, "seconds": float, "cpu_s": float}
 
 
 def train(objective: "nn.Module", examples: Sequence[Example], course: Course, resume: Path, report: Reporter) -> Figures:
     """Train the parameters of `objective` that require a gradient; return loss, tokens, speed and memory.
 
-    State is kept in `resume`/`course.name` and found again there. Speed and tokens are those of this run, not of one before a kill.
+    State is kept in `resume`/`course.name` and found again there.
     """
     import torch
     from accelerate import Accelerator
@@ -169,7 +189,7 @@ def _save_is_due(progress: _Progress) -> bool:
 
 
 def _save(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> None:
-    """Write parameters and moments, whole or not at all; the step and the running loss stand in the header."""
+    """Write parameters and moments, whole or not at all; the progress stands in the header."""
     from safetensors.torch import save_file
 
     state.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +197,7 @@ def _save(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progre
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
     part = state.with_suffix(".part")
-    save_file(tensors, part, metadata={"step": str(progress.step), "loss": repr(progress.loss)})
+    save_file(tensors, part, metadata=progress.header())
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
     part.replace(state)
@@ -203,8 +223,7 @@ def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Pro
                 moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
         header = tensors.metadata()
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress.step, progress.loss = int(header["step"]), float(header["loss"])
-    progress.report.note(f"{progress.course.name}: goes on after step {progress.step} of {progress.course.steps}")
+    progress.take_up(header)
 
 
 def peak_memory_mb() -> float:

@@ -90,7 +90,7 @@ def test_progress_is_told_in_bytes_to_the_end(make: Make, quantized: Quantized) 
 def test_a_fallback_is_named_before_anything_is_written(make: Make, quantized: Quantized) -> None:
     report = Recorder()
     model = quantized(make(hidden=320, heads=5, kv_heads=1), "Q4_K_M", report)
-    assert report.notes[1] == (
+    assert report.notes[0] == (
         "Q4_K_M: 14 tensors fall back: rows of 320 do not fit Q4_K's blocks, Q5_0 instead;"
         " rows of 320 do not fit Q6_K's blocks, Q8_0 instead"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
@@ -66,6 +67,10 @@ def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(model: Path,
     report = Recorder()
     again = trained(model, tmp_path / "killed", report)
     assert report.notes == ["course: goes on after step 7 of 12"]
+    with safe_open(tmp_path / "killed" / "course" / "state.safetensors", "pt") as state:
+        assert int(state.metadata()["tokens"]) == sum(
+            len(EXAMPLES[row].ids) for rows in batches_from(EXAMPLES, 4, 3, 0, 12) for row in rows
+        )
     assert equal(whole, again)
 
 
