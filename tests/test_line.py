@@ -212,7 +212,10 @@ def test_a_model_that_misses_the_gate_exits_6_and_is_not_packaged(line: Line) ->
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(line: Line) -> None:
     argv = [sys.executable, "-m", "toolchain", "tune", "tiny.toml", "--out", "interrupted"]
-    child = subprocess.Popen(argv, cwd=line.folder, env=line.environment, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        argv, cwd=line.folder, env=line.environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     started = line.folder / "interrupted" / "tiny" / "pretrain" / "started.json"
     while not started.exists():
         time.sleep(0.05)

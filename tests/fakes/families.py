@@ -46,7 +46,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_GEMMA, "num_hidden_layers": 7, "rope_parameters": _GEMMA_ROPE, "hidden_activation": "gelu_pytorch_tanh"},
     ),
     "phi-3": ("Phi3", "phi-3", {"rms_norm_eps": 1e-5, "sliding_window": None}),
-    "phi-4-mini": ("Phi3", "gpt-4o", {"rope_parameters": _LONGROPE, "max_position_embeddings": 1024, "tie_word_embeddings": True}),
+    "phi-4-mini": ("Phi3", "gpt-4o", {"rope_parameters": _LONGROPE, "max_position_embeddings": 1024, "original_max_position_embeddings": 256, "tie_word_embeddings": True}),
     "falcon 3": ("Llama", "llama-bpe", {"head_dim": 64, "rope_parameters": {"rope_theta": 1000042.0}}),
     "granite 3": (
         "Granite", "smollm",

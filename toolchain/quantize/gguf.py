@@ -113,7 +113,7 @@ def _build(folder: Path, scheme: str, label: ModelLabel, additions: Additions, o
         lora = _adapter(additions, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
         choices = _choose(scheme, model, weighed=bool(additions.importance or additions.calibration))
-        fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, model.limit) if note]
+        fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
         for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
             report.note(note)
         compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)

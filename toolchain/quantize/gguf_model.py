@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.errors import ArtifactError
 from toolchain.quantize.gguf_families import FAMILIES, TOP, Family
 from toolchain.quantize.gguf_file import Metadata
-from toolchain.quantize.gguf_rope import understand_rope
+from toolchain.quantize.gguf_rope import long_caveat, understand_rope
 from toolchain.weights import Weights, read_json
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Model:
     metadata: Metadata
     tensors: tuple[Source, ...]
     """In llama.cpp's file order: what belongs to no layer, then layer by layer, by name (`weight_name_comparer`)."""
-    limit: str = ""
-    """Why the context is shorter than config.json says, if it is."""
+    caveats: tuple[str, ...] = ()
+    """What is not the same in llama.cpp, a line each."""
 
     @property
     def parameters(self) -> int:
@@ -74,9 +74,11 @@ def understand(folder: Path, weights: Weights) -> Model:
     rope, factors = understand_rope(family, config, sizes)
     tensors += [Source(name=name, shape=values.shape, values=values) for name, values in factors.items()]
     metadata, limit = _metadata(family, config, sizes)
+    caveats = (limit, long_caveat(rope, factors))
     return Model(
-        family=family, sizes=sizes, tied=tied, tensors=tuple(sorted(tensors, key=_file_order)), limit=limit,
+        family=family, sizes=sizes, tied=tied, tensors=tuple(sorted(tensors, key=_file_order)),
         metadata={f"{family.name}.{key}": value for key, value in (metadata | rope).items()},
+        caveats=tuple(caveat for caveat in caveats if caveat),
     )  # fmt: skip
 
 

@@ -42,6 +42,14 @@ def understand_rope(family: Family, config: dict[str, Any], sizes: dict[str, int
     return metadata | more, factors
 
 
+def long_caveat(metadata: Metadata, factors: Factors) -> str:
+    """Return what is not the same with long-context factors: llama.cpp chooses them by what is served, not by what was said."""
+    if "rope_factors_long.weight" not in factors:
+        return ""
+    short = metadata["rope.scaling.original_context_length"]
+    return f"served with more than {short} tokens of context, llama.cpp uses the factors for long text from the first token on"
+
+
 def _scaled(
     family: Family, kind: str, settings: dict[str, Any], base: float, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[Metadata, Factors]:

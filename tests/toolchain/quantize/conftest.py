@@ -2,7 +2,8 @@
 
 import ctypes
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,24 @@ def _entry(name: str, values: np.ndarray) -> Any:
     return llama_cpp.llama_model_imatrix_data(name=name.encode(), data=pointer, size=values.size)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: of tiny models the threads of several only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def hugging_face_logits(folder: Path, tokens: list[int]) -> np.ndarray:
     """Return the logits of every position in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         return np.asarray(model(torch.tensor([tokens])).logits[0])
 
 

@@ -31,7 +31,8 @@ model = c.llama_model_load_from_file(sys.argv[1].encode(), c.llama_model_default
 context = c.llama_init_from_model(model, c.llama_context_default_params())
 sampler, tokens = c.llama_sampler_init_greedy(), list(b"hello")
 for _ in range(16):
-    assert c.llama_decode(context, c.llama_batch_get_one((c.llama_token * len(tokens))(*tokens), len(tokens))) == 0
+    batch = (c.llama_token * len(tokens))(*tokens)
+    assert c.llama_decode(context, c.llama_batch_get_one(batch, len(tokens))) == 0
     tokens = [c.llama_sampler_sample(sampler, context, -1)]
     print("token", tokens[0])
 """
@@ -127,7 +128,7 @@ def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniatu
     assert resumed.steps[-1][1] <= 9 - 4
 
 
-@pytest.mark.slow
+@pytest.mark.board
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="what is built for x86-64 runs on such a computer only")
 def test_the_real_library_has_all_that_the_bindings_ask_for_and_generates(tmp_path: Path) -> None:
