@@ -23,7 +23,9 @@ app = typer.Typer(
 )  # fmt: skip
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")]
-Board = Annotated[str, typer.Argument(metavar="BOARD", help="user@host[:port], an alias of ~/.ssh/config, or `local`.")]
+Board = Annotated[
+    str, typer.Argument(metavar="BOARD", help="user@host[:port], an alias of ~/.ssh/config, `local`, or `virtual:TARGET`.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the artifacts; each recipe gets one of its own in it.")]
 To = Annotated[str, typer.Option("--to", metavar="BOARD", help="Push to this board, ask it and measure it.")]
 TargetId = Annotated[str, typer.Option("--target", help="Kind of board to build for; by default the recipe's first.")]
@@ -223,6 +225,55 @@ def trust(board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin wit
 def _device(address: str) -> Iterator[Device]:
     with open_board(address) as connection:
         yield Device(connection)
+
+
+boards = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Virtual boards: try a deployment without owning the board.")
+app.add_typer(boards, name="board")
+Name = Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b-2gb; `:13` behind it for Debian 13.")]
+
+
+@boards.command(name="up")
+def board_up(name: Name, port: Annotated[int, typer.Option(help="Loopback port of its SSH server; 0: a free one.")] = 0) -> None:
+    """Start a virtual board: seconds from its snapshot, minutes the first time."""
+    from toolchain.board import virtual
+
+    with console.terminal() as report:
+        started = virtual.up(name, report, port=port)
+    console.show_text(f"{started.address} is up, its SSH server on port {started.port}")
+
+
+@boards.command(name="down")
+def board_down(name: Name) -> None:
+    """Stop a virtual board; `up` goes on from there."""
+    from toolchain.board import virtual
+
+    with console.terminal() as report:
+        virtual.down(name, report)
+
+
+@boards.command(name="list")
+def board_list(as_json: AsJson = False) -> None:
+    """List the virtual boards of this computer."""
+    from toolchain.board import virtual
+
+    show.virtual_boards(virtual.listing(), as_json=as_json)
+
+
+@boards.command(name="reset")
+def board_reset(name: Name) -> None:
+    """Take a virtual board back to its fresh snapshot."""
+    from toolchain.board import virtual
+
+    with console.terminal() as report:
+        virtual.reset(name, report)
+
+
+@boards.command(name="power-cut")
+def board_power_cut(name: Name) -> None:
+    """Pull the plug of a virtual board: what it had not put on its disk is lost."""
+    from toolchain.board import virtual
+
+    virtual.power_cut(name)
 
 
 def _settings(recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool) -> tuple[recipe.Recipe, Settings]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+SMALL_PRODUCT = 1 << 18
+"""Multiplications up to which OpenBLAS stays in its caller's thread; its own threads only wait for each other under ours."""
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 _ELSEWHERE = "merge it with peft's `merge_and_unload` and give the merged folder as the base"
@@ -42,8 +44,12 @@ class Delta:
         """Return rows `first` to `first + count`: in double precision, so that they do not depend on how rows are grouped."""
         import numpy as np
 
-        scaled = self.b[first : first + count].astype(np.float64) * self.scale
-        return np.asarray(scaled @ self.a.astype(np.float64))
+        scaled, a = self.b[first : first + count].astype(np.float64) * self.scale, self.a.astype(np.float64)
+        product = np.empty((scaled.shape[0], a.shape[1]))
+        step = max(1, SMALL_PRODUCT // a.size)
+        for at in range(0, scaled.shape[0], step):
+            np.matmul(scaled[at : at + step], a, out=product[at : at + step])
+        return product
 
     @property
     def rank(self) -> int:

@@ -16,6 +16,7 @@ from toolchain.target import Target
 
 if TYPE_CHECKING:
     from toolchain.bench import Report
+    from toolchain.board.virtual import VirtualBoard
     from toolchain.pipeline import Delivery, Step
     from toolchain.quantize.contents import Contents
 
@@ -181,6 +182,16 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
         console.show_json([asdict(finding) for finding in found])
         return
     console.show_table(("check", "state", "seen", "to mend"), [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found])
+
+
+def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
+    """Show the virtual boards, one a line."""
+    rows = [{"address": b.address, "debian": b.debian, "up": b.pid is not None, "port": b.port} for b in found]
+    if as_json:
+        console.show_json(rows)
+        return
+    cells = [[row["address"], str(row["debian"]), f"up, port {row['port']}" if row["up"] else "down"] for row in rows]
+    console.show_table(("board", "Debian", "state"), cells)
 
 
 def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
