@@ -49,6 +49,8 @@ target_modules = ["q_proj", "v_proj", "up_proj", "down_proj"]
 layers = [0]
 epochs = 12
 batch_size = 12
+[quantize]
+importance = true
 [evaluate]
 goldens = 4
 [evaluate.gate]

@@ -224,14 +224,19 @@ def _fetched(flow: _Flow, name: str) -> Checkpoint:
 
 
 def _quantize(flow: _Flow) -> Artifact:
-    from toolchain.quantize.gguf import ModelLabel, quantize
+    from toolchain.quantize.gguf import Additions, ModelLabel, quantize
 
     wanted = flow.recipe
+    importance = wanted.quantize.importance
+    additions = Additions(
+        importance=wanted.folder / importance if isinstance(importance, str) else None,
+        calibration=tuple(flow.data().texts()) if importance is True else (),
+    )
     label = ModelLabel(
         name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
         base_model=wanted.model.base, description=wanted.title,
     )  # fmt: skip
-    flow.model = quantize(flow.source(), wanted.quantize, label, flow.out("quantize"), flow.settings.report)
+    flow.model = quantize(flow.source(), wanted.quantize, label, flow.out("quantize"), flow.settings.report, additions)
     return flow.model
 
 
