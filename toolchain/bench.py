@@ -46,7 +46,7 @@ def bench(device: Device, *, pp: int = PROMPT_TOKENS, tg: int = ANSWER_TOKENS, r
     """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle."""
     answer = device.call("bench", "--pp", str(pp), "--tg", str(tg), "--repeat", str(repeat), timeout_s=3600)
     rows = answer.pop("rows")
-    return Report(board=device.address, emulated=bool(answer.get("emulated")), rows=rows, measured=answer)
+    return Report(board=device.address, emulated=device.address.startswith("virtual:"), rows=rows, measured=answer)
 
 
 def render(report: Report, form: str) -> str:
