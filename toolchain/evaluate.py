@@ -109,9 +109,9 @@ def _divergence(child: Scorer, reference: _Reference, chats: Sequence[Conversati
 
     kl: list[np.ndarray] = []
     agree: list[np.ndarray] = []
-    count = 0
+    count, context = 0, int(child.info()["context"])
     for chat in chats:
-        ids, labels = encode(reference.tokenizer, chat["messages"], _context_of(child))
+        ids, labels = encode(reference.tokenizer, chat["messages"], context)
         rows = np.array([i for i in range(len(ids) - 1) if labels[i + 1] != -100])
         theirs, ours = reference.log_probabilities(ids)[rows], _log_softmax(child.logits(ids)[rows])
         width = min(theirs.shape[1], ours.shape[1])
@@ -181,7 +181,3 @@ def _golden(answer: _Answered) -> Figures:
 
 def _context(model: ModelFile) -> int:
     return min(int(model.figures["context"]), 4096)
-
-
-def _context_of(child: Scorer) -> int:
-    return int(child.info()["context"])
