@@ -13,7 +13,8 @@ from pathlib import Path
 
 from device.errors import DeviceError
 
-PUBLIC = ("/health", "/v1/health")
+PUBLIC = ("/", "/health", "/v1/health")
+"""What asks for no token: whether the service lives, and the page, which holds nothing and asks its reader for the token."""
 MIN_TOKEN_CHARS = 16
 
 

@@ -156,12 +156,17 @@ def _device(path: str) -> Optional[str]:
     return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
 
 
-def _condition() -> Facts:
+def processor_temperature() -> Optional[float]:
+    """Return the processor's °C now; None where there is no sensor."""
     zones = "/sys/class/thermal/"
-    read_zones = [(_text(zones + n + "/type"), _text(zones + n + "/temp")) for n in _names(zones) if n.startswith("thermal_zone")]
+    found = [zones + name for name in _names(zones) if name.startswith("thermal_zone")]
+    return temperature([(_text(zone + "/type"), _text(zone + "/temp")) for zone in found])
+
+
+def _condition() -> Facts:
     return {
         "load": list(os.getloadavg()),
-        "temperature_c": temperature(read_zones),
+        "temperature_c": processor_temperature(),
         "clock_khz": _number(_text(_CPUFREQ + "scaling_cur_freq")),
         "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
         "governor": _text(_CPUFREQ + "scaling_governor").strip() or None,

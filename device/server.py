@@ -8,7 +8,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from device import page
 from device.access import Access, access_for
 from device.api import READERS
 from device.engine.base import Token
 from device.errors import DeviceError
+from device.facts import processor_temperature
 from device.manifest import Manifest, read_manifest
+from device.metrics import CONTENT_TYPE, Metrics
 from device.model import open_bundle
 from device.replies import DONE, LOADING, Reply, error_body, event
 from device.worker import Job, Worker
@@ -37,6 +40,7 @@ BODY_TIMEOUT_S = 30.0
 WAITING = 8
 """Questions that may wait behind the one that is answered."""
 RETRY_AFTER_S = {429: "5", 503: "2"}
+_COUNTED = {*READERS, "/", "/health", "/v1/health", "/v1/models", "/metrics"}
 _GONE = 499
 """nginx's status for a client that has left: nobody reads it."""
 
@@ -48,6 +52,7 @@ class Service:
     manifest: Manifest
     release: str
     worker: Worker
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def serve(argv: list[str]) -> int:
@@ -79,11 +84,33 @@ def application(service: Service, access: Access) -> Starlette:
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
+    routes += [Route("/", _page), Route("/metrics", _metrics)]
     handlers: Any = {DeviceError: _refused, HTTPException: _no_route, Exception: _broken}
-    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(_Gate, access=access)])
+    app = Starlette(
+        routes=routes,
+        exception_handlers=handlers,
+        middleware=[Middleware(_Count, metrics=service.metrics), Middleware(_Gate, access=access)],
+    )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+class _Count:
+    """Counts each reply, by the path of a route: a stranger's paths are one."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["path"] if scope["path"] in _COUNTED else "other"
+                self._metrics.replied(path, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 class _Gate:
@@ -112,26 +139,26 @@ async def _answer(request: Request) -> Response:
         if await job.next() is None:
             return Response(status_code=_GONE)
         if question.stream:
-            return _Events(job, _chunks(job, reply, question.include_usage))
-        return await _whole(job, reply)
+            return _Events(job, _chunks(_tokens(job, service.metrics), reply, question.include_usage))
+        return await _whole(_tokens(job, service.metrics), reply)
     finally:
         watch.cancel()
 
 
-async def _whole(job: Job, reply: Reply) -> Response:
+async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:
     texts = []
-    async for token in _tokens(job):
+    async for token in tokens:
         texts.append(token.text)
         if token.finish_reason:
             return JSONResponse(reply.whole("".join(texts), token))
     return Response(status_code=_GONE)
 
 
-async def _chunks(job: Job, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(tokens: AsyncIterator[Token], reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
     for chunk in reply.opening():
         yield event(chunk)
     try:
-        async for token in _tokens(job):
+        async for token in tokens:
             if token.text:
                 yield event(reply.chunk(token.text))
             for chunk in reply.closing(token, include_usage=include_usage) if token.finish_reason else []:
@@ -141,9 +168,11 @@ async def _chunks(job: Job, reply: Reply, include_usage: bool) -> AsyncIterator[
     yield DONE
 
 
-async def _tokens(job: Job) -> AsyncIterator[Token]:
+async def _tokens(job: Job, counted: Metrics) -> AsyncIterator[Token]:
     """Yield the steps of an answer up to its end, or to where the client left."""
     while isinstance(token := await job.next(), Token):
+        if token.timing:
+            counted.answered(token.timing)
         yield token
         if token.finish_reason:
             return
@@ -196,7 +225,19 @@ async def _health(request: Request) -> Response:
     loaded = engine.description
     what = {"model": manifest.name, "version": manifest.version, "release": service.release, "model_type": loaded.model_type}
     how = {"engine": loaded.engine, "engine_version": loaded.version, "context": engine.context, "threads": loaded.threads}
-    return JSONResponse({"status": "ok", **what, **how})
+    return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
+
+
+async def _page(request: Request) -> Response:
+    html = page.page()
+    return Response(html, media_type="text/html", headers=page.headers(html))
+
+
+async def _metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    labels = {"model": service.manifest.name, "version": service.manifest.version, "release": service.release}
+    text = service.metrics.text(waiting=service.worker.waiting, temperature_c=processor_temperature(), labels=labels)
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 async def _models(request: Request) -> Response:

@@ -72,6 +72,11 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """Return how many questions wait behind the one that is answered."""
+        return sum(not job.cancelled() for job in tuple(self._line))
+
     def submit(self, question: Question) -> Job:
         """Put a question in the line; raise DeviceError `busy` where it is full."""
         job = Job(question)
