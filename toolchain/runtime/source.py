@@ -6,20 +6,18 @@ files that the build needs are taken out, within bounds, and the folder appears 
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Reporter
+from toolchain.tools import pip
 
 PACKAGE = "llama-cpp-python"
 MAX_FILE, MAX_TOTAL, MAX_MEMBERS = 16 << 20, 128 << 20, 50_000
@@ -100,38 +98,10 @@ def _needed(name: str) -> bool:
 
 
 def _download(version: str, folder: Path, report: Reporter) -> Path:
-    if importlib.util.find_spec("pip") is None:
-        raise ToolError("pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip")
     report.note(f"getting the source of {PACKAGE} {version}, once")
-    command = [
-        sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-input", "--disable-pip-version-check",
-        "--progress-bar", "raw", "--dest", str(folder), f"{PACKAGE}=={version}",
-    ]  # fmt: skip
-    said = _pip(command, lambda done, total: report.step("source of llama.cpp", done, total, "B"))
-    found = sorted(folder.glob("*.tar.gz"))
-    if not found:
-        fault = next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1] if said else "pip said nothing")
-        hint = "pip must reach its package index this once, or find the archive in a folder that PIP_FIND_LINKS names"
-        raise ToolError(f"the source of {PACKAGE} {version} cannot be had: {fault.removeprefix('ERROR: ')}", hint=hint)
-    return found[0]
-
-
-def _pip(command: list[str], step: Callable[[int, int], None]) -> list[str]:
-    said = []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as child:
-        assert child.stdout
-        try:
-            for line in child.stdout:
-                if counted := re.match(r"Progress (\d+) of (\d+)", line):
-                    step(int(counted[1]), int(counted[2]))
-                elif line.strip():
-                    said.append(line.strip())
-        except BaseException:
-            child.terminate()
-            raise
-    return said
+    return pip.download_source(
+        f"{PACKAGE}=={version}", folder, lambda done, total: report.step("source of llama.cpp", done, total, "B")
+    )
 
 
 def _installed() -> str:
