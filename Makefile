@@ -7,7 +7,7 @@ ENGINE := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test check board bench lint system clean
+.PHONY: demo test check board soak bench lint system clean
 
 demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
 	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
@@ -22,6 +22,11 @@ check: $(READY)           ## the fast tier, at most three minutes
 
 board: $(READY)           ## the virtual boards: needs QEMU, builds a Debian image the first time (ten minutes and more)
 	$(BIN)/python -m pytest -m board
+
+MINUTES ?= 60
+soak: $(READY)            ## the long tier, MINUTES=60 of it at a time; goes on where it stopped, figures into docs/reliability.md
+	$(BIN)/python -m pytest -m soak --soak $(MINUTES) --timeout 0
+	$(BIN)/python scripts/soak_figures.py
 
 bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/run_all.py

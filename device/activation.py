@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from device import service
+from device import disk, service
 from device.errors import DeviceError
 from device.store import RELEASES, RUNTIMES, Deployment, Store
 
@@ -236,7 +236,7 @@ def _sweep_agents(store: Store) -> None:
     if own.parent == store.root / "agents":
         for other in own.parent.iterdir():
             if other != own:
-                other.unlink()
+                disk.remove(other)
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from device import disk
 from device.errors import DeviceError
 from device.manifest import MAX_MANIFEST_BYTES, checked_digest
 from device.store import RELEASES, RUNTIMES, Store
@@ -131,12 +132,12 @@ def _put(store: Store, session: Input, coming: list[Coming]) -> dict[str, Any]:
 def _append(store: Store, session: Input, blob: Coming) -> None:
     part = store.part(blob.sha256)
     total = hashlib.sha256()
-    with open(part, "ab+", buffering=0) as stream:
-        if stream.tell() < blob.offset:
-            raise DeviceError(
-                "wrong_offset", f"blob {blob.sha256[:12]} has {stream.tell():,} bytes, not {blob.offset:,}", "push again"
-            )
-        stream.truncate(blob.offset)
+    descriptor = disk.reopen(part)
+    try:
+        there = os.fstat(descriptor).st_size
+        if there < blob.offset:
+            raise DeviceError("wrong_offset", f"blob {blob.sha256[:12]} has {there:,} bytes, not {blob.offset:,}", "push again")
+        disk.truncate(descriptor, blob.offset)
         _hash(part, total)
         left = blob.size - blob.offset
         while left:
@@ -144,10 +145,12 @@ def _append(store: Store, session: Input, blob: Coming) -> None:
             if not chunk:
                 raise DeviceError("cut", f"the session ended {left:,} bytes before the end of blob {blob.sha256[:12]}")
             total.update(chunk)
-            _write(stream, chunk)
+            disk.write_all(descriptor, chunk)
             left -= len(chunk)
+    finally:
+        os.close(descriptor)
     if total.hexdigest() != blob.sha256:
-        part.unlink()
+        disk.unlink(part)
         raise DeviceError("wrong_digest", f"blob {blob.sha256[:12]} did not arrive as it was sent", "push again")
 
 
@@ -155,12 +158,6 @@ def _hash(path: Path, total: "hashlib._Hash") -> None:
     with open(path, "rb") as stream:
         while chunk := stream.read(BLOCK):
             total.update(chunk)
-
-
-def _write(stream: Any, chunk: memoryview) -> None:
-    written = 0
-    while written < len(chunk):
-        written += stream.write(chunk[written:])
 
 
 def _stage(store: Store, session: Input, kind: str, size: int, signature_size: int) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
+from device.disk import make_folder, read_json, remove, write_note, write_whole
 from device.errors import DeviceError
-from device.store import Deployment, Store, make_folder, read_json, sync, write_new
+from device.store import Deployment, Store
 
 SYSTEMD, SUPERVISED = "systemd", "supervised"
 LOG_LIMIT_BYTES = 1 << 20
@@ -76,7 +77,7 @@ class Supervised:
 
     def start(self) -> None:
         """Start the supervisor, away from this session."""
-        (self._run / "ended.json").unlink(missing_ok=True)
+        remove(self._run / "ended.json")
         with open(self._run / "supervisor.log", "ab") as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
             supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -139,8 +140,7 @@ class Systemd:
         folder = Path.home() / ".config" / "systemd" / "user"
         make_folder(folder)
         command = " ".join(map(_unit_word, [sys.executable, "-sE", agent(), "supervise", "--once", "--root", str(self._root)]))
-        write_new(folder / self._name, _UNIT.format(command=command).encode())
-        sync(folder)
+        write_whole(folder / self._name, _UNIT.format(command=command).encode())
         systemctl("daemon-reload")
         systemctl("reset-failed", self._name, check=False)
         systemctl("enable", self._name)
@@ -233,7 +233,7 @@ def supervise(argv: list[str]) -> int:
         os.execv(command[0], command)  # noqa: S606
     with open(store.root / "run" / "service.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _note(store.root / "run" / "service.json", {"group": os.getpgid(0), "child": None})
+        write_note(store.root / "run" / "service.json", {"group": os.getpgid(0), "child": None})
         _Supervisor(store, command, lock.fileno()).run()
     return 0
 
@@ -256,7 +256,7 @@ class _Supervisor:
             code = self._serve_once()
             if self._stopping:
                 return
-            _note(self._run_folder / "ended.json", {"how": how_it_ended(code)})
+            write_note(self._run_folder / "ended.json", {"how": how_it_ended(code)})
             tries = 0 if time.monotonic() - began > STEADY_S else tries + 1
             self._pause(BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)])
 
@@ -265,7 +265,7 @@ class _Supervisor:
             self._child = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock]
             )  # fmt: skip
-        _note(self._run_folder / "service.json", {"group": os.getpgid(0), "child": self._child.pid})
+        write_note(self._run_folder / "service.json", {"group": os.getpgid(0), "child": self._child.pid})
         if self._stopping:
             self._child.terminate()
         while True:
@@ -292,12 +292,6 @@ class _Supervisor:
             with open(self._log, "r+b") as stream:
                 stream.truncate(0)
                 stream.write(tail)
-
-
-def _note(path: Path, value: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value))
-    os.replace(part, path)
 
 
 def agent() -> str:

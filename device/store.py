@@ -14,14 +14,14 @@ import argparse
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from device import disk
+from device.disk import make_folder, read_json, remove, sync, write_json, write_new
 from device.errors import DeviceError
 from device.manifest import (
     BUNDLE_MANIFEST,
@@ -64,7 +64,7 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other change out; raise DeviceError `busy` if one is under way."""
-        with open(self.root / "lock", "w") as stream:
+        with open(self.root / "lock", "a") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -89,7 +89,7 @@ class Store:
         for digest in digests:
             sync(self.part(digest))
         for digest in digests:
-            os.replace(self.part(digest), self.blob(digest))
+            disk.replace(self.part(digest), self.blob(digest))
         sync(self.root / "blobs")
 
     def stage(self, kind: str, name: str, manifest: bytes, signature: bytes) -> None:
@@ -97,13 +97,13 @@ class Store:
         final = self.folder(kind, name)
         staged = final.with_name(f".{name}.part")
         remove(staged)
-        staged.mkdir()
+        disk.mkdir(staged)
         write_new(staged / MANIFEST_OF[kind], manifest)
         if signature:
             write_new(staged / (MANIFEST_OF[kind] + ".sig"), signature)
         self._link(staged, (read_manifest if kind == RELEASES else read_runtime)(staged).files)
         remove(final)
-        os.rename(staged, final)
+        disk.replace(staged, final)
         sync(final.parent)
 
     def read_release(self, name: str) -> Manifest:
@@ -172,14 +172,14 @@ class Store:
                     remove(folder)
         for record in list((self.root / "deployments").iterdir()):
             if record.stem not in named[RELEASES]:
-                record.unlink()
+                disk.unlink(record)
         self.sweep_blobs()
 
     def sweep_blobs(self) -> None:
         """Delete the blobs, whole or not, that no release and no runtime holds."""
         for blob in list((self.root / "blobs").iterdir()):
             if blob.stat().st_nlink == 1:
-                blob.unlink()
+                disk.unlink(blob)
 
     def sweep_staging(self) -> None:
         """Delete what interrupted staging left behind; parts of blobs stay, to be resumed."""
@@ -205,7 +205,7 @@ class Store:
                 make_folder(staged / parent)
                 folders.add(staged / parent)
             try:
-                os.link(self.blob(entry.sha256), link)
+                disk.link(self.blob(entry.sha256), link)
             except FileNotFoundError as error:
                 raise DeviceError("missing_blob", f"`{entry.path}` did not arrive", "push it again") from error
         for folder in sorted(folders, reverse=True):
@@ -215,7 +215,7 @@ class Store:
         for entry in files:
             blob = self.blob(entry.sha256)
             if blob.is_file() and sha256_of(blob) != entry.sha256:
-                blob.unlink()
+                disk.unlink(blob)
         current = self.current()
         if not current or folder.name not in (current.release, current.runtime):
             remove(folder)
@@ -236,13 +236,13 @@ class Store:
     def _point(self, name: str, deployment: Deployment | None) -> None:
         link = self.root / name
         if deployment is None:
-            link.unlink(missing_ok=True)
+            remove(link)
         else:
             fresh = self.root / f".{name}.part"
-            fresh.unlink(missing_ok=True)
-            os.symlink(os.path.join(RELEASES, deployment.release), fresh)
+            remove(fresh)
+            disk.symlink(os.path.join(RELEASES, deployment.release), fresh)
             sync(self.root)
-            os.replace(fresh, link)
+            disk.replace(fresh, link)
         sync(self.root)
 
 
@@ -258,53 +258,3 @@ def verify(argv: list[str]) -> int:
     store.verify(RUNTIMES, current.runtime)
     print(json.dumps({"verified": current.release}))
     return 0
-
-
-def sync(path: Path) -> None:
-    """Put a file or a folder on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """Write a file and put its bytes on the disk."""
-    with open(path, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace a JSON file as a whole."""
-    part = path.with_name(f".{path.name}.part")
-    write_new(part, (json.dumps(value, sort_keys=True) + "\n").encode())
-    os.replace(part, path)
-    sync(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, None if there is none or it is broken."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder if it is not there, with the parents that are missing, and put its name on the disk."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        sync(path.parent)
-
-
-def remove(path: Path) -> None:
-    """Delete a folder or a file that may not be there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -76,6 +76,19 @@ def test_the_board_side_stands_on_the_standard_library(path: Path) -> None:
     assert foreign <= allowed
 
 
+CHANGES_THE_DISK = re.compile(
+    r"\bos\.(rename|replace|link|symlink|unlink|remove|rmdir|mkdir|makedirs|f?truncate|fsync|write|writev|open)\(|\bshutil\.(rmtree|copy|move)"
+    r"|\.(unlink|mkdir|rmdir|rename|write_bytes|write_text|touch|symlink_to|hardlink_to)\(|open\([^)]*, '[wx]"
+)
+
+
+@pytest.mark.parametrize("path", modules("device"), ids=names(modules("device")))
+def test_the_board_side_changes_the_disk_in_one_place(path: Path) -> None:
+    code = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
+    found = [match.group() for match in CHANGES_THE_DISK.finditer(code) if not match.string[: match.start()].endswith("disk")]
+    assert path.name == "disk.py" or found == []
+
+
 @pytest.mark.parametrize("path", modules("toolchain"), ids=names(modules("toolchain")))
 def test_only_the_console_prints(path: Path) -> None:
     calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]

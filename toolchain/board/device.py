@@ -36,8 +36,9 @@ _KEEP_AGENT = (
     "with open(path + '.part', 'wb') as stream:\n"
     "    stream.write(content); stream.flush(); os.fsync(stream.fileno())\n"
     "os.replace(path + '.part', path)\n"
+    "os.fsync(os.open(os.path.dirname(path), os.O_RDONLY))\n"
 )
-"""Puts the agent on the board; a pipe that was cut must not leave half a program there."""
+"""Puts the agent on the board; neither a pipe nor a power supply that was cut must leave half a program there."""
 
 
 def look(connection: Connection) -> tuple[Answer, Answer]:
