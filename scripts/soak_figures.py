@@ -15,7 +15,8 @@ def table(state: dict[str, dict[str, object]]) -> str:
         file, _, name = test.partition("::")
         seen = ", ".join(f"{count:,} {what}" for what, count in sorted(dict(entry["seen"]).items()))  # type: ignore[call-overload]
         said = name.removeprefix("test_").replace("_", " ")
-        lines.append(f"| {entry['row']} | [{said}](../{file}) | {entry['done']:,} of {entry['whole']:,} | {seen} | {entry['seconds']} |")
+        done = f"{entry['done']:,} of {entry['whole']:,}"
+        lines.append(f"| {entry['row']} | [{said}](../{file}) | {done} | {seen} | {entry['seconds']} |")
     return "\n".join(lines)
 
 

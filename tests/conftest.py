@@ -11,7 +11,6 @@ What was done is in build/soak.json; it counts as long as the product and the te
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -62,8 +61,10 @@ class Rounds:
         if self._soaks:
             STATE.parent.mkdir(exist_ok=True)
             part = STATE.with_name(".soak.json.part")
-            part.write_text(json.dumps(_state() | {self._test: self._entry | {"seen": self._seen}}, indent=1, sort_keys=True) + "\n")
-            os.replace(part, STATE)
+            part.write_text(
+                json.dumps(_state() | {self._test: self._entry | {"seen": self._seen}}, indent=1, sort_keys=True) + "\n"
+            )
+            part.replace(STATE)
 
 
 @pytest.fixture
