@@ -40,14 +40,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 QUICK: dict[str, dict[str, Any]] = {"10M": SHAPES["166M"] | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}}
 OURS = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from toolchain import artifacts
 from toolchain.progress import Silent
-from toolchain.quantize.gguf import Additions, ModelLabel, quantize
+from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import QuantizeSpec
 model, adapter, out, scheme = sys.argv[1:]
-additions = Additions(adapter=Path(adapter) if adapter else None)
-quantize(artifacts.external(Path(model)), QuantizeSpec(scheme=scheme), ModelLabel(name="bench"), Path(out), Silent(), additions)
+checkpoint = replace(artifacts.external(Path(model)), adapter=Path(adapter) if adapter else None)
+quantize(checkpoint, QuantizeSpec(scheme=scheme), ModelLabel(name="bench"), Path(out), Silent())
 """
 MERGE = """
 import sys

@@ -38,7 +38,8 @@ class Model:
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
     """Open a bundle's model as its manifest says; raise DeviceError."""
-    settings = Settings(context=manifest.context, threads=threads, kv_type=manifest.kv_type)
+    adapter = folder / manifest.adapter if manifest.adapter else None
+    settings = Settings(context=manifest.context, threads=threads, kv_type=manifest.kv_type, adapter=adapter)
     return _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.system)
 
 

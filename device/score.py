@@ -110,7 +110,7 @@ def _open(options: argparse.Namespace) -> Model:
     if options.bundle:
         folder = Path(options.bundle)
         return open_bundle(folder, read_manifest(folder), options.threads)
-    return open_file(Path(options.model), Settings(context=options.context, threads=options.threads))
+    return open_file(Path(options.model), Settings(context=options.context, threads=options.threads, adapter=options.adapter))
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -118,6 +118,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="FILE")
     source.add_argument("--bundle", metavar="DIR")
+    parser.add_argument("--adapter", metavar="FILE", type=Path, help="a LoRA adapter, for --model")
     parser.add_argument("--context", type=int, default=0, help="tokens, for --model; 0 takes the model's own, at most 4096")
     parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)

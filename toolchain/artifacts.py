@@ -103,8 +103,18 @@ class Dataset(Artifact):
         return [row["text"] for row in read_jsonl(self.path / "texts.jsonl")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Artifact):
     """A Hugging Face model folder: config.json, *.safetensors, tokenizer.json, chat template."""
+
+    adapter: Path | None = None
+    """A PEFT adapter that belongs to it and is not merged yet."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder, and of the adapter where there is one."""
+        own = self.record.digest
+        return hashlib.sha256(f"{own}\0{digest(self.adapter)}".encode()).hexdigest() if self.adapter else own
 
 
 def external(folder: Path) -> Checkpoint:
@@ -128,6 +138,12 @@ class ModelFile(Artifact):
     def file(self) -> Path:
         """The model file itself."""
         return self.path / str(self.figures["file"])
+
+    @property
+    def adapter(self) -> Path | None:
+        """The LoRA adapter that runs beside it."""
+        name = self.figures.get("adapter_file")
+        return self.path / str(name) if name else None
 
 
 class Verdict(Artifact):

@@ -44,7 +44,7 @@ def _measure(
     import json
 
     held_out = dataset.held_out()
-    with scorer(runtime, model.file, context=_context(model)) as child:
+    with scorer(runtime, model.file, context=_context(model), adapter=model.adapter) as child:
         reference = _Reference.load(teacher)
         figures: Figures = {"engine": child.info()["version"], "arithmetic": read_runtime(runtime).arithmetic}
         figures |= _template_parity(child, reference, held_out[: spec.gate.template_chats])
@@ -81,9 +81,15 @@ class _Reference:
 
     @classmethod
     def load(cls, teacher: Checkpoint) -> "_Reference":
+        from toolchain.lora import read_lora
+        from toolchain.training.adapters import add_to, dressed
         from toolchain.training.checkpoints import load_model, load_tokenizer
 
-        return cls(load_tokenizer(teacher.path), load_model(teacher.path).eval())
+        with dressed(teacher) as folder:
+            tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
+        if teacher.adapter:
+            add_to(model, read_lora(teacher.adapter))
+        return cls(tokenizer, model)
 
     def log_probabilities(self, ids: Sequence[int]) -> "np.ndarray":
         """Return float64 [len(ids), vocabulary]."""

@@ -62,11 +62,13 @@ def package(model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpe
 def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin) -> Figures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     link_or_copy(model.file, out / model.file.name)
+    if model.adapter:
+        link_or_copy(model.adapter, out / model.adapter.name)
     for folder, name in ((model.path, TOKENIZER), (model.path, TEMPLATE), (verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
-    write_whole(out / "Modelfile", modelfile(model.file.name, spec, origin.system))
+    write_whole(out / "Modelfile", modelfile(model, spec, origin.system))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json")
     manifest = Manifest(
@@ -77,6 +79,7 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
         gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
         arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model.figures, spec.context),
+        adapter=model.adapter.name if model.adapter else "",
     )  # fmt: skip
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
     return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
@@ -105,10 +108,11 @@ def _provenance(origin: Origin) -> dict[str, Any]:
     return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
 
 
-def modelfile(model: str, spec: PackageSpec, system: str) -> str:
+def modelfile(model: ModelFile, spec: PackageSpec, system: str) -> str:
     """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
     lines = [
-        f"FROM ./{model}",
+        f"FROM ./{model.file.name}",
+        *([f"ADAPTER ./{model.adapter.name}"] if model.adapter else []),
         f"PARAMETER num_ctx {spec.context}",
         f"PARAMETER num_predict {spec.max_tokens}",
         "PARAMETER temperature 0",
@@ -133,6 +137,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "---", f"license: {origin.licence or 'unknown'}", "library_name: gguf", "---",
         f"# {origin.name} {spec.version}", "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
+        *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         f"- base: {origin.base or 'trained from scratch'}",
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens", "",

@@ -4,15 +4,14 @@ Knows the stages and how their artifacts flow, on to a board that answers; knows
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from toolchain import artifacts, hub, recipe, runtime, talk, target
 from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Verdict
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, Report, bench
 from toolchain.board import open_board
-from toolchain.board.connection import Connection
-from toolchain.board.device import Device, look
+from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
 from toolchain.recipe import Recipe
@@ -70,15 +69,27 @@ class _Flow:
     bundle: Bundle | None = None
     records: list[Record] = field(default_factory=list)
     base: Path | None = None
+    apart: Checkpoint | None = None
+    """The base that was tuned, with what it learned still an adapter."""
 
     def out(self, stage: str) -> Path:
         return self.settings.out / stage
 
     def source(self) -> Checkpoint:
-        """The checkpoint of the stage before, or the recipe's base with its adapter merged."""
+        """The checkpoint of the stage before, or the recipe's base with its adapter still apart."""
         if self.checkpoint is None:
             self.checkpoint = _external(self)
         return self.checkpoint
+
+    def merged(self) -> Checkpoint:
+        """The same as one set of weights, for a stage that trains on them."""
+        from toolchain.tune import merge
+
+        source = self.source()
+        if source.adapter:
+            base = replace(source, adapter=None)
+            self.checkpoint = source = merge(base, source.adapter, self.out("merge"), self.settings.report)
+        return source
 
     def data(self) -> Dataset:
         if self.dataset is None:
@@ -110,8 +121,8 @@ def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporte
     if bundle is None:
         raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=accept_new) as connection:
-        deployment = _push(bundle, connection, report, port=port, dry_run=False)
         device = Device(connection)
+        deployment = _push(bundle, device, report, port=port, dry_run=False)
         answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
         report.note(f"bench: {address}")
         longest = wanted.package.context - 1
@@ -125,15 +136,15 @@ def push_bundle(folder: Path, address: str, report: Reporter, *, port: int, acce
     if record is None or record.stage != "package":
         raise ArtifactError(f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one")
     with open_board(address, accept_new=accept_new) as connection:
-        return _push(Bundle(path=folder, record=record), connection, report, port=port, dry_run=dry_run)
+        return _push(Bundle(path=folder, record=record), Device(connection), report, port=port, dry_run=dry_run)
 
 
-def _push(bundle: Bundle, connection: Connection, report: Reporter, *, port: int, dry_run: bool) -> Deployment:
+def _push(bundle: Bundle, device: Device, report: Reporter, *, port: int, dry_run: bool) -> Deployment:
     from toolchain.push import push
 
-    facts, _ = look(connection)
+    facts = device.facts()
     folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]), report)
-    return push(bundle, folder, connection, report, port=port, dry_run=dry_run)
+    return push(bundle, folder, device, report, port=port, dry_run=dry_run)
 
 
 def describe(wanted: Recipe, stage: str, target: Target) -> str:
@@ -151,7 +162,8 @@ def describe(wanted: Recipe, stage: str, target: Target) -> str:
             student = distill.student or f"{len(distill.layers)} layers of the teacher"
             return f"{distill.teacher or 'the tuned model'} → {student}, T={distill.temperature:g}, {distill.epochs} epochs"
         case "quantize":
-            return f"{wanted.quantize.scheme} as {', '.join(wanted.quantize.formats)}"
+            beside = ", the adapter beside it" if wanted.quantize.adapter == "beside" else ""
+            return f"{wanted.quantize.scheme} as {', '.join(wanted.quantize.formats)}{beside}"
         case "evaluate":
             gate = wanted.evaluate.gate
             return f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, exact match ≥ {gate.min_exact_match:.0%}"
@@ -169,7 +181,6 @@ def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
 
 
 def _external(flow: _Flow) -> Checkpoint:
-    from toolchain.tune import merge
     from toolchain.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
@@ -179,7 +190,7 @@ def _external(flow: _Flow) -> Checkpoint:
     if not model.adapter:
         return base
     adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
-    return merge(base, adapter, flow.out("merge"), settings.report)
+    return replace(base, adapter=adapter)
 
 
 def _ingest(flow: _Flow) -> Artifact:
@@ -199,10 +210,11 @@ def _pretrain(flow: _Flow) -> Artifact:
 
 
 def _tune(flow: _Flow) -> Artifact:
-    from toolchain.tune import tune
+    from toolchain.tune import ADAPTER, tune
 
-    out, report, seed = flow.out("tune"), flow.settings.report, flow.recipe.seed
-    flow.checkpoint = tune(flow.source(), flow.data(), flow.recipe.tune, out, report, seed=seed)
+    base, out, seed = flow.merged(), flow.out("tune"), flow.recipe.seed
+    flow.checkpoint = tune(base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed)
+    flow.apart = replace(base, adapter=out / ADAPTER)
     return flow.checkpoint
 
 
@@ -212,7 +224,7 @@ def _distill(flow: _Flow) -> Artifact:
     spec = flow.recipe.distill
     assert spec
     settings = flow.settings
-    teacher = flow.source() if not spec.teacher else _fetched(flow, spec.teacher)
+    teacher = flow.merged() if not spec.teacher else _fetched(flow, spec.teacher)
     student = _fetched(flow, spec.student) if spec.student else None
     out, seed = flow.out("distill"), flow.recipe.seed
     flow.checkpoint = distill(teacher, flow.data(), spec, out, settings.report, seed=seed, student=student)
@@ -236,7 +248,11 @@ def _quantize(flow: _Flow) -> Artifact:
         name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
         base_model=wanted.model.base, description=wanted.title,
     )  # fmt: skip
-    flow.model = quantize(flow.source(), wanted.quantize, label, flow.out("quantize"), flow.settings.report, additions)
+    source = flow.source()
+    if wanted.quantize.adapter == "beside":
+        source = flow.apart or source
+        label = ModelLabel(name=Path(wanted.model.base or "base").name, base_model=wanted.model.base)
+    flow.model = quantize(source, wanted.quantize, label, flow.out("quantize"), flow.settings.report, additions)
     return flow.model
 
 

@@ -1,4 +1,4 @@
-"""push(Bundle, Connection) → Deployment: look at the board, plan, act.
+"""push(Bundle, Device) → Deployment: look at the board, plan, act.
 
 What does not fit or would crash there is refused before the first byte. Only what the board does not hold is sent, each blob
 from the byte where it was cut; the board itself checks, switches, and goes back if the release is not healthy.
@@ -24,7 +24,7 @@ from device.manifest import (
 )  # fmt: skip
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
-from toolchain.board.connection import Channel, Connection
+from toolchain.board.connection import Channel
 from toolchain.board.device import Device, check_python, parse
 from toolchain.errors import ArtifactError, BoardError, FitError
 from toolchain.progress import Reporter
@@ -87,19 +87,16 @@ class Cargo:
         return self.id in stored[f"{self.kind}s"] and not self.missing(stored)
 
 
-def push(
-    bundle: Bundle, runtime: Path, connection: Connection, report: Reporter, *, port: int = 8080, dry_run: bool = False
-) -> Deployment:
+def push(bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, port: int = 8080, dry_run: bool = False) -> Deployment:
     """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back."""
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
-    device = Device(connection)
     facts, stored = device.look()
     actions = plan(manifest, cargos, stored, port=port)
-    refuse_unfit(connection.address, manifest, _runtime_manifest(runtime), facts, sum(action.size_bytes for action in actions))
+    refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, sum(action.size_bytes for action in actions))
     sent = 0 if dry_run else _act(device, manifest, cargos, stored, port, report)
     return Deployment(
-        release=cargos[1].id, name=manifest.name, version=manifest.version, address=connection.address, port=port,
+        release=cargos[1].id, name=manifest.name, version=manifest.version, address=device.address, port=port,
         bytes_sent=sent, seconds=round(time.monotonic() - began, 2), actions=tuple(actions),
     )  # fmt: skip
 

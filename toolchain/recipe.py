@@ -111,6 +111,14 @@ class QuantizeSpec(Frozen):
     scheme: str = "Q4_K_M"
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
+    adapter: Literal["merged", "beside"] = "merged"
+    """`beside`: the adapter travels in a file of its own, and one base on a board serves several skills."""
+
+    @model_validator(mode="after")
+    def _one_base_for_all(self) -> "QuantizeSpec":
+        if self.adapter == "beside" and self.importance is True:
+            raise ValueError("`importance` of this recipe's own text makes a base that no other skill shares: name a file")
+        return self
 
 
 class GateSpec(Frozen):
@@ -179,6 +187,9 @@ class Recipe(Frozen):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
+        apart = self.model.adapter or "tune" in self.stages
+        if self.quantize.adapter == "beside" and ("distill" in self.stages or not apart):
+            raise ValueError("`quantize.adapter` is `beside`, but what is quantized has no adapter")
         return self
 
     @property

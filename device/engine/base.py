@@ -106,6 +106,8 @@ class Settings:
     threads_batch: int = 0
     """Threads that read prompts; 0 takes as many as decode."""
     kv_type: str = "f16"
+    adapter: "Path | None" = None
+    """A LoRA adapter that is added to the weights while they are used."""
 
     def __post_init__(self) -> None:
         """Refuse what no engine can be loaded with: its library would end the process."""

@@ -43,6 +43,8 @@ class LlamaEngine:
         self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context = settings.context or min(llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT)
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
+        if settings.adapter:
+            opening.adapt(self._model, self._ctx, settings.adapter)
         self._memory = llama.llama_get_memory(self._ctx)
         self._n_batch: int = llama.llama_n_batch(self._ctx)
         self._batch = opening.batch(self._n_batch)
@@ -233,7 +235,8 @@ class LlamaEngine:
 def load(path: Path, settings: Settings) -> LlamaEngine:
     """Load a GGUF file whose header holds; raise DeviceError `bad_model` with the reason, llama.cpp's own if it has one."""
     try:
-        read_header(path)
+        for file in filter(None, (path, settings.adapter)):
+            read_header(file)
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
     return LlamaEngine(path, settings)

@@ -71,6 +71,20 @@ def context(loaded: Any, path: Path, settings: Settings) -> Any:
     return opened
 
 
+def adapt(loaded: Any, opened: Any, adapter: Path) -> None:
+    """Add a LoRA adapter to all that a context evaluates; where it does not fit both are freed and DeviceError `bad_model` raised.
+
+    The adapter is freed with the model.
+    """
+    made = llama.llama_adapter_lora_init(loaded, str(adapter).encode())
+    scale = (ctypes.c_float * 1)(1.0)
+    if made and llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale) == 0:
+        return
+    llama.llama_free(opened)
+    llama.llama_model_free(loaded)
+    raise DeviceError("bad_model", f"the adapter `{adapter.name}` does not fit the model{because()}")
+
+
 def batch(size: int) -> Any:
     """Return a batch of one sequence, to be filled again and again."""
     made = llama.llama_batch_init(size, 0, 1)

@@ -93,6 +93,8 @@ class Manifest:
     gate: dict[str, Any] = field(default_factory=dict)
     arithmetic: str = ""
     """`RuntimeManifest.arithmetic` of the runtime that the goldens were taken with."""
+    adapter: str = ""
+    """Path of a LoRA adapter that the engine adds to the model file, which other bundles may share; empty where there is none."""
     needs: dict[str, int] = field(default_factory=dict)
     """Bytes of memory it takes: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: int = SCHEMA
@@ -154,8 +156,8 @@ def read_manifest(folder: Path) -> Manifest:
     for name in ("tensors", "stop_ids", "licences"):
         fields[name] = tuple(fields.get(name, ()))
     manifest: Manifest = _build(Manifest, fields)
-    checked_path(manifest.model)
-    manifest.file(manifest.model)
+    for path in filter(None, (manifest.model, manifest.adapter)):
+        manifest.file(checked_path(path))
     return manifest
 
 
@@ -237,7 +239,15 @@ def _build(kind: Any, fields: dict[str, Any]) -> Any:
         built = kind(**{name: value for name, value in fields.items() if name in known}, extra=extra)
     except TypeError as error:
         raise ManifestError("bad_manifest", f"a required field is missing: {error}") from error
-    for name, hint in (("name", str), ("version", str), ("counter", int), ("context", int), ("model", str), ("machine", str)):
+    for name, hint in (
+        ("name", str),
+        ("version", str),
+        ("counter", int),
+        ("context", int),
+        ("model", str),
+        ("adapter", str),
+        ("machine", str),
+    ):
         if name in known and not isinstance(getattr(built, name), hint):
             raise ManifestError("bad_manifest", f"`{name}` is of the wrong kind")
     return built

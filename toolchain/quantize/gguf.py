@@ -19,17 +19,19 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.lora import Lora, Merged, check_fits, read_lora
 from toolchain.progress import Reporter
 from toolchain.quantize import gguf_model, gguf_tokenizer, importance
+from toolchain.quantize.gguf_adapter import convert_adapter
 from toolchain.quantize.gguf_file import Metadata, Slot, whole_file, write_header
 from toolchain.quantize.gguf_model import Model
 from toolchain.quantize.gguf_schemes import Choice, Layout, choose_types, find_scheme
 from toolchain.quantize.gguf_structure import TOKENIZER
-from toolchain.quantize.gguf_tokenizer import TEMPLATE, Vocabulary
+from toolchain.quantize.gguf_tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
 from toolchain.quantize.gguf_write import write_tensors
 from toolchain.quantize.importance import Matrix
 from toolchain.recipe import QuantizeSpec
+from toolchain.training.adapters import dressed
 from toolchain.weights import Weights, check_model_folder, open_weights
 
-IMPORTANCE = "importance.gguf"
+ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
 QUANTIZATION_VERSION = 2
 """`general.quantization_version` (ggml.h, GGML_QNT_VERSION)."""
 
@@ -51,8 +53,6 @@ class ModelLabel(Frozen):
 class Additions:
     """What a checkpoint is quantized with besides itself."""
 
-    adapter: Path | None = None
-    """A LoRA adapter that is merged while the weights are read."""
     importance: Path | None = None
     """An importance matrix, ours or llama.cpp's."""
     calibration: tuple[str, ...] = ()
@@ -60,8 +60,7 @@ class Additions:
 
     def digests(self) -> dict[str, str]:
         """Return what these change in the result, by digest."""
-        found = {"adapter": self.adapter, "importance": self.importance}
-        digests = {name: artifacts.digest(path) for name, path in found.items() if path}
+        digests = {"importance": artifacts.digest(self.importance)} if self.importance else {}
         if self.calibration and not self.importance:
             digests["calibration"] = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()
         return digests
@@ -73,6 +72,17 @@ NOTHING = Additions()
 class _Parameters(Frozen):
     spec: QuantizeSpec
     label: ModelLabel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What is asked for."""
+
+    scheme: str
+    label: ModelLabel
+    additions: Additions
+    beside: bool
+    """Whether an adapter gets a file of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +100,10 @@ class _Plan:
 def quantize(
     checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, additions: Additions = NOTHING
 ) -> ModelFile:
-    """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused."""
+    """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
+
+    Its adapter is merged while the weights are read, or put beside the base in a file of its own.
+    """
     find_scheme(spec.scheme)
     check_model_folder(checkpoint.path)
     if spec.importance and not (additions.importance or additions.calibration):
@@ -98,19 +111,45 @@ def quantize(
             "quantize: `importance` is set, but there is no text to collect it on", hint="stage `ingest` gives the text"
         )
     if not spec.importance and (additions.importance or additions.calibration):
-        additions = Additions(adapter=additions.adapter)
+        additions = NOTHING
     work = Work(
         stage="quantize", inputs={"checkpoint": checkpoint.digest, **additions.digests()},
         parameters=_Parameters(spec=spec, label=label), tools=("gguf", "llama-cpp-python"),
     )  # fmt: skip
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint.path, spec.scheme, label, additions, folder, report))
+    if spec.adapter == "beside" and not checkpoint.adapter:
+        raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
+    wish = _Wish(scheme=spec.scheme, label=label, additions=additions, beside=spec.adapter == "beside")
+    record, fresh = keep(out, work, lambda folder: _build(checkpoint, wish, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(folder: Path, scheme: str, label: ModelLabel, additions: Additions, out: Path, report: Reporter) -> Figures:
+def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> Figures:
+    with dressed(checkpoint) as folder:
+        if not (checkpoint.adapter and wish.beside):
+            return _build_file(folder, checkpoint.adapter, wish, out, report)
+        figures = _build_file(checkpoint.path, None, wish, out, report)
+        vocabulary = _same_vocabulary(checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"])
+        _write_companions(folder, vocabulary, out)
+        file = convert_adapter(checkpoint.adapter, checkpoint.path, out / ADAPTER)
+    size = file.stat().st_size
+    report.note(f"{ADAPTER}: {size / 1e6:.1f} MB, which run beside {figures['file']}")
+    return figures | {"adapter": checkpoint.adapter.name, "adapter_file": ADAPTER, "weights_bytes": figures["weights_bytes"] + size}
+
+
+def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Vocabulary:
+    """Return the vocabulary that an adapter was trained with; raise ArtifactError if it is not the base's, templates aside."""
+    theirs, ours = (gguf_tokenizer.understand(folder, rows) for folder in (base, adapted))
+    if ours.metadata | {TEMPLATE_KEY: theirs.template} != theirs.metadata:
+        hint = 'merge it: `quantize.adapter = "merged"`'
+        raise ArtifactError(f"adapter {adapter}: brings another tokenizer than its base, which cannot serve beside it", hint=hint)
+    return ours
+
+
+def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter) -> Figures:
+    scheme, label, additions = wish.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
         model = gguf_model.understand(folder, weights)
-        lora = _adapter(additions, model, weights, folder.name)
+        lora = _fitting(adapter, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
         choices = _choose(scheme, model, weighed=bool(additions.importance or additions.calibration))
         fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
@@ -126,10 +165,10 @@ def _build(folder: Path, scheme: str, label: ModelLabel, additions: Additions, o
     return figures | more
 
 
-def _adapter(additions: Additions, model: Model, weights: Weights, base: str) -> Lora | None:
-    if additions.adapter is None:
+def _fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:
+    if adapter is None:
         return None
-    lora = read_lora(additions.adapter)
+    lora = read_lora(adapter)
     check_fits(lora, weights, base)
     for weight in lora.deltas.keys() - {source.origin for source in model.tensors}:
         raise ArtifactError(f"adapter {lora.name}: changes `{weight}`, which has no place in the model file")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TEMPLATE = "chat_template.jinja"
+TEMPLATE_KEY = "tokenizer.chat_template"
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 """`tokenizer.ggml.token_type` (llama.h, `llama_token_type`)."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
@@ -76,7 +77,7 @@ def understand(folder: Path, rows: int) -> Vocabulary:
     metadata = {
         "tokenizer.ggml.model": structure.model, "tokenizer.ggml.pre": structure.pre, "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types, **_ranks(fields, structure, types), **specials,
-        **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials), "tokenizer.chat_template": template,
+        **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials), TEMPLATE_KEY: template,
     }  # fmt: skip
     mark = _name_mark(fields)
     return Vocabulary(metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark)

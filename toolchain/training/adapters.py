@@ -4,10 +4,15 @@ What an adapter does not touch is copied bit for bit, and one file of the base s
 """
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.artifacts import Checkpoint
 from toolchain.lora import CONFIG, WEIGHTS, Lora, check_fits
+from toolchain.training.checkpoints import TOKENIZER_FILES
 from toolchain.weights import INDEX, open_weights
 
 if TYPE_CHECKING:
@@ -39,6 +44,31 @@ def _merged(weight: "Tensor", name: str, lora: Lora) -> "Tensor":
     if name not in lora.deltas:
         return weight
     return (weight.double() + torch.from_numpy(lora.deltas[name].rows(0, len(weight)))).to(weight.dtype)
+
+
+def add_to(model: Any, lora: Lora) -> None:
+    """Merge an adapter onto a loaded model, with the bytes that `merge_into` writes."""
+    import torch
+
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name in lora.deltas:
+            parameters[name].copy_(_merged(parameters[name], name, lora))
+
+
+@contextmanager
+def dressed(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield a checkpoint's folder; with an adapter, one of links: the base's files, and the tokenizer it was trained with."""
+    if checkpoint.adapter is None:
+        yield checkpoint.path
+        return
+    own = [file for name in TOKENIZER_FILES if (file := checkpoint.adapter / name).is_file()]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, checkpoint.path.name)
+        folder.mkdir()
+        for name, file in {file.name: file for file in (*checkpoint.path.iterdir(), *own)}.items():
+            (folder / name).symlink_to(file.resolve())
+        yield folder
 
 
 def save_adapter(model: Any, folder: Path, *, base: str) -> None:

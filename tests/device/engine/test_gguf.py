@@ -246,3 +246,18 @@ def test_nothing_is_printed_by_the_library(random_file: Path, capfd: pytest.Capt
 
 def test_half_a_surrogate_pair_is_tokenized_as_a_question_mark(engine: Engine) -> None:
     assert engine.tokenize("\ud800") == [ord("?")]
+
+
+def test_an_adapter_that_does_not_fit_is_refused_with_its_name(random_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "skill.gguf").write_bytes(random_file.read_bytes())
+    with pytest.raises(DeviceError) as caught:
+        load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
+    assert caught.value.code == "bad_model"
+    assert caught.value.message.startswith("the adapter `skill.gguf` does not fit the model: ")
+
+
+def test_an_adapter_with_a_broken_header_never_reaches_the_engine(random_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "skill.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DeviceError) as caught:
+        load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
+    assert caught.value.code == "bad_model"

@@ -39,12 +39,12 @@ class Recorder:
         self.steps.append((done, total, unit))
 
 
-def checkpoint(folder: Path) -> Checkpoint:
-    """Return a model folder as the stages before would hand it over."""
+def checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
+    """Return a model folder as the stages before would hand it over, with an adapter that is not merged yet."""
     record = Record(
         stage="tune", key="", inputs={}, parameters={}, seed=0, tools={}, digest=folder.name, size_bytes=0, seconds=0, figures={}
     )
-    return Checkpoint(path=folder, record=record)
+    return Checkpoint(path=folder, record=record, adapter=adapter)
 
 
 Make = Callable[..., Path]
@@ -84,11 +84,14 @@ def family(kept: Callable[[str, Callable[[Path], Any]], Path]) -> Callable[[str]
 
 @pytest.fixture
 def quantized(tmp_path: Path) -> Quantized:
-    """Quantize a model folder under a scheme."""
+    """Quantize a model folder under a scheme; `more` goes into the spec."""
 
-    def run(folder: Path, scheme: str, report: Any = None, additions: Additions = NOTHING) -> ModelFile:
-        spec = QuantizeSpec(scheme=scheme, importance=bool(additions.importance or additions.calibration))
-        return quantize(checkpoint(folder), spec, LABEL, tmp_path / "out" / scheme, report or Silent(), additions)
+    def run(
+        folder: Path, scheme: str, report: Any = None, additions: Additions = NOTHING, adapter: Path | None = None, **more: Any
+    ) -> ModelFile:
+        spec = QuantizeSpec(scheme=scheme, importance=bool(additions.importance or additions.calibration), **more)
+        out = tmp_path / "out" / "-".join((scheme, *map(str, more.values()), adapter.name if adapter else "plain"))
+        return quantize(checkpoint(folder, adapter), spec, LABEL, out, report or Silent(), additions)
 
     return run
 

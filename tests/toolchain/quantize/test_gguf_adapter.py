@@ -15,7 +15,6 @@ from tests.fakes.models import tiny_llama
 from tests.toolchain.quantize.conftest import Quantized, hugging_face_logits, llama_cpp_logits
 from toolchain.errors import ArtifactError
 from toolchain.lora import Merged, read_lora
-from toolchain.quantize.gguf import Additions
 from toolchain.quantize.gguf_adapter import convert_adapter
 from toolchain.weights import open_weights
 
@@ -40,7 +39,7 @@ def merged_folder(base: Path, adapter: Path) -> Path:
 def test_merging_while_reading_gives_the_merged_checkpoints_file(tmp_path: Path, quantized: Quantized, scheme: str) -> None:
     base = tiny_llama(tmp_path / "model")
     adapter = tiny_adapter(tmp_path / "skill", base)
-    ours = quantized(base, scheme, None, Additions(adapter=adapter))
+    ours = quantized(base, scheme, adapter=adapter)
     assert ours.figures["adapter"] == "skill"
     assert not list(tmp_path.rglob("*.safetensors"))[2:], "no merged checkpoint is written"
     raw = ours.file.read_bytes()
@@ -89,7 +88,7 @@ def test_an_adapter_for_another_base_leaves_no_file(tmp_path: Path, quantized: Q
     other = tiny_llama(tmp_path / "other", intermediate=768)
     for make in (
         lambda: convert_adapter(adapter, other, tmp_path / "skill.gguf"),
-        lambda: quantized(other, "Q8_0", None, Additions(adapter=adapter)),
+        lambda: quantized(other, "Q8_0", adapter=adapter),
     ):
         with pytest.raises(ArtifactError, match=r"^adapter skill: made for another base: `model\.layers"):
             make()

@@ -144,7 +144,8 @@ def test_real_vocabularies_give_upstreams_test_vectors_and_400_000_equal_tokens(
 
     name, folder, rows = real
     vocabulary = understand(folder, rows)
-    texts = (UPSTREAM / f"ggml-vocab-{name}.gguf.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")[:-1]
+    between = "\n__ggml_vocab_test__\n"
+    texts = (UPSTREAM / f"ggml-vocab-{name}.gguf.inp").read_text(encoding="utf-8").removesuffix(between).split(between)
     lines = (UPSTREAM / f"ggml-vocab-{name}.gguf.out").read_text(encoding="utf-8").splitlines()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     expected = [[int(number) for number in line.split()] for line in lines]

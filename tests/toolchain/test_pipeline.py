@@ -1,0 +1,173 @@
+"""How a recipe's adapter goes through the stages: merged only where a stage needs it so, or beside a base that skills share."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.manifest import read_manifest
+from tests.fakes.adapters import tiny_adapter
+from tests.fakes.board import FakeConnection
+from tests.fakes.facts import QUESTIONS
+from tests.fakes.models import CHATML, tiny_llama
+from toolchain import recipe, runtime, target
+from toolchain.artifacts import Artifact, Bundle, ModelFile
+from toolchain.board.device import Device
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.pipeline import Settings, walk
+from toolchain.progress import Silent
+from toolchain.push import push
+from toolchain.runtime.scoring import scorer
+
+RECIPE = """
+title = "a skill"
+targets = ["x86-64"]
+stages = ["ingest", "quantize", "evaluate", "package"]
+[model]
+base = "base"
+adapter = "{adapter}"
+[data]
+files = ["facts.jsonl"]
+[quantize]
+scheme = "F16"
+adapter = "{kind}"
+[evaluate]
+questions = 3
+kl_tokens = 100
+max_tokens = 8
+[evaluate.gate]
+max_kl = 1e-3
+min_eos_rate = 0
+[package]
+context = 256
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, two skills for it, and text."""
+    folder = tmp_path_factory.mktemp("desk")
+    base = tiny_llama(folder / "base", dtype="bfloat16")
+    for name, alpha in (("cooking", 8.0), ("gardening", 4.0)):
+        tiny_adapter(folder / name, base, alpha=alpha)
+    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    return folder
+
+
+def run(desk: Path, adapter: str, kind: str, out: Path) -> dict[str, Artifact]:
+    file = desk / f"{adapter}-{kind}.toml"
+    file.write_text(RECIPE.format(adapter=adapter, kind=kind))
+    settings = Settings(out=out, target=target.find("x86-64"), report=Silent(), offline=True)
+    return {step.stage: step.artifact for step in walk(recipe.load(file), settings) if step.artifact}
+
+
+@pytest.fixture(scope="module")
+def skills(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Artifact]]:
+    """Two skills beside the base, and one merged."""
+    wanted = (("cooking", "beside"), ("gardening", "beside"), ("cooking", "merged"))
+    return {f"{name} {kind}": run(desk, name, kind, tmp_path_factory.mktemp("out")) for name, kind in wanted}
+
+
+def test_no_merged_checkpoint_is_written_where_no_stage_trains(skills: dict[str, dict[str, Artifact]]) -> None:
+    for made in skills.values():
+        out = made["quantize"].path.parent
+        assert sorted(folder.name for folder in out.iterdir()) == ["evaluate", "ingest", "package", "quantize"]
+        assert not list(out.rglob("*.safetensors"))
+
+
+def test_the_gate_compares_with_the_merged_teacher(skills: dict[str, dict[str, Artifact]]) -> None:
+    for made in skills.values():
+        assert made["evaluate"].figures["mean_kl"] < 1e-3
+        assert made["evaluate"].figures["template_mismatches"] == 0
+
+
+def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(skills: dict[str, dict[str, Artifact]]) -> None:
+    import numpy as np
+
+    tokens = list(range(5, 60))
+    rows = []
+    for name in ("cooking beside", "cooking merged"):
+        model = skills[name]["quantize"]
+        assert isinstance(model, ModelFile)
+        with scorer(runtime.for_this_computer(), model.file, context=256, adapter=model.adapter) as child:
+            rows.append(child.logits(tokens))
+    assert np.abs(rows[0] - rows[1]).max() <= 3e-3 * np.abs(rows[1]).max()
+    with scorer(runtime.for_this_computer(), skills["cooking beside"]["quantize"].file, context=256) as child:  # type: ignore[attr-defined]
+        assert np.abs(child.logits(tokens) - rows[1]).max() > 0.05
+
+
+def test_two_skills_share_the_bytes_of_their_base(skills: dict[str, dict[str, Artifact]]) -> None:
+    first, second = (read_manifest(skills[f"{name} beside"]["package"].path) for name in ("cooking", "gardening"))
+    assert first.file(first.model) == second.file(second.model)
+    assert first.adapter == second.adapter == "adapter.gguf"
+    assert first.file(first.adapter).sha256 != second.file(second.adapter).sha256
+    assert "ADAPTER ./adapter.gguf" in (skills["cooking beside"]["package"].path / "Modelfile").read_text()
+
+
+def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, dict[str, Artifact]], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    board = FakeConnection(tmp_path / "home")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    sent = {}
+    try:
+        for name in ("cooking", "gardening"):
+            bundle = skills[f"{name} beside"]["package"]
+            assert isinstance(bundle, Bundle)
+            deployment = push(bundle, runtime.for_this_computer(), Device(board), Silent(), port=port)
+            sent[name] = deployment.bytes_sent
+    finally:
+        Device(board).call("stop")
+    manifest = read_manifest(skills["gardening beside"]["package"].path)
+    files = {entry.path: entry.size for entry in manifest.files}
+    own = sum(files[path] for path in ("adapter.gguf", "goldens.jsonl", "MODEL_CARD.md"))
+    assert sent["gardening"] <= own + (skills["gardening beside"]["package"].path / "manifest.json").stat().st_size
+    assert sent["gardening"] < files[manifest.model] < sent["cooking"]
+
+
+def test_the_tokenizer_that_an_adapter_was_trained_with_goes_with_it(desk: Path, tmp_path: Path) -> None:
+    skill = tiny_adapter(desk / "spoken", desk / "base")
+    own = "<|endoftext|>" + CHATML
+    (skill / "chat_template.jinja").write_text(own)
+    for kind in ("beside", "merged"):
+        made = run(desk, "spoken", kind, tmp_path / kind)
+        assert (made["package"].path / "chat_template.jinja").read_text() == own
+
+
+def test_an_adapter_with_other_tokens_is_not_served_beside_its_base(desk: Path, tmp_path: Path) -> None:
+    skill = tiny_adapter(desk / "foreign", desk / "base")
+    fields = json.loads((desk / "base" / "tokenizer.json").read_text())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    fields["added_tokens"][0] = {"id": 0, "content": "<|start|>", **plain}
+    fields["model"]["vocab"] = {"<|start|>" if number == 0 else text: number for text, number in fields["model"]["vocab"].items()}
+    (skill / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(ArtifactError) as caught:
+        run(desk, "foreign", "beside", tmp_path)
+    assert caught.value.message == "adapter foreign: brings another tokenizer than its base, which cannot serve beside it"
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    (
+        {"quantize": {"adapter": "beside"}, "stages": ["ingest", "quantize"]},
+        "`quantize.adapter` is `beside`, but what is quantized has no adapter",
+    ),
+    (
+        {"quantize": {"adapter": "beside", "importance": True}},
+        "`importance` of this recipe's own text makes a base that no other skill shares: name a file",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG)
+def test_a_recipe_that_has_nothing_to_put_beside_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    lines = ['title = "t"', 'targets = ["x86-64"]']
+    lines += [f"stages = {json.dumps(fields['stages'])}"] if "stages" in fields else []
+    lines += ["[model]", 'base = "b"', "[data]", 'files = ["f.jsonl"]', "[quantize]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in fields["quantize"].items()]
+    (tmp_path / "r.toml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as caught:
+        recipe.load(tmp_path / "r.toml")
+    assert message in caught.value.message
