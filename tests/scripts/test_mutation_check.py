@@ -1,0 +1,19 @@
+"""Each safety check is needed: without it, the test that is named for it fails."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts.mutation_check import mutations, survives
+from tests.conftest import Rounds
+
+LISTED = mutations()
+
+
+@pytest.mark.slow
+@pytest.mark.soak(row=2, short=2, whole=len(LISTED))
+def test_a_check_that_is_taken_out_is_missed_by_its_test(rounds: Rounds, tmp_path: Path) -> None:
+    for number in rounds:
+        mutation = LISTED[-1 - number]
+        assert not survives(mutation, tmp_path / str(number)), f"{mutation.test} passes without {mutation.name}"
+        rounds.saw("mutants, each seen by its test")
