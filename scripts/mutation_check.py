@@ -44,7 +44,7 @@ def mutations() -> list[Mutation]:
 
 
 def survives(mutation: Mutation, folder: Path) -> bool:
-    """Say whether the test passes on a copy of the tree, made in `folder`, without the line; raise ValueError if that is not there."""
+    """Say whether the test passes without the line, on a copy of the tree in `folder`; raise ValueError if it is not there."""
     if mutation.line == NOWHERE:
         raise ValueError(f"mutations.toml: {mutation.name}: its line is not in {mutation.file} exactly once")
     for name in TRAVELS:

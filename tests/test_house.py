@@ -151,7 +151,7 @@ def test_every_file_that_the_readmes_tree_names_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = text[text.index("## The tree") : text.index("Read next")]
     files = set(re.findall(r"\b([a-z_0-9]+\.py)\b", tree))
-    present = {path.name for folder in ("toolchain", "device", "tests") for path in (ROOT / folder).rglob("*.py")}
+    present = {path.name for folder in ("toolchain", "device", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
     assert files - present == set()
 
 
