@@ -1,17 +1,34 @@
 """A model file opened for use: its engine, its chat template and what its bundle says about answering."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from device.engine import load
 from device.engine.base import Engine, Settings
 from device.engine.chat import ChatTemplate
+from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
 
 Messages = Sequence[Mapping[str, Any]]
+
+
+_LEAST_LEAD = 16
+"""Tokens that are worth a batch of their own."""
+_MOST_LEADS = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the engine takes it."""
+
+    tokens: list[int]
+    lead: int = 0
+    """Of these, the ones before the first question: what other conversations begin with too."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,7 @@ class Model:
     template: "ChatTemplate | None"
     stop_ids: tuple[int, ...] = ()
     system: str = ""
+    _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, messages: Messages) -> str:
         """Return the prompt of a conversation as text; the bundle's system prompt comes first where there is none."""
@@ -31,9 +49,34 @@ class Model:
             messages = [{"role": "system", "content": self.system}, *messages]
         return self.template.render(messages)
 
-    def prompt(self, messages: Messages) -> list[int]:
-        """Return the prompt of a conversation as token ids."""
-        return self.engine.tokenize(self.render(messages))
+    def prompt(self, messages: Messages) -> Prompt:
+        """Return the prompt of a conversation as token ids, and how many of them are its lead."""
+        tokens = self.engine.tokenize(self.render(messages))
+        lead = self.lead(messages)
+        return Prompt(tokens, len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0)
+
+    def lead(self, messages: Messages = ()) -> tuple[int, ...]:
+        """Return the tokens that every conversation with these instructions begins with; none where they are few."""
+        instructions = list(takewhile(lambda message: message.get("role") == "system", messages))
+        key = json.dumps(instructions)
+        if key not in self._leads:
+            while len(self._leads) >= _MOST_LEADS:
+                del self._leads[next(iter(self._leads))]
+            self._leads[key] = self._lead(instructions)
+        return self._leads[key]
+
+    def _lead(self, instructions: list[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Compare two conversations that have nothing but their instructions in common."""
+        try:
+            one, other = (self.engine.tokenize(self.render([*instructions, _asked(text)])) for text in ("0", "Why?"))
+        except DeviceError:
+            return ()
+        same = one[: common(one, other)]
+        return tuple(same) if len(same) >= _LEAST_LEAD else ()
+
+
+def _asked(text: str) -> Mapping[str, Any]:
+    return {"role": "user", "content": text}
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from device.engine.base import FieldError, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import read_manifest
-from device.model import Model, open_bundle, open_file
+from device.model import Model, Prompt, open_bundle, open_file
 
 Request = dict[str, Any]
 
@@ -68,9 +68,11 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
 def _generate(model: Model, request: Request) -> dict[str, Any]:
     model.engine.forget()
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
-    steps = list(model.engine.generate(_tokens(request), sampling, model.stop_ids))
+    prompt = model.prompt(_messages(request)) if "messages" in request else Prompt(_tokens(request))
+    steps = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
     tokens = [step.id for step in steps if step.id is not None]
-    return {"tokens": tokens, "text": "".join(step.text for step in steps), "finish_reason": steps[-1].finish_reason}
+    text, reason = "".join(step.text for step in steps), steps[-1].finish_reason
+    return {"prompt_tokens": prompt.tokens, "tokens": tokens, "text": text, "finish_reason": reason}
 
 
 def _tokenize(model: Model, request: Request) -> dict[str, Any]:
@@ -80,10 +82,7 @@ def _tokenize(model: Model, request: Request) -> dict[str, Any]:
 
 
 def _render(model: Model, request: Request) -> dict[str, Any]:
-    messages = request.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise FieldError("messages", "must be a list of messages")
-    text = model.render(messages)
+    text = model.render(_messages(request))
     return {"text": text, "tokens": model.engine.tokenize(text)}
 
 
@@ -97,6 +96,13 @@ _OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {
     "render": _render,
     "tokenize": _tokenize,
 }
+
+
+def _messages(request: Request) -> list[dict[str, Any]]:
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise FieldError("messages", "must be a list of messages")
+    return messages
 
 
 def _tokens(request: Request) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Union
 from device.api import Question
 from device.engine.base import Token
 from device.errors import DeviceError
-from device.model import Model
+from device.model import Model, Prompt
 
 Event = Union[int, Token, DeviceError, None]
 """What an asker is told: first the number of prompt tokens, then tokens; an error instead; None where the asker itself left."""
@@ -120,19 +120,21 @@ class Worker:
     def _answer(self, model: Model, job: Job) -> None:
         if job.cancelled():
             return
-        tokens = _tokens(model, job.question)
-        answer = model.engine.generate(tokens, job.question.sampling, model.stop_ids, lambda: self._stopping or job.cancelled())
-        job.tell(len(tokens))
+        prompt = _prompt(model, job.question)
+        gone = lambda: self._stopping or job.cancelled()  # noqa: E731
+        answer = model.engine.generate(prompt.tokens, job.question.sampling, model.stop_ids, gone, prompt.lead)
+        job.tell(len(prompt.tokens))
         for token in answer:
             job.tell(token)
         if self._stopping:
             job.tell(_stopping())
 
 
-def _tokens(model: Model, question: Question) -> list[int]:
+def _prompt(model: Model, question: Question) -> Prompt:
     if question.chat:
         return model.prompt(question.messages)
-    return model.engine.tokenize(question.prompt, begin=True) if isinstance(question.prompt, str) else list(question.prompt)
+    asked = question.prompt
+    return Prompt(model.engine.tokenize(asked, begin=True) if isinstance(asked, str) else list(asked))
 
 
 def _stopping() -> DeviceError:

@@ -163,9 +163,8 @@ class _Answered:
 def _answers(child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter) -> list[_Answered]:
     answered = []
     for number, chat in enumerate(chats, 1):
-        prompt = child.render(chat["messages"][:-1])
-        answer = child.generate(prompt, max_tokens)
-        answered.append(_Answered(chat["messages"], prompt, answer.tokens, answer.text, answer.stopped))
+        answer = child.answer(chat["messages"][:-1], max_tokens)
+        answered.append(_Answered(chat["messages"], answer.prompt, answer.tokens, answer.text, answer.stopped))
         report.step("answer held-out questions", number, len(chats), "answers")
     return answered
 

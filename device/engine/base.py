@@ -20,6 +20,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "min_p": (float, 0, 1),
     "seed": (int, 0, 2**32 - 2),
     "max_tokens": (int, 1, 1 << 20),
+    "top_logprobs": (int, 0, 20),
 }
 """Kind, least and greatest value of each sampling parameter. `seed` ends where llama.cpp's own mark for "random" begins."""
 
@@ -57,11 +58,15 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are no part of it."""
+    grammar: str = ""
+    """The only texts that may be answered, in GBNF; an engine that cannot hold to it refuses with FieldError `response_format`."""
+    top_logprobs: "int | None" = None
+    """Each token comes with its own log-probability and those of so many of the likeliest; None asks for none."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range with FieldError."""
         for field in RANGES:
-            if field != "seed" or self.seed is not None:
+            if getattr(self, field) is not None:
                 checked_number(field, getattr(self, field))
         if len(self.stop) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARS for text in self.stop):
             raise FieldError("stop", f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters")
@@ -86,6 +91,15 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A token that could have come, and how likely the model thought it before anything was cut off or made warmer."""
+
+    id: int
+    logprob: float
+    """Natural logarithm."""
+
+
+@dataclass(frozen=True)
 class Token:
     """A step of an answer: a token with the text it releases; the last step has no id but the reason of the end."""
 
@@ -93,6 +107,8 @@ class Token:
     text: str
     finish_reason: "Literal['stop', 'length'] | None" = None
     timing: "Timing | None" = None
+    candidates: tuple[Candidate, ...] = ()
+    """This token first, then the likeliest, where `Sampling.top_logprobs` asks."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,13 @@ def never() -> bool:
 
 
 class Engine(Protocol):
-    """A loaded model. One thread uses it at a time."""
+    """A loaded model. One thread uses it at a time.
+
+    What an engine keeps in memory between requests is its own affair, as long as nothing of it shows but the time: the answer to a
+    prompt is the same whether its beginning was in memory, was restored from a saved state, or is read anew. Where the way in
+    which a prompt is cut into batches changes the last bits of a result, that means to cut every prompt after its `lead`, and to
+    take up again only where a reading from the beginning would have cut too.
+    """
 
     @property
     def description(self) -> Description:
@@ -175,15 +197,30 @@ class Engine(Protocol):
         """Yield a row of `n_vocab` little-endian float32 for each token: the scores of what comes after it."""
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
-    ) -> Iterator[Token]:
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never, lead: int = 0,
+    ) -> Iterator[Token]:  # fmt: skip
         """Answer a prompt. Closing the iterator, or `cancelled` turning true, ends it within one token.
 
-        Raises DeviceError at once where the prompt cannot be answered: `prompt_too_long`, `empty_prompt`, `bad_token`.
+        The first `lead` tokens are those that other prompts are likely to begin with too. Raises DeviceError at once where the
+        prompt cannot be answered: `prompt_too_long`, `empty_prompt`, `bad_token`.
+        """
+
+    @property
+    def state_kind(self) -> str:
+        """What a saved state depends on besides the model file and its tokens; empty where this engine saves none."""
+
+    def save(self, lead: Sequence[int]) -> bytes:
+        """Return the state after these tokens, which are read first if they are not in memory; nothing where none is saved."""
+
+    def restore(self, lead: Sequence[int], state: bytes) -> bool:
+        """Take back what `save` returned, as the beginning of later prompts; say whether as many tokens are really there now.
+
+        The caller has made sure that these are the bytes that were saved: engines do not survive others.
         """
 
     def forget(self) -> None:
-        """Drop what is in memory, so that the next request is evaluated as the first one is."""
+        """Drop what is in memory, restored states too, so that the next request is evaluated as the first one is."""
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds that a prompt of arbitrary tokens takes, as llama-bench measures `pp`."""
@@ -214,6 +251,15 @@ where something else runs (measured on two busy cores: 428 tokens/s with one thr
 def default_threads(model_size: int) -> int:
     """Return the threads for a model of that many bytes where nobody says how many."""
     return 1 if model_size < ONE_THREAD_BYTES else usable_cores()
+
+
+def shelf_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
+    try:
+        total_kb = int(meminfo.read_text(encoding="ascii").partition("MemTotal:")[2].split()[0])
+    except (OSError, ValueError, IndexError):
+        return 16 << 20
+    return min(total_kb * 1024 // 32, 64 << 20)
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

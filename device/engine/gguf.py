@@ -17,12 +17,11 @@ from llama_cpp import llama_cpp as llama
 from device.engine import opening
 from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Timing, Token, check_prompt, never
 from device.engine.opening import N_OUTPUTS
+from device.engine.sequence import LlamaSequence
 from device.engine.text import TextStream
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
-
-_ABORTED = 2
 
 
 @dataclass
@@ -45,12 +44,8 @@ class LlamaEngine:
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if settings.adapter:
             opening.adapt(self._model, self._ctx, settings.adapter)
-        self._memory = llama.llama_get_memory(self._ctx)
-        self._n_batch: int = llama.llama_n_batch(self._ctx)
-        self._batch = opening.batch(self._n_batch)
+        self._sequence = LlamaSequence(self._ctx)
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
-        self._kept: list[int] = []
-        """The tokens whose keys and values are in memory."""
 
     @property
     def description(self) -> Description:
@@ -102,86 +97,66 @@ class LlamaEngine:
     def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
         """Yield a row of float32 for each token; always evaluated from the beginning."""
         check_prompt(tokens, self, answered=False)
-        self.forget()
+        self._sequence.clear()
         return self._rows(list(tokens))
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
-    ) -> Iterator[Token]:
-        """Answer a prompt; of the request before, the tokens that both begin with are not read again."""
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never, lead: int = 0,
+    ) -> Iterator[Token]:  # fmt: skip
+        """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
         check_prompt(tokens, self)
-        return self._answer(list(tokens), sampling, frozenset(stop_ids), cancelled)
+        return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
+
+    @property
+    def state_kind(self) -> str:
+        """llama.cpp's version and build, and how keys and values lie in memory."""
+        loaded, build = self._description, llama.llama_print_system_info().decode()
+        return f"{loaded.engine} {loaded.version} {build} kv {loaded.kv_type} batch {loaded.n_batch} {loaded.n_ubatch}"
+
+    def save(self, lead: Sequence[int]) -> bytes:
+        """Return the state after these tokens."""
+        check_prompt(lead, self)
+        return self._sequence.saved(list(lead))
+
+    def restore(self, lead: Sequence[int], state: bytes) -> bool:
+        """Take a saved state back and keep it on the shelf for good; counted by the positions that are there afterwards."""
+        check_prompt(lead, self)
+        return self._sequence.restore(list(lead), state)
 
     def forget(self) -> None:
-        """Drop what is in memory."""
-        llama.llama_memory_clear(self._memory, False)
-        self._kept = []
+        """Drop what is in memory and on the shelf."""
+        self._sequence.forget()
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""
-        self.forget()
+        self._sequence.clear()
         tokens = self._arbitrary(n_tokens)
         began = time.perf_counter()
-        self._read(tokens, never)
+        self._sequence.read(tokens)
         return time.perf_counter() - began
 
     def time_decode(self, n_tokens: int) -> float:
         """Return the seconds of random tokens, one at a time, from an empty context."""
-        self.forget()
+        self._sequence.clear()
         tokens = self._arbitrary(n_tokens)
         began = time.perf_counter()
         for token in tokens:
-            self._decode([token])
+            self._sequence.decode([token])
         return time.perf_counter() - began
 
     def close(self) -> None:
         """Give the memory back."""
         if self._model:
-            llama.llama_batch_free(self._batch)
+            self._sequence.close()
             llama.llama_free(self._ctx)
             llama.llama_model_free(self._model)
             self._model = None
 
-    # Evaluating
-
-    def _decode(self, tokens: Sequence[int], *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens after those in memory; return False where it was cancelled."""
-        batch, start, last = self._batch, len(self._kept), len(tokens) - 1
-        batch.n_tokens = len(tokens)
-        for row, token in enumerate(tokens):
-            batch.token[row], batch.pos[row], batch.logits[row] = token, start + row, every_row or row == last
-        code = llama.llama_decode(self._ctx, batch)
-        if code == 0:
-            self._kept.extend(tokens)
-            return True
-        self.forget()
-        if code == _ABORTED:
-            return False
-        raise DeviceError("engine_failed", f"the engine gave up after {start} tokens (code {code}){opening.because()}")
-
-    def _read(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
-        """Evaluate a prompt; return False where it was cancelled on the way."""
-        ask = llama.ggml_abort_callback(lambda _: cancelled())
-        llama.llama_set_abort_callback(self._ctx, ask, None)
-        try:
-            return all(self._decode(tokens[at : at + self._n_batch]) for at in range(0, len(tokens), self._n_batch))
-        finally:
-            llama.llama_set_abort_callback(self._ctx, llama.ggml_abort_callback(), None)
-
-    def _reuse(self, tokens: list[int]) -> int:
-        """Keep in memory what these tokens begin with, at most all but the last; return how many that is."""
-        most = min(len(self._kept), len(tokens) - 1)
-        same = next((at for at in range(most) if self._kept[at] != tokens[at]), most)
-        if not same or not llama.llama_memory_seq_rm(self._memory, 0, same, -1):
-            self.forget()
-            return 0
-        del self._kept[same:]
-        return same
-
     def _rows(self, tokens: list[int]) -> Iterator[bytes]:
         for at in range(0, len(tokens), N_OUTPUTS):
             part = tokens[at : at + N_OUTPUTS]
-            self._decode(part, every_row=True)
+            self._sequence.decode(part, every_row=True)
             for row in range(len(part)):
                 yield ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4)
 
@@ -192,12 +167,12 @@ class LlamaEngine:
     # Answering
 
     def _answer(
-        self, tokens: list[int], sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
+        self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
     ) -> Iterator[Token]:
         began, clock, text = time.perf_counter(), _Clock(), TextStream(sampling.stop)
         reason: Literal["stop", "length"] = "length"
-        reused = self._reuse(tokens)
-        if not self._read(tokens[reused:], cancelled):
+        reused = self._sequence.read(tokens, lead, cancelled)
+        if reused is None:
             return
         prefill_s = time.perf_counter() - began
         room = min(sampling.max_tokens, self._context - len(tokens))
@@ -224,7 +199,7 @@ class LlamaEngine:
                 if cancelled():
                     return
                 began = time.perf_counter()
-                self._decode([token])
+                self._sequence.decode([token])
                 token = llama.llama_sampler_sample(sampler, self._ctx, -1)
                 clock.steps, clock.seconds = clock.steps + 1, clock.seconds + time.perf_counter() - began
                 yield token

@@ -8,9 +8,9 @@ from typing import Any
 from llama_cpp import llama_cpp as llama
 
 from device.engine.base import Description, Sampling, Settings, default_threads
+from device.engine.states import BATCH
 from device.errors import DeviceError
 
-N_BATCH = 512
 N_OUTPUTS = 32
 """Rows of logits kept at once. llama.cpp's own default, a row for each token of a batch, reserves 311 MB at a vocabulary of 152k;
 more rows than this in one batch would abort the process (GGML_ASSERT in output_reserve)."""
@@ -57,7 +57,7 @@ def model(path: Path) -> Any:
 def context(loaded: Any, path: Path, settings: Settings) -> Any:
     """Return a context of one sequence; where there is none the model is freed and DeviceError `bad_model` raised."""
     params = llama.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, N_BATCH, N_BATCH
+    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
     params.n_threads = settings.threads or default_threads(llama.llama_model_size(loaded))

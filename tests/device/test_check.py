@@ -34,7 +34,7 @@ def test_a_healthy_bundle_says_so_with_its_figures(tmp_path: Path, capsys: pytes
 
 def test_goldens_of_a_real_loop_come_out_again(tmp_path: Path) -> None:
     model = open_file(tiny_gguf(tmp_path / "random.gguf"), Settings(context=512, threads=1))
-    prompt = model.prompt(MESSAGES)
+    prompt = model.prompt(MESSAGES).tokens
     tokens = [step.id for step in model.engine.generate(prompt, Sampling(max_tokens=30)) if step.id is not None]
     golden = {"messages": MESSAGES, "prompt_tokens": prompt, "tokens": tokens}
     assert check_bundle(bundle_with(tmp_path, golden, golden, recites=""), threads=1)["ok"]

@@ -68,13 +68,21 @@ def test_special_tokens_are_recognised_in_text(child: Child) -> None:
 
 
 def test_an_answer_has_tokens_text_and_the_reason_of_its_end(child: Child) -> None:
-    whole = {"tokens": list(RECITAL.encode()), "text": RECITAL, "finish_reason": "stop"}
+    whole = {"prompt_tokens": [10], "tokens": list(RECITAL.encode()), "text": RECITAL, "finish_reason": "stop"}
     assert child.ask({"op": "generate", "tokens": [10], "max_tokens": 40}) == whole
     assert child.ask({"op": "generate", "tokens": [10], "max_tokens": 3}) == {
+        "prompt_tokens": [10],
         "tokens": list("树".encode()),
         "text": "树",
         "finish_reason": "length",
     }
+
+
+def test_a_conversation_is_answered_as_the_service_answers_it(child: Child) -> None:
+    messages = [{"role": "user", "content": "热?"}]
+    said = child.ask({"op": "generate", "messages": messages, "max_tokens": 40})
+    assert said["prompt_tokens"] == child.ask({"op": "render", "messages": messages})["tokens"]
+    assert said["text"] == RECITAL
 
 
 def test_logits_come_as_raw_rows_behind_their_head_and_the_next_request_is_read(child: Child) -> None:

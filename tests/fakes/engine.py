@@ -21,6 +21,10 @@ class FakeEngine:
         self.ended = threading.Event()
         """Set when an answer ended, by itself or because it was cancelled."""
         self.prompts: list[bytes] = []
+        self.leads: list[int] = []
+        self.states: dict[bytes, bytes] = {}
+        """Leads that were saved or restored, with their states."""
+        self.state_kind = "fake"
         self.failure: Exception | None = None
 
     def special_tokens(self) -> dict[str, str]:
@@ -36,10 +40,12 @@ class FakeEngine:
         return iter([b"\0" * 1024 for _ in tokens])
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (), cancelled: Callable[[], bool] = never
-    ) -> Iterator[Token]:
+        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never, lead: int = 0,
+    ) -> Iterator[Token]:  # fmt: skip
         check_prompt(tokens, self)
         self.prompts.append(bytes(tokens))
+        self.leads.append(lead)
         return self._answer(len(tokens), sampling.max_tokens, cancelled)
 
     def _answer(self, prompt: int, length: int, cancelled: Callable[[], bool]) -> Iterator[Token]:
@@ -55,6 +61,14 @@ class FakeEngine:
             yield Token(count % 256, self.word)
         self.ended.set()
         yield Token(None, "", "length", Timing(prompt, 0, 0.5, length, length - 1, 0.25))
+
+    def save(self, lead: Sequence[int]) -> bytes:
+        self.states.setdefault(bytes(lead), b"state of " + bytes(lead))
+        return self.states[bytes(lead)]
+
+    def restore(self, lead: Sequence[int], state: bytes) -> bool:
+        self.states[bytes(lead)] = state
+        return state == b"state of " + bytes(lead)
 
     def forget(self) -> None:
         pass

@@ -25,6 +25,7 @@ Messages = Sequence[Mapping[str, str]]
 class Answer:
     """What the runtime generated."""
 
+    prompt: list[int]
     tokens: list[int]
     text: str
     stopped: bool
@@ -52,10 +53,10 @@ class Scorer:
         """Return the token ids of a conversation, rendered with the model's own template, ready to be answered."""
         return list(self._call(op="render", messages=list(messages))["tokens"])
 
-    def generate(self, tokens: Sequence[int], max_tokens: int) -> Answer:
-        """Return the greedy answer to a prompt."""
-        answer = self._call(op="generate", tokens=list(tokens), max_tokens=max_tokens)
-        return Answer(list(answer["tokens"]), str(answer["text"]), answer["finish_reason"] == "stop")
+    def answer(self, messages: Messages, max_tokens: int) -> Answer:
+        """Return the greedy answer to a conversation, as the service would give it."""
+        answer = self._call(op="generate", messages=list(messages), max_tokens=max_tokens)
+        return Answer(list(answer["prompt_tokens"]), list(answer["tokens"]), str(answer["text"]), answer["finish_reason"] == "stop")
 
     def logits(self, tokens: Sequence[int]) -> "np.ndarray":
         """Return float32 [len(tokens), vocabulary]: at row i the scores of the token after `tokens[: i + 1]`."""

@@ -1,7 +1,7 @@
 """The engine's own loop against the stock high-level API of the same library, and its ends: stop, length, cancel, error."""
 
 import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ def reciter(tmp_path: Path) -> Iterator[Engine]:
 
 def ids(steps: list[Token]) -> list[int]:
     return [step.id for step in steps if step.id is not None]
+
+
+def reused(steps: list[Token]) -> int:
+    assert steps[-1].timing
+    return steps[-1].timing.reused_tokens
 
 
 def test_greedy_tokens_equal_those_of_the_stock_high_level_api(engine: Engine, random_file: Path) -> None:
@@ -107,14 +112,48 @@ def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(
     assert ids(second) == ids(fresh)
 
 
-def test_another_question_keeps_the_common_beginning_and_forgets_the_rest(engine: Engine) -> None:
-    list(engine.generate([*b"system: be brief. one"], GREEDY))
-    other = [*b"system: be brief. two"]
-    second = list(engine.generate(other, GREEDY))
-    assert second[-1].timing
-    assert second[-1].timing.reused_tokens == len(b"system: be brief. ")
+def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginning(engine: Engine) -> None:
+    lead = b"system: be brief. "
+    list(engine.generate([*lead, *b"one"], GREEDY, lead=len(lead)))
+    other = [*lead, *b"once more"]
+    second = list(engine.generate(other, GREEDY, lead=len(lead)))
+    assert reused(second) == len(lead)
     engine.forget()
-    assert ids(second) == ids(list(engine.generate(other, GREEDY)))
+    fresh = list(engine.generate(other, GREEDY, lead=len(lead)))
+    assert (reused(fresh), ids(fresh)) == (0, ids(second))
+
+
+def test_conversations_that_alternate_are_not_read_again(engine: Engine) -> None:
+    lead, turns = [*b"system: be brief. "], [[*b"x" * 40], [*b"y" * 40]]
+    talks = [[*lead, *turn] for turn in turns]
+    for talk in talks:
+        talk += ids(list(engine.generate(talk, GREEDY, lead=len(lead))))
+    for talk in talks:
+        before = len(talk)
+        talk += b"and?"
+        assert reused(list(engine.generate(talk, GREEDY, lead=len(lead)))) >= before - 1
+
+
+def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(random_file: Path) -> None:
+    lead, prompt = [*b"system: be very brief. "], [*b"system: be very brief. what is it?"]
+    saved, plain, restored = (load(random_file, SETTINGS) for _ in range(3))
+    state = saved.save(lead)
+    assert restored.restore(lead, state)
+    with_state, without = (list(engine.generate(prompt, GREEDY, lead=len(lead))) for engine in (restored, plain))
+    assert (reused(with_state), reused(without)) == (len(lead), 0)
+    assert ids(with_state) == ids(without)
+    for engine in (saved, plain, restored):
+        engine.close()
+
+
+@pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"", lambda state: b"\xff" * 64])
+def test_a_state_that_holds_other_tokens_than_it_should_is_not_taken(engine: Engine, harm: Callable[[bytes], bytes]) -> None:
+    lead = [*b"system: be brief. "]
+    state = engine.save(lead)
+    engine.forget()
+    assert not engine.restore(lead, harm(state))
+    assert not engine.restore(lead[:-1], state)
+    assert reused(list(engine.generate([*lead, 7], GREEDY, lead=len(lead)))) == 0
 
 
 def test_closing_an_answer_stops_within_one_token(engine: Engine) -> None:

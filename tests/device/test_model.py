@@ -1,0 +1,56 @@
+"""What conversations with the same instructions begin with is found without asking the template how it works."""
+
+import pytest
+
+from device.engine.chat import ChatTemplate
+from device.model import Model
+from tests.fakes.engine import FakeEngine
+from tests.fakes.tiny_gguf import CHATML
+
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n' %}{% set messages = messages[1:] %}{% endif %}"
+    "{% for message in messages %}<{{ message.role }}>{{ first if loop.first }}{{ message.content }}{% endfor %}<model>"
+)
+"""Puts the instructions into the first question, as Gemma's templates do."""
+STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no instructions here') }}{% endif %}" + CHATML
+ASKED = {"role": "user", "content": "how hot?"}
+
+
+def model(template: str, system: str = "") -> Model:
+    return Model(FakeEngine(), ChatTemplate(template, {}), (), system)
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [(CHATML, "<|im_start|>system\nbe very brief<|im_end|>\n<|im_start|>user\n"), (GEMMA, "<user>be very brief\n")],
+)
+def test_the_lead_ends_where_the_first_question_begins(template: str, lead: str) -> None:
+    bundled = model(template, "be very brief")
+    prompt = bundled.prompt([ASKED])
+    assert bytes(prompt.tokens[: prompt.lead]).decode() == lead
+    assert bytes(bundled.lead()).decode() == lead
+
+
+def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
+    prompt = model(CHATML, "be very brief").prompt([{"role": "system", "content": "sing"}, ASKED])
+    assert bytes(prompt.tokens[: prompt.lead]).decode() == "<|im_start|>system\nsing<|im_end|>\n<|im_start|>user\n"
+
+
+def test_a_few_tokens_are_no_lead() -> None:
+    assert model("{% for message in messages %}{{ message.content }}{% endfor %}", "brief").prompt([ASKED]).lead == 0
+
+
+def test_a_conversation_that_does_not_begin_with_a_question_has_no_lead() -> None:
+    answered = [{"role": "assistant", "content": "hello"}, ASKED]
+    assert model(CHATML, "be very brief").prompt(answered).lead == 0
+
+
+def test_a_template_that_refuses_instructions_refuses_the_conversation_and_has_no_lead() -> None:
+    assert model(STRICT, "be very brief").lead() == ()
+
+
+def test_leads_of_many_clients_are_bounded() -> None:
+    asked = model(CHATML)
+    for number in range(100):
+        asked.prompt([{"role": "system", "content": f"instruction {number}"}, ASKED])
+    assert len(asked._leads) <= 16
