@@ -126,7 +126,7 @@ def _open(options: argparse.Namespace) -> Model:
     if options.bundle:
         folder = Path(options.bundle)
         return open_bundle(folder, read_manifest(folder), options.threads)
-    context = max(options.pp, options.tg) + 1
+    context = options.context or max(options.pp, options.tg) + 1
     return open_file(Path(options.model), Settings(context=context, threads=options.threads))
 
 
@@ -135,6 +135,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", metavar="DIR", help="measured with the context that it is served with")
     source.add_argument("--model", metavar="FILE")
+    parser.add_argument("--context", type=_positive, default=0, help="of a model; by default what the tests need")
     parser.add_argument("--pp", type=_positive, default=512, help="tokens of the prompt")
     parser.add_argument("--tg", type=_positive, default=128, help="tokens that are decoded")
     parser.add_argument("--repeat", type=_positive, default=5)

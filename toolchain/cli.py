@@ -13,7 +13,7 @@ import typer
 from toolchain import __version__, console, recipe, show, target
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, FitError
 from toolchain.pipeline import Settings, deliver, plan, walk
 from toolchain.progress import Reporter
 
@@ -193,6 +193,24 @@ def inspect(
     from toolchain.quantize.contents import read_contents
 
     show.contents(read_contents(file), tensors=tensors, as_json=as_json)
+
+
+@app.command()
+def fit(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle folder.")],
+    target_id: Annotated[str, typer.Option("--target", help="The board, see `demitasse targets`.")],
+    context: Annotated[int, typer.Option("--context", help="Tokens of prompt and answer; 0: as the bundle says.", min=0)] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of the speeds; 0: the fastest known.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
+    from toolchain.forecast import forecast, read_model
+
+    board, (header, usual) = target.find(target_id), read_model(model)
+    expected = forecast(header, board, context or usual, threads)
+    found = target.fit(expected.needs, board)
+    show.fitted(model.name, expected, found, board, as_json=as_json)
+    raise typer.Exit(0 if found.ok else FitError.exit_code)
 
 
 @app.command()

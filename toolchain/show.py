@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain import console
 from toolchain.artifacts import Deployment
 from toolchain.doctor import Finding
+from toolchain.forecast import SPEED_ERROR, Forecast, Rate
 from toolchain.recipe import Recipe
-from toolchain.target import Target
+from toolchain.target import Fit, Target
 
 if TYPE_CHECKING:
     from toolchain.bench import Report
@@ -213,6 +214,29 @@ def one_target(found: Target, *, as_json: bool) -> None:
     console.show_table(("fact", "value", "source"), rows, title=f"{found.id}: {found.name}{proved}")
     for note in found.notes:
         console.show_text(f"\nnote: {note}")
+
+
+def fitted(name: str, expected: Forecast, found: Fit, board: Target, *, as_json: bool) -> None:
+    """Show whether a model fits on a board, what takes its memory, and how fast it is expected to be."""
+    if as_json:
+        whole = {"model": name, "target": board.id, "ok": found.ok, "available_mb": found.available_mb, **asdict(expected)}
+        rates = {rate: value and value._asdict() for rate, value in (("decode", expected.decode), ("prefill", expected.prefill))}
+        console.show_json(whole | rates | {"largest_context": found.largest_context, "reasons": found.reasons})
+        return
+    rows = [[part, f"{mb} MB"] for part, mb in found.parts_mb.items()]
+    rows += [["needed", f"{found.needed_mb} MB"], ["left beside the system", f"{found.available_mb} MB"]]
+    rows += [["peak resident memory", f"{expected.peak_bytes >> 20} MB, the mapped file with it"]]
+    rows += [["largest context", f"{found.largest_context} tokens"]] if found.largest_context else []
+    rows += [["answers", _rate(expected.decode, "nobody has measured how fast this board decodes")]]
+    rows += [["prompts", _rate(expected.prefill, "nobody has measured a file of this type there")]]
+    console.show_table((f"{name} on {board.name}", f"{expected.needs.context} tokens of context"), rows)
+    console.show_text("\nit fits" if found.ok else f"\nit does not fit: {found.reasons[0]}; {found.hint}")
+
+
+def _rate(rate: Rate | None, unknown: str) -> str:
+    if rate is None:
+        return f"not known: {unknown}"
+    return f"about {rate.tok_s:.3g} tokens/s with {rate.threads} threads (± {SPEED_ERROR:.0%})"
 
 
 def contents(found: "Contents", *, tensors: bool, as_json: bool) -> None:

@@ -75,6 +75,16 @@ class Threads(Frozen):
     prefill: int
 
 
+class Speed(Frozen):
+    """How fast a board works through weights while it answers, as llama.cpp runs were measured there."""
+
+    threads: int
+    decode_gb_s: float | None = None
+    """Bytes of weights that are read in a second of decoding."""
+    prefill_gweights_s: dict[str, float] = Field(default_factory=dict)
+    """Weights that are multiplied with a token in a second of prefill, in 10**9, by the type that most of them have."""
+
+
 class Target(Frozen):
     """A kind of board."""
 
@@ -92,6 +102,7 @@ class Target(Frozen):
     os: tuple[Image, ...] = ()
     accelerator: Accelerator | None = None
     threads: Threads | None = None
+    speed: tuple[Speed, ...] = ()
     engines: tuple[str, ...] = Field(description="engines that can run there, such as `llama.cpp`")
     storage: tuple[str, ...] = ()
     model_strings: tuple[str, ...] = ()
@@ -213,7 +224,7 @@ class Needs:
     """Tokens."""
     weights_bytes: int
     kv_bytes: int
-    """Cache of keys and values for the whole context."""
+    """Cache of keys and values for the whole context, and what else grows with it."""
     compute_bytes: int
     """Activations and scores of one batch."""
     runtime_bytes: int

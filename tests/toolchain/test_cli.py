@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import __version__
 from toolchain.cli import app
 
@@ -66,3 +67,12 @@ def test_an_error_is_one_sentence_and_its_exit_code(words: list[str], code: int,
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(sentence)
     assert "\nhint: " in done.stderr
+
+
+def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path / "tiny.gguf")
+    small = said("fit", str(file), "--target", "rpi-5-2gb")
+    assert "it fits" in small and "KV cache" in small and "with 2 threads" in small
+    large = said("fit", str(file), "--target", "rpi-zero-2w", "--context", "1000000", code=5)
+    assert "it does not fit" in large and "tokens fits" in large
+    assert json.loads(said("fit", str(file), "--target", "rpi-4b-2gb", "--json"))["ok"] is True
