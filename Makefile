@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt | system
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
 		--force-reinstall llama-cpp-python==$(ENGINE)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,dev,cross]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,dev,cross]'
 	touch $(READY)
 
 clean:

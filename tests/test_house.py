@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package", "push", "bench"}
 PIPELINE = {"pipeline", "cli", "show", "__main__", "doctor"}
 GROUND = {"config", "errors", "progress"}
-ENGINE_LIBRARIES = {"llama_cpp", "jinja2"}
+ENGINE_LIBRARIES = {"ai_edge_litert", "jinja2", "llama_cpp", "numpy", "tflite_runtime", "tokenizers"}
 NOBODYS = (".example", "example.org", "example.com", ".test", ".invalid")
 """Hosts that may be named: they are nobody's (RFC 2606)."""
 SERVER_LIBRARIES = {"starlette", "uvicorn"}
@@ -65,7 +65,10 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, toolchain.__main__; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert set(loaded) & {"torch", "transformers", "peft", "accelerate", "llama_cpp", "gguf", "matplotlib", "numpy"} == set()
+    assert (
+        set(loaded) & {"torch", "transformers", "peft", "accelerate", "ai_edge_litert", "llama_cpp", "gguf", "matplotlib", "numpy"}
+        == set()
+    )
 
 
 @pytest.mark.parametrize("path", modules("device"), ids=names(modules("device")))

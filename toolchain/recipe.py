@@ -107,8 +107,13 @@ class DistillSpec(TrainSpec):
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
-    formats: tuple[Literal["gguf"], ...] = ("gguf",)
+    formats: tuple[Literal["gguf", "tflite"], ...] = ("gguf",)
+    """Several: each is measured on its own, and the report of a run says which is better on the board."""
     scheme: str = "Q4_K_M"
+    """Of a GGUF."""
+    tflite_scheme: str = "dynamic_wi8_afp32"
+    prefill: tuple[Positive, ...] = (16, 128)
+    """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on the board."""
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
     adapter: Literal["merged", "beside"] = "merged"
@@ -118,6 +123,8 @@ class QuantizeSpec(Frozen):
     def _one_base_for_all(self) -> "QuantizeSpec":
         if self.adapter == "beside" and self.importance is True:
             raise ValueError("`importance` of this recipe's own text makes a base that no other skill shares: name a file")
+        if self.adapter == "beside" and "tflite" in self.formats:
+            raise ValueError("an adapter goes into a TFLite file: `beside` is for GGUF alone")
         return self
 
 

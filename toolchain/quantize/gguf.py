@@ -149,7 +149,7 @@ def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, repo
     scheme, label, additions = wish.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
         model = gguf_model.understand(folder, weights)
-        lora = _fitting(adapter, model, weights, folder.name)
+        lora = fitting(adapter, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
         choices = _choose(scheme, model, weighed=bool(additions.importance or additions.calibration))
         fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
@@ -165,7 +165,8 @@ def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, repo
     return figures | more
 
 
-def _fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:
+def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:
+    """Return the adapter that is merged while the weights are read, checked against them; None where there is none."""
     if adapter is None:
         return None
     lora = read_lora(adapter)
@@ -188,7 +189,7 @@ def _importance(additions: Additions, folder: Path, model: Model, lora: Lora | N
 def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
     model, choices = plan.model, plan.choices
     tensors = {source.name: (choices[source.name].type, source.shape) for source in model.tensors}
-    file = out / _file_name(plan.label, plan.scheme, model)
+    file = out / file_name(plan.label, plan.scheme, model, "gguf")
     with whole_file(file) as part:
         slots = write_header(part, _metadata(plan), tensors)
         weighed = plan.matrix.weights() if plan.matrix else {}
@@ -261,11 +262,11 @@ def _size_label(model: Model) -> str:
     return str(size_label(model.parameters, 0, 0, 0))
 
 
-def _file_name(label: ModelLabel, scheme: str, model: Model) -> str:
-    """Return BaseName-SizeLabel-FineTune-Version-Encoding.gguf (ggml docs/gguf.md, naming convention)."""
+def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
+    """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md, naming convention)."""
     version = f"v{label.version}" if label.version[:1].isdigit() else label.version
     parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
-    return "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + ".gguf"
+    return "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:

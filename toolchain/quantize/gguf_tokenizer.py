@@ -72,8 +72,8 @@ def understand(folder: Path, rows: int) -> Vocabulary:
     structure = recognise(fields)
     tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
-    template = _template(folder, settings)
-    specials, stop_ids = _special_ids(folder, settings, ids)
+    template = chat_template(folder, settings)
+    specials, stop_ids = special_ids(folder, settings, ids)
     metadata = {
         "tokenizer.ggml.model": structure.model, "tokenizer.ggml.pre": structure.pre, "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types, **_ranks(fields, structure, types), **specials,
@@ -185,7 +185,7 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
     return {"tokenizer.ggml.scores": listed} | ({} if structure.space_prefix else {"tokenizer.ggml.add_space_prefix": False})
 
 
-def _special_ids(folder: Path, settings: dict[str, Any], ids: dict[str, int]) -> tuple[Metadata, tuple[int, ...]]:
+def special_ids(folder: Path, settings: dict[str, Any], ids: dict[str, int]) -> tuple[Metadata, tuple[int, ...]]:
     config = read_json(folder / "config.json")
     generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     metadata: Metadata = {}
@@ -216,7 +216,7 @@ def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
     raise ArtifactError(f"{TOKENIZER}: puts tokens {dressed} around `a`, not the begin and end tokens that it names")
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> str:
+def chat_template(folder: Path, settings: dict[str, Any]) -> str:
     """Return the chat template where transformers looks for it: a file of its own, then tokenizer_config.json."""
     if (file := folder / TEMPLATE).is_file():
         return file.read_text(encoding="utf-8")

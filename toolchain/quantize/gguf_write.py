@@ -48,7 +48,7 @@ def write_tensors(
     total = sum(slot.size_bytes for _, slot in planned)
     done, read, began = 0, 0, time.monotonic()
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        _reserve(stream.fileno(), total)
+        reserve(stream.fileno(), total)
         written = [pool.submit(_write_block, stream.fileno(), weights, block, importance) for block in blocks]
         try:
             for block, size in zip(blocks, written, strict=True):
@@ -61,7 +61,8 @@ def write_tensors(
             raise
 
 
-def _reserve(handle: int, total: int) -> None:
+def reserve(handle: int, total: int) -> None:
+    """Take the room of a file that has its full size; raise ArtifactError where the disk has not so much."""
     try:
         os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
     except OSError as error:

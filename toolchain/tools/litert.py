@@ -1,0 +1,14 @@
+"""LiteRT's own library for hosts: the schema of its files."""
+
+from typing import Any
+
+from toolchain.errors import ToolError
+
+
+def schema() -> Any:
+    """Return the generated module of the TFLite schema; raise ToolError where it is not installed."""
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise ToolError("ai-edge-litert is not installed", hint="pip install 'demitasse[tflite]'") from error
+    return schema_py_generated
