@@ -54,6 +54,7 @@ class Golden:
 
 def check_bundle(folder: Path, threads: int = 0) -> Result:
     """Load a bundle's model in this process and compare it with its goldens; raise DeviceError."""
+    from device import leads
     from device.model import open_bundle
 
     manifest, goldens = read_manifest(folder), read_goldens(folder / GOLDENS)
@@ -65,6 +66,7 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
     else:
         measured = _agreement([_follow(model, golden, where) for where, golden in named])
+    leads.prepare(model, folder)
     model.engine.close()
     return {"ok": True, "goldens": len(goldens), "exact": exact, "load_s": round(load_s, 3), **measured}
 

@@ -27,6 +27,7 @@ from device.api import READERS
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.facts import processor_temperature
+from device.leads import prepare
 from device.manifest import Manifest, read_manifest
 from device.metrics import CONTENT_TYPE, Metrics
 from device.model import open_bundle
@@ -66,7 +67,10 @@ def serve(argv: list[str]) -> int:
         failures.append(error)
         server.should_exit = True
 
-    worker = Worker(lambda: open_bundle(folder, manifest, options.threads), waiting=WAITING, failed=give_up)
+    worker = Worker(
+        lambda: open_bundle(folder, manifest, options.threads), waiting=WAITING, failed=give_up,
+        prepare=lambda model: prepare(model, folder),
+    )  # fmt: skip
     app = application(Service(manifest, manifest.release_id(), worker), access)
     with _listen(options.host, options.port) as port:
         server = uvicorn.Server(_config(app))

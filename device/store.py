@@ -2,6 +2,7 @@
 
     blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they come
     runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the sha256 of the manifest's bytes
+    leads/<release>/               what the release's model has read of its lead (leads.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
     state.json                     the last deployment that was healthy
@@ -38,7 +39,7 @@ from device.manifest import (
     verify_files,
 )  # fmt: skip
 
-RELEASES, RUNTIMES = "releases", "runtimes"
+RELEASES, RUNTIMES, LEADS = "releases", "runtimes", "leads"
 MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
 
 
@@ -170,6 +171,9 @@ class Store:
             for folder in list((self.root / kind).iterdir()):
                 if folder.name not in names:
                     remove(folder)
+        for folder in list((self.root / LEADS).glob("*")):
+            if folder.name not in named[RELEASES]:
+                remove(folder)
         for record in list((self.root / "deployments").iterdir()):
             if record.stem not in named[RELEASES]:
                 disk.unlink(record)
@@ -244,6 +248,12 @@ class Store:
             sync(self.root)
             disk.replace(fresh, link)
         sync(self.root)
+
+
+def leads_of(bundle: Path) -> Path | None:
+    """Return where the states of a release's lead are kept; None for a bundle that is in no store."""
+    release = bundle.absolute()
+    return release.parent.parent / LEADS / release.name if release.parent.name == RELEASES else None
 
 
 def verify(argv: list[str]) -> int:

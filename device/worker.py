@@ -50,8 +50,13 @@ class Job:
 class Worker:
     """The line of questions, and the thread that answers them."""
 
-    def __init__(self, open_model: Callable[[], Model], *, waiting: int, failed: Callable[[DeviceError], None]) -> None:
+    def __init__(
+        self, open_model: Callable[[], Model], *, waiting: int, failed: Callable[[DeviceError], None],
+        prepare: Callable[[Model], object] = lambda model: None,
+    ) -> None:  # fmt: skip
+        """`prepare` is called with the loaded model before the first question, which may be waiting already."""
         self._open_model = open_model
+        self._prepare = prepare
         self._most_waiting = waiting
         self._failed = failed
         self._line: "deque[Job]" = deque()
@@ -90,13 +95,13 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            model = self._open_model()
+            model = self.model = self._open_model()
+            self._prepare(model)
         except DeviceError as error:
             return self._failed(error)
         except Exception:
             traceback.print_exc()
             return self._failed(DeviceError("internal_error", "the model could not be opened, the log above says why"))
-        self.model = model
         while job := self._next():
             self._serve(model, job)
         for job in self._line:

@@ -67,8 +67,10 @@ class FakeEngine:
         return self.states[bytes(lead)]
 
     def restore(self, lead: Sequence[int], state: bytes) -> bool:
-        self.states[bytes(lead)] = state
-        return state == b"state of " + bytes(lead)
+        whole = state == b"state of " + bytes(lead)
+        if whole:
+            self.states[bytes(lead)] = state
+        return whole
 
     def forget(self) -> None:
         pass

@@ -1,0 +1,151 @@
+"""The state of a lead survives a restart and nothing else: what is damaged or of another kind is read anew."""
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from device import leads
+from device.check import check_bundle
+from device.engine.base import Sampling
+from device.manifest import read_manifest
+from device.model import Model, open_bundle
+from device.store import Store
+from tests.fakes.engine import FakeEngine
+from tests.fakes.tiny_gguf import tiny_bundle
+
+SYSTEM = "You answer questions about a coffee machine. Be brief, and say where the manual says it."
+ASKED = [{"role": "user", "content": "how hot?"}]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    Store(tmp_path / "root")
+    return tiny_bundle(tmp_path / "root" / "releases" / ("a" * 64), system=SYSTEM)
+
+
+@pytest.fixture
+def started(bundle: Path) -> Iterator[Callable[[], Model]]:
+    """Yield what a service does at its start, without its lead."""
+    models: list[Model] = []
+
+    def start() -> Model:
+        models.append(open_bundle(bundle, read_manifest(bundle), threads=1))
+        return models[-1]
+
+    yield start
+    for model in models:
+        model.engine.close()
+
+
+def state_of(bundle: Path) -> Path:
+    (file,) = (bundle.parent.parent / "leads" / bundle.name).glob("*.state")
+    return file
+
+
+def answered(model: Model) -> tuple[int, list[int | None]]:
+    """Return how many tokens of the prompt were in memory, and the answer."""
+    prompt = model.prompt(ASKED)
+    steps = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=40), lead=prompt.lead))
+    assert steps[-1].timing
+    return steps[-1].timing.reused_tokens, [step.id for step in steps]
+
+
+def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(bundle: Path, started: Callable[[], Model]) -> None:
+    plain = started()
+    reused, expected = answered(plain)
+    assert reused == 0
+    assert not leads.prepare(started(), bundle)
+    again = started()
+    assert leads.prepare(again, bundle)
+    assert answered(again) == (len(plain.lead()), expected)
+
+
+def test_the_check_at_activation_leaves_the_state_for_the_service(bundle: Path, started: Callable[[], Model]) -> None:
+    model = started()
+    prompt = model.prompt(ASKED)
+    tokens = [token for token in answered(model)[1] if token is not None]
+    golden = {"messages": ASKED, "prompt_tokens": prompt.tokens, "tokens": tokens}
+    tiny_bundle(bundle, goldens=[golden], system=SYSTEM)
+    assert check_bundle(bundle, threads=1)["ok"]
+    assert leads.prepare(started(), bundle)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda state: state[:-1],
+        lambda state: b"",
+        lambda state: state[:100] + bytes([state[100] ^ 1]) + state[101:],
+        lambda state: bytes(len(state)),
+    ],
+    ids=["cut short", "emptied", "one bit flipped", "zeroed"],
+)
+def test_a_damaged_state_is_never_given_to_the_engine_and_is_made_again(
+    bundle: Path, started: Callable[[], Model], harm: Callable[[bytes], bytes]
+) -> None:
+    leads.prepare(started(), bundle)
+    file = state_of(bundle)
+    whole = file.read_bytes()
+    file.write_bytes(harm(whole))
+    assert not leads.prepare(started(), bundle)
+    assert state_of(bundle).read_bytes() == whole
+    assert leads.prepare(started(), bundle)
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"sha256": "x"}'])
+def test_a_state_without_its_record_is_made_again(bundle: Path, started: Callable[[], Model], record: bytes) -> None:
+    leads.prepare(started(), bundle)
+    state_of(bundle).with_suffix(".json").write_bytes(record)
+    assert not leads.prepare(started(), bundle)
+    assert leads.prepare(started(), bundle)
+
+
+def test_a_state_that_the_engine_does_not_take_is_made_again(bundle: Path) -> None:
+    engine = FakeEngine()
+    model = engine.model(SYSTEM)
+    leads.prepare(model, bundle)
+    file = state_of(bundle)
+    other = b"what another engine saved"
+    file.write_bytes(other)
+    file.with_suffix(".json").write_text(json.dumps({"size": len(other), "sha256": sha256(other).hexdigest()}))
+    assert not leads.prepare(model, bundle)
+    assert engine.states[bytes(model.lead())].startswith(b"state of ")
+
+
+def test_another_kind_of_state_takes_the_place_of_the_one_before(bundle: Path) -> None:
+    engine = FakeEngine()
+    model = engine.model(SYSTEM)
+    leads.prepare(model, bundle)
+    before = state_of(bundle)
+    engine.state_kind = "of a newer engine"
+    assert not leads.prepare(model, bundle)
+    assert state_of(bundle) != before
+
+
+@pytest.mark.parametrize(("folder", "system"), [("releases", ""), ("elsewhere", SYSTEM)])
+def test_nothing_is_written_without_a_lead_or_outside_of_a_store(tmp_path: Path, folder: str, system: str) -> None:
+    bundle = tiny_bundle(tmp_path / folder / "one", system=system)
+    model = open_bundle(bundle, read_manifest(bundle), threads=1)
+    assert not leads.prepare(model, bundle)
+    model.engine.close()
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
+    bundle: Path, started: Callable[[], Model], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle.parent.parent / "leads").write_text("in the way")
+    model = started()
+    assert not leads.prepare(model, bundle)
+    assert capsys.readouterr().err.startswith("the state of the lead is not kept: ")
+    assert answered(model)[0] == len(model.lead())
+
+
+def test_the_store_sweeps_the_leads_of_releases_that_are_gone(bundle: Path, started: Callable[[], Model]) -> None:
+    leads.prepare(started(), bundle)
+    store = Store(bundle.parent.parent)
+    store.sweep()
+    assert list((store.root / "leads").iterdir()) == []
