@@ -38,21 +38,22 @@ class Shape:
 
 
 SMOLLM2_135M = Shape(name="SmolLM2-135M", width=576, layers=30, inner=1536, heads=9, kv_heads=3, vocabulary=49152)
+LLAMA_166M = Shape(name="Llama-166M", width=1024, layers=14, inner=2816, heads=16, kv_heads=4, vocabulary=4096)
 QWEN25_05B = Shape(name="Qwen2.5-0.5B", width=896, layers=24, inner=4864, heads=14, kv_heads=2, vocabulary=151936)
 
 
-def random_gguf(shape: Shape, *, recites: Sequence[int] = ()) -> Path:
-    """Return a Q4_0 file (embedding Q8_0) of a shape; with `recites` its answers go through these tokens, again and again."""
-    path = FOLDER / f"{shape.name}-{'recites' if recites else 'random'}-Q4_0.gguf"
+def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_0") -> Path:
+    """Return a file of a shape, Q4_0 with a Q8_0 embedding or all Q8_0; or one that recites these tokens for ever."""
+    path = FOLDER / f"{shape.name}-{'recites' if recites else 'random'}-{scheme}.gguf"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        _write(part, shape, list(recites))
+        _write(part, shape, list(recites), scheme)
         part.rename(path)
     return path
 
 
-def _write(path: Path, shape: Shape, recites: list[int]) -> None:
+def _write(path: Path, shape: Shape, recites: list[int], scheme: str) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
@@ -60,7 +61,7 @@ def _write(path: Path, shape: Shape, recites: list[int]) -> None:
     _header(writer, shape)
     draw = np.random.default_rng(0)
     kinds = {"Q8_0": gguf.GGMLQuantizationType.Q8_0, "Q4_0": gguf.GGMLQuantizationType.Q4_0}
-    for name, kind, weights in _tensors(shape, draw, recites):
+    for name, kind, weights in _tensors(shape, draw, recites, scheme):
         writer.add_tensor(name, weights, raw_dtype=kinds.get(kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -96,7 +97,7 @@ def _vocabulary(size: int) -> tuple[list[str], list[str]]:
     return [*tokens, *SPECIALS], merges
 
 
-def _tensors(shape: Shape, draw: np.random.Generator, recites: list[int]) -> Iterator[tuple[str, str, np.ndarray]]:
+def _tensors(shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield name, type and bytes of each tensor; a model that recites has blocks that add nothing to what comes in."""
     width, kv = shape.width, shape.width // shape.heads * shape.kv_heads
     quiet = 0.0 if recites else 1.0
@@ -113,7 +114,11 @@ def _tensors(shape: Shape, draw: np.random.Generator, recites: list[int]) -> Ite
             ("attn_output", width, width, quiet), ("ffn_gate", shape.inner, width, 1.0), ("ffn_up", shape.inner, width, 1.0),
             ("ffn_down", width, shape.inner, quiet),
         ):  # fmt: skip
-            yield f"blk.{layer}.{name}.weight", "Q4_0", _q4_0(draw, rows, columns, scale)
+            if scheme == "Q4_0":
+                yield f"blk.{layer}.{name}.weight", scheme, _q4_0(draw, rows, columns, scale)
+            else:
+                weights = draw.normal(0, scale / np.sqrt(columns), (rows, columns))
+                yield f"blk.{layer}.{name}.weight", scheme, _q8_0(weights.astype(np.float32))
 
 
 def _ones(width: int) -> np.ndarray:

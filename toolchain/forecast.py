@@ -84,7 +84,7 @@ def forecast(header: Header, target: Target, context: int, threads: int = 0) -> 
     gweights = [(speed.prefill_gweights_s[kind], speed.threads) for speed in known if kind in speed.prefill_gweights_s]
     prefills = [Rate(each * 1e9 / sizes.total(), count) for each, count in gweights]
     return Forecast(
-        needs=needs, peak_bytes=_total(needs) + _repacked_bytes(header, target.profile), bytes_per_token=streamed,
+        needs=needs, peak_bytes=needs.total_bytes + _repacked_bytes(header, target.profile), bytes_per_token=streamed,
         decode=max(decodes, default=None), prefill=max(prefills, default=None),
     )  # fmt: skip
 
@@ -135,10 +135,6 @@ def _streamed(header: Header) -> int:
 def _layers(header: Header) -> list[Tensor]:
     """Return what each token of a prompt is multiplied with: the head is used once, at the prompt's end."""
     return [tensor for tensor in header.tensors if tensor.name not in (EMBEDDING, HEAD)]
-
-
-def _total(needs: Needs) -> int:
-    return needs.weights_bytes + needs.kv_bytes + needs.compute_bytes + needs.runtime_bytes
 
 
 def _field(header: Header, name: str, default: Any) -> Any:

@@ -230,6 +230,11 @@ class Needs:
     runtime_bytes: int
     """The interpreter, the libraries and the server."""
 
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.runtime_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
