@@ -20,6 +20,7 @@ VERBS = {
     "receive": "device.receive:receive",
     "rollback": "device.activation:rollback",
     "score": "device.score:score",
+    "selftest": "device.selftest:selftest",
     "serve": "device.server:serve",
     "status": "device.activation:status",
     "stop": "device.activation:stop",

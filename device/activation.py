@@ -87,8 +87,10 @@ def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any
     answer = {"release": wanted.release, "port": wanted.port, "service": wanted.service, "unchanged": False}
     if current == confirmed == wanted and service.healthy(wanted.port):
         return dict(answer, unchanged=True)
+    if not confirmed or confirmed.runtime != wanted.runtime:
+        _run(store, wanted, "selftest", limits.check_s)
     store.sweep(wanted)
-    _replace(store, wanted, confirmed or current, limits)
+    answer["check"] = _replace(store, wanted, confirmed or current, limits)
     store.sweep()
     _sweep_agents(store)
     return answer
@@ -108,14 +110,14 @@ def _refuse_downgrade(store: Store, wanted: Deployment) -> None:
         raise DeviceError("downgrade", problem, hint)
 
 
-def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits) -> None:
-    """Run `wanted` instead of what runs; on any failure run `way_back` again and say so."""
+def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits) -> dict[str, Any]:
+    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
     before = store.previous()
     again = way_back is not None and way_back.release == wanted.release
     _stop_all(store)
     try:
         _refuse_taken_port(wanted.port)
-        _check(store, wanted, limits.check_s)
+        checked = _run(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
         store.switch(wanted, before if again else way_back)
         _start(store, wanted, limits.health_s)
     except BaseException as error:
@@ -123,6 +125,7 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
         after = _go_back(store, wanted, way_back, before, limits)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
     store.commit(wanted)
+    return checked
 
 
 def _fault(error: BaseException) -> tuple[str, str, str]:
@@ -155,9 +158,9 @@ def _refuse_taken_port(port: int) -> None:
         raise DeviceError("port_taken", f"another program listens on port {port}", "choose another with --port")
 
 
-def _check(store: Store, wanted: Deployment, limit_s: float) -> None:
-    """Let the release load and reproduce its goldens in a child process."""
-    command = [*service.python_command(store, wanted.runtime), "check", "--bundle", str(store.folder(RELEASES, wanted.release))]
+def _run(store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str) -> dict[str, Any]:
+    """Return what a verb of the runtime prints: `selftest`, or `check`, which lets the release reproduce its goldens."""
+    command = [*service.python_command(store, wanted.runtime), verb, *words]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as child:  # fmt: skip
@@ -165,19 +168,25 @@ def _check(store: Store, wanted: Deployment, limit_s: float) -> None:
             said, complaints = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired as error:
             os.killpg(child.pid, signal.SIGKILL)
-            raise DeviceError("unhealthy", f"the check did not end within {limit_s:g} s") from error
+            raise DeviceError("unhealthy", f"the {verb} did not end within {limit_s:g} s") from error
     if child.returncode != 0:
-        raise DeviceError("unhealthy", _reason(said, complaints, child.returncode))
+        raise _failed(verb, said, complaints, child.returncode)
+    answer: dict[str, Any] = json.loads(said)
+    return answer
 
 
-def _reason(said: bytes, complaints: bytes, code: int) -> str:
+def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError:
     """Return why a child failed: the error it printed, else how it ended and its last words."""
     lines = said.decode(errors="replace").strip().splitlines()
     try:
-        return f"the check failed: {json.loads(lines[-1])['error']['message']}"
+        error = json.loads(lines[-1])["error"]
+        if error["code"] == "illegal_instruction":
+            return DeviceError(error["code"], error["message"], error["hint"])
+        return DeviceError("unhealthy", f"the {verb} failed: {error['message']}")
     except (IndexError, KeyError, TypeError, ValueError):
         words = complaints.decode(errors="replace").strip().splitlines()
-        return f"the check {service.how_it_ended(code)}" + (f": {words[-1][:300]}" if words and code >= 0 else "")
+        last = f": {words[-1][:300]}" if words and code >= 0 else ""
+        return DeviceError("unhealthy", f"the {verb} {service.how_it_ended(code)}{last}")
 
 
 def _start(store: Store, deployment: Deployment, limit_s: float) -> None:

@@ -7,25 +7,21 @@ The engine runs in a child process: a file or a processor that kills it is an an
 
 import argparse
 import json
-import signal
-import subprocess
-import sys
 import time
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device.child import Result, own_runtime, python_child
 from device.engine.base import Sampling, Timing
 from device.errors import DeviceError
-from device.manifest import GOLDENS, RUNTIME_MANIFEST, ManifestError, read_manifest, read_runtime
+from device.manifest import GOLDENS, ManifestError, read_manifest
 
 if TYPE_CHECKING:
     from device.model import Model
 
-Result = dict[str, Any]
 MIN_AGREEMENT = 0.9
 """Share of the goldens' tokens that a board of other arithmetic must name."""
 
@@ -33,11 +29,7 @@ MIN_AGREEMENT = 0.9
 def check(argv: list[str]) -> int:
     """Check a bundle; print what was seen, raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`."""
     options = _options(argv)
-    runtime = Path(__file__).resolve().parent.parent
-    result = run_child(
-        [sys.executable, *_compiled_elsewhere(), "-sE", "-c", _CHILD, str(runtime), options.bundle, str(options.threads)]
-    )
-    print(json.dumps(result), flush=True)
+    print(json.dumps(python_child("device.check", options.bundle, str(options.threads))), flush=True)
     return 0
 
 
@@ -62,19 +54,14 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
     model = open_bundle(folder, manifest, threads)
     load_s = time.perf_counter() - began
     named = [(f"golden {number} of {len(goldens)}", golden) for number, golden in enumerate(goldens, 1)]
-    if exact := manifest.arithmetic in ("", _own_arithmetic()):
+    runtime = own_runtime()
+    if exact := manifest.arithmetic in ("", runtime.arithmetic if runtime else ""):
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
     else:
         measured = _agreement([_follow(model, golden, where) for where, golden in named])
     leads.prepare(model, folder)
     model.engine.close()
     return {"ok": True, "goldens": len(goldens), "exact": exact, "load_s": round(load_s, 3), **measured}
-
-
-def _own_arithmetic() -> str:
-    """Return how the runtime computes that this file is part of; "" outside of one."""
-    folder = Path(__file__).resolve().parent.parent
-    return read_runtime(folder).arithmetic if (folder / RUNTIME_MANIFEST).is_file() else ""
 
 
 def _rate(timings: list[Timing]) -> Result:
@@ -152,44 +139,15 @@ def _compare(where: str, expected: list[int], found: list[int]) -> None:
     raise DeviceError("golden_mismatch", message, hint="the model file, the runtime or the processor is not what was measured")
 
 
-def _compiled_elsewhere() -> list[str]:
-    """Return the option that keeps compiled modules out of the runtime's folder, as for this process."""
-    return ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else ["-B"]
-
-
-def run_child(command: Sequence[str]) -> Result:
-    """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
-    child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if child.returncode < 0:
-        raise _died(signal.Signals(-child.returncode))
-    if child.returncode > 0:
-        raise DeviceError("internal_error", "the check failed, its log says why")
-    result: Result = json.loads(child.stdout)
-    if fault := result.get("error"):
-        raise DeviceError(fault["code"], fault["message"], fault["hint"])
-    return result
-
-
-def answer(folder: str, threads: int) -> None:
-    """Print the result of a check made in this process: the child's side of `run_child`."""
+def answer(folder: str, threads: str) -> None:
+    """Print the result of a check made in this process: the child's side of `check`."""
     try:
-        result = check_bundle(Path(folder), threads)
+        result = check_bundle(Path(folder), int(threads))
     except DeviceError as error:
         result = error.as_json()
     except ManifestError as error:
         result = DeviceError(error.code, str(error)).as_json()
     print(json.dumps(result), flush=True)
-
-
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from device.check import answer; answer(sys.argv[2], int(sys.argv[3]))"
-
-
-def _died(number: signal.Signals) -> DeviceError:
-    hints = {
-        signal.SIGILL: "the runtime uses instructions that this processor does not have: build it for this board",
-        signal.SIGKILL: "the board ran out of memory: take a smaller model or a shorter context",
-    }
-    return DeviceError("bad_model", f"the engine died of {number.name}", hint=hints.get(number, "the model file may be damaged"))
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

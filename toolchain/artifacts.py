@@ -177,6 +177,8 @@ class Deployment:
     bytes_sent: int
     seconds: float
     actions: tuple[Action, ...]
+    goldens: str = ""
+    """In words, how the board gave the goldens; empty where nothing was switched."""
 
 
 def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:

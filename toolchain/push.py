@@ -94,10 +94,10 @@ def push(bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, por
     facts, stored = device.look()
     actions = plan(manifest, cargos, stored, port=port)
     refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, sum(action.size_bytes for action in actions))
-    sent = 0 if dry_run else _act(device, manifest, cargos, stored, port, report)
+    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, stored, port, report)
     return Deployment(
         release=cargos[1].id, name=manifest.name, version=manifest.version, address=device.address, port=port,
-        bytes_sent=sent, seconds=round(time.monotonic() - began, 2), actions=tuple(actions),
+        bytes_sent=sent, seconds=round(time.monotonic() - began, 2), actions=tuple(actions), goldens=goldens,
     )  # fmt: skip
 
 
@@ -179,7 +179,10 @@ def _cargo(kind: Literal["runtime", "release"], folder: Path, files: tuple[File,
     return Cargo(kind=kind, folder=folder, files=files, manifest=(folder / manifest_name).read_bytes(), signature=signed)
 
 
-def _act(device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], stored: Facts, port: int, report: Reporter) -> int:
+def _act(
+    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], stored: Facts, port: int, report: Reporter
+) -> tuple[int, str]:
+    """Return the bytes that were sent, and how the board gave the goldens."""
     sent = device.install()
     absent = [cargo for cargo in cargos if not cargo.is_there(stored)]
     if absent:
@@ -192,8 +195,19 @@ def _act(device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], stored
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
     kind = ["--service", "supervised"] if device.address == "local" else []
-    device.call("activate", release.id, "--runtime", runtime.id, "--port", str(port), *kind, timeout_s=ACTIVATION_S)
-    return sent
+    answer = device.call("activate", release.id, "--runtime", runtime.id, "--port", str(port), *kind, timeout_s=ACTIVATION_S)
+    if goldens := _goldens(answer.get("check") or {}):
+        report.note(f"{device.address}: {goldens}")
+    return sent, goldens
+
+
+def _goldens(check: Facts) -> str:
+    """Return in words what the board's check saw of the goldens (device/check.py)."""
+    if "goldens" not in check:
+        return ""
+    if "agreement" in check:
+        return f"{check['goldens']} goldens agree in {check['agreement']:.1%} of their tokens: this processor rounds otherwise"
+    return f"{check['goldens']} goldens, equal token for token"
 
 
 def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: Reporter) -> int:

@@ -74,7 +74,7 @@ def wait_until(said: Callable[[], object]) -> None:
 def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> None:
     first = board.add("1")
     answer = board.activate(first)
-    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False}
+    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False, "check": {"goldens": 8}}
     second = board.add("2", counter=2)
     board.activate(second)
     status = board.call("status")

@@ -34,7 +34,10 @@ class FakeConnection:
         except BoardError:
             if self.cut_after is not None:
                 raise
-        return channel.finish()
+        try:
+            return channel.finish()
+        finally:
+            channel.close()
 
     def open(self, argv: Sequence[str]) -> "FakeChannel":
         self.commands.append(argv)

@@ -16,7 +16,11 @@ from toolchain.artifacts import Bundle, Record
 RUNTIME_PROGRAM = """
 import http.server, json, os, pathlib, signal, sys, time
 
-verb, bundle = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
+verb = sys.argv[1]
+if verb == "selftest":
+    print(json.dumps({"ok": True}))
+    sys.exit(0)
+bundle = pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
 mood = json.loads((bundle / "model.bin").read_bytes().splitlines()[0])[verb]
 if mood == "refuse":
     print(json.dumps({"error": {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}}))

@@ -15,12 +15,15 @@ from toolchain.errors import ArtifactError, BoardError, ConfigError, HealthError
 Answer = dict[str, Any]
 
 OLDEST_PYTHON = (3, 10)
+_ILLEGAL_INSTRUCTION = 128 + 4
+"""Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
     "downgrade": TrustError,
     "unhealthy": HealthError,
     "bad_manifest": ArtifactError,
     "bad_path": ArtifactError,
     "bad_digest": ArtifactError,
+    "bad_runtime": ArtifactError,
     "newer_schema": ArtifactError,
     "bad_request": ConfigError,
     "empty_question": ConfigError,
@@ -57,7 +60,7 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
 def check_python(address: str, facts: Mapping[str, Any]) -> None:
     """Raise BoardError if a board's Python is older than the device package can run on."""
     if tuple(map(int, str(facts["python"]).split(".")[:2])) < OLDEST_PYTHON:
-        hint = "Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 have a newer one"
+        hint = "put a newer image on the board: Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 bring Python 3.10 or newer"
         raise BoardError(f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10", hint=hint)
 
 
@@ -111,11 +114,17 @@ class Device:
         done = self._connection.run(self._command(verb, arguments), timeout_s=timeout_s)
         printed = done.stdout.strip().splitlines()
         if not printed:
-            said = done.stderr.strip().splitlines()
-            raise BoardError(
-                f"{self.address}: `{verb}` ended with exit status {done.code}: {said[-1] if said else 'it said nothing'}"
-            )
+            raise self._ended(verb, done)
         return parse(self.address, printed[-1])
+
+    def _ended(self, verb: str, done: Finished) -> BoardError:
+        if done.code == _ILLEGAL_INSTRUCTION:
+            return BoardError(
+                f"{self.address}: illegal instruction: the runtime of `{verb}` is built for another processor",
+                hint="push again: the board gets a runtime of its own kind",
+            )
+        said = _last_words(done) if done.stderr.strip() else "it said nothing"
+        return BoardError(f"{self.address}: `{verb}` ended with exit status {done.code}: {said}")
 
     @contextmanager
     def talk(self, verb: str, *arguments: str) -> Iterator[Channel]:

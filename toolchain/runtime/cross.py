@@ -96,30 +96,35 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
 
 
 def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
-    """Return the build folder of a machine; one that was made of other inputs is begun anew."""
+    """Return the build folder of a machine; one that was made of other inputs is begun anew.
+
+    It holds a copy of our project: cmake builds on only where the source lies where it was, and the same files may come from
+    another installation of demitasse.
+    """
     build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
-    if not made_of.is_file() or made_of.read_text(encoding="utf-8") != inputs:
+    project = build / "project"
+    if not project.is_dir() or not made_of.is_file() or made_of.read_text(encoding="utf-8") != inputs:
         shutil.rmtree(build, ignore_errors=True)
-        build.mkdir(parents=True)
+        shutil.copytree(_PROJECT, project)
         made_of.write_text(inputs, encoding="utf-8")
-    return zig.Project(source=_PROJECT, build=build, cache=folder / "zig")
+    return zig.Project(source=project, build=build, cache=folder / "zig")
 
 
 def _compile(
     project: zig.Project, product: _Product, llama: source.Source, processor: Processor, profile: str, report: Reporter
 ) -> Path:
     report.note(f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time")
-    zig.configure(project, _settings(llama, processor))
+    zig.configure(project, _settings(project, llama, processor))
     zig.build(project, product.target, lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"))
     file = project.build / Path(product.file).name
     check(file)
     return file
 
 
-def _settings(llama: source.Source, processor: Processor) -> dict[str, str]:
+def _settings(project: zig.Project, llama: source.Source, processor: Processor) -> dict[str, str]:
     return {
         "CMAKE_BUILD_TYPE": "Release",
-        "CMAKE_TOOLCHAIN_FILE": str(_PROJECT / "zig.cmake"),
+        "CMAKE_TOOLCHAIN_FILE": str(project.source / "zig.cmake"),
         "IMAGE_ZIG": str(zig.program("ziglang")),
         "IMAGE_MACHINE": processor.machine,
         "IMAGE_TARGET": f"{processor.machine}-linux-gnu.{GLIBC}",

@@ -1,0 +1,70 @@
+"""Work with the engine in a child process: a library that kills it is an answer, not the end of the one who asked."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from device.errors import DeviceError
+from device.facts import cpuinfo
+from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, read_runtime
+
+Result = dict[str, Any]
+
+
+def own_runtime() -> RuntimeManifest | None:
+    """Return the manifest of the runtime that this file is part of; None outside of one."""
+    folder = Path(__file__).resolve().parent.parent
+    return read_runtime(folder) if (folder / RUNTIME_MANIFEST).is_file() else None
+
+
+def python_child(module: str, *arguments: str) -> Result:
+    """Return what `module.answer(*arguments)` prints in a child process; raise as `run_child` does."""
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import answer; answer(*sys.argv[2:])"
+    runtime = Path(__file__).resolve().parent.parent
+    return run_child([sys.executable, *_compiled_elsewhere(), "-sE", "-c", code, str(runtime), *arguments])
+
+
+def run_child(command: Sequence[str]) -> Result:
+    """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
+    child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if child.returncode < 0:
+        raise _died(signal.Signals(-child.returncode))
+    if child.returncode > 0:
+        raise DeviceError("internal_error", "the check failed, its log says why")
+    result: Result = json.loads(child.stdout)
+    if fault := result.get("error"):
+        raise DeviceError(fault["code"], fault["message"], fault["hint"])
+    return result
+
+
+def _died(number: signal.Signals) -> DeviceError:
+    if number == signal.SIGILL:
+        return illegal_instruction(own_runtime(), _cpu_features())
+    out_of_memory = "the board ran out of memory: take a smaller model or a shorter context"
+    hint = out_of_memory if number == signal.SIGKILL else "the model file may be damaged"
+    return DeviceError("bad_model", f"the engine died of {number.name}", hint=hint)
+
+
+def illegal_instruction(runtime: RuntimeManifest | None, features: Sequence[str]) -> DeviceError:
+    """Return the error of a runtime that was killed by signal 4, on a processor with these features."""
+    built = (runtime.profile or runtime.machine) if runtime else "another processor"
+    lacking = sorted(set(runtime.features) - set(features)) if runtime else []
+    has = f"no {', '.join(lacking)}" if lacking else " ".join(features)[:300] or "an unknown processor"
+    message = f"illegal instruction: built for {built}, the board has {has}"
+    return DeviceError("illegal_instruction", message, hint="push with a runtime that is built for this board's own profile")
+
+
+def _cpu_features() -> list[str]:
+    try:
+        return list(cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))["cpu_features"])
+    except OSError:
+        return []
+
+
+def _compiled_elsewhere() -> list[str]:
+    """Return the option that keeps compiled modules out of the runtime's folder, as for this process."""
+    return ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else ["-B"]
