@@ -16,8 +16,9 @@ from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
 from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Timing, Token, check_prompt, never
+from device.engine.cells import LlamaCells
 from device.engine.opening import N_OUTPUTS
-from device.engine.sequence import LlamaSequence
+from device.engine.sequence import ReadSequence
 from device.engine.text import TextStream
 from device.errors import DeviceError
 from device.manifest import ManifestError
@@ -44,7 +45,7 @@ class LlamaEngine:
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if settings.adapter:
             opening.adapt(self._model, self._ctx, settings.adapter)
-        self._sequence = LlamaSequence(self._ctx)
+        self._sequence = ReadSequence(LlamaCells(self._ctx))
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
 
     @property

@@ -1,60 +1,72 @@
-"""The one sequence in llama.cpp's memory: read on, cut off at the end, put away as a whole and taken back."""
+"""The one sequence in an engine's memory: read on, cut off at the end, put away as a whole and taken back."""
 
-import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
-from llama_cpp import llama_cpp as llama
-
-from device.engine import opening
 from device.engine.base import never, shelf_bytes
 from device.engine.states import BATCH, Memory, Shelf, of_lead
-from device.errors import DeviceError
 
-_ABORTED = 2
 _LEAST_PUT_AWAY = 32
 """Tokens beyond its lead for which a conversation is put away: fewer are read again as fast."""
 
 
-class LlamaSequence:
-    """What a context has read, and the shelf of what it has read before."""
+class Cells(Protocol):
+    """Where an engine holds the keys and values of one sequence."""
 
-    def __init__(self, ctx: Any) -> None:
-        self._ctx = ctx
-        self._memory = llama.llama_get_memory(ctx)
-        self._batch = opening.batch(llama.llama_n_batch(ctx))
+    def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
+        """Evaluate at most a batch of tokens as those from position `start` on; return False where it was cancelled."""
+
+    def watch(self, cancelled: "Callable[[], bool] | None") -> None:
+        """Ask from now on whether to go on; None asks no more."""
+
+    def cut_to(self, length: int) -> bool:
+        """Forget what comes after so many tokens; return False where that cannot be done."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def dump(self, length: int, limit_bytes: int) -> bytes:
+        """Return the state of all `length` tokens; nothing where it is larger."""
+
+    def load(self, state: bytes) -> int:
+        """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class ReadSequence:
+    """What was read into an engine's memory, and the shelf of what was read before."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
         self._shelf = Shelf(shelf_bytes())
         self.live = Memory()
-        """What is in llama.cpp's memory."""
+        """What is in memory."""
 
     def __len__(self) -> int:
         """Return the tokens in memory."""
         return len(self.live.tokens)
 
     def decode(self, tokens: Sequence[int], *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens after those in memory; return False where it was cancelled."""
-        batch, start, last = self._batch, len(self), len(tokens) - 1
-        batch.n_tokens = len(tokens)
-        for row, token in enumerate(tokens):
-            batch.token[row], batch.pos[row], batch.logits[row] = token, start + row, every_row or row == last
-        code = llama.llama_decode(self._ctx, batch)
-        if code == 0:
-            self.live.tokens.extend(tokens)
-            return True
-        self.clear()
-        if code == _ABORTED:
-            return False
-        raise DeviceError("engine_failed", f"the engine gave up after {start} tokens (code {code}){opening.because()}")
+        """Evaluate at most a batch of tokens after those in memory; where it was cancelled return False, with nothing in memory."""
+        evaluated = False
+        try:
+            evaluated = self._cells.evaluate(tokens, len(self), every_row=every_row)
+        finally:
+            if not evaluated:
+                self.clear()
+        self.live.tokens.extend(tokens if evaluated else ())
+        return evaluated
 
     def read(self, tokens: Sequence[int], lead: int = 0, cancelled: Callable[[], bool] = never) -> "int | None":
         """Have a prompt in memory, its lead read apart; return how many tokens were there, None where it was cancelled."""
-        ask = llama.ggml_abort_callback(lambda _: cancelled())
-        llama.llama_set_abort_callback(self._ctx, ask, None)
+        self._cells.watch(cancelled)
         try:
             reused = self._take_up(tokens, lead)
             whole = (not lead or self._read_lead(tokens[:lead])) and self._read_on(tokens)
         finally:
-            llama.llama_set_abort_callback(self._ctx, llama.ggml_abort_callback(), None)
+            self._cells.watch(None)
         self.live.asked = len(self)
         return reused if whole else None
 
@@ -73,8 +85,8 @@ class LlamaSequence:
         return True
 
     def cut_to(self, length: int) -> bool:
-        """Forget what comes after so many tokens; return False where llama.cpp cannot, and then there is nothing in memory."""
-        if length == len(self) or llama.llama_memory_seq_rm(self._memory, 0, length, -1):
+        """Forget what comes after so many tokens; return False where the engine cannot, and then there is nothing in memory."""
+        if length == len(self) or self._cells.cut_to(length):
             self.live.cut_to(length)
             return True
         self.clear()
@@ -82,7 +94,7 @@ class LlamaSequence:
 
     def clear(self) -> None:
         """Empty the memory."""
-        llama.llama_memory_clear(self._memory, False)
+        self._cells.clear()
         self.live = Memory()
 
     def forget(self) -> None:
@@ -91,8 +103,8 @@ class LlamaSequence:
         self._shelf.clear()
 
     def close(self) -> None:
-        """Give the batch's memory back."""
-        llama.llama_batch_free(self._batch)
+        """Give the memory back."""
+        self._cells.close()
 
     def _take_up(self, tokens: Sequence[int], lead: int) -> int:
         """Have as much of a prompt in memory as there is of it; return how many tokens that is."""
@@ -133,20 +145,13 @@ class LlamaSequence:
 
     def _keep(self) -> None:
         """Put the state of the whole memory on the shelf, if it has the room."""
-        size = llama.llama_state_seq_get_size(self._ctx, 0)
-        if size > self._shelf.limit_bytes:
-            return
-        state = (ctypes.c_uint8 * size)()
-        size = llama.llama_state_seq_get_data(self._ctx, state, size, 0)
-        self._shelf.put(self.live.copy(), bytes(memoryview(state)[:size]))
+        if state := self._cells.dump(len(self), self._shelf.limit_bytes):
+            self._shelf.put(self.live.copy(), state)
 
     def _load(self, memory: Memory, state: bytes) -> bool:
         """Have a state in memory instead of what is there; a state that is not what it should be leaves nothing and is dropped."""
         self.clear()
-        source = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        taken = llama.llama_state_seq_set_data(self._ctx, source, len(state), 0)
-        held = llama.llama_memory_seq_pos_max(self._memory, 0) + 1
-        if taken == len(state) and held == len(memory.tokens):
+        if self._cells.load(state) == len(memory.tokens):
             self.live = memory.copy()
             return True
         self.clear()

@@ -33,7 +33,7 @@ def test_shards_give_the_same_bytes_as_one_file(make: Make, quantized: Quantized
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="2MB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    (tmp_path / "out" / "Q4_K_M" / "record.json").unlink()
+    next((tmp_path / "out").glob("Q4_K_M*/record.json")).unlink()
     assert quantized(folder, "Q4_K_M").file.read_bytes() == whole
 
 
