@@ -90,8 +90,7 @@ def quantized(tmp_path: Path) -> Quantized:
         folder: Path, scheme: str, report: Any = None, additions: Additions = NOTHING, adapter: Path | None = None, **more: Any
     ) -> ModelFile:
         spec = QuantizeSpec(scheme=scheme, importance=bool(additions.importance or additions.calibration), **more)
-        out = tmp_path / "out" / "-".join((scheme, *map(str, more.values()), adapter.name if adapter else "plain"))
-        return quantize(checkpoint(folder, adapter), spec, LABEL, out, report or Silent(), additions)
+        return quantize(checkpoint(folder, adapter), spec, LABEL, tmp_path / "out" / scheme, report or Silent(), additions)
 
     return run
 
