@@ -84,6 +84,7 @@ for _name, _help in (
     ("ingest", "Run a recipe's first stage: read the data, split it, say what was dropped and why."),
     ("tune", "Run a recipe up to its fine-tuned checkpoint (LoRA, merged)."),
     ("distill", "Run a recipe up to its distilled student."),
+    ("trim", "Run a recipe up to its checkpoint with the vocabulary of its subject alone."),
     ("quantize", "Run a recipe up to its quantized model file."),
     ("evaluate", "Run a recipe up to the gate: measure the model file and say whether it may ship."),
     ("package", "Run a recipe up to the bundle that travels to boards."),

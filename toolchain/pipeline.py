@@ -161,6 +161,8 @@ def describe(wanted: Recipe, stage: str, target: Target) -> str:
         case "distill" if distill:
             student = distill.student or f"{len(distill.layers)} layers of the teacher"
             return f"{distill.teacher or 'the tuned model'} → {student}, T={distill.temperature:g}, {distill.epochs} epochs"
+        case "trim":
+            return f"{wanted.trim.vocabulary or 'as few'} tokens, answers the same in ≥ {wanted.trim.min_identical:.1%}"
         case "quantize":
             beside = ", the adapter beside it" if wanted.quantize.adapter == "beside" else ""
             return f"{wanted.quantize.scheme} as {', '.join(wanted.quantize.formats)}{beside}"
@@ -231,6 +233,15 @@ def _distill(flow: _Flow) -> Artifact:
     return flow.checkpoint
 
 
+def _trim(flow: _Flow) -> Artifact:
+    from toolchain.trim import GENERAL, trim
+
+    spec = flow.recipe.trim
+    general = flow.recipe.folder / spec.general if spec.general else GENERAL
+    flow.checkpoint = trim(flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general)
+    return flow.checkpoint
+
+
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
     return artifacts.external(hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline))
 
@@ -281,6 +292,6 @@ def _package(flow: _Flow) -> Artifact:
 
 
 _STAGES: dict[str, Callable[[_Flow], Artifact]] = {
-    "ingest": _ingest, "pretrain": _pretrain, "tune": _tune, "distill": _distill,
+    "ingest": _ingest, "pretrain": _pretrain, "tune": _tune, "distill": _distill, "trim": _trim,
     "quantize": _quantize, "evaluate": _evaluate, "package": _package,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from toolchain import config
 from toolchain.config import Frozen
 
-Stage = Literal["ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package"]
+Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -104,6 +104,20 @@ class DistillSpec(TrainSpec):
         return self
 
 
+class TrimSpec(Frozen):
+    """A vocabulary of the recipe's subject alone."""
+
+    vocabulary: int = Field(default=16384, ge=0)
+    """Tokens that stay: those that the text needs, filled up with the most frequent; 0 keeps only the first."""
+    min_identical: Fraction = 0.995
+    """Share of held-out questions that must be answered as before."""
+    questions: int = Field(default=200, ge=0)
+    """Questions that are answered, at most: learned ones for the tokens of their answers, held-out ones to compare."""
+    max_tokens: Positive = 96
+    general: str = ""
+    """A text file, relative to the recipe, on which the loss outside of the subject is measured; empty: one of ours."""
+
+
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
@@ -179,6 +193,7 @@ class Recipe(Frozen):
     data: DataSpec
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
+    trim: TrimSpec = TrimSpec()
     quantize: QuantizeSpec = QuantizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     package: PackageSpec = PackageSpec()
@@ -195,7 +210,7 @@ class Recipe(Frozen):
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
         apart = self.model.adapter or "tune" in self.stages
-        if self.quantize.adapter == "beside" and ("distill" in self.stages or not apart):
+        if self.quantize.adapter == "beside" and ({"distill", "trim"} & set(self.stages) or not apart):
             raise ValueError("`quantize.adapter` is `beside`, but what is quantized has no adapter")
         return self
 
@@ -215,7 +230,7 @@ class Recipe(Frozen):
         return self.model.name or self.id
 
 
-_ORDER: tuple[Stage, ...] = ("ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package")
+_ORDER: tuple[Stage, ...] = ("ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package")
 
 
 def load(path: Path) -> Recipe:

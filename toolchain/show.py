@@ -81,6 +81,9 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
         case "distill":
             both = "; ".join(f"{name}{_scores(figures[name])}" for name in ("student", "control"))
             return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
+        case "trim":
+            tokens, same = figures["tokens"], figures["identical"]
+            return f"{tokens['before']} → {tokens['after']} tokens" + ("" if same is None else f"; {same:.1%} of answers as before")
         case "quantize":
             return f"{figures['scheme']}: {figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
         case "evaluate":
