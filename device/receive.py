@@ -3,9 +3,11 @@
 Each request is a JSON line, with raw bytes after it where it says so; each answer is a JSON line:
 
     {"op": "put", "blobs": [{"sha256", "size", "offset"}, …]}    then each blob's bytes from its offset on
+    {"op": "patch", "sha256", "size", "offset", "checked", "base"}    then frames (device/manifest/delta.py) that make the blob
     {"op": "runtime" | "release", "size": N, "signature_size": M}   then N bytes of manifest and M of its signature
 
-A blob is hashed as it comes and kept as `.part` until it is whole, so that a cut session goes on at the byte.
+A blob is hashed as it comes and kept as `.part` until it is whole, so that a cut session goes on at the byte, a cut patch at
+the frame. The answer to a patch has `wrong_at` where the base is not what it was taken for: from there on the blob is to be sent.
 """
 
 import argparse
@@ -16,7 +18,8 @@ import json
 import os
 import select
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +27,7 @@ from typing import Any, BinaryIO
 from device import disk
 from device.errors import DeviceError
 from device.manifest import MAX_MANIFEST_BYTES, checked_digest
+from device.patch import Rebuilt, rebuild
 from device.store import RELEASES, RUNTIMES, Store
 
 BLOCK = 1 << 20
@@ -112,6 +116,8 @@ def _serve(store: Store, session: Input, request: dict[str, Any]) -> dict[str, A
     try:
         if request.get("op") == "put":
             return _put(store, session, [_coming(entry) for entry in request.get("blobs", [])])
+        if request.get("op") == "patch":
+            return _patch(store, session, _coming(request), request)
         if request.get("op") in KINDS:
             return _stage(store, session, KINDS[request["op"]], _size(request, "size"), _size(request, "signature_size"))
     except OSError as error:
@@ -120,9 +126,7 @@ def _serve(store: Store, session: Input, request: dict[str, Any]) -> dict[str, A
 
 
 def _put(store: Store, session: Input, coming: list[Coming]) -> dict[str, Any]:
-    missing, free = sum(blob.size - blob.offset for blob in coming), _free_bytes(store)
-    if missing > free:
-        raise _disk_full(f"{missing:,} bytes are to come, {free:,} are free")
+    _refuse_full(store, coming)
     for blob in coming:
         _append(store, session, blob)
     store.keep_blobs([blob.sha256 for blob in coming])
@@ -130,15 +134,8 @@ def _put(store: Store, session: Input, coming: list[Coming]) -> dict[str, Any]:
 
 
 def _append(store: Store, session: Input, blob: Coming) -> None:
-    part = store.part(blob.sha256)
-    total = hashlib.sha256()
-    descriptor = disk.reopen(part)
-    try:
-        there = os.fstat(descriptor).st_size
-        if there < blob.offset:
-            raise DeviceError("wrong_offset", f"blob {blob.sha256[:12]} has {there:,} bytes, not {blob.offset:,}", "push again")
-        disk.truncate(descriptor, blob.offset)
-        _hash(part, total)
+    with _reopened(store, blob) as descriptor:
+        total = _hash(store.part(blob.sha256))
         left = blob.size - blob.offset
         while left:
             chunk = session.some(left)
@@ -147,17 +144,59 @@ def _append(store: Store, session: Input, blob: Coming) -> None:
             total.update(chunk)
             disk.write_all(descriptor, chunk)
             left -= len(chunk)
+    _refuse_wrong(store, blob, total.hexdigest())
+
+
+def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) -> dict[str, Any]:
+    checked, old = request.get("checked"), store.blob(str(request.get("base")))
+    if not isinstance(checked, int) or not 0 <= checked <= blob.offset:
+        raise DeviceError("bad_request", "a patch needs `checked` between 0 and its offset")
+    if not old.is_file():
+        raise DeviceError("missing_base", f"blob {old.name[:12]} is not on this board any more", "push again")
+    _refuse_full(store, [blob])
+    with _reopened(store, blob) as descriptor, open(old, "rb") as base:
+        out = Rebuilt(descriptor, blob.offset, checked)
+        wrong_at = rebuild(session, base.fileno(), out, blob.size)
+        if wrong_at is not None:
+            disk.truncate(descriptor, wrong_at)
+            return {"wrong_at": wrong_at}
+    _refuse_wrong(store, blob, out.total.hexdigest())
+    store.keep_blobs([blob.sha256])
+    return {"kept": 1}
+
+
+@contextmanager
+def _reopened(store: Store, blob: Coming) -> Iterator[int]:
+    """Yield what is there of a blob, cut to its offset, to be written on."""
+    descriptor = disk.reopen(store.part(blob.sha256))
+    try:
+        there = os.fstat(descriptor).st_size
+        if there < blob.offset:
+            raise DeviceError("wrong_offset", f"blob {blob.sha256[:12]} has {there:,} bytes, not {blob.offset:,}", "push again")
+        disk.truncate(descriptor, blob.offset)
+        yield descriptor
     finally:
         os.close(descriptor)
-    if total.hexdigest() != blob.sha256:
-        disk.unlink(part)
+
+
+def _refuse_full(store: Store, coming: list[Coming]) -> None:
+    missing, free = sum(blob.size - blob.offset for blob in coming), _free_bytes(store)
+    if missing > free:
+        raise _disk_full(f"{missing:,} bytes are to come, {free:,} are free")
+
+
+def _refuse_wrong(store: Store, blob: Coming, digest: str) -> None:
+    if digest != blob.sha256:
+        disk.unlink(store.part(blob.sha256))
         raise DeviceError("wrong_digest", f"blob {blob.sha256[:12]} did not arrive as it was sent", "push again")
 
 
-def _hash(path: Path, total: "hashlib._Hash") -> None:
+def _hash(path: Path) -> "hashlib._Hash":
+    total = hashlib.sha256()
     with open(path, "rb") as stream:
         while chunk := stream.read(BLOCK):
             total.update(chunk)
+    return total
 
 
 def _stage(store: Store, session: Input, kind: str, size: int, signature_size: int) -> dict[str, Any]:

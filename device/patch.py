@@ -1,0 +1,208 @@
+"""Make a file of an older one on this board and of the frames of a patch (device/manifest/delta.py), in bounded memory.
+
+Every stretch is checked by its own sha256 before the next: where the old file is not what the host took it for, the new one ends
+before that stretch, and the answer says from which byte it has to come whole. Addition within lanes is done on whole runs of
+blocks as one long integer: the fastest that Python does without a library.
+"""
+
+import functools
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from device import disk
+from device.errors import DeviceError
+from device.manifest import delta
+from device.manifest.gguf import TYPES
+
+_SIGNS = bytes(255 if byte > 127 else 0 for byte in range(256))
+_BYTE = b"\x80"
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    def exactly(self, size: int) -> bytes:
+        """Return so many bytes; raise DeviceError if there are fewer."""
+
+
+class _WrongBaseError(Exception):
+    """The old file does not hold what the patch was made against."""
+
+
+class Rebuilt:
+    """The new file as far as it is made."""
+
+    def __init__(self, descriptor: int, at: int, checked: int) -> None:
+        """Go on at byte `at`; what stands from `checked` on belongs to a stretch that is not checked yet."""
+        self._descriptor = descriptor
+        self.at = self.checked = checked
+        self.total = hashlib.sha256()
+        for chunk in _read(descriptor, 0, checked):
+            self.total.update(chunk)
+        self._stretch = hashlib.sha256()
+        for chunk in _read(descriptor, checked, at - checked):
+            self._count(chunk)
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes at the end."""
+        disk.write_all(self._descriptor, memoryview(chunk))
+        self._count(chunk)
+
+    def close_stretch(self, digest: bytes) -> None:
+        """Compare what came since the last time with its sha256; on a difference it is taken away again."""
+        if self._stretch.digest() != digest:
+            raise _WrongBaseError
+        self.checked, self._stretch = self.at, hashlib.sha256()
+
+    def _count(self, chunk: bytes) -> None:
+        self.total.update(chunk)
+        self._stretch.update(chunk)
+        self.at += len(chunk)
+
+
+def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
+    """Read frames until `size` bytes are made and checked; return None, or the byte from which the old file was of no use."""
+    at, closed, wrong_at = out.at, out.checked, None
+    while closed < size:
+        kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(source.exactly(delta.FRAME.size))
+        _refuse_odd(kind, tensor_type, payload_bytes, made, size - at)
+        payload = source.exactly(payload_bytes)
+        at += made
+        closed = at if kind == delta.CHECK else closed
+        try:
+            if wrong_at is None:
+                _apply(kind, tensor_type, payload, made, first, base, out)
+        except _WrongBaseError:
+            wrong_at = out.checked
+    return wrong_at
+
+
+def _refuse_odd(kind: int, tensor_type: int, payload: int, made: int, left: int) -> None:
+    sound = payload <= delta.PAYLOAD_BYTES and made <= left and (made <= delta.FRAME_BYTES or kind == delta.COPY)
+    if kind == delta.ADD:
+        sound = sound and tensor_type in TYPES and made % delta.block_bytes(tensor_type) == 0
+    if kind == delta.CHECK:
+        sound = sound and payload == delta.DIGEST_BYTES
+    if not sound or kind > delta.CHECK or (not made and kind != delta.CHECK):
+        raise DeviceError("bad_patch", f"frame of kind {kind} with {payload:,} bytes for {made:,}", "push again")
+
+
+def _apply(kind: int, tensor_type: int, payload: bytes, made: int, first: int, base: int, out: Rebuilt) -> None:
+    if kind == delta.CHECK:
+        out.close_stretch(payload)
+    elif kind == delta.COPY:
+        for chunk in _read(base, first, made):
+            out.write(chunk)
+    elif kind == delta.ADD:
+        (old,) = _read(base, first, made)
+        out.write(add(old, difference(payload, tensor_type, made), tensor_type))
+    else:
+        out.write(_exactly(made, payload if kind == delta.PLAIN else _inflate(payload, made)))
+
+
+def difference(payload: bytes, kind: int, size: int) -> bytes:
+    """Return the difference that a payload stands for, in blocks as they lie in the file."""
+    block, blocks = delta.block_bytes(kind), size // delta.block_bytes(kind)
+    out, sections, place = bytearray(size), _Sections(payload), 0
+    for width, lane in delta.fields(kind):
+        planes = sections.number(width, blocks) if lane > 8 else sections.take(width * blocks, nibbles=lane == 4)
+        for byte in range(width):
+            out[place + byte :: block] = planes[byte * blocks : (byte + 1) * blocks]
+        place += width
+    return bytes(out)
+
+
+def add(one: bytes, other: bytes, kind: int) -> bytes:
+    """Return the sum of two runs of blocks, each lane for itself."""
+    return _add(one, other, delta.high_bits(kind))
+
+
+def _add(one: bytes, other: bytes, pattern: bytes) -> bytes:
+    high, low = _masks(pattern, len(one) // len(pattern))
+    left, right = int.from_bytes(one, "little"), int.from_bytes(other, "little")
+    return ((left & low) + (right & low) ^ (left ^ right) & high).to_bytes(len(one), "little")
+
+
+@functools.lru_cache(maxsize=8)
+def _masks(pattern: bytes, count: int) -> "tuple[int, int]":
+    high = int.from_bytes(pattern * count, "little")
+    return high, high ^ (1 << 8 * len(pattern) * count) - 1
+
+
+class _Sections:
+    """The sections of a payload, one after the other."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._left = memoryview(payload)
+
+    def number(self, width: int, blocks: int) -> bytes:
+        """Return the planes of a number of some bytes, the lowest first; each came less the sign of the one below."""
+        planes = [self.take(blocks, nibbles=False)]
+        while len(planes) < width:
+            planes.append(_add(self.take(blocks, nibbles=False), planes[-1].translate(_SIGNS), _BYTE))
+        return b"".join(planes)
+
+    def take(self, size: int, *, nibbles: bool) -> bytes:
+        """Return the bytes of the next section."""
+        run, common, rare, packed = delta.SECTION.unpack(self._bytes(delta.SECTION.size))
+        symbols = self._bytes(common + rare)
+        body = self._bytes(packed)
+        if not run:
+            return _exactly(size, _inflate(body, size))
+        if common * run + rare + delta.STEPS + len(delta.SMALL_STEPS) > delta.TOKENS or (nibbles and max(symbols, default=0) > 15):
+            raise _bad("a section has too many words")
+        spread = _spell(_inflate(body, 2 * size), delta.words(symbols[:common], symbols[common:], run), size << nibbles)
+        return _pack(spread) if nibbles else spread
+
+    def _bytes(self, size: int) -> bytes:
+        taken, self._left = self._left[:size], self._left[size:]
+        return _exactly(size, bytes(taken))
+
+
+def _spell(tokens: bytes, words: "list[bytes]", size: int) -> bytes:
+    """Return what tokens stand for, with the zeros behind the last one."""
+    if tokens and max(tokens) >= len(words):
+        raise _bad("a token stands for nothing")
+    if sum(tokens.count(token) * len(word) for token, word in enumerate(words)) > size:
+        raise _bad("a section is longer than its field")
+    return b"".join(map(words.__getitem__, tokens)).ljust(size, b"\0")
+
+
+def _pack(nibbles: bytes) -> bytes:
+    """Return bytes of low nibbles and then as many high ones."""
+    half = len(nibbles) // 2
+    low, high = int.from_bytes(nibbles[:half], "little"), int.from_bytes(nibbles[half:], "little")
+    return (low | high << 4).to_bytes(half, "little")
+
+
+def _inflate(packed: bytes, limit: int) -> bytes:
+    stream = zlib.decompressobj(delta.DEFLATE_BITS)
+    try:
+        raw = stream.decompress(packed, limit + 1)
+    except zlib.error as error:
+        raise _bad("a section cannot be inflated") from error
+    if not stream.eof or len(raw) > limit:
+        raise _bad("a section is cut or too long")
+    return raw
+
+
+def _exactly(size: int, raw: bytes) -> bytes:
+    if len(raw) != size:
+        raise _bad(f"{len(raw):,} bytes came where {size:,} belong")
+    return raw
+
+
+def _read(descriptor: int, first: int, size: int) -> Iterator[bytes]:
+    """Yield so many bytes of a file; raise _WrongBaseError if it has fewer."""
+    for start in range(first, first + size, delta.FRAME_BYTES):
+        chunk = os.pread(descriptor, min(delta.FRAME_BYTES, first + size - start), start)
+        if len(chunk) < min(delta.FRAME_BYTES, first + size - start):
+            raise _WrongBaseError
+        yield chunk
+
+
+def _bad(problem: str) -> DeviceError:
+    return DeviceError("bad_patch", f"the patch makes no sense: {problem}", "push again")
