@@ -25,6 +25,7 @@ VERBS = {
     "status": "device.activation:status",
     "stop": "device.activation:stop",
     "supervise": "device.service:supervise",
+    "tensors": "device.patch:tensors",
     "verify": "device.store:verify",
 }
 """verb → where its function is."""

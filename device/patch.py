@@ -5,17 +5,22 @@ before that stretch, and the answer says from which byte it has to come whole. A
 blocks as one long integer: the fastest that Python does without a library.
 """
 
+import argparse
 import functools
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
 
 from device import disk
 from device.errors import DeviceError
 from device.manifest import delta
-from device.manifest.gguf import TYPES
+from device.manifest.gguf import TYPES, read_header
+from device.store import RELEASES, Store
 
 _SIGNS = bytes(255 if byte > 127 else 0 for byte in range(256))
 _BYTE = b"\x80"
@@ -61,6 +66,23 @@ class Rebuilt:
         self.total.update(chunk)
         self._stretch.update(chunk)
         self.at += len(chunk)
+
+
+def tensors(argv: "list[str]") -> int:
+    """Print where each tensor of the current release's model file stands, with its sha256: `tensors --root ROOT`."""
+    parser = argparse.ArgumentParser(prog="tensors")
+    parser.add_argument("--root", type=Path, required=True)
+    store = Store(parser.parse_args(argv).root)
+    current = store.current()
+    manifest = store.read_release(current.release) if current else None
+    answer: dict[str, Any] = {"sha256": "", "tensors": []}
+    if current and manifest and manifest.tensors:
+        digests = {str(tensor.get("name")): str(tensor.get("sha256")) for tensor in manifest.tensors}
+        header = read_header(store.folder(RELEASES, current.release) / manifest.model)
+        found = [dict(asdict(tensor), sha256=digests.get(tensor.name, "")) for tensor in header.tensors]
+        answer = {"sha256": manifest.file(manifest.model).sha256, "tensors": found}
+    print(json.dumps(answer))
+    return 0
 
 
 def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":

@@ -162,6 +162,8 @@ class Action:
     what: str
     size_bytes: int = 0
     """What goes over the line."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Where there was a choice, the bytes of each way: the delta that is taken, and what it saves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

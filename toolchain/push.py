@@ -4,13 +4,12 @@ What does not fit or would crash there is refused before the first byte. Only wh
 from the byte where it was cut; the board itself checks, switches, and goes back if the release is not healthy.
 """
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from device.manifest import (
     BUNDLE_MANIFEST,
@@ -22,39 +21,27 @@ from device.manifest import (
     read_manifest,
     read_runtime,
 )  # fmt: skip
+from toolchain import kept
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
-from toolchain.board.connection import Channel
-from toolchain.board.device import Device, check_python, parse
+from toolchain.board.device import Device, check_python
 from toolchain.errors import ArtifactError, BoardError, FitError
 from toolchain.progress import Reporter
 from toolchain.target import Needs, fit, recognise
+from toolchain.transfer import Blob, send_blobs, send_papers
+
+if TYPE_CHECKING:
+    from toolchain.delta import Old
 
 Facts = Mapping[str, Any]
-READ_BYTES = 1 << 20
-GROUP_BYTES = 8 << 20
-GROUP_BLOBS = 500
-"""Blobs that are put in one request: small files share the board's fsyncs."""
+Loads = Mapping[str, Sequence[Blob]]
+"""What is missing of each cargo that is not there, by the cargo's id."""
+WORTH_BYTES = 1 << 20
+"""A smaller file is not worth comparing."""
 SPARE_DISK_BYTES = 32 << 20
 ACTIVATION_S = 3600.0
 RUNTIME_MEMORY_BYTES = 64 << 20
 """The interpreter and the server, beside the model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
-    """A file that the board lacks, whole or in part."""
-
-    path: Path
-    sha256: str
-    size: int
-    offset: int
-    """The first byte that is missing."""
-
-    @property
-    def missing_bytes(self) -> int:
-        """What has to be sent."""
-        return self.size - self.offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +69,10 @@ class Cargo:
             for digest, file in wanted.items()
         ]
 
+    def path_of(self, blob: Blob) -> str:
+        """Return the name of a blob in this folder."""
+        return blob.path.relative_to(self.folder).as_posix()
+
     def is_there(self, stored: Facts) -> bool:
         """Say whether nothing of it has to be sent."""
         return self.id in stored[f"{self.kind}s"] and not self.missing(stored)
@@ -92,29 +83,73 @@ def push(bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, por
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
     facts, stored = device.look()
-    actions = plan(manifest, cargos, stored, port=port)
-    refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, sum(action.size_bytes for action in actions))
-    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, stored, port, report)
+    loads = {cargo.id: cargo.missing(stored) for cargo in cargos if not cargo.is_there(stored)}
+    coming = sum(blob.size - blob.offset for blobs in loads.values() for blob in blobs)
+    refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
+    loads = {key: [update(blob, manifest, device, report) for blob in blobs] for key, blobs in loads.items()}
+    actions = plan(manifest, cargos, loads, stored, port=port)
+    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, loads, port, report)
+    if not dry_run:
+        _remember(cargos[1])
     return Deployment(
         release=cargos[1].id, name=manifest.name, version=manifest.version, address=device.address, port=port,
         bytes_sent=sent, seconds=round(time.monotonic() - began, 2), actions=tuple(actions), goldens=goldens,
     )  # fmt: skip
 
 
-def plan(manifest: Manifest, cargos: tuple[Cargo, Cargo], stored: Facts, *, port: int) -> list[Action]:
+def plan(manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, stored: Facts, *, port: int) -> list[Action]:
     """Return what a push would do, with the bytes that each step sends."""
     agent = runtimes.agent()
     actions = []
     if agent.name not in stored["agents"]:
         actions.append(Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size))
     for cargo in cargos:
-        if not cargo.is_there(stored):
-            missing = cargo.missing(stored)
-            absent = sum(file.sha256 in {blob.sha256 for blob in missing} for file in cargo.files)
+        if cargo.id in loads:
+            missing = {blob.sha256: blob for blob in loads[cargo.id]}
+            absent = sum(file.sha256 in missing for file in cargo.files)
+            ways = {f"{cargo.path_of(blob)} {way}": size for blob in missing.values() for way, size in _ways(blob).items()}
             what = f"{cargo.kind} {cargo.id[:12]}: {absent} of {len(cargo.files)} files"
-            size = sum(blob.missing_bytes for blob in missing) + len(cargo.manifest) + len(cargo.signature)
-            actions.append(Action(verb="send", what=what, size_bytes=size))
+            size = sum(blob.missing_bytes for blob in missing.values()) + len(cargo.manifest) + len(cargo.signature)
+            actions.append(Action(verb="send", what=what, size_bytes=size, ways=ways))
     return [*actions, Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}")]
+
+
+def _ways(blob: Blob) -> dict[str, int]:
+    """Return the bytes that each way to send a file takes, where there is a choice; the first one is taken."""
+    if not blob.patch:
+        return {}
+    return {"as a delta": blob.missing_bytes, "in whole tensors": blob.patch.whole_tensor_bytes, "whole": blob.size - blob.offset}
+
+
+def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
+    """Return a model file with the cheapest way to send it: as what changed against one that the board holds, or whole."""
+    if blob.path.suffix != ".gguf" or blob.size - blob.offset < WORTH_BYTES:
+        return blob
+    from toolchain import delta
+
+    old = delta.likest(blob.path, _old_files(device, device.look()[1]))
+    if not old:
+        return blob
+    report.note(f"{device.address}: {blob.path.name}: compared with the model file that is there")
+    try:
+        digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
+        patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
+    except ManifestError as error:
+        raise ArtifactError(str(error), hint="package it again") from error
+    return patched if patched.missing_bytes < blob.missing_bytes else blob
+
+
+def _old_files(device: Device, stored: Facts) -> "list[Old]":
+    """Return model files that the board holds: those that this computer sent, the last one first; else what the board serves."""
+    from toolchain import delta
+
+    whole = {digest for digest, there in stored["blobs"].items() if there is None}
+    if sent := kept.held(whole):
+        return [delta.old_file(file, file.name) for file in sent]
+    if not stored["releases"] or runtimes.agent().name not in stored["agents"]:
+        return []
+    described = device.call("tensors")
+    return [delta.known_file(described["sha256"], described["tensors"])] if described["sha256"] in whole else []
 
 
 def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int) -> None:
@@ -180,16 +215,17 @@ def _cargo(kind: Literal["runtime", "release"], folder: Path, files: tuple[File,
 
 
 def _act(
-    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], stored: Facts, port: int, report: Reporter
+    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, port: int, report: Reporter
 ) -> tuple[int, str]:
     """Return the bytes that were sent, and how the board gave the goldens."""
     sent = device.install()
-    absent = [cargo for cargo in cargos if not cargo.is_there(stored)]
-    if absent:
-        blobs = {blob.sha256: blob for cargo in absent for blob in cargo.missing(stored)}
+    if loads:
+        blobs = {blob.sha256: blob for load in loads.values() for blob in load}
         with device.talk("receive") as channel:
             sent += send_blobs(device, channel, list(blobs.values()), report)
-            sent += sum(_send_manifest(device, channel, cargo) for cargo in absent)
+            for cargo in cargos:
+                if cargo.id in loads:
+                    sent += send_papers(device, channel, cargo.kind, cargo.manifest, cargo.signature)
             channel.close_input()
             channel.finish()
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
@@ -210,57 +246,7 @@ def _goldens(check: Facts) -> str:
     return f"{check['goldens']} goldens, equal token for token"
 
 
-def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: Reporter) -> int:
-    """Send what is missing of each blob in a `receive` session (the protocol is in device/receive.py); return the bytes."""
-    total, sent = sum(blob.missing_bytes for blob in blobs), 0
-    for group in _groups(blobs):
-        entries = [{"sha256": blob.sha256, "size": blob.size, "offset": blob.offset} for blob in group]
-        device.send(channel, _line({"op": "put", "blobs": entries}))
-        for blob in group:
-            for chunk in _chunks(blob):
-                device.send(channel, chunk)
-                sent += len(chunk)
-                report.step("send", sent, total, "B")
-        _hear(device, channel)
-    return sent
-
-
-def _send_manifest(device: Device, channel: Channel, cargo: Cargo) -> int:
-    """Have a folder made of blobs that are there; return the bytes."""
-    papers = cargo.manifest + cargo.signature
-    device.send(channel, _line({"op": cargo.kind, "size": len(cargo.manifest), "signature_size": len(cargo.signature)}))
-    device.send(channel, papers)
-    _hear(device, channel)
-    return len(papers)
-
-
-def _chunks(blob: Blob) -> Iterator[memoryview]:
-    """Yield the missing bytes; each chunk is valid until the next."""
-    buffer = memoryview(bytearray(READ_BYTES))
-    with blob.path.open("rb", buffering=0) as stream:
-        stream.seek(blob.offset)
-        while count := stream.readinto(buffer):
-            yield buffer[:count]
-
-
-def _line(request: Mapping[str, object]) -> bytes:
-    return json.dumps(request).encode() + b"\n"
-
-
-def _hear(device: Device, channel: Channel) -> None:
-    if not (line := channel.read_line()):
-        ended = channel.finish()
-        raise BoardError(f"{device.address}: the transfer ended early: {ended.stderr.strip()[-300:] or ended.code}")
-    parse(device.address, line)
-
-
-def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:
-    """Yield blobs in the order they came, small ones together."""
-    group: list[Blob] = []
-    for blob in blobs:
-        if group and (len(group) == GROUP_BLOBS or sum(b.missing_bytes for b in group) + blob.missing_bytes > GROUP_BYTES):
-            yield group
-            group = []
-        group.append(blob)
-    if group:
-        yield group
+def _remember(cargo: Cargo) -> None:
+    for file in cargo.files:
+        if file.path.endswith(".gguf") and file.size >= WORTH_BYTES:
+            kept.keep(cargo.folder / file.path, file.sha256)

@@ -1,5 +1,6 @@
 """Bundles and runtimes that need no model: made of a few bytes, with a runtime whose behaviour a test chooses."""
 
+import shutil
 from pathlib import Path
 
 from device.manifest import (
@@ -11,6 +12,7 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )  # fmt: skip
+from device.manifest.gguf import tensor_digests
 from toolchain.artifacts import Bundle, Record
 
 RUNTIME_PROGRAM = """
@@ -56,15 +58,18 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
 
 def make_bundle(
     folder: Path, *, name: str = "tiny", version: str = "1.0", counter: int = 1, check: str = "good", serve: str = "good",
-    payload: bytes = b"weights", needs: dict[str, int] | None = None,
+    payload: bytes = b"weights", needs: dict[str, int] | None = None, gguf: Path | None = None,
 ) -> Bundle:  # fmt: skip
-    """Make a bundle whose check and service behave as told: good, refuse, hang, illegal, killed or exit."""
+    """Make a bundle whose check and service behave as told: good, refuse, hang, illegal, killed or exit; `gguf` is its model then."""
     folder.mkdir(parents=True)
     (folder / "model.bin").write_bytes(f'{{"check": "{check}", "serve": "{serve}"}}\n'.encode() + payload)
     (folder / "goldens.jsonl").write_text("{}\n")
+    if gguf:
+        shutil.copy(gguf, folder / "tiny.gguf")
     manifest = Manifest(
         name=name, version=version, counter=counter, target="x86-64", context=64, engine=Engine("llama.cpp", "1"),
-        model="model.bin", files=(file_entry(folder, "goldens.jsonl"), file_entry(folder, "model.bin")), needs=needs or {},
+        model="tiny.gguf" if gguf else "model.bin", needs=needs or {}, tensors=tuple(tensor_digests(gguf)) if gguf else (),
+        files=tuple(file_entry(folder, file.name) for file in sorted(folder.iterdir())),
     )  # fmt: skip
     (folder / BUNDLE_MANIFEST).write_bytes(to_bytes(manifest))
     record = Record(

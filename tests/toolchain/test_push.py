@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from device.manifest import read_manifest, read_runtime
+from device.manifest.gguf import read_header
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
+from tests.fakes.updates import make_update
 from toolchain.artifacts import Action, Bundle
 from toolchain.board import open_board
 from toolchain.board.device import Device
@@ -36,6 +39,13 @@ def port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This computer keeps what it sent in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "demitasse" / "models"
 
 
 @pytest.fixture
@@ -81,6 +91,85 @@ def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, run
     carried_out = push(make_bundle(tmp_path / "again"), runtime, Device(board), Silent(), port=port)
     assert carried_out.actions == planned.actions
     assert isinstance(planned.actions[0], Action)
+
+
+@pytest.fixture
+def updated(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> Bundle:
+    """A bundle with a re-tuned model, for a board that runs the one before."""
+    old, new = make_update(tmp_path)
+    push(make_bundle(tmp_path / "b", gguf=old), runtime, Device(board), Silent(), port=port)
+    return make_bundle(tmp_path / "c", version="2", counter=2, gguf=new)
+
+
+def test_a_retuned_model_travels_as_what_changed(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle
+) -> None:
+    planned = push(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
+    deployment = push(updated, runtime, Device(board), Silent(), port=port)
+    ways = planned.actions[0].ways
+    assert planned.actions == deployment.actions
+    assert deployment.bytes_sent == planned.actions[0].size_bytes < 0.07 * (updated.path / "tiny.gguf").stat().st_size
+    assert list(ways) == ["tiny.gguf as a delta", "tiny.gguf in whole tensors", "tiny.gguf whole"]
+    assert ways["tiny.gguf as a delta"] < 0.12 * ways["tiny.gguf in whole tensors"] < 0.07 * ways["tiny.gguf whole"]
+    assert ways["tiny.gguf whole"] == (updated.path / "tiny.gguf").stat().st_size
+    assert Device(board).call("verify") == {"verified": deployment.release}
+
+
+def test_from_another_computer_whole_tensors_travel(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
+) -> None:
+    shutil.rmtree(cache)
+    deployment = push(updated, runtime, Device(board), Silent(), port=port)
+    ways = deployment.actions[0].ways
+    assert 0 < ways["tiny.gguf as a delta"] - ways["tiny.gguf in whole tensors"] < 100_000
+    assert ways["tiny.gguf in whole tensors"] == 2 * 1024 * 1024 // 32 * 18
+    assert Device(board).call("verify") == {"verified": deployment.release}
+
+
+def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle
+) -> None:
+    old = read_manifest(tmp_path / "b").file("tiny.gguf").sha256
+    with (board.home / "store" / "blobs" / old).open("r+b") as stream:
+        stream.seek(1_500_000)
+        stream.write(b"rot")
+    report = Recorder()
+    hurt = next(tensor for tensor in read_header(updated.path / "tiny.gguf").tensors if tensor.name == "blk.1.ffn_up.weight")
+    deployment = push(updated, runtime, Device(board), report, port=port)
+    assert [note for note in report.notes if "damaged" in note] == [
+        f"local: tiny.gguf: the file before is damaged on the board; sent whole from byte {hurt.offset:,}"
+    ]
+    assert hurt.size < deployment.bytes_sent < hurt.size + 2 * deployment.actions[0].size_bytes
+    assert Device(board).call("verify") == {"verified": deployment.release}
+
+
+def test_a_base_that_is_another_file_on_this_computer_is_found_out(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
+) -> None:
+    """Every tensor turns out wrong: after three of them the rest is sent as it is."""
+    (kept,) = cache.iterdir()
+    foreign = bytearray(kept.read_bytes())
+    for at in range(400_000, len(foreign), 100_000):
+        foreign[at] ^= 1
+    kept.unlink()
+    kept.write_bytes(foreign)
+    report = Recorder()
+    deployment = push(updated, runtime, Device(board), report, port=port)
+    assert len([note for note in report.notes if "damaged" in note]) == 3
+    assert Device(board).call("verify") == {"verified": deployment.release}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_a_cut_delta_goes_on_at_the_frame(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, share: float
+) -> None:
+    whole = push(updated, runtime, Device(board), Silent(), port=port, dry_run=True).actions[0].size_bytes
+    board.cut_after, board.sent = board.sent + int(share * whole), board.sent
+    with pytest.raises(BoardError, match="local: connection lost at byte"):
+        push(updated, runtime, Device(board), Silent(), port=port)
+    board.cut_after = None
+    assert share * whole + push(updated, runtime, Device(board), Silent(), port=port).bytes_sent < whole + 140_000
+    assert Device(board).call("verify")
 
 
 def test_progress_is_told_while_it_sends_and_before_it_switches(

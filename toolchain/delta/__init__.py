@@ -1,4 +1,4 @@
-"""What a board needs to make a new model file of one that it holds: the frames of device/manifest/delta.py, counted and spooled.
+"""What a board needs to make a new model file of one that it holds: the frames of device/manifest/delta.py, counted and held ready.
 
 Taken tensor by tensor and chunk by chunk: what is equal is copied on the board, what has the same type and shape travels as its
 difference where that is smaller, all else as it is. The old file's bytes are needed for that; with its digests alone
@@ -6,13 +6,13 @@ difference where that is smaller, all else as it is. The old file's bytes are ne
 """
 
 import hashlib
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -66,12 +66,16 @@ class Frame:
 class Patch:
     """The frames that make `new` of an old file, from byte `begin` on."""
 
-    base: str
-    """sha256 of the old file."""
+    old: Old
     new: Path
+    digests: Mapping[str, str]
+    """Of the new file's tensors."""
     begin: int
+    whole: frozenset[int]
+    """Where the stretches begin that are sent as they are."""
     frames: Sequence[Frame]
-    spool: IO[bytes]
+    spool: io.BytesIO
+    """In memory: about a tenth of the model."""
     whole_tensor_bytes: int
     """What would be sent if every tensor that changed went as it is."""
 
@@ -85,6 +89,10 @@ class Patch:
     def missing_bytes(self, there: int) -> int:
         """Return what is to be sent where so many bytes of the new file are there."""
         return sum(frame.wire_bytes for frame in self.resumed(there)[2])
+
+    def without(self, at: int, report: Reporter) -> "Patch":
+        """Return the patch from byte `at` on, where the old file turned out to be damaged: that stretch is sent as it is."""
+        return make(self.old, self.new, self.digests, report, begin=at, whole=self.whole | {at})
 
     def chunks(self, frames: Iterable[Frame]) -> Iterator[bytes]:
         """Yield frames as they travel."""
@@ -101,30 +109,39 @@ def old_file(path: Path, sha256: str) -> Old:
 
 
 def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
-    """Return a model file as a board describes it (device/store.py, `tensors`)."""
+    """Return a model file as a board describes it (device/patch.py, `tensors`)."""
     tensors = [Tensor(e["name"], e["type"], tuple(e["shape"]), e["offset"], e["size"]) for e in described]
     digests = {str(entry["name"]): str(entry["sha256"]) for entry in described}
     return Old(sha256=sha256, tensors={tensor.name: tensor for tensor in tensors}, digests=digests)
 
 
+def likest(new: Path, olds: Sequence[Old]) -> Old | None:
+    """Return the file that has most in common with the new one: tensors of the same name, type and shape; None where none has."""
+    tensors = read_header(new).tensors
+    common = [sum(tensor.size for tensor in tensors if _alike(tensor, old.tensors.get(tensor.name))) for old in olds]
+    return olds[common.index(max(common))] if max(common, default=0) else None
+
+
 def make(
-    old: Old, new: Path, digests: Mapping[str, str], report: Reporter, *, begin: int = 0, whole: Collection[str] = ()
+    old: Old, new: Path, digests: Mapping[str, str], report: Reporter, *, begin: int = 0, whole: frozenset[int] = frozenset()
 ) -> Patch:
-    """Return the patch that makes `new` of `old`; `digests` are those of the new file's tensors, `whole` names some to send whole.
+    """Return the patch that makes `new` of `old`, from byte `begin` on; what begins at a byte in `whole` is sent as it is.
 
     Raise ManifestError if `new` is no sound GGUF file.
     """
     header = read_header(new)
-    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    spool = io.BytesIO()
     writer = _Writer(old, new, spool)
     with ThreadPoolExecutor(THREADS) as pool:
         for name, tensor, start, end in _stretches(header.tensors, header.size):
             if end <= begin:
                 continue
             before = old.tensors.get(name)
-            if tensor is None:
+            if start in whole:
+                writer.plain(start, end)
+            elif tensor is None:
                 writer.head(start, end) if start == 0 else writer.plain(start, end)
-            elif before is None or name in whole or (before.type, before.shape) != (tensor.type, tensor.shape):
+            elif before is None or not _alike(tensor, before):
                 writer.plain(start, end)
             elif old.path is None:
                 writer.copy(start, end, before.offset) if old.digests[name] == digests.get(name) else writer.plain(start, end)
@@ -133,8 +150,13 @@ def make(
             writer.check(start, end)
             report.step("compare", end, header.size, "B")
     return Patch(
-        base=old.sha256, new=new, begin=begin, frames=writer.frames, spool=spool, whole_tensor_bytes=writer.whole_tensor_bytes
-    )
+        old=old, new=new, digests=digests, begin=begin, whole=whole, frames=writer.frames, spool=spool,
+        whole_tensor_bytes=writer.whole_tensor_bytes,
+    )  # fmt: skip
+
+
+def _alike(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and (one.type, one.shape) == (other.type, other.shape)
 
 
 def _stretches(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[str, Tensor | None, int, int]]:
@@ -152,7 +174,7 @@ def _stretches(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[str, Tens
 class _Writer:
     """Frames as they are found, their payloads in a spool."""
 
-    def __init__(self, old: Old, new: Path, spool: IO[bytes]) -> None:
+    def __init__(self, old: Old, new: Path, spool: io.BytesIO) -> None:
         self._new = np.memmap(new, np.uint8, "r")
         self._old = np.memmap(old.path, np.uint8, "r") if old.path else np.zeros(0, np.uint8)
         self._old_head = min((tensor.offset for tensor in old.tensors.values()), default=0) if old.path else 0
@@ -205,7 +227,7 @@ class _Writer:
 
     def check(self, start: int, end: int) -> None:
         """Close a stretch."""
-        self._spooled(delta.CHECK, hashlib.sha256(self._new[start:end]).digest(), 0, end)
+        self._spooled(delta.CHECK, hashlib.sha256(self._new[start:end].data).digest(), 0, end)
 
     def _compare(self, tensor: Tensor, before: Tensor, start: int, step: int) -> bytes | None:
         """Return the difference of a chunk, None where there is none."""

@@ -22,6 +22,7 @@ SPARSE, DENSE = 0.2, 0.4
 COVERED, MAX_COMMON, MAX_RARE = 0.97, 16, 120
 """The most frequent symbols, that are so much of all, get words with runs; with more rare ones than this it is not worth it."""
 _DIGITS = 4
+_FOUR, _NIBBLE = np.uint8(4), np.uint8(15)
 
 
 def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
@@ -35,8 +36,8 @@ def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
         elif lane == 8:
             sections.append(_section(_planes(other - one)))
         else:
-            low, high = _planes((other - one) & 15), _planes((other >> 4) - (one >> 4) & 15)
-            sections.append(_section(np.concatenate([low, high]), plain=low | high << 4))
+            low, high = _planes(other - one & _NIBBLE), _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE)
+            sections.append(_section(np.concatenate([low, high]), plain=low | high << _FOUR))
         place += width
     return b"".join(sections)
 

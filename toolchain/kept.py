@@ -1,0 +1,51 @@
+"""Model files that were sent to boards, kept on this computer by their sha256: an update is counted against the one a board has.
+
+They are hard links where the file system has them, and only the last few stay: without them a push sends more, never something
+wrong, since the board checks every tensor.
+"""
+
+import os
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+NEWEST = 8
+
+
+def keep(file: Path, sha256: str) -> None:
+    """Remember a file; the oldest is forgotten for it. A full or read-only disk is no reason to stop a push."""
+    place = _folder() / sha256
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            _link_or_copy(file, place)
+        os.utime(place)
+        for other in _by_age()[NEWEST:]:
+            other.unlink()
+
+
+def held(digests: Collection[str]) -> list[Path]:
+    """Return which of these files are remembered, the last one first; a file's name is its sha256."""
+    return [file for file in _by_age() if file.name in digests]
+
+
+def _by_age() -> list[Path]:
+    folder = _folder()
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")] if folder.is_dir() else []
+    return sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))
+
+
+def _link_or_copy(file: Path, place: Path) -> None:
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        os.link(file.resolve(), part)
+    except OSError:
+        shutil.copyfile(file, part)
+    part.replace(place)
+
+
+def _folder() -> Path:
+    return Path(platformdirs.user_cache_dir("demitasse")) / "models"
