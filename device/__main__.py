@@ -24,7 +24,7 @@ VERBS = {
     "serve": "device.server:serve",
     "status": "device.activation:status",
     "stop": "device.activation:stop",
-    "supervise": "device.service:supervise",
+    "supervise": "device.supervisor:supervise",
     "tensors": "device.patch:tensors",
     "verify": "device.store:verify",
 }

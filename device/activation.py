@@ -1,7 +1,8 @@
 """The switch from one release to the next, and back: check, switch, start, wait until it is healthy, commit.
 
 At any moment `current` is a release whose bytes were verified and whose goldens were reproduced on this board. Only one
-model is in memory at a time: the running service stops before the next release is checked.
+model is in memory at a time: the running service stops before the next release is checked. Meanwhile a supervisor waits
+(device/supervisor.py): however this process ends before it commits, the last release that was healthy runs again.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def activate(argv: list[str]) -> int:
     kind = service.kind_here() if options.service == "auto" else options.service
     wanted = Deployment(release=options.release, runtime=options.runtime, port=options.port, service=kind)
     with store.locked():
+        store.recover()
         answer = _activate(store, wanted, limits)
     print(json.dumps(answer))
     return 0
@@ -53,6 +55,7 @@ def rollback(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
     with store.locked():
+        store.recover()
         previous, current = store.previous(), store.current()
         if not previous:
             raise DeviceError("no_previous", "there is no previous release to go back to")
@@ -73,6 +76,7 @@ def stop(argv: list[str]) -> int:
     """Stop the service; it stays stopped."""
     store = Store(_parser("stop").parse_args(argv).root)
     with store.locked():
+        store.recover()
         current = store.current()
         if current:
             service.choose(store, current.service).stop()
@@ -82,15 +86,16 @@ def stop(argv: list[str]) -> int:
 
 def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
     _verify(store, wanted)
-    _refuse_downgrade(store, wanted)
-    current, confirmed = store.current(), store.confirmed()
+    current = store.current()
     answer = {"release": wanted.release, "port": wanted.port, "service": wanted.service, "unchanged": False}
-    if current == confirmed == wanted and service.healthy(wanted.port):
+    if current == wanted and service.healthy(wanted.port):
         return dict(answer, unchanged=True)
-    if not confirmed or confirmed.runtime != wanted.runtime:
+    if not current or current.release != wanted.release:
+        _refuse_downgrade(store, wanted)
+    if not current or current.runtime != wanted.runtime:
         _run(store, wanted, "selftest", limits.check_s)
     store.sweep(wanted)
-    answer["check"] = _replace(store, wanted, confirmed or current, limits)
+    answer["check"] = _replace(store, wanted, current, limits)
     store.sweep()
     _sweep_agents(store)
     return answer
@@ -114,12 +119,15 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
     """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
     before = store.previous()
     again = way_back is not None and way_back.release == wanted.release
-    _stop_all(store)
+    store.settle(wanted)
     try:
-        _refuse_taken_port(wanted.port)
-        checked = _run(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
-        store.switch(wanted, before if again else way_back)
-        _start(store, wanted, limits.health_s)
+        with service.paused(store):
+            _hand_over(store, store.current(), way_back)
+            _refuse_taken_port(wanted.port)
+            checked = _run(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
+            store.switch(wanted, before if again else way_back)
+            _hand_over(store, way_back, wanted)
+        _watch(store, wanted, limits.health_s)
     except BaseException as error:
         code, reason, hint = _fault(error)
         after = _go_back(store, wanted, way_back, before, limits)
@@ -136,21 +144,25 @@ def _fault(error: BaseException) -> tuple[str, str, str]:
 
 def _go_back(store: Store, failed: Deployment, way_back: Deployment | None, previous: Deployment | None, limits: Limits) -> str:
     """Run `way_back` again; return in words what runs now."""
-    service.choose(store, failed.service).stop()
-    store.switch(way_back, previous)
-    if not way_back:
-        return "nothing runs: there was no release before"
-    manifest = store.read_release(way_back.release)
     try:
-        _start(store, way_back, limits.health_s)
+        with service.paused(store):
+            store.switch(way_back, previous)
+            _hand_over(store, failed, way_back)
+        if not way_back:
+            return "nothing runs: there was no release before"
+        manifest = store.read_release(way_back.release)
+        _watch(store, way_back, limits.health_s)
     except DeviceError as error:
-        return f"{manifest.name} {manifest.version} does not run either: {error.message}"
+        return f"the release before does not run either: {error.message}"
     return f"{manifest.name} {manifest.version} runs again"
 
 
-def _stop_all(store: Store) -> None:
-    for kind in {deployment.service for deployment in (store.current(), store.confirmed()) if deployment}:
-        service.choose(store, kind).stop()
+def _hand_over(store: Store, running: Deployment | None, coming: Deployment | None) -> None:
+    """End what runs and have another run as soon as there is no pause; at no moment would a reboot find no service."""
+    if running and (not coming or coming.service != running.service):
+        service.choose(store, running.service).stop()
+    if coming:
+        service.choose(store, coming.service).start()
 
 
 def _refuse_taken_port(port: int) -> None:
@@ -189,10 +201,9 @@ def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError
         return DeviceError("unhealthy", f"the {verb} {service.how_it_ended(code)}{last}")
 
 
-def _start(store: Store, deployment: Deployment, limit_s: float) -> None:
-    """Start the service and wait until it answers."""
+def _watch(store: Store, deployment: Deployment, limit_s: float) -> None:
+    """Wait until the service answers."""
     running = service.choose(store, deployment.service)
-    running.start()
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if service.healthy(deployment.port):

@@ -5,7 +5,7 @@
     leads/<release>/               what the release's model has read of its lead (leads.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
-    state.json                     the last deployment that was healthy
+    state.json                     the last deployment that was healthy, and the one before it: what a cut switch is taken back to
     counters.json, counters.copy.json   the highest counter of each name that was ever committed
 
 The rule: everything a name stands for is on the disk (fsync of the files, then of the folder) before the name is.
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 from device import disk
 from device.disk import make_folder, read_json, remove, sync, write_json, write_new
@@ -63,14 +64,15 @@ class Store:
             make_folder(self.root / name)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other change out; raise DeviceError `busy` if one is under way."""
+    def locked(self, wait_s: float = 1.0) -> Iterator[None]:
+        """Keep every other change out; raise DeviceError `busy` if one is under way and stays so."""
         with open(self.root / "lock", "a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                hint = "wait for it; one that was cut off lets go within a minute"
-                raise DeviceError("busy", "another push or activation is under way on this board", hint) from error
+            deadline = time.monotonic() + wait_s
+            while not _lock(stream):
+                if time.monotonic() >= deadline:
+                    hint = "wait for it; one that was cut off lets go within a minute"
+                    raise DeviceError("busy", "another push or activation is under way on this board", hint)
+                time.sleep(0.02)
             yield
 
     def blob(self, digest: str) -> Path:
@@ -103,8 +105,10 @@ class Store:
         if signature:
             write_new(staged / (MANIFEST_OF[kind] + ".sig"), signature)
         self._link(staged, (read_manifest if kind == RELEASES else read_runtime)(staged).files)
-        remove(final)
-        disk.replace(staged, final)
+        if final.is_dir():
+            self._mend(final, staged)
+        else:
+            disk.replace(staged, final)
         sync(final.parent)
 
     def read_release(self, name: str) -> Manifest:
@@ -115,15 +119,34 @@ class Store:
         """Return a runtime's manifest."""
         return read_runtime(self._present(RUNTIMES, name))
 
-    def verify(self, kind: str, name: str) -> None:
-        """Check every byte of a release or a runtime; what is damaged is forgotten, so that it will be sent again."""
+    def check(self, kind: str, name: str) -> None:
+        """Compare every byte of a release or a runtime with its manifest; raise DeviceError with what is wrong."""
         folder = self._present(kind, name)
-        files = self.read_release(name).files if kind == RELEASES else self.read_runtime(name).files
         try:
+            if sha256_of(folder / MANIFEST_OF[kind]) != name:
+                raise ManifestError("wrong_digest", f"`{MANIFEST_OF[kind]}` is not what its name says")
+            files = (read_manifest if kind == RELEASES else read_runtime)(folder).files
             verify_files(folder, files, MANIFEST_OF[kind])
         except ManifestError as error:
-            self._forget_damaged(folder, files)
             raise DeviceError(error.code, f"{kind[:-1]} {name[:12]}: {error}", "push it again") from error
+        except OSError as error:
+            message = f"{kind[:-1]} {name[:12]}: cannot be read: {error.strerror}"
+            raise DeviceError("unreadable", message, "look at dmesg: the card may be dying") from error
+
+    def verify(self, kind: str, name: str) -> None:
+        """Do as `check`; what is damaged is forgotten, so that it will be sent again."""
+        try:
+            self.check(kind, name)
+        except DeviceError:
+            self._forget_damaged(kind, name)
+            raise
+
+    def settle(self, deployment: Deployment) -> None:
+        """Put on the disk what a release and its runtime are made of: who brought them may have been killed before it could."""
+        for kind, name in ((RELEASES, deployment.release), (RUNTIMES, deployment.runtime)):
+            folder = self.folder(kind, name)
+            for path in [*folder.rglob("*"), folder, folder.parent]:
+                sync(path)
 
     def current(self) -> Deployment | None:
         """Return what is switched on."""
@@ -135,8 +158,17 @@ class Store:
 
     def confirmed(self) -> Deployment | None:
         """Return the last deployment that was healthy; not the current one if an activation was cut short."""
-        state = read_json(self.root / "state.json")
-        return self._deployment(state["release"]) if state else None
+        return self._present_deployment(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return what was noted at the last commit, nothing if there was none."""
+        return read_json(self.root / "state.json") or {}
+
+    def recover(self) -> None:
+        """Take `current` and `previous` back to the last commit, where a switch was cut short."""
+        confirmed, previous = self.confirmed(), self._deployment(str(self.state().get("previous")))
+        if (self.current(), self.previous()) != (confirmed, previous):
+            self.switch(confirmed, previous)
 
     def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
         """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back."""
@@ -146,14 +178,16 @@ class Store:
         for name, deployment in (("previous", way_back), ("current", wanted)):
             self._point(name, deployment)
 
-    def commit(self, deployment: Deployment) -> None:
-        """Note that a deployment is healthy; its counter is the lowest that may come after it."""
+    def commit(self, deployment: Deployment, measured: dict[str, Any] | None = None) -> None:
+        """Note that the current deployment is healthy, and what was measured; its counter is the lowest that may come after it."""
         manifest = self.read_release(deployment.release)
         counters = self.counters()
         counters[manifest.name] = max(counters.get(manifest.name, 0), manifest.counter)
         for name in ("counters.json", "counters.copy.json"):
             write_json(self.root / name, counters)
-        write_json(self.root / "state.json", dict(asdict(deployment), since=int(time.time())))
+        previous = self.previous()
+        noted = {"since": int(time.time()), "previous": previous.release if previous else None, "measured": measured or {}}
+        write_json(self.root / "state.json", dict(asdict(deployment), **noted))
 
     def counters(self) -> dict[str, int]:
         """Return the highest committed counter of each name; one broken copy does no harm."""
@@ -170,7 +204,7 @@ class Store:
         for kind, names in named.items():
             for folder in list((self.root / kind).iterdir()):
                 if folder.name not in names:
-                    remove(folder)
+                    _discard(folder)
         for folder in list((self.root / LEADS).glob("*")):
             if folder.name not in named[RELEASES]:
                 remove(folder)
@@ -215,26 +249,55 @@ class Store:
         for folder in sorted(folders, reverse=True):
             sync(folder)
 
-    def _forget_damaged(self, folder: Path, files: tuple[File, ...]) -> None:
+    def _mend(self, folder: Path, staged: Path) -> None:
+        """Put the files of a staged folder into one that may be in use, each by one rename, and take what is too much away."""
+        wanted = {path.relative_to(staged) for path in staged.rglob("*") if not path.is_dir()}
+        for path in sorted(wanted):
+            make_folder((folder / path).parent)
+            disk.replace(staged / path, folder / path)
+        for path in list(folder.rglob("*")):
+            if not path.is_dir() and path.relative_to(folder) not in wanted:
+                disk.unlink(path)
+        for path in [*folder.rglob("*"), folder]:
+            if path.is_dir():
+                sync(path)
+        remove(staged)
+
+    def _forget_damaged(self, kind: str, name: str) -> None:
+        folder = self.folder(kind, name)
+        try:
+            files = (self.read_release if kind == RELEASES else self.read_runtime)(name).files
+        except (DeviceError, ManifestError):
+            _discard(folder)
+            return
         for entry in files:
             blob = self.blob(entry.sha256)
             if blob.is_file() and sha256_of(blob) != entry.sha256:
                 disk.unlink(blob)
         current = self.current()
         if not current or folder.name not in (current.release, current.runtime):
-            remove(folder)
+            _discard(folder)
 
     def _deployment_file(self, release: str) -> Path:
         return self.root / "deployments" / f"{checked_digest(release)}.json"
 
     def _deployment(self, release: str) -> Deployment | None:
-        fields = read_json(self._deployment_file(release))
-        return Deployment(**fields) if fields and self.folder(RELEASES, release).is_dir() else None
+        try:
+            return self._present_deployment(read_json(self._deployment_file(release)) or {})
+        except ManifestError:
+            return None
+
+    def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
+        try:
+            deployment = Deployment(**{name: fields[name] for name in Deployment.__dataclass_fields__})
+            return deployment if self.folder(RELEASES, deployment.release).is_dir() else None
+        except (KeyError, ManifestError):
+            return None
 
     def _deployed(self, link: str) -> Deployment | None:
         try:
             return self._deployment(os.path.basename(os.readlink(self.root / link)))
-        except (OSError, ManifestError):
+        except OSError:
             return None
 
     def _point(self, name: str, deployment: Deployment | None) -> None:
@@ -268,3 +331,21 @@ def verify(argv: list[str]) -> int:
     store.verify(RUNTIMES, current.runtime)
     print(json.dumps({"verified": current.release}))
     return 0
+
+
+def _discard(folder: Path) -> None:
+    """Delete a release or a runtime: its name first, so that at no moment it stands for less than it says."""
+    if folder.is_dir():
+        doomed = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.part")
+        if doomed != folder:
+            remove(doomed)
+            disk.replace(folder, doomed)
+        remove(doomed)
+
+
+def _lock(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

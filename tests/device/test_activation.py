@@ -187,7 +187,7 @@ def test_runtime_folders_stay_as_they_were_sent(board: Board) -> None:
 
 
 @pytest.mark.parametrize(("check", "serve", "switched"), [("hang", "good", False), ("good", "hang", True)])
-def test_a_kill_within_an_activation_leaves_a_store_that_the_next_one_mends(
+def test_after_a_kill_within_an_activation_the_release_before_runs_again_by_itself(
     board: Board, check: str, serve: str, switched: bool
 ) -> None:
     first = board.add("1")
@@ -200,10 +200,35 @@ def test_a_kill_within_an_activation_leaves_a_store_that_the_next_one_mends(
         wait_until(lambda: not board.call("status")["service"]["healthy"])
     child.kill()
     child.wait()
-    current, confirmed = board.store.current(), board.store.confirmed()
-    assert current and confirmed
-    assert (current.release, confirmed.release) == (second if switched else first, first)
+    wait_until(lambda: board.running() == "1")
     board.call("verify")
+    assert board.store.previous() is None
+    assert board.activate(first)["unchanged"] is True
+
+
+def test_a_release_whose_bytes_rotted_is_not_run_again_but_the_one_before_it(board: Board) -> None:
+    board.activate(board.add("1"))
+    second = board.add("2", counter=2)
+    board.activate(second)
+    model = board.store.folder(RELEASES, second) / "model.bin"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    os.kill(board.call("status")["service"]["pid"], signal.SIGKILL)
+    wait_until(lambda: board.running() == "1")
+
+
+def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_sent_again(board: Board) -> None:
+    first = board.add("1")
+    board.activate(first)
+    model = board.store.folder(RELEASES, first) / "model.bin"
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + b"?")
+    os.kill(board.call("status")["service"]["pid"], signal.SIGKILL)
+    wait_until(lambda: "was refused" in board.call("status")["service"]["failure"])
+    failure = f"was refused: release {first[:12]}: `model.bin` is not what the manifest says"
+    assert board.call("status")["service"]["failure"] == failure
+    assert board.call("activate", *board.activation(first))["error"]["code"] == "wrong_digest"
+    add(board.store, RELEASES, board.folder / "1")
     board.activate(first)
     assert board.running() == "1"
-    assert board.store.previous() is None

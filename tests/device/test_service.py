@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from device import service
+from device.disk import write_note
 from device.errors import DeviceError
 from device.store import Store
 
@@ -14,7 +15,6 @@ echo "$@" >>"{log}"
 shift
 case "$1" in
     is-system-running) echo running ;;
-    show) cat "{answers}/$3" 2>/dev/null ;;
     enable) exit {enable} ;;
 esac
 """
@@ -30,7 +30,7 @@ def fake_systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, enable: i
     """Put a systemctl into PATH that writes down what it is told."""
     folder, log = tmp_path / "bin", tmp_path / "systemctl.log"
     folder.mkdir()
-    (folder / "systemctl").write_text(SYSTEMCTL.format(log=log, answers=tmp_path, enable=enable))
+    (folder / "systemctl").write_text(SYSTEMCTL.format(log=log, enable=enable))
     (folder / "loginctl").write_text(f'#!/bin/sh\necho "loginctl $@" >>"{log}"\n')
     for program in folder.iterdir():
         program.chmod(0o755)
@@ -45,7 +45,7 @@ def test_the_unit_runs_what_is_current_and_is_started_now_and_at_boot(
     assert service.kind_here() == "systemd"
     service.choose(store, "systemd").start()
     unit = (tmp_path / ".config" / "systemd" / "user" / "demitasse.service").read_text()
-    assert f'"supervise" "--once" "--root" "{store.root}"' in unit
+    assert f'"supervise" "--root" "{store.root}"' in unit
     assert "Restart=always" in unit
     assert "WantedBy=default.target" in unit
     told = log.read_text().splitlines()
@@ -71,22 +71,15 @@ def test_a_unit_that_cannot_be_enabled_is_an_error_of_ours(store: Store, tmp_pat
     assert caught.value.code == "systemd"
 
 
-@pytest.mark.parametrize(
-    ("answers", "failure"),
-    [
-        ({"NRestarts": "0", "ActiveState": "active"}, ""),
-        ({"NRestarts": "2", "ExecMainCode": "1", "ExecMainStatus": "3"}, "ended with exit status 3"),
-        ({"NRestarts": "1", "ExecMainCode": "2", "ExecMainStatus": "4"}, "died by signal 4 (illegal instruction)"),
-        ({"NRestarts": "0", "ActiveState": "failed", "ExecMainCode": "1", "ExecMainStatus": "1"}, "ended with exit status 1"),
-    ],
-)
-def test_the_units_end_is_told_in_words(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], failure: str
+def test_how_the_service_ended_is_told_until_it_is_started_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_systemctl(tmp_path, monkeypatch)
-    for name, value in answers.items():
-        (tmp_path / name).write_text(value + "\n")
-    assert service.choose(store, "systemd").failure() == failure
+    write_note(store.root / "run" / "ended.json", {"how": "ended with exit status 3"})
+    systemd = service.choose(store, "systemd")
+    assert systemd.failure() == "ended with exit status 3"
+    systemd.start()
+    assert systemd.failure() == ""
 
 
 def test_without_systemd_the_service_says_that_a_reboot_ends_it(

@@ -1,0 +1,162 @@
+"""`supervise`: runs the current release, and runs it again when it ends, until it is told to stop.
+
+It is what lets a board come back by itself. A release that no activation has committed is on trial, for as long as that activation
+lives; if it dies, what was committed last runs again. A release whose bytes have rotted makes room for the one before it.
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from device import service
+from device.disk import remove, write_note
+from device.errors import DeviceError
+from device.store import RELEASES, RUNTIMES, Deployment, Store
+
+LOG_LIMIT_BYTES = 1 << 20
+BACK_OFF_S = (1, 2, 4, 8, 16, 30)
+STEADY_S = 60.0
+"""A service that ran for so long starts again without waiting."""
+LOOK_S = 0.1
+"""How often a pause and a trial are looked at."""
+
+
+def supervise(argv: list[str]) -> int:
+    """Take over from the supervisor that runs and serve what is current, again and again: `supervise --root ROOT`."""
+    parser = argparse.ArgumentParser(prog="supervise")
+    parser.add_argument("--root", type=Path, required=True)
+    store = Store(parser.parse_args(argv).root)
+    run = store.root / "run"
+    with open(run / "service.lock", "a") as lock:
+        service.end_supervisor(run)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove(run / "ended.json")
+        _Supervisor(store, lock.fileno()).run()
+    return 0
+
+
+class _Supervisor:
+    def __init__(self, store: Store, lock: int) -> None:
+        self._store, self._run, self._lock = store, store.root / "run", lock
+        self._log = self._run / "service.log"
+        self._child: "subprocess.Popen[bytes] | None" = None
+        self._stopping = False
+
+    def run(self) -> None:
+        """Go on until SIGTERM."""
+        signal.signal(signal.SIGTERM, self._stop)
+        self._note_child(None)
+        tries = 0
+        while not self._stopping:
+            began = time.monotonic()
+            how = "" if service.is_paused(self._store) else self._serve()
+            if how:
+                write_note(self._run / "ended.json", {"how": how})
+            tries = 0 if not how or time.monotonic() - began > STEADY_S else tries + 1
+            self._rest(BACK_OFF_S[min(tries - 1, len(BACK_OFF_S) - 1)] if tries else LOOK_S)
+
+    def _serve(self) -> str:
+        """Run what is to run until it ends; return how it ended, "" if that was wanted."""
+        try:
+            deployment, on_trial = self._choose()
+        except DeviceError as error:
+            return f"was refused: {error.message}"
+        child = self._start(deployment)
+        while on_trial and child.poll() is None:
+            time.sleep(LOOK_S)
+            on_trial = not self._recovers()
+        if self._store.current() != deployment:
+            _end(child)
+            return ""
+        code = self._wait(child)
+        return "" if self._stopping else service.how_it_ended(code)
+
+    def _choose(self) -> "tuple[Deployment, bool]":
+        """Return what is to run, and whether it is on trial: then an activation has just checked it."""
+        on_trial = not self._recovers()
+        current = self._store.current()
+        if not current:
+            raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+        return (current, True) if on_trial else (self._sound(current), False)
+
+    def _recovers(self) -> bool:
+        """Take back what a switch that was cut short has left; False where a switch is under way."""
+        try:
+            with self._store.locked(wait_s=0):
+                self._store.recover()
+                return True
+        except DeviceError as error:
+            if error.code != "busy":
+                raise
+            return False
+
+    def _sound(self, current: Deployment) -> Deployment:
+        """Return a release if its bytes are as they were sent, else the one before it, which becomes current."""
+        try:
+            self._check(current)
+        except DeviceError:
+            previous = self._store.previous()
+            if not previous:
+                raise
+            self._check(previous)
+            with self._store.locked():
+                self._store.switch(previous, None)
+                self._store.commit(previous)
+            return previous
+        return current
+
+    def _check(self, deployment: Deployment) -> None:
+        self._store.check(RELEASES, deployment.release)
+        self._store.check(RUNTIMES, deployment.runtime)
+
+    def _start(self, deployment: Deployment) -> "subprocess.Popen[bytes]":
+        command = service.serve_command(self._store, deployment)
+        with open(self._log, "ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock])
+        self._child = child
+        self._note_child(child.pid)
+        if self._stopping:
+            child.terminate()
+        return child
+
+    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+        while True:
+            try:
+                return child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._bound_log()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+        if self._child:
+            self._child.terminate()
+
+    def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < until:
+            time.sleep(LOOK_S)
+
+    def _note_child(self, pid: "int | None") -> None:
+        write_note(self._run / "service.json", {"group": os.getpgid(0), "child": pid})
+
+    def _bound_log(self) -> None:
+        if self._log.stat().st_size > LOG_LIMIT_BYTES:
+            with open(self._log, "rb") as stream:
+                stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
+                tail = stream.read()
+            with open(self._log, "r+b") as stream:
+                stream.truncate(0)
+                stream.write(tail)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=service.STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
