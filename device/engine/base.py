@@ -82,7 +82,7 @@ class Timing:
     prefill_s: float
     answer_tokens: int
     decode_steps: int
-    """Tokens evaluated one at a time to get the one after: all of the answer's, but for the last where its length ended it."""
+    """Tokens of which the one after was wanted: all of the answer's, but for the last where its length ended it."""
     decode_s: float
 
     def decode_tok_s(self) -> float:
@@ -122,6 +122,8 @@ class Settings:
     threads_batch: int = 0
     """Threads that read prompts; 0 takes as many as decode."""
     kv_type: str = "f16"
+    guess: bool = True
+    """Verify several tokens at once where the text repeats itself and it pays; the answers are the same."""
     adapter: "Path | None" = None
     """A LoRA adapter that is added to the weights while they are used."""
 

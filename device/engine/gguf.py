@@ -8,7 +8,8 @@ import ctypes
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,21 +18,13 @@ from llama_cpp import llama_cpp as llama
 from device.engine import opening
 from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Timing, Token, check_prompt, never
 from device.engine.cells import LlamaCells
+from device.engine.decoding import Clock, LlamaDecoder
 from device.engine.opening import N_OUTPUTS
 from device.engine.sequence import ReadSequence
 from device.engine.text import TextStream
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
-
-
-@dataclass
-class _Clock:
-    """What one answer has taken so far."""
-
-    tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0
 
 
 class LlamaEngine:
@@ -46,6 +39,7 @@ class LlamaEngine:
         if settings.adapter:
             opening.adapt(self._model, self._ctx, settings.adapter)
         self._sequence = ReadSequence(LlamaCells(self._ctx))
+        self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
 
     @property
@@ -170,42 +164,26 @@ class LlamaEngine:
     def _answer(
         self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
     ) -> Iterator[Token]:
-        began, clock, text = time.perf_counter(), _Clock(), TextStream(sampling.stop)
+        began, clock, text = time.perf_counter(), Clock(), TextStream(sampling.stop)
         reason: Literal["stop", "length"] = "length"
         reused = self._sequence.read(tokens, lead, cancelled)
         if reused is None:
             return
         prefill_s = time.perf_counter() - began
         room = min(sampling.max_tokens, self._context - len(tokens))
-        for token in self._sampled(sampling, room, clock, cancelled):
-            if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
-                reason = "stop"
-                break
-            clock.tokens += 1
-            yield Token(token, text.feed(self.piece(token)))
-            if text.stopped:
-                reason = "stop"
-                break
+        with closing(self._decoder.chosen(tokens, sampling, room, clock, cancelled)) as chosen:
+            for token, candidates in chosen:
+                if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
+                    reason = "stop"
+                    break
+                clock.tokens += 1
+                yield Token(token, text.feed(self.piece(token)), candidates=candidates)
+                if text.stopped:
+                    reason = "stop"
+                    break
         timing = Timing(len(tokens), reused, prefill_s, clock.tokens, clock.steps, clock.seconds)
         if not cancelled():
             yield Token(None, text.end(), reason, timing)
-
-    def _sampled(self, sampling: Sampling, room: int, clock: _Clock, cancelled: Callable[[], bool]) -> Iterator[int]:
-        """Yield the ids that are chosen; each is evaluated when the next is asked for."""
-        sampler = opening.sampler(sampling)
-        try:
-            token: int = llama.llama_sampler_sample(sampler, self._ctx, -1)
-            yield token
-            for _ in range(room - 1):
-                if cancelled():
-                    return
-                began = time.perf_counter()
-                self._sequence.decode([token])
-                token = llama.llama_sampler_sample(sampler, self._ctx, -1)
-                clock.steps, clock.seconds = clock.steps + 1, clock.seconds + time.perf_counter() - began
-                yield token
-        finally:
-            llama.llama_sampler_free(sampler)
 
 
 def load(path: Path, settings: Settings) -> LlamaEngine:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from device.engine.base import Description, Sampling, Settings, default_threads
+from device.engine.base import Description, FieldError, Sampling, Settings, default_threads
 from device.engine.states import BATCH
 from device.errors import DeviceError
 
@@ -135,3 +135,11 @@ def sampler(sampling: Sampling) -> Any:
     ):
         llama.llama_sampler_chain_add(chain, part)
     return chain
+
+
+def grammar(vocab: Any, text: str) -> Any:
+    """Return a sampler that holds to a grammar in GBNF; raise FieldError where llama.cpp does not take it."""
+    made = llama.llama_sampler_init_grammar(vocab, text.encode(), b"root")
+    if not made:
+        raise FieldError("response_format", f"the engine does not take this grammar{because()}")
+    return made

@@ -1,6 +1,8 @@
 """The engine's own loop against the stock high-level API of the same library, and its ends: stop, length, cancel, error."""
 
 import array
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from device.engine import load
-from device.engine.base import Engine, Sampling, Settings, Token
+from device.engine.base import Engine, FieldError, Sampling, Settings, Token
+from device.engine.gguf import LlamaEngine
 from device.errors import DeviceError
 from tests.fakes.tiny_gguf import END, tiny_gguf
 
@@ -156,6 +159,62 @@ def test_a_state_that_holds_other_tokens_than_it_should_is_not_taken(engine: Eng
     assert reused(list(engine.generate([*lead, 7], GREEDY, lead=len(lead)))) == 0
 
 
+COPIED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-*/=<>()[]{}"
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf(tmp_path_factory.mktemp("copier") / "copies.gguf", recites=COPIED)
+
+
+def guessing(file: Path, *, guess: bool = True) -> LlamaEngine:
+    return LlamaEngine(file, replace(SETTINGS, guess=guess))
+
+
+def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier: Path) -> None:
+    prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
+    one, other = guessing(copier), guessing(copier, guess=False)
+    steps, plain = (list(engine.generate(prompt, sampling)) for engine in (one, other))
+    assert [(step.id, step.text, step.finish_reason) for step in steps] == [
+        (step.id, step.text, step.finish_reason) for step in plain
+    ]
+    assert "".join(step.text for step in steps) == COPIED
+    assert one._decoder.exact and not other._decoder.exact
+    assert len(one._sequence) == len(other._sequence)
+    one.close()
+    other.close()
+
+
+def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
+    one, other = guessing(random_file), guessing(random_file, guess=False)
+    for prompt in (QUESTION, [*b"ab" * 40], [*b"the same, the same, the same"]):
+        answers = [ids(list(engine.generate(prompt, Sampling(max_tokens=200)))) for engine in (one, other)]
+        assert answers[0] == answers[1]
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("taken", range(9, 40, 3))
+def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(copier: Path, taken: int) -> None:
+    engine = guessing(copier)
+    prompt = [*COPIED.encode(), 10]
+    answer = engine.generate(prompt, Sampling(max_tokens=100))
+    said = [next(answer).id for _ in range(taken)]
+    answer.close()  # type: ignore[attr-defined]
+    assert engine._sequence.live.tokens == [*prompt, *said[:-1]]
+    engine.close()
+
+
+def test_what_a_batch_gives_is_not_believed_where_its_bits_differ(copier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = guessing(copier)
+    rows = iter(range(1 << 20))
+    monkeypatch.setattr(engine._decoder, "_row", lambda row: next(rows))
+    prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
+    assert "".join(step.text for step in engine.generate(prompt, sampling)) == COPIED
+    assert set(engine._decoder.exact.values()) == {False}
+    engine.close()
+
+
 def test_closing_an_answer_stops_within_one_token(engine: Engine) -> None:
     answer = engine.generate(QUESTION, GREEDY)
     said = [next(answer).id for _ in range(3)]
@@ -300,3 +359,36 @@ def test_an_adapter_with_a_broken_header_never_reaches_the_engine(random_file: P
     with pytest.raises(DeviceError) as caught:
         load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
     assert caught.value.code == "bad_model"
+
+
+def test_each_token_comes_with_its_log_probability_and_the_likeliest(engine: Engine) -> None:
+    rows = [array.array("f", row) for row in engine.logits(QUESTION)]
+    *steps, _ = engine.generate(QUESTION, Sampling(max_tokens=3, top_logprobs=4))
+    assert [len(step.candidates) for step in steps] == [5, 5, 5]
+    logits = rows[-1]
+    total = math.log(sum(math.exp(score - max(logits)) for score in logits)) + max(logits)
+    best = sorted(range(len(logits)), key=lambda token: -logits[token])[:4]
+    assert [candidate.id for candidate in steps[0].candidates] == [steps[0].id, *best]
+    expected = [logits[token] - total for token in (best[0], *best)]
+    assert [candidate.logprob for candidate in steps[0].candidates] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_tokens=48, temperature=1.5, seed=1, top_k=0)])
+def test_a_grammar_holds_whatever_the_model_would_say(engine: Engine, sampling: Sampling) -> None:
+    grammar = 'root ::= "{" [a-c]{3} "é" ("x" | "y") "}"'
+    steps = list(engine.generate(QUESTION, replace(sampling, grammar=grammar, top_logprobs=1)))
+    text = "".join(step.text for step in steps)
+    assert re.fullmatch(r"\{[abc]{3}é[xy]\}", text)
+    assert steps[-1].finish_reason == "stop"
+
+
+def test_a_grammar_that_is_none_is_refused_and_the_engine_lives(engine: Engine) -> None:
+    with pytest.raises(FieldError, match="`response_format`: the engine does not take this grammar"):
+        list(engine.generate(QUESTION, replace(GREEDY, grammar="root ::= undefined")))
+    assert ids(list(engine.generate(QUESTION, GREEDY)))
+
+
+def test_a_grammar_that_no_token_follows_is_named(engine: Engine) -> None:
+    with pytest.raises(DeviceError) as caught:
+        list(engine.generate(QUESTION, replace(GREEDY, grammar='root ::= "a" "\\x00" "b"')))
+    assert caught.value.code == "no_token"

@@ -1,0 +1,78 @@
+"""Guesses come from the text itself, and are tried only with time that was earned."""
+
+import pytest
+
+from device.engine.drafts import SIZES, Lookup, Pace
+
+STEP_S = 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "guess"),
+    [
+        ([1, 2, 3, 4, 5, 6, 1, 2, 3], 3, [4, 5, 6]),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 1, [5]),
+        ([1, 2, 3, 4, 1, 2, 3], 7, [4, 1, 2, 3, 4, 1, 2]),
+        ([7, 7, 7, 7], 4, [7, 7, 7, 7]),
+        ([1, 2, 3, 4, 5], 4, []),
+        ([1, 2], 4, []),
+        ([1, 2, 3, 4, 1, 2, 3], 0, []),
+    ],
+    ids=["what followed", "the last time", "into its own end", "the same again and again", "never said", "too short", "none asked"],
+)
+def test_a_guess_is_what_followed_the_last_time(text: list[int], most: int, guess: list[int]) -> None:
+    assert Lookup(text).guess(most) == guess
+
+
+def paced(steps: int, right: int) -> Pace:
+    """Return a pace after so many steps, the last of them guessed right."""
+    pace = Pace()
+    pace.begin()
+    for number in range(steps):
+        pace.stepped(STEP_S)
+        pace.saw(right=number >= steps - right)
+    return pace
+
+
+def test_nothing_is_tried_before_guesses_were_right() -> None:
+    assert Pace().size(15) == 1
+    assert paced(40, 0).size(15) == 1
+    assert paced(40, 3).size(15) == 1
+
+
+def test_the_more_guesses_were_right_the_more_are_tried_at_once() -> None:
+    sizes = [paced(40, right).size(15) for right in range(40)]
+    assert sizes == sorted(sizes)
+    assert {1, max(SIZES)} <= set(sizes)
+
+
+def test_no_more_are_tried_than_were_guessed() -> None:
+    pace = paced(40, 30)
+    assert [pace.size(guessed) for guessed in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
+
+
+def test_a_batch_that_costs_as_much_as_its_tokens_is_not_tried_again() -> None:
+    pace = paced(40, 30)
+    for _ in range(20):
+        for size in SIZES:
+            pace.tried(size, size, size * STEP_S)
+    assert pace.size(15) == 1
+
+
+@pytest.mark.parametrize("length", [64, 128, 512])
+def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(length: int) -> None:
+    pace = paced(200, 200)
+    pace.begin()
+    spent, tokens = 0.0, 0
+    while tokens < length:
+        size = pace.size(15)
+        if size == 1:
+            pace.stepped(STEP_S)
+            pace.saw(right=True)
+            spent += 1
+        else:
+            cost = {4: 2.6, 8: 3.5, 16: 5.0}[size]
+            pace.tried(size, 1, cost * STEP_S)
+            spent += cost
+        tokens += 1
+    assert spent / length <= 1.02 + 4 / length
