@@ -16,12 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device import bandwidth
 from device.engine.base import Description, Engine, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import read_manifest
+from device.manifest.gguf import read_header, streamed_bytes
 from device.model import Model, open_bundle, open_file
+from device.sensors import Watch, memory, now
 
 Row = dict[str, Any]
+_QUESTION, _ANSWER_TOKENS = "What can you help me with?", 64
+"""Asked to see where the time of an answer goes."""
 
 
 @dataclass(frozen=True)
@@ -31,44 +36,93 @@ class Plan:
     pp: int
     tg: int
     repeat: int
+    sustained_s: float = 0.0
+    """How long to decode on and on, to see what heat does."""
 
 
 def bench(argv: list[str]) -> int:
     """Measure a model; print one JSON object; raise DeviceError `prompt_too_long` for tests that the context does not hold."""
     options = _options(argv)
-    plan = Plan(options.pp, options.tg, options.repeat)
-    load_before, began = os.getloadavg()[0], time.perf_counter()
-    model = _open(options)
-    load_s = time.perf_counter() - began
-    _check_fit(plan, model.engine.context)
-    first_s = _first_token_s(model.engine, plan.pp)
-    warm = [round(_first_token_s(model.engine, plan.pp), 4) for _ in range(plan.repeat)]
-    measured = {
-        "rows": rows(model.engine, plan),
-        "load_s": round(load_s, 4),
-        "ttft_cold_s": round(load_s + first_s, 4),
-        "ttft_warm_s": statistics.median(warm),
-        "ttft_warm_samples_s": warm,
-        "peak_rss_bytes": _peak_rss_bytes(),
-        "load_average_before": load_before,
-        "load_average_after": os.getloadavg()[0],
-    }
-    model.engine.close()
-    print(json.dumps(measured), flush=True)
+    plan = Plan(options.pp, options.tg, options.repeat, options.sustained)
+    before = _condition()
+    with Watch() as watch:
+        began = time.perf_counter()
+        model, about = _open(options)
+        load_s = time.perf_counter() - began
+        measured = {"load_s": round(load_s, 4), **_measure(model, plan, load_s, watch)}
+    decode = next(row for row in measured["rows"] if row["n_gen"])
+    whole = {
+        **measured, **memory(), **watch.over(), "samples": watch.samples, "before": before, "after": _condition(),
+        "roofline": _roofline(decode, about["bytes_per_token"]), "release": about,
+    }  # fmt: skip
+    print(json.dumps(whole), flush=True)
     return 0
 
 
+def _measure(model: Model, plan: Plan, load_s: float, watch: Watch) -> Row:
+    engine = model.engine
+    _check_fit(plan, engine.context)
+    first_s = _first_token_s(engine, plan.pp)
+    warm = [round(_first_token_s(engine, plan.pp), 4) for _ in range(plan.repeat)]
+    found = {
+        "ttft_cold_s": round(load_s + first_s, 4), "ttft_warm_s": statistics.median(warm), "ttft_warm_samples_s": warm,
+        "answer": _answer(model), "rows": rows(engine, plan), "sustained": _sustained(engine, plan, watch),
+    }  # fmt: skip
+    engine.close()
+    return found
+
+
 def rows(engine: Engine, plan: Plan) -> list[Row]:
-    """Return a row of llama-bench's fields for each test."""
+    """Return a row of llama-bench's fields for each test; the two tests take turns, so that what changes meanwhile hits both."""
     common = _common(engine.description)
     engine.time_prompt(plan.pp)
-    prompts = [engine.time_prompt(plan.pp) for _ in range(plan.repeat)]
     engine.time_decode(1)
-    decodes = [engine.time_decode(plan.tg) for _ in range(plan.repeat)]
+    prompts, decodes = [], []
+    for _ in range(plan.repeat):
+        prompts.append(engine.time_prompt(plan.pp))
+        decodes.append(engine.time_decode(plan.tg))
     return [
         {**common, "n_prompt": plan.pp, "n_gen": 0, **_samples(plan.pp, prompts)},
         {**common, "n_prompt": 0, "n_gen": plan.tg, **_samples(plan.tg, decodes)},
     ]
+
+
+def _sustained(engine: Engine, plan: Plan, watch: Watch) -> "list[tuple[float, float]]":
+    """Return when, and how many tokens a second, one test after the other."""
+    found: "list[tuple[float, float]]" = []
+    until = watch.at() + plan.sustained_s
+    while watch.at() < until:
+        seconds = engine.time_decode(plan.tg)
+        found.append((round(watch.at(), 2), round(plan.tg / seconds, 2)))
+    return found
+
+
+def _answer(model: Model) -> "Row | None":
+    """Return where the time of one answer goes, in seconds; None for a model that cannot be talked to."""
+    if model.template is None:
+        return None
+    model.engine.forget()
+    began = time.perf_counter()
+    prompt = model.prompt([{"role": "user", "content": _QUESTION}])
+    words_s = time.perf_counter() - began
+    if len(prompt.tokens) >= model.engine.context:
+        return None
+    last = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=_ANSWER_TOKENS), model.stop_ids, lead=prompt.lead))[-1]
+    whole_s, timing = time.perf_counter() - began, last.timing
+    assert timing
+    parts = {"prompt to tokens": words_s, "reading the prompt": timing.prefill_s, "tokens": timing.decode_s}
+    parts["tokens to text"] = max(0.0, whole_s - sum(parts.values()))
+    return {"tokens": timing.answer_tokens, "seconds": {name: round(seconds, 5) for name, seconds in parts.items()}}
+
+
+def _roofline(decode: Row, streamed: int) -> Row:
+    gb_s = bandwidth.read_gb_s(decode["n_threads"])
+    return {"bytes_per_token": streamed, **bandwidth.roofline(decode["median_ts"], streamed, gb_s)}
+
+
+def _condition() -> Row:
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {**now(), "load_average": os.getloadavg()[0], "governor": governor.read_text().strip() if governor.is_file() else None}
 
 
 def _samples(n_tokens: int, seconds: list[float]) -> Row:
@@ -77,12 +131,18 @@ def _samples(n_tokens: int, seconds: list[float]) -> Row:
         "test_time": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "avg_ns": round(statistics.mean(seconds) * 1e9), "stddev_ns": round(_deviation(seconds) * 1e9),
         "avg_ts": round(statistics.mean(rates), 4), "stddev_ts": round(_deviation(rates), 4),
+        "median_ts": round(statistics.median(rates), 4), "p10_ts": round(_tenth(rates), 4),
         "samples_ns": [round(each * 1e9) for each in seconds], "samples_ts": [round(rate, 4) for rate in rates],
     }  # fmt: skip
 
 
 def _deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _tenth(values: list[float]) -> float:
+    """Return what nine in ten were faster than: p90 of the times."""
+    return statistics.quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]
 
 
 def _common(model: Description) -> Row:
@@ -109,25 +169,31 @@ def _check_fit(plan: Plan, context: int) -> None:
         raise DeviceError("prompt_too_long", message, hint="lower --pp or --tg", status=400)
 
 
-def _peak_rss_bytes() -> int:
-    """Return VmHWM: the most memory this process has had resident, the model file's mapped pages included."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else 0
-
-
 def _processor() -> str:
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1).strip() if found else platform.machine()
 
 
-def _open(options: argparse.Namespace) -> Model:
+def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
+    """Return the model, and what it is: its name and version, the gate's figures, the bytes that each token of an answer reads."""
     if options.bundle:
         folder = Path(options.bundle)
-        return open_bundle(folder, read_manifest(folder), options.threads)
-    context = options.context or max(options.pp, options.tg) + 1
-    return open_file(Path(options.model), Settings(context=context, threads=options.threads))
+        manifest = read_manifest(folder)
+        known = {"name": manifest.name, "version": manifest.version, "release": manifest.release_id(), "gate": manifest.gate}
+        return open_bundle(folder, manifest, options.threads), {**known, **_sizes(folder / manifest.model)}
+    file = Path(options.model)
+    settings = Settings(context=options.context or max(options.pp, options.tg) + 1, threads=options.threads)
+    return open_file(file, settings), {"name": file.stem, **_sizes(file)}
+
+
+def _sizes(file: Path) -> Row:
+    size = file.stat().st_size
+    return {"file": file.name, "size_bytes": size, "bytes_per_token": _streamed(file) or size}
+
+
+def _streamed(file: Path) -> int:
+    return streamed_bytes(read_header(file)) if file.suffix == ".gguf" else 0
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -139,6 +205,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pp", type=_positive, default=512, help="tokens of the prompt")
     parser.add_argument("--tg", type=_positive, default=128, help="tokens that are decoded")
     parser.add_argument("--repeat", type=_positive, default=5)
+    parser.add_argument("--sustained", type=float, default=0.0, metavar="SECONDS", help="then decode on for so long")
     parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)
 

@@ -183,6 +183,20 @@ class Deployment:
     """In words, how the board gave the goldens; empty where nothing was switched."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured on a board, and where."""
+
+    board: str
+    emulated: bool
+    rows: list[Figures]
+    """One a test: llama-bench's fields."""
+    measured: Figures
+    """Everything else: seconds and bytes, the board's condition before, through and after the run."""
+    facts: Figures = field(default_factory=dict)
+    """What the board is."""
+
+
 def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
     """Return the record of `out` and whether it is fresh: made now by `build(out)`, or found with the same key.
 

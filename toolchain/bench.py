@@ -8,14 +8,17 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from toolchain.artifacts import Report
 from toolchain.board.device import Device
+from toolchain.errors import BoardError
 
 Rows = list[dict[str, Any]]
 PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
 """llama-bench's tests: pp512 and tg128."""
+FACTS = ("model", "machine", "cpu_name", "cores", "memory_total_mb", "kernel", "os_name", "glibc", "python", "l4t")
+"""What of a board's facts belongs to its figures."""
 COLUMNS = (
     "model_filename",
     "model_type",
@@ -30,23 +33,30 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What was measured on a board, and where."""
+def bench(device: Device, *, pp: int = PROMPT_TOKENS, tg: int = ANSWER_TOKENS, repeat: int = 5, sustained_s: float = 0.0) -> Report:
+    """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle.
 
-    board: str
-    emulated: bool
-    rows: Rows
-    """One a test: llama-bench's fields."""
-    measured: dict[str, Any]
-    """Everything that is not a rate: seconds, bytes, load."""
+    Raises BoardError for a speed that the board's own memory could not feed: such a figure is a mistake of the measurement.
+    """
+    wanted = ("--pp", str(pp), "--tg", str(tg), "--repeat", str(repeat), "--sustained", str(sustained_s))
+    answer = device.call("bench", *wanted, timeout_s=3600 + sustained_s)
+    report = Report(
+        board=device.address, emulated=device.address.startswith("virtual:"), rows=answer.pop("rows"), measured=answer,
+        facts={name: value for name, value in device.facts().items() if name in FACTS},
+    )  # fmt: skip
+    _refuse_impossible(report)
+    return report
 
 
-def bench(device: Device, *, pp: int = PROMPT_TOKENS, tg: int = ANSWER_TOKENS, repeat: int = 5) -> Report:
-    """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle."""
-    answer = device.call("bench", "--pp", str(pp), "--tg", str(tg), "--repeat", str(repeat), timeout_s=3600)
-    rows = answer.pop("rows")
-    return Report(board=device.address, emulated=device.address.startswith("virtual:"), rows=rows, measured=answer)
+def _refuse_impossible(report: Report) -> None:
+    roof = report.measured.get("roofline", {})
+    if roof.get("impossible"):
+        rate = next(row["median_ts"] for row in report.rows if row["n_gen"])
+        needed = rate * roof["bytes_per_token"] / 1e9
+        raise BoardError(
+            f"{report.board}: {rate:g} tokens/s would read {needed:.1f} GB/s, the memory gives {roof['bandwidth_gb_s']:g}: "
+            "this cannot be true", hint="close what else runs and measure again",
+        )  # fmt: skip
 
 
 def render(report: Report, form: str) -> str:

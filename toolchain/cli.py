@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from toolchain import __version__, console, recipe, show, target
+from toolchain.artifacts import Report
 from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.errors import ConfigError, FitError
@@ -137,16 +138,54 @@ def bench(
     board: Board, pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
+    sustained: Annotated[float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)] = 0.0,
     output: Annotated[Literal["md", "csv", "json", "jsonl"], typer.Option("-o", "--output", help="Form of the rows.")] = "md",
+    page: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write the report as one page.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="JSON", help="Keep the report, to compare it later.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure a board's current release as llama-bench does, and what llama-bench leaves out."""
+    from toolchain import report as reports
     from toolchain.bench import bench as measure
 
     with console.terminal() as report, _device(board) as device:
         report.note(f"{board}: pp{pp} and tg{tg}, {repeat} times each")
-        measured = measure(device, pp=pp, tg=tg, repeat=repeat)
+        measured = measure(device, pp=pp, tg=tg, repeat=repeat, sustained_s=sustained)
+    if save:
+        reports.save(measured, save)
+    if page:
+        _write_page([measured], page)
     show.bench(measured, output, as_json=as_json)
+
+
+@app.command(name="report")
+def make_report(
+    saved: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")],
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Show kept reports side by side as one page: quality against speed, heat over time, where the time goes."""
+    from toolchain import report as reports
+
+    _write_page([reports.read(file) for file in saved], out)
+    console.show_text(f"{out}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A kept report, or what llama-bench printed as JSON.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")], as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say how much faster B is than A, with the interval in which that ratio lies."""
+    from toolchain import report as reports
+
+    show.compared(reports.compare(reports.read(first), reports.read(second)), first.name, second.name, as_json=as_json)
+
+
+def _write_page(measured: list[Report], path: Path) -> None:
+    from toolchain.artifacts import write_whole
+    from toolchain.report.page import render
+
+    write_whole(path, render(measured))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from device.manifest import ManifestError, read_manifest
-from device.manifest.gguf import Array, Header, Tensor, read_header
+from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
 from toolchain.errors import ArtifactError
 from toolchain.target import Needs, Profile, Target
 
@@ -32,7 +32,6 @@ REPACKED: dict[Profile, frozenset[str]] = {
     "armv8.2+dotprod+fp16": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "Q8_0"}),
 }
 """Types that llama.cpp copies into another order for a processor's instructions (ggml-cpu/repack.cpp)."""
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 F16_BYTES, F32_BYTES = 2, 4
 _ROWS = {"x86-64": 8}
 """Rows that are interleaved, where they are not 4."""
@@ -74,7 +73,7 @@ def read_model(path: Path) -> tuple[Header, int]:
 
 def forecast(header: Header, target: Target, context: int, threads: int = 0) -> Forecast:
     """Return what a file with this header takes and gives on a target; 0 threads: as many as are fastest for each."""
-    needs, streamed, layers = needs_of(header, context), _streamed(header), _layers(header)
+    needs, streamed, layers = needs_of(header, context), streamed_bytes(header), _layers(header)
     sizes = Counter[str]()
     for tensor in layers:
         sizes[tensor.type] += math.prod(tensor.shape)
@@ -124,12 +123,6 @@ def _repacked_bytes(header: Header, profile: Profile) -> int:
     rows = _ROWS.get(profile, 4)
     kinds = REPACKED.get(profile, frozenset())
     return sum(t.size for t in header.tensors if t.type in kinds and t.name != EMBEDDING and t.shape[-1] % rows == 0)
-
-
-def _streamed(header: Header) -> int:
-    """Return the bytes read for one token: all weights but the embedding, of which one row counts unless it is the head too."""
-    names = {tensor.name for tensor in header.tensors}
-    return sum(tensor.size for tensor in header.tensors if tensor.name != EMBEDDING or HEAD not in names)
 
 
 def _layers(header: Header) -> list[Tensor]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from toolchain import artifacts, hub, recipe, runtime, talk, target
-from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Verdict
-from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, Report, bench
+from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Report, Verdict
+from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError

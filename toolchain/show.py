@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain import console
-from toolchain.artifacts import Deployment
+from toolchain.artifacts import Deployment, Report
 from toolchain.doctor import Finding
 from toolchain.forecast import SPEED_ERROR, Forecast, Rate
 from toolchain.recipe import Recipe
+from toolchain.report import Comparison, caveats
 from toolchain.target import Fit, Target
 
 if TYPE_CHECKING:
-    from toolchain.bench import Report
     from toolchain.board.virtual import VirtualBoard
     from toolchain.pipeline import Delivery, Step
     from toolchain.quantize.contents import Contents
@@ -136,7 +136,7 @@ def deployed(made: Deployment, *, as_json: bool) -> None:
     console.show_text(f"\nrelease {made.release[:12]} on {made.address}: {sent}")
 
 
-def bench(report: "Report", form: str, *, as_json: bool) -> None:
+def bench(report: Report, form: str, *, as_json: bool) -> None:
     """Show what was measured on a board."""
     from toolchain.bench import render
 
@@ -148,15 +148,26 @@ def bench(report: "Report", form: str, *, as_json: bool) -> None:
         console.show_text("\n" + "\n".join(_measured(report)))
 
 
-def _measured(report: "Report") -> list[str]:
-    lines = [_figure(name, value) for name, value in report.measured.items() if isinstance(value, int | float)]
-    return [*lines, "emulated board: these figures say nothing about a real one"] if report.emulated else lines
+def _measured(report: Report) -> list[str]:
+    names = ("load_s", "ttft_cold_s", "ttft_warm_s", "peak_rss_bytes")
+    lines = [_figure(name, report.measured[name]) for name in names if report.measured.get(name) is not None]
+    return [*lines, *(f"mind: {reason}" for reason in caveats(report))]
 
 
 def _figure(name: str, value: float) -> str:
-    words, unit = name.rsplit("_", 1) if name.endswith(("_s", "_bytes")) else (name, "")
-    shown = {"s": f"{value * 1000:.1f} ms", "bytes": size(value)}.get(unit, f"{value:g}")
-    return f"{words.replace('_', ' ')}: {shown}"
+    words, unit = name.rsplit("_", 1)
+    return f"{words.replace('_', ' ')}: {size(value) if unit == 'bytes' else f'{value * 1000:.1f} ms'}"
+
+
+def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: bool) -> None:
+    """Show how two reports compare, test by test."""
+    if as_json:
+        console.show_json([{**asdict(test), "verdict": test.verdict} for test in found])
+        return
+    rows = [
+        [c.test, f"{c.first:.2f}", f"{c.second:.2f}", f"{c.ratio:.3f}", f"{c.low:.3f} … {c.high:.3f}", c.verdict] for c in found
+    ]
+    console.show_table(("test", first, second, "ratio", "95 %", f"{second} is"), rows)
 
 
 def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:

@@ -110,6 +110,15 @@ def tensor_digests(path: "str | os.PathLike[str]") -> list[dict[str, Any]]:
         ]
 
 
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+
+def streamed_bytes(header: Header) -> int:
+    """Return the bytes read for one token: all weights but the embedding, of which one row counts unless it is the head too."""
+    names = {tensor.name for tensor in header.tensors}
+    return sum(tensor.size for tensor in header.tensors if tensor.name != EMBEDDING or HEAD not in names)
+
+
 def read_strings(path: "str | os.PathLike[str]", array: Array, wanted: "set[int]") -> dict[int, str]:
     """Return some strings of an array of a file that `read_header` has passed, by their place in it."""
     found: dict[int, str] = {}

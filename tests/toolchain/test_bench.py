@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from toolchain.bench import COLUMNS, Report, render
+from toolchain.artifacts import Report
+from toolchain.bench import COLUMNS, render
 
 ROW = {
     "model_filename": "m.gguf", "model_type": "llama ?B Q4_K - Medium", "model_size": 4_582_400, "model_n_params": 6_815_744,

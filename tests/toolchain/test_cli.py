@@ -76,3 +76,15 @@ def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(t
     large = said("fit", str(file), "--target", "rpi-zero-2w", "--context", "1000000", code=5)
     assert "it does not fit" in large and "tokens fits" in large
     assert json.loads(said("fit", str(file), "--target", "rpi-4b-2gb", "--json"))["ok"] is True
+
+
+def test_two_kept_reports_are_compared_and_shown_on_one_page(tmp_path: Path) -> None:
+    row = {"n_prompt": 0, "n_gen": 32, "samples_ts": [10.0, 11.0, 12.0], "avg_ts": 11.0, "stddev_ts": 1.0}
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        samples = [factor * each for each in row["samples_ts"]]
+        (tmp_path / f"{name}.json").write_text(json.dumps([{**row, "samples_ts": samples}]))
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert "faster" in said("compare", *files)
+    assert json.loads(said("compare", *files, "--json"))[0]["ratio"] == 2.0
+    said("report", *files, "--out", str(tmp_path / "both.html"))
+    assert (tmp_path / "both.html").read_text().startswith("<!doctype html>")

@@ -1,0 +1,81 @@
+"""How fast this board reads memory, and how near to that an answer comes: the check that no figure is impossible.
+
+Reading is measured with the C library's own `memcmp` over two equal blocks that no cache holds, in as many threads as decode: the
+standard library's way to touch memory at full speed. A model that a cache holds is not judged: it does not wait for memory.
+"""
+
+import ctypes
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+ROUNDS = 5
+BLOCK_BYTES, SMALL_BLOCK_BYTES = 128 << 20, 32 << 20
+"""Compared blocks, two of them; small ones where less than 1 GB is free."""
+CACHED_SHARE = 2
+"""A model smaller than so many times the last cache may be read from there."""
+TOLERANCE = 1.05
+"""A roofline is itself a measurement."""
+
+
+def read_gb_s(threads: int) -> float:
+    """Return the best of some rounds, in 10**9 bytes a second."""
+    size = BLOCK_BYTES if _available_bytes() > 1 << 30 else SMALL_BLOCK_BYTES
+    blocks = [bytearray(os.urandom(4096)) * (size // 4096) for _ in range(1)]
+    blocks.append(bytearray(blocks[0]))
+    return max(2 * size / _compare_s(blocks, size, threads) for _ in range(ROUNDS)) / 1e9
+
+
+def roofline(tok_s: float, bytes_per_token: int, gb_s: float) -> "dict[str, Any]":
+    """Return what share of the memory's speed a decoding speed is, and whether it can be true."""
+    if bytes_per_token < CACHED_SHARE * last_cache_bytes():
+        return {"bandwidth_gb_s": round(gb_s, 2), "roofline_share": None, "impossible": False, "cached": True}
+    share = tok_s * bytes_per_token / (gb_s * 1e9)
+    return {"bandwidth_gb_s": round(gb_s, 2), "roofline_share": round(share, 3), "impossible": share > TOLERANCE, "cached": False}
+
+
+def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Return the size of the largest cache; 0 where the kernel does not tell."""
+    sizes = [_size(file.read_text(encoding="ascii")) for file in folder.glob("index*/size")]
+    return max(sizes, default=0)
+
+
+def _size(text: str) -> int:
+    found = re.match(r"(\d+)([KM]?)", text)
+    return int(found.group(1)) << {"": 0, "K": 10, "M": 20}[found.group(2)] if found else 0
+
+
+def _compare_s(blocks: "list[bytearray]", size: int, threads: int) -> float:
+    """Return the seconds that threads take to read both blocks, each its own part; ctypes lets go of the interpreter meanwhile."""
+    compare = ctypes.CDLL(None).memcmp
+    compare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    first, second = ((ctypes.c_char * size).from_buffer(block) for block in blocks)
+    part = size // threads
+    starts = [number * part for number in range(threads)]
+    ends = threading.Barrier(threads + 1)
+
+    def read(start: int) -> None:
+        ends.wait()
+        compare(ctypes.addressof(first) + start, ctypes.addressof(second) + start, part)
+        ends.wait()
+
+    workers = [threading.Thread(target=read, args=(start,), daemon=True) for start in starts]
+    for worker in workers:
+        worker.start()
+    ends.wait()
+    began = time.perf_counter()
+    ends.wait()
+    took = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    return took
+
+
+def _available_bytes() -> int:
+    found: Optional[re.Match[str]] = re.search(
+        r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE
+    )
+    return int(found.group(1)) * 1024 if found else 0

@@ -1,0 +1,163 @@
+"""How the board is while it works: clock, temperature, throttling, power; pressure, faults and whose the processors were.
+
+What a board has no sensor for is None, which a report shows as "not measured". Formats: the boards' real outputs, in
+tests/device/test_sensors.py. Standard library only.
+"""
+
+import os
+import re
+import resource
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+from device.facts import processor_temperature, throttled
+
+EVERY_S = 1.0
+PMIC_SLOPE, PMIC_BASE_W = 1.1451, 0.5879
+"""Power at a Pi 5's plug from the sum of its rails (pitop.hongjunwu.com/guide/power); USB loads are not in it."""
+INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
+"""Names of the rail that feeds a whole Jetson."""
+BUSY_SHARE, STOLEN_SHARE = 0.25, 0.02
+"""Above these shares of the processors' time other programs, or the machine below, had a part in the figures."""
+
+Sample = dict[str, Any]
+Text = Callable[[str], str]
+
+
+class Watch:
+    """Samples the board once a second, from `with` to its end."""
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self.samples: list[Sample] = []
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
+        self._began, self._before = time.monotonic(), _counters()
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def at(self) -> float:
+        """Return the seconds since the watch began."""
+        return time.monotonic() - self._began
+
+    def over(self) -> Sample:
+        """Return what happened since the watch began: pressure, faults, and whose the processors were."""
+        return over(self._before, _counters(), self.at())
+
+    def _run(self) -> None:
+        while True:
+            self.samples.append({"at_s": round(self.at(), 2), **now()})
+            if self._ended.wait(self._every_s):
+                return
+
+
+def now() -> Sample:
+    """Return temperature, clock, throttling flags and power at this moment; None for what the board does not tell."""
+    found = throttled(_output("vcgencmd", "get_throttled"))
+    power = pmic_power(_output("vcgencmd", "pmic_read_adc"))
+    return {
+        "temperature_c": processor_temperature(),
+        "clock_mhz": clock(sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")), _text),
+        "throttled": found["now"] if found else None,
+        "power_w": rail_power(sorted(Path("/sys/class/hwmon").glob("hwmon*")), _text) if power is None else power,
+    }
+
+
+def clock(files: "list[Path]", text: Text) -> Optional[int]:
+    """Return the fastest core's clock in MHz."""
+    readings = [int(value) for value in (text(str(file)).strip() for file in files) if value.isdigit()]
+    return max(readings) // 1000 if readings else None
+
+
+def pmic_power(text: str) -> Optional[float]:
+    """Return a Pi 5's power in watts from `vcgencmd pmic_read_adc`; other boards have no such sensor."""
+    found = re.findall(r"(\S+)_([AV]) (?:current|volt)\(\d+\)=([\d.]+)[AV]", text)
+    amperes, volts = ({name: float(value) for name, kind, value in found if kind == unit} for unit in "AV")
+    rails = sum(amperes[name] * volts[name] for name in amperes.keys() & volts.keys())
+    return round(rails * PMIC_SLOPE + PMIC_BASE_W, 2) if rails else None
+
+
+def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
+    """Return the power in watts of the rail that feeds a Jetson, from its INA3221 (millivolts and milliamperes)."""
+    for monitor in monitors:
+        for channel in "1234":
+            if text(f"{monitor}/in{channel}_label").strip() in INPUT_RAILS:
+                volts, amperes = text(f"{monitor}/in{channel}_input").strip(), text(f"{monitor}/curr{channel}_input").strip()
+                return round(int(volts) * int(amperes) / 1e6, 2) if volts.isdigit() and amperes.isdigit() else None
+    return None
+
+
+def over(before: Sample, after: Sample, seconds: float) -> Sample:
+    """Return the difference of two readings of `_counters`, and why the run was not alone, where it was not."""
+    ticks = {name: after[name] - before[name] for name in ("busy", "stolen", "own", "all")}
+    whole = max(ticks["all"], 1)
+    others, stolen = max(0.0, (ticks["busy"] - ticks["own"]) / whole), ticks["stolen"] / whole
+    pressure = {name: _stall(before[name], after[name], seconds) for name in ("cpu", "memory", "io")}
+    contended = [f"other programs took {others:.0%} of the processors"] if others > BUSY_SHARE else []
+    contended += [f"the machine below took {stolen:.0%}"] if stolen > STOLEN_SHARE else []
+    return {
+        "major_faults": after["major_faults"] - before["major_faults"], "pressure": pressure,
+        "others_share": round(others, 3), "stolen_share": round(stolen, 3), "contended": contended,
+    }  # fmt: skip
+
+
+def memory() -> Sample:
+    """Return this process's peak resident bytes, and its share of what is resident now (PSS)."""
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
+    share = re.search(r"^Pss:\s+(\d+) kB", _text("/proc/self/smaps_rollup"), re.MULTILINE)
+    return {
+        "peak_rss_bytes": int(peak.group(1)) * 1024 if peak else None,
+        "pss_bytes": int(share.group(1)) * 1024 if share else None,
+    }
+
+
+def _stall(before: Optional[int], after: Optional[int], seconds: float) -> Optional[float]:
+    """Return the share of the time in which something waited."""
+    return None if before is None or after is None else round((after - before) / 1e6 / max(seconds, 1e-9), 4)
+
+
+def _counters() -> Sample:
+    fields = [int(value) for value in _text("/proc/stat").partition("\n")[0].split()[1:]] or [0] * 8
+    used = os.times()
+    own = (used.user + used.system + used.children_user + used.children_system) * os.sysconf("SC_CLK_TCK")
+    idle, stolen = fields[3] + fields[4], fields[7]
+    pressure = {name: _stalled_us(_text(f"/proc/pressure/{name}")) for name in ("cpu", "memory", "io")}
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    return {
+        "busy": sum(fields[:8]) - idle - stolen,
+        "stolen": stolen,
+        "all": sum(fields[:8]),
+        "own": own,
+        "major_faults": faults,
+        **pressure,
+    }
+
+
+def _stalled_us(text: str) -> Optional[int]:
+    found = re.search(r"^some .*total=(\d+)", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
