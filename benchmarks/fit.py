@@ -6,7 +6,6 @@ Speed: runs of llama.cpp on boards that others published and that no target's fi
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,10 +24,7 @@ CONTEXTS, QUICK_CONTEXTS = (512, 4096), (512,)
 SCHEMES, QUICK_SCHEMES = ("Q4_0", "Q8_0"), ("Q4_0",)
 SHAPES, QUICK_SHAPES = (models.SMOLLM2_135M, models.LLAMA_166M, models.QWEN25_05B), (models.SMOLLM2_135M,)
 MEMORY_ERROR, SPEED_ERROR = 0.05, 0.15
-CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "tasks"), ("/sys/fs/cgroup", "memory.max", "cgroup.procs"))
-"""Folder, file of the limit and file of the members: cgroup v1, then v2."""
 HUNGRY = [sys.executable, "-c", "b'x' * (128 << 20)"]
-JOIN = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def main() -> None:
     limits = {
         "cells": len(cells),
         "killed": killed,
-        "a process of twice its limit": "killed" if not _limited(HUNGRY, 64 << 20) else "lived",
+        "a process of twice its limit": "killed" if measure.lives_within(HUNGRY, 64 << 20) is False else "lived",
     }
     claims = [
         _claim("peak memory, largest error", "VmHWM of the device runtime", MEMORY_ERROR, errors),
@@ -103,7 +99,7 @@ def _memory(folder: Path, cells: Sequence[tuple[models.Shape, str, int]]) -> tup
         expected, command = forecast(read_header(file), find("x86-64"), context), _bench(folder, file, context)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         errors[name] = round(expected.peak_bytes / json.loads(done.stdout.splitlines()[-1])["peak_rss_bytes"] - 1, 3)
-        if not _limited(command, expected.needs.total_bytes):
+        if measure.lives_within(command, expected.needs.total_bytes) is False:
             killed.append(name)
     return errors, killed
 
@@ -116,26 +112,6 @@ def _claim(name: str, peer: str, goal: float, errors: dict[str, float]) -> measu
 def _bench(folder: Path, file: Path, context: int) -> list[str]:
     words = [sys.executable, "-sE", str(folder), "bench", "--model", str(file), "--repeat", "1"]
     return [*words, "--context", str(context), "--pp", str(min(BATCH, context - 1)), "--tg", "8"]
-
-
-def _limited(command: Sequence[str], limit: int) -> bool:
-    """Return whether a command lives within so many bytes, without swap; it does where this computer has no cgroup to give."""
-    found = _cgroup()
-    if not found:
-        return True
-    root, limit_file, members = found
-    group = Path(root) / f"demitasse-fit-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / limit_file).write_text(str(limit))
-        joined = [sys.executable, "-c", JOIN, str(group / members), *command]
-        return subprocess.run(joined, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    finally:
-        group.rmdir()
-
-
-def _cgroup() -> tuple[str, str, str] | None:
-    return next((each for each in CGROUPS if os.access(each[0], os.W_OK) and any(Path(each[0]).glob("memory.*"))), None)
 
 
 def _speed(run: Published) -> float:

@@ -9,13 +9,18 @@ import os
 import platform
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 RESAMPLES = 10_000
+CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "tasks"), ("/sys/fs/cgroup", "memory.max", "cgroup.procs"))
+"""Folder, file of the limit and file of the members: cgroup v1, then v2."""
+_JOIN = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 Case = Callable[[], float]
 """Does the work once and returns its figure: MB/s, seconds, bytes."""
 
@@ -36,12 +41,33 @@ class Claim:
     conditions: dict[str, object]
 
 
-def options(description: str) -> argparse.Namespace:
-    """Read the arguments that every benchmark takes."""
+def options(description: str, **flags: str) -> argparse.Namespace:
+    """Read the arguments that every benchmark takes, and a benchmark's own flags with what they are for."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
     parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, proves nothing")
+    for flag, meaning in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
     return parser.parse_args()
+
+
+def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
+    """Return whether a command ends well in a memory cgroup of so many bytes; None where this computer has no cgroup to give.
+
+    The files that it reads and writes count as well, but give way.
+    """
+    found = next((each for each in CGROUPS if os.access(each[0], os.W_OK) and any(Path(each[0]).glob("memory.*"))), None)
+    if not found:
+        return None
+    root, limit_file, members = found
+    group = Path(root) / f"demitasse-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / limit_file).write_text(str(limit_bytes))
+        joined = [sys.executable, "-c", _JOIN, str(group / members), *command]
+        return subprocess.run(joined, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    finally:
+        group.rmdir()
 
 
 def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ import measure
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-SHARED = {"measure.py", Path(__file__).name}
+SHARED = {"checkpoints.py", "measure.py", "models.py", Path(__file__).name}
 HEAD = """# Benchmarks
 
 Each row is one claim against a named peer, measured by `make bench` in one run, interleaved; *measured* is ours ÷ the peer's,
