@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from device import schema
 from device.engine.base import RANGES, FieldError, Sampling, checked_number
 from device.errors import DeviceError
 
@@ -18,18 +19,15 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
     "parallel_tool_calls": (True, False),
     "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
 }
 """Fields without effect here → the values that ask for none; null does so everywhere."""
 IGNORED = ("metadata", "model", "prompt_cache_key", "safety_identifier", "user")
@@ -57,14 +55,17 @@ class Question:
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
     fields = _fields(body, "messages", "max_completion_tokens")
-    messages = _messages(fields.get("messages"))
-    return Question(messages, "", _sampling(fields, default_max_tokens), *_streaming(fields))
+    messages, top = _messages(fields.get("messages")), _chat_logprobs(fields)
+    return Question(messages, "", _sampling(fields, default_max_tokens, top), *_streaming(fields))
 
 
 def read_completion(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/completions; raise FieldError."""
     fields = _fields(body, "prompt")
-    return Question((), _prompt(fields.get("prompt")), _sampling(fields, default_max_tokens), *_streaming(fields))
+    if fields.pop("top_logprobs", 0):
+        raise FieldError("top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`")
+    top = _renamed("logprobs", "top_logprobs", fields["logprobs"]) if "logprobs" in fields else None
+    return Question((), _prompt(fields.get("prompt")), _sampling(fields, default_max_tokens, top), *_streaming(fields))
 
 
 def _fields(body: bytes, *own: str) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
         raise DeviceError("invalid_json", "the body is not valid JSON", status=400) from error
     if not isinstance(fields, dict):
         raise DeviceError("invalid_json", "the body is not a JSON object", status=400)
-    known = {*own, *RANGES, *NEUTRAL, *IGNORED, "stop", "stream", "stream_options"}
+    known = {*own, *RANGES, *NEUTRAL, *IGNORED, "logprobs", "response_format", "stop", "stream", "stream_options"}
     for name, value in fields.items():
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
@@ -84,11 +85,32 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _sampling(fields: Mapping[str, Any], default_max_tokens: int) -> Sampling:
+def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
+    """Return how many likely tokens are asked for with each token; None where not even its own probability is."""
+    asked, top = _flag(fields, "logprobs"), checked_number("top_logprobs", fields.pop("top_logprobs", 0))
+    if top and not asked:
+        raise FieldError("top_logprobs", "needs `logprobs`")
+    return int(top) if asked else None
+
+
+def _response_format(value: Any) -> str:
+    """Return the grammar that an answer is held to; empty for none."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "json_schema" and isinstance(value.get("json_schema"), dict) and "schema" in value["json_schema"]:
+        return schema.grammar(value["json_schema"]["schema"])
+    if kind not in ("text", "json_object"):
+        problem = "must be `text`, `json_object`, or `json_schema` with `json_schema.schema`"
+        raise FieldError("response_format", f"`type` {problem}")
+    return schema.any_object() if kind == "json_object" else ""
+
+
+def _sampling(fields: Mapping[str, Any], default_max_tokens: int, top_logprobs: "int | None") -> Sampling:
     asked = {name: checked_number(name, fields[name]) for name in RANGES if name in fields}
     if "max_completion_tokens" in fields:
         asked["max_tokens"] = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
-    return Sampling(**{"max_tokens": default_max_tokens, "stop": _stop(fields.get("stop", ())), **asked})
+    grammar = _response_format(fields["response_format"]) if "response_format" in fields else ""
+    fixed = {"stop": _stop(fields.get("stop", ())), "grammar": grammar, "top_logprobs": top_logprobs}
+    return Sampling(**{"max_tokens": default_max_tokens, **fixed, **asked})
 
 
 def _renamed(field: str, known: str, value: Any) -> Any:

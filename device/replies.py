@@ -3,10 +3,12 @@
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from device.engine.base import FieldError, Timing, Token
+from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
@@ -36,10 +38,11 @@ class Reply:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, last: Token) -> dict[str, Any]:
+    def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
         """Return the answer in one piece."""
+        text, last = "".join(step.text for step in steps), steps[-1]
         content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": last.finish_reason}
+        choice = {"index": 0, **content, "logprobs": self._logprobs(steps, 0), "finish_reason": last.finish_reason}
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": [choice], **_figures(last.timing, usage=True)}
 
@@ -47,9 +50,10 @@ class Reply:
         """Return the chunks before the first text."""
         return [self._chunk({"delta": {"role": "assistant", "content": ""}}, None)] if self.chat else []
 
-    def chunk(self, text: str) -> dict[str, Any]:
-        """Return a chunk with text."""
-        return self._chunk({"delta": {"content": text}} if self.chat else {"text": text}, None)
+    def chunk(self, step: Token, offset: int) -> dict[str, Any]:
+        """Return a chunk with the text of a step; before it came `offset` characters."""
+        content = {"delta": {"content": step.text}} if self.chat else {"text": step.text}
+        return self._chunk({**content, "logprobs": self._logprobs([step], offset)}, None)
 
     def closing(self, last: Token, *, include_usage: bool) -> list[dict[str, Any]]:
         """Return the chunks after the last text: why it ended, and what it took."""
@@ -61,11 +65,39 @@ class Reply:
 
     def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._head(kind), "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]}
+        return {**self._head(kind), "choices": [{"index": 0, "logprobs": None, **content, "finish_reason": reason}]}
 
     def _head(self, kind: str) -> dict[str, Any]:
         name = f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
         return {"id": name, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+
+    def _logprobs(self, steps: Sequence[Token], offset: int) -> "dict[str, Any] | None":
+        """Return how likely the tokens were, in the form of a conversation's or a plain prompt's answer; None if nobody asked."""
+        begins = accumulate((len(step.text) for step in steps), initial=offset)
+        scored = [(step, begin) for step, begin in zip(steps, begins, strict=False) if step.candidates]
+        if not scored:
+            return None
+        if self.chat:
+            return {"content": [_scored(step) for step, _ in scored], "refusal": None}
+        return {
+            "tokens": [_text(step.candidates[0]) for step, _ in scored],
+            "token_logprobs": [step.candidates[0].logprob for step, _ in scored],
+            "top_logprobs": [{_text(each): each.logprob for each in step.candidates[1:]} for step, _ in scored],
+            "text_offset": [begin for _, begin in scored],
+        }
+
+
+def _scored(step: Token) -> dict[str, Any]:
+    own, *likely = map(_candidate, step.candidates)
+    return {**own, "top_logprobs": likely}
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {"token": _text(candidate), "logprob": candidate.logprob, "bytes": list(candidate.piece)}
+
+
+def _text(candidate: Candidate) -> str:
+    return candidate.piece.decode("utf-8", "replace")
 
 
 def _figures(timing: "Timing | None", *, usage: bool) -> dict[str, Any]:

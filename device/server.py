@@ -150,21 +150,23 @@ async def _answer(request: Request) -> Response:
 
 
 async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:
-    texts = []
+    steps = []
     async for token in tokens:
-        texts.append(token.text)
+        steps.append(token)
         if token.finish_reason:
-            return JSONResponse(reply.whole("".join(texts), token))
+            return JSONResponse(reply.whole(steps))
     return Response(status_code=_GONE)
 
 
 async def _chunks(tokens: AsyncIterator[Token], reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
     for chunk in reply.opening():
         yield event(chunk)
+    sent = 0
     try:
         async for token in tokens:
-            if token.text:
-                yield event(reply.chunk(token.text))
+            if token.text or token.candidates:
+                yield event(reply.chunk(token, sent))
+                sent += len(token.text)
             for chunk in reply.closing(token, include_usage=include_usage) if token.finish_reason else []:
                 yield event(chunk)
     except DeviceError as error:

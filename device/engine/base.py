@@ -94,7 +94,8 @@ class Timing:
 class Candidate:
     """A token that could have come, and how likely the model thought it before anything was cut off or made warmer."""
 
-    id: int
+    piece: bytes
+    """Its text; of a character that is spread over several tokens only a part."""
     logprob: float
     """Natural logarithm."""
 

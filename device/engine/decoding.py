@@ -98,7 +98,7 @@ class LlamaDecoder:
         end, wanted = len(self._sequence), 0
         try:
             for wanted, token in enumerate(tokens, 1):  # noqa: B007
-                yield token, ()
+                yield token, []
         finally:
             self._sequence.cut_to(end - len(tokens) + wanted)
 

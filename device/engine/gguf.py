@@ -16,7 +16,7 @@ from typing import Literal
 from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
-from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Timing, Token, check_prompt, never
+from device.engine.base import DEFAULT_CONTEXT, Candidate, Description, Sampling, Settings, Timing, Token, check_prompt, never
 from device.engine.cells import LlamaCells
 from device.engine.decoding import Clock, LlamaDecoder
 from device.engine.opening import N_OUTPUTS
@@ -172,11 +172,12 @@ class LlamaEngine:
         prefill_s = time.perf_counter() - began
         room = min(sampling.max_tokens, self._context - len(tokens))
         with closing(self._decoder.chosen(tokens, sampling, room, clock, cancelled)) as chosen:
-            for token, candidates in chosen:
+            for token, likely in chosen:
                 if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
                     reason = "stop"
                     break
                 clock.tokens += 1
+                candidates = tuple(Candidate(self.piece(each), logprob) for each, logprob in likely)
                 yield Token(token, text.feed(self.piece(token)), candidates=candidates)
                 if text.stopped:
                     reason = "stop"

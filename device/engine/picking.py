@@ -11,10 +11,11 @@ from typing import Any
 from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
-from device.engine.base import Candidate, Sampling
+from device.engine.base import Sampling
 from device.errors import DeviceError
 
-Chosen = tuple[int, tuple[Candidate, ...]]
+Chosen = tuple[int, list[tuple[int, float]]]
+"""A token, and where it is asked for the log-probabilities of itself and of the likeliest tokens."""
 _NEVER = -9999.0
 """What OpenAI's API says of a token whose probability is none."""
 _WORDS = 3
@@ -36,7 +37,7 @@ class Picker:
         if self._grammar:
             token = token if self._allows(token) else self._allowed(row)
             llama.llama_sampler_accept(self._grammar, token)
-        return token, () if self._most is None else self._likeliest(token, self._most, row)
+        return token, [] if self._most is None else self._likeliest(token, self._most, row)
 
     def close(self) -> None:
         """Give the samplers' memory back."""
@@ -60,13 +61,13 @@ class Picker:
             raise DeviceError("no_token", "the model has no token that goes on as `response_format` asks")
         return int(best.id)
 
-    def _likeliest(self, token: int, most: int, row: int) -> tuple[Candidate, ...]:
+    def _likeliest(self, token: int, most: int, row: int) -> list[tuple[int, float]]:
         """Return the log-probability of a token and those of the likeliest."""
         scores = _Scores(self._ctx, row, self._size)
         scores.apply_once(llama.llama_sampler_init_dist(0))
-        own = Candidate(token, _log(scores.entries[token].p))
+        own = (token, _log(scores.entries[token].p))
         scores.apply_once(llama.llama_sampler_init_top_k(max(1, most)))
-        return own, *(Candidate(entry.id, _log(entry.p)) for entry in scores.entries[:most])
+        return [own, *((entry.id, _log(entry.p)) for entry in scores.entries[:most])]
 
 
 class _Scores:

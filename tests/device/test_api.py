@@ -24,7 +24,17 @@ def chat(**fields: Any) -> Any:
         ({"max_completion_tokens": 0}, "`max_completion_tokens`: must be a whole number between 1 and 1048576, not 0"),
         ({"frequency_penalty": 0.5}, "`frequency_penalty`: is not supported here, leave it out or at 0"),
         ({"n": 2}, "`n`: is not supported here, leave it out or at 1"),
-        ({"logprobs": True}, "`logprobs`: is not supported here, leave it out or at false"),
+        ({"logprobs": 3}, "`logprobs`: must be true or false"),
+        ({"top_logprobs": 3}, "`top_logprobs`: needs `logprobs`"),
+        ({"logprobs": True, "top_logprobs": 21}, "`top_logprobs`: must be a whole number between 0 and 20, not 21"),
+        (
+            {"response_format": {"type": "xml"}},
+            "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "schema": {}}},
+            "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
+        ),
         ({"tools": [{"type": "function"}]}, "`tools`: is not supported here, leave it out or at []"),
         ({"n_discard": -1}, "`n_discard`: is not a field of this request"),
         ({"prompt": "x"}, "`prompt`: is not a field of this request"),
@@ -89,6 +99,20 @@ def test_what_is_said_is_taken() -> None:
     )
     assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.sampling.seed, asked.sampling.stop) == (5, 0.7, 3, ("x",))
     assert asked.stream and asked.include_usage
+
+
+def test_log_probabilities_are_asked_for_as_openai_has_it() -> None:
+    asked = (chat(logprobs=False, top_logprobs=0), chat(logprobs=True), chat(logprobs=True, top_logprobs=20))
+    assert [question.sampling.top_logprobs for question in asked] == [None, 0, 20]
+    prompts = [read_completion(json.dumps({"prompt": "hot?", **fields}).encode(), 77) for fields in ({}, {"logprobs": 5})]
+    assert [question.sampling.top_logprobs for question in prompts] == [None, 5]
+
+
+def test_a_response_format_becomes_a_grammar() -> None:
+    described = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"enum": ["a", "b"]}}}
+    assert chat(response_format={"type": "text"}).sampling.grammar == ""
+    assert chat(response_format={"type": "json_object"}).sampling.grammar.startswith("root ::= ")
+    assert chat(response_format=described).sampling.grammar.startswith('root ::= r0\nr0 ::= "\\"a\\"" | "\\"b\\""\n')
 
 
 def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:

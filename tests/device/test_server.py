@@ -116,6 +116,33 @@ def test_the_openai_client_asks_whole_and_streamed(port: int) -> None:
     assert caught.value.param == "temperature"
 
 
+def test_the_openai_client_gets_log_probabilities_whole_and_streamed(port: int) -> None:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        asked: Any = {"model": "tiny", "messages": HOT["messages"], "logprobs": True, "top_logprobs": 2}
+        whole = client.chat.completions.create(**asked).choices[0].logprobs
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            parts = [chunk.choices[0].logprobs for chunk in stream]
+        plain = client.completions.create(model="tiny", prompt="how hot?\n", logprobs=1).choices[0].logprobs
+    assert whole and whole.content and plain
+    assert bytes(byte for token in whole.content for byte in token.bytes or ()) == RECITAL.encode()
+    assert [token.top_logprobs[0].logprob for token in whole.content] == [token.logprob for token in whole.content]
+    assert [token for part in parts if part for token in part.content or ()] == whole.content
+    assert plain.text_offset == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert plain.token_logprobs == pytest.approx([token.logprob for token in whole.content], abs=0.01)
+
+
+def test_the_openai_client_gets_what_its_schema_describes(port: int) -> None:
+    described = {"type": "object", "properties": {"hot": {"type": "boolean"}}, "required": ["hot"], "additionalProperties": False}
+    asked: Any = {"type": "json_schema", "json_schema": {"name": "heat", "schema": described, "strict": True}}
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(model="tiny", messages=HOT["messages"], response_format=asked)
+        with pytest.raises(openai.BadRequestError) as caught:
+            asked["json_schema"]["schema"] = {"type": "string", "pattern": "x"}
+            client.chat.completions.create(model="tiny", messages=HOT["messages"], response_format=asked)
+    assert set(json.loads(str(answer.choices[0].message.content))) == {"hot"}
+    assert (caught.value.param, caught.value.code) == ("response_format", "unsupported_schema")
+
+
 def test_health_says_what_is_served(port: int) -> None:
     status, _, facts = call(port, "/v1/health")
     assert (status, facts["status"], facts["model"], facts["version"], facts["context"]) == (200, "ok", "tiny", "1.0", 512)

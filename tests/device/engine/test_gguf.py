@@ -368,7 +368,7 @@ def test_each_token_comes_with_its_log_probability_and_the_likeliest(engine: Eng
     logits = rows[-1]
     total = math.log(sum(math.exp(score - max(logits)) for score in logits)) + max(logits)
     best = sorted(range(len(logits)), key=lambda token: -logits[token])[:4]
-    assert [candidate.id for candidate in steps[0].candidates] == [steps[0].id, *best]
+    assert [candidate.piece for candidate in steps[0].candidates] == [engine.piece(token) for token in (best[0], *best)]
     expected = [logits[token] - total for token in (best[0], *best)]
     assert [candidate.logprob for candidate in steps[0].candidates] == pytest.approx(expected, abs=0.01)
 
