@@ -8,8 +8,9 @@ Format: ggml docs/gguf.md, version 2 and 3, little-endian. Standard library only
 import hashlib
 import mmap
 import os
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -26,6 +27,8 @@ MAX_NAME_BYTES = 63
 """ggml's own bound on the name of a tensor (GGML_MAX_NAME)."""
 MAX_ALIGNMENT = 4096
 MAX_ELEMENTS = 1 << 48
+MAX_LAYERS = 512
+"""llama.cpp's own bound (LLAMA_MAX_LAYERS), which it asserts."""
 KEPT_ITEMS = 64
 """Arrays of more items are passed over and only counted."""
 
@@ -37,7 +40,10 @@ TYPES = {
     30: ("BF16", 1, 2),
 }  # fmt: skip
 """Tensor types by number (ggml.h): name, weights in a block, bytes of a block."""
-_BOOL, _STRING, _ARRAY = 7, 8, 9
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+_ALIGNMENT, _TOKENS = "general.alignment", "tokenizer.ggml.tokens"
+_BYTE_NAME = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
+"""A byte's token in vocabularies that name them so; PLaMo-2's loader wrote before its table at `<0x-1>`."""
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "B", 10: "Q", 11: "q", 12: "d"}
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in _CODES.items()}
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
@@ -201,7 +207,11 @@ def _parse(cursor: _Cursor, size: int) -> Header:
         key = cursor.name(MAX_KEY_BYTES, "a metadata key")
         if key in metadata:
             raise _BadFileError(f"metadata `{key}` is there twice")
-        metadata[key] = _value(cursor, key, cursor.take(_U32))
+        kind = cursor.take(_U32)
+        if key == _ALIGNMENT and kind != _UINT32:
+            raise _BadFileError(f"metadata `{key}` has type {kind}, not {_UINT32}")
+        metadata[key] = _value(cursor, key, kind)
+    _refuse_deadly(cursor.view, metadata)
     claims = [_claim(cursor) for _ in range(tensors)]
     return Header(metadata, _place(claims, cursor.at, _alignment(metadata), size), size)
 
@@ -256,8 +266,38 @@ def _skip_strings(cursor: _Cursor, key: str, count: int) -> None:
     cursor.skip(at - cursor.at)
 
 
+def _refuse_deadly(view: mmap.mmap, metadata: dict[str, Value]) -> None:
+    """Refuse what is sound by the format, but makes llama.cpp abort or write past its memory when it loads a model."""
+    architecture = metadata.get("general.architecture")
+    layers = metadata.get(f"{architecture}.block_count", 1)
+    if type(layers) is not int or not 1 <= layers <= MAX_LAYERS:
+        raise _BadFileError(f"metadata `{architecture}.block_count` is {str(layers)[:20]}, not 1 to {MAX_LAYERS}")
+    ahead = metadata.get(f"{architecture}.nextn_predict_layers", 0)
+    if type(ahead) is not int or not 0 <= ahead <= layers:
+        raise _BadFileError(f"metadata `{architecture}.nextn_predict_layers` is {str(ahead)[:20]}, of {layers} layers")
+    bytes_by_name, seen = metadata.get("tokenizer.ggml.model") != "gpt2", set()
+    for place, word in enumerate(_vocabulary(view, metadata.get(_TOKENS, ()))):
+        seen.add(hash(word or b"[EMPTY_%d]" % place))
+        if len(seen) <= place:
+            raise _BadFileError(f"token {place} of the vocabulary is there twice")
+        if bytes_by_name and word[:3] == b"<0x" and word[-1:] == b">" and not _BYTE_NAME.fullmatch(word):
+            raise _BadFileError(f"token {place} of the vocabulary is named like a byte and is none")
+
+
+def _vocabulary(view: mmap.mmap, tokens: Value) -> Iterator[bytes]:
+    """Yield the words of a vocabulary that was read or passed over."""
+    if isinstance(tokens, tuple):
+        yield from (word.encode() for word in tokens if isinstance(word, str))
+    elif isinstance(tokens, Array) and tokens.kind == _STRING:
+        at, unpack = tokens.offset, _U64.unpack_from
+        for _ in range(tokens.count):
+            (length,) = unpack(view, at)
+            yield view[at + 8 : at + 8 + length]
+            at += 8 + length
+
+
 def _alignment(metadata: dict[str, Value]) -> int:
-    alignment = metadata.get("general.alignment", 32)
+    alignment = metadata.get(_ALIGNMENT, 32)
     if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise _BadFileError(f"alignment {str(alignment)[:20]} is not a power of two from 8 to {MAX_ALIGNMENT}")
     return alignment

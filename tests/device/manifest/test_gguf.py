@@ -1,7 +1,6 @@
 """The bounded look at a GGUF header: what a sound file says, and one sentence for each way of being hostile."""
 
 import hashlib
-import random
 import struct
 import subprocess
 import sys
@@ -12,54 +11,23 @@ import pytest
 
 from device.manifest import ManifestError
 from device.manifest.gguf import TYPES, Array, read_header, tensor_digests
-
-UINT32, BOOL, STRING, ARRAY, UINT64 = 4, 7, 8, 9, 10
-F32, Q8_0 = 0, 8
-
-
-def u32(number: int) -> bytes:
-    return struct.pack("<I", number)
-
-
-def u64(number: int) -> bytes:
-    return struct.pack("<Q", number)
-
-
-def text(words: str | bytes) -> bytes:
-    raw = words.encode() if isinstance(words, str) else words
-    return u64(len(raw)) + raw
-
-
-def entry(key: str, kind: int, value: bytes) -> bytes:
-    return text(key) + u32(kind) + value
-
-
-def array(kind: int, count: int, items: bytes) -> bytes:
-    return u32(kind) + u64(count) + items
-
-
-def tensor(name: str | bytes = "a", shape: tuple[int, ...] = (64, 2), kind: int = F32, offset: int = 0) -> bytes:
-    return text(name) + u32(len(shape)) + b"".join(map(u64, shape)) + u32(kind) + u64(offset)
-
-
-def gguf(entries: list[bytes], tensors: list[bytes], data: int = 0, *, version: int = 3, alignment: int = 32) -> bytes:
-    head = b"GGUF" + u32(version) + u64(len(tensors)) + u64(len(entries)) + b"".join(entries) + b"".join(tensors)
-    return head + bytes(-len(head) % alignment) + random.Random(1).randbytes(data)
-
-
-NAME = entry("general.name", STRING, text("tiny ☕"))
-SOUND = gguf(
-    [
-        NAME, entry("general.alignment", UINT32, u32(64)), entry("flag", BOOL, b"\1"),
-        entry("few", ARRAY, array(UINT32, 2, u32(7) + u32(8))),
-        entry("tokens", ARRAY, array(STRING, 100, b"".join(text(f"t{i}") for i in range(100)))),
-        entry("many", ARRAY, array(UINT64, 100, bytes(800))),
-    ],
-    [tensor(), tensor("b.weight", (32, 3), Q8_0, 512)],
-    512 + 128,
-    alignment=64,
-)  # fmt: skip
-"""Two tensors of 512 and 102 bytes; data is padded to 64."""
+from tests.fakes.gguf_bytes import (
+    ARRAY,
+    BOOL,
+    NAME,
+    Q8_0,
+    SOUND,
+    STRING,
+    UINT32,
+    UINT64,
+    array,
+    entry,
+    gguf,
+    tensor,
+    text,
+    u32,
+    u64,
+)
 
 
 @pytest.fixture
@@ -125,6 +93,13 @@ def test_every_prefix_of_a_file_is_refused(written: Callable[[bytes], Path]) -> 
 
 
 BIG = 1 << 63
+LLAMA = entry("general.architecture", STRING, text("llama"))
+
+
+def words(*tokens: str) -> bytes:
+    return entry("tokenizer.ggml.tokens", ARRAY, array(STRING, len(tokens), b"".join(map(text, tokens))))
+
+
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "0 bytes are no GGUF file"),
     "four bytes": (b"GGUF", "4 bytes are no GGUF file"),
@@ -160,8 +135,21 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "alignment by words": (
         gguf([entry("general.alignment", STRING, text("32"))], []),
-        "alignment 32 is not a power of two from 8 to 4096",
+        "metadata `general.alignment` has type 8, not 4",
     ),
+    "signed alignment": (
+        gguf([entry("general.alignment", 5, u32(32))], []), "metadata `general.alignment` has type 5, not 4",
+    ),
+    "no layers": (gguf([LLAMA, entry("llama.block_count", UINT32, u32(0))], []), "metadata `llama.block_count` is 0, not 1 to 512"),
+    "many layers": (gguf([LLAMA, entry("llama.block_count", UINT32, u32(513))], []), "metadata `llama.block_count` is 513, not 1 to 512"),
+    "layers ahead": (
+        gguf([LLAMA, entry("llama.nextn_predict_layers", UINT32, u32(2))], []),
+        "metadata `llama.nextn_predict_layers` is 2, of 1 layers",
+    ),
+    "token twice": (gguf([words("a", "b", "", "a")], []), "token 3 of the vocabulary is there twice"),
+    "token twice of many": (gguf([words(*(f"t{n % 99}" for n in range(100)))], []), "token 99 of the vocabulary is there twice"),
+    "stand-in for no word": (gguf([words("[EMPTY_1]", "")], []), "token 1 of the vocabulary is there twice"),
+    "byte -1": (gguf([words("<0x00>", "<0x-1>")], []), "token 1 of the vocabulary is named like a byte and is none"),
     "no dimensions": (gguf([], [tensor(shape=())]), "tensor `a` has 0 dimensions"),
     "five dimensions": (gguf([], [tensor(shape=(1,) * 5)]), "tensor `a` has 5 dimensions"),
     "dimension 0": (gguf([], [tensor(shape=(32, 0))]), "tensor `a` has the shape [32, 0]"),
@@ -193,21 +181,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert fault(tmp_path / "none.gguf") == "none.gguf: cannot be read: No such file or directory"
 
 
-def test_mutants_are_read_or_refused_and_nothing_else(written: Callable[[bytes], Path]) -> None:
-    draw, head = random.Random(7), SOUND.index(b"b.weight") + 40
-    refused = 0
-    for _ in range(600):
-        mutant = bytearray(SOUND)
-        at = draw.randrange(head)
-        width = draw.choice([1, 1, 4, 8])
-        mutant[at : at + width] = draw.choice([draw.randbytes(width), b"\xff" * width, bytes(width)])
-        try:
-            read_header(written(bytes(mutant)))
-        except ManifestError:
-            refused += 1
-    assert 200 < refused < 600
-
-
 GREEDY = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
@@ -221,12 +194,11 @@ except ManifestError as error:
 """
 
 
-@pytest.mark.parametrize("length", [0, 1, 60])
+@pytest.mark.parametrize("length", [1, 45])
 def test_the_largest_header_that_is_looked_at_stays_in_256_mb_and_two_seconds(
     written: Callable[[bytes], Path], length: int
 ) -> None:
-    one = u64(length) + bytes(length)
-    many = entry("a", ARRAY, array(STRING, 1 << 20, one * (1 << 20)))
+    many = entry("tokenizer.ggml.tokens", ARRAY, array(STRING, 1 << 20, b"".join(text(f"{i:0{length}}") for i in range(1 << 20))))
     texts = [entry(f"t{i}", STRING, text(b"x" * (1 << 20))) for i in range(30)]
     file = written(gguf([many, *texts], [tensor()], 500))
     ran = subprocess.run([sys.executable, "-c", GREEDY, str(file)], capture_output=True, text=True, check=False)
