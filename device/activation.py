@@ -20,6 +20,8 @@ from device import disk, service
 from device.errors import DeviceError
 from device.store import RELEASES, RUNTIMES, Deployment, Store
 
+CHECK_S, HEALTH_S = 900.0, 300.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -93,7 +95,7 @@ def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any
     if not current or current.release != wanted.release:
         _refuse_downgrade(store, wanted)
     if not current or current.runtime != wanted.runtime:
-        _run(store, wanted, "selftest", limits.check_s)
+        run_verb(store, wanted, "selftest", limits.check_s)
     store.sweep(wanted)
     answer["check"] = _replace(store, wanted, current, limits)
     store.sweep()
@@ -124,7 +126,7 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
         with service.paused(store):
             _hand_over(store, store.current(), way_back)
             _refuse_taken_port(wanted.port)
-            checked = _run(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
+            checked = run_verb(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
             store.switch(wanted, before if again else way_back)
             _hand_over(store, way_back, wanted)
         _watch(store, wanted, limits.health_s)
@@ -134,6 +136,11 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
         raise DeviceError(code, f"{reason}; {after}", hint) from error
     store.commit(wanted)
     return checked
+
+
+def run_again(store: Store, current: Deployment) -> dict[str, Any]:
+    """Check the current release and start it anew, as after a change of its settings; raise DeviceError where it does not run."""
+    return _replace(store, current, current, Limits(check_s=CHECK_S, health_s=HEALTH_S))
 
 
 def _fault(error: BaseException) -> tuple[str, str, str]:
@@ -170,8 +177,8 @@ def _refuse_taken_port(port: int) -> None:
         raise DeviceError("port_taken", f"another program listens on port {port}", "choose another with --port")
 
 
-def _run(store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str) -> dict[str, Any]:
-    """Return what a verb of the runtime prints: `selftest`, or `check`, which lets the release reproduce its goldens."""
+def run_verb(store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str) -> dict[str, Any]:
+    """Return what a verb of the runtime prints: `selftest`, `check`, which lets the release reproduce its goldens, or `search`."""
     command = [*service.python_command(store, wanted.runtime), verb, *words]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -266,5 +273,5 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check-timeout", type=float, default=900.0, help="seconds to load and reproduce the goldens")
-    parser.add_argument("--health-timeout", type=float, default=300.0, help="seconds until the service answers")
+    parser.add_argument("--check-timeout", type=float, default=CHECK_S, help="seconds to load and reproduce the goldens")
+    parser.add_argument("--health-timeout", type=float, default=HEALTH_S, help="seconds until the service answers")

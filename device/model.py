@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from device import tuned
 from device.engine import load
 from device.engine.base import Engine, Settings
 from device.engine.chat import ChatTemplate
@@ -79,10 +80,20 @@ def _asked(text: str) -> Mapping[str, Any]:
     return {"role": "user", "content": text}
 
 
-def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
-    """Open a bundle's model as its manifest says; raise DeviceError."""
+def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
+    """Return how a bundle's model is loaded, by its manifest alone."""
     adapter = folder / manifest.adapter if manifest.adapter else None
-    settings = Settings(context=manifest.context, threads=threads, kv_type=manifest.kv_type, adapter=adapter)
+    return Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
+
+
+def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
+    """Open a bundle's model as its manifest and this board's calibration say; raise DeviceError."""
+    settings = tuned.apply(folder, bundle_settings(folder, manifest))
+    return open_with(folder, manifest, replace(settings, threads=threads, threads_batch=0) if threads else settings)
+
+
+def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
+    """Open a bundle's model with settings of one's own; raise DeviceError."""
     return _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.system)
 
 

@@ -2,6 +2,7 @@
 
     blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they come
     runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the sha256 of the manifest's bytes
+    tuned/<release>.json           how the release runs fastest on this board (tuned.py)
     leads/<release>/               what the release's model has read of its lead (leads.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
@@ -40,7 +41,7 @@ from device.manifest import (
     verify_files,
 )  # fmt: skip
 
-RELEASES, RUNTIMES, LEADS = "releases", "runtimes", "leads"
+RELEASES, RUNTIMES, LEADS, TUNED = "releases", "runtimes", "leads", "tuned"
 MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
 
 
@@ -208,7 +209,7 @@ class Store:
         for folder in list((self.root / LEADS).glob("*")):
             if folder.name not in named[RELEASES]:
                 remove(folder)
-        for record in list((self.root / "deployments").iterdir()):
+        for record in [*(self.root / "deployments").iterdir(), *(self.root / TUNED).glob("*")]:
             if record.stem not in named[RELEASES]:
                 disk.unlink(record)
         self.sweep_blobs()
@@ -315,8 +316,17 @@ class Store:
 
 def leads_of(bundle: Path) -> Path | None:
     """Return where the states of a release's lead are kept; None for a bundle that is in no store."""
+    return _beside(bundle, LEADS, "")
+
+
+def tuned_of(bundle: Path) -> Path | None:
+    """Return where the settings of a release on this board are kept; None for a bundle that is in no store."""
+    return _beside(bundle, TUNED, ".json")
+
+
+def _beside(bundle: Path, kind: str, suffix: str) -> Path | None:
     release = bundle.absolute()
-    return release.parent.parent / LEADS / release.name if release.parent.name == RELEASES else None
+    return release.parent.parent / kind / (release.name + suffix) if release.parent.name == RELEASES else None
 
 
 def verify(argv: list[str]) -> int:

@@ -158,6 +158,18 @@ def bench(
     show.bench(measured, output, as_json=as_json)
 
 
+@app.command()
+def calibrate(
+    board: Board, budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find the threads, cores and batches with which a board runs its release fastest, and run it so."""
+    with console.terminal() as report, _device(board) as device:
+        report.note(f"{board}: the service pauses for about {budget:g} s")
+        found = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
+    show.calibrated(board, found, as_json=as_json)
+
+
 @app.command(name="report")
 def make_report(
     saved: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")],

@@ -159,6 +159,30 @@ def _figure(name: str, value: float) -> str:
     return f"{words.replace('_', ' ')}: {size(value) if unit == 'bytes' else f'{value * 1000:.1f} ms'}"
 
 
+def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show how a board runs its release from now on, and why."""
+    if as_json:
+        console.show_json(found)
+        return
+    evidence = found["evidence"]
+    rows = [
+        [what, str(trial["threads"]), " ".join(map(str, trial["cpus"])), f"{trial['tok_s']:.2f}", str(trial["rounds"])]
+        for what in ("decode", "prefill")
+        for trial in evidence[what]
+    ]
+    console.show_table(("phase", "threads", "cores", "tokens/s", "rounds"), rows, title=f"{address}: {evidence['seconds']:g} s")
+    for change in evidence["changes"][1:]:
+        name, value = next(iter(change["change"].items()))
+        console.show_text(f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, {change['seconds']:.3f} s a question")
+    if refused := evidence.get("refused"):
+        console.show_text(f"taken back to the threads alone: {refused}")
+    chosen, before = found["settings"], evidence["before"]
+    console.show_text(
+        f"\n{chosen['threads']} threads answer (before: {before['threads']}), {chosen['threads_batch']} read prompts "
+        f"(before: {before['threads_batch']})"
+    )
+
+
 def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: bool) -> None:
     """Show how two reports compare, test by test."""
     if as_json:

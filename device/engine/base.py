@@ -11,6 +11,7 @@ from device.errors import DeviceError
 MAX_STOPS = 8
 MAX_STOP_CHARS = 256
 MAX_CONTEXT = 1 << 20
+MAX_BATCH = 4096
 MAX_THREADS = 512
 """ggml's own bound (GGML_MAX_N_THREADS)."""
 RANGES: dict[str, tuple[type, float, float]] = {
@@ -122,6 +123,14 @@ class Settings:
     """Threads that decode; 0 takes what `default_threads` says."""
     threads_batch: int = 0
     """Threads that read prompts; 0 takes as many as decode."""
+    cpus: "tuple[int, ...]" = ()
+    """Cores that they run on; none takes all."""
+    batch: int = 0
+    """Tokens that are read at once; 0 takes the engine's own."""
+    flash: bool = True
+    """Attention in one pass where the engine can."""
+    mmap: bool = True
+    """Weights are pages of the file, not a copy."""
     kv_type: str = "f16"
     guess: bool = True
     """Verify several tokens at once where the text repeats itself and it pays; the answers are the same."""
@@ -130,7 +139,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what no engine can be loaded with: its library would end the process."""
-        for field, most in (("context", MAX_CONTEXT), ("threads", MAX_THREADS), ("threads_batch", MAX_THREADS)):
+        bounds = (("context", MAX_CONTEXT), ("threads", MAX_THREADS), ("threads_batch", MAX_THREADS), ("batch", MAX_BATCH))
+        for field, most in bounds:
             if not 0 <= getattr(self, field) <= most:
                 raise FieldError(field, f"must be between 1 and {most}, not {getattr(self, field)}")
 
@@ -224,6 +234,9 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Drop what is in memory, restored states too, so that the next request is evaluated as the first one is."""
+
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        """Answer and read with so many threads from now on, on these cores; none takes all that this process may use."""
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds that a prompt of arbitrary tokens takes, as llama-bench measures `pp`."""

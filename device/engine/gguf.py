@@ -5,6 +5,7 @@ detokenized twice. This module is imported by `device.engine.load` alone, when a
 """
 
 import ctypes
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ class LlamaEngine:
     """A model in llama.cpp with one context and one sequence."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        self._model = opening.model(path)
+        self._model = opening.model(path, mapped=settings.mmap)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context = settings.context or min(llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT)
@@ -41,6 +42,8 @@ class LlamaEngine:
         self._sequence = ReadSequence(LlamaCells(self._ctx))
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
+        self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
+        self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
 
     @property
     def description(self) -> Description:
@@ -107,7 +110,8 @@ class LlamaEngine:
     def state_kind(self) -> str:
         """llama.cpp's version and build, and how keys and values lie in memory."""
         loaded, build = self._description, llama.llama_print_system_info().decode()
-        return f"{loaded.engine} {loaded.version} {build} kv {loaded.kv_type} batch {loaded.n_batch} {loaded.n_ubatch}"
+        shape = f"kv {loaded.kv_type} batch {loaded.n_batch} {loaded.n_ubatch} flash {self._flash}"
+        return f"{loaded.engine} {loaded.version} {build} {shape}"
 
     def save(self, lead: Sequence[int]) -> bytes:
         """Return the state after these tokens."""
@@ -122,6 +126,11 @@ class LlamaEngine:
     def forget(self) -> None:
         """Drop what is in memory and on the shelf."""
         self._sequence.forget()
+
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
+        llama.llama_set_n_threads(self._ctx, decode, prefill)
+        os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""

@@ -42,13 +42,15 @@ def because() -> str:
     return f": {_logs[0].error}" if _logs and _logs[0].error else ""
 
 
-def model(path: Path) -> Any:
-    """Return a loaded model, its file mapped; raise DeviceError `bad_model` with llama.cpp's reason."""
+def model(path: Path, *, mapped: bool = True) -> Any:
+    """Return a loaded model, its file mapped or copied; raise DeviceError `bad_model` with llama.cpp's reason."""
     if not _logs:
         _logs.append(_Log())
         llama.llama_backend_init()
     _logs[0].error = ""
-    loaded = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    params = llama.llama_model_default_params()
+    params.load_mode = params.load_mode if mapped else llama.LLAMA_LOAD_MODE_NONE
+    loaded = llama.llama_model_load_from_file(str(path).encode(), params)
     if not loaded:
         raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{because()}")
     return loaded
@@ -57,9 +59,9 @@ def model(path: Path) -> Any:
 def context(loaded: Any, path: Path, settings: Settings) -> Any:
     """Return a context of one sequence; where there is none the model is freed and DeviceError `bad_model` raised."""
     params = llama.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, BATCH
+    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, settings.batch or BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
-    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO if settings.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_threads = settings.threads or default_threads(llama.llama_model_size(loaded))
     params.n_threads_batch = settings.threads_batch or params.n_threads
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)

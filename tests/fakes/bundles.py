@@ -1,5 +1,6 @@
 """Bundles and runtimes that need no model: made of a few bytes, with a runtime whose behaviour a test chooses."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,10 @@ if verb == "selftest":
     print(json.dumps({"ok": True}))
     sys.exit(0)
 bundle = pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
-mood = json.loads((bundle / "model.bin").read_bytes().splitlines()[0])[verb]
+mood = json.loads((bundle / "model.bin").read_bytes().splitlines()[0]).get(verb, "good")
+tuned = bundle.parent.parent / "tuned" / (bundle.name + ".json")
+if mood == "plain":
+    mood = "refuse" if tuned.is_file() and "flash" in json.loads(tuned.read_bytes())["settings"] else "good"
 if mood == "refuse":
     print(json.dumps({"error": {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}}))
     sys.exit(1)
@@ -35,6 +39,10 @@ if mood == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if mood == "exit":
     sys.exit(3)
+if verb == "search":
+    settings = {"threads": 2, "threads_batch": 3, "cpus": [], "flash": False}
+    print(json.dumps({"settings": settings, "evidence": {"changes": [{"change": {"flash": False}, "kept": True}]}}))
+    sys.exit(0)
 if verb == "check":
     print(json.dumps({"goldens": 8}))
     sys.exit(0)
@@ -58,11 +66,14 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
 
 def make_bundle(
     folder: Path, *, name: str = "tiny", version: str = "1.0", counter: int = 1, check: str = "good", serve: str = "good",
-    payload: bytes = b"weights", needs: dict[str, int] | None = None, gguf: Path | None = None,
+    search: str = "good", payload: bytes = b"weights", needs: dict[str, int] | None = None, gguf: Path | None = None,
 ) -> Bundle:  # fmt: skip
-    """Make a bundle whose check and service behave as told: good, refuse, hang, illegal, killed or exit; `gguf` is its model then."""
+    """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal, killed or exit.
+
+    `plain` refuses settings that go further than threads. With `gguf` that file is its model.
+    """
     folder.mkdir(parents=True)
-    (folder / "model.bin").write_bytes(f'{{"check": "{check}", "serve": "{serve}"}}\n'.encode() + payload)
+    (folder / "model.bin").write_bytes(json.dumps({"check": check, "serve": serve, "search": search}).encode() + b"\n" + payload)
     (folder / "goldens.jsonl").write_text("{}\n")
     if gguf:
         shutil.copy(gguf, folder / "tiny.gguf")

@@ -75,6 +75,9 @@ class FakeEngine:
     def forget(self) -> None:
         pass
 
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        self.threads = (decode, prefill, tuple(cpus))
+
     def time_prompt(self, n_tokens: int) -> float:
         return n_tokens / 1000
 

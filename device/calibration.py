@@ -1,0 +1,68 @@
+"""`calibrate`: find how the current release runs fastest on this board, keep it, and run it so; or leave everything as it was.
+
+The service pauses meanwhile: measuring beside it would measure both. What was found runs only if the release still gives its
+goldens with it and becomes healthy.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from device import activation, service, tuned
+from device.errors import DeviceError
+from device.store import RELEASES, Deployment, Store
+
+LIMIT_FACTOR, LIMIT_EXTRA_S = 3.0, 600.0
+"""How much longer than its budget a search may take before it is ended: models load slowly from a card."""
+
+
+def calibrate(argv: "list[str]") -> int:
+    """Calibrate the current release; print the settings, their evidence, and what the check saw."""
+    parser = argparse.ArgumentParser(prog="calibrate")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=60.0, metavar="SECONDS")
+    options = parser.parse_args(argv)
+    store = Store(options.root)
+    with store.locked():
+        store.recover()
+        current = store.current()
+        if not current:
+            raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+        answer = _calibrate(store, current, options.budget)
+    print(json.dumps(answer))
+    return 0
+
+
+def _calibrate(store: Store, current: Deployment, budget_s: float) -> "dict[str, Any]":
+    bundle = store.folder(RELEASES, current.release)
+    before = tuned.read(bundle)
+    try:
+        found = _searched(store, current, bundle, budget_s)
+        checked = _proved(store, current, bundle, found)
+        return {**found, "check": checked}
+    except BaseException:
+        tuned.write(bundle, before)
+        activation.run_again(store, current)
+        raise
+
+
+def _proved(store: Store, current: Deployment, bundle: Path, found: "dict[str, Any]") -> "dict[str, Any]":
+    """Run with what was found, and return what the check saw; where a change costs a golden, with the threads alone."""
+    tuned.write(bundle, found)
+    try:
+        return activation.run_again(store, current)
+    except DeviceError as error:
+        if not any(change["kept"] for change in found["evidence"]["changes"]):
+            raise
+        found["evidence"]["refused"] = error.message
+        found["settings"] = {name: found["settings"][name] for name in ("threads", "threads_batch", "cpus")}
+        tuned.write(bundle, found)
+        return activation.run_again(store, current)
+
+
+def _searched(store: Store, current: Deployment, bundle: Path, budget_s: float) -> "dict[str, Any]":
+    with service.paused(store):
+        service.choose(store, current.service).stop()
+        limit_s = LIMIT_FACTOR * budget_s + LIMIT_EXTRA_S
+        return activation.run_verb(store, current, "search", limit_s, "--bundle", str(bundle), "--budget", str(budget_s))
