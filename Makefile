@@ -12,15 +12,16 @@ export PIP_ROOT_USER_ACTION := ignore
 demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
 	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
 
-test: $(READY)            ## everything that must hold
+test: $(READY)            ## everything that must hold; on virtual boards too where QEMU is (`make system BOARDS=1` installs it)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not board"
+	$(BIN)/python -m pytest
 
 check: $(READY)           ## the fast tier, at most three minutes
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not slow and not board"
 
-board: $(READY)           ## the virtual boards: needs QEMU, builds a Debian image the first time (ten minutes and more)
+board: $(READY)           ## the tests on virtual boards alone; builds a Debian image the first time (ten minutes and more)
+	$(MAKE) --no-print-directory system BOARDS=1
 	$(BIN)/python -m pytest -m board
 
 MINUTES ?= 60
@@ -37,7 +38,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 system:
-	sh scripts/system-packages.sh
+	sh scripts/system-packages.sh $(if $(BOARDS),boards)
 
 $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demitasse needs Python 3.11 or newer; set PYTHON=")'

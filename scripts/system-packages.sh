@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what Debian or Ubuntu must provide and pip cannot: a C++ compiler (llama.cpp is built from source), OpenSSH's
 # sshd and ssh-keygen (the board `local` is this computer behind an sshd of its own), venv. Does nothing where all is there.
+# With the argument `boards` also what virtual boards need: QEMU, and the makers of their Debian image.
 set -eu
 
 missing=""
@@ -9,6 +10,16 @@ need c++ g++
 need make make
 need sshd openssh-server
 need ssh-keygen openssh-client
+if [ "${1:-}" = boards ]; then
+    need qemu-system-aarch64 qemu-system-arm
+    need qemu-img qemu-utils
+    need fdtput device-tree-compiler
+    need mmdebstrap mmdebstrap
+    [ "$(uname -m)" = aarch64 ] || need qemu-aarch64-static qemu-user-static
+    need mke2fs e2fsprogs
+    need debugfs e2fsprogs
+    [ "$(id -u)" = 0 ] || need newuidmap uidmap
+fi
 "${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 

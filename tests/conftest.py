@@ -81,6 +81,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=float, metavar="MINUTES", help="the long tier: go on with it for so many minutes")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing."""
+    from toolchain.tools import mmdebstrap, qemu
+
+    if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
+        for item in items:
+            if item.get_closest_marker("board"):
+                item.add_marker(pytest.mark.skip(f"a virtual board needs {', '.join(missing)}: make system BOARDS=1"))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Share the time of the long tier among its tests."""
     _session["left"] = sum(item.get_closest_marker("soak") is not None for item in session.items)

@@ -73,10 +73,12 @@ class Line:
     environment: dict[str, str]
     said: dict[str, Any]
 
-    def demitasse(self, *words: str, code: int = 0, stdin: str = "") -> str:
+    def demitasse(self, *words: str, code: int = 0, stdin: str = "", timeout_s: float = 280) -> str:
         """Run the command line and return what it printed on stdout."""
         argv = [sys.executable, "-m", "toolchain", *words]
-        done = subprocess.run(argv, cwd=self.folder, env=self.environment, capture_output=True, text=True, input=stdin, timeout=280)
+        done = subprocess.run(
+            argv, cwd=self.folder, env=self.environment, capture_output=True, text=True, input=stdin, timeout=timeout_s
+        )
         assert done.returncode == code, done.stderr
         return done.stdout or done.stderr
 

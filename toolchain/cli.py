@@ -3,6 +3,8 @@
 The only place that knows both the user's words and the stages; everything heavy is imported inside its verb.
 """
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -279,8 +281,11 @@ def targets(
 @app.command()
 def trust(board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False) -> None:
     """Show the host key of a board that is seen for the first time, and pin it in known_hosts."""
-    from toolchain.board import ssh
+    from toolchain.board import ssh, virtual
 
+    if board == "local" or board.startswith(virtual.PREFIX):
+        console.show_text(f"{board} needs no trust: this computer made its host key, and knows no other for it")
+        return
     key = ssh.fetch_host_key(board)
     console.show_text(f"{board} shows {key.get_name()} {key.fingerprint}")
     if not yes and not console.confirm("pin this key?"):
@@ -307,9 +312,11 @@ def board_up(name: Name, port: Annotated[int, typer.Option(help="Loopback port o
     """Start a virtual board: seconds from its snapshot, minutes the first time."""
     from toolchain.board import virtual
 
+    began = time.monotonic()
     with console.terminal() as report:
         started = virtual.up(name, report, port=port)
-    console.show_text(f"{started.address} is up, its SSH server on port {started.port}")
+    seconds = time.monotonic() - began
+    console.show_text(f"{started.address} is up after {seconds:.1f} s, its SSH server on port {started.port}")
 
 
 @boards.command(name="down")
@@ -338,12 +345,42 @@ def board_reset(name: Name) -> None:
         virtual.reset(name, report)
 
 
+@boards.command(name="ssh")
+def board_ssh(
+    name: Name, command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]", help="What to run there.")] = None
+) -> None:
+    """Log in to a virtual board that is up, or run a command there (behind `--` if it has options of its own)."""
+    from toolchain.board import virtual
+
+    argv = virtual.ssh_command(name, command or [])
+    os.execv(argv[0], argv)  # noqa: S606
+
+
 @boards.command(name="power-cut")
 def board_power_cut(name: Name) -> None:
     """Pull the plug of a virtual board: what it had not put on its disk is lost."""
     from toolchain.board import virtual
 
     virtual.power_cut(name)
+
+
+runtimes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What boards run: built here, never there.")
+app.add_typer(runtimes, name="runtime")
+
+
+@runtimes.command(name="build")
+def runtime_build(
+    target_id: Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder that gets llama-cpp-python for this target as a wheel.")] = None,
+    with_bench: Annotated[bool, typer.Option("--bench", help="And llama-bench, in one file without needs.")] = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
+    from toolchain.runtime.build import build
+
+    with console.terminal() as report:
+        built = build(target.find(target_id), report, out=out, with_bench=with_bench)
+    show.runtime(built, as_json=as_json)
 
 
 def _settings(recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool) -> tuple[recipe.Recipe, Settings]:

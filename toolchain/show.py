@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
     from toolchain.pipeline import Delivery, Step
     from toolchain.quantize.contents import Contents
+    from toolchain.runtime.build import Built
 
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
@@ -231,6 +232,19 @@ def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
         return
     cells = [[row["address"], str(row["debian"]), f"up, port {row['port']}" if row["up"] else "down"] for row in rows]
     console.show_table(("board", "Debian", "state"), cells)
+
+
+def runtime(built: "Built", *, as_json: bool) -> None:
+    """Show a runtime that was built, or found."""
+    if as_json:
+        console.show_json(asdict(built))
+        return
+    took = f"{built.seconds:.1f} s, {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else "was built before"
+    rows = [
+        ["processor", f"{built.profile}: {' '.join(built.features)}"], ["glibc", f"{built.glibc} or newer"],
+        ["size", size(built.size_bytes)], ["runtime", built.runtime], ["folder", built.folder], ["built", took],
+    ]  # fmt: skip
+    console.show_table((built.target, ""), [*rows, *([["wrote", file] for file in built.files])])
 
 
 def all_targets(known: Sequence[Target], *, as_json: bool) -> None:

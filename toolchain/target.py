@@ -4,6 +4,7 @@ One board a file in `targets/`; the stem is its id. A figure that nobody has wri
 each fact names its source, and a file with an unsourced one does not load. `_mb` counts 2**20 bytes, as `free -m` does.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +185,13 @@ def all_targets() -> list[Target]:
 
 
 def find(target_id: str) -> Target:
-    """Return the target of this id; raise ConfigError that names the nearest one."""
+    """Return the target of this id; raise ConfigError that names the nearest one.
+
+    An id that leaves the memory out, such as `rpi-4b`, is the smallest of them.
+    """
     paths = {path.stem: path for path in folder().glob("*.toml")}
+    if sizes := [load(path) for stem, path in paths.items() if re.fullmatch(rf"{re.escape(target_id)}-\d+gb", stem)]:
+        return min(sizes, key=lambda target: target.memory.total_mb or 0)
     if target_id not in paths:
         raise ConfigError(f"unknown target `{target_id}`", hint=config.closest(target_id, list(paths)))
     return load(paths[target_id])

@@ -265,3 +265,9 @@ def test_an_unmeasured_board_is_given_the_lowest_measured_share_of_its_memory():
     board = target.find("rpi-5-2gb")
     assert board.memory.usable_mb is None
     assert board.memory_mb == int(2048 * VISIBLE_SHARE)
+
+
+def test_an_id_without_its_memory_is_the_smallest_of_them() -> None:
+    assert target.find("rpi-4b").id == "rpi-4b-1gb"
+    assert target.find("rpi-5").id == "rpi-5-2gb"
+    assert target.find("jetson-orin-nano").id == "jetson-orin-nano"

@@ -1,26 +1,29 @@
 """What goes wrong on real boards, on demand on a virtual one that is up: for tests, and for those who want to see it.
 
-A power cut is `virtual.power_cut`; memory runs out by itself, it is as small as the real board's.
+A power cut is `virtual.power_cut`, and every power cut there could have been is a `recorded_disk`; memory runs out by itself, it
+is as small as the real board's.
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from toolchain.board import boot, qmp
+from toolchain.board.recording import Recording
 from toolchain.board.virtual import VirtualBoard
-from toolchain.tools import qemu
+from toolchain.tools import e2fs, qemu
 
 NEVER_SET = 30 * 86400.0
 """The clock of a board without a battery, in seconds since 1970; Linux takes no time that is less than its uptime."""
-SMALL_DISK = "/mnt"
+PLUGGED_DISK, _NODE = "/mnt", "extra"
 _PLUG_S = 30.0
 _LINK = "$(ls /sys/class/net | grep -v lo)"
 _SLOW = f"modprobe sch_netem && tc qdisc replace dev {_LINK} root netem delay {{delay_ms}}ms rate {{rate_kbit}}kbit"
 _FAST = f"tc qdisc del dev {_LINK} root"
-_MOUNT = (
-    "for try in $(seq 200); do [ -b /dev/vdb ] && break; sleep 0.1; done; "
-    "mkfs.ext4 -q /dev/vdb && mount /dev/vdb {place} && chown pi: {place}"
-)  # fmt: skip
+_APPEARS = "for try in $(seq 200); do [ -b /dev/vdb ] && break; sleep 0.1; done"
+_FORMAT, _MOUNT = "mkfs.ext4 -q /dev/vdb", "mount /dev/vdb {place} && chown pi: {place}"
 
 
 @contextlib.contextmanager
@@ -48,15 +51,27 @@ def small_disk(board: VirtualBoard, *, size_mb: int) -> Iterator[str]:
     """Yield a folder of user `pi` on an ext4 disk of that size, soon full; the disk goes with the block."""
     file = board.folder / "small.qcow2"
     qemu.make_empty(file, size_mb << 20)
-    with qmp.monitor(board.address, board.folder) as wire:
-        wire.call("blockdev-add", {"node-name": "small", "driver": "qcow2", "file": {"driver": "file", "filename": str(file)}})
-        wire.call("device_add", {"driver": "virtio-blk-pci", "drive": "small", "bus": "slot1", "id": "plugged", "romfile": ""})
     try:
-        _shell(board, _MOUNT.format(place=SMALL_DISK))
-        yield SMALL_DISK
+        with _plugged(board, {"driver": "qcow2", "file": _file(file)}, f"{_APPEARS}; {_FORMAT} && {_MOUNT}"):
+            yield PLUGGED_DISK
     finally:
-        _unplug(board)
         file.unlink()
+
+
+@contextlib.contextmanager
+def recorded_disk(board: VirtualBoard, folder: Path, *, size_mb: int) -> Iterator[Recording]:
+    """Plug in an ext4 disk, mounted at PLUGGED_DISK for user `pi`, whose every write is recorded in files of `folder`.
+
+    What is on it after a power cut at any write, `Recording.disk_after` tells; the recording outlives the block.
+    """
+    disk = folder / "disk.ext4"
+    recording = Recording(base=folder / "base.ext4", log=folder / "writes.log")
+    e2fs.make(disk, size_mb << 20)
+    shutil.copyfile(disk, recording.base)
+    recording.log.touch()
+    node = {"driver": "blklogwrites", "file": _file(disk), "log": _file(recording.log)}
+    with _plugged(board, node, f"{_APPEARS}; {_MOUNT}"):
+        yield recording
 
 
 def set_clock(board: VirtualBoard, seconds: float) -> None:
@@ -70,13 +85,26 @@ def _set_link(board: VirtualBoard, *, up: bool) -> None:
         wire.call("set_link", {"name": "link", "up": up})
 
 
-def _unplug(board: VirtualBoard) -> None:
-    _shell(board, f"umount -l {SMALL_DISK} || true")
+@contextlib.contextmanager
+def _plugged(board: VirtualBoard, node: dict[str, Any], mount: str) -> Iterator[None]:
+    """Plug a disk into the running board and have it mounted; it is torn out at the end, in use or not."""
     with qmp.monitor(board.address, board.folder) as wire:
-        wire.call("device_del", {"id": "plugged"})
-        while wire.read().get("event") != "DEVICE_DELETED":
-            pass
-        wire.call("blockdev-del", {"node-name": "small"})
+        wire.call("blockdev-add", {"node-name": _NODE, **node})
+        wire.call("device_add", {"driver": "virtio-blk-pci", "drive": _NODE, "bus": "slot1", "id": "plugged", "romfile": ""})
+    try:
+        _shell(board, mount.format(place=PLUGGED_DISK))
+        yield
+    finally:
+        _shell(board, f"umount -l {PLUGGED_DISK} || true")
+        with qmp.monitor(board.address, board.folder) as wire:
+            wire.call("device_del", {"id": "plugged"})
+            while wire.read().get("event") != "DEVICE_DELETED":
+                pass
+            wire.call("blockdev-del", {"node-name": _NODE})
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"driver": "file", "filename": str(path)}
 
 
 def _shell(board: VirtualBoard, line: str) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from toolchain.board import boot, image, machine, qmp, rootfs, ssh
 from toolchain.board.image import Image
 from toolchain.errors import BoardError, ConfigError
 from toolchain.progress import Reporter, Silent
-from toolchain.tools import qemu
+from toolchain.tools import openssh, qemu
 
 PREFIX = "virtual:"
 DEFAULT_DEBIAN = 12
@@ -100,7 +100,7 @@ def power_cut(name: str) -> None:
     """Pull the plug: what the board has not written to its disk is lost, and the next `up` boots from what is there."""
     board = find(name)
     if not board.pid:
-        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {name}")
+        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}")
     boot.stop(board.folder)
 
 
@@ -113,7 +113,7 @@ def listing() -> list[VirtualBoard]:
 def find(name: str) -> VirtualBoard:
     """Return the board of a name, whether or not it was ever started; raise ConfigError for an unknown target or Debian release."""
     target_id, _, release = name.removeprefix(PREFIX).partition(":")
-    target.find(target_id)
+    target_id = target.find(target_id).id
     debian = int(release) if release.isdigit() else DEFAULT_DEBIAN if not release else 0
     if debian not in rootfs.SUITES:
         offered = " or ".join(map(str, rootfs.SUITES))
@@ -121,6 +121,19 @@ def find(name: str) -> VirtualBoard:
             f"{name}: `{release}` is not a Debian release", hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13"
         )
     return _seen(target_id, debian)
+
+
+def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:
+    """Return the command line that logs in to a board that is up; raise BoardError for one that is down."""
+    board = find(name)
+    if not board.port:
+        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}")
+    way = boot.route(board.address, board.folder, board.port)
+    options = ("IdentitiesOnly=yes", f"UserKnownHostsFile={way.known_hosts[0]}", "LogLevel=ERROR")
+    return [
+        str(openssh.ssh()), "-F", "none", "-i", way.identities[0], "-p", str(way.port),
+        *(word for option in options for word in ("-o", option)), f"{way.user}@{way.host}", *command,
+    ]  # fmt: skip
 
 
 def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toolchain.errors import ToolError
 
-_PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client"}
+_PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "ssh": "openssh-client"}
 """program → Debian package."""
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 """Where programs hide from a user's PATH."""
@@ -26,6 +26,11 @@ def sshd() -> Path:
 def ssh_keygen() -> Path:
     """Return the key generator; raise ToolError if there is none."""
     return _program("ssh-keygen")
+
+
+def ssh() -> Path:
+    """Return the client; raise ToolError if there is none."""
+    return _program("ssh")
 
 
 def version() -> str:

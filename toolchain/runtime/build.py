@@ -1,0 +1,67 @@
+"""`runtime build`: what a kind of board will run, built ahead of a push and measured; on request as files to take away."""
+
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.manifest import read_runtime
+from toolchain import runtime
+from toolchain.errors import ConfigError
+from toolchain.progress import Reporter
+from toolchain.runtime import cross
+from toolchain.runtime.wheel import write_wheel
+from toolchain.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A runtime on this computer."""
+
+    target: str
+    profile: str
+    features: tuple[str, ...]
+    """What of a processor it needs."""
+    glibc: str
+    """The oldest on which it loads."""
+    runtime: str
+    """Its id: the sha256 of its manifest."""
+    folder: str
+    size_bytes: int
+    seconds: float
+    cpu_s: float
+    """Processor time of compilers; 0 where it was found."""
+    files: tuple[str, ...] = ()
+    """What was written into the folder of `--out`."""
+
+
+def build(target: Target, report: Reporter, *, out: Path | None = None, with_bench: bool = False) -> Built:
+    """Return the runtime of a target, built where it is not there yet; `out` gets the wheel, and llama-bench if it is wanted."""
+    if with_bench and not out:
+        raise ConfigError("--bench: where to?", hint="--out FOLDER names the place for llama-bench")
+    began, before = time.monotonic(), _compilers_s()
+    folder = runtime.for_profile(target.profile, report)
+    files = _take_away(target, report, out, with_bench=with_bench) if out else []
+    described = read_runtime(folder)
+    return Built(
+        target=target.id, profile=described.profile, features=described.features, glibc=described.glibc,
+        runtime=described.runtime_id(), folder=str(folder), size_bytes=sum(file.size for file in described.files),
+        seconds=round(time.monotonic() - began, 1), cpu_s=round(_compilers_s() - before, 1),
+        files=tuple(file.name for file in files),
+    )  # fmt: skip
+
+
+def _take_away(target: Target, report: Reporter, out: Path, *, with_bench: bool) -> list[Path]:
+    library = cross.build_library(target.profile, report) / "lib" / "libllama.so"
+    files = [write_wheel(library, target.machine, out)]
+    if with_bench:
+        program = out / f"llama-bench-{target.profile}"
+        shutil.copy(cross.build_bench(target.profile, report) / "bin" / "llama-bench", program)
+        files.append(program)
+    return files
+
+
+def _compilers_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
