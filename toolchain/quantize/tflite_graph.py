@@ -41,6 +41,12 @@ class Promise:
     shape: tuple[int, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The first tensor of the checkpoint that is in it, how many more there are, and `.scales` for those."""
+        first, *more = self.matrix.origins
+        return first + f"+{len(more)}" * bool(more) + f".{self.part}" * (self.part != "weights")
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the buffer."""
         return math.prod(self.shape) * BITS[self.type] // 8
@@ -131,7 +137,8 @@ class Graph:
     def promised(self, promise: Promise, quantization: Any = None, shape: tuple[int, ...] = ()) -> Value:
         """Return a tensor whose bytes come later."""
         buffer = self.blueprint.buffer(promise)
-        return self.once((promise, shape), lambda: self._tensor(shape or promise.shape, promise.type, buffer, quantization))
+        place = shape or promise.shape
+        return self.once((promise, shape), lambda: self._tensor(place, promise.type, buffer, quantization, promise.name))
 
     def once(self, key: Any, make: Callable[[], Value]) -> Value:
         """Return what was made for a key, made when it is first asked for."""
@@ -139,12 +146,12 @@ class Graph:
             self._known[key] = make()
         return self._known[key]
 
-    def _tensor(self, shape: Sequence[int], kind: str, buffer: int = 0, quantization: Any = None) -> Value:
+    def _tensor(self, shape: Sequence[int], kind: str, buffer: int = 0, quantization: Any = None, name: str = "") -> Value:
         import numpy as np
 
         schema, entry = self.blueprint.schema, self.blueprint.schema.TensorT()
         entry.shape, entry.type, entry.buffer = np.array(shape, np.int32), getattr(schema.TensorType, kind), buffer
-        entry.name, entry.quantization = f"{self.name}/{len(self._tensors)}", quantization
+        entry.name, entry.quantization = name or f"{self.name}/{len(self._tensors)}", quantization
         self._tensors.append(entry)
         return Value(len(self._tensors) - 1, tuple(shape), kind)
 

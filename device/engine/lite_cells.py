@@ -1,0 +1,160 @@
+"""Keys and values of one sequence in LiteRT: the cache is that of the `decode` graph's own input tensors, written in place.
+
+Prompts are read in pieces of the lengths that the file has graphs for; `decode` reads what is left and gives the logits. How a
+batch is cut depends on its length and place alone, so that reading it again gives the same bits.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from device.errors import DeviceError
+from device.manifest.tflite import Header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_HIDDEN = np.float32(-1e9)
+"""Added to the score of what a token must not see."""
+_HEAD = struct.Struct("<I")
+
+
+class LiteCells:
+    """The memory of an interpreter, and the way into it."""
+
+    def __init__(self, interpreter: Any, header: Header) -> None:
+        self._interpreter = interpreter
+        interpreter.allocate_tensors()
+        runner = interpreter.get_signature_runner("decode")
+        self._inputs, self._outputs = _places(runner.get_input_details()), _places(runner.get_output_details())
+        self._caches = sorted(name for name in self._inputs if name.startswith("kv_cache_"))
+        signatures = {signature.name: signature for signature in header.signatures}
+        self.context = signatures["decode"].inputs["mask"].shape[-1]
+        self.n_vocab = signatures["decode"].outputs["logits"].shape[-1]
+        self.pieces = tuple(sorted(signatures[name].inputs["tokens"].shape[-1] for name in signatures if name != "decode"))
+        for name in self._caches:
+            self._view(name)[...] = 0  # what lies behind a place counts nothing, but nothing times "not a number" is not nothing
+        self._keys = np.arange(self.context, dtype=np.int32)
+        self._cancelled: "Callable[[], bool] | None" = None
+        self.rows: "list[NDArray[np.float32]]" = []
+        """The logits of the last evaluation: of every token that was asked for, else of the last one."""
+
+    def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
+        """Evaluate tokens as those from position `start` on; return False where it was cancelled."""
+        self.rows = []
+        single = 0 if every_row else len(tokens) - 1
+        for first, count, room in cut(single, self.pieces, self.context - start):
+            if self._cancelled and self._cancelled():
+                return False
+            self._prefill(tokens[first : first + count], start + first, room)
+        done = sum(count for _, count, _ in cut(single, self.pieces, self.context - start))
+        for at in range(done, len(tokens)):
+            if self._cancelled and self._cancelled():
+                return False
+            row = self._decode(tokens[at], start + at)
+            self.rows = [*self.rows, row] if every_row else [row]
+        return True
+
+    def watch(self, cancelled: "Callable[[], bool] | None") -> None:
+        """Ask between the pieces whether to go on; None asks no more."""
+        self._cancelled = cancelled
+
+    def cut_to(self, length: int) -> bool:
+        """Forget what comes after so many tokens: no token sees what is behind its own place."""
+        return length >= 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.rows = []
+
+    def dump(self, length: int, limit_bytes: int) -> bytes:
+        """Return the rows of `length` tokens in all caches; nothing where they are larger."""
+        if length * self._row_bytes() > limit_bytes:
+            return b""
+        return _HEAD.pack(length) + b"".join(self._view(name)[0, :, :length].tobytes() for name in self._caches)
+
+    def load(self, state: bytes) -> int:
+        """Take rows back; return how many tokens they are, 0 for what is no state of this model."""
+        length = _HEAD.unpack_from(state)[0] if len(state) >= _HEAD.size else 0
+        if not 0 < length <= self.context or len(state) != _HEAD.size + length * self._row_bytes():
+            return 0
+        at = _HEAD.size
+        for name in self._caches:
+            rows = self._view(name)[0, :, :length]
+            values = np.frombuffer(state, np.float32, rows.size, at)
+            rows[...] = values.reshape(rows.shape)
+            at += values.nbytes
+        return int(length)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._interpreter = None
+
+    def _row_bytes(self) -> int:
+        return sum(self._view(name).nbytes for name in self._caches) // self.context
+
+    def _view(self, name: str) -> "NDArray[np.float32]":
+        """Return a cache in place; the interpreter does not run while one is held."""
+        view: NDArray[np.float32] = self._interpreter.tensor(self._inputs[name])()
+        return view
+
+    def _mask(self, position: "NDArray[np.int32]") -> "NDArray[np.float32]":
+        return np.where(self._keys <= position[:, None], np.float32(0), _HIDDEN)[None, None]
+
+    def _prefill(self, tokens: Sequence[int], start: int, room: int) -> None:
+        """Read tokens by the graph for `room` of them; the places behind them are overwritten later and seen by none."""
+        position = np.arange(start, start + room, dtype=np.int32)
+        padded = np.zeros((1, room), np.int32)
+        padded[0, : len(tokens)] = tokens
+        caches = {name: self._view(name) for name in self._caches}
+        try:
+            found = self._interpreter.get_signature_runner(f"prefill_{room}")(
+                tokens=padded, input_pos=position, mask=self._mask(position), **caches
+            )
+        except (RuntimeError, ValueError) as error:
+            raise _gave_up(start, error) from error
+        for name, cache in caches.items():
+            cache[:, :, start : start + room] = found[name][:, :, start : start + room]
+
+    def _decode(self, token: int, at: int) -> "NDArray[np.float32]":
+        """Read one token; return the logits of what comes after it."""
+        tensor, inputs = self._interpreter.tensor, self._inputs
+        position = np.array([at], np.int32)
+        tensor(inputs["tokens"])()[...] = token
+        tensor(inputs["input_pos"])()[...] = position
+        tensor(inputs["mask"])()[...] = self._mask(position)
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise _gave_up(at, error) from error
+        for name in self._caches:
+            tensor(inputs[name])()[0, :, at] = tensor(self._outputs[name])()[0, :, at]
+        row: NDArray[np.float32] = tensor(self._outputs["logits"])().reshape(-1).copy()
+        return row
+
+
+def cut(count: int, pieces: Sequence[int], room: int) -> Iterator[tuple[int, int, int]]:
+    """Yield first token, tokens and graph length of each piece; what is left behind the last is read token by token.
+
+    A graph at most twice as long as what is left is padded: its weights are read once, however few tokens there are.
+    """
+    first = 0
+    while first < count:
+        left = count - first
+        longer = [length for length in pieces if left <= length <= min(2 * left, room - first)]
+        shorter = [length for length in pieces if length <= left]
+        if not longer and not shorter:
+            return
+        length = min(longer) if longer else max(shorter)
+        yield first, min(length, left), length
+        first += min(length, left)
+
+
+def _places(details: dict[str, Any]) -> dict[str, int]:
+    return {name: int(detail["index"]) for name, detail in details.items()}
+
+
+def _gave_up(start: int, error: Exception) -> DeviceError:
+    return DeviceError("engine_failed", f"the engine gave up after {start} tokens: {error}"[:300])

@@ -1,0 +1,56 @@
+"""How the next token is drawn from a row of logits, in llama.cpp's order: top-k, top-p, min-p, temperature, draw."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from device.engine.base import Candidate, Sampling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Sampler:
+    """Draws the tokens of one answer."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+
+    def choose(self, logits: "NDArray[np.float32]") -> int:
+        """Return the likeliest token, or one that is drawn."""
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        order = self._kept(logits)
+        chances = _softmax(logits[order].astype(np.float64) / self._sampling.temperature)
+        return int(order[self._random.choice(len(order), p=chances)])
+
+    def candidates(self, logits: "NDArray[np.float32]", chosen: int) -> tuple[Candidate, ...]:
+        """Return the chosen token and the likeliest ones with their log-probabilities, where they are asked for."""
+        count = self._sampling.top_logprobs
+        if count is None:
+            return ()
+        scores = logits.astype(np.float64)
+        shifted = scores - scores.max()
+        known = shifted - np.log(np.exp(shifted).sum())
+        likeliest = np.argsort(-known, kind="stable")[:count]
+        return tuple(Candidate(int(token), float(known[token])) for token in (chosen, *likeliest))
+
+    def _kept(self, logits: "NDArray[np.float32]") -> "NDArray[np.int64]":
+        """Return the tokens that stay in the draw, the likeliest first."""
+        wanted = self._sampling
+        count = min(wanted.top_k or len(logits), len(logits))
+        order = np.argpartition(-logits, count - 1)[:count]
+        order = order[np.argsort(-logits[order], kind="stable")]
+        chances = _softmax(logits[order].astype(np.float64))
+        if wanted.top_p < 1:
+            order = order[: int(np.searchsorted(chances.cumsum(), wanted.top_p)) + 1]
+            chances = _softmax(logits[order].astype(np.float64))
+        kept: NDArray[np.int64] = order[chances >= wanted.min_p * chances[0]]
+        return kept
+
+
+def _softmax(values: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    grown: NDArray[np.float64] = np.exp(values - values.max())
+    total: NDArray[np.float64] = grown / grown.sum()
+    return total
