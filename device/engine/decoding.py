@@ -7,35 +7,19 @@ is proved on the spot, once for each size of batch, and where the proof fails th
 
 import ctypes
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
+from device.engine.answering import Chosen, Clock, Stream
 from device.engine.base import Sampling
 from device.engine.drafts import SIZES, Lookup, Pace
-from device.engine.picking import Chosen, Picker
+from device.engine.picking import Picker
 from device.engine.sequence import ReadSequence
 
-Stream = Generator[Chosen, None, None]
 _UNSPLIT = 256
 """Tokens in memory up to which attention goes one way; llama.cpp rounds more up to 512 places (ggml-cpu ops.cpp, split_kv)."""
-
-
-@dataclass
-class Clock:
-    """What one answer has taken so far."""
-
-    tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-
-    def ran(self, steps: int, since: float) -> float:
-        """Note steps that began at a time and end now; return their seconds."""
-        seconds = time.perf_counter() - since
-        self.steps, self.seconds = self.steps + steps, self.seconds + seconds
-        return seconds
 
 
 class LlamaDecoder:

@@ -9,20 +9,18 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
-from device.engine.base import DEFAULT_CONTEXT, Candidate, Description, Sampling, Settings, Timing, Token, check_prompt, never
+from device.engine.answering import Work, answer
+from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Token, check_prompt, never
 from device.engine.cells import LlamaCells
-from device.engine.decoding import Clock, LlamaDecoder
+from device.engine.decoding import LlamaDecoder
 from device.engine.opening import N_OUTPUTS
 from device.engine.sequence import ReadSequence
-from device.engine.text import TextStream
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
@@ -173,27 +171,14 @@ class LlamaEngine:
     def _answer(
         self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
     ) -> Iterator[Token]:
-        began, clock, text = time.perf_counter(), Clock(), TextStream(sampling.stop)
-        reason: Literal["stop", "length"] = "length"
-        reused = self._sequence.read(tokens, lead, cancelled)
-        if reused is None:
-            return
-        prefill_s = time.perf_counter() - began
         room = min(sampling.max_tokens, self._context - len(tokens))
-        with closing(self._decoder.chosen(tokens, sampling, room, clock, cancelled)) as chosen:
-            for token, likely in chosen:
-                if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
-                    reason = "stop"
-                    break
-                clock.tokens += 1
-                candidates = tuple(Candidate(self.piece(each), logprob) for each, logprob in likely)
-                yield Token(token, text.feed(self.piece(token)), candidates=candidates)
-                if text.stopped:
-                    reason = "stop"
-                    break
-        timing = Timing(len(tokens), reused, prefill_s, clock.tokens, clock.steps, clock.seconds)
-        if not cancelled():
-            yield Token(None, text.end(), reason, timing)
+        work = Work(
+            read=lambda: self._sequence.read(tokens, lead, cancelled),
+            chosen=lambda clock: self._decoder.chosen(tokens, sampling, room, clock, cancelled),
+            ends=lambda token: token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token),
+            piece=self.piece,
+        )
+        return answer(tokens, sampling, work, cancelled)
 
 
 def load(path: Path, settings: Settings) -> LlamaEngine:

@@ -11,11 +11,10 @@ from typing import Any
 from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
+from device.engine.answering import Chosen
 from device.engine.base import Sampling
 from device.errors import DeviceError
 
-Chosen = tuple[int, list[tuple[int, float]]]
-"""A token, and where it is asked for the log-probabilities of itself and of the likeliest tokens."""
 _NEVER = -9999.0
 """What OpenAI's API says of a token whose probability is none."""
 _WORDS = 3

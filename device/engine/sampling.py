@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from device.engine.base import Candidate, Sampling
+from device.engine.answering import Chosen
+from device.engine.base import Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,24 +18,21 @@ class Sampler:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 
-    def choose(self, logits: "NDArray[np.float32]") -> int:
-        """Return the likeliest token, or one that is drawn."""
-        if self._sampling.temperature == 0:
-            return int(logits.argmax())
+    def choose(self, logits: "NDArray[np.float32]") -> Chosen:
+        """Return the likeliest token, or one that is drawn; with its and the likeliest tokens' log-probabilities if asked for."""
+        token = int(logits.argmax()) if self._sampling.temperature == 0 else self._drawn(logits)
+        return token, [] if self._sampling.top_logprobs is None else self._likely(logits, token, self._sampling.top_logprobs)
+
+    def _drawn(self, logits: "NDArray[np.float32]") -> int:
         order = self._kept(logits)
         chances = _softmax(logits[order].astype(np.float64) / self._sampling.temperature)
         return int(order[self._random.choice(len(order), p=chances)])
 
-    def candidates(self, logits: "NDArray[np.float32]", chosen: int) -> tuple[Candidate, ...]:
-        """Return the chosen token and the likeliest ones with their log-probabilities, where they are asked for."""
-        count = self._sampling.top_logprobs
-        if count is None:
-            return ()
-        scores = logits.astype(np.float64)
-        shifted = scores - scores.max()
+    def _likely(self, logits: "NDArray[np.float32]", chosen: int, count: int) -> list[tuple[int, float]]:
+        shifted = logits.astype(np.float64) - logits.max()
         known = shifted - np.log(np.exp(shifted).sum())
         likeliest = np.argsort(-known, kind="stable")[:count]
-        return tuple(Candidate(int(token), float(known[token])) for token in (chosen, *likeliest))
+        return [(int(token), float(known[token])) for token in (chosen, *likeliest)]
 
     def _kept(self, logits: "NDArray[np.float32]") -> "NDArray[np.int64]":
         """Return the tokens that stay in the draw, the likeliest first."""

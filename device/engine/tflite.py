@@ -10,16 +10,16 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from device.engine.base import Description, FieldError, Sampling, Settings, Timing, Token, check_prompt, default_threads, never
+from device.engine.answering import Clock, Stream, Work, answer
+from device.engine.base import Description, FieldError, Sampling, Settings, Token, check_prompt, default_threads, never
 from device.engine.lite_cells import LiteCells
 from device.engine.sampling import Sampler
 from device.engine.sequence import ReadSequence
 from device.engine.states import BATCH
-from device.engine.text import TextStream
 from device.engine.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
 from device.manifest import ManifestError
@@ -149,32 +149,27 @@ class LiteEngine:
     def _answer(
         self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
     ) -> Iterator[Token]:
-        began, text, sampler = time.perf_counter(), TextStream(sampling.stop), Sampler(sampling)
-        reason: Literal["stop", "length"] = "length"
-        reused = self._sequence.read(tokens, lead, cancelled)
-        if reused is None:
-            return
-        prefill_s, answered, decode_s = time.perf_counter() - began, 0, 0.0
         room = min(sampling.max_tokens, self._context - len(tokens))
-        while not cancelled():
+        work = Work(
+            read=lambda: self._sequence.read(tokens, lead, cancelled),
+            chosen=lambda clock: self._chosen(sampling, room, clock, cancelled),
+            ends=stop_ids.__contains__,
+            piece=self.piece,
+        )
+        return answer(tokens, sampling, work, cancelled)
+
+    def _chosen(self, sampling: Sampling, room: int, clock: Clock, cancelled: Callable[[], bool]) -> Stream:
+        sampler = Sampler(sampling)
+        chosen = sampler.choose(self._cells.rows[-1])
+        yield chosen
+        for _ in range(room - 1):
+            if cancelled():
+                return
             began = time.perf_counter()
-            token = sampler.choose(self._cells.rows[-1])
-            if token in stop_ids:
-                reason = "stop"
-                break
-            candidates = sampler.candidates(self._cells.rows[-1], token)
-            decode_s += time.perf_counter() - began
-            answered += 1
-            yield Token(token, text.feed(self.piece(token)), candidates=candidates)
-            if text.stopped or answered == room:
-                reason = "stop" if text.stopped else "length"
-                break
-            began = time.perf_counter()
-            self._sequence.decode([token])
-            decode_s += time.perf_counter() - began
-        steps = len(self._sequence) - len(tokens)
-        if not cancelled():
-            yield Token(None, text.end(), reason, Timing(len(tokens), reused, prefill_s, answered, steps, decode_s))
+            self._sequence.decode([chosen[0]])
+            chosen = sampler.choose(self._cells.rows[-1])
+            clock.ran(1, began)
+            yield chosen
 
 
 LITERT, LEGACY = "litert", "tflite-runtime"

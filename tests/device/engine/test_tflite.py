@@ -168,7 +168,7 @@ def test_what_is_cut_off_is_never_drawn() -> None:
     ):
         open_ = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
         sampler = Sampler(Sampling(temperature=1.0, seed=1, **{**open_, **cuts}))
-        assert {sampler.choose(logits) for _ in range(300)} == kept
+        assert {sampler.choose(logits)[0] for _ in range(300)} == kept
 
 
 def test_temperature_flattens() -> None:
@@ -176,7 +176,7 @@ def test_temperature_flattens() -> None:
     shares = []
     for temperature in (0.5, 1.0, 2.0):
         sampler = Sampler(Sampling(temperature=temperature, seed=3, top_k=0, top_p=1.0, min_p=0.0))
-        shares.append(sum(sampler.choose(logits) == 0 for _ in range(2000)) / 2000)
+        shares.append(sum(sampler.choose(logits)[0] == 0 for _ in range(2000)) / 2000)
     expected = [0.7 ** (1 / t) / (0.7 ** (1 / t) + 0.3 ** (1 / t)) for t in (0.5, 1.0, 2.0)]
     assert shares == pytest.approx(expected, abs=0.04)
 
@@ -184,7 +184,8 @@ def test_temperature_flattens() -> None:
 def test_likely_tokens_come_with_their_probabilities(engine: Engine) -> None:
     step = next(iter(engine.generate(PROMPT, Sampling(max_tokens=1, top_logprobs=4))))
     chosen, *likeliest = step.candidates
-    assert (chosen.id, len(likeliest)) == (step.id, 4)
+    assert step.id is not None
+    assert (chosen.piece, len(likeliest)) == (engine.piece(step.id), 4)
     assert likeliest[0] == chosen
     assert 0 < sum(math.exp(candidate.logprob) for candidate in likeliest) <= 1
 
