@@ -5,10 +5,12 @@ processors without LSE atomics, and most Raspberry Pis have one of those.
 """
 
 import importlib.metadata
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,13 @@ class LiteEngine:
         interpreter, name, version = _interpreter()
         if name == LEGACY and (fault := legacy_fault(header) or _numpy_fault()):
             raise DeviceError("bad_model", f"`{path.name}` is not run: {fault}", hint="use ai-edge-litert, or another scheme")
-        self._tokenizer, self._note = HuggingFaceTokenizer(path.parent), header.note
+        self._tokenizer, self._note, self._all_cpus = HuggingFaceTokenizer(path.parent), header.note, os.sched_getaffinity(0)
         size = sum(tensor.size for tensor in header.constants)
         threads = settings.threads or default_threads(size)
-        self._cells = _opened(path, header, interpreter, threads)
+        self._reopen: Callable[[int], LiteCells] = lambda threads: _opened(path, header, interpreter, threads)
+        self._cells = self._reopen(threads)
         self._sequence = ReadSequence(self._cells)
+        os.sched_setaffinity(0, set(settings.cpus) & self._all_cpus or self._all_cpus)
         self._context = settings.context or self._cells.context
         self._stops = frozenset(_ids(header.note.get("stop_ids")))
         self._description = Description(
@@ -115,6 +119,14 @@ class LiteEngine:
     def forget(self) -> None:
         """Drop what is in memory and on the shelf."""
         self._sequence.forget()
+
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        """Answer with so many threads on these cores; prompts are read with as many. What is in memory is dropped."""
+        os.sched_setaffinity(0, set(cpus) & self._all_cpus or self._all_cpus)
+        self._sequence.close()
+        self._cells = self._reopen(decode)
+        self._sequence = ReadSequence(self._cells)
+        self._description = replace(self._description, threads=decode, threads_batch=decode)
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""

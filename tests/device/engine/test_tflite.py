@@ -149,6 +149,14 @@ def test_pieces_follow_each_other_and_stay_in_the_context(count: int, room: int,
     assert not pieces or count - at < min(pieces)
 
 
+def test_threads_can_be_changed_without_changing_the_answer(engine: Engine) -> None:
+    before = ids(list(engine.generate(PROMPT, GREEDY)))
+    engine.use_threads(2, 2, (0,))
+    assert engine.description.threads == 2
+    assert ids(list(engine.generate(PROMPT, GREEDY))) == before
+    engine.use_threads(1, 1)
+
+
 # Drawing
 
 
