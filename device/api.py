@@ -14,6 +14,8 @@ from device.errors import DeviceError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 512
+MAX_INPUTS = 64
+"""Texts of one request for embeddings."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -52,6 +54,15 @@ class Question:
         return bool(self.messages)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """A request for embeddings: texts, or prompts as token ids."""
+
+    inputs: "tuple[str | tuple[int, ...], ...]"
+    base64: bool = False
+    """Whether the vectors are sent as base64 of little-endian float32."""
+
+
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
     fields = _fields(body, "messages", "max_completion_tokens")
@@ -68,14 +79,34 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
     return Question((), _prompt(fields.get("prompt")), _sampling(fields, default_max_tokens, top), *_streaming(fields))
 
 
-def _fields(body: bytes, *own: str) -> dict[str, Any]:
-    """Return the fields that are set, all of them known."""
+def read_embeddings(body: bytes) -> Texts:
+    """Read a request of /v1/embeddings; raise FieldError."""
+    fields = _object(body)
+    if unknown := set(fields) - {"input", "encoding_format", *IGNORED}:
+        raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
+    value, form = fields.get("input"), fields.get("encoding_format") or "float"
+    if form not in ("float", "base64"):
+        raise FieldError("encoding_format", "must be `float` or `base64`")
+    several = isinstance(value, list) and value and not isinstance(value[0], int)
+    inputs = value if several else [value]
+    if not isinstance(inputs, list) or len(inputs) > MAX_INPUTS:
+        raise FieldError("input", f"at most {MAX_INPUTS} texts at once")
+    return Texts(tuple(_prompt(each, "input") for each in inputs), base64=form == "base64")
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise DeviceError("invalid_json", "the body is not valid JSON", status=400) from error
     if not isinstance(fields, dict):
         raise DeviceError("invalid_json", "the body is not a JSON object", status=400)
+    return fields
+
+
+def _fields(body: bytes, *own: str) -> dict[str, Any]:
+    """Return the fields that are set, all of them known."""
+    fields = _object(body)
     known = {*own, *RANGES, *NEUTRAL, *IGNORED, "logprobs", "response_format", "stop", "stream", "stream_options"}
     for name, value in fields.items():
         if name not in known:
@@ -187,16 +218,16 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _prompt(value: Any) -> "str | tuple[int, ...]":
+def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
     if isinstance(value, list) and value and all(isinstance(token, int) and not isinstance(token, bool) for token in value):
         return tuple(value)
     if isinstance(value, str) and not value.strip():
-        raise FieldError("prompt", "the question is empty", code="empty_question")
+        raise FieldError(field, "the question is empty", code="empty_question")
     if not isinstance(value, str):
-        raise FieldError("prompt", "must be a text, or a list of token ids")
-    return _text(value, "prompt")
+        raise FieldError(field, "must be a text, or a list of token ids")
+    return _text(value, field)
 
 
 READERS: dict[str, Callable[[bytes, int], Question]] = {"/v1/chat/completions": read_chat, "/v1/completions": read_completion}

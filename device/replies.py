@@ -1,7 +1,9 @@
 """OpenAI's answers: whole, in chunks, and as errors. Standard library only."""
 
+import base64
 import json
 import secrets
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,16 @@ def error_body(error: DeviceError) -> dict[str, Any]:
 def event(body: dict[str, Any]) -> bytes:
     """Return one server-sent event."""
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def embeddings(model: str, vectors: "list[list[float]]", tokens: int, *, packed: bool) -> dict[str, Any]:
+    """Return vectors in OpenAI's shape, as numbers or packed as base64 of little-endian float32."""
+
+    def shown(vector: "list[float]") -> Any:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if packed else vector
+
+    data = [{"object": "embedding", "index": number, "embedding": shown(vector)} for number, vector in enumerate(vectors)]
+    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from device import page
 from device.access import Access, access_for
-from device.api import READERS
+from device.api import READERS, read_embeddings
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.facts import processor_temperature
@@ -31,8 +31,8 @@ from device.leads import prepare
 from device.manifest import Manifest, read_manifest
 from device.metrics import CONTENT_TYPE, Metrics
 from device.model import open_bundle
-from device.replies import DONE, LOADING, Reply, error_body, event
-from device.worker import Job, Worker
+from device.replies import DONE, LOADING, Reply, embeddings, error_body, event
+from device.worker import Job, Vectors, Worker
 
 MAX_BODY_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 10
@@ -41,7 +41,7 @@ BODY_TIMEOUT_S = 30.0
 WAITING = 8
 """Questions that may wait behind the one that is answered."""
 RETRY_AFTER_S = {429: "5", 503: "2"}
-_COUNTED = {*READERS, "/", "/health", "/v1/health", "/v1/models", "/metrics"}
+_COUNTED = {*READERS, "/v1/embeddings", "/", "/health", "/v1/health", "/v1/models", "/metrics"}
 _GONE = 499
 """nginx's status for a client that has left: nobody reads it."""
 
@@ -86,6 +86,7 @@ def serve(argv: list[str]) -> int:
 def application(service: Service, access: Access) -> Starlette:
     """Return the routes of a service behind its gate."""
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
+    routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
@@ -147,6 +148,22 @@ async def _answer(request: Request) -> Response:
         return await _whole(_tokens(job, service.metrics), reply)
     finally:
         watch.cancel()
+
+
+async def _embeddings(request: Request) -> Response:
+    service: Service = request.app.state.service
+    texts = read_embeddings(await _body(request))
+    if service.worker.model is None:
+        return _loading()
+    job = service.worker.submit(texts)
+    watch = asyncio.create_task(_watch(request, job))
+    try:
+        found = await job.next()
+    finally:
+        watch.cancel()
+    if not isinstance(found, Vectors):
+        return Response(status_code=_GONE)
+    return JSONResponse(embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64))
 
 
 async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:

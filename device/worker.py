@@ -1,25 +1,37 @@
 """One thread that owns the model: it loads it, then answers one question at a time; the others wait in a bounded line."""
 
 import asyncio
+import math
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Union
 
-from device.api import Question
+from device.api import Question, Texts
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.model import Model, Prompt
 
-Event = Union[int, Token, DeviceError, None]
-"""What an asker is told: first the number of prompt tokens, then tokens; an error instead; None where the asker itself left."""
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector for each text, of length 1."""
+
+    vectors: list[list[float]]
+    tokens: int
+    """Of all texts."""
+
+
+Event = Union[int, Token, Vectors, DeviceError, None]
+"""What an asker is told: first the number of prompt tokens, then tokens, or vectors; an error instead; None where it left."""
 
 
 class Job:
     """A question on its way through the worker; made and read in the event loop."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Union[Question, Texts]) -> None:
         self.question = question
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
@@ -82,7 +94,7 @@ class Worker:
         """Return how many questions wait behind the one that is answered."""
         return sum(not job.cancelled() for job in tuple(self._line))
 
-    def submit(self, question: Question) -> Job:
+    def submit(self, question: Union[Question, Texts]) -> Job:
         """Put a question in the line; raise DeviceError `busy` where it is full."""
         job = Job(question)
         with self._changed:
@@ -125,9 +137,12 @@ class Worker:
     def _answer(self, model: Model, job: Job) -> None:
         if job.cancelled():
             return
-        prompt = _prompt(model, job.question)
+        question = job.question
+        if isinstance(question, Texts):
+            return job.tell(_vectors(model, question))
+        prompt = _prompt(model, question)
         gone = lambda: self._stopping or job.cancelled()  # noqa: E731
-        answer = model.engine.generate(prompt.tokens, job.question.sampling, model.stop_ids, gone, prompt.lead)
+        answer = model.engine.generate(prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead)
         job.tell(len(prompt.tokens))
         for token in answer:
             job.tell(token)
@@ -138,8 +153,19 @@ class Worker:
 def _prompt(model: Model, question: Question) -> Prompt:
     if question.chat:
         return model.prompt(question.messages)
-    asked = question.prompt
-    return Prompt(model.engine.tokenize(asked, begin=True) if isinstance(asked, str) else list(asked))
+    return Prompt(_tokens(model, question.prompt))
+
+
+def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
+    return model.engine.tokenize(text, begin=True) if isinstance(text, str) else list(text)
+
+
+def _vectors(model: Model, texts: Texts) -> Vectors:
+    prompts = [_tokens(model, text) for text in texts.inputs]
+    found = [model.engine.embed(prompt) for prompt in prompts]
+    sizes = [math.hypot(*vector) or 1.0 for vector in found]
+    vectors = [[value / size for value in vector] for vector, size in zip(found, sizes, strict=True)]
+    return Vectors(vectors, sum(map(len, prompts)))
 
 
 def _stopping() -> DeviceError:

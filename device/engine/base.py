@@ -219,6 +219,9 @@ class Engine(Protocol):
         prompt cannot be answered: `prompt_too_long`, `empty_prompt`, `bad_token`.
         """
 
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of what the last layer makes of these tokens; raise DeviceError `unsupported` where it cannot be had."""
+
     @property
     def state_kind(self) -> str:
         """What a saved state depends on besides the model file and its tokens; empty where this engine saves none."""

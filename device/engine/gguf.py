@@ -104,6 +104,18 @@ class LlamaEngine:
         check_prompt(tokens, self)
         return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
 
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last layer over all tokens; always evaluated from the beginning."""
+        check_prompt(tokens, self, answered=False)
+        self._sequence.clear()
+        llama.llama_set_embeddings(self._ctx, True)
+        try:
+            rows = list(self._embedded(list(tokens)))
+        finally:
+            llama.llama_set_embeddings(self._ctx, False)
+            self._sequence.clear()
+        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
     @property
     def state_kind(self) -> str:
         """llama.cpp's version and build, and how keys and values lie in memory."""
@@ -161,6 +173,14 @@ class LlamaEngine:
             self._sequence.decode(part, every_row=True)
             for row in range(len(part)):
                 yield ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4)
+
+    def _embedded(self, tokens: list[int]) -> Iterator[list[float]]:
+        width = llama.llama_model_n_embd_out(self._model)
+        for at in range(0, len(tokens), N_OUTPUTS):
+            part = tokens[at : at + N_OUTPUTS]
+            self._sequence.decode(part, every_row=True)
+            for row in range(len(part)):
+                yield llama.llama_get_embeddings_ith(self._ctx, row)[:width]
 
     def _arbitrary(self, n_tokens: int) -> list[int]:
         choose = random.Random(0)  # noqa: S311

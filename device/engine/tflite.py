@@ -100,6 +100,10 @@ class LiteEngine:
             raise FieldError("response_format", "this engine cannot hold an answer to a grammar: use a GGUF of the model")
         return self._answer(list(tokens), lead, sampling, self._stops.union(stop_ids), cancelled)
 
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Refuse: the graphs give the scores of tokens, not what the last layer makes of them."""
+        raise DeviceError("unsupported", "this model's file gives no embeddings", hint="push it as GGUF", status=400)
+
     @property
     def state_kind(self) -> str:
         """The library, and how prompts are cut."""

@@ -75,6 +75,10 @@ class FakeEngine:
     def forget(self) -> None:
         pass
 
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        check_prompt(tokens, self, answered=False)
+        return [float(tokens.count(token)) for token in range(256)]
+
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
         self.threads = (decode, prefill, tuple(cpus))
 
