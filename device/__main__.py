@@ -28,6 +28,7 @@ VERBS = {
     "stop": "device.activation:stop",
     "supervise": "device.supervisor:supervise",
     "tensors": "device.patch:tensors",
+    "trust": "device.trust:trust",
     "verify": "device.store:verify",
 }
 """verb → where its function is."""

@@ -12,11 +12,11 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device import disk, service
+from device import disk, service, trust
 from device.errors import DeviceError
 from device.store import RELEASES, RUNTIMES, Deployment, Store
 
@@ -38,6 +38,7 @@ def activate(argv: list[str]) -> int:
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto")
+    parser.add_argument("--allow-unsigned", action="store_true", help="run it without a signature; `status` will say so")
     _add_limits(parser)
     options = parser.parse_args(argv)
     store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
@@ -45,7 +46,8 @@ def activate(argv: list[str]) -> int:
     wanted = Deployment(release=options.release, runtime=options.runtime, port=options.port, service=kind)
     with store.locked():
         store.recover()
-        answer = _activate(store, wanted, limits)
+        unsigned = options.allow_unsigned and not trust.is_signed(store, wanted)
+        answer = _activate(store, replace(wanted, unsigned=unsigned), limits)
     print(json.dumps(answer))
     return 0
 
@@ -61,7 +63,7 @@ def rollback(argv: list[str]) -> int:
         previous, current = store.previous(), store.current()
         if not previous:
             raise DeviceError("no_previous", "there is no previous release to go back to")
-        _verify(store, previous)
+        trust.check(store, previous, store.verify)
         _replace(store, previous, current, limits)
     print(json.dumps(_state(store), ensure_ascii=False))
     return 0
@@ -87,13 +89,13 @@ def stop(argv: list[str]) -> int:
 
 
 def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
-    _verify(store, wanted)
+    trust.check(store, wanted, store.verify)
     current = store.current()
     answer = {"release": wanted.release, "port": wanted.port, "service": wanted.service, "unchanged": False}
     if current == wanted and service.healthy(wanted.port):
         return dict(answer, unchanged=True)
     if not current or current.release != wanted.release:
-        _refuse_downgrade(store, wanted)
+        refuse_downgrade(store, wanted)
     if not current or current.runtime != wanted.runtime:
         run_verb(store, wanted, "selftest", limits.check_s)
     store.sweep(wanted)
@@ -103,16 +105,12 @@ def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any
     return answer
 
 
-def _verify(store: Store, wanted: Deployment) -> None:
-    store.verify(RELEASES, wanted.release)
-    store.verify(RUNTIMES, wanted.runtime)
-
-
-def _refuse_downgrade(store: Store, wanted: Deployment) -> None:
+def refuse_downgrade(store: Store, wanted: Deployment) -> None:
+    """Raise DeviceError `downgrade` for a release with a lower counter than one of its name that was committed before."""
     manifest = store.read_release(wanted.release)
-    highest = store.counters().get(manifest.name, 0)
-    if manifest.counter < highest:
-        problem = f"{manifest.name} {manifest.version} has counter {manifest.counter}, this board had {highest} already"
+    lowest = store.lowest_counter(manifest.name)
+    if manifest.counter < lowest:
+        problem = f"{manifest.name} {manifest.version} has counter {manifest.counter}, this board had {lowest} already"
         hint = "package it with a higher counter; `demitasse rollback` goes back to the previous release"
         raise DeviceError("downgrade", problem, hint)
 
@@ -254,7 +252,7 @@ def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | 
         return None
     manifest = store.read_release(deployment.release)
     named = {"name": manifest.name, "version": manifest.version, "counter": manifest.counter, "target": manifest.target}
-    return dict(asdict(deployment), **named)
+    return dict(asdict(deployment), **named, signed_by=trust.signed_by(store, deployment.release))
 
 
 def _sweep_agents(store: Store) -> None:

@@ -5,6 +5,7 @@ What a board does not tell is None. Sources of the formats: the boards' real out
 """
 
 import getpass
+import hashlib
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ THROTTLE_BITS = ("under_voltage", "arm_frequency_capped", "throttled", "soft_tem
 _CPU_ZONES = ("cpu-thermal", "x86_pkg_temp", "soc-thermal", "package-thermal", "cpu-therm", "soc_thermal")
 _MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model")
 _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
+_SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 
@@ -40,7 +42,10 @@ def read(root: str) -> Facts:
 
 
 def stored(root: str) -> Facts:
-    """Return what the store holds: blobs (None: whole, else bytes that are there), runtimes, releases, agents."""
+    """Return what the store holds: blobs (None: whole, else bytes that are there), runtimes, releases, agents.
+
+    And `signatures`, the sha256 of each release's and runtime's by its name, and `signers`, the keys that may sign.
+    """
     root = os.path.abspath(os.path.expanduser(root))
     blobs = {}  # type: Dict[str, Optional[int]]
     for name in _names(os.path.join(root, "blobs")):
@@ -50,7 +55,18 @@ def stored(root: str) -> Facts:
         elif not name.startswith("."):
             blobs[name] = None
     kept = {kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."] for kind in ("runtimes", "releases", "agents")}
-    return dict(kept, blobs=blobs)
+    names = [(kind, name) for kind in ("runtimes", "releases") for name in kept[kind]]
+    signatures = {name: _digest(os.path.join(root, kind, name, _SIGNATURES[kind])) for kind, name in names}
+    signers = [line.split() for line in _text(os.path.join(root, "allowed_signers")).splitlines() if line[:1] != "#"]
+    return dict(kept, blobs=blobs, signatures=signatures, signers=[words[3] for words in signers if len(words) > 3])
+
+
+def _digest(path: str) -> Optional[str]:
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.sha256(stream.read(1 << 20)).hexdigest()
+    except OSError:
+        return None
 
 
 def facts(argv: List[str]) -> int:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
-from device.store import Deployment, Store
+from device.store import RELEASES, RUNTIMES, Deployment, Store
 
 SYSTEMD, SUPERVISED = "systemd", "supervised"
 STOP_S = 10.0
@@ -233,12 +233,12 @@ def how_it_ended(code: int) -> str:
 
 def python_command(store: Store, runtime: str) -> list[str]:
     """Return how a runtime is run, so that its folder stays as it was sent."""
-    return [sys.executable, "-X", f"pycache_prefix={store.root / 'run' / 'pycache'}", "-sE", str(store.root / "runtimes" / runtime)]
+    return [sys.executable, "-X", f"pycache_prefix={store.root / 'run' / 'pycache'}", "-sE", str(store.folder(RUNTIMES, runtime))]
 
 
 def serve_command(store: Store, deployment: Deployment) -> list[str]:
     """Return the command that serves a deployment."""
-    bundle = str(store.root / "releases" / deployment.release)
+    bundle = str(store.folder(RELEASES, deployment.release))
     return [*python_command(store, deployment.runtime), "serve", "--bundle", bundle, "--port", str(deployment.port)]
 
 

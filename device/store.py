@@ -7,7 +7,8 @@
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
     state.json                     the last deployment that was healthy, and the one before it: what a cut switch is taken back to
-    counters.json, counters.copy.json   the highest counter of each name that was ever committed
+    counters.json, counters.copy.json   the highest counter of each name that was ever committed (counters.py)
+    allowed_signers and others     who may sign for this board (trust.py)
 
 The rule: everything a name stands for is on the disk (fsync of the files, then of the folder) before the name is.
 """
@@ -18,12 +19,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from device import disk
+from device.counters import Counters
 from device.disk import make_folder, read_json, remove, sync, write_json, write_new
 from device.errors import DeviceError
 from device.manifest import (
@@ -54,6 +56,8 @@ class Deployment:
     port: int
     service: str
     """`systemd` or `supervised`."""
+    unsigned: bool = False
+    """Whether it was told to run without a signature."""
 
 
 class Store:
@@ -88,6 +92,13 @@ class Store:
         """Return the folder of a release or a runtime."""
         return self.root / kind / checked_digest(name)
 
+    def present(self, kind: str, name: str) -> Path:
+        """Return the folder of a release or a runtime that is here; raise DeviceError `missing_release` or `missing_runtime`."""
+        folder = self.folder(kind, name)
+        if not folder.is_dir():
+            raise DeviceError("missing_" + kind[:-1], f"there is no {kind[:-1]} {name[:12]} on this board", "push it again")
+        return folder
+
     def keep_blobs(self, digests: list[str]) -> None:
         """Give blobs that came whole their names."""
         for digest in digests:
@@ -114,18 +125,18 @@ class Store:
 
     def read_release(self, name: str) -> Manifest:
         """Return a release's manifest."""
-        return read_manifest(self._present(RELEASES, name))
+        return read_manifest(self.present(RELEASES, name))
 
     def read_runtime(self, name: str) -> RuntimeManifest:
         """Return a runtime's manifest."""
-        return read_runtime(self._present(RUNTIMES, name))
+        return read_runtime(self.present(RUNTIMES, name))
 
     def check(self, kind: str, name: str) -> None:
         """Compare every byte of a release or a runtime with its manifest; raise DeviceError with what is wrong."""
-        folder = self._present(kind, name)
+        folder = self.present(kind, name)
         try:
             if sha256_of(folder / MANIFEST_OF[kind]) != name:
-                raise ManifestError("wrong_digest", f"`{MANIFEST_OF[kind]}` is not what its name says")
+                raise ManifestError("wrong_name", f"`{MANIFEST_OF[kind]}` is not what its name says")
             files = (read_manifest if kind == RELEASES else read_runtime)(folder).files
             verify_files(folder, files, MANIFEST_OF[kind])
         except ManifestError as error:
@@ -182,21 +193,21 @@ class Store:
     def commit(self, deployment: Deployment, measured: dict[str, Any] | None = None) -> None:
         """Note that the current deployment is healthy, and what was measured; its counter is the lowest that may come after it."""
         manifest = self.read_release(deployment.release)
-        counters = self.counters()
-        counters[manifest.name] = max(counters.get(manifest.name, 0), manifest.counter)
-        for name in ("counters.json", "counters.copy.json"):
-            write_json(self.root / name, counters)
+        Counters(self.root).keep(manifest.name, manifest.counter)
         previous = self.previous()
         noted = {"since": int(time.time()), "previous": previous.release if previous else None, "measured": measured or {}}
         write_json(self.root / "state.json", dict(asdict(deployment), **noted))
 
-    def counters(self) -> dict[str, int]:
-        """Return the highest committed counter of each name; one broken copy does no harm."""
-        highest: dict[str, int] = {}
-        for copy in ("counters.json", "counters.copy.json"):
-            for name, value in (read_json(self.root / copy) or {}).items():
-                highest[name] = max(highest.get(name, 0), int(value))
-        return highest
+    def lowest_counter(self, name: str) -> int:
+        """Return the counter under which no release of a name may come: the highest that was ever committed.
+
+        Should both copies be lost, the release that is healthy now still bears witness.
+        """
+        lowest, confirmed = Counters(self.root).read().get(name, 0), self.confirmed()
+        with suppress(ManifestError):
+            manifest = self.read_release(confirmed.release) if confirmed else None
+            return max(lowest, manifest.counter) if manifest and manifest.name == name else lowest
+        return lowest
 
     def sweep(self, coming: Deployment | None = None) -> None:
         """Delete what neither the current, the previous, the last healthy nor the coming deployment needs."""
@@ -229,12 +240,6 @@ class Store:
     def size_bytes(self) -> int:
         """Return the bytes that blobs take, whole or not."""
         return sum(blob.stat().st_size for blob in (self.root / "blobs").iterdir())
-
-    def _present(self, kind: str, name: str) -> Path:
-        folder = self.folder(kind, name)
-        if not folder.is_dir():
-            raise DeviceError("missing_" + kind[:-1], f"there is no {kind[:-1]} {name[:12]} on this board", "push it again")
-        return folder
 
     def _link(self, staged: Path, files: tuple[File, ...]) -> None:
         folders = {staged}

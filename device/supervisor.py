@@ -12,10 +12,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from device import service
+from device import service, trust
 from device.disk import remove, write_note
 from device.errors import DeviceError
-from device.store import RELEASES, RUNTIMES, Deployment, Store
+from device.store import Deployment, Store
 
 LOG_LIMIT_BYTES = 1 << 20
 BACK_OFF_S = (1, 2, 4, 8, 16, 30)
@@ -95,23 +95,19 @@ class _Supervisor:
             return False
 
     def _sound(self, current: Deployment) -> Deployment:
-        """Return a release if its bytes are as they were sent, else the one before it, which becomes current."""
+        """Return a release if it is what a trusted key signed, byte by byte, else the one before it, which becomes current."""
         try:
-            self._check(current)
+            trust.check(self._store, current, self._store.check)
         except DeviceError:
             previous = self._store.previous()
             if not previous:
                 raise
-            self._check(previous)
+            trust.check(self._store, previous, self._store.check)
             with self._store.locked():
                 self._store.switch(previous, None)
                 self._store.commit(previous)
             return previous
         return current
-
-    def _check(self, deployment: Deployment) -> None:
-        self._store.check(RELEASES, deployment.release)
-        self._store.check(RUNTIMES, deployment.runtime)
 
     def _start(self, deployment: Deployment) -> "subprocess.Popen[bytes]":
         command = service.serve_command(self._store, deployment)

@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolchain import __version__, console, recipe, show, target
+from toolchain import __version__, console, recipe, show, signing, target
 from toolchain.artifacts import Report
-from toolchain.board import open_board
+from toolchain.board import is_stand_in, open_board
 from toolchain.board.device import Device
 from toolchain.errors import ConfigError, FitError
-from toolchain.pipeline import Settings, deliver, plan, walk
+from toolchain.pipeline import Settings, Terms, deliver, plan, walk
 from toolchain.progress import Reporter
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this computer.")]
 AcceptNew = Annotated[bool, typer.Option("--accept-new", help="Pin the key of a board that is seen for the first time.")]
+Sign = Annotated[str, typer.Option("--sign", metavar="KEY", help="SSH key to sign with; by default your usual one.")]
+AllowUnsigned = Annotated[bool, typer.Option("--allow-unsigned", help="Run it without a signature; the board's status says so.")]
 Port = Annotated[int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer in tokens; 0: as the bundle says.", min=0)]
@@ -54,7 +56,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(
     recipe_file: RecipeFile, to: To = "", target_id: TargetId = "", out: Out = OUT, port: Port = PORT,
-    dry_run: DryRun = False, offline: Offline = False, accept_new: AcceptNew = False, as_json: AsJson = False,
+    dry_run: DryRun = False, offline: Offline = False, accept_new: AcceptNew = False, sign: Sign = "",
+    allow_unsigned: AllowUnsigned = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:
@@ -63,7 +66,8 @@ def run(
             show.plan(wanted, plan(wanted, settings), to=to, as_json=as_json)
             return
         steps = list(walk(wanted, settings))
-        delivery = deliver(wanted, steps, to, report, port=port, accept_new=accept_new) if to else None
+        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
 
 
@@ -98,14 +102,29 @@ for _name, _help in (
 @app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package.")],
-    board: Board, port: Port = PORT, dry_run: DryRun = False, accept_new: AcceptNew = False, as_json: AsJson = False,
+    board: Board, port: Port = PORT, dry_run: DryRun = False, accept_new: AcceptNew = False, sign: Sign = "",
+    allow_unsigned: AllowUnsigned = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
     from toolchain.pipeline import push_bundle
 
     with console.terminal() as report:
-        deployment = push_bundle(bundle, board, report, port=port, accept_new=accept_new, dry_run=dry_run)
+        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
+
+
+@app.command(name="sign")
+def sign_verb(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package.")],
+    sign: Sign = "",
+) -> None:
+    """Sign a bundle with an SSH key, so that it can be pushed from a computer without that key."""
+    from toolchain.pipeline import sign_bundle
+
+    with console.terminal() as report:
+        key = sign_bundle(bundle, sign, report)
+    console.show_text(f"{bundle} is signed by {key.fingerprint}")
 
 
 @app.command()
@@ -279,14 +298,35 @@ def targets(
 
 
 @app.command()
-def trust(board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False) -> None:
-    """Show the host key of a board that is seen for the first time, and pin it in known_hosts."""
-    from toolchain.board import ssh, virtual
-
-    if board == "local" or board.startswith(virtual.PREFIX):
+def trust(
+    board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False, sign: Sign = "",
+    signer: Annotated[str, typer.Option("--signer", metavar="PUB", help="Another's public key that may sign.")] = "",
+    names: Annotated[str, typer.Option("--names", metavar="PATTERNS", help="The models that this key may sign.")] = "*",
+    revoke: Annotated[str, typer.Option("--revoke", metavar="PUB", help="A public key that may never sign again.")] = "",
+    target_id: Annotated[str, typer.Option("--target", help="The only target that bundles may be made for; `any` for all.")] = "",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Pin a new board's host key in known_hosts, and on the board the key that signs what may run there."""
+    if not is_stand_in(board):
+        _pin_host_key(board, yes=yes)
+    elif not (sign or signer or revoke or target_id):
         console.show_text(f"{board} needs no trust: this computer made its host key, and knows no other for it")
         return
+    changes = ["--target", target_id] if target_id else []
+    changes += ["--revoke", signing.public_key(Path(revoke))] if revoke else []
+    if signer or not changes:
+        public = signing.public_key(Path(signer)) if signer else signing.find_key(sign).public
+        changes += ["--signer", public, "--names", names]
+    with _device(board) as device:
+        show.status(board, device.call("trust", *changes), as_json=as_json)
+
+
+def _pin_host_key(board: str, *, yes: bool) -> None:
+    from toolchain.board import ssh
+
     key = ssh.fetch_host_key(board)
+    if ssh.is_pinned(board, key):
+        return
     console.show_text(f"{board} shows {key.get_name()} {key.fingerprint}")
     if not yes and not console.confirm("pin this key?"):
         raise ConfigError(

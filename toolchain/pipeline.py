@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from toolchain import artifacts, hub, recipe, runtime, talk, target
+from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST
+from toolchain import artifacts, hub, recipe, runtime, signing, talk, target
 from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Report, Verdict
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
-from toolchain.board import open_board
+from toolchain.board import is_stand_in, open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
@@ -54,6 +55,19 @@ class Delivery:
     question: str
     answer: str
     report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a bundle is pushed."""
+
+    port: int
+    accept_new: bool = False
+    """Pin the key of a board that is seen for the first time, and there the key that signs, if it knows none."""
+    sign: str = ""
+    """The key to sign with; empty: the usual one, where a signature is needed and missing."""
+    allow_unsigned: bool = False
+    """Run it without a signature on a board that others could reach."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,14 +129,14 @@ def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
         yield Step(stage=stage, folder=made.path, what=describe(wanted, stage, settings.target), artifact=made)
 
 
-def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, *, port: int, accept_new: bool) -> Delivery:
+def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms) -> Delivery:
     """Push the bundle of a walk to a board, ask it the recipe's question and measure it there."""
     bundle = next((step.artifact for step in steps if isinstance(step.artifact, Bundle)), None)
     if bundle is None:
         raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
-    with open_board(address, accept_new=accept_new) as connection:
+    with open_board(address, accept_new=terms.accept_new) as connection:
         device = Device(connection)
-        deployment = _push(bundle, device, report, port=port, dry_run=False)
+        deployment = _push(bundle, device, report, terms)
         answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
         report.note(f"bench: {address}")
         longest = wanted.package.context - 1
@@ -130,21 +144,49 @@ def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporte
         return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
 
 
-def push_bundle(folder: Path, address: str, report: Reporter, *, port: int, accept_new: bool, dry_run: bool) -> Deployment:
+def push_bundle(folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool) -> Deployment:
     """Push a bundle folder to a board, or say what that would send."""
+    bundle = _bundle(folder)
+    with open_board(address, accept_new=terms.accept_new) as connection:
+        return _push(bundle, Device(connection), report, terms, dry_run=dry_run)
+
+
+def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
+    """Sign a bundle folder, so that it can be pushed from elsewhere; return the key."""
+    chosen = signing.find_key(key)
+    signing.sign([_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
+    return chosen
+
+
+def _bundle(folder: Path) -> Bundle:
     record = artifacts.recorded(folder)
     if record is None or record.stage != "package":
         raise ArtifactError(f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one")
-    with open_board(address, accept_new=accept_new) as connection:
-        return _push(Bundle(path=folder, record=record), Device(connection), report, port=port, dry_run=dry_run)
+    return Bundle(path=folder, record=record)
 
 
-def _push(bundle: Bundle, device: Device, report: Reporter, *, port: int, dry_run: bool) -> Deployment:
+def _push(bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False) -> Deployment:
     from toolchain.push import push
 
-    facts = device.facts()
+    facts, stored = device.look()
     folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]), report)
-    return push(bundle, folder, device, report, port=port, dry_run=dry_run)
+    unsigned = terms.allow_unsigned or is_stand_in(device.address)
+    if not dry_run and (terms.sign or not unsigned):
+        key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
+        if terms.accept_new and not stored["signers"]:
+            device.call("trust", "--signer", key.public if key else signing.find_key().public)
+            device.look(again=True)
+    return push(bundle, folder, device, report, port=terms.port, dry_run=dry_run, allow_unsigned=unsigned)
+
+
+def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:
+    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed."""
+    missing = [manifest for manifest in manifests if asked or not signing.signature_of(manifest)]
+    if not missing:
+        return None
+    key = signing.find_key(asked)
+    signing.sign(missing, key, report)
+    return key
 
 
 def describe(wanted: Recipe, stage: str, target: Target) -> str:

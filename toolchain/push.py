@@ -21,7 +21,7 @@ from device.manifest import (
     read_manifest,
     read_runtime,
 )  # fmt: skip
-from toolchain import kept
+from toolchain import kept, signing
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
 from toolchain.board.device import Device, check_python
@@ -74,11 +74,15 @@ class Cargo:
         return blob.path.relative_to(self.folder).as_posix()
 
     def is_there(self, stored: Facts) -> bool:
-        """Say whether nothing of it has to be sent."""
-        return self.id in stored[f"{self.kind}s"] and not self.missing(stored)
+        """Say whether nothing of it has to be sent: neither bytes nor another signature."""
+        signed = not self.signature or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
+        return signed and self.id in stored[f"{self.kind}s"] and not self.missing(stored)
 
 
-def push(bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, port: int = 8080, dry_run: bool = False) -> Deployment:
+def push(
+    bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, port: int = 8080, dry_run: bool = False,
+    allow_unsigned: bool = False,
+) -> Deployment:  # fmt: skip
     """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back."""
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
@@ -88,7 +92,11 @@ def push(bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, por
     refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
     loads = {key: [update(blob, manifest, device, report) for blob in blobs] for key, blobs in loads.items()}
     actions = plan(manifest, cargos, loads, stored, port=port)
-    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, loads, port, report)
+    if not allow_unsigned and not dry_run:
+        for cargo in cargos:
+            signing.refuse_untrusted(device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"])
+    unsigned = ["--allow-unsigned"] if allow_unsigned else []
+    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
     if not dry_run:
         _remember(cargos[1])
     return Deployment(
@@ -215,7 +223,7 @@ def _cargo(kind: Literal["runtime", "release"], folder: Path, files: tuple[File,
 
 
 def _act(
-    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, port: int, report: Reporter
+    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, how: list[str], report: Reporter
 ) -> tuple[int, str]:
     """Return the bytes that were sent, and how the board gave the goldens."""
     sent = device.install()
@@ -231,7 +239,7 @@ def _act(
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
     kind = ["--service", "supervised"] if device.address == "local" else []
-    answer = device.call("activate", release.id, "--runtime", runtime.id, "--port", str(port), *kind, timeout_s=ACTIVATION_S)
+    answer = device.call("activate", release.id, "--runtime", runtime.id, *how, *kind, timeout_s=ACTIVATION_S)
     if goldens := _goldens(answer.get("check") or {}):
         report.note(f"{device.address}: {goldens}")
     return sent, goldens

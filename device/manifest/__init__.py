@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,10 @@ TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 GOLDENS = "goldens.jsonl"
 MAX_MANIFEST_BYTES = 8 << 20
+MAX_COUNTER = 2**53 - 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
+"""Codes of files that are not what the manifest says; every other file's is `wrong_digest`."""
 
 
 class ManifestError(ValueError):
@@ -38,12 +42,22 @@ def checked_digest(text: str) -> str:
 
 
 def checked_path(text: str) -> str:
-    """Return `text` if it is a plain relative POSIX path inside its folder."""
+    """Return `text` if it is a plain relative POSIX path inside its folder, made of characters that can be seen."""
     path = PurePosixPath(text)
-    plain = text and text == path.as_posix() and not path.is_absolute() and ".." not in path.parts
-    if not plain or "\\" in text or any(ord(char) < 32 for char in text) or text == ".":
-        raise ManifestError("bad_path", f"not a plain relative path: `{text[:80]!r}`")
+    plain = text and text == path.as_posix() and not path.is_absolute() and ".." not in path.parts and text != "."
+    if (
+        not plain
+        or "\\" in text
+        or not text.isprintable()
+        or any(_is_too_long(part) for part in path.parts)
+        or _is_too_long(text, 1024)
+    ):
+        raise ManifestError("bad_path", f"not a plain relative path: {text[:80]!r}")
     return text
+
+
+def _is_too_long(name: str, limit: int = 255) -> bool:
+    return len(name.encode("utf-8", "surrogatepass")) > limit
 
 
 @dataclass(frozen=True)
@@ -179,15 +193,30 @@ def file_entry(folder: Path, path: str) -> File:
 def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> None:
     """Check that a folder holds exactly these files with these bytes (and the manifest and its signature)."""
     named = {entry.path for entry in files} | {manifest_name, manifest_name + ".sig"}
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    if extra := sorted(present - named):
-        raise ManifestError("extra_file", f"`{extra[0]}` is not in the manifest")
+    present = {p.relative_to(folder).as_posix(): p.lstat().st_mode for p in folder.rglob("*")}
+    for path, mode in sorted(present.items()):
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise ManifestError("not_a_file", f"`{path}` is a link or a device, not a file")
+        if path not in named and not stat.S_ISDIR(mode):
+            raise ManifestError("extra_file", f"`{path}` is not in the manifest")
     for entry in files:
         file = folder / checked_path(entry.path)
         if not file.is_file():
             raise ManifestError("missing_file", f"`{entry.path}` is missing")
-        if file.stat().st_size != entry.size or sha256_of(file) != entry.sha256:
-            raise ManifestError("wrong_digest", f"`{entry.path}` is not what the manifest says")
+        if (size := file.stat().st_size) != entry.size:
+            raise ManifestError("wrong_size", f"`{entry.path}` has {size:,} bytes, the manifest says {entry.size:,}")
+        if sha256_of(file) != entry.sha256:
+            raise ManifestError(_WRONG.get(entry.path, "wrong_digest"), f"`{entry.path}` is not what the manifest says")
+
+
+def read_bounded(path: Path, limit: int) -> "bytes | None":
+    """Return a file's bytes, at most one more than `limit`; None where there is no such file, or a link or a device instead."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    with open(descriptor, "rb") as stream:
+        return stream.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 def sha256_of(path: Path) -> str:
@@ -200,12 +229,15 @@ def sha256_of(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    content = read_bounded(path, MAX_MANIFEST_BYTES)
+    if content is None:
+        raise ManifestError("no_manifest", f"{path.name} cannot be read")
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ManifestError("manifest_too_large", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
     try:
-        if os.path.getsize(path) > MAX_MANIFEST_BYTES:
-            raise ManifestError("bad_manifest", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
-        fields = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ManifestError("no_manifest", f"{path.name} cannot be read") from error
+        fields = json.loads(content, object_pairs_hook=_each_key_once)
+    except ManifestError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ManifestError("bad_manifest", f"{path.name} is not valid JSON") from error
     if not isinstance(fields, dict):
@@ -213,9 +245,37 @@ def _read(path: Path) -> dict[str, Any]:
     if fields.get("schema") != SCHEMA:
         raise ManifestError("newer_schema", f"{path.name} has schema {fields.get('schema')!r}, this runtime knows {SCHEMA}")
     fields["files"] = tuple(_file(entry) for entry in _fields(fields, "files", list))
-    if len({entry.path for entry in fields["files"]}) != len(fields["files"]):
-        raise ManifestError("bad_manifest", f"{path.name} names a file twice")
+    _check_names([entry.path for entry in fields["files"]], path.name)
     return fields
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two equal keys they believe: there must be one."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ManifestError("duplicate_key", f"the key {_twice([key for key, _ in pairs])[:40]!r} is there twice")
+    return fields
+
+
+def _twice(names: list[str]) -> str:
+    """Return the first name that is there a second time, "" if none is."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
+
+
+def _check_names(paths: list[str], manifest_name: str) -> None:
+    """Raise ManifestError unless every path can be a file of its own beside the manifest and its signature."""
+    taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
+    taken |= {manifest_name, manifest_name + ".sig"}
+    if twice := _twice(paths):
+        raise ManifestError("duplicate_file", f"{manifest_name} names `{twice}` twice")
+    for path in paths:
+        if path in taken:
+            raise ManifestError("bad_path", f"the name `{path}` is taken")
 
 
 def _fields(fields: dict[str, Any], name: str, kind: type) -> Any:
@@ -248,6 +308,10 @@ def _build(kind: Any, fields: dict[str, Any]) -> Any:
         ("adapter", str),
         ("machine", str),
     ):
-        if name in known and not isinstance(getattr(built, name), hint):
+        if name in known and type(getattr(built, name)) is not hint:
             raise ManifestError("bad_manifest", f"`{name}` is of the wrong kind")
+    if "counter" in known and not 0 <= built.counter <= MAX_COUNTER:
+        raise ManifestError("bad_manifest", "`counter` is out of bounds")
+    if "name" in known and (not built.name.isprintable() or not 0 < len(built.name) <= 128):
+        raise ManifestError("bad_manifest", "`name` is not a name")
     return built

@@ -46,7 +46,7 @@ class Board:
         return dict(json.loads(done.stdout))
 
     def activation(self, release: str) -> list[str]:
-        words = ("--runtime", self.runtime, "--port", str(self.port), "--service", "supervised")
+        words = ("--runtime", self.runtime, "--port", str(self.port), "--service", "supervised", "--allow-unsigned")
         return [release, *words, "--check-timeout", "20", "--health-timeout", "20"]
 
     def activate(self, release: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Facts are pure functions of what real boards print; the outputs in fixtures/ are real."""
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_fed_to_a_bare_interpreter_it_prints_facts_and_an_empty_store(tmp_path: 
     printed = json.loads(done.stdout)
     assert printed["facts"]["root"] == str(tmp_path / "not" / "there")
     assert printed["facts"]["disk_free_bytes"] > 0
-    assert printed["stored"] == {"agents": [], "blobs": {}, "releases": [], "runtimes": []}
+    assert printed["stored"] == {"agents": [], "blobs": {}, "releases": [], "runtimes": [], "signatures": {}, "signers": []}
 
 
 def test_the_store_is_listed_with_the_bytes_of_what_is_half_there(tmp_path: Path) -> None:
@@ -144,4 +145,15 @@ def test_the_store_is_listed_with_the_bytes_of_what_is_half_there(tmp_path: Path
     (tmp_path / "blobs" / f".{'b' * 64}.part").write_bytes(b"half")
     (tmp_path / "releases" / ".c.part").mkdir()
     (tmp_path / "releases" / "d").mkdir()
-    assert facts.stored(str(tmp_path)) == {"agents": [], "blobs": {"a" * 64: None, "b" * 64: 4}, "releases": ["d"], "runtimes": []}
+    (tmp_path / "releases" / "e").mkdir()
+    (tmp_path / "releases" / "e" / "manifest.json.sig").write_bytes(b"signed")
+    (tmp_path / "allowed_signers").write_text('# who\n* namespaces="demitasse-bundle" ssh-ed25519 AAAA me\n\nhalf a line\n')
+    signatures = {"d": None, "e": hashlib.sha256(b"signed").hexdigest()}
+    stored = facts.stored(str(tmp_path))
+    assert {name: sorted(stored[name]) for name in ("agents", "releases", "runtimes")} == {
+        "agents": [],
+        "releases": ["d", "e"],
+        "runtimes": [],
+    }
+    assert (stored["blobs"], stored["signatures"]) == ({"a" * 64: None, "b" * 64: 4}, signatures)
+    assert stored["signers"] == ["AAAA"]

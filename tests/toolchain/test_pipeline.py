@@ -117,7 +117,7 @@ def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, di
         for name in ("cooking", "gardening"):
             bundle = skills[f"{name} beside"]["package"]
             assert isinstance(bundle, Bundle)
-            deployment = push(bundle, runtime.for_this_computer(), Device(board), Silent(), port=port)
+            deployment = push(bundle, runtime.for_this_computer(), Device(board), Silent(), port=port, allow_unsigned=True)
             sent[name] = deployment.bytes_sent
     finally:
         Device(board).call("stop")

@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ PI_4 = {
     "model": "Raspberry Pi 4 Model B Rev 1.5", "machine": "aarch64", "userland_bits": 64, "cpu_features": ["fp", "asimd", "crc32"],
     "glibc": "2.36", "python": "3.11.2", "memory_total_mb": 1849, "disk_free_bytes": 20 << 30,
 }  # fmt: skip
+
+
+push_unsigned = partial(push, allow_unsigned=True)
+"""As onto this computer; how a board asks for signatures is in tests/toolchain/test_signing.py."""
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def board(tmp_path: Path) -> Iterator[FakeConnection]:
 
 
 def test_a_push_sends_installs_and_serves(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    deployment = push(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
+    deployment = push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
     assert (deployment.name, deployment.version, deployment.address, deployment.port) == ("tiny", "1.0", "local", port)
     assert deployment.bytes_sent == sum(action.size_bytes for action in deployment.actions)
     status = Device(board).call("status")
@@ -69,26 +74,26 @@ def test_a_push_sends_installs_and_serves(board: FakeConnection, runtime: Path, 
 
 def test_the_same_release_again_sends_no_byte(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
     bundle = make_bundle(tmp_path / "b")
-    push(bundle, runtime, Device(board), Silent(), port=port)
-    again = push(bundle, runtime, Device(board), Silent(), port=port)
+    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
+    again = push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
     assert again.bytes_sent == 0
     assert [action.verb for action in again.actions] == ["activate"]
 
 
 def test_the_next_release_sends_only_what_changed(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    push(make_bundle(tmp_path / "b", payload=b"x" * 100_000), runtime, Device(board), Silent(), port=port)
+    push_unsigned(make_bundle(tmp_path / "b", payload=b"x" * 100_000), runtime, Device(board), Silent(), port=port)
     second = make_bundle(tmp_path / "c", version="2", payload=b"x" * 100_000, counter=2)
-    deployment = push(second, runtime, Device(board), Silent(), port=port)
+    deployment = push_unsigned(second, runtime, Device(board), Silent(), port=port)
     assert deployment.bytes_sent == (second.path / "manifest.json").stat().st_size
 
 
 def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    planned = push(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port, dry_run=True)
+    planned = push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port, dry_run=True)
     assert planned.bytes_sent == 0
     assert [action.what.split()[0] for action in planned.actions] == ["agent", "runtime", "release", "tiny"]
     assert all(action.size_bytes > 0 for action in planned.actions[:-1])
     assert not (board.home / "store").exists()
-    carried_out = push(make_bundle(tmp_path / "again"), runtime, Device(board), Silent(), port=port)
+    carried_out = push_unsigned(make_bundle(tmp_path / "again"), runtime, Device(board), Silent(), port=port)
     assert carried_out.actions == planned.actions
     assert isinstance(planned.actions[0], Action)
 
@@ -97,15 +102,15 @@ def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, run
 def updated(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> Bundle:
     """A bundle with a re-tuned model, for a board that runs the one before."""
     old, new = make_update(tmp_path)
-    push(make_bundle(tmp_path / "b", gguf=old), runtime, Device(board), Silent(), port=port)
+    push_unsigned(make_bundle(tmp_path / "b", gguf=old), runtime, Device(board), Silent(), port=port)
     return make_bundle(tmp_path / "c", version="2", counter=2, gguf=new)
 
 
 def test_a_retuned_model_travels_as_what_changed(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle
 ) -> None:
-    planned = push(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
-    deployment = push(updated, runtime, Device(board), Silent(), port=port)
+    planned = push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
+    deployment = push_unsigned(updated, runtime, Device(board), Silent(), port=port)
     ways = planned.actions[0].ways
     assert planned.actions == deployment.actions
     assert deployment.bytes_sent == planned.actions[0].size_bytes < 0.07 * (updated.path / "tiny.gguf").stat().st_size
@@ -119,7 +124,7 @@ def test_from_another_computer_whole_tensors_travel(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
 ) -> None:
     shutil.rmtree(cache)
-    deployment = push(updated, runtime, Device(board), Silent(), port=port)
+    deployment = push_unsigned(updated, runtime, Device(board), Silent(), port=port)
     ways = deployment.actions[0].ways
     assert 0 < ways["tiny.gguf as a delta"] - ways["tiny.gguf in whole tensors"] < 100_000
     assert ways["tiny.gguf in whole tensors"] == 2 * 1024 * 1024 // 32 * 18
@@ -135,7 +140,7 @@ def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
         stream.write(b"rot")
     report = Recorder()
     hurt = next(tensor for tensor in read_header(updated.path / "tiny.gguf").tensors if tensor.name == "blk.1.ffn_up.weight")
-    deployment = push(updated, runtime, Device(board), report, port=port)
+    deployment = push_unsigned(updated, runtime, Device(board), report, port=port)
     assert [note for note in report.notes if "damaged" in note] == [
         f"local: tiny.gguf: the file before is damaged on the board; sent whole from byte {hurt.offset:,}"
     ]
@@ -154,7 +159,7 @@ def test_a_base_that_is_another_file_on_this_computer_is_found_out(
     kept.unlink()
     kept.write_bytes(foreign)
     report = Recorder()
-    deployment = push(updated, runtime, Device(board), report, port=port)
+    deployment = push_unsigned(updated, runtime, Device(board), report, port=port)
     assert len([note for note in report.notes if "damaged" in note]) == 3
     assert Device(board).call("verify") == {"verified": deployment.release}
 
@@ -163,12 +168,12 @@ def test_a_base_that_is_another_file_on_this_computer_is_found_out(
 def test_a_cut_delta_goes_on_at_the_frame(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, share: float
 ) -> None:
-    whole = push(updated, runtime, Device(board), Silent(), port=port, dry_run=True).actions[0].size_bytes
+    whole = push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True).actions[0].size_bytes
     board.cut_after, board.sent = board.sent + int(share * whole), board.sent
     with pytest.raises(BoardError, match="local: connection lost at byte"):
-        push(updated, runtime, Device(board), Silent(), port=port)
+        push_unsigned(updated, runtime, Device(board), Silent(), port=port)
     board.cut_after = None
-    assert share * whole + push(updated, runtime, Device(board), Silent(), port=port).bytes_sent < whole + 140_000
+    assert share * whole + push_unsigned(updated, runtime, Device(board), Silent(), port=port).bytes_sent < whole + 140_000
     assert Device(board).call("verify")
 
 
@@ -176,7 +181,7 @@ def test_progress_is_told_while_it_sends_and_before_it_switches(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
     report = Recorder()
-    push(make_bundle(tmp_path / "b"), runtime, Device(board), report, port=port)
+    push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), report, port=port)
     assert report.bars == {"send"}
     assert report.notes == ["local: tiny 1.0: load, goldens, switch", "local: 8 goldens, equal token for token"]
 
@@ -186,14 +191,14 @@ def test_a_cut_push_goes_on_where_it_stopped(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, cut_after: int
 ) -> None:
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(3_000_000))
-    whole = sum(action.size_bytes for action in push(bundle, runtime, Device(board), Silent(), port=port, dry_run=True).actions)
+    whole = sum(action.size_bytes for action in push_unsigned(bundle, runtime, Device(board), Silent(), port=port, dry_run=True).actions)
     board.cut_after, board.sent = cut_after, 0
     with pytest.raises(BoardError, match=f"local: connection lost at byte {cut_after:,}"):
-        push(bundle, runtime, Device(board), Silent(), port=port)
+        push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
     store = board.home / "store"
     there = sum(file.stat().st_size for folder in ("agents", "blobs") for file in store.glob(f"{folder}/*"))
     board.cut_after = None
-    assert push(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == whole - there
+    assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == whole - there
     assert Device(board).call("status")["service"]["healthy"] is True
 
 
@@ -215,14 +220,14 @@ def test_what_fails_on_the_board_is_an_error_of_ours(
     message: str,
 ) -> None:
     with pytest.raises(kind) as caught:
-        push(make_bundle(tmp_path / "b", **bundle), runtime, Device(board), Silent(), port=port)  # type: ignore[arg-type]
+        push_unsigned(make_bundle(tmp_path / "b", **bundle), runtime, Device(board), Silent(), port=port)  # type: ignore[arg-type]
     assert caught.value.message == message
 
 
 def test_a_downgrade_is_a_matter_of_trust(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    push(make_bundle(tmp_path / "b", counter=5), runtime, Device(board), Silent(), port=port)
+    push_unsigned(make_bundle(tmp_path / "b", counter=5), runtime, Device(board), Silent(), port=port)
     with pytest.raises(TrustError) as caught:
-        push(make_bundle(tmp_path / "c", version="0.9", counter=4), runtime, Device(board), Silent(), port=port)
+        push_unsigned(make_bundle(tmp_path / "c", version="0.9", counter=4), runtime, Device(board), Silent(), port=port)
     assert caught.value.message == "local: tiny 0.9 has counter 4, this board had 5 already"
     assert caught.value.exit_code == 8
 
@@ -234,7 +239,7 @@ def test_a_second_push_at_the_same_time_is_refused(board: FakeConnection, runtim
         while not lock.exists():
             pass
         with pytest.raises(BoardError, match="local: another push or activation is under way on this board"):
-            push(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
+            push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
 
 
 def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path:
     (programs / "python3").chmod(0o755)
     old = FakeConnection(tmp_path / "home", address="pi@old", path=f"{programs}:/usr/bin:/bin")
     with pytest.raises(BoardError) as caught:
-        push(make_bundle(tmp_path / "b"), runtime, Device(old), Silent())
+        push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(old), Silent())
     assert caught.value.message == "pi@old: Python 3.9.2 is too old, the oldest that works is 3.10"
     assert caught.value.hint.startswith("put a newer image on the board: Raspberry Pi OS 12")
     assert not (tmp_path / "home" / "store").exists()
@@ -258,7 +263,7 @@ def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: P
     bare = FakeConnection(tmp_path / "home", address="pi@bare", path=f"{tmp_path}/empty")
     bare.environment["PATH"] = f"{tmp_path}/empty"
     with pytest.raises(BoardError) as caught:
-        push(make_bundle(tmp_path / "b"), runtime, Device(bare), Silent())
+        push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(bare), Silent())
     assert (caught.value.message, caught.value.hint) == ("pi@bare: python3 is not installed", "sudo apt-get install python3")
 
 
@@ -313,7 +318,7 @@ def test_a_spoilt_bundle_is_refused_on_the_host(board: FakeConnection, runtime: 
     bundle: Bundle = make_bundle(tmp_path / "b")
     spoil(bundle.path)
     with pytest.raises(ArtifactError) as caught:
-        push(bundle, runtime, Device(board), Silent())
+        push_unsigned(bundle, runtime, Device(board), Silent())
     assert (caught.value.message, caught.value.hint) == (message, "package it again")
     assert board.commands == []
 
@@ -324,8 +329,8 @@ def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
     monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "store"))
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(1_000_000))
     with open_board("local") as board:
-        assert push(bundle, runtime, Device(board), Silent(), port=port).bytes_sent > 1_000_000
-        assert push(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == 0
+        assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent > 1_000_000
+        assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == 0
         device = Device(board)
         assert device.call("status")["service"]["healthy"] is True
         assert device.call("stop")["service"]["healthy"] is False

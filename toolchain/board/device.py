@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from device.manifest.signature import TRUST_CODES
 from toolchain import runtime
 from toolchain.board.connection import Channel, Connection, Finished, lines
 from toolchain.errors import ArtifactError, BoardError, ConfigError, HealthError, ToolchainError, TrustError
@@ -18,7 +19,7 @@ OLDEST_PYTHON = (3, 10)
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
-    "downgrade": TrustError,
+    **dict.fromkeys(TRUST_CODES, TrustError),
     "unhealthy": HealthError,
     "bad_manifest": ArtifactError,
     "bad_path": ArtifactError,
@@ -67,7 +68,7 @@ def check_python(address: str, facts: Mapping[str, Any]) -> None:
 def error_of(address: str, answer: Answer) -> ToolchainError:
     """Return a device's `{"error": …}` as one of ours."""
     error = answer["error"]
-    kind = ERRORS.get(str(error.get("code")), BoardError)
+    kind = ERRORS.get(str(error.get("code")).removeprefix("runtime_"), BoardError)
     return kind(f"{address}: {error.get('message', 'unknown error')}", hint=str(error.get("hint") or ""))
 
 
@@ -104,9 +105,9 @@ class Device:
         """Return what the board is."""
         return self.look()[0]
 
-    def look(self) -> tuple[Answer, Answer]:
-        """Return what the board is and what its store holds, as first seen."""
-        self._seen = self._seen or look(self._connection)
+    def look(self, *, again: bool = False) -> tuple[Answer, Answer]:
+        """Return what the board is and what its store holds, as first seen or as it is now."""
+        self._seen = look(self._connection) if again or not self._seen else self._seen
         return self._seen
 
     def call(self, verb: str, *arguments: str, timeout_s: float = 120.0) -> Answer:

@@ -58,6 +58,12 @@ def fetch_host_key(address: str) -> paramiko.PKey:
             jump.close()
 
 
+def is_pinned(address: str, key: paramiko.PKey) -> bool:
+    """Say whether a board's key is trusted already."""
+    way = route(address)
+    return known_hosts.read(way.known_hosts).trusts(way.known_as, key)
+
+
 def pin(address: str, key: paramiko.PKey) -> None:
     """Trust a host key from now on; raise TrustError if another one is known for that name."""
     way = route(address)

@@ -1,6 +1,6 @@
-"""OpenSSH's programs on this computer: where they are, which version, and the keys that they make.
+"""OpenSSH's programs on this computer: where they are, which version, the keys and the signatures that they make.
 
-The only module that calls `sshd` and `ssh-keygen`.
+The only module that calls `sshd`, `ssh-keygen` and `ssh-add`.
 """
 
 import re
@@ -12,7 +12,10 @@ from pathlib import Path
 
 from toolchain.errors import ToolError
 
-_PACKAGES = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "ssh": "openssh-client"}
+SIGN_S = 120.0
+"""Time to type a passphrase or to touch a security key."""
+_CLIENT = ("ssh-keygen", "ssh-add", "ssh")
+_PACKAGES = {"sshd": "openssh-server", **dict.fromkeys(_CLIENT, "openssh-client")}
 """program → Debian package."""
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 """Where programs hide from a user's PATH."""
@@ -53,6 +56,43 @@ def make_key(path: Path, comment: str) -> None:
             raise ToolError(f"ssh-keygen: {made.stderr.strip()}")
         fresh.with_suffix(".pub").replace(path.with_suffix(".pub"))
         fresh.replace(path)
+
+
+def public_key(private: Path) -> str:
+    """Return the public half of a private key file, as in a .pub file; raise ToolError with what ssh-keygen says."""
+    done = _run([str(ssh_keygen()), "-y", "-f", str(private)])
+    if done.returncode != 0:
+        raise ToolError(f"{private}: not a private key that can be read: {_last_line(done.stderr)}")
+    return done.stdout.strip()
+
+
+def agent_keys() -> list[str]:
+    """Return the public keys that the SSH agent holds, as in .pub files; none where no agent runs."""
+    done = _run([str(_program("ssh-add")), "-L"])
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def sign(content: bytes, key: Path, namespace: str) -> str:
+    """Return an SSH signature over bytes. `key` is a private key, or a public one whose private half the agent holds."""
+    command = [str(ssh_keygen()), "-Y", "sign", "-n", namespace, "-f", str(key)]
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, timeout=SIGN_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"ssh-keygen: {key.name}: no signature within {SIGN_S:.0f} s") from error
+    if done.returncode != 0:
+        said = _last_line(done.stderr.decode(errors="replace"))
+        raise ToolError(f"ssh-keygen: {key.name} cannot sign: {said}", hint="is the key in the agent? ssh-add -l lists them")
+    return done.stdout.decode("ascii")
+
+
+def is_signature_of(content: bytes, signature: Path, namespace: str) -> bool:
+    """Say whether a signature file is one over these bytes, by whatever key."""
+    command = [str(ssh_keygen()), "-Y", "check-novalidate", "-n", namespace, "-s", str(signature)]
+    return subprocess.run(command, input=content, capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def check_server(config: Path) -> None:

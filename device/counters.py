@@ -1,0 +1,46 @@
+"""The highest counter of each name that was ever committed on this board, in two copies of which one may be lost.
+
+Each copy carries its own checksum, so that a rotten one is known as such, whichever way its digits fell. The rule: a copy is
+replaced as a whole, and the second only after the first is on the disk.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from device.disk import read_json, write_json
+
+COPIES = ("counters.json", "counters.copy.json")
+
+
+class Counters:
+    """The counters of a store, by its folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._copies = [root / name for name in COPIES]
+
+    def read(self) -> dict[str, int]:
+        """Return the highest committed counter of each name."""
+        highest: dict[str, int] = {}
+        for copy in self._copies:
+            for name, counter in _sound(read_json(copy)).items():
+                highest[name] = max(highest.get(name, 0), counter)
+        return highest
+
+    def keep(self, name: str, counter: int) -> None:
+        """Note that a counter was committed; a copy that was lost or rotten is whole again afterwards."""
+        highest = self.read()
+        highest[name] = max(highest.get(name, 0), counter)
+        for copy in self._copies:
+            write_json(copy, {"counters": highest, "sha256": _checksum(highest)})
+
+
+def _sound(copy: "dict[str, Any] | None") -> dict[str, int]:
+    """Return what a copy says, nothing if it is not what was written."""
+    said = (copy or {}).get("counters")
+    return said if isinstance(said, dict) and copy and copy.get("sha256") == _checksum(said) else {}
+
+
+def _checksum(counters: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(counters, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""SSH signatures: what one claims, read within bounds (the format is OpenSSH's PROTOCOL.sshsig).
+
+Whether a claim is true, only `ssh-keygen -Y verify` says (device/trust.py); here its words are taken apart, so that each attack
+can be told by its own name. Standard library only, Python 3.10 up.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+
+from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError
+
+SUFFIX = ".sig"
+"""A manifest's signature lies beside it under this name."""
+NAMESPACES = {BUNDLE_MANIFEST: "demitasse-bundle", RUNTIME_MANIFEST: "demitasse-runtime"}
+"""What a signature is for: one made for a runtime is none for a bundle, and one for a git commit is neither."""
+MAX_SIGNATURE_BYTES = 8 << 10
+KEY_KINDS = (
+    "ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+)  # fmt: skip
+"""Keys that may sign; the strength of an RSA key lies in its length, which OpenSSH's verifier does not ask for."""
+TRUST_CODES = (
+    "unsigned", "signature_too_large", "signature_garbage", "signature_truncated", "signature_trailing", "signature_version",
+    "bad_key", "weak_key", "weak_hash", "wrong_namespace", "wrong_principal", "wrong_signature", "unknown_signer",
+    "signer_namespace", "signer_revoked", "revoked_broken", "no_signers", "signers_authority", "signers_broken", "signers_expire",
+    "signers_link", "signers_too_large", "signers_writable", "target_broken", "wrong_name", "wrong_target", "downgrade",
+)  # fmt: skip
+"""Codes with which a board says that it does not trust what it was given; those of a runtime begin with `runtime_`."""
+_HASHES = ("sha256", "sha512")
+_BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----\n"
+_LINES = re.compile(r"(?:[A-Za-z0-9+/]{1,76}\n)*[A-Za-z0-9+/]{1,76}={0,2}")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a signature says of itself."""
+
+    key: bytes
+    """The public key, as SSH writes it."""
+    namespace: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint, as ssh-keygen prints it."""
+        return fingerprint(self.key)
+
+
+def read_signature(content: bytes) -> Signature:
+    """Take a signature file apart; raise ManifestError with the code of what is wrong with it."""
+    if len(content) > MAX_SIGNATURE_BYTES:
+        raise ManifestError("signature_too_large", f"the signature is larger than {MAX_SIGNATURE_BYTES >> 10} KiB")
+    blob = _unwrapped(content)
+    if blob[:6] != b"SSHSIG":
+        raise ManifestError("signature_garbage", "the signature is not an SSH signature")
+    if blob[6:10] != b"\0\0\0\1":
+        raise ManifestError("signature_version", f"the signature is of version {int.from_bytes(blob[6:10], 'big')}, not 1")
+    key, namespace, _, method, _ = _strings(blob[10:], 5)
+    if key_kind(key) not in KEY_KINDS:
+        raise ManifestError("weak_key", f"a key of kind `{key_kind(key)}` may not sign")
+    if method.decode("ascii", "replace") not in _HASHES:
+        raise ManifestError("weak_hash", f"the signature is over a hash of kind {method[:20]!r}")
+    return Signature(key=key, namespace=namespace.decode("utf-8", "replace"))
+
+
+def key_kind(key: bytes) -> str:
+    """Return the kind of a public key, `ssh-ed25519`; raise ManifestError for what is none."""
+    length = int.from_bytes(key[:4], "big")
+    if not 4 <= length <= 64 or len(key) < 4 + length:
+        raise ManifestError("bad_key", "not a public key")
+    return key[4 : 4 + length].decode("ascii", "replace")
+
+
+def read_key(kind: str, text: str) -> bytes:
+    """Return a public key from the first two words of its line; raise ManifestError `bad_key` or `weak_key`."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ManifestError("bad_key", "not a public key") from error
+    if key_kind(key) != kind:
+        raise ManifestError("bad_key", f"a public key of kind `{key_kind(key)}` is called `{kind[:40]}`")
+    if kind not in KEY_KINDS:
+        raise ManifestError("weak_key", f"a key of kind `{kind}` may not sign")
+    return key
+
+
+def fingerprint(key: bytes) -> str:
+    """Return a public key's fingerprint, as ssh-keygen prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+
+
+def _unwrapped(content: bytes) -> bytes:
+    text = content.decode("ascii", "replace")
+    if not text.startswith(_BEGIN):
+        cut = _BEGIN.startswith(text)
+        raise ManifestError("signature_truncated" if cut else "signature_garbage", "the signature does not begin as one")
+    body, end, rest = text[len(_BEGIN) :].partition(_END)
+    if not end:
+        raise ManifestError("signature_truncated", "the signature ends too early")
+    if rest:
+        raise ManifestError("signature_trailing", "something follows the signature")
+    if not _LINES.fullmatch(body):
+        raise ManifestError("signature_garbage", "the signature is not base64")
+    try:
+        return base64.b64decode(body.replace("\n", ""), validate=True)
+    except binascii.Error as error:
+        raise ManifestError("signature_garbage", "the signature is not base64") from error
+
+
+def _strings(blob: bytes, count: int) -> list[bytes]:
+    """Return a blob's strings, each behind its length; there must be so many and nothing else."""
+    found, at = [], 0
+    for _ in range(count):
+        try:
+            (length,) = struct.unpack_from(">I", blob, at)
+        except struct.error as error:
+            raise ManifestError("signature_truncated", "the signature ends too early") from error
+        if length > len(blob) - at - 4:
+            raise ManifestError("signature_truncated", "the signature ends too early")
+        found.append(blob[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != len(blob):
+        raise ManifestError("signature_trailing", "something follows the signature")
+    return found

@@ -1,0 +1,142 @@
+"""Who may sign for a board: each attack is refused by its own name, whatever the clock says; keys that people have are taken."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device import trust
+from device.errors import DeviceError
+from device.store import RELEASES
+from tests.fakes import signers
+from tests.fakes.attacks import ACCEPTED, ATTACKS, Board, Keys, verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def board(tmp_path: Path, keys: Keys) -> Board:
+    return Board(tmp_path / "board", keys)
+
+
+def test_what_the_owner_signed_is_accepted(board: Board) -> None:
+    assert board.verdict() == ACCEPTED
+
+
+@pytest.mark.parametrize(("code", "attack"), [row[1:] for row in ATTACKS], ids=[row[0] for row in ATTACKS])
+def test_an_attack_is_refused_by_its_own_name(board: Board, code: str, attack) -> None:  # type: ignore[no-untyped-def]
+    assert verdict(board, attack) == code
+
+
+def test_at_least_thirty_attacks_have_codes_of_their_own() -> None:
+    assert len({code for _, code, _ in ATTACKS}) >= 30
+
+
+@pytest.mark.slow
+def test_no_clock_changes_an_answer(tmp_path: Path) -> None:
+    shim = tmp_path / "clock.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, ROOT / "tests" / "fakes" / "clock.c"], check=True)
+    said = {year: _codes_at(seconds, shim, tmp_path / year) for year, seconds in CLOCKS.items()}
+    expected = {title: code for title, code, _ in ATTACKS} | {ACCEPTED: ACCEPTED}
+    assert said == {year: {"year": year, **expected} for year in CLOCKS}
+
+
+CLOCKS = {"1970": 86_400, "2000": 951_782_400, "2038": 2_147_558_400, "2100": 4_102_444_800}
+"""The second days of 1970 and of the time after 32 bits, a leap day of 2000, the first day of 2100."""
+
+
+def _codes_at(seconds: int, shim: Path, folder: Path) -> dict[str, str]:
+    """Run every attack in a process whose children, too, believe in that time."""
+    folder.mkdir()
+    program = (
+        "import contextlib, io, json, pathlib, subprocess, sys\nfrom tests.fakes.attacks import codes\n"
+        "year = subprocess.run(['date', '-u', '+%Y'], capture_output=True, text=True).stdout.strip()\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n    said = codes(pathlib.Path(sys.argv[1]))\n"
+        "print(json.dumps({'year': year, **said}))"
+    )
+    environment = {"LD_PRELOAD": str(shim), "CLOCK": str(seconds), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program, folder], env=environment, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr.decode()
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("words", [("-t", "ed25519"), ("-t", "ecdsa", "-b", "256"), ("-t", "ecdsa", "-b", "521")])
+def test_keys_that_people_have_are_taken(board: Board, tmp_path: Path, words: tuple[str, ...]) -> None:
+    key = signers.make_key(tmp_path / "mine", *words)
+    board.trust("--signer", signers.public(key))
+    board.sign(RELEASES, key)
+    assert board.verdict() == ACCEPTED
+
+
+def test_a_security_key_is_taken(board: Board) -> None:
+    key, content = signers.SecurityKey(), board.manifest(RELEASES).read_bytes()
+    head = signers.string(b"demitasse-bundle") + signers.string(b"") + signers.string(b"sha512")
+    signed = b"SSHSIG" + head + signers.string(hashlib.sha512(content).digest())
+    blob = b"SSHSIG\0\0\0\1" + signers.string(key.blob) + head + signers.string(key.signature(signed))
+    board.signature(RELEASES).write_bytes(signers.wrapped(blob))
+    assert board.verdict() == "unknown_signer"
+    board.trust("--signer", key.public)
+    assert board.verdict() == ACCEPTED
+
+
+def test_a_key_may_be_held_to_some_models(board: Board) -> None:
+    board.trust("--signer", signers.public(board.keys.stranger), "--names", "tin?,help-*")
+    board.sign(RELEASES, board.keys.stranger)
+    assert board.verdict() == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--signer", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAIQ== old"), "weak_key"),
+        (("--signer", "ssh-ed25519 AAAA"), "bad_key"),
+        (("--signer", "me"), "bad_key"),
+        (("--signer", "{owner}", "--names", 'a b" cert-authority'), "signers_authority"),
+        (("--revoke", "{owner}", "--signer", "{owner}"), "signer_revoked"),
+    ],
+)
+def test_what_may_not_sign_is_not_let_in(board: Board, words: tuple[str, ...], code: str) -> None:
+    before = (board.store.root / trust.SIGNERS).read_text()
+    with pytest.raises(DeviceError) as caught:
+        board.trust(*(word.format(owner=signers.public(board.keys.owner)) for word in words))
+    assert caught.value.code == code
+    assert (board.store.root / trust.SIGNERS).read_text() == ("" if code == "signer_revoked" else before)
+
+
+def test_unsigned_runs_only_where_it_was_told_to(board: Board) -> None:
+    board.signature(RELEASES).unlink()
+    board.arrive()
+    trust.check(board.store, dataclasses.replace(board.deployment(), unsigned=True))
+    assert not trust.is_signed(board.store, board.deployment())
+    assert board.verdict() == "unsigned"
+
+
+def test_what_may_be_served_falls_back_to_the_release_before_and_says_why(board: Board) -> None:
+    board.arrive()
+    first = board.deployment()
+    board.edit(lambda fields: fields.update(version="3"), sign=True)
+    board.arrive()
+    second = board.deployment()
+    board.store.switch(first, None)
+    board.store.switch(second, first)
+    assert (trust.trusted(board.store), trust.refusal(board.store)) == (second, None)
+    model = board.there(RELEASES) / "model.bin"
+    model.unlink()
+    model.write_bytes(b"rotten")
+    assert trust.trusted(board.store) == first
+    refused = trust.refusal(board.store)
+    assert refused and refused["code"] == "wrong_size"
+    (board.store.folder(RELEASES, first.release) / "goldens.jsonl").write_text("rotten too")
+    with pytest.raises(DeviceError) as caught:
+        trust.trusted(board.store)
+    assert caught.value.code == "wrong_size"
+    assert board.there(RELEASES).is_dir(), "a start deletes nothing"

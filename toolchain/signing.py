@@ -1,0 +1,138 @@
+"""Signatures over what travels, by the SSH key that the user already has (docs/trust.md).
+
+A signature lies beside its manifest as `<manifest>.sig` and travels with it. It is no part of a release's name nor of the stage's
+record: the same inputs give the same release, whoever signs it.
+"""
+
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.manifest import ManifestError
+from device.manifest.signature import KEY_KINDS, NAMESPACES, SUFFIX, Signature, fingerprint, read_key, read_signature
+from toolchain.artifacts import write_whole
+from toolchain.errors import ConfigError, TrustError
+from toolchain.progress import Reporter
+from toolchain.tools import openssh
+
+ENVIRONMENT = "DEMITASSE_SIGN_KEY"
+USUAL = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk")
+"""The names under which OpenSSH keeps the keys that may sign."""
+_KINDS_HINT = "a key of kind ed25519 or ecdsa, with or without a security key, may sign: ssh-keygen -t ed25519 makes one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A key that can sign."""
+
+    public: str
+    """Its line in a .pub file."""
+    file: Path | None = None
+    """Where it is; None for one that only the agent holds."""
+
+    @property
+    def key(self) -> bytes:
+        """The public key, as SSH writes it."""
+        return _key(self.public)
+
+    @property
+    def fingerprint(self) -> str:
+        """As ssh-keygen prints it."""
+        return fingerprint(self.key)
+
+
+def find_key(asked: str = "") -> SigningKey:
+    """Return the key to sign with: the one asked for, the only usual one in ~/.ssh, or the agent's first; raise ConfigError."""
+    if asked := asked or os.environ.get(ENVIRONMENT, ""):
+        return _from_file(Path(asked).expanduser())
+    usual = [file for name in USUAL if _public_half(file := Path.home() / ".ssh" / name).is_file() or file.is_file()]
+    if len(usual) == 1:
+        return _from_file(usual[0])
+    if held := [line for line in openssh.agent_keys() if line.partition(" ")[0] in KEY_KINDS]:
+        return SigningKey(public=held[0])
+    if usual:
+        names = ", ".join(f"~/.ssh/{file.name}" for file in usual)
+        raise ConfigError(f"several keys could sign: {names}", hint=f"--sign KEY or {ENVIRONMENT} says which")
+    raise ConfigError(
+        "no SSH key to sign with", hint=f"{_KINDS_HINT}; --sign KEY or {ENVIRONMENT} names one; --allow-unsigned goes without"
+    )
+
+
+def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
+    """Sign manifests, those that this key has signed before left as they are."""
+    for manifest in manifests:
+        made = signature_of(manifest)
+        if made and made.key == key.key:
+            continue
+        if key.public.startswith("sk-"):
+            report.note(f"touch the security key: it signs {manifest.name}")
+        write_whole(manifest.with_name(manifest.name + SUFFIX), _signed(manifest, key))
+
+
+def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequence[str]) -> None:
+    """Raise TrustError if a board that knows these keys (in base64) would not run what bears this signature."""
+    if not signature:
+        raise TrustError(f"{address}: {what} is not signed", hint="demitasse sign BUNDLE signs it; --allow-unsigned goes without")
+    try:
+        said = read_signature(signature)
+    except ManifestError as error:
+        raise TrustError(f"{address}: {what}: {error}", hint="sign it again: demitasse sign BUNDLE") from error
+    if b64encode(said.key).decode() not in signers:
+        hint = f"demitasse trust {address} pins your key there; --sign KEY signs with one that it knows"
+        raise TrustError(f"{address}: the board does not know the key {said.fingerprint} that signed {what}", hint=hint)
+
+
+def signature_of(manifest: Path) -> Signature | None:
+    """Return the signature beside a manifest, None if there is none or it is of other bytes."""
+    file = manifest.with_name(manifest.name + SUFFIX)
+    try:
+        said = read_signature(file.read_bytes())
+    except (OSError, ManifestError):
+        return None
+    return said if openssh.is_signature_of(manifest.read_bytes(), file, NAMESPACES[manifest.name]) else None
+
+
+def public_key(file: Path) -> str:
+    """Return the line of a .pub file of a key that may sign; raise ConfigError."""
+    try:
+        line = file.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a public key that can be read") from error
+    _key(line, f"{file}: ")
+    return line
+
+
+def _signed(manifest: Path, key: SigningKey) -> str:
+    namespace, content = NAMESPACES[manifest.name], manifest.read_bytes()
+    if key.file:
+        return openssh.sign(content, key.file, namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        public = Path(folder) / "agent.pub"
+        public.write_text(key.public + "\n", encoding="utf-8")
+        return openssh.sign(content, public, namespace)
+
+
+def _from_file(file: Path) -> SigningKey:
+    public = _public_half(file)
+    if not public.is_file() and not file.is_file():
+        raise ConfigError(f"{file}: there is no such key", hint=_KINDS_HINT)
+    line = public_key(public) if public.is_file() else openssh.public_key(file)
+    _key(line, f"{file}: ")
+    return SigningKey(public=line, file=file if file.is_file() else public)
+
+
+def _public_half(file: Path) -> Path:
+    return file if file.suffix == ".pub" else file.with_name(f"{file.name}.pub")
+
+
+def _key(line: str, where: str = "") -> bytes:
+    try:
+        kind, key = line.split(None, 2)[:2]
+        return read_key(kind, key)
+    except ManifestError as error:
+        raise ConfigError(f"{where}{error}", hint=_KINDS_HINT) from error
+    except ValueError as error:
+        raise ConfigError(f"{where}not a public key", hint=_KINDS_HINT) from error
