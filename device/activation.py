@@ -18,7 +18,7 @@ from typing import Any
 
 from device import disk, service, trust
 from device.errors import DeviceError
-from device.store import RELEASES, RUNTIMES, Deployment, Store
+from device.store import RELEASES, Deployment, Store
 
 CHECK_S, HEALTH_S = 900.0, 300.0
 

@@ -212,11 +212,12 @@ def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> N
 def read_bounded(path: Path, limit: int) -> "bytes | None":
     """Return a file's bytes, at most one more than `limit`; None where there is no such file, or a link or a device instead."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        with open(path, "rb") as stream:
+            return stream.read(limit + 1)
     except (OSError, ValueError):
         return None
-    with open(descriptor, "rb") as stream:
-        return stream.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 def sha256_of(path: Path) -> str:

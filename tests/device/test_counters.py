@@ -10,10 +10,10 @@ from device import disk
 from device.counters import COPIES, Counters
 
 HISTORIES = 1_000
-NAMES = ("tiny", "help-desk", "café \"№ 5\"")
+NAMES = ("tiny", "help-desk", 'café "№ 5"')
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """The board goes off."""
 
 
@@ -31,7 +31,7 @@ def cut_after(changes: int, monkeypatch: pytest.MonkeyPatch) -> None:
         def change(*words):  # type: ignore[no-untyped-def]
             left[0] -= 1
             if left[0] < 0:
-                raise PowerCut
+                raise PowerCutError
             return real(*words)
 
         return change
@@ -73,7 +73,7 @@ def test_in_a_thousand_histories_no_counter_goes_back_or_jumps(tmp_path: Path) -
                     cut_after(chance.randrange(1, 10), patch)
                 try:
                     counters.keep(name, counter)
-                except PowerCut:
+                except PowerCutError:
                     seen["cut"] += 1
                     after = {one: counters.read().get(one, 0) for one in NAMES}
                     assert after in (committed, asked), (number, after)

@@ -1,19 +1,26 @@
 """Who may sign for a board: each attack is refused by its own name, whatever the clock says; keys that people have are taken."""
 
+import base64
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from device import trust
 from device.errors import DeviceError
-from device.store import RELEASES
+from device.manifest.signature import fingerprint
+from device.store import RELEASES, RUNTIMES
+from tests.device.test_activation import free_port, wait_until
 from tests.fakes import signers
 from tests.fakes.attacks import ACCEPTED, ATTACKS, Board, Keys, verdict
+from toolchain import runtime as runtimes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,28 +122,46 @@ def test_what_may_not_sign_is_not_let_in(board: Board, words: tuple[str, ...], c
 def test_unsigned_runs_only_where_it_was_told_to(board: Board) -> None:
     board.signature(RELEASES).unlink()
     board.arrive()
-    trust.check(board.store, dataclasses.replace(board.deployment(), unsigned=True))
+    trust.check(board.store, dataclasses.replace(board.deployment(), unsigned=True), board.store.check)
     assert not trust.is_signed(board.store, board.deployment())
     assert board.verdict() == "unsigned"
 
 
-def test_what_may_be_served_falls_back_to_the_release_before_and_says_why(board: Board) -> None:
+def agent(board: Board, verb: str, *words: str) -> dict[str, Any]:
+    """Call the real agent, as a push does."""
+    command = [sys.executable, "-sE", str(runtimes.agent()), verb, "--root", str(board.store.root), *words]
+    return dict(json.loads(subprocess.run(command, capture_output=True, timeout=120).stdout))
+
+
+def activate(board: Board, port: int, *words: str) -> dict[str, Any]:
+    run = ("--runtime", board.names[RUNTIMES], "--port", str(port), "--service", "supervised")
+    return agent(board, "activate", board.names[RELEASES], *run, *words)
+
+
+def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Board) -> None:
     board.arrive()
-    first = board.deployment()
-    board.edit(lambda fields: fields.update(version="3"), sign=True)
+    port = free_port()
+    try:
+        assert activate(board, port)["release"] == board.names[RELEASES]
+        status = agent(board, "status")
+        assert status["release"]["signed_by"] == fingerprint(base64.b64decode(signers.public(board.keys.owner).split()[1]))
+        assert (status["release"]["unsigned"], status["service"]["healthy"]) == (False, True)
+        changed = signers.sign(board.manifest(RELEASES).read_bytes(), board.keys.stranger, "demitasse-bundle")
+        (board.there(RELEASES) / "manifest.json.sig").write_bytes(changed)
+        os.kill(status["service"]["pid"], signal.SIGKILL)
+        wait_until(lambda: "nobody here trusts the key" in agent(board, "status")["service"]["failure"])
+    finally:
+        agent(board, "stop")
+
+
+def test_an_unsigned_release_is_refused_or_shown_as_one(board: Board) -> None:
+    board.signature(RELEASES).unlink()
     board.arrive()
-    second = board.deployment()
-    board.store.switch(first, None)
-    board.store.switch(second, first)
-    assert (trust.trusted(board.store), trust.refusal(board.store)) == (second, None)
-    model = board.there(RELEASES) / "model.bin"
-    model.unlink()
-    model.write_bytes(b"rotten")
-    assert trust.trusted(board.store) == first
-    refused = trust.refusal(board.store)
-    assert refused and refused["code"] == "wrong_size"
-    (board.store.folder(RELEASES, first.release) / "goldens.jsonl").write_text("rotten too")
-    with pytest.raises(DeviceError) as caught:
-        trust.trusted(board.store)
-    assert caught.value.code == "wrong_size"
-    assert board.there(RELEASES).is_dir(), "a start deletes nothing"
+    port = free_port()
+    assert activate(board, port)["error"]["code"] == "unsigned"
+    try:
+        assert activate(board, port, "--allow-unsigned")["release"] == board.names[RELEASES]
+        status = agent(board, "status")
+        assert (status["release"]["unsigned"], status["release"]["signed_by"]) == (True, "")
+    finally:
+        agent(board, "stop")

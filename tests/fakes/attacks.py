@@ -46,7 +46,10 @@ class Board:
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self.folder, self.keys, self.store = folder, keys, Store(folder / "root")
-        self.folders = {RELEASES: make_bundle(folder / "bundle", version="2", counter=2).path, RUNTIMES: make_runtime(folder / "runtime")}
+        self.folders = {
+            RELEASES: make_bundle(folder / "bundle", version="2", counter=2).path,
+            RUNTIMES: make_runtime(folder / "runtime"),
+        }
         for name in ("chat_template.jinja", "tokenizer.json"):
             (self.folders[RELEASES] / name).write_text("{}")
         self.names: dict[str, str] = {}
@@ -110,7 +113,7 @@ class Board:
         try:
             if not self.names:
                 self.arrive()
-            trust.check(self.store, self.deployment())
+            trust.check(self.store, self.deployment(), self.store.verify)
             activation.refuse_downgrade(self.store, self.deployment())
         except (DeviceError, ManifestError) as error:
             return error.code

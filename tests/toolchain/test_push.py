@@ -191,7 +191,9 @@ def test_a_cut_push_goes_on_where_it_stopped(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, cut_after: int
 ) -> None:
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(3_000_000))
-    whole = sum(action.size_bytes for action in push_unsigned(bundle, runtime, Device(board), Silent(), port=port, dry_run=True).actions)
+    whole = sum(
+        action.size_bytes for action in push_unsigned(bundle, runtime, Device(board), Silent(), port=port, dry_run=True).actions
+    )
     board.cut_after, board.sent = cut_after, 0
     with pytest.raises(BoardError, match=f"local: connection lost at byte {cut_after:,}"):
         push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
