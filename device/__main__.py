@@ -23,7 +23,7 @@ VERBS = {
     "score": "device.score:score",
     "search": "device.search:search",
     "selftest": "device.selftest:selftest",
-    "serve": "device.server:serve",
+    "serve": "device.serving:serve",
     "status": "device.activation:status",
     "stop": "device.activation:stop",
     "supervise": "device.supervisor:supervise",

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device import tuned
 from device.engine import load
 from device.engine.base import Engine, Settings
-from device.engine.chat import ChatTemplate
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
+
+if TYPE_CHECKING:
+    from device.engine.chat import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -104,6 +106,8 @@ def open_file(path: Path, settings: Settings) -> Model:
 
 def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...] = (), system: str = "") -> Model:
     engine = load(path, settings)
+    from device.engine.chat import ChatTemplate  # its library is imported while others wait for the model anyway
+
     source = _template(path.parent) or engine.chat_template
     template = ChatTemplate(source, engine.special_tokens()) if source else None
     return Model(engine, template, stop_ids, system)

@@ -1,15 +1,11 @@
-"""`serve`: OpenAI's endpoints on one port, for one model. The port opens first, the model loads behind it.
+"""OpenAI's endpoints for one model, over HTTP: the routes, what is turned away before them, and how answers travel.
 
 The rule to keep: nothing that a client sends reaches the engine unread (api.py), unbounded, or two at a time (worker.py).
 """
 
-import argparse
 import asyncio
-import json
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -22,15 +18,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from device import page
-from device.access import Access, access_for
+from device.access import Access
 from device.api import READERS, read_embeddings
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.facts import processor_temperature
-from device.leads import prepare
-from device.manifest import Manifest, read_manifest
+from device.manifest import Manifest
 from device.metrics import CONTENT_TYPE, Metrics
-from device.model import open_bundle
 from device.replies import DONE, LOADING, Reply, embeddings, error_body, event
 from device.worker import Job, Vectors, Worker
 
@@ -38,8 +32,6 @@ MAX_BODY_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 10
 MAX_CONNECTIONS = 128
 BODY_TIMEOUT_S = 30.0
-WAITING = 8
-"""Questions that may wait behind the one that is answered."""
 RETRY_AFTER_S = {429: "5", 503: "2"}
 _COUNTED = {*READERS, "/v1/embeddings", "/", "/health", "/v1/health", "/v1/models", "/metrics"}
 _GONE = 499
@@ -56,31 +48,9 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
 
 
-def serve(argv: list[str]) -> int:
-    """Serve a bundle until the process is told to end; prints one line of JSON when the port is open."""
-    options = _options(argv)
-    folder = Path(options.bundle)
-    manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
-    failures: list[DeviceError] = []
-
-    def give_up(error: DeviceError) -> None:
-        failures.append(error)
-        server.should_exit = True
-
-    worker = Worker(
-        lambda: open_bundle(folder, manifest, options.threads), waiting=WAITING, failed=give_up,
-        prepare=lambda model: prepare(model, folder),
-    )  # fmt: skip
-    app = application(Service(manifest, manifest.release_id(), worker), access)
-    with _listen(options.host, options.port) as port:
-        server = uvicorn.Server(_config(app))
-        print(json.dumps({"host": options.host, "port": port.getsockname()[1]}), flush=True)
-        worker.start()
-        server.run(sockets=[port])
-    worker.stop()
-    if failures:
-        raise failures[0]
-    return 0
+def server(service: Service, access: Access) -> uvicorn.Server:
+    """Return what serves a port until its `should_exit` is set."""
+    return uvicorn.Server(_config(application(service, access)))
 
 
 def application(service: Service, access: Access) -> Starlette:
@@ -304,32 +274,9 @@ async def _broken(request: Request, error: Exception) -> Response:
     return _error(DeviceError("internal_error", "the service failed to answer, its log says why"))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise DeviceError("port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    listener.listen(MAX_CONNECTIONS)
-    return listener
-
-
 def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning", access_log=False, server_header=False,
         proxy_headers=False, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=5, timeout_graceful_shutdown=5,
     )  # fmt: skip
-
-
-def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serve", description="Serve a bundle with OpenAI's endpoints.")
-    parser.add_argument("--bundle", required=True, metavar="DIR")
-    parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
-    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the bearer token that requests must bring")
-    return parser.parse_args(argv)

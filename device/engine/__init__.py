@@ -1,6 +1,7 @@
 """Engines: one library that runs one kind of model file, behind one protocol (`base.Engine`)."""
 
 import importlib
+from contextlib import suppress
 from pathlib import Path
 
 from device.engine.base import Engine, Settings
@@ -8,6 +9,12 @@ from device.errors import DeviceError
 
 _MODULES = {".gguf": "device.engine.gguf", ".tflite": "device.engine.tflite"}
 """Suffix of a model file → the module whose `load` runs it; only that module imports the library."""
+
+
+def import_engine(path: Path) -> None:
+    """Import the library for a model file ahead of `load`, which is to say what is wrong with it where that fails."""
+    with suppress(KeyError, ImportError, OSError, RuntimeError):
+        importlib.import_module(_MODULES[path.suffix])
 
 
 def load(path: Path, settings: Settings) -> Engine:

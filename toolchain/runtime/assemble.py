@@ -27,7 +27,7 @@ LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 OLDEST_PYTHON = (3, 10)
 _MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.engine.gguf"
+_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.serving, device.engine.gguf"
 
 
 def cache() -> Path:
