@@ -7,7 +7,7 @@ import argparse
 import json
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from device.access import access_for
 from device.engine import import_engine
@@ -17,12 +17,13 @@ from device.manifest import read_manifest
 from device.model import open_bundle
 from device.worker import Worker
 
-if TYPE_CHECKING:
-    import uvicorn
-
 WAITING = 8
 """Questions that may wait behind the one that is answered."""
 BACKLOG = 128
+
+
+class _Running(Protocol):
+    should_exit: bool
 
 
 def serve(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def serve(argv: list[str]) -> int:
     manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
     failures: list[DeviceError] = []
 
-    running: "list[uvicorn.Server]" = []
+    running: list[_Running] = []
 
     def give_up(error: DeviceError) -> None:
         failures.append(error)

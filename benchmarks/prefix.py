@@ -1,0 +1,190 @@
+"""Time to the first token after a restart, without ÷ with the state of the lead: a system prompt of 512 or 2048 tokens, 16 new ones.
+
+With the model loaded: from the empty engine to the first token, the state read from the disk and hashed included. From process start:
+from the spawn of `serve` to the first token over HTTP. The second peer is stock llama-cpp-python with its LlamaDiskCache, a process
+each time. The model has Qwen2.5-0.5B's shape and random weights. All give the same tokens, which is checked.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+import models
+
+from device import leads
+from device.engine import load
+from device.engine.base import Engine, Sampling, Settings
+from device.engine.chat import ChatTemplate
+from device.manifest import Engine as EngineEntry
+from device.manifest import Manifest, file_entry, to_bytes
+from device.model import Model
+from device.store import Store
+from toolchain import runtime
+
+SIZES = (512, 2048)
+ROUNDS, QUICK_ROUNDS = 5, 2
+CONTEXT, NEW = 4096, 16
+GOALS = {"loaded": {512: 15.0, 2048: 40.0}, "start": {512: 2.5, 2048: 9.0}}
+_PEER = Path(__file__).parent / "peers" / "llama_cpp_disk_cache.py"
+
+
+def main() -> None:
+    """Measure the claims."""
+    options = measure.options(__doc__ or "")
+    shape = models.SMOLLM2_135M if options.quick else models.QWEN25_05B
+    with tempfile.TemporaryDirectory() as name:
+        bench = _Bench(Path(name), models.random_gguf(shape))
+        cases = {
+            f"{kind} {size} {how}": lambda kind=kind, size=size, how=how: bench.run(kind, size, how)
+            for kind in GOALS for size in SIZES for how in ("without", "with")
+        }  # fmt: skip
+        cases |= {f"stock {size}": lambda size=size: bench.stock(size) for size in SIZES}
+        figures = measure.interleave(cases, QUICK_ROUNDS if options.quick else ROUNDS)
+        bench.close()
+    conditions = {"model": f"{shape.name}, random Q4_0", "unit": "ms", "threads": bench.threads, "new_tokens": NEW}
+    claims = [
+        measure.claim(f"ttft {size}", f"the same without the state, {'the model loaded' if kind == 'loaded' else 'from process start'}",
+                      goal, figures[f"{kind} {size} without"], figures[f"{kind} {size} with"], conditions)
+        for kind, goals in GOALS.items() for size, goal in goals.items()
+    ]  # fmt: skip
+    claims += [
+        measure.claim(f"ttft {size} stock", "stock llama-cpp-python with LlamaDiskCache, from process start", 1.0,
+                      figures[f"stock {size}"], figures[f"start {size} with"], conditions)
+        for size in SIZES
+    ]  # fmt: skip
+    measure.show(claims, figures, "ms", as_json=options.json)
+
+
+class _Bench:
+    """Releases with a lead of each size in a store, and what answers from them."""
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self._file, self._cache = file, folder / "cache"
+        self._store = Store(folder / "root")
+        self._engine: Engine = load(file, Settings(context=CONTEXT))
+        self.threads = self._engine.description.threads
+        self._runtime = runtime.for_this_computer()
+        self._releases = {size: self._release(size) for size in SIZES}
+        self._answers: dict[int, int] = {}
+
+    def run(self, kind: str, size: int, how: str) -> float:
+        """Return the milliseconds to the first token."""
+        return (self._loaded if kind == "loaded" else self._started)(size, restored=how == "with")
+
+    def stock(self, size: int) -> float:
+        """Return the milliseconds of a process of the peer, its cache filled by the ones before."""
+        prompt = self._prompt(size)[1]
+        asked = json.dumps({"model": str(self._file), "cache": str(self._cache / str(size)), "tokens": prompt, "context": CONTEXT,
+                            "threads": self.threads})  # fmt: skip
+        command = [sys.executable, str(_PEER)]
+        began = time.perf_counter()
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as child:
+            assert child.stdin and child.stdout
+            child.stdin.write(asked)
+            child.stdin.close()
+            child.stdout.readline()
+            milliseconds = (time.perf_counter() - began) * 1000
+            child.stdout.read()
+        return milliseconds
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._engine.close()
+
+    def _loaded(self, size: int, *, restored: bool) -> float:
+        model, (lead, tokens) = self._model(size), self._prompt(size)
+        self._engine.forget()
+        began = time.perf_counter()
+        if restored:
+            assert leads.prepare(model, self._releases[size])
+        first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), lead=lead)))
+        milliseconds = (time.perf_counter() - began) * 1000
+        assert first.id == self._answers.setdefault(size, first.id or 0)
+        return milliseconds
+
+    def _started(self, size: int, *, restored: bool) -> float:
+        bundle = self._releases[size]
+        if not restored:
+            kept = bundle.parent.parent / "leads" / bundle.name
+            aside = kept.with_name(f"{bundle.name}.aside")
+            kept.rename(aside)
+        milliseconds = self._served(bundle)
+        if not restored:
+            for file in kept.iterdir():
+                file.unlink()
+            kept.rmdir()
+            aside.rename(kept)
+        return milliseconds
+
+    def _served(self, bundle: Path) -> float:
+        """Return the milliseconds from the start of a service to the first text of its answer."""
+        asked = {"messages": [{"role": "user", "content": "0123456789"}], "stream": True, "max_tokens": 2, "logprobs": True}
+        command = [sys.executable, "-X", f"pycache_prefix={self._cache}", "-sE", str(self._runtime), "serve"]
+        began = time.perf_counter()
+        with subprocess.Popen([*command, "--bundle", str(bundle), "--port", "0"], stdout=subprocess.PIPE) as child:
+            assert child.stdout
+            port = json.loads(child.stdout.readline())["port"]
+            while (first := _first_chunk(port, asked)) is None:
+                time.sleep(0.005)
+            milliseconds = (time.perf_counter() - began) * 1000
+            child.terminate()
+        assert first["choices"][0]["logprobs"], first
+        return milliseconds
+
+    def _model(self, size: int) -> Model:
+        return Model(self._engine, ChatTemplate(models.CHATML, {}), (), _system(size))
+
+    def _prompt(self, size: int) -> tuple[int, list[int]]:
+        """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""
+        lead = list(self._model(size).lead())
+        assert abs(len(lead) - size) < 8, len(lead)
+        return len(lead), [*lead, *range(700, 700 + NEW)]
+
+    def _release(self, size: int) -> Path:
+        """Return a release in the store, its state written as its activation does it."""
+        folder = self._store.root / "releases" / f"{size:064x}"
+        folder.mkdir()
+        (folder / "model.gguf").symlink_to(self._file)
+        (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
+        files = tuple(file_entry(folder, name) for name in ("model.gguf", "chat_template.jinja"))
+        manifest = Manifest(
+            name="lead", version="1", counter=1, target="x86-64", context=CONTEXT, engine=EngineEntry("llama.cpp", "0"),
+            model="model.gguf", files=files, system=_system(size),
+        )  # fmt: skip
+        (folder / "manifest.json").write_bytes(to_bytes(manifest))
+        leads.prepare(self._model(size), folder)
+        self._served(folder)
+        return folder
+
+
+def _system(size: int) -> str:
+    """Return a system prompt that takes `size` tokens with what the template puts around it."""
+    return "".join(chr(97 + number % 26) + chr(65 + number % 25) for number in range(size - 12))
+
+
+def _first_chunk(port: int, asked: dict[str, Any]) -> "dict[str, Any] | None":
+    """Return the first chunk with a token; None while the model is loading."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    try:
+        client.request("POST", "/v1/chat/completions", json.dumps(asked), {"content-type": "application/json"})
+        response = client.getresponse()
+        if response.status != 200:
+            return None
+        for line in response:
+            if line.startswith(b"data: {") and (chunk := json.loads(line[6:]))["choices"][0].get("logprobs"):
+                return dict(chunk)
+        return None
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    main()
