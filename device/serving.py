@@ -22,7 +22,7 @@ WAITING = 8
 BACKLOG = 128
 
 
-class _Running(Protocol):
+class _Stoppable(Protocol):
     should_exit: bool
 
 
@@ -33,7 +33,7 @@ def serve(argv: list[str]) -> int:
     manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
     failures: list[DeviceError] = []
 
-    running: list[_Running] = []
+    running: list[_Stoppable] = []
 
     def give_up(error: DeviceError) -> None:
         failures.append(error)
@@ -51,9 +51,10 @@ def serve(argv: list[str]) -> int:
         from device import server  # while the model loads
         from device.engine import chat  # noqa: F401
 
-        running.append(server.server(server.Service(manifest, manifest.release_id(), worker), access))
-        running[0].should_exit = bool(failures)
-        running[0].run(sockets=[port])
+        made = server.server(server.Service(manifest, manifest.release_id(), worker), access)
+        running.append(made)
+        made.should_exit = bool(failures)
+        made.run(sockets=[port])
     worker.stop()
     if failures:
         raise failures[0]
