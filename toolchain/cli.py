@@ -17,7 +17,7 @@ from toolchain.artifacts import Report
 from toolchain.board import is_stand_in, open_board
 from toolchain.board.device import Device
 from toolchain.errors import ConfigError, FitError
-from toolchain.pipeline import Settings, Terms, deliver, plan, walk
+from toolchain.pipeline import USUAL, Settings, Terms, deliver, plan, try_schemes, walk
 from toolchain.progress import Reporter
 
 app = typer.Typer(
@@ -284,6 +284,19 @@ def fit(
     found = target.fit(expected.needs, board)
     show.fitted(model.name, expected, found, board, as_json=as_json)
     raise typer.Exit(0 if found.ok else FitError.exit_code)
+
+
+@app.command()
+def schemes(
+    recipe_file: RecipeFile,
+    names: Annotated[str, typer.Option("--schemes", help="Commas between; `Q4_0+learned` and `auto:4.5bpw` too.")] = "",
+    target_id: TargetId = "", out: Out = OUT, offline: Offline = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure what each scheme makes of a recipe's model: bytes, KL to the teacher, task score."""
+    with console.terminal() as report:
+        wanted, settings = _settings(recipe_file, target_id, out, report, offline=offline)
+        found = list(try_schemes(wanted, settings, names.split(",") if names else USUAL))
+    show.schemes(found, as_json=as_json)
 
 
 @app.command()

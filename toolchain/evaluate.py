@@ -48,9 +48,10 @@ def _measure(
         reference = _Reference.load(teacher)
         figures: Figures = {"engine": child.info()["version"], "arithmetic": read_runtime(runtime).arithmetic}
         figures |= _template_parity(child, reference, held_out[: spec.gate.template_chats])
-        figures |= _divergence(child, reference, held_out, spec.kl_tokens, report)
+        diverged, each = _divergence(child, reference, held_out, spec.kl_tokens, report)
         answers = _answers(child, held_out[: spec.questions], spec.max_tokens, report)
-    figures |= _task_scores(answers)
+    figures |= diverged | _task_scores(answers)
+    write_jsonl(out / "divergence.jsonl", each)
     figures["failures"] = failures(figures, spec.gate)
     write_jsonl(out / "goldens.jsonl", [_golden(answer) for answer in answers if answer.text.strip()][: spec.goldens])
     write_jsonl(out / "answers.jsonl", [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers])
@@ -109,8 +110,13 @@ def _template_parity(child: Scorer, reference: _Reference, chats: Sequence[Conve
     return {"template_chats": len(chats), "template_mismatches": mismatches}
 
 
-def _divergence(child: Scorer, reference: _Reference, chats: Sequence[Conversation], limit: int, report: Reporter) -> Figures:
-    """Return mean KL(teacher ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951)."""
+def _divergence(
+    child: Scorer, reference: _Reference, chats: Sequence[Conversation], limit: int, report: Reporter
+) -> tuple[Figures, list[Figures]]:
+    """Return mean KL(teacher ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
+
+    Behind it the sums of each conversation; the standard error of the mean is that of drawing the conversations anew.
+    """
     import numpy as np
 
     kl: list[np.ndarray] = []
@@ -130,10 +136,16 @@ def _divergence(child: Scorer, reference: _Reference, chats: Sequence[Conversati
             break
     report.step("compare with the teacher", limit, limit, "tokens")
     total = np.concatenate(kl)
+    mean = float(total.mean())
+    error = float(np.sqrt(sum((part.sum() - mean * len(part)) ** 2 for part in kl)) / len(total))
+    each = [
+        {"question": chat["messages"][-2]["content"], "tokens": len(part), "kl": float(part.sum())}
+        for chat, part in zip(chats, kl, strict=False)
+    ]
     return {
-        "kl_tokens": len(total), "mean_kl": float(total.mean()), "p99_kl": float(np.quantile(total, 0.99)),
+        "kl_tokens": len(total), "mean_kl": mean, "kl_error": error, "p99_kl": float(np.quantile(total, 0.99)),
         "agreement": float(np.concatenate(agree).mean()),
-    }  # fmt: skip
+    }, each  # fmt: skip
 
 
 def _log_softmax(logits: "np.ndarray") -> "np.ndarray":

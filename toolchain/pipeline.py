@@ -3,7 +3,7 @@
 Knows the stages and how their artifacts flow, on to a board that answers; knows nothing of terminals.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,13 @@ from toolchain.board import is_stand_in, open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
-from toolchain.recipe import Recipe
+from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
+
+LEARNED = "+learned"
+"""Behind the name of a scheme: its codes are learned in the format."""
+USUAL = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K")
+"""Schemes that are tried where none is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,15 @@ class Delivery:
     question: str
     answer: str
     report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What one scheme makes of a model."""
+
+    scheme: str
+    model: ModelFile
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +156,32 @@ def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporte
         longest = wanted.package.context - 1
         measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
         return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
+
+
+def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
+    """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
+
+    `SCHEME+learned` is a scheme whose codes are learned. Files and figures stay under `schemes/`, and are not made again.
+    """
+    from toolchain.evaluate import evaluate
+
+    flow = _Flow(recipe=wanted, settings=settings)
+    for stage in wanted.stages[: wanted.stages.index("quantize")]:
+        _STAGES[stage](flow)
+    open_gate = GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)
+    asked: EvaluateSpec = wanted.evaluate.model_copy(update={"gate": open_gate})
+    for name in schemes:
+        folder = settings.out / "schemes" / name.replace(":", "-")
+        model = _gguf(flow, _scheme(wanted.quantize, name), folder / "quantize")
+        runs = runtime.for_this_computer()
+        verdict = evaluate(model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report)
+        yield Tried(scheme=name, model=model, verdict=verdict)
+
+
+def _scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
+    scheme, learned, _ = name.partition(LEARNED)
+    changes = {"scheme": scheme, "distill": (spec.distill or InFormatSpec()) if learned else None, "formats": ("gguf",)}
+    return spec.model_copy(update=changes)
 
 
 def push_bundle(folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool) -> Deployment:
@@ -289,24 +329,37 @@ def _fetched(flow: _Flow, name: str) -> Checkpoint:
 
 
 def _quantize(flow: _Flow) -> Artifact:
+    flow.model = _gguf(flow, flow.recipe.quantize, flow.out("quantize"))
+    return flow.model
+
+
+def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
     from toolchain.quantize.gguf import Additions, ModelLabel, quantize
 
     wanted = flow.recipe
-    importance = wanted.quantize.importance
+    importance = spec.importance
     additions = Additions(
         importance=wanted.folder / importance if isinstance(importance, str) else None,
         calibration=tuple(flow.data().texts()) if importance is True else (),
+        lessons=tuple(flow.dataset.train()) if flow.dataset else (),
+        trials=_trials(flow.dataset, wanted.evaluate.questions) if flow.dataset else (),
+        seed=wanted.seed,
     )
     label = ModelLabel(
         name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
         base_model=wanted.model.base, description=wanted.title,
     )  # fmt: skip
     source = flow.source()
-    if wanted.quantize.adapter == "beside":
+    if spec.adapter == "beside":
         source = flow.apart or source
         label = ModelLabel(name=Path(wanted.model.base or "base").name, base_model=wanted.model.base)
-    flow.model = quantize(source, wanted.quantize, label, flow.out("quantize"), flow.settings.report, additions)
-    return flow.model
+    return quantize(source, spec, label, out, flow.settings.report, additions)
+
+
+def _trials(dataset: Dataset, asked: int) -> tuple[Mapping[str, object], ...]:
+    """Return the held-out conversations that the gate does not ask, or all of them where it asks them all."""
+    held_out = dataset.held_out()
+    return tuple(held_out[asked:] or held_out)
 
 
 def _evaluate(flow: _Flow) -> Artifact:

@@ -6,7 +6,7 @@ Each default stands here and nowhere else. Paths in a recipe are relative to the
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from toolchain import config
 from toolchain.config import Frozen
@@ -118,23 +118,48 @@ class TrimSpec(Frozen):
     """A text file, relative to the recipe, on which the loss outside of the subject is measured; empty: one of ours."""
 
 
+class InFormatSpec(Frozen):
+    """The codes of a quantized file learned from the model that it is made from, in the file's own types and bytes."""
+
+    tokens: Annotated[int, Field(gt=0, le=2_000_000)] = 300_000
+    """Tokens that are learned on, questions counted."""
+    batch_size: Positive = 16
+    learning_rate: float = Field(default=8e-4, gt=0)
+    """Steps of a code, of which four bits have sixteen."""
+    compensated: Positive = 512
+    """Conversations over which rounding errors are first compensated."""
+    reworded_share: Fraction = 1.0
+    """Share of the conversations whose question is learned on with some of its words changed."""
+    max_tokens: Positive = 512
+    """Longest conversation in tokens; longer ones are dropped."""
+
+
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
     formats: tuple[Literal["gguf", "tflite"], ...] = ("gguf",)
     """Several: each is measured on its own, and the report of a run says which is better on the board."""
     scheme: str = "Q4_K_M"
-    """Of a GGUF."""
+    """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement: `auto:400MB`, `auto:4.5bpw`."""
     tflite_scheme: str = "dynamic_wi8_afp32"
     prefill: tuple[Positive, ...] = (16, 128)
     """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on the board."""
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
+    distill: InFormatSpec | None = None
+    """Learn the codes of a GGUF of 4 bits from the model it is made from; `true` for the defaults."""
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several skills."""
 
+    @field_validator("distill", mode="before")
+    @classmethod
+    def _defaults(cls, value: object) -> object:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _one_base_for_all(self) -> "QuantizeSpec":
+        if self.adapter == "beside" and (self.distill or self.scheme.startswith("auto:")):
+            raise ValueError("what is chosen or learned on this recipe's text makes a base that no other skill shares")
         if self.adapter == "beside" and self.importance is True:
             raise ValueError("`importance` of this recipe's own text makes a base that no other skill shares: name a file")
         if self.adapter == "beside" and "tflite" in self.formats:

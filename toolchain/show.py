@@ -18,7 +18,7 @@ from toolchain.target import Fit, Target
 
 if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
-    from toolchain.pipeline import Delivery, Step
+    from toolchain.pipeline import Delivery, Step, Tried
     from toolchain.quantize.contents import Contents
     from toolchain.runtime.build import Built
 
@@ -96,6 +96,33 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
 
 def _scores(figures: Mapping[str, Any]) -> str:
     return f" exact {figures['exact_match']:.1%} F1 {figures['f1']:.1%}" if "exact_match" in figures else ""
+
+
+def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
+    """Show what each scheme makes of a model, the largest file first."""
+    rows = [{"scheme": one.scheme, **one.model.figures, **one.verdict.figures} for one in found]
+    rows.sort(key=lambda row: -int(row["size_bytes"]))
+    if as_json:
+        console.show_json(rows)
+        return
+    cells = [[_scheme_cell(name, row[name]) for name in _SCHEMES] for row in rows]
+    console.show_table(tuple(_SCHEMES.values()), cells)
+
+
+_SCHEMES = {
+    "scheme": "scheme", "size_bytes": "size", "nominal_bpw": "nominal bits", "real_bpw": "real bits", "fallbacks": "fallbacks",
+    "mean_kl": "KL", "kl_error": "± error", "p99_kl": "KL 99 %", "agreement": "agreement", "exact_match": "exact", "f1": "F1",
+}  # fmt: skip
+
+
+def _scheme_cell(name: str, value: Any) -> str:
+    if name in ("agreement", "exact_match", "f1"):
+        return f"{value:.1%}"
+    if name in ("mean_kl", "kl_error", "p99_kl"):
+        return f"{value:.5f}"
+    if name == "fallbacks":
+        return f"{len(value)}"
+    return size(value) if name == "size_bytes" else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def size(count: float) -> str:

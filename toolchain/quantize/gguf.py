@@ -5,32 +5,36 @@ the other, without the file between them. Everything that could refuse the model
 """
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolchain import artifacts
-from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
+from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.lora import Lora, Merged, check_fits, read_lora
 from toolchain.progress import Reporter
-from toolchain.quantize import gguf_model, gguf_tokenizer, importance
+from toolchain.quantize import gguf_choice, gguf_model, gguf_tokenizer, importance
+from toolchain.quantize.budget import PREFIX
 from toolchain.quantize.gguf_adapter import convert_adapter
+from toolchain.quantize.gguf_choice import Decision, Question
 from toolchain.quantize.gguf_file import Metadata, Slot, whole_file, write_header
 from toolchain.quantize.gguf_model import Model
-from toolchain.quantize.gguf_schemes import Choice, Layout, choose_types, find_scheme
+from toolchain.quantize.gguf_schemes import Choice
 from toolchain.quantize.gguf_structure import TOKENIZER
 from toolchain.quantize.gguf_tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
-from toolchain.quantize.gguf_write import write_tensors
+from toolchain.quantize.gguf_write import Treatment, write_tensors
 from toolchain.quantize.importance import Matrix
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import dressed
 from toolchain.weights import Weights, check_model_folder, open_weights
 
+Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
 QUANTIZATION_VERSION = 2
 """`general.quantization_version` (ggml.h, GGML_QNT_VERSION)."""
@@ -57,13 +61,30 @@ class Additions:
     """An importance matrix, ours or llama.cpp's."""
     calibration: tuple[str, ...] = ()
     """Text to collect an importance matrix on, where none is given."""
+    lessons: tuple[Conversation, ...] = ()
+    """Conversations that codes may be learned on."""
+    trials: tuple[Conversation, ...] = ()
+    """Conversations to compare candidates on: nothing is learned on them, and better the gate does not ask them."""
+    seed: int = 0
 
     def digests(self) -> dict[str, str]:
         """Return what these change in the result, by digest."""
         digests = {"importance": artifacts.digest(self.importance)} if self.importance else {}
         if self.calibration and not self.importance:
-            digests["calibration"] = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()
-        return digests
+            digests["calibration"] = _digest("\0".join(self.calibration))
+        conversations = {"lessons": self.lessons, "trials": self.trials}
+        return digests | {name: _digest(json.dumps(rows, sort_keys=True)) for name, rows in conversations.items() if rows}
+
+    def only_for(self, spec: QuantizeSpec) -> "Additions":
+        """Return what a spec asks for; the rest must not decide whether the work is done again."""
+        kept = self if spec.importance else replace(self, importance=None, calibration=())
+        if spec.distill:
+            return kept
+        return replace(kept, lessons=(), seed=0, trials=self.trials if spec.scheme.startswith(PREFIX) else ())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 NOTHING = Additions()
@@ -78,11 +99,9 @@ class _Parameters(Frozen):
 class _Wish:
     """What is asked for."""
 
-    scheme: str
+    spec: QuantizeSpec
     label: ModelLabel
     additions: Additions
-    beside: bool
-    """Whether an adapter gets a file of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +112,8 @@ class _Plan:
     label: ModelLabel
     model: Model
     vocabulary: Vocabulary
-    choices: Mapping[str, Choice]
     matrix: Matrix | None
+    decision: Decision
 
 
 def quantize(
@@ -104,28 +123,27 @@ def quantize(
 
     Its adapter is merged while the weights are read, or put beside the base in a file of its own.
     """
-    find_scheme(spec.scheme)
+    gguf_choice.check(spec)
     check_model_folder(checkpoint.path)
     if spec.importance and not (additions.importance or additions.calibration):
         raise ConfigError(
             "quantize: `importance` is set, but there is no text to collect it on", hint="stage `ingest` gives the text"
         )
-    if not spec.importance and (additions.importance or additions.calibration):
-        additions = NOTHING
+    additions = additions.only_for(spec)
     work = Work(
         stage="quantize", inputs={"checkpoint": checkpoint.digest, **additions.digests()},
-        parameters=_Parameters(spec=spec, label=label), tools=("gguf", "llama-cpp-python"),
+        parameters=_Parameters(spec=spec, label=label), seed=additions.seed, tools=("gguf", "llama-cpp-python"),
     )  # fmt: skip
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
-    wish = _Wish(scheme=spec.scheme, label=label, additions=additions, beside=spec.adapter == "beside")
+    wish = _Wish(spec=spec, label=label, additions=additions)
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, wish, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
 def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> Figures:
     with dressed(checkpoint) as folder:
-        if not (checkpoint.adapter and wish.beside):
+        if not (checkpoint.adapter and wish.spec.adapter == "beside"):
             return _build_file(folder, checkpoint.adapter, wish, out, report)
         figures = _build_file(checkpoint.path, None, wish, out, report)
         vocabulary = _same_vocabulary(checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"])
@@ -146,19 +164,25 @@ def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Voca
 
 
 def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter) -> Figures:
-    scheme, label, additions = wish.scheme, wish.label, wish.additions
+    scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
         model = gguf_model.understand(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
-        choices = _choose(scheme, model, weighed=bool(additions.importance or additions.calibration))
+        choices = gguf_choice.named(scheme, model, weighed=bool(additions.importance or additions.calibration))
         fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
         for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
             report.note(note)
         compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
         matrix = _importance(additions, folder, model, lora, out, report)
-        plan = _Plan(scheme=scheme, label=label, model=model, vocabulary=vocabulary, choices=choices, matrix=matrix)
+        metadata = _metadata(label, model, vocabulary, matrix)
+        question = Question(
+            folder=folder, model=model, lora=lora, matrix=matrix, spec=wish.spec, lessons=additions.lessons,
+            trials=additions.trials, seed=additions.seed, metadata=metadata,
+        )  # fmt: skip
+        decision = gguf_choice.decide(question, out / RESUME, report)
+        plan = _Plan(scheme=scheme, label=label, model=model, vocabulary=vocabulary, matrix=matrix, decision=decision)
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
     _write_companions(folder, vocabulary, out)
     more = {"tokens_compared": compared, "fallbacks": fallbacks, "caveats": caveats, "adapter": lora.name if lora else ""}
@@ -187,13 +211,13 @@ def _importance(additions: Additions, folder: Path, model: Model, lora: Lora | N
 
 
 def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
-    model, choices = plan.model, plan.choices
-    tensors = {source.name: (choices[source.name].type, source.shape) for source in model.tensors}
+    model, kinds = plan.model, plan.decision.kinds
+    tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
     with whole_file(file) as part:
-        slots = write_header(part, _metadata(plan), tensors)
-        weighed = plan.matrix.weights() if plan.matrix else {}
-        write_tensors(part, weights, [(source, slots[source.name]) for source in model.tensors], weighed, report)
+        slots = write_header(part, _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type), tensors)
+        treatment = Treatment(importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready)
+        write_tensors(part, weights, [(source, slots[source.name]) for source in model.tensors], treatment, report)
     figures = _figures(file, plan, slots)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
     report.note(f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
@@ -207,18 +231,11 @@ def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
-def _choose(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
-    layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
-    wide = layers == 80 and (model.family.name == "qwen2" or (model.family.name == "llama" and heads != kv_heads))
-    layout = Layout(layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=weighed)
-    return choose_types(scheme, {source.name: source.shape for source in model.tensors}, layout)
-
-
 def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, Any]]:
     return [
         {"tensor": source.name, "row": source.shape[-1], "wanted": choice.wanted.name, "type": choice.type.name}
         for source in model.tensors
-        if (choice := choices[source.name]).type != choice.wanted
+        if (choice := choices.get(source.name)) and choice.type != choice.wanted
     ]
 
 
@@ -228,11 +245,10 @@ def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
     return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
 
 
-def _metadata(plan: _Plan) -> Metadata:
-    label, model = plan.label, plan.model
-    marked = plan.vocabulary.name_mark in label.name.lower()
+def _metadata(label: ModelLabel, model: Model, vocabulary: Vocabulary, matrix: Matrix | None, file_type: int = 0) -> Metadata:
+    marked = vocabulary.name_mark in label.name.lower()
     general = {
-        "type": "model", "name": label.name if marked else f"{label.name} ({plan.vocabulary.name_mark})",
+        "type": "model", "name": label.name if marked else f"{label.name} ({vocabulary.name_mark})",
         "basename": label.basename, "finetune": label.finetune, "version": label.version, "size_label": _size_label(model),
         "license": label.licence, "description": label.description,
     }  # fmt: skip
@@ -241,10 +257,10 @@ def _metadata(plan: _Plan) -> Metadata:
         **{f"general.{key}": value for key, value in general.items() if value},
         **_base_model(label.base_model),
         **model.metadata,
-        **plan.vocabulary.metadata,
+        **vocabulary.metadata,
         "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": find_scheme(plan.scheme).file_type,
-        **(plan.matrix.provenance() if plan.matrix else {}),
+        "general.file_type": file_type,
+        **(matrix.provenance() if matrix else {}),
     }
 
 
@@ -270,12 +286,12 @@ def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
-    model, nominal = plan.model, find_scheme(plan.scheme).nominal_bpw
+    model, nominal = plan.model, plan.decision.nominal_bpw
     stored = sum(slot.size_bytes for slot in slots.values())
     return {
         "file": file.name, "scheme": plan.scheme, "size_bytes": file.stat().st_size, "nominal_bpw": nominal,
         "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters,
         "context": model.metadata[f"{model.family.name}.context_length"], "stop_ids": list(plan.vocabulary.stop_ids),
         "weights_bytes": stored, "kv_bytes_per_token": model.kv_bytes_per_token, "n_vocab": model.sizes["vocab"],
-        "importance_chunks": plan.matrix.chunks if plan.matrix else 0,
+        "importance_chunks": plan.matrix.chunks if plan.matrix else 0, **plan.decision.figures,
     }  # fmt: skip

@@ -43,6 +43,22 @@ class Slot:
 
 def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]) -> dict[str, Slot]:
     """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor."""
+    head, slots, size = _laid_out(metadata, tensors)
+    with file.open("wb") as stream:
+        stream.write(head)
+        stream.truncate(size)
+    return slots
+
+
+def file_bytes(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]) -> int:
+    """Return how large a file would be."""
+    return _laid_out(metadata, tensors)[2]
+
+
+def _laid_out(
+    metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
+) -> tuple[bytes, dict[str, Slot], int]:
+    """Return the header's bytes, the slot of each tensor, and the file's size."""
     entries = b"".join(_string(key) + _value(value) for key, value in metadata.items())
     claims, ends = [], [0]
     for name, (kind, shape) in tensors.items():
@@ -51,10 +67,8 @@ def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, 
         ends.append(start + math.prod(shape[:-1]) * ggml.row_bytes(kind, shape[-1]))
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(claims), len(metadata)) + entries + b"".join(_claim(*claim) for claim in claims)
     data = _padded(len(head))
-    with file.open("wb") as stream:
-        stream.write(head)
-        stream.truncate(data + _padded(ends[-1]))
-    return {name: Slot(type=kind, shape=shape, offset=data + start) for name, kind, shape, start in claims}
+    slots = {name: Slot(type=kind, shape=shape, offset=data + start) for name, kind, shape, start in claims}
+    return head, slots, data + _padded(ends[-1])
 
 
 @contextmanager

@@ -36,6 +36,11 @@ class Source:
     """Added to every weight."""
     values: "NDArray[np.float32] | None" = None
 
+    @property
+    def weights(self) -> int:
+        """Weights in the tensor."""
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -54,7 +59,7 @@ class Model:
     @property
     def parameters(self) -> int:
         """Weights in the file, computed tensors left out."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors if tensor.origin)
+        return sum(tensor.weights for tensor in self.tensors if tensor.origin)
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.lora import Merged
@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 BLOCK_WEIGHTS = 1 << 20
 """Weights that a thread holds at a time: a few times 4 MB."""
-Importance = Mapping[str, "NDArray[np.float32]"]
-"""Tensor of the model file → how much the errors of each of its columns weigh."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Treatment:
+    """What is known of tensors besides their weights, by their names in the model file."""
+
+    importance: Mapping[str, "NDArray[np.float32]"] = field(default_factory=dict)
+    """How much the errors of each column weigh."""
+    ready: Mapping[str, "NDArray[np.uint8]"] = field(default_factory=dict)
+    """Bytes that were made before, as they are to stand in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +49,7 @@ class _Block:
 
 
 def write_tensors(
-    part: Path, weights: Weights | Merged, planned: Sequence[tuple[Source, Slot]], importance: Importance, report: Reporter
+    part: Path, weights: Weights | Merged, planned: Sequence[tuple[Source, Slot]], treatment: Treatment, report: Reporter
 ) -> None:
     """Fill the slots of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
     blocks = [block for source, slot in planned for block in _blocks(source, slot)]
@@ -49,7 +57,7 @@ def write_tensors(
     done, read, began = 0, 0, time.monotonic()
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
-        written = [pool.submit(_write_block, stream.fileno(), weights, block, importance) for block in blocks]
+        written = [pool.submit(_write_block, stream.fileno(), weights, block, treatment) for block in blocks]
         try:
             for block, size in zip(blocks, written, strict=True):
                 done += size.result()
@@ -85,16 +93,20 @@ def _read_bytes(weights: Weights | Merged, block: _Block) -> int:
     return tensor.size_bytes * block.count // max(tensor.rows, 1)
 
 
-def _write_block(handle: int, weights: Weights | Merged, block: _Block, importance: Importance) -> int:
+def _write_block(handle: int, weights: Weights | Merged, block: _Block, treatment: Treatment) -> int:
     import numpy as np
 
     source, slot = block.source, block.slot
-    packed = np.empty(block.count * slot.row_bytes, np.uint8)
+    first, last = block.first * slot.row_bytes, (block.first + block.count) * slot.row_bytes
+    packed = np.empty(last - first, np.uint8)
     try:
-        ggml.quantize_rows(slot.type, _read(weights, block), packed, importance.get(source.name))
+        if source.name in treatment.ready:
+            packed[:] = treatment.ready[source.name][first:last]
+        else:
+            ggml.quantize_rows(slot.type, _read(weights, block), packed, treatment.importance.get(source.name))
     except ValueError as error:
         raise ArtifactError(f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}") from error
-    left, at = packed.data, slot.offset + block.first * slot.row_bytes
+    left, at = packed.data, slot.offset + first
     while left:
         size = os.pwrite(handle, left, at)
         left, at = left[size:], at + size
@@ -102,21 +114,27 @@ def _write_block(handle: int, weights: Weights | Merged, block: _Block, importan
 
 
 def _read(weights: Weights | Merged, block: _Block) -> "NDArray[np.float32]":
-    """Return a block's rows; q and k regrouped from halves of a head to adjacent pairs where the family wants it."""
+    """Return a block's rows as they are to stand in the file."""
     import numpy as np
 
-    source, shape = block.source, block.slot.shape
+    source = block.source
     if source.values is not None:
         return source.values.reshape(1, -1)
     rows = weights.rows(source.origin, block.first, block.count)
     if source.offset:
         rows = rows + np.float32(source.offset)
+    return in_file_order(source, rows)
+
+
+def in_file_order(source: Source, rows: "NDArray[Any]") -> "NDArray[Any]":
+    """Return rows of weights, or of their bytes, regrouped from halves of a head to adjacent pairs where the family wants it."""
     if not source.heads:
         return rows
-    return regrouped(rows.reshape(-1, math.prod(shape[1:])), shape[0] // source.heads).reshape(rows.shape)
+    single = rows.reshape(-1, 1) if len(source.shape) == 1 else rows
+    return regrouped(single, source.shape[0] // source.heads).reshape(rows.shape)
 
 
-def regrouped(rows: "NDArray[np.float32]", head_rows: int) -> "NDArray[np.float32]":
+def regrouped(rows: "NDArray[Any]", head_rows: int) -> "NDArray[Any]":
     """Return heads with their rotary pairs side by side: row 2j+i of a head is row i·d/2+j (`permute`, conversion/llama.py)."""
     import numpy as np
 

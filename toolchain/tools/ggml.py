@@ -1,4 +1,4 @@
-"""ggml's own quantise kernels (ggml/include/ggml.h, `ggml_quantize_chunk`), from the library inside llama-cpp-python.
+"""ggml's own kernels that write and read blocks (ggml/include/ggml.h, `ggml_quantize_chunk`), from llama-cpp-python's library.
 
 The kernels trust their caller: a wrong type aborts the process and a short buffer is overrun. Nothing is passed on unchecked.
 """
@@ -6,6 +6,7 @@ The kernels trust their caller: a wrong type aborts the process and a short buff
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,20 @@ def quantize_rows(
         raise ValueError(f"a weight is too large for {Type(kind).name}")
 
 
+def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "NDArray[np.float32]":
+    """Return what the engine reads from rows that `quantize_rows` wrote, shape (count, length); ValueError for half a row."""
+    import numpy as np
+
+    size = row_bytes(kind, length)
+    if packed.dtype != np.uint8 or not packed.flags.c_contiguous or not packed.size or packed.size % size:
+        raise ValueError(f"rows of {length} weights are {size} bytes each")
+    if kind == Type.F32:
+        return packed.view(np.float32).reshape(-1, length)
+    rows = np.empty((packed.size // size, length), np.float32)
+    _reader(kind)(packed.ctypes.data, rows.ctypes.data, rows.size)
+    return rows
+
+
 def _check_importance(kind: Type, importance: "NDArray[np.float32] | None", length: int) -> None:
     import numpy as np
 
@@ -106,6 +121,26 @@ def _check_importance(kind: Type, importance: "NDArray[np.float32] | None", leng
 def _ready_for(kind: Type) -> ctypes.CDLL:
     _library().ggml_quantize_init(kind)
     return _library()
+
+
+class _Traits(ctypes.Structure):
+    """How a type is read (ggml.h, `ggml_type_traits`)."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("block", ctypes.c_int64), ("interleaved", ctypes.c_int64), ("bytes", ctypes.c_size_t),
+        ("quantized", ctypes.c_bool), ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )  # fmt: skip
+
+
+@functools.cache
+def _reader(kind: Type) -> Callable[[int, int, int], None]:
+    traits = _library().ggml_get_type_traits(kind).contents
+    if traits.name is None or traits.block != block_size(kind) or not traits.to_float:
+        raise ToolError(
+            f"ggml does not say how {Type(kind).name} is read", hint="pip install the llama-cpp-python of constraints.txt"
+        )
+    reader: Callable[[int, int, int], None] = traits.to_float
+    return reader
 
 
 @functools.cache
@@ -130,6 +165,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "ggml_quantize_requires_imatrix": (ctypes.c_bool, [kind]),
         "ggml_quantize_init": (None, [kind]),
         "ggml_quantize_chunk": (size, [kind, pointer, pointer, count, count, count, pointer]),
+        "ggml_get_type_traits": (ctypes.POINTER(_Traits), [kind]),
         "ggml_validate_row_data": (ctypes.c_bool, [kind, pointer, size]),
     }
     for name, (result, arguments) in signatures.items():

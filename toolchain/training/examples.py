@@ -4,6 +4,7 @@ The order is a function of the seed and the epoch alone, so a run that goes on a
 """
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,12 @@ from toolchain.errors import ArtifactError
 
 if TYPE_CHECKING:
     import torch
+
+
+MOST_CHANGED = 0.6
+"""Share of a question's words that is changed at most, when it is reworded."""
+_WORDS = re.compile(r"\s*(?:[\u2e80-\u9fff\uac00-\ud7af]|[^\s\u2e80-\u9fff\uac00-\ud7af]+)")
+"""Words with the space before them; each CJK character is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,35 @@ def conversations(tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens:
             f"data set: all {too_long} conversations are longer than {max_tokens} tokens", hint="raise `max_tokens`"
         )
     return examples, too_long
+
+
+def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:
+    """Return the conversations with words of the last question dropped, or replaced by words of other questions.
+
+    A `share` of the conversations is changed, each in up to MOST_CHANGED of its words: so a teacher is asked what it is unsure
+    of, too. The answers stay: what is learned of them is what the teacher says, whatever they are.
+    """
+    draw = random.Random(f"words:{seed}")  # noqa: S311 - a shuffle, not a secret
+    words = [word for row in rows for word in _WORDS.findall(_question(row))]
+    return [_reworded(row, words, draw) if words and draw.random() < share else row for row in rows]
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    return str(row["messages"][-2]["content"]) if len(row["messages"]) > 1 else ""
+
+
+def _reworded(row: Mapping[str, Any], words: Sequence[str], draw: random.Random) -> Mapping[str, Any]:
+    if len(row["messages"]) < 2:
+        return row
+    changed, kept = MOST_CHANGED * draw.random(), []
+    for word in _WORDS.findall(_question(row)):
+        fate = draw.random()
+        if fate >= changed:
+            kept.append(word)
+        elif fate >= changed / 2:
+            kept.append(draw.choice(words))
+    *before, question, answer = row["messages"]
+    return {**row, "messages": [*before, {**question, "content": "".join(kept).strip()}, answer]}
 
 
 def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:

@@ -127,6 +127,38 @@ class TeacherLoss(nn.Module):
         return (1 - self._ce_weight) * kl + self._ce_weight * functional.cross_entropy(logits, targets, reduction="sum")
 
 
+class TwinLoss(nn.Module):
+    """KL(teacher ‖ model) over the whole vocabulary, plus a share of the relative distance of their last hidden states.
+
+    For a model of the teacher's own shape, whose hidden states are meant to be the same.
+    """
+
+    def __init__(self, model: Any, teacher: Any, *, hidden_weight: float, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+        super().__init__()
+        self.model, self.teacher = model, teacher.requires_grad_(False)
+        self._head, self._teacher = Head(model, chunk_elements=chunk_elements), Head(teacher, chunk_elements=chunk_elements)
+        self._hidden_weight = hidden_weight
+
+    def train(self, mode: bool = True) -> "TwinLoss":
+        """Switch the model alone: a teacher has no dropout."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the sum over the batch's learned tokens, in nats."""
+        with torch.no_grad():
+            theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
+        ours, _ = learned(self._head.hidden(batch.ids), batch.labels)
+        distance = (ours - theirs).square().sum() / theirs.square().mean().clamp_min(1e-12) / theirs.shape[-1]
+        return self._head.summed(ours, lambda logits, piece: self._kl(logits, theirs[piece])) + self._hidden_weight * distance
+
+    def _kl(self, logits: Tensor, theirs: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self._teacher.logits(theirs).log_softmax(-1)
+        return functional.kl_div(logits.log_softmax(-1), wanted, reduction="sum", log_target=True)
+
+
 def learned(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hidden states from which a learned token follows [n, width], and these tokens [n], row by row."""
     targets = labels[:, 1:]

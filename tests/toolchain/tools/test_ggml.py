@@ -89,3 +89,18 @@ def test_a_write_protected_output_is_refused() -> None:
     out.flags.writeable = False
     with pytest.raises(ValueError, match="writeable"):
         ggml.quantize_rows(Type.Q4_0, ROWS, out)
+
+
+@pytest.mark.parametrize(
+    "kind", [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q4_K, Type.Q6_K, Type.IQ4_XS]
+)
+def test_rows_are_read_back_as_the_reference_in_python_reads_them(kind: Type) -> None:
+    packed = quantized(kind, ROWS)
+    expected = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType(kind)).reshape(ROWS.shape)
+    np.testing.assert_array_equal(ggml.dequantize_rows(kind, packed, 512), expected)
+
+
+@pytest.mark.parametrize("packed", [room(0), room(287), room(288).astype(np.int8), room(576)[::2]])
+def test_bytes_that_are_no_whole_rows_are_not_read(packed: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="rows of 512 weights are 288 bytes each"):
+        ggml.dequantize_rows(Type.Q4_0, packed, 512)

@@ -1,5 +1,6 @@
 """Losses: chunked equals whole, the tail bucket is unbiased, T² keeps the gradient's scale."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.training.checkpoints import load_model
 from toolchain.training.examples import Batch, Example, batch_of
-from toolchain.training.objectives import AnswerLoss, Head, TeacherLoss, divergence, top_k
+from toolchain.training.objectives import AnswerLoss, Head, TeacherLoss, TwinLoss, divergence, learned, top_k
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
 
@@ -184,3 +185,27 @@ def test_a_head_that_cannot_be_followed_is_refused(model: Any) -> None:
         ArtifactError, match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$"
     ):
         Head(odd)
+
+
+def test_a_twin_is_taught_by_the_whole_vocabulary_and_by_hidden_states(model: Any, batch: Batch) -> None:
+    model, twin = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        twin.model.norm.weight.add_(0.3)
+        wanted, given = (
+            net(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED].log_softmax(-1) for net in (model, twin)
+        )
+        theirs, ours = (learned(Head(net).hidden(batch.ids), batch.labels)[0] for net in (model, twin))
+        kl = (wanted.exp() * (wanted - given)).sum()
+        distance = ((ours - theirs).square().sum(-1) / theirs.square().mean() / theirs.shape[-1]).sum()
+        torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=0.0)(batch), kl)
+        torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=2.0)(batch), kl + 2 * distance)
+        torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=0.0, chunk_elements=1024)(batch), kl)
+
+
+def test_a_twin_that_is_its_teacher_has_nothing_to_learn_and_the_teacher_never_learns(model: Any, batch: Batch) -> None:
+    objective = TwinLoss(copy.deepcopy(model), copy.deepcopy(model), hidden_weight=0.5)
+    objective.zero_grad()
+    objective(batch).backward()
+    assert float(objective(batch).detach()) == pytest.approx(0, abs=1e-4)
+    assert all(parameter.grad is None for parameter in objective.teacher.parameters())
+    assert objective.train().teacher.training is False

@@ -1,0 +1,110 @@
+"""Types under a budget: never over it, never worse than the named scheme that fits, and every bad budget in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.manifest.gguf import read_header
+from tests.fakes.models import tiny_llama
+from tests.toolchain.quantize.conftest import LABEL, Recorder, checkpoint, llama_cpp_logits, one_thread
+from tests.toolchain.quantize.test_in_format import LESSONS, SHAPE, TRIALS
+from toolchain.artifacts import ModelFile
+from toolchain.errors import ConfigError
+from toolchain.quantize import budget
+from toolchain.quantize.contents import read_contents
+from toolchain.quantize.gguf import Additions, quantize
+from toolchain.recipe import QuantizeSpec
+
+ADDITIONS = Additions(trials=LESSONS + TRIALS)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "llama", tied=True, **SHAPE)
+
+
+def made(folder: Path, scheme: str, out: Path, report: Any = None, additions: Additions = ADDITIONS) -> ModelFile:
+    with one_thread():
+        return quantize(checkpoint(folder), QuantizeSpec(scheme=scheme), LABEL, out, report or Recorder(), additions)
+
+
+@pytest.mark.parametrize("bits", [3.6, 4.5, 5.5, 6.7, 20])
+def test_bits_per_weight_stay_within_the_budget_and_no_named_scheme_that_fits_is_better(
+    model: Path, bits: float, tmp_path: Path
+) -> None:
+    found = made(model, f"auto:{bits}bpw", tmp_path / "out").figures
+    assert found["real_bpw"] <= bits
+    compared = {one["scheme"]: one["mean_kl"] for one in found["allocation"]["compared"]}
+    assert compared[found["allocation"]["shipped"]] == min(compared.values())
+    assert "auto" in compared
+    assert len(compared) > 1 or bits < 4
+
+
+def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_path: Path) -> None:
+    found = made(model, "auto:0.35MB", tmp_path / "out")
+    assert found.file.stat().st_size <= 350_000
+    assert found.file.stat().st_size > 300_000
+    assert found.file.name.endswith("-auto-0.35MB.gguf")
+
+
+def test_more_room_never_costs_quality_and_the_front_is_reported(model: Path, tmp_path: Path) -> None:
+    figures = made(model, "auto:5bpw", tmp_path / "out").figures["allocation"]
+    points = [(point["size_bytes"], point["predicted_kl"]) for point in figures["front"]]
+    assert points == sorted(points)
+    assert [kl for _, kl in points] == sorted((kl for _, kl in points), reverse=True)
+    assert points[0][0] <= figures["limit_bytes"] <= points[-1][0]
+
+
+def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(model: Path, tmp_path: Path) -> None:
+    file = made(model, "auto:8.6bpw", tmp_path / "out").file
+    assert read_contents(file).scheme == "Q8_0"
+    assert {tensor.type for tensor in read_header(file).tensors} <= {"Q8_0", "F32"}
+    assert llama_cpp_logits(file, [3, 4, 5]).shape[0] == 3
+
+
+def test_rows_that_are_no_whole_blocks_of_256_get_types_of_32(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1)
+    types = {tensor.type for tensor in read_header(made(folder, "auto:5bpw", tmp_path / "out").file).tensors}
+    assert types <= {"F32", "Q4_0", "IQ4_NL", "Q5_0", "Q8_0"}
+    assert len(types) > 1
+
+
+REFUSED = {
+    "auto:": "quantize: scheme `auto:`: not an amount",
+    "auto:lots": "quantize: scheme `auto:lots`: not an amount",
+    "auto:-4bpw": "quantize: scheme `auto:-4bpw`: not an amount",
+    "auto:400": "quantize: scheme `auto:400`: unknown unit ``",
+    "auto:400mb": "quantize: scheme `auto:400mb`: unknown unit `mb`",
+    "auto:4.5bits": "quantize: scheme `auto:4.5bits`: unknown unit `bits`",
+    "auto:0MB": "quantize: scheme `auto:0MB`: a budget of nothing",
+    "auto4.5bpw": "quantize: unknown scheme `auto4.5bpw`",
+}
+
+
+@pytest.mark.parametrize("scheme", list(REFUSED))
+def test_a_budget_that_is_none_is_refused_before_anything_is_read(scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(tmp_path / "nowhere", scheme, tmp_path / "out")
+    assert caught.value.message == REFUSED[scheme]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_below_the_smallest_types_says_what_they_take(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(model, "auto:1bpw", tmp_path / "out")
+    assert caught.value.message == "quantize: scheme `auto:1bpw`: too small, the smallest types take 2.68bpw"
+    assert caught.value.hint == "`auto:2.68bpw` is the least"
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_without_conversations_there_is_nothing_to_measure_on(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no conversations to compare on"):
+        made(model, "auto:5bpw", tmp_path / "out", additions=Additions())
+
+
+@pytest.mark.parametrize(("text", "limit"), [("auto:400MB", 400_000_000), ("auto:1.5 GiB", 1_610_612_736), ("auto:4bpw", 500)])
+def test_amounts_are_bytes_or_bits_for_each_weight(text: str, limit: int) -> None:
+    found = budget.parse(text)
+    assert found
+    assert found.limit(parameters=1000) == limit

@@ -1,0 +1,39 @@
+"""Questions with other words: what a teacher is unsure of, drawn the same way each time."""
+
+from typing import Any
+
+from toolchain.training.examples import reworded
+
+QUESTIONS = ("how hot is too hot for a Pi 5?", "which power supply does the Pi 4 need?", "树莓派的温度", "why is the screen black?")
+ROWS = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]} for q in QUESTIONS]
+
+
+def questions(rows: list[Any]) -> list[str]:
+    return [row["messages"][-2]["content"] for row in rows]
+
+
+def test_only_words_of_the_questions_change() -> None:
+    known = {word for question in QUESTIONS for word in question.split()} | set("树莓派的温度")
+    changed = questions(reworded(ROWS * 8, 1.0, 0))
+    assert set(changed) - set(QUESTIONS)
+    assert {word for question in changed for word in question.split() if word.isascii()} <= known
+    assert [row["messages"][-1] for row in reworded(ROWS, 1.0, 0)] == [row["messages"][-1] for row in ROWS]
+
+
+def test_a_share_of_nothing_changes_nothing() -> None:
+    assert reworded(ROWS, 0.0, 0) == ROWS
+
+
+def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
+    assert questions(reworded(ROWS * 4, 1.0, 1)) == questions(reworded(ROWS * 4, 1.0, 1))
+    assert questions(reworded(ROWS * 4, 1.0, 1)) != questions(reworded(ROWS * 4, 1.0, 2))
+
+
+def test_characters_of_chinese_are_words_of_their_own() -> None:
+    chinese = [row for row in ROWS if "树" in row["messages"][0]["content"]] * 20
+    assert any(0 < len(question) < 6 for question in questions(reworded(chinese, 1.0, 0)))
+
+
+def test_a_conversation_without_a_question_is_left_as_it_is() -> None:
+    rows = [*ROWS, {"messages": [{"role": "assistant", "content": "welcome"}]}]
+    assert reworded(rows, 1.0, 0)[-1] == rows[-1]

@@ -1,0 +1,108 @@
+"""Blocks of four bits as what can be learned of them: each weight is `scale · code − offset`, and a code is a whole number.
+
+ggml's blocks (ggml-common.h, `block_q4_0`, `block_q4_1`, `block_q4_K`) taken apart and put together again, bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolchain.tools import ggml
+from toolchain.tools.ggml import Type
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+GROUP = 32
+"""Weights that share a scale and an offset, in each of these types."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The values that a tensor's weights may take, and those that they take."""
+
+    scale: "NDArray[np.float32]"
+    """[rows, groups]"""
+    offset: "NDArray[np.float32]"
+    """[rows, groups]"""
+    codes: "NDArray[np.int8]"
+    """[rows, columns]"""
+    low: int
+    """Smallest code; the largest is 15 more."""
+
+
+def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
+    """Return the grid of rows that `ggml.quantize_rows` wrote; `kind` is one of LAYOUTS."""
+    import numpy as np
+
+    layout = LAYOUTS[kind]
+    rows, blocks = packed.size // ggml.row_bytes(kind, columns), _blocks(kind, packed)
+    nibbles = blocks[:, layout.head :].reshape(len(blocks), -1, layout.chunk)
+    codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(np.int8) + np.int8(layout.low)
+    scale, offset = layout.scales(blocks[:, : layout.head])
+    return Grid(scale=scale.reshape(rows, -1), offset=offset.reshape(rows, -1), codes=codes, low=layout.low)
+
+
+def join(kind: Type, packed: "NDArray[np.uint8]", codes: "NDArray[np.int8]") -> "NDArray[np.uint8]":
+    """Return rows with other codes and the scales that they have."""
+    import numpy as np
+
+    layout, blocks = LAYOUTS[kind], _blocks(kind, packed).copy()
+    nibbles = (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)
+    blocks[:, layout.head :] = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).reshape(len(blocks), -1)
+    return blocks.reshape(-1)
+
+
+def _blocks(kind: Type, packed: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+    return packed.reshape(-1, ggml.row_bytes(kind, ggml.block_size(kind)))
+
+
+Pair = "tuple[NDArray[np.float32], NDArray[np.float32]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    head: int
+    """Bytes of a block before its codes."""
+    chunk: int
+    """Bytes whose low halves come before their high halves."""
+    low: int
+    scales: "Callable[[NDArray[np.uint8]], Pair]"
+    """Heads of blocks → scale and offset of each group."""
+
+
+def _halves(heads: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+    """Return the float16 numbers that each head begins with, [blocks, numbers]."""
+    import numpy as np
+
+    return np.ascontiguousarray(heads).view(np.float16).astype(np.float32)
+
+
+def _scale_alone(heads: "NDArray[np.uint8]") -> "Pair":
+    import numpy as np
+
+    scale = _halves(heads)
+    return scale, np.zeros_like(scale)
+
+
+def _scale_and_least(heads: "NDArray[np.uint8]") -> "Pair":
+    pairs = _halves(heads)
+    return pairs[:, :1], -pairs[:, 1:]
+
+
+def _scales_of_256(heads: "NDArray[np.uint8]") -> "Pair":
+    import numpy as np
+    from gguf.quants import Q4_K
+
+    both = _halves(heads[:, :4])
+    scales, least = Q4_K.get_scale_min(heads[:, 4:])
+    return both[:, :1] * scales.astype(np.float32), both[:, 1:] * least.astype(np.float32)
+
+
+LAYOUTS = {
+    Type.Q4_0: _Layout(head=2, chunk=16, low=-8, scales=_scale_alone),
+    Type.Q4_1: _Layout(head=4, chunk=16, low=0, scales=_scale_and_least),
+    Type.Q4_K: _Layout(head=16, chunk=32, low=0, scales=_scales_of_256),
+}
+"""The types that can be taken apart."""
