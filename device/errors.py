@@ -17,3 +17,8 @@ class DeviceError(Exception):
     def as_json(self) -> dict[str, Any]:
         """Return the body that `python -m device` prints and the host reads."""
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+
+def read_only(place: object) -> DeviceError:
+    """Return the error of a disk that cannot be written any more."""
+    return DeviceError("read_only", f"the disk under {place} is read-only", "remount it, or look at dmesg: the card may be dying")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from device import disk
-from device.errors import DeviceError
+from device.errors import DeviceError, read_only
 from device.manifest import MAX_MANIFEST_BYTES, checked_digest
 from device.patch import Rebuilt, rebuild
 from device.store import RELEASES, RUNTIMES, Store
@@ -233,9 +233,7 @@ def _explained(store: Store, error: OSError) -> DeviceError:
         store.sweep_blobs()
         return _disk_full(numbers)
     if error.errno == errno.EROFS:
-        return DeviceError(
-            "read_only", f"the disk under {store.root} is read-only", "remount it, or look at dmesg: the card may be dying"
-        )
+        return read_only(store.root)
     return DeviceError("disk", f"the store cannot be written: {error.strerror}: {error.filename or store.root}")
 
 

@@ -10,12 +10,13 @@ from toolchain.errors import BoardError
 
 
 class FakeConnection:
-    """Runs what a board would run, with its own home; after `cut_after` bytes of input the line is dead."""
+    """Runs what a board would run, with its own home; after `cut_after` bytes to it, or `deaf_after` from it, the line is dead."""
 
     def __init__(self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = "") -> None:
         self.home, self.cut_after, self._address = home, cut_after, address
+        self.deaf_after: int | None = None
         self.commands: list[Sequence[str]] = []
-        self.sent = 0
+        self.sent = self.heard = 0
         self.environment = {**os.environ, "HOME": str(home), "PATH": path or os.environ["PATH"], "PYTHONWARNINGS": ""}
 
     @property
@@ -32,7 +33,7 @@ class FakeConnection:
             channel.send(stdin)
             channel.close_input()
         except BoardError:
-            if self.cut_after is not None:
+            if self.cut_after is not None or self.deaf_after is not None:
                 raise
         try:
             return channel.finish()
@@ -82,16 +83,16 @@ class FakeChannel:
             raise self._lost() from error
 
     def read_line(self) -> bytes:
-        return self._output.readline() if not self._output.closed else b""
+        return self._heard(self._output.readline()) if not self._output.closed else b""
 
     def read(self, size: int) -> bytes:
-        return self._output.read(size)
+        return self._heard(self._output.read(size))
 
     def finish(self) -> Finished:
         with self._output:
             stdout = self._output.read()
         code = self._child.wait()
-        return Finished(code=code if code >= 0 else 128 - code, stdout=stdout, stderr=self._complaints.read_text())
+        return Finished(code=code if code >= 0 else 128 - code, stdout=self._heard(stdout), stderr=self._complaints.read_text())
 
     def close(self) -> None:
         for stream in (self._input, self._output):
@@ -100,6 +101,13 @@ class FakeChannel:
             except BrokenPipeError:
                 continue
         self._child.wait(timeout=30)
+
+    def _heard(self, said: bytes) -> bytes:
+        self._board.heard += len(said)
+        if self._board.deaf_after is not None and self._board.heard > self._board.deaf_after:
+            self.close()
+            raise self._lost()
+        return said
 
     def _lost(self) -> BoardError:
         return BoardError(f"{self._board.address}: connection lost at byte {self._board.sent:,}")

@@ -1,0 +1,86 @@
+"""A connection that dies at any byte, in either direction: the next push goes on there, and nothing is left lying about."""
+
+import os
+import platform
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Rounds
+from tests.fakes.board import FakeConnection
+from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.updates import make_update
+from toolchain.artifacts import Bundle
+from toolchain.board.device import Device
+from toolchain.errors import BoardError
+from toolchain.progress import Silent
+from toolchain.push import push
+from toolchain.transfer import READ_BYTES
+
+GOLDEN = 0.6180339887
+"""Multiples of it, less the whole ones, lie evenly between 0 and 1 however many there are (H. Weyl, 1916)."""
+ASKING_BYTES = 96 << 10
+"""What a push sends besides files: the facts' own program, requests, a manifest."""
+
+
+class Exchange:
+    """A push onto a board that is made anew, with what the board holds before."""
+
+    def __init__(self, folder: Path, runtime: Path, before: Bundle | None, bundle: Bundle) -> None:
+        self._folder, self._runtime, self._before, self.bundle = folder, runtime, before, bundle
+
+    def board(self) -> FakeConnection:
+        board = FakeConnection(Path(tempfile.mkdtemp(dir=self._folder)))
+        if self._before:
+            self.push(board, self._before)
+        board.sent = board.heard = 0
+        return board
+
+    def push(self, board: FakeConnection, bundle: Bundle) -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        return push(bundle, self._runtime, Device(board), Silent(), port=port).bytes_sent
+
+
+@pytest.fixture
+def exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Exchange, Exchange]:
+    """Yield a first push of everything, and the push of an update as what changed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runtime, (old, new) = make_runtime(tmp_path / "runtime", machine=platform.machine()), make_update(tmp_path)
+    first = make_bundle(tmp_path / "first", payload=os.urandom(3_000_000))
+    before = make_bundle(tmp_path / "before", gguf=old)
+    return (
+        Exchange(tmp_path, runtime, None, first),
+        Exchange(tmp_path, runtime, before, make_bundle(tmp_path / "update", version="2", counter=2, gguf=new)),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.soak(row=12, short=12, whole=400)
+def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(exchanges: tuple[Exchange, Exchange], rounds: Rounds) -> None:
+    """In make soak 100 points of each exchange and direction: of all that is said between host and board, first look to last answer."""
+    whole: dict[Exchange, tuple[int, int]] = {}
+    for number in rounds:
+        exchange, deaf, place = exchanges[number % 2], number // 2 % 2, number // 4 * GOLDEN % 1
+        if exchange not in whole:
+            calm = exchange.board()
+            exchange.push(calm, exchange.bundle)
+            whole[exchange] = calm.sent, calm.heard
+            Device(calm).call("stop")
+        sent, heard = whole[exchange]
+        board = exchange.board()
+        board.cut_after, board.deaf_after = (None, int(place * heard)) if deaf else (int(place * sent), None)
+        with pytest.raises(BoardError, match="local: connection lost at byte"):
+            exchange.push(board, exchange.bundle)
+        board.cut_after = board.deaf_after = None
+        exchange.push(board, exchange.bundle)
+        status = Device(board).call("status")
+        assert status["service"]["healthy"] and status["confirmed"]
+        assert board.sent <= sent + READ_BYTES + ASKING_BYTES
+        assert sorted(path.name for path in (board.home / "store").rglob("*.part")) == []
+        Device(board).call("stop")
+        rounds.saw(f"cut {'from' if deaf else 'to'} the board, {'an update' if number % 2 else 'a first push'}: finished")
