@@ -99,8 +99,18 @@ class _Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request = Request(scope)
-        error = self._access.refusal(request.url.path, request.headers)
+        error = _too_long(scope) or self._access.refusal(request.url.path, request.headers)
         await (_error(error) if error else self._app)(scope, receive, send)
+
+
+def _too_long(scope: Scope) -> "DeviceError | None":
+    """Return an error for a head that is too long though it came in one piece, which h11 lets pass."""
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    return (
+        DeviceError("too_large", f"the headers are larger than {MAX_HEADER_BYTES >> 10} KiB", status=431)
+        if size > MAX_HEADER_BYTES
+        else None
+    )
 
 
 async def _answer(request: Request) -> Response:
