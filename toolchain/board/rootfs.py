@@ -9,6 +9,7 @@ from pathlib import Path
 
 SUITES = {12: "bookworm", 13: "trixie"}
 """Debian release → suite, the two that Raspberry Pi OS is made from."""
+DEFAULT_DEBIAN = 12
 PACKAGES = (
     "busybox-static", "dbus", "dbus-user-session", "e2fsprogs", "iproute2", "kmod", "libpam-systemd", "openssh-client",
     "openssh-server", "passwd", "procps", "python3", "qemu-guest-agent", "systemd", "systemd-sysv", "udev",

@@ -22,7 +22,6 @@ from toolchain.progress import Reporter, Silent
 from toolchain.tools import openssh, qemu
 
 PREFIX = "virtual:"
-DEFAULT_DEBIAN = 12
 NEEDED_BYTES = 1 << 30
 """Room for a board's disk file to begin with."""
 _STATE = "board.json"
@@ -44,7 +43,7 @@ class VirtualBoard:
     @property
     def address(self) -> str:
         """How a board is named wherever one is asked for."""
-        release = "" if self.debian == DEFAULT_DEBIAN else f":{self.debian}"
+        release = "" if self.debian == rootfs.DEFAULT_DEBIAN else f":{self.debian}"
         return f"{PREFIX}{self.target_id}{release}"
 
 
@@ -114,7 +113,7 @@ def find(name: str) -> VirtualBoard:
     """Return the board of a name, whether or not it was ever started; raise ConfigError for an unknown target or Debian release."""
     target_id, _, release = name.removeprefix(PREFIX).partition(":")
     target_id = target.find(target_id).id
-    debian = int(release) if release.isdigit() else DEFAULT_DEBIAN if not release else 0
+    debian = int(release) if release.isdigit() else rootfs.DEFAULT_DEBIAN if not release else 0
     if debian not in rootfs.SUITES:
         offered = " or ".join(map(str, rootfs.SUITES))
         raise ConfigError(

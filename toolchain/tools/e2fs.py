@@ -38,6 +38,12 @@ def extract(image: Path, paths: Sequence[str], folder: Path) -> None:
         _run(["debugfs", "-R", f'rdump "{path}" "{folder}"', str(image)])
 
 
+def listing(image: Path, folder: str) -> list[str]:
+    """Return the names in a folder of an image."""
+    rows = _run(["debugfs", "-R", f'ls -p "{folder}"', str(image)]).stdout.splitlines()
+    return [row.split("/")[5] for row in rows if row.count("/") >= 6]
+
+
 def _run(command: Sequence[str], codes: Sequence[int] = (0,)) -> "subprocess.CompletedProcess[str]":
     program = shutil.which(command[0]) or shutil.which(command[0], path=_PATH)
     if not program:

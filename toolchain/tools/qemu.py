@@ -46,6 +46,11 @@ def to_qcow2(raw: Path, image: Path) -> None:
     _run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(image)], timeout_s=600)
 
 
+def to_raw(image: Path, raw: Path) -> None:
+    """Convert a disk image to a raw one, which holds no bytes where it is empty."""
+    _run(["qemu-img", "convert", "-O", "raw", str(image), str(raw)], timeout_s=600)
+
+
 def make_overlay(image: Path, backing: Path) -> None:
     """Make a disk image that holds what differs from another one, which must stay where it is."""
     _run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing.resolve()), "-F", "qcow2", str(image)])
