@@ -105,6 +105,18 @@ def l4t_release(text: str) -> Optional[str]:
     return "{}.{}".format(*found.groups()) if found else None
 
 
+def l4t_package(text: str) -> Optional[str]:
+    """Return `36.4.7` from the version of the package nvidia-l4t-core, where /etc/nv_tegra_release is not installed."""
+    found = re.match(r"(\d+\.\d+(\.\d+)?)", text)
+    return found.group(1) if found else None
+
+
+def power_mode(text: str) -> Optional[str]:
+    """Return `MAXN_SUPER` from `nvpmodel -q`: what a Jetson's clocks are capped to; warnings may come before it."""
+    found = re.search(r"^NV Power Mode: (\S+)", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
 def throttled(text: str) -> Optional[Facts]:
     """Return the flags of `vcgencmd get_throttled`: the raw value, and names for now and since boot."""
     found = re.match(r"throttled=(0x[0-9a-fA-F]+)", text)
@@ -155,6 +167,7 @@ def _software() -> Facts:
     abi = sysconfig.get_config_var("SOABI") or ""
     named = os_release(_text("/etc/os-release"))
     l4t = l4t_release(_text("/etc/nv_tegra_release"))
+    l4t = l4t or l4t_package(_output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core"))
     return dict(named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t)
 
 
@@ -187,6 +200,7 @@ def _condition() -> Facts:
         "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
         "governor": _text(_CPUFREQ + "scaling_governor").strip() or None,
         "throttled": throttled(_output("vcgencmd", "get_throttled")),
+        "power_mode": power_mode(_output("nvpmodel", "-q")),
         "time": int(time.time()),
         "time_sane": time.gmtime().tm_year >= FIRST_SANE_YEAR,
     }

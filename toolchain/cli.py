@@ -426,13 +426,21 @@ def runtime_build(
     target_id: Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder that gets llama-cpp-python for this target as a wheel.")] = None,
     with_bench: Annotated[bool, typer.Option("--bench", help="And llama-bench, in one file without needs.")] = False,
-    as_json: AsJson = False,
+    cuda: Annotated[bool, typer.Option("--cuda", help="For a Jetson's GPU, compiled on the board that --on names.")] = False,
+    on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
-    from toolchain.runtime.build import build
+    from toolchain.runtime.build import build, build_cuda
 
+    wanted = target.find(target_id)
+    if cuda != bool(on):
+        raise ConfigError("--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here")
     with console.terminal() as report:
-        built = build(target.find(target_id), report, out=out, with_bench=with_bench)
+        if cuda:
+            with _device(on) as device:
+                built = build_cuda(wanted, device, report)
+        else:
+            built = build(wanted, report, out=out, with_bench=with_bench)
     show.runtime(built, as_json=as_json)
 
 

@@ -266,10 +266,10 @@ def runtime(built: "Built", *, as_json: bool) -> None:
     if as_json:
         console.show_json(asdict(built))
         return
-    took = f"{built.seconds:.1f} s, {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else "was built before"
+    took = f"{built.seconds:.1f} s" + (f", {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else "")
     rows = [
         ["processor", f"{built.profile}: {' '.join(built.features)}"], ["glibc", f"{built.glibc} or newer"],
-        ["size", size(built.size_bytes)], ["runtime", built.runtime], ["folder", built.folder], ["built", took],
+        ["size", size(built.size_bytes)], ["runtime", built.runtime], ["folder", built.folder], ["took", took],
     ]  # fmt: skip
     console.show_table((built.target, ""), [*rows, *([["wrote", file] for file in built.files])])
 

@@ -55,6 +55,18 @@ def test_l4t_releases_are_whole_with_their_major_number() -> None:
 
 def test_a_board_without_l4t_has_none() -> None:
     assert facts.l4t_release("") is None
+    assert facts.l4t_package("") is None
+
+
+@pytest.mark.parametrize(("version", "release"), [("36.4.7-20250918154033", "36.4.7"), ("32.7.1-20220219090344", "32.7.1")])
+def test_l4t_is_read_from_its_package_where_the_file_is_missing(version: str, release: str) -> None:
+    assert facts.l4t_package(version) == release
+
+
+@pytest.mark.parametrize(("name", "mode"), [("nvpmodel-nano-jetpack-4", "MAXN"), ("nvpmodel-orin-nano-jetpack-6", "MAXN_SUPER")])
+def test_a_jetson_says_its_power_mode(name: str, mode: str) -> None:
+    assert facts.power_mode(fixture(name)) == mode
+    assert facts.power_mode("") is None
 
 
 @pytest.mark.parametrize(

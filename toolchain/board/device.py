@@ -97,6 +97,11 @@ class Device:
         self._seen: tuple[Answer, Answer] | None = None
 
     @property
+    def connection(self) -> Connection:
+        """The way to it."""
+        return self._connection
+
+    @property
     def address(self) -> str:
         """How the user names the board."""
         return self._connection.address

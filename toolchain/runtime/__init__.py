@@ -14,7 +14,7 @@ from toolchain.runtime.assemble import OLDEST_PYTHON, agent, assemble, device_fo
 from toolchain.runtime.elf import glibc_floor
 from toolchain.tools import llama
 
-__all__ = ["agent", "device_folder", "for_profile", "for_this_computer"]
+__all__ = ["agent", "bindings", "device_folder", "for_profile", "for_this_computer"]
 
 THIS_COMPUTER = {"x86_64": "x86-64"}
 """`uname -m` → the profile whose runtime a computer of that kind assembles of its own installed libraries."""
@@ -37,7 +37,7 @@ def for_profile(profile: str, report: Reporter) -> Path:
 
 def for_this_computer() -> Path:
     """Return the runtime folder for this very computer, of the llama-cpp-python that is installed; built once."""
-    folder = _bindings() / "lib"
+    folder = bindings() / "lib"
     machine = platform.machine()
     libraries = [folder / "libllama.so", *_ggml(folder)]
     return _assemble(THIS_COMPUTER.get(machine, machine), machine, llama.features(), libraries)
@@ -48,7 +48,7 @@ def _assemble(profile: str, machine: str, features: tuple[str, ...], libraries: 
         machine=machine, features=tuple(sorted(features)), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
         engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")}, files=(), profile=profile,
     )  # fmt: skip
-    return assemble(described, _bindings(), libraries)
+    return assemble(described, bindings(), libraries)
 
 
 def _given(folder: Path) -> Path:
@@ -59,7 +59,7 @@ def _given(folder: Path) -> Path:
     return folder
 
 
-def _bindings() -> Path:
+def bindings() -> Path:
     """Return the folder of llama-cpp-python's ctypes bindings and its libraries."""
     try:
         return Path(str(importlib.metadata.distribution("llama-cpp-python").locate_file("llama_cpp")))

@@ -3,11 +3,13 @@
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import read_runtime
 from toolchain import runtime
+from toolchain.board.device import Device, check_python
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
@@ -43,11 +45,27 @@ def build(target: Target, report: Reporter, *, out: Path | None = None, with_ben
     began, before = time.monotonic(), _compilers_s()
     folder = runtime.for_profile(target.profile, report)
     files = _take_away(target, report, out, with_bench=with_bench) if out else []
+    return _measured(target, folder, time.monotonic() - began, _compilers_s() - before, files)
+
+
+def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
+    """Return the CUDA runtime of a kind of Jetson, compiled on one where it is not there yet."""
+    from toolchain.runtime import cuda
+
+    cuda.check_target(target)
+    began, facts = time.monotonic(), device.facts()
+    check_python(device.address, facts)
+    folder = cuda.build_on(device.connection, facts, target, report)
+    report.note(f"to use it: DEMITASSE_RUNTIME={folder} demitasse push BUNDLE {device.address}")
+    return _measured(target, folder, time.monotonic() - began, 0.0, [])
+
+
+def _measured(target: Target, folder: Path, seconds: float, cpu_s: float, files: Sequence[Path]) -> Built:
     described = read_runtime(folder)
     return Built(
         target=target.id, profile=described.profile, features=described.features, glibc=described.glibc,
         runtime=described.runtime_id(), folder=str(folder), size_bytes=sum(file.size for file in described.files),
-        seconds=round(time.monotonic() - began, 1), cpu_s=round(_compilers_s() - before, 1),
+        seconds=round(seconds, 1), cpu_s=round(cpu_s, 1),
         files=tuple(file.name for file in files),
     )  # fmt: skip
 

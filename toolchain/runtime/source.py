@@ -23,9 +23,20 @@ PACKAGE = "llama-cpp-python"
 MAX_FILE, MAX_TOTAL, MAX_MEMBERS = 16 << 20, 128 << 20, 50_000
 """Bounds of what is unpacked (bytes, bytes, entries of the archive); version 0.3.36: 4 MB, 18 MB, 3,884 entries."""
 _ROOT = "vendor/llama.cpp/"
-_FOLDERS = ("cmake/", "common/", "ggml/cmake/", "ggml/include/", "ggml/src/ggml-cpu/", "include/", "licenses/", "src/", "vendor/")
+_FOLDERS = (
+    "cmake/",
+    "common/",
+    "ggml/cmake/",
+    "ggml/include/",
+    "ggml/src/ggml-cpu/",
+    "ggml/src/ggml-cuda/",
+    "include/",
+    "licenses/",
+    "src/",
+    "vendor/",
+)
 _LOOSE = re.compile(r"(CMakeLists\.txt|LICENSE|ggml/[^/]+|ggml/src/[^/]+|tools/llama-bench/[^/]+)")
-_RECORD = "source.json"
+_RECORD = "unpacked.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

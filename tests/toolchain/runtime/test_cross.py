@@ -4,38 +4,20 @@ Most tests build a miniature of llama.cpp with the real compiler; zig's own libr
 """
 
 import hashlib
-import platform
-import shutil
-import subprocess
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from tests.fakes import sdists
-from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import target
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Silent
 from toolchain.runtime import cross, elf
-from toolchain.runtime.assemble import LLAMA_PYTHON, cache
+from toolchain.runtime.assemble import cache
 
 DOTPROD = "armv8.2+dotprod+fp16"
-GENERATE = """
-import sys
-sys.path[:0] = sys.argv[2:]
-from llama_cpp import llama_cpp as c
-model = c.llama_model_load_from_file(sys.argv[1].encode(), c.llama_model_default_params())
-context = c.llama_init_from_model(model, c.llama_context_default_params())
-sampler, tokens = c.llama_sampler_init_greedy(), list(b"hello")
-for _ in range(16):
-    batch = (c.llama_token * len(tokens))(*tokens)
-    assert c.llama_decode(context, c.llama_batch_get_one(batch, len(tokens))) == 0
-    tokens = [c.llama_sampler_sample(sampler, context, -1)]
-    print("token", tokens[0])
-"""
 
 
 class Counter(Silent):
@@ -126,20 +108,3 @@ def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniatu
     resumed = Counter()
     assert (cross.build_library("armv8.0", resumed) / "lib" / "libllama.so").is_file()
     assert resumed.steps[-1][1] <= 9 - 4
-
-
-@pytest.mark.board
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="what is built for x86-64 runs on such a computer only")
-def test_the_real_library_has_all_that_the_bindings_ask_for_and_generates(tmp_path: Path) -> None:
-    built = cross.build_library("x86-64", Silent())
-    installed = distribution("llama-cpp-python").locate_file("llama_cpp")
-    package = tmp_path / "site" / "llama_cpp"
-    package.mkdir(parents=True)
-    for name in LLAMA_PYTHON:
-        shutil.copy(str(installed.joinpath(name)), package / name)
-    shutil.copytree(built / "lib", package / "lib")
-    shutil.copy(str(distribution("typing_extensions").locate_file("typing_extensions.py")), tmp_path / "site")
-    command = [sys.executable, "-ISBc", GENERATE, str(tiny_gguf(tmp_path / "tiny.gguf")), str(tmp_path / "site")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.count("token") == 16

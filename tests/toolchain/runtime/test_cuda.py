@@ -1,0 +1,127 @@
+"""CUDA runtimes: which Jetson has which CUDA, what is refused and why, and a build on a board that is a folder of this computer."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.manifest import read_runtime
+from tests.fakes import jetson, sdists
+from tests.fakes.board import FakeConnection
+from toolchain import target
+from toolchain.errors import BoardError, ConfigError, FitError, ToolchainError
+from toolchain.progress import Silent
+from toolchain.runtime import cuda
+
+FIXTURES = Path(__file__).parents[2] / "device" / "fixtures"
+ORIN = target.find("jetson-orin-nano")
+FACTS: dict[str, Any] = {"l4t": "36.4.7", "cores": 6, "python": "3.10.12"}
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A small shared library; caches are empty and pip's index holds the miniature source alone."""
+    index = sdists.write(tmp_path / "index", sdists.files()).parent
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    import _json
+
+    return Path(_json.__file__)
+
+
+def board(tmp_path: Path, library: Path, *, without: str = "", cut_after: int | None = None) -> FakeConnection:
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    shutil.rmtree(tmp_path / "bin", ignore_errors=True)
+    path = jetson.install(tmp_path / "bin", library=library, without=without)
+    return FakeConnection(home, address="jetson", path=path, cut_after=cut_after)
+
+
+@pytest.mark.parametrize(
+    ("l4t", "jetpack", "brings"),
+    [("32.7.1", "4.6", "10.2"), ("35.3.1", "5.1", "11.4"), ("35.6.4", "5.1", "11.4"), ("36.3.0", "6.0", "12.2"),
+     ("36.4.0", "6.1", "12.6"), ("36.4.3", "6.2", "12.6"), ("36.4.7", "6.2.1", "12.6"), ("36.5.0", "6.2.2", "12.6"),
+     ("38.2.0", "7.0", "13.0"), ("39.2.0", "7.2", "13.2")],
+)  # fmt: skip
+def test_an_l4t_release_tells_jetpack_and_cuda(l4t: str, jetpack: str, brings: str) -> None:
+    assert cuda.jetpack_of(l4t) == (jetpack, brings)
+
+
+def test_every_release_that_real_boards_told_is_known() -> None:
+    from device.facts import l4t_release
+
+    told = [l4t_release(line) for line in (FIXTURES / "nv_tegra_release.txt").read_text().splitlines()]
+    assert len(told) == 7 and all(cuda.jetpack_of(str(release)) for release in told)
+
+
+def test_a_release_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^L4T 28\.2\.1: no JetPack with it is known$"):
+        cuda.jetpack_of("28.2.1")
+
+
+@pytest.mark.parametrize(
+    ("target_id", "message", "hint"),
+    [("rpi-5-8gb", "rpi-5-8gb: it has no GPU with CUDA", ""),
+     ("jetson-nano", "jetson-nano: CPU only: its GPU has SM 5.3, a CUDA runtime needs 7.2", "CUDA 10.2 is the last")],
+)  # fmt: skip
+def test_what_has_no_use_for_cuda_is_told_why(target_id: str, message: str, hint: str) -> None:
+    with pytest.raises(FitError) as caught:
+        cuda.check_target(target.find(target_id))
+    assert caught.value.message == message and hint in caught.value.hint
+
+
+def test_the_libraries_come_back_as_a_runtime_of_their_key(tmp_path: Path, library: Path) -> None:
+    connection = board(tmp_path, library)
+    made = read_runtime(cuda.build_on(connection, FACTS, ORIN, Silent()))
+    assert (made.machine, made.profile) == ("aarch64", "armv8.2+dotprod+fp16+cuda12.6-sm8.7")
+    assert made.extra == {"cuda": {"jetpack": "6.2.1", "cuda": "12.6", "sm": "8.7"}}
+    libraries = [file.path for file in made.files if file.path.endswith(".so")]
+    assert [path.rpartition("/")[2] for path in libraries] == [
+        "libggml-base.so", "libggml-cpu.so", "libggml-cuda.so", "libggml.so", "libllama.so"
+    ]  # fmt: skip
+    told = json.loads(next(connection.home.rglob("CMakeCache.txt")).read_text())
+    assert (told["CMAKE_CUDA_ARCHITECTURES"], told["GGML_CUDA"]) == ("87", "ON")
+    assert told["CMAKE_CUDA_COMPILER"] == str(tmp_path / "bin" / "nvcc")
+    assert told["GGML_CPU_ARM_ARCH"] == "armv8.2-a+dotprod+fp16"
+
+
+def test_it_is_built_once_for_all_boards_of_that_key(tmp_path: Path, library: Path) -> None:
+    first = cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent())
+    (tmp_path / "another").mkdir()
+    second = board(tmp_path / "another", library)
+    assert cuda.build_on(second, FACTS, ORIN, Silent()) == first
+    assert len(second.commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "without", "message"),
+    [({"l4t": None}, "", "jetson: not a Jetson: there is no L4T on it"), ({}, "cmake", "jetson: `cmake` not found")],
+)
+def test_a_board_that_cannot_build_is_refused_before_the_first_byte(
+    tmp_path: Path, library: Path, facts: dict[str, Any], without: str, message: str
+) -> None:
+    connection = board(tmp_path, library, without=without)
+    with pytest.raises(BoardError) as caught:
+        cuda.build_on(connection, {**FACTS, **facts}, ORIN, Silent())
+    assert caught.value.message == message
+    assert not without or "cuda-nvcc-12-6 cuda-cudart-dev-12-6 libcublas-dev-12-6 cmake g++" in caught.value.hint
+    assert not any(connection.home.rglob("source"))
+
+
+def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(tmp_path: Path, library: Path) -> None:
+    with pytest.raises(ToolchainError, match="connection lost"):
+        cuda.build_on(board(tmp_path, library, cut_after=400), FACTS, ORIN, Silent())
+    assert not list((tmp_path / "cache").rglob("libllama.so"))
+    assert cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent()).is_dir()
+
+
+def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(tmp_path: Path, library: Path) -> None:
+    sdists.write(tmp_path / "index", {**sdists.files(), "vendor/llama.cpp/src/broken.cu": "warp"})
+    connection = board(tmp_path, library)
+    with pytest.raises(BoardError) as caught:
+        cuda.build_on(connection, FACTS, ORIN, Silent())
+    assert caught.value.message == "jetson: the compiler: mmq.cu(7): error: identifier `warp` is undefined"
+    assert not (tmp_path / "cache" / "demitasse" / "cuda").exists()
