@@ -8,6 +8,7 @@ name the token it was given). A file is written once and kept in build/.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ QWEN25_05B = Shape(name="Qwen2.5-0.5B", width=896, layers=24, inner=4864, heads=
 
 def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_0") -> Path:
     """Return a file of a shape, Q4_0 with a Q8_0 embedding or all Q8_0; or one that recites these tokens for ever."""
-    path = FOLDER / f"{shape.name}-{'recites' if recites else 'random'}-{scheme}.gguf"
+    kind = f"recites-{sha256(repr(list(recites)).encode()).hexdigest()[:8]}" if recites else "random"
+    path = FOLDER / f"{shape.name}-{kind}-{scheme}.gguf"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from device import tuned
 from device.engine import load
-from device.engine.base import Engine, Settings
+from device.engine.base import Engine, Settings, memory_bytes
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
+from device.manifest.memory import fitting_context
 
 if TYPE_CHECKING:
     from device.engine.chat import ChatTemplate
@@ -83,9 +84,11 @@ def _asked(text: str) -> Mapping[str, Any]:
 
 
 def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
-    """Return how a bundle's model is loaded, by its manifest alone."""
+    """Return how a bundle's model is loaded: by its manifest, with no more context than there is memory for."""
     adapter = folder / manifest.adapter if manifest.adapter else None
-    return Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
+    available = memory_bytes("MemAvailable")
+    context = manifest.context if available is None else fitting_context(manifest, available)
+    return Settings(context=context, kv_type=manifest.kv_type, adapter=adapter)
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:

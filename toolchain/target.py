@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from device.manifest.memory import largest_context
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
@@ -22,7 +23,6 @@ OS_RESERVE_MB = 512
 """Kept for the operating system where no target says more: above every headless Raspberry Pi and RK3588 in `targets/`."""
 VISIBLE_SHARE = 0.88
 """Share of its RAM that Linux shows on a board that nobody has measured: the lowest of the measured ones with 1 GB or more."""
-CONTEXT_STEP = 256
 """llama.cpp reserves its cache in steps of this many tokens (GGML_PAD of n_ctx in llama-context.cpp)."""
 
 
@@ -321,5 +321,4 @@ def _reasons(parts_mb: dict[str, int], available_mb: int) -> tuple[str, ...]:
 def _largest_context(needs: Needs, spare_mb: int) -> int | None:
     if not needs.kv_bytes or not needs.context:
         return None
-    tokens = max(0, spare_mb) * MB * needs.context // needs.kv_bytes
-    return tokens // CONTEXT_STEP * CONTEXT_STEP
+    return largest_context(needs.kv_bytes, needs.context, spare_mb * MB)

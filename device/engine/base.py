@@ -272,13 +272,17 @@ def default_threads(model_size: int) -> int:
     return 1 if model_size < ONE_THREAD_BYTES else usable_cores()
 
 
-def shelf_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
+def memory_bytes(entry: str, meminfo: Path = Path("/proc/meminfo")) -> "int | None":
+    """Return an entry of the kernel's memory table (`MemTotal`, `MemAvailable`); None where there is none."""
     try:
-        total_kb = int(meminfo.read_text(encoding="ascii").partition("MemTotal:")[2].split()[0])
+        return int(meminfo.read_text(encoding="ascii").partition(f"{entry}:")[2].split()[0]) * 1024
     except (OSError, ValueError, IndexError):
-        return 16 << 20
-    return min(total_kb * 1024 // 32, 64 << 20)
+        return None
+
+
+def shelf_bytes(total_bytes: "int | None") -> int:
+    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
+    return min((total_bytes or 512 << 20) // 32, 64 << 20)
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -140,6 +140,7 @@ class LlamaEngine:
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
         """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
         llama.llama_set_n_threads(self._ctx, decode, prefill)
+        self._decoder.exact.clear()
         os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
 
     def time_prompt(self, n_tokens: int) -> float:

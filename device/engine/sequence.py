@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from device.engine.base import never, shelf_bytes
+from device.engine.base import memory_bytes, never, shelf_bytes
 from device.engine.states import BATCH, Memory, Shelf, of_lead
 
 _LEAST_PUT_AWAY = 32
@@ -40,7 +40,7 @@ class ReadSequence:
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
-        self._shelf = Shelf(shelf_bytes())
+        self._shelf = Shelf(shelf_bytes(memory_bytes("MemTotal")))
         self.live = Memory()
         """What is in memory."""
 

@@ -1,0 +1,113 @@
+"""Decoding: our answering loop against llama-bench with the same kernels, file and threads; and what guessed tokens bring.
+
+Ours samples, detokenizes and streams; llama-bench's `tg` does none of it. Guesses: an answer that copies its prompt of 600 tokens,
+one that has nothing in common with it, and one whose prompt misleads: each piece is right for a while and then something else.
+Weights are random, but for the heads that recite. With guesses and without, the tokens are the same, which is checked.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import measure
+import models
+
+from device.engine import load
+from device.engine.base import Engine, Sampling, Settings
+from toolchain import runtime
+from toolchain.progress import Silent
+from toolchain.runtime import cross
+
+PROFILE = "x86-64-v3"
+THREADS = 1
+"""One: several wait for each other as soon as anything else runs."""
+TOKENS, QUICK_TOKENS = 128, 32
+ROUNDS, QUICK_ROUNDS = 7, 2
+COPIED = 600
+CONTEXT = 2048
+PIECE = 12
+_ANSWER = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from device.engine import load
+from device.engine.base import Sampling, Settings
+engine = load(Path(sys.argv[2]), Settings(context=int(sys.argv[4]) + 2, threads=int(sys.argv[3])))
+list(engine.generate([700], Sampling(max_tokens=2)))
+*steps, last = engine.generate([700], Sampling(max_tokens=int(sys.argv[4]) + 1))
+print(json.dumps(last.timing.decode_tok_s()))
+"""
+
+
+def main() -> None:
+    """Measure the claims."""
+    options = measure.options(__doc__ or "")
+    tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if options.quick else (TOKENS, ROUNDS)
+    noise = models.random_gguf(models.SMOLLM2_135M)
+    ours, theirs = runtime.for_profile(PROFILE, Silent()), cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench"
+    guesses = _Guesses(tokens)
+    cases: dict[str, measure.Case] = {
+        "ours": lambda: _answered(ours, noise, tokens),
+        "llama-bench": lambda: _benched(theirs, noise, tokens),
+    }
+    cases |= {
+        f"{text} {how}": lambda text=text, how=how: guesses.rate(text, how)
+        for text in guesses.prompts
+        for how in ("with", "without")
+    }  # type: ignore[misc]
+    figures = measure.interleave(cases, rounds)
+    conditions = {"model": f"{models.SMOLLM2_135M.name}, Q4_0", "unit": "tokens/s", "threads": THREADS, "tokens": tokens}
+    claims = [measure.claim("llama-bench", f"llama-bench tg{tokens}", 0.98, figures["ours"], figures["llama-bench"], conditions)]
+    for text, goal in (("copy", 1.5), ("noise", 0.97), ("misled", 0.97)):
+        name = "speculation" if text == "copy" else f"speculation, {text}"
+        claims.append(
+            measure.claim(name, "ours without guesses", goal, figures[f"{text} with"], figures[f"{text} without"], conditions)
+        )
+    measure.show(claims, figures, "tokens/s", as_json=options.json)
+
+
+class _Guesses:
+    """Engines that guess and that do not, and prompts of three kinds."""
+
+    def __init__(self, tokens: int) -> None:
+        draw = random.Random(0)
+        text = draw.sample(range(400, 40_000), COPIED)
+        begins = range(0, COPIED, PIECE - 3)
+        misled = [token for at in begins for token in (*text[at : at + PIECE], draw.randrange(400, 40_000))]
+        recites, noise = models.random_gguf(models.SMOLLM2_135M, recites=text), models.random_gguf(models.SMOLLM2_135M)
+        self._tokens = tokens
+        self.prompts = {
+            "copy": (recites, [*text, text[0]]), "misled": (recites, [*misled, text[0]]), "noise": (noise, [*misled, text[0]])
+        }  # fmt: skip
+        self._engines: dict[tuple[Path, str], Engine] = {
+            (file, how): load(file, Settings(context=CONTEXT, threads=THREADS, guess=how == "with"))
+            for file in (recites, noise) for how in ("with", "without")
+        }  # fmt: skip
+        self._answers: dict[str, Sequence[int | None]] = {}
+
+    def rate(self, text: str, how: str) -> float:
+        """Return the tokens a second of an answer."""
+        file, prompt = self.prompts[text]
+        *steps, last = self._engines[file, how].generate(prompt, Sampling(max_tokens=self._tokens))
+        said = [step.id for step in steps]
+        assert self._answers.setdefault(text, said) == said, f"{text}: guesses changed the answer"
+        assert last.timing
+        return last.timing.decode_tok_s()
+
+
+def _answered(folder: Path, file: Path, tokens: int) -> float:
+    command = [sys.executable, "-sE", "-c", _ANSWER, str(folder), str(file), str(THREADS), str(tokens)]
+    return float(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def _benched(program: Path, file: Path, tokens: int) -> float:
+    command = [str(program), "-m", str(file), "-t", str(THREADS), "-p", "0", "-n", str(tokens), "-r", "1", "-o", "json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    return float(json.loads(done.stdout)[0]["avg_ts"])
+
+
+if __name__ == "__main__":
+    main()

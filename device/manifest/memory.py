@@ -1,0 +1,21 @@
+"""How much of a context fits in memory: one rule for the host, which asks it of a target, and for the board itself."""
+
+from device.manifest import Manifest
+
+CONTEXT_STEP = 256
+"""llama.cpp rounds a context up to this."""
+
+
+def largest_context(kv_bytes: int, context: int, spare_bytes: int) -> int:
+    """Return the tokens whose keys and values fit, in steps of CONTEXT_STEP, where those of `context` tokens take `kv_bytes`."""
+    return max(0, spare_bytes) * context // kv_bytes // CONTEXT_STEP * CONTEXT_STEP
+
+
+def fitting_context(manifest: Manifest, available_bytes: int) -> int:
+    """Return the context to serve a bundle with: its own, or what fits of it, and a step at least."""
+    needs = manifest.needs
+    if not needs.get("kv_bytes"):
+        return manifest.context
+    spare = available_bytes - needs.get("weights_bytes", 0) - needs.get("compute_bytes", 0)
+    fitting = largest_context(needs["kv_bytes"], manifest.context, spare)
+    return min(manifest.context, max(fitting, CONTEXT_STEP))
