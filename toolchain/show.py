@@ -153,9 +153,11 @@ def deployed(made: Deployment, *, as_json: bool) -> None:
     if as_json:
         console.show_json(asdict(made))
         return
-    console.show_table(
-        ("action", "what", "bytes"), [[action.verb, action.what, size(action.size_bytes)] for action in made.actions]
-    )
+    rows = []
+    for action in made.actions:
+        rows.append([action.verb, action.what, size(action.size_bytes)])
+        rows += [["", f"  {way}", size(count)] for way, count in action.ways.items()]
+    console.show_table(("action", "what", "bytes"), rows)
     sent = (
         f"{size(made.bytes_sent)} sent in {made.seconds:.1f} s"
         if made.seconds

@@ -106,3 +106,20 @@ def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
     done = subprocess.run(command, input=request + content, capture_output=True, check=False, cwd=ROOT, timeout=60)
     assert json.loads(done.stdout)["error"]["code"] == "disk_full"
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1_000_000, 30_000_000])
+def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int) -> None:
+    """By the kernel's count of what the session wrote; cards wear out by being written."""
+    content = bytes(range(256)) * (size // 256)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )  # fmt: skip
+    assert child.stdin and child.stdout
+    with child.stdin, child.stdout:
+        child.stdin.write(json.dumps({"op": "put", "blobs": [entry(content)]}).encode() + b"\n" + content)
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline()) == {"kept": 1}
+        counts = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
+    assert child.wait(30) == 0
+    assert len(content) < int(counts["wchar"]) < 1.05 * len(content)

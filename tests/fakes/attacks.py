@@ -108,6 +108,10 @@ class Board:
     def deployment(self) -> Deployment:
         return Deployment(release=self.names[RELEASES], runtime=self.names[RUNTIMES], port=1, service="supervised")
 
+    def check(self) -> None:
+        """Check all that is in the store, and forget none of it."""
+        trust.check(self.store, self.deployment(), self.store.check)
+
     def verdict(self) -> str:
         """Return the code by which the board refuses what comes, or that it accepts it."""
         try:
