@@ -1,0 +1,136 @@
+"""The service around the engine: what it costs before a first token, what memory it takes beside the model, and 64 clients at once.
+
+The engine's own time to a first token is what it reports itself for the same prompt (`timings.prompt_ms`), read by its own clock in
+the very same request; the client's begins before its connection and ends with the first text.
+"""
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import measure
+import models
+
+from device.manifest import Engine, Manifest, file_entry, to_bytes
+from device.manifest.gguf import read_header
+from toolchain import runtime
+from toolchain.forecast import needs_of
+
+CLIENTS, QUESTIONS, ROUNDS = 64, 4, 15
+QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS = 8, 2, 3
+CONTEXT, WORDS = 1024, 120
+RSS_GOAL_MB, TTFT_GOAL = 60, 1.2
+
+
+def main() -> None:
+    """Serve a small model of a true shape, ask it alone and then from many clients."""
+    options = measure.options(__doc__ or "")
+    counts = (QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS) if options.quick else (CLIENTS, QUESTIONS, ROUNDS)
+    clients, questions, rounds = counts
+    file = models.random_gguf(models.SMOLLM2_135M, scheme="Q8_0")
+    with tempfile.TemporaryDirectory() as scratch, served(_bundle(Path(scratch), file)) as (port, pid):
+        asked = [_first_token(port, number) for number in range(rounds + 1)][1:]
+        with ThreadPoolExecutor(clients) as pool:
+            statuses = sum(pool.map(lambda client: _many(port, client, questions), range(clients)), Counter[int]())
+        beside_mb = (_resident(pid) - _model_bytes(file)) / 1e6
+    told = {"model": "SmolLM2-135M Q8_0", "prompt": f"{WORDS} words", "clients": clients, "statuses": dict(statuses)}
+    theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
+    claims = [
+        measure.claim("first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"),
+        measure.claim("memory beside the model, MB", "60 MB", 1.0, [beside_mb], [RSS_GOAL_MB], told, better="less"),
+        measure.claim("answered of 64 clients", "every question", 1.0, [statuses[200]], [clients * questions], told),
+    ]
+    measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
+
+
+def _bundle(folder: Path, file: Path) -> Path:
+    (folder / file.name).hardlink_to(file) if folder.stat().st_dev == file.stat().st_dev else (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
+    names = (file.name, "chat_template.jinja")
+    manifest = Manifest(
+        name="bench", version="1.0", counter=1, target="x86-64", context=CONTEXT, engine=Engine("llama.cpp", "0.5"),
+        model=file.name, files=tuple(file_entry(folder, name) for name in names), max_tokens=8,
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(to_bytes(manifest))
+    return folder
+
+
+@contextmanager
+def served(bundle: Path) -> Iterator[tuple[int, int]]:
+    """Yield the port and the process of a service that is ready."""
+    command = [sys.executable, "-sE", str(runtime.for_this_computer()), "serve", "--bundle", str(bundle), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        port = int(json.loads(child.stdout.readline())["port"])
+        while _get(port, "/health") != 200:
+            time.sleep(0.05)
+        yield port, child.pid
+        child.terminate()
+
+
+def _get(port: int, path: str) -> int:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    client.request("GET", path)
+    return client.getresponse().status
+
+
+def _body(number: int, *, stream: bool) -> str:
+    text = f"{number} " + " ".join(f"word{number * WORDS + n}" for n in range(WORDS))
+    return json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream})
+
+
+def _first_token(port: int, number: int) -> tuple[float, float]:
+    """Return the seconds to a first token as the engine and as the client saw them, for a prompt that nothing is known of."""
+    began, first = time.perf_counter(), 0.0
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    client.request("POST", "/v1/chat/completions", _body(number, stream=True), {"content-type": "application/json"})
+    for line in client.getresponse():
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            delta = event["choices"][0]["delta"] if event["choices"] else {}
+            first = first or (time.perf_counter() if delta.get("content") else 0.0)
+            if "timings" in event:
+                return event["timings"]["prompt_ms"] / 1000, first - began
+    raise SystemExit("the stream ended without timings")
+
+
+def _many(port: int, client: int, questions: int) -> Counter[int]:
+    """Ask one question after the other, each until it is answered; return the statuses that were seen."""
+    seen: Counter[int] = Counter()
+    for number in range(questions):
+        status = 0
+        while status != 200:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+            connection.request("POST", "/v1/chat/completions", _body(1000 * client + number, stream=False))
+            answer = connection.getresponse()
+            answer.read()
+            status = answer.status
+            seen[status] += 1
+            if status != 200:
+                time.sleep(0.2)
+    return seen
+
+
+def _resident(pid: int) -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found.group(1)) * 1024
+
+
+def _model_bytes(file: Path) -> int:
+    """Return what the model itself takes: weights, cache, and what is computed with."""
+    needs = needs_of(read_header(file), CONTEXT)
+    return needs.weights_bytes + needs.kv_bytes + needs.compute_bytes
+
+
+if __name__ == "__main__":
+    main()
