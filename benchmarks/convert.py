@@ -206,7 +206,7 @@ def _llama_cpp() -> Path:
     kept = Path(platformdirs.user_cache_dir("demitasse")) / "converter" / version
     if not kept.is_dir():
         with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--dest", scratch]
+            command = [sys.executable, "-m", "pip", "download", "--no-binary", "llama-cpp-python", "--no-deps", "--dest", scratch]
             subprocess.run([*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL)
             _unpack(next(Path(scratch).glob("*.tar.gz")), kept)
     return kept

@@ -32,7 +32,12 @@ class Place:
 
 def download_source(requirement: str, folder: Path, step: Step) -> Path:
     """Download the source archive of a pinned requirement; raise ToolError with pip's last complaint."""
-    _download(["--no-binary", ":all:", requirement], folder, step, f"the source of {requirement.replace('==', ' ')}")
+    _download(
+        ["--no-binary", requirement.partition("==")[0], requirement],
+        folder,
+        step,
+        f"the source of {requirement.replace('==', ' ')}",
+    )
     return next(iter(sorted(folder.glob("*.tar.gz"))))
 
 
