@@ -4,6 +4,7 @@ Only byte-pair vocabularies. Text is joined pair by pair, the best first; in a p
 the whole, as long as each token on the way is in the part. So a token is kept together with all that it is joined from.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -59,14 +60,15 @@ class Tokens:
         return {part for root in roots for part in self._made_of(root)}
 
     def filled(self, kept: set[int], size: int) -> set[int]:
-        """Return the kept tokens and those that are joined first, up to `size` of them, rounded up to whole groups of rows."""
+        """Return the kept tokens and those that are joined first, `size` of them in all, rounded up to whole groups of rows."""
         if size and len(kept) > size:
             raise ConfigError(f"trim: vocabulary: the recipe's text needs {len(kept)} tokens, `{size}` asked")
         size, full = -(-max(size, len(kept)) // ROUND) * ROUND, set(kept)
-        for left, right in self._pairs:
+        joined = (self._ids.get(left + right, -1) for left, right in self._pairs)
+        for token in itertools.chain(joined, sorted(self._texts)):
             if len(full) == size:
                 break
-            missing = set(self._made_of(self._ids.get(left + right, -1))) - full
+            missing = set(self._made_of(token)) - full
             if len(full) + len(missing) <= size:
                 full |= missing
         return full

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.families import sentence_piece
+from tests.fakes.families import TOKENIZERS, sentence_piece
+from toolchain import trim
 from toolchain.errors import ArtifactError
 from toolchain.quantize.gguf_structure import recognise, scores
 from toolchain.quantize.gguf_tokenizer import BYTE, CONTROL, NORMAL, PHI3, PROOF, USER_DEFINED, prove, understand
+from toolchain.vocabulary import Tokens
 
 ROWS = 700
 UPSTREAM = Path(os.environ.get("DEMITASSE_LLAMA_CPP", "nowhere"), "models")
@@ -138,6 +140,14 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_each_kind_is_the_same_in_llama_cpp_over_400_000_tokens(tmp_path: Path, kind: str) -> None:
+    rows = TOKENIZERS[kind](tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
+    assert prove(tmp_path, understand(tmp_path, rows), "llama", mixed(220_000)) >= 400_000
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not UPSTREAM.is_dir(), reason="set DEMITASSE_LLAMA_CPP to a folder of llama.cpp's source for its test vectors")
 def test_real_vocabularies_give_upstreams_test_vectors_and_400_000_equal_tokens(real: tuple[str, Path, int]) -> None:
     from tokenizers import Tokenizer
@@ -213,3 +223,24 @@ def test_scores_come_back_from_the_merges_they_imply() -> None:
 def test_a_file_without_a_vocabulary_is_refused() -> None:
     with pytest.raises(ArtifactError, match=r"^tokenizer\.json: tokenizer not recognised: no vocabulary$"):
         recognise({"model": {"type": "BPE"}})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not UPSTREAM.is_dir(), reason="set DEMITASSE_LLAMA_CPP to a folder of llama.cpp's source for its vocabularies")
+def test_real_vocabularies_trimmed_cut_what_was_looked_at_as_before_and_are_the_same_in_llama_cpp(
+    real: tuple[str, Path, int], tmp_path: Path
+) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+
+    _, folder, rows = real
+    save_file({"model.embed_tokens.weight": np.zeros((rows, 2), np.float16)}, folder / "model.safetensors")
+    tokens, old = Tokens(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    looked_at = [*PROOF, *mixed(20_000)]
+    kept = tokens.filled(tokens.needed({number for text in looked_at for number in old.encode(text).ids}), 16384)
+    tokens.write(kept, tmp_path)
+    new = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert new.get_vocab_size() == len(kept) == 16384
+    assert trim.prove(old, new, sorted(kept), looked_at, trim.GENERAL.read_text(encoding="utf-8")) > 15_000
+    assert prove(tmp_path, understand(tmp_path, 16384), "llama", [*PROOF, *mixed(5_000, seed=4)]) > 5_000
