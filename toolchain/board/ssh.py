@@ -83,11 +83,11 @@ def dial(way: Route) -> "SshConnection":
     client.set_missing_host_key_policy(_Refuse(way))
     asked_for = way.host if way.port == SSH_PORT else f"[{way.host}]:{way.port}"
     for kind, key in (known.keys.lookup(way.known_as) or {}).items():
-        client.get_host_keys().add(asked_for, kind, key)
+        if key.asbytes() not in known.revoked:
+            client.get_host_keys().add(asked_for, kind, key)
     try:
         with _explained(way):
             _log_in(client, way, jump)
-            _check_revoked(client, way, known)
     except BaseException:
         SshConnection(way.address, client, jump).close()
         raise
@@ -260,7 +260,10 @@ class _Refuse(paramiko.RejectPolicy):
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """Raise TrustError."""
-        if known_hosts.read(self._way.known_hosts).knows(self._way.known_as):
+        known = known_hosts.read(self._way.known_hosts)
+        if key.asbytes() in known.revoked:
+            raise TrustError(f"{self._way.address}: the host key {_fingerprint(key)} is revoked")
+        if known.knows(self._way.known_as):
             raise _changed(self._way, key)
         raise TrustError(
             f"{self._way.address}: unknown host key {_fingerprint(key)}",
@@ -279,12 +282,6 @@ def _log_in(client: paramiko.SSHClient, way: Route, jump: SshConnection | None) 
     transport = client.get_transport()
     assert transport is not None
     transport.set_keepalive(KEEPALIVE_S)
-
-
-def _check_revoked(client: paramiko.SSHClient, way: Route, known: known_hosts.KnownHosts) -> None:
-    transport = client.get_transport()
-    if transport and transport.get_remote_server_key().asbytes() in known.revoked:
-        raise TrustError(f"{way.address}: the host key {_fingerprint(transport.get_remote_server_key())} is revoked")
 
 
 def _socket(way: Route, jump: SshConnection | None) -> "socket.socket | paramiko.Channel | paramiko.ProxyCommand":
