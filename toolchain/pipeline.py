@@ -17,6 +17,7 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
+from toolchain.template import check_folder
 
 LEARNED = "+learned"
 """Behind the name of a scheme: its codes are learned in the format."""
@@ -270,6 +271,7 @@ def _external(flow: _Flow) -> Checkpoint:
     model, settings = flow.recipe.model, flow.settings
     flow.base = hub.fetch(model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline)
     check_model_folder(flow.base)
+    check_folder(flow.base)
     base = artifacts.external(flow.base)
     if not model.adapter:
         return base
@@ -325,7 +327,9 @@ def _trim(flow: _Flow) -> Artifact:
 
 
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
-    return artifacts.external(hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline))
+    folder = hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline)
+    check_folder(folder)
+    return artifacts.external(folder)
 
 
 def _quantize(flow: _Flow) -> Artifact:

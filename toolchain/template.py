@@ -6,48 +6,90 @@ A template is code from a stranger (CVE-2024-34359, CVE-2026-5760): jinja2's san
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+from device.manifest import TEMPLATE
 from toolchain.errors import ArtifactError
 
 MEMORY_BYTES = 256 << 20
-SECONDS = 5
-"""Processor seconds, of which loading jinja2 takes a part of one."""
+SECONDS = 1
+"""Processor seconds for all probes, jinja2 already loaded."""
+START_S = 60
+"""Until the child must have ended, however busy this computer is."""
 MAX_BYTES = 1 << 20
+"""Of a template, and of what it makes of a probe."""
+TURNS = 40
+"""Of the longest probe: what only a long conversation sets off must not wait for the board."""
 
-_PROBE = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "and now?"}]
+_OPENING = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+_PROBE = [*_OPENING, {"role": "user", "content": "and now?"}]
+_OTHERS = (
+    [{"role": "system", "content": "be brief"}, *_PROBE],
+    [*_OPENING * (TURNS // 2), {"role": "user", "content": "and now? \U0001f600 \u6e29\u5ea6 <|im_end|> {{ 7 * 7 }}"}],
+)
+"""Conversations that a template may refuse, as some do without a system prompt, but not abuse."""
 
 _CHILD = """
-import json, resource, sys
+import json, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
-resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+class Refusal(TemplateError):
+    pass
 def refuse(message):
-    raise ValueError(message)
+    raise Refusal(message)
 request = json.load(sys.stdin)
+signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
 room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
 room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
 room.globals.update(raise_exception=refuse, strftime_now=lambda pattern: "01 Jan 2026")
 template = room.from_string(request["template"])
-text = template.render(messages=request["messages"], add_generation_prompt=True, bos_token="", eos_token="")
-sys.stdout.write(str(len(text)))
+def render(messages):
+    size = 0
+    for piece in template.generate(messages=messages, add_generation_prompt=True, bos_token="", eos_token=""):
+        size += len(piece)
+        if size > {limit}:
+            raise ValueError("more than {limit} characters come of a short conversation")
+    return size
+size = render(request["probe"])
+for messages in request["others"]:
+    try:
+        render(messages)
+    except Refusal:
+        pass
+sys.stdout.write(str(size))
 """
 
 
 def check_template(template: str) -> None:
-    """Render a probe conversation within the limits; raise ArtifactError for a template that fails or asks for more."""
-    if len(template.encode()) > MAX_BYTES:
+    """Render probe conversations within the limits; raise ArtifactError for a template that fails or asks for more."""
+    if len(template.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ArtifactError(f"chat template: larger than {MAX_BYTES >> 20} MiB")
-    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS)
-    request = json.dumps({"template": template, "messages": _PROBE})
+    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES)
+    request = json.dumps({"template": template, "probe": _PROBE, "others": _OTHERS})
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", code], input=request, capture_output=True, text=True, timeout=4 * SECONDS
-        )
+        done = subprocess.run([sys.executable, "-I", "-c", code], input=request, capture_output=True, text=True, timeout=START_S)
     except subprocess.TimeoutExpired as error:
-        raise ArtifactError(f"chat template: not rendered within {4 * SECONDS} s") from error
+        raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
     if done.returncode == 0 and int(done.stdout) > 0:
         return
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"the process was stopped by its limits (exit {done.returncode})"
     raise ArtifactError(f"chat template: cannot be rendered: {reason}" if done.returncode else "chat template: renders to nothing")
+
+
+def check_folder(model: Path) -> None:
+    """Look at the chat templates of a model folder that somebody else made, before training renders them; raise ArtifactError."""
+    file, config = model / TEMPLATE, model / "tokenizer_config.json"
+    templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
+    try:
+        named = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{config.name}: not valid JSON") from error
+    several = [entry.get("template") for entry in named if isinstance(entry, dict)] if isinstance(named, list) else [named]
+    for template in (*templates, *several):
+        if isinstance(template, str):
+            check_template(template)
