@@ -114,7 +114,7 @@ def test_forced_onto_the_board_it_dies_by_signal_4_and_is_named_and_the_release_
 ) -> None:
     monkeypatch.setattr(push, "refuse_unfit", lambda *facts: None)
     with open_board(BOARD) as connection, pytest.raises(BoardError) as caught:
-        push.push(bundle(line), runtime.for_profile(NEWER, Aloud()), Device(connection), Silent())
+        push.push(bundle(line), runtime.for_profile(NEWER, Aloud()), Device(connection), Silent(), allow_unsigned=True)
     wanted = f"illegal instruction: built for {NEWER}, the board has no asimddp, asimdhp, asimdrdm, atomics, fphp"
     assert caught.value.message == f"{BOARD}: {wanted}"
     assert line.demitasse("ask", BOARD, QUESTION).strip()

@@ -25,7 +25,17 @@ class Board:
         runtime = add(self.store, RUNTIMES, make_runtime(folder / "runtime"))
         self.release = add(self.store, RELEASES, make_bundle(folder / "bundle", **moods).path)
         self.bundle = self.store.folder(RELEASES, self.release)
-        self.call("activate", self.release, "--runtime", runtime, "--port", str(free_port()), "--service", "supervised")
+        self.call(
+            "activate",
+            self.release,
+            "--runtime",
+            runtime,
+            "--port",
+            str(free_port()),
+            "--service",
+            "supervised",
+            "--allow-unsigned",
+        )
 
     def call(self, verb: str, *words: str) -> dict[str, Any]:
         command = [sys.executable, "-sE", str(self.agent), verb, "--root", str(self.store.root), *words]

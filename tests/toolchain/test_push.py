@@ -311,7 +311,7 @@ def test_a_model_that_does_not_fit_in_memory_is_refused_with_its_parts(tmp_path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda bundle: (bundle / "model.bin").write_bytes(b"other"), "b: `model.bin` has 5 bytes, the manifest says 42"),
+        (lambda bundle: (bundle / "model.bin").write_bytes(b"other"), "b: `model.bin` has 5 bytes, the manifest says 60"),
         (lambda bundle: (bundle / "model.bin").unlink(), "b: `model.bin` is missing"),
         (lambda bundle: (bundle / "manifest.json").unlink(), "b: manifest.json cannot be read"),
     ],

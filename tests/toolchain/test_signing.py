@@ -140,7 +140,9 @@ def test_what_cannot_sign_is_named(ssh: Path, tmp_path: Path, manifest: Path) ->
     for asked, message in table.items():
         with pytest.raises(ConfigError) as caught:
             signing.find_key(asked)
-        assert caught.value.message.removeprefix(f"{ssh}/id_rsa.pub: ").removeprefix(f"{ssh}/id_rsa: ") == message.removeprefix(f"{ssh}/id_rsa: ")
+        assert caught.value.message.removeprefix(f"{ssh}/id_rsa.pub: ").removeprefix(f"{ssh}/id_rsa: ") == message.removeprefix(
+            f"{ssh}/id_rsa: "
+        )
     (tmp_path / "garbage.pub").unlink()
     with pytest.raises(ToolError, match="garbage: not a private key that can be read"):
         signing.find_key(str(tmp_path / "garbage"))
@@ -181,9 +183,7 @@ def test_a_board_takes_what_its_owner_signed_and_nothing_else(board: FakeConnect
     assert push(bundle, runtime, Device(board), Silent(), allow_unsigned=True, dry_run=True).actions[0].verb == "send"
 
 
-def test_another_signature_of_the_same_release_sends_its_papers_alone(
-    board: FakeConnection, ssh: Path, tmp_path: Path
-) -> None:
+def test_another_signature_of_the_same_release_sends_its_papers_alone(board: FakeConnection, ssh: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(200_000))
     runtime, port = make_runtime(tmp_path / "r", machine=platform.machine()), free_port()
     for name in ("first", "second"):

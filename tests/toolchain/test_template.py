@@ -25,7 +25,9 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("template", [CHATML, "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}hi"])
+@pytest.mark.parametrize(
+    "template", [CHATML, "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}hi"]
+)
 def test_a_plain_template_passes(template: str) -> None:
     check_template(template)
 
@@ -63,7 +65,11 @@ def test_a_bomb_is_stopped_within_its_limits(template: str) -> None:
     [
         {"chat_template.jinja": CODE[0]},
         {"tokenizer_config.json": json.dumps({"chat_template": CODE[0]})},
-        {"tokenizer_config.json": json.dumps({"chat_template": [{"name": "default", "template": CHATML}, {"name": "x", "template": CODE[0]}]})},
+        {
+            "tokenizer_config.json": json.dumps(
+                {"chat_template": [{"name": "default", "template": CHATML}, {"name": "x", "template": CODE[0]}]}
+            )
+        },
     ],
 )
 def test_the_templates_of_a_strangers_model_are_looked_at_wherever_they_are(tmp_path: Path, files: dict[str, str]) -> None:
