@@ -31,13 +31,12 @@ class Place:
 
 
 def download_source(requirement: str, folder: Path, step: Step) -> Path:
-    """Download the source archive of a pinned requirement; raise ToolError with pip's last complaint."""
-    _download(
-        ["--no-binary", requirement.partition("==")[0], requirement],
-        folder,
-        step,
-        f"the source of {requirement.replace('==', ' ')}",
-    )
+    """Download the source archive of a pinned requirement; raise ToolError with pip's last complaint.
+
+    pip asks the archive for its metadata, and gets the tools for that as wheels: `:all:` would compile cmake first.
+    """
+    package, _, version = requirement.partition("==")
+    _download(["--no-binary", package, requirement], folder, step, f"the source of {package} {version}")
     return next(iter(sorted(folder.glob("*.tar.gz"))))
 
 
