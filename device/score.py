@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from device.check import own_arithmetic
 from device.engine.base import FieldError, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import read_manifest
@@ -87,7 +88,8 @@ def _render(model: Model, request: Request) -> dict[str, Any]:
 
 
 def _describe(model: Model, request: Request) -> dict[str, Any]:
-    return {**asdict(model.engine.description), "n_vocab": model.engine.n_vocab, "context": model.engine.context}
+    loaded = model.engine
+    return {**asdict(loaded.description), "n_vocab": loaded.n_vocab, "context": loaded.context, "arithmetic": own_arithmetic()}
 
 
 _OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {

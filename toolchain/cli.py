@@ -259,13 +259,14 @@ def doctor(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF or TFLite file.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Say what is inside a GGUF, in one screen, from its header alone."""
-    from toolchain.quantize.contents import read_contents
+    """Say what is inside a GGUF or TFLite file, in one screen, from its header alone."""
+    from toolchain.quantize import contents, tflite_contents
 
-    show.contents(read_contents(file), tensors=tensors, as_json=as_json)
+    read = tflite_contents.read_contents if file.suffix == ".tflite" else contents.read_contents
+    show.contents(read(file), tensors=tensors, as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device.manifest import read_runtime
 from toolchain.artifacts import Checkpoint, Dataset, Figures, ModelFile, Verdict, Work, keep, write_jsonl, write_whole
 from toolchain.chat import encode
 from toolchain.errors import GateError
@@ -46,7 +45,8 @@ def _measure(
     held_out = dataset.held_out()
     with scorer(runtime, model.file, context=_context(model), adapter=model.adapter) as child:
         reference = _Reference.load(teacher)
-        figures: Figures = {"engine": child.info()["version"], "arithmetic": read_runtime(runtime).arithmetic}
+        about = child.info()
+        figures: Figures = {"engine": about["version"], "engine_name": about["engine"], "arithmetic": about["arithmetic"]}
         figures |= _template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = _divergence(child, reference, held_out, spec.kl_tokens, report)
         answers = _answers(child, held_out[: spec.questions], spec.max_tokens, report)

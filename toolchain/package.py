@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest import BUNDLE_MANIFEST, GOLDENS, TEMPLATE, TOKENIZER, Engine, Manifest, file_entry, to_bytes
-from device.manifest.gguf import tensor_digests
+from device.manifest import gguf as gguf_files
+from device.manifest import tflite as tflite_files
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
@@ -68,13 +69,15 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         link_or_copy(folder / name, out / name)
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
-    write_whole(out / "Modelfile", modelfile(model, spec, origin.system))
+    if model.file.suffix == ".gguf":
+        write_whole(out / "Modelfile", modelfile(model, spec, origin.system))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json")
     manifest = Manifest(
         name=origin.name, version=spec.version, counter=spec.counter, target=target.id, context=spec.context,
-        engine=Engine(name="llama.cpp", oldest=str(verdict.figures["engine"])), model=model.file.name,
-        files=tuple(file_entry(out, name) for name in names), tensors=tuple(tensor_digests(model.file)),
+        engine=Engine(name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])), model=model.file.name,
+        files=tuple(file_entry(out, name) for name in names), tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
+        kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
         stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
         gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
@@ -85,12 +88,20 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
     return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
 
 
+_FORMATS = {".gguf": gguf_files, ".tflite": tflite_files}
+"""Suffix → what knows the form of such a file."""
+
+
 def needs(model: Figures, context: int) -> dict[str, int]:
-    """Return the bytes of memory that a model takes on a board at this context."""
-    scores = COMPUTE_BATCH * int(model["n_vocab"]) * 4
+    """Return the bytes of memory that a model takes on a board at this context.
+
+    LiteRT packs the weights for each graph of a TFLite file, and each graph has a cache that comes in and one that goes out.
+    """
+    scores, graphs = COMPUTE_BATCH * int(model["n_vocab"]) * 4, 1 + len(model.get("prefill", ()))
+    copies = 2 * graphs if model.get("prefill") else 1
     return {
-        "weights_bytes": int(model["weights_bytes"]),
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context,
+        "weights_bytes": int(model["weights_bytes"]) * graphs,
+        "kv_bytes": int(model["kv_bytes_per_token"]) * context * copies,
         "compute_bytes": scores + (16 << 20),
     }
 
@@ -134,7 +145,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         ("same next token as the teacher", f"{measured['agreement']:.1%}"),
     )
     lines = (
-        "---", f"license: {origin.licence or 'unknown'}", "library_name: gguf", "---",
+        "---", f"license: {origin.licence or 'unknown'}", f"library_name: {model.file.suffix[1:]}", "---",
         f"# {origin.name} {spec.version}", "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),

@@ -6,19 +6,27 @@ Knows the stages and how their artifacts flow, on to a board that answers; knows
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST
+from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
 from toolchain import artifacts, hub, recipe, runtime, signing, talk, target
 from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Report, Verdict
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import is_stand_in, open_board
 from toolchain.board.device import Device
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
 from toolchain.template import check_folder
 
+if TYPE_CHECKING:
+    from toolchain.quantize.gguf import ModelLabel
+
+ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
+"""Format → the engine that runs it."""
+_BY_FORMAT = ("quantize", "evaluate", "package")
+"""Stages that are done for each format."""
 LEARNED = "+learned"
 """Behind the name of a scheme: its codes are learned in the format."""
 USUAL = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K")
@@ -61,6 +69,13 @@ class Delivery:
     question: str
     answer: str
     report: Report
+    others: tuple["Delivery", ...] = ()
+    """The same model in other formats, which are slower there."""
+
+    @property
+    def decode_tok_s(self) -> float:
+        """Tokens a second of an answer."""
+        return float(next(row["avg_ts"] for row in self.report.rows if row["n_gen"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +108,19 @@ class _Flow:
     settings: Settings
     dataset: Dataset | None = None
     checkpoint: Checkpoint | None = None
-    model: ModelFile | None = None
-    verdict: Verdict | None = None
-    bundle: Bundle | None = None
-    records: list[Record] = field(default_factory=list)
+    format: str = ""
+    """That a stage is done in now."""
+    models: dict[str, ModelFile] = field(default_factory=dict)
+    """By format."""
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    records: list[tuple[str, Record]] = field(default_factory=list)
+    """With the format, empty where a stage has none."""
     base: Path | None = None
     apart: Checkpoint | None = None
     """The base that was tuned, with what it learned still an adapter."""
 
     def out(self, stage: str) -> Path:
-        return self.settings.out / stage
+        return self.settings.out / folder_of(stage, self.format)
 
     def source(self) -> Checkpoint:
         """The checkpoint of the stage before, or the recipe's base with its adapter still apart."""
@@ -129,34 +147,62 @@ class _Flow:
 def plan(wanted: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
     """Return what a walk would do, without doing or fetching anything."""
     return [
-        Step(stage=stage, folder=settings.out / stage, what=describe(wanted, stage, settings.target))
-        for stage in _stages(wanted, until)
+        Step(stage=stage, folder=settings.out / folder_of(stage, form), what=describe(wanted, stage, settings.target, form))
+        for stage, form in _steps(wanted, settings, until)
     ]
 
 
 def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
     flow = _Flow(recipe=wanted, settings=settings)
-    for stage in _stages(wanted, until):
-        settings.report.note(f"{stage}: {describe(wanted, stage, settings.target)}")
+    for stage, form in _steps(wanted, settings, until):
+        what = describe(wanted, stage, settings.target, form)
+        settings.report.note(f"{stage}: {what}")
+        flow.format = form
         made = _STAGES[stage](flow)
-        flow.records.append(made.record)
-        yield Step(stage=stage, folder=made.path, what=describe(wanted, stage, settings.target), artifact=made)
+        flow.records.append((form, made.record))
+        yield Step(stage=stage, folder=made.path, what=what, artifact=made)
+
+
+def folder_of(stage: str, form: str) -> str:
+    """Return the name of a stage's folder; what is made of a TFLite file has folders of its own."""
+    return f"{stage}-{form}" if form == "tflite" else stage
+
+
+def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.Stage, str]]:
+    """Return the stages in order; from `quantize` on each format in turn, if the target has an engine for it."""
+    formats = [form for form in wanted.quantize.formats if ENGINES[form] in settings.target.engines]
+    stages = _stages(wanted, until)
+    apart = [stage for stage in stages if stage in _BY_FORMAT]
+    if apart and not formats:
+        known = ", ".join(settings.target.engines)
+        raise FitError(f"{settings.target.id}: runs no {' and no '.join(wanted.quantize.formats)}", hint=f"it runs {known}")
+    common: list[tuple[recipe.Stage, str]] = [(stage, "") for stage in stages if stage not in apart]
+    return common + [(stage, form) for form in formats for stage in apart]
 
 
 def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms) -> Delivery:
-    """Push the bundle of a walk to a board, ask it the recipe's question and measure it there."""
-    bundle = next((step.artifact for step in steps if isinstance(step.artifact, Bundle)), None)
-    if bundle is None:
+    """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
+    bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
+    if not bundles:
         raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=terms.accept_new) as connection:
         device = Device(connection)
-        deployment = _push(bundle, device, report, terms)
-        answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
-        report.note(f"bench: {address}")
-        longest = wanted.package.context - 1
-        measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
-        return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
+        tried = [_try(wanted, bundle, device, report, terms) for bundle in bundles]
+        best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
+        if best != len(tried) - 1:
+            _push(bundles[best], device, report, terms)
+        return replace(tried[best], others=tuple(other for number, other in enumerate(tried) if number != best))
+
+
+def _try(wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms: Terms) -> Delivery:
+    """Push one bundle, ask it and measure it."""
+    deployment = _push(bundle, device, report, terms)
+    answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
+    report.note(f"bench: {device.address}")
+    longest = wanted.package.context - 1
+    measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
+    return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
 
 
 def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
@@ -210,7 +256,8 @@ def _push(bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry
     from toolchain.push import push
 
     facts, stored = device.look()
-    folder = runtime.for_profile(target.profile_of(facts["machine"], facts["cpu_features"]), report)
+    profile = target.profile_of(facts["machine"], facts["cpu_features"])
+    folder = runtime.for_board(_engine(bundle), profile, facts, report)
     unsigned = terms.allow_unsigned or is_stand_in(device.address)
     if not dry_run and (terms.sign or not unsigned):
         key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
@@ -230,7 +277,14 @@ def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.Signin
     return key
 
 
-def describe(wanted: Recipe, stage: str, target: Target) -> str:
+def _engine(bundle: Bundle) -> str:
+    try:
+        return read_manifest(bundle.path).engine.name
+    except ManifestError as error:
+        raise ArtifactError(f"{bundle.path.name}: {error}", hint="package it again") from error
+
+
+def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
     """Return the parameters of a stage that matter, in one line."""
     spec, tune, distill = wanted.model.scratch, wanted.tune, wanted.distill
     source = wanted.model.base or "trained from scratch"
@@ -248,7 +302,7 @@ def describe(wanted: Recipe, stage: str, target: Target) -> str:
             return f"{wanted.trim.vocabulary or 'as few'} tokens, answers the same in ≥ {wanted.trim.min_identical:.1%}"
         case "quantize":
             beside = ", the adapter beside it" if wanted.quantize.adapter == "beside" else ""
-            return f"{wanted.quantize.scheme} as {', '.join(wanted.quantize.formats)}{beside}"
+            return f"{wanted.quantize.tflite_scheme if form == 'tflite' else wanted.quantize.scheme} as {form}{beside}"
         case "evaluate":
             gate = wanted.evaluate.gate
             return f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, exact match ≥ {gate.min_exact_match:.0%}"
@@ -333,8 +387,25 @@ def _fetched(flow: _Flow, name: str) -> Checkpoint:
 
 
 def _quantize(flow: _Flow) -> Artifact:
-    flow.model = _gguf(flow, flow.recipe.quantize, flow.out("quantize"))
-    return flow.model
+    made = _tflite if flow.format == "tflite" else _gguf
+    flow.models[flow.format] = made(flow, flow.recipe.quantize, flow.out("quantize"))
+    return flow.models[flow.format]
+
+
+def _tflite(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
+    from toolchain.quantize.tflite import quantize
+
+    context = flow.recipe.package.context
+    return quantize(flow.source(), spec, _label(flow.recipe), out, flow.settings.report, context=context)
+
+
+def _label(wanted: Recipe) -> "ModelLabel":
+    from toolchain.quantize.gguf import ModelLabel
+
+    return ModelLabel(
+        name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
+        base_model=wanted.model.base, description=wanted.title,
+    )  # fmt: skip
 
 
 def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
@@ -349,10 +420,7 @@ def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
         trials=_trials(flow.dataset, wanted.evaluate.questions) if flow.dataset else (),
         seed=wanted.seed,
     )
-    label = ModelLabel(
-        name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
-        base_model=wanted.model.base, description=wanted.title,
-    )  # fmt: skip
+    label = _label(wanted)
     source = flow.source()
     if spec.adapter == "beside":
         source = flow.apart or source
@@ -369,25 +437,23 @@ def _trials(dataset: Dataset, asked: int) -> tuple[Mapping[str, object], ...]:
 def _evaluate(flow: _Flow) -> Artifact:
     from toolchain.evaluate import evaluate
 
-    assert flow.model
-    folder = runtime.for_this_computer()
-    out, report = flow.out("evaluate"), flow.settings.report
-    flow.verdict = evaluate(flow.model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report)
-    return flow.verdict
+    out, report, model = flow.out("evaluate"), flow.settings.report, flow.models[flow.format]
+    folder = runtime.lite_for_this_computer(report) if flow.format == "tflite" else runtime.for_this_computer()
+    flow.verdicts[flow.format] = evaluate(model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report)
+    return flow.verdicts[flow.format]
 
 
 def _package(flow: _Flow) -> Artifact:
     from toolchain.package import Origin, package
 
-    assert flow.model and flow.verdict
-    wanted = flow.recipe
+    wanted, form = flow.recipe, flow.format
     licences = tuple(sorted(flow.base.glob("LICENSE*"))) if flow.base else ()
     origin = Origin(
         name=wanted.name, recipe=wanted.id, base=wanted.model.base, licence=wanted.package.licence,
-        system=wanted.data.system, records=tuple(flow.records), licence_files=licences,
+        system=wanted.data.system, licence_files=licences,
+        records=tuple(record for other, record in flow.records if other in ("", form)),
     )  # fmt: skip
-    flow.bundle = package(flow.model, flow.verdict, flow.settings.target, wanted.package, origin, flow.out("package"))
-    return flow.bundle
+    return package(flow.models[form], flow.verdicts[form], flow.settings.target, wanted.package, origin, flow.out("package"))
 
 
 _STAGES: dict[str, Callable[[_Flow], Artifact]] = {

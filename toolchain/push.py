@@ -165,6 +165,11 @@ def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, fac
     check_python(address, facts)
     if facts["machine"] != runtime.machine:
         raise FitError(f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`")
+    if runtime.python_tag and not facts["python_abi"].startswith(runtime.python_tag.replace("cp", "cpython-") + "-"):
+        hint = "push again: the runtime for the board's Python is made then"
+        raise FitError(f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}", hint=hint)
+    if manifest.engine.name not in runtime.engines:
+        raise FitError(f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}")
     if facts["userland_bits"] != 64:
         raise FitError(f"{address}: the board's system is 32-bit", hint="install the 64-bit image of the same system")
     if lacking := sorted(set(runtime.features) - set(facts["cpu_features"])):

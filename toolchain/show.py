@@ -51,9 +51,19 @@ def walked(wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None",
     if delivery:
         console.show_text("")
         bench(delivery.report, "md", as_json=False)
+        _choice(delivery)
         _next_commands(delivery)
     elif steps:
         console.show_text(f"\n{steps[-1].stage}: {steps[-1].folder}")
+
+
+def _choice(delivery: "Delivery") -> None:
+    """Say which format is better on this board, by what was measured there."""
+    for other in delivery.others:
+        bench(other.report, "md", as_json=False)
+        better, worse = (str(each.report.rows[0]["model_type"]) for each in (delivery, other))
+        ratio = delivery.decode_tok_s / other.decode_tok_s
+        console.show_text(f"\n{better} answers {ratio:.2f} times as fast as {worse} on this board, and stays")
 
 
 def _step_row(step: "Step") -> list[str]:

@@ -143,6 +143,10 @@ class RuntimeManifest:
     """Engine name and version."""
     files: tuple[File, ...]
     profile: str = ""
+    python_tag: str = ""
+    """The one Python whose extension modules are in it, such as `cp311`; empty: any."""
+    dispatches: bool = False
+    """Whether its libraries choose their kernels by the processor they find, so that other processors give other last bits."""
     schema: int = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
 

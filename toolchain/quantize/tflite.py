@@ -138,5 +138,5 @@ def _figures(file: Path, model: Model, parameters: _Parameters, promised: dict[P
         "file": file.name, "scheme": scheme.name, "size_bytes": file.stat().st_size, "nominal_bpw": scheme.nominal_bpw,
         "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters, "context": parameters.context,
         "stop_ids": list(vocabulary.stop_ids), "weights_bytes": stored, "kv_bytes_per_token": 2 * model.kv_bytes_per_token,
-        "n_vocab": model.sizes["vocab"], "prefill": list(parameters.prefill), "engines": list(scheme.engines),
+        "n_vocab": model.sizes["vocab"], "kv_type": "f32", "prefill": list(parameters.prefill), "engines": list(scheme.engines),
     }  # fmt: skip

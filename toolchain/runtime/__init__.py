@@ -4,18 +4,25 @@ import importlib.metadata
 import os
 import platform
 import re
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
-from toolchain.runtime.assemble import OLDEST_PYTHON, agent, assemble, device_folder
+from toolchain.runtime.assemble import OLDEST_PYTHON, agent, assemble_llama, assemble_site, device_folder
 from toolchain.runtime.elf import glibc_floor
+from toolchain.runtime.site import python_of, site_folder
 from toolchain.tools import llama
 
-__all__ = ["agent", "bindings", "device_folder", "for_profile", "for_this_computer"]
+__all__ = ["agent", "bindings", "device_folder", "for_board", "for_profile", "for_this_computer", "lite", "lite_for_this_computer"]
 
+LITERT = "litert"
+SITE = ("ai-edge-litert", "numpy", "tokenizers")
+"""What a board imports to run TFLite files."""
 THIS_COMPUTER = {"x86_64": "x86-64"}
 """`uname -m` → the profile whose runtime a computer of that kind assembles of its own installed libraries."""
 
@@ -35,6 +42,33 @@ def for_profile(profile: str, report: Reporter) -> Path:
     return _assemble(profile, processor.machine, processor.features, libraries)
 
 
+def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Reporter) -> Path:
+    """Return the runtime folder with an engine for a board of a profile, whose facts tell the rest."""
+    if engine == LITERT and not os.environ.get("DEMITASSE_RUNTIME"):
+        return lite(facts["machine"], facts["python_abi"], facts["glibc"] or "0", report, profile=profile)
+    return for_profile(profile, report)
+
+
+def lite(machine: str, python_abi: str, glibc: str, report: Reporter, *, profile: str = "") -> Path:
+    """Return the runtime folder with LiteRT for one machine and Python, of wheels that are fetched once."""
+    site = site_folder(SITE, machine, python_abi, glibc, report)
+    python = python_of(python_abi)
+    about = next(site.glob("ai_edge_litert-*.dist-info"))
+    described = RuntimeManifest(
+        machine=machine, features=(), glibc=glibc_floor([file for file in site.rglob("*.so*") if file.is_file()]), python=python,
+        engines={LITERT: about.name.removesuffix(".dist-info").partition("-")[2]}, files=(), profile=profile,
+        python_tag=f"cp{python[0]}{python[1]}", dispatches=True,
+    )  # fmt: skip
+    return assemble_site(described, site)
+
+
+def lite_for_this_computer(report: Reporter) -> Path:
+    """Return the runtime folder with LiteRT for this very computer and Python."""
+    machine = platform.machine()
+    libc = platform.libc_ver()[1]
+    return lite(machine, str(sysconfig.get_config_var("SOABI")), libc, report, profile=THIS_COMPUTER.get(machine, machine))
+
+
 def for_this_computer() -> Path:
     """Return the runtime folder for this very computer, of the llama-cpp-python that is installed; built once."""
     folder = bindings() / "lib"
@@ -48,7 +82,7 @@ def _assemble(profile: str, machine: str, features: tuple[str, ...], libraries: 
         machine=machine, features=tuple(sorted(features)), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
         engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")}, files=(), profile=profile,
     )  # fmt: skip
-    return assemble(described, bindings(), libraries)
+    return assemble_llama(described, bindings(), libraries)
 
 
 def _given(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,9 +26,10 @@ SERVER = ("anyio", "click", "exceptiongroup", "h11", "jinja2", "markupsafe", "st
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 """llama-cpp-python's low-level interface, without the package around it (which wants numpy and diskcache)."""
 OLDEST_PYTHON = (3, 10)
+THIS_PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 _MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.serving, device.engine.gguf"
+_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.serving, "
 
 
 def cache() -> Path:
@@ -58,38 +60,58 @@ def agent() -> Path:
     return kept
 
 
-def assemble(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
-    """Return the runtime folder with these native libraries, checked by importing it; `llama` holds LLAMA_PYTHON.
+def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
+    """Return the runtime folder with these native libraries of llama.cpp; `llama` holds LLAMA_PYTHON."""
 
-    `described` says what the libraries need; its files are filled in here.
+    def fill(staged: Path) -> None:
+        (staged / "llama_cpp" / "lib").mkdir(parents=True)
+        for name in LLAMA_PYTHON:
+            _copy(llama / name, staged / "llama_cpp" / name)
+        for library in libraries:
+            _copy(library, staged / "llama_cpp" / "lib" / library.name)
+        _copy_distribution("llama-cpp-python", staged)
+
+    return _assemble(described, fill, "device.engine.gguf")
+
+
+def assemble_site(described: RuntimeManifest, site: Path) -> Path:
+    """Return the runtime folder with the packages of a site folder, for one Python."""
+
+    def fill(staged: Path) -> None:
+        shutil.copytree(site, staged, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
+    return _assemble(described, fill, "device.engine.tflite")
+
+
+def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: str) -> Path:
+    """Return the runtime folder, checked by importing it where it can run here; built once.
+
+    `described` says what its libraries need; its files are filled in here.
     """
     runtimes = cache() / "runtimes"
     runtimes.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runtimes, prefix=".") as folder:
         staged = Path(folder) / "runtime"
-        _fill(staged, llama, libraries)
+        _fill(staged)
+        fill(staged)
         paths = sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file())
         files = tuple(file_entry(staged, path) for path in paths)
         manifest = RuntimeManifest(**{**vars(described), "files": files})
         final = runtimes / manifest.runtime_id()
         if not final.is_dir():
             (staged / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
-            if described.machine == platform.machine():
-                _check(staged)
+            if described.machine == platform.machine() and described.python_tag in ("", THIS_PYTHON):
+                _check(staged, engine)
             staged.rename(final)
     return final
 
 
-def _fill(staged: Path, llama: Path, libraries: list[Path]) -> None:
-    (staged / "llama_cpp" / "lib").mkdir(parents=True)
+def _fill(staged: Path) -> None:
+    staged.mkdir()
     (staged / "__main__.py").write_text(_MAIN, encoding="utf-8")
     for file in _device_files():
         _copy(file, staged / "device" / file.relative_to(device_folder()))
-    for name in LLAMA_PYTHON:
-        _copy(llama / name, staged / "llama_cpp" / name)
-    for library in libraries:
-        _copy(library, staged / "llama_cpp" / "lib" / library.name)
-    for name in (*SERVER, "llama-cpp-python"):
+    for name in SERVER:
         _copy_distribution(name, staged)
 
 
@@ -113,8 +135,8 @@ def _copy(source: Path, destination: Path) -> None:
     shutil.copyfile(source, destination)
 
 
-def _check(staged: Path) -> None:
-    command = [sys.executable, "-sESB", "-c", _IMPORTS, str(staged)]
+def _check(staged: Path, engine: str) -> None:
+    command = [sys.executable, "-sESB", "-c", _IMPORTS + engine, str(staged)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
