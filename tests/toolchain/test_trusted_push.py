@@ -1,0 +1,67 @@
+"""A board that others could reach, from the command line over real SSH: trusted once, it takes what its owner signed."""
+
+import json
+import platform
+from pathlib import Path
+
+import pytest
+
+from tests.device.test_activation import free_port
+from tests.fakes import signers
+from tests.fakes.bundles import make_bundle, make_runtime
+from tests.toolchain.test_cli import said
+from toolchain import signing
+from toolchain.board import loopback
+from toolchain.errors import ToolchainError
+
+
+def refused(*words: str) -> ToolchainError:
+    """Return the error with which a command line ends."""
+    from toolchain.cli import app
+
+    with pytest.raises(ToolchainError) as caught:
+        app(words, standalone_mode=False)
+    return caught.value
+
+
+def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
+    for name, value in {
+        "HOME": tmp_path, "DEMITASSE_ROOT": tmp_path / "board",
+        "DEMITASSE_RUNTIME": make_runtime(tmp_path / "runtime", machine=platform.machine()),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    push = ("push", str(bundle.path), "pi", "--port", str(free_port()))
+    with loopback.server() as way:
+        (tmp_path / ".ssh").mkdir()
+        own = signers.make_key(tmp_path / ".ssh" / "id_ed25519")
+        (tmp_path / ".ssh" / "config").write_text(
+            f"Host pi\n HostName 127.0.0.1\n Port {way.port}\n User {way.user}\n IdentityFile {way.identities[0]}\n IdentitiesOnly yes\n"
+        )
+        assert refused(*push).exit_code == 8, "its host key is unknown"
+        assert "shows ssh-ed25519 SHA256:" in said("trust", "pi", "--yes")
+        trusted = json.loads(said("trust", "pi", "--json"))
+        fingerprint = signing.find_key().fingerprint
+        assert trusted["signers"] == [{"key": fingerprint, "names": "*", "comment": "id_ed25519"}]
+        try:
+            assert json.loads(said(*push, "--json"))["name"] == "tiny"
+            status = json.loads(said("status", "pi", "--json"))
+            assert (status["release"]["signed_by"], status["release"]["unsigned"]) == (fingerprint, False)
+            said("trust", "pi", "--revoke", str(own.with_name("id_ed25519.pub")))
+            error = refused(*push)
+            assert (error.exit_code, "does not know the key" in error.message) == (8, True)
+            error = refused(*push, "--allow-unsigned")
+            assert (error.exit_code, "was revoked" in error.message) == (8, True), "a signature that is there must hold"
+        finally:
+            said("stop", "pi")
+
+
+def test_a_bundle_is_signed_where_the_key_is(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
+    key = signing.SigningKey(public=signers.public(signers.make_key(tmp_path / "key")))
+    assert said("sign", str(bundle.path), "--sign", str(tmp_path / "key")) == f"{bundle.path} is signed by {key.fingerprint}\n"
+    made = signing.signature_of(bundle.path / "manifest.json")
+    assert made and made.key == key.key
