@@ -426,7 +426,7 @@ app.add_typer(runtimes, name="runtime")
 def runtime_build(
     target_id: Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder that gets llama-cpp-python for this target as a wheel.")] = None,
-    with_bench: Annotated[bool, typer.Option("--bench", help="And llama-bench, in one file without needs.")] = False,
+    with_bench: Annotated[bool, typer.Option("--bench", help="And llama-bench, in one file that needs glibc alone.")] = False,
     cuda: Annotated[bool, typer.Option("--cuda", help="For a Jetson's GPU, compiled on the board that --on names.")] = False,
     on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "", as_json: AsJson = False,
 ) -> None:  # fmt: skip

@@ -59,6 +59,8 @@ def test_targets_are_listed_and_shown_with_their_sources() -> None:
         (["distill", str(RECIPE)], 2, "error: smollm2-135m-zero-2w: stages: this recipe has no `distill`\n"),
         (["push", ".", "local"], 4, "error: .: not a finished bundle\n"),
         (["targets", "rpi-4b-2g"], 2, "error: unknown target `rpi-4b-2g`\n"),
+        (["runtime", "build", "rpi-5b"], 2, "error: unknown target `rpi-5b`\n"),
+        (["board", "ssh", "rpi-4b-9gb"], 2, "error: unknown target `rpi-4b-9gb`\n"),
         (["ask", "pi@127.0.0.1:9", "hi"], 7, "error: pi@127.0.0.1:9: nothing listens on port 9\n"),
     ],
 )
@@ -67,6 +69,17 @@ def test_an_error_is_one_sentence_and_its_exit_code(words: list[str], code: int,
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(sentence)
     assert "\nhint: " in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--cuda",), ("--on", "pi@board")])
+def test_cuda_is_built_on_a_board_that_is_named(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, ["runtime", "build", "jetson-orin-nano", *words])
+    assert str(done.exception) == "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+
+
+@pytest.mark.parametrize("board", ["local", "virtual:rpi-4b-2gb"])
+def test_boards_of_this_computer_need_no_trust(board: str) -> None:
+    assert said("trust", board).startswith(f"{board} needs no trust: this computer made its host key")
 
 
 def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
 from toolchain.runtime import source
 from toolchain.runtime.assemble import cache
-from toolchain.runtime.elf import glibc_floor, needed_versions
+from toolchain.runtime.elf import glibc_floor, largest_page, needed_versions
 from toolchain.tools import zig
 
 GLIBC = "2.31"
 """Newest glibc that may be asked for: that of Debian 11 and Ubuntu 20.04, JetPack 5's base; JetPack 6 and Pi OS 12 are newer."""
+PAGES = {"aarch64": 16 << 10, "x86_64": 4 << 10}
+"""Largest pages of a machine's kernels: a Raspberry Pi 5 has 16 KiB."""
 _PROJECT = Path(__file__).parent / "image"
 
 
@@ -117,7 +119,7 @@ def _compile(
     zig.configure(project, _settings(project, llama, processor))
     zig.build(project, product.target, lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"))
     file = project.build / Path(product.file).name
-    check(file)
+    check(file, processor.machine)
     return file
 
 
@@ -134,13 +136,15 @@ def _settings(project: zig.Project, llama: source.Source, processor: Processor) 
     }
 
 
-def check(file: Path) -> None:
-    """Raise ArtifactError if a library or program needs more than an old board's C library."""
+def check(file: Path, machine: str) -> None:
+    """Raise ArtifactError if a library or program needs more than an old board's C library, or smaller pages than a board's."""
     if foreign := sorted(name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)):
         raise ArtifactError(f"{file.name}: needs `{foreign[0]}`, which not every board has")
     floor = glibc_floor([file])
     if _release(floor) > _release(GLIBC):
         raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")
+    if largest_page(file) < PAGES[machine]:
+        raise ArtifactError(f"{file.name}: made for pages of {largest_page(file)} bytes, boards have up to {PAGES[machine]}")
 
 
 def _keep(file: Path, kept: Path, product: _Product) -> None:

@@ -1,4 +1,4 @@
-"""What a shared library asks of the system: the versions of glibc's symbols that it needs.
+"""What a shared library asks of the system: the versions of glibc's symbols that it needs, and pages of at most some size.
 
 Reads 64-bit little-endian ELF (System V ABI; the version needs are in the Linux Standard Base, "Symbol Versioning").
 """
@@ -12,6 +12,7 @@ from toolchain.errors import ArtifactError
 
 _MAGIC = b"\x7fELF\x02\x01"
 _VERSION_NEEDS = 0x6FFFFFFE
+_LOADED = 1
 _NO_GLIBC = (2, 0)
 
 
@@ -45,6 +46,14 @@ def needed_versions(library: Path) -> set[str]:
         }
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{library.name}: broken ELF library") from error
+
+
+def largest_page(library: Path) -> int:
+    """Return the largest page size, in bytes, with which a library's segments can be mapped; 0 where it has none."""
+    image = library.read_bytes()
+    table, size, count = struct.unpack_from("<Q", image, 0x20) + struct.unpack_from("<HH", image, 0x36)
+    rows = [struct.unpack_from("<IIQQQQQQ", image, table + number * size) for number in range(count)]
+    return min((int(row[7]) for row in rows if row[0] == _LOADED), default=0)
 
 
 def _sections(image: bytes) -> list[_Section]:

@@ -123,6 +123,19 @@ def test_a_port_that_is_taken_is_named_and_another_try_works(place: Path, report
     assert virtual.up(NAME, report).pid
 
 
+def test_ssh_gets_the_way_to_a_board_that_is_up(place: Path, report: Listener) -> None:
+    with pytest.raises(BoardError, match="the board is not up"):
+        virtual.ssh_command(NAME)
+    board = virtual.up(NAME, report)
+    argv = virtual.ssh_command(NAME, ["uname", "-m"])
+    assert argv[-3:] == ["pi@127.0.0.1", "uname", "-m"] and argv[argv.index("-p") + 1] == str(board.port)
+    assert f"UserKnownHostsFile={board.folder / 'known_hosts'}" in argv
+
+
+def test_a_name_without_its_memory_is_the_smallest_board(place: Path) -> None:
+    assert virtual.find("rpi-4b:13").address == "virtual:rpi-4b-1gb:13"
+
+
 def test_a_wanted_port_is_used(place: Path, report: Listener) -> None:
     port = free_port()
     assert virtual.up(NAME, report, port=port).port == port

@@ -70,7 +70,14 @@ def test_an_unknown_profile_is_refused_with_the_nearest() -> None:
 def test_a_library_that_needs_more_than_old_boards_have_is_refused() -> None:
     extension = next(Path(sys.prefix).rglob("tokenizers/*.so"))
     with pytest.raises(ArtifactError, match=rf"^{extension.name}: needs `\w+"):
-        cross.check(extension)
+        cross.check(extension, "x86_64")
+
+
+def test_a_library_that_a_pi_5_cannot_map_is_refused() -> None:
+    import _json
+
+    with pytest.raises(ArtifactError, match=r"made for pages of 4096 bytes, boards have up to 16384$"):
+        cross.check(Path(_json.__file__), "aarch64")
 
 
 @pytest.mark.slow
@@ -82,7 +89,7 @@ def test_the_next_profile_compiles_nothing_but_ggmls_kernels(miniature: Path) ->
     assert cross.build_library("armv8.0", again) / "lib" / "libllama.so" == plain
     assert (first.steps[-1][1], second.steps[-1][1], again.steps) == (9, 3, [])  # of the next: object, archive, link
     assert sha256(plain) != sha256(dotprod)
-    assert elf.glibc_floor([plain]) == "2.17"
+    assert (elf.glibc_floor([plain]), elf.largest_page(plain)) == ("2.17", 65536)
 
 
 @pytest.mark.slow
