@@ -17,6 +17,7 @@ from device.engine.base import Sampling
 from device.engine.drafts import SIZES, Lookup, Pace
 from device.engine.picking import Picker
 from device.engine.sequence import ReadSequence
+from device.errors import DeviceError
 
 _UNSPLIT = 256
 """Tokens in memory up to which attention goes one way; llama.cpp rounds more up to 512 places (ggml-cpu ops.cpp, split_kv)."""
@@ -84,7 +85,11 @@ class LlamaDecoder:
             for wanted, token in enumerate(tokens, 1):  # noqa: B007
                 yield token, []
         finally:
-            self._sequence.cut_to(end - len(tokens) + wanted)
+            self._take_back(end - len(tokens) + wanted)
+
+    def _take_back(self, length: int) -> None:
+        if not self._sequence.cut_to(length):
+            raise DeviceError("engine_failed", "the engine cannot take back the tokens that were guessed wrong")
 
     def _size(self, guessed: int) -> int:
         """Return how many tokens to evaluate at once."""
@@ -101,7 +106,7 @@ class LlamaDecoder:
         began, base = time.perf_counter(), len(self._sequence)
         self._sequence.decode(tokens, every_row=True)
         follow = self._follow(picker, tokens)
-        self._sequence.cut_to(base + len(follow))
+        self._take_back(base + len(follow))
         self._pace.tried(len(tokens), len(follow), clock.ran(len(follow), began))
         return follow
 
@@ -120,7 +125,7 @@ class LlamaDecoder:
         self._sequence.decode(tokens, every_row=True)
         follow = self._follow(picker, tokens)
         together = [self._row(row) for row in range(len(follow))]
-        self._sequence.cut_to(base)
+        self._take_back(base)
         said: list[int] = []
         same = True
         while len(said) < len(follow) and said == follow[: len(said)]:
