@@ -90,11 +90,11 @@ def push(
     loads = {cargo.id: cargo.missing(stored) for cargo in cargos if not cargo.is_there(stored)}
     coming = sum(blob.size - blob.offset for blobs in loads.values() for blob in blobs)
     refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
-    loads = {key: [update(blob, manifest, device, report) for blob in blobs] for key, blobs in loads.items()}
-    actions = plan(manifest, cargos, loads, stored, port=port)
     if not allow_unsigned and not dry_run:
         for cargo in cargos:
             signing.refuse_untrusted(device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"])
+    loads = {key: [update(blob, manifest, device, report) for blob in blobs] for key, blobs in loads.items()}
+    actions = plan(manifest, cargos, loads, stored, port=port)
     unsigned = ["--allow-unsigned"] if allow_unsigned else []
     sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
     if not dry_run:

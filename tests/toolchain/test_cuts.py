@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 from tests.conftest import Rounds
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.line import line
 from tests.fakes.updates import make_update
 from toolchain.artifacts import Bundle
+from toolchain.board import loopback, ssh
 from toolchain.board.device import Device
+from toolchain.board.route import Route
 from toolchain.errors import BoardError
 from toolchain.progress import Silent
 from toolchain.push import push
@@ -23,6 +27,9 @@ GOLDEN = 0.6180339887
 """Multiples of it, less the whole ones, lie evenly between 0 and 1 however many there are (H. Weyl, 1916)."""
 ASKING_BYTES = 96 << 10
 """What a push sends besides files: the facts' own program, requests, a manifest."""
+
+WINDOW_BYTES = 2 << 20
+"""What OpenSSH's server lets us send before its program has read it (channels.h, CHAN_SES_WINDOW_DEFAULT): a reset throws it away."""
 
 
 class Exchange:
@@ -84,3 +91,40 @@ def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(exchanges: tupl
         assert sorted(path.name for path in (board.home / "store").rglob("*.part")) == []
         Device(board).call("stop")
         rounds.saw(f"cut {'from' if deaf else 'to'} the board, {'an update' if number % 2 else 'a first push'}: finished")
+
+
+@pytest.mark.slow
+def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a TCP line that breaks with a reset: in the handshake, in the login, in the files, in the answers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runtime = make_runtime(tmp_path / "runtime", machine=platform.machine())
+    bundle = make_bundle(tmp_path / "b", payload=os.urandom(6_000_000))
+    with loopback.server() as way:
+        monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "calm"))
+        there, back = _over_ssh(way, runtime, bundle)
+        for number, limits in enumerate(
+            {name: int(share * total)} for name, total in (("there", there), ("back", back)) for share in (0.001, 0.3, 0.7, 0.97)
+        ):
+            store = tmp_path / f"store{number}"
+            monkeypatch.setenv("DEMITASSE_ROOT", str(store))
+            with pytest.raises(BoardError):
+                _over_ssh(way, runtime, bundle, **limits)
+            again = _over_ssh(way, runtime, bundle)[0]
+            assert again <= there - limits.get("there", 0) + READ_BYTES + WINDOW_BYTES + 2 * ASKING_BYTES
+            assert sorted(path.name for path in store.rglob("*.part")) == []
+
+
+def _over_ssh(way: Route, runtime: Path, bundle: Bundle, **limits: int) -> tuple[int, int]:
+    """Push through a line that breaks after so many bytes, and stop the service; return the bytes there and back."""
+    with socket.socket() as probe, line(way.port, **limits) as wire:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+        probe.close()
+        connection = ssh.dial(replace(way, port=wire.port))
+        try:
+            push(bundle, runtime, Device(connection), Silent(), port=port, allow_unsigned=True)
+            carried = wire.carried[0], wire.carried[1]
+            Device(connection).call("stop")
+            return carried
+        finally:
+            connection.close()

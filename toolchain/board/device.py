@@ -151,6 +151,7 @@ class Device:
         try:
             channel.send(chunk)
         except BoardError:
+            last = b""
             with suppress(BoardError):
                 last = channel.read_line()
             if last:
