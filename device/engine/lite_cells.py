@@ -29,14 +29,17 @@ class LiteCells:
         interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner("decode")
         self._inputs, self._outputs = _places(runner.get_input_details()), _places(runner.get_output_details())
+        del runner  # the interpreter runs only while nobody else holds it
         self._caches = sorted(name for name in self._inputs if name.startswith("kv_cache_"))
         signatures = {signature.name: signature for signature in header.signatures}
         self.context = signatures["decode"].inputs["mask"].shape[-1]
         self.n_vocab = signatures["decode"].outputs["logits"].shape[-1]
         self.pieces = tuple(sorted(signatures[name].inputs["tokens"].shape[-1] for name in signatures if name != "decode"))
+        self._keys = np.arange(self.context, dtype=np.int32)
+        self._inputs_stay = False
+        self._inputs_stay = self._proved()
         for name in self._caches:
             self._view(name)[...] = 0  # what lies behind a place counts nothing, but nothing times "not a number" is not nothing
-        self._keys = np.arange(self.context, dtype=np.int32)
         self._cancelled: "Callable[[], bool] | None" = None
         self.rows: "list[NDArray[np.float32]]" = []
         """The logits of the last evaluation: of every token that was asked for, else of the last one."""
@@ -92,6 +95,13 @@ class LiteCells:
         """Give the memory back."""
         self._interpreter = None
 
+    def _proved(self) -> bool:
+        """Say whether this library leaves a graph's inputs alone while it runs: all that were tried do, and none promises it."""
+        for name in self._caches:
+            self._view(name)[...] = 1
+        self._run(0, 0)
+        return all(bool((self._view(name)[0, :, 1:] == 1).all()) for name in self._caches)
+
     def _row_bytes(self) -> int:
         return sum(self._view(name).nbytes for name in self._caches) // self.context
 
@@ -120,6 +130,15 @@ class LiteCells:
 
     def _decode(self, token: int, at: int) -> "NDArray[np.float32]":
         """Read one token; return the logits of what comes after it."""
+        self._run(token, at)
+        tensor, inputs = self._interpreter.tensor, self._inputs
+        rows = slice(at, at + 1) if self._inputs_stay else slice(None)
+        for name in self._caches:
+            tensor(inputs[name])()[:, :, rows] = tensor(self._outputs[name])()[:, :, rows]
+        row: NDArray[np.float32] = tensor(self._outputs["logits"])().reshape(-1).copy()
+        return row
+
+    def _run(self, token: int, at: int) -> None:
         tensor, inputs = self._interpreter.tensor, self._inputs
         position = np.array([at], np.int32)
         tensor(inputs["tokens"])()[...] = token
@@ -129,10 +148,6 @@ class LiteCells:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise _gave_up(at, error) from error
-        for name in self._caches:
-            tensor(inputs[name])()[0, :, at] = tensor(self._outputs[name])()[0, :, at]
-        row: NDArray[np.float32] = tensor(self._outputs["logits"])().reshape(-1).copy()
-        return row
 
 
 def cut(count: int, pieces: Sequence[int], room: int) -> Iterator[tuple[int, int, int]]:
