@@ -82,7 +82,7 @@ def main() -> None:
     shapes, rounds = (QUICK, QUICK_ROUNDS) if options.quick else (LARGE, ROUNDS) if options.large else (SHAPES, ROUNDS)
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
-    source = _llama_cpp()
+    source = llama_cpp()
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
@@ -198,7 +198,7 @@ def _make(root: Path, shape: dict[str, Any]) -> None:
     checkpoints.write_adapter(root / "adapter", shape)
 
 
-def _llama_cpp() -> Path:
+def llama_cpp() -> Path:
     """Return a folder with llama.cpp's converter."""
     if named := os.environ.get("DEMITASSE_LLAMA_CPP"):
         return Path(named)

@@ -103,6 +103,23 @@ def claim(
     )  # fmt: skip
 
 
+def paired(
+    name: str, peer: str, goal: float, ours: Sequence[float], theirs: Sequence[float], conditions: Mapping[str, object]
+) -> Claim:
+    """Return the ratio of two sums over the same items, less being better; its interval draws items anew, both sides at once."""
+    draw, items = random.Random(0), range(len(ours))
+    drawn = []
+    for _ in range(RESAMPLES):
+        picked = draw.choices(items, k=len(items))
+        drawn.append(sum(ours[item] for item in picked) / sum(theirs[item] for item in picked))
+    drawn.sort()
+    ratio, interval = sum(ours) / sum(theirs), (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)])
+    return Claim(
+        claim=name, peer=peer, goal=goal, measured=round(ratio, 3), ci=(round(interval[0], 3), round(interval[1], 3)),
+        holds=ratio <= goal, conditions={"items": len(items), **machine(), **conditions},
+    )  # fmt: skip
+
+
 def machine() -> dict[str, object]:
     """Return where and when it was measured."""
     load = round(os.getloadavg()[0], 1)

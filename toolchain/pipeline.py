@@ -215,14 +215,18 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     flow = _Flow(recipe=wanted, settings=settings)
     for stage in wanted.stages[: wanted.stages.index("quantize")]:
         _STAGES[stage](flow)
-    open_gate = GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)
-    asked: EvaluateSpec = wanted.evaluate.model_copy(update={"gate": open_gate})
+    asked = open_gate(wanted.evaluate)
     for name in schemes:
         folder = settings.out / "schemes" / name.replace(":", "-")
         model = _gguf(flow, _scheme(wanted.quantize, name), folder / "quantize")
         runs = runtime.for_this_computer()
         verdict = evaluate(model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report)
         yield Tried(scheme=name, model=model, verdict=verdict)
+
+
+def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
+    """Return a spec that measures the same and lets everything pass."""
+    return spec.model_copy(update={"gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)})
 
 
 def _scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
@@ -302,7 +306,8 @@ def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
             return f"{wanted.trim.vocabulary or 'as few'} tokens, answers the same in ≥ {wanted.trim.min_identical:.1%}"
         case "quantize":
             beside = ", the adapter beside it" if wanted.quantize.adapter == "beside" else ""
-            return f"{wanted.quantize.tflite_scheme if form == 'tflite' else wanted.quantize.scheme} as {form}{beside}"
+            learned = ", codes learned in the format" if wanted.quantize.distill and form == "gguf" else ""
+            return f"{wanted.quantize.tflite_scheme if form == 'tflite' else wanted.quantize.scheme} as {form}{beside}{learned}"
         case "evaluate":
             gate = wanted.evaluate.gate
             return f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, exact match ≥ {gate.min_exact_match:.0%}"

@@ -96,7 +96,9 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
             tokens, same = figures["tokens"], figures["identical"]
             return f"{tokens['before']} → {tokens['after']} tokens" + ("" if same is None else f"; {same:.1%} of answers as before")
         case "quantize":
-            return f"{figures['scheme']}: {figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
+            learned = figures.get("distillation", {}).get("shipped") == "learned"
+            bits = f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
+            return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
         case "evaluate":
             return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(figures)
         case "package":

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main(source: Path) -> None:
-    """Convert every job of standard input to BF16."""
+    """Convert every job of standard input, to BF16 where it names no other type."""
     sys.path[:0] = [str(source), str(source / "gguf-py")]
     import gguf
     import torch
@@ -29,7 +29,7 @@ def main(source: Path) -> None:
         kind.get_vocab_base_pre = lambda self, tokenizer, pre=structure.pre: pre
         kind.set_vocab = TextModel._set_vocab_gpt2 if byte_level else TextModel._set_vocab_none
         with torch.inference_mode():
-            kind(folder, gguf.LlamaFileType.MOSTLY_BF16, Path(job["out"])).write()
+            kind(folder, gguf.LlamaFileType[job.get("type", "MOSTLY_BF16")], Path(job["out"])).write()
 
 
 if __name__ == "__main__":

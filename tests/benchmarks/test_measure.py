@@ -28,3 +28,16 @@ def test_a_claim_is_ours_over_theirs(better: str, goal: float, holds: bool) -> N
     one = measure.claim("c", "p", goal, [19.0, 20.0, 21.0], [10.0, 10.0, 10.0], {"size_mb": 1}, better=better)  # type: ignore[arg-type]
     assert (one.measured, one.ci, one.holds) == (2.0, (1.9, 2.1), holds)
     assert (one.conditions["rounds"], one.conditions["size_mb"]) == (3, 1)
+
+
+def test_a_paired_claim_draws_the_same_items_for_both_sides() -> None:
+    theirs = [1.0, 100.0, 3.0, 50.0]
+    one = measure.paired("c", "p", 0.5, [value / 2 for value in theirs], theirs, {"size_mb": 1})
+    assert (one.measured, one.ci, one.holds) == (0.5, (0.5, 0.5), True)
+    assert (one.conditions["items"], one.conditions["size_mb"]) == (4, 1)
+
+
+def test_a_paired_claim_that_misses_its_goal_says_so_with_its_interval() -> None:
+    one = measure.paired("c", "p", 0.5, [1.0, 2.0, 3.0], [2.0, 3.0, 4.0], {})
+    assert (one.measured, one.holds) == (0.667, False)
+    assert 0.5 <= one.ci[0] < 0.667 < one.ci[1] <= 0.75

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from toolchain import recipe, target
+from toolchain.errors import ConfigError
 from toolchain.pipeline import Settings, plan
 from toolchain.progress import Silent
+from toolchain.recipe import InFormatSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.toml"))
@@ -35,3 +37,32 @@ def test_the_five_recipes_are_there() -> None:
     assert {path.stem for path in RECIPES} >= {
         "starter", "smollm2-135m-zero-2w", "qwen2.5-0.5b-pi-4b", "llama-3.2-1b-pi-5", "qwen2.5-1.5b-orin-nano",
     }  # fmt: skip
+
+
+STARTS = 'title = "t"\ntargets = ["x86-64"]\n[model]\nbase = "a"\n[data]\nfiles = []\n'
+LEARNED = {
+    "distill = true": InFormatSpec(),
+    "distill = false": None,
+    "[quantize.distill]\ntokens = 5000": InFormatSpec(tokens=5000),
+}
+
+
+@pytest.mark.parametrize("text", list(LEARNED))
+def test_codes_are_learned_where_a_recipe_says_so(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(f"{STARTS}[quantize]\n{text}\n" if text.startswith("distill") else f"{STARTS}{text}\n")
+    assert recipe.load(tmp_path / "mine.toml").quantize.distill == LEARNED[text]
+
+
+REFUSED = {
+    '[quantize]\ndistill = true\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
+    '[quantize]\nscheme = "auto:4bpw"\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
+    "[quantize.distill]\ntokens = 3000000": "tokens: input should be less than or equal to 2000000, got `3000000`",
+}
+
+
+@pytest.mark.parametrize("text", list(REFUSED))
+def test_what_cannot_go_together_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(f"{STARTS}{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        recipe.load(tmp_path / "mine.toml")
+    assert caught.value.message.endswith(REFUSED[text])

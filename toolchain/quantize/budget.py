@@ -3,7 +3,9 @@
 What a type costs a tensor is predicted as its squared rounding error, columns weighed by importance, times the tensor's
 sensitivity: the KL to the teacher, measured once with that tensor alone rounded to PROBE, per unit of that error (as in
 arXiv:2411.17525, where the loss of a quantized model is a sum of layers' relative errors, each times a constant of the layer).
-The sum of these is minimised; the result is measured beside the named schemes that fit, and the best ships.
+Measuring each tensor under each type instead takes as many times longer as there are types, and says little more: for the eight
+matrices of the starter's student and Q2_K, Q3_K, Q4_K and Q6_K, predicted ÷ measured was 0.56 to 1.33, half of them 0.86 to 1.13,
+over KLs from 0.000005 to 0.05. The sum is minimised; the result is measured beside the named schemes that fit, and the best ships.
 """
 
 import re
