@@ -14,7 +14,7 @@ from pathlib import Path
 from device.manifest import ManifestError
 from device.manifest.signature import KEY_KINDS, NAMESPACES, SUFFIX, Signature, fingerprint, read_key, read_signature
 from toolchain.artifacts import write_whole
-from toolchain.errors import ConfigError, TrustError
+from toolchain.errors import ArtifactError, ConfigError, TrustError
 from toolchain.progress import Reporter
 from toolchain.tools import openssh
 
@@ -69,7 +69,10 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
             continue
         if key.public.startswith("sk-"):
             report.note(f"touch the security key: it signs {manifest.name}")
-        write_whole(manifest.with_name(manifest.name + SUFFIX), _signed(manifest, key))
+        try:
+            write_whole(manifest.with_name(manifest.name + SUFFIX), _signed(manifest, key))
+        except OSError as error:
+            raise ArtifactError(f"{manifest.parent}: the signature cannot be kept there: {error.strerror}") from error
 
 
 def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequence[str]) -> None:
