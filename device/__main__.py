@@ -4,12 +4,11 @@ Each verb is a function `(argv) -> exit code` that prints JSON; it is imported w
 (standard library only) carries the verbs of the engine without being able to run them.
 """
 
-import errno
 import importlib
 import json
 import sys
 
-from device.errors import DeviceError, read_only
+from device.errors import DeviceError, of_the_disk
 from device.manifest import ManifestError
 
 VERBS = {
@@ -45,12 +44,10 @@ def main(argv: list[str]) -> int:
         return int(getattr(importlib.import_module(module), function)(argv[1:]))
     except DeviceError as error:
         print(json.dumps(error.as_json(), ensure_ascii=False), flush=True)
+    except OSError as error:
+        print(json.dumps(of_the_disk(error).as_json(), ensure_ascii=False), flush=True)
     except ManifestError as error:
         print(json.dumps(DeviceError(error.code, str(error)).as_json(), ensure_ascii=False), flush=True)
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-        print(json.dumps(read_only(error.filename).as_json(), ensure_ascii=False), flush=True)
     except KeyboardInterrupt:
         return 130
     return 1

@@ -128,11 +128,11 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
             store.switch(wanted, before if again else way_back)
             _hand_over(store, way_back, wanted)
         _watch(store, wanted, limits.health_s)
+        store.commit(wanted)
     except BaseException as error:
         code, reason, hint = _fault(error)
         after = _go_back(store, wanted, way_back, before, limits)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
-    store.commit(wanted)
     return checked
 
 
@@ -157,8 +157,8 @@ def _go_back(store: Store, failed: Deployment, way_back: Deployment | None, prev
             return "nothing runs: there was no release before"
         manifest = store.read_release(way_back.release)
         _watch(store, way_back, limits.health_s)
-    except DeviceError as error:
-        return f"the release before does not run either: {error.message}"
+    except (DeviceError, OSError) as error:
+        return f"the release before does not run either: {error}"
     return f"{manifest.name} {manifest.version} runs again"
 
 

@@ -69,6 +69,11 @@ def rmdir(path: Path) -> None:
     os.rmdir(path)
 
 
+def open_lock(path: Path) -> int:
+    """Open a file that is there to be locked (flock needs no right to write), also on a disk that became read-only."""
+    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
 CHANGES = ("create", "reopen", "write", "truncate", "fsync", "replace", "link", "symlink", "unlink", "mkdir", "rmdir")
 """The functions above: all that the others below are made of."""
 

@@ -1,5 +1,6 @@
 """Errors of the board side: a stable code for programs, a sentence for people, a hint for what to do next."""
 
+import errno
 from typing import Any
 
 
@@ -22,3 +23,13 @@ class DeviceError(Exception):
 def read_only(place: object) -> DeviceError:
     """Return the error of a disk that cannot be written any more."""
     return DeviceError("read_only", f"the disk under {place} is read-only", "remount it, or look at dmesg: the card may be dying")
+
+
+def of_the_disk(error: OSError) -> DeviceError:
+    """Return what a system call's failure means to whoever owns the board."""
+    where = error.filename or "the store"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DeviceError("disk_full", f"the disk is full: {where}", "make room, then do it again")
+    if error.errno == errno.EROFS:
+        return read_only(where)
+    return DeviceError("disk", f"{where}: {error.strerror or error}", "look at dmesg: the card may be dying")

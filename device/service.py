@@ -19,6 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
+from device import disk
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
 from device.store import RELEASES, RUNTIMES, Deployment, Store
@@ -138,7 +139,7 @@ class Systemd:
 @contextmanager
 def paused(store: Store) -> Iterator[None]:
     """Keep supervisors from starting a model; the end of this process, however it comes, is the end of the pause."""
-    with open(store.root / "run" / "pause.lock", "a") as lock:
+    with open(disk.open_lock(store.root / "run" / "pause.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -183,7 +184,7 @@ def last_end(run: Path) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    with open(path, "a") as lock:
+    with open(disk.open_lock(path)) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -71,7 +71,7 @@ class Store:
     @contextmanager
     def locked(self, wait_s: float = 1.0) -> Iterator[None]:
         """Keep every other change out; raise DeviceError `busy` if one is under way and stays so."""
-        with open(self.root / "lock", "a") as stream:
+        with open(disk.open_lock(self.root / "lock")) as stream:
             deadline = time.monotonic() + wait_s
             while not _lock(stream):
                 if time.monotonic() >= deadline:
@@ -183,9 +183,13 @@ class Store:
             self.switch(confirmed, previous)
 
     def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
-        """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back."""
+        """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back.
+
+        What is committed decides after a power cut: that these names are on the disk is as late as that.
+        """
         if wanted:
-            write_json(self._deployment_file(wanted.release), asdict(wanted))
+            if self._deployment(wanted.release) != wanted:
+                write_json(self._deployment_file(wanted.release), asdict(wanted))
             way_back = None if way_back and way_back.release == wanted.release else way_back
         for name, deployment in (("previous", way_back), ("current", wanted)):
             self._point(name, deployment)
@@ -310,13 +314,12 @@ class Store:
         link = self.root / name
         if deployment is None:
             remove(link)
-        else:
+        elif self._deployed(name) != deployment:
             fresh = self.root / f".{name}.part"
             remove(fresh)
             disk.symlink(os.path.join(RELEASES, deployment.release), fresh)
             sync(self.root)
             disk.replace(fresh, link)
-        sync(self.root)
 
 
 def leads_of(bundle: Path) -> Path | None:

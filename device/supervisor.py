@@ -2,6 +2,7 @@
 
 It is what lets a board come back by itself. A release that no activation has committed is on trial, for as long as that activation
 lives; if it dies, what was committed last runs again. A release whose bytes have rotted makes room for the one before it.
+The rule: a disk that takes no byte any more does not keep it from running.
 """
 
 import argparse
@@ -10,10 +11,11 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from device import service, trust
-from device.disk import remove, write_note
+from device import disk, service, trust
 from device.errors import DeviceError
 from device.store import Deployment, Store
 
@@ -31,10 +33,9 @@ def supervise(argv: list[str]) -> int:
     parser.add_argument("--root", type=Path, required=True)
     store = Store(parser.parse_args(argv).root)
     run = store.root / "run"
-    with open(run / "service.lock", "a") as lock:
+    with open(disk.open_lock(run / "service.lock")) as lock:
         service.end_supervisor(run)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remove(run / "ended.json")
         _Supervisor(store, lock.fileno()).run()
     return 0
 
@@ -49,13 +50,15 @@ class _Supervisor:
     def run(self) -> None:
         """Go on until SIGTERM."""
         signal.signal(signal.SIGTERM, self._stop)
+        with suppress(OSError):
+            disk.remove(self._run / "ended.json")
         self._note_child(None)
         tries = 0
         while not self._stopping:
             began = time.monotonic()
             how = "" if service.is_paused(self._store) else self._serve()
             if how:
-                write_note(self._run / "ended.json", {"how": how})
+                self._note("ended.json", {"how": how})
             tries = 0 if not how or time.monotonic() - began > STEADY_S else tries + 1
             self._rest(BACK_OFF_S[min(tries - 1, len(BACK_OFF_S) - 1)] if tries else LOOK_S)
 
@@ -66,19 +69,24 @@ class _Supervisor:
         except DeviceError as error:
             return f"was refused: {error.message}"
         child = self._start(deployment)
-        while on_trial and child.poll() is None:
-            time.sleep(LOOK_S)
-            on_trial = not self._recovers()
-        if self._store.current() != deployment:
+        if on_trial and not self._stands(child, deployment):
             _end(child)
             return ""
         code = self._wait(child)
         return "" if self._stopping else service.how_it_ended(code)
 
+    def _stands(self, child: "subprocess.Popen[bytes]", deployment: Deployment) -> bool:
+        """Wait until a trial ends; return False if the activation died before it committed."""
+        while child.poll() is None:
+            time.sleep(LOOK_S)
+            if self._recovers():
+                return self._store.confirmed() == deployment
+        return True
+
     def _choose(self) -> "tuple[Deployment, bool]":
         """Return what is to run, and whether it is on trial: then an activation has just checked it."""
         on_trial = not self._recovers()
-        current = self._store.current()
+        current = self._store.current() if on_trial else self._store.confirmed()
         if not current:
             raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
         return (current, True) if on_trial else (self._sound(current), False)
@@ -87,7 +95,8 @@ class _Supervisor:
         """Take back what a switch that was cut short has left; False where a switch is under way."""
         try:
             with self._store.locked(wait_s=0):
-                self._store.recover()
+                with suppress(OSError):
+                    self._store.recover()
                 return True
         except DeviceError as error:
             if error.code != "busy":
@@ -103,7 +112,7 @@ class _Supervisor:
             if not previous:
                 raise
             trust.check(self._store, previous, self._store.check)
-            with self._store.locked():
+            with suppress(OSError), self._store.locked():
                 self._store.switch(previous, None)
                 self._store.commit(previous)
             return previous
@@ -111,7 +120,7 @@ class _Supervisor:
 
     def _start(self, deployment: Deployment) -> "subprocess.Popen[bytes]":
         command = service.serve_command(self._store, deployment)
-        with open(self._log, "ab") as log:
+        with self._open_log() as log:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock])
         self._child = child
         self._note_child(child.pid)
@@ -137,10 +146,20 @@ class _Supervisor:
             time.sleep(LOOK_S)
 
     def _note_child(self, pid: "int | None") -> None:
-        write_note(self._run / "service.json", {"group": os.getpgid(0), "child": pid})
+        self._note("service.json", {"group": os.getpgid(0), "child": pid})
+
+    def _note(self, name: str, value: "dict[str, Any]") -> None:
+        with suppress(OSError):
+            disk.write_note(self._run / name, value)
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            return open(self._log, "ab")
+        except OSError:
+            return open(os.devnull, "ab")
 
     def _bound_log(self) -> None:
-        if self._log.stat().st_size > LOG_LIMIT_BYTES:
+        if self._log.is_file() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             with open(self._log, "rb") as stream:
                 stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
                 tail = stream.read()
