@@ -16,19 +16,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device import disk, service, trust
+from device import disk, health, service, trust
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
-
-CHECK_S, HEALTH_S = 900.0, 300.0
 
 
 @dataclass(frozen=True)
 class Limits:
     """How long a release may take to prove itself."""
 
-    check_s: float
-    health_s: float
+    check_s: float = 0.0
+    """0: by the size of the release."""
+    health_s: float = 0.0
+    unjudged: str = ""
+    """Why the speed is not to be judged, where it is not."""
 
 
 def activate(argv: list[str]) -> int:
@@ -39,9 +40,10 @@ def activate(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto")
     parser.add_argument("--allow-unsigned", action="store_true", help="run it without a signature; `status` will say so")
+    parser.add_argument("--unjudged", default="", metavar="WHY", help="why the speed says nothing here")
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
+    store, limits = Store(options.root), Limits(options.check_timeout, options.health_timeout, options.unjudged)
     kind = service.kind_here() if options.service == "auto" else options.service
     wanted = Deployment(release=options.release, runtime=options.runtime, port=options.port, service=kind)
     with store.locked():
@@ -57,7 +59,7 @@ def rollback(argv: list[str]) -> int:
     parser = _parser("rollback")
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = Store(options.root), Limits(check_s=options.check_timeout, health_s=options.health_timeout)
+    store, limits = Store(options.root), Limits(options.check_timeout, options.health_timeout, "a way back may be slower")
     with store.locked():
         store.recover()
         previous, current = store.previous(), store.current()
@@ -97,7 +99,7 @@ def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any
     if not current or current.release != wanted.release:
         refuse_downgrade(store, wanted)
     if not current or current.runtime != wanted.runtime:
-        run_verb(store, wanted, "selftest", limits.check_s)
+        run_verb(store, wanted, "selftest", limits.check_s or health.CHECK_S)
     store.sweep(wanted)
     answer["check"] = _replace(store, wanted, current, limits)
     store.sweep()
@@ -124,21 +126,34 @@ def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limi
         with service.paused(store):
             _hand_over(store, store.current(), way_back)
             _refuse_taken_port(wanted.port)
-            checked = run_verb(store, wanted, "check", limits.check_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
+            checked = _check(store, wanted, limits)
             store.switch(wanted, before if again else way_back)
             _hand_over(store, way_back, wanted)
-        _watch(store, wanted, limits.health_s)
-        store.commit(wanted)
+        _watch(store, wanted, limits)
+        store.commit(wanted, checked["speed"])
     except BaseException as error:
         code, reason, hint = _fault(error)
         after = _go_back(store, wanted, way_back, before, limits)
+        health.note_refusal(store, wanted, code, reason)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
+    health.forget_refusal(store)
     return checked
+
+
+def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+    """Let a release load, reproduce its goldens and show its speed; where it is slow a second time it is refused."""
+    limit_s = limits.check_s or health.check_limit_s(store, wanted.release)
+    for _ in range(2):
+        checked = run_verb(store, wanted, "check", limit_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
+        speed = health.measured(store, wanted, checked, limits.unjudged)
+        if not health.is_slow(speed):
+            return dict(checked, speed=speed)
+    raise health.too_slow(speed)
 
 
 def run_again(store: Store, current: Deployment) -> dict[str, Any]:
     """Check the current release and start it anew, as after a change of its settings; raise DeviceError where it does not run."""
-    return _replace(store, current, current, Limits(check_s=CHECK_S, health_s=HEALTH_S))
+    return _replace(store, current, current, Limits(unjudged="its settings are being tried"))
 
 
 def _fault(error: BaseException) -> tuple[str, str, str]:
@@ -152,11 +167,13 @@ def _go_back(store: Store, failed: Deployment, way_back: Deployment | None, prev
     try:
         with service.paused(store):
             store.switch(way_back, previous)
+            if way_back and store.confirmed() == failed:
+                store.commit(way_back)
             _hand_over(store, failed, way_back)
         if not way_back:
             return "nothing runs: there was no release before"
         manifest = store.read_release(way_back.release)
-        _watch(store, way_back, limits.health_s)
+        _watch(store, way_back, limits)
     except (DeviceError, OSError) as error:
         return f"the release before does not run either: {error}"
     return f"{manifest.name} {manifest.version} runs again"
@@ -206,8 +223,9 @@ def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError
         return DeviceError("unhealthy", f"the {verb} {service.how_it_ended(code)}{last}")
 
 
-def _watch(store: Store, deployment: Deployment, limit_s: float) -> None:
+def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
     """Wait until the service answers."""
+    limit_s = limits.health_s or health.start_limit_s(store, deployment.release)
     running = service.choose(store, deployment.service)
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -226,6 +244,8 @@ def _state(store: Store) -> dict[str, Any]:
         "release": _described(store, current),
         "previous": _described(store, store.previous()),
         "confirmed": current is not None and store.confirmed() == current,
+        "speed": store.state().get("measured"),
+        "refused": health.refusal(store),
         "disk_free_bytes": shutil.disk_usage(store.root).free,
         "store_bytes": store.size_bytes(),
         "service": _service_state(store, current) if current else None,
@@ -234,13 +254,13 @@ def _state(store: Store) -> dict[str, Any]:
 
 def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
     running = service.choose(store, current.service)
-    health = service.healthy(current.port)
+    answer = service.healthy(current.port)
     return {
         "kind": running.kind,
         "pid": running.pid(),
         "port": current.port,
-        "healthy": health is not None,
-        "health": health,
+        "healthy": answer is not None,
+        "health": answer,
         "failure": running.failure(),
         "survives_reboot": running.survives_reboot,
         "hint": running.hint,
@@ -271,5 +291,5 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check-timeout", type=float, default=CHECK_S, help="seconds to load and reproduce the goldens")
-    parser.add_argument("--health-timeout", type=float, default=HEALTH_S, help="seconds until the service answers")
+    parser.add_argument("--check-timeout", type=float, default=0.0, help="seconds for the goldens; 0: by its size")
+    parser.add_argument("--health-timeout", type=float, default=0.0, help="seconds until the service answers; 0: by its size")

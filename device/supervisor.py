@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from device import disk, service, trust
 from device.errors import DeviceError
+from device.logs import LOG
 from device.store import Deployment, Store
 
 LOG_LIMIT_BYTES = 1 << 20
@@ -43,7 +44,7 @@ def supervise(argv: list[str]) -> int:
 class _Supervisor:
     def __init__(self, store: Store, lock: int) -> None:
         self._store, self._run, self._lock = store, store.root / "run", lock
-        self._log = self._run / "service.log"
+        self._log = self._run / LOG
         self._child: "subprocess.Popen[bytes] | None" = None
         self._stopping = False
 

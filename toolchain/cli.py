@@ -236,6 +236,27 @@ def rollback(board: Board, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def logs(
+    board: Board, lines: Annotated[int, typer.Option("-n", "--lines", help="Last lines.", min=0, max=10_000)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with those that come, until Ctrl-C.")] = False,
+) -> None:  # fmt: skip
+    """Print the last lines that the service on a board wrote."""
+    with _device(board) as device, device.talk("logs", "-n", str(lines), *(["--follow"] if follow else [])) as channel:
+        for said in device.events(channel):
+            if "line" in said:
+                console.show_text(said["line"])
+
+
+@app.command()
+def scrub(board: Board, as_json: AsJson = False) -> None:
+    """Have a board read every byte of its store again; what has rotted is named and taken out of use."""
+    with _device(board) as device:
+        seen = device.call("scrub", timeout_s=3600)
+    show.status(board, seen, as_json=as_json)
+    raise typer.Exit(4 if seen["rotten"] else 0)
+
+
+@app.command()
 def stop(board: Board, as_json: AsJson = False) -> None:
     """Stop the service on a board; the releases stay."""
     with _device(board) as device:

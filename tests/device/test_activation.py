@@ -74,7 +74,8 @@ def wait_until(said: Callable[[], object]) -> None:
 def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> None:
     first = board.add("1")
     answer = board.activate(first)
-    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False, "check": {"goldens": 8}}
+    assert answer.pop("check")["goldens"] == 8
+    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False}
     second = board.add("2", counter=2)
     board.activate(second)
     status = board.call("status")
@@ -232,3 +233,44 @@ def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_s
     add(board.store, RELEASES, board.folder / "1")
     board.activate(first)
     assert board.running() == "1"
+
+
+def test_a_release_that_is_too_slow_is_taken_back_and_the_status_says_why(board: Board) -> None:
+    board.activate(board.add("1"))
+    answer = board.activate(board.add("2", check="slow"))
+    reason = "it decodes 6.9 tokens/s, by the release before 10.0 are expected here, 70% asked"
+    assert answer["error"]["message"] == f"{reason}; tiny 1 runs again"
+    refused = board.call("status")["refused"]
+    assert (refused["version"], refused["code"], refused["reason"]) == ("2", "unhealthy", reason)
+    board.activate(board.add("3"))
+    assert board.call("status")["refused"] is None
+
+
+def test_the_speed_is_not_judged_where_it_says_nothing(board: Board) -> None:
+    first = board.activate(board.add("1"))
+    assert first["check"]["speed"]["unjudged"] == "no model of its size ran here before"
+    words = board.activation(board.add("2", check="slow"))
+    answer = board.call("activate", *words, "--unjudged", "the board is emulated")
+    assert answer["check"]["speed"]["unjudged"] == "the board is emulated"
+
+
+def test_scrubbing_names_what_has_rotted_and_lets_the_release_before_run(board: Board) -> None:
+    board.activate(board.add("1"))
+    second = board.add("2", counter=2)
+    board.activate(second)
+    whole = board.call("scrub")
+    assert (whole["rotten"], whole["blobs"] > 3) == ([], True)
+    model = board.store.folder(RELEASES, second) / "model.bin"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    seen = board.call("scrub")
+    assert seen["rotten"] == [{"in": second, "kind": "release", "what": "`model.bin` has rotted"}]
+    assert seen["hint"] == "push the release again"
+    wait_until(lambda: board.running() == "1")
+    assert board.call("scrub")["rotten"][0]["in"] == second
+
+
+def test_the_log_is_told_by_its_last_lines(board: Board) -> None:
+    log = board.store.root / "run" / "service.log"
+    log.write_text("".join(f"line {number}\n" for number in range(100)))
+    done = subprocess.run(board.command("logs", "-n", "2"), capture_output=True, check=True, timeout=60)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"line": "line 98"}, {"line": "line 99"}, {"ok": True}]

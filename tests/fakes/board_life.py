@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from device import activation, service
+from device.counters import Counters
 from device.receive import Input, _request, _serve
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 from tests.fakes.bundles import make_bundle, make_runtime
@@ -80,7 +81,9 @@ class Life:
 
     def activate(self, release: str, runtime: str) -> None:
         """Activate a release, as the verb does it."""
-        wanted = Deployment(release=self.names[release], runtime=self.names[runtime], port=8080, service="supervised")
+        wanted = Deployment(
+            release=self.names[release], runtime=self.names[runtime], port=8080, service="supervised", unsigned=True
+        )
         with self.store.locked():
             self.store.recover()
             activation._activate(self.store, wanted, LIMITS)
@@ -110,7 +113,7 @@ class Life:
             self.store.check(RELEASES, deployment.release)
             self.store.check(RUNTIMES, deployment.runtime)
         served = self.store.read_release(current.release)
-        assert self.store.confirmed() != current or self.store.counters().get(served.name, 0) >= served.counter
+        assert self.store.confirmed() != current or Counters(self.root).read().get(served.name, 0) >= served.counter
         called = {digest: name for name, digest in self.names.items()}
         return called[current.release], called[previous.release] if previous else ""
 
@@ -118,15 +121,15 @@ class Life:
 @contextlib.contextmanager
 def without_processes() -> Iterator[None]:
     """Let activations run without a service and without a child that checks."""
-    real = (service.choose, service.healthy, service.port_is_taken, activation._run)
+    real = (service.choose, service.healthy, service.port_is_taken, activation.run_verb)
     service.choose = lambda store, kind: NoService()
     service.healthy = lambda port: {"status": "ok"}
     service.port_is_taken = lambda port: False
-    activation._run = lambda *arguments: {}
+    activation.run_verb = lambda *arguments: {"goldens": 1}
     try:
         yield
     finally:
-        service.choose, service.healthy, service.port_is_taken, activation._run = real
+        service.choose, service.healthy, service.port_is_taken, activation.run_verb = real
 
 
 def _session(folder: Path) -> bytes:

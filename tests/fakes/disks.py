@@ -39,8 +39,6 @@ class Effect:
     names: tuple[tuple[Node, str, Node | None], ...] = ()
     """Folder, name, and what has that name now."""
     waits: set[Node] = field(default_factory=set)
-    synced_at: int | None = None
-    """Index of the fsync that put it on the disk."""
     place: int = 0
     """Index in the order of all changes and fsyncs."""
 
@@ -175,13 +173,13 @@ class CrashModel:
         """`window`: so many of the last unsynced changes are combined freely; `without`: a line whose fsyncs did not happen."""
         self._recorded, self._window = recorded, window
         self._fsyncs = [fsync for fsync in recorded.fsyncs if without not in fsync.lines]
-        for effect in recorded.effects:
-            effect.synced_at = self._synced(effect)
+        self._synced_at = {effect: self._synced(effect) for effect in recorded.effects}
+        """At which change an fsync puts each effect on the disk."""
 
     def states(self, place: int) -> Iterator[Node]:
         """Yield each tree that a cut right after a change may leave: the oldest unsynced changes by ones and all, the last ones freely."""
         done = [effect for effect in self._recorded.effects if effect.place <= place]
-        loose = [effect for effect in done if effect.synced_at is None or effect.synced_at > place]
+        loose = [effect for effect in done if (synced := self._synced_at[effect]) is None or synced > place]
         seen: set[int] = set()
         for lost in self._losses(loose):
             tree = self._tree(done, lost)
