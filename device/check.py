@@ -55,6 +55,7 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
     began = time.perf_counter()
     model = open_bundle(folder, manifest, threads)
     load_s = time.perf_counter() - began
+    _refuse_nan(model, goldens[0])
     named = [(f"golden {number} of {len(goldens)}", golden) for number, golden in enumerate(goldens, 1)]
     if exact := manifest.arithmetic in ("", own_arithmetic()):
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
@@ -72,6 +73,13 @@ def own_arithmetic() -> str:
         return runtime.arithmetic if runtime else ""
     features = sorted(cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))["cpu_features"])
     return f"{runtime.arithmetic} {hashlib.sha256(' '.join(features).encode()).hexdigest()[:12]}"
+
+
+def _refuse_nan(model: "Model", golden: Golden) -> None:
+    """Raise DeviceError where the scores are no numbers: of those the goldens would only say that they differ."""
+    first = next(iter(model.engine.logits(golden.prompt_tokens[:1])), b"")
+    if any(score != score for score in array("f", first)):
+        raise DeviceError("bad_model", "the model computes NaN", hint="its weights are damaged, or overflow in this type")
 
 
 def _rate(timings: list[Timing]) -> Result:

@@ -29,12 +29,12 @@ def check_limit_s(store: Store, release: str) -> float:
     """Return how long the check of a release may take: by its size, so that one that hangs is soon taken back."""
     manifest = store.read_release(release)
     tokens = manifest.file(GOLDENS).size / TOKEN_BYTES
-    return min(CHECK_S, start_limit_s(store, release) + tokens * max(0.02, _model_bytes(manifest) / DECODE_BYTES_S))
+    return round(min(CHECK_S, start_limit_s(store, release) + tokens * max(0.02, _model_bytes(manifest) / DECODE_BYTES_S)))
 
 
 def start_limit_s(store: Store, release: str) -> float:
     """Return how long a release may take until it answers."""
-    return min(HEALTH_S, START_S + _model_bytes(store.read_release(release)) / READ_BYTES_S)
+    return round(min(HEALTH_S, START_S + _model_bytes(store.read_release(release)) / READ_BYTES_S))
 
 
 def measured(store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str) -> dict[str, Any]:

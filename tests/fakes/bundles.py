@@ -37,6 +37,8 @@ if mood == "illegal":
     os.kill(os.getpid(), signal.SIGILL)
 if mood == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if mood in ("segfault", "abort"):
+    os.kill(os.getpid(), signal.SIGSEGV if mood == "segfault" else signal.SIGABRT)
 if mood == "exit":
     sys.exit(3)
 if verb == "search":

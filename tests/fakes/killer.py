@@ -1,6 +1,6 @@
 """Lives a board's life (board_life.py) in child processes that end badly on the way, and looks at what is left.
 
-`python -m tests.fakes.killer CARGO ROOT HOW FROM TO`: HOW is `change` (SIGKILL before the n-th change of the disk; within it where it
+`python -m tests.fakes.killer CARGO ROOT HOW FROM TO STEP`: HOW is `change` (SIGKILL before the n-th change of the disk; within it where it
 is a write), `moment` (SIGKILL at a random moment), `once` or `ever` (the n-th change fails, or all from there on). One JSON line each.
 """
 
@@ -65,8 +65,8 @@ def _one(cargo: Path, folder: Path, how: str, number: int, took: float) -> dict[
 def _live(cargo: Path, folder: Path, how: str, number: int, progress: int) -> None:
     """Live in this process and end it: 0 where life was finished, 3 where an error ended it."""
     try:
-        life = Life(cargo, folder)
         _arm(how, number)
+        life = Life(cargo, folder)
         with without_processes():
             for _, step in life.steps():
                 step()
@@ -123,4 +123,4 @@ def _time(cargo: Path, root: Path, whole: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], range(int(sys.argv[4]), int(sys.argv[5])))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], range(int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])))
