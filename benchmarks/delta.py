@@ -100,7 +100,7 @@ def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, An
     base, data = external(STARTER / "pretrain"), Dataset(path=STARTER / "ingest", record=record)
     old = quantize(base, QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), scratch / "base", Silent()).file
     for label, modules in MODULES.items():
-        spec = TuneSpec(epochs=1, batch_size=8, learning_rate=2e-4, target_modules=modules, r=RANK)
+        spec = TuneSpec(epochs=1, batch_size=8, target_modules=modules, r=RANK, questions=1)
         tuned = tune(base, data, spec, scratch / f"tuned-{len(modules)}", Silent(), seed=1)
         name = ModelLabel(name="base")
         new = quantize(tuned, QuantizeSpec(scheme="Q4_0"), name, scratch / f"new-{len(modules)}", Silent()).file

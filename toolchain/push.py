@@ -6,6 +6,7 @@ from the byte where it was cut; the board itself checks, switches, and goes back
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from toolchain import kept, signing
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
 from toolchain.board.device import Device, check_python
-from toolchain.errors import ArtifactError, BoardError, FitError
+from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
 from toolchain.progress import Reporter
 from toolchain.target import Needs, fit, recognise
 from toolchain.transfer import Blob, send_blobs, send_papers
@@ -137,11 +138,11 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
         return blob
     from toolchain import delta
 
-    old = delta.likest(blob.path, _old_files(device, device.look()[1]))
-    if not old:
-        return blob
-    report.note(f"{device.address}: {blob.path.name}: compared with the model file that is there")
     try:
+        old = delta.likest(blob.path, _old_files(device, device.look()[1]))
+        if not old:
+            return blob
+        report.note(f"{device.address}: {blob.path.name}: compared with the model file that is there")
         digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
         patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
     except ManifestError as error:
@@ -150,16 +151,23 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
 
 
 def _old_files(device: Device, stored: Facts) -> "list[Old]":
-    """Return model files that the board holds: those that this computer sent, the last one first; else what the board serves."""
+    """Return model files that the board holds: those that this computer sent, the last one first; else what the board serves.
+
+    One that is damaged, here or there, is no base: the push that is under way mends it.
+    """
     from toolchain import delta
 
     whole = {digest for digest, there in stored["blobs"].items() if there is None}
-    if sent := kept.held(whole):
-        return [delta.old_file(file, file.name) for file in sent]
-    if not stored["releases"] or runtimes.agent().name not in stored["agents"]:
-        return []
-    described = device.call("tensors")
-    return [delta.known_file(described["sha256"], described["tensors"])] if described["sha256"] in whole else []
+    found = []
+    for file in kept.held(whole):
+        with suppress(ManifestError):
+            found.append(delta.old_file(file, file.name))
+    if found or not stored["releases"] or runtimes.agent().name not in stored["agents"]:
+        return found
+    with suppress(ToolchainError):
+        described = device.call("tensors")
+        return [delta.known_file(described["sha256"], described["tensors"])] if described["sha256"] in whole else []
+    return []
 
 
 def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int) -> None:

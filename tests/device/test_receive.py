@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from device.manifest import delta
 from device.store import Store
+from toolchain.delta import coding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,3 +126,34 @@ def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int)
         counts = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
     assert child.wait(30) == 0
     assert len(content) < int(counts["wchar"]) < 1.05 * len(content)
+
+
+def test_an_update_is_made_in_little_memory_and_written_once(tmp_path: Path) -> None:
+    """64 MB that are copied and a frame of differences at its largest: by the kernel's count of memory and of bytes written."""
+    base, blocks = bytes(64 << 20), delta.FRAME_BYTES // 18 * 18
+    draw = np.random.default_rng(1)
+    fresh = draw.integers(0, 256, blocks, np.uint8)
+    new = base + fresh.tobytes()
+    old = Store(tmp_path).blob(sha256(base))
+    old.write_bytes(base)
+    payload = coding.difference(np.zeros(blocks, np.uint8), fresh, 2)
+    frames = (
+        delta.FRAME.pack(delta.COPY, 0, 0, len(base), 0)
+        + delta.FRAME.pack(delta.ADD, 2, len(payload), blocks, 0) + payload
+        + delta.FRAME.pack(delta.CHECK, 0, 32, 0, 0) + hashlib.sha256(new).digest()
+    )  # fmt: skip
+    request = {"op": "patch", "sha256": sha256(new), "size": len(new), "offset": 0, "checked": 0, "base": old.name}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )  # fmt: skip
+    assert child.stdin and child.stdout
+    with child.stdin, child.stdout:
+        child.stdin.write(json.dumps(request).encode() + b"\n" + frames)
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline()) == {"kept": 1}
+        counts = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
+        memory = dict(line.split(":\t", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if ":\t" in line)
+    assert child.wait(30) == 0
+    assert Store(tmp_path).blob(sha256(new)).read_bytes() == new
+    assert int(counts["wchar"]) < 1.05 * len(new)
+    assert int(memory["VmHWM"].split()[0]) < 64 << 10

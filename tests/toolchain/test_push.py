@@ -164,6 +164,21 @@ def test_a_base_that_is_another_file_on_this_computer_is_found_out(
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 
+def test_a_base_that_is_broken_here_is_asked_of_the_board_and_one_that_is_broken_there_is_none(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
+) -> None:
+    (kept,) = cache.iterdir()
+    digest = kept.name
+    kept.unlink()
+    kept.write_bytes(b"GGUF")
+    by_digests = push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
+    assert 0 < by_digests.actions[0].ways["tiny.gguf in whole tensors"] < by_digests.actions[0].ways["tiny.gguf whole"]
+    with (board.home / "store" / "blobs" / digest).open("r+b") as stream:
+        stream.write(b"rot")
+    deployment = push_unsigned(updated, runtime, Device(board), Silent(), port=port)
+    assert (deployment.actions[0].ways, deployment.bytes_sent > (updated.path / "tiny.gguf").stat().st_size) == ({}, True)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
 def test_a_cut_delta_goes_on_at_the_frame(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, share: float
