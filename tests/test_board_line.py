@@ -72,7 +72,7 @@ def test_the_board_answers_with_the_goldens_within_tolerance(line: Line) -> None
 def test_figures_of_an_emulated_board_are_called_so(line: Line) -> None:
     words = ("--pp", "16", "--tg", "4", "--repeat", "1")
     assert json.loads(line.demitasse("bench", BOARD, *words, "--json"))["emulated"] is True
-    assert "emulated board: these figures say nothing about a real one" in line.demitasse("bench", BOARD, *words)
+    assert "mind: an emulated board: its speed says nothing about a real one" in line.demitasse("bench", BOARD, *words)
 
 
 def test_the_doctor_finds_a_healthy_pi(line: Line) -> None:

@@ -1,6 +1,7 @@
 """Runtimes on the processors of boards, without a boot: they compute, they generate, and the wrong one is killed."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from toolchain.board import userland
 from toolchain.progress import Silent
 from toolchain.runtime.site import site_folder
 
-pytestmark = [pytest.mark.board, pytest.mark.timeout(2400)]
+pytestmark = [
+    pytest.mark.board, pytest.mark.timeout(2400),
+    pytest.mark.skipif(not shutil.which("qemu-aarch64-static"), reason="needs qemu-user-static"),
+]  # fmt: skip
 
 NEWER = "armv8.2+dotprod+fp16"
 PROFILES = {"cortex-a53": "armv8.0", "cortex-a72": "armv8.0", "cortex-a76": NEWER}
