@@ -94,7 +94,7 @@ class LlamaDecoder:
     def _size(self, guessed: int) -> int:
         """Return how many tokens to evaluate at once."""
         size = self._pace.size(guessed) if guessed else 1
-        return size if self.exact.get(self._way(size), True) else 1
+        return size if self.exact.get(self._way(size), self._pace.sure) else 1
 
     def _way(self, size: int) -> tuple[int, bool]:
         return size, len(self._sequence) + size > _UNSPLIT

@@ -2,7 +2,7 @@
 
 Prompt lookup (Saxena 2023): a guess costs nothing, but several tokens at once take longer to verify than one. So a guess is tried
 where what was seen promises more tokens than the time costs, and only with time that was earned: each token earns a hundredth of
-itself, each saved token its whole time. Whatever the text, no answer is more than a few hundredths slower than without guesses.
+itself, each saved token its whole time. Whatever the texts, all answers together lose that hundredth and a few tokens' time.
 Standard library only: any engine that can take back tokens may use it.
 """
 
@@ -22,8 +22,12 @@ _PROFIT = 1.15
 """Tokens for the time of one that a batch must promise."""
 _TITHE = 0.01
 _MOST_EARNED = 6.0
-_GRANT = 4.0
-"""Steps of one token that an answer may lose at most, beside its tithe."""
+_GRANT = 2.0
+"""Steps of one token that an answer may lose of what others earned."""
+_CREDIT = 4.0
+"""Steps that may be lost beyond what was earned where guesses are sure; the debt stays until it is paid."""
+_SURE = 0.98
+"""Chance of guesses that were right about twenty times in a row."""
 
 
 class Lookup:
@@ -81,11 +85,17 @@ class Pace:
         """Note whether a guessed token, tried or not, was the one that came."""
         self._chance += _NEWS * (right - self._chance)
 
+    @property
+    def sure(self) -> bool:
+        """Whether guesses have been right for so long that a size that was never tried is worth its proof."""
+        return self._chance >= _SURE
+
     def size(self, guessed: int) -> int:
         """Return how many tokens to verify at once where so many are guessed after the last one; 1 for none."""
         if not self._step_s:
             return 1
-        able = [size for size in SIZES if size <= guessed + 1 and self._costs[size] - 1 <= self._earned]
+        purse = self._earned + (_CREDIT if self.sure else 0)
+        able = [size for size in SIZES if size <= guessed + 1 and self._costs[size] - 1 <= purse]
         best = max(able, key=self._promise, default=0)
         return best if best and self._promise(best) >= _PROFIT else 1
 
