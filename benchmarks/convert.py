@@ -137,7 +137,7 @@ def _conditions(root: Path, name: str) -> dict[str, object]:
 
 def _ours(root: Path, adapter: str = "adapter", out: str = "ours") -> Cost:
     _forget(root / out)
-    return _run(_our_command(root, adapter, out))
+    return run(_our_command(root, adapter, out))
 
 
 def _our_command(root: Path, adapter: str, out: str) -> list[str]:
@@ -155,16 +155,16 @@ def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
     model, bf16, result = root / ("merged" if merged else "model"), root / "bf16.gguf", root / "peer.gguf"
     costs = []
     if merged:
-        costs.append(_run([sys.executable, "-c", MERGE, str(root / "model"), str(root / "adapter"), str(model)]))
+        costs.append(run([sys.executable, "-c", MERGE, str(root / "model"), str(root / "adapter"), str(model)]))
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (model / file).write_bytes((root / "model" / file).read_bytes())
     script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
-    costs.append(_run([sys.executable, str(script), str(source)], text=json.dumps([{"model": str(model), "out": str(bf16)}])))
-    costs.append(_run([sys.executable, "-c", QUANTIZE, str(bf16), str(result), str(FILE_TYPE)]))
+    costs.append(run([sys.executable, str(script), str(source)], text=json.dumps([{"model": str(model), "out": str(bf16)}])))
+    costs.append(run([sys.executable, "-c", QUANTIZE, str(bf16), str(result), str(FILE_TYPE)]))
     return Cost(sum(cost.seconds for cost in costs), max(cost.peak_mb for cost in costs))
 
 
-def _run(command: list[str], text: str = "") -> Cost:
+def run(command: list[str], text: str = "") -> Cost:
     """Run a child to its end and return its wall time and its own peak memory."""
     began = time.monotonic()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:

@@ -398,10 +398,11 @@ def _quantize(flow: _Flow) -> Artifact:
 
 
 def _tflite(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
+    from toolchain.quantize.litertlm import runs_on
     from toolchain.quantize.tflite import quantize
 
-    context = flow.recipe.package.context
-    return quantize(flow.source(), spec, _label(flow.recipe), out, flow.settings.report, context=context)
+    context, report, bundled = flow.recipe.package.context, flow.settings.report, spec.litertlm and runs_on(flow.settings.target)
+    return quantize(flow.source(), spec, _label(flow.recipe), out, report, context=context, litertlm=bundled)
 
 
 def _label(wanted: Recipe) -> "ModelLabel":

@@ -144,6 +144,8 @@ class QuantizeSpec(Frozen):
     tflite_scheme: str = "dynamic_wi8_afp32"
     prefill: tuple[Positive, ...] = (16, 128)
     """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on the board."""
+    litertlm: bool = False
+    """Write the TFLite file with its tokenizer as one `.litertlm` too, for targets on which LiteRT-LM runs."""
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
     distill: InFormatSpec | None = None

@@ -21,6 +21,7 @@ from toolchain.quantize.gguf_file import whole_file
 from toolchain.quantize.gguf_model import Model
 from toolchain.quantize.gguf_structure import TOKENIZER
 from toolchain.quantize.gguf_tokenizer import TEMPLATE
+from toolchain.quantize.litertlm import write_litertlm
 from toolchain.quantize.tflite_decoder import Decoder
 from toolchain.quantize.tflite_file import write_header
 from toolchain.quantize.tflite_graph import Promise
@@ -39,6 +40,7 @@ class _Parameters(Frozen):
     prefill: tuple[int, ...]
     context: int
     label: ModelLabel
+    litertlm: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +52,19 @@ class _Vocabulary:
 
 
 def quantize(
-    checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, *, context: int
-) -> ModelFile:
+    checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, *, context: int,
+    litertlm: bool = False,
+) -> ModelFile:  # fmt: skip
     """Write the checkpoint as a TFLite file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
 
-    Its adapter is merged while the weights are read.
+    Its adapter is merged while the weights are read. `litertlm` has the same written as one file for LiteRT-LM too.
     """
     find_scheme(spec.tflite_scheme)
     check_model_folder(checkpoint.path)
-    parameters = _Parameters(scheme=spec.tflite_scheme, prefill=spec.prefill, context=context, label=label)
+    parameters = _Parameters(scheme=spec.tflite_scheme, prefill=spec.prefill, context=context, label=label, litertlm=litertlm)
     work = Work(
         stage="quantize", inputs={"checkpoint": checkpoint.digest}, parameters=parameters,
-        tools=("ai-edge-litert", "flatbuffers"),
+        tools=("ai-edge-litert", "flatbuffers", "litert-lm-builder"),
     )  # fmt: skip
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, parameters, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
@@ -80,6 +83,8 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         promised = _write(file, decoder, parameters, vocabulary, report)
         _write_companions(folder, vocabulary, out)
+    if parameters.litertlm:
+        write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
     figures = _figures(file, model, parameters, promised, vocabulary)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
     report.note(f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
