@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from device import disk
-from device.disk import make_folder, read_json, remove, sync, write_json, write_new
+from device.disk import make_folder, read_json, remove, write_json, write_new
 from device.manifest import RUNTIME_MANIFEST, read_runtime
 from device.model import Model
 from device.store import leads_of
@@ -63,7 +63,6 @@ def _keep(file: Path, state: bytes) -> None:
         part = file.with_suffix(".part")
         write_new(part, state)
         disk.replace(part, file)
-        sync(file.parent)
         write_json(file.with_suffix(".json"), {"size": len(state), "sha256": sha256(state).hexdigest()})
     except OSError as error:
         print(f"the state of the lead is not kept: {error}", file=sys.stderr, flush=True)

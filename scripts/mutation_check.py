@@ -23,6 +23,7 @@ TRAVELS = ("device", "toolchain", "tests", "targets", "recipes", "scripts", "pyp
 FSYNC_TEST = "tests/device/test_crashes.py::test_no_crash_leaves_neither_the_old_nor_the_new_release"
 LIMIT_S = 600
 NOWHERE = -1
+SYNCS = ("sync", "fsync", "disk.sync", "disk.fsync")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _fsyncs() -> Iterator[Mutation]:
     """Yield each statement of the board side that is nothing but a call which puts something on the disk."""
     for path in sorted((ROOT / "device").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _name(node.value.func) in ("sync", "fsync"):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _name(node.value.func) in SYNCS:
                 where = path.relative_to(ROOT).as_posix()
                 assert node.end_lineno
                 yield Mutation(
@@ -88,7 +89,7 @@ def _fsyncs() -> Iterator[Mutation]:
 
 
 def _name(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return ast.unparse(function)
 
 
 def _listed() -> Iterator[Mutation]:

@@ -1,0 +1,25 @@
+"""What device/disk.py promises: a change is made as a whole, and put on the disk where it says so."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from device import disk
+
+
+def test_a_sync_asks_the_kernel_for_an_fsync_of_that_very_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    disk.write_whole(tmp_path / "file", b"content")
+    assert asked == [str(tmp_path / ".file.part"), str(tmp_path)]
+
+
+def test_a_folder_and_all_that_is_in_it_is_removed_and_nothing_that_a_link_points_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "inner" / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "folder" / "nowhere").symlink_to(tmp_path / "missing")
+    disk.remove(tmp_path / "folder")
+    disk.remove(tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
