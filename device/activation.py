@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from device import disk, health, service, trust
+from device.child import die_with_parent
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
 
@@ -196,7 +197,8 @@ def run_verb(store: Store, wanted: Deployment, verb: str, limit_s: float, *words
     """Return what a verb of the runtime prints: `selftest`, `check`, which lets the release reproduce its goldens, or `search`."""
     command = [*service.python_command(store, wanted.runtime), verb, *words]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=die_with_parent,
     ) as child:  # fmt: skip
         try:
             said, complaints = child.communicate(timeout=limit_s)

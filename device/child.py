@@ -1,5 +1,6 @@
 """Work with the engine in a child process: a library that kills it is an answer, not the end of the one who asked."""
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from device.facts import cpuinfo
 from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, read_runtime
 
 Result = dict[str, Any]
+_PR_SET_PDEATHSIG = 1
 
 
 def own_runtime() -> RuntimeManifest | None:
@@ -28,9 +30,17 @@ def python_child(module: str, *arguments: str) -> Result:
     return run_child([sys.executable, *_compiled_elsewhere(), "-sE", "-c", code, str(runtime), *arguments])
 
 
+def die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that made it: a check must not hold its model when nobody waits any more.
+
+    For `preexec_fn`; PR_SET_PDEATHSIG of prctl(2).
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def run_child(command: Sequence[str]) -> Result:
     """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
-    child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    child = subprocess.run(command, stdout=subprocess.PIPE, check=False, preexec_fn=die_with_parent)
     if child.returncode < 0:
         raise _died(signal.Signals(-child.returncode))
     if child.returncode > 0:

@@ -1,5 +1,6 @@
 """The switch as a board sees it: a real agent, a real supervisor, and runtimes that behave well and badly."""
 
+import contextlib
 import json
 import os
 import signal
@@ -62,6 +63,15 @@ def board(tmp_path: Path) -> Iterator[Board]:
     made = Board(tmp_path)
     yield made
     made.call("stop")
+
+
+def processes() -> list[bytes]:
+    """Return the command lines of all processes."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes())
+    return lines
 
 
 def wait_until(said: Callable[[], object]) -> None:
@@ -202,6 +212,7 @@ def test_after_a_kill_within_an_activation_the_release_before_runs_again_by_itse
     child.kill()
     child.wait()
     wait_until(lambda: board.running() == "1")
+    assert not [words for words in processes() if str(board.store.root).encode() in words and b"\0check\0" in words]
     board.call("verify")
     assert board.store.previous() is None
     assert board.activate(first)["unchanged"] is True
