@@ -168,7 +168,7 @@ def test_one_model_is_named_and_another_is_not_found(port: int) -> None:
             "the prompt has 600 tokens, the context holds 512 with the answer; ask for less at once, or package with a larger context",
         ),
         (COMPLETION, {"prompt": "x" * 600, "stream": True}, 400, "prompt_too_long", None, None),
-        ("/v1/embeddings", {}, 404, "not_found", None, "`/v1/embeddings` is not an endpoint of this service"),
+        ("/v1/images/generations", {}, 404, "not_found", None, "`/v1/images/generations` is not an endpoint of this service"),
         ("/health", {}, 405, "method_not_allowed", None, "`/health` does not take POST"),
     ],
 )  # fmt: skip

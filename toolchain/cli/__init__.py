@@ -1,0 +1,19 @@
+"""Verbs to stages: reads the command line, calls the pipeline or a stage, hands what came out to be shown.
+
+The only place that knows both the user's words and the stages; everything heavy is imported inside its verb.
+"""
+
+from typing import Annotated  # noqa: I001 - the verbs below are in the order of the help
+
+import typer
+
+from toolchain import __version__, console
+from toolchain.cli import line, boards, figures, virtual  # noqa: F401
+from toolchain.cli.words import app
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        console.show_text(f"demitasse {__version__}")
+        raise typer.Exit

@@ -1,0 +1,134 @@
+"""Verbs of a board: talk with it, look at it, take it back, trust it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain import console, show, signing
+from toolchain.board import is_stand_in
+from toolchain.cli.words import AsJson, Board, MaxTokens, Question, Sign, app, device_at
+from toolchain.errors import ConfigError
+
+
+@app.command()
+def ask(board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: AsJson = False) -> None:
+    """Ask the model on a board one question and print its answer as it comes."""
+    from toolchain.talk import ask as ask_board
+
+    text = console.read_input() if question == "-" else question
+    with device_at(board) as device:
+        if as_json:
+            console.show_json(ask_board(device, text, max_tokens=max_tokens))
+            return
+        ask_board(device, text, max_tokens=max_tokens, say=lambda piece: console.show_text(piece, end=""))
+    console.show_text("")
+
+
+@app.command()
+def chat(board: Board, max_tokens: MaxTokens = 0) -> None:
+    """Talk with the model on a board; an empty line or Ctrl-D ends it."""
+    from toolchain.talk import Conversation
+
+    with device_at(board) as device:
+        conversation = Conversation(device, max_tokens=max_tokens)
+        while question := console.read_line("you: "):
+            console.show_text("board: ", end="")
+            conversation.say(question, lambda piece: console.show_text(piece, end=""))
+            console.show_text("")
+
+
+@app.command()
+def status(board: Board, as_json: AsJson = False) -> None:
+    """Say what a board serves, since when, and what it would go back to."""
+    with device_at(board) as device:
+        show.status(board, device.call("status"), as_json=as_json)
+
+
+@app.command()
+def rollback(board: Board, as_json: AsJson = False) -> None:
+    """Take a board back to the release before the current one."""
+    with device_at(board) as device:
+        show.status(board, device.call("rollback", timeout_s=600), as_json=as_json)
+
+
+@app.command()
+def logs(
+    board: Board, lines: Annotated[int, typer.Option("-n", "--lines", help="Last lines.", min=0, max=10_000)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with those that come, until Ctrl-C.")] = False,
+) -> None:  # fmt: skip
+    """Print the last lines that the service on a board wrote."""
+    with device_at(board) as device, device.talk("logs", "-n", str(lines), *(["--follow"] if follow else [])) as channel:
+        for said in device.events(channel):
+            if "line" in said:
+                console.show_text(said["line"])
+
+
+@app.command()
+def scrub(board: Board, as_json: AsJson = False) -> None:
+    """Have a board read every byte of its store again; what has rotted is named and taken out of use."""
+    with device_at(board) as device:
+        seen = device.call("scrub", timeout_s=3600)
+    show.status(board, seen, as_json=as_json)
+    raise typer.Exit(4 if seen["rotten"] else 0)
+
+
+@app.command()
+def stop(board: Board, as_json: AsJson = False) -> None:
+    """Stop the service on a board; the releases stay."""
+    with device_at(board) as device:
+        show.status(board, device.call("stop"), as_json=as_json)
+
+
+@app.command()
+def doctor(
+    board: Annotated[str, typer.Argument(metavar="[BOARD]", help="A board to look at as well.")] = "", as_json: AsJson = False
+) -> None:
+    """Look for what is wrong on this computer, and on a board, and say how to mend it."""
+    from toolchain.doctor import board_findings, host_findings
+
+    findings = host_findings()
+    if board:
+        with device_at(board) as device:
+            findings += board_findings(device.facts())
+    show.findings(findings, as_json=as_json)
+    raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+@app.command()
+def trust(
+    board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False, sign: Sign = "",
+    signer: Annotated[str, typer.Option("--signer", metavar="PUB", help="Another's public key that may sign.")] = "",
+    names: Annotated[str, typer.Option("--names", metavar="PATTERNS", help="The models that this key may sign.")] = "*",
+    revoke: Annotated[str, typer.Option("--revoke", metavar="PUB", help="A public key that may never sign again.")] = "",
+    target_id: Annotated[str, typer.Option("--target", help="The only target that bundles may be made for; `any` for all.")] = "",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Pin a new board's host key in known_hosts, and on the board the key that signs what may run there."""
+    if not is_stand_in(board):
+        _pin_host_key(board, yes=yes)
+    elif not (sign or signer or revoke or target_id):
+        console.show_text(f"{board} needs no trust: this computer made its host key, and knows no other for it")
+        return
+    changes = ["--target", target_id] if target_id else []
+    changes += ["--revoke", signing.public_key(Path(revoke))] if revoke else []
+    if signer or not changes:
+        public = signing.public_key(Path(signer)) if signer else signing.find_key(sign).public
+        changes += ["--signer", public, "--names", names]
+    with device_at(board) as device:
+        show.status(board, device.call("trust", *changes), as_json=as_json)
+
+
+def _pin_host_key(board: str, *, yes: bool) -> None:
+    from toolchain.board import ssh
+
+    key = ssh.fetch_host_key(board)
+    if ssh.is_pinned(board, key):
+        return
+    console.show_text(f"{board} shows {key.get_name()} {key.fingerprint}")
+    if not yes and not console.confirm("pin this key?"):
+        raise ConfigError(
+            f"{board}: not pinned", hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+        )
+    ssh.pin(board, key)
+    console.show_text(f"{board} is trusted")

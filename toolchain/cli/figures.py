@@ -1,0 +1,119 @@
+"""Verbs of figures: what a model takes, how fast a board is, and how two reports differ."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from toolchain import console, show, target
+from toolchain.artifacts import Report
+from toolchain.cli.words import AsJson, Board, app, device_at
+from toolchain.errors import FitError
+
+
+@app.command()
+def bench(
+    board: Board, pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
+    tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
+    repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
+    sustained: Annotated[float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)] = 0.0,
+    output: Annotated[Literal["md", "csv", "json", "jsonl"], typer.Option("-o", "--output", help="Form of the rows.")] = "md",
+    page: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write the report as one page.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="JSON", help="Keep the report, to compare it later.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure a board's current release as llama-bench does, and what llama-bench leaves out."""
+    from toolchain import report as reports
+    from toolchain.bench import bench as measure
+
+    with console.terminal() as report, device_at(board) as device:
+        report.note(f"{board}: pp{pp} and tg{tg}, {repeat} times each")
+        measured = measure(device, pp=pp, tg=tg, repeat=repeat, sustained_s=sustained)
+    if save:
+        reports.save(measured, save)
+    if page:
+        _write_page([measured], page)
+    show.bench(measured, output, as_json=as_json)
+
+
+@app.command()
+def calibrate(
+    board: Board, budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find the threads, cores and batches with which a board runs its release fastest, and run it so."""
+    with console.terminal() as report, device_at(board) as device:
+        report.note(f"{board}: the service pauses for about {budget:g} s")
+        found = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
+    show.calibrated(board, found, as_json=as_json)
+
+
+@app.command(name="report")
+def make_report(
+    saved: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")],
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Show kept reports side by side as one page: quality against speed, heat over time, where the time goes."""
+    from toolchain import report as reports
+
+    _write_page([reports.read(file) for file in saved], out)
+    console.show_text(f"{out}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A kept report, or what llama-bench printed as JSON.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")], as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say how much faster B is than A, with the interval in which that ratio lies."""
+    from toolchain import report as reports
+
+    show.compared(reports.compare(reports.read(first), reports.read(second)), first.name, second.name, as_json=as_json)
+
+
+def _write_page(measured: list[Report], path: Path) -> None:
+    from toolchain.artifacts import write_whole
+    from toolchain.report.page import render
+
+    write_whole(path, render(measured))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF or TFLite file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what is inside a GGUF or TFLite file, in one screen, from its header alone."""
+    from toolchain.quantize import contents, tflite_contents
+
+    read = tflite_contents.read_contents if file.suffix == ".tflite" else contents.read_contents
+    show.contents(read(file), tensors=tensors, as_json=as_json)
+
+
+@app.command()
+def fit(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle folder.")],
+    target_id: Annotated[str, typer.Option("--target", help="The board, see `demitasse targets`.")],
+    context: Annotated[int, typer.Option("--context", help="Tokens of prompt and answer; 0: as the bundle says.", min=0)] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="Threads of the speeds; 0: the fastest known.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
+    from toolchain.forecast import forecast, read_model
+
+    board, (header, usual) = target.find(target_id), read_model(model)
+    expected = forecast(header, board, context or usual, threads)
+    found = target.fit(expected.needs, board)
+    show.fitted(model.name, expected, found, board, as_json=as_json)
+    raise typer.Exit(0 if found.ok else FitError.exit_code)
+
+
+@app.command()
+def targets(
+    target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "", as_json: AsJson = False
+) -> None:
+    """List the boards that are known, or show one with the source of each fact."""
+    if target_id:
+        show.one_target(target.find(target_id), as_json=as_json)
+    else:
+        show.all_targets(target.all_targets(), as_json=as_json)
