@@ -6,8 +6,6 @@ detokenized twice. This module is imported by `device.engine.load` alone, when a
 
 import ctypes
 import os
-import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings,
 from device.engine.cells import LlamaCells
 from device.engine.decoding import LlamaDecoder
 from device.engine.opening import N_OUTPUTS
-from device.engine.sequence import ReadSequence
+from device.engine.sequence import ReadSequence, arbitrary
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
@@ -145,20 +143,11 @@ class LlamaEngine:
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""
-        self._sequence.clear()
-        tokens = self._arbitrary(n_tokens)
-        began = time.perf_counter()
-        self._sequence.read(tokens)
-        return time.perf_counter() - began
+        return self._sequence.time_prompt(arbitrary(n_tokens, self.n_vocab))
 
     def time_decode(self, n_tokens: int) -> float:
         """Return the seconds of random tokens, one at a time, from an empty context."""
-        self._sequence.clear()
-        tokens = self._arbitrary(n_tokens)
-        began = time.perf_counter()
-        for token in tokens:
-            self._sequence.decode([token])
-        return time.perf_counter() - began
+        return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
     def close(self) -> None:
         """Give the memory back."""
@@ -182,10 +171,6 @@ class LlamaEngine:
             self._sequence.decode(part, every_row=True)
             for row in range(len(part)):
                 yield llama.llama_get_embeddings_ith(self._ctx, row)[:width]
-
-    def _arbitrary(self, n_tokens: int) -> list[int]:
-        choose = random.Random(0)  # noqa: S311
-        return [choose.randrange(self._n_vocab) for _ in range(n_tokens)]
 
     # Answering
 

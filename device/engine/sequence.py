@@ -1,5 +1,7 @@
 """The one sequence in an engine's memory: read on, cut off at the end, put away as a whole and taken back."""
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -84,6 +86,21 @@ class ReadSequence:
         self._shelf.put(of_lead(lead), state, pinned=True)
         return True
 
+    def time_prompt(self, tokens: Sequence[int]) -> float:
+        """Return the seconds that a prompt takes from an empty memory."""
+        self.clear()
+        began = time.perf_counter()
+        self.read(tokens)
+        return time.perf_counter() - began
+
+    def time_decode(self, tokens: Sequence[int]) -> float:
+        """Return the seconds that tokens take one at a time from an empty memory."""
+        self.clear()
+        began = time.perf_counter()
+        for token in tokens:
+            self.decode([token])
+        return time.perf_counter() - began
+
     def cut_to(self, length: int) -> bool:
         """Forget what comes after so many tokens; return False where the engine cannot, and then there is nothing in memory."""
         if length == len(self) or self._cells.cut_to(length):
@@ -157,3 +174,9 @@ class ReadSequence:
         self.clear()
         self._shelf.drop(memory)
         return False
+
+
+def arbitrary(n_tokens: int, n_vocab: int) -> list[int]:
+    """Return tokens to be timed, the same ones each time."""
+    choose = random.Random(0)  # noqa: S311
+    return [choose.randrange(n_vocab) for _ in range(n_tokens)]

@@ -6,7 +6,6 @@ processors without LSE atomics, and most Raspberry Pis have one of those.
 
 import importlib.metadata
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from device.engine.answering import Clock, Stream, Work, answer
 from device.engine.base import Description, FieldError, Sampling, Settings, Token, check_prompt, default_threads, never
 from device.engine.lite_cells import LiteCells
 from device.engine.sampling import Sampler
-from device.engine.sequence import ReadSequence
+from device.engine.sequence import ReadSequence, arbitrary
 from device.engine.states import BATCH
 from device.engine.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
@@ -134,20 +133,11 @@ class LiteEngine:
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""
-        self._sequence.clear()
-        tokens = self._arbitrary(n_tokens)
-        began = time.perf_counter()
-        self._sequence.read(tokens)
-        return time.perf_counter() - began
+        return self._sequence.time_prompt(arbitrary(n_tokens, self.n_vocab))
 
     def time_decode(self, n_tokens: int) -> float:
         """Return the seconds of random tokens, one at a time, from an empty context."""
-        self._sequence.clear()
-        tokens = self._arbitrary(n_tokens)
-        began = time.perf_counter()
-        for token in tokens:
-            self._sequence.decode([token])
-        return time.perf_counter() - began
+        return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
     def close(self) -> None:
         """Give the memory back."""
@@ -157,10 +147,6 @@ class LiteEngine:
         for token in tokens:
             self._sequence.decode([token])
             yield self._cells.rows[-1].tobytes()
-
-    def _arbitrary(self, n_tokens: int) -> list[int]:
-        choose = random.Random(0)  # noqa: S311
-        return [choose.randrange(self.n_vocab) for _ in range(n_tokens)]
 
     def _answer(
         self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
