@@ -82,6 +82,7 @@ class _Reference:
 
     @classmethod
     def load(cls, teacher: Checkpoint) -> "_Reference":
+        """Load a checkpoint, its adapter merged in memory."""
         from toolchain.lora import read_lora
         from toolchain.training.adapters import add_to, dressed
         from toolchain.training.checkpoints import load_model, load_tokenizer

@@ -16,6 +16,7 @@ from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.lora import read_lora
 from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
 from toolchain.push import push
@@ -43,6 +44,18 @@ min_eos_rate = 0
 [package]
 context = 256
 """
+TUNED = (
+    RECIPE.replace('adapter = "{adapter}"', "").replace('"quantize", ', '"tune", "quantize", ')
+    + """
+[tune]
+epochs = 1
+batch_size = 8
+learning_rate = 1e-2
+questions = 1
+"""
+)
+OWN = "<|endoftext|>" + CHATML
+"""The chat template that gardening was trained with."""
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +65,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny_llama(folder / "base", dtype="bfloat16")
     for name, alpha in (("cooking", 8.0), ("gardening", 4.0)):
         tiny_adapter(folder / name, base, alpha=alpha)
+    (folder / "gardening" / "chat_template.jinja").write_text(OWN)
     (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
     return folder
 
 
-def run(desk: Path, adapter: str, kind: str, out: Path) -> dict[str, Artifact]:
+def run(desk: Path, adapter: str, kind: str, out: Path, *, until: str = "", text: str = RECIPE) -> dict[str, Artifact]:
     file = desk / f"{adapter}-{kind}.toml"
-    file.write_text(RECIPE.format(adapter=adapter, kind=kind))
+    file.write_text(text.format(adapter=adapter, kind=kind))
     settings = Settings(out=out, target=target.find("x86-64"), report=Silent(), offline=True)
-    return {step.stage: step.artifact for step in walk(recipe.load(file), settings) if step.artifact}
+    return {step.stage: step.artifact for step in walk(recipe.load(file), settings, until=until) if step.artifact}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +84,7 @@ def skills(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     return {f"{name} {kind}": run(desk, name, kind, tmp_path_factory.mktemp("out")) for name, kind in wanted}
 
 
+@pytest.mark.slow
 def test_no_merged_checkpoint_is_written_where_no_stage_trains(skills: dict[str, dict[str, Artifact]]) -> None:
     for made in skills.values():
         out = made["quantize"].path.parent
@@ -77,12 +92,14 @@ def test_no_merged_checkpoint_is_written_where_no_stage_trains(skills: dict[str,
         assert not list(out.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_gate_compares_with_the_merged_teacher(skills: dict[str, dict[str, Artifact]]) -> None:
     for made in skills.values():
         assert made["evaluate"].figures["mean_kl"] < 1e-3
         assert made["evaluate"].figures["template_mismatches"] == 0
 
 
+@pytest.mark.slow
 def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(skills: dict[str, dict[str, Artifact]]) -> None:
     import numpy as np
 
@@ -98,6 +115,7 @@ def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(skills: dict[s
         assert np.abs(child.logits(tokens) - rows[1]).max() > 0.05
 
 
+@pytest.mark.slow
 def test_two_skills_share_the_bytes_of_their_base(skills: dict[str, dict[str, Artifact]]) -> None:
     first, second = (read_manifest(skills[f"{name} beside"]["package"].path) for name in ("cooking", "gardening"))
     assert first.file(first.model) == second.file(second.model)
@@ -106,6 +124,7 @@ def test_two_skills_share_the_bytes_of_their_base(skills: dict[str, dict[str, Ar
     assert "ADAPTER ./adapter.gguf" in (skills["cooking beside"]["package"].path / "Modelfile").read_text()
 
 
+@pytest.mark.slow
 def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, dict[str, Artifact]], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     board = FakeConnection(tmp_path / "home")
@@ -121,20 +140,35 @@ def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, di
             sent[name] = deployment.bytes_sent
     finally:
         Device(board).call("stop")
-    manifest = read_manifest(skills["gardening beside"]["package"].path)
+    folder = skills["gardening beside"]["package"].path
+    manifest = read_manifest(folder)
     files = {entry.path: entry.size for entry in manifest.files}
-    own = sum(files[path] for path in ("adapter.gguf", "goldens.jsonl", "MODEL_CARD.md"))
-    assert sent["gardening"] <= own + (skills["gardening beside"]["package"].path / "manifest.json").stat().st_size
+    own = sum(files[path] for path in ("adapter.gguf", "chat_template.jinja", "goldens.jsonl", "MODEL_CARD.md"))
+    assert sent["gardening"] <= own + (folder / "manifest.json").stat().st_size
     assert sent["gardening"] < files[manifest.model] < sent["cooking"]
 
 
-def test_the_tokenizer_that_an_adapter_was_trained_with_goes_with_it(desk: Path, tmp_path: Path) -> None:
-    skill = tiny_adapter(desk / "spoken", desk / "base")
-    own = "<|endoftext|>" + CHATML
-    (skill / "chat_template.jinja").write_text(own)
-    for kind in ("beside", "merged"):
-        made = run(desk, "spoken", kind, tmp_path / kind)
-        assert (made["package"].path / "chat_template.jinja").read_text() == own
+@pytest.mark.slow
+def test_the_tokenizer_that_an_adapter_was_trained_with_goes_with_it(
+    desk: Path, skills: dict[str, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    merged = run(desk, "gardening", "merged", tmp_path, until="quantize")["quantize"].path
+    for folder in (merged, skills["gardening beside"]["package"].path):
+        assert (folder / "chat_template.jinja").read_text() == OWN
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_tuned_in_the_line_travels_apart_from_its_base(
+    desk: Path, skills: dict[str, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    made = run(desk, "tuned", "beside", tmp_path, text=TUNED)
+    learned = read_lora(made["tune"].path / "adapter")
+    assert max(float(abs(delta.b).max()) for delta in learned.deltas.values()) > 1e-3
+    assert made["evaluate"].figures["mean_kl"] < 1e-3
+    tuned, ready = (read_manifest(bundle.path) for bundle in (made["package"], skills["cooking beside"]["package"]))
+    assert tuned.file(tuned.model) == ready.file(ready.model)
+    assert tuned.file(tuned.adapter).sha256 != ready.file(ready.adapter).sha256
+    assert not any(artifact.fresh for artifact in run(desk, "tuned", "beside", tmp_path, text=TUNED).values())
 
 
 def test_an_adapter_with_other_tokens_is_not_served_beside_its_base(desk: Path, tmp_path: Path) -> None:

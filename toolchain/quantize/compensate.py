@@ -56,14 +56,16 @@ def _second_moments(network: Any, weights: Sequence[str], examples: "Sequence[Ex
     sums: dict[str, Any] = {}
     tokens = torch.empty(0)
 
-    def hook(weight: str) -> Any:
+    def watch(weight: str) -> Any:
+        """Add up what a weight is multiplied with from now on."""
+
         def add(module: Any, inputs: tuple[Any, ...]) -> None:
             rows = inputs[0][tokens]
             sums[weight] = torch.addmm(sums[weight], rows.T, rows) if weight in sums else rows.T @ rows
 
         return network.get_submodule(weight.removesuffix(".weight")).register_forward_pre_hook(add)
 
-    hooks = [hook(weight) for weight in weights]
+    hooks = [watch(weight) for weight in weights]
     with torch.inference_mode():
         for first in range(0, len(examples), BATCH):
             some = range(first, min(first + BATCH, len(examples)))

@@ -186,6 +186,7 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
 
 
 def special_ids(folder: Path, settings: dict[str, Any], ids: dict[str, int]) -> tuple[Metadata, tuple[int, ...]]:
+    """Return the ids of special tokens by role as metadata, and those that end an answer; raise ArtifactError if none does."""
     config = read_json(folder / "config.json")
     generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     metadata: Metadata = {}
