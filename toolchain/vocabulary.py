@@ -60,18 +60,23 @@ class Tokens:
         return {part for root in roots for part in self._made_of(root)}
 
     def filled(self, kept: set[int], size: int) -> set[int]:
-        """Return the kept tokens and those that are joined first, `size` of them in all, rounded up to whole groups of rows."""
+        """Return the kept tokens, their other spellings and those that are joined first: `size`, rounded up to groups of rows."""
         if size and len(kept) > size:
             raise ConfigError(f"trim: vocabulary: the recipe's text needs {len(kept)} tokens, `{size}` asked")
         size, full = -(-max(size, len(kept)) // ROUND) * ROUND, set(kept)
         joined = (self._ids.get(left + right, -1) for left, right in self._pairs)
-        for token in itertools.chain(joined, sorted(self._texts)):
+        for token in itertools.chain(self._spelled_otherwise(kept), joined, sorted(self._texts)):
             if len(full) == size:
                 break
             missing = set(self._made_of(token)) - full
             if len(full) + len(missing) <= size:
                 full |= missing
         return full
+
+    def _spelled_otherwise(self, kept: set[int]) -> list[int]:
+        """Return the tokens that differ from a kept one by case, or by the space before it: a question may begin with any word."""
+        words = {_word(self._texts[token]) for token in kept}
+        return sorted(token for text, token in self._ids.items() if _word(text) in words)
 
     def _bytes(self) -> set[int]:
         """Return the tokens with which any text can be written."""
@@ -127,6 +132,10 @@ class Tokens:
             "post_processor": after,
             "model": {**self._model, "vocab": words, "merges": merges},
         }
+
+
+def _word(text: str) -> str:
+    return text.lstrip("Ġ▁").lower()
 
 
 def _pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:

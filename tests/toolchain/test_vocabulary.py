@@ -117,6 +117,14 @@ def test_a_size_is_filled_up_with_what_is_joined_first(tmp_path: Path) -> None:
     assert len(new.encode(OTHER).ids) < len(fewer.encode(OTHER).ids)
 
 
+def test_other_spellings_of_what_the_text_needs_are_filled_in_first(tmp_path: Path) -> None:
+    folder = tiny_family("qwen2.5", tmp_path / "model")
+    least, old, _ = trimmed(folder, tmp_path / "least")
+    _, _, new = trimmed(folder, tmp_path / "small", 384)
+    assert {"(", "*", "<", "'"} <= {old.id_to_token(number) for number in least}
+    assert {"Ġ(", "Ġ*", "Ġ<", "Ġ'"} <= new.get_vocab().keys()
+
+
 def test_tokens_that_wait_for_a_use_go(tmp_path: Path) -> None:
     folder = tiny_family("llama 3.2", tmp_path / "model")
     fields = json.loads((folder / "tokenizer.json").read_text())
