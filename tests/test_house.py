@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package", "push", "bench"}
-PIPELINE = {"pipeline", "cli", "show", "__main__", "doctor"}
+PIPELINE = {"pipeline", "delivery", "cli", "show", "__main__", "doctor"}
 GROUND = {"config", "errors", "progress"}
 ENGINE_LIBRARIES = {"ai_edge_litert", "jinja2", "llama_cpp", "numpy", "tflite_runtime", "tokenizers"}
 NOBODYS = (".example", "example.org", "example.com", ".test", ".invalid")

@@ -1,6 +1,6 @@
 """Walks a recipe: its stages in order, each into its own folder, each skipped where its record matches.
 
-Knows the stages and how their artifacts flow, on to a board that answers; knows nothing of terminals.
+Knows the stages and how their artifacts flow; knows nothing of boards and terminals.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,13 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
-from toolchain import artifacts, hub, recipe, runtime, signing, talk, target
-from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, Deployment, ModelFile, Record, Report, Verdict
-from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
-from toolchain.board import is_stand_in, open_board
-from toolchain.board.device import Device
-from toolchain.errors import ArtifactError, ConfigError, FitError
+from toolchain import artifacts, hub, recipe, runtime
+from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.errors import ConfigError, FitError
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
@@ -62,42 +58,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """What became of a bundle on a board."""
-
-    deployment: Deployment
-    question: str
-    answer: str
-    report: Report
-    others: tuple["Delivery", ...] = ()
-    """The same model in other formats, which are slower there."""
-
-    @property
-    def decode_tok_s(self) -> float:
-        """Tokens a second of an answer."""
-        return float(next(row["avg_ts"] for row in self.report.rows if row["n_gen"]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
     """What one scheme makes of a model."""
 
     scheme: str
     model: ModelFile
     verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How a bundle is pushed."""
-
-    port: int
-    accept_new: bool = False
-    """Pin the key of a board that is seen for the first time, and there the key that signs, if it knows none."""
-    sign: str = ""
-    """The key to sign with; empty: the usual one, where a signature is needed and missing."""
-    allow_unsigned: bool = False
-    """Run it without a signature on a board that others could reach."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,30 +147,6 @@ def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.
     return common + [(stage, form) for form in formats for stage in apart]
 
 
-def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms) -> Delivery:
-    """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
-    bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
-    if not bundles:
-        raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
-    with open_board(address, accept_new=terms.accept_new) as connection:
-        device = Device(connection)
-        tried = [_try(wanted, bundle, device, report, terms) for bundle in bundles]
-        best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
-        if best != len(tried) - 1:
-            _push(bundles[best], device, report, terms)
-        return replace(tried[best], others=tuple(other for number, other in enumerate(tried) if number != best))
-
-
-def _try(wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms: Terms) -> Delivery:
-    """Push one bundle, ask it and measure it."""
-    deployment = _push(bundle, device, report, terms)
-    answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
-    report.note(f"bench: {device.address}")
-    longest = wanted.package.context - 1
-    measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
-    return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
-
-
 def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
     """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
 
@@ -233,59 +175,6 @@ def _scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
     scheme, learned, _ = name.partition(LEARNED)
     changes = {"scheme": scheme, "distill": (spec.distill or InFormatSpec()) if learned else None, "formats": ("gguf",)}
     return spec.model_copy(update=changes)
-
-
-def push_bundle(folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool) -> Deployment:
-    """Push a bundle folder to a board, or say what that would send."""
-    bundle = _bundle(folder)
-    with open_board(address, accept_new=terms.accept_new) as connection:
-        return _push(bundle, Device(connection), report, terms, dry_run=dry_run)
-
-
-def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
-    """Sign a bundle folder, so that it can be pushed from elsewhere; return the key."""
-    chosen = signing.find_key(key)
-    signing.sign([_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
-    return chosen
-
-
-def _bundle(folder: Path) -> Bundle:
-    record = artifacts.recorded(folder)
-    if record is None or record.stage != "package":
-        raise ArtifactError(f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one")
-    return Bundle(path=folder, record=record)
-
-
-def _push(bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False) -> Deployment:
-    from toolchain.push import push
-
-    facts, stored = device.look()
-    profile = target.profile_of(facts["machine"], facts["cpu_features"])
-    folder = runtime.for_board(_engine(bundle), profile, facts, report)
-    unsigned = terms.allow_unsigned or is_stand_in(device.address)
-    if not dry_run and (terms.sign or not unsigned):
-        key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
-        if terms.accept_new and not stored["signers"]:
-            device.call("trust", "--signer", key.public if key else signing.find_key().public)
-            device.look(again=True)
-    return push(bundle, folder, device, report, port=terms.port, dry_run=dry_run, allow_unsigned=unsigned)
-
-
-def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:
-    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed."""
-    missing = [manifest for manifest in manifests if asked or not signing.signature_of(manifest)]
-    if not missing:
-        return None
-    key = signing.find_key(asked)
-    signing.sign(missing, key, report)
-    return key
-
-
-def _engine(bundle: Bundle) -> str:
-    try:
-        return read_manifest(bundle.path).engine.name
-    except ManifestError as error:
-        raise ArtifactError(f"{bundle.path.name}: {error}", hint="package it again") from error
 
 
 def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:

@@ -18,7 +18,8 @@ from toolchain.target import Fit, Target
 
 if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
-    from toolchain.pipeline import Delivery, Step, Tried
+    from toolchain.delivery import Delivery
+    from toolchain.pipeline import Step, Tried
     from toolchain.quantize.contents import Contents
     from toolchain.runtime.build import Built
 

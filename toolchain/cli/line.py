@@ -24,7 +24,8 @@ from toolchain.cli.words import (
     app,
     settings_for,
 )
-from toolchain.pipeline import USUAL, Terms, deliver, plan, try_schemes, walk
+from toolchain.delivery import Terms, deliver
+from toolchain.pipeline import USUAL, plan, try_schemes, walk
 
 
 @app.command()
@@ -80,7 +81,7 @@ def push(
     allow_unsigned: AllowUnsigned = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
-    from toolchain.pipeline import push_bundle
+    from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
         terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
@@ -94,7 +95,7 @@ def sign_verb(
     sign: Sign = "",
 ) -> None:
     """Sign a bundle with an SSH key, so that it can be pushed from a computer without that key."""
-    from toolchain.pipeline import sign_bundle
+    from toolchain.delivery import sign_bundle
 
     with console.terminal() as report:
         key = sign_bundle(bundle, sign, report)
