@@ -6,7 +6,7 @@ package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from device.manifest import tflite as tflite_files
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
+from toolchain.forecast import needs_of
 from toolchain.recipe import PackageSpec
 from toolchain.target import Target
 from toolchain.template import check_template
@@ -81,7 +82,7 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
         gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
-        arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model.figures, spec.context),
+        arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model, spec.context),
         adapter=model.adapter.name if model.adapter else "",
     )  # fmt: skip
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
@@ -92,17 +93,24 @@ _FORMATS = {".gguf": gguf_files, ".tflite": tflite_files}
 """Suffix → what knows the form of such a file."""
 
 
-def needs(model: Figures, context: int) -> dict[str, int]:
-    """Return the bytes of memory that a model takes on a board at this context.
+def needs(model: ModelFile, context: int) -> dict[str, int]:
+    """Return the bytes of memory that a model takes on a board at this context."""
+    if model.file.suffix == ".gguf":
+        found = needs_of(gguf_files.read_header(model.file), context)
+        return {part: size for part, size in asdict(found).items() if part.endswith("_bytes")}
+    return tflite_needs(model.figures, context)
 
-    LiteRT packs the weights for each graph of a TFLite file, and each graph has a cache that comes in and one that goes out.
+
+def tflite_needs(model: Figures, context: int) -> dict[str, int]:
+    """Return the same of a TFLite file.
+
+    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
     """
-    scores, graphs = COMPUTE_BATCH * int(model["n_vocab"]) * 4, 1 + len(model.get("prefill", ()))
-    copies = 2 * graphs if model.get("prefill") else 1
+    graphs = 1 + len(model["prefill"])
     return {
         "weights_bytes": int(model["weights_bytes"]) * graphs,
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context * copies,
-        "compute_bytes": scores + (16 << 20),
+        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
+        "compute_bytes": COMPUTE_BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
     }
 
 

@@ -27,6 +27,7 @@ from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
 from toolchain.board.device import Device, check_python
 from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
+from toolchain.forecast import RUNTIME_BYTES
 from toolchain.progress import Reporter
 from toolchain.target import Needs, fit, recognise
 from toolchain.transfer import Blob, send_blobs, send_papers
@@ -43,8 +44,6 @@ SPARE_DISK_BYTES = 32 << 20
 UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
 """Addresses on which the speed of a release says nothing."""
 ACTIVATION_S = 3600.0
-RUNTIME_MEMORY_BYTES = 64 << 20
-"""The interpreter and the server, beside the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +194,7 @@ def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, fac
 def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
     if not manifest.needs or facts["memory_total_mb"] is None:
         return
-    needs = Needs(context=manifest.context, runtime_bytes=RUNTIME_MEMORY_BYTES, **manifest.needs)
+    needs = Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **manifest.needs})
     total = int(facts["memory_total_mb"])
     found = fit(needs, recognise(facts["model"], facts["machine"], total) or total, total)
     if not found.ok:

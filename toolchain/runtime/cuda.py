@@ -19,7 +19,7 @@ from toolchain.board.connection import Connection, Finished, lines
 from toolchain.errors import BoardError, ConfigError, FitError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross, source
-from toolchain.runtime.assemble import OLDEST_PYTHON, assemble, cache
+from toolchain.runtime.assemble import OLDEST_PYTHON, assemble_llama, cache
 from toolchain.runtime.elf import glibc_floor
 from toolchain.target import Target
 
@@ -197,7 +197,7 @@ def _assemble(kept: Path, kit: Toolkit, target: Target, version: str) -> Path:
         engines={"llama.cpp": version}, files=(), profile=f"{target.profile}+cuda{kit.cuda}-sm{kit.sm}",
         extra={"cuda": {"jetpack": kit.jetpack, "cuda": kit.cuda, "sm": kit.sm}},
     )  # fmt: skip
-    return assemble(described, runtime.bindings(), libraries)
+    return assemble_llama(described, runtime.bindings(), libraries)
 
 
 def _check(connection: Connection, what: str, done: Finished) -> None:
