@@ -38,7 +38,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 system:
-	sh scripts/system-packages.sh $(if $(BOARDS),boards)
+	sh scripts/system-packages.sh $(if $(BOARDS),boards) $(if $(BROWSER),browser)
 
 $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demitasse needs Python 3.11 or newer; set PYTHON=")'

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what Debian or Ubuntu must provide and pip cannot: a C++ compiler (llama.cpp is built from source), OpenSSH's
 # sshd and ssh-keygen (the board `local` is this computer behind an sshd of its own), venv. Does nothing where all is there.
-# With the argument `boards` also what virtual boards need: QEMU, and the makers of their Debian image.
+# With the argument `boards` also what virtual boards need: QEMU, and the makers of their Debian image; with `browser` a Chromium,
+# in which the chat page is tested.
 set -eu
 
 missing=""
@@ -10,7 +11,7 @@ need c++ g++
 need make make
 need sshd openssh-server
 need ssh-keygen openssh-client
-if [ "${1:-}" = boards ]; then
+case " $* " in *" boards "*)
     need qemu-system-aarch64 qemu-system-arm
     need qemu-img qemu-utils
     need fdtput device-tree-compiler
@@ -18,8 +19,9 @@ if [ "${1:-}" = boards ]; then
     [ "$(uname -m)" = aarch64 ] || need qemu-aarch64-static qemu-user-static
     need mke2fs e2fsprogs
     need debugfs e2fsprogs
-    [ "$(id -u)" = 0 ] || need newuidmap uidmap
-fi
+    [ "$(id -u)" = 0 ] || need newuidmap uidmap ;;
+esac
+case " $* " in *" browser "*) need chromium chromium ;; esac
 "${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 
