@@ -28,7 +28,7 @@ SMALL_SHELF = """
 import sys
 from device import __main__
 from device.engine import sequence
-sequence.shelf_bytes = lambda: 1 << 20
+sequence.shelf_bytes = lambda total: 1 << 20
 sys.exit(__main__.main(sys.argv[1:]))
 """
 """A service with room for the states of a few conversations: those that it keeps are no growth, and soon as many as it may keep."""

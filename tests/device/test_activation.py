@@ -35,7 +35,8 @@ class Board:
         self.agent = runtimes.agent()
 
     def add(self, version: str, *, counter: int = 1, check: str = "good", serve: str = "good") -> str:
-        bundle = make_bundle(self.folder / version, version=version, counter=counter, check=check, serve=serve)
+        weights = f"weights {version}".encode()
+        bundle = make_bundle(self.folder / version, version=version, counter=counter, check=check, serve=serve, payload=weights)
         return add(self.store, RELEASES, bundle.path)
 
     def command(self, verb: str, *words: str) -> list[str]:
