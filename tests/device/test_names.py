@@ -11,7 +11,7 @@ import pytest
 
 from device import service
 from device.errors import DeviceError
-from device.manifest import ManifestError, checked_digest, checked_path
+from device.manifest import ManifestError, checked_digest, checked_path, read_manifest
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 from tests.device.test_receive import session
 from tests.fakes.bundles import make_bundle, make_runtime
@@ -98,6 +98,18 @@ def test_no_name_in_a_manifest_makes_a_file_elsewhere(
     odd = {("file", name) for name in NAMES if set(name) <= set("fFg ") and name}
     assert taken >= odd, "a name that is only odd is a file inside"
     assert {name for place, name in taken - odd} <= {"", "model.bin/evil", *MANIFESTS}
+
+
+def test_a_manifest_that_names_a_file_outside_is_not_even_read(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "made").path
+    written = json.loads((folder / MANIFEST_OF[RELEASES]).read_bytes())
+    for name in ("../evil", "/etc/passwd", "a/../../evil", "a\\b", "a\0b", "./evil", "a//b"):
+        fields = json.loads(json.dumps(written))
+        in_a_file(name)(fields)
+        (folder / MANIFEST_OF[RELEASES]).write_text(json.dumps(fields))
+        with pytest.raises(ManifestError) as caught:
+            read_manifest(folder)
+        assert caught.value.code == "bad_path", name
 
 
 def test_no_name_of_a_blob_a_release_or_a_runtime_leads_elsewhere(store: Store, outside: Path) -> None:
