@@ -2,7 +2,7 @@
 
 What is learned or chosen uses training text and the held-out questions behind the first 200; figures are of the first 200, through
 the device runtime. Finished stages in build/, or in the folder that DEMITASSE_BUILD names, are used as they are, missing ones are
-made. Writes docs/quality.svg and the table of docs/quality.md. A TFLite file, or any other, gets its place by one more Row.
+made. Writes docs/quality.svg and the table of docs/quality.md.
 """
 
 import ctypes
@@ -28,6 +28,7 @@ from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
 from toolchain.quantize import importance
 from toolchain.quantize.gguf import IMPORTANCE
 from toolchain.quantize.gguf_schemes import SCHEMES, find_scheme
+from toolchain.quantize.tflite_schemes import SCHEMES as TFLITE
 from toolchain.recipe import InFormatSpec, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,9 +38,10 @@ PLAIN = ("Q4_K_M", "Q4_0")
 """Schemes that are measured without an importance matrix too."""
 AUTO = ("auto:5.85bpw", "auto:5.55bpw", "auto:4.6bpw")
 """Budgets: what Q4_K_M and Q4_0 take of this student, and less."""
+INT8 = "dynamic_wi8_afp32"
 SERIES = {
     "imatrix": ("o", "named scheme, importance matrix"), "plain": ("x", "named scheme, plain"),
-    "auto": ("D", "auto: types by measured damage"), "learned": ("*", "codes learned in the format"),
+    "auto": ("D", "auto: types by measured damage"), "learned": ("*", "codes learned in the format"), "tflite": ("s", "TFLite"),
 }  # fmt: skip
 """Marker and name of each kind of row."""
 NAME_STEP = 1.2
@@ -77,7 +79,8 @@ def main() -> None:
         build = Path(scratch) if options.quick else Path(os.environ.get("DEMITASSE_BUILD", ROOT / "build"))
         settings = Settings(out=build / wanted.id, target=target.find(wanted.targets[0]), report=report)
         names = ["Q8_0", "Q4_K_M", "Q4_0"] if options.quick else list(SCHEMES)
-        asked = [f"Q4_0{LEARNED}", *(AUTO[:1] if options.quick else AUTO), *names]
+        lite = [INT8] if options.quick else [name for name in TFLITE if name != "fp32"]
+        asked = [f"Q4_0{LEARNED}", *(AUTO[:1] if options.quick else AUTO), *names, *lite]
         tried = {one.scheme: one for one in pipeline.try_schemes(wanted, settings, asked)}
         peers = _Peers(settings.out, Path(scratch))
         rows = [_row(one) for one in tried.values()] + [peers.plain(wanted, tried[name]) for name in PLAIN]
@@ -110,8 +113,9 @@ def _quick() -> Recipe:
 
 
 def _row(tried: Tried) -> Row:
-    series = "learned" if LEARNED in tried.scheme else "auto" if tried.scheme.startswith("auto:") else "imatrix"
-    return Row.of(tried.scheme, series, tried.model, tried.verdict.path)
+    name = tried.scheme
+    series = "tflite" if name in TFLITE else "learned" if LEARNED in name else "auto" if name.startswith("auto:") else "imatrix"
+    return Row.of(f"TFLite {name}" if series == "tflite" else name, series, tried.model, tried.verdict.path)
 
 
 class _Peers:
@@ -168,12 +172,13 @@ def _record(folder: Path) -> Any:
 
 
 def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
-    learned, weighed = rows[f"Q4_0{LEARNED}"], rows["Q4_0"]
+    learned, weighed, lite = rows[f"Q4_0{LEARNED}"], rows["Q4_0"], rows[f"TFLite {INT8}"]
     said = {"model": "the starter's student", "kl_tokens": learned.figures["kl_tokens"], "bytes": learned.size_bytes}
     chosen = [row for row in rows.values() if row.series == "auto" and row.bits <= weighed.bits]
     found = [
         measure.paired("q4_0: KL at equal bytes", "llama.cpp Q4_0, same imatrix", 0.5, learned.each, weighed.each, said),
         measure.paired("q4_0: KL, fewer bytes", "llama.cpp Q4_K_M, same imatrix", 1.0, learned.each, rows["Q4_K_M"].each, said),
+        measure.paired("TFLite int8: KL", "GGUF Q8_0", 2.0, lite.each, rows["Q8_0"].each, said | {"bytes": lite.size_bytes}),
         measure.claim("same bytes", "llama_model_quantize, same imatrix", 1.0, [same], [1.0], said),
     ]
     for auto in sorted(chosen, key=lambda row: row.bits)[-1:]:
@@ -201,7 +206,8 @@ def conditions(rows: Sequence[Row]) -> str:
     """Return what the table stands on."""
     found = rows[0].figures
     counts = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers, {found['questions']} questions"
-    return f"{counts}; engine {found['engine']} on {found['arithmetic']}; {measure.machine()['date']}."
+    engines = {f"{each['engine_name']} {each['engine']} on {each['arithmetic']}" for each in (row.figures for row in rows)}
+    return f"{counts}; {', '.join(sorted(engines, reverse=True))}; {measure.machine()['date']}."
 
 
 def picture(rows: Sequence[Row]) -> bytes:
@@ -221,8 +227,8 @@ def picture(rows: Sequence[Row]) -> bytes:
         sizes, kl = [row.size_bytes / 1000 for row in points], [row.figures["mean_kl"] for row in points]
         errors, large = [row.figures["kl_error"] for row in points], 13 if marker == "*" else 6
         axes.errorbar(sizes, kl, yerr=errors, fmt=marker, ms=large, lw=0.8, capsize=2, label=label, alpha=0.85)
-    for ours in (True, False):
-        _name(axes, [row for row in shown if (row.series in ("learned", "auto")) == ours], -60 if ours else 45)
+    for left in (True, False):
+        _name(axes, [row for row in shown if (row.series in ("learned", "auto", "tflite")) == left], -60 if left else 45)
     axes.set(yscale="log", xlabel="file, kB", ylabel="KL to the teacher, nats per token")
     axes.set_title("The starter's student, held-out answers")
     axes.grid(visible=True, which="major", alpha=0.3)
@@ -242,7 +248,7 @@ def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
         last = min(kl, last / NAME_STEP)
         line = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
         side = "left" if away_kb > 0 else "right"
-        axes.annotate(row.name, (size, kl), xytext=(size + away_kb, last), ha=side, va="center", fontsize=7, arrowprops=line)
+        axes.annotate(row.name.removeprefix("TFLite "), (size, kl), xytext=(size + away_kb, last), ha=side, va="center", fontsize=7, arrowprops=line)
 
 
 if __name__ == "__main__":

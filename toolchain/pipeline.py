@@ -150,9 +150,11 @@ def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.
 def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
     """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
 
-    `SCHEME+learned` is a scheme whose codes are learned. Files and figures stay under `schemes/`, and are not made again.
+    `SCHEME+learned` is a scheme whose codes are learned; LiteRT's names make TFLite files. Files and figures stay under
+    `schemes/`, and are not made again.
     """
     from toolchain.evaluate import evaluate
+    from toolchain.quantize.tflite_schemes import SCHEMES as TFLITE
 
     flow = _Flow(recipe=wanted, settings=settings)
     for stage in wanted.stages[: wanted.stages.index("quantize")]:
@@ -160,8 +162,9 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     asked = open_gate(wanted.evaluate)
     for name in schemes:
         folder = settings.out / "schemes" / name.replace(":", "-")
-        model = _gguf(flow, _scheme(wanted.quantize, name), folder / "quantize")
-        runs = runtime.for_this_computer()
+        form = "tflite" if name in TFLITE else "gguf"
+        model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
+        runs = _runtime(form, settings.report)
         verdict = evaluate(model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report)
         yield Tried(scheme=name, model=model, verdict=verdict)
 
@@ -171,7 +174,9 @@ def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
     return spec.model_copy(update={"gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)})
 
 
-def _scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
+def _scheme(spec: QuantizeSpec, name: str, form: str) -> QuantizeSpec:
+    if form == "tflite":
+        return spec.model_copy(update={"tflite_scheme": name, "formats": (form,), "litertlm": False})
     scheme, learned, _ = name.partition(LEARNED)
     changes = {"scheme": scheme, "distill": (spec.distill or InFormatSpec()) if learned else None, "formats": ("gguf",)}
     return spec.model_copy(update=changes)
@@ -281,8 +286,7 @@ def _fetched(flow: _Flow, name: str) -> Checkpoint:
 
 
 def _quantize(flow: _Flow) -> Artifact:
-    made = _tflite if flow.format == "tflite" else _gguf
-    flow.models[flow.format] = made(flow, flow.recipe.quantize, flow.out("quantize"))
+    flow.models[flow.format] = _MAKERS[flow.format](flow, flow.recipe.quantize, flow.out("quantize"))
     return flow.models[flow.format]
 
 
@@ -333,9 +337,13 @@ def _evaluate(flow: _Flow) -> Artifact:
     from toolchain.evaluate import evaluate
 
     out, report, model = flow.out("evaluate"), flow.settings.report, flow.models[flow.format]
-    folder = runtime.lite_for_this_computer(report) if flow.format == "tflite" else runtime.for_this_computer()
+    folder = _runtime(flow.format, report)
     flow.verdicts[flow.format] = evaluate(model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report)
     return flow.verdicts[flow.format]
+
+
+def _runtime(form: str, report: Reporter) -> Path:
+    return runtime.lite_for_this_computer(report) if form == "tflite" else runtime.for_this_computer()
 
 
 def _package(flow: _Flow) -> Artifact:
@@ -351,6 +359,7 @@ def _package(flow: _Flow) -> Artifact:
     return package(flow.models[form], flow.verdicts[form], flow.settings.target, wanted.package, origin, flow.out("package"))
 
 
+_MAKERS: dict[str, Callable[[_Flow, QuantizeSpec, Path], ModelFile]] = {"gguf": _gguf, "tflite": _tflite}
 _STAGES: dict[str, Callable[[_Flow], Artifact]] = {
     "ingest": _ingest, "pretrain": _pretrain, "tune": _tune, "distill": _distill, "trim": _trim,
     "quantize": _quantize, "evaluate": _evaluate, "package": _package,

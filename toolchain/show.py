@@ -118,7 +118,7 @@ def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
     if as_json:
         console.show_json(rows)
         return
-    cells = [[_scheme_cell(name, row[name]) for name in _SCHEMES] for row in rows]
+    cells = [[_scheme_cell(name, row.get(name, ())) for name in _SCHEMES] for row in rows]
     console.show_table(tuple(_SCHEMES.values()), cells)
 
 

@@ -1,7 +1,6 @@
 """TFLite files through LiteRT's interpreter: ai-edge-litert, or tflite-runtime 2.14 for the files that it computes rightly.
 
-This module is imported by `device.engine.load` alone, when a file is loaded. CompiledModel is not used: it ends the process on
-processors without LSE atomics, and most Raspberry Pis have one of those.
+This module is imported by `device.engine.load` alone, when a file is loaded. CompiledModel is not used (docs/adr/0010).
 """
 
 import importlib.metadata

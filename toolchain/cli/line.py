@@ -105,7 +105,7 @@ def sign_verb(
 @app.command()
 def schemes(
     recipe_file: RecipeFile,
-    names: Annotated[str, typer.Option("--schemes", help="Commas between; `Q4_0+learned` and `auto:4.5bpw` too.")] = "",
+    names: Annotated[str, typer.Option("--schemes", help="Commas between; `Q4_0+learned`, `auto:4.5bpw`, `fp16` too.")] = "",
     target_id: TargetId = "", out: Out = OUT, offline: Offline = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure what each scheme makes of a recipe's model: bytes, KL to the teacher, task score."""

@@ -18,8 +18,9 @@ from device.engine.lite_cells import cut
 from device.engine.sampling import Sampler
 from device.engine.tflite import LiteEngine
 from device.errors import DeviceError
-from tests.fakes.litert import quantized_tflite, teacher_forced
+from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
+from tests.fakes.stock_litert import teacher_forced
 from tests.toolchain.quantize.conftest import tensors
 
 SETTINGS = Settings(threads=1)

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.fakes.adapters import tiny_adapter
-from tests.fakes.litert import interpreter, quantized_tflite, teacher_forced
+from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama, tiny_qwen2
+from tests.fakes.stock_litert import interpreter, teacher_forced
 from tests.toolchain.quantize.conftest import Make, Recorder, config, hugging_face_logits, tensors
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.lora import Merged, read_lora

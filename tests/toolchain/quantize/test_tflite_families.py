@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.fakes.families import tiny_family
-from tests.fakes.litert import quantized_tflite, teacher_forced
+from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
+from tests.fakes.stock_litert import teacher_forced
 from tests.toolchain.quantize.conftest import hugging_face_logits
 from toolchain.errors import ArtifactError
 
