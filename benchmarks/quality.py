@@ -248,7 +248,8 @@ def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
         last = min(kl, last / NAME_STEP)
         line = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
         side = "left" if away_kb > 0 else "right"
-        axes.annotate(row.name.removeprefix("TFLite "), (size, kl), xytext=(size + away_kb, last), ha=side, va="center", fontsize=7, arrowprops=line)
+        name = row.name.removeprefix("TFLite ")
+        axes.annotate(name, (size, kl), xytext=(size + away_kb, last), ha=side, va="center", fontsize=7, arrowprops=line)
 
 
 if __name__ == "__main__":
