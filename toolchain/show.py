@@ -113,7 +113,7 @@ def _scores(figures: Mapping[str, Any]) -> str:
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
     """Show what each scheme makes of a model, the largest file first."""
-    rows = [{"scheme": one.scheme, **one.model.figures, **one.verdict.figures} for one in found]
+    rows = [{**one.model.figures, **one.verdict.figures, "scheme": one.scheme} for one in found]
     rows.sort(key=lambda row: -int(row["size_bytes"]))
     if as_json:
         console.show_json(rows)
