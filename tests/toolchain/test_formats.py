@@ -10,11 +10,11 @@ import pytest
 from device.manifest import read_manifest, read_runtime
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import tiny_llama
-from toolchain import recipe, runtime, target
+from toolchain import recipe, runtime, show, target
 from toolchain.artifacts import Bundle
 from toolchain.errors import FitError
 from toolchain.package import tflite_needs
-from toolchain.pipeline import Settings, plan, walk
+from toolchain.pipeline import Settings, plan, try_schemes, walk
 from toolchain.progress import Silent
 
 RECIPE = """
@@ -90,6 +90,17 @@ def test_both_formats_pass_the_gate_and_their_goldens(tmp_path: Path) -> None:
     )
     answer = json.loads(checked.stdout.splitlines()[-1])
     assert (answer["ok"], answer["exact"]) == (True, True)
+
+
+@pytest.mark.slow
+def test_schemes_of_both_formats_are_measured_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_llama(tmp_path / "base")
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    tried = list(try_schemes(written(tmp_path), settings(tmp_path / "out"), ["Q8_0", "fp16"]))
+    assert [(one.scheme, one.model.file.suffix) for one in tried] == [("Q8_0", ".gguf"), ("fp16", ".tflite")]
+    assert tried[1].verdict.figures["mean_kl"] < tried[0].verdict.figures["mean_kl"]
+    show.schemes(tried, as_json=False)
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-2:]] == ["fp16", "Q8_0"]
 
 
 @pytest.mark.slow
