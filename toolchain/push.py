@@ -29,6 +29,7 @@ from toolchain.board.device import Device, check_python
 from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
 from toolchain.forecast import RUNTIME_BYTES
 from toolchain.progress import Reporter
+from toolchain.runtime.cross import PAGES
 from toolchain.target import Needs, fit, recognise
 from toolchain.transfer import Blob, send_blobs, send_papers
 
@@ -44,6 +45,8 @@ SPARE_DISK_BYTES = 32 << 20
 UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
 """Addresses on which the speed of a release says nothing."""
 ACTIVATION_S = 3600.0
+OLDEST_L4T = (36,)
+"""JetPack 6: the first with Python 3.10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,7 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
 
 def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int) -> None:
     """Raise FitError or BoardError, with the number that failed, if a board cannot run what would be sent."""
+    _refuse_old_jetpack(address, facts)
     check_python(address, facts)
     if facts["machine"] != runtime.machine:
         raise FitError(f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`")
@@ -185,10 +189,21 @@ def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, fac
         raise FitError(f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks")
     if _version(facts["glibc"]) < _version(runtime.glibc):
         raise FitError(f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}")
+    if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
+        raise FitError(f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}")
     _refuse_memory(address, manifest, facts)
     if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
         free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
         raise BoardError(f"{address}: disk full: {need} MB are needed, {free} MB are free", hint="make room on the board")
+
+
+def _refuse_old_jetpack(address: str, facts: Facts) -> None:
+    """Raise FitError for a Jetson whose system is older than the first with a Python that is new enough."""
+    l4t = facts.get("l4t")
+    if l4t and _version(l4t) < OLDEST_L4T:
+        raise FitError(
+            f"{address}: the Jetson has L4T {l4t}, JetPack 6 has 36", hint="flash JetPack 6 or newer; a Nano of 2019 ends at 32"
+        )
 
 
 def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:

@@ -298,6 +298,8 @@ def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: P
         ),
         ({"glibc": "2.31"}, {"glibc": "2.34"}, {}, FitError, "pi: the runtime needs glibc 2.34, the board has 2.31"),
         ({"glibc": None}, {}, {}, FitError, "pi: the runtime needs glibc 2.17, the board has none"),
+        ({"page_size_bytes": 65536}, {}, {}, FitError, "pi: the runtime is for pages of at most 16384 bytes, the board has 65536"),
+        ({"l4t": "35.4.1"}, {}, {}, FitError, "pi: the Jetson has L4T 35.4.1, JetPack 6 has 36"),
         ({"python": "3.9.2"}, {}, {}, BoardError, "pi: Python 3.9.2 is too old, the oldest that works is 3.10"),
         ({"disk_free_bytes": 40 << 20}, {}, {}, BoardError, "pi: disk full: 42 MB are needed, 40 MB are free"),
     ],
