@@ -1,4 +1,7 @@
-"""Runs every benchmark beside this file and writes docs/benchmarks.md: each claim, its peer, the goal and what was measured."""
+"""Runs the benchmarks beside this file and writes docs/benchmarks.md: each claim, its peer, the goal and what was measured.
+
+python benchmarks/run_all.py [NAME…]        all of them, or those alone; the rows of the others stay as they are
+"""
 
 import json
 import subprocess
@@ -13,7 +16,7 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHARED = {"checkpoints.py", "measure.py", "models.py", Path(__file__).name}
 HEAD = """# Benchmarks
 
-Each row is one claim against a named peer, measured by `make bench` in one run, interleaved; *measured* is ours ÷ the peer's,
+Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark, interleaved; *measured* is ours ÷ the peer's,
 with its 95 % bootstrap interval. A goal that was missed stays in the table. Take the ratios, not the rates.
 
 | benchmark | claim | peer | goal | measured | 95 % | holds | conditions |
@@ -22,16 +25,30 @@ with its 95 % bootstrap interval. A goal that was missed stays in the table. Tak
 
 
 def main() -> None:
-    """Run all benchmarks, one after the other, and write the page."""
-    options = measure.options(__doc__ or "")
-    found = {path.stem: _run(path, quick=options.quick) for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
+    """Run the benchmarks that are named, or all, one after the other, and write their rows into the page."""
+    options = measure.options(__doc__ or "", names=True)
+    known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
+    if unknown := set(options.names) - known.keys():
+        raise SystemExit(f"there is no benchmark `{min(unknown)}`: {', '.join(known)}")
+    found = {name: _run(path, quick=options.quick) for name, path in known.items() if name in (options.names or known)}
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
-    page = HEAD + "".join(_row(name, claim) for name, claims in found.items() for claim in claims)
+    rows = _kept(PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "") if options.names else {}
+    rows |= {name: [_row(name, claim) for claim in claims] for name, claims in found.items()}
+    page = HEAD + "".join(row for name in sorted(rows) for row in rows[name])
     print(page)
     if not options.quick:
         PAGE.write_text(page, encoding="utf-8")
+
+
+def _kept(page: str) -> dict[str, list[str]]:
+    """Return the rows of a page by their benchmark."""
+    rows: dict[str, list[str]] = {}
+    for line in page.splitlines(keepends=True):
+        if line.startswith("| `"):
+            rows.setdefault(line.split("`")[1], []).append(line)
+    return rows
 
 
 def _run(path: Path, *, quick: bool) -> list[dict[str, Any]]:
