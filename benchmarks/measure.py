@@ -41,9 +41,14 @@ class Claim:
     conditions: dict[str, object]
 
 
-def options(description: str, **flags: str) -> argparse.Namespace:
-    """Read the arguments that every benchmark takes, and a benchmark's own flags with what they are for."""
-    parser = argparse.ArgumentParser(description=description)
+def options(description: str, *, names: bool = False, **flags: str) -> argparse.Namespace:
+    """Read the arguments that every benchmark takes, and a benchmark's own flags with what they are for.
+
+    With `names` those of several benchmarks are read too.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if names:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; by default all")
     parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
     parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, proves nothing")
     for flag, meaning in flags.items():
