@@ -17,7 +17,8 @@ SHARED = {"checkpoints.py", "measure.py", "models.py", Path(__file__).name}
 HEAD = """# Benchmarks
 
 Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark, interleaved;
-*measured* is ours ÷ the peer's, with its 95 % bootstrap interval. A goal that was missed stays in the table. Take the ratios, not the rates.
+*measured* is ours ÷ the peer's, with its 95 % bootstrap interval. A goal that was missed stays in the table.
+Take the ratios, not the rates.
 
 | benchmark | claim | peer | goal | measured | 95 % | holds | conditions |
 |---|---|---|---|---|---|---|---|
