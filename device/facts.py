@@ -162,12 +162,12 @@ def _memory() -> Facts:
 
 
 def _software() -> Facts:
-    libc = glibc(_output("getconf", "GNU_LIBC_VERSION")) or platform.libc_ver()[1] or None
+    libc = glibc(output("getconf", "GNU_LIBC_VERSION")) or platform.libc_ver()[1] or None
     python = ".".join(str(part) for part in sys.version_info[:3])
     abi = sysconfig.get_config_var("SOABI") or ""
     named = os_release(_text("/etc/os-release"))
     l4t = l4t_release(_text("/etc/nv_tegra_release"))
-    l4t = l4t or l4t_package(_output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core"))
+    l4t = l4t or l4t_package(output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core"))
     return dict(named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t)
 
 
@@ -199,15 +199,15 @@ def _condition() -> Facts:
         "clock_khz": _number(_text(_CPUFREQ + "scaling_cur_freq")),
         "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
         "governor": _text(_CPUFREQ + "scaling_governor").strip() or None,
-        "throttled": throttled(_output("vcgencmd", "get_throttled")),
-        "power_mode": power_mode(_output("nvpmodel", "-q")),
+        "throttled": throttled(output("vcgencmd", "get_throttled")),
+        "power_mode": power_mode(output("nvpmodel", "-q")),
         "time": int(time.time()),
         "time_sane": time.gmtime().tm_year >= FIRST_SANE_YEAR,
     }
 
 
 def _services() -> Facts:
-    state = _output("systemctl", "--user", "is-system-running").strip()
+    state = output("systemctl", "--user", "is-system-running").strip()
     linger = os.path.exists("/var/lib/systemd/linger/" + getpass.getuser())
     return {"systemd_user": state in ("running", "degraded", "starting"), "linger": linger}
 
@@ -220,7 +220,8 @@ def _text(path: str) -> str:
         return ""
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
+    """Return what a command prints; nothing where it is not there or fails to end within ten seconds."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
     except (OSError, subprocess.SubprocessError):

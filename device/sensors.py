@@ -7,14 +7,13 @@ tests/device/test_sensors.py. Standard library only.
 import os
 import re
 import resource
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
-from device.facts import processor_temperature, throttled
+from device.facts import output, processor_temperature, throttled
 
 EVERY_S = 1.0
 PMIC_SLOPE, PMIC_BASE_W = 1.1451, 0.5879
@@ -63,8 +62,8 @@ class Watch:
 
 def now() -> Sample:
     """Return temperature, clock, throttling flags and power at this moment; None for what the board does not tell."""
-    found = throttled(_output("vcgencmd", "get_throttled"))
-    power = pmic_power(_output("vcgencmd", "pmic_read_adc"))
+    found = throttled(output("vcgencmd", "get_throttled"))
+    power = pmic_power(output("vcgencmd", "pmic_read_adc"))
     return {
         "temperature_c": processor_temperature(),
         "clock_mhz": clock(sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")), _text),
@@ -153,11 +152,3 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
