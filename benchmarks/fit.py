@@ -110,7 +110,7 @@ def _claim(name: str, peer: str, goal: float, errors: dict[str, float]) -> measu
 
 
 def _bench(folder: Path, file: Path, context: int) -> list[str]:
-    words = [sys.executable, "-sE", str(folder), "bench", "--model", str(file), "--repeat", "1"]
+    words = [sys.executable, "-sEB", str(folder), "bench", "--model", str(file), "--repeat", "1"]
     return [*words, "--context", str(context), "--pp", str(min(BATCH, context - 1)), "--tg", "8"]
 
 

@@ -69,7 +69,7 @@ def _bundle(folder: Path, file: Path) -> Path:
 @contextmanager
 def served(bundle: Path) -> Iterator[tuple[int, int]]:
     """Yield the port and the process of a service that is ready."""
-    command = [sys.executable, "-sE", str(runtime.for_this_computer()), "serve", "--bundle", str(bundle), "--port", "0"]
+    command = [sys.executable, "-sEB", str(runtime.for_this_computer()), "serve", "--bundle", str(bundle), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout
         port = int(json.loads(child.stdout.readline())["port"])
