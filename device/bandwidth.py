@@ -10,7 +10,9 @@ import re
 import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
+
+from device.engine.base import memory_bytes
 
 ROUNDS = 5
 BLOCK_BYTES, SMALL_BLOCK_BYTES = 128 << 20, 32 << 20
@@ -23,9 +25,9 @@ TOLERANCE = 1.05
 
 def read_gb_s(threads: int) -> float:
     """Return the best of some rounds, in 10**9 bytes a second."""
-    size = BLOCK_BYTES if _available_bytes() > 1 << 30 else SMALL_BLOCK_BYTES
-    blocks = [bytearray(os.urandom(4096)) * (size // 4096) for _ in range(1)]
-    blocks.append(bytearray(blocks[0]))
+    size = BLOCK_BYTES if (memory_bytes("MemAvailable") or 0) > 1 << 30 else SMALL_BLOCK_BYTES
+    block = bytearray(os.urandom(4096)) * (size // 4096)
+    blocks = [block, bytearray(block)]
     return max(2 * size / _compare_s(blocks, size, threads) for _ in range(ROUNDS)) / 1e9
 
 
@@ -72,10 +74,3 @@ def _compare_s(blocks: "list[bytearray]", size: int, threads: int) -> float:
     for worker in workers:
         worker.join()
     return took
-
-
-def _available_bytes() -> int:
-    found: Optional[re.Match[str]] = re.search(
-        r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE
-    )
-    return int(found.group(1)) * 1024 if found else 0

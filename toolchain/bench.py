@@ -13,6 +13,7 @@ from typing import Any
 from toolchain.artifacts import Report
 from toolchain.board.device import Device
 from toolchain.errors import BoardError
+from toolchain.report import test_name
 
 Rows = list[dict[str, Any]]
 PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
@@ -75,11 +76,6 @@ def table_row(row: dict[str, Any]) -> list[str]:
     size, params = row["model_size"] / 2**20, row["model_n_params"] / 1e6
     rate = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
     return [row["model_type"], f"{size:.2f} MiB", f"{params:.2f} M", row["backends"], str(row["n_threads"]), test_name(row), rate]
-
-
-def test_name(row: dict[str, Any]) -> str:
-    """Return `pp512` or `tg128`."""
-    return f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
 
 
 def _line(cells: Sequence[str]) -> str:

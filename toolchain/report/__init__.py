@@ -70,14 +70,15 @@ def compare(first: Report, second: Report) -> list[Comparison]:
 
     The interval is that of runs which are independent; two boards, or one board before and after a change.
     """
-    pairs = [(_test(row), row, other) for row in first.rows for other in second.rows if _test(row) == _test(other)]
+    pairs = [(test_name(row), row, other) for row in first.rows for other in second.rows if test_name(row) == test_name(other)]
     if not pairs:
-        tests = " and ".join(", ".join(_test(row) for row in report.rows) for report in (first, second))
+        tests = " and ".join(", ".join(test_name(row) for row in report.rows) for report in (first, second))
         raise ArtifactError(f"{first.board} and {second.board}: no test is in both: {tests}")
     return [_compared(test, row["samples_ts"], other["samples_ts"]) for test, row, other in pairs]
 
 
-def _test(row: Figures) -> str:
+def test_name(row: Figures) -> str:
+    """Return `pp512` or `tg128`."""
     return f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolchain.artifacts import Report
-from toolchain.report import caveats, plots
+from toolchain.report import caveats, plots, test_name
 
 NOT_MEASURED = "not measured"
 STYLE = """
@@ -70,10 +70,9 @@ def _tests(report: Report) -> str:
     head = ("test", "median tokens/s", "mean ± sd", "nine in ten above", "n", "threads")
     rows = []
     for row in report.rows:
-        test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
         median, tenth = (f"{row[key]:.2f}" if key in row else NOT_MEASURED for key in ("median_ts", "p10_ts"))
         mean = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
-        rows.append((test, median, mean, tenth, str(len(row["samples_ts"])), str(row.get("n_threads", ""))))
+        rows.append((test_name(row), median, mean, tenth, str(len(row["samples_ts"])), str(row.get("n_threads", ""))))
     return _table(head, rows)
 
 
