@@ -63,6 +63,9 @@ max_tokens = 48
 licence = "Apache-2.0"
 """
 
+ENDED_BY_CTRL_C = (130, -signal.SIGINT)
+"""A shell says 130 for both: Python ends by the signal itself where Ctrl-C fell into an `exec` of text, as imports do them."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -237,7 +240,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(line: Line) -> None:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     said = child.communicate(timeout=120)[1]
-    assert child.returncode == 130, said
+    assert child.returncode in ENDED_BY_CTRL_C, said
     assert "Traceback" not in said
     stages = json.loads(line.demitasse("tune", "tiny.toml", "--out", "interrupted", "--json"))["stages"]
     assert [stage["digest"] for stage in stages] == [stage["digest"] for stage in line.said["stages"][:3]]
