@@ -1,15 +1,19 @@
 """The service around the engine: what it costs before a first token, what memory it takes beside the model, and 64 clients at once.
 
+With two slots a short question is asked while a long answer is under way, of a service with two slots and of one with one.
 The engine's own time to a first token is what it reports itself for the same prompt (`timings.prompt_ms`), read by its own clock in
 the very same request; the client's begins before its connection and ends with the first text.
 """
 
+import functools
 import http.client
+import itertools
 import json
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +33,10 @@ CLIENTS, QUESTIONS, ROUNDS = 64, 4, 15
 QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS = 8, 2, 3
 CONTEXT, WORDS = 1024, 120
 RSS_GOAL_MB, TTFT_GOAL = 60, 1.2
+LONG, SHORT, TURNS = 256, 8, 5
+"""Tokens of a long answer and of a short one, and how often both are asked."""
+SHORT_GOAL = 0.5
+"""Of the seconds that a short question takes where it has to wait for the long answer."""
 
 
 def main() -> None:
@@ -46,21 +54,56 @@ def main() -> None:
     told = {"model": "SmolLM2-135M Q8_0", "prompt": f"{WORDS} words", "clients": clients, "statuses": dict(statuses)}
     memory = told | {"after all clients, with the states of conversations, MB": round(after_mb)}
     theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
+    short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
     claims = [
         measure.claim("first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"),
         measure.claim("memory beside the model, MB", "60 MB", 1.0, [idle_mb], [RSS_GOAL_MB], memory, better="less"),
         measure.claim("answered of 64 clients", "every question", 1.0, [statuses[200]], [clients * questions], told),
-    ]
+        measure.claim(
+            "short question beside a long answer, two slots", "one slot", SHORT_GOAL, short["two"], short["one"],
+            {"model": "SmolLM2-135M Q8_0", "tokens": f"{SHORT} beside {LONG}"}, better="less",
+        ),
+    ]  # fmt: skip
     measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
 
 
-def _bundle(folder: Path, file: Path) -> Path:
+def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of short questions that are asked while a long answer is under way, by two slots and by one."""
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        bundles = {"one": _bundle(Path(one), file), "two": _bundle(Path(two), file, slots=2)}
+        with served(bundles["one"]) as (first, _), served(bundles["two"]) as (second, _), ThreadPoolExecutor(1) as pool:
+            ports, numbers = {"one": first, "two": second}, itertools.count(10_000)
+
+            def seconds(port: int) -> float:
+                long = pool.submit(_answered, port, next(numbers), LONG, began := threading.Event())
+                began.wait()
+                found = _answered(port, next(numbers), SHORT)
+                long.result()
+                return found
+
+            return measure.interleave({side: functools.partial(seconds, port) for side, port in ports.items()}, rounds)
+
+
+def _answered(port: int, number: int, tokens: int, began: threading.Event | None = None) -> float:
+    """Return the seconds of a question's whole answer; say when its first token is there."""
+    start = time.perf_counter()
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    body = json.loads(_body(number, stream=True)) | {"max_tokens": tokens}
+    client.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    for line in client.getresponse():
+        if began and b'"content": "' in line:
+            began.set()
+    return time.perf_counter() - start
+
+
+def _bundle(folder: Path, file: Path, slots: int = 1) -> Path:
     (folder / file.name).hardlink_to(file) if folder.stat().st_dev == file.stat().st_dev else (folder / file.name).symlink_to(file)
     (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
-    names = (file.name, "chat_template.jinja")
+    names, needs = (file.name, "chat_template.jinja"), needs_of(read_header(file), CONTEXT)
     manifest = Manifest(
         name="bench", version="1.0", counter=1, target="x86-64", context=CONTEXT, engine=Engine("llama.cpp", "0.5"),
         model=file.name, files=tuple(file_entry(folder, name) for name in names), max_tokens=8,
+        slots=slots, needs={name: getattr(needs, name) for name in ("weights_bytes", "kv_bytes", "compute_bytes")},
     )  # fmt: skip
     (folder / "manifest.json").write_bytes(to_bytes(manifest))
     return folder

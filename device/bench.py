@@ -19,7 +19,7 @@ from typing import Any
 from device import bandwidth
 from device.engine.base import Description, Engine, Sampling, Settings
 from device.errors import DeviceError
-from device.manifest import read_manifest
+from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
 from device.manifest.gguf import read_header, streamed_bytes
 from device.model import Model, open_bundle, open_file
 from device.sensors import Watch, memory, now
@@ -180,7 +180,12 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
     if options.bundle:
         folder = Path(options.bundle)
         manifest = read_manifest(folder)
-        known = {"name": manifest.name, "version": manifest.version, "release": manifest.release_id(), "gate": manifest.gate}
+        known = {
+            "name": manifest.name,
+            "version": manifest.version,
+            "release": sha256_of(folder / BUNDLE_MANIFEST),
+            "gate": manifest.gate,
+        }
         return open_bundle(folder, manifest, options.threads), {**known, **_sizes(folder / manifest.model)}
     file = Path(options.model)
     settings = Settings(context=options.context or max(options.pp, options.tg) + 1, threads=options.threads)

@@ -13,7 +13,7 @@ from device.engine.base import Engine, Settings, memory_bytes
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
-from device.manifest.memory import fitting_context
+from device.manifest.memory import fitting_context, fitting_slots
 
 if TYPE_CHECKING:
     from device.engine.chat import ChatTemplate
@@ -43,6 +43,8 @@ class Model:
     template: "ChatTemplate | None"
     stop_ids: tuple[int, ...] = ()
     system: str = ""
+    slots: int = 1
+    """Answers that there is memory for at the same time."""
     _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, messages: Messages) -> str:
@@ -69,6 +71,11 @@ class Model:
             self._leads[key] = self._lead(instructions)
         return self._leads[key]
 
+    def beside(self) -> "Model | None":
+        """Return the same model for another thread; None where its engine has none. It is closed before this one is."""
+        engine = self.engine.beside()
+        return replace(self, engine=engine, _leads={}) if engine else None
+
     def _lead(self, instructions: list[Mapping[str, Any]]) -> tuple[int, ...]:
         """Compare two conversations that have nothing but their instructions in common."""
         try:
@@ -84,11 +91,13 @@ def _asked(text: str) -> Mapping[str, Any]:
 
 
 def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
-    """Return how a bundle's model is loaded: by its manifest, with no more context than there is memory for."""
+    """Return how a bundle's model is loaded: by its manifest, with no more context and no more slots than there is memory for."""
     adapter = folder / manifest.adapter if manifest.adapter else None
+    usual = Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
     available = memory_bytes("MemAvailable")
-    context = manifest.context if available is None else fitting_context(manifest, available)
-    return Settings(context=context, kv_type=manifest.kv_type, adapter=adapter)
+    if available is None:
+        return usual
+    return replace(usual, context=fitting_context(manifest, available), slots=fitting_slots(manifest, available))
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
@@ -99,7 +108,7 @@ def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
 
 def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
     """Open a bundle's model with settings of one's own; raise DeviceError."""
-    return _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.system)
+    return replace(_opened(folder / manifest.model, settings, manifest.stop_ids, manifest.system), slots=settings.slots)
 
 
 def open_file(path: Path, settings: Settings) -> Model:

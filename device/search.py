@@ -106,7 +106,7 @@ def search(argv: "list[str]") -> int:
     options = parser.parse_args(argv)
     began, budget = time.monotonic(), Budget(options.budget)
     manifest = read_manifest(options.bundle)
-    usual = bundle_settings(options.bundle, manifest)
+    usual = replace(bundle_settings(options.bundle, manifest), slots=1)
     found, evidence = find(lambda wanted: open_with(options.bundle, manifest, wanted).engine, usual, budget)
     evidence["seconds"] = round(time.monotonic() - began, 1)
     chosen = {name: value for name, value in asdict(found).items() if name in CHOSEN}

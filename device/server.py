@@ -1,6 +1,6 @@
 """OpenAI's endpoints for one model, over HTTP: the routes, what is turned away before them, and how answers travel.
 
-The rule to keep: nothing that a client sends reaches the engine unread (api.py), unbounded, or two at a time (worker.py).
+The rule to keep: nothing that a client sends reaches an engine unread (api.py), unbounded, or two at a time (worker.py).
 """
 
 import asyncio
@@ -228,6 +228,7 @@ async def _health(request: Request) -> Response:
     loaded = engine.description
     what = {"model": manifest.name, "version": manifest.version, "release": service.release, "model_type": loaded.model_type}
     how = {"engine": loaded.engine, "engine_version": loaded.version, "context": engine.context, "threads": loaded.threads}
+    how["slots"] = service.worker.slots
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 
 

@@ -13,7 +13,7 @@ from device.access import access_for
 from device.engine import import_engine
 from device.errors import DeviceError
 from device.leads import prepare
-from device.manifest import read_manifest
+from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
 from device.model import open_bundle
 from device.worker import Worker
 
@@ -51,7 +51,7 @@ def serve(argv: list[str]) -> int:
         from device import server  # while the model loads
         from device.engine import chat  # noqa: F401
 
-        made = server.server(server.Service(manifest, manifest.release_id(), worker), access)
+        made = server.server(server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker), access)
         running.append(made)
         made.should_exit = bool(failures)
         made.run(sockets=[port])

@@ -1,7 +1,12 @@
-"""One thread that owns the model: it loads it, then answers one question at a time; the others wait in a bounded line."""
+"""The threads that answer, each with an engine of its own on the same weights; questions wait before them in a bounded line.
+
+There is one such slot where the bundle or the board's memory says no more. A conversation goes back to the slot that still has it
+in memory, as long as that one is idle.
+"""
 
 import asyncio
 import math
+import sys
 import threading
 import traceback
 from collections import deque
@@ -9,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
 
-from device.api import Question, Texts
+from device.api import Message, Question, Texts
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.model import Model, Prompt
@@ -59,23 +64,44 @@ class Job:
             self._loop.call_soon_threadsafe(self._events.put_nowait, happened)
 
 
+class _Slot:
+    """A thread that answers, as the line sees it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._messages: "tuple[Message, ...]" = ()
+        """Of the question that it answered last."""
+
+    def goes_on(self, question: Union[Question, Texts]) -> bool:
+        """Say whether a question is the next one of the conversation that this slot has in memory."""
+        known = len(self._messages)
+        return isinstance(question, Question) and 0 < known < len(question.messages) and question.messages[:known] == self._messages
+
+    def took(self, question: Question) -> None:
+        """Remember what is in memory from now on."""
+        self._messages = tuple(question.messages)
+
+
 class Worker:
-    """The line of questions, and the thread that answers them."""
+    """The line of questions, and the threads that answer them."""
 
     def __init__(
         self, open_model: Callable[[], Model], *, waiting: int, failed: Callable[[DeviceError], None],
         prepare: Callable[[Model], object] = lambda model: None,
     ) -> None:  # fmt: skip
-        """`prepare` is called with the loaded model before the first question, which may be waiting already."""
+        """`prepare` is called with each slot's model before its first question, which may be waiting already."""
         self._open_model = open_model
         self._prepare = prepare
         self._most_waiting = waiting
         self._failed = failed
         self._line: "deque[Job]" = deque()
+        self._idle: "list[_Slot]" = []
         self._changed = threading.Condition()
         self._stopping = False
         self.model: "Model | None" = None
-        """None until it is loaded."""
+        """The first slot's; None until it is loaded."""
+        self.slots = 0
+        """Questions that are answered at the same time."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -83,15 +109,15 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the token under way, give the engine's memory back."""
+        """End after the tokens under way, give the engines' memory back."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     @property
     def waiting(self) -> int:
-        """Return how many questions wait behind the one that is answered."""
+        """Return how many questions wait behind those that are answered."""
         return sum(not job.cancelled() for job in tuple(self._line))
 
     def submit(self, question: Union[Question, Texts]) -> Job:
@@ -102,7 +128,7 @@ class Worker:
             if len(self._line) >= self._most_waiting:
                 raise DeviceError("busy", "too many questions are waiting already", hint="try again later", status=429)
             self._line.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
         return job
 
     def _run(self) -> None:
@@ -114,35 +140,70 @@ class Worker:
         except Exception:
             traceback.print_exc()
             return self._failed(DeviceError("internal_error", "the model could not be opened, the log above says why"))
-        while job := self._next():
-            self._serve(model, job)
+        others = [threading.Thread(target=self._run_beside, args=(model,), daemon=True) for _ in range(model.slots - 1)]
+        for other in others:
+            other.start()
+        self._answer_all(_Slot(model))
+        for other in others:
+            other.join()
         for job in self._line:
             job.tell(_stopping())
         model.engine.close()
 
-    def _next(self) -> "Job | None":
-        with self._changed:
-            self._changed.wait_for(lambda: self._line or self._stopping)
-            return None if self._stopping else self._line.popleft()
-
-    def _serve(self, model: Model, job: Job) -> None:
+    def _run_beside(self, first: Model) -> None:
+        """Answer beside the first slot; where there is no second engine the first goes on alone."""
         try:
-            self._answer(model, job)
+            model = first.beside()
+        except DeviceError as error:
+            return print(f"one slot less: {error.message}", file=sys.stderr, flush=True)
+        if model:
+            self._prepare(model)
+            self._answer_all(_Slot(model))
+            model.engine.close()
+
+    def _answer_all(self, slot: _Slot) -> None:
+        with self._changed:
+            self.slots += 1
+        while job := self._next(slot):
+            self._serve(slot, job)
+
+    def _next(self, slot: _Slot) -> "Job | None":
+        """Wait for the first question that is not better answered by another idle slot; None where the service ends."""
+        with self._changed:
+            self._idle.append(slot)
+            self._changed.wait_for(lambda: self._stopping or self._first_for(slot))
+            job = None if self._stopping else self._first_for(slot)
+            self._idle.remove(slot)
+            if job:
+                self._line.remove(job)
+            self._changed.notify_all()
+            return job
+
+    def _first_for(self, slot: _Slot) -> "Job | None":
+        for job in self._line:
+            if next((idle for idle in self._idle if idle.goes_on(job.question)), slot) is slot:
+                return job
+        return None
+
+    def _serve(self, slot: _Slot, job: Job) -> None:
+        try:
+            self._answer(slot, job)
         except DeviceError as error:
             job.tell(error)
         except Exception:
             traceback.print_exc()
             job.tell(DeviceError("internal_error", "the service failed to answer, its log says why"))
 
-    def _answer(self, model: Model, job: Job) -> None:
+    def _answer(self, slot: _Slot, job: Job) -> None:
         if job.cancelled():
             return
-        question = job.question
+        model, question = slot.model, job.question
         if isinstance(question, Texts):
             return job.tell(_vectors(model, question))
         prompt = _prompt(model, question)
         gone = lambda: self._stopping or job.cancelled()  # noqa: E731
         answer = model.engine.generate(prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead)
+        slot.took(question)
         job.tell(len(prompt.tokens))
         for token in answer:
             job.tell(token)

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ min_eos_rate = 0
 [package]
 context = 768
 max_tokens = 48
+slots = 2
 licence = "Apache-2.0"
 """
 
@@ -165,6 +168,17 @@ def test_the_openai_client_gets_the_answer_streaming_and_not(line: Line) -> None
         chunks = client.chat.completions.create(model="tiny", messages=messages, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == line.answer
         assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_two_slots_answer_many_at_once_as_one_would(line: Line) -> None:
+    from openai import OpenAI
+
+    with urllib.request.urlopen(f"{line.api}/health") as health:
+        assert json.load(health)["slots"] == 2
+    with OpenAI(base_url=line.api, api_key="none") as client, ThreadPoolExecutor(8) as clients:
+        messages: Any = [{"role": "user", "content": "where is the key kept?"}]
+        asked = [clients.submit(client.chat.completions.create, model="tiny", messages=messages) for _ in range(8)]
+        assert {one.result().choices[0].message.content for one in asked} == {line.answer}
 
 
 def test_the_llm_command_line_gets_the_answer(line: Line, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         files=tuple(file_entry(out, name) for name in names), tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
         kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
         stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
+        slots=spec.slots if model.file.suffix == ".gguf" else 1,
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
         gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
         arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model, spec.context),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from device.manifest import MAX_SLOTS
 from toolchain import config
 from toolchain.config import Frozen
 
@@ -204,6 +205,8 @@ class PackageSpec(Frozen):
     counter: Positive = 1
     context: Positive = 1024
     max_tokens: Positive = 256
+    slots: int = Field(default=1, ge=1, le=MAX_SLOTS)
+    """Questions that are answered at the same time where the board has the memory: each has its share of the cores. GGUF alone."""
     licence: str = Field(default="", description="SPDX id of the result's licence")
 
 

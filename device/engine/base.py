@@ -136,6 +136,8 @@ class Settings:
     """Verify several tokens at once where the text repeats itself and it pays; the answers are the same."""
     adapter: "Path | None" = None
     """A LoRA adapter that is added to the weights while they are used."""
+    slots: int = 1
+    """Engines on the same weights that answer at the same time: `threads` are those of all of them, and each has its share."""
 
     def __post_init__(self) -> None:
         """Refuse what no engine can be loaded with: its library would end the process."""
@@ -143,6 +145,10 @@ class Settings:
         for field, most in bounds:
             if not 0 <= getattr(self, field) <= most:
                 raise FieldError(field, f"must be between 1 and {most}, not {getattr(self, field)}")
+
+    def share(self, threads: int) -> int:
+        """Return the threads of one slot: always the same, so that no answer depends on whether others are under way."""
+        return max(1, threads // self.slots)
 
 
 DEFAULT_CONTEXT = 4096
@@ -246,6 +252,12 @@ class Engine(Protocol):
 
     def time_decode(self, n_tokens: int) -> float:
         """Return the seconds that arbitrary tokens take one at a time, as llama-bench measures `tg`."""
+
+    def beside(self) -> "Engine | None":
+        """Return another engine on the same weights, for another thread; None where the library has none.
+
+        It has a memory of its own, and is closed before this one is.
+        """
 
     def close(self) -> None:
         """Give the memory back."""

@@ -7,8 +7,9 @@ detokenized twice. This module is imported by `device.engine.load` alone, when a
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
@@ -24,18 +25,29 @@ from device.manifest import ManifestError
 from device.manifest.gguf import read_header
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """What engines side by side have in common."""
+
+    path: Path
+    settings: Settings
+    model: Any
+    adapter: Any = None
+
+
 class LlamaEngine:
     """A model in llama.cpp with one context and one sequence."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self._model = opening.model(path, mapped=settings.mmap)
+    def __init__(self, weights: _Weights, *, owner: bool = True) -> None:
+        path, settings, self._model = weights.path, weights.settings, weights.model
+        self._weights, self._owner = weights, owner
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context = settings.context or min(llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT)
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
-        if settings.adapter:
-            opening.adapt(self._model, self._ctx, settings.adapter)
-        self._sequence = ReadSequence(LlamaCells(self._ctx))
+        if weights.adapter:
+            opening.adapt(self._ctx, weights.adapter)
+        self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
@@ -149,12 +161,17 @@ class LlamaEngine:
         """Return the seconds of random tokens, one at a time, from an empty context."""
         return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
+    def beside(self) -> "LlamaEngine":
+        """Return another context on the same model."""
+        return LlamaEngine(self._weights, owner=False)
+
     def close(self) -> None:
         """Give the memory back."""
         if self._model:
             self._sequence.close()
             llama.llama_free(self._ctx)
-            llama.llama_model_free(self._model)
+            if self._owner:
+                llama.llama_model_free(self._model)
             self._model = None
 
     def _rows(self, tokens: list[int]) -> Iterator[bytes]:
@@ -194,4 +211,10 @@ def load(path: Path, settings: Settings) -> LlamaEngine:
             read_header(file)
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
-    return LlamaEngine(path, settings)
+    model = opening.model(path, mapped=settings.mmap)
+    try:
+        adapter = opening.adapter(model, settings.adapter) if settings.adapter else None
+        return LlamaEngine(_Weights(path, settings, model, adapter))
+    except BaseException:
+        llama.llama_model_free(model)
+        raise

@@ -57,34 +57,32 @@ def model(path: Path, *, mapped: bool = True) -> Any:
 
 
 def context(loaded: Any, path: Path, settings: Settings) -> Any:
-    """Return a context of one sequence; where there is none the model is freed and DeviceError `bad_model` raised."""
+    """Return a context of one sequence; raise DeviceError `bad_model` where there is none."""
     params = llama.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, settings.batch or BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO if settings.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.n_threads = settings.threads or default_threads(llama.llama_model_size(loaded))
-    params.n_threads_batch = settings.threads_batch or params.n_threads
+    params.n_threads = settings.share(settings.threads or default_threads(llama.llama_model_size(loaded)))
+    params.n_threads_batch = settings.share(settings.threads_batch) if settings.threads_batch else params.n_threads
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
     opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None
     if not opened:
-        llama.llama_model_free(loaded)
         refused = f"`{path.name}` cannot be run with {settings.context} tokens of {settings.kv_type} context"
         raise DeviceError("bad_model", refused + because())
     return opened
 
 
-def adapt(loaded: Any, opened: Any, adapter: Path) -> None:
-    """Add a LoRA adapter to all that a context evaluates; where it does not fit both are freed and DeviceError `bad_model` raised.
+def adapter(loaded: Any, path: Path) -> Any:
+    """Return a LoRA adapter for a model, freed with it; raise DeviceError `bad_model` where it does not fit."""
+    made = llama.llama_adapter_lora_init(loaded, str(path).encode())
+    if not made:
+        raise DeviceError("bad_model", f"the adapter `{path.name}` does not fit the model{because()}")
+    return made
 
-    The adapter is freed with the model.
-    """
-    made = llama.llama_adapter_lora_init(loaded, str(adapter).encode())
-    scale = (ctypes.c_float * 1)(1.0)
-    if made and llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale) == 0:
-        return
-    llama.llama_free(opened)
-    llama.llama_model_free(loaded)
-    raise DeviceError("bad_model", f"the adapter `{adapter.name}` does not fit the model{because()}")
+
+def adapt(opened: Any, made: Any) -> None:
+    """Add an adapter to all that a context evaluates."""
+    llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, (ctypes.c_float * 1)(1.0))
 
 
 def batch(size: int) -> Any:

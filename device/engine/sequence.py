@@ -40,9 +40,9 @@ class Cells(Protocol):
 class ReadSequence:
     """What was read into an engine's memory, and the shelf of what was read before."""
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, cells: Cells, slots: int = 1) -> None:
         self._cells = cells
-        self._shelf = Shelf(shelf_bytes(memory_bytes("MemTotal")))
+        self._shelf = Shelf(shelf_bytes(memory_bytes("MemTotal")) // slots)
         self.live = Memory()
         """What is in memory."""
 

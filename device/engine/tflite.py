@@ -138,6 +138,9 @@ class LiteEngine:
         """Return the seconds of random tokens, one at a time, from an empty context."""
         return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
+    def beside(self) -> None:
+        """Return none: each interpreter packs the weights anew."""
+
     def close(self) -> None:
         """Give the memory back."""
         self._sequence.close()

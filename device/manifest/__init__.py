@@ -21,6 +21,7 @@ TOKENIZER = "tokenizer.json"
 GOLDENS = "goldens.jsonl"
 MAX_MANIFEST_BYTES = 8 << 20
 MAX_COUNTER = 2**53 - 1
+MAX_SLOTS = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
 """Codes of files that are not what the manifest says; every other file's is `wrong_digest`."""
@@ -102,6 +103,8 @@ class Manifest:
     """System prompt put before every conversation that brings none of its own."""
     max_tokens: int = 256
     """Longest answer where the request names none."""
+    slots: int = 1
+    """Questions that are answered at the same time where a board has the memory for it."""
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
     gate: dict[str, Any] = field(default_factory=dict)
@@ -311,12 +314,15 @@ def _build(kind: Any, fields: dict[str, Any]) -> Any:
         ("context", int),
         ("model", str),
         ("adapter", str),
+        ("slots", int),
         ("machine", str),
     ):
         if name in known and type(getattr(built, name)) is not hint:
             raise ManifestError("bad_manifest", f"`{name}` is of the wrong kind")
     if "counter" in known and not 0 <= built.counter <= MAX_COUNTER:
         raise ManifestError("bad_manifest", "`counter` is out of bounds")
+    if "slots" in known and not 1 <= built.slots <= MAX_SLOTS:
+        raise ManifestError("bad_manifest", "`slots` is out of bounds")
     if "name" in known and (not built.name.isprintable() or not 0 < len(built.name) <= 128):
         raise ManifestError("bad_manifest", "`name` is not a name")
     return built

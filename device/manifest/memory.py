@@ -19,3 +19,14 @@ def fitting_context(manifest: Manifest, available_bytes: int) -> int:
     spare = available_bytes - needs.get("weights_bytes", 0) - needs.get("compute_bytes", 0)
     fitting = largest_context(needs["kv_bytes"], manifest.context, spare)
     return min(manifest.context, max(fitting, CONTEXT_STEP))
+
+
+def fitting_slots(manifest: Manifest, available_bytes: int) -> int:
+    """Return how many answers at once to serve a bundle with: its own number, or what fits of it, and one at least.
+
+    Each has a cache of the whole context and a batch of its own; the weights are there once.
+    """
+    needs = manifest.needs
+    each = needs.get("kv_bytes", 0) + needs.get("compute_bytes", 0)
+    fitting = max(0, available_bytes - needs.get("weights_bytes", 0)) // each if each else 1
+    return max(1, min(manifest.slots, fitting))

@@ -80,8 +80,9 @@ def said(answer: object, *, stream: bool) -> str:
 
 
 @pytest.mark.slow
-def test_of_64_clients_each_gets_its_own_answers() -> None:
-    with service(Parrot(context=4096).model, waiting=8) as port, ThreadPoolExecutor(CLIENTS) as clients:
+@pytest.mark.parametrize("slots", [1, 3])
+def test_of_64_clients_each_gets_its_own_answers(slots: int) -> None:
+    with service(lambda: Parrot(context=4096).model(slots=slots), waiting=8) as port, ThreadPoolExecutor(CLIENTS) as clients:
         wait_until_loaded(port)
         seen = sum(clients.map(lambda client: ask_until_served(port, client), range(CLIENTS)), Counter[int]())
     assert seen[200] == CLIENTS * QUESTIONS

@@ -1,4 +1,4 @@
-"""The line before the engine: one question at a time, in order, bounded, without those who left."""
+"""The line before the engines: one question at a time each, in order, bounded, without those who left."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,8 +17,14 @@ def question(text: str, max_tokens: int = 2) -> Question:
     return Question((), text, Sampling(max_tokens=max_tokens))
 
 
-def with_worker(engine: FakeEngine, story: Callable[[Worker], Awaitable[None]]) -> None:
-    worker = Worker(engine.model, waiting=2, failed=lambda error: None)
+def turn(*said: str) -> Question:
+    """Return a conversation whose users and assistants said this."""
+    roles = ("user", "assistant")
+    return Question(tuple({"role": roles[n % 2], "content": text} for n, text in enumerate(said)), "", Sampling(max_tokens=1))
+
+
+def with_worker(engine: FakeEngine, story: Callable[[Worker], Awaitable[None]], slots: int = 1) -> None:
+    worker = Worker(lambda: engine.model(slots=slots), waiting=2, failed=lambda error: None)
     worker.start()
     try:
         asyncio.run(story(worker))  # type: ignore[arg-type]
@@ -106,6 +112,55 @@ def test_stopping_tells_everybody() -> None:
         assert [(await told(job))[-1] for job in jobs] == ["stopping", "stopping"]
 
     with_worker(engine, story)
+
+
+async def ready(worker: Worker, slots: int) -> None:
+    while worker.slots < slots:
+        await asyncio.sleep(0.01)
+
+
+def test_a_second_slot_answers_while_the_first_is_busy() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        await ready(worker, 2)
+        sides = (engine, engine.others[0])
+        for side in sides:
+            side.go.clear()
+        jobs = [worker.submit(question("first")), worker.submit(question("second"))]
+        assert [await asyncio.to_thread(side.began.wait, 30) for side in sides] == [True, True]
+        for side in sides:
+            side.go.set()
+        assert [(await told(job))[-1] for job in jobs] == ["length", "length"]
+
+    with_worker(engine, story, slots=2)
+
+
+def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory() -> None:
+    engine = FakeEngine()
+
+    async def story(worker: Worker) -> None:
+        await ready(worker, 2)
+        sides = (engine, engine.others[0])
+        assert (await told(worker.submit(turn("one"))))[-1] == "length"
+        first = next(side for side in sides if side.prompts)
+        for said in (("two",), ("one", "tick ", "and then?"), ("three",), ("one", "tick ", "and then?", "tick ", "and?")):
+            await told(worker.submit(turn(*said)))
+        held = [prompt for prompt in first.prompts if b"one" in prompt]
+        assert len(held) == 3
+
+    with_worker(engine, story, slots=2)
+
+
+def test_a_library_without_a_second_engine_answers_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr(engine, "beside", lambda: None)
+
+    async def story(worker: Worker) -> None:
+        assert (await told(worker.submit(question("hot?"))))[-1] == "length"
+        assert worker.slots == 1
+
+    with_worker(engine, story, slots=2)
 
 
 @pytest.mark.parametrize(("error", "code"), [(DeviceError("bad_model", "x"), "bad_model"), (ValueError("a bug"), "internal_error")])

@@ -26,6 +26,8 @@ class FakeEngine:
         """Leads that were saved or restored, with their states."""
         self.state_kind = "fake"
         self.failure: Exception | None = None
+        self.others: list[FakeEngine] = []
+        """Engines beside this one."""
 
     def special_tokens(self) -> dict[str, str]:
         return {}
@@ -88,9 +90,13 @@ class FakeEngine:
     def time_decode(self, n_tokens: int) -> float:
         return n_tokens / 100
 
+    def beside(self) -> "FakeEngine":
+        self.others.append(type(self)(word=self.word, context=self.context))
+        return self.others[-1]
+
     def close(self) -> None:
         pass
 
-    def model(self, system: str = "") -> Model:
+    def model(self, system: str = "", slots: int = 1) -> Model:
         """Return a Model of this engine."""
-        return Model(self, ChatTemplate(CHATML, {}), (), system)
+        return Model(self, ChatTemplate(CHATML, {}), (), system, slots)

@@ -4,6 +4,7 @@ import array
 import math
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,20 @@ def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginn
     assert (reused(fresh), ids(fresh)) == (0, ids(second))
 
 
+def test_engines_side_by_side_answer_at_the_same_time_as_each_does_alone(random_file: Path) -> None:
+    first = load(random_file, replace(SETTINGS, threads=2, slots=2))
+    second = first.beside()
+    assert second and second.description.threads == 1
+    questions = [[*QUESTION, *b"%d" % number] for number in range(4)]
+    alone = [ids(list(first.generate(question, GREEDY))) for question in questions]
+    with ThreadPoolExecutor(2) as both:
+        turns = both.map(lambda each: [ids(list(each.generate(question, GREEDY))) for question in questions], (first, second))
+        assert list(turns) == [alone, alone]
+    second.close()
+    assert ids(list(first.generate(questions[0], GREEDY))) == alone[0]
+    first.close()
+
+
 def test_conversations_that_alternate_are_not_read_again(engine: Engine) -> None:
     lead, turns = [*b"system: be brief. "], [[*b"x" * 40], [*b"y" * 40]]
     talks = [[*lead, *turn] for turn in turns]
@@ -168,7 +183,9 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def guessing(file: Path, *, guess: bool = True) -> LlamaEngine:
-    return LlamaEngine(file, replace(SETTINGS, guess=guess))
+    loaded = load(file, replace(SETTINGS, guess=guess))
+    assert isinstance(loaded, LlamaEngine)
+    return loaded
 
 
 def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier: Path) -> None:
