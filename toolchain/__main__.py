@@ -1,5 +1,6 @@
 """One door: runs the command line, and turns errors into a sentence and an exit code."""
 
+import os
 import sys
 
 from toolchain import console
@@ -9,6 +10,7 @@ from toolchain.errors import ToolchainError
 
 def main() -> None:
     """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: its threads are not to spin where others run
     try:
         app()
     except ToolchainError as error:
