@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from device.engine.base import Description, Sampling, Timing, Token, check_prompt, never
 from device.engine.chat import ChatTemplate
+from device.manifest.opening import Messages, opening_of
 from device.model import Model
 from tests.fakes.tiny_gguf import CHATML
 
@@ -91,6 +92,6 @@ class FakeEngine:
     def close(self) -> None:
         pass
 
-    def model(self, system: str = "") -> Model:
+    def model(self, system: str = "", turns: Messages = ()) -> Model:
         """Return a Model of this engine."""
-        return Model(self, ChatTemplate(CHATML, {}), (), system)
+        return Model(self, ChatTemplate(CHATML, {}), (), opening_of(system, turns))
