@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,18 @@ class Model:
                 del self._leads[next(iter(self._leads))]
             self._leads[key] = self._lead(beginning)
         return self._leads[key]
+
+    def forget(self) -> None:
+        """Forget all conversations, but not what they begin with: that is read once and taken back, as a service does it."""
+        state = self._lead_state
+        self.engine.forget()
+        if state:
+            self.engine.restore(self.lead(), state)
+
+    @cached_property
+    def _lead_state(self) -> bytes:
+        lead, engine = self.lead(), self.engine
+        return engine.save(lead) if engine.state_kind and 0 < len(lead) < engine.context else b""
 
     def _beginning(self, messages: Messages) -> list[Mapping[str, Any]]:
         """Return the messages that come before a conversation's own first question."""

@@ -1,6 +1,6 @@
 """`score`: a loaded model as a child process: a request a line in, an answer a line out, raw rows of logits behind some.
 
-The host measures with it what ships. Each request is evaluated from the beginning, so that answers do not depend on their order.
+The host measures with it what ships. Each request is evaluated from its lead on, so that answers do not depend on their order.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
 
 
 def _generate(model: Model, request: Request) -> dict[str, Any]:
-    model.engine.forget()
+    model.forget()
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
     prompt = model.prompt(_messages(request)) if "messages" in request else Prompt(_tokens(request))
     steps = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))

@@ -165,6 +165,26 @@ def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
     assert answered(model)[0] == len(model.lead())
 
 
+def test_a_lead_that_has_no_room_in_memory_is_told_and_not_kept(
+    bundle: Path, opening: Opening, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+    model = engine.model(*opening)
+    engine.states[bytes(model.lead())] = b""
+    assert not leads.prepare(model, bundle)
+    told = f"the state of the lead ({len(model.lead())} tokens) is larger than the memory for states\n"
+    assert capsys.readouterr().err == told
+    assert not list(bundle.parent.parent.glob("leads/**/*.state"))
+
+
+def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with(started: Callable[[], Model]) -> None:
+    fresh, model = started(), started()
+    model.forget()
+    first = answered(model)
+    model.forget()
+    assert first == answered(model) == (len(model.lead()), answered(fresh)[1])
+
+
 def test_the_store_sweeps_the_leads_of_releases_that_are_gone(bundle: Path, started: Callable[[], Model]) -> None:
     leads.prepare(started(), bundle)
     store = Store(bundle.parent.parent)

@@ -37,8 +37,8 @@ class FakeEngine:
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        return iter([b"\0" * 1024 for _ in tokens])
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        return iter([b"\0" * 1024 for _ in tokens[lead:]])
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
