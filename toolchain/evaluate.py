@@ -13,7 +13,7 @@ from device.manifest.opening import bare
 from toolchain.artifacts import Checkpoint, Dataset, Figures, ModelFile, Verdict, Work, keep, write_jsonl, write_whole
 from toolchain.chat import encode
 from toolchain.errors import GateError
-from toolchain.opening import Opening, check_room
+from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec
 from toolchain.runtime.scoring import Scorer, scorer
@@ -214,5 +214,5 @@ def _golden(answer: _Answered, opening: Opening) -> Figures:
 
 
 def _context(model: ModelFile, opening: Opening) -> int:
-    """Return a context that leaves 4096 tokens beside an opening, whose tokens are no more than its bytes."""
-    return min(int(model.figures["context"]), 4096 + sum(len(message["content"].encode()) for message in opening))
+    """Return the model's context, or one that leaves at least 4096 tokens beside an opening."""
+    return min(int(model.figures["context"]), 4096 + size_bytes(opening))

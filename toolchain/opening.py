@@ -3,7 +3,7 @@
 `ingest` makes it, once; training, gate, goldens and bundle take it from the data set. Where it goes says device.manifest.opening.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
@@ -11,21 +11,26 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.recipe import DataSpec
 from toolchain.texts import text_of
 
-Opening = tuple[Mapping[str, str], ...]
+Opening = Sequence[Mapping[str, str]]
 
 
 def read_opening(spec: DataSpec, documents: Mapping[str, Path]) -> Opening:
     """Return the messages of an opening; raise ArtifactError for a document without text or for more than a board takes."""
     texts = [spec.system, *(_document(name, path) for name, path in documents.items())]
     opening = opening_of("\n\n".join(filter(None, texts)), [m for turn in spec.turns for m in dialogue(turn.question, turn.answer)])
-    if (size := sum(len(message["content"].encode()) for message in opening)) > MAX_OPENING_BYTES:
+    if (size := size_bytes(opening)) > MAX_OPENING_BYTES:
         raise ArtifactError(f"data: the opening has {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed")
     return opening
 
 
-def dialogue(question: str, answer: str) -> Opening:
+def dialogue(question: str, answer: str) -> tuple[Mapping[str, str], ...]:
     """Return a question and its answer as messages."""
     return {"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}
+
+
+def size_bytes(opening: Opening) -> int:
+    """Return the bytes of an opening's text: it has no more tokens than that."""
+    return sum(len(message["content"].encode()) for message in opening)
 
 
 def check_room(where: str, tokens: int, answer: int, context: int) -> None:
