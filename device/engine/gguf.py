@@ -150,8 +150,9 @@ class LlamaEngine:
         return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory and the cores back."""
         if self._model:
+            os.sched_setaffinity(0, self._cpus)
             self._sequence.close()
             llama.llama_free(self._ctx)
             llama.llama_model_free(self._model)

@@ -139,7 +139,8 @@ class LiteEngine:
         return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory and the cores back."""
+        os.sched_setaffinity(0, self._all_cpus)
         self._sequence.close()
 
     def _rows(self, tokens: list[int]) -> Iterator[bytes]:
