@@ -23,6 +23,7 @@ from device.engine.base import Engine, Sampling, Settings
 from device.engine.chat import ChatTemplate
 from device.manifest import Engine as EngineEntry
 from device.manifest import Manifest, file_entry, to_bytes
+from device.manifest.opening import opening_of
 from device.model import Model
 from toolchain import runtime
 
@@ -142,7 +143,7 @@ class _Bench:
         return milliseconds
 
     def _model(self, size: int) -> Model:
-        return Model(self._engine, ChatTemplate(models.CHATML, {}), (), _system(size))
+        return Model(self._engine, ChatTemplate(models.CHATML, {}), (), opening_of(_system(size), ()))
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
         """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""

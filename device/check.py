@@ -98,9 +98,11 @@ def _agreement(followed: list[list[bool]]) -> Result:
 
 def _follow(model: "Model", golden: Golden, where: str) -> list[bool]:
     """Return for each token of a golden answer whether the model names it after those before it."""
-    _compare(f"{where}: the prompt", golden.prompt_tokens, model.prompt(golden.messages).tokens)
-    model.engine.forget()
-    rows = islice(model.engine.logits([*golden.prompt_tokens, *golden.tokens[:-1]]), len(golden.prompt_tokens) - 1, None)
+    prompt = model.prompt(golden.messages)
+    _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
+    model.forget()
+    rows = model.engine.logits([*prompt.tokens, *golden.tokens[:-1]], prompt.lead)
+    rows = islice(rows, len(prompt.tokens) - 1 - prompt.lead, None)
     return [_likeliest(row) == token for row, token in zip(rows, golden.tokens, strict=True)]
 
 
@@ -110,10 +112,10 @@ def _likeliest(row: bytes) -> int:
 
 
 def _reproduce(model: "Model", golden: Golden, where: str) -> Timing:
-    """Answer a golden from the beginning; raise DeviceError where prompt or answer differ by a token."""
+    """Answer a golden from its lead on; raise DeviceError where prompt or answer differ by a token."""
     prompt = model.prompt(golden.messages)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
-    model.engine.forget()
+    model.forget()
     sampling = Sampling(max_tokens=len(golden.tokens) + golden.ends)
     answer = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
     tokens = [step.id for step in answer if step.id is not None]

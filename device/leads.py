@@ -32,7 +32,9 @@ def prepare(model: Model, bundle: Path) -> bool:
     file = folder / f"{_name(engine.state_kind, lead)}.state"
     if (state := _recorded(file)) and engine.restore(lead, state):
         return True
-    if (state := engine.save(lead)) and engine.restore(lead, state):
+    if not (state := engine.save(lead)):
+        print(f"the state of the lead ({len(lead)} tokens) is larger than the memory for states", file=sys.stderr, flush=True)
+    elif engine.restore(lead, state):
         _keep(file, state)
     return False
 

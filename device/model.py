@@ -1,8 +1,9 @@
 """A model file opened for use: its engine, its chat template and what its bundle says about answering."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,10 @@ from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
 from device.manifest.memory import fitting_context, fitting_slots
+from device.manifest.opening import Messages, begins, opened
 
 if TYPE_CHECKING:
     from device.engine.chat import ChatTemplate
-
-Messages = Sequence[Mapping[str, Any]]
-
 
 _LEAST_LEAD = 16
 """Tokens that are worth a batch of their own."""
@@ -42,18 +41,17 @@ class Model:
     engine: Engine
     template: "ChatTemplate | None"
     stop_ids: tuple[int, ...] = ()
-    system: str = ""
+    opening: Messages = ()
+    """What conversations begin with, unless they bring instructions of their own."""
     slots: int = 1
     """Answers that there is memory for at the same time."""
     _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, messages: Messages) -> str:
-        """Return the prompt of a conversation as text; the bundle's system prompt comes first where there is none."""
+        """Return the prompt of a conversation as text, with its opening."""
         if self.template is None:
             raise DeviceError("no_template", "this model has no chat template", hint="use /v1/completions", status=400)
-        if self.system and messages and messages[0].get("role") != "system":
-            messages = [{"role": "system", "content": self.system}, *messages]
-        return self.template.render(messages)
+        return self.template.render(opened(messages, self.opening))
 
     def prompt(self, messages: Messages) -> Prompt:
         """Return the prompt of a conversation as token ids, and how many of them are its lead."""
@@ -62,13 +60,13 @@ class Model:
         return Prompt(tokens, len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0)
 
     def lead(self, messages: Messages = ()) -> tuple[int, ...]:
-        """Return the tokens that every conversation with these instructions begins with; none where they are few."""
-        instructions = list(takewhile(lambda message: message.get("role") == "system", messages))
-        key = json.dumps(instructions)
+        """Return the tokens that others begin with too, which open as this conversation does; none where they are few."""
+        beginning = self._beginning(opened(messages, self.opening))
+        key = json.dumps(beginning)
         if key not in self._leads:
             while len(self._leads) >= _MOST_LEADS:
                 del self._leads[next(iter(self._leads))]
-            self._leads[key] = self._lead(instructions)
+            self._leads[key] = self._lead(beginning)
         return self._leads[key]
 
     def beside(self) -> "Model | None":
@@ -76,10 +74,27 @@ class Model:
         engine = self.engine.beside()
         return replace(self, engine=engine, _leads={}) if engine else None
 
-    def _lead(self, instructions: list[Mapping[str, Any]]) -> tuple[int, ...]:
-        """Compare two conversations that have nothing but their instructions in common."""
+    def forget(self) -> None:
+        """Forget all conversations, but not what they begin with: that is read once and taken back, as a service does it."""
+        state = self._lead_state
+        self.engine.forget()
+        if state:
+            self.engine.restore(self.lead(), state)
+
+    @cached_property
+    def _lead_state(self) -> bytes:
+        lead, engine = self.lead(), self.engine
+        return engine.save(lead) if engine.state_kind and 0 < len(lead) < engine.context else b""
+
+    def _beginning(self, messages: Messages) -> list[Mapping[str, Any]]:
+        """Return the messages that come before a conversation's own first question."""
+        known = len(self.opening) if begins(messages, self.opening) else 0
+        return [*messages[:known], *takewhile(lambda message: message.get("role") == "system", messages[known:])]
+
+    def _lead(self, beginning: list[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Compare two conversations that have nothing but their beginning in common."""
         try:
-            one, other = (self.engine.tokenize(self.render([*instructions, _asked(text)])) for text in ("0", "Why?"))
+            one, other = (self.engine.tokenize(self.render([*beginning, _asked(text)])) for text in ("0", "Why?"))
         except DeviceError:
             return ()
         same = one[: common(one, other)]
@@ -108,21 +123,21 @@ def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
 
 def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
     """Open a bundle's model with settings of one's own; raise DeviceError."""
-    return replace(_opened(folder / manifest.model, settings, manifest.stop_ids, manifest.system), slots=settings.slots)
+    return replace(_opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening), slots=settings.slots)
 
 
-def open_file(path: Path, settings: Settings) -> Model:
+def open_file(path: Path, settings: Settings, opening: Messages = ()) -> Model:
     """Open a model file by itself, with the template that lies beside it; raise DeviceError."""
-    return _opened(path, settings)
+    return _opened(path, settings, (), opening)
 
 
-def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...] = (), system: str = "") -> Model:
+def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...], opening: Messages) -> Model:
     engine = load(path, settings)
     from device.engine.chat import ChatTemplate  # its library is imported while others wait for the model anyway
 
     source = _template(path.parent) or engine.chat_template
     template = ChatTemplate(source, engine.special_tokens()) if source else None
-    return Model(engine, template, stop_ids, system)
+    return Model(engine, template, stop_ids, opening)
 
 
 def _template(folder: Path) -> str:

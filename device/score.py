@@ -1,6 +1,6 @@
 """`score`: a loaded model as a child process: a request a line in, an answer a line out, raw rows of logits behind some.
 
-The host measures with it what ships. Each request is evaluated from the beginning, so that answers do not depend on their order.
+The host measures with it what ships. Each request is evaluated from its lead on, so that answers do not depend on their order.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
 
 
 def _generate(model: Model, request: Request) -> dict[str, Any]:
-    model.engine.forget()
+    model.forget()
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
     prompt = model.prompt(_messages(request)) if "messages" in request else Prompt(_tokens(request))
     steps = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
@@ -118,7 +118,9 @@ def _open(options: argparse.Namespace) -> Model:
     if options.bundle:
         folder = Path(options.bundle)
         return open_bundle(folder, read_manifest(folder), options.threads)
-    return open_file(Path(options.model), Settings(context=options.context, threads=options.threads, adapter=options.adapter))
+    settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
+    lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
+    return open_file(Path(options.model), settings, [json.loads(line) for line in lines])
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -127,6 +129,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     source.add_argument("--model", metavar="FILE")
     source.add_argument("--bundle", metavar="DIR")
     parser.add_argument("--adapter", metavar="FILE", type=Path, help="a LoRA adapter, for --model")
+    parser.add_argument("--opening", metavar="FILE", type=Path, help="what conversations begin with, a message a line, for --model")
     parser.add_argument("--context", type=int, default=0, help="tokens, for --model; 0 takes the model's own, at most 4096")
     parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
     return parser.parse_args(argv)

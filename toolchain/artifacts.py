@@ -88,7 +88,20 @@ class Artifact:
 
 
 class Dataset(Artifact):
-    """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line) and `texts.jsonl` ({"text": …} a line)."""
+    """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line) and `texts.jsonl` ({"text": …} a line).
+
+    Where conversations have an opening, `opening.jsonl` holds its messages, and `opening` in a line says how many of them are that.
+    """
+
+    @property
+    def opening_file(self) -> Path | None:
+        """The messages that conversations begin with, one a line."""
+        file = self.path / "opening.jsonl"
+        return file if file.is_file() else None
+
+    def opening(self) -> tuple[dict[str, str], ...]:
+        """Return the messages that conversations begin with."""
+        return tuple(read_jsonl(self.opening_file)) if self.opening_file else ()
 
     def train(self) -> list[dict[str, Any]]:
         """Return the conversations to learn from."""

@@ -19,16 +19,17 @@ class TooLong(ArtifactError):  # noqa: N818 - a name, not a suffix: callers that
     """A conversation that has more tokens than allowed."""
 
 
-def encode(tokenizer: Any, messages: Messages, max_tokens: int) -> tuple[list[int], list[int]]:
+def encode(tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0) -> tuple[list[int], list[int]]:
     """Return (ids, labels) of a conversation: labels are the ids of each answer with its end token, IGNORED elsewhere.
 
-    What a template writes after the last answer's end token is cut off. Raises TooLong, and ArtifactError for a template whose
+    Answers in the first `opening` messages, with which every conversation begins, are not learned. What a template writes after the
+    last answer's end token is cut off. Raises TooLong, and ArtifactError for a template whose
     prompt is not the beginning of the conversation.
     """
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     whole = _render(tokenizer, messages[: answers[-1] + 1] if answers else messages)
     labels, end = [IGNORED] * len(whole), len(whole)
-    for number in answers:
+    for number in (number for number in answers if number >= opening):
         prompt = render_prompt(tokenizer, messages[:number])
         start, end = len(prompt), _end(tokenizer, _render(tokenizer, messages[: number + 1]), len(prompt))
         if whole[:start] != prompt or end <= start:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device.manifest.opening import bare
 from toolchain.artifacts import Checkpoint, Dataset, Figures, ModelFile, Verdict, Work, keep, write_jsonl, write_whole
 from toolchain.chat import encode
 from toolchain.errors import GateError
+from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec
 from toolchain.runtime.scoring import Scorer, scorer
@@ -43,17 +45,21 @@ def _measure(
     import json
 
     held_out = dataset.held_out()
-    with scorer(runtime, model.file, context=_context(model), adapter=model.adapter) as child:
-        reference = _Reference.load(teacher)
+    opening = dataset.opening()
+    with scorer(
+        runtime, model.file, context=_context(model, opening), adapter=model.adapter, opening=dataset.opening_file
+    ) as child:
         about = child.info()
         figures: Figures = {"engine": about["version"], "engine_name": about["engine"], "arithmetic": about["arithmetic"]}
+        figures |= _room(child, opening, spec.max_tokens, int(about["context"]))
+        reference = _Reference.load(teacher)
         figures |= _template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = _divergence(child, reference, held_out, spec.kl_tokens, report)
         answers = _answers(child, held_out[: spec.questions], spec.max_tokens, report)
     figures |= diverged | _task_scores(answers)
     write_jsonl(out / "divergence.jsonl", each)
     figures["failures"] = failures(figures, spec.gate)
-    write_jsonl(out / "goldens.jsonl", [_golden(answer) for answer in answers if answer.text.strip()][: spec.goldens])
+    write_jsonl(out / "goldens.jsonl", [_golden(answer, opening) for answer in answers if answer.text.strip()][: spec.goldens])
     write_jsonl(out / "answers.jsonl", [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers])
     write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
     return figures
@@ -102,6 +108,15 @@ class _Reference:
         return logits.double().log_softmax(-1).numpy()
 
 
+def _room(child: Scorer, opening: Opening, answer: int, context: int) -> Figures:
+    """Return the tokens of an opening with the shortest question; raise ConfigError where no other has room."""
+    if not opening:
+        return {}
+    tokens = len(child.render([*opening, {"role": "user", "content": "?"}]))
+    check_room("evaluate", tokens, answer, context)
+    return {"opening_tokens": tokens}
+
+
 def _template_parity(child: Scorer, reference: _Reference, chats: Sequence[Conversation]) -> Figures:
     mismatches = 0
     for chat in chats:
@@ -124,7 +139,7 @@ def _divergence(
     agree: list[np.ndarray] = []
     count, context = 0, int(child.info()["context"])
     for chat in chats:
-        ids, labels = encode(reference.tokenizer, chat["messages"], context)
+        ids, labels = encode(reference.tokenizer, chat["messages"], context, chat.get("opening", 0))
         rows = np.array([i for i in range(len(ids) - 1) if labels[i + 1] != -100])
         theirs, ours = reference.log_probabilities(ids)[rows], _log_softmax(child.logits(ids)[rows])
         width = min(theirs.shape[1], ours.shape[1])
@@ -192,10 +207,12 @@ def _task_scores(answers: Sequence[_Answered]) -> Figures:
     }
 
 
-def _golden(answer: _Answered) -> Figures:
+def _golden(answer: _Answered, opening: Opening) -> Figures:
+    """Return what a client sends, and what must come of it: the board itself puts the opening before it."""
     end = {"finish_reason": "stop"} if answer.stopped else {}
-    return {"messages": list(answer.messages[:-1]), "prompt_tokens": answer.prompt, "tokens": answer.tokens, **end}
+    return {"messages": list(bare(answer.messages[:-1], opening)), "prompt_tokens": answer.prompt, "tokens": answer.tokens, **end}
 
 
-def _context(model: ModelFile) -> int:
-    return min(int(model.figures["context"]), 4096)
+def _context(model: ModelFile, opening: Opening) -> int:
+    """Return the model's context, or one that leaves at least 4096 tokens beside an opening."""
+    return min(int(model.figures["context"]), 4096 + size_bytes(opening))

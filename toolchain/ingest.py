@@ -10,15 +10,18 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from device.manifest.opening import bare, opened
 from toolchain.artifacts import Dataset, Figures, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError
+from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.progress import Reporter
 from toolchain.recipe import DataSpec
+from toolchain.texts import existing, lines_of, text_of
 
 Messages = tuple[Mapping[str, str], ...]
 ROLES = ("system", "user", "assistant")
@@ -56,65 +59,45 @@ class _Read:
 
 
 def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: int) -> Dataset:
-    """Read `spec.files` (relative to `folder`), split them by hash, and write the data set under `out`.
+    """Read `spec.files` (relative to `folder`), split them by hash, and write the data set under `out`, each with its opening.
 
     Raises ArtifactError for a file that is missing or a line that is no entry, with `file.jsonl:12`.
     """
-    files = {name: folder / name for name in spec.files}
-    for name, path in files.items():
-        if not path.is_file():
-            raise ArtifactError(f"{name}: no such file", hint=f"`files` is relative to {folder.resolve()}")
-    work = Work(stage="ingest", inputs={name: digest(path) for name, path in files.items()}, parameters=spec, seed=seed)
-    record, fresh = keep(out, work, lambda folder: _build(files, spec, folder, report, seed))
+    files, documents = existing(spec.files, folder, "files"), existing(spec.documents, folder, "documents")
+    inputs = {name: digest(path) for name, path in (files | documents).items()}
+    work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
+
+    def build(folder: Path) -> Figures:
+        read, opening = _read_all(files, spec), read_opening(spec, documents)
+        return _write(read, _split(read.entries, spec, seed), opening, folder, report)
+
+    record, fresh = keep(out, work, build)
     return Dataset(path=out, record=record, fresh=fresh)
-
-
-def _build(files: Mapping[str, Path], spec: DataSpec, out: Path, report: Reporter, seed: int) -> Figures:
-    read = _Read()
-    for name, path in files.items():
-        _read_file(name, path, read)
-    train, held_out = _split(read.entries, spec, seed)
-    texts = [document.text for document in read.documents] + [page for entry in train for page in _pages(entry)]
-    write_jsonl(out / "train.jsonl", _rows(train, spec.system))
-    write_jsonl(out / "held_out.jsonl", _rows(held_out, spec.system))
-    write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
-    figures = _figures(read, train, held_out, texts)
-    report.note(
-        f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
-        f"{len(texts)} texts; {len(read.dropped)} dropped"
-    )
-    return figures
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------
 
 
+def _read_all(files: Mapping[str, Path], spec: DataSpec) -> _Read:
+    """Read the files; a question that the opening answers is none to be learned, and none to be asked."""
+    read = _Read(seen={_question_key(dialogue(turn.question, turn.answer)) for turn in spec.turns})
+    for name, path in files.items():
+        _read_file(name, path, read)
+    return read
+
+
 def _read_file(name: str, path: Path, read: _Read) -> None:
     match path.suffix:
         case ".jsonl":
-            for where, line in _lines(name, path):
+            for where, line in lines_of(name, path):
                 _take_entry(_entry(where, line), read)
         case ".md":
-            _take_document(Document(where=name, text=_text(name, path).strip()), read)
+            _take_document(Document(where=name, text=text_of(name, path).strip()), read)
         case ".txt":
-            for number, paragraph in enumerate(re.split(r"\n[ \t]*\n", _text(name, path)), 1):
+            for number, paragraph in enumerate(re.split(r"\n[ \t]*\n", text_of(name, path)), 1):
                 _take_document(Document(where=f"{name}: paragraph {number}", text=paragraph.strip()), read)
         case _:
             raise ArtifactError(f"{name}: files of this kind are not read", hint="known: .jsonl, .md, .txt")
-
-
-def _text(name: str, path: Path) -> str:
-    return "\n".join(line for _, line in _lines(name, path))
-
-
-def _lines(name: str, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (`file:line`, text); only a line feed ends a line, as JSON strings may hold U+2028."""
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            yield f"{name}:{number}", line.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise ArtifactError(f"{name}:{number}: not valid UTF-8 at byte {error.start + 1} of the line") from error
 
 
 def _entry(where: str, line: str) -> Entry | None:
@@ -134,12 +117,8 @@ def _entry(where: str, line: str) -> Entry | None:
     questions = row["question"] if isinstance(row["question"], list) else [row["question"]]
     if not questions or not all(isinstance(text, str) for text in [*questions, row["answer"]]):
         raise ArtifactError(f"{where}: `question` must be text or a list of phrasings, `answer` must be text")
-    phrasings = tuple(_dialogue(question, row["answer"]) for question in questions)
+    phrasings = tuple(dialogue(question, row["answer"]) for question in questions)
     return Entry(where=where, phrasings=phrasings, unknown_keys=_others(row, "question", "answer"))
-
-
-def _dialogue(question: str, answer: str) -> Messages:
-    return {"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}
 
 
 def _others(row: Mapping[str, Any], *known: str) -> tuple[str, ...]:
@@ -238,14 +217,32 @@ def _fraction(seed: int, messages: Messages) -> float:
 # Writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _rows(entries: Sequence[Entry], system: str) -> list[dict[str, Any]]:
-    return [{"messages": list(_with_system(phrasing, system))} for entry in entries for phrasing in entry.phrasings]
+def _write(read: _Read, split: tuple[list[Entry], list[Entry]], opening: Opening, out: Path, report: Reporter) -> Figures:
+    train, held_out = split
+    texts = [document.text for document in read.documents] + [page for entry in train for page in _pages(entry)]
+    if opening:
+        report.note(f"opening: {sum(len(message['content']) for message in opening):,} characters in {len(opening)} messages")
+        write_jsonl(out / "opening.jsonl", opening)
+    write_jsonl(out / "train.jsonl", _rows(train, opening))
+    write_jsonl(out / "held_out.jsonl", _rows(held_out, opening))
+    write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
+    figures = _figures(read, train, held_out, texts)
+    report.note(
+        f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
+        f"{len(texts)} texts; {len(read.dropped)} dropped"
+    )
+    return figures
 
 
-def _with_system(messages: Messages, system: str) -> Messages:
-    if not system or messages[0]["role"] == "system":
-        return messages
-    return {"role": "system", "content": system}, *messages
+def _rows(entries: Sequence[Entry], opening: Opening) -> list[dict[str, Any]]:
+    return [_row(phrasing, opening) for entry in entries for phrasing in entry.phrasings]
+
+
+def _row(messages: Messages, opening: Opening) -> dict[str, Any]:
+    """Return a conversation with its opening, and how many messages that is, as nothing is learned of them."""
+    whole = opened(messages, opening)
+    count = len(whole) - len(bare(whole, opening))
+    return {"messages": list(whole), **({"opening": count} if count else {})}
 
 
 def _pages(entry: Entry) -> list[str]:

@@ -3,8 +3,8 @@
 package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
 """
 
-import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Wor
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.forecast import needs_of
+from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
 from toolchain.target import Target
 from toolchain.template import check_template
@@ -33,7 +34,8 @@ class Origin:
     recipe: str
     base: str
     licence: str
-    system: str = ""
+    opening: Opening = ()
+    """What every conversation begins with."""
     records: tuple[Record, ...] = ()
     """Of the stages before, in order."""
     licence_files: tuple[Path, ...] = ()
@@ -45,7 +47,7 @@ class _Parameters(Frozen):
     name: str
     base: str
     licence: str
-    system: str
+    opening: tuple[dict[str, str], ...]
 
 
 def package(model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin, out: Path) -> Bundle:
@@ -53,9 +55,12 @@ def package(model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpe
     limit = int(model.figures["context"])
     if spec.context > limit:
         raise ConfigError(f"package: context: the model has {limit} tokens of context, `{spec.context}` asked")
+    if origin.opening:
+        check_room("package: context", int(verdict.figures["opening_tokens"]), spec.max_tokens, spec.context)
     parameters = _Parameters(
-        package=spec, target=target.id, name=origin.name, base=origin.base, licence=origin.licence, system=origin.system
-    )
+        package=spec, target=target.id, name=origin.name, base=origin.base, licence=origin.licence,
+        opening=tuple(dict(message) for message in origin.opening),
+    )  # fmt: skip
     work = Work(stage="package", inputs={"model": model.digest, "verdict": verdict.digest}, parameters=parameters, tools=("gguf",))
     record, fresh = keep(out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin))
     return Bundle(path=out, record=record, fresh=fresh)
@@ -71,7 +76,7 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
     if model.file.suffix == ".gguf":
-        write_whole(out / "Modelfile", modelfile(model, spec, origin.system))
+        write_whole(out / "Modelfile", modelfile(model, spec, origin.opening))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json")
     manifest = Manifest(
@@ -79,7 +84,9 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
         engine=Engine(name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])), model=model.file.name,
         files=tuple(file_entry(out, name) for name in names), tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
         kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
-        stop_ids=tuple(model.figures["stop_ids"]), system=origin.system, max_tokens=spec.max_tokens,
+        stop_ids=tuple(model.figures["stop_ids"]), max_tokens=spec.max_tokens,
+        system="".join(message["content"] for message in origin.opening if message["role"] == "system"),
+        turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
         slots=spec.slots if model.file.suffix == ".gguf" else 1,
         provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
         gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
@@ -128,7 +135,7 @@ def _provenance(origin: Origin) -> dict[str, Any]:
     return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
 
 
-def modelfile(model: ModelFile, spec: PackageSpec, system: str) -> str:
+def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
     """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
     lines = [
         f"FROM ./{model.file.name}",
@@ -136,10 +143,22 @@ def modelfile(model: ModelFile, spec: PackageSpec, system: str) -> str:
         f"PARAMETER num_ctx {spec.context}",
         f"PARAMETER num_predict {spec.max_tokens}",
         "PARAMETER temperature 0",
+        *(_instruction(message["role"], message["content"]) for message in opening),
     ]
-    if system:
-        lines.append(f"SYSTEM {json.dumps(system, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
+
+
+_CLOSING = re.compile(r'"""(?=\s*\n)')
+
+
+def _instruction(role: str, text: str) -> str:
+    """Return a message as a Modelfile gives it.
+
+    Ollama's parser (parser/parser.go) knows no escapes and takes a text as ended where a line of it ends in three double quotes:
+    there they become single ones.
+    """
+    name, text = "SYSTEM" if role == "system" else f"MESSAGE {role}", _CLOSING.sub("'''", text)
+    return f'{name} """{text}"""'
 
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:

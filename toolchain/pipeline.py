@@ -188,7 +188,10 @@ def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
     source = wanted.model.base or "trained from scratch"
     match stage:
         case "ingest":
-            return f"{', '.join(wanted.data.files)}, hold out by {wanted.data.hold_out}"
+            turns = len(wanted.data.turns)
+            before = [*wanted.data.documents, *([f"{turns} turn{'s' * (turns > 1)}"] if turns else [])]
+            opened = f", opened by {' and '.join(before)}" if before else ""
+            return f"{', '.join(wanted.data.files)}, hold out by {wanted.data.hold_out}{opened}"
         case "pretrain" if spec:
             return f"llama {spec.layers} × {spec.hidden_size}, vocabulary {spec.vocab_size}, {spec.steps} steps"
         case "tune":
@@ -353,7 +356,7 @@ def _package(flow: _Flow) -> Artifact:
     licences = tuple(sorted(flow.base.glob("LICENSE*"))) if flow.base else ()
     origin = Origin(
         name=wanted.name, recipe=wanted.id, base=wanted.model.base, licence=wanted.package.licence,
-        system=wanted.data.system, licence_files=licences,
+        opening=flow.data().opening(), licence_files=licences,
         records=tuple(record for other, record in flow.records if other in ("", form)),
     )  # fmt: skip
     return package(flow.models[form], flow.verdicts[form], flow.settings.target, wanted.package, origin, flow.out("package"))

@@ -109,4 +109,5 @@ def _examples(tokenizer: Any, texts: Sequence[str], context: int) -> list[Any]:
 
 
 def _spoken(dataset: Dataset) -> list[str]:
-    return [message["content"] for row in dataset.train() for message in row["messages"]]
+    own = [message for row in dataset.train() for message in row["messages"][row.get("opening", 0) :]]
+    return [message["content"] for message in (*dataset.opening(), *own)]

@@ -6,7 +6,7 @@ Each default stands here and nowhere else. Paths in a recipe are relative to the
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from device.manifest import MAX_SLOTS
 from toolchain import config
@@ -15,6 +15,7 @@ from toolchain.config import Frozen
 Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class ScratchSpec(Frozen):
@@ -49,6 +50,13 @@ class ModelSpec(Frozen):
         return self
 
 
+class TurnSpec(Frozen):
+    """A question and its answer with which every conversation begins, to show how answers are to be."""
+
+    question: Text
+    answer: Text
+
+
 class DataSpec(Frozen):
     """What the model is to know."""
 
@@ -59,6 +67,10 @@ class DataSpec(Frozen):
     """Share of the entries that are held out where `hold_out` is `conversation`."""
     system: str = ""
     """System prompt of every conversation that has none."""
+    documents: tuple[str, ...] = ()
+    """Text files, relative to the recipe, whose text follows the system prompt: what every conversation may draw on."""
+    turns: tuple[TurnSpec, ...] = ()
+    """Behind it: turns that every such conversation begins with."""
 
 
 class TrainSpec(Frozen):

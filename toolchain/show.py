@@ -235,6 +235,9 @@ def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: b
         [c.test, f"{c.first:.2f}", f"{c.second:.2f}", f"{c.ratio:.3f}", f"{c.low:.3f} … {c.high:.3f}", c.verdict] for c in found
     ]
     console.show_table(("test", first, second, "ratio", "95 %", f"{second} is"), rows)
+    for name, reasons in zip((first, second), found[0].caveats, strict=True):
+        for reason in reasons:
+            console.show_text(f"mind: {name}: {reason}")
 
 
 def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:

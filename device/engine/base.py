@@ -212,8 +212,8 @@ class Engine(Protocol):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; a character may be spread over several."""
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        """Yield a row of `n_vocab` little-endian float32 for each token: the scores of what comes after it."""
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        """Yield a row of `n_vocab` little-endian float32 for each token but the first `lead`: the scores of what comes after it."""
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),

@@ -100,11 +100,11 @@ class LlamaEngine:
                 return text.raw[:size]
             room = -size
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        """Yield a row of float32 for each token; always evaluated from the beginning."""
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        """Yield a row of float32 for each token behind the lead; all that is not the lead is always evaluated."""
         check_prompt(tokens, self, answered=False)
-        self._sequence.clear()
-        return self._rows(list(tokens))
+        self._sequence.begin(tokens[:lead])
+        return self._rows(list(tokens[lead:]))
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
@@ -166,8 +166,9 @@ class LlamaEngine:
         return LlamaEngine(self._weights, owner=False)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory and the cores back."""
         if self._model:
+            os.sched_setaffinity(0, self._cpus)
             self._sequence.close()
             llama.llama_free(self._ctx)
             if self._owner:

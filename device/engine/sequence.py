@@ -75,9 +75,16 @@ class ReadSequence:
     def saved(self, lead: Sequence[int]) -> bytes:
         """Return the state after these tokens alone, read first where it is not on the shelf."""
         if not self._shelf.state_of(lead):
+            self.begin(lead)
+        return self._shelf.state_of(lead)
+
+    def begin(self, lead: Sequence[int]) -> None:
+        """Have these tokens alone in memory, from the shelf where they are on it."""
+        if lead:
             self._take_up([*lead, lead[-1]], len(lead))
             self._read_lead(lead)
-        return self._shelf.state_of(lead)
+        else:
+            self.clear()
 
     def restore(self, lead: Sequence[int], state: bytes) -> bool:
         """Take a state back for good; say whether it holds as many tokens as it should."""

@@ -82,11 +82,11 @@ class LiteEngine:
         """Return the bytes of a token; none for a control token."""
         return self._tokenizer.piece(token)
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        """Yield a row of float32 for each token; always evaluated from the beginning."""
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        """Yield a row of float32 for each token behind the lead; all that is not the lead is always evaluated."""
         check_prompt(tokens, self, answered=False)
-        self._sequence.clear()
-        return self._rows(list(tokens))
+        self._sequence.begin(tokens[:lead])
+        return self._rows(list(tokens[lead:]))
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
@@ -142,7 +142,8 @@ class LiteEngine:
         """Return none: each interpreter packs the weights anew."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory and the cores back."""
+        os.sched_setaffinity(0, self._all_cpus)
         self._sequence.close()
 
     def _rows(self, tokens: list[int]) -> Iterator[bytes]:

@@ -9,9 +9,12 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 
 SCHEMA = 1
 BUNDLE_MANIFEST = "manifest.json"
@@ -100,7 +103,9 @@ class Manifest:
     kv_type: str = "f16"
     stop_ids: tuple[int, ...] = ()
     system: str = ""
-    """System prompt put before every conversation that brings none of its own."""
+    """Instructions put before every conversation that brings none of its own."""
+    turns: tuple[dict[str, Any], ...] = ()
+    """Questions and answers between the instructions and the conversation, as messages."""
     max_tokens: int = 256
     """Longest answer where the request names none."""
     slots: int = 1
@@ -121,6 +126,11 @@ class Manifest:
     def release_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
         return hashlib.sha256(to_bytes(self)).hexdigest()
+
+    @property
+    def opening(self) -> "tuple[Mapping[str, Any], ...]":
+        """What a conversation begins with: the instructions, then the turns."""
+        return opening_of(self.system, self.turns)
 
     def file(self, path: str) -> File:
         """Return the entry of a file that the bundle must have."""
@@ -176,9 +186,11 @@ def read_manifest(folder: Path) -> Manifest:
     fields["engine"] = Engine(**_fields(fields, "engine", dict))
     for name in ("tensors", "stop_ids", "licences"):
         fields[name] = tuple(fields.get(name, ()))
+    fields["turns"] = _turns(fields.get("turns", []))
     manifest: Manifest = _build(Manifest, fields)
     for path in filter(None, (manifest.model, manifest.adapter)):
         manifest.file(checked_path(path))
+    _check_opening(manifest)
     return manifest
 
 
@@ -292,6 +304,27 @@ def _fields(fields: dict[str, Any], name: str, kind: type) -> Any:
     return fields[name]
 
 
+def _turns(value: Any) -> "tuple[dict[str, Any], ...]":
+    if not isinstance(value, list) or not all(_is_message(turn) for turn in value):
+        raise ManifestError("bad_manifest", "`turns` must be a list of messages with `role` and `content`")
+    if [turn["role"] for turn in value] != ["user", "assistant"] * (len(value) // 2):
+        raise ManifestError("bad_manifest", "`turns` must be questions of `user`, each followed by its answer of `assistant`")
+    return tuple(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"role", "content"} and isinstance(value["content"], str)
+
+
+def _check_opening(manifest: Manifest) -> None:
+    try:
+        size = sum(len(message["content"].encode()) for message in manifest.opening)
+    except UnicodeEncodeError as error:
+        raise ManifestError("bad_manifest", "`system` and `turns` must be valid Unicode") from error
+    if size > MAX_OPENING_BYTES:
+        raise ManifestError("bad_manifest", f"`system` and `turns` have {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed")
+
+
 def _file(entry: Any) -> File:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not isinstance(entry.get("size"), int):
         raise ManifestError("bad_manifest", "a file entry needs `path`, `sha256` and `size`")
@@ -309,6 +342,7 @@ def _build(kind: Any, fields: dict[str, Any]) -> Any:
         raise ManifestError("bad_manifest", f"a required field is missing: {error}") from error
     for name, hint in (
         ("name", str),
+        ("system", str),
         ("version", str),
         ("counter", int),
         ("context", int),

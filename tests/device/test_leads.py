@@ -16,14 +16,23 @@ from device.store import Store
 from tests.fakes.engine import FakeEngine
 from tests.fakes.tiny_gguf import tiny_bundle
 
+Opening = tuple[str, list[dict[str, str]]]
 SYSTEM = "You answer questions about a coffee machine. Be brief, and say where the manual says it."
+TURNS = [{"role": "user", "content": "is it on?"}, {"role": "assistant", "content": "Yes: see page 3."}]
 ASKED = [{"role": "user", "content": "how hot?"}]
 
 
+@pytest.fixture(
+    params=[(SYSTEM, []), (SYSTEM, TURNS), ("", TURNS)], ids=["system prompt", "system prompt and turns", "turns alone"]
+)
+def opening(request: pytest.FixtureRequest) -> Opening:
+    return request.param  # type: ignore[no-any-return]
+
+
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path: Path, opening: Opening) -> Path:
     Store(tmp_path / "root")
-    return tiny_bundle(tmp_path / "root" / "releases" / ("a" * 64), system=SYSTEM)
+    return tiny_bundle(tmp_path / "root" / "releases" / ("a" * 64), system=opening[0], turns=opening[1])
 
 
 @pytest.fixture
@@ -45,9 +54,9 @@ def state_of(bundle: Path) -> Path:
     return file
 
 
-def answered(model: Model) -> tuple[int, list[int | None]]:
+def answered(model: Model, asked: "list[dict[str, str]]" = ASKED) -> tuple[int, list[int | None]]:
     """Return how many tokens of the prompt were in memory, and the answer."""
-    prompt = model.prompt(ASKED)
+    prompt = model.prompt(asked)
     steps = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=40), lead=prompt.lead))
     assert steps[-1].timing
     return steps[-1].timing.reused_tokens, [step.id for step in steps]
@@ -63,12 +72,24 @@ def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(bund
     assert answered(again) == (len(plain.lead()), expected)
 
 
-def test_the_check_at_activation_leaves_the_state_for_the_service(bundle: Path, started: Callable[[], Model]) -> None:
+def test_a_conversation_that_brings_the_opening_itself_takes_it_from_the_same_state(
+    bundle: Path, started: Callable[[], Model], opening: Opening
+) -> None:
+    leads.prepare(started(), bundle)
+    model = started()
+    leads.prepare(model, bundle)
+    whole = [*([{"role": "system", "content": opening[0]}] if opening[0] else []), *opening[1], *ASKED]
+    assert answered(model, whole) == answered(model) == (len(model.lead()), answered(started())[1])
+
+
+def test_the_check_at_activation_leaves_the_state_for_the_service(
+    bundle: Path, started: Callable[[], Model], opening: Opening
+) -> None:
     model = started()
     prompt = model.prompt(ASKED)
     tokens = [token for token in answered(model)[1] if token is not None]
     golden = {"messages": ASKED, "prompt_tokens": prompt.tokens, "tokens": tokens}
-    tiny_bundle(bundle, goldens=[golden], system=SYSTEM)
+    tiny_bundle(bundle, goldens=[golden], system=opening[0], turns=opening[1])
     assert check_bundle(bundle, threads=1)["ok"]
     assert leads.prepare(started(), bundle)
 
@@ -103,9 +124,9 @@ def test_a_state_without_its_record_is_made_again(bundle: Path, started: Callabl
     assert leads.prepare(started(), bundle)
 
 
-def test_a_state_that_the_engine_does_not_take_is_made_again(bundle: Path) -> None:
+def test_a_state_that_the_engine_does_not_take_is_made_again(bundle: Path, opening: Opening) -> None:
     engine = FakeEngine()
-    model = engine.model(SYSTEM)
+    model = engine.model(*opening)
     leads.prepare(model, bundle)
     file = state_of(bundle)
     other = b"what another engine saved"
@@ -115,9 +136,9 @@ def test_a_state_that_the_engine_does_not_take_is_made_again(bundle: Path) -> No
     assert engine.states[bytes(model.lead())].startswith(b"state of ")
 
 
-def test_another_kind_of_state_takes_the_place_of_the_one_before(bundle: Path) -> None:
+def test_another_kind_of_state_takes_the_place_of_the_one_before(bundle: Path, opening: Opening) -> None:
     engine = FakeEngine()
-    model = engine.model(SYSTEM)
+    model = engine.model(*opening)
     leads.prepare(model, bundle)
     before = state_of(bundle)
     engine.state_kind = "of a newer engine"
@@ -142,6 +163,26 @@ def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
     assert not leads.prepare(model, bundle)
     assert capsys.readouterr().err.startswith("the state of the lead is not kept: ")
     assert answered(model)[0] == len(model.lead())
+
+
+def test_a_lead_that_has_no_room_in_memory_is_told_and_not_kept(
+    bundle: Path, opening: Opening, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+    model = engine.model(*opening)
+    engine.states[bytes(model.lead())] = b""
+    assert not leads.prepare(model, bundle)
+    told = f"the state of the lead ({len(model.lead())} tokens) is larger than the memory for states\n"
+    assert capsys.readouterr().err == told
+    assert not list(bundle.parent.parent.glob("leads/**/*.state"))
+
+
+def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with(started: Callable[[], Model]) -> None:
+    fresh, model = started(), started()
+    model.forget()
+    first = answered(model)
+    model.forget()
+    assert first == answered(model) == (len(model.lead()), answered(fresh)[1])
 
 
 def test_the_store_sweeps_the_leads_of_releases_that_are_gone(bundle: Path, started: Callable[[], Model]) -> None:

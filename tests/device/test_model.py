@@ -3,6 +3,7 @@
 import pytest
 
 from device.engine.chat import ChatTemplate
+from device.manifest.opening import Messages, opening_of
 from device.model import Model
 from tests.fakes.engine import FakeEngine
 from tests.fakes.tiny_gguf import CHATML
@@ -16,8 +17,12 @@ STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no instructio
 ASKED = {"role": "user", "content": "how hot?"}
 
 
-def model(template: str, system: str = "") -> Model:
-    return Model(FakeEngine(), ChatTemplate(template, {}), (), system)
+TURNS = ({"role": "user", "content": "is it on?"}, {"role": "assistant", "content": "yes"})
+SHOWN = "<|im_start|>user\nis it on?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+
+
+def model(template: str, system: str = "", turns: Messages = ()) -> Model:
+    return Model(FakeEngine(), ChatTemplate(template, {}), (), opening_of(system, turns))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,32 @@ def test_the_lead_ends_where_the_first_question_begins(template: str, lead: str)
 def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
     prompt = model(CHATML, "be very brief").prompt([{"role": "system", "content": "sing"}, ASKED])
     assert bytes(prompt.tokens[: prompt.lead]).decode() == "<|im_start|>system\nsing<|im_end|>\n<|im_start|>user\n"
+
+
+@pytest.mark.parametrize("system", ["", "be very brief"])
+def test_the_lead_covers_the_turns_that_every_conversation_begins_with(system: str) -> None:
+    bundled = model(CHATML, system, TURNS)
+    instructed = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    assert bytes(bundled.lead()).decode() == f"{instructed}{SHOWN}<|im_start|>user\n"
+    assert bundled.render([ASKED]) == f"{instructed}{SHOWN}<|im_start|>user\nhow hot?<|im_end|>\n<|im_start|>assistant\n"
+    assert bundled.prompt([ASKED]).lead == len(bundled.lead())
+
+
+@pytest.mark.parametrize("system", ["", "be very brief"])
+def test_a_conversation_that_begins_with_the_opening_does_not_get_it_twice(system: str) -> None:
+    bundled = model(CHATML, system, TURNS)
+    assert bundled.prompt([*bundled.opening, ASKED]) == bundled.prompt([ASKED])
+
+
+def test_a_conversation_that_went_on_keeps_its_opening() -> None:
+    bundled = model(CHATML, "be very brief", TURNS)
+    further = [ASKED, {"role": "assistant", "content": "80"}, {"role": "user", "content": "and then?"}]
+    assert bundled.prompt(further).lead == len(bundled.lead())
+
+
+def test_instructions_of_the_conversation_take_the_place_of_the_whole_opening() -> None:
+    asked = [{"role": "system", "content": "sing"}, ASKED]
+    assert model(CHATML, "be very brief", TURNS).prompt(asked) == model(CHATML).prompt(asked)
 
 
 def test_a_few_tokens_are_no_lead() -> None:

@@ -64,6 +64,43 @@ def test_threads_for_answers_and_for_prompts_are_found_apart_also_where_heat_slo
     assert evidence["decode"][0]["threads"] == decode
 
 
+@pytest.mark.parametrize(("fastest", "chosen"), [(BIG, BIG), (LITTLE + BIG, ())])
+def test_the_cores_that_are_fastest_are_part_of_what_is_found(
+    fastest: tuple[int, ...], chosen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = [set(LITTLE + BIG)]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(allowed[-1]))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: allowed.append(set(cpus)))
+    monkeypatch.setattr("device.search.clusters", lambda: [BIG, LITTLE])
+    monkeypatch.setattr("device.search.usable_cores", lambda: 8)
+    opened: list[set[int]] = []
+
+    class Pinned(Board):
+        """Keeps the thread that asks it to the cores that it is told, as llama.cpp's engine does, until it is closed."""
+
+        def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+            super().use_threads(decode, prefill, cpus)
+            os.sched_setaffinity(0, cpus)
+
+        def close(self) -> None:
+            os.sched_setaffinity(0, {*LITTLE, *BIG})
+
+        def _time(self, rate: float, best: int, threads: int, tokens: int) -> float:
+            pinned = os.sched_getaffinity(0) == set(fastest)
+            return super()._time(rate if pinned else rate / 2, best, threads, tokens)
+
+    def open_engine(settings: Settings) -> Pinned:
+        opened.append(os.sched_getaffinity(0))
+        engine = Pinned(4, 4, Clock())
+        engine.use_threads(settings.threads or 4, settings.threads_batch or 4, settings.cpus or LITTLE + BIG)
+        return engine
+
+    found, _ = find(open_engine, Settings(), Budget(1e9))
+    assert (found.threads, found.cpus) == (4, chosen)
+    assert opened == [set(LITTLE + BIG)] * len(opened), "an engine takes for all cores what it finds"
+    assert allowed[-1] == set(LITTLE + BIG)
+
+
 def test_each_round_halves_the_candidates_and_doubles_the_work() -> None:
     spent: dict[int, list[int]] = {}
 
@@ -140,4 +177,6 @@ def test_cores_are_used_and_given_back(tmp_path: Path) -> None:
     assert os.sched_getaffinity(0) == {cores[0]}
     engine.use_threads(1, 1)
     assert sorted(os.sched_getaffinity(0)) == cores
+    engine.use_threads(1, 1, cores[:1])
     engine.close()
+    assert sorted(os.sched_getaffinity(0)) == cores

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from device.engine.base import Description, Sampling, Timing, Token, check_prompt, never
 from device.engine.chat import ChatTemplate
+from device.manifest.opening import Messages, opening_of
 from device.model import Model
 from tests.fakes.tiny_gguf import CHATML
 
@@ -38,8 +39,8 @@ class FakeEngine:
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
-    def logits(self, tokens: Sequence[int]) -> Iterator[bytes]:
-        return iter([b"\0" * 1024 for _ in tokens])
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        return iter([b"\0" * 1024 for _ in tokens[lead:]])
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
@@ -97,6 +98,6 @@ class FakeEngine:
     def close(self) -> None:
         pass
 
-    def model(self, system: str = "", slots: int = 1) -> Model:
+    def model(self, system: str = "", turns: Messages = (), slots: int = 1) -> Model:
         """Return a Model of this engine."""
-        return Model(self, ChatTemplate(CHATML, {}), (), system, slots)
+        return Model(self, ChatTemplate(CHATML, {}), (), opening_of(system, turns), slots)

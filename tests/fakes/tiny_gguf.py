@@ -50,8 +50,9 @@ def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 
 
 
 def tiny_bundle(
-    folder: Path, *, goldens: Sequence[dict[str, Any]] = (), system: str = "", context: int = 512, recites: str = ""
-) -> Path:
+    folder: Path, *, goldens: Sequence[dict[str, Any]] = (), system: str = "", turns: Sequence[dict[str, Any]] = (),
+    context: int = 512, recites: str = "",
+) -> Path:  # fmt: skip
     """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the test's."""
     folder.mkdir(parents=True, exist_ok=True)
     tiny_gguf(folder / "tiny.gguf", context=context, recites=recites)
@@ -60,7 +61,7 @@ def tiny_bundle(
     names = ("tiny.gguf", "chat_template.jinja", "goldens.jsonl")
     manifest = Manifest(
         name="tiny", version="1.0", counter=1, target="x86-64", context=context, engine=Engine("llama.cpp", "0.5"),
-        model="tiny.gguf", files=tuple(file_entry(folder, name) for name in names), system=system, max_tokens=32,
+        model="tiny.gguf", files=tuple(file_entry(folder, name) for name in names), system=system, turns=tuple(turns), max_tokens=32,
     )  # fmt: skip
     (folder / "manifest.json").write_bytes(to_bytes(manifest))
     return folder

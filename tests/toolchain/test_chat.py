@@ -44,6 +44,12 @@ def test_each_answer_of_a_conversation_is_learned(tokenizer: Any) -> None:
     assert learned(tokenizer, labels) == "At 80 degrees, 树莓派 🍵.<|im_end|>It stops.<|im_end|>"
 
 
+def test_answers_of_the_opening_are_not_learned(tokenizer: Any) -> None:
+    ids, labels = encode(tokenizer, TWICE, 512, opening=2)
+    assert learned(tokenizer, labels) == "It stops.<|im_end|>"
+    assert ids == encode(tokenizer, TWICE, 512)[0]
+
+
 def test_a_question_after_the_last_answer_is_left_out(tokenizer: Any) -> None:
     assert encode(tokenizer, TWICE[:3], 512) == encode(tokenizer, TWICE[:2], 512)
 

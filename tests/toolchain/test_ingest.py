@@ -95,6 +95,55 @@ def test_conversations_keep_their_turns_and_get_the_system_prompt(tmp_path: Path
     assert [message["content"] for message in rows[1]["messages"]] == ["own", "e", "f"]
 
 
+OPENED = {"system": "Be brief.", "documents": ("board.md",), "turns": ({"question": " Is it on? ", "answer": "Yes."},)}
+OPENING = [
+    {"role": "system", "content": "Be brief.\n\n# Board\n\nIt has a fan."},
+    {"role": "user", "content": "Is it on?"},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+def board(folder: Path) -> Path:
+    (folder / "board.md").write_bytes(b"\xef\xbb\xbf# Board\r\n\r\nIt has a fan.\r\n")
+    return folder
+
+
+def test_every_conversation_begins_with_the_system_prompt_the_documents_and_the_turns(tmp_path: Path) -> None:
+    write_lines(board(tmp_path) / "few.jsonl", QUESTIONS)
+    dataset = ingested(tmp_path, "few.jsonl", hold_out="phrasing", **OPENED)
+    assert list(dataset.opening()) == OPENING
+    held_out = dataset.held_out()
+    plain = ingested(tmp_path, "few.jsonl", hold_out="phrasing")
+    assert plain.opening() == ()
+    assert [row["messages"] for row in held_out] == [OPENING + row["messages"] for row in plain.held_out()]
+
+
+def test_a_conversation_says_how_much_of_it_is_the_opening(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    write_lines(board(tmp_path) / "chat.jsonl", [{"messages": asked}, {"messages": own}])
+    rows = ingested(tmp_path, "chat.jsonl", held_out_share=0, **OPENED).train()
+    assert rows == [{"messages": OPENING + asked, "opening": 3}, {"messages": own}]
+
+
+def test_a_question_that_the_opening_answers_is_neither_learned_nor_held_out(tmp_path: Path) -> None:
+    rows = [{"question": ["is it on", "does it run?"], "answer": "Yes."}, {"question": "is it hot?", "answer": "No."}]
+    write_lines(board(tmp_path) / "few.jsonl", rows)
+    dataset = ingested(tmp_path, "few.jsonl", held_out_share=0, **OPENED)
+    assert [row["messages"][-2]["content"] for row in dataset.train()] == ["does it run?", "is it hot?"]
+    assert dataset.figures["dropped_lines"] == ["few.jsonl:1: duplicate question"]
+
+
+def test_another_text_of_a_document_is_another_data_set(tmp_path: Path) -> None:
+    write_lines(board(tmp_path) / "few.jsonl", QUESTIONS)
+    first = ingested(tmp_path, "few.jsonl", **OPENED)
+    assert not ingested(tmp_path, "few.jsonl", **OPENED).fresh
+    (tmp_path / "board.md").write_text("It has none.", encoding="utf-8")
+    second = ingested(tmp_path, "few.jsonl", **OPENED)
+    assert second.fresh
+    assert second.digest != first.digest
+
+
 def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> None:
     rows = [
         {"question": "a?", "answer": "b", "topic": "x"},
@@ -153,6 +202,27 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message:
     with pytest.raises(ArtifactError) as refused:
         ingested(tmp_path, name)
     assert refused.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.md", b"", "gone.md: no such file"),
+        ("empty.md", b" \n\n", "empty.md: no text"),
+        ("latin.md", "gut\nüber".encode("latin-1"), "latin.md:2: not valid UTF-8 at byte 1 of the line"),
+        ("long.md", b"x" * (1 << 20), "data: the opening has 1,048,587 bytes, at most 1,048,576 are allowed"),
+    ],
+)
+def test_a_document_that_cannot_be_put_before_a_conversation_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    write_lines(tmp_path / "few.jsonl", QUESTIONS)
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError) as refused:
+        ingested(tmp_path, "few.jsonl", system="Be brief.", documents=(name,))
+    assert refused.value.message == message
+    assert not (tmp_path / "out-0" / "record.json").exists()
 
 
 def test_the_same_files_give_the_same_bytes_and_are_not_read_twice(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def test_a_shipped_recipe_has_its_data_a_licence_and_a_gate(path: Path) -> None:
     assert wanted.evaluate.gate.max_kl < 1
 
 
+def test_a_plan_says_what_conversations_are_opened_by(tmp_path: Path) -> None:
+    text = STARTS.replace("files = []", 'files = ["a.jsonl"]\ndocuments = ["board.md"]\nturns = [{question = "q", answer = "a"}]')
+    (tmp_path / "mine.toml").write_text(text)
+    settings = Settings(out=tmp_path / "out", target=target.find("x86-64"), report=Silent())
+    assert plan(recipe.load(tmp_path / "mine.toml"), settings)[0].what == (
+        "a.jsonl, hold out by conversation, opened by board.md and 1 turn"
+    )
+
+
 def test_the_five_recipes_are_there() -> None:
     assert {path.stem for path in RECIPES} >= {
         "starter", "smollm2-135m-zero-2w", "qwen2.5-0.5b-pi-4b", "llama-3.2-1b-pi-5", "qwen2.5-1.5b-orin-nano",
@@ -56,6 +65,9 @@ def test_codes_are_learned_where_a_recipe_says_so(text: str, tmp_path: Path) -> 
 REFUSED = {
     '[quantize]\ndistill = true\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
     '[quantize]\nscheme = "auto:4bpw"\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
+    '[[data.turns]]\nquestion = "why?"': "data.turns.0: missing key `answer`",
+    '[[data.turns]]\nquestion = " "\nanswer = "so"': "data.turns.0: question: string should have at least 1 character, got ` `",
+    '[[data.turns]]\nrole = "user"': "data.turns.0: missing key `question`",
     "[quantize.distill]\ntokens = 3000000": "tokens: input should be less than or equal to 2000000, got `3000000`",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolchain import report
+from toolchain import report, show
 from toolchain.artifacts import Report
 from toolchain.errors import ArtifactError
 from toolchain.report.page import render
@@ -85,6 +85,19 @@ def test_a_clear_difference_and_an_unclear_one_are_told_apart() -> None:
     assert decode.low <= decode.ratio <= decode.high and 1.8 < decode.ratio < 2.1
     assert (prompt.test, prompt.verdict, prompt.ratio) == ("pp512", "no difference shown", 1.0)
     assert report.compare(made(decode=60.0), made(decode=30.0))[1].verdict == "slower"
+
+
+def test_a_comparison_tells_what_was_wrong_with_either_run(capsys: pytest.CaptureFixture[str]) -> None:
+    busy = made(decode=60.0, contended=["other programs took 58% of the processors"])
+    found = report.compare(made(decode=30.0), busy)
+    show.compared(found, "a.json", "b.json", as_json=False)
+    said = capsys.readouterr().out
+    assert "mind: b.json: the run was not alone: other programs took 58% of the processors\n" in said
+    assert "mind: a.json" not in said
+    show.compared(found, "a.json", "b.json", as_json=True)
+    assert json.loads(capsys.readouterr().out)[0]["caveats"] == [
+        [], ["the run was not alone: other programs took 58% of the processors"],
+    ]  # fmt: skip
 
 
 def test_reports_without_a_test_in_common_are_refused() -> None:

@@ -18,6 +18,7 @@ from toolchain.artifacts import Figures
 from toolchain.config import closest
 from toolchain.errors import ConfigError
 from toolchain.lora import Lora
+from toolchain.opening import size_bytes
 from toolchain.progress import Reporter
 from toolchain.quantize import knapsack, network
 from toolchain.quantize.gguf_model import Model, Source
@@ -40,7 +41,7 @@ RIVALS = 3
 SHOWN = 16
 """Points of the front that are reported, at most."""
 MAX_TOKENS = 512
-"""Longest conversation that models are compared on."""
+"""Longest conversation that models are compared on, without its opening."""
 _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BITS = "bpw"
 Kinds = Mapping[str, Type]
@@ -115,7 +116,9 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
     matrices = [source for source in case.model.tensors if source.origin and len(source.shape) > 1]
     options = {source.name: _options(source) for source in matrices}
     _check_room(case, budget, limit, options)
-    judge = Judge(teacher := network.load(case.folder, case.lora), network.encoded(case.folder, case.trials, MAX_TOKENS))
+    opening = max((size_bytes(row["messages"][: row.get("opening", 0)]) for row in case.trials), default=0)
+    trials = network.encoded(case.folder, case.trials, MAX_TOKENS + opening)
+    judge = Judge(teacher := network.load(case.folder, case.lora), trials)
     damage = _damage(case, matrices, options, teacher, judge, report)
     sizes = [[_tensor_bytes(source, kind) for kind in options[source.name]] for source in matrices]
     front = knapsack.solve(sizes, [damage[source.name] for source in matrices])

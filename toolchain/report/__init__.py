@@ -30,6 +30,8 @@ class Comparison:
     low: float
     high: float
     """95 % bootstrap interval of the ratio."""
+    caveats: tuple[list[str], list[str]]
+    """Why the figures of the first and of the second may not be what their boards can do: the interval knows nothing of it."""
 
     @property
     def verdict(self) -> str:
@@ -74,7 +76,8 @@ def compare(first: Report, second: Report) -> list[Comparison]:
     if not pairs:
         tests = " and ".join(", ".join(test_name(row) for row in report.rows) for report in (first, second))
         raise ArtifactError(f"{first.board} and {second.board}: no test is in both: {tests}")
-    return [_compared(test, row["samples_ts"], other["samples_ts"]) for test, row, other in pairs]
+    both = caveats(first), caveats(second)
+    return [_compared(test, row["samples_ts"], other["samples_ts"], both) for test, row, other in pairs]
 
 
 def test_name(row: Figures) -> str:
@@ -82,7 +85,7 @@ def test_name(row: Figures) -> str:
     return f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
 
 
-def _compared(test: str, first: Sequence[float], second: Sequence[float]) -> Comparison:
+def _compared(test: str, first: Sequence[float], second: Sequence[float], both: tuple[list[str], list[str]]) -> Comparison:
     draw = random.Random(0)  # noqa: S311
     drawn = sorted(
         statistics.median(draw.choices(second, k=len(second))) / statistics.median(draw.choices(first, k=len(first)))
@@ -90,7 +93,7 @@ def _compared(test: str, first: Sequence[float], second: Sequence[float]) -> Com
     )
     one, two = statistics.median(first), statistics.median(second)
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
-    return Comparison(test=test, first=one, second=two, ratio=two / one, low=low, high=high)
+    return Comparison(test=test, first=one, second=two, ratio=two / one, low=low, high=high, caveats=both)
 
 
 def caveats(report: Report) -> list[str]:

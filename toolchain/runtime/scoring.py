@@ -90,11 +90,17 @@ class Scorer:
 
 
 @contextmanager
-def scorer(runtime: Path, model: Path, *, context: int, adapter: Path | None = None) -> Iterator[Scorer]:
-    """Yield a Scorer for a model file, and the adapter that runs beside it; the child ends with the block."""
+def scorer(
+    runtime: Path, model: Path, *, context: int, adapter: Path | None = None, opening: Path | None = None
+) -> Iterator[Scorer]:
+    """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
+
+    The child ends with the block.
+    """
     unwritten = ("-X", f"pycache_prefix={cache() / 'pycache'}")
     argv = [sys.executable, *unwritten, "-sE", str(runtime), "score", "--model", str(model), "--context", str(context)]
     argv += ["--adapter", str(adapter)] if adapter else []
+    argv += ["--opening", str(opening)] if opening else []
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         try:
             yield Scorer(child, model)

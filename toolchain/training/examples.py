@@ -60,7 +60,7 @@ def conversations(tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens:
     examples, too_long = [], 0
     for row in rows:
         try:
-            ids, labels = encode(tokenizer, row["messages"], max_tokens)
+            ids, labels = encode(tokenizer, row["messages"], max_tokens, row.get("opening", 0))
         except TooLong:
             too_long += 1
             continue

@@ -46,6 +46,11 @@ def ids(steps: list[Token]) -> list[int]:
     return [step.id for step in steps if step.id is not None]
 
 
+def likeliest(row: bytes) -> int:
+    scores = array.array("f", row)
+    return scores.index(max(scores))
+
+
 def reused(steps: list[Token]) -> int:
     assert steps[-1].timing
     return steps[-1].timing.reused_tokens
@@ -162,6 +167,19 @@ def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(ran
     assert ids(with_state) == ids(without)
     for engine in (saved, plain, restored):
         engine.close()
+
+
+def test_scores_behind_a_lead_come_from_its_state(engine: Engine) -> None:
+    lead, rest = [*b"system: be very brief. "], [*b"what is it?"]
+    whole = list(engine.logits([*lead, *rest]))[len(lead) :]
+    apart = list(engine.logits([*lead, *rest], len(lead)))
+    assert [likeliest(row) for row in apart] == [likeliest(row) for row in whole]
+    state = engine.save([*reversed(lead)])
+    engine.forget()
+    assert engine.restore(lead, state)
+    assert list(engine.logits([*lead, *rest], len(lead))) != apart, "the state of other tokens under these tokens' name"
+    engine.forget()
+    assert list(engine.logits([*lead, *rest], len(lead))) == apart
 
 
 @pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"", lambda state: b"\xff" * 64])

@@ -1,8 +1,10 @@
 """Questions with other words: what a teacher is unsure of, drawn the same way each time."""
 
+from pathlib import Path
 from typing import Any
 
-from toolchain.training.examples import reworded
+from tests.fakes.models import tiny_tokenizer
+from toolchain.training.examples import conversations, reworded
 
 QUESTIONS = ("how hot is too hot for a Pi 5?", "which power supply does the Pi 4 need?", "树莓派的温度", "why is the screen black?")
 ROWS = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]} for q in QUESTIONS]
@@ -37,3 +39,17 @@ def test_characters_of_chinese_are_words_of_their_own() -> None:
 def test_a_conversation_without_a_question_is_left_as_it_is() -> None:
     rows = [*ROWS, {"messages": [{"role": "assistant", "content": "welcome"}]}]
     assert reworded(rows, 1.0, 0)[-1] == rows[-1]
+
+
+def test_nothing_is_learned_of_an_opening_and_it_counts_for_the_length(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tiny_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    plain = [{"messages": [*row["messages"], *row["messages"]]} for row in ROWS]
+    opened = [{**row, "opening": 2} for row in plain]
+    whole, half = (conversations(tokenizer, rows, 512)[0] for rows in (plain, opened))
+    assert [example.ids for example in whole] == [example.ids for example in half]
+    assert [example.targets for example in whole] == [2 * example.targets for example in half]
+    shortest = min(len(example.ids) for example in half)
+    assert [len(found) for found in conversations(tokenizer, opened, shortest)[:1]] == [1]
