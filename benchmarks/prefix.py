@@ -181,8 +181,9 @@ def _first_chunk(port: int, asked: dict[str, Any]) -> "dict[str, Any] | None":
     try:
         client.request("POST", "/v1/chat/completions", json.dumps(asked), {"content-type": "application/json"})
         response = client.getresponse()
-        if response.status != 200:
+        if response.status == 503:
             return None
+        assert response.status == 200, response.read()
         for line in response:
             if line.startswith(b"data: {") and (chunk := json.loads(line[6:]))["choices"][0].get("logprobs"):
                 return dict(chunk)

@@ -10,7 +10,7 @@ from tests.fakes.models import tiny_llama
 from tests.toolchain.quantize.conftest import LABEL, Recorder, checkpoint, llama_cpp_logits, one_thread
 from tests.toolchain.quantize.test_in_format import LESSONS, SHAPE, TRIALS
 from toolchain.artifacts import ModelFile
-from toolchain.errors import ConfigError
+from toolchain.errors import ArtifactError, ConfigError
 from toolchain.quantize import budget
 from toolchain.quantize.contents import read_contents
 from toolchain.quantize.gguf import Additions, quantize
@@ -68,6 +68,18 @@ def test_rows_that_are_no_whole_blocks_of_256_get_types_of_32(tmp_path: Path) ->
     types = {tensor.type for tensor in read_header(made(folder, "auto:5bpw", tmp_path / "out").file).tensors}
     assert types <= {"F32", "Q4_0", "IQ4_NL", "Q5_0", "Q8_0"}
     assert len(types) > 1
+
+
+def test_an_opening_does_not_count_for_the_longest_conversation_that_is_compared(tmp_path: Path) -> None:
+    folder = tiny_llama(
+        tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1, max_position_embeddings=2048
+    )
+    long = {"role": "system", "content": "a house of rooms. " * 60}
+    opened = tuple({"messages": [long, *row["messages"]], "opening": 1} for row in TRIALS)
+    assert made(folder, "auto:5bpw", tmp_path / "out", additions=Additions(trials=opened)).figures["allocation"]["shipped"]
+    with pytest.raises(ArtifactError, match=r"conversations are longer than 512 tokens$"):
+        unmarked = tuple({"messages": row["messages"]} for row in opened)
+        made(folder, "auto:5bpw", tmp_path / "plain", additions=Additions(trials=unmarked))
 
 
 REFUSED = {
