@@ -7,7 +7,7 @@ ENGINE := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test check board soak bench lint system clean
+.PHONY: demo test check board soak bench referee lint system clean
 
 demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
 	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
@@ -31,6 +31,12 @@ soak: $(READY)            ## the long tier, MINUTES=60 of it at a time; goes on 
 
 bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/run_all.py
+
+referee: $(READY)         ## TensorFlow and litert-torch in an environment of their own (5 GB); prints how tests and benchmarks find it
+	$(PYTHON) -m venv build/referee
+	build/referee/bin/python -m pip install --quiet --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
+		llama-cpp-python==$(ENGINE) '.[referee]'
+	@echo 'export DEMITASSE_REFEREE=$(CURDIR)/build/referee/bin/python'
 
 lint: $(READY)
 	$(BIN)/ruff check .

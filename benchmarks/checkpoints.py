@@ -23,8 +23,11 @@ QWEN_15B = QWEN_05B | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidd
 _BLOCK = 1 << 22
 
 
-def write_qwen2(folder: Path, shape: Mapping[str, Any], *, tokens: int = 4096) -> Path:
-    """Write a Qwen2 of this shape in BF16, with a byte-level tokenizer of `tokens` tokens."""
+def write_qwen2(folder: Path, shape: Mapping[str, Any], *, tokens: int = 4096, telling: bool = False) -> Path:
+    """Write a Qwen2 of this shape in BF16, with a byte-level tokenizer of `tokens` tokens.
+
+    With `telling` weights every part moves the logits, so that whatever is computed otherwise shows there; else they are all small.
+    """
     folder.mkdir(parents=True)
     _write_tokenizer(folder, tokens)
     config = {
@@ -33,7 +36,7 @@ def write_qwen2(folder: Path, shape: Mapping[str, Any], *, tokens: int = 4096) -
         "bos_token_id": tokens - 3, "eos_token_id": tokens - 1, "pad_token_id": tokens - 3, **shape,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    _write_bf16(folder / "model.safetensors", dict(_tensors(config)))
+    _write_bf16(folder / "model.safetensors", dict(_tensors(config)), config["hidden_size"] ** -0.5 if telling else 0.0)
     return folder
 
 
@@ -79,10 +82,10 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (shape["vocab_size"], hidden)
 
 
-def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Write tensors of normal weights: one random block, from another place for each tensor."""
-    weights = np.random.default_rng(0).standard_normal(_BLOCK, np.float32) * np.float32(0.02)
-    block = (weights.view(np.uint32) >> 16).astype(np.uint16)
+def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]], spread: float = 0.0) -> None:
+    """Write tensors of normal weights: one random block, from another place for each tensor; with a spread, norms are 1."""
+    weights = np.random.default_rng(0).standard_normal(_BLOCK, np.float32) * np.float32(spread or 0.02)
+    block, ones = (_bf16(values) for values in (weights, np.ones(_BLOCK, np.float32)))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -92,12 +95,17 @@ def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for number, shape in enumerate(shapes.values()):
+        for number, (name, shape) in enumerate(shapes.items()):
             left, at = math.prod(shape), number * 7919 % _BLOCK
+            source = ones if spread and "norm" in name else block
             while left:
-                part = block[at : at + left]
+                part = source[at : at + left]
                 stream.write(part.data)
                 left, at = left - len(part), 0
+
+
+def _bf16(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def _write_tokenizer(folder: Path, size: int) -> None:

@@ -1,13 +1,18 @@
-"""From a checkpoint to a float32 TFLite file: our writer against litert-torch's `export_hf`, and how fast each file decodes.
+"""From a checkpoint to a float32 TFLite file: our writer against litert-torch's `export_hf` and TensorFlow's converter.
 
-litert-torch cannot live beside what is installed here: DEMITASSE_REFEREE names the Python of an environment that has it
-(`pip install litert-torch==0.10.0 torch==2.13.0`). Without it nothing is measured. Each side converts in a child process, imports
-and all; both files then run in the same interpreter, in turn, one thread.
+How fast each file decodes is measured too. The peers cannot live beside what is installed here: DEMITASSE_REFEREE names the Python
+of an environment that has them (docs/tflite.md); without it nothing is measured. Each side converts in a child process, imports and
+all (a child's peak begins with what its parent holds: so the model is made in a process of its own). The files then run in the same
+interpreter, in turn, with one thread.
 """
 
+import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,10 @@ from convert import run as run_child
 
 CONTEXT, PREFILL, STEPS = 256, 64, 48
 ROUNDS, QUICK_ROUNDS = 5, 1
+SAME_MODEL = 1e-4
+"""How far a logit of a peer may be from Hugging Face's: one that computes something else would prove nothing."""
+Figures = dict[str, list[float]]
+"""Side → what was measured in each round."""
 SHAPE: dict[str, Any] = {
     "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
     "num_key_value_heads": 2,
@@ -36,7 +45,8 @@ model, out, prefill, context = sys.argv[1:]
 spec = QuantizeSpec(tflite_scheme="fp32", prefill=(int(prefill),))
 quantize(artifacts.external(Path(model)), spec, ModelLabel(name="bench"), Path(out), Silent(), context=int(context))
 """
-PEER = """
+TENSORFLOW = Path(__file__).parent / "peers" / "tensorflow_convert.py"
+LITERT_TORCH = """
 import sys
 from litert_torch.generative.export_hf.export import export
 model, out, prefill, context = sys.argv[1:]
@@ -45,44 +55,75 @@ export(model=model, output_dir=out, prefill_lengths=[int(prefill)], cache_length
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One way that others convert."""
+
+    name: str
+    program: tuple[str, ...]
+    behind: str = ""
+    """What the names of its claims end in."""
+
+
+PEERS = {
+    "litert-torch": Peer("litert-torch 0.10.0 export_hf", ("-c", LITERT_TORCH)),
+    "tensorflow": Peer("TensorFlow 2.21.0 TFLiteConverter", (str(TENSORFLOW),), ", TensorFlow"),
+}
+
+
 def main() -> None:
     """Measure time, memory, exactness and speed."""
     options = measure.options(__doc__ or "")
     referee = os.environ.get("DEMITASSE_REFEREE", "")
     if not referee:
-        print("DEMITASSE_REFEREE names no Python with litert-torch: nothing is measured", file=sys.stderr)
+        print("DEMITASSE_REFEREE names no Python with litert-torch and tensorflow: nothing is measured", file=sys.stderr)
         if options.json:
             print("[]")
         return
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        checkpoints.write_qwen2(root / "model", QUICK if options.quick else SHAPE)
+        maker = multiprocessing.get_context("spawn").Process(
+            target=checkpoints.write_qwen2, args=(root / "model", QUICK if options.quick else SHAPE), kwargs={"telling": True}
+        )
+        maker.start()
+        maker.join()
         seconds, peaks = _convert(root, referee, rounds)
-        ours, theirs = (next((root / side).rglob("*.tflite")) for side in ("ours", "peer"))
-        conditions: dict[str, object] = {"file_mb": round(ours.stat().st_size / 1e6), "context": CONTEXT}
-        exact, rates = _exactness(root / "model", ours), _rates({"ours": ours, "peer": theirs}, rounds)
-    peer = "litert-torch 0.10.0 export_hf"
-    claims = [
-        measure.claim("wall", peer, 0.1, seconds["ours"], seconds["peer"], conditions, better="less"),
-        measure.claim("peak memory", peer, 0.125, peaks["ours"], peaks["peer"], conditions, better="less"),
-        measure.claim("largest error of a logit ÷ 1e-4", "transformers, float32", 1.0, [exact], [1e-4], conditions, better="less"),
-        measure.claim("decode", f"{peer}, same interpreter", 1.0, rates["ours"], rates["peer"], conditions),
+        files = {side: next((root / side).rglob("*.tflite")) for side in seconds}
+        errors, rates = _errors(root / "model", files), _rates(files, rounds)
+        size_mb = round(files["ours"].stat().st_size / 1e6)
+    conditions: dict[str, object] = {"file_mb": size_mb, "context": CONTEXT}
+    conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
+    exact = measure.claim(
+        "largest error of a logit ÷ 1e-4", "transformers, float32", 1.0, [errors["ours"]], [1e-4], conditions, better="less"
+    )
+    claims = [claim for side in PEERS for claim in _claims(side, seconds, peaks, rates, conditions)]
+    measure.show([*claims, exact], {f"{side}, s": found for side, found in seconds.items()}, "s", as_json=options.json)
+
+
+def _claims(side: str, seconds: Figures, peaks: Figures, rates: Figures, conditions: dict[str, object]) -> list[measure.Claim]:
+    peer, behind = PEERS[side].name, PEERS[side].behind
+    clock = conditions | {"clock": "processor time, one thread"}
+    return [
+        measure.claim(f"wall{behind}", peer, 0.1, seconds["ours"], seconds[side], conditions, better="less"),
+        measure.claim(f"peak memory{behind}", peer, 0.125, peaks["ours"], peaks[side], conditions, better="less"),
+        measure.claim(f"decode{behind}", f"{peer}, same interpreter", 1.0, rates["ours"], rates[side], clock),
     ]
-    measure.show(claims, {f"{side}, s": found for side, found in seconds.items()}, "s", as_json=options.json)
 
 
-def _convert(root: Path, referee: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    peaks: dict[str, list[float]] = {"ours": [], "peer": []}
+def _convert(root: Path, referee: str, rounds: int) -> tuple[Figures, Figures]:
+    peaks: Figures = {side: [] for side in ("ours", *PEERS)}
     arguments = (str(PREFILL), str(CONTEXT))
 
-    def once(side: str, python: str, code: str) -> float:
-        (root / side / "record.json").unlink(missing_ok=True)
-        cost: Cost = run_child([python, "-c", code, str(root / "model"), str(root / side), *arguments])
+    def once(side: str, command: list[str]) -> float:
+        shutil.rmtree(root / side, ignore_errors=True)
+        (root / side).mkdir()
+        cost: Cost = run_child([*command, str(root / "model"), str(root / side), *arguments])
         peaks[side].append(cost.peak_mb)
         return cost.seconds
 
-    cases = {"ours": lambda: once("ours", sys.executable, OURS), "peer": lambda: once("peer", referee, PEER)}
+    commands = {"ours": [sys.executable, "-c", OURS]} | {side: [referee, *peer.program] for side, peer in PEERS.items()}
+    cases = {side: lambda side=side: once(side, commands[side]) for side in commands}
     seconds = measure.interleave(cases, rounds)
     return seconds, {side: found[-rounds:] for side, found in peaks.items()}
 
@@ -91,8 +132,8 @@ def _tokens(vocabulary: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(0).integers(3, vocabulary, PREFILL + STEPS)]
 
 
-def _exactness(model: Path, file: Path) -> float:
-    """Return the largest difference of a logit from Hugging Face's, teacher-forced after a prompt."""
+def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
+    """Return for each file the largest difference of a logit from Hugging Face's, teacher-forced after a prompt."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -100,20 +141,21 @@ def _exactness(model: Path, file: Path) -> float:
     tokens = _tokens(network.config.vocab_size)
     with torch.no_grad():
         expected = network(torch.tensor([tokens])).logits[0].numpy()[PREFILL:]
-    return float(np.abs(_Running(file).decoded(tokens) - expected).max())
+    found = {side: float(np.abs(_Running(file).decoded(tokens) - expected).max()) for side, file in files.items()}
+    if wrong := {side: found[side] for side in PEERS if found[side] > SAME_MODEL}:
+        raise SystemExit(f"not the same model: logits are off by {wrong}")
+    return found
 
 
-def _rates(files: dict[str, Path], rounds: int) -> dict[str, list[float]]:
-    import time
-
-    running = {side: _Running(file) for side, file in files.items()}
+def _rates(files: dict[str, Path], rounds: int) -> Figures:
+    """Return tokens per second of processor time: one thread waits for nothing, and other programs' turns are not counted."""
+    running, tokens = {side: _Running(file) for side, file in files.items()}, _tokens(SHAPE["vocab_size"])
 
     def rate(side: str) -> float:
-        tokens = _tokens(4096)
         running[side].read(tokens)
-        began = time.perf_counter()
+        began = time.process_time()
         running[side].steps(tokens)
-        return STEPS / (time.perf_counter() - began)
+        return STEPS / (time.process_time() - began)
 
     return measure.interleave({side: lambda side=side: rate(side) for side in running}, max(rounds, 5))
 

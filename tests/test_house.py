@@ -169,5 +169,7 @@ def test_every_versions_pin_is_exact_and_every_dependency_is_pinned() -> None:
             pins[name.lower().replace("_", "-")] = version
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    missing = [name for name in wanted if re.split(r"[<>=]", name)[0].lower().replace("_", "-") not in pins]
+    own = {name.partition("==")[0]: name.partition("==")[2] for name in wanted if "==" in name}
+    missing = [name for name in wanted if re.split(r"[<>=]", name)[0].lower().replace("_", "-") not in pins | own]
     assert missing == []
+    assert {name: version for name, version in own.items() if pins.get(name, version) != version} == {}

@@ -269,7 +269,8 @@ def _act(
     runtime, release = cargos
     kind = ["--service", "supervised"] if device.address == "local" else []
     unjudged = next((["--unjudged", why] for start, why in UNJUDGED.items() if device.address.startswith(start)), [])
-    answer = device.call("activate", release.id, "--runtime", runtime.id, *how, *kind, *unjudged, timeout_s=ACTIVATION_S)
+    words = [*how, *kind, *unjudged, *device.patience]
+    answer = device.call("activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S)
     if goldens := _goldens(answer.get("check") or {}):
         report.note(f"{device.address}: {goldens}")
     return sent, goldens

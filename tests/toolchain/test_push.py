@@ -72,6 +72,19 @@ def test_a_push_sends_installs_and_serves(board: FakeConnection, runtime: Path, 
     assert status["service"]["healthy"] is True
 
 
+LONGEST = {"--check-timeout": "900", "--health-timeout": "300"}
+
+
+@pytest.mark.parametrize(("address", "limits"), [("local", {}), ("virtual:rpi-4b-2gb", LONGEST)])
+def test_only_an_emulated_board_gets_the_longest_times_whatever_a_release_weighs(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, address: str, limits: dict[str, str]
+) -> None:
+    named = FakeConnection(board.home, address=address)
+    push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(named), Silent(), port=port)
+    words = next(list(command) for command in named.commands if "activate" in command)
+    assert {word: words[number + 1] for number, word in enumerate(words) if word.endswith("-timeout")} == limits
+
+
 def test_the_same_release_again_sends_no_byte(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
     bundle = make_bundle(tmp_path / "b")
     push_unsigned(bundle, runtime, Device(board), Silent(), port=port)

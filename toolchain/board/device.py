@@ -31,6 +31,8 @@ ERRORS: dict[str, type[ToolchainError]] = {
     "prompt_too_long": ConfigError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
+PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")
+"""What an emulated board is told with a release: the longest that any board may take (device/health.py)."""
 _KEEP_AGENT = (
     "import hashlib, os, sys\n"
     "path, digest = sys.argv[1:]\n"
@@ -105,6 +107,11 @@ class Device:
     def address(self) -> str:
         """How the user names the board."""
         return self._connection.address
+
+    @property
+    def patience(self) -> tuple[str, ...]:
+        """Words that give a release the time that it needs here; none where its size tells it."""
+        return PATIENCE if self.address.startswith("virtual:") else ()
 
     def facts(self) -> Answer:
         """Return what the board is."""

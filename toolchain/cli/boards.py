@@ -49,7 +49,7 @@ def status(board: Board, as_json: AsJson = False) -> None:
 def rollback(board: Board, as_json: AsJson = False) -> None:
     """Take a board back to the release before the current one."""
     with device_at(board) as device:
-        show.status(board, device.call("rollback", timeout_s=600), as_json=as_json)
+        show.status(board, device.call("rollback", *device.patience, timeout_s=3600), as_json=as_json)
 
 
 @app.command()

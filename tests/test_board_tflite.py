@@ -1,0 +1,79 @@
+"""A TFLite bundle of the whole line on a virtual Raspberry Pi 4, with Debian 12 (Python 3.11) and Debian 13 (Python 3.13).
+
+Debian 12 is always tried: its image is there for the other tests on boards. Debian 13 is tried where its image is kept already
+(`demitasse board up rpi-4b-2gb:13` makes it): another image would cost `make test` ten minutes more on a fresh computer.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from tests.fakes.facts import QUESTIONS
+from tests.test_line import RECIPE, Line
+from toolchain.board import boot, image, rootfs, virtual
+from toolchain.progress import Silent
+
+pytestmark = [pytest.mark.board, pytest.mark.timeout(2400)]
+
+TARGET = "rpi-4b-2gb"
+TFLITE = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace("importance = true", 'formats = ["tflite"]')
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    """A bundle with a .tflite file, and a place for boards of these tests alone."""
+    folder = tmp_path_factory.mktemp("board-tflite")
+    (folder / "tiny.toml").write_text(TFLITE)
+    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (folder / "state").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        made = Line(folder=folder, port=8080, environment=environment, said={})
+        made.demitasse("package", "tiny.toml", timeout_s=1200)
+        yield made
+
+
+@pytest.fixture(scope="module", params=[12, 13])
+def board(request: pytest.FixtureRequest, trained: Line) -> Iterator[virtual.VirtualBoard]:
+    """A board of a Debian release, with the bundle pushed to it."""
+    debian = int(request.param)
+    if debian != rootfs.DEFAULT_DEBIAN and not image.place(debian).is_dir():
+        pytest.skip(f"no image of Debian {debian} is kept here: demitasse board up {TARGET}:{debian} makes one")
+    up = virtual.up(f"{TARGET}:{debian}", Silent())
+    try:
+        pushed = trained.demitasse("push", "build/tiny/package-tflite", up.address, "--json", timeout_s=1200)
+        trained.said[up.address] = json.loads(pushed)
+        yield up
+    finally:
+        boot.stop(up.folder)
+
+
+def test_a_tflite_bundle_gives_its_goldens_within_tolerance_and_answers(trained: Line, board: virtual.VirtualBoard) -> None:
+    made = trained.said[board.address]
+    assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith("this processor rounds otherwise")
+    package = trained.folder / "build" / "tiny" / "package-tflite"
+    tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
+    for golden in map(json.loads, (package / "goldens.jsonl").read_text("utf-8").splitlines()[:2]):
+        answer = trained.demitasse("ask", board.address, golden["messages"][-1]["content"]).rstrip("\n")
+        assert SequenceMatcher(None, answer, tokenizer.decode(golden["tokens"])).ratio() > 0.8
+
+
+def test_the_boards_own_python_runs_the_runtime_of_its_release(trained: Line, board: virtual.VirtualBoard) -> None:
+    status = json.loads(trained.demitasse("status", board.address, "--json"))
+    health = status["service"]["health"]
+    assert (health["engine"], health["model_type"]) == ("litert", "llama dynamic_wi8_afp32")
+    seen = [row["seen"] for row in json.loads(trained.demitasse("doctor", board.address, "--json"))]
+    python = {12: "3.11", 13: "3.13"}[board.debian]
+    assert any(row.startswith(f"Debian GNU/Linux {board.debian} ") for row in seen)
+    assert any(row.startswith(f"{python}.") for row in seen)
+    words = ("--pp", "16", "--tg", "4", "--repeat", "1")
+    report = json.loads(trained.demitasse("bench", board.address, *words, "--json"))
+    assert report["emulated"] is True
+    assert [(row["n_prompt"], row["n_gen"]) for row in report["rows"]] == [(16, 0), (0, 4)]
+    assert all(row["avg_ts"] > 0 for row in report["rows"])
