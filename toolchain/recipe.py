@@ -108,7 +108,7 @@ class TrimSpec(Frozen):
     """A vocabulary of the recipe's subject alone."""
 
     vocabulary: int = Field(default=16384, ge=0)
-    """Tokens that stay: those that the text needs, filled up with the most frequent; 0 keeps only the first."""
+    """Tokens that stay: those that the text needs, filled up with the likeliest others; 0 keeps only the first."""
     min_identical: Fraction = 0.995
     """Share of held-out questions that must be answered as before."""
     questions: int = Field(default=200, ge=0)
