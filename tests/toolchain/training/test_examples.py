@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from toolchain.training.examples import reworded
+from toolchain.training.examples import exchanged, reworded
 
 QUESTIONS = ("how hot is too hot for a Pi 5?", "which power supply does the Pi 4 need?", "树莓派的温度", "why is the screen black?")
 ROWS = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]} for q in QUESTIONS]
@@ -37,3 +37,14 @@ def test_characters_of_chinese_are_words_of_their_own() -> None:
 def test_a_conversation_without_a_question_is_left_as_it_is() -> None:
     rows = [*ROWS, {"messages": [{"role": "assistant", "content": "welcome"}]}]
     assert reworded(rows, 1.0, 0)[-1] == rows[-1]
+
+
+def test_a_share_of_the_conversations_has_the_answer_of_another_and_its_own_question() -> None:
+    rows = ROWS * 50
+    found = exchanged(rows, 0.5, 0)
+    assert questions(found) == questions(rows)
+    kept = sum(row["messages"][-1] == was["messages"][-1] for row, was in zip(found, rows, strict=True))
+    assert 0.5 < kept / len(rows) < 0.75, "one exchange in four draws the answer that was there"
+    assert {row["messages"][-1]["content"] for row in found} == {row["messages"][-1]["content"] for row in ROWS}
+    assert exchanged(rows, 0.5, 0) == found != exchanged(rows, 0.5, 1)
+    assert exchanged(rows, 0.0, 0) == rows
