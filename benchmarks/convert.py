@@ -25,7 +25,8 @@ import platformdirs
 from device.manifest.gguf import tensor_digests
 
 SCHEME, FILE_TYPE = "Q4_K_M", 15
-ROUNDS, QUICK_ROUNDS = 5, 1
+ROUNDS, QUICK_ROUNDS = {"166M": 5, "Qwen2.5-0.5B": 5, "Qwen2.5-1.5B": 2}, 1
+"""The largest shape takes 13 GB of disk, and minutes a round."""
 ALLOWANCE_MB = 300
 """Besides twice the largest tensor."""
 SHAPES: dict[str, dict[str, Any]] = {
@@ -33,9 +34,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14, "num_attention_heads": 16,
         "num_key_value_heads": 4,
     },
-    "Qwen2.5-0.5B": checkpoints.QWEN_05B,
+    "Qwen2.5-0.5B": checkpoints.QWEN_05B, "Qwen2.5-1.5B": checkpoints.QWEN_15B,
 }  # fmt: skip
-LARGE = {"Qwen2.5-1.5B": checkpoints.QWEN_15B}
 QUICK: dict[str, dict[str, Any]] = {"10M": SHAPES["166M"] | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}}
 OURS = """
 import sys
@@ -78,8 +78,8 @@ class Cost:
 
 def main() -> None:
     """Measure the three claims on each shape."""
-    options = measure.options(__doc__ or "", large="the shape of Qwen2.5-1.5B alone: 16 GB of disk, minutes a round")
-    shapes, rounds = (QUICK, QUICK_ROUNDS) if options.quick else (LARGE, ROUNDS) if options.large else (SHAPES, ROUNDS)
+    options = measure.options(__doc__ or "")
+    shapes = QUICK if options.quick else SHAPES
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
     source = llama_cpp()
@@ -89,7 +89,7 @@ def main() -> None:
             maker = multiprocessing.get_context("spawn").Process(target=_make, args=(root, shape))
             maker.start()
             maker.join()
-            measured, peaks = _measure(root, source, rounds)
+            measured, peaks = _measure(root, source, ROUNDS.get(name, QUICK_ROUNDS))
             conditions = _conditions(root, name)
             conditions |= {"cgroup of that": _lives(root, int(str(conditions["allowed_mb"])) * 10**6)}
             conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}

@@ -63,9 +63,9 @@ def _make(root: Path, shape: dict[str, int], kept: int) -> None:
 
     folder = checkpoints.write_qwen2(root / "model", shape, tokens=shape["vocab_size"])
     tokens = Tokens(folder)
-    used = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SUBJECT).ids
+    used = set(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SUBJECT).ids)
     (root / "small").mkdir()
-    tokens.write(tokens.filled(tokens.needed(used), kept), root / "small")
+    tokens.write(tokens.filled(used, kept), root / "small")
     for name, side in (("model", "whole"), ("small", "trimmed")):
         checkpoint = artifacts.external(root / name)
         quantize(checkpoint, QuantizeSpec(scheme=SCHEME), ModelLabel(name="bench"), root / side, Silent())

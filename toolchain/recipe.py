@@ -121,7 +121,7 @@ class TrimSpec(Frozen):
     """A vocabulary of the recipe's subject alone."""
 
     vocabulary: int = Field(default=16384, ge=0)
-    """Tokens that stay: those that the text needs, filled up with the most frequent; 0 keeps only the first."""
+    """Tokens that stay: those that the text needs, filled up with the likeliest others; 0 keeps only the first."""
     min_identical: Fraction = 0.995
     """Share of held-out questions that must be answered as before."""
     questions: int = Field(default=200, ge=0)
@@ -134,15 +134,17 @@ class TrimSpec(Frozen):
 class InFormatSpec(Frozen):
     """The codes of a quantized file learned from the model that it is made from, in the file's own types and bytes."""
 
-    tokens: Annotated[int, Field(gt=0, le=2_000_000)] = 300_000
+    tokens: Annotated[int, Field(gt=0, le=2_000_000)] = 600_000
     """Tokens that are learned on, questions counted."""
     batch_size: Positive = 16
-    learning_rate: float = Field(default=8e-4, gt=0)
+    learning_rate: float = Field(default=1.6e-3, gt=0)
     """Steps of a code, of which four bits have sixteen."""
     compensated: Positive = 512
     """Conversations over which rounding errors are first compensated."""
     reworded_share: Fraction = 1.0
     """Share of the conversations whose question is learned on with some of its words changed."""
+    exchanged_share: Fraction = 0.5
+    """Share of the conversations that are learned on with the answer of another."""
     max_tokens: Positive = 512
     """Longest conversation in tokens; longer ones are dropped."""
 

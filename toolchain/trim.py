@@ -49,8 +49,8 @@ def _build(folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: P
     before = _Side(folder, dataset, spec, general, report)
     texts = before.texts()
     old = Tokenizer.from_file(str(folder / TOKENIZER))
-    needed = tokens.needed({number for row in _encoded(old, texts) for number in row})
-    kept = tokens.filled(needed, min(spec.vocabulary, len(tokens)))
+    used = {number for row in _encoded(old, texts) for number in row}
+    needed, kept = tokens.needed(used), tokens.filled(used, min(spec.vocabulary, len(tokens)))
     tokens.write(kept, out)
     compared = prove(old, Tokenizer.from_file(str(out / TOKENIZER)), sorted(kept), texts, general.read_text(encoding="utf-8"))
     after = _Side(out, dataset, spec, general, report)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from device.engine import load
 from device.engine.base import Settings
@@ -32,7 +32,7 @@ def trimmed(folder: Path, out: Path, size: int = 0) -> tuple[list[int], Tokenize
     """Trim a model folder to what SUBJECT needs; return the kept tokens and the tokenizers before and after."""
     tokens, old = Tokens(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     used = {number for text in SUBJECT for number in old.encode(text).ids}
-    kept = tokens.filled(tokens.needed(used), size)
+    kept = tokens.filled(used, size)
     out.mkdir(exist_ok=True)
     tokens.write(kept, out)
     return sorted(kept), old, Tokenizer.from_file(str(out / "tokenizer.json"))
@@ -117,12 +117,37 @@ def test_a_size_is_filled_up_with_what_is_joined_first(tmp_path: Path) -> None:
     assert len(new.encode(OTHER).ids) < len(fewer.encode(OTHER).ids)
 
 
-def test_other_spellings_of_what_the_text_needs_are_filled_in_first(tmp_path: Path) -> None:
+WORDS = ("пример", "__init", "fahren", "Cool", "cooling", "cooler", "warm", "слово", " cool", "vent")
+"""In the order in which they are joined."""
+
+
+@pytest.fixture
+def worded(tmp_path: Path) -> Tokens:
+    """Return a vocabulary of bytes and WORDS, with all that these are joined from."""
     folder = tiny_family("qwen2.5", tmp_path / "model")
-    least, old, _ = trimmed(folder, tmp_path / "least")
-    _, _, new = trimmed(folder, tmp_path / "small", 384)
-    assert {"(", "*", "<", "'"} <= {old.id_to_token(number) for number in least}
-    assert {"Ġ(", "Ġ*", "Ġ<", "Ġ'"} <= new.get_vocab().keys()
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    spelled = [
+        "".join(part for part, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(word)) for word in WORDS
+    ]
+    joined = list(dict.fromkeys(word[:end] for word in spelled for end in range(2, len(word) + 1)))
+    fields["model"] |= {
+        "vocab": {text: number for number, text in enumerate([*alphabet, *joined])},
+        "merges": [[text[:-1], text[-1]] for text in joined],
+    }
+    fields["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    for name in ("config.json", "generation_config.json"):
+        kept = {key: value for key, value in json.loads((folder / name).read_text()).items() if not key.endswith("_token_id")}
+        (folder / name).write_text(json.dumps(kept))
+    return Tokens(folder)
+
+
+def test_what_is_filled_in_first_is_near_to_the_text_and_in_its_script(worded: Tokens) -> None:
+    tokenizer = Tokenizer.from_file(str(worded.folder / "tokenizer.json"))
+    order = [tokenizer.decode([token]) for token in worded._likely(set(tokenizer.encode("cool").ids))]
+    whole = [word for word in order if word in WORDS]
+    assert whole == ["Cool", " cool", "cooling", "cooler", "fahren", "warm", "vent", "пример", "__init", "слово"]
 
 
 def test_tokens_that_wait_for_a_use_go(tmp_path: Path) -> None:

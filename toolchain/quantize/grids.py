@@ -1,6 +1,7 @@
 """Blocks of four bits as what can be learned of them: each weight is `scale · code − offset`, and a code is a whole number.
 
-ggml's blocks (ggml-common.h, `block_q4_0`, `block_q4_1`, `block_q4_K`) taken apart and put together again, bit for bit.
+A scale is the float16 number that a block begins with, its unit, times a number that stays. ggml's blocks (ggml-common.h,
+`block_q4_0`, `block_q4_1`, `block_q4_K`) taken apart and put together again, bit for bit.
 """
 
 from collections.abc import Callable
@@ -22,14 +23,22 @@ GROUP = 32
 class Grid:
     """The values that a tensor's weights may take, and those that they take."""
 
-    scale: "NDArray[np.float32]"
-    """[rows, groups]"""
+    unit: "NDArray[np.float32]"
+    """[rows, blocks], each a float16 number."""
+    times: "NDArray[np.float32]"
+    """What of its unit a scale is, [rows, groups]."""
     offset: "NDArray[np.float32]"
     """[rows, groups]"""
     codes: "NDArray[np.int8]"
     """[rows, columns]"""
     low: int
     """Smallest code; the largest is 15 more."""
+
+    @property
+    def scale(self) -> "NDArray[np.float32]":
+        """[rows, groups]"""
+        scale: NDArray[np.float32] = self.unit.repeat(self.times.shape[1] // self.unit.shape[1], 1) * self.times
+        return scale
 
 
 def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
@@ -40,15 +49,16 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     rows, blocks = packed.size // ggml.row_bytes(kind, columns), _blocks(kind, packed)
     nibbles = blocks[:, layout.head :].reshape(len(blocks), -1, layout.chunk)
     codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(np.int8) + np.int8(layout.low)
-    scale, offset = layout.scales(blocks[:, : layout.head])
-    return Grid(scale=scale.reshape(rows, -1), offset=offset.reshape(rows, -1), codes=codes, low=layout.low)
+    unit, times, offset = (part.reshape(rows, -1) for part in layout.scales(blocks[:, : layout.head]))
+    return Grid(unit=unit, times=times, offset=offset, codes=codes, low=layout.low)
 
 
-def join(kind: Type, packed: "NDArray[np.uint8]", codes: "NDArray[np.int8]") -> "NDArray[np.uint8]":
-    """Return rows with other codes and the scales that they have."""
+def join(kind: Type, packed: "NDArray[np.uint8]", codes: "NDArray[np.int8]", unit: "NDArray[np.float32]") -> "NDArray[np.uint8]":
+    """Return rows with other codes and units; the rest is as it was."""
     import numpy as np
 
     layout, blocks = LAYOUTS[kind], _blocks(kind, packed).copy()
+    blocks[:, :2] = unit.astype(np.float16).reshape(-1, 1).view(np.uint8)
     nibbles = (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)
     blocks[:, layout.head :] = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).reshape(len(blocks), -1)
     return blocks.reshape(-1)
@@ -58,7 +68,7 @@ def _blocks(kind: Type, packed: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     return packed.reshape(-1, ggml.row_bytes(kind, ggml.block_size(kind)))
 
 
-Pair = "tuple[NDArray[np.float32], NDArray[np.float32]]"
+Parts = "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +78,8 @@ class _Layout:
     chunk: int
     """Bytes whose low halves come before their high halves."""
     low: int
-    scales: "Callable[[NDArray[np.uint8]], Pair]"
-    """Heads of blocks → scale and offset of each group."""
+    scales: "Callable[[NDArray[np.uint8]], Parts]"
+    """Heads of blocks → the unit of each, times and offset of each group."""
 
 
 def _halves(heads: "NDArray[np.uint8]") -> "NDArray[np.float32]":
@@ -79,25 +89,27 @@ def _halves(heads: "NDArray[np.uint8]") -> "NDArray[np.float32]":
     return np.ascontiguousarray(heads).view(np.float16).astype(np.float32)
 
 
-def _scale_alone(heads: "NDArray[np.uint8]") -> "Pair":
+def _scale_alone(heads: "NDArray[np.uint8]") -> "Parts":
     import numpy as np
 
-    scale = _halves(heads)
-    return scale, np.zeros_like(scale)
+    unit = _halves(heads)
+    return unit, np.ones_like(unit), np.zeros_like(unit)
 
 
-def _scale_and_least(heads: "NDArray[np.uint8]") -> "Pair":
+def _scale_and_least(heads: "NDArray[np.uint8]") -> "Parts":
+    import numpy as np
+
     pairs = _halves(heads)
-    return pairs[:, :1], -pairs[:, 1:]
+    return pairs[:, :1], np.ones_like(pairs[:, :1]), -pairs[:, 1:]
 
 
-def _scales_of_256(heads: "NDArray[np.uint8]") -> "Pair":
+def _scales_of_256(heads: "NDArray[np.uint8]") -> "Parts":
     import numpy as np
     from gguf.quants import Q4_K
 
     both = _halves(heads[:, :4])
     scales, least = Q4_K.get_scale_min(heads[:, 4:])
-    return both[:, :1] * scales.astype(np.float32), both[:, 1:] * least.astype(np.float32)
+    return both[:, :1], scales.astype(np.float32), both[:, 1:] * least.astype(np.float32)
 
 
 LAYOUTS = {

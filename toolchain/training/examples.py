@@ -83,6 +83,15 @@ def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
     return [_reworded(row, words, draw) if words and draw.random() < share else row for row in rows]
 
 
+def exchanged(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:
+    """Return the conversations, a `share` of them with the answer of another: a teacher that must go on from what it would never
+    have said is unsure of more words than of its own answer's.
+    """
+    draw = random.Random(f"answers:{seed}")  # noqa: S311 - a shuffle, not a secret
+    answers = [row["messages"][-1] for row in rows]
+    return [{**row, "messages": [*row["messages"][:-1], draw.choice(answers)]} if draw.random() < share else row for row in rows]
+
+
 def _question(row: Mapping[str, Any]) -> str:
     return str(row["messages"][-2]["content"]) if len(row["messages"]) > 1 else ""
 

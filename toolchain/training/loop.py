@@ -45,6 +45,8 @@ class Course:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
+    mean_steps: int = 0
+    """Steps that the running mean looks back on, which is returned instead of the last parameters; 0: the last ones."""
     save_every_s: float = 60.0
     """Seconds between two saves of the state that a killed run goes on from."""
 
@@ -119,6 +121,25 @@ class _Progress:
 _KEPT = {"step": int, "loss": float, "tokens": int, "seconds": float, "cpu_s": float}
 
 
+class _Mean:
+    """A running mean of the parameters that are trained (arXiv:1803.05407); nothing where a course asks for none."""
+
+    def __init__(self, objective: "nn.Module", steps: int, values: "Mapping[str, torch.Tensor]") -> None:
+        trained = {name: p for name, p in objective.named_parameters() if p.requires_grad and steps}
+        self._trained, self._steps = trained, steps
+        self.values = {name: values.get(name, p).detach().to(p.device, copy=True) for name, p in trained.items()}
+
+    def follow(self, step: int) -> None:
+        """Take in the parameters after a step; the first ones, which are far away, are soon forgotten."""
+        for name, parameter in self._trained.items():
+            self.values[name].lerp_(parameter.detach(), 1 / min(self._steps, 1 + step))
+
+    def put(self) -> None:
+        """Make the mean what the parameters are."""
+        for name, parameter in self._trained.items():
+            parameter.data.copy_(self.values[name])
+
+
 def train(objective: "nn.Module", examples: Sequence[Example], course: Course, resume: Path, report: Reporter) -> Figures:
     """Train the parameters of `objective` that require a gradient; return loss, tokens, speed and memory.
 
@@ -131,17 +152,20 @@ def train(objective: "nn.Module", examples: Sequence[Example], course: Course, r
     state = resume / course.name / STATE
     optimizer = _optimizer(objective, course)
     progress = _Progress(course, report)
-    _restore(state, objective, optimizer, progress)
+    kept = _restore(state, objective, optimizer, progress)
     prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
+    mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, kept)
     for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
         batch = _share(examples, rows, accelerator.process_index, accelerator.num_processes).to(accelerator.device)
         torch.manual_seed(_step_seed(course.seed, progress.step, accelerator.process_index))
         for group in optimizer.param_groups:
             group["lr"] = course.rate(progress.step)
         loss = _step(accelerator, prepared, optimizer, batch, sum(examples[row].targets for row in rows), course.clip)
+        mean.follow(progress.step)
         progress.took(loss, sum(len(examples[row].ids) for row in rows))
         if accelerator.is_main_process and _save_is_due(progress):
-            _save(state, accelerator.unwrap_model(prepared), optimizer, progress)
+            _save(state, accelerator.unwrap_model(prepared), optimizer, mean, progress)
+    mean.put()
     accelerator.unwrap_model(prepared).eval()
     return progress.figures()
 
@@ -188,12 +212,13 @@ def _save_is_due(progress: _Progress) -> bool:
     return progress.step == progress.course.steps or time.monotonic() - progress.saved >= progress.course.save_every_s
 
 
-def _save(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> None:
-    """Write parameters and moments, whole or not at all; the progress stands in the header."""
+def _save(state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, progress: _Progress) -> None:
+    """Write parameters, their mean and moments, whole or not at all; the progress stands in the header."""
     from safetensors.torch import save_file
 
     state.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"parameter.{name}": p.detach().contiguous() for name, p in objective.named_parameters() if p.requires_grad}
+    tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
     part = state.with_suffix(".part")
@@ -204,26 +229,30 @@ def _save(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progre
     progress.saved = time.monotonic()
 
 
-def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> None:
-    """Take up what an interrupted run with the same key left."""
+def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> "dict[str, torch.Tensor]":
+    """Take up what an interrupted run with the same key left; return the mean of its parameters."""
     import torch
     from safetensors import safe_open
 
-    if not state.is_file():
-        return
+    mean: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
+    if not state.is_file():
+        return mean
     with safe_open(state, "pt") as tensors, torch.no_grad():
         parameters = dict(objective.named_parameters())
         for key in tensors.keys():  # noqa: SIM118 - not a dict
             kind, _, name = key.partition(".")
             if kind == "parameter":
                 parameters[name].copy_(tensors.get_tensor(key))
+            elif kind == "mean":
+                mean[name] = tensors.get_tensor(key)
             else:
                 place, _, moment = name.partition(".")
                 moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
         header = tensors.metadata()
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     progress.take_up(header)
+    return mean
 
 
 def peak_memory_mb() -> float:

@@ -1,9 +1,11 @@
 """Weights that can only be what a block format holds, and are learned all the same.
 
-A weight is `scale · code − offset`. The code is rounded on the way forward and the gradient goes back as if it were not
-(straight-through estimator, arXiv:1308.3432); scales and offsets stay, so what is learned is what the file will hold, bit for bit.
+A weight is `unit · times · code − offset`. On the way forward the code is rounded and the unit made float16, and the gradient goes
+back as if they were not (straight-through estimator, arXiv:1308.3432; for scales arXiv:1902.08153). So what is learned is what the
+file will hold, bit for bit.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,35 +14,59 @@ from torch.nn.utils import parametrize
 
 CODES = 16
 """Codes of a format of four bits."""
+SCALE_STEP = 0.1
+"""A step of a unit, as a share of it, where a code's is 1."""
 FLOAT_STEP = 0.1
 """A step of a vector that stays in float, as a share of its values' root mean square, where a code's is 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What the codes of a weight are worth."""
+
+    unit: Tensor
+    """[rows, blocks], each a float16 number."""
+    times: Tensor
+    """What of its unit a scale is, [rows, groups]."""
+    offset: Tensor
+    """[rows, groups]"""
+    low: int
+    """Smallest code."""
 
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scale: Tensor, offset: Tensor, low: int) -> Tensor:
-        ctx.save_for_backward(scale)
         codes = latent.view(*scale.shape, -1).round().clamp_(low, low + CODES - 1)
-        return codes.mul_(scale[..., None]).sub_(offset[..., None]).view_as(latent)
+        ctx.save_for_backward(scale, codes)
+        return (codes * scale[..., None]).sub_(offset[..., None]).view_as(latent)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = ctx.saved_tensors
-        (gradient,) = gradients
-        return (gradient.view(*scale.shape, -1) * scale[..., None]).view_as(gradient), None, None, None
+        scale, codes = ctx.saved_tensors
+        gradient = gradients[0].view_as(codes)
+        return (gradient * scale[..., None]).flatten(1), (gradient * codes).sum(-1), None, None
 
 
 class _Codes(nn.Module):
-    """From codes before rounding [rows, columns] to weights; scale and offset are [rows, groups]."""
+    """From codes before rounding [rows, columns] to weights."""
 
-    def __init__(self, scale: Tensor, offset: Tensor, low: int) -> None:
+    def __init__(self, scales: Scales) -> None:
         super().__init__()
-        self.register_buffer("scale", scale)
-        self.register_buffer("offset", offset)
-        self._low = low
+        for name in ("unit", "times", "offset"):
+            self.register_buffer(name, getattr(scales, name))
+        self.steps = nn.Parameter(torch.zeros_like(scales.unit))
+        self.low = scales.low
+
+    def units(self) -> Tensor:
+        """Return the units as float16 holds them."""
+        moved = self.unit * (1 + SCALE_STEP * self.steps)
+        return moved + (moved.half().float() - moved).detach()
 
     def forward(self, latent: Tensor) -> Tensor:
-        return _Rounded.apply(latent, self.scale, self.offset, self._low)
+        units = self.units()
+        scale = units.repeat_interleave(self.times.shape[1] // units.shape[1], 1) * self.times
+        return _Rounded.apply(latent, scale, self.offset, self.low)
 
 
 class _Moved(nn.Module):
@@ -55,10 +81,10 @@ class _Moved(nn.Module):
         return self.start + self._step * steps
 
 
-def learn_codes(module: nn.Module, latent: Tensor, scale: Tensor, offset: Tensor, low: int) -> None:
-    """Make a module's weight one of a grid, learned from `latent`: codes before rounding."""
+def learn_codes(module: nn.Module, latent: Tensor, scales: Scales) -> None:
+    """Make a module's weight one of codes and scales, learned from `latent`: codes before rounding."""
     module.weight = nn.Parameter(latent.clone())
-    parametrize.register_parametrization(module, "weight", _Codes(scale, offset, low), unsafe=True)
+    parametrize.register_parametrization(module, "weight", _Codes(scales), unsafe=True)
 
 
 def learn_vector(module: nn.Module, name: str, added: float) -> None:
@@ -69,8 +95,8 @@ def learn_vector(module: nn.Module, name: str, added: float) -> None:
     parametrize.register_parametrization(module, name, _Moved(start, step), unsafe=True)
 
 
-def codes_of(module: nn.Module) -> Tensor:
-    """Return the codes that a module has learned, as whole numbers."""
+def learned_of(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the codes that a module has learned, as whole numbers, and its units."""
     learned = module.parametrizations.weight
-    low = learned[0]._low
-    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8)
+    low = learned[0].low
+    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8), learned[0].units().detach()

@@ -238,7 +238,7 @@ def test_real_vocabularies_trimmed_cut_what_was_looked_at_as_before_and_are_the_
     save_file({"model.embed_tokens.weight": np.zeros((rows, 2), np.float16)}, folder / "model.safetensors")
     tokens, old = Tokens(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     looked_at = [*PROOF, *mixed(20_000)]
-    kept = tokens.filled(tokens.needed({number for text in looked_at for number in old.encode(text).ids}), 16384)
+    kept = tokens.filled({number for text in looked_at for number in old.encode(text).ids}, 16384)
     tokens.write(kept, tmp_path)
     new = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert new.get_vocab_size() == len(kept) == 16384

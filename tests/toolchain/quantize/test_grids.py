@@ -25,15 +25,18 @@ def test_scale_times_code_less_offset_is_what_ggml_reads_bit_for_bit(kind: Type,
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
 def test_the_same_codes_give_the_same_bytes(kind: Type) -> None:
     packed = network.pack(kind, ROWS, None)
-    np.testing.assert_array_equal(grids.join(kind, packed, grids.split(kind, packed, 512).codes), packed)
+    grid = grids.split(kind, packed, 512)
+    np.testing.assert_array_equal(grids.join(kind, packed, grid.codes, grid.unit), packed)
 
 
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
-def test_other_codes_come_back_with_the_scales_that_were_there(kind: Type) -> None:
+def test_other_codes_and_units_come_back_and_the_rest_is_as_it_was(kind: Type) -> None:
     packed = network.pack(kind, ROWS, None)
     grid = grids.split(kind, packed, 512)
     other = np.random.default_rng(4).integers(grid.low, grid.low + 16, ROWS.shape, np.int8)
-    back = grids.split(kind, grids.join(kind, packed, other), 512)
+    unit = (grid.unit * 1.5).astype(np.float16).astype(np.float32)
+    back = grids.split(kind, grids.join(kind, packed, other, unit), 512)
     np.testing.assert_array_equal(back.codes, other)
-    np.testing.assert_array_equal(back.scale, grid.scale)
+    np.testing.assert_array_equal(back.unit, unit)
+    np.testing.assert_array_equal(back.times, grid.times)
     np.testing.assert_array_equal(back.offset, grid.offset)

@@ -65,14 +65,12 @@ def test_the_learned_file_ships_when_it_is_nearer_to_the_teacher(pair: tuple[Mod
     assert "it ships" in figures["verdict"]
 
 
-def test_types_sizes_and_scales_are_the_controls(pair: tuple[ModelFile, ModelFile]) -> None:
+def test_types_and_sizes_are_the_controls(pair: tuple[ModelFile, ModelFile]) -> None:
     ours, control = (read_header(model.file) for model in pair)
     assert [(t.name, t.type, t.size) for t in ours.tensors] == [(t.name, t.type, t.size) for t in control.tensors]
     changed = set()
     for tensor in ours.tensors:
         mine, theirs = (np.frombuffer(payload(model.file, ours, tensor.name), np.uint8) for model in pair)
-        if tensor.type == "Q4_0" and tensor.name.startswith("blk."):
-            np.testing.assert_array_equal(mine.reshape(-1, 18)[:, :2], theirs.reshape(-1, 18)[:, :2])
         if (mine != theirs).any():
             changed.add(tensor.type)
     assert changed == {"Q4_0", "F32"}

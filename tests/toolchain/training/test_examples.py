@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.models import tiny_tokenizer
-from toolchain.training.examples import conversations, reworded
+from toolchain.training.examples import conversations, exchanged, reworded
 
 QUESTIONS = ("how hot is too hot for a Pi 5?", "which power supply does the Pi 4 need?", "树莓派的温度", "why is the screen black?")
 ROWS = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]} for q in QUESTIONS]
@@ -53,3 +53,14 @@ def test_nothing_is_learned_of_an_opening_and_it_counts_for_the_length(tmp_path:
     assert [example.targets for example in whole] == [2 * example.targets for example in half]
     shortest = min(len(example.ids) for example in half)
     assert [len(found) for found in conversations(tokenizer, opened, shortest)[:1]] == [1]
+
+
+def test_a_share_of_the_conversations_has_the_answer_of_another_and_its_own_question() -> None:
+    rows = ROWS * 50
+    found = exchanged(rows, 0.5, 0)
+    assert questions(found) == questions(rows)
+    kept = sum(row["messages"][-1] == was["messages"][-1] for row, was in zip(found, rows, strict=True))
+    assert 0.5 < kept / len(rows) < 0.75, "one exchange in four draws the answer that was there"
+    assert {row["messages"][-1]["content"] for row in found} == {row["messages"][-1]["content"] for row in ROWS}
+    assert exchanged(rows, 0.5, 0) == found != exchanged(rows, 0.5, 1)
+    assert exchanged(rows, 0.0, 0) == rows

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ EXAMPLES = [
     Example(ids=[(7 * n + k) % 500 for k in range(5 + n % 4)], labels=[(7 * n + k) % 500 for k in range(5 + n % 4)])
     for n in range(13)
 ]
-COURSE = Course(name="course", steps=12, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=3, save_every_s=0)
+COURSE = Course(name="course", steps=12, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=3, save_every_s=0, mean_steps=5)
 
 CHILD = """
 import os, signal, sys
@@ -72,6 +73,18 @@ def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(model: Path,
             len(EXAMPLES[row].ids) for rows in batches_from(EXAMPLES, 4, 3, 0, 12) for row in rows
         )
     assert equal(whole, again)
+
+
+def test_the_mean_of_the_last_steps_is_what_comes_back_where_a_course_asks_for_it(model: Path, tmp_path: Path) -> None:
+    def weights(name: str, **changes: int) -> dict[str, torch.Tensor]:
+        module = load_model(model)
+        train(AnswerLoss(module), EXAMPLES, replace(COURSE, **changes), tmp_path / name, Silent())
+        return dict(module.named_parameters())
+
+    last = [weights(str(steps), steps=steps, mean_steps=0) for steps in (1, 2)]
+    mean = weights("mean", steps=2, mean_steps=2)
+    for name, found in mean.items():
+        torch.testing.assert_close(found, (last[0][name] + last[1][name]) / 2)
 
 
 def test_what_is_kept_for_going_on_is_safetensors_only(model: Path, tmp_path: Path) -> None:
