@@ -157,9 +157,11 @@ class Worker:
         except DeviceError as error:
             return print(f"one slot less: {error.message}", file=sys.stderr, flush=True)
         if model:
-            self._prepare(model)
-            self._answer_all(_Slot(model))
-            model.engine.close()
+            try:
+                self._prepare(model)
+                self._answer_all(_Slot(model))
+            finally:
+                model.engine.close()
 
     def _answer_all(self, slot: _Slot) -> None:
         with self._changed:

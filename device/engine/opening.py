@@ -81,8 +81,11 @@ def adapter(loaded: Any, path: Path) -> Any:
 
 
 def adapt(opened: Any, made: Any) -> None:
-    """Add an adapter to all that a context evaluates."""
-    llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, (ctypes.c_float * 1)(1.0))
+    """Add an adapter to all that a context evaluates; where that fails it is freed and DeviceError `bad_model` raised."""
+    scale = (ctypes.c_float * 1)(1.0)
+    if llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale):
+        llama.llama_free(opened)
+        raise DeviceError("bad_model", f"the adapter does not fit the model{because()}")
 
 
 def batch(size: int) -> Any:
