@@ -1,7 +1,7 @@
 """The threads that answer, each with an engine of its own on the same weights; questions wait before them in a bounded line.
 
 There is one such slot where the bundle or the board's memory says no more. A conversation goes back to the slot that still has it
-in memory, as long as that one is idle.
+in memory, as long as that one is idle; any other question goes to the slot that has been idle longest.
 """
 
 import asyncio
@@ -96,6 +96,7 @@ class Worker:
         self._failed = failed
         self._line: "deque[Job]" = deque()
         self._idle: "list[_Slot]" = []
+        """Idle longest first."""
         self._changed = threading.Condition()
         self._stopping = False
         self.model: "Model | None" = None
@@ -166,13 +167,14 @@ class Worker:
     def _answer_all(self, slot: _Slot) -> None:
         with self._changed:
             self.slots += 1
+            self._rest(slot)
         while job := self._next(slot):
             self._serve(slot, job)
 
     def _next(self, slot: _Slot) -> "Job | None":
         """Wait for the first question that is not better answered by another idle slot; None where the service ends."""
         with self._changed:
-            self._idle.append(slot)
+            self._rest(slot)
             self._changed.wait_for(lambda: self._stopping or self._first_for(slot))
             job = None if self._stopping else self._first_for(slot)
             self._idle.remove(slot)
@@ -181,9 +183,15 @@ class Worker:
             self._changed.notify_all()
             return job
 
+    def _rest(self, slot: _Slot) -> None:
+        """Count a slot as idle, if it is not already."""
+        with self._changed:
+            if slot not in self._idle:
+                self._idle.append(slot)
+
     def _first_for(self, slot: _Slot) -> "Job | None":
         for job in self._line:
-            if next((idle for idle in self._idle if idle.goes_on(job.question)), slot) is slot:
+            if next((idle for idle in self._idle if idle.goes_on(job.question)), self._idle[0]) is slot:
                 return job
         return None
 
@@ -208,6 +216,8 @@ class Worker:
         slot.took(question)
         job.tell(len(prompt.tokens))
         for token in answer:
+            if token.finish_reason:
+                self._rest(slot)  # who hears the end may ask on at once
             job.tell(token)
         if self._stopping:
             job.tell(_stopping())

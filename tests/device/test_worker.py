@@ -1,7 +1,8 @@
 """The line before the engines: one question at a time each, in order, bounded, without those who left."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -136,15 +137,24 @@ def test_a_second_slot_answers_while_the_first_is_busy() -> None:
     with_worker(engine, story, slots=2)
 
 
-def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory() -> None:
-    engine = FakeEngine()
+class LingeringEngine(FakeEngine):
+    """Takes its time after an answer's last token."""
+
+    def _answer(self, prompt: int, length: int, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        yield from super()._answer(prompt, length, cancelled)
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", [FakeEngine, LingeringEngine])
+def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory(kind: type[FakeEngine]) -> None:
+    engine = kind()
 
     async def story(worker: Worker) -> None:
         await ready(worker, 2)
         sides = (engine, engine.others[0])
         assert (await told(worker.submit(turn("one"))))[-1] == "length"
         first = next(side for side in sides if side.prompts)
-        for said in (("two",), ("one", "tick ", "and then?"), ("three",), ("one", "tick ", "and then?", "tick ", "and?")):
+        for said in (("one", "tick ", "and then?"), ("two",), ("one", "tick ", "and then?", "tick ", "and?")):
             await told(worker.submit(turn(*said)))
         held = [prompt for prompt in first.prompts if b"one" in prompt]
         assert len(held) == 3
