@@ -24,14 +24,16 @@ from pathlib import Path
 import measure
 import models
 
+from device.engine.base import memory_bytes
 from device.manifest import Engine, Manifest, file_entry, to_bytes
 from device.manifest.gguf import read_header
+from device.manifest.memory import shelf_bytes
 from toolchain import runtime
 from toolchain.forecast import needs_of
 
 CLIENTS, QUESTIONS, ROUNDS = 64, 4, 15
 QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS = 8, 2, 3
-CONTEXT, WORDS = 1024, 120
+CONTEXT, WORDS, SHORT_WORDS = 1024, 120, 12
 RSS_GOAL_MB, TTFT_GOAL = 60, 1.2
 LONG, SHORT, TURNS = 256, 8, 5
 """Tokens of a long answer and of a short one, and how often both are asked."""
@@ -52,16 +54,20 @@ def main() -> None:
             statuses = sum(pool.map(lambda client: _many(port, client, questions), range(clients)), Counter[int]())
         after_mb = (_resident(pid) - _model_bytes(file)) / 1e6
     told = {"model": "SmolLM2-135M Q8_0", "prompt": f"{WORDS} words", "clients": clients, "statuses": dict(statuses)}
-    memory = told | {"after all clients, with the states of conversations, MB": round(after_mb)}
+    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
     theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
     claims = [
         measure.claim("first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"),
-        measure.claim("memory beside the model, MB", "60 MB", 1.0, [idle_mb], [RSS_GOAL_MB], memory, better="less"),
+        measure.claim("memory beside the model, MB", "60 MB", 1.0, [idle_mb], [RSS_GOAL_MB], told, better="less"),
+        measure.claim(
+            "memory after all clients, MB", f"60 MB and the states of conversations, {allowed_mb:.0f} MB", 1.0, [after_mb],
+            [allowed_mb], told, better="less",
+        ),
         measure.claim("answered of 64 clients", "every question", 1.0, [statuses[200]], [clients * questions], told),
         measure.claim(
             "short question beside a long answer, two slots", "one slot", SHORT_GOAL, short["two"], short["one"],
-            {"model": "SmolLM2-135M Q8_0", "tokens": f"{SHORT} beside {LONG}"}, better="less",
+            {"model": "SmolLM2-135M Q8_0", "prompts": f"{SHORT_WORDS} words", "tokens": f"{SHORT} beside {LONG}"}, better="less",
         ),
     ]  # fmt: skip
     measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
@@ -85,10 +91,10 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def _answered(port: int, number: int, tokens: int, began: threading.Event | None = None) -> float:
-    """Return the seconds of a question's whole answer; say when its first token is there."""
+    """Return the seconds of a short question's whole answer; say when its first token is there."""
     start = time.perf_counter()
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    body = json.loads(_body(number, stream=True)) | {"max_tokens": tokens}
+    body = json.loads(_body(number, stream=True, words=SHORT_WORDS)) | {"max_tokens": tokens}
     client.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
     for line in client.getresponse():
         if began and b'"content": "' in line:
@@ -128,8 +134,8 @@ def _get(port: int, path: str) -> int:
     return client.getresponse().status
 
 
-def _body(number: int, *, stream: bool) -> str:
-    text = f"{number} " + " ".join(f"word{number * WORDS + n}" for n in range(WORDS))
+def _body(number: int, *, stream: bool, words: int = WORDS) -> str:
+    text = f"{number} " + " ".join(f"word{number * words + n}" for n in range(words))
     return json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream})
 
 
@@ -149,7 +155,7 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
 
 
 def _many(port: int, client: int, questions: int) -> Counter[int]:
-    """Ask one question after the other, each until it is answered; return the statuses that were seen."""
+    """Ask one question after the other, again after as long as a full line says; return the statuses that were seen."""
     seen: Counter[int] = Counter()
     for number in range(questions):
         status = 0
@@ -161,7 +167,7 @@ def _many(port: int, client: int, questions: int) -> Counter[int]:
             status = answer.status
             seen[status] += 1
             if status != 200:
-                time.sleep(0.2)
+                time.sleep(float(answer.headers["retry-after"]))
     return seen
 
 

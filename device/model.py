@@ -14,7 +14,7 @@ from device.engine.base import Engine, Settings, memory_bytes
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
-from device.manifest.memory import fitting_context, fitting_slots
+from device.manifest.memory import fitting_context, fitting_slots, shelf_bytes
 from device.manifest.opening import Messages, begins, opened
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
     available = memory_bytes("MemAvailable")
     if available is None:
         return usual
-    return replace(usual, context=fitting_context(manifest, available), slots=fitting_slots(manifest, available))
+    spare = available - shelf_bytes(memory_bytes("MemTotal"))
+    return replace(usual, context=fitting_context(manifest, spare), slots=fitting_slots(manifest, spare))
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:

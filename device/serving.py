@@ -4,6 +4,7 @@ A restart is over when the first answer begins, so that nothing waits here that 
 """
 
 import argparse
+import ctypes
 import json
 import socket
 from pathlib import Path
@@ -20,6 +21,9 @@ from device.worker import Worker
 WAITING = 8
 """Questions that may wait behind the one that is answered."""
 BACKLOG = 128
+_M_MMAP_THRESHOLD = -3
+"""glibc's mallopt(3)."""
+_LARGE_BYTES = 1 << 20
 
 
 class _Stoppable(Protocol):
@@ -34,6 +38,7 @@ def serve(argv: list[str]) -> int:
     failures: list[DeviceError] = []
 
     running: list[_Stoppable] = []
+    _free_large_blocks_at_once()
 
     def give_up(error: DeviceError) -> None:
         failures.append(error)
@@ -59,6 +64,13 @@ def serve(argv: list[str]) -> int:
     if failures:
         raise failures[0]
     return 0
+
+
+def _free_large_blocks_at_once() -> None:
+    """Have glibc map large blocks one by one: states of conversations come and go, and would leave holes in its heaps."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _listen(host: str, port: int) -> socket.socket:

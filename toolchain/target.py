@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from device.manifest.memory import largest_context
+from device.manifest.memory import largest_context, shelf_bytes
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
@@ -276,12 +276,14 @@ def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
     a model that is read from storage again for each token does not count as fitting. Raises ConfigError for a target whose
     memory only the machine itself knows.
     """
-    available_mb = _available_mb(board, memory_mb)
+    visible_mb = _visible_mb(board, memory_mb)
+    available_mb = max(0, visible_mb - _reserve_mb(board))
     parts_mb = {
         "weights": _mb(needs.weights_bytes),
         "KV cache": _mb(needs.kv_bytes),
         "compute buffers": _mb(needs.compute_bytes),
         "runtime": _mb(needs.runtime_bytes),
+        "conversations": _mb(shelf_bytes(visible_mb * MB)),
     }
     reasons = _reasons(parts_mb, available_mb)
     return Fit(
@@ -293,14 +295,18 @@ def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
     )
 
 
-def _available_mb(board: Target | int, memory_mb: int | None) -> int:
+def _visible_mb(board: Target | int, memory_mb: int | None) -> int:
     if isinstance(board, int):
-        return max(0, board - OS_RESERVE_MB)
+        return board
     visible = board.memory_mb if memory_mb is None else memory_mb
     if visible is None:
         raise ConfigError(f"{board.id}: how much memory it has is known to the machine only")
-    reserve = board.memory.os_reserve_mb
-    return max(0, visible - (OS_RESERVE_MB if reserve is None else reserve))
+    return visible
+
+
+def _reserve_mb(board: Target | int) -> int:
+    reserve = None if isinstance(board, int) else board.memory.os_reserve_mb
+    return OS_RESERVE_MB if reserve is None else reserve
 
 
 def _mb(size_bytes: int) -> int:

@@ -292,11 +292,6 @@ def memory_bytes(entry: str, meminfo: Path = Path("/proc/meminfo")) -> "int | No
         return None
 
 
-def shelf_bytes(total_bytes: "int | None") -> int:
-    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
-    return min((total_bytes or 512 << 20) // 32, 64 << 20)
-
-
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Return how many threads can run at once: one too many halves the speed of decoding (threads wait for each other).
 

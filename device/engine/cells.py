@@ -10,6 +10,9 @@ from device.engine import opening
 from device.errors import DeviceError
 
 _ABORTED = 2
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+"""Bytes that their maker fills before anybody else sees them."""
+_new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
 
 
 class LlamaCells:
@@ -44,22 +47,27 @@ class LlamaCells:
         """Forget everything."""
         llama.llama_memory_clear(self._memory, False)
 
-    def dump(self, length: int, limit_bytes: int) -> bytes:
-        """Return the state of the whole sequence; nothing where it is larger."""
-        size = llama.llama_state_seq_get_size(self._ctx, 0)
-        if size > limit_bytes:
-            return b""
-        state = (ctypes.c_uint8 * size)()
-        size = llama.llama_state_seq_get_data(self._ctx, state, size, 0)
-        return bytes(memoryview(state)[:size])
+    def size_bytes(self, length: int) -> int:
+        """Return the size of the whole sequence's state."""
+        return int(llama.llama_state_seq_get_size(self._ctx, 0))
+
+    def dump(self, length: int) -> bytes:
+        """Return the state of the whole sequence, written by llama.cpp where it stays: it may be tens of megabytes."""
+        size = self.size_bytes(length)
+        state: bytes = _new_bytes(None, size)
+        written = int(llama.llama_state_seq_get_data(self._ctx, _pointer(state), size, 0))
+        return state if written == size else state[:written]
 
     def load(self, state: bytes) -> int:
         """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
-        source = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        if llama.llama_state_seq_set_data(self._ctx, source, len(state), 0) != len(state):
+        if llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), 0) != len(state):
             return 0
         return int(llama.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
     def close(self) -> None:
         """Give the batch's memory back."""
         llama.llama_batch_free(self._batch)
+
+
+def _pointer(state: bytes) -> Any:
+    return ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))

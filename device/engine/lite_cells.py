@@ -72,16 +72,18 @@ class LiteCells:
         """Forget everything."""
         self.rows = []
 
-    def dump(self, length: int, limit_bytes: int) -> bytes:
-        """Return the rows of `length` tokens in all caches; nothing where they are larger."""
-        if length * self._row_bytes() > limit_bytes:
-            return b""
+    def size_bytes(self, length: int) -> int:
+        """Return the size of the rows of `length` tokens in all caches."""
+        return int(_HEAD.size + length * self._row_bytes())
+
+    def dump(self, length: int) -> bytes:
+        """Return the rows of `length` tokens in all caches."""
         return _HEAD.pack(length) + b"".join(self._view(name)[0, :, :length].tobytes() for name in self._caches)
 
     def load(self, state: bytes) -> int:
         """Take rows back; return how many tokens they are, 0 for what is no state of this model."""
         length = _HEAD.unpack_from(state)[0] if len(state) >= _HEAD.size else 0
-        if not 0 < length <= self.context or len(state) != _HEAD.size + length * self._row_bytes():
+        if not 0 < length <= self.context or len(state) != self.size_bytes(length):
             return 0
         at = _HEAD.size
         for name in self._caches:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from device.engine.base import memory_bytes, never, shelf_bytes
+from device.engine.base import memory_bytes, never
 from device.engine.states import BATCH, Memory, Shelf, of_lead
+from device.manifest.memory import shelf_bytes
 
 _LEAST_PUT_AWAY = 32
 """Tokens beyond its lead for which a conversation is put away: fewer are read again as fast."""
@@ -27,8 +28,11 @@ class Cells(Protocol):
     def clear(self) -> None:
         """Forget everything."""
 
-    def dump(self, length: int, limit_bytes: int) -> bytes:
-        """Return the state of all `length` tokens; nothing where it is larger."""
+    def size_bytes(self, length: int) -> int:
+        """Return the size of the state of all `length` tokens."""
+
+    def dump(self, length: int) -> bytes:
+        """Return the state of all `length` tokens."""
 
     def load(self, state: bytes) -> int:
         """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
@@ -169,8 +173,8 @@ class ReadSequence:
 
     def _keep(self) -> None:
         """Put the state of the whole memory on the shelf, if it has the room."""
-        if state := self._cells.dump(len(self), self._shelf.limit_bytes):
-            self._shelf.put(self.live.copy(), state)
+        if self._shelf.make_room(self.live, self._cells.size_bytes(len(self))):
+            self._shelf.put(self.live.copy(), self._cells.dump(len(self)))
 
     def _load(self, memory: Memory, state: bytes) -> bool:
         """Have a state in memory instead of what is there; a state that is not what it should be leaves nothing and is dropped."""

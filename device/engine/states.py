@@ -62,12 +62,20 @@ class Shelf:
         """Bytes of all states."""
         return sum(len(kept.state) for kept in self._kept)
 
-    def put(self, memory: Memory, state: bytes, *, pinned: bool = False) -> None:
-        """Keep a state, instead of those of the same conversation's beginning; a pinned one stays until `clear`."""
+    def make_room(self, memory: Memory, size_bytes: int) -> bool:
+        """Drop those of the same conversation's beginning, and others, for a state to come; return whether it has room then."""
+        if size_bytes > self.limit_bytes:
+            return False
         self._kept = [kept for kept in self._kept if kept.pinned or not _outgrown(kept.memory, memory)]
-        self._kept.append(_Kept(memory, state, pinned))
-        while self.size_bytes > self.limit_bytes and (loose := next((kept for kept in self._kept if not kept.pinned), None)):
+        free = self.limit_bytes - size_bytes
+        while self.size_bytes > free and (loose := next((kept for kept in self._kept if not kept.pinned), None)):
             self._kept.remove(loose)
+        return self.size_bytes <= free
+
+    def put(self, memory: Memory, state: bytes, *, pinned: bool = False) -> None:
+        """Keep a state if it has room; a pinned one is kept in any case, until `clear`."""
+        if self.make_room(memory, len(state)) or pinned:
+            self._kept.append(_Kept(memory, state, pinned))
 
     def best(self, prompt: Sequence[int], lead: int) -> "tuple[int, Memory, bytes] | None":
         """Return how many tokens can be taken up, and of what, where any can; it counts as used."""

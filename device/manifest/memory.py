@@ -1,9 +1,14 @@
-"""How much of a context fits in memory: one rule for the host, which asks it of a target, and for the board itself."""
+"""How memory is shared, and how much of a context fits in it: for the host, which asks it of a target, and for the board itself."""
 
 from device.manifest import Manifest
 
 CONTEXT_STEP = 256
 """llama.cpp rounds a context up to this."""
+
+
+def shelf_bytes(total_bytes: "int | None") -> int:
+    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
+    return min((total_bytes or 512 << 20) // 32, 64 << 20)
 
 
 def largest_context(kv_bytes: int, context: int, spare_bytes: int) -> int:

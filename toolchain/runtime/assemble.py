@@ -65,6 +65,7 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
 
     def fill(staged: Path) -> None:
         (staged / "llama_cpp" / "lib").mkdir(parents=True)
+        (staged / "llama_cpp" / "__init__.py").touch()  # without it a llama_cpp that the board has installed would be taken
         for name in LLAMA_PYTHON:
             _copy(llama / name, staged / "llama_cpp" / name)
         for library in libraries:

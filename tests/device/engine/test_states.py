@@ -71,3 +71,14 @@ def test_a_state_larger_than_the_shelf_is_not_kept() -> None:
     shelf = Shelf(10)
     shelf.put(TALK, b"x" * 11)
     assert shelf.size_bytes == 0
+
+
+def test_room_is_made_before_there_is_a_state() -> None:
+    shelf = Shelf(100)
+    shelf.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 60)
+    assert not shelf.make_room(TALK, 101)
+    assert shelf.size_bytes == 60
+    assert shelf.make_room(TALK, 41)
+    assert shelf.size_bytes == 0
+    shelf.put(of_lead(LEAD), b"x" * 60, pinned=True)
+    assert not shelf.make_room(TALK, 41)

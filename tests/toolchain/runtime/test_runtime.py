@@ -49,8 +49,15 @@ def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
         "llama_cpp/lib/libllama.so",
         "exceptiongroup/__init__.py",
     } <= paths
-    assert not [path for path in paths if "diskcache" in path or path.startswith(("numpy", "llama_cpp/__init__"))]
+    assert not [path for path in paths if "diskcache" in path or path.startswith(("numpy", "llama_cpp/llama."))]
     assert any(path.startswith("starlette-") and "LICENSE" in path for path in paths)
+
+
+def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
+    folder = runtime.for_this_computer()
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from llama_cpp import llama_cpp; print(llama_cpp.__file__)"
+    done = subprocess.run([sys.executable, "-sEB", "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).is_relative_to(folder)
 
 
 def test_a_runtime_is_built_once() -> None:
