@@ -265,9 +265,7 @@ class Store:
         for path in sorted(wanted):
             make_folder((folder / path).parent)
             disk.replace(staged / path, folder / path)
-        for path in list(folder.rglob("*")):
-            if not path.is_dir() and path.relative_to(folder) not in wanted:
-                disk.unlink(path)
+        _keep_only(folder, wanted)
         for path in [*folder.rglob("*"), folder]:
             if path.is_dir():
                 sync(path)
@@ -287,6 +285,9 @@ class Store:
         current = self.current()
         if not current or folder.name not in (current.release, current.runtime):
             _discard(folder)
+        else:
+            own = (MANIFEST_OF[kind], MANIFEST_OF[kind] + ".sig")
+            _keep_only(folder, {Path(path) for path in (*own, *(entry.path for entry in files))})
 
     def _deployment_file(self, release: str) -> Path:
         return self.root / "deployments" / f"{checked_digest(release)}.json"
@@ -349,6 +350,13 @@ def verify(argv: list[str]) -> int:
     store.verify(RUNTIMES, current.runtime)
     print(json.dumps({"verified": current.release}))
     return 0
+
+
+def _keep_only(folder: Path, wanted: "set[Path]") -> None:
+    """Delete every file but these, named from the folder."""
+    for path in list(folder.rglob("*")):
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder) not in wanted:
+            disk.unlink(path)
 
 
 def _discard(folder: Path) -> None:

@@ -122,6 +122,19 @@ def test_a_file_too_many_is_found(store: Store, tmp_path: Path) -> None:
         store.verify(RELEASES, name)
 
 
+@pytest.mark.parametrize("kind", [RELEASES, RUNTIMES])
+def test_what_is_too_much_in_what_runs_is_taken_away_when_it_is_found(store: Store, tmp_path: Path, runtime: str, kind: str) -> None:
+    running = deployment(release(store, tmp_path, "1"), runtime)
+    switch_on(store, running)
+    name = running.release if kind == RELEASES else running.runtime
+    (store.folder(kind, name) / "more.py").write_text("")
+    (store.folder(kind, name) / "away").symlink_to(tmp_path)
+    with pytest.raises(DeviceError):
+        store.verify(kind, name)
+    store.verify(kind, name)
+    assert store.current() == running
+
+
 def test_switching_keeps_the_way_back(store: Store, tmp_path: Path, runtime: str) -> None:
     first, second = deployment(release(store, tmp_path, "1"), runtime), deployment(release(store, tmp_path, "2"), runtime)
     switch_on(store, first)
