@@ -123,7 +123,9 @@ def test_a_file_too_many_is_found(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [RELEASES, RUNTIMES])
-def test_what_is_too_much_in_what_runs_is_taken_away_when_it_is_found(store: Store, tmp_path: Path, runtime: str, kind: str) -> None:
+def test_what_is_too_much_in_what_runs_is_taken_away_when_it_is_found(
+    store: Store, tmp_path: Path, runtime: str, kind: str
+) -> None:
     running = deployment(release(store, tmp_path, "1"), runtime)
     switch_on(store, running)
     name = running.release if kind == RELEASES else running.runtime
