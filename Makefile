@@ -26,7 +26,7 @@ board: $(READY)           ## the tests on virtual boards alone; builds a Debian 
 
 MINUTES ?= 60
 soak: $(READY)            ## the long tier, MINUTES=60 of it at a time; goes on where it stopped, figures into docs/reliability.md
-	$(BIN)/python -m pytest -m soak --soak $(MINUTES) --timeout 0
+	$(BIN)/python -m pytest -m soak --soak $(MINUTES)
 	$(BIN)/python scripts/soak_figures.py
 
 bench: $(READY)           ## every claim against its peer; writes docs/benchmarks.md

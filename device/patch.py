@@ -90,7 +90,7 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     at, closed, wrong_at = out.at, out.checked, None
     while closed < size:
         kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(source.exactly(delta.FRAME.size))
-        _refuse_odd(kind, tensor_type, payload_bytes, made, size - at)
+        _refuse_odd(kind, tensor_type, payload_bytes, made, first, size - at)
         payload = source.exactly(payload_bytes)
         at += made
         closed = at if kind == delta.CHECK else closed
@@ -102,8 +102,9 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     return wrong_at
 
 
-def _refuse_odd(kind: int, tensor_type: int, payload: int, made: int, left: int) -> None:
+def _refuse_odd(kind: int, tensor_type: int, payload: int, made: int, first: int, left: int) -> None:
     sound = payload <= delta.PAYLOAD_BYTES and made <= left and (made <= delta.FRAME_BYTES or kind == delta.COPY)
+    sound = sound and first <= delta.LAST_BYTE
     if kind == delta.ADD:
         sound = sound and tensor_type in TYPES and made % delta.block_bytes(tensor_type) == 0
     if kind == delta.CHECK:

@@ -83,10 +83,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=float, metavar="MINUTES", help="the long tier: go on with it for so many minutes")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing; the long tier has its own end."""
     from toolchain.tools import mmdebstrap, qemu
 
+    if config.getoption("--soak"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
     if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
         for item in items:
             if item.get_closest_marker("board"):

@@ -19,6 +19,8 @@ COPY, PLAIN, PACKED, ADD, CHECK = range(5)
 FRAME_BYTES = 1 << 20
 """Most bytes that one frame makes, but for COPY: what is sent again after a cut, and what the board holds in memory."""
 PAYLOAD_BYTES = 2 * FRAME_BYTES
+LAST_BYTE = (1 << 62) - 1
+"""No file has a byte beyond this one (off_t has 63 bits, and what is read ends behind where it begins)."""
 DIGEST_BYTES = 32
 SECTION = struct.Struct("<BBBxI")
 """Run length (0: deflated as it is), symbols that have all runs, symbols that have none, bytes deflated."""

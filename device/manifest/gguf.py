@@ -276,7 +276,8 @@ def _refuse_deadly(view: mmap.mmap, metadata: dict[str, Value]) -> None:
     if type(ahead) is not int or not 0 <= ahead <= layers:
         raise _BadFileError(f"metadata `{architecture}.nextn_predict_layers` is {str(ahead)[:20]}, of {layers} layers")
     bytes_by_name, seen = metadata.get("tokenizer.ggml.model") != "gpt2", set()
-    for place, word in enumerate(_vocabulary(view, metadata.get(_TOKENS, ()))):
+    for place, whole in enumerate(_vocabulary(view, metadata.get(_TOKENS, ()))):
+        word = whole.partition(b"\0")[0]  # llama.cpp reads no further
         seen.add(hash(word or b"[EMPTY_%d]" % place))
         if len(seen) <= place:
             raise _BadFileError(f"token {place} of the vocabulary is there twice")

@@ -212,7 +212,6 @@ def written(child: "subprocess.Popen[bytes]") -> int:
 
 @pytest.mark.slow
 @pytest.mark.soak(row=19, short=2000, whole=10_000)
-@pytest.mark.timeout(0)
 def test_memory_does_not_grow_with_requests_and_nothing_is_written(
     rounds: Rounds, served: "tuple[int, subprocess.Popen[bytes]]"
 ) -> None:

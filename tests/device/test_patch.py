@@ -138,6 +138,7 @@ NONSENSE: dict[str, tuple[bytes, str]] = {
     "more than the file": (frame(delta.COPY, made=35), "frame of kind 0 with 0 bytes for 35"),
     "2^60 bytes": (frame(delta.PLAIN, made=1 << 60), "frame of kind 1 with 0 bytes for 1,152,921,504,606,846,976"),
     "endless payload": (delta.FRAME.pack(delta.PACKED, 0, 1 << 31, 8, 0), "frame of kind 2 with 2,147,483,648 bytes for 8"),
+    "beyond any file": (frame(delta.COPY, made=34, first=1 << 63), "frame of kind 0 with 0 bytes for 34"),
     "half a block": (frame(delta.ADD, made=17, tensor_type=Q8_0), "frame of kind 3 with 0 bytes for 17"),
     "no such type": (frame(delta.ADD, made=34, tensor_type=99), "frame of kind 3 with 0 bytes for 34"),
     "short digest": (frame(delta.CHECK, b"x"), "frame of kind 4 with 1 bytes for 0"),

@@ -148,6 +148,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "token twice": (gguf([words("a", "b", "", "a")], []), "token 3 of the vocabulary is there twice"),
     "token twice of many": (gguf([words(*(f"t{n % 99}" for n in range(100)))], []), "token 99 of the vocabulary is there twice"),
+    "token twice up to a zero": (gguf([words("a", "b", "a\0c")], []), "token 2 of the vocabulary is there twice"),
     "stand-in for no word": (gguf([words("[EMPTY_1]", "")], []), "token 1 of the vocabulary is there twice"),
     "byte -1": (gguf([words("<0x00>", "<0x-1>")], []), "token 1 of the vocabulary is named like a byte and is none"),
     "no dimensions": (gguf([], [tensor(shape=())]), "tensor `a` has 0 dimensions"),

@@ -141,7 +141,6 @@ def test_the_recording_ends_with_the_new_release_and_began_with_the_old_one(swit
 
 
 @pytest.mark.board
-@pytest.mark.timeout(0)
 @pytest.mark.soak(row=1, short=40, whole=1500)
 def test_a_power_cut_at_any_write_leaves_one_release_whole(switch: Switch, rounds: Rounds) -> None:
     writes = switch.recording.writes()
