@@ -21,7 +21,7 @@ USUAL_CONTEXT = 4096
 """Tokens that the device runtime takes where nobody says how many, if the model was trained for so many."""
 OUTPUT_ROWS = 32
 """Rows of scores that it keeps of a batch."""
-RUNTIME_BYTES = 54 << 20
+RUNTIME_BYTES = 42 << 20
 """The interpreter, the server and the engine's library, before a model is loaded (VmRSS, measured)."""
 VOCABULARY_ENTRY_BYTES = 160
 """llama.cpp's tables for one token or one merge (measured: 158)."""

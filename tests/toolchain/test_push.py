@@ -332,7 +332,7 @@ def test_a_model_that_does_not_fit_in_memory_is_refused_with_its_parts(tmp_path:
     needs = {"weights_bytes": 1500 << 20, "kv_bytes": 200 << 20, "compute_bytes": 100 << 20}
     manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
     described = read_runtime(make_runtime(tmp_path / "r", machine="aarch64"))
-    with pytest.raises(FitError, match="pi: tiny does not fit in memory: it takes 1912 MB") as caught:
+    with pytest.raises(FitError, match="pi: tiny does not fit in memory: it takes 1900 MB") as caught:
         refuse_unfit("pi", manifest, described, PI_4, 0)
     assert caught.value.exit_code == 5
     refuse_unfit("pi", manifest, described, {**PI_4, "model": "Raspberry Pi 4 Model B Rev 1.4", "memory_total_mb": 7819}, 0)
