@@ -37,6 +37,7 @@ from device.manifest import (
     RuntimeManifest,
     checked_digest,
     checked_path,
+    paths_of,
     read_manifest,
     read_runtime,
     sha256_of,
@@ -286,8 +287,7 @@ class Store:
         if not current or folder.name not in (current.release, current.runtime):
             _discard(folder)
         else:
-            own = (MANIFEST_OF[kind], MANIFEST_OF[kind] + ".sig")
-            _keep_only(folder, {Path(path) for path in (*own, *(entry.path for entry in files))})
+            _keep_only(folder, set(map(Path, paths_of(files, MANIFEST_OF[kind]))))
 
     def _deployment_file(self, release: str) -> Path:
         return self.root / "deployments" / f"{checked_digest(release)}.json"

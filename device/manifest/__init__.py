@@ -209,9 +209,14 @@ def file_entry(folder: Path, path: str) -> File:
     return File(path=path, sha256=sha256_of(file), size=file.stat().st_size)
 
 
+def paths_of(files: tuple[File, ...], manifest_name: str) -> "set[str]":
+    """Return the path of every file that a folder of these may hold, its manifest and signature too."""
+    return {entry.path for entry in files} | {manifest_name, manifest_name + ".sig"}
+
+
 def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> None:
     """Check that a folder holds exactly these files with these bytes (and the manifest and its signature)."""
-    named = {entry.path for entry in files} | {manifest_name, manifest_name + ".sig"}
+    named = paths_of(files, manifest_name)
     present = {p.relative_to(folder).as_posix(): p.lstat().st_mode for p in folder.rglob("*")}
     for path, mode in sorted(present.items()):
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
