@@ -26,7 +26,9 @@ PROMPT, ANSWER, REPEAT, ROUNDS = 512, 128, 5, 9
 QUICK_PROMPT, QUICK_ANSWER, QUICK_REPEAT, QUICK_ROUNDS = 64, 16, 2, 3
 SHARE = 0.1
 """Of the sweep's time."""
-TINY = models.Shape(name="Tiny-2M", width=256, layers=2, inner=768, heads=4, kv_heads=2, vocabulary=2048)
+TINY = models.Shape(
+    name="Tiny-2M", width=256, layers=2, inner=768, heads=4, kv_heads=2, vocabulary=2048
+)
 """So small that a second thread only waits for the first: where a thread a core is the wrong default."""
 
 
@@ -43,7 +45,11 @@ class Plan:
 def main() -> None:
     """Measure the claims on a small and on a tiny model."""
     options = measure.options(__doc__ or "")
-    plan = Plan(QUICK_PROMPT, QUICK_ANSWER, QUICK_REPEAT, QUICK_ROUNDS) if options.quick else Plan(PROMPT, ANSWER, REPEAT, ROUNDS)
+    plan = (
+        Plan(QUICK_PROMPT, QUICK_ANSWER, QUICK_REPEAT, QUICK_ROUNDS)
+        if options.quick
+        else Plan(PROMPT, ANSWER, REPEAT, ROUNDS)
+    )
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
     for shape in (TINY,) if options.quick else (TINY, models.SMOLLM2_135M):
@@ -52,28 +58,55 @@ def main() -> None:
         best = _sweep(file, plan)
         sweep_s = time.perf_counter() - began
         began = time.perf_counter()
-        ours, evidence = find(partial(load, file), Settings(context=plan.prompt + 1), Budget(0.8 * SHARE * sweep_s))
+        ours, evidence = find(
+            partial(load, file), Settings(context=plan.prompt + 1), Budget(0.8 * SHARE * sweep_s)
+        )
         ours_s = time.perf_counter() - began
-        seconds = _in_turns(file, {"ours": ours, "sweep": best, "defaults": _default(plan)}, plan.rounds)
+        seconds = _in_turns(
+            file, {"ours": ours, "sweep": best, "defaults": _default(plan)}, plan.rounds
+        )
         told = {
-            "shape": shape.name, "chosen": _chosen(ours), "sweep's": _chosen(best), "tried": len(evidence["changes"]),
+            "shape": shape.name,
+            "chosen": _chosen(ours),
+            "sweep's": _chosen(best),
+            "tried": len(evidence["changes"]),
             "contended": ", ".join(watch.over()["contended"]) or "no",
-        }  # fmt: skip
+        }
         rates = {name: [1 / each for each in found] for name, found in seconds.items()}
         claims += [
-            measure.claim(f"best point, {shape.name}", "full sweep", 0.98, rates["ours"], rates["sweep"], told),
-            measure.claim(f"search time, {shape.name}", "full sweep", SHARE, [ours_s], [sweep_s], told, better="less"),
             measure.claim(
-                f"defaults, {shape.name}", "a thread a core", 1.2 if shape is TINY else 0.98, rates["ours"], rates["defaults"], told
+                f"best point, {shape.name}", "full sweep", 0.98, rates["ours"], rates["sweep"], told
+            ),
+            measure.claim(
+                f"search time, {shape.name}",
+                "full sweep",
+                SHARE,
+                [ours_s],
+                [sweep_s],
+                told,
+                better="less",
+            ),
+            measure.claim(
+                f"defaults, {shape.name}",
+                "a thread a core",
+                1.2 if shape is TINY else 0.98,
+                rates["ours"],
+                rates["defaults"],
+                told,
             ),
         ]
-        figures |= {f"{name}, {shape.name}": [1000 * each for each in found] for name, found in seconds.items()}
+        figures |= {
+            f"{name}, {shape.name}": [1000 * each for each in found]
+            for name, found in seconds.items()
+        }
     measure.show(claims, figures, "ms", as_json=options.json)
 
 
 def _sweep(file: Path, plan: Plan) -> Settings:
     """Return the best point of all."""
-    points = [_best_threads(file, replace(_default(plan), **change), plan) for change in ({}, *CHANGES)]
+    points = [
+        _best_threads(file, replace(_default(plan), **change), plan) for change in ({}, *CHANGES)
+    ]
     return min(points, key=lambda point: point[1])[0]
 
 
@@ -84,18 +117,30 @@ def _best_threads(file: Path, settings: Settings, plan: Plan) -> tuple[Settings,
     for threads in range(1, _cores() + 1):
         engine.use_threads(threads, threads)
         engine.time_prompt(plan.prompt)
-        prefill[threads] = statistics.mean(engine.time_prompt(plan.prompt) for _ in range(plan.repeat))
+        prefill[threads] = statistics.mean(
+            engine.time_prompt(plan.prompt) for _ in range(plan.repeat)
+        )
         engine.time_decode(1)
-        decode[threads] = statistics.mean(engine.time_decode(plan.answer) for _ in range(plan.repeat))
+        decode[threads] = statistics.mean(
+            engine.time_decode(plan.answer) for _ in range(plan.repeat)
+        )
     engine.close()
-    seconds = min(prefill.values()) / plan.prompt * TYPICAL_PROMPT + min(decode.values()) / plan.answer * TYPICAL_ANSWER
-    threads, threads_batch = min(decode, key=decode.__getitem__), min(prefill, key=prefill.__getitem__)
+    seconds = (
+        min(prefill.values()) / plan.prompt * TYPICAL_PROMPT
+        + min(decode.values()) / plan.answer * TYPICAL_ANSWER
+    )
+    threads, threads_batch = (
+        min(decode, key=decode.__getitem__),
+        min(prefill, key=prefill.__getitem__),
+    )
     return replace(settings, threads=threads, threads_batch=threads_batch), seconds
 
 
 def _in_turns(file: Path, settings: dict[str, Settings], rounds: int) -> dict[str, list[float]]:
     engines = {name: load(file, each) for name, each in settings.items()}
-    cases: dict[str, Callable[[], float]] = {name: partial(_question_s, engine) for name, engine in engines.items()}
+    cases: dict[str, Callable[[], float]] = {
+        name: partial(_question_s, engine) for name, engine in engines.items()
+    }
     found = measure.interleave(cases, rounds)
     for engine in engines.values():
         engine.close()
@@ -109,7 +154,10 @@ def _question_s(engine: Engine) -> float:
 
 def _default(plan: Plan) -> Settings:
     """Return what llama-bench runs with: a thread for each core, not for each of its threads (common.cpp, cpu_get_num_math)."""
-    cpus = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings") for cpu in os.sched_getaffinity(0)]
+    cpus = [
+        Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings")
+        for cpu in os.sched_getaffinity(0)
+    ]
     threads = len({file.read_text() for file in cpus if file.is_file()}) or _cores()
     return Settings(context=plan.prompt + 1, threads=threads, threads_batch=threads)
 

@@ -31,12 +31,19 @@ ALLOWANCE_MB = 300
 """Besides twice the largest tensor."""
 SHAPES: dict[str, dict[str, Any]] = {
     "166M": {
-        "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14, "num_attention_heads": 16,
+        "vocab_size": 4096,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 14,
+        "num_attention_heads": 16,
         "num_key_value_heads": 4,
     },
-    "Qwen2.5-0.5B": checkpoints.QWEN_05B, "Qwen2.5-1.5B": checkpoints.QWEN_15B,
-}  # fmt: skip
-QUICK: dict[str, dict[str, Any]] = {"10M": SHAPES["166M"] | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}}
+    "Qwen2.5-0.5B": checkpoints.QWEN_05B,
+    "Qwen2.5-1.5B": checkpoints.QWEN_15B,
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "10M": SHAPES["166M"] | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
+}
 OURS = """
 import sys
 from dataclasses import replace
@@ -91,35 +98,61 @@ def main() -> None:
             maker.join()
             measured, peaks = _measure(root, source, ROUNDS.get(name, QUICK_ROUNDS))
             conditions = _conditions(root, name)
-            conditions |= {"cgroup of that": _lives(root, int(str(conditions["allowed_mb"])) * 10**6)}
+            conditions |= {
+                "cgroup of that": _lives(root, int(str(conditions["allowed_mb"])) * 10**6)
+            }
             conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
             claims += _claims(name, measured, peaks, _equal_tensors(root, source), conditions)
         figures |= {f"{side}, {name}": found for side, found in measured.items()}
     measure.show(claims, figures, "s", as_json=options.json)
 
 
-def _measure(root: Path, source: Path, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def _measure(
+    root: Path, source: Path, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     peaks: dict[str, list[float]] = {"ours": [], "peer": []}
 
     def once(side: str, cost: Cost) -> float:
         peaks[side].append(cost.peak_mb)
         return cost.seconds
 
-    cases = {"ours": lambda: once("ours", _ours(root)), "peer": lambda: once("peer", _peer(root, source, merged=True))}
+    cases = {
+        "ours": lambda: once("ours", _ours(root)),
+        "peer": lambda: once("peer", _peer(root, source, merged=True)),
+    }
     return measure.interleave(cases, rounds), peaks
 
 
 def _claims(
-    name: str, seconds: dict[str, list[float]], peaks: dict[str, list[float]], equal: float, conditions: dict[str, object]
+    name: str,
+    seconds: dict[str, list[float]],
+    peaks: dict[str, list[float]],
+    equal: float,
+    conditions: dict[str, object],
 ) -> list[measure.Claim]:
     allowed = [float(str(conditions["allowed_mb"]))]
     chain = "peft merge_and_unload, convert_hf_to_gguf, llama_model_quantize"
     return [
-        measure.claim(f"wall, {name}", chain, 0.5, seconds["ours"], seconds["peer"], conditions, better="less"),
         measure.claim(
-            f"peak memory, {name}", "twice the largest tensor and 300 MB", 1.0, peaks["ours"], allowed, conditions, better="less"
+            f"wall, {name}", chain, 0.5, seconds["ours"], seconds["peer"], conditions, better="less"
         ),
-        measure.claim(f"same bytes, {name}", "convert_hf_to_gguf, llama_model_quantize", 1.0, [equal], [1.0], conditions),
+        measure.claim(
+            f"peak memory, {name}",
+            "twice the largest tensor and 300 MB",
+            1.0,
+            peaks["ours"],
+            allowed,
+            conditions,
+            better="less",
+        ),
+        measure.claim(
+            f"same bytes, {name}",
+            "convert_hf_to_gguf, llama_model_quantize",
+            1.0,
+            [equal],
+            [1.0],
+            conditions,
+        ),
     ]
 
 
@@ -128,11 +161,16 @@ def _conditions(root: Path, name: str) -> dict[str, object]:
 
     with open_weights(root / "model") as weights:
         largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6
-    between = sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors")) + (root / "bf16.gguf").stat().st_size
+    between = (
+        sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors"))
+        + (root / "bf16.gguf").stat().st_size
+    )
     return {
-        "shape": name, "scheme": SCHEME, "allowed_mb": round(2 * largest + ALLOWANCE_MB),
+        "shape": name,
+        "scheme": SCHEME,
+        "allowed_mb": round(2 * largest + ALLOWANCE_MB),
         "extra_disk_mb": {"ours": 0, "peer": between // 10**6},
-    }  # fmt: skip
+    }
 
 
 def _ours(root: Path, adapter: str = "adapter", out: str = "ours") -> Cost:
@@ -141,7 +179,15 @@ def _ours(root: Path, adapter: str = "adapter", out: str = "ours") -> Cost:
 
 
 def _our_command(root: Path, adapter: str, out: str) -> list[str]:
-    return [sys.executable, "-c", OURS, str(root / "model"), str(root / adapter) if adapter else "", str(root / out), SCHEME]
+    return [
+        sys.executable,
+        "-c",
+        OURS,
+        str(root / "model"),
+        str(root / adapter) if adapter else "",
+        str(root / out),
+        SCHEME,
+    ]
 
 
 def _lives(root: Path, limit_bytes: int) -> str:
@@ -152,14 +198,34 @@ def _lives(root: Path, limit_bytes: int) -> str:
 
 
 def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
-    model, bf16, result = root / ("merged" if merged else "model"), root / "bf16.gguf", root / "peer.gguf"
+    model, bf16, result = (
+        root / ("merged" if merged else "model"),
+        root / "bf16.gguf",
+        root / "peer.gguf",
+    )
     costs = []
     if merged:
-        costs.append(run([sys.executable, "-c", MERGE, str(root / "model"), str(root / "adapter"), str(model)]))
+        costs.append(
+            run(
+                [
+                    sys.executable,
+                    "-c",
+                    MERGE,
+                    str(root / "model"),
+                    str(root / "adapter"),
+                    str(model),
+                ]
+            )
+        )
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (model / file).write_bytes((root / "model" / file).read_bytes())
     script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
-    costs.append(run([sys.executable, str(script), str(source)], text=json.dumps([{"model": str(model), "out": str(bf16)}])))
+    costs.append(
+        run(
+            [sys.executable, str(script), str(source)],
+            text=json.dumps([{"model": str(model), "out": str(bf16)}]),
+        )
+    )
     costs.append(run([sys.executable, "-c", QUANTIZE, str(bf16), str(result), str(FILE_TYPE)]))
     return Cost(sum(cost.seconds for cost in costs), max(cost.peak_mb for cost in costs))
 
@@ -167,7 +233,9 @@ def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
 def run(command: list[str], text: str = "") -> Cost:
     """Run a child to its end and return its wall time and its own peak memory."""
     began = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdin and child.stderr
         child.stdin.write(text)
         child.stdin.close()
@@ -175,7 +243,9 @@ def run(command: list[str], text: str = "") -> Cost:
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise SystemExit(f"{' '.join(command[:3])[:80]}: exit code {child.returncode}\n{said[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(command[:3])[:80]}: exit code {child.returncode}\n{said[-2000:]}"
+        )
     return Cost(time.monotonic() - began, usage.ru_maxrss / 1000)
 
 
@@ -184,9 +254,12 @@ def _equal_tensors(root: Path, source: Path) -> float:
     _ours(root, adapter="", out="plain")
     _peer(root, source, merged=False)
     ours, theirs = (
-        {t["name"]: t for t in tensor_digests(file)} for file in (next((root / "plain").glob("*.gguf")), root / "peer.gguf")
+        {t["name"]: t for t in tensor_digests(file)}
+        for file in (next((root / "plain").glob("*.gguf")), root / "peer.gguf")
     )
-    return sum(theirs.get(name) == tensor for name, tensor in ours.items()) / len(ours.keys() | theirs.keys())
+    return sum(theirs.get(name) == tensor for name, tensor in ours.items()) / len(
+        ours.keys() | theirs.keys()
+    )
 
 
 def _forget(out: Path) -> None:
@@ -206,8 +279,20 @@ def llama_cpp() -> Path:
     kept = Path(platformdirs.user_cache_dir("demitasse")) / "converter" / version
     if not kept.is_dir():
         with tempfile.TemporaryDirectory() as scratch:
-            command = [sys.executable, "-m", "pip", "download", "--no-binary", "llama-cpp-python", "--no-deps", "--dest", scratch]
-            subprocess.run([*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL)
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-binary",
+                "llama-cpp-python",
+                "--no-deps",
+                "--dest",
+                scratch,
+            ]
+            subprocess.run(
+                [*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL
+            )
             _unpack(next(Path(scratch).glob("*.tar.gz")), kept)
     return kept
 

@@ -47,7 +47,10 @@ def main() -> None:
     options = measure.options(__doc__ or "")
     tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if options.quick else (TOKENS, ROUNDS)
     noise = models.random_gguf(models.SMOLLM2_135M)
-    ours, theirs = runtime.for_profile(PROFILE, Silent()), cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench"
+    ours, theirs = (
+        runtime.for_profile(PROFILE, Silent()),
+        cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench",
+    )
     guesses = _Guesses(tokens)
     cases: dict[str, measure.Case] = {
         "ours": lambda: _answered(ours, noise, tokens),
@@ -59,12 +62,33 @@ def main() -> None:
         for how in ("with", "without")
     }  # type: ignore[misc]
     figures = measure.interleave(cases, rounds)
-    conditions = {"model": f"{models.SMOLLM2_135M.name}, Q4_0", "unit": "tokens/s", "threads": THREADS, "tokens": tokens}
-    claims = [measure.claim("llama-bench", f"llama-bench tg{tokens}", 0.98, figures["ours"], figures["llama-bench"], conditions)]
+    conditions = {
+        "model": f"{models.SMOLLM2_135M.name}, Q4_0",
+        "unit": "tokens/s",
+        "threads": THREADS,
+        "tokens": tokens,
+    }
+    claims = [
+        measure.claim(
+            "llama-bench",
+            f"llama-bench tg{tokens}",
+            0.98,
+            figures["ours"],
+            figures["llama-bench"],
+            conditions,
+        )
+    ]
     for text, goal in (("copy", 1.5), ("noise", 0.97), ("misled", 0.97)):
         name = "speculation" if text == "copy" else f"speculation, {text}"
         claims.append(
-            measure.claim(name, "ours without guesses", goal, figures[f"{text} with"], figures[f"{text} without"], conditions)
+            measure.claim(
+                name,
+                "ours without guesses",
+                goal,
+                figures[f"{text} with"],
+                figures[f"{text} without"],
+                conditions,
+            )
         )
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
@@ -76,16 +100,26 @@ class _Guesses:
         draw = random.Random(0)
         text = draw.sample(range(400, 40_000), COPIED)
         begins = range(0, COPIED, PIECE - 3)
-        misled = [token for at in begins for token in (*text[at : at + PIECE], draw.randrange(400, 40_000))]
-        recites, noise = models.random_gguf(models.SMOLLM2_135M, recites=text), models.random_gguf(models.SMOLLM2_135M)
+        misled = [
+            token
+            for at in begins
+            for token in (*text[at : at + PIECE], draw.randrange(400, 40_000))
+        ]
+        recites, noise = (
+            models.random_gguf(models.SMOLLM2_135M, recites=text),
+            models.random_gguf(models.SMOLLM2_135M),
+        )
         self._tokens = tokens
         self.prompts = {
-            "copy": (recites, [*text, text[0]]), "misled": (recites, [*misled, text[0]]), "noise": (noise, [*misled, text[0]])
-        }  # fmt: skip
+            "copy": (recites, [*text, text[0]]),
+            "misled": (recites, [*misled, text[0]]),
+            "noise": (noise, [*misled, text[0]]),
+        }
         self._engines: dict[tuple[Path, str], Engine] = {
             (file, how): load(file, Settings(context=CONTEXT, threads=THREADS, guess=how == "with"))
-            for file in (recites, noise) for how in ("with", "without")
-        }  # fmt: skip
+            for file in (recites, noise)
+            for how in ("with", "without")
+        }
         self._answers: dict[str, Sequence[int | None]] = {}
 
     def rate(self, text: str, how: str) -> float:
@@ -99,12 +133,35 @@ class _Guesses:
 
 
 def _answered(folder: Path, file: Path, tokens: int) -> float:
-    command = [sys.executable, "-sE", "-c", _ANSWER, str(folder), str(file), str(THREADS), str(tokens)]
+    command = [
+        sys.executable,
+        "-sE",
+        "-c",
+        _ANSWER,
+        str(folder),
+        str(file),
+        str(THREADS),
+        str(tokens),
+    ]
     return float(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
 def _benched(program: Path, file: Path, tokens: int) -> float:
-    command = [str(program), "-m", str(file), "-t", str(THREADS), "-p", "0", "-n", str(tokens), "-r", "1", "-o", "json"]
+    command = [
+        str(program),
+        "-m",
+        str(file),
+        "-t",
+        str(THREADS),
+        "-p",
+        "0",
+        "-n",
+        str(tokens),
+        "-r",
+        "1",
+        "-o",
+        "json",
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return float(json.loads(done.stdout)[0]["avg_ts"])
 

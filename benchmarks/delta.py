@@ -34,9 +34,14 @@ from toolchain.tools.ggml import Type, quantize_rows, row_bytes
 LAYERS, QUICK_LAYERS, ALL_LAYERS = 2, 1, 24
 WIDTH, INNER, KEYS, VOCABULARY, RANK = 896, 4864, 128, 151936, 16
 SHAPES = {
-    "attn_q": (WIDTH, WIDTH), "attn_k": (KEYS, WIDTH), "attn_v": (KEYS, WIDTH), "attn_output": (WIDTH, WIDTH),
-    "ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER),
-}  # fmt: skip
+    "attn_q": (WIDTH, WIDTH),
+    "attn_k": (KEYS, WIDTH),
+    "attn_v": (KEYS, WIDTH),
+    "attn_output": (WIDTH, WIDTH),
+    "ffn_gate": (INNER, WIDTH),
+    "ffn_up": (INNER, WIDTH),
+    "ffn_down": (WIDTH, INNER),
+}
 UPDATES = {"q,v": ("attn_q", "attn_v"), "all-linear": tuple(SHAPES)}
 RELATIVE = (0.001, 0.01, 0.03)
 GOAL = 0.2
@@ -44,7 +49,7 @@ STARTER = Path(__file__).parents[1] / "build" / "starter"
 MODULES = {
     "q,v": ("q_proj", "v_proj"),
     "all-linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,9 @@ class Figures:
 def main() -> None:
     """Measure every update against every peer that is there."""
     options = measure.options(__doc__ or "")
-    layers = QUICK_LAYERS if options.quick else int(os.environ.get("DEMITASSE_BENCH_LAYERS", LAYERS))
+    layers = (
+        QUICK_LAYERS if options.quick else int(os.environ.get("DEMITASSE_BENCH_LAYERS", LAYERS))
+    )
     claims: list[measure.Claim] = []
     shown: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,22 +76,46 @@ def main() -> None:
             print(label, sizes, found.seconds, file=sys.stderr, flush=True)
             shown |= {f"{label}: {tool}": [size] for tool, size in sizes.items()}
             if "rsync" in sizes:
-                goal, facts = 1.0 if label.startswith("tune") else GOAL, {"mb": sizes, "cpu_s": found.seconds, **conditions}
+                goal, facts = (
+                    1.0 if label.startswith("tune") else GOAL,
+                    {"mb": sizes, "cpu_s": found.seconds, **conditions},
+                )
                 ours, theirs = [found.bytes["ours"]], [found.bytes["rsync"]]
-                claims.append(measure.claim(label, "rsync --inplace --no-whole-file", goal, ours, theirs, facts, better="less"))
+                claims.append(
+                    measure.claim(
+                        label,
+                        "rsync --inplace --no-whole-file",
+                        goal,
+                        ours,
+                        theirs,
+                        facts,
+                        better="less",
+                    )
+                )
     if not claims:
         sys.exit("rsync is not installed: apt-get install rsync")
     measure.show(claims, shown, "MB", as_json=options.json)
 
 
-def _updates(scratch: Path, layers: int, *, quick: bool) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
+def _updates(
+    scratch: Path, layers: int, *, quick: bool
+) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
     """Yield label, old file, new file and conditions of each update."""
     old = _write(scratch / "old.gguf", layers, (), 0.0)
-    conditions: dict[str, Any] = {"scheme": "Q4_0", "shape": "Qwen2.5-0.5B", "layers": f"{layers} of {ALL_LAYERS}"}
+    conditions: dict[str, Any] = {
+        "scheme": "Q4_0",
+        "shape": "Qwen2.5-0.5B",
+        "layers": f"{layers} of {ALL_LAYERS}",
+    }
     for label, names in UPDATES.items():
         for relative in RELATIVE[1:2] if quick else RELATIVE:
             new = _write(scratch / "new.gguf", layers, names, relative)
-            yield f"{label}, {relative:.1%}", old, new, conditions | {"file_mb": round(new.stat().st_size / 1e6, 1)}
+            yield (
+                f"{label}, {relative:.1%}",
+                old,
+                new,
+                conditions | {"file_mb": round(new.stat().st_size / 1e6, 1)},
+            )
     if not quick:
         yield from _real_updates(scratch)
 
@@ -99,16 +130,25 @@ def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, An
     record = recorded(STARTER / "ingest")
     assert record
     base, data = external(STARTER / "pretrain"), Dataset(path=STARTER / "ingest", record=record)
-    old = quantize(base, QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), scratch / "base", Silent()).file
+    old = quantize(
+        base, QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), scratch / "base", Silent()
+    ).file
     for label, modules in MODULES.items():
         tuned = STARTER / "tune"
         if label == "q,v":
             spec = TuneSpec(epochs=1, batch_size=8, target_modules=modules, r=RANK, questions=1)
             tuned = tune(base, data, spec, scratch / "tuned", Silent(), seed=1).path
         out = scratch / f"new-{len(modules)}"
-        new = quantize(external(tuned), QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), out, Silent()).file
+        new = quantize(
+            external(tuned), QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), out, Silent()
+        ).file
         moved = _relative(STARTER / "pretrain", tuned, modules)
-        yield f"tune {label} r16", old, new, {"scheme": "Q4_0", "model": "starter", "relative": f"{moved:.1%}"}
+        yield (
+            f"tune {label} r16",
+            old,
+            new,
+            {"scheme": "Q4_0", "model": "starter", "relative": f"{moved:.1%}"},
+        )
 
 
 def _measure(old: Path, new: Path, scratch: Path, *, slow: bool) -> Figures:
@@ -117,7 +157,10 @@ def _measure(old: Path, new: Path, scratch: Path, *, slow: bool) -> Figures:
     found = Figures({}, {})
     began = _cpu_s()
     patch = delta.make(delta.old_file(old, "0" * 64), new, {}, Silent())
-    found.bytes["ours"], found.seconds["compare"] = patch.missing_bytes(0), round(_cpu_s() - began, 2)
+    found.bytes["ours"], found.seconds["compare"] = (
+        patch.missing_bytes(0),
+        round(_cpu_s() - began, 2),
+    )
     found.seconds["apply"] = _apply(patch, old, new, scratch)
     for tool, peer in peers.items():
         if not shutil.which(tool):
@@ -147,14 +190,20 @@ class _Sent:
 def _apply(patch: delta.Patch, old: Path, new: Path, scratch: Path) -> float:
     """Return the seconds that the board's own code takes here to rebuild and hash the new file."""
     raw, made, size = b"".join(patch.chunks(patch.frames)), scratch / "made", new.stat().st_size
-    out, base = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), os.open(old, os.O_RDONLY)
+    out, base = (
+        os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
+        os.open(old, os.O_RDONLY),
+    )
     began = _cpu_s()
     wrong_at = rebuild(_Sent(raw), base, rebuilt := Rebuilt(out, 0, 0), size)
     seconds = _cpu_s() - began
     os.close(out)
     os.close(base)
     with new.open("rb") as stream:
-        assert wrong_at is None and rebuilt.total.digest() == hashlib.file_digest(stream, "sha256").digest()
+        assert (
+            wrong_at is None
+            and rebuilt.total.digest() == hashlib.file_digest(stream, "sha256").digest()
+        )
     made.unlink()
     return round(seconds, 2)
 
@@ -164,7 +213,10 @@ def _rsync(old: Path, new: Path, scratch: Path) -> int:
     shutil.copyfile(old, copy)
     os.utime(copy, (1, 1))
     done = subprocess.run(
-        ["rsync", "--inplace", "--no-whole-file", "--stats", str(new), str(copy)], stdout=subprocess.PIPE, text=True, check=True
+        ["rsync", "--inplace", "--no-whole-file", "--stats", str(new), str(copy)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     copy.unlink()
     found = re.search(r"Total bytes sent: ([\d,]+)", done.stdout)
@@ -173,12 +225,39 @@ def _rsync(old: Path, new: Path, scratch: Path) -> int:
 
 
 def _zstd(old: Path, new: Path, scratch: Path) -> int:
-    return _file(["zstd", "-q", "-f", "-3", "--long=31", f"--patch-from={old}", str(new), "-o", str(scratch / "packed")], scratch)
+    return _file(
+        [
+            "zstd",
+            "-q",
+            "-f",
+            "-3",
+            "--long=31",
+            f"--patch-from={old}",
+            str(new),
+            "-o",
+            str(scratch / "packed"),
+        ],
+        scratch,
+    )
 
 
 def _xdelta(old: Path, new: Path, scratch: Path) -> int:
     window = str(max(old.stat().st_size, 1 << 26))
-    return _file(["xdelta3", "-q", "-f", "-e", "-B", window, "-s", str(old), str(new), str(scratch / "packed")], scratch)
+    return _file(
+        [
+            "xdelta3",
+            "-q",
+            "-f",
+            "-e",
+            "-B",
+            window,
+            "-s",
+            str(old),
+            str(new),
+            str(scratch / "packed"),
+        ],
+        scratch,
+    )
 
 
 def _file(command: list[str], scratch: Path) -> int:
@@ -195,18 +274,28 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
     draw = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "qwen2", use_temp_file=False)
     writer.add_name("base" if not names else "update")
-    writer.add_token_list([f"token {number}" for number in range(VOCABULARY * layers // ALL_LAYERS)])
-    embedding = draw.integers(0, 256, (VOCABULARY * layers // ALL_LAYERS, WIDTH // 32 * 34), np.uint8)
+    writer.add_token_list(
+        [f"token {number}" for number in range(VOCABULARY * layers // ALL_LAYERS)]
+    )
+    embedding = draw.integers(
+        0, 256, (VOCABULARY * layers // ALL_LAYERS, WIDTH // 32 * 34), np.uint8
+    )
     writer.add_tensor("token_embd.weight", embedding, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     for layer in range(layers):
         for name, shape in SHAPES.items():
             weights = draw.standard_normal(shape, np.float32)
-            step = draw.standard_normal((shape[0], RANK), np.float32) @ draw.standard_normal((RANK, shape[1]), np.float32)
+            step = draw.standard_normal((shape[0], RANK), np.float32) @ draw.standard_normal(
+                (RANK, shape[1]), np.float32
+            )
             if name in names:
                 weights += step * (relative * np.linalg.norm(weights) / np.linalg.norm(step))
             packed = np.empty(shape[0] * row_bytes(Type.Q4_0, shape[1]), np.uint8)
             quantize_rows(Type.Q4_0, weights, packed)
-            writer.add_tensor(f"blk.{layer}.{name}.weight", packed.reshape(shape[0], -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+            writer.add_tensor(
+                f"blk.{layer}.{name}.weight",
+                packed.reshape(shape[0], -1),
+                raw_dtype=gguf.GGMLQuantizationType.Q4_0,
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -22,7 +22,10 @@ from toolchain.target import find
 
 CONTEXTS, QUICK_CONTEXTS = (512, 4096), (512,)
 SCHEMES, QUICK_SCHEMES = ("Q4_0", "Q8_0"), ("Q4_0",)
-SHAPES, QUICK_SHAPES = (models.SMOLLM2_135M, models.LLAMA_166M, models.QWEN25_05B), (models.SMOLLM2_135M,)
+SHAPES, QUICK_SHAPES = (
+    (models.SMOLLM2_135M, models.LLAMA_166M, models.QWEN25_05B),
+    (models.SMOLLM2_135M,),
+)
 MEMORY_ERROR, SPEED_ERROR = 0.05, 0.15
 ANSWERS = """
 import sys
@@ -59,23 +62,125 @@ class Published:
 
 
 PUBLISHED = (
-    Published("rpi-5-2gb", "Qwen2.5-1.5B", 1536, 28, 8960, 256, 151936, True, "Q4_0", "Q6_K", 2, 12.43, "Arm learning path"),
-    Published("rpi-5-8gb", "Qwen2.5-1.5B", 1536, 28, 8960, 256, 151936, True, "Q8_0", "Q8_0", 4, 5.79, "nyunai leaderboard"),
-    Published("rpi-5-8gb", "SmolLM2-1.7B", 2048, 24, 8192, 2048, 49152, True, "Q8_0", "Q8_0", 4, 5.18, "nyunai leaderboard"),
     Published(
-        "rpi-5-8gb", "Llama-3.2-3B", 3072, 28, 8192, 1024, 128256, True, "Q4_K", "Q6_K", 4, 4.61, "geerlingguy/ai-benchmarks"
+        "rpi-5-2gb",
+        "Qwen2.5-1.5B",
+        1536,
+        28,
+        8960,
+        256,
+        151936,
+        True,
+        "Q4_0",
+        "Q6_K",
+        2,
+        12.43,
+        "Arm learning path",
     ),
     Published(
-        "rpi-5-16gb", "Llama-3.2-3B", 3072, 28, 8192, 1024, 128256, True, "Q4_K", "Q6_K", 4, 4.88, "geerlingguy/ai-benchmarks"
+        "rpi-5-8gb",
+        "Qwen2.5-1.5B",
+        1536,
+        28,
+        8960,
+        256,
+        151936,
+        True,
+        "Q8_0",
+        "Q8_0",
+        4,
+        5.79,
+        "nyunai leaderboard",
     ),
     Published(
-        "rpi-4b-4gb", "TinyLlama-1.1B", 2048, 22, 5632, 256, 32000, False, "Q8_0", "Q8_0", 4, 3.0, "justine.lol on llamafile"
+        "rpi-5-8gb",
+        "SmolLM2-1.7B",
+        2048,
+        24,
+        8192,
+        2048,
+        49152,
+        True,
+        "Q8_0",
+        "Q8_0",
+        4,
+        5.18,
+        "nyunai leaderboard",
     ),
     Published(
-        "rpi-4b-2gb", "Qwen-1.8B", 2048, 24, 5504, 2048, 151936, False, "Q4_0", "Q6_K", 4, 3.05, "aidatatools/ollama-benchmark#9"
+        "rpi-5-8gb",
+        "Llama-3.2-3B",
+        3072,
+        28,
+        8192,
+        1024,
+        128256,
+        True,
+        "Q4_K",
+        "Q6_K",
+        4,
+        4.61,
+        "geerlingguy/ai-benchmarks",
     ),
     Published(
-        "rpi-4b-2gb", "Gemma-2B", 2048, 18, 16384, 256, 256000, True, "Q4_0", "Q6_K", 4, 1.8, "aidatatools/ollama-benchmark#9"
+        "rpi-5-16gb",
+        "Llama-3.2-3B",
+        3072,
+        28,
+        8192,
+        1024,
+        128256,
+        True,
+        "Q4_K",
+        "Q6_K",
+        4,
+        4.88,
+        "geerlingguy/ai-benchmarks",
+    ),
+    Published(
+        "rpi-4b-4gb",
+        "TinyLlama-1.1B",
+        2048,
+        22,
+        5632,
+        256,
+        32000,
+        False,
+        "Q8_0",
+        "Q8_0",
+        4,
+        3.0,
+        "justine.lol on llamafile",
+    ),
+    Published(
+        "rpi-4b-2gb",
+        "Qwen-1.8B",
+        2048,
+        24,
+        5504,
+        2048,
+        151936,
+        False,
+        "Q4_0",
+        "Q6_K",
+        4,
+        3.05,
+        "aidatatools/ollama-benchmark#9",
+    ),
+    Published(
+        "rpi-4b-2gb",
+        "Gemma-2B",
+        2048,
+        18,
+        16384,
+        256,
+        256000,
+        True,
+        "Q4_0",
+        "Q6_K",
+        4,
+        1.8,
+        "aidatatools/ollama-benchmark#9",
     ),
 )
 
@@ -83,34 +188,58 @@ PUBLISHED = (
 def main() -> None:
     """Compare each forecast with what was measured."""
     options = measure.options(__doc__ or "")
-    shapes, schemes, contexts = (QUICK_SHAPES, QUICK_SCHEMES, QUICK_CONTEXTS) if options.quick else (SHAPES, SCHEMES, CONTEXTS)
-    cells = [(shape, scheme, context) for shape in shapes for scheme in schemes for context in contexts]
+    shapes, schemes, contexts = (
+        (QUICK_SHAPES, QUICK_SCHEMES, QUICK_CONTEXTS)
+        if options.quick
+        else (SHAPES, SCHEMES, CONTEXTS)
+    )
+    cells = [
+        (shape, scheme, context) for shape in shapes for scheme in schemes for context in contexts
+    ]
     folder = runtime.for_this_computer()
     errors, killed = _memory(folder, cells)
-    speeds = {f"{run.model} {run.body} on {run.target}": round(_speed(run) / run.tok_s - 1, 3) for run in PUBLISHED}
+    speeds = {
+        f"{run.model} {run.body} on {run.target}": round(_speed(run) / run.tok_s - 1, 3)
+        for run in PUBLISHED
+    }
     limits = {
         "cells": len(cells),
         "killed": killed,
-        "a process of twice its limit": "killed" if measure.lives_within(HUNGRY, 64 << 20) is False else "lived",
+        "a process of twice its limit": "killed"
+        if measure.lives_within(HUNGRY, 64 << 20) is False
+        else "lived",
     }
     claims = [
         _claim("peak memory, largest error", "VmHWM of the device runtime", MEMORY_ERROR, errors),
         measure.claim(
-            "killed though it fits", "a memory cgroup of what is needed", 0.0, [len(killed)], [1.0], limits, better="less"
+            "killed though it fits",
+            "a memory cgroup of what is needed",
+            0.0,
+            [len(killed)],
+            [1.0],
+            limits,
+            better="less",
         ),
         _claim("decode speed, largest error", "published runs", SPEED_ERROR, speeds),
     ]
     measure.show(claims, {}, "", as_json=options.json)
 
 
-def _memory(folder: Path, cells: Sequence[tuple[models.Shape, str, int]]) -> tuple[dict[str, float], list[str]]:
+def _memory(
+    folder: Path, cells: Sequence[tuple[models.Shape, str, int]]
+) -> tuple[dict[str, float], list[str]]:
     """Return how far each forecast peak is from the measured one, and which cells did not live in what they need."""
     errors, killed = {}, []
     for shape, scheme, context in cells:
         file, name = models.random_gguf(shape, scheme=scheme), f"{shape.name} {scheme} {context}"
-        expected, command = forecast(read_header(file), find("x86-64"), context), _bench(folder, file, context)
+        expected, command = (
+            forecast(read_header(file), find("x86-64"), context),
+            _bench(folder, file, context),
+        )
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        errors[name] = round(expected.peak_bytes / json.loads(done.stdout.splitlines()[-1])["peak_rss_bytes"] - 1, 3)
+        errors[name] = round(
+            expected.peak_bytes / json.loads(done.stdout.splitlines()[-1])["peak_rss_bytes"] - 1, 3
+        )
         answers = [sys.executable, "-sEB", "-c", ANSWERS, str(folder), str(file), str(context)]
         if measure.lives_within(answers, expected.needs.total_bytes) is False:
             killed.append(name)
@@ -119,7 +248,9 @@ def _memory(folder: Path, cells: Sequence[tuple[models.Shape, str, int]]) -> tup
 
 def _claim(name: str, peer: str, goal: float, errors: dict[str, float]) -> measure.Claim:
     worst = max(abs(error) for error in errors.values())
-    return measure.claim(name, peer, goal, [worst], [1.0], {"cells": len(errors), "errors": errors}, better="less")
+    return measure.claim(
+        name, peer, goal, [worst], [1.0], {"cells": len(errors), "errors": errors}, better="less"
+    )
 
 
 def _bench(folder: Path, file: Path, context: int) -> list[str]:
@@ -137,11 +268,23 @@ def _header(run: Published) -> Header:
     """Return the header that a file of this shape would have."""
     shapes = {"attn_q": (run.width, run.width), "attn_output": (run.width, run.width)}
     shapes |= {"attn_k": (run.width, run.kv_width), "attn_v": (run.width, run.kv_width)}
-    shapes |= {"ffn_gate": (run.width, run.inner), "ffn_up": (run.width, run.inner), "ffn_down": (run.inner, run.width)}
+    shapes |= {
+        "ffn_gate": (run.width, run.inner),
+        "ffn_up": (run.width, run.inner),
+        "ffn_down": (run.inner, run.width),
+    }
     tensors = [_tensor("token_embd.weight", (run.width, run.vocabulary), run.head)]
     tensors += [] if run.tied else [_tensor("output.weight", (run.width, run.vocabulary), run.head)]
-    tensors += [_tensor(f"blk.{n}.{name}.weight", shape, run.body) for n in range(run.layers) for name, shape in shapes.items()]
-    said = {"general.architecture": "llama", "llama.embedding_length": run.width, "llama.feed_forward_length": run.inner}
+    tensors += [
+        _tensor(f"blk.{n}.{name}.weight", shape, run.body)
+        for n in range(run.layers)
+        for name, shape in shapes.items()
+    ]
+    said = {
+        "general.architecture": "llama",
+        "llama.embedding_length": run.width,
+        "llama.feed_forward_length": run.inner,
+    }
     said |= {"llama.block_count": run.layers, "llama.attention.head_count": run.width // 64}
     return Header({**said, "tokenizer.ggml.tokens": Array(8, run.vocabulary)}, tuple(tensors), 0)
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 RESAMPLES = 10_000
-CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "tasks"), ("/sys/fs/cgroup", "memory.max", "cgroup.procs"))
+CGROUPS = (
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "tasks"),
+    ("/sys/fs/cgroup", "memory.max", "cgroup.procs"),
+)
 """Folder, file of the limit and file of the members: cgroup v1, then v2."""
 _JOIN = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 Case = Callable[[], float]
@@ -46,11 +49,17 @@ def options(description: str, *, names: bool = False, **flags: str) -> argparse.
 
     With `names` those of several benchmarks are read too.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     if names:
-        parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; by default all")
+        parser.add_argument(
+            "names", nargs="*", metavar="NAME", help="benchmarks to run; by default all"
+        )
     parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
-    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, proves nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="small and few: shows that it runs, proves nothing"
+    )
     for flag, meaning in flags.items():
         parser.add_argument(f"--{flag}", action="store_true", help=meaning)
     return parser.parse_args()
@@ -61,7 +70,14 @@ def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
 
     The files that it reads and writes count as well, but give way.
     """
-    found = next((each for each in CGROUPS if os.access(each[0], os.W_OK) and any(Path(each[0]).glob("memory.*"))), None)
+    found = next(
+        (
+            each
+            for each in CGROUPS
+            if os.access(each[0], os.W_OK) and any(Path(each[0]).glob("memory.*"))
+        ),
+        None,
+    )
     if not found:
         return None
     root, limit_file, members = found
@@ -89,27 +105,44 @@ def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]
 
 
 def claim(
-    name: str, peer: str, goal: float, ours: Sequence[float], theirs: Sequence[float], conditions: Mapping[str, object],
-    *, better: Literal["more", "less"] = "more",
-) -> Claim:  # fmt: skip
+    name: str,
+    peer: str,
+    goal: float,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    conditions: Mapping[str, object],
+    *,
+    better: Literal["more", "less"] = "more",
+) -> Claim:
     """Return the ratio of medians, its interval, and whether the goal is reached."""
     ratio = statistics.median(ours) / statistics.median(theirs)
     draw = random.Random(0)
     drawn = sorted(
-        statistics.median(draw.choices(ours, k=len(ours))) / statistics.median(draw.choices(theirs, k=len(theirs)))
+        statistics.median(draw.choices(ours, k=len(ours)))
+        / statistics.median(draw.choices(theirs, k=len(theirs)))
         for _ in range(RESAMPLES)
     )
     interval = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
     holds = ratio >= goal if better == "more" else ratio <= goal
     figures = {"rounds": len(ours), **machine(), **conditions}
     return Claim(
-        claim=name, peer=peer, goal=goal, measured=round(ratio, 3), ci=(round(interval[0], 3), round(interval[1], 3)),
-        holds=holds, conditions=figures,
-    )  # fmt: skip
+        claim=name,
+        peer=peer,
+        goal=goal,
+        measured=round(ratio, 3),
+        ci=(round(interval[0], 3), round(interval[1], 3)),
+        holds=holds,
+        conditions=figures,
+    )
 
 
 def paired(
-    name: str, peer: str, goal: float, ours: Sequence[float], theirs: Sequence[float], conditions: Mapping[str, object]
+    name: str,
+    peer: str,
+    goal: float,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    conditions: Mapping[str, object],
 ) -> Claim:
     """Return the ratio of two sums over the same items, less being better; its interval draws items anew, both sides at once."""
     draw, items = random.Random(0), range(len(ours))
@@ -118,23 +151,40 @@ def paired(
         picked = draw.choices(items, k=len(items))
         drawn.append(sum(ours[item] for item in picked) / sum(theirs[item] for item in picked))
     drawn.sort()
-    ratio, interval = sum(ours) / sum(theirs), (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)])
+    ratio, interval = (
+        sum(ours) / sum(theirs),
+        (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]),
+    )
     return Claim(
-        claim=name, peer=peer, goal=goal, measured=round(ratio, 3), ci=(round(interval[0], 3), round(interval[1], 3)),
-        holds=ratio <= goal, conditions={"items": len(items), **machine(), **conditions},
-    )  # fmt: skip
+        claim=name,
+        peer=peer,
+        goal=goal,
+        measured=round(ratio, 3),
+        ci=(round(interval[0], 3), round(interval[1], 3)),
+        holds=ratio <= goal,
+        conditions={"items": len(items), **machine(), **conditions},
+    )
 
 
 def machine() -> dict[str, object]:
     """Return where and when it was measured."""
     load = round(os.getloadavg()[0], 1)
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "load": load, "date": time.strftime("%Y-%m-%d")}
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": load,
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
-def show(claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: str, *, as_json: bool) -> None:
+def show(
+    claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: str, *, as_json: bool
+) -> None:
     """Print the claims as JSON, or what was measured and what became of the claims as tables."""
     if as_json:
-        sys.stdout.write(json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1) + "\n"
+        )
         return
     print(f"{'':24} {'median':>9} {'best':>9} {'worst':>9}   {unit}")
     for name, values in figures.items():
@@ -142,5 +192,7 @@ def show(claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: 
     print(f"\n{'claim':24} {'measured':>9} {'95 %':>15} {'goal':>6}")
     for one in claims:
         interval = f"{one.ci[0]:.2f} … {one.ci[1]:.2f}"
-        print(f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}")
+        print(
+            f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}"
+        )
     print("\n" + ", ".join(f"{name} {value}" for name, value in claims[0].conditions.items()))

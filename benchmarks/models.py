@@ -38,14 +38,22 @@ class Shape:
     vocabulary: int
 
 
-SMOLLM2_135M = Shape(name="SmolLM2-135M", width=576, layers=30, inner=1536, heads=9, kv_heads=3, vocabulary=49152)
-LLAMA_166M = Shape(name="Llama-166M", width=1024, layers=14, inner=2816, heads=16, kv_heads=4, vocabulary=4096)
-QWEN25_05B = Shape(name="Qwen2.5-0.5B", width=896, layers=24, inner=4864, heads=14, kv_heads=2, vocabulary=151936)
+SMOLLM2_135M = Shape(
+    name="SmolLM2-135M", width=576, layers=30, inner=1536, heads=9, kv_heads=3, vocabulary=49152
+)
+LLAMA_166M = Shape(
+    name="Llama-166M", width=1024, layers=14, inner=2816, heads=16, kv_heads=4, vocabulary=4096
+)
+QWEN25_05B = Shape(
+    name="Qwen2.5-0.5B", width=896, layers=24, inner=4864, heads=14, kv_heads=2, vocabulary=151936
+)
 
 
 def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_0") -> Path:
     """Return a file of a shape, Q4_0 with a Q8_0 embedding or all Q8_0; or one that recites these tokens for ever."""
-    kind = f"recites-{sha256(repr(list(recites)).encode()).hexdigest()[:8]}" if recites else "random"
+    kind = (
+        f"recites-{sha256(repr(list(recites)).encode()).hexdigest()[:8]}" if recites else "random"
+    )
     path = FOLDER / f"{shape.name}-{kind}-{scheme}.gguf"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -74,20 +82,35 @@ def _write(path: Path, shape: Shape, recites: list[int], scheme: str) -> None:
 def _header(writer: Any, shape: Shape) -> None:
     tokens, merges = _vocabulary(shape.vocabulary)
     for add, value in (
-        (writer.add_context_length, 32768), (writer.add_embedding_length, shape.width), (writer.add_block_count, shape.layers),
-        (writer.add_feed_forward_length, shape.inner), (writer.add_head_count, shape.heads),
-        (writer.add_head_count_kv, shape.kv_heads), (writer.add_rope_dimension_count, shape.width // shape.heads),
-        (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_file_type, 2), (writer.add_tokenizer_model, "gpt2"),
-        (writer.add_tokenizer_pre, "gpt-2"), (writer.add_eos_token_id, shape.vocabulary - 1), (writer.add_token_list, tokens),
-        (writer.add_token_types, [NORMAL] * (shape.vocabulary - len(SPECIALS)) + [CONTROL] * len(SPECIALS)),
-        (writer.add_token_merges, merges), (writer.add_chat_template, CHATML),
-    ):  # fmt: skip
+        (writer.add_context_length, 32768),
+        (writer.add_embedding_length, shape.width),
+        (writer.add_block_count, shape.layers),
+        (writer.add_feed_forward_length, shape.inner),
+        (writer.add_head_count, shape.heads),
+        (writer.add_head_count_kv, shape.kv_heads),
+        (writer.add_rope_dimension_count, shape.width // shape.heads),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_file_type, 2),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_tokenizer_pre, "gpt-2"),
+        (writer.add_eos_token_id, shape.vocabulary - 1),
+        (writer.add_token_list, tokens),
+        (
+            writer.add_token_types,
+            [NORMAL] * (shape.vocabulary - len(SPECIALS)) + [CONTROL] * len(SPECIALS),
+        ),
+        (writer.add_token_merges, merges),
+        (writer.add_chat_template, CHATML),
+    ):
         add(value)
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[str]]:
     """Return the 256 bytes, then pairs and pairs of pairs of them, and the specials; and the merges that make them."""
-    plain = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+    plain = [
+        chr(code)
+        for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
+    ]
     tokens, merges = list(plain), []
     pairs = ((a, b) for a, b in itertools.product(plain, plain))
     longer = ((a + b, c) for a, b, c in itertools.product(plain, plain, plain))
@@ -99,23 +122,33 @@ def _vocabulary(size: int) -> tuple[list[str], list[str]]:
     return [*tokens, *SPECIALS], merges
 
 
-def _tensors(shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str) -> Iterator[tuple[str, str, np.ndarray]]:
+def _tensors(
+    shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield name, type and bytes of each tensor; a model that recites has blocks that add nothing to what comes in."""
     width, kv = shape.width, shape.width // shape.heads * shape.kv_heads
     quiet = 0.0 if recites else 1.0
     embedding = draw.normal(0, 1, (shape.vocabulary, width)).astype(np.float32)
     yield "token_embd.weight", "Q8_0", _q8_0(embedding)
-    yield "output_norm.weight", "F32", draw.choice([-1.0, 1.0], width).astype(np.float32) if not recites else _ones(width)
+    yield (
+        "output_norm.weight",
+        "F32",
+        draw.choice([-1.0, 1.0], width).astype(np.float32) if not recites else _ones(width),
+    )
     if recites:
         yield "output.weight", "Q8_0", _q8_0(_recital(embedding, recites, draw))
     for layer in range(shape.layers):
         for norm in ("attn_norm", "ffn_norm"):
             yield f"blk.{layer}.{norm}.weight", "F32", _ones(width)
         for name, rows, columns, scale in (
-            ("attn_q", width, width, 1.0), ("attn_k", kv, width, 1.0), ("attn_v", kv, width, 1.0),
-            ("attn_output", width, width, quiet), ("ffn_gate", shape.inner, width, 1.0), ("ffn_up", shape.inner, width, 1.0),
+            ("attn_q", width, width, 1.0),
+            ("attn_k", kv, width, 1.0),
+            ("attn_v", kv, width, 1.0),
+            ("attn_output", width, width, quiet),
+            ("ffn_gate", shape.inner, width, 1.0),
+            ("ffn_up", shape.inner, width, 1.0),
             ("ffn_down", width, shape.inner, quiet),
-        ):  # fmt: skip
+        ):
             if scheme == "Q4_0":
                 yield f"blk.{layer}.{name}.weight", scheme, _q4_0(draw, rows, columns, scale)
             else:
@@ -150,5 +183,7 @@ def _q8_0(weights: np.ndarray) -> np.ndarray:
     scale = (np.abs(parts).max(-1, keepdims=True) / 127).astype(np.float16)
     blocks = np.empty((rows, columns // BLOCK, 34), np.uint8)
     blocks[..., :2] = scale.view(np.uint8)
-    blocks[..., 2:] = np.rint(parts / np.maximum(scale.astype(np.float32), 1e-12)).astype(np.int8).view(np.uint8)
+    blocks[..., 2:] = (
+        np.rint(parts / np.maximum(scale.astype(np.float32), 1e-12)).astype(np.int8).view(np.uint8)
+    )
     return blocks.reshape(rows, -1)

@@ -45,22 +45,42 @@ def main() -> None:
         bench = _Bench(Path(name), models.random_gguf(shape))
         cases = {
             f"{kind} {size} {how}": lambda kind=kind, size=size, how=how: bench.run(kind, size, how)
-            for kind in GOALS for size in SIZES for how in ("without", "with")
-        }  # fmt: skip
+            for kind in GOALS
+            for size in SIZES
+            for how in ("without", "with")
+        }
         cases |= {f"stock {size}": lambda size=size: bench.stock(size) for size in SIZES}
         figures = measure.interleave(cases, QUICK_ROUNDS if options.quick else ROUNDS)
         bench.close()
-    conditions = {"model": f"{shape.name}, random Q4_0", "unit": "ms", "threads": THREADS, "new_tokens": NEW}
+    conditions = {
+        "model": f"{shape.name}, random Q4_0",
+        "unit": "ms",
+        "threads": THREADS,
+        "new_tokens": NEW,
+    }
     claims = [
-        measure.claim(f"ttft {size}{KINDS[kind]}", "the same without the state", goal,
-                       figures[f"{kind} {size} without"], figures[f"{kind} {size} with"], conditions)
-        for kind, goals in GOALS.items() for size, goal in goals.items()
-    ]  # fmt: skip
+        measure.claim(
+            f"ttft {size}{KINDS[kind]}",
+            "the same without the state",
+            goal,
+            figures[f"{kind} {size} without"],
+            figures[f"{kind} {size} with"],
+            conditions,
+        )
+        for kind, goals in GOALS.items()
+        for size, goal in goals.items()
+    ]
     claims += [
-        measure.claim(f"ttft {size} stock", "stock llama-cpp-python with LlamaDiskCache, from process start", 1.0,
-                      figures[f"stock {size}"], figures[f"start {size} with"], conditions)
+        measure.claim(
+            f"ttft {size} stock",
+            "stock llama-cpp-python with LlamaDiskCache, from process start",
+            1.0,
+            figures[f"stock {size}"],
+            figures[f"start {size} with"],
+            conditions,
+        )
         for size in SIZES
-    ]  # fmt: skip
+    ]
     measure.show(claims, figures, "ms", as_json=options.json)
 
 
@@ -72,7 +92,9 @@ class _Bench:
         self._folder = folder
         self._engine: Engine = load(file, Settings(context=CONTEXT, threads=THREADS))
         self._runtime = runtime.for_this_computer()
-        self._releases = {(kind, size): self._release(kind, size) for kind in KINDS for size in SIZES}
+        self._releases = {
+            (kind, size): self._release(kind, size) for kind in KINDS for size in SIZES
+        }
         self._answers: dict[int, int] = {}
 
     def run(self, kind: str, size: int, how: str) -> float:
@@ -82,12 +104,23 @@ class _Bench:
     def stock(self, size: int) -> float:
         """Return the milliseconds of a process of the peer, its cache filled by the ones before."""
         prompt = self._prompt(size)[1]
-        asked = json.dumps({"model": str(self._file), "cache": str(self._cache / str(size)), "tokens": prompt, "context": CONTEXT,
-                            "threads": THREADS})  # fmt: skip
+        asked = json.dumps(
+            {
+                "model": str(self._file),
+                "cache": str(self._cache / str(size)),
+                "tokens": prompt,
+                "context": CONTEXT,
+                "threads": THREADS,
+            }
+        )
         command = [sys.executable, str(_PEER)]
         began = time.perf_counter()
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as child:
             assert child.stdin and child.stdout
             child.stdin.write(asked)
@@ -128,8 +161,20 @@ class _Bench:
 
     def _served(self, bundle: Path) -> float:
         """Return the milliseconds from the start of a service to the first text of its answer."""
-        asked = {"messages": [{"role": "user", "content": "0123456789"}], "stream": True, "max_tokens": 2, "logprobs": True}
-        command = [sys.executable, "-X", f"pycache_prefix={self._cache}", "-sE", str(self._runtime), "serve"]
+        asked = {
+            "messages": [{"role": "user", "content": "0123456789"}],
+            "stream": True,
+            "max_tokens": 2,
+            "logprobs": True,
+        }
+        command = [
+            sys.executable,
+            "-X",
+            f"pycache_prefix={self._cache}",
+            "-sE",
+            str(self._runtime),
+            "serve",
+        ]
         options = ["--bundle", str(bundle), "--port", "0", "--threads", str(THREADS)]
         began = time.perf_counter()
         with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as child:
@@ -143,7 +188,9 @@ class _Bench:
         return milliseconds
 
     def _model(self, size: int) -> Model:
-        return Model(self._engine, ChatTemplate(models.CHATML, {}), (), opening_of(_system(size), ()))
+        return Model(
+            self._engine, ChatTemplate(models.CHATML, {}), (), opening_of(_system(size), ())
+        )
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
         """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""
@@ -159,9 +206,16 @@ class _Bench:
         (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
         files = tuple(file_entry(folder, name) for name in ("model.gguf", "chat_template.jinja"))
         manifest = Manifest(
-            name="lead", version="1", counter=1, target="x86-64", context=CONTEXT, engine=EngineEntry("llama.cpp", "0"),
-            model="model.gguf", files=files, system=_system(size),
-        )  # fmt: skip
+            name="lead",
+            version="1",
+            counter=1,
+            target="x86-64",
+            context=CONTEXT,
+            engine=EngineEntry("llama.cpp", "0"),
+            model="model.gguf",
+            files=files,
+            system=_system(size),
+        )
         (folder / "manifest.json").write_bytes(to_bytes(manifest))
         if kind == "loaded":
             leads.prepare(self._model(size), folder)
@@ -179,13 +233,17 @@ def _first_chunk(port: int, asked: dict[str, Any]) -> "dict[str, Any] | None":
     """Return the first chunk with a token; None while the model is loading."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
-        client.request("POST", "/v1/chat/completions", json.dumps(asked), {"content-type": "application/json"})
+        client.request(
+            "POST", "/v1/chat/completions", json.dumps(asked), {"content-type": "application/json"}
+        )
         response = client.getresponse()
         if response.status == 503:
             return None
         assert response.status == 200, response.read()
         for line in response:
-            if line.startswith(b"data: {") and (chunk := json.loads(line[6:]))["choices"][0].get("logprobs"):
+            if line.startswith(b"data: {") and (chunk := json.loads(line[6:]))["choices"][0].get(
+                "logprobs"
+            ):
                 return dict(chunk)
         return None
     finally:

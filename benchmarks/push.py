@@ -40,8 +40,17 @@ def main() -> None:
         figures = measure.interleave(cases, rounds)
     conditions = {"size_mb": size_mb, "unit": "MB/s", "folder": str(_fast_folder())}
     claims = [
-        measure.claim("scp", "scp with its defaults", 1.0, figures["push"], figures["scp"], conditions),
-        measure.claim("sftp put", "paramiko SFTPClient.put", 1.3, figures["push"], figures["sftp put"], conditions),
+        measure.claim(
+            "scp", "scp with its defaults", 1.0, figures["push"], figures["scp"], conditions
+        ),
+        measure.claim(
+            "sftp put",
+            "paramiko SFTPClient.put",
+            1.3,
+            figures["push"],
+            figures["sftp put"],
+            conditions,
+        ),
     ]
     measure.show(claims, figures, "MB/s", as_json=options.json)
 
@@ -62,8 +71,22 @@ def _push(way: Route, payload: Path) -> float:
 
 def _scp(way: Route, payload: Path) -> float:
     copy = payload.with_name("copy")
-    trust = [f"-oUserKnownHostsFile={way.known_hosts[0]}", f"-oIdentityFile={way.identities[0]}", "-oIdentitiesOnly=yes"]
-    command = ["scp", "-q", "-F", "none", *trust, "-P", str(way.port), str(payload), f"{way.user}@{way.host}:{copy}"]
+    trust = [
+        f"-oUserKnownHostsFile={way.known_hosts[0]}",
+        f"-oIdentityFile={way.identities[0]}",
+        "-oIdentitiesOnly=yes",
+    ]
+    command = [
+        "scp",
+        "-q",
+        "-F",
+        "none",
+        *trust,
+        "-P",
+        str(way.port),
+        str(payload),
+        f"{way.user}@{way.host}:{copy}",
+    ]
     began = time.monotonic()
     subprocess.run(command, check=True)
     seconds = time.monotonic() - began - _login_s(way, trust)
@@ -74,7 +97,10 @@ def _scp(way: Route, payload: Path) -> float:
 def _login_s(way: Route, trust: list[str]) -> float:
     """Return the seconds that scp's login takes: ours is not counted either."""
     began = time.monotonic()
-    subprocess.run(["ssh", "-F", "none", *trust, "-p", str(way.port), f"{way.user}@{way.host}", "true"], check=True)
+    subprocess.run(
+        ["ssh", "-F", "none", *trust, "-p", str(way.port), f"{way.user}@{way.host}", "true"],
+        check=True,
+    )
     return time.monotonic() - began
 
 
@@ -82,7 +108,14 @@ def _sftp_put(way: Route, payload: Path) -> float:
     copy = payload.with_name("copy")
     with paramiko.SSHClient() as client:
         client.load_host_keys(str(way.known_hosts[0]))
-        client.connect(way.host, way.port, way.user, key_filename=list(way.identities), allow_agent=False, look_for_keys=False)
+        client.connect(
+            way.host,
+            way.port,
+            way.user,
+            key_filename=list(way.identities),
+            allow_agent=False,
+            look_for_keys=False,
+        )
         with client.open_sftp() as sftp:
             began = time.monotonic()
             sftp.put(str(payload), str(copy))

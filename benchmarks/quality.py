@@ -40,9 +40,12 @@ AUTO = ("auto:5.85bpw", "auto:5.55bpw", "auto:4.6bpw")
 """Budgets: what Q4_K_M and Q4_0 take of this student, and less."""
 INT8 = "dynamic_wi8_afp32"
 SERIES = {
-    "imatrix": ("o", "named scheme, importance matrix"), "plain": ("x", "named scheme, plain"),
-    "auto": ("D", "auto: types by measured damage"), "learned": ("*", "codes learned in the format"), "tflite": ("s", "TFLite"),
-}  # fmt: skip
+    "imatrix": ("o", "named scheme, importance matrix"),
+    "plain": ("x", "named scheme, plain"),
+    "auto": ("D", "auto: types by measured damage"),
+    "learned": ("*", "codes learned in the format"),
+    "tflite": ("s", "TFLite"),
+}
 """Marker and name of each kind of row."""
 NAME_STEP = 1.2
 """By how much names in the plot are apart, as a ratio of KL."""
@@ -76,46 +79,75 @@ def main() -> None:
     options = measure.options(__doc__ or "")
     with tempfile.TemporaryDirectory() as scratch, console.terminal() as report:
         wanted = _quick() if options.quick else _starter()
-        build = Path(scratch) if options.quick else Path(os.environ.get("DEMITASSE_BUILD", ROOT / "build"))
-        settings = Settings(out=build / wanted.id, target=target.find(wanted.targets[0]), report=report)
+        build = (
+            Path(scratch)
+            if options.quick
+            else Path(os.environ.get("DEMITASSE_BUILD", ROOT / "build"))
+        )
+        settings = Settings(
+            out=build / wanted.id, target=target.find(wanted.targets[0]), report=report
+        )
         names = ["Q8_0", "Q4_K_M", "Q4_0"] if options.quick else list(SCHEMES)
         lite = [INT8] if options.quick else [name for name in TFLITE if name != "fp32"]
         asked = [f"Q4_0{LEARNED}", *(AUTO[:1] if options.quick else AUTO), *names, *lite]
         tried = {one.scheme: one for one in pipeline.try_schemes(wanted, settings, asked)}
         peers = _Peers(settings.out, Path(scratch))
-        rows = [_row(one) for one in tried.values()] + [peers.plain(wanted, tried[name]) for name in PLAIN]
+        rows = [_row(one) for one in tried.values()] + [
+            peers.plain(wanted, tried[name]) for name in PLAIN
+        ]
         same = sum(peers.same_bytes(tried[name]) for name in names) / len(names)
     rows.sort(key=lambda row: -row.size_bytes)
     if not options.quick:
         PICTURE.write_bytes(picture(rows))
         head, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-        PAGE.write_text(head + MARK + "\n\n" + table(rows) + "\n" + conditions(rows) + "\n", encoding="utf-8")
+        PAGE.write_text(
+            head + MARK + "\n\n" + table(rows) + "\n" + conditions(rows) + "\n", encoding="utf-8"
+        )
     sys.stderr.write(table(rows))
     measure.show(_claims({row.name: row for row in rows}, same), {}, "", as_json=options.json)
 
 
 def _starter() -> Recipe:
     wanted = recipe.load(ROOT / "recipes" / "starter.toml")
-    return wanted.model_copy(update={"quantize": wanted.quantize.model_copy(update={"importance": True})})
+    return wanted.model_copy(
+        update={"quantize": wanted.quantize.model_copy(update={"importance": True})}
+    )
 
 
 def _quick() -> Recipe:
     """Return the starter with hardly any training."""
     wanted = _starter()
-    scratch = wanted.model.scratch.model_copy(update={"steps": 20, "layers": 1}) if wanted.model.scratch else None
+    scratch = (
+        wanted.model.scratch.model_copy(update={"steps": 20, "layers": 1})
+        if wanted.model.scratch
+        else None
+    )
     learned = InFormatSpec(tokens=4000, compensated=32)
     changes = {
-        "stages": ("ingest", "pretrain", "quantize", "evaluate"), "model": wanted.model.model_copy(update={"scratch": scratch}),
+        "stages": ("ingest", "pretrain", "quantize", "evaluate"),
+        "model": wanted.model.model_copy(update={"scratch": scratch}),
         "quantize": wanted.quantize.model_copy(update={"distill": learned}),
-        "evaluate": wanted.evaluate.model_copy(update={"questions": 4, "kl_tokens": 200, "max_tokens": 8}),
-    }  # fmt: skip
+        "evaluate": wanted.evaluate.model_copy(
+            update={"questions": 4, "kl_tokens": 200, "max_tokens": 8}
+        ),
+    }
     return wanted.model_copy(update=changes)
 
 
 def _row(tried: Tried) -> Row:
     name = tried.scheme
-    series = "tflite" if name in TFLITE else "learned" if LEARNED in name else "auto" if name.startswith("auto:") else "imatrix"
-    return Row.of(f"TFLite {name}" if series == "tflite" else name, series, tried.model, tried.verdict.path)
+    series = (
+        "tflite"
+        if name in TFLITE
+        else "learned"
+        if LEARNED in name
+        else "auto"
+        if name.startswith("auto:")
+        else "imatrix"
+    )
+    return Row.of(
+        f"TFLite {name}" if series == "tflite" else name, series, tried.model, tried.verdict.path
+    )
 
 
 class _Peers:
@@ -123,27 +155,60 @@ class _Peers:
 
     def __init__(self, out: Path, scratch: Path) -> None:
         self._out, self._scratch, self._whole = out, scratch, scratch / "whole.gguf"
-        checkpoint = next(out / stage for stage in ("distill", "tune", "pretrain") if (out / stage).is_dir())
+        checkpoint = next(
+            out / stage for stage in ("distill", "tune", "pretrain") if (out / stage).is_dir()
+        )
         self._teacher = Checkpoint(path=checkpoint, record=_record(checkpoint))
-        script, job = Path(__file__).parent / "peers" / "llama_cpp_convert.py", {"model": str(checkpoint), "out": str(self._whole)}
+        script, job = (
+            Path(__file__).parent / "peers" / "llama_cpp_convert.py",
+            {"model": str(checkpoint), "out": str(self._whole)},
+        )
         jobs = json.dumps([job | {"type": "ALL_F32"}])
-        subprocess.run([sys.executable, str(script), str(llama_cpp())], input=jobs, text=True, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, str(script), str(llama_cpp())],
+            input=jobs,
+            text=True,
+            check=True,
+            capture_output=True,
+        )
 
     def plain(self, wanted: Recipe, ours: Tried) -> Row:
         """Measure a scheme without an importance matrix."""
         file = self._quantize(ours.scheme, self._scratch / f"plain-{ours.scheme}", None)
         figures = ours.model.figures | {"file": file.name}
-        record = ours.model.record.model_copy(update={"figures": figures, "digest": f"llama.cpp {ours.scheme}"})
-        model, out = ModelFile(path=file.parent, record=record), self._scratch / f"verdict-{ours.scheme}"
-        held_out, runs = Dataset(path=self._out / "ingest", record=_record(self._out / "ingest")), runtime.for_this_computer()
-        evaluate(model, self._teacher, held_out, open_gate(wanted.evaluate), runs, out, console.Terminal())
+        record = ours.model.record.model_copy(
+            update={"figures": figures, "digest": f"llama.cpp {ours.scheme}"}
+        )
+        model, out = (
+            ModelFile(path=file.parent, record=record),
+            self._scratch / f"verdict-{ours.scheme}",
+        )
+        held_out, runs = (
+            Dataset(path=self._out / "ingest", record=_record(self._out / "ingest")),
+            runtime.for_this_computer(),
+        )
+        evaluate(
+            model,
+            self._teacher,
+            held_out,
+            open_gate(wanted.evaluate),
+            runs,
+            out,
+            console.Terminal(),
+        )
         return Row.of(f"{ours.scheme}, plain", "plain", model, out)
 
     def same_bytes(self, ours: Tried) -> float:
         """Return the share of a file's tensors whose bytes are llama.cpp's with the same importance matrix."""
-        theirs = self._quantize(ours.scheme, self._scratch / f"weighed-{ours.scheme}", ours.model.path / IMPORTANCE)
-        mine, peers = ({t["name"]: t for t in tensor_digests(file)} for file in (ours.model.file, theirs))
-        return sum(peers.get(name) == tensor for name, tensor in mine.items()) / len(mine.keys() | peers.keys())
+        theirs = self._quantize(
+            ours.scheme, self._scratch / f"weighed-{ours.scheme}", ours.model.path / IMPORTANCE
+        )
+        mine, peers = (
+            {t["name"]: t for t in tensor_digests(file)} for file in (ours.model.file, theirs)
+        )
+        return sum(peers.get(name) == tensor for name, tensor in mine.items()) / len(
+            mine.keys() | peers.keys()
+        )
 
     def _quantize(self, scheme: str, folder: Path, matrix: Path | None) -> Path:
         from llama_cpp import llama_cpp as library
@@ -153,12 +218,18 @@ class _Peers:
         parameters.ftype, parameters.nthread = find_scheme(scheme).file_type, 1
         weights = importance.load(matrix).weights() if matrix else {}
         entries = [
-            library.llama_model_imatrix_data(name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size)
+            library.llama_model_imatrix_data(
+                name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size
+            )
             for name, values in weights.items()
         ]
-        listed = (library.llama_model_imatrix_data * (len(entries) + 1))(*entries, library.llama_model_imatrix_data(name=None))
+        listed = (library.llama_model_imatrix_data * (len(entries) + 1))(
+            *entries, library.llama_model_imatrix_data(name=None)
+        )
         if matrix:
-            parameters.imatrix = ctypes.cast(listed, ctypes.POINTER(library.llama_model_imatrix_data))
+            parameters.imatrix = ctypes.cast(
+                listed, ctypes.POINTER(library.llama_model_imatrix_data)
+            )
         file = folder / "peer.gguf"
         if library.llama_model_quantize(bytes(self._whole), bytes(file), ctypes.byref(parameters)):
             raise SystemExit(f"llama.cpp did not make {scheme}")
@@ -173,18 +244,50 @@ def _record(folder: Path) -> Any:
 
 def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
     learned, weighed, lite = rows[f"Q4_0{LEARNED}"], rows["Q4_0"], rows[f"TFLite {INT8}"]
-    said = {"model": "the starter's student", "kl_tokens": learned.figures["kl_tokens"], "bytes": learned.size_bytes}
+    said = {
+        "model": "the starter's student",
+        "kl_tokens": learned.figures["kl_tokens"],
+        "bytes": learned.size_bytes,
+    }
     chosen = [row for row in rows.values() if row.series == "auto" and row.bits <= weighed.bits]
     found = [
-        measure.paired("q4_0: KL at equal bytes", "llama.cpp Q4_0, same imatrix", 0.5, learned.each, weighed.each, said),
-        measure.paired("q4_0: KL, fewer bytes", "llama.cpp Q4_K_M, same imatrix", 1.0, learned.each, rows["Q4_K_M"].each, said),
-        measure.paired("TFLite int8: KL", "GGUF Q8_0", 2.0, lite.each, rows["Q8_0"].each, said | {"bytes": lite.size_bytes}),
+        measure.paired(
+            "q4_0: KL at equal bytes",
+            "llama.cpp Q4_0, same imatrix",
+            0.5,
+            learned.each,
+            weighed.each,
+            said,
+        ),
+        measure.paired(
+            "q4_0: KL, fewer bytes",
+            "llama.cpp Q4_K_M, same imatrix",
+            1.0,
+            learned.each,
+            rows["Q4_K_M"].each,
+            said,
+        ),
+        measure.paired(
+            "TFLite int8: KL",
+            "GGUF Q8_0",
+            2.0,
+            lite.each,
+            rows["Q8_0"].each,
+            said | {"bytes": lite.size_bytes},
+        ),
         measure.claim("same bytes", "llama_model_quantize, same imatrix", 1.0, [same], [1.0], said),
     ]
     for auto in sorted(chosen, key=lambda row: row.bits)[-1:]:
         bits = said | {"bytes": auto.size_bytes, "peer_bytes": weighed.size_bytes}
         found.append(
-            measure.paired("auto: KL within Q4_0's bytes", "llama.cpp Q4_0, same imatrix", 1.0, auto.each, weighed.each, bits)
+            measure.paired(
+                "auto: KL within Q4_0's bytes",
+                "llama.cpp Q4_0, same imatrix",
+                1.0,
+                auto.each,
+                weighed.each,
+                bits,
+            )
         )
     return found
 
@@ -206,7 +309,10 @@ def conditions(rows: Sequence[Row]) -> str:
     """Return what the table stands on."""
     found = rows[0].figures
     counts = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers, {found['questions']} questions"
-    engines = {f"{each['engine_name']} {each['engine']} on {each['arithmetic']}" for each in (row.figures for row in rows)}
+    engines = {
+        f"{each['engine_name']} {each['engine']} on {each['arithmetic']}"
+        for each in (row.figures for row in rows)
+    }
     return f"{counts}; {', '.join(sorted(engines, reverse=True))}; {measure.machine()['date']}."
 
 
@@ -224,11 +330,20 @@ def picture(rows: Sequence[Row]) -> bytes:
     figure, axes = plt.subplots(figsize=(9, 6))
     for series, (marker, label) in SERIES.items():
         points = [row for row in shown if row.series == series]
-        sizes, kl = [row.size_bytes / 1000 for row in points], [row.figures["mean_kl"] for row in points]
+        sizes, kl = (
+            [row.size_bytes / 1000 for row in points],
+            [row.figures["mean_kl"] for row in points],
+        )
         errors, large = [row.figures["kl_error"] for row in points], 13 if marker == "*" else 6
-        axes.errorbar(sizes, kl, yerr=errors, fmt=marker, ms=large, lw=0.8, capsize=2, label=label, alpha=0.85)
+        axes.errorbar(
+            sizes, kl, yerr=errors, fmt=marker, ms=large, lw=0.8, capsize=2, label=label, alpha=0.85
+        )
     for left in (True, False):
-        _name(axes, [row for row in shown if (row.series in ("learned", "auto", "tflite")) == left], -60 if left else 45)
+        _name(
+            axes,
+            [row for row in shown if (row.series in ("learned", "auto", "tflite")) == left],
+            -60 if left else 45,
+        )
     axes.set(yscale="log", xlabel="file, kB", ylabel="KL to the teacher, nats per token")
     axes.set_title("The starter's student, held-out answers")
     axes.grid(visible=True, which="major", alpha=0.3)
@@ -249,7 +364,15 @@ def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
         line = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
         side = "left" if away_kb > 0 else "right"
         name = row.name.removeprefix("TFLite ")
-        axes.annotate(name, (size, kl), xytext=(size + away_kb, last), ha=side, va="center", fontsize=7, arrowprops=line)
+        axes.annotate(
+            name,
+            (size, kl),
+            xytext=(size + away_kb, last),
+            ha=side,
+            va="center",
+            fontsize=7,
+            arrowprops=line,
+        )
 
 
 if __name__ == "__main__":

@@ -31,11 +31,17 @@ def main() -> None:
     known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
     if unknown := set(options.names) - known.keys():
         raise SystemExit(f"there is no benchmark `{min(unknown)}`: {', '.join(known)}")
-    found = {name: _run(path, quick=options.quick) for name, path in known.items() if name in (options.names or known)}
+    found = {
+        name: _run(path, quick=options.quick)
+        for name, path in known.items()
+        if name in (options.names or known)
+    }
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
-    rows = _kept(PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "") if options.names else {}
+    rows = (
+        _kept(PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "") if options.names else {}
+    )
     rows |= {name: [_row(name, claim) for claim in claims] for name, claims in found.items()}
     page = HEAD + "".join(row for name in sorted(rows) for row in rows[name])
     print(page)
@@ -55,13 +61,17 @@ def _kept(page: str) -> dict[str, list[str]]:
 def _run(path: Path, *, quick: bool) -> list[dict[str, Any]]:
     print(f"{path.stem} …", file=sys.stderr, flush=True)
     argv = [sys.executable, str(path), "--json", *(["--quick"] if quick else [])]
-    claims: list[dict[str, Any]] = json.loads(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
+    claims: list[dict[str, Any]] = json.loads(
+        subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
+    )
     return claims
 
 
 def _row(name: str, claim: dict[str, Any]) -> str:
     low, high = claim["ci"]
-    conditions = ", ".join(f"{key} {value}" for key, value in claim["conditions"].items() if key != "folder")
+    conditions = ", ".join(
+        f"{key} {value}" for key, value in claim["conditions"].items() if key != "folder"
+    )
     measured = f"{claim['measured']:.2f} | {low:.2f} … {high:.2f} | {'yes' if claim['holds'] else '**no**'}"
     return f"| `{name}` | {claim['claim']} | {claim['peer']} | {claim['goal']:g} | {measured} | {conditions} |\n"
 

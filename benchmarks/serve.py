@@ -44,32 +44,78 @@ SHORT_GOAL = 0.5
 def main() -> None:
     """Serve a small model of a true shape, ask it alone and then from many clients."""
     options = measure.options(__doc__ or "")
-    counts = (QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS) if options.quick else (CLIENTS, QUESTIONS, ROUNDS)
+    counts = (
+        (QUICK_CLIENTS, QUICK_QUESTIONS, QUICK_ROUNDS)
+        if options.quick
+        else (CLIENTS, QUESTIONS, ROUNDS)
+    )
     clients, questions, rounds = counts
     file = models.random_gguf(models.SMOLLM2_135M, scheme="Q8_0")
-    with tempfile.TemporaryDirectory() as scratch, served(_bundle(Path(scratch), file)) as (port, pid):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        served(_bundle(Path(scratch), file)) as (port, pid),
+    ):
         idle_mb = (_resident(pid) - _model_bytes(file)) / 1e6
         asked = [_first_token(port, number) for number in range(rounds + 1)][1:]
         with ThreadPoolExecutor(clients) as pool:
-            statuses = sum(pool.map(lambda client: _many(port, client, questions), range(clients)), Counter[int]())
+            statuses = sum(
+                pool.map(lambda client: _many(port, client, questions), range(clients)),
+                Counter[int](),
+            )
         after_mb = (_resident(pid) - _model_bytes(file)) / 1e6
-    told = {"model": "SmolLM2-135M Q8_0", "prompt": f"{WORDS} words", "clients": clients, "statuses": dict(statuses)}
+    told = {
+        "model": "SmolLM2-135M Q8_0",
+        "prompt": f"{WORDS} words",
+        "clients": clients,
+        "statuses": dict(statuses),
+    }
     allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
     theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
     claims = [
-        measure.claim("first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"),
-        measure.claim("memory beside the model, MB", "60 MB", 1.0, [idle_mb], [RSS_GOAL_MB], told, better="less"),
         measure.claim(
-            "memory after all clients, MB", f"60 MB and the states of conversations, {allowed_mb:.0f} MB", 1.0, [after_mb],
-            [allowed_mb], told, better="less",
+            "first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"
         ),
-        measure.claim("answered of 64 clients", "every question", 1.0, [statuses[200]], [clients * questions], told),
         measure.claim(
-            "short question beside a long answer, two slots", "one slot", SHORT_GOAL, short["two"], short["one"],
-            {"model": "SmolLM2-135M Q8_0", "prompts": f"{SHORT_WORDS} words", "tokens": f"{SHORT} beside {LONG}"}, better="less",
+            "memory beside the model, MB",
+            "60 MB",
+            1.0,
+            [idle_mb],
+            [RSS_GOAL_MB],
+            told,
+            better="less",
         ),
-    ]  # fmt: skip
+        measure.claim(
+            "memory after all clients, MB",
+            f"60 MB and the states of conversations, {allowed_mb:.0f} MB",
+            1.0,
+            [after_mb],
+            [allowed_mb],
+            told,
+            better="less",
+        ),
+        measure.claim(
+            "answered of 64 clients",
+            "every question",
+            1.0,
+            [statuses[200]],
+            [clients * questions],
+            told,
+        ),
+        measure.claim(
+            "short question beside a long answer, two slots",
+            "one slot",
+            SHORT_GOAL,
+            short["two"],
+            short["one"],
+            {
+                "model": "SmolLM2-135M Q8_0",
+                "prompts": f"{SHORT_WORDS} words",
+                "tokens": f"{SHORT} beside {LONG}",
+            },
+            better="less",
+        ),
+    ]
     measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
 
 
@@ -77,7 +123,11 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of short questions that are asked while a long answer is under way, by two slots and by one."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         bundles = {"one": _bundle(Path(one), file), "two": _bundle(Path(two), file, slots=2)}
-        with served(bundles["one"]) as (first, _), served(bundles["two"]) as (second, _), ThreadPoolExecutor(1) as pool:
+        with (
+            served(bundles["one"]) as (first, _),
+            served(bundles["two"]) as (second, _),
+            ThreadPoolExecutor(1) as pool,
+        ):
             ports, numbers = {"one": first, "two": second}, itertools.count(10_000)
 
             def seconds(port: int) -> float:
@@ -87,7 +137,9 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
                 long.result()
                 return found
 
-            return measure.interleave({side: functools.partial(seconds, port) for side, port in ports.items()}, rounds)
+            return measure.interleave(
+                {side: functools.partial(seconds, port) for side, port in ports.items()}, rounds
+            )
 
 
 def _answered(port: int, number: int, tokens: int, began: threading.Event | None = None) -> float:
@@ -95,7 +147,9 @@ def _answered(port: int, number: int, tokens: int, began: threading.Event | None
     start = time.perf_counter()
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = json.loads(_body(number, stream=True, words=SHORT_WORDS)) | {"max_tokens": tokens}
-    client.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    client.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
+    )
     for line in client.getresponse():
         if began and b'"content": "' in line:
             began.set()
@@ -103,14 +157,26 @@ def _answered(port: int, number: int, tokens: int, began: threading.Event | None
 
 
 def _bundle(folder: Path, file: Path, slots: int = 1) -> Path:
-    (folder / file.name).hardlink_to(file) if folder.stat().st_dev == file.stat().st_dev else (folder / file.name).symlink_to(file)
+    (folder / file.name).hardlink_to(file) if folder.stat().st_dev == file.stat().st_dev else (
+        folder / file.name
+    ).symlink_to(file)
     (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
     names, needs = (file.name, "chat_template.jinja"), needs_of(read_header(file), CONTEXT)
     manifest = Manifest(
-        name="bench", version="1.0", counter=1, target="x86-64", context=CONTEXT, engine=Engine("llama.cpp", "0.5"),
-        model=file.name, files=tuple(file_entry(folder, name) for name in names), max_tokens=8,
-        slots=slots, needs={name: getattr(needs, name) for name in ("weights_bytes", "kv_bytes", "compute_bytes")},
-    )  # fmt: skip
+        name="bench",
+        version="1.0",
+        counter=1,
+        target="x86-64",
+        context=CONTEXT,
+        engine=Engine("llama.cpp", "0.5"),
+        model=file.name,
+        files=tuple(file_entry(folder, name) for name in names),
+        max_tokens=8,
+        slots=slots,
+        needs={
+            name: getattr(needs, name) for name in ("weights_bytes", "kv_bytes", "compute_bytes")
+        },
+    )
     (folder / "manifest.json").write_bytes(to_bytes(manifest))
     return folder
 
@@ -118,7 +184,16 @@ def _bundle(folder: Path, file: Path, slots: int = 1) -> Path:
 @contextmanager
 def served(bundle: Path) -> Iterator[tuple[int, int]]:
     """Yield the port and the process of a service that is ready."""
-    command = [sys.executable, "-sEB", str(runtime.for_this_computer()), "serve", "--bundle", str(bundle), "--port", "0"]
+    command = [
+        sys.executable,
+        "-sEB",
+        str(runtime.for_this_computer()),
+        "serve",
+        "--bundle",
+        str(bundle),
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout
         port = int(json.loads(child.stdout.readline())["port"])
@@ -136,14 +211,21 @@ def _get(port: int, path: str) -> int:
 
 def _body(number: int, *, stream: bool, words: int = WORDS) -> str:
     text = f"{number} " + " ".join(f"word{number * words + n}" for n in range(words))
-    return json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream})
+    return json.dumps(
+        {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream}
+    )
 
 
 def _first_token(port: int, number: int) -> tuple[float, float]:
     """Return the seconds to a first token as the engine and as the client saw them, for a prompt that nothing is known of."""
     began, first = time.perf_counter(), 0.0
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    client.request("POST", "/v1/chat/completions", _body(number, stream=True), {"content-type": "application/json"})
+    client.request(
+        "POST",
+        "/v1/chat/completions",
+        _body(number, stream=True),
+        {"content-type": "application/json"},
+    )
     for line in client.getresponse():
         if line.startswith(b"data: {"):
             event = json.loads(line[6:])
@@ -161,7 +243,9 @@ def _many(port: int, client: int, questions: int) -> Counter[int]:
         status = 0
         while status != 200:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-            connection.request("POST", "/v1/chat/completions", _body(1000 * client + number, stream=False))
+            connection.request(
+                "POST", "/v1/chat/completions", _body(1000 * client + number, stream=False)
+            )
             answer = connection.getresponse()
             answer.read()
             status = answer.status

@@ -29,10 +29,19 @@ SAME_MODEL = 1e-4
 Figures = dict[str, list[float]]
 """Side → what was measured in each round."""
 SHAPE: dict[str, Any] = {
-    "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
     "num_key_value_heads": 2,
-}  # fmt: skip
-QUICK = SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+}
+QUICK = SHAPE | {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 OURS = """
 import sys
 from pathlib import Path
@@ -76,7 +85,10 @@ def main() -> None:
     options = measure.options(__doc__ or "")
     referee = os.environ.get("DEMITASSE_REFEREE", "")
     if not referee:
-        print("DEMITASSE_REFEREE names no Python with litert-torch and tensorflow: nothing is measured", file=sys.stderr)
+        print(
+            "DEMITASSE_REFEREE names no Python with litert-torch and tensorflow: nothing is measured",
+            file=sys.stderr,
+        )
         if options.json:
             print("[]")
         return
@@ -84,7 +96,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         maker = multiprocessing.get_context("spawn").Process(
-            target=checkpoints.write_qwen2, args=(root / "model", QUICK if options.quick else SHAPE), kwargs={"telling": True}
+            target=checkpoints.write_qwen2,
+            args=(root / "model", QUICK if options.quick else SHAPE),
+            kwargs={"telling": True},
         )
         maker.start()
         maker.join()
@@ -95,19 +109,44 @@ def main() -> None:
     conditions: dict[str, object] = {"file_mb": size_mb, "context": CONTEXT}
     conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
     exact = measure.claim(
-        "largest error of a logit ÷ 1e-4", "transformers, float32", 1.0, [errors["ours"]], [1e-4], conditions, better="less"
+        "largest error of a logit ÷ 1e-4",
+        "transformers, float32",
+        1.0,
+        [errors["ours"]],
+        [1e-4],
+        conditions,
+        better="less",
     )
     claims = [claim for side in PEERS for claim in _claims(side, seconds, peaks, rates, conditions)]
-    measure.show([*claims, exact], {f"{side}, s": found for side, found in seconds.items()}, "s", as_json=options.json)
+    measure.show(
+        [*claims, exact],
+        {f"{side}, s": found for side, found in seconds.items()},
+        "s",
+        as_json=options.json,
+    )
 
 
-def _claims(side: str, seconds: Figures, peaks: Figures, rates: Figures, conditions: dict[str, object]) -> list[measure.Claim]:
+def _claims(
+    side: str, seconds: Figures, peaks: Figures, rates: Figures, conditions: dict[str, object]
+) -> list[measure.Claim]:
     peer, behind = PEERS[side].name, PEERS[side].behind
     clock = conditions | {"clock": "processor time, one thread"}
     return [
-        measure.claim(f"wall{behind}", peer, 0.1, seconds["ours"], seconds[side], conditions, better="less"),
-        measure.claim(f"peak memory{behind}", peer, 0.125, peaks["ours"], peaks[side], conditions, better="less"),
-        measure.claim(f"decode{behind}", f"{peer}, same interpreter", 1.0, rates["ours"], rates[side], clock),
+        measure.claim(
+            f"wall{behind}", peer, 0.1, seconds["ours"], seconds[side], conditions, better="less"
+        ),
+        measure.claim(
+            f"peak memory{behind}",
+            peer,
+            0.125,
+            peaks["ours"],
+            peaks[side],
+            conditions,
+            better="less",
+        ),
+        measure.claim(
+            f"decode{behind}", f"{peer}, same interpreter", 1.0, rates["ours"], rates[side], clock
+        ),
     ]
 
 
@@ -122,14 +161,18 @@ def _convert(root: Path, referee: str, rounds: int) -> tuple[Figures, Figures]:
         peaks[side].append(cost.peak_mb)
         return cost.seconds
 
-    commands = {"ours": [sys.executable, "-c", OURS]} | {side: [referee, *peer.program] for side, peer in PEERS.items()}
+    commands = {"ours": [sys.executable, "-c", OURS]} | {
+        side: [referee, *peer.program] for side, peer in PEERS.items()
+    }
     cases = {side: lambda side=side: once(side, commands[side]) for side in commands}
     seconds = measure.interleave(cases, rounds)
     return seconds, {side: found[-rounds:] for side, found in peaks.items()}
 
 
 def _tokens(vocabulary: int) -> list[int]:
-    return [int(token) for token in np.random.default_rng(0).integers(3, vocabulary, PREFILL + STEPS)]
+    return [
+        int(token) for token in np.random.default_rng(0).integers(3, vocabulary, PREFILL + STEPS)
+    ]
 
 
 def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
@@ -141,7 +184,10 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
     tokens = _tokens(network.config.vocab_size)
     with torch.no_grad():
         expected = network(torch.tensor([tokens])).logits[0].numpy()[PREFILL:]
-    found = {side: float(np.abs(_Running(file).decoded(tokens) - expected).max()) for side, file in files.items()}
+    found = {
+        side: float(np.abs(_Running(file).decoded(tokens) - expected).max())
+        for side, file in files.items()
+    }
     if wrong := {side: found[side] for side in PEERS if found[side] > SAME_MODEL}:
         raise SystemExit(f"not the same model: logits are off by {wrong}")
     return found
@@ -149,7 +195,10 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
 
 def _rates(files: dict[str, Path], rounds: int) -> Figures:
     """Return tokens per second of processor time: one thread waits for nothing, and other programs' turns are not counted."""
-    running, tokens = {side: _Running(file) for side, file in files.items()}, _tokens(SHAPE["vocab_size"])
+    running, tokens = (
+        {side: _Running(file) for side, file in files.items()},
+        _tokens(SHAPE["vocab_size"]),
+    )
 
     def rate(side: str) -> float:
         running[side].read(tokens)
@@ -157,7 +206,9 @@ def _rates(files: dict[str, Path], rounds: int) -> Figures:
         running[side].steps(tokens)
         return STEPS / (time.process_time() - began)
 
-    return measure.interleave({side: lambda side=side: rate(side) for side in running}, max(rounds, 5))
+    return measure.interleave(
+        {side: lambda side=side: rate(side) for side in running}, max(rounds, 5)
+    )
 
 
 class _Running:
@@ -170,7 +221,11 @@ class _Running:
         self._decode = self._interpreter.get_signature_runner("decode")
         self._prefill = self._interpreter.get_signature_runner(f"prefill_{PREFILL}")
         details = self._decode.get_input_details()
-        self._caches = {name: np.zeros(each["shape"], np.float32) for name, each in details.items() if name.startswith("kv_")}
+        self._caches = {
+            name: np.zeros(each["shape"], np.float32)
+            for name, each in details.items()
+            if name.startswith("kv_")
+        }
 
     def read(self, tokens: list[int]) -> None:
         """Read the prompt."""
@@ -178,7 +233,10 @@ class _Running:
 
     def steps(self, tokens: list[int]) -> np.ndarray:
         """Read the rest token by token; return the logits."""
-        found = [self._call(self._decode, [tokens[at]], at)["logits"].reshape(-1) for at in range(PREFILL, len(tokens))]
+        found = [
+            self._call(self._decode, [tokens[at]], at)["logits"].reshape(-1)
+            for at in range(PREFILL, len(tokens))
+        ]
         return np.stack(found)
 
     def decoded(self, tokens: list[int]) -> np.ndarray:
@@ -188,8 +246,12 @@ class _Running:
 
     def _call(self, runner: Any, part: list[int], start: int) -> dict[str, np.ndarray]:
         position = np.arange(start, start + len(part), dtype=np.int32)
-        mask = np.where(np.arange(CONTEXT) <= position[:, None], 0, -1e9).astype(np.float32)[None, None]
-        answer: dict[str, np.ndarray] = runner(tokens=np.array([part], np.int32), input_pos=position, mask=mask, **self._caches)
+        mask = np.where(np.arange(CONTEXT) <= position[:, None], 0, -1e9).astype(np.float32)[
+            None, None
+        ]
+        answer: dict[str, np.ndarray] = runner(
+            tokens=np.array([part], np.int32), input_pos=position, mask=mask, **self._caches
+        )
         self._caches = {name: answer[name] for name in self._caches}
         return answer
 

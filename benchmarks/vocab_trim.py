@@ -33,20 +33,34 @@ print(int(sys.argv[2]) / engine.time_decode(int(sys.argv[2])))
 def main() -> None:
     """Measure the claim."""
     options = measure.options(__doc__ or "")
-    shape, kept, rounds = (QUICK, QUICK_KEPT, QUICK_ROUNDS) if options.quick else (checkpoints.QWEN_05B, KEPT, ROUNDS)
+    shape, kept, rounds = (
+        (QUICK, QUICK_KEPT, QUICK_ROUNDS) if options.quick else (checkpoints.QWEN_05B, KEPT, ROUNDS)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         maker = multiprocessing.get_context("spawn").Process(target=_make, args=(root, shape, kept))
         maker.start()
         maker.join()
         files = {side: next((root / side).glob("*.gguf")) for side in ("trimmed", "whole")}
-        figures = measure.interleave({side: lambda file=file: _decode(file) for side, file in files.items()}, rounds)
+        figures = measure.interleave(
+            {side: lambda file=file: _decode(file) for side, file in files.items()}, rounds
+        )
         conditions = {
-            "shape": "small" if options.quick else "Qwen2.5-0.5B", "scheme": SCHEME, "tokens": f"{shape['vocab_size']} → {kept}",
-            "file_mb": {side: round(file.stat().st_size / 1e6) for side, file in files.items()}, "decoded": TOKENS,
-        }  # fmt: skip
+            "shape": "small" if options.quick else "Qwen2.5-0.5B",
+            "scheme": SCHEME,
+            "tokens": f"{shape['vocab_size']} → {kept}",
+            "file_mb": {side: round(file.stat().st_size / 1e6) for side, file in files.items()},
+            "decoded": TOKENS,
+        }
     claims = [
-        measure.claim("decode", "the same model untrimmed, same runtime", 1.5, figures["trimmed"], figures["whole"], conditions)
+        measure.claim(
+            "decode",
+            "the same model untrimmed, same runtime",
+            1.5,
+            figures["trimmed"],
+            figures["whole"],
+            conditions,
+        )
     ]
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
@@ -68,7 +82,9 @@ def _make(root: Path, shape: dict[str, int], kept: int) -> None:
     tokens.write(tokens.filled(used, kept), root / "small")
     for name, side in (("model", "whole"), ("small", "trimmed")):
         checkpoint = artifacts.external(root / name)
-        quantize(checkpoint, QuantizeSpec(scheme=SCHEME), ModelLabel(name="bench"), root / side, Silent())
+        quantize(
+            checkpoint, QuantizeSpec(scheme=SCHEME), ModelLabel(name="bench"), root / side, Silent()
+        )
 
 
 def _decode(file: Path) -> float:

@@ -39,7 +39,11 @@ VERBS = {
 def main(argv: list[str]) -> int:
     """Run one verb; print errors as JSON and return 1."""
     if not argv or argv[0] not in VERBS:
-        print(json.dumps({"error": {"code": "usage", "message": f"verbs: {' '.join(VERBS)}", "hint": ""}}))
+        print(
+            json.dumps(
+                {"error": {"code": "usage", "message": f"verbs: {' '.join(VERBS)}", "hint": ""}}
+            )
+        )
         return 2
     module, function = VERBS[argv[0]].split(":")
     try:
@@ -49,7 +53,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(json.dumps(of_the_disk(error).as_json(), ensure_ascii=False), flush=True)
     except ManifestError as error:
-        print(json.dumps(DeviceError(error.code, str(error)).as_json(), ensure_ascii=False), flush=True)
+        print(
+            json.dumps(DeviceError(error.code, str(error)).as_json(), ensure_ascii=False),
+            flush=True,
+        )
     except KeyboardInterrupt:
         return 130
     return 1

@@ -31,11 +31,24 @@ class Access:
         """Return why a request is refused, None where it is welcome; header names in lower case."""
         host, origin = headers.get("host", ""), headers.get("origin", "")
         if not self._is_here(host):
-            return DeviceError("host_not_allowed", "the Host of the request is not this machine", status=403)
+            return DeviceError(
+                "host_not_allowed", "the Host of the request is not this machine", status=403
+            )
         if origin and origin.partition("://")[2].lower() != host.lower():
-            return DeviceError("origin_not_allowed", "pages of other origins may not call this service", status=403)
-        if self.token and path not in PUBLIC and not self._knows_token(headers.get("authorization", "")):
-            return DeviceError("unauthorized", "a bearer token is needed", hint="send `Authorization: Bearer TOKEN`", status=401)
+            return DeviceError(
+                "origin_not_allowed", "pages of other origins may not call this service", status=403
+            )
+        if (
+            self.token
+            and path not in PUBLIC
+            and not self._knows_token(headers.get("authorization", ""))
+        ):
+            return DeviceError(
+                "unauthorized",
+                "a bearer token is needed",
+                hint="send `Authorization: Bearer TOKEN`",
+                status=401,
+            )
         return None
 
     def _is_here(self, host: str) -> bool:
@@ -44,7 +57,9 @@ class Access:
 
     def _knows_token(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.token.encode())
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            token.strip().encode(), self.token.encode()
+        )
 
 
 def access_for(host: str, token_file: str) -> Access:
@@ -54,7 +69,11 @@ def access_for(host: str, token_file: str) -> Access:
     loopback = host == "localhost" or (address is not None and address.is_loopback)
     if not loopback and not token:
         hint = "give `--token-file FILE`, or keep 127.0.0.1 and use a tunnel: ssh -L 8080:localhost:8080"
-        raise DeviceError("token_required", f"`{host}` can be reached from the network and no token is asked for", hint=hint)
+        raise DeviceError(
+            "token_required",
+            f"`{host}` can be reached from the network and no token is asked for",
+            hint=hint,
+        )
     own = socket.gethostname().lower()
     return Access(frozenset({"localhost", own, f"{own}.local"}), token)
 
@@ -64,8 +83,16 @@ def _read_token(path: str) -> str:
         token = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError("bad_token_file", f"`{path}` cannot be read") from error
-    if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
-        raise DeviceError("bad_token_file", f"`{path}`: a token has at least {MIN_TOKEN_CHARS} printable ASCII characters")
+    if (
+        len(token) < MIN_TOKEN_CHARS
+        or not token.isascii()
+        or not token.isprintable()
+        or " " in token
+    ):
+        raise DeviceError(
+            "bad_token_file",
+            f"`{path}`: a token has at least {MIN_TOKEN_CHARS} printable ASCII characters",
+        )
     return token
 
 

@@ -39,14 +39,27 @@ def activate(argv: list[str]) -> int:
     parser.add_argument("release")
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto")
-    parser.add_argument("--allow-unsigned", action="store_true", help="run it without a signature; `status` will say so")
-    parser.add_argument("--unjudged", default="", metavar="WHY", help="why the speed says nothing here")
+    parser.add_argument(
+        "--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto"
+    )
+    parser.add_argument(
+        "--allow-unsigned",
+        action="store_true",
+        help="run it without a signature; `status` will say so",
+    )
+    parser.add_argument(
+        "--unjudged", default="", metavar="WHY", help="why the speed says nothing here"
+    )
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = Store(options.root), Limits(options.check_timeout, options.health_timeout, options.unjudged)
+    store, limits = (
+        Store(options.root),
+        Limits(options.check_timeout, options.health_timeout, options.unjudged),
+    )
     kind = service.kind_here() if options.service == "auto" else options.service
-    wanted = Deployment(release=options.release, runtime=options.runtime, port=options.port, service=kind)
+    wanted = Deployment(
+        release=options.release, runtime=options.runtime, port=options.port, service=kind
+    )
     with store.locked():
         store.recover()
         unsigned = options.allow_unsigned and not trust.is_signed(store, wanted)
@@ -60,7 +73,10 @@ def rollback(argv: list[str]) -> int:
     parser = _parser("rollback")
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = Store(options.root), Limits(options.check_timeout, options.health_timeout, "a way back may be slower")
+    store, limits = (
+        Store(options.root),
+        Limits(options.check_timeout, options.health_timeout, "a way back may be slower"),
+    )
     with store.locked():
         store.recover()
         previous, current = store.previous(), store.current()
@@ -94,7 +110,12 @@ def stop(argv: list[str]) -> int:
 def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
     trust.check(store, wanted, store.verify)
     current = store.current()
-    answer = {"release": wanted.release, "port": wanted.port, "service": wanted.service, "unchanged": False}
+    answer = {
+        "release": wanted.release,
+        "port": wanted.port,
+        "service": wanted.service,
+        "unchanged": False,
+    }
     if current == wanted and service.healthy(wanted.port):
         return dict(answer, unchanged=True)
     if not current or current.release != wanted.release:
@@ -118,7 +139,9 @@ def refuse_downgrade(store: Store, wanted: Deployment) -> None:
         raise DeviceError("downgrade", problem, hint)
 
 
-def _replace(store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits) -> dict[str, Any]:
+def _replace(
+    store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
+) -> dict[str, Any]:
     """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
     before = store.previous()
     again = way_back is not None and way_back.release == wanted.release
@@ -145,7 +168,9 @@ def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
     """Let a release load, reproduce its goldens and show its speed; where it is slow a second time it is refused."""
     limit_s = limits.check_s or health.check_limit_s(store, wanted.release)
     for _ in range(2):
-        checked = run_verb(store, wanted, "check", limit_s, "--bundle", str(store.folder(RELEASES, wanted.release)))
+        checked = run_verb(
+            store, wanted, "check", limit_s, "--bundle", str(store.folder(RELEASES, wanted.release))
+        )
         speed = health.measured(store, wanted, checked, limits.unjudged)
         if not health.is_slow(speed):
             return dict(checked, speed=speed)
@@ -163,7 +188,13 @@ def _fault(error: BaseException) -> tuple[str, str, str]:
     return "unhealthy", f"the activation ended by {type(error).__name__}: {error}", ""
 
 
-def _go_back(store: Store, failed: Deployment, way_back: Deployment | None, previous: Deployment | None, limits: Limits) -> str:
+def _go_back(
+    store: Store,
+    failed: Deployment,
+    way_back: Deployment | None,
+    previous: Deployment | None,
+    limits: Limits,
+) -> str:
     """Run `way_back` again; return in words what runs now."""
     try:
         with service.paused(store):
@@ -190,21 +221,31 @@ def _hand_over(store: Store, running: Deployment | None, coming: Deployment | No
 
 def _refuse_taken_port(port: int) -> None:
     if service.port_is_taken(port):
-        raise DeviceError("port_taken", f"another program listens on port {port}", "choose another with --port")
+        raise DeviceError(
+            "port_taken", f"another program listens on port {port}", "choose another with --port"
+        )
 
 
-def run_verb(store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str) -> dict[str, Any]:
+def run_verb(
+    store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str
+) -> dict[str, Any]:
     """Return what a verb of the runtime prints: `selftest`, `check`, which lets the release reproduce its goldens, or `search`."""
     command = [*service.python_command(store, wanted.runtime), verb, *words]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=die_with_parent,
-    ) as child:  # fmt: skip
+    ) as child:
         try:
             said, complaints = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired as error:
             os.killpg(child.pid, signal.SIGKILL)
-            raise DeviceError("unhealthy", f"the {verb} did not end within {limit_s:g} s") from error
+            raise DeviceError(
+                "unhealthy", f"the {verb} did not end within {limit_s:g} s"
+            ) from error
     if child.returncode != 0:
         raise _failed(verb, said, complaints, child.returncode)
     answer: dict[str, Any] = json.loads(said)
@@ -234,7 +275,11 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
         if service.healthy(deployment.port):
             return
         if failure := running.failure():
-            raise DeviceError("unhealthy", f"the service {failure}", f"its log: {store.root / 'run' / 'service.log'}")
+            raise DeviceError(
+                "unhealthy",
+                f"the service {failure}",
+                f"its log: {store.root / 'run' / 'service.log'}",
+            )
         time.sleep(0.1)
     raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
 
@@ -273,7 +318,12 @@ def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | 
     if not deployment:
         return None
     manifest = store.read_release(deployment.release)
-    named = {"name": manifest.name, "version": manifest.version, "counter": manifest.counter, "target": manifest.target}
+    named = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "counter": manifest.counter,
+        "target": manifest.target,
+    }
     return dict(asdict(deployment), **named, signed_by=trust.signed_by(store, deployment.release))
 
 
@@ -293,5 +343,12 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check-timeout", type=float, default=0.0, help="seconds for the goldens; 0: by its size")
-    parser.add_argument("--health-timeout", type=float, default=0.0, help="seconds until the service answers; 0: by its size")
+    parser.add_argument(
+        "--check-timeout", type=float, default=0.0, help="seconds for the goldens; 0: by its size"
+    )
+    parser.add_argument(
+        "--health-timeout",
+        type=float,
+        default=0.0,
+        help="seconds until the service answers; 0: by its size",
+    )

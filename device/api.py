@@ -74,9 +74,16 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/completions; raise FieldError."""
     fields = _fields(body, "prompt")
     if fields.pop("top_logprobs", 0):
-        raise FieldError("top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`")
+        raise FieldError(
+            "top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`"
+        )
     top = _renamed("logprobs", "top_logprobs", fields["logprobs"]) if "logprobs" in fields else None
-    return Question((), _prompt(fields.get("prompt")), _sampling(fields, default_max_tokens, top), *_streaming(fields))
+    return Question(
+        (),
+        _prompt(fields.get("prompt")),
+        _sampling(fields, default_max_tokens, top),
+        *_streaming(fields),
+    )
 
 
 def read_embeddings(body: bytes) -> Texts:
@@ -107,18 +114,35 @@ def _object(body: bytes) -> dict[str, Any]:
 def _fields(body: bytes, *own: str) -> dict[str, Any]:
     """Return the fields that are set, all of them known."""
     fields = _object(body)
-    known = {*own, *RANGES, *NEUTRAL, *IGNORED, "logprobs", "response_format", "stop", "stream", "stream_options"}
+    known = {
+        *own,
+        *RANGES,
+        *NEUTRAL,
+        *IGNORED,
+        "logprobs",
+        "response_format",
+        "stop",
+        "stream",
+        "stream_options",
+    }
     for name, value in fields.items():
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
         if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
-            raise FieldError(name, f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}", code="unsupported")
+            raise FieldError(
+                name,
+                f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}",
+                code="unsupported",
+            )
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
     """Return how many likely tokens are asked for with each token; None where not even its own probability is."""
-    asked, top = _flag(fields, "logprobs"), checked_number("top_logprobs", fields.pop("top_logprobs", 0))
+    asked, top = (
+        _flag(fields, "logprobs"),
+        checked_number("top_logprobs", fields.pop("top_logprobs", 0)),
+    )
     if top and not asked:
         raise FieldError("top_logprobs", "needs `logprobs`")
     return int(top) if asked else None
@@ -127,7 +151,11 @@ def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
 def _response_format(value: Any) -> str:
     """Return the grammar that an answer is held to; empty for none."""
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "json_schema" and isinstance(value.get("json_schema"), dict) and "schema" in value["json_schema"]:
+    if (
+        kind == "json_schema"
+        and isinstance(value.get("json_schema"), dict)
+        and "schema" in value["json_schema"]
+    ):
         return schema.grammar(value["json_schema"]["schema"])
     if kind not in ("text", "json_object"):
         problem = "must be `text`, `json_object`, or `json_schema` with `json_schema.schema`"
@@ -135,12 +163,20 @@ def _response_format(value: Any) -> str:
     return schema.any_object() if kind == "json_object" else ""
 
 
-def _sampling(fields: Mapping[str, Any], default_max_tokens: int, top_logprobs: "int | None") -> Sampling:
+def _sampling(
+    fields: Mapping[str, Any], default_max_tokens: int, top_logprobs: "int | None"
+) -> Sampling:
     asked = {name: checked_number(name, fields[name]) for name in RANGES if name in fields}
     if "max_completion_tokens" in fields:
-        asked["max_tokens"] = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
+        asked["max_tokens"] = _renamed(
+            "max_completion_tokens", "max_tokens", fields["max_completion_tokens"]
+        )
     grammar = _response_format(fields["response_format"]) if "response_format" in fields else ""
-    fixed = {"stop": _stop(fields.get("stop", ())), "grammar": grammar, "top_logprobs": top_logprobs}
+    fixed = {
+        "stop": _stop(fields.get("stop", ())),
+        "grammar": grammar,
+        "top_logprobs": top_logprobs,
+    }
     return Sampling(**{"max_tokens": default_max_tokens, **fixed, **asked})
 
 
@@ -175,7 +211,9 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
         raise FieldError("messages", f"must be a list of 1 to {MAX_MESSAGES} messages")
-    messages = tuple(_message(message, f"messages[{number}]") for number, message in enumerate(value))
+    messages = tuple(
+        _message(message, f"messages[{number}]") for number, message in enumerate(value)
+    )
     if not messages[-1]["content"].strip():
         raise FieldError("messages", "the question is empty", code="empty_question")
     return messages
@@ -184,8 +222,19 @@ def _messages(value: Any) -> tuple[Message, ...]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise FieldError(where, "must be an object with `role` and `content`")
-    if unknown := set(value) - {"role", "content", "name", "refusal", "annotations", "audio", "function_call", "tool_calls"}:
-        raise FieldError(f"{where}.{min(unknown)}"[:120], "is not a field of a message", code="unknown_field")
+    if unknown := set(value) - {
+        "role",
+        "content",
+        "name",
+        "refusal",
+        "annotations",
+        "audio",
+        "function_call",
+        "tool_calls",
+    }:
+        raise FieldError(
+            f"{where}.{min(unknown)}"[:120], "is not a field of a message", code="unknown_field"
+        )
     if value.get("role") not in ROLES:
         raise FieldError(f"{where}.role", f"must be one of {', '.join(ROLES)}")
     role = "system" if value["role"] == "developer" else value["role"]
@@ -194,7 +243,11 @@ def _message(value: Any, where: str) -> Message:
 
 def _content(value: Any, where: str) -> str:
     """Return the text of a message: a text, or OpenAI's list of text parts."""
-    parts = [value] if isinstance(value, str) else [_part(part, where) for part in _listed(value, where)]
+    parts = (
+        [value]
+        if isinstance(value, str)
+        else [_part(part, where) for part in _listed(value, where)]
+    )
     return "".join(_text(part, where) for part in parts)
 
 
@@ -221,7 +274,11 @@ def _text(value: Any, where: str) -> str:
 def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
-    if isinstance(value, list) and value and all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(token, int) and not isinstance(token, bool) for token in value)
+    ):
         return tuple(value)
     if isinstance(value, str) and not value.strip():
         raise FieldError(field, "the question is empty", code="empty_question")
@@ -230,5 +287,8 @@ def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
     return _text(value, field)
 
 
-READERS: dict[str, Callable[[bytes, int], Question]] = {"/v1/chat/completions": read_chat, "/v1/completions": read_completion}
+READERS: dict[str, Callable[[bytes, int], Question]] = {
+    "/v1/chat/completions": read_chat,
+    "/v1/completions": read_completion,
+}
 """Path → how its request is read."""

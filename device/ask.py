@@ -34,9 +34,12 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """Return the fields that `--json` prints."""
         return {
-            "text": self.text, "tokens": self.tokens, "ttft_s": round(self.ttft_s, 4),
-            "decode_tok_s": round(self.decode_tok_s, 2), "finish_reason": self.finish_reason,
-        }  # fmt: skip
+            "text": self.text,
+            "tokens": self.tokens,
+            "ttft_s": round(self.ttft_s, 4),
+            "decode_tok_s": round(self.decode_tok_s, 2),
+            "finish_reason": self.finish_reason,
+        }
 
 
 def ask(argv: list[str]) -> int:
@@ -57,7 +60,9 @@ def _chat(options: argparse.Namespace) -> int:
     """Answer each line of stdin, a JSON list of messages, with `{"delta"}` as text comes, then the answer or `{"error"}`."""
     for line in sys.stdin:
         try:
-            answer = request_answer(options, _conversation(line), lambda text: _print_event({"delta": text}))
+            answer = request_answer(
+                options, _conversation(line), lambda text: _print_event({"delta": text})
+            )
             _print_event(answer.as_json())
         except DeviceError as error:
             _print_event(error.as_json())
@@ -74,9 +79,15 @@ def _conversation(line: str) -> Messages:
     return messages
 
 
-def request_answer(options: argparse.Namespace, messages: Messages, show: Callable[[str], None]) -> Answer:
+def request_answer(
+    options: argparse.Namespace, messages: Messages, show: Callable[[str], None]
+) -> Answer:
     """Send a conversation to the service, hand on its text as it comes, return the whole; raise DeviceError."""
-    fields = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": options.seed}
+    fields = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "seed": options.seed,
+    }
     body = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
     body.update({name: value for name, value in fields.items() if value is not None})
     began = time.perf_counter()
@@ -89,7 +100,9 @@ def request_answer(options: argparse.Namespace, messages: Messages, show: Callab
         service.close()
 
 
-def _opened(service: http.client.HTTPConnection, body: dict[str, Any], headers: dict[str, str]) -> http.client.HTTPResponse:
+def _opened(
+    service: http.client.HTTPConnection, body: dict[str, Any], headers: dict[str, str]
+) -> http.client.HTTPResponse:
     """Return the response to a request, sent again while the model is loading."""
     patience = time.monotonic() + LOADING_TIMEOUT_S
     while True:
@@ -149,7 +162,11 @@ def _error(body: bytes) -> DeviceError:
 def _no_service(options: argparse.Namespace, error: Exception) -> DeviceError:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     where = f"{options.host}:{options.port}"
-    return DeviceError("no_service", f"no service answers on {where}: {reason}", hint="`status` says what is running")
+    return DeviceError(
+        "no_service",
+        f"no service answers on {where}: {reason}",
+        hint="`status` says what is running",
+    )
 
 
 def _print_text(text: str) -> None:
@@ -170,9 +187,17 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--max-tokens", type=int, help="longest answer; by default the release's")
-    parser.add_argument("--temperature", type=float, help="0, the default, takes the likeliest token each time")
+    parser.add_argument(
+        "--temperature", type=float, help="0, the default, takes the likeliest token each time"
+    )
     parser.add_argument("--seed", type=int, help="the same seed draws the same answer")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.add_argument("--chat", action="store_true", help="answer conversations from stdin, a JSON list of messages a line")
-    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the service's bearer token")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="answer conversations from stdin, a JSON list of messages a line",
+    )
+    parser.add_argument(
+        "--token-file", default="", metavar="FILE", help="file with the service's bearer token"
+    )
     return parser.parse_args(argv)

@@ -34,9 +34,19 @@ def read_gb_s(threads: int) -> float:
 def roofline(tok_s: float, bytes_per_token: int, gb_s: float) -> "dict[str, Any]":
     """Return what share of the memory's speed a decoding speed is, and whether it can be true."""
     if bytes_per_token < CACHED_SHARE * last_cache_bytes():
-        return {"bandwidth_gb_s": round(gb_s, 2), "roofline_share": None, "impossible": False, "cached": True}
+        return {
+            "bandwidth_gb_s": round(gb_s, 2),
+            "roofline_share": None,
+            "impossible": False,
+            "cached": True,
+        }
     share = tok_s * bytes_per_token / (gb_s * 1e9)
-    return {"bandwidth_gb_s": round(gb_s, 2), "roofline_share": round(share, 3), "impossible": share > TOLERANCE, "cached": False}
+    return {
+        "bandwidth_gb_s": round(gb_s, 2),
+        "roofline_share": round(share, 3),
+        "impossible": share > TOLERANCE,
+        "cached": False,
+    }
 
 
 def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

@@ -52,9 +52,15 @@ def bench(argv: list[str]) -> int:
         measured = {"load_s": round(load_s, 4), **_measure(model, plan, load_s, watch)}
     decode = next(row for row in measured["rows"] if row["n_gen"])
     whole = {
-        **measured, **memory(), **watch.over(), "samples": watch.samples, "before": before, "after": _condition(),
-        "roofline": _roofline(decode, about["bytes_per_token"]), "release": about,
-    }  # fmt: skip
+        **measured,
+        **memory(),
+        **watch.over(),
+        "samples": watch.samples,
+        "before": before,
+        "after": _condition(),
+        "roofline": _roofline(decode, about["bytes_per_token"]),
+        "release": about,
+    }
     print(json.dumps(whole), flush=True)
     return 0
 
@@ -65,9 +71,13 @@ def _measure(model: Model, plan: Plan, load_s: float, watch: Watch) -> Row:
     first_s = _first_token_s(engine, plan.pp)
     warm = [round(_first_token_s(engine, plan.pp), 4) for _ in range(plan.repeat)]
     found = {
-        "ttft_cold_s": round(load_s + first_s, 4), "ttft_warm_s": statistics.median(warm), "ttft_warm_samples_s": warm,
-        "answer": _answer(model), "rows": rows(engine, plan), "sustained": _sustained(engine, plan, watch),
-    }  # fmt: skip
+        "ttft_cold_s": round(load_s + first_s, 4),
+        "ttft_warm_s": statistics.median(warm),
+        "ttft_warm_samples_s": warm,
+        "answer": _answer(model),
+        "rows": rows(engine, plan),
+        "sustained": _sustained(engine, plan, watch),
+    }
     engine.close()
     return found
 
@@ -107,12 +117,23 @@ def _answer(model: Model) -> "Row | None":
     words_s = time.perf_counter() - began
     if len(prompt.tokens) >= model.engine.context:
         return None
-    last = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=_ANSWER_TOKENS), model.stop_ids, lead=prompt.lead))[-1]
+    last = list(
+        model.engine.generate(
+            prompt.tokens, Sampling(max_tokens=_ANSWER_TOKENS), model.stop_ids, lead=prompt.lead
+        )
+    )[-1]
     whole_s, timing = time.perf_counter() - began, last.timing
     assert timing
-    parts = {"prompt to tokens": words_s, "reading the prompt": timing.prefill_s, "tokens": timing.decode_s}
+    parts = {
+        "prompt to tokens": words_s,
+        "reading the prompt": timing.prefill_s,
+        "tokens": timing.decode_s,
+    }
     parts["tokens to text"] = max(0.0, whole_s - sum(parts.values()))
-    return {"tokens": timing.answer_tokens, "seconds": {name: round(seconds, 5) for name, seconds in parts.items()}}
+    return {
+        "tokens": timing.answer_tokens,
+        "seconds": {name: round(seconds, 5) for name, seconds in parts.items()},
+    }
 
 
 def _roofline(decode: Row, streamed: int) -> Row:
@@ -122,18 +143,26 @@ def _roofline(decode: Row, streamed: int) -> Row:
 
 def _condition() -> Row:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return {**now(), "load_average": os.getloadavg()[0], "governor": governor.read_text().strip() if governor.is_file() else None}
+    return {
+        **now(),
+        "load_average": os.getloadavg()[0],
+        "governor": governor.read_text().strip() if governor.is_file() else None,
+    }
 
 
 def _samples(n_tokens: int, seconds: list[float]) -> Row:
     rates = [n_tokens / each for each in seconds]
     return {
         "test_time": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "avg_ns": round(statistics.mean(seconds) * 1e9), "stddev_ns": round(_deviation(seconds) * 1e9),
-        "avg_ts": round(statistics.mean(rates), 4), "stddev_ts": round(_deviation(rates), 4),
-        "median_ts": round(statistics.median(rates), 4), "p10_ts": round(_tenth(rates), 4),
-        "samples_ns": [round(each * 1e9) for each in seconds], "samples_ts": [round(rate, 4) for rate in rates],
-    }  # fmt: skip
+        "avg_ns": round(statistics.mean(seconds) * 1e9),
+        "stddev_ns": round(_deviation(seconds) * 1e9),
+        "avg_ts": round(statistics.mean(rates), 4),
+        "stddev_ts": round(_deviation(rates), 4),
+        "median_ts": round(statistics.median(rates), 4),
+        "p10_ts": round(_tenth(rates), 4),
+        "samples_ns": [round(each * 1e9) for each in seconds],
+        "samples_ts": [round(rate, 4) for rate in rates],
+    }
 
 
 def _deviation(values: list[float]) -> float:
@@ -142,23 +171,43 @@ def _deviation(values: list[float]) -> float:
 
 def _tenth(values: list[float]) -> float:
     """Return what nine in ten were faster than: p90 of the times."""
-    return statistics.quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]
+    return (
+        statistics.quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]
+    )
 
 
 def _common(model: Description) -> Row:
     return {
-        "engine": model.engine, "engine_version": model.version, "cpu_info": _processor(), "gpu_info": "", "backends": "CPU",
-        "model_filename": model.model_filename, "model_type": model.model_type, "model_size": model.model_size,
-        "model_n_params": model.model_n_params, "n_batch": model.n_batch, "n_ubatch": model.n_ubatch, "n_threads": model.threads,
-        "n_threads_batch": model.threads_batch, "type_k": model.kv_type, "type_v": model.kv_type, "n_depth": 0,
-    }  # fmt: skip
+        "engine": model.engine,
+        "engine_version": model.version,
+        "cpu_info": _processor(),
+        "gpu_info": "",
+        "backends": "CPU",
+        "model_filename": model.model_filename,
+        "model_type": model.model_type,
+        "model_size": model.model_size,
+        "model_n_params": model.model_n_params,
+        "n_batch": model.n_batch,
+        "n_ubatch": model.n_ubatch,
+        "n_threads": model.threads,
+        "n_threads_batch": model.threads_batch,
+        "type_k": model.kv_type,
+        "type_v": model.kv_type,
+        "n_depth": 0,
+    }
 
 
 def _first_token_s(engine: Engine, n_prompt: int) -> float:
     """Return the seconds from a prompt that shares nothing with the one before to its first token."""
     engine.forget()
     began = time.perf_counter()
-    next(iter(engine.generate([token % engine.n_vocab for token in range(n_prompt)], Sampling(max_tokens=1))))
+    next(
+        iter(
+            engine.generate(
+                [token % engine.n_vocab for token in range(n_prompt)], Sampling(max_tokens=1)
+            )
+        )
+    )
     return time.perf_counter() - began
 
 
@@ -186,9 +235,14 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
             "release": sha256_of(folder / BUNDLE_MANIFEST),
             "gate": manifest.gate,
         }
-        return open_bundle(folder, manifest, options.threads), {**known, **_sizes(folder / manifest.model)}
+        return open_bundle(folder, manifest, options.threads), {
+            **known,
+            **_sizes(folder / manifest.model),
+        }
     file = Path(options.model)
-    settings = Settings(context=options.context or max(options.pp, options.tg) + 1, threads=options.threads)
+    settings = Settings(
+        context=options.context or max(options.pp, options.tg) + 1, threads=options.threads
+    )
     return open_file(file, settings), {"name": file.stem, **_sizes(file)}
 
 
@@ -202,16 +256,26 @@ def _streamed(file: Path) -> int:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description="Measure one model's speed on this board.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Measure one model's speed on this board."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--bundle", metavar="DIR", help="measured with the context that it is served with")
+    source.add_argument(
+        "--bundle", metavar="DIR", help="measured with the context that it is served with"
+    )
     source.add_argument("--model", metavar="FILE")
-    parser.add_argument("--context", type=_positive, default=0, help="of a model; by default what the tests need")
+    parser.add_argument(
+        "--context", type=_positive, default=0, help="of a model; by default what the tests need"
+    )
     parser.add_argument("--pp", type=_positive, default=512, help="tokens of the prompt")
     parser.add_argument("--tg", type=_positive, default=128, help="tokens that are decoded")
     parser.add_argument("--repeat", type=_positive, default=5)
-    parser.add_argument("--sustained", type=float, default=0.0, metavar="SECONDS", help="then decode on for so long")
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
+    parser.add_argument(
+        "--sustained", type=float, default=0.0, metavar="SECONDS", help="then decode on for so long"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
     return parser.parse_args(argv)
 
 

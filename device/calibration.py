@@ -47,7 +47,9 @@ def _calibrate(store: Store, current: Deployment, budget_s: float) -> "dict[str,
         raise
 
 
-def _proved(store: Store, current: Deployment, bundle: Path, found: "dict[str, Any]") -> "dict[str, Any]":
+def _proved(
+    store: Store, current: Deployment, bundle: Path, found: "dict[str, Any]"
+) -> "dict[str, Any]":
     """Run with what was found, and return what the check saw; where a change costs a golden, with the threads alone."""
     tuned.write(bundle, found)
     try:
@@ -56,7 +58,9 @@ def _proved(store: Store, current: Deployment, bundle: Path, found: "dict[str, A
         if not any(change["kept"] for change in found["evidence"]["changes"]):
             raise
         found["evidence"]["refused"] = error.message
-        found["settings"] = {name: found["settings"][name] for name in ("threads", "threads_batch", "cpus")}
+        found["settings"] = {
+            name: found["settings"][name] for name in ("threads", "threads_batch", "cpus")
+        }
         tuned.write(bundle, found)
         return activation.run_again(store, current)
 
@@ -65,4 +69,6 @@ def _searched(store: Store, current: Deployment, bundle: Path, budget_s: float) 
     with service.paused(store):
         service.choose(store, current.service).stop()
         limit_s = LIMIT_FACTOR * budget_s + LIMIT_EXTRA_S
-        return activation.run_verb(store, current, "search", limit_s, "--bundle", str(bundle), "--budget", str(budget_s))
+        return activation.run_verb(
+            store, current, "search", limit_s, "--bundle", str(bundle), "--budget", str(budget_s)
+        )

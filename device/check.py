@@ -31,7 +31,9 @@ MIN_AGREEMENT = 0.9
 def check(argv: list[str]) -> int:
     """Check a bundle; print what was seen, raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`."""
     options = _options(argv)
-    print(json.dumps(python_child("device.check", options.bundle, str(options.threads))), flush=True)
+    print(
+        json.dumps(python_child("device.check", options.bundle, str(options.threads))), flush=True
+    )
     return 0
 
 
@@ -56,14 +58,22 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
     model = open_bundle(folder, manifest, threads)
     load_s = time.perf_counter() - began
     _refuse_nan(model, goldens[0])
-    named = [(f"golden {number} of {len(goldens)}", golden) for number, golden in enumerate(goldens, 1)]
+    named = [
+        (f"golden {number} of {len(goldens)}", golden) for number, golden in enumerate(goldens, 1)
+    ]
     if exact := manifest.arithmetic in ("", own_arithmetic()):
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
     else:
         measured = _agreement([_follow(model, golden, where) for where, golden in named])
     leads.prepare(model, folder)
     model.engine.close()
-    return {"ok": True, "goldens": len(goldens), "exact": exact, "load_s": round(load_s, 3), **measured}
+    return {
+        "ok": True,
+        "goldens": len(goldens),
+        "exact": exact,
+        "load_s": round(load_s, 3),
+        **measured,
+    }
 
 
 def own_arithmetic() -> str:
@@ -79,11 +89,18 @@ def _refuse_nan(model: "Model", golden: Golden) -> None:
     """Raise DeviceError where the scores are no numbers: of those the goldens would only say that they differ."""
     first = next(iter(model.engine.logits(golden.prompt_tokens[:1])), b"")
     if any(score != score for score in array("f", first)):
-        raise DeviceError("bad_model", "the model computes NaN", hint="its weights are damaged, or overflow in this type")
+        raise DeviceError(
+            "bad_model",
+            "the model computes NaN",
+            hint="its weights are damaged, or overflow in this type",
+        )
 
 
 def _rate(timings: list[Timing]) -> Result:
-    steps, seconds = sum(timing.decode_steps for timing in timings), sum(timing.decode_s for timing in timings)
+    steps, seconds = (
+        sum(timing.decode_steps for timing in timings),
+        sum(timing.decode_s for timing in timings),
+    )
     return {"decode_tok_s": round(steps / seconds, 2) if seconds else 0.0}
 
 
@@ -92,7 +109,11 @@ def _agreement(followed: list[list[bool]]) -> Result:
     share = sum(map(sum, followed)) / sum(map(len, followed))
     if share < MIN_AGREEMENT:
         message = f"the goldens agree in {share:.1%} of their tokens, on this processor {MIN_AGREEMENT:.0%} are asked"
-        raise DeviceError("golden_mismatch", message, hint="the model file or the runtime is not what was measured")
+        raise DeviceError(
+            "golden_mismatch",
+            message,
+            hint="the model file or the runtime is not what was measured",
+        )
     return {"agreement": round(share, 4)}
 
 
@@ -132,16 +153,24 @@ def read_goldens(path: Path) -> list[Golden]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError("bad_goldens", f"`{path.name}` cannot be read") from error
-    goldens = [_golden(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    goldens = [
+        _golden(line, f"{path.name}:{number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     if not goldens:
-        raise DeviceError("bad_goldens", f"`{path.name}` holds no golden: a release cannot be checked without one")
+        raise DeviceError(
+            "bad_goldens", f"`{path.name}` holds no golden: a release cannot be checked without one"
+        )
     return goldens
 
 
 def _golden(line: str, where: str) -> Golden:
     try:
         row = json.loads(line)
-        prompt, answer = ([int(token) for token in row[name]] for name in ("prompt_tokens", "tokens"))
+        prompt, answer = (
+            [int(token) for token in row[name]] for name in ("prompt_tokens", "tokens")
+        )
         golden = Golden(list(row["messages"]), prompt, answer, row.get("finish_reason") == "stop")
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error
@@ -154,9 +183,15 @@ def _compare(where: str, expected: list[int], found: list[int]) -> None:
     if expected == found:
         return
     at = next(at for at in range(len(expected) + 1) if expected[at : at + 1] != found[at : at + 1])
-    wanted, got = (str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found))
+    wanted, got = (
+        str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found)
+    )
     message = f"{where} differs at token {at + 1} of {len(expected)}: expected {wanted}, got {got}"
-    raise DeviceError("golden_mismatch", message, hint="the model file, the runtime or the processor is not what was measured")
+    raise DeviceError(
+        "golden_mismatch",
+        message,
+        hint="the model file, the runtime or the processor is not what was measured",
+    )
 
 
 def answer(folder: str, threads: str) -> None:
@@ -171,7 +206,11 @@ def answer(folder: str, threads: str) -> None:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="check", description="Load a bundle's model and compare it with its goldens.")
+    parser = argparse.ArgumentParser(
+        prog="check", description="Load a bundle's model and compare it with its goldens."
+    )
     parser.add_argument("--bundle", required=True, metavar="DIR")
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
     return parser.parse_args(argv)

@@ -27,7 +27,9 @@ def python_child(module: str, *arguments: str) -> Result:
     """Return what `module.answer(*arguments)` prints in a child process; raise as `run_child` does."""
     code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import answer; answer(*sys.argv[2:])"
     runtime = Path(__file__).resolve().parent.parent
-    return run_child([sys.executable, *_compiled_elsewhere(), "-sE", "-c", code, str(runtime), *arguments])
+    return run_child(
+        [sys.executable, *_compiled_elsewhere(), "-sE", "-c", code, str(runtime), *arguments]
+    )
 
 
 def die_with_parent() -> None:
@@ -63,14 +65,26 @@ def illegal_instruction(runtime: RuntimeManifest | None, features: Sequence[str]
     """Return the error of a runtime that was killed by signal 4, on a processor with these features."""
     built = (runtime.profile or runtime.machine) if runtime else "another processor"
     lacking = sorted(set(runtime.features) - set(features)) if runtime else []
-    has = f"no {', '.join(lacking)}" if lacking else " ".join(features)[:300] or "an unknown processor"
+    has = (
+        f"no {', '.join(lacking)}"
+        if lacking
+        else " ".join(features)[:300] or "an unknown processor"
+    )
     message = f"illegal instruction: built for {built}, the board has {has}"
-    return DeviceError("illegal_instruction", message, hint="push with a runtime that is built for this board's own profile")
+    return DeviceError(
+        "illegal_instruction",
+        message,
+        hint="push with a runtime that is built for this board's own profile",
+    )
 
 
 def _cpu_features() -> list[str]:
     try:
-        return list(cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))["cpu_features"])
+        return list(
+            cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))[
+                "cpu_features"
+            ]
+        )
     except OSError:
         return []
 

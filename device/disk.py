@@ -74,7 +74,19 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-CHANGES = ("create", "reopen", "write", "truncate", "fsync", "replace", "link", "symlink", "unlink", "mkdir", "rmdir")
+CHANGES = (
+    "create",
+    "reopen",
+    "write",
+    "truncate",
+    "fsync",
+    "replace",
+    "link",
+    "symlink",
+    "unlink",
+    "mkdir",
+    "rmdir",
+)
 """The functions above: all that the others below are made of."""
 
 

@@ -22,7 +22,11 @@ class DeviceError(Exception):
 
 def read_only(place: object) -> DeviceError:
     """Return the error of a disk that cannot be written any more."""
-    return DeviceError("read_only", f"the disk under {place} is read-only", "remount it, or look at dmesg: the card may be dying")
+    return DeviceError(
+        "read_only",
+        f"the disk under {place} is read-only",
+        "remount it, or look at dmesg: the card may be dying",
+    )
 
 
 def of_the_disk(error: OSError) -> DeviceError:
@@ -32,4 +36,6 @@ def of_the_disk(error: OSError) -> DeviceError:
         return DeviceError("disk_full", f"the disk is full: {where}", "make room, then do it again")
     if error.errno == errno.EROFS:
         return read_only(where)
-    return DeviceError("disk", f"{where}: {error.strerror or error}", "look at dmesg: the card may be dying")
+    return DeviceError(
+        "disk", f"{where}: {error.strerror or error}", "look at dmesg: the card may be dying"
+    )

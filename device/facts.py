@@ -23,7 +23,14 @@ FIRST_SANE_YEAR = 2024
 """A clock before it was never set: a Pi has no battery for one."""
 THROTTLE_BITS = ("under_voltage", "arm_frequency_capped", "throttled", "soft_temperature_limit")
 """Bits 0 to 3 of `vcgencmd get_throttled`: now; 16 to 19: since boot (Raspberry Pi documentation, os/graphics-utilities)."""
-_CPU_ZONES = ("cpu-thermal", "x86_pkg_temp", "soc-thermal", "package-thermal", "cpu-therm", "soc_thermal")
+_CPU_ZONES = (
+    "cpu-thermal",
+    "x86_pkg_temp",
+    "soc-thermal",
+    "package-thermal",
+    "cpu-therm",
+    "soc_thermal",
+)
 _MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model")
 _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 _SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
@@ -54,11 +61,25 @@ def stored(root: str) -> Facts:
             blobs[part.group(1)] = os.path.getsize(os.path.join(root, "blobs", name))
         elif not name.startswith("."):
             blobs[name] = None
-    kept = {kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."] for kind in ("runtimes", "releases", "agents")}
+    kept = {
+        kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."]
+        for kind in ("runtimes", "releases", "agents")
+    }
     names = [(kind, name) for kind in ("runtimes", "releases") for name in kept[kind]]
-    signatures = {name: _digest(os.path.join(root, kind, name, _SIGNATURES[kind])) for kind, name in names}
-    signers = [line.split() for line in _text(os.path.join(root, "allowed_signers")).splitlines() if line[:1] != "#"]
-    return dict(kept, blobs=blobs, signatures=signatures, signers=[words[3] for words in signers if len(words) > 3])
+    signatures = {
+        name: _digest(os.path.join(root, kind, name, _SIGNATURES[kind])) for kind, name in names
+    }
+    signers = [
+        line.split()
+        for line in _text(os.path.join(root, "allowed_signers")).splitlines()
+        if line[:1] != "#"
+    ]
+    return dict(
+        kept,
+        blobs=blobs,
+        signatures=signatures,
+        signers=[words[3] for words in signers if len(words) > 3],
+    )
 
 
 def _digest(path: str) -> Optional[str]:
@@ -85,17 +106,32 @@ def model(text: Callable[[str], str]) -> str:
 
 def cpuinfo(text: str) -> Facts:
     """Return the processor's parts (`0xd08`, in order, each once) and features from /proc/cpuinfo."""
-    fields = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in text.splitlines())]
+    fields = [
+        (key.strip(), value.strip())
+        for key, _, value in (line.partition(":") for line in text.splitlines())
+    ]
     features = next((value.split() for key, value in fields if key in ("Features", "flags")), [])
     parts = [value for key, value in fields if key == "CPU part"]
     names = [value for key, value in fields if key == "model name"]
-    return {"cpu_parts": list(dict.fromkeys(parts)), "cpu_name": names[0] if names else "", "cpu_features": features}
+    return {
+        "cpu_parts": list(dict.fromkeys(parts)),
+        "cpu_name": names[0] if names else "",
+        "cpu_features": features,
+    }
 
 
 def meminfo(text: str) -> Facts:
     """Return total and available memory and swap in MB (2**20 bytes) from /proc/meminfo."""
-    kb = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in text.splitlines()) if value.split()}
-    names = {"memory_total_mb": "MemTotal", "memory_available_mb": "MemAvailable", "swap_total_mb": "SwapTotal"}
+    kb = {
+        key: int(value.split()[0])
+        for key, _, value in (line.partition(":") for line in text.splitlines())
+        if value.split()
+    }
+    names = {
+        "memory_total_mb": "MemTotal",
+        "memory_available_mb": "MemAvailable",
+        "swap_total_mb": "SwapTotal",
+    }
     return {name: kb[field] // 1024 if field in kb else None for name, field in names.items()}
 
 
@@ -139,13 +175,19 @@ def os_release(text: str) -> Facts:
 def glibc(text: str) -> Optional[str]:
     """Return `2.36` from `getconf GNU_LIBC_VERSION` or the first line of `ldd --version`."""
     lines = text.splitlines()
-    found = re.search(r"(\d+\.\d+)\s*$", lines[0]) or re.search(r"GLIBC (\d+\.\d+)", lines[0]) if lines else None
+    found = (
+        re.search(r"(\d+\.\d+)\s*$", lines[0]) or re.search(r"GLIBC (\d+\.\d+)", lines[0])
+        if lines
+        else None
+    )
     return found.group(1) if found else None
 
 
 def temperature(zones: List[Tuple[str, str]]) -> Optional[float]:
     """Return the processor's °C from (type, millidegrees) of the thermal zones; zones go by type, never by number."""
-    readings = {kind.strip().lower(): int(value) for kind, value in zones if re.match(r"-?\d+\s*$", value)}
+    readings = {
+        kind.strip().lower(): int(value) for kind, value in zones if re.match(r"-?\d+\s*$", value)
+    }
     chosen = next((name for name in _CPU_ZONES if name in readings), next(iter(readings), None))
     return readings[chosen] / 1000 if chosen else None
 
@@ -153,7 +195,12 @@ def temperature(zones: List[Tuple[str, str]]) -> Optional[float]:
 def _processor() -> Facts:
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     bits = 64 if sys.maxsize > 2**32 else 32
-    known = {"machine": platform.machine(), "userland_bits": bits, "cores": os.cpu_count(), "cpus_allowed": len(affinity) or None}
+    known = {
+        "machine": platform.machine(),
+        "userland_bits": bits,
+        "cores": os.cpu_count(),
+        "cpus_allowed": len(affinity) or None,
+    }
     return dict(cpuinfo(_text("/proc/cpuinfo")), **known)
 
 
@@ -167,8 +214,12 @@ def _software() -> Facts:
     abi = sysconfig.get_config_var("SOABI") or ""
     named = os_release(_text("/etc/os-release"))
     l4t = l4t_release(_text("/etc/nv_tegra_release"))
-    l4t = l4t or l4t_package(output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core"))
-    return dict(named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t)
+    l4t = l4t or l4t_package(
+        output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core")
+    )
+    return dict(
+        named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t
+    )
 
 
 def _storage(root: str) -> Facts:
@@ -176,7 +227,11 @@ def _storage(root: str) -> Facts:
     while not os.path.exists(there):
         there = os.path.dirname(there)
     usage = shutil.disk_usage(there)
-    return {"disk_total_bytes": usage.total, "disk_free_bytes": usage.free, "disk_device": _device(there)}
+    return {
+        "disk_total_bytes": usage.total,
+        "disk_free_bytes": usage.free,
+        "disk_device": _device(there),
+    }
 
 
 def _device(path: str) -> Optional[str]:
@@ -223,7 +278,13 @@ def _text(path: str) -> str:
 def output(*command: str) -> str:
     """Return what a command prints; nothing where it is not there or fails to end within ten seconds."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.decode("utf-8", "replace")

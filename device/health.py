@@ -29,7 +29,13 @@ def check_limit_s(store: Store, release: str) -> float:
     """Return how long the check of a release may take: by its size, so that one that hangs is soon taken back."""
     manifest = store.read_release(release)
     tokens = manifest.file(GOLDENS).size / TOKEN_BYTES
-    return round(min(CHECK_S, start_limit_s(store, release) + tokens * max(0.02, _model_bytes(manifest) / DECODE_BYTES_S)))
+    return round(
+        min(
+            CHECK_S,
+            start_limit_s(store, release)
+            + tokens * max(0.02, _model_bytes(manifest) / DECODE_BYTES_S),
+        )
+    )
 
 
 def start_limit_s(store: Store, release: str) -> float:
@@ -37,7 +43,9 @@ def start_limit_s(store: Store, release: str) -> float:
     return round(min(HEALTH_S, START_S + _model_bytes(store.read_release(release)) / READ_BYTES_S))
 
 
-def measured(store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str) -> dict[str, Any]:
+def measured(
+    store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str
+) -> dict[str, Any]:
     """Return the speed that a check saw beside the one expected of it; `unjudged` says why it is not to be judged."""
     size = _model_bytes(store.read_release(wanted.release))
     rate, before = float(checked.get("decode_tok_s", 0.0)), store.state().get("measured", {})
@@ -47,7 +55,11 @@ def measured(store: Store, wanted: Deployment, checked: dict[str, Any], unjudged
         unjudged = "its check measures no speed"
     if not unjudged and (not last or not 1 / ALIKE <= last_size / size <= ALIKE):
         unjudged = "no model of its size ran here before"
-    return dict(seen, unjudged=unjudged) if unjudged else dict(seen, expected_tok_s=round(last * last_size / size, 2))
+    return (
+        dict(seen, unjudged=unjudged)
+        if unjudged
+        else dict(seen, expected_tok_s=round(last * last_size / size, 2))
+    )
 
 
 def is_slow(seen: dict[str, Any]) -> bool:
@@ -59,14 +71,22 @@ def too_slow(seen: dict[str, Any]) -> DeviceError:
     """Return the error of a release that is slower than it must be."""
     rate, expected = seen["decode_tok_s"], seen["expected_tok_s"]
     message = f"it decodes {rate:.1f} tokens/s, by the release before {expected:.1f} are expected here, {SLOWEST:.0%} asked"
-    return DeviceError("unhealthy", message, "look at the board's temperature, power supply and other programs")
+    return DeviceError(
+        "unhealthy", message, "look at the board's temperature, power supply and other programs"
+    )
 
 
 def note_refusal(store: Store, wanted: Deployment, code: str, reason: str) -> None:
     """Keep why a release was not taken, for `status`."""
     with suppress(OSError):
         manifest = store.read_release(wanted.release)
-        said = {"release": wanted.release, "name": manifest.name, "version": manifest.version, "code": code, "reason": reason}
+        said = {
+            "release": wanted.release,
+            "name": manifest.name,
+            "version": manifest.version,
+            "code": code,
+            "reason": reason,
+        }
         disk.write_note(_refused(store), said)
 
 

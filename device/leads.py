@@ -33,7 +33,11 @@ def prepare(model: Model, bundle: Path) -> bool:
     if (state := _recorded(file)) and engine.restore(lead, state):
         return True
     if not (state := engine.save(lead)):
-        print(f"the state of the lead ({len(lead)} tokens) is larger than the memory for states", file=sys.stderr, flush=True)
+        print(
+            f"the state of the lead ({len(lead)} tokens) is larger than the memory for states",
+            file=sys.stderr,
+            flush=True,
+        )
     elif engine.restore(lead, state):
         _keep(file, state)
     return False
@@ -65,6 +69,8 @@ def _keep(file: Path, state: bytes) -> None:
         part = file.with_suffix(".part")
         write_new(part, state)
         disk.replace(part, file)
-        write_json(file.with_suffix(".json"), {"size": len(state), "sha256": sha256(state).hexdigest()})
+        write_json(
+            file.with_suffix(".json"), {"size": len(state), "sha256": sha256(state).hexdigest()}
+        )
     except OSError as error:
         print(f"the state of the lead is not kept: {error}", file=sys.stderr, flush=True)

@@ -36,32 +36,66 @@ class Metrics:
 
     def answered(self, timing: Timing) -> None:
         """Add what an answer took."""
-        took = (timing.prompt_tokens, timing.reused_tokens, timing.answer_tokens, timing.prefill_s, timing.decode_s)
+        took = (
+            timing.prompt_tokens,
+            timing.reused_tokens,
+            timing.answer_tokens,
+            timing.prefill_s,
+            timing.decode_s,
+        )
         for name, amount in zip(_SUMS, took, strict=True):
             self._sums[name] += amount
 
     def text(self, *, waiting: int, temperature_c: "float | None", labels: "dict[str, str]") -> str:
         """Return all figures; `labels` say what is served."""
         lines = _metric("info", "gauge", "What is served.", [(_labels(labels), 1)])
-        requests = [(_labels({"path": path, "status": str(status)}), n) for (path, status), n in sorted(self._requests.items())]
+        requests = [
+            (_labels({"path": path, "status": str(status)}), n)
+            for (path, status), n in sorted(self._requests.items())
+        ]
         lines += _metric("requests_total", "counter", "Requests by path and status.", requests)
         for name, meaning in _SUMS.items():
             lines += _metric(f"{name}_total", "counter", meaning, [("", self._sums[name])])
-        lines += _metric("requests_waiting", "gauge", "Questions that wait behind the one that is answered.", [("", waiting)])
-        lines += _metric("start_time_seconds", "gauge", "When the service began, in seconds since 1970.", [("", self._began)])
-        lines += _metric("resident_memory_bytes", "gauge", "Resident memory, the mapped model included.", [("", _resident())])
+        lines += _metric(
+            "requests_waiting",
+            "gauge",
+            "Questions that wait behind the one that is answered.",
+            [("", waiting)],
+        )
+        lines += _metric(
+            "start_time_seconds",
+            "gauge",
+            "When the service began, in seconds since 1970.",
+            [("", self._began)],
+        )
+        lines += _metric(
+            "resident_memory_bytes",
+            "gauge",
+            "Resident memory, the mapped model included.",
+            [("", _resident())],
+        )
         if temperature_c is not None:
-            lines += _metric("temperature_celsius", "gauge", "The processor's temperature.", [("", temperature_c)])
+            lines += _metric(
+                "temperature_celsius",
+                "gauge",
+                "The processor's temperature.",
+                [("", temperature_c)],
+            )
         return "\n".join(lines) + "\n"
 
 
-def _metric(name: str, kind: str, meaning: str, values: "Sequence[tuple[str, float]]") -> "list[str]":
+def _metric(
+    name: str, kind: str, meaning: str, values: "Sequence[tuple[str, float]]"
+) -> "list[str]":
     head = [f"# HELP demitasse_{name} {meaning}", f"# TYPE demitasse_{name} {kind}"]
     return [*head, *(f"demitasse_{name}{labels} {value:.15g}" for labels, value in values)]
 
 
 def _labels(labels: "dict[str, str]") -> str:
-    escaped = {name: re.sub(r'(["\\])', r"\\\1", value).replace("\n", r"\n") for name, value in labels.items()}
+    escaped = {
+        name: re.sub(r'(["\\])', r"\\\1", value).replace("\n", r"\n")
+        for name, value in labels.items()
+    }
     return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"
 
 

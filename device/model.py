@@ -50,14 +50,22 @@ class Model:
     def render(self, messages: Messages) -> str:
         """Return the prompt of a conversation as text, with its opening."""
         if self.template is None:
-            raise DeviceError("no_template", "this model has no chat template", hint="use /v1/completions", status=400)
+            raise DeviceError(
+                "no_template",
+                "this model has no chat template",
+                hint="use /v1/completions",
+                status=400,
+            )
         return self.template.render(opened(messages, self.opening))
 
     def prompt(self, messages: Messages) -> Prompt:
         """Return the prompt of a conversation as token ids, and how many of them are its lead."""
         tokens = self.engine.tokenize(self.render(messages))
         lead = self.lead(messages)
-        return Prompt(tokens, len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0)
+        return Prompt(
+            tokens,
+            len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0,
+        )
 
     def lead(self, messages: Messages = ()) -> tuple[int, ...]:
         """Return the tokens that others begin with too, which open as this conversation does; none where they are few."""
@@ -89,12 +97,18 @@ class Model:
     def _beginning(self, messages: Messages) -> list[Mapping[str, Any]]:
         """Return the messages that come before a conversation's own first question."""
         known = len(self.opening) if begins(messages, self.opening) else 0
-        return [*messages[:known], *takewhile(lambda message: message.get("role") == "system", messages[known:])]
+        return [
+            *messages[:known],
+            *takewhile(lambda message: message.get("role") == "system", messages[known:]),
+        ]
 
     def _lead(self, beginning: list[Mapping[str, Any]]) -> tuple[int, ...]:
         """Compare two conversations that have nothing but their beginning in common."""
         try:
-            one, other = (self.engine.tokenize(self.render([*beginning, _asked(text)])) for text in ("0", "Why?"))
+            one, other = (
+                self.engine.tokenize(self.render([*beginning, _asked(text)]))
+                for text in ("0", "Why?")
+            )
         except DeviceError:
             return ()
         same = one[: common(one, other)]
@@ -113,18 +127,27 @@ def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
     if available is None:
         return usual
     spare = available - shelf_bytes(memory_bytes("MemTotal"))
-    return replace(usual, context=fitting_context(manifest, spare), slots=fitting_slots(manifest, spare))
+    return replace(
+        usual, context=fitting_context(manifest, spare), slots=fitting_slots(manifest, spare)
+    )
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
     """Open a bundle's model as its manifest and this board's calibration say; raise DeviceError."""
     settings = tuned.apply(folder, bundle_settings(folder, manifest))
-    return open_with(folder, manifest, replace(settings, threads=threads, threads_batch=0) if threads else settings)
+    return open_with(
+        folder,
+        manifest,
+        replace(settings, threads=threads, threads_batch=0) if threads else settings,
+    )
 
 
 def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
     """Open a bundle's model with settings of one's own; raise DeviceError."""
-    return replace(_opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening), slots=settings.slots)
+    return replace(
+        _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening),
+        slots=settings.slots,
+    )
 
 
 def open_file(path: Path, settings: Settings, opening: Messages = ()) -> Model:
@@ -134,7 +157,9 @@ def open_file(path: Path, settings: Settings, opening: Messages = ()) -> Model:
 
 def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...], opening: Messages) -> Model:
     engine = load(path, settings)
-    from device.engine.chat import ChatTemplate  # its library is imported while others wait for the model anyway
+    from device.engine.chat import (
+        ChatTemplate,
+    )  # its library is imported while others wait for the model anyway
 
     source = _template(path.parent) or engine.chat_template
     template = ChatTemplate(source, engine.special_tokens()) if source else None

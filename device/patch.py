@@ -77,9 +77,13 @@ def tensors(argv: "list[str]") -> int:
     manifest = store.read_release(current.release) if current else None
     answer: dict[str, Any] = {"sha256": "", "tensors": []}
     if current and manifest and manifest.tensors:
-        digests = {str(tensor.get("name")): str(tensor.get("sha256")) for tensor in manifest.tensors}
+        digests = {
+            str(tensor.get("name")): str(tensor.get("sha256")) for tensor in manifest.tensors
+        }
         header = read_header(store.folder(RELEASES, current.release) / manifest.model)
-        found = [dict(asdict(tensor), sha256=digests.get(tensor.name, "")) for tensor in header.tensors]
+        found = [
+            dict(asdict(tensor), sha256=digests.get(tensor.name, "")) for tensor in header.tensors
+        ]
         answer = {"sha256": manifest.file(manifest.model).sha256, "tensors": found}
     print(json.dumps(answer))
     return 0
@@ -89,7 +93,9 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     """Read frames until `size` bytes are made and checked; return None, or the byte from which the old file was of no use."""
     at, closed, wrong_at = out.at, out.checked, None
     while closed < size:
-        kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(source.exactly(delta.FRAME.size))
+        kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(
+            source.exactly(delta.FRAME.size)
+        )
         _refuse_odd(kind, tensor_type, payload_bytes, made, first, size - at)
         payload = source.exactly(payload_bytes)
         at += made
@@ -102,18 +108,28 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     return wrong_at
 
 
-def _refuse_odd(kind: int, tensor_type: int, payload: int, made: int, first: int, left: int) -> None:
-    sound = payload <= delta.PAYLOAD_BYTES and made <= left and (made <= delta.FRAME_BYTES or kind == delta.COPY)
+def _refuse_odd(
+    kind: int, tensor_type: int, payload: int, made: int, first: int, left: int
+) -> None:
+    sound = (
+        payload <= delta.PAYLOAD_BYTES
+        and made <= left
+        and (made <= delta.FRAME_BYTES or kind == delta.COPY)
+    )
     sound = sound and first <= delta.LAST_BYTE
     if kind == delta.ADD:
         sound = sound and tensor_type in TYPES and made % delta.block_bytes(tensor_type) == 0
     if kind == delta.CHECK:
         sound = sound and payload == delta.DIGEST_BYTES
     if not sound or kind > delta.CHECK or (not made and kind != delta.CHECK):
-        raise DeviceError("bad_patch", f"frame of kind {kind} with {payload:,} bytes for {made:,}", "push again")
+        raise DeviceError(
+            "bad_patch", f"frame of kind {kind} with {payload:,} bytes for {made:,}", "push again"
+        )
 
 
-def _apply(kind: int, tensor_type: int, payload: bytes, made: int, first: int, base: int, out: Rebuilt) -> None:
+def _apply(
+    kind: int, tensor_type: int, payload: bytes, made: int, first: int, base: int, out: Rebuilt
+) -> None:
     if kind == delta.CHECK:
         out.close_stretch(payload)
     elif kind == delta.COPY:
@@ -131,7 +147,11 @@ def difference(payload: bytes, kind: int, size: int) -> bytes:
     block, blocks = delta.block_bytes(kind), size // delta.block_bytes(kind)
     out, sections, place = bytearray(size), _Sections(payload), 0
     for width, lane in delta.fields(kind):
-        planes = sections.number(width, blocks) if lane > 8 else sections.take(width * blocks, nibbles=lane == 4)
+        planes = (
+            sections.number(width, blocks)
+            if lane > 8
+            else sections.take(width * blocks, nibbles=lane == 4)
+        )
         for byte in range(width):
             out[place + byte :: block] = planes[byte * blocks : (byte + 1) * blocks]
         place += width
@@ -165,7 +185,9 @@ class _Sections:
         """Return the planes of a number of some bytes, the lowest first; each came less the sign of the one below."""
         planes = [self.take(blocks, nibbles=False)]
         while len(planes) < width:
-            planes.append(_add(self.take(blocks, nibbles=False), planes[-1].translate(_SIGNS), _BYTE))
+            planes.append(
+                _add(self.take(blocks, nibbles=False), planes[-1].translate(_SIGNS), _BYTE)
+            )
         return b"".join(planes)
 
     def take(self, size: int, *, nibbles: bool) -> bytes:
@@ -175,9 +197,15 @@ class _Sections:
         body = self._bytes(packed)
         if not run:
             return _exactly(size, _inflate(body, size))
-        if common * run + rare + delta.STEPS + len(delta.SMALL_STEPS) > delta.TOKENS or (nibbles and max(symbols, default=0) > 15):
+        if common * run + rare + delta.STEPS + len(delta.SMALL_STEPS) > delta.TOKENS or (
+            nibbles and max(symbols, default=0) > 15
+        ):
             raise _bad("a section has too many words")
-        spread = _spell(_inflate(body, 2 * size), delta.words(symbols[:common], symbols[common:], run), size << nibbles)
+        spread = _spell(
+            _inflate(body, 2 * size),
+            delta.words(symbols[:common], symbols[common:], run),
+            size << nibbles,
+        )
         return _pack(spread) if nibbles else spread
 
     def _bytes(self, size: int) -> bytes:

@@ -119,7 +119,13 @@ def _serve(store: Store, session: Input, request: dict[str, Any]) -> dict[str, A
         if request.get("op") == "patch":
             return _patch(store, session, _coming(request), request)
         if request.get("op") in KINDS:
-            return _stage(store, session, KINDS[request["op"]], _size(request, "size"), _size(request, "signature_size"))
+            return _stage(
+                store,
+                session,
+                KINDS[request["op"]],
+                _size(request, "size"),
+                _size(request, "signature_size"),
+            )
     except OSError as error:
         raise _explained(store, error) from error
     raise DeviceError("bad_request", f"unknown operation `{str(request.get('op'))[:40]}`")
@@ -140,7 +146,10 @@ def _append(store: Store, session: Input, blob: Coming) -> None:
         while left:
             chunk = session.some(left)
             if not chunk:
-                raise DeviceError("cut", f"the session ended {left:,} bytes before the end of blob {blob.sha256[:12]}")
+                raise DeviceError(
+                    "cut",
+                    f"the session ended {left:,} bytes before the end of blob {blob.sha256[:12]}",
+                )
             total.update(chunk)
             disk.write_all(descriptor, chunk)
             left -= len(chunk)
@@ -152,7 +161,9 @@ def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) 
     if not isinstance(checked, int) or not 0 <= checked <= blob.offset:
         raise DeviceError("bad_request", "a patch needs `checked` between 0 and its offset")
     if not old.is_file():
-        raise DeviceError("missing_base", f"blob {old.name[:12]} is not on this board any more", "push again")
+        raise DeviceError(
+            "missing_base", f"blob {old.name[:12]} is not on this board any more", "push again"
+        )
     _refuse_full(store, [blob])
     with _reopened(store, blob) as descriptor, open(old, "rb") as base:
         out = Rebuilt(descriptor, blob.offset, checked)
@@ -172,7 +183,11 @@ def _reopened(store: Store, blob: Coming) -> Iterator[int]:
     try:
         there = os.fstat(descriptor).st_size
         if there < blob.offset:
-            raise DeviceError("wrong_offset", f"blob {blob.sha256[:12]} has {there:,} bytes, not {blob.offset:,}", "push again")
+            raise DeviceError(
+                "wrong_offset",
+                f"blob {blob.sha256[:12]} has {there:,} bytes, not {blob.offset:,}",
+                "push again",
+            )
         disk.truncate(descriptor, blob.offset)
         yield descriptor
     finally:
@@ -188,7 +203,9 @@ def _refuse_full(store: Store, coming: list[Coming]) -> None:
 def _refuse_wrong(store: Store, blob: Coming, digest: str) -> None:
     if digest != blob.sha256:
         disk.unlink(store.part(blob.sha256))
-        raise DeviceError("wrong_digest", f"blob {blob.sha256[:12]} did not arrive as it was sent", "push again")
+        raise DeviceError(
+            "wrong_digest", f"blob {blob.sha256[:12]} did not arrive as it was sent", "push again"
+        )
 
 
 def _hash(path: Path) -> "hashlib._Hash":
@@ -199,7 +216,9 @@ def _hash(path: Path) -> "hashlib._Hash":
     return total
 
 
-def _stage(store: Store, session: Input, kind: str, size: int, signature_size: int) -> dict[str, Any]:
+def _stage(
+    store: Store, session: Input, kind: str, size: int, signature_size: int
+) -> dict[str, Any]:
     manifest, signature = session.exactly(size), session.exactly(signature_size)
     name = hashlib.sha256(manifest).hexdigest()
     store.stage(kind, name, manifest, signature)
@@ -234,7 +253,9 @@ def _explained(store: Store, error: OSError) -> DeviceError:
         return _disk_full(numbers)
     if error.errno == errno.EROFS:
         return read_only(store.root)
-    return DeviceError("disk", f"the store cannot be written: {error.strerror}: {error.filename or store.root}")
+    return DeviceError(
+        "disk", f"the store cannot be written: {error.strerror}: {error.filename or store.root}"
+    )
 
 
 def _disk_full(numbers: str) -> DeviceError:

@@ -31,14 +31,28 @@ def event(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-def embeddings(model: str, vectors: "list[list[float]]", tokens: int, *, packed: bool) -> dict[str, Any]:
+def embeddings(
+    model: str, vectors: "list[list[float]]", tokens: int, *, packed: bool
+) -> dict[str, Any]:
     """Return vectors in OpenAI's shape, as numbers or packed as base64 of little-endian float32."""
 
     def shown(vector: "list[float]") -> Any:
-        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if packed else vector
+        return (
+            base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            if packed
+            else vector
+        )
 
-    data = [{"object": "embedding", "index": number, "embedding": shown(vector)} for number, vector in enumerate(vectors)]
-    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    data = [
+        {"object": "embedding", "index": number, "embedding": shown(vector)}
+        for number, vector in enumerate(vectors)
+    ]
+    return {
+        "object": "list",
+        "data": data,
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 @dataclass(frozen=True)
@@ -53,14 +67,27 @@ class Reply:
     def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
         """Return the answer in one piece."""
         text, last = "".join(step.text for step in steps), steps[-1]
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": self._logprobs(steps, 0), "finish_reason": last.finish_reason}
+        content = (
+            {"message": {"role": "assistant", "content": text, "refusal": None}}
+            if self.chat
+            else {"text": text}
+        )
+        choice = {
+            "index": 0,
+            **content,
+            "logprobs": self._logprobs(steps, 0),
+            "finish_reason": last.finish_reason,
+        }
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": [choice], **_figures(last.timing, usage=True)}
 
     def opening(self) -> list[dict[str, Any]]:
         """Return the chunks before the first text."""
-        return [self._chunk({"delta": {"role": "assistant", "content": ""}}, None)] if self.chat else []
+        return (
+            [self._chunk({"delta": {"role": "assistant", "content": ""}}, None)]
+            if self.chat
+            else []
+        )
 
     def chunk(self, step: Token, offset: int) -> dict[str, Any]:
         """Return a chunk with the text of a step; before it came `offset` characters."""
@@ -77,16 +104,27 @@ class Reply:
 
     def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._head(kind), "choices": [{"index": 0, "logprobs": None, **content, "finish_reason": reason}]}
+        return {
+            **self._head(kind),
+            "choices": [{"index": 0, "logprobs": None, **content, "finish_reason": reason}],
+        }
 
     def _head(self, kind: str) -> dict[str, Any]:
         name = f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
-        return {"id": name, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+        return {
+            "id": name,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
 
     def _logprobs(self, steps: Sequence[Token], offset: int) -> "dict[str, Any] | None":
         """Return how likely the tokens were, in the form of a conversation's or a plain prompt's answer; None if nobody asked."""
         begins = accumulate((len(step.text) for step in steps), initial=offset)
-        scored = [(step, begin) for step, begin in zip(steps, begins, strict=False) if step.candidates]
+        scored = [
+            (step, begin) for step, begin in zip(steps, begins, strict=False) if step.candidates
+        ]
         if not scored:
             return None
         if self.chat:
@@ -94,7 +132,9 @@ class Reply:
         return {
             "tokens": [_text(step.candidates[0]) for step, _ in scored],
             "token_logprobs": [step.candidates[0].logprob for step, _ in scored],
-            "top_logprobs": [{_text(each): each.logprob for each in step.candidates[1:]} for step, _ in scored],
+            "top_logprobs": [
+                {_text(each): each.logprob for each in step.candidates[1:]} for step, _ in scored
+            ],
             "text_offset": [begin for _, begin in scored],
         }
 

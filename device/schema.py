@@ -20,9 +20,19 @@ MAX_BYTES = 1 << 16
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
 _ABOUT = {
-    "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id", "$comment", "$defs",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
     "definitions",
-}  # fmt: skip
+}
 """Keys that say something about a value and narrow nothing."""
 _CHARACTER = r'[^"\\\x7f\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})'
 _INTEGER = '"-"? ("0" | [1-9] [0-9]{0,15})'
@@ -70,7 +80,9 @@ class _Writer:
         rules = {"root": root, **self._rules, **_BASE}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
         if len(text) > MAX_BYTES:
-            raise _refused("schema", f"is too large: its grammar has more than {MAX_BYTES >> 10} KiB")
+            raise _refused(
+                "schema", f"is too large: its grammar has more than {MAX_BYTES >> 10} KiB"
+            )
         return text
 
     def _rule(self, body: str) -> str:
@@ -94,7 +106,13 @@ class _Writer:
         self._values += 1
         if self._values > MAX_VALUES:
             raise _refused("schema", f"is too large: it describes more than {MAX_VALUES} values")
-        whole = {"$ref": self._reference, "enum": self._enum, "const": self._const, "anyOf": self._any, "oneOf": self._any}
+        whole = {
+            "$ref": self._reference,
+            "enum": self._enum,
+            "const": self._const,
+            "anyOf": self._any,
+            "oneOf": self._any,
+        }
         for key in whole.keys() & schema.keys():
             _only(schema, {key, "type"} if key in ("enum", "const") else {key}, where)
             return whole[key](schema[key], f"{where}.{key}", depth + 1)
@@ -112,21 +130,31 @@ class _Writer:
 
     def _kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> str:
         if kind == "object":
-            return self._object(schema, where, depth) if schema.get("properties") else self._free_object(schema, where)
+            return (
+                self._object(schema, where, depth)
+                if schema.get("properties")
+                else self._free_object(schema, where)
+            )
         if kind == "array":
             return self._array(schema, where, depth)
         return self._string(schema, where) if kind == "string" else kind
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
         found: Any = self._schema
-        for part in target.split("/")[1:] if isinstance(target, str) and target.startswith("#/") else [None]:
+        for part in (
+            target.split("/")[1:] if isinstance(target, str) and target.startswith("#/") else [None]
+        ):
             found = found.get(part) if isinstance(found, dict) else None
         if found is None:
             raise _refused(where, f"`{str(target)[:80]}` is not in this schema")
         return self._value(found, where, depth)
 
     def _enum(self, values: Any, where: str, depth: int) -> str:
-        if not isinstance(values, list) or not values or any(isinstance(value, (dict, list)) for value in values):
+        if (
+            not isinstance(values, list)
+            or not values
+            or any(isinstance(value, (dict, list)) for value in values)
+        ):
             raise _refused(where, "must be a list of texts, numbers, true, false or null")
         return self._one_of(_literal(json.dumps(value, ensure_ascii=False)) for value in values)
 
@@ -136,7 +164,10 @@ class _Writer:
     def _any(self, choices: Any, where: str, depth: int) -> str:
         if not isinstance(choices, list) or not choices:
             raise _refused(where, "must be a list of schemas")
-        return self._one_of(self._value(choice, f"{where}[{number}]", depth) for number, choice in enumerate(choices))
+        return self._one_of(
+            self._value(choice, f"{where}[{number}]", depth)
+            for number, choice in enumerate(choices)
+        )
 
     def _one_of(self, bodies: Iterable[str]) -> str:
         choices = list(dict.fromkeys(bodies))
@@ -147,7 +178,9 @@ class _Writer:
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise _refused(where, "`properties` must be an object and `required` a list")
         if lost := [name for name in required if name not in properties]:
-            raise _refused(f"{where}.required", f"`{str(lost[0])[:80]}` is not among the properties")
+            raise _refused(
+                f"{where}.required", f"`{str(lost[0])[:80]}` is not among the properties"
+            )
         if not isinstance(schema.get("additionalProperties", False), bool):
             raise _refused(f"{where}.additionalProperties", "must be true or false")
         pairs = [
@@ -178,12 +211,19 @@ class _Writer:
 
     def _string(self, schema: Mapping[str, Any], where: str) -> str:
         least, most = _bounds(schema, "minLength", "maxLength", where)
-        return "string" if (least, most) == (0, None) else self._rule(rf'"\"" char{_times(least, most)} "\""')
+        return (
+            "string"
+            if (least, most) == (0, None)
+            else self._rule(rf'"\"" char{_times(least, most)} "\""')
+        )
 
     def _free_object(self, schema: Mapping[str, Any], where: str) -> str:
         _only(schema, {"type", *_KEYS["array"], *_KEYS["string"], "properties", "required"}, where)
         if schema.get("required"):
-            raise _refused(f"{where}.required", f"`{str(schema['required'][0])[:80]}` is not among the properties")
+            raise _refused(
+                f"{where}.required",
+                f"`{str(schema['required'][0])[:80]}` is not among the properties",
+            )
         return self._free_pairs(0)
 
     def _free_pairs(self, level: int) -> str:
@@ -196,7 +236,13 @@ class _Writer:
         if level > _FREE_DEPTH:
             return self._one_of(plain)
         inner = self._free(level + 1)
-        return self._one_of([*plain, self._free_pairs(level), self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')])
+        return self._one_of(
+            [
+                *plain,
+                self._free_pairs(level),
+                self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"'),
+            ]
+        )
 
 
 def _pair(name: str, value: str) -> str:
@@ -212,7 +258,9 @@ def _times(least: int, most: "int | None") -> str:
     return f"{{{least},{'' if most is None else most}}}"
 
 
-def _bounds(schema: Mapping[str, Any], lower: str, upper: str, where: str) -> "tuple[int, int | None]":
+def _bounds(
+    schema: Mapping[str, Any], lower: str, upper: str, where: str
+) -> "tuple[int, int | None]":
     least, most = schema.get(lower, 0), schema.get(upper)
     for name, value in ((lower, least), (upper, most)):
         whole = isinstance(value, int) and not isinstance(value, bool)

@@ -89,7 +89,12 @@ def _render(model: Model, request: Request) -> dict[str, Any]:
 
 def _describe(model: Model, request: Request) -> dict[str, Any]:
     loaded = model.engine
-    return {**asdict(loaded.description), "n_vocab": loaded.n_vocab, "context": loaded.context, "arithmetic": own_arithmetic()}
+    return {
+        **asdict(loaded.description),
+        "n_vocab": loaded.n_vocab,
+        "context": loaded.context,
+        "arithmetic": own_arithmetic(),
+    }
 
 
 _OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {
@@ -109,7 +114,9 @@ def _messages(request: Request) -> list[dict[str, Any]]:
 
 def _tokens(request: Request) -> list[int]:
     tokens = request.get("tokens")
-    if not isinstance(tokens, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+    if not isinstance(tokens, list) or not all(
+        isinstance(token, int) and not isinstance(token, bool) for token in tokens
+    ):
         raise FieldError("tokens", "must be a list of token ids")
     return tokens
 
@@ -124,12 +131,26 @@ def _open(options: argparse.Namespace) -> Model:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="score", description="Answer requests about one model, a JSON object a line.")
+    parser = argparse.ArgumentParser(
+        prog="score", description="Answer requests about one model, a JSON object a line."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="FILE")
     source.add_argument("--bundle", metavar="DIR")
     parser.add_argument("--adapter", metavar="FILE", type=Path, help="a LoRA adapter, for --model")
-    parser.add_argument("--opening", metavar="FILE", type=Path, help="what conversations begin with, a message a line, for --model")
-    parser.add_argument("--context", type=int, default=0, help="tokens, for --model; 0 takes the model's own, at most 4096")
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
+    parser.add_argument(
+        "--opening",
+        metavar="FILE",
+        type=Path,
+        help="what conversations begin with, a message a line, for --model",
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        default=0,
+        help="tokens, for --model; 0 takes the model's own, at most 4096",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
     return parser.parse_args(argv)

@@ -19,7 +19,10 @@ def scrub(argv: list[str]) -> int:
     with store.locked():
         store.recover()
         blobs = [blob for blob in (store.root / "blobs").iterdir() if not blob.name.startswith(".")]
-        seen: dict[str, Any] = {"blobs": len(blobs), "read_bytes": sum(blob.stat().st_size for blob in blobs)}
+        seen: dict[str, Any] = {
+            "blobs": len(blobs),
+            "read_bytes": sum(blob.stat().st_size for blob in blobs),
+        }
         rotten = {blob.name for blob in blobs if sha256_of(blob) != blob.name}
         faults = [fault for kind in (RELEASES, RUNTIMES) for fault in _faults(store, kind, rotten)]
         for name in rotten:
@@ -27,7 +30,12 @@ def scrub(argv: list[str]) -> int:
         current = store.current()
     if current and {fault["in"] for fault in faults} & {current.release, current.runtime}:
         service.choose(store, current.service).start()
-    print(json.dumps(dict(seen, rotten=faults, hint="push the release again" if faults else ""), ensure_ascii=False))
+    print(
+        json.dumps(
+            dict(seen, rotten=faults, hint="push the release again" if faults else ""),
+            ensure_ascii=False,
+        )
+    )
     return 0
 
 
@@ -38,9 +46,14 @@ def _faults(store: Store, kind: str, rotten: "set[str]") -> "list[dict[str, str]
         if folder.name.startswith("."):
             continue
         try:
-            files = (store.read_release if kind == RELEASES else store.read_runtime)(folder.name).files
+            files = (store.read_release if kind == RELEASES else store.read_runtime)(
+                folder.name
+            ).files
             damaged = [file.path for file in files if file.sha256 in rotten]
-            found += [{"in": folder.name, "kind": kind[:-1], "what": f"`{path}` has rotted"} for path in damaged]
+            found += [
+                {"in": folder.name, "kind": kind[:-1], "what": f"`{path}` has rotted"}
+                for path in damaged
+            ]
             if not damaged:
                 store.check(kind, folder.name)
         except (DeviceError, ManifestError) as error:

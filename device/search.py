@@ -31,7 +31,13 @@ TYPICAL_PROMPT, TYPICAL_ANSWER = 256, 64
 """The question that changes are judged by."""
 HOT_C, COOLING_S = 78.0, 5.0
 """From this temperature on there is a pause before each measurement."""
-CHANGES: "tuple[dict[str, Any], ...]" = ({"flash": False}, {"batch": 128}, {"batch": 256}, {"mmap": False}, {"kv_type": "q8_0"})
+CHANGES: "tuple[dict[str, Any], ...]" = (
+    {"flash": False},
+    {"batch": 128},
+    {"batch": 256},
+    {"mmap": False},
+    {"kv_type": "q8_0"},
+)
 
 Rate = Callable[["Arm", int], float]
 
@@ -76,7 +82,9 @@ def halve(arms: Sequence[Arm], rate: Rate, tokens: int, budget: Budget) -> "list
         for turn in range(SAMPLES):
             for arm in left if turn % 2 == 0 else left[::-1]:
                 samples[arm].append(rate(arm, tokens))
-        trials.update({arm: Trial(arm, statistics.median(found), rounds) for arm, found in samples.items()})
+        trials.update(
+            {arm: Trial(arm, statistics.median(found), rounds) for arm, found in samples.items()}
+        )
         left = sorted(left, key=lambda arm: trials[arm].rate, reverse=True)[: (len(left) + 1) // 2]
         tokens *= 2
     return sorted(trials.values(), key=lambda trial: (trial.rounds, trial.rate), reverse=True)
@@ -107,36 +115,53 @@ def search(argv: "list[str]") -> int:
     began, budget = time.monotonic(), Budget(options.budget)
     manifest = read_manifest(options.bundle)
     usual = replace(bundle_settings(options.bundle, manifest), slots=1)
-    found, evidence = find(lambda wanted: open_with(options.bundle, manifest, wanted).engine, usual, budget)
+    found, evidence = find(
+        lambda wanted: open_with(options.bundle, manifest, wanted).engine, usual, budget
+    )
     evidence["seconds"] = round(time.monotonic() - began, 1)
     chosen = {name: value for name, value in asdict(found).items() if name in CHOSEN}
     print(json.dumps({"settings": chosen, "evidence": evidence}), flush=True)
     return 0
 
 
-def find(opened: "Callable[[Settings], Engine]", settings: Settings, budget: Budget) -> "tuple[Settings, dict[str, Any]]":
+def find(
+    opened: "Callable[[Settings], Engine]", settings: Settings, budget: Budget
+) -> "tuple[Settings, dict[str, Any]]":
     """Return the fastest settings that were found, and what speaks for them."""
     engine = opened(settings)
     candidates, before = arms(clusters(), usable_cores()), engine.description
     longest = engine.context - 1
 
     def decode(arm: Arm, tokens: int) -> float:
-        return _rate(engine, arm, lambda: engine.time_decode(min(tokens, longest)), min(tokens, longest))
+        return _rate(
+            engine, arm, lambda: engine.time_decode(min(tokens, longest)), min(tokens, longest)
+        )
 
     def prefill(arm: Arm, tokens: int) -> float:
-        return _rate(engine, arm, lambda: engine.time_prompt(min(tokens, longest)), min(tokens, longest))
+        return _rate(
+            engine, arm, lambda: engine.time_prompt(min(tokens, longest)), min(tokens, longest)
+        )
 
     engine.time_prompt(min(PREFILL_TOKENS, longest))
     decodes = halve(candidates, decode, DECODE_TOKENS, budget)
     cpus = decodes[0].arm.cpus
-    prefills = halve([arm for arm in candidates if arm.cpus == cpus], prefill, PREFILL_TOKENS, budget)
+    prefills = halve(
+        [arm for arm in candidates if arm.cpus == cpus], prefill, PREFILL_TOKENS, budget
+    )
     engine.close()
-    best = replace(settings, threads=decodes[0].arm.threads, threads_batch=prefills[0].arm.threads, cpus=_unless_all(cpus))
+    best = replace(
+        settings,
+        threads=decodes[0].arm.threads,
+        threads_batch=prefills[0].arm.threads,
+        cpus=_unless_all(cpus),
+    )
     best, changes = _changed(opened, best, budget)
     return best, {
         "before": {"threads": before.threads, "threads_batch": before.threads_batch},
-        "decode": [_said(trial) for trial in decodes], "prefill": [_said(trial) for trial in prefills], "changes": changes,
-    }  # fmt: skip
+        "decode": [_said(trial) for trial in decodes],
+        "prefill": [_said(trial) for trial in prefills],
+        "changes": changes,
+    }
 
 
 def _rate(engine: Engine, arm: Arm, timed: Callable[[], float], tokens: int) -> float:
@@ -147,7 +172,9 @@ def _rate(engine: Engine, arm: Arm, timed: Callable[[], float], tokens: int) -> 
     return tokens / timed()
 
 
-def _changed(opened: "Callable[[Settings], Engine]", best: Settings, budget: Budget) -> "tuple[Settings, list[dict[str, Any]]]":
+def _changed(
+    opened: "Callable[[Settings], Engine]", best: Settings, budget: Budget
+) -> "tuple[Settings, list[dict[str, Any]]]":
     """Try one change after the other, each against the best so far; only one model is open at a time."""
     found: "list[dict[str, Any]]" = []
     least = None
@@ -165,7 +192,10 @@ def _changed(opened: "Callable[[Settings], Engine]", best: Settings, budget: Bud
 
 def _typical_s(engine: Engine) -> float:
     """Return the seconds of a typical question, the best of three: what disturbs a measurement only ever makes it longer."""
-    prompt, answer = min(TYPICAL_PROMPT, engine.context // 2), min(TYPICAL_ANSWER, engine.context // 2)
+    prompt, answer = (
+        min(TYPICAL_PROMPT, engine.context // 2),
+        min(TYPICAL_ANSWER, engine.context // 2),
+    )
     engine.time_prompt(1)
     seconds = min(engine.time_prompt(prompt) + engine.time_decode(answer) for _ in range(3))
     engine.close()
@@ -177,4 +207,9 @@ def _unless_all(cpus: "tuple[int, ...]") -> "tuple[int, ...]":
 
 
 def _said(trial: Trial) -> "dict[str, Any]":
-    return {"threads": trial.arm.threads, "cpus": list(trial.arm.cpus), "tok_s": round(trial.rate, 2), "rounds": trial.rounds}
+    return {
+        "threads": trial.arm.threads,
+        "cpus": list(trial.arm.cpus),
+        "tok_s": round(trial.rate, 2),
+        "rounds": trial.rounds,
+    }

@@ -17,7 +17,11 @@ def selftest(argv: list[str]) -> int:
     """Exercise every engine of this runtime; print its errors, raise DeviceError `illegal_instruction` or `bad_runtime`."""
     runtime = own_runtime()
     engines = sorted(runtime.engines) if runtime else sorted(EXERCISES)
-    done = {engine: python_child("device.selftest", EXERCISES[engine])["errors"] for engine in engines if engine in EXERCISES}
+    done = {
+        engine: python_child("device.selftest", EXERCISES[engine])["errors"]
+        for engine in engines
+        if engine in EXERCISES
+    }
     print(json.dumps({"ok": True, "errors": done}), flush=True)
     return 0
 

@@ -66,22 +66,31 @@ def now() -> Sample:
     power = pmic_power(output("vcgencmd", "pmic_read_adc"))
     return {
         "temperature_c": processor_temperature(),
-        "clock_mhz": clock(sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")), _text),
+        "clock_mhz": clock(
+            sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")),
+            _text,
+        ),
         "throttled": found["now"] if found else None,
-        "power_w": rail_power(sorted(Path("/sys/class/hwmon").glob("hwmon*")), _text) if power is None else power,
+        "power_w": rail_power(sorted(Path("/sys/class/hwmon").glob("hwmon*")), _text)
+        if power is None
+        else power,
     }
 
 
 def clock(files: "list[Path]", text: Text) -> Optional[int]:
     """Return the fastest core's clock in MHz."""
-    readings = [int(value) for value in (text(str(file)).strip() for file in files) if value.isdigit()]
+    readings = [
+        int(value) for value in (text(str(file)).strip() for file in files) if value.isdigit()
+    ]
     return max(readings) // 1000 if readings else None
 
 
 def pmic_power(text: str) -> Optional[float]:
     """Return a Pi 5's power in watts from `vcgencmd pmic_read_adc`; other boards have no such sensor."""
     found = re.findall(r"(\S+)_([AV]) (?:current|volt)\(\d+\)=([\d.]+)[AV]", text)
-    amperes, volts = ({name: float(value) for name, kind, value in found if kind == unit} for unit in "AV")
+    amperes, volts = (
+        {name: float(value) for name, kind, value in found if kind == unit} for unit in "AV"
+    )
     rails = sum(amperes[name] * volts[name] for name in amperes.keys() & volts.keys())
     return round(rails * PMIC_SLOPE + PMIC_BASE_W, 2) if rails else None
 
@@ -91,8 +100,15 @@ def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
     for monitor in monitors:
         for channel in "1234":
             if text(f"{monitor}/in{channel}_label").strip() in INPUT_RAILS:
-                volts, amperes = text(f"{monitor}/in{channel}_input").strip(), text(f"{monitor}/curr{channel}_input").strip()
-                return round(int(volts) * int(amperes) / 1e6, 2) if volts.isdigit() and amperes.isdigit() else None
+                volts, amperes = (
+                    text(f"{monitor}/in{channel}_input").strip(),
+                    text(f"{monitor}/curr{channel}_input").strip(),
+                )
+                return (
+                    round(int(volts) * int(amperes) / 1e6, 2)
+                    if volts.isdigit() and amperes.isdigit()
+                    else None
+                )
     return None
 
 
@@ -101,13 +117,20 @@ def over(before: Sample, after: Sample, seconds: float) -> Sample:
     ticks = {name: after[name] - before[name] for name in ("busy", "stolen", "own", "all")}
     whole = max(ticks["all"], 1)
     others, stolen = max(0.0, (ticks["busy"] - ticks["own"]) / whole), ticks["stolen"] / whole
-    pressure = {name: _stall(before[name], after[name], seconds) for name in ("cpu", "memory", "io")}
-    contended = [f"other programs took {others:.0%} of the processors"] if others > BUSY_SHARE else []
+    pressure = {
+        name: _stall(before[name], after[name], seconds) for name in ("cpu", "memory", "io")
+    }
+    contended = (
+        [f"other programs took {others:.0%} of the processors"] if others > BUSY_SHARE else []
+    )
     contended += [f"the machine below took {stolen:.0%}"] if stolen > STOLEN_SHARE else []
     return {
-        "major_faults": after["major_faults"] - before["major_faults"], "pressure": pressure,
-        "others_share": round(others, 3), "stolen_share": round(stolen, 3), "contended": contended,
-    }  # fmt: skip
+        "major_faults": after["major_faults"] - before["major_faults"],
+        "pressure": pressure,
+        "others_share": round(others, 3),
+        "stolen_share": round(stolen, 3),
+        "contended": contended,
+    }
 
 
 def memory() -> Sample:
@@ -122,15 +145,23 @@ def memory() -> Sample:
 
 def _stall(before: Optional[int], after: Optional[int], seconds: float) -> Optional[float]:
     """Return the share of the time in which something waited."""
-    return None if before is None or after is None else round((after - before) / 1e6 / max(seconds, 1e-9), 4)
+    return (
+        None
+        if before is None or after is None
+        else round((after - before) / 1e6 / max(seconds, 1e-9), 4)
+    )
 
 
 def _counters() -> Sample:
     fields = [int(value) for value in _text("/proc/stat").partition("\n")[0].split()[1:]] or [0] * 8
     used = os.times()
-    own = (used.user + used.system + used.children_user + used.children_system) * os.sysconf("SC_CLK_TCK")
+    own = (used.user + used.system + used.children_user + used.children_system) * os.sysconf(
+        "SC_CLK_TCK"
+    )
     idle, stolen = fields[3] + fields[4], fields[7]
-    pressure = {name: _stalled_us(_text(f"/proc/pressure/{name}")) for name in ("cpu", "memory", "io")}
+    pressure = {
+        name: _stalled_us(_text(f"/proc/pressure/{name}")) for name in ("cpu", "memory", "io")
+    }
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     return {
         "busy": sum(fields[:8]) - idle - stolen,

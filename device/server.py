@@ -107,7 +107,9 @@ def _too_long(scope: Scope) -> "DeviceError | None":
     """Return an error for a head that is too long though it came in one piece, which h11 lets pass."""
     size = sum(len(name) + len(value) for name, value in scope["headers"])
     return (
-        DeviceError("too_large", f"the headers are larger than {MAX_HEADER_BYTES >> 10} KiB", status=431)
+        DeviceError(
+            "too_large", f"the headers are larger than {MAX_HEADER_BYTES >> 10} KiB", status=431
+        )
         if size > MAX_HEADER_BYTES
         else None
     )
@@ -124,7 +126,9 @@ async def _answer(request: Request) -> Response:
         if await job.next() is None:
             return Response(status_code=_GONE)
         if question.stream:
-            return _Events(job, _chunks(_tokens(job, service.metrics), reply, question.include_usage))
+            return _Events(
+                job, _chunks(_tokens(job, service.metrics), reply, question.include_usage)
+            )
         return await _whole(_tokens(job, service.metrics), reply)
     finally:
         watch.cancel()
@@ -143,7 +147,9 @@ async def _embeddings(request: Request) -> Response:
         watch.cancel()
     if not isinstance(found, Vectors):
         return Response(status_code=_GONE)
-    return JSONResponse(embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64))
+    return JSONResponse(
+        embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64)
+    )
 
 
 async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:
@@ -155,7 +161,9 @@ async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:
     return Response(status_code=_GONE)
 
 
-async def _chunks(tokens: AsyncIterator[Token], reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(
+    tokens: AsyncIterator[Token], reply: Reply, include_usage: bool
+) -> AsyncIterator[bytes]:
     for chunk in reply.opening():
         yield event(chunk)
     sent = 0
@@ -164,7 +172,9 @@ async def _chunks(tokens: AsyncIterator[Token], reply: Reply, include_usage: boo
             if token.text or token.candidates:
                 yield event(reply.chunk(token, sent))
                 sent += len(token.text)
-            for chunk in reply.closing(token, include_usage=include_usage) if token.finish_reason else []:
+            for chunk in (
+                reply.closing(token, include_usage=include_usage) if token.finish_reason else []
+            ):
                 yield event(chunk)
     except DeviceError as error:
         yield event(error_body(error))
@@ -185,7 +195,9 @@ class _Events(StreamingResponse):
     """A stream of events whose end, whatever the cause, ends the job."""
 
     def __init__(self, job: Job, chunks: AsyncIterator[bytes]) -> None:
-        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        super().__init__(
+            chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )
         self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,9 +218,13 @@ async def _body(request: Request) -> bytes:
     try:
         return await asyncio.wait_for(_bounded(request), BODY_TIMEOUT_S)
     except asyncio.TimeoutError as error:
-        raise DeviceError("timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408) from error
+        raise DeviceError(
+            "timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408
+        ) from error
     except ClientDisconnect as error:
-        raise DeviceError("client_gone", "the client left before its request was whole", status=_GONE) from error
+        raise DeviceError(
+            "client_gone", "the client left before its request was whole", status=_GONE
+        ) from error
 
 
 async def _bounded(request: Request) -> bytes:
@@ -216,7 +232,9 @@ async def _bounded(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise DeviceError("too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413)
+            raise DeviceError(
+                "too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413
+            )
     return bytes(body)
 
 
@@ -226,8 +244,18 @@ async def _health(request: Request) -> Response:
         return _loading()
     engine, manifest = service.worker.model.engine, service.manifest
     loaded = engine.description
-    what = {"model": manifest.name, "version": manifest.version, "release": service.release, "model_type": loaded.model_type}
-    how = {"engine": loaded.engine, "engine_version": loaded.version, "context": engine.context, "threads": loaded.threads}
+    what = {
+        "model": manifest.name,
+        "version": manifest.version,
+        "release": service.release,
+        "model_type": loaded.model_type,
+    }
+    how = {
+        "engine": loaded.engine,
+        "engine_version": loaded.version,
+        "context": engine.context,
+        "threads": loaded.threads,
+    }
     how["slots"] = service.worker.slots
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 
@@ -239,8 +267,14 @@ async def _page(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     service: Service = request.app.state.service
-    labels = {"model": service.manifest.name, "version": service.manifest.version, "release": service.release}
-    text = service.metrics.text(waiting=service.worker.waiting, temperature_c=processor_temperature(), labels=labels)
+    labels = {
+        "model": service.manifest.name,
+        "version": service.manifest.version,
+        "release": service.release,
+    }
+    text = service.metrics.text(
+        waiting=service.worker.waiting, temperature_c=processor_temperature(), labels=labels
+    )
     return Response(text, media_type=CONTENT_TYPE)
 
 
@@ -251,12 +285,23 @@ async def _models(request: Request) -> Response:
 async def _model(request: Request) -> Response:
     card, name = _card(request.app.state.service.manifest), request.path_params["name"]
     if name != card["id"]:
-        raise DeviceError("model_not_found", f"there is no model `{name[:80]}` here", hint=f"this is `{card['id']}`", status=404)
+        raise DeviceError(
+            "model_not_found",
+            f"there is no model `{name[:80]}` here",
+            hint=f"this is `{card['id']}`",
+            status=404,
+        )
     return JSONResponse(card)
 
 
 def _card(manifest: Manifest) -> dict[str, Any]:
-    return {"id": manifest.name, "object": "model", "created": 0, "owned_by": "demitasse", "context_length": manifest.context}
+    return {
+        "id": manifest.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "demitasse",
+        "context_length": manifest.context,
+    }
 
 
 def _loading() -> Response:
@@ -275,9 +320,15 @@ async def _refused(request: Request, error: DeviceError) -> Response:
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
-    what = "is not an endpoint of this service" if error.status_code == 404 else f"does not take {request.method}"
+    what = (
+        "is not an endpoint of this service"
+        if error.status_code == 404
+        else f"does not take {request.method}"
+    )
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    body = error_body(DeviceError(code, f"`{request.url.path[:80]}` {what}", status=error.status_code))
+    body = error_body(
+        DeviceError(code, f"`{request.url.path[:80]}` {what}", status=error.status_code)
+    )
     return JSONResponse(body, error.status_code, headers=error.headers)
 
 
@@ -287,7 +338,17 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
-        app, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning", access_log=False, server_header=False,
-        proxy_headers=False, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=5, timeout_graceful_shutdown=5,
-    )  # fmt: skip
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+    )

@@ -79,10 +79,16 @@ class Supervised:
         """Start a supervisor, away from this session; it ends the one that runs, so that this process may die in between."""
         with open(self._run / "supervisor.log", "ab") as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
-            supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            supervisor = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         while _group(self._run) != supervisor.pid:
             if supervisor.poll() is not None:
-                raise DeviceError("unhealthy", "the supervisor ended at once", f"its log: {self._run / 'supervisor.log'}")
+                raise DeviceError(
+                    "unhealthy",
+                    "the supervisor ended at once",
+                    f"its log: {self._run / 'supervisor.log'}",
+                )
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -107,20 +113,31 @@ class Systemd:
         self._root, self._run = store.root, store.root / "run"
         self._name = unit_name(store.root)
         self.survives_reboot = _lingers()
-        self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {getpass.getuser()}"
+        self.hint = (
+            "" if self.survives_reboot else f"sudo loginctl enable-linger {getpass.getuser()}"
+        )
 
     def start(self) -> None:
         """Write the unit and start it anew, now and at boot."""
         folder = Path.home() / ".config" / "systemd" / "user"
         make_folder(folder)
-        command = " ".join(map(_unit_word, [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]))
+        command = " ".join(
+            map(
+                _unit_word, [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
+            )
+        )
         write_whole(folder / self._name, _UNIT.format(command=command).encode())
         systemctl("daemon-reload")
         systemctl("reset-failed", self._name, check=False)
         systemctl("enable", self._name)
         remove(self._run / "ended.json")
         systemctl("restart", self._name)
-        subprocess.run(["loginctl", "enable-linger"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        subprocess.run(
+            ["loginctl", "enable-linger"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
         self.survives_reboot = _lingers()
 
     def stop(self) -> None:
@@ -234,13 +251,26 @@ def how_it_ended(code: int) -> str:
 
 def python_command(store: Store, runtime: str) -> list[str]:
     """Return how a runtime is run, so that its folder stays as it was sent."""
-    return [sys.executable, "-X", f"pycache_prefix={store.root / 'run' / 'pycache'}", "-sE", str(store.folder(RUNTIMES, runtime))]
+    return [
+        sys.executable,
+        "-X",
+        f"pycache_prefix={store.root / 'run' / 'pycache'}",
+        "-sE",
+        str(store.folder(RUNTIMES, runtime)),
+    ]
 
 
 def serve_command(store: Store, deployment: Deployment) -> list[str]:
     """Return the command that serves a deployment."""
     bundle = str(store.folder(RELEASES, deployment.release))
-    return [*python_command(store, deployment.runtime), "serve", "--bundle", bundle, "--port", str(deployment.port)]
+    return [
+        *python_command(store, deployment.runtime),
+        "serve",
+        "--bundle",
+        bundle,
+        "--port",
+        str(deployment.port),
+    ]
 
 
 def agent() -> str:
@@ -266,7 +296,13 @@ def systemctl(*words: str, check: bool = True) -> str:
     command = ["systemctl", "--user", *words]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=60, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         if check:

@@ -46,9 +46,11 @@ def serve(argv: list[str]) -> int:
             each.should_exit = True
 
     worker = Worker(
-        lambda: open_bundle(folder, manifest, options.threads), waiting=WAITING, failed=give_up,
+        lambda: open_bundle(folder, manifest, options.threads),
+        waiting=WAITING,
+        failed=give_up,
         prepare=lambda model: prepare(model, folder),
-    )  # fmt: skip
+    )
     with _listen(options.host, options.port) as port:
         print(json.dumps({"host": options.host, "port": port.getsockname()[1]}), flush=True)
         import_engine(folder / manifest.model)
@@ -56,7 +58,9 @@ def serve(argv: list[str]) -> int:
         from device import server  # while the model loads
         from device.engine import chat  # noqa: F401
 
-        made = server.server(server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker), access)
+        made = server.server(
+            server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker), access
+        )
         running.append(made)
         made.should_exit = bool(failures)
         made.run(sockets=[port])
@@ -75,22 +79,35 @@ def _free_large_blocks_at_once() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY where it is named alone
+    listener = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # asyncio sets TCP_NODELAY where it is named alone
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise DeviceError("port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise DeviceError(
+            "port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from error
     listener.listen(BACKLOG)
     return listener
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serve", description="Serve a bundle with OpenAI's endpoints.")
+    parser = argparse.ArgumentParser(
+        prog="serve", description="Serve a bundle with OpenAI's endpoints."
+    )
     parser.add_argument("--bundle", required=True, metavar="DIR")
     parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the model and the processors")
-    parser.add_argument("--token-file", default="", metavar="FILE", help="file with the bearer token that requests must bring")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with the bearer token that requests must bring",
+    )
     return parser.parse_args(argv)

@@ -42,7 +42,7 @@ from device.manifest import (
     read_runtime,
     sha256_of,
     verify_files,
-)  # fmt: skip
+)
 
 RELEASES, RUNTIMES, LEADS, TUNED = "releases", "runtimes", "leads", "tuned"
 MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
@@ -77,7 +77,9 @@ class Store:
             while not _lock(stream):
                 if time.monotonic() >= deadline:
                     hint = "wait for it; one that was cut off lets go within a minute"
-                    raise DeviceError("busy", "another push or activation is under way on this board", hint)
+                    raise DeviceError(
+                        "busy", "another push or activation is under way on this board", hint
+                    )
                 time.sleep(0.02)
             yield
 
@@ -97,7 +99,11 @@ class Store:
         """Return the folder of a release or a runtime that is here; raise DeviceError `missing_release` or `missing_runtime`."""
         folder = self.folder(kind, name)
         if not folder.is_dir():
-            raise DeviceError("missing_" + kind[:-1], f"there is no {kind[:-1]} {name[:12]} on this board", "push it again")
+            raise DeviceError(
+                "missing_" + kind[:-1],
+                f"there is no {kind[:-1]} {name[:12]} on this board",
+                "push it again",
+            )
         return folder
 
     def keep_blobs(self, digests: list[str]) -> None:
@@ -137,14 +143,20 @@ class Store:
         folder = self.present(kind, name)
         try:
             if sha256_of(folder / MANIFEST_OF[kind]) != name:
-                raise ManifestError("wrong_name", f"`{MANIFEST_OF[kind]}` is not what its name says")
+                raise ManifestError(
+                    "wrong_name", f"`{MANIFEST_OF[kind]}` is not what its name says"
+                )
             files = (read_manifest if kind == RELEASES else read_runtime)(folder).files
             verify_files(folder, files, MANIFEST_OF[kind])
         except ManifestError as error:
-            raise DeviceError(error.code, f"{kind[:-1]} {name[:12]}: {error}", "push it again") from error
+            raise DeviceError(
+                error.code, f"{kind[:-1]} {name[:12]}: {error}", "push it again"
+            ) from error
         except OSError as error:
             message = f"{kind[:-1]} {name[:12]}: cannot be read: {error.strerror}"
-            raise DeviceError("unreadable", message, "look at dmesg: the card may be dying") from error
+            raise DeviceError(
+                "unreadable", message, "look at dmesg: the card may be dying"
+            ) from error
 
     def verify(self, kind: str, name: str) -> None:
         """Do as `check`; what is damaged is forgotten, so that it will be sent again."""
@@ -200,7 +212,11 @@ class Store:
         manifest = self.read_release(deployment.release)
         Counters(self.root).keep(manifest.name, manifest.counter)
         previous = self.previous()
-        noted = {"since": int(time.time()), "previous": previous.release if previous else None, "measured": measured or {}}
+        noted = {
+            "since": int(time.time()),
+            "previous": previous.release if previous else None,
+            "measured": measured or {},
+        }
         write_json(self.root / "state.json", dict(asdict(deployment), **noted))
 
     def lowest_counter(self, name: str) -> int:
@@ -256,7 +272,9 @@ class Store:
             try:
                 disk.link(self.blob(entry.sha256), link)
             except FileNotFoundError as error:
-                raise DeviceError("missing_blob", f"`{entry.path}` did not arrive", "push it again") from error
+                raise DeviceError(
+                    "missing_blob", f"`{entry.path}` did not arrive", "push it again"
+                ) from error
         for folder in sorted(folders, reverse=True):
             sync(folder)
 
@@ -300,7 +318,9 @@ class Store:
 
     def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
         try:
-            deployment = Deployment(**{name: fields[name] for name in Deployment.__dataclass_fields__})
+            deployment = Deployment(
+                **{name: fields[name] for name in Deployment.__dataclass_fields__}
+            )
             return deployment if self.folder(RELEASES, deployment.release).is_dir() else None
         except (KeyError, ManifestError):
             return None
@@ -335,7 +355,11 @@ def tuned_of(bundle: Path) -> Path | None:
 
 def _beside(bundle: Path, kind: str, suffix: str) -> Path | None:
     release = bundle.absolute()
-    return release.parent.parent / kind / (release.name + suffix) if release.parent.name == RELEASES else None
+    return (
+        release.parent.parent / kind / (release.name + suffix)
+        if release.parent.name == RELEASES
+        else None
+    )
 
 
 def verify(argv: list[str]) -> int:

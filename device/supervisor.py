@@ -122,7 +122,9 @@ class _Supervisor:
     def _start(self, deployment: Deployment) -> "subprocess.Popen[bytes]":
         command = service.serve_command(self._store, deployment)
         with self._open_log() as log:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock])
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock]
+            )
         self._child = child
         self._note_child(child.pid)
         if self._stopping:

@@ -31,7 +31,7 @@ from device.manifest.signature import (
     fingerprint,
     read_key,
     read_signature,
-)  # fmt: skip
+)
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 
 SIGNERS, REVOKED, PINNED = "allowed_signers", "revoked_signers", "trust.json"
@@ -74,13 +74,17 @@ def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], No
 def is_signed(store: Store, wanted: Deployment) -> bool:
     """Say whether a deployment carries signatures on a board that knows signers: then they must hold, whatever is allowed."""
     named = ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime))
-    return (store.root / SIGNERS).exists() and all(_signature_file(store, kind, name).exists() for kind, name in named)
+    return (store.root / SIGNERS).exists() and all(
+        _signature_file(store, kind, name).exists() for kind, name in named
+    )
 
 
 def signed_by(store: Store, release: str) -> str:
     """Return the fingerprint of the key that a release's signature names, "" if there is none."""
     try:
-        return read_signature(read_bounded(_signature_file(store, RELEASES, release), MAX_SIGNATURE_BYTES) or b"").fingerprint
+        return read_signature(
+            read_bounded(_signature_file(store, RELEASES, release), MAX_SIGNATURE_BYTES) or b""
+        ).fingerprint
     except ManifestError:
         return ""
 
@@ -92,7 +96,9 @@ def trust(argv: list[str]) -> int:
     parser.add_argument("--signer", metavar="KEY", help="a public key as in its .pub file")
     parser.add_argument("--names", default="*", help="the releases that it may sign")
     parser.add_argument("--revoke", metavar="KEY", help="a public key that may never sign again")
-    parser.add_argument("--target", help="the only target that releases may be made for; `any` for all")
+    parser.add_argument(
+        "--target", help="the only target that releases may be made for; `any` for all"
+    )
     options = parser.parse_args(argv)
     store = Store(options.root)
     with store.locked():
@@ -101,15 +107,24 @@ def trust(argv: list[str]) -> int:
         if options.signer:
             _allow(store, options.signer, options.names)
         if options.target:
-            write_json(store.root / PINNED, {"target": "" if options.target == "any" else options.target})
+            write_json(
+                store.root / PINNED, {"target": "" if options.target == "any" else options.target}
+            )
     print(json.dumps(state(store), ensure_ascii=False))
     return 0
 
 
 def state(store: Store) -> dict[str, Any]:
     """Return who may sign for this board, and for what kind of board."""
-    signers = [{"key": fingerprint(one.key), "names": one.names, "comment": one.comment} for one in read_signers(store)]
-    return {"signers": signers, "revoked": [fingerprint(key) for key in _revoked(store)], "target": _pinned_target(store)}
+    signers = [
+        {"key": fingerprint(one.key), "names": one.names, "comment": one.comment}
+        for one in read_signers(store)
+    ]
+    return {
+        "signers": signers,
+        "revoked": [fingerprint(key) for key in _revoked(store)],
+        "target": _pinned_target(store),
+    }
 
 
 def read_signers(store: Store) -> list[Signer]:
@@ -123,19 +138,32 @@ def _named(error: "DeviceError | ManifestError", kind: str, name: str) -> Device
     what = f"{kind[:-1]} {name[:12]}"
     message = str(error) if str(error).startswith(what) else f"{what}: {error}"
     plain = kind == RELEASES or error.code in ("missing_runtime", "no_ssh_keygen")
-    return DeviceError(error.code if plain else f"runtime_{error.code}", message, getattr(error, "hint", "") or "push it again")
+    return DeviceError(
+        error.code if plain else f"runtime_{error.code}",
+        message,
+        getattr(error, "hint", "") or "push it again",
+    )
 
 
 def _check_signature(store: Store, kind: str, name: str) -> None:
-    manifest = read_bounded(store.present(kind, name) / MANIFEST_OF[kind], MAX_MANIFEST_BYTES) or b""
+    manifest = (
+        read_bounded(store.present(kind, name) / MANIFEST_OF[kind], MAX_MANIFEST_BYTES) or b""
+    )
     file = _signature_file(store, kind, name)
     content = read_bounded(file, MAX_SIGNATURE_BYTES)
     if content is None:
-        raise DeviceError("unsigned", "it is not signed", "push it from a computer with your key, or with --allow-unsigned")
+        raise DeviceError(
+            "unsigned",
+            "it is not signed",
+            "push it from a computer with your key, or with --allow-unsigned",
+        )
     signature = read_signature(content)
     namespace = NAMESPACES[MANIFEST_OF[kind]]
     if signature.namespace != namespace:
-        raise DeviceError("wrong_namespace", f"its signature is for `{signature.namespace[:60]}`, not for `{namespace}`")
+        raise DeviceError(
+            "wrong_namespace",
+            f"its signature is for `{signature.namespace[:60]}`, not for `{namespace}`",
+        )
     _check_signer(store, signature, namespace)
     name_signed = store.read_release(name).name if kind == RELEASES else RUNTIME
     _verify(store, file, name_signed, namespace, manifest)
@@ -145,33 +173,55 @@ def _check_signer(store: Store, signature: Signature, namespace: str) -> None:
     if signature.key in _revoked(store):
         raise DeviceError("signer_revoked", f"the key {signature.fingerprint} was revoked")
     if not (known := read_signers(store)):
-        raise DeviceError("no_signers", "this board knows nobody who may sign", "demitasse trust BOARD")
+        raise DeviceError(
+            "no_signers", "this board knows nobody who may sign", "demitasse trust BOARD"
+        )
     lines = [signer for signer in known if signer.key == signature.key]
     if not lines:
         hint = "if it is yours: demitasse trust BOARD --sign KEY"
-        raise DeviceError("unknown_signer", f"nobody here trusts the key {signature.fingerprint} that signed it", hint)
+        raise DeviceError(
+            "unknown_signer",
+            f"nobody here trusts the key {signature.fingerprint} that signed it",
+            hint,
+        )
     if not any(namespace in signer.namespaces for signer in lines):
-        raise DeviceError("signer_namespace", f"the key {signature.fingerprint} may not sign for `{namespace}`")
+        raise DeviceError(
+            "signer_namespace", f"the key {signature.fingerprint} may not sign for `{namespace}`"
+        )
 
 
 def _verify(store: Store, signature: Path, name: str, namespace: str, manifest: bytes) -> None:
     """Let ssh-keygen decide; where it refuses, tell a false signature from one for a name that the key may not sign."""
     asked = ["-n", namespace, "-s", str(signature)]
     revoked = ["-r", str(store.root / REVOKED)] if (store.root / REVOKED).exists() else []
-    if _ssh_keygen("verify", "-f", str(store.root / SIGNERS), "-I", name, *asked, *revoked, content=manifest):
+    if _ssh_keygen(
+        "verify", "-f", str(store.root / SIGNERS), "-I", name, *asked, *revoked, content=manifest
+    ):
         return
     if _ssh_keygen("check-novalidate", *asked, content=manifest):
         raise DeviceError("wrong_principal", f"the key that signed it may not sign for `{name}`")
-    raise DeviceError("wrong_signature", "its signature is of another manifest: this one was changed")
+    raise DeviceError(
+        "wrong_signature", "its signature is of another manifest: this one was changed"
+    )
 
 
 def _ssh_keygen(verb: str, *words: str, content: bytes) -> bool:
     program = shutil.which("ssh-keygen")
     hint = "on the board: sudo apt-get install openssh-client"
     if not program:
-        raise DeviceError("no_ssh_keygen", "ssh-keygen is not installed on this board: no signature can be checked", hint)
+        raise DeviceError(
+            "no_ssh_keygen",
+            "ssh-keygen is not installed on this board: no signature can be checked",
+            hint,
+        )
     try:
-        done = subprocess.run([program, "-Y", verb, *words], input=content, capture_output=True, timeout=VERIFY_S, check=False)
+        done = subprocess.run(
+            [program, "-Y", verb, *words],
+            input=content,
+            capture_output=True,
+            timeout=VERIFY_S,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise DeviceError("no_ssh_keygen", f"ssh-keygen cannot be run: {error}", hint) from error
     return done.returncode == 0
@@ -185,17 +235,26 @@ def _signer(line: str) -> Signer:
     found = _LINE.fullmatch(line)
     if not found:
         if "cert-authority" in line:
-            raise DeviceError("signers_authority", f"{SIGNERS}: certificates are not taken: a board has no clock to end them by")
+            raise DeviceError(
+                "signers_authority",
+                f"{SIGNERS}: certificates are not taken: a board has no clock to end them by",
+            )
         if "valid-" in line:
             hint = "demitasse trust BOARD --revoke KEY ends a key"
-            raise DeviceError("signers_expire", f"{SIGNERS}: a key has a date, and a board has no clock to hold it against", hint)
+            raise DeviceError(
+                "signers_expire",
+                f"{SIGNERS}: a key has a date, and a board has no clock to hold it against",
+                hint,
+            )
         raise DeviceError("signers_broken", f"{SIGNERS}: not a line of ours: {line[:60]!r}")
     try:
         key = read_key(found["kind"], found["key"])
     except ManifestError as error:
         code = error.code if error.code == "weak_key" else "signers_broken"
         raise DeviceError(code, f"{SIGNERS}: {error}") from error
-    return Signer(found["names"], tuple(found["namespaces"].split(",")), key, found["comment"] or "")
+    return Signer(
+        found["names"], tuple(found["namespaces"].split(",")), key, found["comment"] or ""
+    )
 
 
 def _private_text(store: Store, name: str) -> str:
@@ -206,12 +265,20 @@ def _private_text(store: Store, name: str) -> str:
     except FileNotFoundError:
         return ""
     if not stat.S_ISREG(seen.st_mode):
-        raise DeviceError("signers_link", f"{name} is a link or a device, not a file", f"look at {path}")
+        raise DeviceError(
+            "signers_link", f"{name} is a link or a device, not a file", f"look at {path}"
+        )
     if seen.st_mode & 0o022 or folder.st_mode & 0o002 or seen.st_uid not in (0, os.geteuid()):
-        raise DeviceError("signers_writable", f"other users of this board can write {name}", f"chmod go-w {path}; look who did")
+        raise DeviceError(
+            "signers_writable",
+            f"other users of this board can write {name}",
+            f"chmod go-w {path}; look who did",
+        )
     content = read_bounded(path, MAX_SIGNERS_BYTES) or b""
     if len(content) > MAX_SIGNERS_BYTES:
-        raise DeviceError("signers_too_large", f"{name} is larger than {MAX_SIGNERS_BYTES >> 10} KiB")
+        raise DeviceError(
+            "signers_too_large", f"{name} is larger than {MAX_SIGNERS_BYTES >> 10} KiB"
+        )
     return content.decode("utf-8", "replace")
 
 
@@ -230,7 +297,9 @@ def _public_key(text: str) -> tuple[str, str, str]:
         read_key(kind, key)
     except ManifestError as error:
         raise DeviceError(
-            error.code, f"a signer's key: {error}", "give the text of a .pub file of kind ed25519 or ecdsa"
+            error.code,
+            f"a signer's key: {error}",
+            "give the text of a .pub file of kind ed25519 or ecdsa",
         ) from error
     return kind, key, "".join(char for char in comment if char.isprintable())[:80]
 
@@ -238,7 +307,9 @@ def _public_key(text: str) -> tuple[str, str, str]:
 def _allow(store: Store, text: str, names: str) -> None:
     kind, key, comment = _public_key(text)
     if read_key(kind, key) in _revoked(store):
-        raise DeviceError("signer_revoked", "this key was revoked on this board for ever", "sign with another")
+        raise DeviceError(
+            "signer_revoked", "this key was revoked on this board for ever", "sign with another"
+        )
     line = f'{names} namespaces="{",".join(NAMESPACES.values())}" {kind} {key} {comment}'.rstrip()
     _signer(line)
     kept = [other for other in _private_text(store, SIGNERS).splitlines() if f" {key}" not in other]
@@ -248,7 +319,10 @@ def _allow(store: Store, text: str, names: str) -> None:
 def _revoke(store: Store, text: str) -> None:
     kind, key, comment = _public_key(text)
     rows = [row for row in _private_text(store, REVOKED).splitlines() if f" {key}" not in row]
-    write_whole(store.root / REVOKED, "".join(f"{row}\n" for row in [*rows, f"{kind} {key} {comment}".rstrip()]).encode())
+    write_whole(
+        store.root / REVOKED,
+        "".join(f"{row}\n" for row in [*rows, f"{kind} {key} {comment}".rstrip()]).encode(),
+    )
     kept = [other for other in _private_text(store, SIGNERS).splitlines() if f" {key}" not in other]
     if (store.root / SIGNERS).exists():
         write_whole(store.root / SIGNERS, "".join(f"{row}\n" for row in kept).encode())
@@ -257,7 +331,9 @@ def _revoke(store: Store, text: str) -> None:
 def _pinned_target(store: Store) -> str:
     said = read_json(store.root / PINNED)
     if said is None and (store.root / PINNED).exists():
-        raise DeviceError("target_broken", f"{PINNED} cannot be read", "demitasse trust BOARD --target ID")
+        raise DeviceError(
+            "target_broken", f"{PINNED} cannot be read", "demitasse trust BOARD --target ID"
+        )
     return str((said or {}).get("target", ""))
 
 
@@ -266,5 +342,7 @@ def _check_target(store: Store, release: str) -> None:
     if pinned and made_for != pinned:
         hint = "package it for this board, or: demitasse trust BOARD --target any"
         raise DeviceError(
-            "wrong_target", f"release {release[:12]} is made for `{made_for}`, this board takes only `{pinned}`", hint
+            "wrong_target",
+            f"release {release[:12]} is made for `{made_for}`, this board takes only `{pinned}`",
+            hint,
         )

@@ -75,7 +75,11 @@ class _Slot:
     def goes_on(self, question: Union[Question, Texts]) -> bool:
         """Say whether a question is the next one of the conversation that this slot has in memory."""
         known = len(self._messages)
-        return isinstance(question, Question) and 0 < known < len(question.messages) and question.messages[:known] == self._messages
+        return (
+            isinstance(question, Question)
+            and 0 < known < len(question.messages)
+            and question.messages[:known] == self._messages
+        )
 
     def took(self, question: Question) -> None:
         """Remember what is in memory from now on."""
@@ -86,9 +90,13 @@ class Worker:
     """The line of questions, and the threads that answer them."""
 
     def __init__(
-        self, open_model: Callable[[], Model], *, waiting: int, failed: Callable[[DeviceError], None],
+        self,
+        open_model: Callable[[], Model],
+        *,
+        waiting: int,
+        failed: Callable[[DeviceError], None],
         prepare: Callable[[Model], object] = lambda model: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`prepare` is called with each slot's model before its first question, which may be waiting already."""
         self._open_model = open_model
         self._prepare = prepare
@@ -127,7 +135,12 @@ class Worker:
         with self._changed:
             self._line = deque(waiting for waiting in self._line if not waiting.cancelled())
             if len(self._line) >= self._most_waiting:
-                raise DeviceError("busy", "too many questions are waiting already", hint="try again later", status=429)
+                raise DeviceError(
+                    "busy",
+                    "too many questions are waiting already",
+                    hint="try again later",
+                    status=429,
+                )
             self._line.append(job)
             self._changed.notify_all()
         return job
@@ -140,8 +153,15 @@ class Worker:
             return self._failed(error)
         except Exception:
             traceback.print_exc()
-            return self._failed(DeviceError("internal_error", "the model could not be opened, the log above says why"))
-        others = [threading.Thread(target=self._run_beside, args=(model,), daemon=True) for _ in range(model.slots - 1)]
+            return self._failed(
+                DeviceError(
+                    "internal_error", "the model could not be opened, the log above says why"
+                )
+            )
+        others = [
+            threading.Thread(target=self._run_beside, args=(model,), daemon=True)
+            for _ in range(model.slots - 1)
+        ]
         for other in others:
             other.start()
         self._answer_all(_Slot(model))
@@ -191,7 +211,10 @@ class Worker:
 
     def _first_for(self, slot: _Slot) -> "Job | None":
         for job in self._line:
-            if next((idle for idle in self._idle if idle.goes_on(job.question)), self._idle[0]) is slot:
+            if (
+                next((idle for idle in self._idle if idle.goes_on(job.question)), self._idle[0])
+                is slot
+            ):
                 return job
         return None
 
@@ -202,7 +225,9 @@ class Worker:
             job.tell(error)
         except Exception:
             traceback.print_exc()
-            job.tell(DeviceError("internal_error", "the service failed to answer, its log says why"))
+            job.tell(
+                DeviceError("internal_error", "the service failed to answer, its log says why")
+            )
 
     def _answer(self, slot: _Slot, job: Job) -> None:
         if job.cancelled():
@@ -212,7 +237,9 @@ class Worker:
             return job.tell(_vectors(model, question))
         prompt = _prompt(model, question)
         gone = lambda: self._stopping or job.cancelled()  # noqa: E731
-        answer = model.engine.generate(prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead)
+        answer = model.engine.generate(
+            prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead
+        )
         slot.took(question)
         job.tell(len(prompt.tokens))
         for token in answer:
@@ -237,7 +264,9 @@ def _vectors(model: Model, texts: Texts) -> Vectors:
     prompts = [_tokens(model, text) for text in texts.inputs]
     found = [model.engine.embed(prompt) for prompt in prompts]
     sizes = [math.hypot(*vector) or 1.0 for vector in found]
-    vectors = [[value / size for value in vector] for vector, size in zip(found, sizes, strict=True)]
+    vectors = [
+        [value / size for value in vector] for vector, size in zip(found, sizes, strict=True)
+    ]
     return Vectors(vectors, sum(map(len, prompts)))
 
 

@@ -19,8 +19,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "scripts" / "mutations.toml"
-TRAVELS = ("device", "toolchain", "tests", "targets", "recipes", "scripts", "pyproject.toml", "README.md", "constraints.txt")
-FSYNC_TEST = "tests/device/test_crashes.py::test_no_crash_leaves_neither_the_old_nor_the_new_release"
+TRAVELS = (
+    "device",
+    "toolchain",
+    "tests",
+    "targets",
+    "recipes",
+    "scripts",
+    "pyproject.toml",
+    "README.md",
+    "constraints.txt",
+)
+FSYNC_TEST = (
+    "tests/device/test_crashes.py::test_no_crash_leaves_neither_the_old_nor_the_new_release"
+)
 LIMIT_S = 600
 NOWHERE = -1
 SYNCS = ("sync", "fsync", "disk.sync", "disk.fsync")
@@ -47,7 +59,9 @@ def mutations() -> list[Mutation]:
 def survives(mutation: Mutation, folder: Path) -> bool:
     """Say whether the test passes without the line, on a copy of the tree in `folder`; raise ValueError if it is not there."""
     if mutation.line == NOWHERE:
-        raise ValueError(f"mutations.toml: {mutation.name}: its line is not in {mutation.file} exactly once")
+        raise ValueError(
+            f"mutations.toml: {mutation.name}: its line is not in {mutation.file} exactly once"
+        )
     for name in TRAVELS:
         source = ROOT / name
         if source.is_dir():
@@ -65,10 +79,18 @@ def survives(mutation: Mutation, folder: Path) -> bool:
 def _passes(test: str, folder: Path) -> bool:
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:randomly", test]
     done = subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        command,
+        cwd=folder,
+        env=_environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
     )
     if done.returncode not in (0, 1):
-        raise RuntimeError(f"{test}: pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{test}: pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
     return done.returncode == 0
 
 
@@ -80,11 +102,20 @@ def _fsyncs() -> Iterator[Mutation]:
     """Yield each statement of the board side that is nothing but a call which puts something on the disk."""
     for path in sorted((ROOT / "device").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _name(node.value.func) in SYNCS:
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Call)
+                and _name(node.value.func) in SYNCS
+            ):
                 where = path.relative_to(ROOT).as_posix()
                 assert node.end_lineno
                 yield Mutation(
-                    f"fsync {where}:{node.lineno}", where, node.lineno - 1, node.end_lineno - node.lineno + 1, "pass", FSYNC_TEST
+                    f"fsync {where}:{node.lineno}",
+                    where,
+                    node.lineno - 1,
+                    node.end_lineno - node.lineno + 1,
+                    "pass",
+                    FSYNC_TEST,
                 )
 
 
@@ -108,7 +139,10 @@ def main(pattern: str) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 survived = survives(mutation, Path(folder))
             alive += survived
-            print(f"{'NOT SEEN' if survived else 'seen'}: {mutation.name} ({mutation.test})", flush=True)
+            print(
+                f"{'NOT SEEN' if survived else 'seen'}: {mutation.name} ({mutation.test})",
+                flush=True,
+            )
     return min(alive, 1)
 
 

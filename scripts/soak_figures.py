@@ -16,7 +16,9 @@ def table(state: dict[str, dict[str, object]]) -> str:
         seen = ", ".join(f"{count:,} {what}" for what, count in sorted(dict(entry["seen"]).items()))  # type: ignore[call-overload]
         said = name.removeprefix("test_").replace("_", " ")
         done = f"{entry['done']:,} of {entry['whole']:,}"
-        lines.append(f"| {entry['row']} | [{said}](../{file}) | {done} | {seen} | {entry['seconds']} |")
+        lines.append(
+            f"| {entry['row']} | [{said}](../{file}) | {done} | {seen} | {entry['seconds']} |"
+        )
     return "\n".join(lines)
 
 

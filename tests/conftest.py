@@ -36,10 +36,18 @@ class Rounds:
         self.limit = int(marker.kwargs["whole" if minutes else "short"])
         self._test = request.node.nodeid
         self._soaks = minutes is not None
-        self._entry: dict[str, Any] = {"row": marker.kwargs["row"], "tree": _digest(request.path), "whole": marker.kwargs["whole"]}
+        self._entry: dict[str, Any] = {
+            "row": marker.kwargs["row"],
+            "tree": _digest(request.path),
+            "whole": marker.kwargs["whole"],
+        }
         before = _state().get(self._test, {}) if self._soaks else {}
         fresh = before.get("tree") != self._entry["tree"]
-        self._entry |= {"done": 0, "seconds": 0.0} if fresh else {"done": before["done"], "seconds": before["seconds"]}
+        self._entry |= (
+            {"done": 0, "seconds": 0.0}
+            if fresh
+            else {"done": before["done"], "seconds": before["seconds"]}
+        )
         self._seen = Counter({} if fresh else before["seen"])
 
     def __iter__(self) -> Iterator[int]:
@@ -64,7 +72,12 @@ class Rounds:
             STATE.parent.mkdir(exist_ok=True)
             part = STATE.with_name(".soak.json.part")
             part.write_text(
-                json.dumps(_state() | {self._test: self._entry | {"seen": self._seen}}, indent=1, sort_keys=True) + "\n"
+                json.dumps(
+                    _state() | {self._test: self._entry | {"seen": self._seen}},
+                    indent=1,
+                    sort_keys=True,
+                )
+                + "\n"
             )
             part.replace(STATE)
 
@@ -80,7 +93,12 @@ def rounds(request: pytest.FixtureRequest) -> Iterator[Rounds]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--soak MINUTES`."""
-    parser.addoption("--soak", type=float, metavar="MINUTES", help="the long tier: go on with it for so many minutes")
+    parser.addoption(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help="the long tier: go on with it for so many minutes",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -93,7 +111,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
         for item in items:
             if item.get_closest_marker("board"):
-                item.add_marker(pytest.mark.skip(f"a virtual board needs {', '.join(missing)}: make system BOARDS=1"))
+                item.add_marker(
+                    pytest.mark.skip(
+                        f"a virtual board needs {', '.join(missing)}: make system BOARDS=1"
+                    )
+                )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -109,6 +131,10 @@ def _state() -> dict[str, Any]:
 def _digest(test: Path) -> str:
     """Return what names the product's and the test's source."""
     total = hashlib.sha256()
-    for file in [*sorted((ROOT / "device").rglob("*.py")), *sorted((ROOT / "toolchain").rglob("*.py")), test]:
+    for file in [
+        *sorted((ROOT / "device").rglob("*.py")),
+        *sorted((ROOT / "toolchain").rglob("*.py")),
+        test,
+    ]:
         total.update(file.read_bytes())
     return total.hexdigest()[:16]

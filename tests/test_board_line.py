@@ -42,7 +42,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """A bundle of the real line, and a board that it was pushed to."""
     folder = tmp_path_factory.mktemp("board-line")
     (folder / "tiny.toml").write_text(RECIPE.replace('["x86-64"]', f'["{TARGET}"]'))
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (folder / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
     (folder / "state").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
@@ -52,7 +54,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         made = Line(folder=folder, port=8080, environment=environment, said={})
         try:
             made.demitasse("package", "tiny.toml", timeout_s=1200)
-            made.said["push"] = json.loads(made.demitasse("push", "build/tiny/package", BOARD, "--json", timeout_s=1200))
+            made.said["push"] = json.loads(
+                made.demitasse("push", "build/tiny/package", BOARD, "--json", timeout_s=1200)
+            )
             yield made
         finally:
             boot.stop(board.folder)
@@ -60,9 +64,13 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 def test_the_board_answers_with_the_goldens_within_tolerance(line: Line) -> None:
     made = line.said["push"]
-    assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith("this processor rounds otherwise")
+    assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith(
+        "this processor rounds otherwise"
+    )
     package = line.folder / "build" / "tiny" / "package"
-    goldens = [json.loads(row) for row in (package / "goldens.jsonl").read_text("utf-8").splitlines()]
+    goldens = [
+        json.loads(row) for row in (package / "goldens.jsonl").read_text("utf-8").splitlines()
+    ]
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
     for golden in goldens[:2]:
         answer = line.demitasse("ask", BOARD, golden["messages"][-1]["content"]).rstrip("\n")
@@ -72,21 +80,32 @@ def test_the_board_answers_with_the_goldens_within_tolerance(line: Line) -> None
 def test_figures_of_an_emulated_board_are_called_so(line: Line) -> None:
     words = ("--pp", "16", "--tg", "4", "--repeat", "1")
     assert json.loads(line.demitasse("bench", BOARD, *words, "--json"))["emulated"] is True
-    assert "mind: an emulated board: its speed says nothing about a real one" in line.demitasse("bench", BOARD, *words)
+    assert "mind: an emulated board: its speed says nothing about a real one" in line.demitasse(
+        "bench", BOARD, *words
+    )
 
 
 def test_the_doctor_finds_a_healthy_pi(line: Line) -> None:
-    findings = {row["check"]: row["seen"] for row in json.loads(line.demitasse("doctor", BOARD, "--json"))}
-    assert findings["board"] == "Raspberry Pi 4 Model B Rev 1.4 (aarch64, 4 cores): target rpi-4b-2gb"
+    findings = {
+        row["check"]: row["seen"] for row in json.loads(line.demitasse("doctor", BOARD, "--json"))
+    }
+    assert (
+        findings["board"] == "Raspberry Pi 4 Model B Rev 1.4 (aarch64, 4 cores): target rpi-4b-2gb"
+    )
 
 
 def test_the_runtime_is_small_and_sent_once(line: Line) -> None:
     first = [action["what"] for action in line.said["push"]["actions"]]
     assert [what.split()[0] for what in first] == ["agent", "runtime", "release", "tiny"]
     again = json.loads(line.demitasse("push", "build/tiny/package", BOARD, "--json"))
-    assert (again["bytes_sent"], [action["verb"] for action in again["actions"]]) == (0, ["activate"])
+    assert (again["bytes_sent"], [action["verb"] for action in again["actions"]]) == (
+        0,
+        ["activate"],
+    )
     with open_board(BOARD) as connection:
-        runtimes = connection.run(["sh", "-c", "du -sb ~/.local/share/demitasse/runtimes/*"]).stdout.split()
+        runtimes = connection.run(
+            ["sh", "-c", "du -sb ~/.local/share/demitasse/runtimes/*"]
+        ).stdout.split()
     assert int(runtimes[0]) < 40_000_000
 
 
@@ -104,7 +123,10 @@ def test_a_runtime_for_another_processor_is_refused_before_the_first_byte(line: 
         said = line.demitasse("push", "build/tiny/package", BOARD, code=5)
     finally:
         del line.environment["DEMITASSE_RUNTIME"]
-    assert f"{BOARD}: the runtime needs `asimddp`, `asimdhp`, `asimdrdm`, `atomics`, `fphp`, which" in said
+    assert (
+        f"{BOARD}: the runtime needs `asimddp`, `asimdhp`, `asimdrdm`, `atomics`, `fphp`, which"
+        in said
+    )
     with open_board(BOARD) as connection:
         assert newer.name not in Device(connection).look()[1]["runtimes"]
 
@@ -114,7 +136,13 @@ def test_forced_onto_the_board_it_dies_by_signal_4_and_is_named_and_the_release_
 ) -> None:
     monkeypatch.setattr(push, "refuse_unfit", lambda *facts: None)
     with open_board(BOARD) as connection, pytest.raises(BoardError) as caught:
-        push.push(bundle(line), runtime.for_profile(NEWER, Aloud()), Device(connection), Silent(), allow_unsigned=True)
+        push.push(
+            bundle(line),
+            runtime.for_profile(NEWER, Aloud()),
+            Device(connection),
+            Silent(),
+            allow_unsigned=True,
+        )
     wanted = f"illegal instruction: built for {NEWER}, the board has no asimddp, asimdhp, asimdrdm, atomics, fphp"
     assert caught.value.message == f"{BOARD}: {wanted}"
     assert line.demitasse("ask", BOARD, QUESTION).strip()
@@ -125,6 +153,6 @@ def test_the_board_goes_down_and_comes_back_serving(line: Line) -> None:
     line.demitasse("board", "down", TARGET)
     assert json.loads(line.demitasse("board", "list", "--json")) == [
         {"address": BOARD, "debian": 12, "up": False, "port": None}
-    ]  # fmt: skip
+    ]
     assert line.demitasse("ask", BOARD, QUESTION) == before
     line.demitasse("board", "down", TARGET)

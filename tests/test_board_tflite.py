@@ -21,7 +21,9 @@ from toolchain.progress import Silent
 pytestmark = [pytest.mark.board, pytest.mark.timeout(2400)]
 
 TARGET = "rpi-4b-2gb"
-TFLITE = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace("importance = true", 'formats = ["tflite"]')
+TFLITE = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace(
+    "importance = true", 'formats = ["tflite"]'
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """A bundle with a .tflite file, and a place for boards of these tests alone."""
     folder = tmp_path_factory.mktemp("board-tflite")
     (folder / "tiny.toml").write_text(TFLITE)
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (folder / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
     (folder / "state").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
@@ -44,29 +48,41 @@ def board(request: pytest.FixtureRequest, trained: Line) -> Iterator[virtual.Vir
     """A board of a Debian release, with the bundle pushed to it."""
     debian = int(request.param)
     if debian != rootfs.DEFAULT_DEBIAN and not image.place(debian).is_dir():
-        pytest.skip(f"no image of Debian {debian} is kept here: demitasse board up {TARGET}:{debian} makes one")
+        pytest.skip(
+            f"no image of Debian {debian} is kept here: demitasse board up {TARGET}:{debian} makes one"
+        )
     up = virtual.up(f"{TARGET}:{debian}", Silent())
     try:
-        pushed = trained.demitasse("push", "build/tiny/package-tflite", up.address, "--json", timeout_s=1200)
+        pushed = trained.demitasse(
+            "push", "build/tiny/package-tflite", up.address, "--json", timeout_s=1200
+        )
         trained.said[up.address] = json.loads(pushed)
         yield up
     finally:
         boot.stop(up.folder)
 
 
-def test_a_tflite_bundle_gives_its_goldens_within_tolerance_and_answers(trained: Line, board: virtual.VirtualBoard) -> None:
+def test_a_tflite_bundle_gives_its_goldens_within_tolerance_and_answers(
+    trained: Line, board: virtual.VirtualBoard
+) -> None:
     made = trained.said[board.address]
-    assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith("this processor rounds otherwise")
+    assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith(
+        "this processor rounds otherwise"
+    )
     package = trained.folder / "build" / "tiny" / "package-tflite"
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
     likeness = []
     for golden in map(json.loads, (package / "goldens.jsonl").read_text("utf-8").splitlines()):
-        answer = trained.demitasse("ask", board.address, golden["messages"][-1]["content"]).rstrip("\n")
+        answer = trained.demitasse("ask", board.address, golden["messages"][-1]["content"]).rstrip(
+            "\n"
+        )
         likeness.append(SequenceMatcher(None, answer, tokenizer.decode(golden["tokens"])).ratio())
     assert max(likeness) > 0.8, "a tie that falls the other way may turn one answer, not all"
 
 
-def test_the_boards_own_python_runs_the_runtime_of_its_release(trained: Line, board: virtual.VirtualBoard) -> None:
+def test_the_boards_own_python_runs_the_runtime_of_its_release(
+    trained: Line, board: virtual.VirtualBoard
+) -> None:
     status = json.loads(trained.demitasse("status", board.address, "--json"))
     health = status["service"]["health"]
     assert (health["engine"], health["model_type"]) == ("litert", "llama dynamic_wi8_afp32")

@@ -9,10 +9,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package", "push", "bench"}
+STAGES = {
+    "ingest",
+    "pretrain",
+    "tune",
+    "distill",
+    "trim",
+    "quantize",
+    "evaluate",
+    "package",
+    "push",
+    "bench",
+}
 PIPELINE = {"pipeline", "delivery", "cli", "show", "__main__", "doctor"}
 GROUND = {"config", "errors", "progress"}
-ENGINE_LIBRARIES = {"ai_edge_litert", "jinja2", "llama_cpp", "numpy", "tflite_runtime", "tokenizers"}
+ENGINE_LIBRARIES = {
+    "ai_edge_litert",
+    "jinja2",
+    "llama_cpp",
+    "numpy",
+    "tflite_runtime",
+    "tokenizers",
+}
 NOBODYS = (".example", "example.org", "example.com", ".test", ".invalid")
 """Hosts that may be named: they are nobody's (RFC 2606)."""
 SERVER_LIBRARIES = {"starlette", "uvicorn"}
@@ -47,7 +65,11 @@ def names(paths: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("path", modules("toolchain"), ids=names(modules("toolchain")))
 def test_the_host_knows_of_the_board_only_what_travels(path: Path) -> None:
-    assert [m for m in imports(path) if m.split(".")[0] == "device" and not m.startswith("device.manifest")] == []
+    assert [
+        m
+        for m in imports(path)
+        if m.split(".")[0] == "device" and not m.startswith("device.manifest")
+    ] == []
 
 
 @pytest.mark.parametrize("path", modules("toolchain"), ids=names(modules("toolchain")))
@@ -64,9 +86,22 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, toolchain.__main__; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert (
-        set(loaded) & {"torch", "transformers", "peft", "accelerate", "ai_edge_litert", "llama_cpp", "gguf", "matplotlib", "numpy"}
+        set(loaded)
+        & {
+            "torch",
+            "transformers",
+            "peft",
+            "accelerate",
+            "ai_edge_litert",
+            "llama_cpp",
+            "gguf",
+            "matplotlib",
+            "numpy",
+        }
         == set()
     )
 
@@ -75,7 +110,13 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 def test_the_board_side_stands_on_the_standard_library(path: Path) -> None:
     here = path.relative_to(ROOT / "device").as_posix()
     foreign = {m.split(".")[0] for m in imports(path)} - set(sys.stdlib_module_names) - {"device"}
-    allowed = ENGINE_LIBRARIES if here.startswith("engine/") else SERVER_LIBRARIES if here == "server.py" else set()
+    allowed = (
+        ENGINE_LIBRARIES
+        if here.startswith("engine/")
+        else SERVER_LIBRARIES
+        if here == "server.py"
+        else set()
+    )
     assert foreign <= allowed
 
 
@@ -88,24 +129,49 @@ CHANGES_THE_DISK = re.compile(
 @pytest.mark.parametrize("path", modules("device"), ids=names(modules("device")))
 def test_the_board_side_changes_the_disk_in_one_place(path: Path) -> None:
     code = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
-    found = [match.group() for match in CHANGES_THE_DISK.finditer(code) if not match.string[: match.start()].endswith("disk")]
+    found = [
+        match.group()
+        for match in CHANGES_THE_DISK.finditer(code)
+        if not match.string[: match.start()].endswith("disk")
+    ]
     assert path.name == "disk.py" or found == []
 
 
 @pytest.mark.parametrize("path", modules("toolchain"), ids=names(modules("toolchain")))
 def test_only_the_console_prints(path: Path) -> None:
-    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-    printed = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id in ("print", "input")]
+    calls = [
+        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    ]
+    printed = [
+        n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id in ("print", "input")
+    ]
     assert path.name == "console.py" or printed == []
 
 
-@pytest.mark.parametrize("path", modules("toolchain") + modules("device"), ids=names(modules("toolchain") + modules("device")))
+@pytest.mark.parametrize(
+    "path",
+    modules("toolchain") + modules("device"),
+    ids=names(modules("toolchain") + modules("device")),
+)
 def test_nothing_can_unpickle_or_trust_an_unknown_host(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    forbidden = ("torch.load", "AutoAddPolicy", "WarningPolicy", "trust_remote_code=True", "allow_pickle=True")
+    forbidden = (
+        "torch.load",
+        "AutoAddPolicy",
+        "WarningPolicy",
+        "trust_remote_code=True",
+        "allow_pickle=True",
+    )
     code = _without_strings(text)
     assert [word for word in forbidden if word in code] == []
-    assert {m.split(".")[0] for m in imports(path)} & {"pickle", "dill", "joblib", "shelve", "marshal", "diskcache"} == set()
+    assert {m.split(".")[0] for m in imports(path)} & {
+        "pickle",
+        "dill",
+        "joblib",
+        "shelve",
+        "marshal",
+        "diskcache",
+    } == set()
     assert "StrictHostKeyChecking=no" not in text
 
 
@@ -120,7 +186,9 @@ def _without_strings(text: str) -> str:
 
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
-        p for p in modules("toolchain") + modules("device") if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))
+        p
+        for p in modules("toolchain") + modules("device")
+        if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))
     ]
     assert names(silent) == []
 
@@ -129,23 +197,41 @@ def test_no_file_names_a_place_that_only_one_machine_has() -> None:
     """Neither this checkout's own path, nor a host of the network: tools are set up for those outside of the project."""
     patterns = ("*.py", "*.toml", "*.md", "*.sh", "*.txt", "Makefile", "run")
     files = [path for pattern in patterns for path in ROOT.rglob(pattern) if path.is_file()]
-    tracked = [path for path in files if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts)]
-    found = [(path.relative_to(ROOT).as_posix(), place) for path in tracked for place in _places(path.read_text("utf-8"))]
+    tracked = [
+        path for path in files if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts)
+    ]
+    found = [
+        (path.relative_to(ROOT).as_posix(), place)
+        for path in tracked
+        for place in _places(path.read_text("utf-8"))
+    ]
     assert found == []
 
 
 def _places(text: str) -> list[str]:
     hosts = re.findall(r"https?://([\w.-]+\.[a-z]{2,})", text)
-    return [host for host in hosts if not host.endswith(NOBODYS)] + ([str(ROOT)] if str(ROOT) in text else [])
+    return [host for host in hosts if not host.endswith(NOBODYS)] + (
+        [str(ROOT)] if str(ROOT) in text else []
+    )
 
 
 def test_the_readme_names_every_verb_and_no_other() -> None:
     from toolchain.cli import app
 
-    registered = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    registered = {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback
+    }
     registered |= {str(group.name) for group in app.registered_groups}
-    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    named = {word for row in rows for word in re.findall(r"`([a-z]+)(?: [^`]*)?`", row.split("|")[1])}
+    rows = [
+        line
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    named = {
+        word for row in rows for word in re.findall(r"`([a-z]+)(?: [^`]*)?`", row.split("|")[1])
+    }
     assert registered <= named
     assert named - registered <= {"starter"}
 
@@ -154,7 +240,11 @@ def test_every_file_that_the_readmes_tree_names_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = text[text.index("## The tree") : text.index("Read next")]
     files = set(re.findall(r"\b([a-z_0-9]+\.py)\b", tree))
-    present = {path.name for folder in ("toolchain", "device", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
+    present = {
+        path.name
+        for folder in ("toolchain", "device", "tests", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     assert files - present == set()
 
 
@@ -168,8 +258,17 @@ def test_every_versions_pin_is_exact_and_every_dependency_is_pinned() -> None:
             assert exact, line
             pins[name.lower().replace("_", "-")] = version
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     own = {name.partition("==")[0]: name.partition("==")[2] for name in wanted if "==" in name}
-    missing = [name for name in wanted if re.split(r"[<>=]", name)[0].lower().replace("_", "-") not in pins | own]
+    missing = [
+        name
+        for name in wanted
+        if re.split(r"[<>=]", name)[0].lower().replace("_", "-") not in pins | own
+    ]
     assert missing == []
-    assert {name: version for name, version in own.items() if pins.get(name, version) != version} == {}
+    assert {
+        name: version for name, version in own.items() if pins.get(name, version) != version
+    } == {}

@@ -83,7 +83,13 @@ class Line:
         """Run the command line and return what it printed on stdout."""
         argv = [sys.executable, "-m", "toolchain", *words]
         done = subprocess.run(
-            argv, cwd=self.folder, env=self.environment, capture_output=True, text=True, input=stdin, timeout=timeout_s
+            argv,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=timeout_s,
         )
         assert done.returncode == code, done.stderr
         return done.stdout or done.stderr
@@ -107,10 +113,17 @@ def free_port() -> int:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder, port = tmp_path_factory.mktemp("line"), free_port()
     (folder / "tiny.toml").write_text(RECIPE)
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
-    environment = os.environ | {"DEMITASSE_ROOT": str(folder / "board"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    (folder / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
+    environment = os.environ | {
+        "DEMITASSE_ROOT": str(folder / "board"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     empty = Line(folder=folder, port=port, environment=environment, said={})
-    said = json.loads(empty.demitasse("run", "tiny.toml", "--to", "local", "--port", str(port), "--json"))
+    said = json.loads(
+        empty.demitasse("run", "tiny.toml", "--to", "local", "--port", str(port), "--json")
+    )
     made = Line(folder=folder, port=port, environment=environment, said=said)
     yield made
     made.demitasse("stop", "local")
@@ -118,14 +131,27 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 def test_every_stage_is_told_with_its_seconds_and_size(line: Line) -> None:
     stages = line.said["stages"]
-    assert [stage["stage"] for stage in stages] == ["ingest", "pretrain", "tune", "distill", "quantize", "evaluate", "package"]
+    assert [stage["stage"] for stage in stages] == [
+        "ingest",
+        "pretrain",
+        "tune",
+        "distill",
+        "quantize",
+        "evaluate",
+        "package",
+    ]
     assert all(stage["size_bytes"] > 0 and stage["seconds"] >= 0 for stage in stages)
     assert line.said["delivery"]["deployment"]["bytes_sent"] > 1_000_000
-    assert [(row["n_prompt"], row["n_gen"]) for row in line.said["delivery"]["report"]["rows"]] == [(512, 0), (0, 128)]
+    assert [(row["n_prompt"], row["n_gen"]) for row in line.said["delivery"]["report"]["rows"]] == [
+        (512, 0),
+        (0, 128),
+    ]
 
 
 def test_a_second_run_does_nothing_and_sends_nothing(line: Line) -> None:
-    again = json.loads(line.demitasse("run", "tiny.toml", "--to", "local", "--port", str(line.port), "--json"))
+    again = json.loads(
+        line.demitasse("run", "tiny.toml", "--to", "local", "--port", str(line.port), "--json")
+    )
     assert again["stages"] == line.said["stages"]
     assert again["delivery"]["deployment"]["bytes_sent"] == 0
     assert again["delivery"]["answer"] == line.answer
@@ -133,7 +159,10 @@ def test_a_second_run_does_nothing_and_sends_nothing(line: Line) -> None:
 
 def test_ask_prints_the_answer(line: Line) -> None:
     assert line.demitasse("ask", "local", "where is the key kept?") == line.answer + "\n"
-    assert json.loads(line.demitasse("ask", "local", "where is the key kept?", "--json"))["text"] == line.answer
+    assert (
+        json.loads(line.demitasse("ask", "local", "where is the key kept?", "--json"))["text"]
+        == line.answer
+    )
     assert line.demitasse("ask", "local", "-", stdin="where is the key kept?") == line.answer + "\n"
 
 
@@ -153,7 +182,15 @@ def test_chat_answers_line_by_line(line: Line) -> None:
 
 def test_curl_gets_the_answer(line: Line) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "where is the key kept?"}]})
-    argv = ["curl", "-sS", f"{line.api}/chat/completions", "-H", "Content-Type: application/json", "-d", body]
+    argv = [
+        "curl",
+        "-sS",
+        f"{line.api}/chat/completions",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        body,
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == line.answer
 
@@ -166,7 +203,10 @@ def test_the_openai_client_gets_the_answer_streaming_and_not(line: Line) -> None
         whole = client.chat.completions.create(model="tiny", messages=messages)
         assert whole.choices[0].message.content == line.answer
         chunks = client.chat.completions.create(model="tiny", messages=messages, stream=True)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == line.answer
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            == line.answer
+        )
         assert [model.id for model in client.models.list()] == ["tiny"]
 
 
@@ -177,15 +217,29 @@ def test_two_slots_answer_many_at_once_as_one_would(line: Line) -> None:
         assert json.load(health)["slots"] == 2
     with OpenAI(base_url=line.api, api_key="none") as client, ThreadPoolExecutor(8) as clients:
         messages: Any = [{"role": "user", "content": "where is the key kept?"}]
-        asked = [clients.submit(client.chat.completions.create, model="tiny", messages=messages) for _ in range(8)]
+        asked = [
+            clients.submit(client.chat.completions.create, model="tiny", messages=messages)
+            for _ in range(8)
+        ]
         assert {one.result().choices[0].message.content for one in asked} == {line.answer}
 
 
 def test_the_llm_command_line_gets_the_answer(line: Line, tmp_path: Path) -> None:
-    (tmp_path / "extra-openai-models.yaml").write_text(f"- model_id: board\n  model_name: tiny\n  api_base: {line.api}\n")
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: board\n  model_name: tiny\n  api_base: {line.api}\n"
+    )
     environment = line.environment | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
     for options in ([], ["--no-stream"]):
-        argv = [sys.executable, "-m", "llm", "prompt", "-m", "board", *options, "where is the key kept?"]
+        argv = [
+            sys.executable,
+            "-m",
+            "llm",
+            "prompt",
+            "-m",
+            "board",
+            *options,
+            "where is the key kept?",
+        ]
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == line.answer.strip()
@@ -208,7 +262,9 @@ def test_the_stock_high_level_library_answers_the_goldens_alike(line: Line) -> N
 
 
 def test_bench_prints_llama_benchs_columns(line: Line) -> None:
-    said = line.demitasse("bench", "local", "--pp", "64", "--tg", "16", "--repeat", "2", "-o", "csv")
+    said = line.demitasse(
+        "bench", "local", "--pp", "64", "--tg", "16", "--repeat", "2", "-o", "csv"
+    )
     head, prompt, decode = said.splitlines()
     assert head.startswith("model_filename,model_type,model_size,model_n_params,")
     assert ",64,0," in prompt
@@ -217,7 +273,11 @@ def test_bench_prints_llama_benchs_columns(line: Line) -> None:
 
 def test_schemes_are_measured_side_by_side_budgets_and_learned_codes_too(line: Line) -> None:
     (line.folder / "tried.toml").write_text('extends = "tiny"\n[quantize.distill]\ntokens = 3000\n')
-    shutil.copytree(line.folder / "build" / "tiny", line.folder / "build" / "tried", ignore=shutil.ignore_patterns("quantize"))
+    shutil.copytree(
+        line.folder / "build" / "tiny",
+        line.folder / "build" / "tried",
+        ignore=shutil.ignore_patterns("quantize"),
+    )
     said = line.demitasse("schemes", "tried.toml", "--schemes", "Q8_0,Q4_0,Q4_0+learned,auto:6bpw")
     head, *rows = said.splitlines()
     cells = {row.split()[0]: row.split()[1:] for row in rows}
@@ -236,7 +296,11 @@ def test_status_names_the_release(line: Line) -> None:
 def test_a_model_that_misses_the_gate_exits_6_and_is_not_packaged(line: Line) -> None:
     strict = RECIPE.replace("max_kl = 2", "max_kl = 0.0000001")
     (line.folder / "strict.toml").write_text(strict)
-    shutil.copytree(line.folder / "build" / "tiny", line.folder / "build" / "strict", ignore=shutil.ignore_patterns("package"))
+    shutil.copytree(
+        line.folder / "build" / "tiny",
+        line.folder / "build" / "strict",
+        ignore=shutil.ignore_patterns("package"),
+    )
     said = line.demitasse("package", "strict.toml", code=6)
     assert "not good enough: mean_kl is" in said
     assert "the gate asks <= 1e-07" in said
@@ -246,9 +310,13 @@ def test_a_model_that_misses_the_gate_exits_6_and_is_not_packaged(line: Line) ->
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(line: Line) -> None:
     argv = [sys.executable, "-m", "toolchain", "tune", "tiny.toml", "--out", "interrupted"]
     child = subprocess.Popen(
-        argv, cwd=line.folder, env=line.environment, stderr=subprocess.PIPE, text=True,
+        argv,
+        cwd=line.folder,
+        env=line.environment,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     started = line.folder / "interrupted" / "tiny" / "pretrain" / "started.json"
     while not started.exists():
         time.sleep(0.05)
@@ -256,5 +324,9 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(line: Line) -> None:
     said = child.communicate(timeout=120)[1]
     assert child.returncode in ENDED_BY_CTRL_C, said
     assert "Traceback" not in said
-    stages = json.loads(line.demitasse("tune", "tiny.toml", "--out", "interrupted", "--json"))["stages"]
-    assert [stage["digest"] for stage in stages] == [stage["digest"] for stage in line.said["stages"][:3]]
+    stages = json.loads(line.demitasse("tune", "tiny.toml", "--out", "interrupted", "--json"))[
+        "stages"
+    ]
+    assert [stage["digest"] for stage in stages] == [
+        stage["digest"] for stage in line.said["stages"][:3]
+    ]

@@ -10,7 +10,9 @@ from toolchain.errors import ToolchainError
 
 def main() -> None:
     """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: its threads are not to spin where others run
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # before torch is loaded: its threads are not to spin where others run
     try:
         app()
     except ToolchainError as error:

@@ -63,7 +63,13 @@ class Work:
 
     def key(self) -> str:
         """Return the sha256 under which these outputs are recorded."""
-        parts = [self.stage, dict(self.inputs), self.parameters.model_dump(mode="json"), self.seed, self.versions()]
+        parts = [
+            self.stage,
+            dict(self.inputs),
+            self.parameters.model_dump(mode="json"),
+            self.seed,
+            self.versions(),
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -127,16 +133,28 @@ class Checkpoint(Artifact):
     def digest(self) -> str:
         """The digest of the folder, and of the adapter where there is one."""
         own = self.record.digest
-        return hashlib.sha256(f"{own}\0{digest(self.adapter)}".encode()).hexdigest() if self.adapter else own
+        return (
+            hashlib.sha256(f"{own}\0{digest(self.adapter)}".encode()).hexdigest()
+            if self.adapter
+            else own
+        )
 
 
 def external(folder: Path) -> Checkpoint:
     """Return a model folder that somebody else made as a Checkpoint, recorded by its digest."""
     total = digest(folder)
     record = Record(
-        stage="external", key=total, inputs={}, parameters={}, seed=0, tools={}, digest=total,
-        size_bytes=size_bytes(folder), seconds=0.0, figures={},
-    )  # fmt: skip
+        stage="external",
+        key=total,
+        inputs={},
+        parameters={},
+        seed=0,
+        tools={},
+        digest=total,
+        size_bytes=size_bytes(folder),
+        seconds=0.0,
+        figures={},
+    )
     return Checkpoint(path=folder, record=record, fresh=False)
 
 
@@ -224,10 +242,17 @@ def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Recor
     figures = build(out)
     shutil.rmtree(out / RESUME, ignore_errors=True)
     record = Record(
-        stage=work.stage, key=key, inputs=dict(work.inputs), parameters=work.parameters.model_dump(mode="json"),
-        seed=work.seed, tools=work.versions(), digest=digest(out), size_bytes=size_bytes(out),
-        seconds=round(time.monotonic() - began, 2), figures=figures,
-    )  # fmt: skip
+        stage=work.stage,
+        key=key,
+        inputs=dict(work.inputs),
+        parameters=work.parameters.model_dump(mode="json"),
+        seed=work.seed,
+        tools=work.versions(),
+        digest=digest(out),
+        size_bytes=size_bytes(out),
+        seconds=round(time.monotonic() - began, 2),
+        figures=figures,
+    )
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
     return record, True
@@ -256,8 +281,13 @@ def _prepare(out: Path, key: str) -> None:
 def files_in(path: Path) -> list[Path]:
     """Return the output files under a folder, sorted by relative POSIX path; bookkeeping is left out."""
     skip = {RECORD, STARTED}
-    found = [p for p in path.rglob("*") if p.is_file() and not (p.parent == path and p.name in skip)]
-    return sorted((p for p in found if p.relative_to(path).parts[0] != RESUME), key=lambda p: p.relative_to(path).as_posix())
+    found = [
+        p for p in path.rglob("*") if p.is_file() and not (p.parent == path and p.name in skip)
+    ]
+    return sorted(
+        (p for p in found if p.relative_to(path).parts[0] != RESUME),
+        key=lambda p: p.relative_to(path).as_posix(),
+    )
 
 
 def digest(path: Path) -> str:
@@ -278,7 +308,11 @@ def file_digest(path: Path) -> str:
 
 def size_bytes(path: Path) -> int:
     """Return the bytes of a file, or of all output files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in files_in(path))
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in files_in(path))
+    )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -305,4 +339,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write objects as JSON lines, whole or not at all."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))
+    write_whole(
+        path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+    )

@@ -18,7 +18,18 @@ from toolchain.report import test_name
 Rows = list[dict[str, Any]]
 PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
 """llama-bench's tests: pp512 and tg128."""
-FACTS = ("model", "machine", "cpu_name", "cores", "memory_total_mb", "kernel", "os_name", "glibc", "python", "l4t")
+FACTS = (
+    "model",
+    "machine",
+    "cpu_name",
+    "cores",
+    "memory_total_mb",
+    "kernel",
+    "os_name",
+    "glibc",
+    "python",
+    "l4t",
+)
 """What of a board's facts belongs to its figures."""
 COLUMNS = (
     "model_filename",
@@ -34,17 +45,36 @@ COLUMNS = (
 )
 
 
-def bench(device: Device, *, pp: int = PROMPT_TOKENS, tg: int = ANSWER_TOKENS, repeat: int = 5, sustained_s: float = 0.0) -> Report:
+def bench(
+    device: Device,
+    *,
+    pp: int = PROMPT_TOKENS,
+    tg: int = ANSWER_TOKENS,
+    repeat: int = 5,
+    sustained_s: float = 0.0,
+) -> Report:
     """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle.
 
     Raises BoardError for a speed that the board's own memory could not feed: such a figure is a mistake of the measurement.
     """
-    wanted = ("--pp", str(pp), "--tg", str(tg), "--repeat", str(repeat), "--sustained", str(sustained_s))
+    wanted = (
+        "--pp",
+        str(pp),
+        "--tg",
+        str(tg),
+        "--repeat",
+        str(repeat),
+        "--sustained",
+        str(sustained_s),
+    )
     answer = device.call("bench", *wanted, timeout_s=3600 + sustained_s)
     report = Report(
-        board=device.address, emulated=device.address.startswith("virtual:"), rows=answer.pop("rows"), measured=answer,
+        board=device.address,
+        emulated=device.address.startswith("virtual:"),
+        rows=answer.pop("rows"),
+        measured=answer,
         facts={name: value for name, value in device.facts().items() if name in FACTS},
-    )  # fmt: skip
+    )
     _refuse_impossible(report)
     return report
 
@@ -56,8 +86,9 @@ def _refuse_impossible(report: Report) -> None:
         needed = rate * roof["bytes_per_token"] / 1e9
         raise BoardError(
             f"{report.board}: {rate:g} tokens/s would read {needed:.1f} GB/s, the memory gives {roof['bandwidth_gb_s']:g}: "
-            "this cannot be true", hint="close what else runs and measure again",
-        )  # fmt: skip
+            "this cannot be true",
+            hint="close what else runs and measure again",
+        )
 
 
 def render(report: Report, form: str) -> str:
@@ -75,7 +106,15 @@ def table_row(row: dict[str, Any]) -> list[str]:
     """Return one row as llama-bench prints it."""
     size, params = row["model_size"] / 2**20, row["model_n_params"] / 1e6
     rate = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
-    return [row["model_type"], f"{size:.2f} MiB", f"{params:.2f} M", row["backends"], str(row["n_threads"]), test_name(row), rate]
+    return [
+        row["model_type"],
+        f"{size:.2f} MiB",
+        f"{params:.2f} M",
+        row["backends"],
+        str(row["n_threads"]),
+        test_name(row),
+        rate,
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -19,7 +19,9 @@ class TooLong(ArtifactError):  # noqa: N818 - a name, not a suffix: callers that
     """A conversation that has more tokens than allowed."""
 
 
-def encode(tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0) -> tuple[list[int], list[int]]:
+def encode(
+    tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0
+) -> tuple[list[int], list[int]]:
     """Return (ids, labels) of a conversation: labels are the ids of each answer with its end token, IGNORED elsewhere.
 
     Answers in the first `opening` messages, with which every conversation begins, are not learned. What a template writes after the
@@ -31,10 +33,16 @@ def encode(tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0
     labels, end = [IGNORED] * len(whole), len(whole)
     for number in (number for number in answers if number >= opening):
         prompt = render_prompt(tokenizer, messages[:number])
-        start, end = len(prompt), _end(tokenizer, _render(tokenizer, messages[: number + 1]), len(prompt))
+        start, end = (
+            len(prompt),
+            _end(tokenizer, _render(tokenizer, messages[: number + 1]), len(prompt)),
+        )
         if whole[:start] != prompt or end <= start:
             hint = "training needs a template whose generation prompt is the beginning of the rendered answer"
-            raise ArtifactError(f"chat template: the prompt of message {number + 1} is not how the conversation begins", hint=hint)
+            raise ArtifactError(
+                f"chat template: the prompt of message {number + 1} is not how the conversation begins",
+                hint=hint,
+            )
         labels[start:end] = whole[start:end]
     if end > max_tokens:
         raise TooLong(f"conversation: {end} tokens, {max_tokens} are allowed")
@@ -46,11 +54,16 @@ def render_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
-def _render(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
+def _render(
+    tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False
+) -> list[int]:
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
-        raise ArtifactError("tokenizer: no chat template", hint="use an instruct model, or put chat_template.jinja beside it")
+        raise ArtifactError(
+            "tokenizer: no chat template",
+            hint="use an instruct model, or put chat_template.jinja beside it",
+        )
     try:
         return list(
             tokenizer.apply_chat_template(
@@ -66,5 +79,14 @@ def _render(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool =
 
 def _end(tokenizer: Any, ids: Sequence[int], start: int) -> int:
     """Return where an answer ends: after the last special token behind `start`, or at the end where there is none."""
-    specials = set(tokenizer.all_special_ids) | {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((position + 1 for position in range(len(ids) - 1, start - 1, -1) if ids[position] in specials), len(ids))
+    specials = set(tokenizer.all_special_ids) | {
+        id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    return next(
+        (
+            position + 1
+            for position in range(len(ids) - 1, start - 1, -1)
+            if ids[position] in specials
+        ),
+        len(ids),
+    )

@@ -69,14 +69,24 @@ def _explain(name: str, problem: ErrorDetails, model: type[BaseModel]) -> Config
     where = ": ".join([name, *([".".join(parents)] if parents else [])])
     match problem["type"]:
         case "extra_forbidden":
-            return ConfigError(f"{where}: unknown key `{key}`", hint=closest(key, _keys_at(model, parents)))
+            return ConfigError(
+                f"{where}: unknown key `{key}`", hint=closest(key, _keys_at(model, parents))
+            )
         case "missing":
-            return ConfigError(f"{where}: missing key `{key}`", hint=_description_at(model, parents, key))
+            return ConfigError(
+                f"{where}: missing key `{key}`", hint=_description_at(model, parents, key)
+            )
         case "value_error":
-            return ConfigError(f"{where}: {key}: {problem['ctx']['error']}" if key else f"{where}: {problem['ctx']['error']}")
+            return ConfigError(
+                f"{where}: {key}: {problem['ctx']['error']}"
+                if key
+                else f"{where}: {problem['ctx']['error']}"
+            )
         case _:
             value = problem["input"]
-            return ConfigError(f"{where}: {key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got `{value}`")
+            return ConfigError(
+                f"{where}: {key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got `{value}`"
+            )
 
 
 def _model_at(model: type[BaseModel], parents: list[str]) -> type[BaseModel] | None:
@@ -95,7 +105,9 @@ def _model_at(model: type[BaseModel], parents: list[str]) -> type[BaseModel] | N
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]
+    return [
+        found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)
+    ]
 
 
 def _keys_at(model: type[BaseModel], parents: list[str]) -> list[str]:

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from toolchain.errors import ToolchainError
@@ -52,7 +60,15 @@ class Terminal:
         count = TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}")
         amount = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [count]
         name, figures = TextColumn("  {task.description}"), TextColumn("{task.fields[figures]}")
-        self._progress = Progress(name, BarColumn(), *amount, TimeRemainingColumn(), figures, console=self._console, transient=True)
+        self._progress = Progress(
+            name,
+            BarColumn(),
+            *amount,
+            TimeRemainingColumn(),
+            figures,
+            console=self._console,
+            transient=True,
+        )
         self._progress.start()
 
 
@@ -79,10 +95,17 @@ def show_text(text: str, *, end: str = "\n") -> None:
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table on stdout; columns whose cells are figures are set to the right."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for number, column in enumerate(columns):
         figures = all(row[number][:1].isdigit() or row[number] in ("", "-") for row in rows)
-        table.add_column(column, justify="right" if figures and rows else "left", overflow="fold", no_wrap=number == 0)
+        table.add_column(
+            column,
+            justify="right" if figures and rows else "left",
+            overflow="fold",
+            no_wrap=number == 0,
+        )
     for row in rows:
         table.add_row(*row)
     out = Console(highlight=False)

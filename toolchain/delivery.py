@@ -49,7 +49,9 @@ class Terms:
     """Run it without a signature on a board that others could reach."""
 
 
-def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms) -> Delivery:
+def deliver(
+    wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
+) -> Delivery:
     """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
     if not bundles:
@@ -60,10 +62,14 @@ def deliver(wanted: Recipe, steps: Sequence[Step], address: str, report: Reporte
         best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
         if best != len(tried) - 1:
             _push(bundles[best], device, report, terms)
-        return replace(tried[best], others=tuple(other for number, other in enumerate(tried) if number != best))
+        return replace(
+            tried[best], others=tuple(other for number, other in enumerate(tried) if number != best)
+        )
 
 
-def _try(wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms: Terms) -> Delivery:
+def _try(
+    wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms: Terms
+) -> Delivery:
     """Push one bundle, ask it and measure it."""
     deployment = _push(bundle, device, report, terms)
     answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
@@ -73,7 +79,9 @@ def _try(wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms
     return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
 
 
-def push_bundle(folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool) -> Deployment:
+def push_bundle(
+    folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool
+) -> Deployment:
     """Push a bundle folder to a board, or say what that would send."""
     bundle = _bundle(folder)
     with open_board(address, accept_new=terms.accept_new) as connection:
@@ -90,11 +98,15 @@ def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
 def _bundle(folder: Path) -> Bundle:
     record = artifacts.recorded(folder)
     if record is None or record.stage != "package":
-        raise ArtifactError(f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one")
+        raise ArtifactError(
+            f"{folder}: not a finished bundle", hint="`demitasse package RECIPE` makes one"
+        )
     return Bundle(path=folder, record=record)
 
 
-def _push(bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False) -> Deployment:
+def _push(
+    bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False
+) -> Deployment:
     from toolchain.push import push
 
     facts, stored = device.look()
@@ -106,7 +118,9 @@ def _push(bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry
         if terms.accept_new and not stored["signers"]:
             device.call("trust", "--signer", key.public if key else signing.find_key().public)
             device.look(again=True)
-    return push(bundle, folder, device, report, port=terms.port, dry_run=dry_run, allow_unsigned=unsigned)
+    return push(
+        bundle, folder, device, report, port=terms.port, dry_run=dry_run, allow_unsigned=unsigned
+    )
 
 
 def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:

@@ -64,23 +64,38 @@ def distill(
     inputs |= {"student": student.digest} if student else {}
     work = Work(stage="distill", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     lesson = _Lesson(
-        teacher=teacher.path, student=student.path if student else None, dataset=dataset, spec=spec, seed=seed, logits=logits.path
+        teacher=teacher.path,
+        student=student.path if student else None,
+        dataset=dataset,
+        spec=spec,
+        seed=seed,
+        logits=logits.path,
     )
-    record, fresh = keep_together(out, work, lambda folder: _build(lesson, folder, speaking(report)))
+    record, fresh = keep_together(
+        out, work, lambda folder: _build(lesson, folder, speaking(report))
+    )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def cache(teacher: Checkpoint, dataset: Dataset, spec: DistillSpec, out: Path, report: Reporter) -> TeacherLogits:
+def cache(
+    teacher: Checkpoint, dataset: Dataset, spec: DistillSpec, out: Path, report: Reporter
+) -> TeacherLogits:
     """Write the teacher's top-k probabilities and the mass of the rest for each learned token, at the recipe's temperature."""
     kept = _LogitsSpec(temperature=spec.temperature, top_k=spec.top_k, max_tokens=spec.max_tokens)
     inputs = {"teacher": teacher.digest, "dataset": dataset.digest}
     work = Work(stage=LOGITS, inputs=inputs, parameters=kept, tools=TOOLS)
 
-    record, fresh = keep_together(out, work, lambda folder: _write_logits(teacher.path, dataset, kept, folder, speaking(report)))
+    record, fresh = keep_together(
+        out,
+        work,
+        lambda folder: _write_logits(teacher.path, dataset, kept, folder, speaking(report)),
+    )
     return TeacherLogits(path=out, record=record, fresh=fresh)
 
 
-def _write_logits(teacher: Path, dataset: Dataset, kept: _LogitsSpec, out: Path, report: Reporter) -> Figures:
+def _write_logits(
+    teacher: Path, dataset: Dataset, kept: _LogitsSpec, out: Path, report: Reporter
+) -> Figures:
     from toolchain.training.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
     from toolchain.training.teacher import token_count, write_logits
@@ -94,7 +109,14 @@ def _write_logits(teacher: Path, dataset: Dataset, kept: _LogitsSpec, out: Path,
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
-    from toolchain.training.checkpoints import GENERATION_CONFIG, TOKENIZER_FILES, carry, load_model, load_tokenizer, save_model
+    from toolchain.training.checkpoints import (
+        GENERATION_CONFIG,
+        TOKENIZER_FILES,
+        carry,
+        load_model,
+        load_tokenizer,
+        save_model,
+    )
     from toolchain.training.examples import conversations
     from toolchain.training.teacher import check_same_tokenizer
 
@@ -102,20 +124,38 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
     if lesson.student:
         check_same_tokenizer(tokenizer, load_tokenizer(lesson.student))
     examples, too_long = conversations(tokenizer, lesson.dataset.train(), lesson.spec.max_tokens)
-    models = {name: _train(lesson, name, examples, tokenizer, out / "resume", report) for name in ("student", "control")}
+    models = {
+        name: _train(lesson, name, examples, tokenizer, out / "resume", report)
+        for name in ("student", "control")
+    }
     if not is_main():
         return {}
-    marks = {name: _mark(model, lesson, tokenizer, name, report) | figures for name, (model, figures) in models.items()}
+    marks = {
+        name: _mark(model, lesson, tokenizer, name, report) | figures
+        for name, (model, figures) in models.items()
+    }
     marks["teacher"] = _mark(load_model(lesson.teacher), lesson, tokenizer, "teacher", report)
     shipped, verdict = decide(marks["student"], marks["control"])
     report.note(f"distill: {verdict}")
     save_model(models[shipped][0], out)
     carry(lesson.teacher, out, GENERATION_CONFIG, *TOKENIZER_FILES)
-    return {"shipped": shipped, "verdict": verdict, "conversations": len(examples), "too_long": too_long, **marks, **marks[shipped]}
+    return {
+        "shipped": shipped,
+        "verdict": verdict,
+        "conversations": len(examples),
+        "too_long": too_long,
+        **marks,
+        **marks[shipped],
+    }
 
 
 def _train(
-    lesson: _Lesson, name: str, examples: "Sequence[Example]", tokenizer: Any, resume: Path, report: Reporter
+    lesson: _Lesson,
+    name: str,
+    examples: "Sequence[Example]",
+    tokenizer: Any,
+    resume: Path,
+    report: Reporter,
 ) -> tuple[Any, Figures]:
     """Return the trained student, or the control, with what its training took."""
     from toolchain.training.loop import course, train
@@ -123,10 +163,18 @@ def _train(
     from toolchain.training.teacher import CachedLogits, token_count
 
     spec, model = lesson.spec, _start(lesson, tokenizer)
-    settings = {"temperature": spec.temperature, "ce_weight": spec.ce_weight, "tokens": token_count(tokenizer)}
+    settings = {
+        "temperature": spec.temperature,
+        "ce_weight": spec.ce_weight,
+        "tokens": token_count(tokenizer),
+    }
     taught = name == "student"
-    objective = TeacherLoss(model, CachedLogits(lesson.logits), **settings) if taught else AnswerLoss(model)
-    return model, train(objective, examples, course(name, spec, examples, lesson.seed), resume, report)
+    objective = (
+        TeacherLoss(model, CachedLogits(lesson.logits), **settings) if taught else AnswerLoss(model)
+    )
+    return model, train(
+        objective, examples, course(name, spec, examples, lesson.seed), resume, report
+    )
 
 
 def _start(lesson: _Lesson, tokenizer: Any) -> Any:
@@ -139,7 +187,9 @@ def _start(lesson: _Lesson, tokenizer: Any) -> Any:
         return from_layers(load_model(lesson.teacher), lesson.spec.layers)
     model = load_model(lesson.student, dtype="float32")
     if (rows := model.get_input_embeddings().weight.shape[0]) < (tokens := token_count(tokenizer)):
-        raise ConfigError(f"distill: student: it has room for {rows} tokens, the teacher's tokenizer has {tokens}")
+        raise ConfigError(
+            f"distill: student: it has room for {rows} tokens, the teacher's tokenizer has {tokens}"
+        )
     return model
 
 
@@ -152,17 +202,30 @@ def _mark(model: Any, lesson: _Lesson, tokenizer: Any, name: str, report: Report
     asked = lesson.dataset.held_out()[: lesson.spec.questions]
     held_out, _ = conversations(tokenizer, asked, lesson.spec.max_tokens)
     scores = score(model, tokenizer, asked, report, name=f"ask the {name}")
-    return {"parameters": parameter_count(model), "held_out_loss": loss_per_token(model, held_out), **scores}
+    return {
+        "parameters": parameter_count(model),
+        "held_out_loss": loss_per_token(model, held_out),
+        **scores,
+    }
 
 
 def decide(student: Figures, control: Figures) -> tuple[str, str]:
     """Return which of the two ships, by the loss on held-out answers, and why."""
     taught, alone = student["held_out_loss"], control["held_out_loss"]
     if taught is None or alone is None:
-        return "student", "nothing is held out, so student and control were not compared; the student ships"
+        return (
+            "student",
+            "nothing is held out, so student and control were not compared; the student ships",
+        )
     scores = f"loss per held-out token {taught:.3f} against {alone:.3f}"
     if student["exact_match"] is not None:
         scores += f", exact match {student['exact_match']:.1%} against {control['exact_match']:.1%}"
     if taught < alone:
-        return "student", f"the student with the teacher is better than the control without: {scores}; the student ships"
-    return "control", f"the student with the teacher is not better than the control without: {scores}; the control ships"
+        return (
+            "student",
+            f"the student with the teacher is better than the control without: {scores}; the student ships",
+        )
+    return (
+        "control",
+        f"the student with the teacher is not better than the control without: {scores}; the control ships",
+    )

@@ -57,11 +57,20 @@ def _tool(name: str, verify: Callable[[], object]) -> Finding:
 
 
 def _training() -> Finding:
-    missing = [name for name in ("torch", "transformers", "peft", "accelerate") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("torch", "transformers", "peft", "accelerate")
+        if importlib.util.find_spec(name) is None
+    ]
     if not missing:
-        return Finding(check="training", state="ok", seen="torch, transformers, peft and accelerate are there")
+        return Finding(
+            check="training", state="ok", seen="torch, transformers, peft and accelerate are there"
+        )
     return Finding(
-        check="training", state="warning", seen=f"not installed: {', '.join(missing)}", mend="pip install 'demitasse[train]'"
+        check="training",
+        state="warning",
+        seen=f"not installed: {', '.join(missing)}",
+        mend="pip install 'demitasse[train]'",
     )
 
 
@@ -69,7 +78,10 @@ def _room() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     state: Literal["ok", "warning"] = "ok" if free > MIN_FREE_BYTES else "warning"
     return Finding(
-        check="disk", state=state, seen=f"{free / 1e9:.1f} GB free here", mend="" if state == "ok" else "make room for artifacts"
+        check="disk",
+        state=state,
+        seen=f"{free / 1e9:.1f} GB free here",
+        mend="" if state == "ok" else "make room for artifacts",
     )
 
 
@@ -79,17 +91,31 @@ def board_findings(facts: Facts) -> list[Finding]:
 
 
 def _kind(facts: Facts) -> Finding:
-    known: Target | None = recognise(str(facts["model"]), str(facts["machine"]), int(facts["memory_total_mb"] or 0))
+    known: Target | None = recognise(
+        str(facts["model"]), str(facts["machine"]), int(facts["memory_total_mb"] or 0)
+    )
     seen = f"{facts['model']} ({facts['machine']}, {facts['cores']} cores)"
     if known:
         return Finding(check="board", state="ok", seen=f"{seen}: target {known.id}")
-    return Finding(check="board", state="warning", seen=f"{seen}: no target describes it", mend="see `demitasse targets`")
+    return Finding(
+        check="board",
+        state="warning",
+        seen=f"{seen}: no target describes it",
+        mend="see `demitasse targets`",
+    )
 
 
 def _userland(facts: Facts) -> Finding:
     if facts["userland_bits"] == 64:
-        return Finding(check="64 bit", state="ok", seen=f"{facts['os_name']}, kernel {facts['kernel']}")
-    return Finding(check="64 bit", state="problem", seen="the system is 32-bit", mend="install the 64-bit image of the system")
+        return Finding(
+            check="64 bit", state="ok", seen=f"{facts['os_name']}, kernel {facts['kernel']}"
+        )
+    return Finding(
+        check="64 bit",
+        state="problem",
+        seen="the system is 32-bit",
+        mend="install the 64-bit image of the system",
+    )
 
 
 def _board_python(facts: Facts) -> Finding:
@@ -97,7 +123,10 @@ def _board_python(facts: Facts) -> Finding:
     if tuple(map(int, version.split(".")[:2])) >= (3, 10):
         return Finding(check="python", state="ok", seen=version)
     return Finding(
-        check="python", state="problem", seen=f"{version}, 3.10 is the oldest", mend="install a newer image of the system"
+        check="python",
+        state="problem",
+        seen=f"{version}, 3.10 is the oldest",
+        mend="install a newer image of the system",
     )
 
 
@@ -106,7 +135,10 @@ def _memory(facts: Facts) -> Finding:
     enough = free is not None and free > 256
     seen = f"{free} of {total} MB are available"
     return Finding(
-        check="memory", state="ok" if enough else "warning", seen=seen, mend="" if enough else "stop the desktop or other services"
+        check="memory",
+        state="ok" if enough else "warning",
+        seen=seen,
+        mend="" if enough else "stop the desktop or other services",
     )
 
 
@@ -114,9 +146,11 @@ def _disk(facts: Facts) -> Finding:
     free = int(facts["disk_free_bytes"])
     enough = free > MIN_FREE_BYTES
     return Finding(
-        check="disk", state="ok" if enough else "warning", seen=f"{free / 1e9:.1f} GB free on {facts['disk_device'] or 'its disk'}",
+        check="disk",
+        state="ok" if enough else "warning",
+        seen=f"{free / 1e9:.1f} GB free on {facts['disk_device'] or 'its disk'}",
         mend="" if enough else "remove what is not needed, or use a larger card",
-    )  # fmt: skip
+    )
 
 
 def _power(facts: Facts) -> Finding:
@@ -125,11 +159,19 @@ def _power(facts: Facts) -> Finding:
         return Finding(check="power", state="ok", seen="not measured by this board")
     if flags["now"]:
         return Finding(
-            check="power", state="problem", seen=f"now: {', '.join(flags['now'])}", mend="use the board's own power supply; cool it"
+            check="power",
+            state="problem",
+            seen=f"now: {', '.join(flags['now'])}",
+            mend="use the board's own power supply; cool it",
         )
     if flags["since_boot"]:
         seen = f"since boot: {', '.join(flags['since_boot'])}"
-        return Finding(check="power", state="warning", seen=seen, mend="use the board's own power supply; cool it")
+        return Finding(
+            check="power",
+            state="warning",
+            seen=seen,
+            mend="use the board's own power supply; cool it",
+        )
     return Finding(check="power", state="ok", seen="no under-voltage, no throttling")
 
 
@@ -168,7 +210,9 @@ def _service(facts: Facts) -> Finding:
     if facts["linger"]:
         return Finding(check="service", state="ok", seen="systemd starts it at boot")
     mend = "on the board, once: sudo loginctl enable-linger"
-    return Finding(check="service", state="warning", seen="it stops when the last session ends", mend=mend)
+    return Finding(
+        check="service", state="warning", seen="it stops when the last session ends", mend=mend
+    )
 
 
 _BOARD_CHECKS = (_kind, _userland, _board_python, _memory, _disk, _power, _heat, _clock, _service)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device.manifest.opening import bare
-from toolchain.artifacts import Checkpoint, Dataset, Figures, ModelFile, Verdict, Work, keep, write_jsonl, write_whole
+from toolchain.artifacts import (
+    Checkpoint,
+    Dataset,
+    Figures,
+    ModelFile,
+    Verdict,
+    Work,
+    keep,
+    write_jsonl,
+    write_whole,
+)
 from toolchain.chat import encode
 from toolchain.errors import GateError
 from toolchain.opening import Opening, check_room, size_bytes
@@ -26,31 +36,61 @@ Conversation = Mapping[str, Any]
 
 
 def evaluate(
-    model: ModelFile, teacher: Checkpoint, dataset: Dataset, spec: EvaluateSpec, runtime: Path, out: Path, report: Reporter
+    model: ModelFile,
+    teacher: Checkpoint,
+    dataset: Dataset,
+    spec: EvaluateSpec,
+    runtime: Path,
+    out: Path,
+    report: Reporter,
 ) -> Verdict:
     """Measure a model file and apply the gate; raise GateError with every limit that was missed."""
-    inputs = {"model": model.digest, "teacher": teacher.digest, "dataset": dataset.digest, "runtime": runtime.name}
+    inputs = {
+        "model": model.digest,
+        "teacher": teacher.digest,
+        "dataset": dataset.digest,
+        "runtime": runtime.name,
+    }
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=("torch", "transformers"))
-    record, fresh = keep(out, work, lambda folder: _measure(model, teacher, dataset, spec, runtime, folder, report))
+    record, fresh = keep(
+        out, work, lambda folder: _measure(model, teacher, dataset, spec, runtime, folder, report)
+    )
     verdict = Verdict(path=out, record=record, fresh=fresh)
     if verdict.figures["failures"]:
         hint = f"all figures: {out / 'verdict.json'}; change the model, the scheme or, knowingly, `[evaluate.gate]`"
-        raise GateError(f"{model.file.name}: not good enough: " + "; ".join(verdict.figures["failures"]), hint=hint)
+        raise GateError(
+            f"{model.file.name}: not good enough: " + "; ".join(verdict.figures["failures"]),
+            hint=hint,
+        )
     return verdict
 
 
 def _measure(
-    model: ModelFile, teacher: Checkpoint, dataset: Dataset, spec: EvaluateSpec, runtime: Path, out: Path, report: Reporter
+    model: ModelFile,
+    teacher: Checkpoint,
+    dataset: Dataset,
+    spec: EvaluateSpec,
+    runtime: Path,
+    out: Path,
+    report: Reporter,
 ) -> Figures:
     import json
 
     held_out = dataset.held_out()
     opening = dataset.opening()
     with scorer(
-        runtime, model.file, context=_context(model, opening), adapter=model.adapter, opening=dataset.opening_file
+        runtime,
+        model.file,
+        context=_context(model, opening),
+        adapter=model.adapter,
+        opening=dataset.opening_file,
     ) as child:
         about = child.info()
-        figures: Figures = {"engine": about["version"], "engine_name": about["engine"], "arithmetic": about["arithmetic"]}
+        figures: Figures = {
+            "engine": about["version"],
+            "engine_name": about["engine"],
+            "arithmetic": about["arithmetic"],
+        }
         figures |= _room(child, opening, spec.max_tokens, int(about["context"]))
         reference = _Reference.load(teacher)
         figures |= _template_parity(child, reference, held_out[: spec.gate.template_chats])
@@ -59,8 +99,14 @@ def _measure(
     figures |= diverged | _task_scores(answers)
     write_jsonl(out / "divergence.jsonl", each)
     figures["failures"] = failures(figures, spec.gate)
-    write_jsonl(out / "goldens.jsonl", [_golden(answer, opening) for answer in answers if answer.text.strip()][: spec.goldens])
-    write_jsonl(out / "answers.jsonl", [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers])
+    write_jsonl(
+        out / "goldens.jsonl",
+        [_golden(answer, opening) for answer in answers if answer.text.strip()][: spec.goldens],
+    )
+    write_jsonl(
+        out / "answers.jsonl",
+        [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],
+    )
     write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
     return figures
 
@@ -68,11 +114,22 @@ def _measure(
 def failures(figures: Figures, gate: GateSpec) -> list[str]:
     """Return one sentence for each limit of the gate that was missed."""
     limits = [
-        ("mean_kl", "<=", gate.max_kl), ("agreement", ">=", gate.min_agreement), ("exact_match", ">=", gate.min_exact_match),
-        ("f1", ">=", gate.min_f1), ("eos_rate", ">=", gate.min_eos_rate), ("template_mismatches", "<=", 0),
-    ]  # fmt: skip
-    missed = [(name, sign, limit) for name, sign, limit in limits if not _holds(figures[name], sign, limit)]
-    return [f"{name} is {figures[name]:.4g}, the gate asks {sign} {limit:g}" for name, sign, limit in missed]
+        ("mean_kl", "<=", gate.max_kl),
+        ("agreement", ">=", gate.min_agreement),
+        ("exact_match", ">=", gate.min_exact_match),
+        ("f1", ">=", gate.min_f1),
+        ("eos_rate", ">=", gate.min_eos_rate),
+        ("template_mismatches", "<=", 0),
+    ]
+    missed = [
+        (name, sign, limit)
+        for name, sign, limit in limits
+        if not _holds(figures[name], sign, limit)
+    ]
+    return [
+        f"{name} is {figures[name]:.4g}, the gate asks {sign} {limit:g}"
+        for name, sign, limit in missed
+    ]
 
 
 def _holds(value: float, sign: str, limit: float) -> bool:
@@ -117,17 +174,25 @@ def _room(child: Scorer, opening: Opening, answer: int, context: int) -> Figures
     return {"opening_tokens": tokens}
 
 
-def _template_parity(child: Scorer, reference: _Reference, chats: Sequence[Conversation]) -> Figures:
+def _template_parity(
+    child: Scorer, reference: _Reference, chats: Sequence[Conversation]
+) -> Figures:
     mismatches = 0
     for chat in chats:
         prompt = chat["messages"][:-1]
-        expected = reference.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+        expected = reference.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
         mismatches += list(expected) != child.render(prompt)
     return {"template_chats": len(chats), "template_mismatches": mismatches}
 
 
 def _divergence(
-    child: Scorer, reference: _Reference, chats: Sequence[Conversation], limit: int, report: Reporter
+    child: Scorer,
+    reference: _Reference,
+    chats: Sequence[Conversation],
+    limit: int,
+    report: Reporter,
 ) -> tuple[Figures, list[Figures]]:
     """Return mean KL(teacher ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
 
@@ -159,9 +224,12 @@ def _divergence(
         for chat, part in zip(chats, kl, strict=False)
     ]
     return {
-        "kl_tokens": len(total), "mean_kl": mean, "kl_error": error, "p99_kl": float(np.quantile(total, 0.99)),
+        "kl_tokens": len(total),
+        "mean_kl": mean,
+        "kl_error": error,
+        "p99_kl": float(np.quantile(total, 0.99)),
         "agreement": float(np.concatenate(agree).mean()),
-    }, each  # fmt: skip
+    }, each
 
 
 def _log_softmax(logits: "np.ndarray") -> "np.ndarray":
@@ -188,11 +256,15 @@ class _Answered:
         return self.messages[-1]["content"]
 
 
-def _answers(child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter) -> list[_Answered]:
+def _answers(
+    child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter
+) -> list[_Answered]:
     answered = []
     for number, chat in enumerate(chats, 1):
         answer = child.answer(chat["messages"][:-1], max_tokens)
-        answered.append(_Answered(chat["messages"], answer.prompt, answer.tokens, answer.text, answer.stopped))
+        answered.append(
+            _Answered(chat["messages"], answer.prompt, answer.tokens, answer.text, answer.stopped)
+        )
         report.step("answer held-out questions", number, len(chats), "answers")
     return answered
 
@@ -210,7 +282,12 @@ def _task_scores(answers: Sequence[_Answered]) -> Figures:
 def _golden(answer: _Answered, opening: Opening) -> Figures:
     """Return what a client sends, and what must come of it: the board itself puts the opening before it."""
     end = {"finish_reason": "stop"} if answer.stopped else {}
-    return {"messages": list(bare(answer.messages[:-1], opening)), "prompt_tokens": answer.prompt, "tokens": answer.tokens, **end}
+    return {
+        "messages": list(bare(answer.messages[:-1], opening)),
+        "prompt_tokens": answer.prompt,
+        "tokens": answer.tokens,
+        **end,
+    }
 
 
 def _context(model: ModelFile, opening: Opening) -> int:

@@ -68,7 +68,9 @@ def read_model(path: Path) -> tuple[Header, int]:
         manifest = read_manifest(path)
         return read_header(path / manifest.model), manifest.context
     except ManifestError as error:
-        raise ArtifactError(str(error), hint="give a GGUF file, or a bundle as `demitasse package` makes it") from error
+        raise ArtifactError(
+            str(error), hint="give a GGUF file, or a bundle as `demitasse package` makes it"
+        ) from error
 
 
 def forecast(header: Header, target: Target, context: int, threads: int = 0) -> Forecast:
@@ -79,13 +81,24 @@ def forecast(header: Header, target: Target, context: int, threads: int = 0) -> 
         sizes[tensor.type] += math.prod(tensor.shape)
     kind = max(sizes, key=sizes.__getitem__, default="")
     known = [speed for speed in target.speed if threads in (0, speed.threads)]
-    decodes = [Rate(speed.decode_gb_s * 1e9 / streamed, speed.threads) for speed in known if speed.decode_gb_s]
-    gweights = [(speed.prefill_gweights_s[kind], speed.threads) for speed in known if kind in speed.prefill_gweights_s]
+    decodes = [
+        Rate(speed.decode_gb_s * 1e9 / streamed, speed.threads)
+        for speed in known
+        if speed.decode_gb_s
+    ]
+    gweights = [
+        (speed.prefill_gweights_s[kind], speed.threads)
+        for speed in known
+        if kind in speed.prefill_gweights_s
+    ]
     prefills = [Rate(each * 1e9 / sizes.total(), count) for each, count in gweights]
     return Forecast(
-        needs=needs, peak_bytes=needs.total_bytes + _repacked_bytes(header, target.profile), bytes_per_token=streamed,
-        decode=max(decodes, default=None), prefill=max(prefills, default=None),
-    )  # fmt: skip
+        needs=needs,
+        peak_bytes=needs.total_bytes + _repacked_bytes(header, target.profile),
+        bytes_per_token=streamed,
+        decode=max(decodes, default=None),
+        prefill=max(prefills, default=None),
+    )
 
 
 def needs_of(header: Header, context: int) -> Needs:
@@ -105,16 +118,30 @@ def _kv_bytes(header: Header, context: int) -> int:
 
     The runtime keeps the whole context of layers with a window too (`swa_full`).
     """
-    heads, width = _most(_field(header, "attention.head_count", 1)), _field(header, "embedding_length", 0)
+    heads, width = (
+        _most(_field(header, "attention.head_count", 1)),
+        _field(header, "embedding_length", 0),
+    )
     key_heads = _field(header, "attention.head_count_kv", heads)
-    each = key_heads if isinstance(key_heads, tuple) else (key_heads,) * int(_field(header, "block_count", 0))
+    each = (
+        key_heads
+        if isinstance(key_heads, tuple)
+        else (key_heads,) * int(_field(header, "block_count", 0))
+    )
     key = _field(header, "attention.key_length", width // heads)
-    return F16_BYTES * (sum(each) * (key + _field(header, "attention.value_length", key)) + BATCH) * _padded(context)
+    return (
+        F16_BYTES
+        * (sum(each) * (key + _field(header, "attention.value_length", key)) + BATCH)
+        * _padded(context)
+    )
 
 
 def _compute_bytes(header: Header) -> int:
     """Return what llama.cpp reserves for a batch: the widest step of a layer, or the scores."""
-    width, inner = _field(header, "embedding_length", 0), _most(_field(header, "feed_forward_length", 0))
+    width, inner = (
+        _field(header, "embedding_length", 0),
+        _most(_field(header, "feed_forward_length", 0)),
+    )
     scores = OUTPUT_ROWS * _length(header, "tokenizer.ggml.tokens")
     return int(F32_BYTES * max(BATCH * (4 * width + 3 * inner), scores))
 
@@ -122,7 +149,11 @@ def _compute_bytes(header: Header) -> int:
 def _repacked_bytes(header: Header, profile: Profile) -> int:
     rows = _ROWS.get(profile, 4)
     kinds = REPACKED.get(profile, frozenset())
-    return sum(t.size for t in header.tensors if t.type in kinds and t.name != EMBEDDING and t.shape[-1] % rows == 0)
+    return sum(
+        t.size
+        for t in header.tensors
+        if t.type in kinds and t.name != EMBEDDING and t.shape[-1] % rows == 0
+    )
 
 
 def _layers(header: Header) -> list[Tensor]:
@@ -143,7 +174,9 @@ def _most(value: Any) -> Any:
 
 def _length(header: Header, key: str) -> int:
     value = header.metadata.get(key)
-    return value.count if isinstance(value, Array) else len(value) if isinstance(value, tuple) else 0
+    return (
+        value.count if isinstance(value, Array) else len(value) if isinstance(value, tuple) else 0
+    )
 
 
 def _padded(tokens: int) -> int:

@@ -28,7 +28,11 @@ def _download(name: str, revision: str, offline: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline
+            )
+        )
     except errors.GatedRepoError as error:
         hint = "accept its licence on the model's page, then set HF_TOKEN"
         raise ArtifactError(f"model `{name}`: access is gated", hint=hint) from error
@@ -39,10 +43,13 @@ def _download(name: str, revision: str, offline: bool) -> Path:
         raise ArtifactError(f"model `{name}`: no revision `{revision}`") from error
     except errors.LocalEntryNotFoundError as error:
         if offline:
-            raise ArtifactError(f"model `{name}`: not on this computer", hint="run once without --offline") from error
+            raise ArtifactError(
+                f"model `{name}`: not on this computer", hint="run once without --offline"
+            ) from error
         hint = "check the network, or give a folder instead"
         raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ArtifactError(
-            f"model `{name}`: the download failed: {str(error).splitlines()[0]}", hint="run again to go on"
+            f"model `{name}`: the download failed: {str(error).splitlines()[0]}",
+            hint="run again to go on",
         ) from error

@@ -63,7 +63,10 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
 
     Raises ArtifactError for a file that is missing or a line that is no entry, with `file.jsonl:12`.
     """
-    files, documents = existing(spec.files, folder, "files"), existing(spec.documents, folder, "documents")
+    files, documents = (
+        existing(spec.files, folder, "files"),
+        existing(spec.documents, folder, "documents"),
+    )
     inputs = {name: digest(path) for name, path in (files | documents).items()}
     work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
 
@@ -95,9 +98,13 @@ def _read_file(name: str, path: Path, read: _Read) -> None:
             _take_document(Document(where=name, text=text_of(name, path).strip()), read)
         case ".txt":
             for number, paragraph in enumerate(re.split(r"\n[ \t]*\n", text_of(name, path)), 1):
-                _take_document(Document(where=f"{name}: paragraph {number}", text=paragraph.strip()), read)
+                _take_document(
+                    Document(where=f"{name}: paragraph {number}", text=paragraph.strip()), read
+                )
         case _:
-            raise ArtifactError(f"{name}: files of this kind are not read", hint="known: .jsonl, .md, .txt")
+            raise ArtifactError(
+                f"{name}: files of this kind are not read", hint="known: .jsonl, .md, .txt"
+            )
 
 
 def _entry(where: str, line: str) -> Entry | None:
@@ -110,13 +117,22 @@ def _entry(where: str, line: str) -> Entry | None:
     if not isinstance(row, dict):
         raise ArtifactError(f"{where}: not a JSON object")
     if "messages" in row:
-        return Entry(where=where, phrasings=(_messages(where, row["messages"]),), unknown_keys=_others(row, "messages"))
+        return Entry(
+            where=where,
+            phrasings=(_messages(where, row["messages"]),),
+            unknown_keys=_others(row, "messages"),
+        )
     for key in ("question", "answer"):
         if key not in row:
-            raise ArtifactError(f"{where}: missing key `{key}`", hint='an entry is {"question", "answer"} or {"messages"}')
+            raise ArtifactError(
+                f"{where}: missing key `{key}`",
+                hint='an entry is {"question", "answer"} or {"messages"}',
+            )
     questions = row["question"] if isinstance(row["question"], list) else [row["question"]]
     if not questions or not all(isinstance(text, str) for text in [*questions, row["answer"]]):
-        raise ArtifactError(f"{where}: `question` must be text or a list of phrasings, `answer` must be text")
+        raise ArtifactError(
+            f"{where}: `question` must be text or a list of phrasings, `answer` must be text"
+        )
     phrasings = tuple(dialogue(question, row["answer"]) for question in questions)
     return Entry(where=where, phrasings=phrasings, unknown_keys=_others(row, "question", "answer"))
 
@@ -129,11 +145,19 @@ def _messages(where: str, value: Any) -> Messages:
     if not isinstance(value, list) or not value:
         raise ArtifactError(f"{where}: `messages` must be a list of messages")
     for message in value:
-        if not isinstance(message, dict) or set(message) != {"role", "content"} or not isinstance(message["content"], str):
+        if (
+            not isinstance(message, dict)
+            or set(message) != {"role", "content"}
+            or not isinstance(message["content"], str)
+        ):
             raise ArtifactError(f'{where}: a message must be {{"role", "content"}} with text')
         if message["role"] not in ROLES:
-            raise ArtifactError(f"{where}: role `{message['role']}` is not known", hint=f"known: {', '.join(ROLES)}")
-    return tuple({"role": message["role"], "content": message["content"].strip()} for message in value)
+            raise ArtifactError(
+                f"{where}: role `{message['role']}` is not known", hint=f"known: {', '.join(ROLES)}"
+            )
+    return tuple(
+        {"role": message["role"], "content": message["content"].strip()} for message in value
+    )
 
 
 # Cleaning -----------------------------------------------------------------------------------------------------------------
@@ -146,7 +170,11 @@ def _no_empty_text(entry: Entry) -> Entry | str:
 
 def _ends_with_an_answer(entry: Entry) -> Entry | str:
     roles = [message["role"] for message in entry.phrasings[0]]
-    return entry if roles[-1] == "assistant" and "user" in roles else "does not end with an answer to a user"
+    return (
+        entry
+        if roles[-1] == "assistant" and "user" in roles
+        else "does not end with an answer to a user"
+    )
 
 
 CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_with_an_answer)
@@ -185,7 +213,9 @@ def _take_document(document: Document, read: _Read) -> None:
 
 def _question_key(messages: Messages) -> str:
     """Return what two askings of the same thing share: everything but the last answer, without case, spaces and end marks."""
-    asked = "\0".join(message["content"] for message in messages[:-1] if message["role"] != "system")
+    asked = "\0".join(
+        message["content"] for message in messages[:-1] if message["role"] != "system"
+    )
     return " ".join(unicodedata.normalize("NFKC", asked).casefold().split()).rstrip(" ?!.。")
 
 
@@ -196,7 +226,9 @@ def _split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[list[En
     """Return (train, held out). What an entry gets depends on its own text and the seed only, so others may come and go."""
     if spec.hold_out == "conversation":
         out = [_fraction(seed, entry.phrasings[0]) < spec.held_out_share for entry in entries]
-        return [e for e, o in zip(entries, out, strict=True) if not o], [e for e, o in zip(entries, out, strict=True) if o]
+        return [e for e, o in zip(entries, out, strict=True) if not o], [
+            e for e, o in zip(entries, out, strict=True) if o
+        ]
     train, held_out = [], []
     for entry in entries:
         if len(entry.phrasings) == 1:
@@ -217,11 +249,21 @@ def _fraction(seed: int, messages: Messages) -> float:
 # Writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _write(read: _Read, split: tuple[list[Entry], list[Entry]], opening: Opening, out: Path, report: Reporter) -> Figures:
+def _write(
+    read: _Read,
+    split: tuple[list[Entry], list[Entry]],
+    opening: Opening,
+    out: Path,
+    report: Reporter,
+) -> Figures:
     train, held_out = split
-    texts = [document.text for document in read.documents] + [page for entry in train for page in _pages(entry)]
+    texts = [document.text for document in read.documents] + [
+        page for entry in train for page in _pages(entry)
+    ]
     if opening:
-        report.note(f"opening: {sum(len(message['content']) for message in opening):,} characters in {len(opening)} messages")
+        report.note(
+            f"opening: {sum(len(message['content']) for message in opening):,} characters in {len(opening)} messages"
+        )
         write_jsonl(out / "opening.jsonl", opening)
     write_jsonl(out / "train.jsonl", _rows(train, opening))
     write_jsonl(out / "held_out.jsonl", _rows(held_out, opening))
@@ -247,10 +289,15 @@ def _row(messages: Messages, opening: Opening) -> dict[str, Any]:
 
 def _pages(entry: Entry) -> list[str]:
     """Return an entry as pages of a manual: the answer, under each phrasing as the heading."""
-    return ["\n\n".join(message["content"] for message in p if message["role"] != "system") for p in entry.phrasings]
+    return [
+        "\n\n".join(message["content"] for message in p if message["role"] != "system")
+        for p in entry.phrasings
+    ]
 
 
-def _figures(read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]) -> Figures:
+def _figures(
+    read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]
+) -> Figures:
     phrasings = [phrasing for entry in (*train, *held_out) for phrasing in entry.phrasings]
     return {
         "entries": len(read.entries),
@@ -263,10 +310,16 @@ def _figures(read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], tex
         "text_chars": _lengths(texts),
         "dropped": dict(sorted(Counter(reason for _, reason in read.dropped).items())),
         "dropped_lines": [f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
-        "unknown_keys": dict(sorted(Counter(key for entry in read.entries for key in entry.unknown_keys).items())),
+        "unknown_keys": dict(
+            sorted(Counter(key for entry in read.entries for key in entry.unknown_keys).items())
+        ),
     }
 
 
 def _lengths(texts: Sequence[str]) -> dict[str, float]:
     counts = [len(text) for text in texts]
-    return {"mean": round(sum(counts) / len(counts), 1), "max": max(counts)} if counts else {"mean": 0.0, "max": 0}
+    return (
+        {"mean": round(sum(counts) / len(counts), 1), "max": max(counts)}
+        if counts
+        else {"mean": 0.0, "max": 0}
+    )

@@ -34,7 +34,11 @@ def held(digests: Collection[str]) -> list[Path]:
 
 def _by_age() -> list[Path]:
     folder = _folder()
-    files = [file for file in folder.iterdir() if not file.name.startswith(".")] if folder.is_dir() else []
+    files = (
+        [file for file in folder.iterdir() if not file.name.startswith(".")]
+        if folder.is_dir()
+        else []
+    )
     return sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))
 
 

@@ -27,9 +27,14 @@ _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 _ELSEWHERE = "merge it with peft's `merge_and_unload` and give the merged folder as the base"
 _OTHER_KINDS = (
-    "use_dora", "fan_in_fan_out", "modules_to_save", "lora_bias", "layer_replication", "trainable_token_indices",
+    "use_dora",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "lora_bias",
+    "layer_replication",
+    "trainable_token_indices",
     "alora_invocation_tokens",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,10 @@ class Delta:
         """Return rows `first` to `first + count`: in double precision, so that they do not depend on how rows are grouped."""
         import numpy as np
 
-        scaled, a = self.b[first : first + count].astype(np.float64) * self.scale, self.a.astype(np.float64)
+        scaled, a = (
+            self.b[first : first + count].astype(np.float64) * self.scale,
+            self.a.astype(np.float64),
+        )
         product = np.empty((scaled.shape[0], a.shape[1]))
         step = max(1, SMALL_PRODUCT // a.size)
         for at in range(0, scaled.shape[0], step):
@@ -72,16 +80,28 @@ class Lora:
 def read_lora(folder: Path) -> Lora:
     """Return the adapter in a folder; raise ArtifactError for pickles and for kinds other than plain LoRA on linear layers."""
     if not (folder / CONFIG).is_file():
-        raise ArtifactError(f"{folder.name}: no `{CONFIG}`", hint="an adapter folder is what peft's `save_pretrained` writes")
+        raise ArtifactError(
+            f"{folder.name}: no `{CONFIG}`",
+            hint="an adapter folder is what peft's `save_pretrained` writes",
+        )
     config = read_json(folder / CONFIG)
     _check_kind(folder, config)
     if not (folder / WEIGHTS).is_file():
         pickle = (folder / "adapter_model.bin").is_file()
-        problem = "`adapter_model.bin` is a pickle, which can run code when it is loaded" if pickle else f"no `{WEIGHTS}`"
-        raise ArtifactError(f"{folder.name}: {problem}", hint="save the adapter again with peft's `save_pretrained`")
+        problem = (
+            "`adapter_model.bin` is a pickle, which can run code when it is loaded"
+            if pickle
+            else f"no `{WEIGHTS}`"
+        )
+        raise ArtifactError(
+            f"{folder.name}: {problem}", hint="save the adapter again with peft's `save_pretrained`"
+        )
     tensors = read_header(folder / WEIGHTS)
     with _Parts(tensors) as parts:
-        deltas = {f"{module}.weight": _delta(folder, config, module, parts, sides) for module, sides in _sides(folder, tensors)}
+        deltas = {
+            f"{module}.weight": _delta(folder, config, module, parts, sides)
+            for module, sides in _sides(folder, tensors)
+        }
     base = str(config.get("base_model_name_or_path") or "")
     return Lora(name=folder.name, base=base, alpha=float(config["lora_alpha"]), deltas=deltas)
 
@@ -96,7 +116,10 @@ def check_fits(lora: Lora, weights: Weights, base: str) -> None:
             raise ArtifactError(f"{made}: `{base}` has no tensor `{weight}`", hint=hint)
         shape = (delta.b.shape[0], delta.a.shape[1])
         if found.shape != shape:
-            raise ArtifactError(f"{made}: `{weight}` is {_by(found.shape)} in `{base}`, {_by(shape)} in the adapter", hint=hint)
+            raise ArtifactError(
+                f"{made}: `{weight}` is {_by(found.shape)} in `{base}`, {_by(shape)} in the adapter",
+                hint=hint,
+            )
 
 
 class Merged:
@@ -130,7 +153,12 @@ class _Parts(Weights):
     def __enter__(self) -> "_Parts":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -140,35 +168,52 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
     for key, tensor in tensors.items():
         found = _PART.fullmatch(key.removeprefix(_PREFIX))
         if not found or len(tensor.shape) != 2:
-            raise ArtifactError(f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=_ELSEWHERE)
+            raise ArtifactError(
+                f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=_ELSEWHERE
+            )
         sides.setdefault(found["module"], {})[found["side"]] = key
     if not sides or any(len(pair) < 2 for pair in sides.values()):
-        raise ArtifactError(f"{folder.name}: {WEIGHTS}: a LoRA pair is missing", hint="download or copy the adapter again")
+        raise ArtifactError(
+            f"{folder.name}: {WEIGHTS}: a LoRA pair is missing",
+            hint="download or copy the adapter again",
+        )
     return sorted(sides.items())
 
 
-def _delta(folder: Path, config: Mapping[str, Any], module: str, parts: _Parts, sides: Mapping[str, str]) -> Delta:
+def _delta(
+    folder: Path, config: Mapping[str, Any], module: str, parts: _Parts, sides: Mapping[str, str]
+) -> Delta:
     a, b = parts.whole(sides["A"]), parts.whole(sides["B"])
     if a.shape[0] != b.shape[1]:
-        raise ArtifactError(f"{folder.name}: tensor `{sides['B']}`: rank {b.shape[1]}, but A has rank {a.shape[0]}")
+        raise ArtifactError(
+            f"{folder.name}: tensor `{sides['B']}`: rank {b.shape[1]}, but A has rank {a.shape[0]}"
+        )
     return Delta(a=a, b=b, scale=_scale(config, module, a.shape[0]))
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ArtifactError(f"{folder.name}: adapters of kind `{kind}` are not merged", hint=_ELSEWHERE)
+        raise ArtifactError(
+            f"{folder.name}: adapters of kind `{kind}` are not merged", hint=_ELSEWHERE
+        )
     for key in _OTHER_KINDS:
         if config.get(key):
-            raise ArtifactError(f"{folder.name}: an adapter with `{key}` is not merged", hint=_ELSEWHERE)
+            raise ArtifactError(
+                f"{folder.name}: an adapter with `{key}` is not merged", hint=_ELSEWHERE
+            )
     if not isinstance(config.get("lora_alpha"), int | float):
-        raise ArtifactError(f"{folder.name}: {CONFIG}: `lora_alpha` is `{config.get('lora_alpha')}`, not a number")
+        raise ArtifactError(
+            f"{folder.name}: {CONFIG}: `lora_alpha` is `{config.get('lora_alpha')}`, not a number"
+        )
 
 
 def _scale(config: Mapping[str, Any], module: str, r: int) -> float:
     """Return alpha / r, or alpha / √r with rsLoRA (arXiv:2312.03732); peft's patterns name modules by a suffix."""
     patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    named = [value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
+    named = [
+        value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
+    ]
     alpha = float(named[0] if named else config["lora_alpha"])
     return alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
 

@@ -17,15 +17,23 @@ Opening = Sequence[Mapping[str, str]]
 def read_opening(spec: DataSpec, documents: Mapping[str, Path]) -> Opening:
     """Return the messages of an opening; raise ArtifactError for a document without text or for more than a board takes."""
     texts = [spec.system, *(_document(name, path) for name, path in documents.items())]
-    opening = opening_of("\n\n".join(filter(None, texts)), [m for turn in spec.turns for m in dialogue(turn.question, turn.answer)])
+    opening = opening_of(
+        "\n\n".join(filter(None, texts)),
+        [m for turn in spec.turns for m in dialogue(turn.question, turn.answer)],
+    )
     if (size := size_bytes(opening)) > MAX_OPENING_BYTES:
-        raise ArtifactError(f"data: the opening has {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed")
+        raise ArtifactError(
+            f"data: the opening has {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed"
+        )
     return opening
 
 
 def dialogue(question: str, answer: str) -> tuple[Mapping[str, str], ...]:
     """Return a question and its answer as messages."""
-    return {"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}
+    return {"role": "user", "content": question.strip()}, {
+        "role": "assistant",
+        "content": answer.strip(),
+    }
 
 
 def size_bytes(opening: Opening) -> int:
@@ -47,5 +55,7 @@ def check_room(where: str, tokens: int, answer: int, context: int) -> None:
 def _document(name: str, path: Path) -> str:
     text = text_of(name, path).strip()
     if not text:
-        raise ArtifactError(f"{name}: no text", hint="a document's text is put before every conversation")
+        raise ArtifactError(
+            f"{name}: no text", hint="a document's text is put before every conversation"
+        )
     return text

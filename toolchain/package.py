@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from device.manifest import BUNDLE_MANIFEST, GOLDENS, TEMPLATE, TOKENIZER, Engine, Manifest, file_entry, to_bytes
+from device.manifest import (
+    BUNDLE_MANIFEST,
+    GOLDENS,
+    TEMPLATE,
+    TOKENIZER,
+    Engine,
+    Manifest,
+    file_entry,
+    to_bytes,
+)
 from device.manifest import gguf as gguf_files
 from device.manifest import tflite as tflite_files
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
@@ -50,23 +59,45 @@ class _Parameters(Frozen):
     opening: tuple[dict[str, str], ...]
 
 
-def package(model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin, out: Path) -> Bundle:
+def package(
+    model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin, out: Path
+) -> Bundle:
     """Put a model file that passed the gate into a bundle for one kind of board."""
     limit = int(model.figures["context"])
     if spec.context > limit:
-        raise ConfigError(f"package: context: the model has {limit} tokens of context, `{spec.context}` asked")
+        raise ConfigError(
+            f"package: context: the model has {limit} tokens of context, `{spec.context}` asked"
+        )
     if origin.opening:
-        check_room("package: context", int(verdict.figures["opening_tokens"]), spec.max_tokens, spec.context)
+        check_room(
+            "package: context",
+            int(verdict.figures["opening_tokens"]),
+            spec.max_tokens,
+            spec.context,
+        )
     parameters = _Parameters(
-        package=spec, target=target.id, name=origin.name, base=origin.base, licence=origin.licence,
+        package=spec,
+        target=target.id,
+        name=origin.name,
+        base=origin.base,
+        licence=origin.licence,
         opening=tuple(dict(message) for message in origin.opening),
-    )  # fmt: skip
-    work = Work(stage="package", inputs={"model": model.digest, "verdict": verdict.digest}, parameters=parameters, tools=("gguf",))
-    record, fresh = keep(out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin))
+    )
+    work = Work(
+        stage="package",
+        inputs={"model": model.digest, "verdict": verdict.digest},
+        parameters=parameters,
+        tools=("gguf",),
+    )
+    record, fresh = keep(
+        out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin)
+    )
     return Bundle(path=out, record=record, fresh=fresh)
 
 
-def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin) -> Figures:
+def _fill(
+    out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin
+) -> Figures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     link_or_copy(model.file, out / model.file.name)
     if model.adapter:
@@ -78,21 +109,40 @@ def _fill(out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: P
     if model.file.suffix == ".gguf":
         write_whole(out / "Modelfile", modelfile(model, spec, origin.opening))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
-    names = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json")
+    names = sorted(
+        p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
+    )
     manifest = Manifest(
-        name=origin.name, version=spec.version, counter=spec.counter, target=target.id, context=spec.context,
-        engine=Engine(name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])), model=model.file.name,
-        files=tuple(file_entry(out, name) for name in names), tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
+        name=origin.name,
+        version=spec.version,
+        counter=spec.counter,
+        target=target.id,
+        context=spec.context,
+        engine=Engine(
+            name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])
+        ),
+        model=model.file.name,
+        files=tuple(file_entry(out, name) for name in names),
+        tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
         kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
-        stop_ids=tuple(model.figures["stop_ids"]), max_tokens=spec.max_tokens,
-        system="".join(message["content"] for message in origin.opening if message["role"] == "system"),
+        stop_ids=tuple(model.figures["stop_ids"]),
+        max_tokens=spec.max_tokens,
+        system="".join(
+            message["content"] for message in origin.opening if message["role"] == "system"
+        ),
         turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
         slots=spec.slots if model.file.suffix == ".gguf" else 1,
-        provenance=_provenance(origin), licences=(origin.licence,) if origin.licence else (),
-        gate={name: value for name, value in verdict.figures.items() if name not in ("arithmetic", "failures")},
-        arithmetic=str(verdict.figures["arithmetic"]), needs=needs(model, spec.context),
+        provenance=_provenance(origin),
+        licences=(origin.licence,) if origin.licence else (),
+        gate={
+            name: value
+            for name, value in verdict.figures.items()
+            if name not in ("arithmetic", "failures")
+        },
+        arithmetic=str(verdict.figures["arithmetic"]),
+        needs=needs(model, spec.context),
         adapter=model.adapter.name if model.adapter else "",
-    )  # fmt: skip
+    )
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
     return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
 
@@ -131,7 +181,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _provenance(origin: Origin) -> dict[str, Any]:
-    stages = [{"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed} for r in origin.records]
+    stages = [
+        {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
+        for r in origin.records
+    ]
     return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
 
 
@@ -173,13 +226,20 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         ("same next token as the teacher", f"{measured['agreement']:.1%}"),
     )
     lines = (
-        "---", f"license: {origin.licence or 'unknown'}", f"library_name: {model.file.suffix[1:]}", "---",
-        f"# {origin.name} {spec.version}", "",
+        "---",
+        f"license: {origin.licence or 'unknown'}",
+        f"library_name: {model.file.suffix[1:]}",
+        "---",
+        f"# {origin.name} {spec.version}",
+        "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         f"- base: {origin.base or 'trained from scratch'}",
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
-        f"- context: {spec.context} tokens", "",
-        "| measured with the device runtime | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows),
-    )  # fmt: skip
+        f"- context: {spec.context} tokens",
+        "",
+        "| measured with the device runtime | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
+    )
     return "\n".join(lines) + "\n"

@@ -101,7 +101,9 @@ class _Flow:
         source = self.source()
         if source.adapter:
             base = replace(source, adapter=None)
-            self.checkpoint = source = merge(base, source.adapter, self.out("merge"), self.settings.report)
+            self.checkpoint = source = merge(
+                base, source.adapter, self.out("merge"), self.settings.report
+            )
         return source
 
     def data(self) -> Dataset:
@@ -113,7 +115,11 @@ class _Flow:
 def plan(wanted: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
     """Return what a walk would do, without doing or fetching anything."""
     return [
-        Step(stage=stage, folder=settings.out / folder_of(stage, form), what=describe(wanted, stage, settings.target, form))
+        Step(
+            stage=stage,
+            folder=settings.out / folder_of(stage, form),
+            what=describe(wanted, stage, settings.target, form),
+        )
         for stage, form in _steps(wanted, settings, until)
     ]
 
@@ -142,7 +148,10 @@ def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.
     apart = [stage for stage in stages if stage in _BY_FORMAT]
     if apart and not formats:
         known = ", ".join(settings.target.engines)
-        raise FitError(f"{settings.target.id}: runs no {' and no '.join(wanted.quantize.formats)}", hint=f"it runs {known}")
+        raise FitError(
+            f"{settings.target.id}: runs no {' and no '.join(wanted.quantize.formats)}",
+            hint=f"it runs {known}",
+        )
     common: list[tuple[recipe.Stage, str]] = [(stage, "") for stage in stages if stage not in apart]
     return common + [(stage, form) for form in formats for stage in apart]
 
@@ -165,20 +174,32 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
         form = "tflite" if name in TFLITE else "gguf"
         model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
         runs = _runtime(form, settings.report)
-        verdict = evaluate(model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report)
+        verdict = evaluate(
+            model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report
+        )
         yield Tried(scheme=name, model=model, verdict=verdict)
 
 
 def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
     """Return a spec that measures the same and lets everything pass."""
-    return spec.model_copy(update={"gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)})
+    return spec.model_copy(
+        update={
+            "gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)
+        }
+    )
 
 
 def _scheme(spec: QuantizeSpec, name: str, form: str) -> QuantizeSpec:
     if form == "tflite":
-        return spec.model_copy(update={"tflite_scheme": name, "formats": (form,), "litertlm": False})
+        return spec.model_copy(
+            update={"tflite_scheme": name, "formats": (form,), "litertlm": False}
+        )
     scheme, learned, _ = name.partition(LEARNED)
-    changes = {"scheme": scheme, "distill": (spec.distill or InFormatSpec()) if learned else None, "formats": ("gguf",)}
+    changes = {
+        "scheme": scheme,
+        "distill": (spec.distill or InFormatSpec()) if learned else None,
+        "formats": ("gguf",),
+    }
     return spec.model_copy(update=changes)
 
 
@@ -189,7 +210,10 @@ def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
     match stage:
         case "ingest":
             turns = len(wanted.data.turns)
-            before = [*wanted.data.documents, *([f"{turns} turn{'s' * (turns > 1)}"] if turns else [])]
+            before = [
+                *wanted.data.documents,
+                *([f"{turns} turn{'s' * (turns > 1)}"] if turns else []),
+            ]
             opened = f", opened by {' and '.join(before)}" if before else ""
             return f"{', '.join(wanted.data.files)}, hold out by {wanted.data.hold_out}{opened}"
         case "pretrain" if spec:
@@ -203,7 +227,11 @@ def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
             return f"{wanted.trim.vocabulary or 'as few'} tokens, answers the same in ≥ {wanted.trim.min_identical:.1%}"
         case "quantize":
             beside = ", the adapter beside it" if wanted.quantize.adapter == "beside" else ""
-            learned = ", codes learned in the format" if wanted.quantize.distill and form == "gguf" else ""
+            learned = (
+                ", codes learned in the format"
+                if wanted.quantize.distill and form == "gguf"
+                else ""
+            )
             return f"{wanted.quantize.tflite_scheme if form == 'tflite' else wanted.quantize.scheme} as {form}{beside}{learned}"
         case "evaluate":
             gate = wanted.evaluate.gate
@@ -217,7 +245,10 @@ def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
     if not until:
         return wanted.stages
     if until not in wanted.stages:
-        raise ConfigError(f"{wanted.id}: stages: this recipe has no `{until}`", hint=f"it has {', '.join(wanted.stages)}")
+        raise ConfigError(
+            f"{wanted.id}: stages: this recipe has no `{until}`",
+            hint=f"it has {', '.join(wanted.stages)}",
+        )
     return wanted.stages[: [str(stage) for stage in wanted.stages].index(until) + 1]
 
 
@@ -225,7 +256,9 @@ def _external(flow: _Flow) -> Checkpoint:
     from toolchain.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
-    flow.base = hub.fetch(model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline)
+    flow.base = hub.fetch(
+        model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline
+    )
     check_model_folder(flow.base)
     check_folder(flow.base)
     base = artifacts.external(flow.base)
@@ -238,7 +271,13 @@ def _external(flow: _Flow) -> Checkpoint:
 def _ingest(flow: _Flow) -> Artifact:
     from toolchain.ingest import ingest
 
-    flow.dataset = ingest(flow.recipe.data, flow.recipe.folder, flow.out("ingest"), flow.settings.report, seed=flow.recipe.seed)
+    flow.dataset = ingest(
+        flow.recipe.data,
+        flow.recipe.folder,
+        flow.out("ingest"),
+        flow.settings.report,
+        seed=flow.recipe.seed,
+    )
     return flow.dataset
 
 
@@ -255,7 +294,9 @@ def _tune(flow: _Flow) -> Artifact:
     from toolchain.tune import ADAPTER, tune
 
     base, out, seed = flow.merged(), flow.out("tune"), flow.recipe.seed
-    flow.checkpoint = tune(base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed)
+    flow.checkpoint = tune(
+        base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed
+    )
     flow.apart = replace(base, adapter=out / ADAPTER)
     return flow.checkpoint
 
@@ -269,7 +310,9 @@ def _distill(flow: _Flow) -> Artifact:
     teacher = flow.merged() if not spec.teacher else _fetched(flow, spec.teacher)
     student = _fetched(flow, spec.student) if spec.student else None
     out, seed = flow.out("distill"), flow.recipe.seed
-    flow.checkpoint = distill(teacher, flow.data(), spec, out, settings.report, seed=seed, student=student)
+    flow.checkpoint = distill(
+        teacher, flow.data(), spec, out, settings.report, seed=seed, student=student
+    )
     return flow.checkpoint
 
 
@@ -278,7 +321,9 @@ def _trim(flow: _Flow) -> Artifact:
 
     spec = flow.recipe.trim
     general = flow.recipe.folder / spec.general if spec.general else GENERAL
-    flow.checkpoint = trim(flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general)
+    flow.checkpoint = trim(
+        flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general
+    )
     return flow.checkpoint
 
 
@@ -289,7 +334,9 @@ def _fetched(flow: _Flow, name: str) -> Checkpoint:
 
 
 def _quantize(flow: _Flow) -> Artifact:
-    flow.models[flow.format] = _MAKERS[flow.format](flow, flow.recipe.quantize, flow.out("quantize"))
+    flow.models[flow.format] = _MAKERS[flow.format](
+        flow, flow.recipe.quantize, flow.out("quantize")
+    )
     return flow.models[flow.format]
 
 
@@ -297,17 +344,26 @@ def _tflite(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
     from toolchain.quantize.litertlm import runs_on
     from toolchain.quantize.tflite import quantize
 
-    context, report, bundled = flow.recipe.package.context, flow.settings.report, spec.litertlm and runs_on(flow.settings.target)
-    return quantize(flow.source(), spec, _label(flow.recipe), out, report, context=context, litertlm=bundled)
+    context, report, bundled = (
+        flow.recipe.package.context,
+        flow.settings.report,
+        spec.litertlm and runs_on(flow.settings.target),
+    )
+    return quantize(
+        flow.source(), spec, _label(flow.recipe), out, report, context=context, litertlm=bundled
+    )
 
 
 def _label(wanted: Recipe) -> "ModelLabel":
     from toolchain.quantize.gguf import ModelLabel
 
     return ModelLabel(
-        name=wanted.name, version=wanted.package.version, licence=wanted.package.licence,
-        base_model=wanted.model.base, description=wanted.title,
-    )  # fmt: skip
+        name=wanted.name,
+        version=wanted.package.version,
+        licence=wanted.package.licence,
+        base_model=wanted.model.base,
+        description=wanted.title,
+    )
 
 
 def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
@@ -326,7 +382,9 @@ def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
     source = flow.source()
     if spec.adapter == "beside":
         source = flow.apart or source
-        label = ModelLabel(name=Path(wanted.model.base or "base").name, base_model=wanted.model.base)
+        label = ModelLabel(
+            name=Path(wanted.model.base or "base").name, base_model=wanted.model.base
+        )
     return quantize(source, spec, label, out, flow.settings.report, additions)
 
 
@@ -341,12 +399,16 @@ def _evaluate(flow: _Flow) -> Artifact:
 
     out, report, model = flow.out("evaluate"), flow.settings.report, flow.models[flow.format]
     folder = _runtime(flow.format, report)
-    flow.verdicts[flow.format] = evaluate(model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report)
+    flow.verdicts[flow.format] = evaluate(
+        model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report
+    )
     return flow.verdicts[flow.format]
 
 
 def _runtime(form: str, report: Reporter) -> Path:
-    return runtime.lite_for_this_computer(report) if form == "tflite" else runtime.for_this_computer()
+    return (
+        runtime.lite_for_this_computer(report) if form == "tflite" else runtime.for_this_computer()
+    )
 
 
 def _package(flow: _Flow) -> Artifact:
@@ -355,15 +417,35 @@ def _package(flow: _Flow) -> Artifact:
     wanted, form = flow.recipe, flow.format
     licences = tuple(sorted(flow.base.glob("LICENSE*"))) if flow.base else ()
     origin = Origin(
-        name=wanted.name, recipe=wanted.id, base=wanted.model.base, licence=wanted.package.licence,
-        opening=flow.data().opening(), licence_files=licences,
+        name=wanted.name,
+        recipe=wanted.id,
+        base=wanted.model.base,
+        licence=wanted.package.licence,
+        opening=flow.data().opening(),
+        licence_files=licences,
         records=tuple(record for other, record in flow.records if other in ("", form)),
-    )  # fmt: skip
-    return package(flow.models[form], flow.verdicts[form], flow.settings.target, wanted.package, origin, flow.out("package"))
+    )
+    return package(
+        flow.models[form],
+        flow.verdicts[form],
+        flow.settings.target,
+        wanted.package,
+        origin,
+        flow.out("package"),
+    )
 
 
-_MAKERS: dict[str, Callable[[_Flow, QuantizeSpec, Path], ModelFile]] = {"gguf": _gguf, "tflite": _tflite}
+_MAKERS: dict[str, Callable[[_Flow, QuantizeSpec, Path], ModelFile]] = {
+    "gguf": _gguf,
+    "tflite": _tflite,
+}
 _STAGES: dict[str, Callable[[_Flow], Artifact]] = {
-    "ingest": _ingest, "pretrain": _pretrain, "tune": _tune, "distill": _distill, "trim": _trim,
-    "quantize": _quantize, "evaluate": _evaluate, "package": _package,
-}  # fmt: skip
+    "ingest": _ingest,
+    "pretrain": _pretrain,
+    "tune": _tune,
+    "distill": _distill,
+    "trim": _trim,
+    "quantize": _quantize,
+    "evaluate": _evaluate,
+    "package": _package,
+}

@@ -26,10 +26,20 @@ SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
 """How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
 
 
-def pretrain(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, *, seed: int) -> Checkpoint:
+def pretrain(
+    dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, *, seed: int
+) -> Checkpoint:
     """Train tokenizer and model on the texts of `dataset` and write the checkpoint to `out`."""
-    work = Work(stage="pretrain", inputs={"dataset": dataset.digest}, parameters=spec, seed=seed, tools=TOOLS)
-    record, fresh = keep_together(out, work, lambda folder: _build(dataset, spec, folder, speaking(report), seed))
+    work = Work(
+        stage="pretrain",
+        inputs={"dataset": dataset.digest},
+        parameters=spec,
+        seed=seed,
+        tools=TOOLS,
+    )
+    record, fresh = keep_together(
+        out, work, lambda folder: _build(dataset, spec, folder, speaking(report), seed)
+    )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
@@ -40,20 +50,32 @@ def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, see
 
     texts = dataset.texts()
     if not texts:
-        raise ArtifactError("data set: no texts to learn from", hint="add .md or .txt files, or questions with answers")
+        raise ArtifactError(
+            "data set: no texts to learn from",
+            hint="add .md or .txt files, or questions with answers",
+        )
     tokenizer = make_tokenizer([*texts, *_spoken(dataset)], spec)
     model = _make_model(tokenizer, spec, seed)
     report.note(f"{parameter_count(model):,} parameters, {len(tokenizer)} tokens of vocabulary")
     course = Course(
-        name="pretrain", steps=spec.steps, batch_size=spec.batch_size, learning_rate=spec.learning_rate,
-        warmup_share=spec.warmup_share, seed=seed,
-    )  # fmt: skip
+        name="pretrain",
+        steps=spec.steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share,
+        seed=seed,
+    )
     examples = _examples(tokenizer, texts, spec.context)
     figures = train(AnswerLoss(model), examples, course, out / "resume", report)
     if is_main():
         save_model(model, out)
         tokenizer.save_pretrained(out)
-    return {"parameters": parameter_count(model), "vocabulary": len(tokenizer), "texts": len(texts), **figures}
+    return {
+        "parameters": parameter_count(model),
+        "vocabulary": len(tokenizer),
+        "texts": len(texts),
+        **figures,
+    }
 
 
 def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
@@ -64,16 +86,25 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
     tokenizer = Tokenizer(models.BPE())
     cut = pre_tokenizers.Split(Regex(SPLIT), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Sequence([cut, to_bytes]), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.Sequence([cut, to_bytes]),
+        decoders.ByteLevel(),
+    )
     trainer = trainers.BpeTrainer(
-        vocab_size=spec.vocab_size, special_tokens=list(SPECIALS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=spec.vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, additional_special_tokens=list(SPECIALS[2:]),
-        model_max_length=spec.context, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(SPECIALS[2:]),
+        model_max_length=spec.context,
+        clean_up_tokenization_spaces=False,
+    )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
@@ -85,11 +116,20 @@ def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
 
     end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=spec.hidden_size, intermediate_size=spec.intermediate_size,
-        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
-        max_position_embeddings=spec.context, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        initializer_range=spec.hidden_size**-0.5, bos_token_id=None, eos_token_id=end, pad_token_id=pad,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        max_position_embeddings=spec.context,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        initializer_range=spec.hidden_size**-0.5,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     for layer in model.model.layers:
@@ -104,10 +144,14 @@ def _examples(tokenizer: Any, texts: Sequence[str], context: int) -> list[Any]:
 
     pad = tokenizer.convert_tokens_to_ids(PAD)
     whole = [[pad, *tokenizer.encode(text, add_special_tokens=False), pad] for text in texts]
-    windows = [ids[first : first + context] for ids in whole for first in range(0, len(ids), context)]
+    windows = [
+        ids[first : first + context] for ids in whole for first in range(0, len(ids), context)
+    ]
     return [Example(ids=window, labels=window) for window in windows]
 
 
 def _spoken(dataset: Dataset) -> list[str]:
-    own = [message for row in dataset.train() for message in row["messages"][row.get("opening", 0) :]]
+    own = [
+        message for row in dataset.train() for message in row["messages"][row.get("opening", 0) :]
+    ]
     return [message["content"] for message in (*dataset.opening(), *own)]

@@ -21,7 +21,7 @@ from device.manifest import (
     RuntimeManifest,
     read_manifest,
     read_runtime,
-)  # fmt: skip
+)
 from toolchain import kept, signing
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Action, Bundle, Deployment
@@ -70,7 +70,12 @@ class Cargo:
         blobs: Mapping[str, int | None] = stored["blobs"]
         wanted = {file.sha256: file for file in self.files if blobs.get(file.sha256, 0) is not None}
         return [
-            Blob(path=self.folder / file.path, sha256=digest, size=file.size, offset=min(blobs.get(digest) or 0, file.size))
+            Blob(
+                path=self.folder / file.path,
+                sha256=digest,
+                size=file.size,
+                offset=min(blobs.get(digest) or 0, file.size),
+            )
             for digest, file in wanted.items()
         ]
 
@@ -80,14 +85,23 @@ class Cargo:
 
     def is_there(self, stored: Facts) -> bool:
         """Say whether nothing of it has to be sent: neither bytes nor another signature."""
-        signed = not self.signature or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
+        signed = (
+            not self.signature
+            or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
+        )
         return signed and self.id in stored[f"{self.kind}s"] and not self.missing(stored)
 
 
 def push(
-    bundle: Bundle, runtime: Path, device: Device, report: Reporter, *, port: int = 8080, dry_run: bool = False,
+    bundle: Bundle,
+    runtime: Path,
+    device: Device,
+    report: Reporter,
+    *,
+    port: int = 8080,
+    dry_run: bool = False,
     allow_unsigned: bool = False,
-) -> Deployment:  # fmt: skip
+) -> Deployment:
     """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back."""
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
@@ -97,41 +111,76 @@ def push(
     refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
     if not allow_unsigned and not dry_run:
         for cargo in cargos:
-            signing.refuse_untrusted(device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"])
-    loads = {key: [update(blob, manifest, device, report) for blob in blobs] for key, blobs in loads.items()}
+            signing.refuse_untrusted(
+                device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"]
+            )
+    loads = {
+        key: [update(blob, manifest, device, report) for blob in blobs]
+        for key, blobs in loads.items()
+    }
     actions = plan(manifest, cargos, loads, stored, port=port)
     unsigned = ["--allow-unsigned"] if allow_unsigned else []
-    sent, goldens = (0, "") if dry_run else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
+    sent, goldens = (
+        (0, "")
+        if dry_run
+        else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
+    )
     if not dry_run:
         _remember(cargos[1])
     return Deployment(
-        release=cargos[1].id, name=manifest.name, version=manifest.version, address=device.address, port=port,
-        bytes_sent=sent, seconds=round(time.monotonic() - began, 2), actions=tuple(actions), goldens=goldens,
-    )  # fmt: skip
+        release=cargos[1].id,
+        name=manifest.name,
+        version=manifest.version,
+        address=device.address,
+        port=port,
+        bytes_sent=sent,
+        seconds=round(time.monotonic() - began, 2),
+        actions=tuple(actions),
+        goldens=goldens,
+    )
 
 
-def plan(manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, stored: Facts, *, port: int) -> list[Action]:
+def plan(
+    manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, stored: Facts, *, port: int
+) -> list[Action]:
     """Return what a push would do, with the bytes that each step sends."""
     agent = runtimes.agent()
     actions = []
     if agent.name not in stored["agents"]:
-        actions.append(Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size))
+        actions.append(
+            Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size)
+        )
     for cargo in cargos:
         if cargo.id in loads:
             missing = {blob.sha256: blob for blob in loads[cargo.id]}
             absent = sum(file.sha256 in missing for file in cargo.files)
-            ways = {f"{cargo.path_of(blob)} {way}": size for blob in missing.values() for way, size in _ways(blob).items()}
+            ways = {
+                f"{cargo.path_of(blob)} {way}": size
+                for blob in missing.values()
+                for way, size in _ways(blob).items()
+            }
             what = f"{cargo.kind} {cargo.id[:12]}: {absent} of {len(cargo.files)} files"
-            size = sum(blob.missing_bytes for blob in missing.values()) + len(cargo.manifest) + len(cargo.signature)
+            size = (
+                sum(blob.missing_bytes for blob in missing.values())
+                + len(cargo.manifest)
+                + len(cargo.signature)
+            )
             actions.append(Action(verb="send", what=what, size_bytes=size, ways=ways))
-    return [*actions, Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}")]
+    return [
+        *actions,
+        Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}"),
+    ]
 
 
 def _ways(blob: Blob) -> dict[str, int]:
     """Return the bytes that each way to send a file takes, where there is a choice; the first one is taken."""
     if not blob.patch:
         return {}
-    return {"as a delta": blob.missing_bytes, "in whole tensors": blob.patch.whole_tensor_bytes, "whole": blob.size - blob.offset}
+    return {
+        "as a delta": blob.missing_bytes,
+        "in whole tensors": blob.patch.whole_tensor_bytes,
+        "whole": blob.size - blob.offset,
+    }
 
 
 def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
@@ -144,7 +193,9 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
         old = delta.likest(blob.path, _old_files(device, device.look()[1]))
         if not old:
             return blob
-        report.note(f"{device.address}: {blob.path.name}: compared with the model file that is there")
+        report.note(
+            f"{device.address}: {blob.path.name}: compared with the model file that is there"
+        )
         digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
         patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
     except ManifestError as error:
@@ -168,33 +219,60 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
         return found
     with suppress(ToolchainError):
         described = device.call("tensors")
-        return [delta.known_file(described["sha256"], described["tensors"])] if described["sha256"] in whole else []
+        return (
+            [delta.known_file(described["sha256"], described["tensors"])]
+            if described["sha256"] in whole
+            else []
+        )
     return []
 
 
-def refuse_unfit(address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int) -> None:
+def refuse_unfit(
+    address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int
+) -> None:
     """Raise FitError or BoardError, with the number that failed, if a board cannot run what would be sent."""
     _refuse_old_jetpack(address, facts)
     check_python(address, facts)
     if facts["machine"] != runtime.machine:
-        raise FitError(f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`")
-    if runtime.python_tag and not facts["python_abi"].startswith(runtime.python_tag.replace("cp", "cpython-") + "-"):
+        raise FitError(
+            f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`"
+        )
+    if runtime.python_tag and not facts["python_abi"].startswith(
+        runtime.python_tag.replace("cp", "cpython-") + "-"
+    ):
         hint = "push again: the runtime for the board's Python is made then"
-        raise FitError(f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}", hint=hint)
+        raise FitError(
+            f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}",
+            hint=hint,
+        )
     if manifest.engine.name not in runtime.engines:
-        raise FitError(f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}")
+        raise FitError(
+            f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}"
+        )
     if facts["userland_bits"] != 64:
-        raise FitError(f"{address}: the board's system is 32-bit", hint="install the 64-bit image of the same system")
+        raise FitError(
+            f"{address}: the board's system is 32-bit",
+            hint="install the 64-bit image of the same system",
+        )
     if lacking := sorted(set(runtime.features) - set(facts["cpu_features"])):
-        raise FitError(f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks")
+        raise FitError(
+            f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks"
+        )
     if _version(facts["glibc"]) < _version(runtime.glibc):
-        raise FitError(f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}")
+        raise FitError(
+            f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}"
+        )
     if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
-        raise FitError(f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}")
+        raise FitError(
+            f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}"
+        )
     _refuse_memory(address, manifest, facts)
     if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
         free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
-        raise BoardError(f"{address}: disk full: {need} MB are needed, {free} MB are free", hint="make room on the board")
+        raise BoardError(
+            f"{address}: disk full: {need} MB are needed, {free} MB are free",
+            hint="make room on the board",
+        )
 
 
 def _refuse_old_jetpack(address: str, facts: Facts) -> None:
@@ -202,7 +280,8 @@ def _refuse_old_jetpack(address: str, facts: Facts) -> None:
     l4t = facts.get("l4t")
     if l4t and _version(l4t) < OLDEST_L4T:
         raise FitError(
-            f"{address}: the Jetson has L4T {l4t}, JetPack 6 has 36", hint="flash JetPack 6 or newer; a Nano of 2019 ends at 32"
+            f"{address}: the Jetson has L4T {l4t}, JetPack 6 has 36",
+            hint="flash JetPack 6 or newer; a Nano of 2019 ends at 32",
         )
 
 
@@ -213,7 +292,10 @@ def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
     total = int(facts["memory_total_mb"])
     found = fit(needs, recognise(facts["model"], facts["machine"], total) or total, total)
     if not found.ok:
-        raise FitError(f"{address}: {manifest.name} does not fit in memory: {found.reasons[0]}", hint=found.hint)
+        raise FitError(
+            f"{address}: {manifest.name} does not fit in memory: {found.reasons[0]}",
+            hint=found.hint,
+        )
 
 
 def _version(text: str | None) -> tuple[int, ...]:
@@ -239,20 +321,35 @@ def _runtime_manifest(runtime: Path) -> RuntimeManifest:
         raise ArtifactError(f"{runtime.name}: {error}") from error
 
 
-def _cargo(kind: Literal["runtime", "release"], folder: Path, files: tuple[File, ...], manifest_name: str) -> Cargo:
+def _cargo(
+    kind: Literal["runtime", "release"], folder: Path, files: tuple[File, ...], manifest_name: str
+) -> Cargo:
     for file in files:
         path = folder / file.path
         size = path.stat().st_size if path.is_file() else -1
         if size != file.size:
-            seen = "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
+            seen = (
+                "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
+            )
             raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
     signature = folder / f"{manifest_name}.sig"
     signed = signature.read_bytes() if signature.is_file() else b""
-    return Cargo(kind=kind, folder=folder, files=files, manifest=(folder / manifest_name).read_bytes(), signature=signed)
+    return Cargo(
+        kind=kind,
+        folder=folder,
+        files=files,
+        manifest=(folder / manifest_name).read_bytes(),
+        signature=signed,
+    )
 
 
 def _act(
-    device: Device, manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, how: list[str], report: Reporter
+    device: Device,
+    manifest: Manifest,
+    cargos: tuple[Cargo, Cargo],
+    loads: Loads,
+    how: list[str],
+    report: Reporter,
 ) -> tuple[int, str]:
     """Return the bytes that were sent, and how the board gave the goldens."""
     sent = device.install()
@@ -262,15 +359,26 @@ def _act(
             sent += send_blobs(device, channel, list(blobs.values()), report)
             for cargo in cargos:
                 if cargo.id in loads:
-                    sent += send_papers(device, channel, cargo.kind, cargo.manifest, cargo.signature)
+                    sent += send_papers(
+                        device, channel, cargo.kind, cargo.manifest, cargo.signature
+                    )
             channel.close_input()
             channel.finish()
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
     kind = ["--service", "supervised"] if device.address == "local" else []
-    unjudged = next((["--unjudged", why] for start, why in UNJUDGED.items() if device.address.startswith(start)), [])
+    unjudged = next(
+        (
+            ["--unjudged", why]
+            for start, why in UNJUDGED.items()
+            if device.address.startswith(start)
+        ),
+        [],
+    )
     words = [*how, *kind, *unjudged, *device.patience]
-    answer = device.call("activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S)
+    answer = device.call(
+        "activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S
+    )
     if goldens := _goldens(answer.get("check") or {}):
         report.note(f"{device.address}: {goldens}")
     return sent, goldens

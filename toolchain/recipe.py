@@ -37,11 +37,15 @@ class ScratchSpec(Frozen):
 class ModelSpec(Frozen):
     """Where the weights come from: a Hub id or a folder, or nothing yet (`scratch`)."""
 
-    base: str = Field(default="", description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, or a model folder")
+    base: str = Field(
+        default="", description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, or a model folder"
+    )
     revision: str = Field(default="main", description="branch, tag or commit of a Hub model")
     adapter: str = Field(default="", description="a PEFT adapter to merge: a Hub id or a folder")
     scratch: ScratchSpec | None = None
-    name: str = Field(default="", description="name of the result, as in its file name; by default the recipe's")
+    name: str = Field(
+        default="", description="name of the result, as in its file name; by default the recipe's"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":
@@ -60,7 +64,9 @@ class TurnSpec(Frozen):
 class DataSpec(Frozen):
     """What the model is to know."""
 
-    files: tuple[str, ...] = Field(description="JSONL, text or Markdown files, relative to the recipe")
+    files: tuple[str, ...] = Field(
+        description="JSONL, text or Markdown files, relative to the recipe"
+    )
     hold_out: Literal["phrasing", "conversation"] = "conversation"
     """`phrasing`: of each question with several phrasings one is held out; `conversation`: a share of whole entries."""
     held_out_share: Fraction = 0.1
@@ -176,9 +182,13 @@ class QuantizeSpec(Frozen):
     @model_validator(mode="after")
     def _one_base_for_all(self) -> "QuantizeSpec":
         if self.adapter == "beside" and (self.distill or self.scheme.startswith("auto:")):
-            raise ValueError("what is chosen or learned on this recipe's text makes a base that no other skill shares")
+            raise ValueError(
+                "what is chosen or learned on this recipe's text makes a base that no other skill shares"
+            )
         if self.adapter == "beside" and self.importance is True:
-            raise ValueError("`importance` of this recipe's own text makes a base that no other skill shares: name a file")
+            raise ValueError(
+                "`importance` of this recipe's own text makes a base that no other skill shares: name a file"
+            )
         if self.adapter == "beside" and "tflite" in self.formats:
             raise ValueError("an adapter goes into a TFLite file: `beside` is for GGUF alone")
         return self
@@ -228,7 +238,9 @@ class Recipe(Frozen):
     """One ready configuration."""
 
     title: str = Field(description="one line that says what comes out")
-    targets: tuple[str, ...] = Field(description="ids of the boards it is meant for; the first is the default")
+    targets: tuple[str, ...] = Field(
+        description="ids of the boards it is meant for; the first is the default"
+    )
     question: str = ""
     """Asked on the board when all is done; one that the training text does not hold."""
     stages: tuple[Stage, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
@@ -247,14 +259,18 @@ class Recipe(Frozen):
     def _stages_fit(self) -> "Recipe":
         if not self.targets:
             raise ValueError("`targets` names no board")
-        if self.stages != tuple(s for s in _ORDER if s in self.stages) and sorted(self.stages) != sorted(set(self.stages)):
+        if self.stages != tuple(s for s in _ORDER if s in self.stages) and sorted(
+            self.stages
+        ) != sorted(set(self.stages)):
             raise ValueError("`stages` names a stage twice")
         if ("pretrain" in self.stages) != (self.model.scratch is not None):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
         apart = self.model.adapter or "tune" in self.stages
-        if self.quantize.adapter == "beside" and ({"distill", "trim"} & set(self.stages) or not apart):
+        if self.quantize.adapter == "beside" and (
+            {"distill", "trim"} & set(self.stages) or not apart
+        ):
             raise ValueError("`quantize.adapter` is `beside`, but what is quantized has no adapter")
         return self
 
@@ -274,7 +290,16 @@ class Recipe(Frozen):
         return self.model.name or self.id
 
 
-_ORDER: tuple[Stage, ...] = ("ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package")
+_ORDER: tuple[Stage, ...] = (
+    "ingest",
+    "pretrain",
+    "tune",
+    "distill",
+    "trim",
+    "quantize",
+    "evaluate",
+    "package",
+)
 
 
 def load(path: Path) -> Recipe:

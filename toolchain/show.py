@@ -29,20 +29,35 @@ SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = "") -> None:
     """Show what a walk would do."""
     if as_json:
-        console.show_json([{"stage": s.stage, "folder": str(s.folder), "what": s.what, "recorded": s.recorded} for s in steps])
+        console.show_json(
+            [
+                {"stage": s.stage, "folder": str(s.folder), "what": s.what, "recorded": s.recorded}
+                for s in steps
+            ]
+        )
         return
     rows = [[s.stage, "recorded" if s.recorded else "to do", s.what, str(s.folder)] for s in steps]
     rows += [["push", "to do", f"to {to}", ""]] if to else []
     console.show_table(("stage", "state", "what", "folder"), rows, title=wanted.title)
 
 
-def walked(wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None", *, as_json: bool) -> None:
+def walked(
+    wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None", *, as_json: bool
+) -> None:
     """Show the artifacts of a walk, and what the board did with the last one."""
     if as_json:
         made = [
-            {"stage": s.stage, "folder": str(s.folder), **s.artifact.record.model_dump(mode="json")} for s in steps if s.artifact
+            {"stage": s.stage, "folder": str(s.folder), **s.artifact.record.model_dump(mode="json")}
+            for s in steps
+            if s.artifact
         ]
-        console.show_json({"recipe": wanted.id, "stages": made, "delivery": asdict(delivery) if delivery else None})
+        console.show_json(
+            {
+                "recipe": wanted.id,
+                "stages": made,
+                "delivery": asdict(delivery) if delivery else None,
+            }
+        )
         return
     if delivery and delivery.question:
         console.show_text(f"\nquestion: {delivery.question}\nanswer:   {delivery.answer}\n")
@@ -64,7 +79,9 @@ def _choice(delivery: "Delivery") -> None:
         bench(other.report, "md", as_json=False)
         better, worse = (str(each.report.rows[0]["model_type"]) for each in (delivery, other))
         ratio = delivery.decode_tok_s / other.decode_tok_s
-        console.show_text(f"\n{better} answers {ratio:.2f} times as fast as {worse} on this board, and stays")
+        console.show_text(
+            f"\n{better} answers {ratio:.2f} times as fast as {worse} on this board, and stays"
+        )
 
 
 def _step_row(step: "Step") -> list[str]:
@@ -76,7 +93,12 @@ def _step_row(step: "Step") -> list[str]:
 
 def _delivery_row(delivery: "Delivery") -> list[str]:
     made = delivery.deployment
-    return ["push", f"{made.seconds:.1f}", size(made.bytes_sent), f"release {made.release[:12]} answers on port {made.port}"]
+    return [
+        "push",
+        f"{made.seconds:.1f}",
+        size(made.bytes_sent),
+        f"release {made.release[:12]} answers on port {made.port}",
+    ]
 
 
 def result(stage: str, figures: Mapping[str, Any]) -> str:
@@ -86,7 +108,10 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
             dropped = sum(figures["dropped"].values())
             return f"{figures['train']} conversations to learn, {figures['held_out']} held out, {dropped} dropped"
         case "pretrain":
-            return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}" + _scores(figures)
+            return (
+                f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}"
+                + _scores(figures)
+            )
         case "tune":
             share = f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained"
             return f"{share}; base{_scores(figures['base'])}; tuned{_scores(figures)}"
@@ -95,20 +120,30 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
             return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
         case "trim":
             tokens, same = figures["tokens"], figures["identical"]
-            return f"{tokens['before']} → {tokens['after']} tokens" + ("" if same is None else f"; {same:.1%} of answers as before")
+            return f"{tokens['before']} → {tokens['after']} tokens" + (
+                "" if same is None else f"; {same:.1%} of answers as before"
+            )
         case "quantize":
             learned = figures.get("distillation", {}).get("shipped") == "learned"
-            bits = f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
+            bits = (
+                f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
+            )
             return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
         case "evaluate":
-            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(figures)
+            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(
+                figures
+            )
         case "package":
             return f"release {figures['release'][:12]}, {figures['files']} files"
     return ""
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
-    return f" exact {figures['exact_match']:.1%} F1 {figures['f1']:.1%}" if "exact_match" in figures else ""
+    return (
+        f" exact {figures['exact_match']:.1%} F1 {figures['f1']:.1%}"
+        if "exact_match" in figures
+        else ""
+    )
 
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
@@ -123,9 +158,18 @@ def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
 
 
 _SCHEMES = {
-    "scheme": "scheme", "size_bytes": "size", "nominal_bpw": "nominal bits", "real_bpw": "real bits", "fallbacks": "fallbacks",
-    "mean_kl": "KL", "kl_error": "± error", "p99_kl": "KL 99 %", "agreement": "agreement", "exact_match": "exact", "f1": "F1",
-}  # fmt: skip
+    "scheme": "scheme",
+    "size_bytes": "size",
+    "nominal_bpw": "nominal bits",
+    "real_bpw": "real bits",
+    "fallbacks": "fallbacks",
+    "mean_kl": "KL",
+    "kl_error": "± error",
+    "p99_kl": "KL 99 %",
+    "agreement": "agreement",
+    "exact_match": "exact",
+    "f1": "F1",
+}
 
 
 def _scheme_cell(name: str, value: Any) -> str:
@@ -135,7 +179,13 @@ def _scheme_cell(name: str, value: Any) -> str:
         return f"{value:.5f}"
     if name == "fallbacks":
         return f"{len(value)}"
-    return size(value) if name == "size_bytes" else f"{value:.2f}" if isinstance(value, float) else str(value)
+    return (
+        size(value)
+        if name == "size_bytes"
+        else f"{value:.2f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def size(count: float) -> str:
@@ -155,7 +205,9 @@ def _next_commands(delivery: "Delivery") -> None:
         *(f"demitasse {verb} {address}" for verb in ("chat", "bench", "status")),
     ]
     if address != "local":
-        lines.append(f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours")
+        lines.append(
+            f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours"
+        )
     body = json.dumps({"messages": [{"role": "user", "content": delivery.question or "hello"}]})
     lines.append(f"curl {api}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
     console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in lines))
@@ -193,13 +245,19 @@ def bench(report: Report, form: str, *, as_json: bool) -> None:
 
 def _measured(report: Report) -> list[str]:
     names = ("load_s", "ttft_cold_s", "ttft_warm_s", "peak_rss_bytes")
-    lines = [_figure(name, report.measured[name]) for name in names if report.measured.get(name) is not None]
+    lines = [
+        _figure(name, report.measured[name])
+        for name in names
+        if report.measured.get(name) is not None
+    ]
     return [*lines, *(f"mind: {reason}" for reason in caveats(report))]
 
 
 def _figure(name: str, value: float) -> str:
     words, unit = name.rsplit("_", 1)
-    return f"{words.replace('_', ' ')}: {size(value) if unit == 'bytes' else f'{value * 1000:.1f} ms'}"
+    return (
+        f"{words.replace('_', ' ')}: {size(value) if unit == 'bytes' else f'{value * 1000:.1f} ms'}"
+    )
 
 
 def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None:
@@ -209,14 +267,26 @@ def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None
         return
     evidence = found["evidence"]
     rows = [
-        [what, str(trial["threads"]), " ".join(map(str, trial["cpus"])), f"{trial['tok_s']:.2f}", str(trial["rounds"])]
+        [
+            what,
+            str(trial["threads"]),
+            " ".join(map(str, trial["cpus"])),
+            f"{trial['tok_s']:.2f}",
+            str(trial["rounds"]),
+        ]
         for what in ("decode", "prefill")
         for trial in evidence[what]
     ]
-    console.show_table(("phase", "threads", "cores", "tokens/s", "rounds"), rows, title=f"{address}: {evidence['seconds']:g} s")
+    console.show_table(
+        ("phase", "threads", "cores", "tokens/s", "rounds"),
+        rows,
+        title=f"{address}: {evidence['seconds']:g} s",
+    )
     for change in evidence["changes"][1:]:
         name, value = next(iter(change["change"].items()))
-        console.show_text(f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, {change['seconds']:.3f} s a question")
+        console.show_text(
+            f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, {change['seconds']:.3f} s a question"
+        )
     if refused := evidence.get("refused"):
         console.show_text(f"taken back to the threads alone: {refused}")
     chosen, before = found["settings"], evidence["before"]
@@ -232,7 +302,15 @@ def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: b
         console.show_json([{**asdict(test), "verdict": test.verdict} for test in found])
         return
     rows = [
-        [c.test, f"{c.first:.2f}", f"{c.second:.2f}", f"{c.ratio:.3f}", f"{c.low:.3f} … {c.high:.3f}", c.verdict] for c in found
+        [
+            c.test,
+            f"{c.first:.2f}",
+            f"{c.second:.2f}",
+            f"{c.ratio:.3f}",
+            f"{c.low:.3f} … {c.high:.3f}",
+            c.verdict,
+        ]
+        for c in found
     ]
     console.show_table(("test", first, second, "ratio", "95 %", f"{second} is"), rows)
     for name, reasons in zip((first, second), found[0].caveats, strict=True):
@@ -245,7 +323,9 @@ def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         console.show_json(facts)
         return
-    console.show_table((address, ""), [[name.replace("_", " "), _plain(value)] for name, value in _flat(facts, "")])
+    console.show_table(
+        (address, ""), [[name.replace("_", " "), _plain(value)] for name, value in _flat(facts, "")]
+    )
 
 
 def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
@@ -254,7 +334,10 @@ def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name} ")
         elif value not in ("", None):
-            yield f"{above}{name.removesuffix('_bytes')}", size(value) if name.endswith("_bytes") else value
+            yield (
+                f"{above}{name.removesuffix('_bytes')}",
+                size(value) if name.endswith("_bytes") else value,
+            )
 
 
 def _plain(value: Any) -> str:
@@ -266,16 +349,25 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         console.show_json([asdict(finding) for finding in found])
         return
-    console.show_table(("check", "state", "seen", "to mend"), [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found])
+    console.show_table(
+        ("check", "state", "seen", "to mend"),
+        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found],
+    )
 
 
 def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
     """Show the virtual boards, one a line."""
-    rows = [{"address": b.address, "debian": b.debian, "up": b.pid is not None, "port": b.port} for b in found]
+    rows = [
+        {"address": b.address, "debian": b.debian, "up": b.pid is not None, "port": b.port}
+        for b in found
+    ]
     if as_json:
         console.show_json(rows)
         return
-    cells = [[row["address"], str(row["debian"]), f"up, port {row['port']}" if row["up"] else "down"] for row in rows]
+    cells = [
+        [row["address"], str(row["debian"]), f"up, port {row['port']}" if row["up"] else "down"]
+        for row in rows
+    ]
     console.show_table(("board", "Debian", "state"), cells)
 
 
@@ -284,20 +376,31 @@ def runtime(built: "Built", *, as_json: bool) -> None:
     if as_json:
         console.show_json(asdict(built))
         return
-    took = f"{built.seconds:.1f} s" + (f", {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else "")
+    took = f"{built.seconds:.1f} s" + (
+        f", {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else ""
+    )
     rows = [
-        ["processor", f"{built.profile}: {' '.join(built.features)}"], ["glibc", f"{built.glibc} or newer"],
-        ["size", size(built.size_bytes)], ["runtime", built.runtime], ["folder", built.folder], ["took", took],
-    ]  # fmt: skip
+        ["processor", f"{built.profile}: {' '.join(built.features)}"],
+        ["glibc", f"{built.glibc} or newer"],
+        ["size", size(built.size_bytes)],
+        ["runtime", built.runtime],
+        ["folder", built.folder],
+        ["took", took],
+    ]
     console.show_table((built.target, ""), [*rows, *([["wrote", file] for file in built.files])])
 
 
 def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
     """Show the boards that are known, one a line."""
     if as_json:
-        console.show_json([{"id": t.id, **t.model_dump(mode="json", exclude_defaults=True)} for t in known])
+        console.show_json(
+            [{"id": t.id, **t.model_dump(mode="json", exclude_defaults=True)} for t in known]
+        )
         return
-    rows = [[t.id, t.name, t.soc or "-", "-" if t.memory_mb is None else f"{t.memory_mb}", t.profile] for t in known]
+    rows = [
+        [t.id, t.name, t.soc or "-", "-" if t.memory_mb is None else f"{t.memory_mb}", t.profile]
+        for t in known
+    ]
     console.show_table(("id", "board", "SoC", "memory MB", "runtime"), rows)
 
 
@@ -316,18 +419,38 @@ def one_target(found: Target, *, as_json: bool) -> None:
 def fitted(name: str, expected: Forecast, found: Fit, board: Target, *, as_json: bool) -> None:
     """Show whether a model fits on a board, what takes its memory, and how fast it is expected to be."""
     if as_json:
-        whole = {"model": name, "target": board.id, "ok": found.ok, "available_mb": found.available_mb, **asdict(expected)}
-        rates = {rate: value and value._asdict() for rate, value in (("decode", expected.decode), ("prefill", expected.prefill))}
-        console.show_json(whole | rates | {"largest_context": found.largest_context, "reasons": found.reasons})
+        whole = {
+            "model": name,
+            "target": board.id,
+            "ok": found.ok,
+            "available_mb": found.available_mb,
+            **asdict(expected),
+        }
+        rates = {
+            rate: value and value._asdict()
+            for rate, value in (("decode", expected.decode), ("prefill", expected.prefill))
+        }
+        console.show_json(
+            whole | rates | {"largest_context": found.largest_context, "reasons": found.reasons}
+        )
         return
     rows = [[part, f"{mb} MB"] for part, mb in found.parts_mb.items()]
-    rows += [["needed", f"{found.needed_mb} MB"], ["left beside the system", f"{found.available_mb} MB"]]
+    rows += [
+        ["needed", f"{found.needed_mb} MB"],
+        ["left beside the system", f"{found.available_mb} MB"],
+    ]
     rows += [["peak resident memory", f"{expected.peak_bytes >> 20} MB, the mapped file with it"]]
-    rows += [["largest context", f"{found.largest_context} tokens"]] if found.largest_context else []
+    rows += (
+        [["largest context", f"{found.largest_context} tokens"]] if found.largest_context else []
+    )
     rows += [["answers", _rate(expected.decode, "nobody has measured how fast this board decodes")]]
     rows += [["prompts", _rate(expected.prefill, "nobody has measured a file of this type there")]]
-    console.show_table((f"{name} on {board.name}", f"{expected.needs.context} tokens of context"), rows)
-    console.show_text("\nit fits" if found.ok else f"\nit does not fit: {found.reasons[0]}; {found.hint}")
+    console.show_table(
+        (f"{name} on {board.name}", f"{expected.needs.context} tokens of context"), rows
+    )
+    console.show_text(
+        "\nit fits" if found.ok else f"\nit does not fit: {found.reasons[0]}; {found.hint}"
+    )
 
 
 def _rate(rate: Rate | None, unknown: str) -> str:
@@ -340,28 +463,46 @@ def contents(found: "Contents", *, tensors: bool, as_json: bool) -> None:
     """Show what is inside a model file."""
     if as_json:
         whole = asdict(found)
-        console.show_json(whole if tensors else {name: value for name, value in whole.items() if name != "tensors"})
+        console.show_json(
+            whole
+            if tensors
+            else {name: value for name, value in whole.items() if name != "tensors"}
+        )
         return
     console.show_table((found.file, ""), [row for row in _contents_rows(found) if row[1]])
     shares = [
-        [s.type, f"{s.tensors}", size(s.size_bytes), f"{s.bits:.2f}", f"{s.weights / found.parameters:.1%}"] for s in found.types
+        [
+            s.type,
+            f"{s.tensors}",
+            size(s.size_bytes),
+            f"{s.bits:.2f}",
+            f"{s.weights / found.parameters:.1%}",
+        ]
+        for s in found.types
     ]
     console.show_table(("\ntype", "tensors", "size", "bits", "of the weights"), shares)
     for warning in found.warnings:
         console.show_text(f"\nwarning: {warning}")
     if tensors:
-        rows = [[t.name, t.type, " × ".join(map(str, t.shape)), size(t.size)] for t in found.tensors]
+        rows = [
+            [t.name, t.type, " × ".join(map(str, t.shape)), size(t.size)] for t in found.tensors
+        ]
         console.show_table(("\ntensor", "type", "shape", "size"), rows)
 
 
 def _contents_rows(found: "Contents") -> list[list[str]]:
     origin = [found.name, f"from {found.base}" if found.base else "", found.licence]
     specials = [f"{special.role} {special.id} `{special.text}`" for special in found.specials]
-    template = f"{found.template_sha256[:12]}  {found.template_line}" if found.template_sha256 else ""
+    template = (
+        f"{found.template_sha256[:12]}  {found.template_line}" if found.template_sha256 else ""
+    )
     return [
         ["kind", f"{found.architecture} {found.kind}, {found.scheme}"],
         ["origin", ", ".join(part for part in origin if part)],
-        ["size", f"{size(found.size_bytes)}, {found.parameters / 1e6:.1f} M parameters, {found.bits:.2f} bits per weight"],
+        [
+            "size",
+            f"{size(found.size_bytes)}, {found.parameters / 1e6:.1f} M parameters, {found.bits:.2f} bits per weight",
+        ],
         ["shape", ", ".join(f"{value} {label}" for label, value in found.shape.items())],
         ["context", f"{found.context}" if found.context else ""],
         ["rope", found.rope],

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import ManifestError
-from device.manifest.signature import KEY_KINDS, NAMESPACES, SUFFIX, Signature, fingerprint, read_key, read_signature
+from device.manifest.signature import (
+    KEY_KINDS,
+    NAMESPACES,
+    SUFFIX,
+    Signature,
+    fingerprint,
+    read_key,
+    read_signature,
+)
 from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError, ConfigError, TrustError
 from toolchain.progress import Reporter
@@ -48,16 +56,23 @@ def find_key(asked: str = "") -> SigningKey:
     """Return the key to sign with: the one asked for, the only usual one in ~/.ssh, or the agent's first; raise ConfigError."""
     if asked := asked or os.environ.get(ENVIRONMENT, ""):
         return _from_file(Path(asked).expanduser())
-    usual = [file for name in USUAL if _public_half(file := Path.home() / ".ssh" / name).is_file() or file.is_file()]
+    usual = [
+        file
+        for name in USUAL
+        if _public_half(file := Path.home() / ".ssh" / name).is_file() or file.is_file()
+    ]
     if len(usual) == 1:
         return _from_file(usual[0])
     if held := [line for line in openssh.agent_keys() if line.partition(" ")[0] in KEY_KINDS]:
         return SigningKey(public=held[0])
     if usual:
         names = ", ".join(f"~/.ssh/{file.name}" for file in usual)
-        raise ConfigError(f"several keys could sign: {names}", hint=f"--sign KEY or {ENVIRONMENT} says which")
+        raise ConfigError(
+            f"several keys could sign: {names}", hint=f"--sign KEY or {ENVIRONMENT} says which"
+        )
     raise ConfigError(
-        "no SSH key to sign with", hint=f"{_KINDS_HINT}; --sign KEY or {ENVIRONMENT} names one; --allow-unsigned goes without"
+        "no SSH key to sign with",
+        hint=f"{_KINDS_HINT}; --sign KEY or {ENVIRONMENT} names one; --allow-unsigned goes without",
     )
 
 
@@ -72,20 +87,30 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
         try:
             write_whole(manifest.with_name(manifest.name + SUFFIX), _signed(manifest, key))
         except OSError as error:
-            raise ArtifactError(f"{manifest.parent}: the signature cannot be kept there: {error.strerror}") from error
+            raise ArtifactError(
+                f"{manifest.parent}: the signature cannot be kept there: {error.strerror}"
+            ) from error
 
 
 def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequence[str]) -> None:
     """Raise TrustError if a board that knows these keys (in base64) would not run what bears this signature."""
     if not signature:
-        raise TrustError(f"{address}: {what} is not signed", hint="demitasse sign BUNDLE signs it; --allow-unsigned goes without")
+        raise TrustError(
+            f"{address}: {what} is not signed",
+            hint="demitasse sign BUNDLE signs it; --allow-unsigned goes without",
+        )
     try:
         said = read_signature(signature)
     except ManifestError as error:
-        raise TrustError(f"{address}: {what}: {error}", hint="sign it again: demitasse sign BUNDLE") from error
+        raise TrustError(
+            f"{address}: {what}: {error}", hint="sign it again: demitasse sign BUNDLE"
+        ) from error
     if b64encode(said.key).decode() not in signers:
         hint = f"demitasse trust {address} pins your key there; --sign KEY signs with one that it knows"
-        raise TrustError(f"{address}: the board does not know the key {said.fingerprint} that signed {what}", hint=hint)
+        raise TrustError(
+            f"{address}: the board does not know the key {said.fingerprint} that signed {what}",
+            hint=hint,
+        )
 
 
 def signature_of(manifest: Path) -> Signature | None:
@@ -95,7 +120,11 @@ def signature_of(manifest: Path) -> Signature | None:
         said = read_signature(file.read_bytes())
     except (OSError, ManifestError):
         return None
-    return said if openssh.is_signature_of(manifest.read_bytes(), file, NAMESPACES[manifest.name]) else None
+    return (
+        said
+        if openssh.is_signature_of(manifest.read_bytes(), file, NAMESPACES[manifest.name])
+        else None
+    )
 
 
 def public_key(file: Path) -> str:

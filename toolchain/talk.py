@@ -10,7 +10,9 @@ from toolchain.errors import ConfigError
 Say = Callable[[str], None]
 
 
-def ask(device: Device, question: str, *, max_tokens: int = 0, say: Say | None = None) -> dict[str, Any]:
+def ask(
+    device: Device, question: str, *, max_tokens: int = 0, say: Say | None = None
+) -> dict[str, Any]:
     """Ask one question and return what the device's client reports: text, tokens, ttft_s, decode_tok_s, finish_reason.
 
     `say` gets the answer's text piece by piece as it comes.
@@ -29,7 +31,10 @@ class Conversation:
     def say(self, question: str, say: Say) -> dict[str, Any]:
         """Say something and return the answer's figures; `say` gets its text as it comes."""
         if not question.strip():
-            raise ConfigError("question: empty", hint='put it in quotes: demitasse ask BOARD "how hot is too hot?"')
+            raise ConfigError(
+                "question: empty",
+                hint='put it in quotes: demitasse ask BOARD "how hot is too hot?"',
+            )
         said = [*self._messages, {"role": "user", "content": question}]
         end: dict[str, Any] = {}
         with self._device.talk("ask", "--chat", *self._limit) as channel:

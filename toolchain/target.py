@@ -91,7 +91,9 @@ class Target(Frozen):
 
     name: str = Field(description="what people call the board")
     vendor: str = ""
-    family: str = Field(default="", description="boards that share commands and images, such as `raspberry-pi`")
+    family: str = Field(
+        default="", description="boards that share commands and images, such as `raspberry-pi`"
+    )
     soc: str = ""
     clusters: tuple[Cluster, ...] = ()
     features: tuple[str, ...] = ()
@@ -136,7 +138,9 @@ class Target(Frozen):
 
     def source_of(self, name: str) -> str:
         """Return where a fact was read."""
-        return next(self.sources[key] for key in reversed(_with_parents(name)) if key in self.sources)
+        return next(
+            self.sources[key] for key in reversed(_with_parents(name)) if key in self.sources
+        )
 
     @property
     def id(self) -> str:
@@ -190,10 +194,16 @@ def find(target_id: str) -> Target:
     An id that leaves the memory out, such as `rpi-4b`, is the smallest of them.
     """
     paths = {path.stem: path for path in folder().glob("*.toml")}
-    if sizes := [load(path) for stem, path in paths.items() if re.fullmatch(rf"{re.escape(target_id)}-\d+gb", stem)]:
+    if sizes := [
+        load(path)
+        for stem, path in paths.items()
+        if re.fullmatch(rf"{re.escape(target_id)}-\d+gb", stem)
+    ]:
         return min(sizes, key=lambda target: target.memory.total_mb or 0)
     if target_id not in paths:
-        raise ConfigError(f"unknown target `{target_id}`", hint=config.closest(target_id, list(paths)))
+        raise ConfigError(
+            f"unknown target `{target_id}`", hint=config.closest(target_id, list(paths))
+        )
     return load(paths[target_id])
 
 
@@ -266,7 +276,11 @@ class Fit:
         """What would help, as an error's hint."""
         if self.ok:
             return ""
-        return f"a context of {self.largest_context} tokens fits" if self.largest_context else "use a smaller model or scheme"
+        return (
+            f"a context of {self.largest_context} tokens fits"
+            if self.largest_context
+            else "use a smaller model or scheme"
+        )
 
 
 def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
@@ -291,7 +305,9 @@ def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
         parts_mb=parts_mb,
         available_mb=available_mb,
         reasons=reasons,
-        largest_context=_largest_context(needs, available_mb - sum(parts_mb.values()) + parts_mb["KV cache"]),
+        largest_context=_largest_context(
+            needs, available_mb - sum(parts_mb.values()) + parts_mb["KV cache"]
+        ),
     )
 
 

@@ -25,7 +25,10 @@ _OPENING = [{"role": "user", "content": "hello"}, {"role": "assistant", "content
 _PROBE = [*_OPENING, {"role": "user", "content": "and now?"}]
 _OTHERS = (
     [{"role": "system", "content": "be brief"}, *_PROBE],
-    [*_OPENING * (TURNS // 2), {"role": "user", "content": "and now? \U0001f600 \u6e29\u5ea6 <|im_end|> {{ 7 * 7 }}"}],
+    [
+        *_OPENING * (TURNS // 2),
+        {"role": "user", "content": "and now? \U0001f600 \u6e29\u5ea6 <|im_end|> {{ 7 * 7 }}"},
+    ],
 )
 """Conversations that a template may refuse, as some do without a system prompt, but not abuse."""
 
@@ -71,14 +74,24 @@ def check_template(template: str) -> None:
     code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES)
     request = json.dumps({"template": template, "probe": _PROBE, "others": _OTHERS})
     try:
-        done = subprocess.run([sys.executable, "-I", "-c", code], input=request, capture_output=True, text=True, timeout=START_S)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code],
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
     if done.returncode == 0 and int(done.stdout) > 0:
         return
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"the process was stopped by its limits (exit {done.returncode})"
-    raise ArtifactError(f"chat template: cannot be rendered: {reason}" if done.returncode else "chat template: renders to nothing")
+    raise ArtifactError(
+        f"chat template: cannot be rendered: {reason}"
+        if done.returncode
+        else "chat template: renders to nothing"
+    )
 
 
 def check_folder(model: Path) -> None:
@@ -86,10 +99,18 @@ def check_folder(model: Path) -> None:
     file, config = model / TEMPLATE, model / "tokenizer_config.json"
     templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
     try:
-        named = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+        named = (
+            json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+            if config.is_file()
+            else None
+        )
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{config.name}: not valid JSON") from error
-    several = [entry.get("template") for entry in named if isinstance(entry, dict)] if isinstance(named, list) else [named]
+    several = (
+        [entry.get("template") for entry in named if isinstance(entry, dict)]
+        if isinstance(named, list)
+        else [named]
+    )
     for template in (*templates, *several):
         if isinstance(template, str):
             check_template(template)

@@ -18,7 +18,9 @@ def lines_of(name: str, path: Path) -> Iterator[tuple[str, str]]:
         try:
             yield f"{name}:{number}", line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise ArtifactError(f"{name}:{number}: not valid UTF-8 at byte {error.start + 1} of the line") from error
+            raise ArtifactError(
+                f"{name}:{number}: not valid UTF-8 at byte {error.start + 1} of the line"
+            ) from error
 
 
 def existing(names: tuple[str, ...], folder: Path, key: str) -> dict[str, Path]:
@@ -26,5 +28,7 @@ def existing(names: tuple[str, ...], folder: Path, key: str) -> dict[str, Path]:
     files = {name: folder / name for name in names}
     for name, path in files.items():
         if not path.is_file():
-            raise ArtifactError(f"{name}: no such file", hint=f"`{key}` is relative to {folder.resolve()}")
+            raise ArtifactError(
+                f"{name}: no such file", hint=f"`{key}` is relative to {folder.resolve()}"
+            )
     return files

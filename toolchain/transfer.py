@@ -62,7 +62,9 @@ def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: 
         if blob.patch and (rest := _send_patch(device, channel, blob, progress, report)):
             whole.append(rest)
     for group in _groups(whole):
-        entries = [{"sha256": blob.sha256, "size": blob.size, "offset": blob.offset} for blob in group]
+        entries = [
+            {"sha256": blob.sha256, "size": blob.size, "offset": blob.offset} for blob in group
+        ]
         device.send(channel, _line({"op": "put", "blobs": entries}))
         for blob in group:
             for chunk in _chunks(blob):
@@ -72,21 +74,33 @@ def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: 
     return progress.sent
 
 
-def send_papers(device: Device, channel: Channel, kind: str, manifest: bytes, signature: bytes) -> int:
+def send_papers(
+    device: Device, channel: Channel, kind: str, manifest: bytes, signature: bytes
+) -> int:
     """Have a folder made of blobs that are there; return the bytes."""
-    device.send(channel, _line({"op": kind, "size": len(manifest), "signature_size": len(signature)}))
+    device.send(
+        channel, _line({"op": kind, "size": len(manifest), "signature_size": len(signature)})
+    )
     device.send(channel, manifest + signature)
     _hear(device, channel)
     return len(manifest + signature)
 
 
-def _send_patch(device: Device, channel: Channel, blob: Blob, progress: _Progress, report: Reporter) -> Blob | None:
+def _send_patch(
+    device: Device, channel: Channel, blob: Blob, progress: _Progress, report: Reporter
+) -> Blob | None:
     """Send the frames of a patch; return what of the blob is to be sent whole, since the board's old file is damaged."""
     patch, there = blob.patch, blob.offset
     for _ in range(MAX_WRONG):
         assert patch
         offset, checked, frames = patch.resumed(there)
-        entry = {"sha256": blob.sha256, "size": blob.size, "offset": offset, "checked": checked, "base": patch.old.sha256}
+        entry = {
+            "sha256": blob.sha256,
+            "size": blob.size,
+            "offset": offset,
+            "checked": checked,
+            "base": patch.old.sha256,
+        }
         device.send(channel, _line({"op": "patch", **entry}))
         for chunk in patch.chunks(frames):
             device.send(channel, chunk)
@@ -95,7 +109,9 @@ def _send_patch(device: Device, channel: Channel, blob: Blob, progress: _Progres
         if "wrong_at" not in answer:
             return None
         there = int(answer["wrong_at"])
-        report.note(f"{device.address}: {blob.path.name}: the file before is damaged on the board; sent whole from byte {there:,}")
+        report.note(
+            f"{device.address}: {blob.path.name}: the file before is damaged on the board; sent whole from byte {there:,}"
+        )
         patch = patch.without(there, report)
     return replace(blob, offset=there, patch=None)
 
@@ -116,7 +132,9 @@ def _line(request: Mapping[str, object]) -> bytes:
 def _hear(device: Device, channel: Channel) -> dict[str, Any]:
     if not (line := channel.read_line()):
         ended = channel.finish()
-        raise BoardError(f"{device.address}: the transfer ended early: {ended.stderr.strip()[-300:] or ended.code}")
+        raise BoardError(
+            f"{device.address}: the transfer ended early: {ended.stderr.strip()[-300:] or ended.code}"
+        )
     return parse(device.address, line)
 
 
@@ -124,7 +142,10 @@ def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:
     """Yield blobs in the order they came, small ones together."""
     group: list[Blob] = []
     for blob in blobs:
-        if group and (len(group) == GROUP_BLOBS or sum(b.missing_bytes for b in group) + blob.missing_bytes > GROUP_BYTES):
+        if group and (
+            len(group) == GROUP_BLOBS
+            or sum(b.missing_bytes for b in group) + blob.missing_bytes > GROUP_BYTES
+        ):
             yield group
             group = []
         group.append(blob)

@@ -23,7 +23,13 @@ TOOLS = ("safetensors", "tokenizers", "torch", "transformers")
 
 
 def trim(
-    checkpoint: Checkpoint, dataset: Dataset, spec: TrimSpec, out: Path, report: Reporter, *, general: Path = GENERAL
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    spec: TrimSpec,
+    out: Path,
+    report: Reporter,
+    *,
+    general: Path = GENERAL,
 ) -> Checkpoint:
     """Write `checkpoint` with fewer tokens to `out`; raise GateError if held-out questions are answered otherwise than before.
 
@@ -31,9 +37,15 @@ def trim(
     """
     if not general.is_file():
         raise ArtifactError(f"trim: general: no such file `{general.name}`")
-    inputs = {"checkpoint": checkpoint.digest, "dataset": dataset.digest, "general": digest(general)}
+    inputs = {
+        "checkpoint": checkpoint.digest,
+        "dataset": dataset.digest,
+        "general": digest(general),
+    }
     work = Work(stage="trim", inputs=inputs, parameters=spec, tools=TOOLS)
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report))
+    record, fresh = keep(
+        out, work, lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report)
+    )
     made = Checkpoint(path=out, record=record, fresh=fresh)
     share = made.figures["identical"]
     if share is not None and share < spec.min_identical:
@@ -42,7 +54,9 @@ def trim(
     return made
 
 
-def _build(folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: Path, report: Reporter) -> Figures:
+def _build(
+    folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: Path, report: Reporter
+) -> Figures:
     from tokenizers import Tokenizer
 
     tokens = Tokens(folder)
@@ -52,15 +66,26 @@ def _build(folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: P
     used = {number for row in _encoded(old, texts) for number in row}
     needed, kept = tokens.needed(used), tokens.filled(used, min(spec.vocabulary, len(tokens)))
     tokens.write(kept, out)
-    compared = prove(old, Tokenizer.from_file(str(out / TOKENIZER)), sorted(kept), texts, general.read_text(encoding="utf-8"))
+    compared = prove(
+        old,
+        Tokenizer.from_file(str(out / TOKENIZER)),
+        sorted(kept),
+        texts,
+        general.read_text(encoding="utf-8"),
+    )
     after = _Side(out, dataset, spec, general, report)
     figures = _figures(before, after)
     report.note(_said(len(tokens), len(kept), len(needed), figures))
-    sizes = {"tokens": {"before": len(tokens), "after": len(kept), "needed": len(needed)}, "tokens_compared": compared}
+    sizes = {
+        "tokens": {"before": len(tokens), "after": len(kept), "needed": len(needed)},
+        "tokens_compared": compared,
+    }
     return sizes | {"bytes": {"before": size_bytes(folder), "after": size_bytes(out)}} | figures
 
 
-def prove(old: "Tokenizer", new: "Tokenizer", kept: Sequence[int], texts: Sequence[str], general: str) -> int:
+def prove(
+    old: "Tokenizer", new: "Tokenizer", kept: Sequence[int], texts: Sequence[str], general: str
+) -> int:
     """Return how many tokens of `texts` are the same ones under their new ids; raise ArtifactError for one that is not.
 
     Any other text may be cut in smaller pieces, but must come back as it was.
@@ -83,25 +108,36 @@ def _encoded(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[list[int]]:
 class _Side:
     """The model before or after, and what it answers."""
 
-    def __init__(self, folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, report: Reporter) -> None:
+    def __init__(
+        self, folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, report: Reporter
+    ) -> None:
         from toolchain.training.checkpoints import load_model, load_tokenizer
 
         self._tokenizer, self._model = load_tokenizer(folder), load_model(folder)
         self._dataset, self._spec, self._report = dataset, spec, report
-        self._general = [part for part in general.read_text(encoding="utf-8").split("\n\n") if part.strip()]
+        self._general = [
+            part for part in general.read_text(encoding="utf-8").split("\n\n") if part.strip()
+        ]
 
     def texts(self) -> list[str]:
         """Return all text of the recipe that is not held out, as chats and plain, with the model's own answers."""
         chats = [row["messages"] for row in self._dataset.train()]
         answers = self._answers(chats[: self._spec.questions], "answer to be trimmed")
-        own = [[*chat[:-1], {"role": "assistant", "content": said}] for chat, said in zip(chats, answers, strict=False)]
-        rendered = [str(self._tokenizer.apply_chat_template(chat, tokenize=False)) for chat in (*chats, *own)]
+        own = [
+            [*chat[:-1], {"role": "assistant", "content": said}]
+            for chat, said in zip(chats, answers, strict=False)
+        ]
+        rendered = [
+            str(self._tokenizer.apply_chat_template(chat, tokenize=False))
+            for chat in (*chats, *own)
+        ]
         return [*rendered, *self._dataset.texts(), *answers, str(self._tokenizer.chat_template)]
 
     def answers(self) -> list[str]:
         """Return the answers to held-out questions."""
         return self._answers(
-            [row["messages"] for row in self._dataset.held_out()[: self._spec.questions]], "answer held-out questions"
+            [row["messages"] for row in self._dataset.held_out()[: self._spec.questions]],
+            "answer held-out questions",
         )
 
     def _answers(self, chats: Sequence[Any], name: str) -> list[str]:
@@ -109,18 +145,35 @@ class _Side:
         from toolchain.training.answers import answer
 
         prompts = [render_prompt(self._tokenizer, chat[:-1]) for chat in chats]
-        return answer(self._model, self._tokenizer, prompts, self._spec.max_tokens, self._report, name=name) if prompts else []
+        return (
+            answer(
+                self._model,
+                self._tokenizer,
+                prompts,
+                self._spec.max_tokens,
+                self._report,
+                name=name,
+            )
+            if prompts
+            else []
+        )
 
     def tokens_per_character(self) -> float:
         """Return how finely general text is cut."""
-        count = sum(len(self._tokenizer.encode(part, add_special_tokens=False)) for part in self._general)
+        count = sum(
+            len(self._tokenizer.encode(part, add_special_tokens=False)) for part in self._general
+        )
         return round(count / sum(map(len, self._general)), 4)
 
     def nats_per_byte(self) -> float:
         """Return how badly general text is foretold: loss does not depend on how it is cut, counted by byte."""
         import torch
 
-        start = self._tokenizer.bos_token_id if self._tokenizer.bos_token_id is not None else self._tokenizer.eos_token_id
+        start = (
+            self._tokenizer.bos_token_id
+            if self._tokenizer.bos_token_id is not None
+            else self._tokenizer.eos_token_id
+        )
         total = 0.0
         for part in self._general:
             ids = torch.tensor([[start, *self._tokenizer.encode(part, add_special_tokens=False)]])
@@ -134,15 +187,22 @@ def _figures(before: _Side, after: _Side) -> Figures:
     pairs = list(zip(before.answers(), after.answers(), strict=True))
     both = {"before": before, "after": after}
     return {
-        "questions": len(pairs), "identical": round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
-        "general_tokens_per_character": {name: side.tokens_per_character() for name, side in both.items()},
+        "questions": len(pairs),
+        "identical": round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
+        "general_tokens_per_character": {
+            name: side.tokens_per_character() for name, side in both.items()
+        },
         "general_nats_per_byte": {name: side.nats_per_byte() for name, side in both.items()},
-    }  # fmt: skip
+    }
 
 
 def _said(total: int, kept: int, needed: int, figures: Figures) -> str:
     cut, loss = figures["general_tokens_per_character"], figures["general_nats_per_byte"]
-    same = "nothing is held out" if figures["identical"] is None else f"{figures['identical']:.1%} of held-out answers as before"
+    same = (
+        "nothing is held out"
+        if figures["identical"] is None
+        else f"{figures['identical']:.1%} of held-out answers as before"
+    )
     return (
         f"{total} tokens → {kept}, of which the recipe needs {needed}; {same}; on general text "
         f"{cut['before']:.3f} → {cut['after']:.3f} tokens per character, {loss['before']:.3f} → {loss['after']:.3f} nats per byte"

@@ -27,7 +27,9 @@ class _MergeSpec(Frozen):
     base_name: str
 
 
-def tune(base: Checkpoint, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, *, seed: int) -> Checkpoint:
+def tune(
+    base: Checkpoint, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, *, seed: int
+) -> Checkpoint:
     """Train a LoRA adapter on the conversations of `dataset` and write the merged checkpoint to `out`.
 
     Figures: exact counts of trainable and all parameters, speed, memory, and exact match and F1 on the held-out conversations
@@ -35,17 +37,26 @@ def tune(base: Checkpoint, dataset: Dataset, spec: TuneSpec, out: Path, report: 
     """
     inputs = {"base": base.digest, "dataset": dataset.digest}
     work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
-    record, fresh = keep_together(out, work, lambda folder: _build(base.path, dataset, spec, folder, speaking(report), seed))
+    record, fresh = keep_together(
+        out, work, lambda folder: _build(base.path, dataset, spec, folder, speaking(report), seed)
+    )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def merge(base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_name: str = "") -> Checkpoint:
+def merge(
+    base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_name: str = ""
+) -> Checkpoint:
     """Merge a ready PEFT adapter onto `base`; raise ArtifactError for an adapter of another base and for a quantised base.
 
     `base_name` is what the recipe calls the base; with it the name in the adapter's configuration is compared too.
     """
     inputs = {"base": base.digest, "adapter": digest(adapter)}
-    work = Work(stage="merge", inputs=inputs, parameters=_MergeSpec(base_name=base_name), tools=("safetensors", "torch"))
+    work = Work(
+        stage="merge",
+        inputs=inputs,
+        parameters=_MergeSpec(base_name=base_name),
+        tools=("safetensors", "torch"),
+    )
 
     def build(folder: Path) -> Figures:
         _check_name(read_lora(adapter), base_name)
@@ -55,7 +66,9 @@ def merge(base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, seed: int) -> Figures:
+def _build(
+    base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, seed: int
+) -> Figures:
     from toolchain.training.adapters import save_adapter
     from toolchain.training.answers import score
     from toolchain.training.checkpoints import load_model, load_tokenizer
@@ -69,8 +82,16 @@ def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Repo
     before = score(model, tokenizer, asked, report, name="ask the base") if is_main() else {}
     adapted = _with_lora(model, spec, seed)
     trainable, total = adapted.get_nb_trainable_parameters()
-    report.note(f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations")
-    figures = train(AnswerLoss(adapted.get_base_model()), examples, course("tune", spec, examples, seed), out / "resume", report)
+    report.note(
+        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations"
+    )
+    figures = train(
+        AnswerLoss(adapted.get_base_model()),
+        examples,
+        course("tune", spec, examples, seed),
+        out / "resume",
+        report,
+    )
     if not is_main():
         return figures
     save_adapter(adapted, out / ADAPTER, base=base.name)
@@ -78,9 +99,15 @@ def _build(base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Repo
     after = score(load_model(out), tokenizer, asked, report, name="ask the tuned model")
     report.note(_said(before, after))
     return {
-        "trainable_parameters": trainable, "total_parameters": total, "conversations": len(examples), "too_long": too_long,
-        "base": before, **merged, **figures, **after,
-    }  # fmt: skip
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "conversations": len(examples),
+        "too_long": too_long,
+        "base": before,
+        **merged,
+        **figures,
+        **after,
+    }
 
 
 def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
@@ -88,9 +115,13 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=list(spec.target_modules), bias="none",
+        r=spec.r,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.target_modules),
+        bias="none",
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
@@ -98,15 +129,27 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
             return get_peft_model(model, config)
     except ValueError as error:
-        linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        linear = {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
         hint = f"this model has {', '.join(sorted(linear - {'lm_head'}))}"
-        raise ConfigError(f"tune: target_modules: none of {', '.join(spec.target_modules)} is in the model", hint=hint) from error
+        raise ConfigError(
+            f"tune: target_modules: none of {', '.join(spec.target_modules)} is in the model",
+            hint=hint,
+        ) from error
 
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Figures:
     """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
     from toolchain.training.adapters import merge_into
-    from toolchain.training.checkpoints import GENERATION_CONFIG, TOKENIZER_FILES, carry, refuse_quantised
+    from toolchain.training.checkpoints import (
+        GENERATION_CONFIG,
+        TOKENIZER_FILES,
+        carry,
+        refuse_quantised,
+    )
 
     refuse_quantised(base)
     with open_weights(base) as weights:
@@ -124,8 +167,13 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
 
     known = Tokenizer.from_file(str(merged / "tokenizer.json")).get_vocab_size()
     if known > (rows := read_json(merged / "config.json").get("vocab_size", known)):
-        hint = "its embeddings were resized in training; save the whole model instead of the adapter"
-        raise ArtifactError(f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}", hint=hint)
+        hint = (
+            "its embeddings were resized in training; save the whole model instead of the adapter"
+        )
+        raise ArtifactError(
+            f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}",
+            hint=hint,
+        )
 
 
 def _check_name(lora: Lora, base_name: str) -> None:

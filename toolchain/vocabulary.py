@@ -17,13 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.weights import INDEX, MAX_HEADER_BYTES, Tensor, check_model_folder, open_weights, read_header, read_json
+from toolchain.weights import (
+    INDEX,
+    MAX_HEADER_BYTES,
+    Tensor,
+    check_model_folder,
+    open_weights,
+    read_header,
+    read_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZER, SETTINGS, CONFIGS = "tokenizer.json", "tokenizer_config.json", ("config.json", "generation_config.json")
+TOKENIZER, SETTINGS, CONFIGS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    ("config.json", "generation_config.json"),
+)
 CARRIED = ("chat_template.jinja", "special_tokens_map.json")
 """Files that name tokens by their text. Others that hold a vocabulary (tokenizer.model, vocab.json) would contradict it."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -36,7 +48,13 @@ SPELLING, ENDING = 16, 4
 text alone, one more phrasing of each question held out in turn."""
 STEM, ENDING_LETTERS = 4, 3
 """Letters that such words share at least, and that follow at most."""
-_BY_ID = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids", "sequence_bias")
+_BY_ID = (
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "forced_decoder_ids",
+    "sequence_bias",
+)
 _NOT_PLAIN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
@@ -48,10 +66,19 @@ class Tokens:
         self.folder, self.fields = folder, read_json(folder / TOKENIZER)
         self._model = self.fields.get("model") or {}
         kind, words = self._model.get("type", "unknown"), self._model.get("vocab")
-        if kind != "BPE" or not isinstance(words, dict) or any(self._model.get(key) for key in _NOT_PLAIN):
+        if (
+            kind != "BPE"
+            or not isinstance(words, dict)
+            or any(self._model.get(key) for key in _NOT_PLAIN)
+        ):
             hint = "leave out stage `trim`; what Llama, Qwen, Gemma, Phi and SmolLM have is trimmed"
-            raise ArtifactError(f"{TOKENIZER}: a vocabulary of kind `{kind}` is not trimmed", hint=hint)
-        self._added = {str(token["content"]): int(token["id"]) for token in self.fields.get("added_tokens") or []}
+            raise ArtifactError(
+                f"{TOKENIZER}: a vocabulary of kind `{kind}` is not trimmed", hint=hint
+            )
+        self._added = {
+            str(token["content"]): int(token["id"])
+            for token in self.fields.get("added_tokens") or []
+        }
         self._ids: dict[str, int] = {**words, **self._added}
         self._texts = {number: text for text, number in self._ids.items()}
         self._pairs = list(_pairs(self._model))
@@ -71,7 +98,9 @@ class Tokens:
         """Return what must stay for the used tokens and the likeliest others: `size`, rounded up to groups of rows."""
         full = self.needed(used)
         if size and len(full) > size:
-            raise ConfigError(f"trim: vocabulary: the recipe's text needs {len(full)} tokens, `{size}` asked")
+            raise ConfigError(
+                f"trim: vocabulary: the recipe's text needs {len(full)} tokens, `{size}` asked"
+            )
         size = -(-max(size, len(full)) // ROUND) * ROUND
         for token in itertools.chain(self._likely(used), sorted(self._texts)):
             if len(full) == size:
@@ -88,7 +117,10 @@ class Tokens:
         that grows with its share of the used ones. Other spellings and endings of used words come sooner.
         """
         texts = self._plain()
-        words, kinds = {_word(texts[token]) for token in used}, Counter(_kind(texts[token]) for token in used)
+        words, kinds = (
+            {_word(texts[token]) for token in used},
+            Counter(_kind(texts[token]) for token in used),
+        )
         places: Counter[Hashable] = Counter()
         ranks: dict[int, float] = {}
         for left, right in self._pairs:
@@ -114,12 +146,20 @@ class Tokens:
         from tokenizers import pre_tokenizers
 
         fallback = (f"<0x{byte:02X}>" for byte in range(256))
-        wanted = fallback if self._model.get("byte_fallback") else pre_tokenizers.ByteLevel.alphabet()
+        wanted = (
+            fallback if self._model.get("byte_fallback") else pre_tokenizers.ByteLevel.alphabet()
+        )
         return {self._ids[text] for text in wanted if text in self._ids}
 
     def _named(self) -> set[int]:
         """Return the tokens that the configuration names by their ids."""
-        return {number for file in CONFIGS for _, numbers in _token_ids(self.folder / file) for number in numbers if number >= 0}
+        return {
+            number
+            for file in CONFIGS
+            for _, numbers in _token_ids(self.folder / file)
+            for number in numbers
+            if number >= 0
+        }
 
     def _made_of(self, token: int) -> list[int]:
         """Return a token and every token that its text passes through when it is joined, character by character at first."""
@@ -129,7 +169,10 @@ class Tokens:
         parts = list(text) if text not in self._added else []
         seen = [token, *(self._ids[part] for part in parts if part in self._ids)]
         while len(parts) > 1:
-            rank, at = min((self._ranks.get((parts[i], parts[i + 1]), len(self._pairs)), i) for i in range(len(parts) - 1))
+            rank, at = min(
+                (self._ranks.get((parts[i], parts[i + 1]), len(self._pairs)), i)
+                for i in range(len(parts) - 1)
+            )
             if rank == len(self._pairs):
                 break
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -143,11 +186,15 @@ class Tokens:
         write_whole(out / TOKENIZER, json.dumps(self._trimmed(places), ensure_ascii=False))
         for name in CONFIGS:
             if (self.folder / name).is_file():
-                write_whole(out / name, json.dumps(_renumbered(self.folder / name, places), indent=2) + "\n")
+                write_whole(
+                    out / name, json.dumps(_renumbered(self.folder / name, places), indent=2) + "\n"
+                )
         if (self.folder / SETTINGS).is_file():
             settings = read_json(self.folder / SETTINGS)
             listed = settings.get("added_tokens_decoder") or {}
-            settings["added_tokens_decoder"] = {str(places[int(old)]): token for old, token in listed.items() if int(old) in places}
+            settings["added_tokens_decoder"] = {
+                str(places[int(old)]): token for old, token in listed.items() if int(old) in places
+            }
             write_whole(out / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
         for name in CARRIED:
             if (self.folder / name).is_file():
@@ -156,7 +203,11 @@ class Tokens:
     def _trimmed(self, places: dict[int, int]) -> dict[str, Any]:
         words = {text: places[old] for text, old in self._model["vocab"].items() if old in places}
         merges = [list(pair) for pair in self._pairs if {*pair, "".join(pair)} <= words.keys()]
-        added = [{**token, "id": places[token["id"]]} for token in self.fields.get("added_tokens") or [] if token["id"] in places]
+        added = [
+            {**token, "id": places[token["id"]]}
+            for token in self.fields.get("added_tokens") or []
+            if token["id"] in places
+        ]
         after = _post_processor(self.fields.get("post_processor"), places)
         return self.fields | {
             "added_tokens": added,
@@ -174,7 +225,10 @@ def _kind(text: str) -> Hashable:
     word = text.removeprefix(" ")
     if not word.isalpha():
         return "\ufffd" in word  # a part of a character, or no letters
-    scripts = frozenset("ASCII" if letter.isascii() else unicodedata.name(letter, "").partition(" ")[0] for letter in word)
+    scripts = frozenset(
+        "ASCII" if letter.isascii() else unicodedata.name(letter, "").partition(" ")[0]
+        for letter in word
+    )
     return text != word, scripts, word.islower(), word.isupper(), word.istitle()
 
 
@@ -196,7 +250,10 @@ def _token_ids(file: Path) -> Iterator[tuple[str, list[int]]]:
     """Yield the keys of a configuration that hold token ids, with these."""
     for key, value in (read_json(file) if file.is_file() else {}).items():
         if key in _BY_ID and value:
-            raise ArtifactError(f"{file.name}: `{key}` lists tokens by their ids, which is not trimmed", hint="take it out")
+            raise ArtifactError(
+                f"{file.name}: `{key}` lists tokens by their ids, which is not trimmed",
+                hint="take it out",
+            )
         if key.endswith("_token_id") and value is not None:
             yield key, value if isinstance(value, list) else [value]
 
@@ -205,7 +262,9 @@ def _renumbered(file: Path, places: dict[int, int]) -> dict[str, Any]:
     fields = read_json(file)
     for key, numbers in _token_ids(file):
         if lost := [number for number in numbers if number >= 0 and number not in places]:
-            raise ArtifactError(f"{file.name}: `{key}` is {lost[0]}, and {TOKENIZER} has no such token")
+            raise ArtifactError(
+                f"{file.name}: `{key}` is {lost[0]}, and {TOKENIZER} has no such token"
+            )
         new = [places.get(number, number) for number in numbers]
         fields[key] = new if isinstance(fields[key], list) else new[0]
     return fields | ({"vocab_size": len(places)} if "vocab_size" in fields else {})
@@ -217,11 +276,16 @@ def _post_processor(processor: Any, places: dict[int, int]) -> Any:
         case None | "ByteLevel":
             return processor
         case "Sequence":
-            return processor | {"processors": [_post_processor(one, places) for one in processor["processors"]]}
+            return processor | {
+                "processors": [_post_processor(one, places) for one in processor["processors"]]
+            }
         case "TemplateProcessing":
             tokens = processor["special_tokens"]
             return processor | {
-                "special_tokens": {text: token | {"ids": [places[old] for old in token["ids"]]} for text, token in tokens.items()}
+                "special_tokens": {
+                    text: token | {"ids": [places[old] for old in token["ids"]]}
+                    for text, token in tokens.items()
+                }
             }
         case kind:
             raise ArtifactError(f"{TOKENIZER}: a post-processor of kind `{kind}` is not trimmed")
@@ -229,22 +293,34 @@ def _post_processor(processor: Any, places: dict[int, int]) -> Any:
 
 def _write_weights(folder: Path, kept: Sequence[int], out: Path) -> None:
     with open_weights(folder) as weights:
-        per_token = {name: weights.tensors[name] for name in (EMBEDDING, HEAD) if name in weights.tensors}
+        per_token = {
+            name: weights.tensors[name] for name in (EMBEDDING, HEAD) if name in weights.tensors
+        }
     if EMBEDDING not in per_token:
-        raise ArtifactError(f"{folder.name}: no tensor `{EMBEDDING}`, so there is no vocabulary to trim")
+        raise ArtifactError(
+            f"{folder.name}: no tensor `{EMBEDDING}`, so there is no vocabulary to trim"
+        )
     for name, tensor in per_token.items():
         if kept[-1] >= tensor.rows:
-            raise ArtifactError(f"{tensor.file.name}: tensor `{name}` has {tensor.rows} rows, {TOKENIZER} has token {kept[-1]}")
-    total = sum(_write_shard(file, kept, out / file.name) for file in sorted(folder.glob("*.safetensors")))
+            raise ArtifactError(
+                f"{tensor.file.name}: tensor `{name}` has {tensor.rows} rows, {TOKENIZER} has token {kept[-1]}"
+            )
+    total = sum(
+        _write_shard(file, kept, out / file.name) for file in sorted(folder.glob("*.safetensors"))
+    )
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
-        write_whole(out / INDEX, json.dumps(index | {"metadata": {"total_size": total}}, indent=2) + "\n")
+        write_whole(
+            out / INDEX, json.dumps(index | {"metadata": {"total_size": total}}, indent=2) + "\n"
+        )
 
 
 def _write_shard(file: Path, kept: Sequence[int], out: Path) -> int:
     """Write a safetensors file with the kept rows of the tensors that have one for each token; return the bytes of all tensors."""
     tensors = sorted(read_header(file).items(), key=lambda item: item[1].offset)
-    raw = {name: _raw(tensor, kept if name in (EMBEDDING, HEAD) else None) for name, tensor in tensors}
+    raw = {
+        name: _raw(tensor, kept if name in (EMBEDDING, HEAD) else None) for name, tensor in tensors
+    }
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors:

@@ -58,7 +58,10 @@ class Weights:
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
-        self._handles = {file: os.open(file, os.O_RDONLY) for file in {tensor.file for tensor in tensors.values()}}
+        self._handles = {
+            file: os.open(file, os.O_RDONLY)
+            for file in {tensor.file for tensor in tensors.values()}
+        }
 
     def rows(self, name: str, first: int, count: int) -> "NDArray[np.float32]":
         """Return rows `first` to `first + count` as float32, shape (count, columns)."""
@@ -66,9 +69,13 @@ class Weights:
         if not 0 <= first <= first + count <= tensor.rows:
             raise ValueError(f"{name}: rows {first} to {first + count} of {tensor.rows}")
         row_bytes = tensor.columns * ITEM_BYTES[tensor.dtype]
-        raw = os.pread(self._handles[tensor.file], count * row_bytes, tensor.offset + first * row_bytes)
+        raw = os.pread(
+            self._handles[tensor.file], count * row_bytes, tensor.offset + first * row_bytes
+        )
         if len(raw) != count * row_bytes:
-            raise ArtifactError(f"{tensor.file.name}: tensor `{name}`: the file became shorter while it was read")
+            raise ArtifactError(
+                f"{tensor.file.name}: tensor `{name}`: the file became shorter while it was read"
+            )
         return _as_float32(raw, tensor.dtype).reshape(count, tensor.columns)
 
     def close(self) -> None:
@@ -80,7 +87,12 @@ class Weights:
     def __enter__(self) -> "Weights":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -89,7 +101,10 @@ def check_model_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ArtifactError(f"{folder.name}: no such model folder")
     if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder.name}: no `config.json`", hint="a model folder is what `save_pretrained` writes")
+        raise ArtifactError(
+            f"{folder.name}: no `config.json`",
+            hint="a model folder is what `save_pretrained` writes",
+        )
     _weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
         hint = "save the tokenizer beside the model with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
@@ -128,8 +143,14 @@ def _weight_files(folder: Path) -> list[Path]:
         return []
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES):
         hint = "save the model again with `save_pretrained`, which writes safetensors"
-        raise ArtifactError(f"{folder.name}: `{pickles[0]}` is a pickle, which can run code when it is loaded", hint=hint)
-    raise ArtifactError(f"{folder.name}: no weights (`*.safetensors`)", hint="a model folder is what `save_pretrained` writes")
+        raise ArtifactError(
+            f"{folder.name}: `{pickles[0]}` is a pickle, which can run code when it is loaded",
+            hint=hint,
+        )
+    raise ArtifactError(
+        f"{folder.name}: no weights (`*.safetensors`)",
+        hint="a model folder is what `save_pretrained` writes",
+    )
 
 
 def _merge(shards: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -137,14 +158,20 @@ def _merge(shards: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     for shard in shards:
         for name, tensor in shard.items():
             if name in merged:
-                raise ArtifactError(f"{tensor.file.name}: tensor `{name}` is in {merged[name].file.name} too")
+                raise ArtifactError(
+                    f"{tensor.file.name}: tensor `{name}` is in {merged[name].file.name} too"
+                )
             merged[name] = tensor
     return merged
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     named = read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+    if (
+        not isinstance(named, dict)
+        or not named
+        or not all(isinstance(file, str) for file in named.values())
+    ):
         raise ArtifactError(f"{index.name}: no `weight_map` from tensors to files")
     return named
 
@@ -152,7 +179,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _shard(index: Path, file: str) -> Path:
     path = index.with_name(Path(file).name)
     if path.name != file or not path.is_file():
-        raise ArtifactError(f"{index.name}: shard `{file}` is missing", hint="download or copy the model again")
+        raise ArtifactError(
+            f"{index.name}: shard `{file}` is missing", hint="download or copy the model again"
+        )
     return path
 
 
@@ -179,25 +208,40 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        sound = isinstance(dtype, str) and all(
+            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        )
     except (TypeError, KeyError, ValueError):
         sound = False
     if not sound:
-        raise ArtifactError(f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`")
+        raise ArtifactError(
+            f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`"
+        )
     if dtype not in ITEM_BYTES:
         hint = "4-bit and 8-bit checkpoints cannot be taken back; use the 16-bit model that this one was made from"
-        raise ArtifactError(f"{file.name}: tensor `{name}`: weights of type `{dtype}`, not F32, F16 or BF16", hint=hint)
+        raise ArtifactError(
+            f"{file.name}: tensor `{name}`: weights of type `{dtype}`, not F32, F16 or BF16",
+            hint=hint,
+        )
     tensor = Tensor(file=file, dtype=dtype, shape=shape, offset=start + begin)
     if tensor.size_bytes != end - begin:
-        raise ArtifactError(f"{file.name}: tensor `{name}`: {end - begin} bytes for shape {list(shape)} of {dtype}")
+        raise ArtifactError(
+            f"{file.name}: tensor `{name}`: {end - begin} bytes for shape {list(shape)} of {dtype}"
+        )
     return tensor
 
 
 def _check_layout(file: Path, tensors: dict[str, Tensor], start: int, size: int) -> None:
     end = start
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].size_bytes)):
+    for name, tensor in sorted(
+        tensors.items(), key=lambda item: (item[1].offset, item[1].size_bytes)
+    ):
         if tensor.offset != end:
-            problem = "overlaps the tensor before it" if tensor.offset < end else "leaves a hole before it"
+            problem = (
+                "overlaps the tensor before it"
+                if tensor.offset < end
+                else "leaves a hole before it"
+            )
             raise ArtifactError(f"{file.name}: tensor `{name}`: {problem}")
         end += tensor.size_bytes
     if size < end:

@@ -29,7 +29,9 @@ def main(source: Path) -> None:
         kind.get_vocab_base_pre = lambda self, tokenizer, pre=structure.pre: pre
         kind.set_vocab = TextModel._set_vocab_gpt2 if byte_level else TextModel._set_vocab_none
         with torch.inference_mode():
-            kind(folder, gguf.LlamaFileType[job.get("type", "MOSTLY_BF16")], Path(job["out"])).write()
+            kind(
+                folder, gguf.LlamaFileType[job.get("type", "MOSTLY_BF16")], Path(job["out"])
+            ).write()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ from llama_cpp.llama_cache import LlamaDiskCache
 
 asked = json.loads(sys.stdin.read())
 model = Llama(
-    asked["model"], n_ctx=asked["context"], n_threads=asked["threads"], n_threads_batch=asked["threads"], flash_attn=True,
+    asked["model"],
+    n_ctx=asked["context"],
+    n_threads=asked["threads"],
+    n_threads_batch=asked["threads"],
+    flash_attn=True,
     verbose=False,
-)  # fmt: skip
+)
 model.set_cache(LlamaDiskCache(cache_dir=asked["cache"]))
 stream = model.create_completion(asked["tokens"], max_tokens=2, temperature=0.0, stream=True)
 next(stream)

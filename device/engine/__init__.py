@@ -21,12 +21,18 @@ def load(path: Path, settings: Settings) -> Engine:
     """Load a model file with the engine of its kind; raise DeviceError `bad_model` or `no_engine`."""
     if path.suffix not in _MODULES:
         kinds = " and ".join(_MODULES)
-        raise DeviceError("bad_model", f"`{path.name}` is no model file that this runtime runs", hint=f"it runs {kinds}")
+        raise DeviceError(
+            "bad_model",
+            f"`{path.name}` is no model file that this runtime runs",
+            hint=f"it runs {kinds}",
+        )
     if not path.is_file():
         raise DeviceError("bad_model", f"`{path.name}` is missing")
     try:
         module = importlib.import_module(_MODULES[path.suffix])
     except (ImportError, OSError, RuntimeError) as error:
-        raise DeviceError("no_engine", f"this runtime cannot run {path.suffix} files: {error}") from error
+        raise DeviceError(
+            "no_engine", f"this runtime cannot run {path.suffix} files: {error}"
+        ) from error
     engine: Engine = module.load(path, settings)
     return engine

@@ -42,7 +42,9 @@ class Work:
     piece: Callable[[int], bytes]
 
 
-def answer(prompt: Sequence[int], sampling: Sampling, work: Work, cancelled: Callable[[], bool]) -> Iterator[Token]:
+def answer(
+    prompt: Sequence[int], sampling: Sampling, work: Work, cancelled: Callable[[], bool]
+) -> Iterator[Token]:
     """Yield the steps of an answer; nothing more once it is cancelled."""
     began, clock, text = time.perf_counter(), Clock(), TextStream(sampling.stop)
     reason: Literal["stop", "length"] = "length"

@@ -69,8 +69,12 @@ class Sampling:
         for field in RANGES:
             if getattr(self, field) is not None:
                 checked_number(field, getattr(self, field))
-        if len(self.stop) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARS for text in self.stop):
-            raise FieldError("stop", f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters")
+        if len(self.stop) > MAX_STOPS or not all(
+            0 < len(text) <= MAX_STOP_CHARS for text in self.stop
+        ):
+            raise FieldError(
+                "stop", f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
+            )
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what no engine can be loaded with: its library would end the process."""
-        bounds = (("context", MAX_CONTEXT), ("threads", MAX_THREADS), ("threads_batch", MAX_THREADS), ("batch", MAX_BATCH))
+        bounds = (
+            ("context", MAX_CONTEXT),
+            ("threads", MAX_THREADS),
+            ("threads_batch", MAX_THREADS),
+            ("batch", MAX_BATCH),
+        )
         for field, most in bounds:
             if not 0 <= getattr(self, field) <= most:
                 raise FieldError(field, f"must be between 1 and {most}, not {getattr(self, field)}")
@@ -216,9 +225,13 @@ class Engine(Protocol):
         """Yield a row of `n_vocab` little-endian float32 for each token but the first `lead`: the scores of what comes after it."""
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never, lead: int = 0,
-    ) -> Iterator[Token]:  # fmt: skip
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
         """Answer a prompt. Closing the iterator, or `cancelled` turning true, ends it within one token.
 
         The first `lead` tokens are those that other prompts are likely to begin with too. Raises DeviceError at once where the
@@ -269,9 +282,16 @@ def check_prompt(tokens: Sequence[int], engine: Engine, *, answered: bool = True
         raise DeviceError("empty_prompt", "the prompt is empty", status=400)
     if len(tokens) + answered > engine.context:
         message = f"the prompt has {len(tokens)} tokens, the context holds {engine.context}{' with the answer' if answered else ''}"
-        raise DeviceError("prompt_too_long", message, hint="ask for less at once, or package with a larger context", status=400)
+        raise DeviceError(
+            "prompt_too_long",
+            message,
+            hint="ask for less at once, or package with a larger context",
+            status=400,
+        )
     if wrong := [token for token in tokens if not 0 <= token < engine.n_vocab]:
-        raise DeviceError("bad_token", f"token {wrong[0]} is not one of the model's {engine.n_vocab}", status=400)
+        raise DeviceError(
+            "bad_token", f"token {wrong[0]} is not one of the model's {engine.n_vocab}", status=400
+        )
 
 
 ONE_THREAD_BYTES = 16 << 20

@@ -28,15 +28,26 @@ class LlamaCells:
         batch, last = self._batch, len(tokens) - 1
         batch.n_tokens = len(tokens)
         for row, token in enumerate(tokens):
-            batch.token[row], batch.pos[row], batch.logits[row] = token, start + row, every_row or row == last
+            batch.token[row], batch.pos[row], batch.logits[row] = (
+                token,
+                start + row,
+                every_row or row == last,
+            )
         code = llama.llama_decode(self._ctx, batch)
         if code not in (0, _ABORTED):
-            raise DeviceError("engine_failed", f"the engine gave up after {start} tokens (code {code}){opening.because()}")
+            raise DeviceError(
+                "engine_failed",
+                f"the engine gave up after {start} tokens (code {code}){opening.because()}",
+            )
         return bool(code == 0)
 
     def watch(self, cancelled: "Callable[[], bool] | None") -> None:
         """Ask from now on whether to go on, between the layers too; None asks no more."""
-        self._ask = llama.ggml_abort_callback(lambda _: cancelled()) if cancelled else llama.ggml_abort_callback()
+        self._ask = (
+            llama.ggml_abort_callback(lambda _: cancelled())
+            if cancelled
+            else llama.ggml_abort_callback()
+        )
         llama.llama_set_abort_callback(self._ctx, self._ask, None)
 
     def cut_to(self, length: int) -> bool:

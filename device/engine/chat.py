@@ -33,31 +33,44 @@ class ChatTemplate:
     """A compiled template with the tokens that it may name."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+        room = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
         room.filters["tojson"] = _to_json
         room.globals.update(raise_exception=_refuse, strftime_now=_now)
         self._special_tokens = dict(special_tokens)
         try:
             self._template = room.from_string(source)
         except TemplateSyntaxError as error:
-            raise DeviceError("bad_model", f"the chat template is broken at line {error.lineno}: {error.message}") from error
+            raise DeviceError(
+                "bad_model", f"the chat template is broken at line {error.lineno}: {error.message}"
+            ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the text of a conversation up to where the assistant begins; raise DeviceError where the template refuses."""
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages], tools=None, documents=None, add_generation_prompt=True,
+                messages=[dict(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
                 **self._special_tokens,
-            )  # fmt: skip
+            )
         except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             message = f"the model's chat template does not take this conversation: {error}"
             raise DeviceError("bad_conversation", message, status=400) from error
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: "int | None" = None, separators: Any = None, sort_keys: bool = False
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: "int | None" = None,
+    separators: Any = None,
+    sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> None:

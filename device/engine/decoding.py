@@ -30,19 +30,30 @@ class LlamaDecoder:
         self._ctx, self._sequence = ctx, sequence
         self._vocab = llama.llama_model_get_vocab(model)
         self._row_bytes = llama.llama_vocab_n_tokens(self._vocab) * 4
-        takes_back = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        takes_back = not (
+            llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+        )
         self._guesses = guess and takes_back
         self._pace = Pace()
         self.exact: dict[tuple[int, bool], bool] = {}
         """Tokens at once, and whether the context is long → whether they gave the bits of single steps."""
 
-    def chosen(self, prompt: Sequence[int], sampling: Sampling, room: int, clock: Clock, cancelled: Callable[[], bool]) -> Stream:
+    def chosen(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        room: int,
+        clock: Clock,
+        cancelled: Callable[[], bool],
+    ) -> Stream:
         """Yield at most `room` tokens after a prompt that was read; each is evaluated when the next is asked for."""
         picker = Picker(self._ctx, self._vocab, sampling)
         try:
             first = picker.pick()
             yield first
-            greedy = sampling.temperature == 0 and not sampling.grammar and sampling.top_logprobs is None
+            greedy = (
+                sampling.temperature == 0 and not sampling.grammar and sampling.top_logprobs is None
+            )
             if greedy and self._guesses:
                 yield from self._guessing(picker, [*prompt, first[0]], room - 1, clock, cancelled)
             else:
@@ -50,7 +61,9 @@ class LlamaDecoder:
         finally:
             picker.close()
 
-    def _stepping(self, picker: Picker, token: int, room: int, clock: Clock, cancelled: Callable[[], bool]) -> Stream:
+    def _stepping(
+        self, picker: Picker, token: int, room: int, clock: Clock, cancelled: Callable[[], bool]
+    ) -> Stream:
         while room and not cancelled():
             chosen = self._step(picker, token, clock)
             yield chosen
@@ -63,14 +76,25 @@ class LlamaDecoder:
         self._pace.stepped(clock.ran(1, began))
         return chosen
 
-    def _guessing(self, picker: Picker, text: list[int], room: int, clock: Clock, cancelled: Callable[[], bool]) -> Stream:
+    def _guessing(
+        self,
+        picker: Picker,
+        text: list[int],
+        room: int,
+        clock: Clock,
+        cancelled: Callable[[], bool],
+    ) -> Stream:
         lookup, last = Lookup(text), text[-1]
         self._pace.begin()
         while room and not cancelled():
             guess = lookup.guess(min(SIZES[-1], room) - 1)
             size = self._size(len(guess))
             batch = [last, *guess[: size - 1]]
-            tokens = self._batch(picker, batch, clock) if size > 1 else [self._step(picker, last, clock)[0]]
+            tokens = (
+                self._batch(picker, batch, clock)
+                if size > 1
+                else [self._step(picker, last, clock)[0]]
+            )
             for right, token in zip(guess, tokens, strict=False):
                 self._pace.saw(right=right == token)
             yield from self._handed_out(tokens)
@@ -89,7 +113,9 @@ class LlamaDecoder:
 
     def _take_back(self, length: int) -> None:
         if not self._sequence.cut_to(length):
-            raise DeviceError("engine_failed", "the engine cannot take back the tokens that were guessed wrong")
+            raise DeviceError(
+                "engine_failed", "the engine cannot take back the tokens that were guessed wrong"
+            )
 
     def _size(self, guessed: int) -> int:
         """Return how many tokens to evaluate at once."""

@@ -72,7 +72,11 @@ class Pace:
 
     def stepped(self, seconds: float) -> None:
         """Note the time of a step of one token."""
-        self._step_s = seconds if not self._step_s else 0.9 * self._step_s + 0.1 * min(seconds, 3 * self._step_s)
+        self._step_s = (
+            seconds
+            if not self._step_s
+            else 0.9 * self._step_s + 0.1 * min(seconds, 3 * self._step_s)
+        )
         self._earn(_TITHE)
 
     def tried(self, size: int, tokens: int, seconds: float) -> None:

@@ -15,7 +15,15 @@ from llama_cpp import llama_cpp as llama
 
 from device.engine import opening
 from device.engine.answering import Work, answer
-from device.engine.base import DEFAULT_CONTEXT, Description, Sampling, Settings, Token, check_prompt, never
+from device.engine.base import (
+    DEFAULT_CONTEXT,
+    Description,
+    Sampling,
+    Settings,
+    Token,
+    check_prompt,
+    never,
+)
 from device.engine.cells import LlamaCells
 from device.engine.decoding import LlamaDecoder
 from device.engine.opening import N_OUTPUTS
@@ -43,7 +51,9 @@ class LlamaEngine:
         self._weights, self._owner = weights, owner
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
-        self._context = settings.context or min(llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT)
+        self._context = settings.context or min(
+            llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT
+        )
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if weights.adapter:
             opening.adapt(self._ctx, weights.adapter)
@@ -71,13 +81,25 @@ class LlamaEngine:
     @property
     def chat_template(self) -> str:
         """The template inside the file; empty where it has none."""
-        return (llama.llama_model_chat_template(self._model, None) or b"").decode("utf-8", "replace")
+        return (llama.llama_model_chat_template(self._model, None) or b"").decode(
+            "utf-8", "replace"
+        )
 
     def special_tokens(self) -> dict[str, str]:
         """Return `bos_token` and `eos_token` as text, where the file names them (llama.cpp itself guesses where it does not)."""
-        tokens = {"bos_token": llama.llama_vocab_bos(self._vocab), "eos_token": llama.llama_vocab_eos(self._vocab)}
-        named = {name: token for name, token in tokens.items() if opening.metadata(self._model, f"tokenizer.ggml.{name}_id")}
-        return {name: llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace") for name, token in named.items()}
+        tokens = {
+            "bos_token": llama.llama_vocab_bos(self._vocab),
+            "eos_token": llama.llama_vocab_eos(self._vocab),
+        }
+        named = {
+            name: token
+            for name, token in tokens.items()
+            if opening.metadata(self._model, f"tokenizer.ggml.{name}_id")
+        }
+        return {
+            name: llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for name, token in named.items()
+        }
 
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
@@ -107,9 +129,13 @@ class LlamaEngine:
         return self._rows(list(tokens[lead:]))
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never, lead: int = 0,
-    ) -> Iterator[Token]:  # fmt: skip
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
         """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
         check_prompt(tokens, self)
         return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
@@ -180,7 +206,9 @@ class LlamaEngine:
             part = tokens[at : at + N_OUTPUTS]
             self._sequence.decode(part, every_row=True)
             for row in range(len(part)):
-                yield ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4)
+                yield ctypes.string_at(
+                    llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4
+                )
 
     def _embedded(self, tokens: list[int]) -> Iterator[list[float]]:
         width = llama.llama_model_n_embd_out(self._model)
@@ -193,7 +221,12 @@ class LlamaEngine:
     # Answering
 
     def _answer(
-        self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
+        self,
+        tokens: list[int],
+        lead: int,
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+        cancelled: Callable[[], bool],
     ) -> Iterator[Token]:
         room = min(sampling.max_tokens, self._context - len(tokens))
         work = Work(

@@ -24,7 +24,11 @@ _MEMORY = 1 << 20
 class _Memory(ctypes.Structure):
     """`struct ggml_init_params`."""
 
-    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+    _fields_ = [
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    ]
 
 
 def exercise() -> dict[str, float]:
@@ -32,14 +36,19 @@ def exercise() -> dict[str, float]:
     errors = {name: round(_error(number), 6) for name, number in FORMATS.items()}
     for name, error in errors.items():
         if not error <= MAX_ERROR:
-            raise DeviceError("bad_runtime", f"the engine computes wrongly: {name} products are off by {error:.0%}")
+            raise DeviceError(
+                "bad_runtime",
+                f"the engine computes wrongly: {name} products are off by {error:.0%}",
+            )
     return errors
 
 
 def _error(kind: int) -> float:
     weights = array("f", (math.sin(0.37 * i * i) for i in range(WIDTH * ROWS)))
     values = array("f", (math.cos(0.61 * i * i) for i in range(WIDTH * COLUMNS)))
-    expected = [_dot(weights, row, values, column) for column in range(COLUMNS) for row in range(ROWS)]
+    expected = [
+        _dot(weights, row, values, column) for column in range(COLUMNS) for row in range(ROWS)
+    ]
     found = _product(kind, weights, values)
     return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / max(map(abs, expected))
 
@@ -55,13 +64,24 @@ def _product(kind: int, weights: "array[float]", values: "array[float]") -> list
         matrix = _call("ggml_new_tensor_2d", memory, kind, _long(WIDTH), _long(ROWS))
         vectors = _call("ggml_new_tensor_2d", memory, FORMATS["F32"], _long(WIDTH), _long(COLUMNS))
         raw = (ctypes.c_float * len(weights))(*weights)
-        _call("ggml_quantize_chunk", kind, raw, _call("ggml_get_data", matrix), _long(0), _long(ROWS), _long(WIDTH), None)
+        _call(
+            "ggml_quantize_chunk",
+            kind,
+            raw,
+            _call("ggml_get_data", matrix),
+            _long(0),
+            _long(ROWS),
+            _long(WIDTH),
+            None,
+        )
         ctypes.memmove(_call("ggml_get_data", vectors), values.tobytes(), len(values) * 4)
         product = _call("ggml_mul_mat", memory, matrix, vectors)
         graph = _call("ggml_new_graph", memory)
         _call("ggml_build_forward_expand", graph, product)
         _call("ggml_graph_compute_with_ctx", memory, graph, 1)
-        return list((ctypes.c_float * (ROWS * COLUMNS)).from_address(_call("ggml_get_data", product).value))
+        return list(
+            (ctypes.c_float * (ROWS * COLUMNS)).from_address(_call("ggml_get_data", product).value)
+        )
     finally:
         _call("ggml_free", memory)
 

@@ -28,18 +28,29 @@ class LiteCells:
         self._interpreter = interpreter
         interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner("decode")
-        self._inputs, self._outputs = _places(runner.get_input_details()), _places(runner.get_output_details())
+        self._inputs, self._outputs = (
+            _places(runner.get_input_details()),
+            _places(runner.get_output_details()),
+        )
         del runner  # the interpreter runs only while nobody else holds it
         self._caches = sorted(name for name in self._inputs if name.startswith("kv_cache_"))
         signatures = {signature.name: signature for signature in header.signatures}
         self.context = signatures["decode"].inputs["mask"].shape[-1]
         self.n_vocab = signatures["decode"].outputs["logits"].shape[-1]
-        self.pieces = tuple(sorted(signatures[name].inputs["tokens"].shape[-1] for name in signatures if name != "decode"))
+        self.pieces = tuple(
+            sorted(
+                signatures[name].inputs["tokens"].shape[-1]
+                for name in signatures
+                if name != "decode"
+            )
+        )
         self._keys = np.arange(self.context, dtype=np.int32)
         self._inputs_stay = False
         self._inputs_stay = self._proved()
         for name in self._caches:
-            self._view(name)[...] = 0  # what lies behind a place counts nothing, but nothing times "not a number" is not nothing
+            self._view(name)[...] = (
+                0  # what lies behind a place counts nothing, but nothing times "not a number" is not nothing
+            )
         self._cancelled: "Callable[[], bool] | None" = None
         self.rows: "list[NDArray[np.float32]]" = []
         """The logits of the last evaluation: of every token that was asked for, else of the last one."""
@@ -78,7 +89,9 @@ class LiteCells:
 
     def dump(self, length: int) -> bytes:
         """Return the rows of `length` tokens in all caches."""
-        return _HEAD.pack(length) + b"".join(self._view(name)[0, :, :length].tobytes() for name in self._caches)
+        return _HEAD.pack(length) + b"".join(
+            self._view(name)[0, :, :length].tobytes() for name in self._caches
+        )
 
     def load(self, state: bytes) -> int:
         """Take rows back; return how many tokens they are, 0 for what is no state of this model."""

@@ -61,9 +61,15 @@ def context(loaded: Any, path: Path, settings: Settings) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, settings.batch or BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
-    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO if settings.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.n_threads = settings.share(settings.threads or default_threads(llama.llama_model_size(loaded)))
-    params.n_threads_batch = settings.share(settings.threads_batch) if settings.threads_batch else params.n_threads
+    params.flash_attn_type = (
+        llama.LLAMA_FLASH_ATTN_TYPE_AUTO if settings.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    params.n_threads = settings.share(
+        settings.threads or default_threads(llama.llama_model_size(loaded))
+    )
+    params.n_threads_batch = (
+        settings.share(settings.threads_batch) if settings.threads_batch else params.n_threads
+    )
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
     opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None
     if not opened:
@@ -76,14 +82,18 @@ def adapter(loaded: Any, path: Path) -> Any:
     """Return a LoRA adapter for a model, freed with it; raise DeviceError `bad_model` where it does not fit."""
     made = llama.llama_adapter_lora_init(loaded, str(path).encode())
     if not made:
-        raise DeviceError("bad_model", f"the adapter `{path.name}` does not fit the model{because()}")
+        raise DeviceError(
+            "bad_model", f"the adapter `{path.name}` does not fit the model{because()}"
+        )
     return made
 
 
 def adapt(opened: Any, made: Any) -> None:
     """Add an adapter to all that a context evaluates; where that fails it is freed and DeviceError `bad_model` raised."""
     scale = (ctypes.c_float * 1)(1.0)
-    if llama.llama_set_adapters_lora(opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale):
+    if llama.llama_set_adapters_lora(
+        opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale
+    ):
         llama.llama_free(opened)
         raise DeviceError("bad_model", f"the adapter does not fit the model{because()}")
 
@@ -99,7 +109,11 @@ def batch(size: int) -> Any:
 def metadata(loaded: Any, key: str) -> str:
     """Return a value of the file's header as text; empty where it has none."""
     text = ctypes.create_string_buffer(64)
-    return text.value.decode() if llama.llama_model_meta_val_str(loaded, key.encode(), text, len(text)) >= 0 else ""
+    return (
+        text.value.decode()
+        if llama.llama_model_meta_val_str(loaded, key.encode(), text, len(text)) >= 0
+        else ""
+    )
 
 
 def describe(loaded: Any, opened: Any, path: Path, kv_type: str) -> Description:

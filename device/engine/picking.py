@@ -57,7 +57,9 @@ class Picker:
         scores.apply(self._chain)
         best = scores.entries[scores.array.selected]
         if best.logit == -math.inf:
-            raise DeviceError("no_token", "the model has no token that goes on as `response_format` asks")
+            raise DeviceError(
+                "no_token", "the model has no token that goes on as `response_format` asks"
+            )
         return int(best.id)
 
     def _likeliest(self, token: int, most: int, row: int) -> list[tuple[int, float]]:
@@ -75,7 +77,9 @@ class _Scores:
     def __init__(self, ctx: Any, row: int, size: int) -> None:
         self.entries = (llama.llama_token_data * size)()
         words = memoryview(self.entries).cast("B")
-        logits = ctypes.cast(llama.llama_get_logits_ith(ctx, row), ctypes.POINTER(ctypes.c_float * size)).contents
+        logits = ctypes.cast(
+            llama.llama_get_logits_ith(ctx, row), ctypes.POINTER(ctypes.c_float * size)
+        ).contents
         words.cast("i")[0::_WORDS] = memoryview(array("i", range(size)))
         words.cast("f")[1::_WORDS] = memoryview(logits).cast("B").cast("f")
         first = ctypes.cast(self.entries, ctypes.POINTER(llama.llama_token_data))

@@ -21,14 +21,18 @@ class Sampler:
     def choose(self, logits: "NDArray[np.float32]") -> Chosen:
         """Return the likeliest token, or one that is drawn; with its and the likeliest tokens' log-probabilities if asked for."""
         token = int(logits.argmax()) if self._sampling.temperature == 0 else self._drawn(logits)
-        return token, [] if self._sampling.top_logprobs is None else self._likely(logits, token, self._sampling.top_logprobs)
+        return token, [] if self._sampling.top_logprobs is None else self._likely(
+            logits, token, self._sampling.top_logprobs
+        )
 
     def _drawn(self, logits: "NDArray[np.float32]") -> int:
         order = self._kept(logits)
         chances = _softmax(logits[order].astype(np.float64) / self._sampling.temperature)
         return int(order[self._random.choice(len(order), p=chances)])
 
-    def _likely(self, logits: "NDArray[np.float32]", chosen: int, count: int) -> list[tuple[int, float]]:
+    def _likely(
+        self, logits: "NDArray[np.float32]", chosen: int, count: int
+    ) -> list[tuple[int, float]]:
         shifted = logits.astype(np.float64) - logits.max()
         known = shifted - np.log(np.exp(shifted).sum())
         likeliest = np.argsort(-known, kind="stable")[:count]

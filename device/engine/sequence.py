@@ -65,7 +65,9 @@ class ReadSequence:
         self.live.tokens.extend(tokens if evaluated else ())
         return evaluated
 
-    def read(self, tokens: Sequence[int], lead: int = 0, cancelled: Callable[[], bool] = never) -> "int | None":
+    def read(
+        self, tokens: Sequence[int], lead: int = 0, cancelled: Callable[[], bool] = never
+    ) -> "int | None":
         """Have a prompt in memory, its lead read apart; return how many tokens were there, None where it was cancelled."""
         self._cells.watch(cancelled)
         try:

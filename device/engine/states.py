@@ -66,9 +66,13 @@ class Shelf:
         """Drop those of the same conversation's beginning, and others, for a state to come; return whether it has room then."""
         if size_bytes > self.limit_bytes:
             return False
-        self._kept = [kept for kept in self._kept if kept.pinned or not _outgrown(kept.memory, memory)]
+        self._kept = [
+            kept for kept in self._kept if kept.pinned or not _outgrown(kept.memory, memory)
+        ]
         free = self.limit_bytes - size_bytes
-        while self.size_bytes > free and (loose := next((kept for kept in self._kept if not kept.pinned), None)):
+        while self.size_bytes > free and (
+            loose := next((kept for kept in self._kept if not kept.pinned), None)
+        ):
             self._kept.remove(loose)
         return self.size_bytes <= free
 

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from device.engine.answering import Clock, Stream, Work, answer
-from device.engine.base import Description, FieldError, Sampling, Settings, Token, check_prompt, default_threads, never
+from device.engine.base import (
+    Description,
+    FieldError,
+    Sampling,
+    Settings,
+    Token,
+    check_prompt,
+    default_threads,
+    never,
+)
 from device.engine.lite_cells import LiteCells
 from device.engine.sampling import Sampler
 from device.engine.sequence import ReadSequence, arbitrary
@@ -32,23 +41,45 @@ class LiteEngine:
     def __init__(self, path: Path, header: Header, settings: Settings) -> None:
         interpreter, name, version = _interpreter()
         if name == LEGACY and (fault := legacy_fault(header) or _numpy_fault()):
-            raise DeviceError("bad_model", f"`{path.name}` is not run: {fault}", hint="use ai-edge-litert, or another scheme")
-        self._tokenizer, self._note, self._all_cpus = HuggingFaceTokenizer(path.parent), header.note, os.sched_getaffinity(0)
+            raise DeviceError(
+                "bad_model",
+                f"`{path.name}` is not run: {fault}",
+                hint="use ai-edge-litert, or another scheme",
+            )
+        self._tokenizer, self._note, self._all_cpus = (
+            HuggingFaceTokenizer(path.parent),
+            header.note,
+            os.sched_getaffinity(0),
+        )
         size = sum(tensor.size for tensor in header.constants)
         threads = settings.threads or default_threads(size)
-        self._reopen: Callable[[int], LiteCells] = lambda threads: _opened(path, header, interpreter, threads)
+        self._reopen: Callable[[int], LiteCells] = lambda threads: _opened(
+            path, header, interpreter, threads
+        )
         self._cells = self._reopen(threads)
         self._sequence = ReadSequence(self._cells)
         os.sched_setaffinity(0, set(settings.cpus) & self._all_cpus or self._all_cpus)
         self._context = settings.context or self._cells.context
         self._stops = frozenset(_ids(header.note.get("stop_ids")))
         self._description = Description(
-            engine=name, version=version, model_filename=path.name, model_type=_kind(header.note), model_size=size,
-            model_n_params=_count(header.note, "parameters"), context_train=_count(header.note, "context_train"),
-            n_batch=BATCH, n_ubatch=max(self._cells.pieces, default=1), threads=threads, threads_batch=threads, kv_type="f32",
-        )  # fmt: skip
+            engine=name,
+            version=version,
+            model_filename=path.name,
+            model_type=_kind(header.note),
+            model_size=size,
+            model_n_params=_count(header.note, "parameters"),
+            context_train=_count(header.note, "context_train"),
+            n_batch=BATCH,
+            n_ubatch=max(self._cells.pieces, default=1),
+            threads=threads,
+            threads_batch=threads,
+            kv_type="f32",
+        )
         if self._context > self._cells.context:
-            raise DeviceError("bad_model", f"`{path.name}` has {self._cells.context} tokens of context, {self._context} are asked")
+            raise DeviceError(
+                "bad_model",
+                f"`{path.name}` has {self._cells.context} tokens of context, {self._context} are asked",
+            )
 
     @property
     def description(self) -> Description:
@@ -72,7 +103,11 @@ class LiteEngine:
 
     def special_tokens(self) -> dict[str, str]:
         """Return `bos_token` and `eos_token` as text, where the file names them."""
-        return {name: str(self._note[name]) for name in ("bos_token", "eos_token") if self._note.get(name)}
+        return {
+            name: str(self._note[name])
+            for name in ("bos_token", "eos_token")
+            if self._note.get(name)
+        }
 
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
@@ -89,18 +124,30 @@ class LiteEngine:
         return self._rows(list(tokens[lead:]))
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never, lead: int = 0,
-    ) -> Iterator[Token]:  # fmt: skip
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
         """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
         check_prompt(tokens, self)
         if sampling.grammar:
-            raise FieldError("response_format", "this engine cannot hold an answer to a grammar: use a GGUF of the model")
+            raise FieldError(
+                "response_format",
+                "this engine cannot hold an answer to a grammar: use a GGUF of the model",
+            )
         return self._answer(list(tokens), lead, sampling, self._stops.union(stop_ids), cancelled)
 
     def embed(self, tokens: Sequence[int]) -> list[float]:
         """Refuse: the graphs give the scores of tokens, not what the last layer makes of them."""
-        raise DeviceError("unsupported", "this model's file gives no embeddings", hint="push it as GGUF", status=400)
+        raise DeviceError(
+            "unsupported",
+            "this model's file gives no embeddings",
+            hint="push it as GGUF",
+            status=400,
+        )
 
     @property
     def state_kind(self) -> str:
@@ -152,7 +199,12 @@ class LiteEngine:
             yield self._cells.rows[-1].tobytes()
 
     def _answer(
-        self, tokens: list[int], lead: int, sampling: Sampling, stop_ids: frozenset[int], cancelled: Callable[[], bool]
+        self,
+        tokens: list[int],
+        lead: int,
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+        cancelled: Callable[[], bool],
     ) -> Iterator[Token]:
         room = min(sampling.max_tokens, self._context - len(tokens))
         work = Work(
@@ -163,7 +215,9 @@ class LiteEngine:
         )
         return answer(tokens, sampling, work, cancelled)
 
-    def _chosen(self, sampling: Sampling, room: int, clock: Clock, cancelled: Callable[[], bool]) -> Stream:
+    def _chosen(
+        self, sampling: Sampling, room: int, clock: Clock, cancelled: Callable[[], bool]
+    ) -> Stream:
         sampler = Sampler(sampling)
         chosen = sampler.choose(self._cells.rows[-1])
         yield chosen
@@ -188,9 +242,15 @@ def load(path: Path, settings: Settings) -> LiteEngine:
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
     if foreign := foreign_operators(header):
-        raise DeviceError("bad_model", f"`{path.name}` computes with operator {foreign[0]}, which no decoder of ours does")
+        raise DeviceError(
+            "bad_model",
+            f"`{path.name}` computes with operator {foreign[0]}, which no decoder of ours does",
+        )
     if settings.adapter:
-        raise DeviceError("bad_model", f"`{path.name}`: an adapter goes into a TFLite file when it is made, not beside it")
+        raise DeviceError(
+            "bad_model",
+            f"`{path.name}`: an adapter goes into a TFLite file when it is made, not beside it",
+        )
     _check_signatures(path, header)
     return LiteEngine(path, header, settings)
 
@@ -208,7 +268,11 @@ def _interpreter() -> tuple[Any, str, str]:
 
 
 def _numpy_fault() -> str:
-    return "" if np.__version__.startswith("1.") else f"tflite-runtime 2.14 needs numpy 1, here is {np.__version__}"
+    return (
+        ""
+        if np.__version__.startswith("1.")
+        else f"tflite-runtime 2.14 needs numpy 1, here is {np.__version__}"
+    )
 
 
 def _opened(path: Path, header: Header, interpreter: Any, threads: int) -> LiteCells:
@@ -222,19 +286,43 @@ def _check_signatures(path: Path, header: Header) -> None:
     """Refuse a file that lacks the contract: `decode`, and `prefill_<n>` over the same caches (litert-torch)."""
     signatures = {signature.name: signature for signature in header.signatures}
     decode = signatures.get("decode")
-    if not decode or decode.graph != 0 or not decode.inputs.get("mask") or len(decode.inputs["mask"].shape) != 4:
+    if (
+        not decode
+        or decode.graph != 0
+        or not decode.inputs.get("mask")
+        or len(decode.inputs["mask"].shape) != 4
+    ):
         raise DeviceError("bad_model", f"`{path.name}` has no signature `decode` of a decoder")
     context, caches = decode.inputs["mask"].shape[-1], _caches(decode.inputs)
     for name, signature in signatures.items():
-        tokens = int(name.removeprefix("prefill_")) if re.fullmatch(r"prefill_[1-9]\d{0,5}", name) else 1
-        wanted = {"tokens": (1, tokens), "input_pos": (tokens,), "mask": (1, 1, tokens, context), **caches}
+        tokens = (
+            int(name.removeprefix("prefill_")) if re.fullmatch(r"prefill_[1-9]\d{0,5}", name) else 1
+        )
+        wanted = {
+            "tokens": (1, tokens),
+            "input_pos": (tokens,),
+            "mask": (1, 1, tokens, context),
+            **caches,
+        }
         outputs = {key: tensor.shape for key, tensor in signature.outputs.items()}
         inputs = {key: tensor.shape for key, tensor in signature.inputs.items()}
-        if inputs != wanted or not caches.items() <= outputs.items() or (name == "decode") != (tokens == 1):
-            raise DeviceError("bad_model", f"`{path.name}`: signature `{name}` is not that of a decoder")
+        if (
+            inputs != wanted
+            or not caches.items() <= outputs.items()
+            or (name == "decode") != (tokens == 1)
+        ):
+            raise DeviceError(
+                "bad_model", f"`{path.name}`: signature `{name}` is not that of a decoder"
+            )
     logits = decode.outputs.get("logits")
-    if not logits or len(logits.shape) != 3 or any(len(shape) != 4 or shape[2] != context for shape in caches.values()):
-        raise DeviceError("bad_model", f"`{path.name}`: signature `decode` is not that of a decoder")
+    if (
+        not logits
+        or len(logits.shape) != 3
+        or any(len(shape) != 4 or shape[2] != context for shape in caches.values())
+    ):
+        raise DeviceError(
+            "bad_model", f"`{path.name}`: signature `decode` is not that of a decoder"
+        )
 
 
 def _caches(tensors: "dict[str, Tensor]") -> dict[str, tuple[int, ...]]:

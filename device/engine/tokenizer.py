@@ -23,15 +23,23 @@ class HuggingFaceTokenizer:
             self._tokenizer = Tokenizer.from_str(content)
             decoder = json.dumps(json.loads(content).get("decoder"))
         except Exception as error:  # the library raises no narrower one
-            raise DeviceError("bad_model", f"`{TOKENIZER}` beside the model cannot be used: {error}"[:300]) from error
+            raise DeviceError(
+                "bad_model", f"`{TOKENIZER}` beside the model cannot be used: {error}"[:300]
+            ) from error
         self._byte_level = "ByteLevel" in decoder
         if not self._byte_level and "ByteFallback" not in decoder:
-            raise DeviceError("bad_model", f"`{TOKENIZER}` has a decoder that is not known: {decoder[:80]}")
+            raise DeviceError(
+                "bad_model", f"`{TOKENIZER}` has a decoder that is not known: {decoder[:80]}"
+            )
         self._added = dict(self._tokenizer.get_added_tokens_decoder())
 
     def encode(self, text: str, *, begin: bool) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants around a text."""
-        return list(self._tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=begin).ids)
+        return list(
+            self._tokenizer.encode(
+                text.encode("utf-8", "replace").decode(), add_special_tokens=begin
+            ).ids
+        )
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a special one, nor for one that has no text."""
@@ -51,7 +59,9 @@ def _bytes_of() -> dict[str, bytes]:
     """Return the byte that each character of a byte-level vocabulary stands for (GPT-2, `bytes_to_unicode`)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): bytes([byte]) for byte in shown} | {chr(256 + place): bytes([byte]) for place, byte in enumerate(others)}
+    return {chr(byte): bytes([byte]) for byte in shown} | {
+        chr(256 + place): bytes([byte]) for place, byte in enumerate(others)
+    }
 
 
 _BYTES_OF = _bytes_of()

@@ -48,7 +48,13 @@ def checked_digest(text: str) -> str:
 def checked_path(text: str) -> str:
     """Return `text` if it is a plain relative POSIX path inside its folder, made of characters that can be seen."""
     path = PurePosixPath(text)
-    plain = text and text == path.as_posix() and not path.is_absolute() and ".." not in path.parts and text != "."
+    plain = (
+        text
+        and text == path.as_posix()
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and text != "."
+    )
     if (
         not plain
         or "\\" in text
@@ -228,9 +234,14 @@ def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> N
         if not file.is_file():
             raise ManifestError("missing_file", f"`{entry.path}` is missing")
         if (size := file.stat().st_size) != entry.size:
-            raise ManifestError("wrong_size", f"`{entry.path}` has {size:,} bytes, the manifest says {entry.size:,}")
+            raise ManifestError(
+                "wrong_size", f"`{entry.path}` has {size:,} bytes, the manifest says {entry.size:,}"
+            )
         if sha256_of(file) != entry.sha256:
-            raise ManifestError(_WRONG.get(entry.path, "wrong_digest"), f"`{entry.path}` is not what the manifest says")
+            raise ManifestError(
+                _WRONG.get(entry.path, "wrong_digest"),
+                f"`{entry.path}` is not what the manifest says",
+            )
 
 
 def read_bounded(path: Path, limit: int) -> "bytes | None":
@@ -258,7 +269,9 @@ def _read(path: Path) -> dict[str, Any]:
     if content is None:
         raise ManifestError("no_manifest", f"{path.name} cannot be read")
     if len(content) > MAX_MANIFEST_BYTES:
-        raise ManifestError("manifest_too_large", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+        raise ManifestError(
+            "manifest_too_large", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB"
+        )
     try:
         fields = json.loads(content, object_pairs_hook=_each_key_once)
     except ManifestError:
@@ -268,7 +281,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ManifestError("bad_manifest", f"{path.name} is not an object")
     if fields.get("schema") != SCHEMA:
-        raise ManifestError("newer_schema", f"{path.name} has schema {fields.get('schema')!r}, this runtime knows {SCHEMA}")
+        raise ManifestError(
+            "newer_schema",
+            f"{path.name} has schema {fields.get('schema')!r}, this runtime knows {SCHEMA}",
+        )
     fields["files"] = tuple(_file(entry) for entry in _fields(fields, "files", list))
     _check_names([entry.path for entry in fields["files"]], path.name)
     return fields
@@ -278,7 +294,9 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Readers differ in which of two equal keys they believe: there must be one."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ManifestError("duplicate_key", f"the key {_twice([key for key, _ in pairs])[:40]!r} is there twice")
+        raise ManifestError(
+            "duplicate_key", f"the key {_twice([key for key, _ in pairs])[:40]!r} is there twice"
+        )
     return fields
 
 
@@ -311,14 +329,23 @@ def _fields(fields: dict[str, Any], name: str, kind: type) -> Any:
 
 def _turns(value: Any) -> "tuple[dict[str, Any], ...]":
     if not isinstance(value, list) or not all(_is_message(turn) for turn in value):
-        raise ManifestError("bad_manifest", "`turns` must be a list of messages with `role` and `content`")
+        raise ManifestError(
+            "bad_manifest", "`turns` must be a list of messages with `role` and `content`"
+        )
     if [turn["role"] for turn in value] != ["user", "assistant"] * (len(value) // 2):
-        raise ManifestError("bad_manifest", "`turns` must be questions of `user`, each followed by its answer of `assistant`")
+        raise ManifestError(
+            "bad_manifest",
+            "`turns` must be questions of `user`, each followed by its answer of `assistant`",
+        )
     return tuple(value)
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"role", "content"} and isinstance(value["content"], str)
+    return (
+        isinstance(value, dict)
+        and set(value) == {"role", "content"}
+        and isinstance(value["content"], str)
+    )
 
 
 def _check_opening(manifest: Manifest) -> None:
@@ -327,22 +354,35 @@ def _check_opening(manifest: Manifest) -> None:
     except UnicodeEncodeError as error:
         raise ManifestError("bad_manifest", "`system` and `turns` must be valid Unicode") from error
     if size > MAX_OPENING_BYTES:
-        raise ManifestError("bad_manifest", f"`system` and `turns` have {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed")
+        raise ManifestError(
+            "bad_manifest",
+            f"`system` and `turns` have {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed",
+        )
 
 
 def _file(entry: Any) -> File:
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not isinstance(entry.get("size"), int):
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("path"), str)
+        or not isinstance(entry.get("size"), int)
+    ):
         raise ManifestError("bad_manifest", "a file entry needs `path`, `sha256` and `size`")
     if entry["size"] < 0:
         raise ManifestError("bad_manifest", f"`{entry['path']}` has a negative size")
-    return File(path=checked_path(entry["path"]), sha256=checked_digest(entry.get("sha256", "")), size=entry["size"])
+    return File(
+        path=checked_path(entry["path"]),
+        sha256=checked_digest(entry.get("sha256", "")),
+        size=entry["size"],
+    )
 
 
 def _build(kind: Any, fields: dict[str, Any]) -> Any:
     known = kind.__dataclass_fields__.keys() - {"extra"}
     extra = {name: value for name, value in fields.items() if name not in known}
     try:
-        built = kind(**{name: value for name, value in fields.items() if name in known}, extra=extra)
+        built = kind(
+            **{name: value for name, value in fields.items() if name in known}, extra=extra
+        )
     except TypeError as error:
         raise ManifestError("bad_manifest", f"a required field is missing: {error}") from error
     for name, hint in (

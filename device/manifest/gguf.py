@@ -33,18 +33,47 @@ KEPT_ITEMS = 64
 """Arrays of more items are passed over and only counted."""
 
 TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56),
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    29: ("IQ1_M", 256, 56),
     30: ("BF16", 1, 2),
-}  # fmt: skip
+}
 """Tensor types by number (ggml.h): name, weights in a block, bytes of a block."""
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 _ALIGNMENT, _TOKENS = "general.alignment", "tokenizer.ggml.tokens"
 _BYTE_NAME = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 """A byte's token in vocabularies that name them so; PLaMo-2's loader wrote before its table at `<0x-1>`."""
-_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "B", 10: "Q", 11: "q", 12: "d"}
+_CODES = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    _BOOL: "B",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in _CODES.items()}
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
@@ -96,7 +125,12 @@ def read_header(path: "str | os.PathLike[str]") -> Header:
         size = os.path.getsize(path)
         if size < 24:
             raise _BadFileError(f"{size} bytes are no GGUF file")
-        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), min(size, MAX_HEADER_BYTES), access=mmap.ACCESS_READ) as view:
+        with (
+            open(path, "rb") as stream,
+            mmap.mmap(
+                stream.fileno(), min(size, MAX_HEADER_BYTES), access=mmap.ACCESS_READ
+            ) as view,
+        ):
             return _parse(_Cursor(view), size)
     except OSError as error:
         raise ManifestError("bad_gguf", f"{name}: cannot be read: {error.strerror}") from error
@@ -111,7 +145,12 @@ def tensor_digests(path: "str | os.PathLike[str]") -> list[dict[str, Any]]:
     header = read_header(path)
     with open(path, "rb") as stream:
         return [
-            {"name": tensor.name, "type": tensor.type, "size": tensor.size, "sha256": _digest(stream, tensor)}
+            {
+                "name": tensor.name,
+                "type": tensor.type,
+                "size": tensor.size,
+                "sha256": _digest(stream, tensor),
+            }
             for tensor in header.tensors
         ]
 
@@ -122,10 +161,14 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 def streamed_bytes(header: Header) -> int:
     """Return the bytes read for one token: all weights but the embedding, of which one row counts unless it is the head too."""
     names = {tensor.name for tensor in header.tensors}
-    return sum(tensor.size for tensor in header.tensors if tensor.name != EMBEDDING or HEAD not in names)
+    return sum(
+        tensor.size for tensor in header.tensors if tensor.name != EMBEDDING or HEAD not in names
+    )
 
 
-def read_strings(path: "str | os.PathLike[str]", array: Array, wanted: "set[int]") -> dict[int, str]:
+def read_strings(
+    path: "str | os.PathLike[str]", array: Array, wanted: "set[int]"
+) -> dict[int, str]:
     """Return some strings of an array of a file that `read_header` has passed, by their place in it."""
     found: dict[int, str] = {}
     with open(path, "rb") as stream:
@@ -261,7 +304,9 @@ def _skip_strings(cursor: _Cursor, key: str, count: int) -> None:
     for _ in range(count):
         (length,) = unpack(view, at)
         if length > MAX_TEXT_BYTES:
-            raise _BadFileError(f"a string of `{key}` is {length} bytes long, more than {MAX_TEXT_BYTES}")
+            raise _BadFileError(
+                f"a string of `{key}` is {length} bytes long, more than {MAX_TEXT_BYTES}"
+            )
         at += 8 + length
     cursor.skip(at - cursor.at)
 
@@ -271,17 +316,26 @@ def _refuse_deadly(view: mmap.mmap, metadata: dict[str, Value]) -> None:
     architecture = metadata.get("general.architecture")
     layers = metadata.get(f"{architecture}.block_count", 1)
     if type(layers) is not int or not 1 <= layers <= MAX_LAYERS:
-        raise _BadFileError(f"metadata `{architecture}.block_count` is {str(layers)[:20]}, not 1 to {MAX_LAYERS}")
+        raise _BadFileError(
+            f"metadata `{architecture}.block_count` is {str(layers)[:20]}, not 1 to {MAX_LAYERS}"
+        )
     ahead = metadata.get(f"{architecture}.nextn_predict_layers", 0)
     if type(ahead) is not int or not 0 <= ahead <= layers:
-        raise _BadFileError(f"metadata `{architecture}.nextn_predict_layers` is {str(ahead)[:20]}, of {layers} layers")
+        raise _BadFileError(
+            f"metadata `{architecture}.nextn_predict_layers` is {str(ahead)[:20]}, of {layers} layers"
+        )
     bytes_by_name, seen = metadata.get("tokenizer.ggml.model") != "gpt2", set()
     for place, whole in enumerate(_vocabulary(view, metadata.get(_TOKENS, ()))):
         word = whole.partition(b"\0")[0]  # llama.cpp reads no further
         seen.add(hash(word or b"[EMPTY_%d]" % place))
         if len(seen) <= place:
             raise _BadFileError(f"token {place} of the vocabulary is there twice")
-        if bytes_by_name and word[:3] == b"<0x" and word[-1:] == b">" and not _BYTE_NAME.fullmatch(word):
+        if (
+            bytes_by_name
+            and word[:3] == b"<0x"
+            and word[-1:] == b">"
+            and not _BYTE_NAME.fullmatch(word)
+        ):
             raise _BadFileError(f"token {place} of the vocabulary is named like a byte and is none")
 
 
@@ -299,8 +353,14 @@ def _vocabulary(view: mmap.mmap, tokens: Value) -> Iterator[bytes]:
 
 def _alignment(metadata: dict[str, Value]) -> int:
     alignment = metadata.get(_ALIGNMENT, 32)
-    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise _BadFileError(f"alignment {str(alignment)[:20]} is not a power of two from 8 to {MAX_ALIGNMENT}")
+    if (
+        type(alignment) is not int
+        or not 8 <= alignment <= MAX_ALIGNMENT
+        or alignment & (alignment - 1)
+    ):
+        raise _BadFileError(
+            f"alignment {str(alignment)[:20]} is not a power of two from 8 to {MAX_ALIGNMENT}"
+        )
     return alignment
 
 
@@ -325,7 +385,9 @@ def _place(claims: list[_Claim], header_end: int, alignment: int, size: int) -> 
         end = start + offset + _tensor_bytes(name, kind, shape)
         tensors[name] = Tensor(name, TYPES[kind][0], shape, start + offset, end - start - offset)
     if size not in ((end, _padded(end, alignment)) if claims else (header_end, start)):
-        raise _BadFileError(f"is {size} bytes long, its header describes {end if claims else header_end}")
+        raise _BadFileError(
+            f"is {size} bytes long, its header describes {end if claims else header_end}"
+        )
     return tuple(tensors.values())
 
 
@@ -339,7 +401,9 @@ def _tensor_bytes(name: str, kind: int, shape: tuple[int, ...]) -> int:
         if not 0 < elements <= MAX_ELEMENTS:
             raise _BadFileError(f"tensor `{name}` has the shape {list(shape)}")
     if shape[0] % block:
-        raise _BadFileError(f"tensor `{name}` has rows of {shape[0]}, which are not divisible by {block}")
+        raise _BadFileError(
+            f"tensor `{name}` has rows of {shape[0]}, which are not divisible by {block}"
+        )
     return elements // block * block_bytes
 
 

@@ -31,4 +31,8 @@ def opened(messages: Messages, opening: Messages) -> Messages:
 def bare(messages: Messages, opening: Messages) -> Messages:
     """Return what is left of a conversation for a client to send, so that `opened` makes the same of it."""
     rest = messages[len(opening) :]
-    return rest if rest and begins(messages, opening) and list(opened(rest, opening)) == list(messages) else messages
+    return (
+        rest
+        if rest and begins(messages, opening) and list(opened(rest, opening)) == list(messages)
+        else messages
+    )

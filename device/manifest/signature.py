@@ -19,16 +19,43 @@ NAMESPACES = {BUNDLE_MANIFEST: "demitasse-bundle", RUNTIME_MANIFEST: "demitasse-
 """What a signature is for: one made for a runtime is none for a bundle, and one for a git commit is neither."""
 MAX_SIGNATURE_BYTES = 8 << 10
 KEY_KINDS = (
-    "ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
     "sk-ecdsa-sha2-nistp256@openssh.com",
-)  # fmt: skip
+)
 """Keys that may sign; the strength of an RSA key lies in its length, which OpenSSH's verifier does not ask for."""
 TRUST_CODES = (
-    "unsigned", "signature_too_large", "signature_garbage", "signature_truncated", "signature_trailing", "signature_version",
-    "bad_key", "weak_key", "weak_hash", "wrong_namespace", "wrong_principal", "wrong_signature", "unknown_signer",
-    "signer_namespace", "signer_revoked", "revoked_broken", "no_signers", "signers_authority", "signers_broken", "signers_expire",
-    "signers_link", "signers_too_large", "signers_writable", "target_broken", "wrong_name", "wrong_target", "downgrade",
-)  # fmt: skip
+    "unsigned",
+    "signature_too_large",
+    "signature_garbage",
+    "signature_truncated",
+    "signature_trailing",
+    "signature_version",
+    "bad_key",
+    "weak_key",
+    "weak_hash",
+    "wrong_namespace",
+    "wrong_principal",
+    "wrong_signature",
+    "unknown_signer",
+    "signer_namespace",
+    "signer_revoked",
+    "revoked_broken",
+    "no_signers",
+    "signers_authority",
+    "signers_broken",
+    "signers_expire",
+    "signers_link",
+    "signers_too_large",
+    "signers_writable",
+    "target_broken",
+    "wrong_name",
+    "wrong_target",
+    "downgrade",
+)
 """Codes with which a board says that it does not trust what it was given; those of a runtime begin with `runtime_`."""
 _HASHES = ("sha256", "sha512")
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----\n"
@@ -52,12 +79,17 @@ class Signature:
 def read_signature(content: bytes) -> Signature:
     """Take a signature file apart; raise ManifestError with the code of what is wrong with it."""
     if len(content) > MAX_SIGNATURE_BYTES:
-        raise ManifestError("signature_too_large", f"the signature is larger than {MAX_SIGNATURE_BYTES >> 10} KiB")
+        raise ManifestError(
+            "signature_too_large", f"the signature is larger than {MAX_SIGNATURE_BYTES >> 10} KiB"
+        )
     blob = _unwrapped(content)
     if blob[:6] != b"SSHSIG":
         raise ManifestError("signature_garbage", "the signature is not an SSH signature")
     if blob[6:10] != b"\0\0\0\1":
-        raise ManifestError("signature_version", f"the signature is of version {int.from_bytes(blob[6:10], 'big')}, not 1")
+        raise ManifestError(
+            "signature_version",
+            f"the signature is of version {int.from_bytes(blob[6:10], 'big')}, not 1",
+        )
     key, namespace, _, method, _ = _strings(blob[10:], 5)
     if key_kind(key) not in KEY_KINDS:
         raise ManifestError("weak_key", f"a key of kind `{key_kind(key)}` may not sign")
@@ -81,7 +113,9 @@ def read_key(kind: str, text: str) -> bytes:
     except ValueError as error:
         raise ManifestError("bad_key", "not a public key") from error
     if key_kind(key) != kind:
-        raise ManifestError("bad_key", f"a public key of kind `{key_kind(key)}` is called `{kind[:40]}`")
+        raise ManifestError(
+            "bad_key", f"a public key of kind `{key_kind(key)}` is called `{kind[:40]}`"
+        )
     if kind not in KEY_KINDS:
         raise ManifestError("weak_key", f"a key of kind `{kind}` may not sign")
     return key
@@ -96,7 +130,10 @@ def _unwrapped(content: bytes) -> bytes:
     text = content.decode("ascii", "replace")
     if not text.startswith(_BEGIN):
         cut = _BEGIN.startswith(text)
-        raise ManifestError("signature_truncated" if cut else "signature_garbage", "the signature does not begin as one")
+        raise ManifestError(
+            "signature_truncated" if cut else "signature_garbage",
+            "the signature does not begin as one",
+        )
     body, end, rest = text[len(_BEGIN) :].partition(_END)
     if not end:
         raise ManifestError("signature_truncated", "the signature ends too early")

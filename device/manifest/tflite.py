@@ -24,16 +24,47 @@ NOTE = "demitasse"
 """Name of the metadata in which our own files say what a GGUF says in its header."""
 
 TYPES = {
-    0: ("FLOAT32", 32), 1: ("FLOAT16", 16), 2: ("INT32", 32), 3: ("UINT8", 8), 4: ("INT64", 64), 6: ("BOOL", 8), 7: ("INT16", 16),
-    9: ("INT8", 8), 10: ("FLOAT64", 64), 12: ("UINT64", 64), 15: ("UINT32", 32), 16: ("UINT16", 16), 17: ("INT4", 4),
-    18: ("BFLOAT16", 16), 19: ("INT2", 2), 20: ("UINT4", 4),
-}  # fmt: skip
+    0: ("FLOAT32", 32),
+    1: ("FLOAT16", 16),
+    2: ("INT32", 32),
+    3: ("UINT8", 8),
+    4: ("INT64", 64),
+    6: ("BOOL", 8),
+    7: ("INT16", 16),
+    9: ("INT8", 8),
+    10: ("FLOAT64", 64),
+    12: ("UINT64", 64),
+    15: ("UINT32", 32),
+    16: ("UINT16", 16),
+    17: ("INT4", 4),
+    18: ("BFLOAT16", 16),
+    19: ("INT2", 2),
+    20: ("UINT4", 4),
+}
 """Tensor types by number (schema.fbs): name, bits of an element. Strings, resources and variants are no part of a decoder."""
 OPERATORS = {
-    0: "ADD", 2: "CONCATENATION", 6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 9: "FULLY_CONNECTED", 14: "LOGISTIC", 18: "MUL",
-    19: "RELU", 22: "RESHAPE", 25: "SOFTMAX", 28: "TANH", 36: "GATHER", 39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 53: "CAST",
-    65: "SLICE", 76: "RSQRT", 126: "BATCH_MATMUL", 150: "GELU", 151: "DYNAMIC_UPDATE_SLICE",
-}  # fmt: skip
+    0: "ADD",
+    2: "CONCATENATION",
+    6: "DEQUANTIZE",
+    7: "EMBEDDING_LOOKUP",
+    9: "FULLY_CONNECTED",
+    14: "LOGISTIC",
+    18: "MUL",
+    19: "RELU",
+    22: "RESHAPE",
+    25: "SOFTMAX",
+    28: "TANH",
+    36: "GATHER",
+    39: "TRANSPOSE",
+    40: "MEAN",
+    41: "SUB",
+    53: "CAST",
+    65: "SLICE",
+    76: "RSQRT",
+    126: "BATCH_MATMUL",
+    150: "GELU",
+    151: "DYNAMIC_UPDATE_SLICE",
+}
 """What a decoder of ours is made of; nothing else is run (schema.fbs, BuiltinOperator)."""
 _VECTORS = {17: (0,), 8: (5,)}
 """Vectors of numbers in options, by kind of options: `ReshapeOptions.new_shape`, `FullyConnectedOptions.quant_spec`."""
@@ -86,7 +117,12 @@ class Header:
     @property
     def constants(self) -> tuple[Tensor, ...]:
         """Tensors with bytes in the file, each once, in file order."""
-        found = {tensor.buffer: tensor for graph in self.graphs[::-1] for tensor in graph[::-1] if self.buffers[tensor.buffer][1]}
+        found = {
+            tensor.buffer: tensor
+            for graph in self.graphs[::-1]
+            for tensor in graph[::-1]
+            if self.buffers[tensor.buffer][1]
+        }
         return tuple(sorted(found.values(), key=lambda tensor: self.buffers[tensor.buffer]))
 
 
@@ -97,7 +133,10 @@ def read_header(path: "str | os.PathLike[str]") -> Header:
         size = os.path.getsize(path)
         if size < 64:
             raise _BadFileError(f"{size} bytes are no TFLite file")
-        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) as view:
+        with (
+            open(path, "rb") as stream,
+            mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) as view,
+        ):
             return _Walk(view).header()
     except OSError as error:
         raise ManifestError("bad_tflite", f"{name}: cannot be read: {error.strerror}") from error
@@ -110,8 +149,13 @@ def read_header(path: "str | os.PathLike[str]") -> Header:
 def tensor_digests(path: "str | os.PathLike[str]") -> list[dict[str, Any]]:
     """Return name, type, size and sha256 of each constant, in file order; raise ManifestError for a bad file."""
     header = read_header(path)
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), header.size, access=mmap.ACCESS_READ) as view:
-        return [_digest(view, tensor, *header.buffers[tensor.buffer]) for tensor in header.constants]
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), header.size, access=mmap.ACCESS_READ) as view,
+    ):
+        return [
+            _digest(view, tensor, *header.buffers[tensor.buffer]) for tensor in header.constants
+        ]
 
 
 def foreign_operators(header: Header) -> tuple[str, ...]:
@@ -154,10 +198,15 @@ class _Walk:
             raise _BadFileError(f"version {version}, not 3")
         operators = tuple(self._operator_code(table) for table in self._tables(root, 1))
         buffers = tuple(self._buffer(table) for table in self._tables(root, 4, MAX_BUFFERS))
-        graphs = tuple(self._graph(table, buffers, len(operators)) for table in self._tables(root, 2, MAX_GRAPHS))
+        graphs = tuple(
+            self._graph(table, buffers, len(operators))
+            for table in self._tables(root, 2, MAX_GRAPHS)
+        )
         if not graphs or not buffers:
             raise _BadFileError("no graph in it")
-        signatures = tuple(self._signature(table, graphs) for table in self._tables(root, 7, MAX_GRAPHS))
+        signatures = tuple(
+            self._signature(table, graphs) for table in self._tables(root, 7, MAX_GRAPHS)
+        )
         note, last = self._note(root, buffers), max(start + size for start, size in buffers)
         if note and last != self._end:
             raise _BadFileError(f"{self._end - last} bytes more than its buffers take")
@@ -176,15 +225,21 @@ class _Walk:
         if self._number(table, 1, "<Q") > 1 or 0 not in table:
             offset, size = self._number(table, 1, "<Q"), self._number(table, 2, "<Q")
             if offset > 1 and (offset > self._end or size > self._end - offset):
-                raise _BadFileError(f"a buffer of {size} bytes at {offset}: the file ends at {self._end}")
+                raise _BadFileError(
+                    f"a buffer of {size} bytes at {offset}: the file ends at {self._end}"
+                )
             return (offset, size) if offset > 1 else (0, 0)
         place = self._follow(table[0])
         size = self._u32(place)
         if size > self._end - place - 4:
-            raise _BadFileError(f"a buffer of {size} bytes at {place + 4}: the file ends at {self._end}")
+            raise _BadFileError(
+                f"a buffer of {size} bytes at {place + 4}: the file ends at {self._end}"
+            )
         return place + 4, size
 
-    def _graph(self, table: dict[int, int], buffers: tuple[tuple[int, int], ...], operators: int) -> tuple[Tensor, ...]:
+    def _graph(
+        self, table: dict[int, int], buffers: tuple[tuple[int, int], ...], operators: int
+    ) -> tuple[Tensor, ...]:
         tensors = tuple(self._tensor(each, buffers) for each in self._tables(table, 0))
         self._references(table, (1, 2), len(tensors))
         for operator in self._tables(table, 3):
@@ -196,7 +251,11 @@ class _Walk:
         return tensors
 
     def _tensor(self, table: dict[int, int], buffers: tuple[tuple[int, int], ...]) -> Tensor:
-        name, number, buffer = self._text(table, 3), self._number(table, 1, "<b"), self._number(table, 2, "<I")
+        name, number, buffer = (
+            self._text(table, 3),
+            self._number(table, 1, "<b"),
+            self._number(table, 2, "<I"),
+        )
         shape = tuple(self._numbers(table, 0, "<i", MAX_DIMENSIONS))
         if number not in TYPES:
             raise _BadFileError(f"tensor `{name}`: type {number} is not known")
@@ -208,7 +267,9 @@ class _Walk:
         kind, bits = TYPES[number]
         size = (self._elements(name, shape) * bits + 7) // 8
         if buffers[buffer][1] not in (0, size):
-            raise _BadFileError(f"tensor `{name}`: {buffers[buffer][1]} bytes for shape {list(shape)} of {kind}")
+            raise _BadFileError(
+                f"tensor `{name}`: {buffers[buffer][1]} bytes for shape {list(shape)} of {kind}"
+            )
         return Tensor(name, kind, shape, buffer, self._scales(table, name), size)
 
     def _elements(self, name: str, shape: tuple[int, ...]) -> int:
@@ -239,11 +300,16 @@ class _Walk:
             for place in _VECTORS.get(self._number(operator, 3, "<B"), ()):
                 self._length(options, place, 4)
 
-    def _signature(self, table: dict[int, int], graphs: tuple[tuple[Tensor, ...], ...]) -> Signature:
+    def _signature(
+        self, table: dict[int, int], graphs: tuple[tuple[Tensor, ...], ...]
+    ) -> Signature:
         graph = self._number(table, 4, "<I")
         if graph >= len(graphs):
             raise _BadFileError(f"a signature of graph {graph} of {len(graphs)}")
-        inputs, outputs = (dict(self._named(each, graphs[graph]) for each in self._tables(table, place)) for place in (0, 1))
+        inputs, outputs = (
+            dict(self._named(each, graphs[graph]) for each in self._tables(table, place))
+            for place in (0, 1)
+        )
         return Signature(self._text(table, 2), graph, inputs, outputs)
 
     def _named(self, table: dict[int, int], tensors: tuple[Tensor, ...]) -> tuple[str, Tensor]:
@@ -296,7 +362,9 @@ class _Walk:
             raise _BadFileError("a field outside of its table")
         return {number: at + place for number, place in enumerate(places) if place}
 
-    def _tables(self, table: dict[int, int], field: int, most: int = MAX_ITEMS) -> Iterator[dict[int, int]]:
+    def _tables(
+        self, table: dict[int, int], field: int, most: int = MAX_ITEMS
+    ) -> Iterator[dict[int, int]]:
         if field not in table:
             return
         start, count = self._vector(table[field], 4)
@@ -325,14 +393,20 @@ class _Walk:
             raise _BadFileError(f"a vector of {count} numbers where {most} are possible")
         return struct.unpack_from(f"<{count}{code[1:]}", self._view, start)
 
-    def _references(self, table: dict[int, int], fields: tuple[int, ...], tensors: int, *, none: bool = False) -> None:
+    def _references(
+        self, table: dict[int, int], fields: tuple[int, ...], tensors: int, *, none: bool = False
+    ) -> None:
         for field in fields:
             for index in self._numbers(table, field, "<i", 1 << 12):
                 if not (0 <= index < tensors or (none and index == -1)):
                     raise _BadFileError(f"names tensor {index} of {tensors}")
 
     def _number(self, table: dict[int, int], field: int, code: str, default: int = 0) -> int:
-        return int(struct.unpack_from(code, self._view, table[field])[0]) if field in table else default
+        return (
+            int(struct.unpack_from(code, self._view, table[field])[0])
+            if field in table
+            else default
+        )
 
     def _text(self, table: dict[int, int], field: int) -> str:
         if field not in table:

@@ -22,10 +22,13 @@ def test_each_case_runs_once_a_round_and_the_first_round_does_not_count() -> Non
 
 
 @pytest.mark.parametrize(
-    ("better", "goal", "holds"), [("more", 1.9, True), ("more", 2.1, False), ("less", 2.1, True), ("less", 1.9, False)]
+    ("better", "goal", "holds"),
+    [("more", 1.9, True), ("more", 2.1, False), ("less", 2.1, True), ("less", 1.9, False)],
 )
 def test_a_claim_is_ours_over_theirs(better: str, goal: float, holds: bool) -> None:
-    one = measure.claim("c", "p", goal, [19.0, 20.0, 21.0], [10.0, 10.0, 10.0], {"size_mb": 1}, better=better)  # type: ignore[arg-type]
+    one = measure.claim(
+        "c", "p", goal, [19.0, 20.0, 21.0], [10.0, 10.0, 10.0], {"size_mb": 1}, better=better
+    )  # type: ignore[arg-type]
     assert (one.measured, one.ci, one.holds) == (2.0, (1.9, 2.1), holds)
     assert (one.conditions["rounds"], one.conditions["size_mb"]) == (3, 1)
 

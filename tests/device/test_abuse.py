@@ -40,9 +40,13 @@ class Parrot(FakeEngine):
     """An engine that says its prompt's canary again, a character a token."""
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never, lead: int = 0,
-    ) -> Iterator[Token]:  # fmt: skip
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
         found = re.search(rb"canary-\d+-\d+", bytes(tokens))
         return self._said(found.group().decode() if found else "none")
 
@@ -75,16 +79,28 @@ def said(answer: object, *, stream: bool) -> str:
     if not stream:
         return str(answer["choices"][0]["message"]["content"])  # type: ignore[index]
     assert isinstance(answer, bytes)
-    events = [json.loads(line[6:]) for line in answer.decode().split("\n\n") if line and line != "data: [DONE]"]
-    return "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
+    events = [
+        json.loads(line[6:])
+        for line in answer.decode().split("\n\n")
+        if line and line != "data: [DONE]"
+    ]
+    return "".join(
+        choice["delta"].get("content") or "" for event in events for choice in event["choices"]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 3])
 def test_of_64_clients_each_gets_its_own_answers(slots: int) -> None:
-    with service(lambda: Parrot(context=4096).model(slots=slots), waiting=8) as port, ThreadPoolExecutor(CLIENTS) as clients:
+    with (
+        service(lambda: Parrot(context=4096).model(slots=slots), waiting=8) as port,
+        ThreadPoolExecutor(CLIENTS) as clients,
+    ):
         wait_until_loaded(port)
-        seen = sum(clients.map(lambda client: ask_until_served(port, client), range(CLIENTS)), Counter[int]())
+        seen = sum(
+            clients.map(lambda client: ask_until_served(port, client), range(CLIENTS)),
+            Counter[int](),
+        )
     assert seen[200] == CLIENTS * QUESTIONS
     assert set(seen) <= {200, 429, 503}
 
@@ -102,7 +118,9 @@ def raw(port: int, *parts: bytes) -> bytes:
         return answer
 
 
-def head(path: str = CHAT, *, length: object = 2, host: str = "localhost", extra: str = "") -> bytes:
+def head(
+    path: str = CHAT, *, length: object = 2, host: str = "localhost", extra: str = ""
+) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n".encode()
 
 
@@ -120,51 +138,102 @@ BODIES: list[bytes] = [
     *(chat(stop=value) for value in ([""], ["x"] * 99, "y" * 5000, [1], {"a": 1})),
     *(chat(stream=value) for value in ("yes", 1, [])),
     *(chat(stream_options=value) for value in ("yes", {"other": 1}, 3)),
-    *(chat(response_format=value) for value in ({"type": "xml"}, {"type": "json_schema"}, "json", 3)),
+    *(
+        chat(response_format=value)
+        for value in ({"type": "xml"}, {"type": "json_schema"}, "json", 3)
+    ),
     *(chat(logprobs=value) for value in ("yes", 3)),
     *(chat(logprobs=True, top_logprobs=value) for value in (-1, 500, "all")),
     *(chat(tools=value) for value in ([{}], "all", 3)),
     *(chat(logit_bias=value) for value in ({"1": 100}, "none")),
-    *(json.dumps({"messages": value}).encode() for value in ([], {}, "hi", None, [None], [[]], [{}], [{"role": "user"}])),
-    *(json.dumps({"messages": [{"role": role, "content": "x"}]}).encode() for role in ("root", "", None, 3, ["user"])),
-    *(json.dumps({"messages": [{"role": "user", "content": text}]}).encode() for text in (3, None, [], [{}], {"a": 1}, "", "\ud800")),
+    *(
+        json.dumps({"messages": value}).encode()
+        for value in ([], {}, "hi", None, [None], [[]], [{}], [{"role": "user"}])
+    ),
+    *(
+        json.dumps({"messages": [{"role": role, "content": "x"}]}).encode()
+        for role in ("root", "", None, 3, ["user"])
+    ),
+    *(
+        json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+        for text in (3, None, [], [{}], {"a": 1}, "", "\ud800")
+    ),
     json.dumps({"messages": [{"role": "user", "content": "x"}] * 600}).encode(),
     json.dumps({"messages": [{"role": "user", "content": "x" * 100_000}]}).encode(),
     json.dumps({"messages": [{"role": "user", "content": "x", "command": "rm"}]}).encode(),
-    chat(path="/etc/passwd"), chat(__proto__={}), b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}" * 2, b'{"a":' * 5000, b"[" * 100_000,
-    b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"max_tokens": 1e999}', b'{"max_tokens": ' + b"9" * 5000 + b"}",
-]  # fmt: skip
+    chat(path="/etc/passwd"),
+    chat(__proto__={}),
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"{}" * 2,
+    b'{"a":' * 5000,
+    b"[" * 100_000,
+    b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"max_tokens": 1e999}',
+    b'{"max_tokens": ' + b"9" * 5000 + b"}",
+]
 REQUESTS: list[tuple[bytes, ...]] = [
-    (b"GET / HTTP/9.9\r\n\r\n",), (b"\x16\x03\x01\x02\x00\x01",), (b"\0" * 1000,), (b"A" * 100_000,),
+    (b"GET / HTTP/9.9\r\n\r\n",),
+    (b"\x16\x03\x01\x02\x00\x01",),
+    (b"\0" * 1000,),
+    (b"A" * 100_000,),
     (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(5000)) + b"\r\n",),
-    (head(host="evil.example"), b"{}"), (head(host=""), b"{}"), (head(host="127.0.0.1.evil.example"), b"{}"),
-    (head(extra="Origin: http://evil.example\r\n"), b"{}"), (head(extra="Origin: null\r\n"), b"{}"),
-    (head(length=-1), b"{}"), (head(length="abc"), b"{}"), (head(length=10**12), b"{}"),
-    (head(length=10 << 20), b"x" * (2 << 20)), (head(extra="Transfer-Encoding: chunked\r\n"), b"zzz\r\n"),
-    (head("/../../etc/passwd"), b"{}"), (head("/v1/models/..%2f..%2fetc%2fpasswd"), b"{}"), (head("/v1/models/%00"), b"{}"),
-    (b"DELETE /v1/models/tiny HTTP/1.1\r\nHost: localhost\r\n\r\n",), (b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n",),
+    (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+        + b"".join(b"X-%d: y\r\n" % n for n in range(5000))
+        + b"\r\n",
+    ),
+    (head(host="evil.example"), b"{}"),
+    (head(host=""), b"{}"),
+    (head(host="127.0.0.1.evil.example"), b"{}"),
+    (head(extra="Origin: http://evil.example\r\n"), b"{}"),
+    (head(extra="Origin: null\r\n"), b"{}"),
+    (head(length=-1), b"{}"),
+    (head(length="abc"), b"{}"),
+    (head(length=10**12), b"{}"),
+    (head(length=10 << 20), b"x" * (2 << 20)),
+    (head(extra="Transfer-Encoding: chunked\r\n"), b"zzz\r\n"),
+    (head("/../../etc/passwd"), b"{}"),
+    (head("/v1/models/..%2f..%2fetc%2fpasswd"), b"{}"),
+    (head("/v1/models/%00"), b"{}"),
+    (b"DELETE /v1/models/tiny HTTP/1.1\r\nHost: localhost\r\n\r\n",),
+    (b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n",),
     (b"POST /api/create HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",),
-]  # fmt: skip
+]
 
 
 def test_hostile_requests_are_refused_and_the_next_question_is_answered() -> None:
     assert len(BODIES) + len(REQUESTS) >= 100
     with service(FakeEngine().model) as port:
         wait_until_loaded(port)
-        for path, bodies in ((CHAT, BODIES), (COMPLETION, BODIES[-14:]), (EMBEDDINGS, BODIES[-14:])):
+        for path, bodies in (
+            (CHAT, BODIES),
+            (COMPLETION, BODIES[-14:]),
+            (EMBEDDINGS, BODIES[-14:]),
+        ):
             for body in bodies:
                 status, _, answer = call(port, path, body)
                 assert 400 <= status < 500, body[:80]
-                assert answer["error"]["message"] and answer["error"]["type"] == "invalid_request_error", body[:80]
+                assert (
+                    answer["error"]["message"]
+                    and answer["error"]["type"] == "invalid_request_error"
+                ), body[:80]
         for request in REQUESTS:
             answer = b""
             try:
                 answer = raw(port, *request)
             except (ConnectionError, TimeoutError):
                 continue
-            assert not answer or re.match(rb"HTTP/1\.[01] 4\d\d ", answer), (request[0][:80], answer[:80])
-        assert call(port, CHAT, {"messages": [{"role": "user", "content": "still there?"}]})[0] == 200
+            assert not answer or re.match(rb"HTTP/1\.[01] 4\d\d ", answer), (
+                request[0][:80],
+                answer[:80],
+            )
+        assert (
+            call(port, CHAT, {"messages": [{"role": "user", "content": "still there?"}]})[0] == 200
+        )
 
 
 def test_slow_and_silent_connections_keep_nobody_out() -> None:
@@ -182,8 +251,21 @@ def test_slow_and_silent_connections_keep_nobody_out() -> None:
 def served(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A service in a process of its own, with a real model."""
     bundle = tiny_bundle(tmp_path / "bundle", recites="ok")
-    command = [sys.executable, "-c", SMALL_SHELF, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[2]) as child:
+    command = [
+        sys.executable,
+        "-c",
+        SMALL_SHELF,
+        "serve",
+        "--bundle",
+        str(bundle),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[2]
+    ) as child:
         assert child.stdout
         port = int(json.loads(child.stdout.readline())["port"])
         wait_until_loaded(port)
@@ -192,7 +274,11 @@ def served(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 
 def ask(client: http.client.HTTPConnection, number: int) -> None:
-    body = {"messages": [{"role": "user", "content": f"question {number}"}], "max_tokens": 4, "stream": number % 3 == 0}
+    body = {
+        "messages": [{"role": "user", "content": f"question {number}"}],
+        "max_tokens": 4,
+        "stream": number % 3 == 0,
+    }
     client.request("POST", CHAT, json.dumps(body))
     response = client.getresponse()
     response.read()
@@ -205,7 +291,9 @@ def resident(child: "subprocess.Popen[bytes]") -> int:
 
 def written(child: "subprocess.Popen[bytes]") -> int:
     """Return the bytes that a process has had written to a disk, its output left out."""
-    found = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{child.pid}/io").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^write_bytes: (\d+)", Path(f"/proc/{child.pid}/io").read_text(), re.MULTILINE
+    )
     assert found
     return int(found.group(1))
 

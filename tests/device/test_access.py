@@ -11,12 +11,17 @@ OPEN = Access(frozenset({"localhost", "pi.local"}))
 LOCKED = Access(frozenset({"localhost"}), "sixteen-characters")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "pi.local:8080", "192.168.0.7"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "pi.local:8080", "192.168.0.7"],
+)
 def test_this_machines_names_and_addresses_are_welcome(host: str) -> None:
     assert OPEN.refusal("/v1/models", {"host": host}) is None
 
 
-@pytest.mark.parametrize("host", ["", "evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil:80"])
+@pytest.mark.parametrize(
+    "host", ["", "evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil:80"]
+)
 def test_another_host_name_is_refused_as_a_rebinding_attack_would_send_it(host: str) -> None:
     error = OPEN.refusal("/v1/models", {"host": host})
     assert error and (error.code, error.status) == ("host_not_allowed", 403)
@@ -24,10 +29,17 @@ def test_another_host_name_is_refused_as_a_rebinding_attack_would_send_it(host: 
 
 @pytest.mark.parametrize(
     ("origin", "welcome"),
-    [("http://localhost:8080", True), ("http://evil.example", False), ("null", False), ("http://localhost", False)],
+    [
+        ("http://localhost:8080", True),
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://localhost", False),
+    ],
 )
 def test_only_pages_of_this_service_may_call_it(origin: str, welcome: bool) -> None:
-    assert (OPEN.refusal("/v1/models", {"host": "localhost:8080", "origin": origin}) is None) == welcome
+    assert (
+        OPEN.refusal("/v1/models", {"host": "localhost:8080", "origin": origin}) is None
+    ) == welcome
 
 
 @pytest.mark.parametrize(
@@ -55,7 +67,10 @@ def test_a_network_address_without_a_token_is_refused(host: str) -> None:
     with pytest.raises(DeviceError) as caught:
         access_for(host, "")
     assert caught.value.code == "token_required"
-    assert caught.value.message == f"`{host}` can be reached from the network and no token is asked for"
+    assert (
+        caught.value.message
+        == f"`{host}` can be reached from the network and no token is asked for"
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.53"])

@@ -34,21 +34,48 @@ class Board:
         self.runtime = add(self.store, RUNTIMES, make_runtime(folder / "runtime"))
         self.agent = runtimes.agent()
 
-    def add(self, version: str, *, counter: int = 1, check: str = "good", serve: str = "good") -> str:
+    def add(
+        self, version: str, *, counter: int = 1, check: str = "good", serve: str = "good"
+    ) -> str:
         weights = f"weights {version}".encode()
-        bundle = make_bundle(self.folder / version, version=version, counter=counter, check=check, serve=serve, payload=weights)
+        bundle = make_bundle(
+            self.folder / version,
+            version=version,
+            counter=counter,
+            check=check,
+            serve=serve,
+            payload=weights,
+        )
         return add(self.store, RELEASES, bundle.path)
 
     def command(self, verb: str, *words: str) -> list[str]:
-        return [sys.executable, "-sE", str(self.agent), verb, "--root", str(self.store.root), *words]
+        return [
+            sys.executable,
+            "-sE",
+            str(self.agent),
+            verb,
+            "--root",
+            str(self.store.root),
+            *words,
+        ]
 
     def call(self, verb: str, *words: str) -> dict[str, Any]:
-        done = subprocess.run(self.command(verb, *words), capture_output=True, check=False, timeout=120)
+        done = subprocess.run(
+            self.command(verb, *words), capture_output=True, check=False, timeout=120
+        )
         assert done.stderr == b""
         return dict(json.loads(done.stdout))
 
     def activation(self, release: str) -> list[str]:
-        words = ("--runtime", self.runtime, "--port", str(self.port), "--service", "supervised", "--allow-unsigned")
+        words = (
+            "--runtime",
+            self.runtime,
+            "--port",
+            str(self.port),
+            "--service",
+            "supervised",
+            "--allow-unsigned",
+        )
         return [release, *words, "--check-timeout", "20", "--health-timeout", "20"]
 
     def activate(self, release: str) -> dict[str, Any]:
@@ -56,7 +83,11 @@ class Board:
 
     def running(self) -> str | None:
         status = self.call("status")
-        return status["release"]["version"] if status["service"]["healthy"] and status["confirmed"] else None
+        return (
+            status["release"]["version"]
+            if status["service"]["healthy"] and status["confirmed"]
+            else None
+        )
 
 
 @pytest.fixture
@@ -86,11 +117,20 @@ def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> No
     first = board.add("1")
     answer = board.activate(first)
     assert answer.pop("check")["goldens"] == 8
-    assert answer == {"release": first, "port": board.port, "service": "supervised", "unchanged": False}
+    assert answer == {
+        "release": first,
+        "port": board.port,
+        "service": "supervised",
+        "unchanged": False,
+    }
     second = board.add("2", counter=2)
     board.activate(second)
     status = board.call("status")
-    assert (status["release"]["version"], status["previous"]["version"], status["confirmed"]) == ("2", "1", True)
+    assert (status["release"]["version"], status["previous"]["version"], status["confirmed"]) == (
+        "2",
+        "1",
+        True,
+    )
     assert status["service"]["health"]["bundle"] == second
     assert status["service"]["survives_reboot"] is False
     board.call("verify")
@@ -109,13 +149,23 @@ def test_the_same_release_again_changes_nothing(board: Board) -> None:
     [
         ("refuse", "good", "the check failed: golden 3 differs; tiny 1 runs again"),
         ("illegal", "good", "the check died by signal 4 (illegal instruction); tiny 1 runs again"),
-        ("killed", "good", "the check died by signal 9 (killed, most likely out of memory); tiny 1 runs again"),
+        (
+            "killed",
+            "good",
+            "the check died by signal 9 (killed, most likely out of memory); tiny 1 runs again",
+        ),
         ("exit", "good", "the check ended with exit status 3; tiny 1 runs again"),
         ("good", "exit", "the service ended with exit status 3; tiny 1 runs again"),
-        ("good", "illegal", "the service died by signal 4 (illegal instruction); tiny 1 runs again"),
+        (
+            "good",
+            "illegal",
+            "the service died by signal 4 (illegal instruction); tiny 1 runs again",
+        ),
     ],
 )
-def test_a_broken_release_is_taken_back_with_its_reason(board: Board, check: str, serve: str, message: str) -> None:
+def test_a_broken_release_is_taken_back_with_its_reason(
+    board: Board, check: str, serve: str, message: str
+) -> None:
     board.activate(board.add("1"))
     answer = board.activate(board.add("2", check=check, serve=serve))
     assert (answer["error"]["code"], answer["error"]["message"]) == ("unhealthy", message)
@@ -129,7 +179,9 @@ def test_a_broken_release_is_taken_back_with_its_reason(board: Board, check: str
         ("good", "hang", "the service was not healthy within 6 s; tiny 1 runs again"),
     ],
 )
-def test_a_release_that_hangs_is_taken_back(board: Board, check: str, serve: str, message: str) -> None:
+def test_a_release_that_hangs_is_taken_back(
+    board: Board, check: str, serve: str, message: str
+) -> None:
     board.activate(board.add("1"))
     words = board.activation(board.add("2", check=check, serve=serve))
     limits = ["--check-timeout", "1" if check == "hang" else "20", "--health-timeout", "6"]
@@ -140,7 +192,10 @@ def test_a_release_that_hangs_is_taken_back(board: Board, check: str, serve: str
 
 def test_the_first_release_that_fails_leaves_nothing_running(board: Board) -> None:
     answer = board.activate(board.add("1", check="refuse"))
-    assert answer["error"]["message"] == "the check failed: golden 3 differs; nothing runs: there was no release before"
+    assert (
+        answer["error"]["message"]
+        == "the check failed: golden 3 differs; nothing runs: there was no release before"
+    )
     assert board.call("status")["release"] is None
 
 
@@ -164,7 +219,9 @@ def test_rollback_goes_back_even_to_a_lower_counter_and_forward_again(board: Boa
 
 def test_rollback_without_a_release_before_says_so(board: Board) -> None:
     board.activate(board.add("1"))
-    assert board.call("rollback")["error"]["message"] == "there is no previous release to go back to"
+    assert (
+        board.call("rollback")["error"]["message"] == "there is no previous release to go back to"
+    )
     assert board.running() == "1"
 
 
@@ -198,14 +255,18 @@ def test_runtime_folders_stay_as_they_were_sent(board: Board) -> None:
     assert not list(board.store.folder(RUNTIMES, board.runtime).rglob("__pycache__"))
 
 
-@pytest.mark.parametrize(("check", "serve", "switched"), [("hang", "good", False), ("good", "hang", True)])
+@pytest.mark.parametrize(
+    ("check", "serve", "switched"), [("hang", "good", False), ("good", "hang", True)]
+)
 def test_after_a_kill_within_an_activation_the_release_before_runs_again_by_itself(
     board: Board, check: str, serve: str, switched: bool
 ) -> None:
     first = board.add("1")
     board.activate(first)
     second = board.add("2", check=check, serve=serve)
-    child = subprocess.Popen(board.command("activate", *board.activation(second)), stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        board.command("activate", *board.activation(second)), stdout=subprocess.DEVNULL
+    )
     if switched:
         wait_until(lambda: (now := board.store.current()) and now.release == second)
     else:
@@ -213,7 +274,11 @@ def test_after_a_kill_within_an_activation_the_release_before_runs_again_by_itse
     child.kill()
     child.wait()
     wait_until(lambda: board.running() == "1")
-    assert not [words for words in processes() if str(board.store.root).encode() in words and b"\0check\0" in words]
+    assert not [
+        words
+        for words in processes()
+        if str(board.store.root).encode() in words and b"\0check\0" in words
+    ]
     board.call("verify")
     assert board.store.previous() is None
     wait_until(lambda: board.activate(first).get("unchanged") is True)
@@ -231,7 +296,9 @@ def test_a_release_whose_bytes_rotted_is_not_run_again_but_the_one_before_it(boa
     wait_until(lambda: board.running() == "1")
 
 
-def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_sent_again(board: Board) -> None:
+def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_sent_again(
+    board: Board,
+) -> None:
     first = board.add("1")
     board.activate(first)
     model = board.store.folder(RELEASES, first) / "model.bin"
@@ -284,5 +351,11 @@ def test_scrubbing_names_what_has_rotted_and_lets_the_release_before_run(board: 
 def test_the_log_is_told_by_its_last_lines(board: Board) -> None:
     log = board.store.root / "run" / "service.log"
     log.write_text("".join(f"line {number}\n" for number in range(100)))
-    done = subprocess.run(board.command("logs", "-n", "2"), capture_output=True, check=True, timeout=60)
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"line": "line 98"}, {"line": "line 99"}, {"ok": True}]
+    done = subprocess.run(
+        board.command("logs", "-n", "2"), capture_output=True, check=True, timeout=60
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"line": "line 98"},
+        {"line": "line 99"},
+        {"ok": True},
+    ]

@@ -20,13 +20,25 @@ def chat(**fields: Any) -> Any:
     ("fields", "message"),
     [
         ({"temperature": 3}, "`temperature`: must be a number between 0 and 2, not 3"),
-        ({"max_tokens": "many"}, "`max_tokens`: must be a whole number between 1 and 1048576, not 'many'"),
-        ({"max_completion_tokens": 0}, "`max_completion_tokens`: must be a whole number between 1 and 1048576, not 0"),
-        ({"frequency_penalty": 0.5}, "`frequency_penalty`: is not supported here, leave it out or at 0"),
+        (
+            {"max_tokens": "many"},
+            "`max_tokens`: must be a whole number between 1 and 1048576, not 'many'",
+        ),
+        (
+            {"max_completion_tokens": 0},
+            "`max_completion_tokens`: must be a whole number between 1 and 1048576, not 0",
+        ),
+        (
+            {"frequency_penalty": 0.5},
+            "`frequency_penalty`: is not supported here, leave it out or at 0",
+        ),
         ({"n": 2}, "`n`: is not supported here, leave it out or at 1"),
         ({"logprobs": 3}, "`logprobs`: must be true or false"),
         ({"top_logprobs": 3}, "`top_logprobs`: needs `logprobs`"),
-        ({"logprobs": True, "top_logprobs": 21}, "`top_logprobs`: must be a whole number between 0 and 20, not 21"),
+        (
+            {"logprobs": True, "top_logprobs": 21},
+            "`top_logprobs`: must be a whole number between 0 and 20, not 21",
+        ),
         (
             {"response_format": {"type": "xml"}},
             "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
@@ -35,11 +47,17 @@ def chat(**fields: Any) -> Any:
             {"response_format": {"type": "json_schema", "schema": {}}},
             "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
         ),
-        ({"tools": [{"type": "function"}]}, "`tools`: is not supported here, leave it out or at []"),
+        (
+            {"tools": [{"type": "function"}]},
+            "`tools`: is not supported here, leave it out or at []",
+        ),
         ({"n_discard": -1}, "`n_discard`: is not a field of this request"),
         ({"prompt": "x"}, "`prompt`: is not a field of this request"),
         ({"stream": "yes"}, "`stream`: must be true or false"),
-        ({"stream_options": {"usage": 1}}, "`stream_options`: must be an object with `include_usage` alone"),
+        (
+            {"stream_options": {"usage": 1}},
+            "`stream_options`: must be an object with `include_usage` alone",
+        ),
         ({"stop": 5}, "`stop`: must be a text or a list of texts"),
         ({"stop": [""]}, "`stop`: at most 8 texts of 1 to 256 characters"),
         ({"messages": []}, "`messages`: must be a list of 1 to 512 messages"),
@@ -51,7 +69,10 @@ def chat(**fields: Any) -> Any:
             "`messages[0].role`: must be one of system, developer, user, assistant, tool",
         ),
         ({"messages": [{"role": "user"}]}, "`messages[0].content`: must be a text"),
-        ({"messages": [{"role": "user", "content": "x", "id": 1}]}, "`messages[0].id`: is not a field of a message"),
+        (
+            {"messages": [{"role": "user", "content": "x", "id": 1}]},
+            "`messages[0].id`: is not a field of a message",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "`messages[0].content`: this model reads text parts only",
@@ -62,18 +83,25 @@ def chat(**fields: Any) -> Any:
         ),
     ],
 )
-def test_a_field_that_cannot_be_used_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+def test_a_field_that_cannot_be_used_is_refused_by_name(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(FieldError) as caught:
         chat(**fields)
     assert caught.value.message == message
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"]
+)
 def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(DeviceError) as caught:
         read_chat(body, 77)
-    assert (caught.value.code, caught.value.message) == ("invalid_json", "the body is not valid JSON")
+    assert (caught.value.code, caught.value.message) == (
+        "invalid_json",
+        "the body is not valid JSON",
+    )
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
@@ -83,45 +111,91 @@ def test_a_body_that_is_no_object_is_refused() -> None:
 
 def test_neutral_values_null_and_harmless_fields_pass() -> None:
     asked = chat(
-        user="me", n=1, frequency_penalty=0.0, presence_penalty=0, logit_bias=None, model="any", seed=None, tools=[], store=False
+        user="me",
+        n=1,
+        frequency_penalty=0.0,
+        presence_penalty=0,
+        logit_bias=None,
+        model="any",
+        seed=None,
+        tools=[],
+        store=False,
     )
     assert asked.sampling.seed is None
 
 
 def test_what_is_not_said_is_the_manifests_or_the_likeliest_token() -> None:
     asked = chat()
-    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.stream, asked.include_usage) == (77, 0.0, False, False)
+    assert (
+        asked.sampling.max_tokens,
+        asked.sampling.temperature,
+        asked.stream,
+        asked.include_usage,
+    ) == (77, 0.0, False, False)
 
 
 def test_what_is_said_is_taken() -> None:
     asked = chat(
-        max_completion_tokens=5, temperature=0.7, top_p=0.9, seed=3, stop="x", stream=True, stream_options={"include_usage": True}
+        max_completion_tokens=5,
+        temperature=0.7,
+        top_p=0.9,
+        seed=3,
+        stop="x",
+        stream=True,
+        stream_options={"include_usage": True},
     )
-    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.sampling.seed, asked.sampling.stop) == (5, 0.7, 3, ("x",))
+    assert (
+        asked.sampling.max_tokens,
+        asked.sampling.temperature,
+        asked.sampling.seed,
+        asked.sampling.stop,
+    ) == (5, 0.7, 3, ("x",))
     assert asked.stream and asked.include_usage
 
 
 def test_log_probabilities_are_asked_for_as_openai_has_it() -> None:
-    asked = (chat(logprobs=False, top_logprobs=0), chat(logprobs=True), chat(logprobs=True, top_logprobs=20))
+    asked = (
+        chat(logprobs=False, top_logprobs=0),
+        chat(logprobs=True),
+        chat(logprobs=True, top_logprobs=20),
+    )
     assert [question.sampling.top_logprobs for question in asked] == [None, 0, 20]
-    prompts = [read_completion(json.dumps({"prompt": "hot?", **fields}).encode(), 77) for fields in ({}, {"logprobs": 5})]
+    prompts = [
+        read_completion(json.dumps({"prompt": "hot?", **fields}).encode(), 77)
+        for fields in ({}, {"logprobs": 5})
+    ]
     assert [question.sampling.top_logprobs for question in prompts] == [None, 5]
 
 
 def test_a_response_format_becomes_a_grammar() -> None:
-    described = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"enum": ["a", "b"]}}}
+    described = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "strict": True, "schema": {"enum": ["a", "b"]}},
+    }
     assert chat(response_format={"type": "text"}).sampling.grammar == ""
     assert chat(response_format={"type": "json_object"}).sampling.grammar.startswith("root ::= ")
-    assert chat(response_format=described).sampling.grammar.startswith('root ::= r0\nr0 ::= "\\"a\\"" | "\\"b\\""\n')
+    assert chat(response_format=described).sampling.grammar.startswith(
+        'root ::= r0\nr0 ::= "\\"a\\"" | "\\"b\\""\n'
+    )
 
 
 def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:
     parts = [{"type": "text", "text": "how "}, {"type": "text", "text": "hot?"}]
-    asked = chat(messages=[{"role": "developer", "content": "brief"}, {"role": "user", "content": parts, "name": "me"}])
-    assert asked.messages == ({"role": "system", "content": "brief"}, {"role": "user", "content": "how hot?"})
+    asked = chat(
+        messages=[
+            {"role": "developer", "content": "brief"},
+            {"role": "user", "content": parts, "name": "me"},
+        ]
+    )
+    assert asked.messages == (
+        {"role": "system", "content": "brief"},
+        {"role": "user", "content": "how hot?"},
+    )
 
 
-@pytest.mark.parametrize(("prompt", "read"), [("hot?", "hot?"), (["hot?"], "hot?"), ([1, 2], (1, 2))])
+@pytest.mark.parametrize(
+    ("prompt", "read"), [("hot?", "hot?"), (["hot?"], "hot?"), ([1, 2], (1, 2))]
+)
 def test_a_prompt_is_a_text_or_token_ids(prompt: Any, read: Any) -> None:
     asked = read_completion(json.dumps({"prompt": prompt}).encode(), 77)
     assert (asked.prompt, asked.chat) == (read, False)

@@ -34,20 +34,26 @@ def test_the_answer_is_printed_as_text(port: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "树树树\n"
 
 
-def test_the_answer_comes_as_json_with_its_figures(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_comes_as_json_with_its_figures(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ask(["--port", port, "--max-tokens", "3", "--json", "how hot?"])
     answer = json.loads(capsys.readouterr().out)
     assert answer.pop("ttft_s") > 0
     assert answer == {"text": "树树树", "tokens": 3, "decode_tok_s": 8.0, "finish_reason": "length"}
 
 
-def test_a_question_comes_from_stdin(port: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_comes_from_stdin(
+    port: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("树莓派?\n"))
     ask(["--port", port, "--max-tokens", "1", "-"])
     assert "user\n树莓派?<|im_end|>".encode() in engine.prompts[0]
 
 
-def chat(port: str, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[Any]:
+def chat(
+    port: str, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[Any]:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
     assert ask(["--port", port, "--max-tokens", "2", "--chat"]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -56,7 +62,9 @@ def chat(port: str, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_conversations_are_answered_a_line_each_with_events(
     port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    events = chat(port, [json.dumps([{"role": "user", "content": "hot?"}])] * 2, monkeypatch, capsys)
+    events = chat(
+        port, [json.dumps([{"role": "user", "content": "hot?"}])] * 2, monkeypatch, capsys
+    )
     assert [event["delta"] for event in events if "delta" in event] == ["树"] * 4
     assert [event["text"] for event in events if "text" in event] == ["树树", "树树"]
 
@@ -65,8 +73,14 @@ def test_a_bad_conversation_is_an_event_and_the_next_one_is_answered(
     port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = json.dumps([{"role": "user", "content": "hot?"}])
-    events = chat(port, ["{", "{}", json.dumps([{"role": "user", "content": ""}]), good], monkeypatch, capsys)
-    assert [event["error"]["code"] for event in events[:3]] == ["invalid_json", "invalid_json", "empty_question"]
+    events = chat(
+        port, ["{", "{}", json.dumps([{"role": "user", "content": ""}]), good], monkeypatch, capsys
+    )
+    assert [event["error"]["code"] for event in events[:3]] == [
+        "invalid_json",
+        "invalid_json",
+        "empty_question",
+    ]
     assert events[-1]["text"] == "树树"
 
 
@@ -91,7 +105,9 @@ def test_no_service_is_said_with_the_address() -> None:
 def test_a_refusal_of_the_service_is_passed_on(port: str) -> None:
     with pytest.raises(DeviceError) as caught:
         ask(["--port", port, "--max-tokens", "0", "hot?"])
-    assert caught.value.message == "`max_tokens`: must be a whole number between 1 and 1048576, not 0"
+    assert (
+        caught.value.message == "`max_tokens`: must be a whole number between 1 and 1048576, not 0"
+    )
 
 
 def test_an_error_in_the_middle_of_the_answer_is_passed_on(port: str, engine: FakeEngine) -> None:
@@ -103,10 +119,16 @@ def test_an_error_in_the_middle_of_the_answer_is_passed_on(port: str, engine: Fa
 
 def test_what_is_not_this_service_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        threading.Thread(target=_answer_with, args=(other, b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")).start()
+        threading.Thread(
+            target=_answer_with,
+            args=(other, b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"),
+        ).start()
         with pytest.raises(DeviceError) as caught:
             ask(["--port", str(other.getsockname()[1]), "hot?"])
-    assert (caught.value.code, caught.value.message) == ("no_service", "what answers there is not this service")
+    assert (caught.value.code, caught.value.message) == (
+        "no_service",
+        "what answers there is not this service",
+    )
 
 
 def _answer_with(server: socket.socket, raw: bytes) -> None:
@@ -117,7 +139,9 @@ def _answer_with(server: socket.socket, raw: bytes) -> None:
         connection.recv(65536)
 
 
-def test_a_loading_model_is_waited_for(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loading_model_is_waited_for(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded = threading.Event()
 
     def slowly() -> Model:
@@ -130,11 +154,23 @@ def test_a_loading_model_is_waited_for(engine: FakeEngine, capsys: pytest.Captur
     assert capsys.readouterr().out == "树\n"
 
 
-def test_a_token_is_brought_from_its_file(engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_is_brought_from_its_file(
+    engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "token").write_text("sixteen-characters\n")
     with service(engine.model, token="sixteen-characters") as port:
         wait_until_loaded(port)
         with pytest.raises(DeviceError, match="a bearer token is needed"):
             ask(["--port", str(port), "hot?"])
-        ask(["--port", str(port), "--max-tokens", "1", "--token-file", str(tmp_path / "token"), "hot?"])
+        ask(
+            [
+                "--port",
+                str(port),
+                "--max-tokens",
+                "1",
+                "--token-file",
+                str(tmp_path / "token"),
+                "hot?",
+            ]
+        )
     assert capsys.readouterr().out == "树\n"

@@ -16,12 +16,19 @@ def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("tok_s", "bytes_per_token", "gb_s", "impossible"),
     [
-        (30.0, 638 * 10**6, 5.53, True),  # a published claim for a Pi 4, of which nineteen GB/s would have to come
+        (
+            30.0,
+            638 * 10**6,
+            5.53,
+            True,
+        ),  # a published claim for a Pi 4, of which nineteen GB/s would have to come
         (3.0, 1100 * 10**6, 5.53, False),  # a Pi 4 as it is
         (33.84, 346 * 10**6, 13.78, False),  # a Pi 5 as it is
     ],
 )
-def test_a_speed_that_memory_cannot_feed_is_impossible(tok_s: float, bytes_per_token: int, gb_s: float, impossible: bool) -> None:
+def test_a_speed_that_memory_cannot_feed_is_impossible(
+    tok_s: float, bytes_per_token: int, gb_s: float, impossible: bool
+) -> None:
     assert roofline(tok_s, bytes_per_token, gb_s)["impossible"] is impossible
 
 

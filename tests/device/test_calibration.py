@@ -38,8 +38,20 @@ class Board:
         )
 
     def call(self, verb: str, *words: str) -> dict[str, Any]:
-        command = [sys.executable, "-sE", str(self.agent), verb, "--root", str(self.store.root), *words]
-        return dict(json.loads(subprocess.run(command, capture_output=True, check=False, timeout=120).stdout))
+        command = [
+            sys.executable,
+            "-sE",
+            str(self.agent),
+            verb,
+            "--root",
+            str(self.store.root),
+            *words,
+        ]
+        return dict(
+            json.loads(
+                subprocess.run(command, capture_output=True, check=False, timeout=120).stdout
+            )
+        )
 
     def healthy(self) -> bool:
         return bool(self.call("status")["service"]["healthy"])
@@ -68,7 +80,9 @@ def test_a_change_that_costs_a_golden_is_taken_back_and_the_threads_stay(board: 
     assert board.healthy()
 
 
-@pytest.mark.parametrize("board", [{"search": "exit"}, {"search": "killed"}, {"search": "refuse"}], indirect=True)
+@pytest.mark.parametrize(
+    "board", [{"search": "exit"}, {"search": "killed"}, {"search": "refuse"}], indirect=True
+)
 def test_a_search_that_fails_leaves_the_release_running_as_before(board: Board) -> None:
     before = {"settings": {"threads": 1, "threads_batch": 1, "cpus": []}, "evidence": {}}
     tuned.write(board.bundle, before)

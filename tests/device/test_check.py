@@ -22,8 +22,20 @@ def bundle_with(tmp_path: Path, *goldens: dict[str, Any], recites: str = RECITAL
     return tiny_bundle(tmp_path / "bundle", goldens=goldens, recites=recites)
 
 
-def test_a_healthy_bundle_says_so_with_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(["--bundle", str(bundle_with(tmp_path, RIGHT, {**RIGHT, "finish_reason": "stop"})), "--threads", "1"]) == 0
+def test_a_healthy_bundle_says_so_with_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        check(
+            [
+                "--bundle",
+                str(bundle_with(tmp_path, RIGHT, {**RIGHT, "finish_reason": "stop"})),
+                "--threads",
+                "1",
+            ]
+        )
+        == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert (said["ok"], said["goldens"]) == (True, 2)
     assert said["load_s"] > 0
@@ -33,7 +45,11 @@ def test_a_healthy_bundle_says_so_with_its_figures(tmp_path: Path, capsys: pytes
 def test_goldens_of_a_real_loop_come_out_again(tmp_path: Path) -> None:
     model = open_file(tiny_gguf(tmp_path / "random.gguf"), Settings(context=512, threads=1))
     prompt = model.prompt(MESSAGES).tokens
-    tokens = [step.id for step in model.engine.generate(prompt, Sampling(max_tokens=30)) if step.id is not None]
+    tokens = [
+        step.id
+        for step in model.engine.generate(prompt, Sampling(max_tokens=30))
+        if step.id is not None
+    ]
     golden = {"messages": MESSAGES, "prompt_tokens": prompt, "tokens": tokens}
     assert check_bundle(bundle_with(tmp_path, golden, golden, recites=""), threads=1)["ok"]
 
@@ -65,7 +81,9 @@ def test_goldens_of_a_real_loop_come_out_again(tmp_path: Path) -> None:
         ({"tokens": [1]}, "bad_goldens", "goldens.jsonl:2: not a golden"),
     ],
 )
-def test_a_golden_that_does_not_come_out_is_named(tmp_path: Path, golden: dict[str, Any], code: str, message: str) -> None:
+def test_a_golden_that_does_not_come_out_is_named(
+    tmp_path: Path, golden: dict[str, Any], code: str, message: str
+) -> None:
     with pytest.raises(DeviceError) as caught:
         check(["--bundle", str(bundle_with(tmp_path, RIGHT, golden)), "--threads", "1"])
     assert (caught.value.code, caught.value.message) == (code, message)
@@ -74,10 +92,15 @@ def test_a_golden_that_does_not_come_out_is_named(tmp_path: Path, golden: dict[s
 def test_a_model_that_answers_nothing_is_named(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path, RIGHT)
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps({**manifest, "stop_ids": [RECITAL.encode()[0]]}))
+    (bundle / "manifest.json").write_text(
+        json.dumps({**manifest, "stop_ids": [RECITAL.encode()[0]]})
+    )
     with pytest.raises(DeviceError) as caught:
         check(["--bundle", str(bundle), "--threads", "1"])
-    assert (caught.value.code, caught.value.message) == ("empty_answer", "golden 1 of 1: the model answers nothing")
+    assert (caught.value.code, caught.value.message) == (
+        "empty_answer",
+        "golden 1 of 1: the model answers nothing",
+    )
 
 
 def test_a_bundle_without_goldens_is_not_healthy(tmp_path: Path) -> None:
@@ -96,7 +119,9 @@ def test_a_model_file_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 def taken_elsewhere(folder: Path) -> Path:
     """Say of a bundle that its goldens come from another kind of processor."""
     manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"arithmetic": "aarch64 asimddp"}))
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"arithmetic": "aarch64 asimddp"})
+    )
     return folder
 
 

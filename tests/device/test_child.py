@@ -19,33 +19,54 @@ def suicide(number: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("number", "hint"),
-    [(signal.SIGKILL, "the board ran out of memory: take a smaller model or a shorter context"),
-     (signal.SIGSEGV, "the model file may be damaged")],
-)  # fmt: skip
+    [
+        (signal.SIGKILL, "the board ran out of memory: take a smaller model or a shorter context"),
+        (signal.SIGSEGV, "the model file may be damaged"),
+    ],
+)
 def test_an_engine_that_dies_is_an_answer(number: signal.Signals, hint: str) -> None:
     with pytest.raises(DeviceError) as caught:
         run_child(suicide(number))
-    assert (caught.value.code, caught.value.message, caught.value.hint) == ("bad_model", f"the engine died of {number.name}", hint)
+    assert (caught.value.code, caught.value.message, caught.value.hint) == (
+        "bad_model",
+        f"the engine died of {number.name}",
+        hint,
+    )
 
 
 def test_a_foreign_processor_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"^illegal instruction: built for another processor, the board has [a-z]") as caught:
+    with pytest.raises(
+        DeviceError, match=r"^illegal instruction: built for another processor, the board has [a-z]"
+    ) as caught:
         run_child(suicide(signal.SIGILL))
     assert caught.value.code == "illegal_instruction" and caught.value.hint
 
 
 def runtime(**fields: object) -> RuntimeManifest:
-    made = {"machine": "aarch64", "features": ("asimddp", "asimdhp", "fp"), "glibc": "2.29", "python": (3, 10), "engines": {}}
+    made = {
+        "machine": "aarch64",
+        "features": ("asimddp", "asimdhp", "fp"),
+        "glibc": "2.29",
+        "python": (3, 10),
+        "engines": {},
+    }
     return RuntimeManifest(**{**made, "files": (), "profile": "armv8.2+dotprod+fp16", **fields})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
-    [(runtime(), "built for armv8.2+dotprod+fp16, the board has no asimddp, asimdhp"),
-     (runtime(features=()), "built for armv8.2+dotprod+fp16, the board has fp asimd evtstrm crc32 cpuid"),
-     (runtime(profile=""), "built for aarch64, the board has no asimddp, asimdhp")],
-)  # fmt: skip
-def test_what_a_runtime_is_built_for_and_what_the_board_lacks_is_said(made: RuntimeManifest, message: str) -> None:
+    [
+        (runtime(), "built for armv8.2+dotprod+fp16, the board has no asimddp, asimdhp"),
+        (
+            runtime(features=()),
+            "built for armv8.2+dotprod+fp16, the board has fp asimd evtstrm crc32 cpuid",
+        ),
+        (runtime(profile=""), "built for aarch64, the board has no asimddp, asimdhp"),
+    ],
+)
+def test_what_a_runtime_is_built_for_and_what_the_board_lacks_is_said(
+    made: RuntimeManifest, message: str
+) -> None:
     assert illegal_instruction(made, PI_4).message == f"illegal instruction: {message}"
 
 

@@ -17,15 +17,66 @@ from tests.fakes.tiny_gguf import tiny_gguf
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 LANGCHAIN = "langchain-openai 1.x"
 RECORDED = [
-    (LANGCHAIN, {"messages": [{"content": "hi", "role": "user"}], "model": "tiny", "max_completion_tokens": 8, "stream": False, "temperature": 0.0}),
-    (LANGCHAIN, {"messages": [{"content": "s", "role": "system"}, {"content": "u", "role": "user"}], "model": "tiny", "stream": True, "temperature": 0.0}),
-    ("litellm", {"messages": [{"role": "user", "content": "hi"}], "model": "tiny", "max_tokens": 8}),
-    ("litellm", {"messages": [{"role": "user", "content": "hi"}], "model": "tiny", "stream": True, "stream_options": {"include_usage": True}}),
-    ("Open WebUI", {"stream": True, "model": "tiny", "messages": [{"role": "user", "content": "hi"}]}),
-    ("Open WebUI, a title", {"model": "tiny", "messages": [{"role": "user", "content": "Title?"}], "stream": False, "max_completion_tokens": 50}),
-    ("Open WebUI, parameters", {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "stream": True,
-                                "temperature": 0.8, "top_p": 0.9, "seed": 7, "stop": ["\n\n"], "max_tokens": 8, "frequency_penalty": 0}),
-]  # fmt: skip
+    (
+        LANGCHAIN,
+        {
+            "messages": [{"content": "hi", "role": "user"}],
+            "model": "tiny",
+            "max_completion_tokens": 8,
+            "stream": False,
+            "temperature": 0.0,
+        },
+    ),
+    (
+        LANGCHAIN,
+        {
+            "messages": [{"content": "s", "role": "system"}, {"content": "u", "role": "user"}],
+            "model": "tiny",
+            "stream": True,
+            "temperature": 0.0,
+        },
+    ),
+    (
+        "litellm",
+        {"messages": [{"role": "user", "content": "hi"}], "model": "tiny", "max_tokens": 8},
+    ),
+    (
+        "litellm",
+        {
+            "messages": [{"role": "user", "content": "hi"}],
+            "model": "tiny",
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    ),
+    (
+        "Open WebUI",
+        {"stream": True, "model": "tiny", "messages": [{"role": "user", "content": "hi"}]},
+    ),
+    (
+        "Open WebUI, a title",
+        {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Title?"}],
+            "stream": False,
+            "max_completion_tokens": 50,
+        },
+    ),
+    (
+        "Open WebUI, parameters",
+        {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+            "stream": True,
+            "temperature": 0.8,
+            "top_p": 0.9,
+            "seed": 7,
+            "stop": ["\n\n"],
+            "max_tokens": 8,
+            "frequency_penalty": 0,
+        },
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +92,23 @@ def client(port: int) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
 
 
-@pytest.mark.parametrize(("name", "body"), RECORDED, ids=[f"{name} {number}" for number, (name, _) in enumerate(RECORDED)])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    RECORDED,
+    ids=[f"{name} {number}" for number, (name, _) in enumerate(RECORDED)],
+)
 def test_a_recorded_request_is_answered(port: int, name: str, body: dict[str, Any]) -> None:
     status, _, answer = call(port, CHAT, body)
     assert status == 200
     if body.get("stream"):
-        events = [json.loads(line[6:]) for line in answer.decode().split("\n\n") if line and line != "data: [DONE]"]
-        text = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
+        events = [
+            json.loads(line[6:])
+            for line in answer.decode().split("\n\n")
+            if line and line != "data: [DONE]"
+        ]
+        text = "".join(
+            choice["delta"].get("content") or "" for event in events for choice in event["choices"]
+        )
     else:
         text = answer["choices"][0]["message"]["content"]
     assert text.startswith("warm!") or body.get("temperature") == 0.8
@@ -57,7 +118,11 @@ def test_a_request_for_tools_is_refused_with_the_field_that_cannot_be_served(por
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools, "tool_choice": "auto"}
     status, _, answer = call(port, CHAT, body)
-    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "tools", "unsupported")
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (
+        400,
+        "tools",
+        "unsupported",
+    )
 
 
 def test_embeddings_have_length_one_and_the_same_text_has_the_same(client: openai.OpenAI) -> None:
@@ -70,8 +135,12 @@ def test_embeddings_have_length_one_and_the_same_text_has_the_same(client: opena
 
 def test_embeddings_are_sent_as_numbers_or_packed(port: int) -> None:
     plain = call(port, EMBEDDINGS, {"input": "warm"})[2]["data"][0]["embedding"]
-    packed = call(port, EMBEDDINGS, {"input": "warm", "encoding_format": "base64"})[2]["data"][0]["embedding"]
-    assert struct.unpack(f"<{len(plain)}f", base64.b64decode(packed)) == pytest.approx(tuple(plain), abs=1e-6)
+    packed = call(port, EMBEDDINGS, {"input": "warm", "encoding_format": "base64"})[2]["data"][0][
+        "embedding"
+    ]
+    assert struct.unpack(f"<{len(plain)}f", base64.b64decode(packed)) == pytest.approx(
+        tuple(plain), abs=1e-6
+    )
 
 
 def test_embeddings_leave_no_trace_in_the_next_answer(port: int) -> None:

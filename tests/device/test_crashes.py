@@ -77,7 +77,9 @@ class Recorded:
             after = next(iter(before))
         self.may += [{*before, after}] * (self.record.count - len(self.may))
         self.may.append({after})
-        self.promises += [(since, self.record.count, request, answer) for since, request, answer in told]
+        self.promises += [
+            (since, self.record.count, request, answer) for since, request, answer in told
+        ]
 
     def fault(self, place: int, tree: Node) -> str:
         """Return what is wrong with a disk after a cut at a change, "" if nothing is."""
@@ -97,7 +99,12 @@ class Recorded:
 
     def expected(self, place: int) -> int:
         """Return a number that two changes share if the same may be seen after both."""
-        return hash((frozenset(self.may[place]), *(since for since, until, *_ in self.promises if since <= place <= until)))
+        return hash(
+            (
+                frozenset(self.may[place]),
+                *(since for since, until, *_ in self.promises if since <= place <= until),
+            )
+        )
 
     def _keeps_its_promises(self, store: Store, place: int) -> None:
         runtimes = (self.names["runtime1"], self.names["runtime2"])
@@ -109,14 +116,19 @@ class Recorded:
                     store.check(RUNTIMES if staged in runtimes else RELEASES, staged)
 
 
-def faults(recorded: Recorded, places: Sequence[int], *, without: str = "", window: int = WINDOW) -> Iterator[str]:
+def faults(
+    recorded: Recorded, places: Sequence[int], *, without: str = "", window: int = WINDOW
+) -> Iterator[str]:
     model = CrashModel(recorded.record, window=window, without=without)
     sound = CrashModel(recorded.record, window=window)
     seen: set[tuple[int, int]] = set()
     for place in places:
         known = {tree.name() for tree in sound.states(place)} if without else set()
         for tree in model.states(place):
-            if tree.name() not in known and (key := (tree.name(), recorded.expected(place))) not in seen:
+            if (
+                tree.name() not in known
+                and (key := (tree.name(), recorded.expected(place))) not in seen
+            ):
                 seen.add(key)
                 if fault := recorded.fault(place, tree):
                     yield f"cut after change {place}: {fault}"
@@ -137,7 +149,11 @@ def rotten_then_cut(folder: Path) -> tuple[Recorded, Sequence[int]]:
 
 def scenarios(folder: Path) -> list[tuple[Recorded, Sequence[int]]]:
     whole = Recorded(folder)
-    return [(whole, range(whole.record.count + 1)), killed_then_cut(folder, whole), rotten_then_cut(folder)]
+    return [
+        (whole, range(whole.record.count + 1)),
+        killed_then_cut(folder, whole),
+        rotten_then_cut(folder),
+    ]
 
 
 @pytest.mark.slow
@@ -148,7 +164,9 @@ def test_no_crash_leaves_neither_the_old_nor_the_new_release(memory: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.soak(row=2, short=3, whole=600)
-def test_no_crash_at_any_change_with_more_combinations_of_what_is_lost(rounds: Rounds, memory: Path) -> None:
+def test_no_crash_at_any_change_with_more_combinations_of_what_is_lost(
+    rounds: Rounds, memory: Path
+) -> None:
     points = [(recorded, place) for recorded, places in scenarios(memory) for place in places]
     for number in rounds:
         if number < len(points):
@@ -163,9 +181,15 @@ def test_no_crash_at_any_change_with_more_combinations_of_what_is_lost(rounds: R
 def test_every_fsync_is_needed(memory: Path) -> None:
     """Without the fsyncs of any one line there is a cut after which something is lost."""
     lived = scenarios(memory)
-    lines = {line for recorded, _ in lived for fsync in recorded.record.fsyncs for line in fsync.lines}
+    lines = {
+        line for recorded, _ in lived for fsync in recorded.record.fsyncs for line in fsync.lines
+    }
     assert len(lines) > 8
-    needless = [line for line in sorted(lines) if not any(True for s in lived for _ in faults(*s, without=line, window=1))]
+    needless = [
+        line
+        for line in sorted(lines)
+        if not any(True for s in lived for _ in faults(*s, without=line, window=1))
+    ]
     assert needless == []
 
 
@@ -175,7 +199,15 @@ def ends(folder: Path, how: str, numbers: range) -> Iterator[dict[str, Any]]:
         make_cargo(folder / "cargo")
     (folder / "empty").mkdir(exist_ok=True)
     bounds = map(str, (numbers.start, numbers.stop, numbers.step))
-    command = [sys.executable, "-m", "tests.fakes.killer", str(folder / "cargo"), str(folder / "empty"), how, *bounds]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fakes.killer",
+        str(folder / "cargo"),
+        str(folder / "empty"),
+        how,
+        *bounds,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killer:
         assert killer.stdout
         for line in killer.stdout:
@@ -194,13 +226,18 @@ def test_a_kill_at_every_change_of_the_disk_leaves_the_old_or_the_new_release(me
     ended = [end["ended"] for end in seen]
     assert ended == sorted(ended)
     assert set(ended) == {-9, 0}, "each change is where it ends, and then there are no more"
-    assert {tuple(end["serves"]) for end in seen if end["finished"] == 3} == {("release1", ""), ("release2", "release1")}
+    assert {tuple(end["serves"]) for end in seen if end["finished"] == 3} == {
+        ("release1", ""),
+        ("release2", "release1"),
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["once", "ever"])
 @pytest.mark.soak(row=1, short=1, whole=STRIDE)
-def test_an_error_at_a_change_of_the_disk_leaves_the_old_or_the_new_release(rounds: Rounds, memory: Path, how: str) -> None:
+def test_an_error_at_a_change_of_the_disk_leaves_the_old_or_the_new_release(
+    rounds: Rounds, memory: Path, how: str
+) -> None:
     changes = Recorded(memory).record.count
     for number in rounds:
         for end in ends(memory, how, range(1 + number, changes + 1, STRIDE)):
@@ -210,7 +247,11 @@ def test_an_error_at_a_change_of_the_disk_leaves_the_old_or_the_new_release(roun
 
 @pytest.mark.slow
 @pytest.mark.soak(row=1, short=2, whole=200)
-def test_a_kill_at_a_random_moment_leaves_the_old_or_the_new_release(rounds: Rounds, memory: Path) -> None:
+def test_a_kill_at_a_random_moment_leaves_the_old_or_the_new_release(
+    rounds: Rounds, memory: Path
+) -> None:
     for number in rounds:
         for end in ends(memory, "moment", range(number * 10, number * 10 + 10)):
-            rounds.saw(f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} release, 0 bad")
+            rounds.saw(
+                f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} release, 0 bad"
+            )

@@ -8,14 +8,22 @@ import pytest
 from device import disk
 
 
-def test_a_sync_asks_the_kernel_for_an_fsync_of_that_very_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_asks_the_kernel_for_an_fsync_of_that_very_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: asked.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())),
+    )
     disk.write_whole(tmp_path / "file", b"content")
     assert asked == [str(tmp_path / ".file.part"), str(tmp_path)]
 
 
-def test_a_folder_and_all_that_is_in_it_is_removed_and_nothing_that_a_link_points_to(tmp_path: Path) -> None:
+def test_a_folder_and_all_that_is_in_it_is_removed_and_nothing_that_a_link_points_to(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "kept").write_text("kept")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     (tmp_path / "folder" / "inner" / "link").symlink_to(tmp_path / "kept")

@@ -28,7 +28,11 @@ def card(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 2 MB that holds a blob with a second name, as one of a release."""
     place = tmp_path / "card"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip("a file system can only be mounted by root")
     try:
@@ -57,12 +61,16 @@ class Session:
 
     def __init__(self, place: Path) -> None:
         command = [sys.executable, "-m", "device", "receive", "--root", str(place)]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        )
 
     def send(self, part: bytes | dict[str, Any]) -> None:
         assert self._child.stdin
         try:
-            self._child.stdin.write(json.dumps(part).encode() + b"\n" if isinstance(part, dict) else part)
+            self._child.stdin.write(
+                json.dumps(part).encode() + b"\n" if isinstance(part, dict) else part
+            )
             self._child.stdin.flush()
         except BrokenPipeError:
             assert self._child.wait(30) == 1
@@ -80,14 +88,23 @@ class Session:
 
 
 def put(content: bytes, offset: int = 0) -> dict[str, Any]:
-    return {"op": "put", "blobs": [{"sha256": digest(content), "size": len(content), "offset": offset}]}
+    return {
+        "op": "put",
+        "blobs": [{"sha256": digest(content), "size": len(content), "offset": offset}],
+    }
 
 
 def left_over(place: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in (place / "blobs").iterdir() if file.name != digest(OLD)}
+    return {
+        file.name: file.stat().st_size
+        for file in (place / "blobs").iterdir()
+        if file.name != digest(OLD)
+    }
 
 
-def test_a_blob_comes_whole_or_is_refused_before_its_first_byte_whatever_the_room(card: Path) -> None:
+def test_a_blob_comes_whole_or_is_refused_before_its_first_byte_whatever_the_room(
+    card: Path,
+) -> None:
     outcomes = set()
     for step in range(-10, 11):
         resized(card, SIZE + step * 4096)
@@ -115,12 +132,17 @@ def test_a_disk_that_somebody_else_fills_on_the_way_is_left_as_it_was(card: Path
     fill(card)
     session.send(CONTENT[SIZE // 2 :])
     answer = session.end()
-    assert (answer["code"], answer["message"]) == ("disk_full", "the disk is full: 0 bytes were free")
+    assert (answer["code"], answer["message"]) == (
+        "disk_full",
+        "the disk is full: 0 bytes were free",
+    )
     assert left_over(card) == {}
     assert (card / "releases" / ("b" * 64) / "model.gguf").read_bytes() == OLD
 
 
-def test_a_disk_that_fills_while_an_update_is_made_is_left_as_it_was(card: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_an_update_is_made_is_left_as_it_was(
+    card: Path, tmp_path: Path
+) -> None:
     old, new = make_update(tmp_path)
     size = new.stat().st_size
     subprocess.run(["mount", "-o", "remount,size=8m", str(card)], check=True)
@@ -130,7 +152,9 @@ def test_a_disk_that_fills_while_an_update_is_made_is_left_as_it_was(card: Path,
     patch = make(old_file(old, base.name), new, {}, Silent())
     frames, name = list(patch.chunks(patch.frames)), digest(new.read_bytes())
     session = Session(card)
-    session.send({"op": "patch", "sha256": name, "size": size, "offset": 0, "checked": 0, "base": base.name})
+    session.send(
+        {"op": "patch", "sha256": name, "size": size, "offset": 0, "checked": 0, "base": base.name}
+    )
     half = len(frames) // 2
     session.send(b"".join(frames[:half]))
     wait_for(card / "blobs" / f".{name}.part", sum(frame.made for frame in patch.frames[:half]))

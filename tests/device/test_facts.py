@@ -29,7 +29,9 @@ def fixture(name: str) -> str:
         ("cpuinfo-zero-2w-32bit", ["0xd03"], "neon", "asimd"),
     ],
 )
-def test_the_processor_is_read_from_cpuinfo(name: str, parts: list[str], feature: str, lacks: str) -> None:
+def test_the_processor_is_read_from_cpuinfo(
+    name: str, parts: list[str], feature: str, lacks: str
+) -> None:
     seen = facts.cpuinfo(fixture(name))
     assert seen["cpu_parts"] == parts
     assert feature in seen["cpu_features"]
@@ -37,15 +39,23 @@ def test_the_processor_is_read_from_cpuinfo(name: str, parts: list[str], feature
 
 
 def test_two_kinds_of_cores_are_both_named_once_each() -> None:
-    text = "".join(f"processor : {core}\nCPU part : {part}\n\n" for core, part in enumerate(["0xd05"] * 4 + ["0xd0b"] * 4))
+    text = "".join(
+        f"processor : {core}\nCPU part : {part}\n\n"
+        for core, part in enumerate(["0xd05"] * 4 + ["0xd0b"] * 4)
+    )
     assert facts.cpuinfo(text)["cpu_parts"] == ["0xd05", "0xd0b"]
 
 
 @pytest.mark.parametrize(
-    ("name", "total", "available", "swap"), [("meminfo-zero-2w", 416, 228, 2047), ("meminfo-orin-nano", 7619, 6099, 3809)]
+    ("name", "total", "available", "swap"),
+    [("meminfo-zero-2w", 416, 228, 2047), ("meminfo-orin-nano", 7619, 6099, 3809)],
 )
 def test_memory_is_read_from_meminfo(name: str, total: int, available: int, swap: int) -> None:
-    assert facts.meminfo(fixture(name)) == {"memory_total_mb": total, "memory_available_mb": available, "swap_total_mb": swap}
+    assert facts.meminfo(fixture(name)) == {
+        "memory_total_mb": total,
+        "memory_available_mb": available,
+        "swap_total_mb": swap,
+    }
 
 
 def test_l4t_releases_are_whole_with_their_major_number() -> None:
@@ -58,12 +68,18 @@ def test_a_board_without_l4t_has_none() -> None:
     assert facts.l4t_package("") is None
 
 
-@pytest.mark.parametrize(("version", "release"), [("36.4.7-20250918154033", "36.4.7"), ("32.7.1-20220219090344", "32.7.1")])
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [("36.4.7-20250918154033", "36.4.7"), ("32.7.1-20220219090344", "32.7.1")],
+)
 def test_l4t_is_read_from_its_package_where_the_file_is_missing(version: str, release: str) -> None:
     assert facts.l4t_package(version) == release
 
 
-@pytest.mark.parametrize(("name", "mode"), [("nvpmodel-nano-jetpack-4", "MAXN"), ("nvpmodel-orin-nano-jetpack-6", "MAXN_SUPER")])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("nvpmodel-nano-jetpack-4", "MAXN"), ("nvpmodel-orin-nano-jetpack-6", "MAXN_SUPER")],
+)
 def test_a_jetson_says_its_power_mode(name: str, mode: str) -> None:
     assert facts.power_mode(fixture(name)) == mode
     assert facts.power_mode("") is None
@@ -78,7 +94,11 @@ def test_a_jetson_says_its_power_mode(name: str, mode: str) -> None:
     ],
 )
 def test_throttling_flags_have_names(text: str, now: list[str], since: list[str]) -> None:
-    assert facts.throttled(text) == {"raw": text.strip().partition("=")[2], "now": now, "since_boot": since}
+    assert facts.throttled(text) == {
+        "raw": text.strip().partition("=")[2],
+        "now": now,
+        "since_boot": since,
+    }
 
 
 def test_a_board_without_vcgencmd_has_no_flags() -> None:
@@ -93,7 +113,11 @@ def test_a_board_without_vcgencmd_has_no_flags() -> None:
     ],
 )
 def test_the_system_is_read_from_os_release(name: str, version: str, long_name: str) -> None:
-    assert facts.os_release(fixture(name)) == {"os_id": "debian", "os_version": version, "os_name": long_name}
+    assert facts.os_release(fixture(name)) == {
+        "os_id": "debian",
+        "os_version": version,
+        "os_name": long_name,
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,12 +146,17 @@ def test_glibc_is_read_however_it_is_printed(text: str, version: str | None) -> 
         ([], None),
     ],
 )
-def test_the_temperature_is_the_processors_zone_by_type(zones: list[tuple[str, str]], degrees: float | None) -> None:
+def test_the_temperature_is_the_processors_zone_by_type(
+    zones: list[tuple[str, str]], degrees: float | None
+) -> None:
     assert facts.temperature(zones) == degrees
 
 
 def test_the_device_trees_model_goes_before_the_makers_name() -> None:
-    files = {"/sys/firmware/devicetree/base/model": "Raspberry Pi 4 Model B Rev 1.4\0", "/sys/class/dmi/id/sys_vendor": "QEMU\n"}
+    files = {
+        "/sys/firmware/devicetree/base/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+        "/sys/class/dmi/id/sys_vendor": "QEMU\n",
+    }
     assert facts.model(lambda path: files.get(path, "")) == "Raspberry Pi 4 Model B Rev 1.4"
 
 
@@ -142,12 +171,22 @@ def test_the_file_parses_as_python_3_6_for_boards_that_must_be_told_so() -> None
 
 def test_fed_to_a_bare_interpreter_it_prints_facts_and_an_empty_store(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-sE", "-", str(tmp_path / "not" / "there")], input=SOURCE.read_bytes(), capture_output=True, check=True
-    )  # fmt: skip
+        [sys.executable, "-sE", "-", str(tmp_path / "not" / "there")],
+        input=SOURCE.read_bytes(),
+        capture_output=True,
+        check=True,
+    )
     printed = json.loads(done.stdout)
     assert printed["facts"]["root"] == str(tmp_path / "not" / "there")
     assert printed["facts"]["disk_free_bytes"] > 0
-    assert printed["stored"] == {"agents": [], "blobs": {}, "releases": [], "runtimes": [], "signatures": {}, "signers": []}
+    assert printed["stored"] == {
+        "agents": [],
+        "blobs": {},
+        "releases": [],
+        "runtimes": [],
+        "signatures": {},
+        "signers": [],
+    }
 
 
 def test_the_store_is_listed_with_the_bytes_of_what_is_half_there(tmp_path: Path) -> None:
@@ -159,7 +198,9 @@ def test_the_store_is_listed_with_the_bytes_of_what_is_half_there(tmp_path: Path
     (tmp_path / "releases" / "d").mkdir()
     (tmp_path / "releases" / "e").mkdir()
     (tmp_path / "releases" / "e" / "manifest.json.sig").write_bytes(b"signed")
-    (tmp_path / "allowed_signers").write_text('# who\n* namespaces="demitasse-bundle" ssh-ed25519 AAAA me\n\nhalf a line\n')
+    (tmp_path / "allowed_signers").write_text(
+        '# who\n* namespaces="demitasse-bundle" ssh-ed25519 AAAA me\n\nhalf a line\n'
+    )
     signatures = {"d": None, "e": hashlib.sha256(b"signed").hexdigest()}
     stored = facts.stored(str(tmp_path))
     assert {name: sorted(stored[name]) for name in ("agents", "releases", "runtimes")} == {

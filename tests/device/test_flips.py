@@ -44,7 +44,10 @@ CLASSES: dict[str, tuple[str, Place]] = {
     "manifest: digest": ("manifest.json", field('"sha256": ', 1, 64)),
     "manifest: path": ("manifest.json", field('"path": ', 1, 10)),
     "manifest: anywhere": ("manifest.json", lambda raw: range(len(raw))),
-    "signature": ("manifest.json.sig", lambda raw: range(raw.index(b"\n") + 1, raw.rindex(b"\n-----END") - 4)),
+    "signature": (
+        "manifest.json.sig",
+        lambda raw: range(raw.index(b"\n") + 1, raw.rindex(b"\n-----END") - 4),
+    ),
     "gguf: magic": (MODEL, at(0, 4)),
     "gguf: version": (MODEL, at(4, 4)),
     "gguf: number of tensors": (MODEL, at(8, 8)),
@@ -86,7 +89,9 @@ def test_a_flipped_bit_in_what_is_on_the_board_is_refused(board: Board, rounds: 
         (there / name).write_bytes(spoilt)
         with pytest.raises(DeviceError) as caught:
             board.check()
-        assert name.removesuffix(".sig").split(".")[0] in caught.value.message or name.endswith(".sig")
+        assert name.removesuffix(".sig").split(".")[0] in caught.value.message or name.endswith(
+            ".sig"
+        )
         (there / name).write_bytes(sound)
         rounds.saw(f"{list(CLASSES)[number % len(CLASSES)]}: refused")
     assert board.verdict() == ACCEPTED
@@ -96,15 +101,25 @@ def test_a_flipped_bit_in_what_is_on_the_board_is_refused(board: Board, rounds: 
 @pytest.mark.soak(row=5, short=60, whole=2000)
 def test_a_flipped_bit_in_an_update_under_way_is_refused(tmp_path: Path, rounds: Rounds) -> None:
     old, new = make_update(tmp_path)
-    patch, whole = make(old_file(old, "0" * 64), new, {}, Silent()), hashlib.sha256(new.read_bytes()).digest()
+    patch, whole = (
+        make(old_file(old, "0" * 64), new, {}, Silent()),
+        hashlib.sha256(new.read_bytes()).digest(),
+    )
     frames = list(patch.chunks(patch.frames))
     sound, base = b"".join(frames), os.open(old, os.O_RDONLY)
     heads = [sum(map(len, frames[:n])) for n in range(len(frames))]
     for number in rounds:
         draw, raw = random.Random(number), bytearray(sound)
-        place = draw.choice(heads) + draw.randrange(delta.FRAME.size) if number % 2 else draw.randrange(len(raw))
+        place = (
+            draw.choice(heads) + draw.randrange(delta.FRAME.size)
+            if number % 2
+            else draw.randrange(len(raw))
+        )
         raw[place] ^= 1 << draw.randrange(8)
-        assert outcome(bytes(raw), base, new.stat().st_size, tmp_path / "made", whole) != "something else was made"
+        assert (
+            outcome(bytes(raw), base, new.stat().st_size, tmp_path / "made", whole)
+            != "something else was made"
+        )
         rounds.saw("a bit of a frame's header" if number % 2 else "a bit of all frames")
     os.close(base)
 

@@ -18,12 +18,16 @@ from tests.fakes.tiny_gguf import tiny_bundle
 
 Opening = tuple[str, list[dict[str, str]]]
 SYSTEM = "You answer questions about a coffee machine. Be brief, and say where the manual says it."
-TURNS = [{"role": "user", "content": "is it on?"}, {"role": "assistant", "content": "Yes: see page 3."}]
+TURNS = [
+    {"role": "user", "content": "is it on?"},
+    {"role": "assistant", "content": "Yes: see page 3."},
+]
 ASKED = [{"role": "user", "content": "how hot?"}]
 
 
 @pytest.fixture(
-    params=[(SYSTEM, []), (SYSTEM, TURNS), ("", TURNS)], ids=["system prompt", "system prompt and turns", "turns alone"]
+    params=[(SYSTEM, []), (SYSTEM, TURNS), ("", TURNS)],
+    ids=["system prompt", "system prompt and turns", "turns alone"],
 )
 def opening(request: pytest.FixtureRequest) -> Opening:
     return request.param  # type: ignore[no-any-return]
@@ -32,7 +36,9 @@ def opening(request: pytest.FixtureRequest) -> Opening:
 @pytest.fixture
 def bundle(tmp_path: Path, opening: Opening) -> Path:
     Store(tmp_path / "root")
-    return tiny_bundle(tmp_path / "root" / "releases" / ("a" * 64), system=opening[0], turns=opening[1])
+    return tiny_bundle(
+        tmp_path / "root" / "releases" / ("a" * 64), system=opening[0], turns=opening[1]
+    )
 
 
 @pytest.fixture
@@ -62,7 +68,9 @@ def answered(model: Model, asked: "list[dict[str, str]]" = ASKED) -> tuple[int, 
     return steps[-1].timing.reused_tokens, [step.id for step in steps]
 
 
-def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(bundle: Path, started: Callable[[], Model]) -> None:
+def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(
+    bundle: Path, started: Callable[[], Model]
+) -> None:
     plain = started()
     reused, expected = answered(plain)
     assert reused == 0
@@ -78,7 +86,11 @@ def test_a_conversation_that_brings_the_opening_itself_takes_it_from_the_same_st
     leads.prepare(started(), bundle)
     model = started()
     leads.prepare(model, bundle)
-    whole = [*([{"role": "system", "content": opening[0]}] if opening[0] else []), *opening[1], *ASKED]
+    whole = [
+        *([{"role": "system", "content": opening[0]}] if opening[0] else []),
+        *opening[1],
+        *ASKED,
+    ]
     assert answered(model, whole) == answered(model) == (len(model.lead()), answered(started())[1])
 
 
@@ -117,26 +129,34 @@ def test_a_damaged_state_is_never_given_to_the_engine_and_is_made_again(
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"sha256": "x"}'])
-def test_a_state_without_its_record_is_made_again(bundle: Path, started: Callable[[], Model], record: bytes) -> None:
+def test_a_state_without_its_record_is_made_again(
+    bundle: Path, started: Callable[[], Model], record: bytes
+) -> None:
     leads.prepare(started(), bundle)
     state_of(bundle).with_suffix(".json").write_bytes(record)
     assert not leads.prepare(started(), bundle)
     assert leads.prepare(started(), bundle)
 
 
-def test_a_state_that_the_engine_does_not_take_is_made_again(bundle: Path, opening: Opening) -> None:
+def test_a_state_that_the_engine_does_not_take_is_made_again(
+    bundle: Path, opening: Opening
+) -> None:
     engine = FakeEngine()
     model = engine.model(*opening)
     leads.prepare(model, bundle)
     file = state_of(bundle)
     other = b"what another engine saved"
     file.write_bytes(other)
-    file.with_suffix(".json").write_text(json.dumps({"size": len(other), "sha256": sha256(other).hexdigest()}))
+    file.with_suffix(".json").write_text(
+        json.dumps({"size": len(other), "sha256": sha256(other).hexdigest()})
+    )
     assert not leads.prepare(model, bundle)
     assert engine.states[bytes(model.lead())].startswith(b"state of ")
 
 
-def test_another_kind_of_state_takes_the_place_of_the_one_before(bundle: Path, opening: Opening) -> None:
+def test_another_kind_of_state_takes_the_place_of_the_one_before(
+    bundle: Path, opening: Opening
+) -> None:
     engine = FakeEngine()
     model = engine.model(*opening)
     leads.prepare(model, bundle)
@@ -147,7 +167,9 @@ def test_another_kind_of_state_takes_the_place_of_the_one_before(bundle: Path, o
 
 
 @pytest.mark.parametrize(("folder", "system"), [("releases", ""), ("elsewhere", SYSTEM)])
-def test_nothing_is_written_without_a_lead_or_outside_of_a_store(tmp_path: Path, folder: str, system: str) -> None:
+def test_nothing_is_written_without_a_lead_or_outside_of_a_store(
+    tmp_path: Path, folder: str, system: str
+) -> None:
     bundle = tiny_bundle(tmp_path / folder / "one", system=system)
     model = open_bundle(bundle, read_manifest(bundle), threads=1)
     assert not leads.prepare(model, bundle)
@@ -172,12 +194,16 @@ def test_a_lead_that_has_no_room_in_memory_is_told_and_not_kept(
     model = engine.model(*opening)
     engine.states[bytes(model.lead())] = b""
     assert not leads.prepare(model, bundle)
-    told = f"the state of the lead ({len(model.lead())} tokens) is larger than the memory for states\n"
+    told = (
+        f"the state of the lead ({len(model.lead())} tokens) is larger than the memory for states\n"
+    )
     assert capsys.readouterr().err == told
     assert not list(bundle.parent.parent.glob("leads/**/*.state"))
 
 
-def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with(started: Callable[[], Model]) -> None:
+def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with(
+    started: Callable[[], Model],
+) -> None:
     fresh, model = started(), started()
     model.forget()
     first = answered(model)
@@ -185,7 +211,9 @@ def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with
     assert first == answered(model) == (len(model.lead()), answered(fresh)[1])
 
 
-def test_the_store_sweeps_the_leads_of_releases_that_are_gone(bundle: Path, started: Callable[[], Model]) -> None:
+def test_the_store_sweeps_the_leads_of_releases_that_are_gone(
+    bundle: Path, started: Callable[[], Model]
+) -> None:
     leads.prepare(started(), bundle)
     store = Store(bundle.parent.parent)
     store.sweep()

@@ -10,7 +10,9 @@ from device.metrics import Metrics
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 
-LINE = re.compile(r'(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? -?[\d.e+]+)')
+LINE = re.compile(
+    r'(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? -?[\d.e+]+)'
+)
 """A line of Prometheus' text format 0.0.4, as far as it is used here."""
 
 
@@ -68,4 +70,7 @@ def test_a_service_counts_its_requests_by_path_and_status(port: int) -> None:
 def test_figures_of_a_guarded_service_need_its_token() -> None:
     with service(lambda: FakeEngine().model(), token="sixteen-characters") as number:
         assert call(number, "/metrics")[0] == 401
-        assert call(number, "/metrics", headers={"authorization": "Bearer sixteen-characters"})[0] == 200
+        assert (
+            call(number, "/metrics", headers={"authorization": "Bearer sixteen-characters"})[0]
+            == 200
+        )

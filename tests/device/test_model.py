@@ -13,7 +13,10 @@ GEMMA = (
     "{% for message in messages %}<{{ message.role }}>{{ first if loop.first }}{{ message.content }}{% endfor %}<model>"
 )
 """Puts the instructions into the first question, as Gemma's templates do."""
-STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no instructions here') }}{% endif %}" + CHATML
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no instructions here') }}{% endif %}"
+    + CHATML
+)
 ASKED = {"role": "user", "content": "how hot?"}
 
 
@@ -27,7 +30,10 @@ def model(template: str, system: str = "", turns: Messages = ()) -> Model:
 
 @pytest.mark.parametrize(
     ("template", "lead"),
-    [(CHATML, "<|im_start|>system\nbe very brief<|im_end|>\n<|im_start|>user\n"), (GEMMA, "<user>be very brief\n")],
+    [
+        (CHATML, "<|im_start|>system\nbe very brief<|im_end|>\n<|im_start|>user\n"),
+        (GEMMA, "<user>be very brief\n"),
+    ],
 )
 def test_the_lead_ends_where_the_first_question_begins(template: str, lead: str) -> None:
     bundled = model(template, "be very brief")
@@ -38,7 +44,10 @@ def test_the_lead_ends_where_the_first_question_begins(template: str, lead: str)
 
 def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
     prompt = model(CHATML, "be very brief").prompt([{"role": "system", "content": "sing"}, ASKED])
-    assert bytes(prompt.tokens[: prompt.lead]).decode() == "<|im_start|>system\nsing<|im_end|>\n<|im_start|>user\n"
+    assert (
+        bytes(prompt.tokens[: prompt.lead]).decode()
+        == "<|im_start|>system\nsing<|im_end|>\n<|im_start|>user\n"
+    )
 
 
 @pytest.mark.parametrize("system", ["", "be very brief"])
@@ -46,7 +55,10 @@ def test_the_lead_covers_the_turns_that_every_conversation_begins_with(system: s
     bundled = model(CHATML, system, TURNS)
     instructed = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     assert bytes(bundled.lead()).decode() == f"{instructed}{SHOWN}<|im_start|>user\n"
-    assert bundled.render([ASKED]) == f"{instructed}{SHOWN}<|im_start|>user\nhow hot?<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        bundled.render([ASKED])
+        == f"{instructed}{SHOWN}<|im_start|>user\nhow hot?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert bundled.prompt([ASKED]).lead == len(bundled.lead())
 
 
@@ -58,7 +70,11 @@ def test_a_conversation_that_begins_with_the_opening_does_not_get_it_twice(syste
 
 def test_a_conversation_that_went_on_keeps_its_opening() -> None:
     bundled = model(CHATML, "be very brief", TURNS)
-    further = [ASKED, {"role": "assistant", "content": "80"}, {"role": "user", "content": "and then?"}]
+    further = [
+        ASKED,
+        {"role": "assistant", "content": "80"},
+        {"role": "user", "content": "and then?"},
+    ]
     assert bundled.prompt(further).lead == len(bundled.lead())
 
 
@@ -68,7 +84,12 @@ def test_instructions_of_the_conversation_take_the_place_of_the_whole_opening() 
 
 
 def test_a_few_tokens_are_no_lead() -> None:
-    assert model("{% for message in messages %}{{ message.content }}{% endfor %}", "brief").prompt([ASKED]).lead == 0
+    assert (
+        model("{% for message in messages %}{{ message.content }}{% endfor %}", "brief")
+        .prompt([ASKED])
+        .lead
+        == 0
+    )
 
 
 def test_a_conversation_that_does_not_begin_with_a_question_has_no_lead() -> None:

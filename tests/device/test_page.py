@@ -10,8 +10,18 @@ from device.page import headers, page
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
-in_browser = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")]
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    "",
+)
+in_browser = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium"),
+]
 TOKEN = "sixteen-characters"
 REFUSED = "status of 400"
 """Chromium's own line for a request that the service refused."""
@@ -22,7 +32,9 @@ LIGHT, DARK = "rgb(251, 249, 246)", "rgb(23, 20, 18)"
 def browser() -> Iterator[object]:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield browser
         browser.close()
 
@@ -47,7 +59,12 @@ def tab(browser, port: int):  # type: ignore[no-untyped-def]
     tab = context.new_page()
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" and REFUSED not in said.text else None)
+    tab.on(
+        "console",
+        lambda said: (
+            wrong.append(said.text) if said.type == "error" and REFUSED not in said.text else None
+        ),
+    )
     tab.set_default_timeout(10_000)
     tab.goto(f"http://127.0.0.1:{port}/")
     yield tab
@@ -66,7 +83,11 @@ def test_its_headers_let_it_talk_to_its_own_service_alone() -> None:
         status, fields, _ = call(number, "/")
     policy = fields["content-security-policy"]
     assert status == 200, "the page itself asks for no token"
-    assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "frame-ancestors 'none'" in policy
+    assert (
+        "default-src 'none'" in policy
+        and "connect-src 'self'" in policy
+        and "frame-ancestors 'none'" in policy
+    )
     assert "unsafe" not in policy and policy == headers(page())["content-security-policy"]
 
 
@@ -89,7 +110,11 @@ class TestInABrowser:
             tab.get_by_label("Your question").fill(question)
             tab.get_by_role("button", name="Ask").click()
             tab.locator("#log[aria-busy=false]").wait_for()
-        assert engine.prompts[1].count(b"warm") == 32 and b"first?" in engine.prompts[1] and b"second?" in engine.prompts[1]
+        assert (
+            engine.prompts[1].count(b"warm") == 32
+            and b"first?" in engine.prompts[1]
+            and b"second?" in engine.prompts[1]
+        )
         tab.get_by_role("button", name="New conversation").click()
         assert tab.locator("article").count() == 0
 
@@ -102,7 +127,9 @@ class TestInABrowser:
         tab.keyboard.press("Escape")
         assert engine.ended.wait(10)
         tab.locator("#log[aria-busy=false]").wait_for()
-        assert tab.get_by_label("Your question").input_value() == "tell me everything", "what got no answer is back in the field"
+        assert tab.get_by_label("Your question").input_value() == "tell me everything", (
+            "what got no answer is back in the field"
+        )
         assert tab.locator("article").count() == 0
 
     def test_what_the_model_says_is_text_and_never_markup(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]

@@ -19,9 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def session(store: Path, *parts: bytes | dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
     """Hold one session and return the answers and the exit status."""
-    sent = b"".join(json.dumps(part).encode() + b"\n" if isinstance(part, dict) else part for part in parts)
+    sent = b"".join(
+        json.dumps(part).encode() + b"\n" if isinstance(part, dict) else part for part in parts
+    )
     command = [sys.executable, "-m", "device", "receive", "--root", str(store)]
-    done = subprocess.run(command, input=sent, capture_output=True, check=False, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        command, input=sent, capture_output=True, check=False, cwd=ROOT, timeout=60
+    )
     assert done.stderr == b""
     return [json.loads(line) for line in done.stdout.splitlines()], done.returncode
 
@@ -31,12 +35,18 @@ def sha256(content: bytes) -> str:
 
 
 def entry(content: bytes, offset: int = 0, size: int | None = None) -> dict[str, Any]:
-    return {"sha256": sha256(content), "size": len(content) if size is None else size, "offset": offset}
+    return {
+        "sha256": sha256(content),
+        "size": len(content) if size is None else size,
+        "offset": offset,
+    }
 
 
 def test_several_blobs_come_in_one_request_and_are_kept_by_name(tmp_path: Path) -> None:
     contents = [b"first", b"", b"third" * 100_000]
-    answers, code = session(tmp_path, {"op": "put", "blobs": [entry(content) for content in contents]}, *contents)
+    answers, code = session(
+        tmp_path, {"op": "put", "blobs": [entry(content) for content in contents]}, *contents
+    )
     assert (answers, code) == ([{"kept": 3}], 0)
     assert [Store(tmp_path).blob(sha256(content)).read_bytes() for content in contents] == contents
 
@@ -47,7 +57,9 @@ def test_a_cut_blob_goes_on_at_the_byte(tmp_path: Path) -> None:
     assert (answers[0]["error"]["code"], code) == ("cut", 1)
     part = Store(tmp_path).part(sha256(content))
     assert part.read_bytes() == content[:100_001]
-    answers, _ = session(tmp_path, {"op": "put", "blobs": [entry(content, offset=100_001)]}, content[100_001:])
+    answers, _ = session(
+        tmp_path, {"op": "put", "blobs": [entry(content, offset=100_001)]}, content[100_001:]
+    )
     assert answers == [{"kept": 1}]
     assert Store(tmp_path).blob(sha256(content)).read_bytes() == content
     assert not part.exists()
@@ -75,25 +87,55 @@ BLOB = {"sha256": "a" * 64, "size": 5, "offset": 0}
         (b"not json\n", "bad_request", "not a JSON line"),
         (b"[]\n", "bad_request", "not a JSON object"),
         ({"op": "delete"}, "bad_request", "unknown operation `delete`"),
-        ({"op": "put", "blobs": ["x"]}, "bad_request", "a blob needs `sha256`, `size` and `offset`"),
-        ({"op": "put", "blobs": [{**BLOB, "offset": 6}]}, "bad_request", "a blob needs an offset between 0 and its size"),
-        ({"op": "put", "blobs": [{**BLOB, "size": -1}]}, "bad_request", "a blob needs an offset between 0 and its size"),
-        ({"op": "put", "blobs": [{**BLOB, "sha256": "../x"}]}, "bad_digest", "not a sha256 in hex: `../x`"),
-        ({"op": "put", "blobs": [{**BLOB, "offset": 3}]}, "wrong_offset", "blob aaaaaaaaaaaa has 0 bytes, not 3"),
-        ({"op": "release", "size": 9_000_000}, "bad_request", "`size` is not between 0 and 8388608"),
+        (
+            {"op": "put", "blobs": ["x"]},
+            "bad_request",
+            "a blob needs `sha256`, `size` and `offset`",
+        ),
+        (
+            {"op": "put", "blobs": [{**BLOB, "offset": 6}]},
+            "bad_request",
+            "a blob needs an offset between 0 and its size",
+        ),
+        (
+            {"op": "put", "blobs": [{**BLOB, "size": -1}]},
+            "bad_request",
+            "a blob needs an offset between 0 and its size",
+        ),
+        (
+            {"op": "put", "blobs": [{**BLOB, "sha256": "../x"}]},
+            "bad_digest",
+            "not a sha256 in hex: `../x`",
+        ),
+        (
+            {"op": "put", "blobs": [{**BLOB, "offset": 3}]},
+            "wrong_offset",
+            "blob aaaaaaaaaaaa has 0 bytes, not 3",
+        ),
+        (
+            {"op": "release", "size": 9_000_000},
+            "bad_request",
+            "`size` is not between 0 and 8388608",
+        ),
         ({"op": "release", "size": 9}, "cut", "the session ended within a message"),
     ],
 )
-def test_a_request_that_breaks_the_rules_ends_the_session(tmp_path: Path, request_line: Any, code: str, message: str) -> None:
+def test_a_request_that_breaks_the_rules_ends_the_session(
+    tmp_path: Path, request_line: Any, code: str, message: str
+) -> None:
     answers, status = session(tmp_path, request_line)
     assert status == 1
     assert (answers[0]["error"]["code"], answers[0]["error"]["message"]) == (code, message)
 
 
 def test_more_than_the_disk_holds_is_refused_before_it_comes(tmp_path: Path) -> None:
-    answers, _ = session(tmp_path, {"op": "put", "blobs": [{"sha256": "a" * 64, "size": 1 << 60, "offset": 0}]})
+    answers, _ = session(
+        tmp_path, {"op": "put", "blobs": [{"sha256": "a" * 64, "size": 1 << 60, "offset": 0}]}
+    )
     assert answers[0]["error"]["code"] == "disk_full"
-    assert answers[0]["error"]["message"].startswith("the disk is full: 1,152,921,504,606,846,976 bytes are to come, ")
+    assert answers[0]["error"]["message"].startswith(
+        "the disk is full: 1,152,921,504,606,846,976 bytes are to come, "
+    )
 
 
 def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
@@ -106,7 +148,9 @@ def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "receive", "--root", str(tmp_path)]
-    done = subprocess.run(command, input=request + content, capture_output=True, check=False, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        command, input=request + content, capture_output=True, check=False, cwd=ROOT, timeout=60
+    )
     assert json.loads(done.stdout)["error"]["code"] == "disk_full"
     assert list((tmp_path / "blobs").iterdir()) == []
 
@@ -116,14 +160,21 @@ def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int)
     """By the kernel's count of what the session wrote; cards wear out by being written."""
     content = bytes(range(256)) * (size // 256)
     child = subprocess.Popen(
-        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )  # fmt: skip
+        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert child.stdin and child.stdout
     with child.stdin, child.stdout:
-        child.stdin.write(json.dumps({"op": "put", "blobs": [entry(content)]}).encode() + b"\n" + content)
+        child.stdin.write(
+            json.dumps({"op": "put", "blobs": [entry(content)]}).encode() + b"\n" + content
+        )
         child.stdin.flush()
         assert json.loads(child.stdout.readline()) == {"kept": 1}
-        counts = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
+        counts = dict(
+            line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines()
+        )
     assert child.wait(30) == 0
     assert len(content) < int(counts["wchar"]) < 1.05 * len(content)
 
@@ -139,20 +190,38 @@ def test_an_update_is_made_in_little_memory_and_written_once(tmp_path: Path) -> 
     payload = coding.difference(np.zeros(blocks, np.uint8), fresh, 2)
     frames = (
         delta.FRAME.pack(delta.COPY, 0, 0, len(base), 0)
-        + delta.FRAME.pack(delta.ADD, 2, len(payload), blocks, 0) + payload
-        + delta.FRAME.pack(delta.CHECK, 0, 32, 0, 0) + hashlib.sha256(new).digest()
-    )  # fmt: skip
-    request = {"op": "patch", "sha256": sha256(new), "size": len(new), "offset": 0, "checked": 0, "base": old.name}
+        + delta.FRAME.pack(delta.ADD, 2, len(payload), blocks, 0)
+        + payload
+        + delta.FRAME.pack(delta.CHECK, 0, 32, 0, 0)
+        + hashlib.sha256(new).digest()
+    )
+    request = {
+        "op": "patch",
+        "sha256": sha256(new),
+        "size": len(new),
+        "offset": 0,
+        "checked": 0,
+        "base": old.name,
+    }
     child = subprocess.Popen(
-        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )  # fmt: skip
+        [sys.executable, "-m", "device", "receive", "--root", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert child.stdin and child.stdout
     with child.stdin, child.stdout:
         child.stdin.write(json.dumps(request).encode() + b"\n" + frames)
         child.stdin.flush()
         assert json.loads(child.stdout.readline()) == {"kept": 1}
-        counts = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
-        memory = dict(line.split(":\t", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if ":\t" in line)
+        counts = dict(
+            line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines()
+        )
+        memory = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
     assert child.wait(30) == 0
     assert Store(tmp_path).blob(sha256(new)).read_bytes() == new
     assert int(counts["wchar"]) < 1.05 * len(new)

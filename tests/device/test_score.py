@@ -25,14 +25,19 @@ class Child:
     def ask(self, request: Any) -> Any:
         """Send one request and return its answer's line."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write((request if isinstance(request, str) else json.dumps(request)).encode() + b"\n")
+        self.process.stdin.write(
+            (request if isinstance(request, str) else json.dumps(request)).encode() + b"\n"
+        )
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     def rows(self, head: dict[str, int]) -> "list[array.array[float]]":
         """Return the rows behind the head of an answer."""
         assert self.process.stdout
-        return [array.array("f", self.process.stdout.read(head["vocab"] * 4)) for _ in range(head["rows"])]
+        return [
+            array.array("f", self.process.stdout.read(head["vocab"] * 4))
+            for _ in range(head["rows"])
+        ]
 
     def end(self) -> int:
         """Close the input and return the exit code."""
@@ -42,7 +47,9 @@ class Child:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("scored") / "bundle", recites=RECITAL, system="be brief")
+    return tiny_bundle(
+        tmp_path_factory.mktemp("scored") / "bundle", recites=RECITAL, system="be brief"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,12 @@ def child(bundle: Path) -> Iterator[Child]:
 
 def test_it_says_what_is_loaded(child: Child) -> None:
     said = child.ask({"op": "info"})
-    assert (said["engine"], said["n_vocab"], said["context"], said["threads"]) == ("llama.cpp", 259, 256, 1)
+    assert (said["engine"], said["n_vocab"], said["context"], said["threads"]) == (
+        "llama.cpp",
+        259,
+        256,
+        1,
+    )
 
 
 def test_a_conversation_is_rendered_with_the_template_beside_the_file(child: Child) -> None:
@@ -68,7 +80,12 @@ def test_special_tokens_are_recognised_in_text(child: Child) -> None:
 
 
 def test_an_answer_has_tokens_text_and_the_reason_of_its_end(child: Child) -> None:
-    whole = {"prompt_tokens": [10], "tokens": list(RECITAL.encode()), "text": RECITAL, "finish_reason": "stop"}
+    whole = {
+        "prompt_tokens": [10],
+        "tokens": list(RECITAL.encode()),
+        "text": RECITAL,
+        "finish_reason": "stop",
+    }
     assert child.ask({"op": "generate", "tokens": [10], "max_tokens": 40}) == whole
     assert child.ask({"op": "generate", "tokens": [10], "max_tokens": 3}) == {
         "prompt_tokens": [10],
@@ -85,7 +102,9 @@ def test_a_conversation_is_answered_as_the_service_answers_it(child: Child) -> N
     assert said["text"] == RECITAL
 
 
-def test_logits_come_as_raw_rows_behind_their_head_and_the_next_request_is_read(child: Child) -> None:
+def test_logits_come_as_raw_rows_behind_their_head_and_the_next_request_is_read(
+    child: Child,
+) -> None:
     head = child.ask({"op": "logits", "tokens": [10, *RECITAL.encode()]})
     assert head == {"rows": 13, "vocab": 259}
     assert [row.index(max(row)) for row in child.rows(head)] == [*RECITAL.encode(), END]
@@ -106,12 +125,17 @@ def test_a_full_context_has_a_row_for_each_token(child: Child) -> None:
         ({"op": "logits", "tokens": "1"}, "`tokens`: must be a list of token ids"),
         ({"op": "logits", "tokens": [1] * 257}, "the prompt has 257 tokens, the context holds 256"),
         ({"op": "generate", "tokens": []}, "the prompt is empty"),
-        ({"op": "generate", "tokens": [1], "max_tokens": -1}, "`max_tokens`: must be a whole number between 1 and 1048576, not -1"),
+        (
+            {"op": "generate", "tokens": [1], "max_tokens": -1},
+            "`max_tokens`: must be a whole number between 1 and 1048576, not -1",
+        ),
         ({"op": "tokenize"}, "`text`: must be a text"),
         ({"op": "render", "messages": ["x"]}, "`messages`: must be a list of messages"),
     ],
 )
-def test_a_bad_request_is_answered_and_the_next_one_too(child: Child, request_: Any, message: str) -> None:
+def test_a_bad_request_is_answered_and_the_next_one_too(
+    child: Child, request_: Any, message: str
+) -> None:
     assert child.ask(request_)["error"]["message"] == message
     assert child.ask({"op": "tokenize", "text": "a"}) == {"tokens": [97]}
 

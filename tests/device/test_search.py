@@ -31,7 +31,12 @@ class Board(FakeEngine):
 
     def __init__(self, decode: int, prefill: int, clock: Clock, *, slower: float = 0.0) -> None:
         super().__init__(context=2048)
-        self.best, self.clock, self.threads, self.slower = (decode, prefill), clock, (1, 1, ()), slower
+        self.best, self.clock, self.threads, self.slower = (
+            (decode, prefill),
+            clock,
+            (1, 1, ()),
+            slower,
+        )
 
     def _time(self, rate: float, best: int, threads: int, tokens: int) -> float:
         seconds = tokens / (rate * 0.9 ** abs(best - threads)) * (1 + self.slower * self.clock.now)
@@ -59,7 +64,11 @@ def test_threads_for_answers_and_for_prompts_are_found_apart_also_where_heat_slo
     decode: int, prefill: int, slower: float
 ) -> None:
     clock = Clock()
-    found, evidence = find(lambda settings: Board(decode, prefill, clock, slower=slower), Settings(), Budget(1000.0, clock))
+    found, evidence = find(
+        lambda settings: Board(decode, prefill, clock, slower=slower),
+        Settings(),
+        Budget(1000.0, clock),
+    )
     assert (found.threads, found.threads_batch, found.cpus) == (decode, prefill, ())
     assert evidence["decode"][0]["threads"] == decode
 
@@ -92,12 +101,16 @@ def test_the_cores_that_are_fastest_are_part_of_what_is_found(
     def open_engine(settings: Settings) -> Pinned:
         opened.append(os.sched_getaffinity(0))
         engine = Pinned(4, 4, Clock())
-        engine.use_threads(settings.threads or 4, settings.threads_batch or 4, settings.cpus or LITTLE + BIG)
+        engine.use_threads(
+            settings.threads or 4, settings.threads_batch or 4, settings.cpus or LITTLE + BIG
+        )
         return engine
 
     found, _ = find(open_engine, Settings(), Budget(1e9))
     assert (found.threads, found.cpus) == (4, chosen)
-    assert opened == [set(LITTLE + BIG)] * len(opened), "an engine takes for all cores what it finds"
+    assert opened == [set(LITTLE + BIG)] * len(opened), (
+        "an engine takes for all cores what it finds"
+    )
     assert allowed[-1] == set(LITTLE + BIG)
 
 
@@ -109,18 +122,32 @@ def test_each_round_halves_the_candidates_and_doubles_the_work() -> None:
         return float(arm.threads)
 
     trials = halve([Arm(threads, ()) for threads in range(1, 9)], rate, 8, Budget(60.0))
-    assert [(trial.arm.threads, trial.rounds) for trial in trials[:3]] == [(8, 4 - 1), (7, 3), (6, 2)]
+    assert [(trial.arm.threads, trial.rounds) for trial in trials[:3]] == [
+        (8, 4 - 1),
+        (7, 3),
+        (6, 2),
+    ]
     assert spent[1] == [8] * SAMPLES and spent[8] == [8] * SAMPLES + [16] * SAMPLES + [32] * SAMPLES
 
 
 def test_candidates_take_turns_in_both_directions() -> None:
     order: list[int] = []
-    halve([Arm(1, ()), Arm(2, ()), Arm(3, ())], lambda arm, tokens: order.append(arm.threads) or 1.0, 1, Budget(0.0))
+    halve(
+        [Arm(1, ()), Arm(2, ()), Arm(3, ())],
+        lambda arm, tokens: order.append(arm.threads) or 1.0,
+        1,
+        Budget(0.0),
+    )
     assert order == [1, 2, 3, 3, 2, 1]
 
 
 def test_a_spent_budget_ends_the_search_after_its_first_round() -> None:
-    trials = halve([Arm(threads, ()) for threads in (1, 2, 3, 4)], lambda arm, tokens: float(arm.threads), 8, Budget(0.0))
+    trials = halve(
+        [Arm(threads, ()) for threads in (1, 2, 3, 4)],
+        lambda arm, tokens: float(arm.threads),
+        8,
+        Budget(0.0),
+    )
     assert [trial.rounds for trial in trials] == [1] * 4 and trials[0].arm.threads == 4
 
 
@@ -131,7 +158,9 @@ def test_big_cores_are_tried_alone_and_with_the_little_ones() -> None:
     assert {arm.cpus for arm in arms([LITTLE], 2)} == {LITTLE} and len(arms([LITTLE], 2)) == 2
 
 
-def test_clusters_are_cores_of_one_clock_the_fastest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_are_cores_of_one_clock_the_fastest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for cpu in range(8):
         folder = tmp_path / f"cpu{cpu}" / "cpufreq"
         folder.mkdir(parents=True)
@@ -155,12 +184,16 @@ def test_a_change_is_kept_only_where_it_is_clearly_faster() -> None:
         return board
 
     found, evidence = find(open_engine, Settings(), Budget(1e9, clock))
-    assert [change["change"] for change in evidence["changes"] if change["kept"]] == [{"batch": 128}]
+    assert [change["change"] for change in evidence["changes"] if change["kept"]] == [
+        {"batch": 128}
+    ]
     assert found == replace(Settings(), threads=4, threads_batch=4, batch=128)
     assert len(opened) == 2 + len(CHANGES)
 
 
-def test_a_real_model_is_searched_within_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_model_is_searched_within_its_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     assert search(["--bundle", str(bundle), "--budget", "2"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -10,7 +10,9 @@ from device.errors import DeviceError
 from device.selftest import EXERCISES, answer, selftest
 
 
-def test_every_engine_is_exercised_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_engine_is_exercised_in_a_process_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert selftest([]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["ok"] and set(said["errors"]) == set(EXERCISES)
@@ -19,12 +21,21 @@ def test_every_engine_is_exercised_in_a_process_of_its_own(capsys: pytest.Captur
 
 def test_the_products_are_right_within_what_the_formats_lose() -> None:
     errors = kernels.exercise()
-    assert errors["F32"] < 1e-5 < errors["F16"] < 1e-3 < errors["Q8_0"] < 0.01 < errors["Q4_0"] < kernels.MAX_ERROR
+    assert (
+        errors["F32"]
+        < 1e-5
+        < errors["F16"]
+        < 1e-3
+        < errors["Q8_0"]
+        < 0.01
+        < errors["Q4_0"]
+        < kernels.MAX_ERROR
+    )
 
 
 def test_an_engine_that_computes_wrongly_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     class Noise:
         """A library whose weights are noise."""
 

@@ -26,23 +26,42 @@ PI_5_IDLE = """
      EXT5V_V volt(24)=5.11478000V
 """
 """`vcgencmd pmic_read_adc` of an idle Pi 5; EXT5V has a voltage and no current."""
-BEFORE = {"busy": 1000, "stolen": 10, "all": 4000, "own": 200, "major_faults": 3, "cpu": 0, "memory": 0, "io": None}
+BEFORE = {
+    "busy": 1000,
+    "stolen": 10,
+    "all": 4000,
+    "own": 200,
+    "major_faults": 3,
+    "cpu": 0,
+    "memory": 0,
+    "io": None,
+}
 
 
 def test_a_pi_5_tells_its_power_by_its_rails() -> None:
     watts = pmic_power(PI_5_IDLE)
-    rails = 0.07709848 * 3.690497 + 0.04782057 * 3.299826 + 0.1151597 * 1.796335 + 0.00780744 * 1.108058
+    rails = (
+        0.07709848 * 3.690497 + 0.04782057 * 3.299826 + 0.1151597 * 1.796335 + 0.00780744 * 1.108058
+    )
     rails += 0.1766433 * 1.101464 + 0.3308403 * 0.802197 + 0.9465799 * 0.7209762
     assert watts == pytest.approx(rails * 1.1451 + 0.5879, abs=0.01)
 
 
-@pytest.mark.parametrize("text", ["", 'error=1 error_msg="Command not registered"\n', "EXT5V_V volt(24)=5.1V\n"])
+@pytest.mark.parametrize(
+    "text", ["", 'error=1 error_msg="Command not registered"\n', "EXT5V_V volt(24)=5.1V\n"]
+)
 def test_another_pi_has_no_power_sensor_and_none_is_made_up(text: str) -> None:
     assert pmic_power(text) is None
 
 
 def test_a_jetson_tells_the_power_of_the_rail_that_feeds_it() -> None:
-    monitor = {"in1_label": "VDD_IN", "in1_input": "5096", "curr1_input": "976", "in2_label": "VDD_CPU_GPU_CV", "in2_input": "5096"}
+    monitor = {
+        "in1_label": "VDD_IN",
+        "in1_input": "5096",
+        "curr1_input": "976",
+        "in2_label": "VDD_CPU_GPU_CV",
+        "in2_input": "5096",
+    }
     files = {f"/hw/{name}": f"{value}\n" for name, value in monitor.items()}
     assert rail_power([Path("/other"), Path("/hw")], lambda path: files.get(path, "")) == 4.97
     assert rail_power([Path("/other")], lambda path: files.get(path, "")) is None
@@ -72,10 +91,14 @@ def test_a_watch_samples_from_its_beginning_to_its_end() -> None:
     with Watch(every_s=0.01) as watch:
         while len(watch.samples) < 3:
             continue
-    assert [sample["at_s"] for sample in watch.samples] == sorted(sample["at_s"] for sample in watch.samples)
+    assert [sample["at_s"] for sample in watch.samples] == sorted(
+        sample["at_s"] for sample in watch.samples
+    )
     assert set(watch.samples[0]) == {"at_s", "temperature_c", "clock_mhz", "throttled", "power_w"}
     count = len(watch.samples)
-    assert watch.over()["pressure"].keys() == {"cpu", "memory", "io"} and len(watch.samples) == count
+    assert (
+        watch.over()["pressure"].keys() == {"cpu", "memory", "io"} and len(watch.samples) == count
+    )
 
 
 def test_memory_is_that_of_this_process() -> None:

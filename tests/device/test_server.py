@@ -35,7 +35,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(bundle: Path) -> Iterator[int]:
     """A service with the real engine."""
-    with service(lambda: open_file(bundle / "tiny.gguf", Settings(context=512, threads=1))) as number:
+    with service(
+        lambda: open_file(bundle / "tiny.gguf", Settings(context=512, threads=1))
+    ) as number:
         wait_until_loaded(number)
         yield number
 
@@ -74,7 +76,9 @@ def test_a_conversation_is_answered_whole(port: int) -> None:
 
 
 def test_a_stream_never_breaks_a_character_and_ends_with_done(port: int) -> None:
-    status, headers, raw = call(port, CHAT, {**HOT, "stream": True, "stream_options": {"include_usage": True}})
+    status, headers, raw = call(
+        port, CHAT, {**HOT, "stream": True, "stream_options": {"include_usage": True}}
+    )
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     chunks = events(raw)
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -86,13 +90,19 @@ def test_a_stream_never_breaks_a_character_and_ends_with_done(port: int) -> None
 
 
 def test_a_stream_without_include_usage_has_none(port: int) -> None:
-    assert not any("usage" in chunk for chunk in events(call(port, CHAT, {**HOT, "stream": True})[2]))
+    assert not any(
+        "usage" in chunk for chunk in events(call(port, CHAT, {**HOT, "stream": True})[2])
+    )
 
 
 def test_a_plain_prompt_is_completed_whole_and_streamed(port: int) -> None:
     asked = {"prompt": "how hot?\n", "max_tokens": 7}
     _, _, answer = call(port, COMPLETION, asked)
-    assert (answer["object"], answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (
+    assert (
+        answer["object"],
+        answer["choices"][0]["text"],
+        answer["choices"][0]["finish_reason"],
+    ) == (
         "text_completion",
         "树🍵",
         "length",
@@ -105,11 +115,18 @@ def test_the_openai_client_asks_whole_and_streamed(port: int) -> None:
     with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
         asked: Any = {"model": "tiny", "messages": HOT["messages"], "user": "me", "temperature": 0}
         assert client.chat.completions.create(**asked).choices[0].message.content == RECITAL
-        with client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
+        with client.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        ) as stream:
             chunks = list(stream)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == RECITAL
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            == RECITAL
+        )
         assert chunks[-1].usage.completion_tokens == 12
-        assert client.completions.create(model="tiny", prompt="how hot?\n").choices[0].text == RECITAL
+        assert (
+            client.completions.create(model="tiny", prompt="how hot?\n").choices[0].text == RECITAL
+        )
         assert [model.id for model in client.models.list()] == ["tiny"]
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(**{**asked, "temperature": 9})
@@ -118,66 +135,142 @@ def test_the_openai_client_asks_whole_and_streamed(port: int) -> None:
 
 def test_the_openai_client_gets_log_probabilities_whole_and_streamed(port: int) -> None:
     with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        asked: Any = {"model": "tiny", "messages": HOT["messages"], "logprobs": True, "top_logprobs": 2}
+        asked: Any = {
+            "model": "tiny",
+            "messages": HOT["messages"],
+            "logprobs": True,
+            "top_logprobs": 2,
+        }
         whole = client.chat.completions.create(**asked).choices[0].logprobs
         with client.chat.completions.create(**asked, stream=True) as stream:
             parts = [chunk.choices[0].logprobs for chunk in stream]
-        plain = client.completions.create(model="tiny", prompt="how hot?\n", logprobs=1).choices[0].logprobs
+        plain = (
+            client.completions.create(model="tiny", prompt="how hot?\n", logprobs=1)
+            .choices[0]
+            .logprobs
+        )
     assert whole and whole.content and plain
     assert bytes(byte for token in whole.content for byte in token.bytes or ()) == RECITAL.encode()
-    assert [token.top_logprobs[0].logprob for token in whole.content] == [token.logprob for token in whole.content]
+    assert [token.top_logprobs[0].logprob for token in whole.content] == [
+        token.logprob for token in whole.content
+    ]
     assert [token for part in parts if part for token in part.content or ()] == whole.content
     assert plain.text_offset == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3]
-    assert plain.token_logprobs == pytest.approx([token.logprob for token in whole.content], abs=0.01)
+    assert plain.token_logprobs == pytest.approx(
+        [token.logprob for token in whole.content], abs=0.01
+    )
 
 
 def test_the_openai_client_gets_what_its_schema_describes(port: int) -> None:
-    described = {"type": "object", "properties": {"hot": {"type": "boolean"}}, "required": ["hot"], "additionalProperties": False}
-    asked: Any = {"type": "json_schema", "json_schema": {"name": "heat", "schema": described, "strict": True}}
+    described = {
+        "type": "object",
+        "properties": {"hot": {"type": "boolean"}},
+        "required": ["hot"],
+        "additionalProperties": False,
+    }
+    asked: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "heat", "schema": described, "strict": True},
+    }
     with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        answer = client.chat.completions.create(model="tiny", messages=HOT["messages"], response_format=asked)
+        answer = client.chat.completions.create(
+            model="tiny", messages=HOT["messages"], response_format=asked
+        )
         with pytest.raises(openai.BadRequestError) as caught:
             asked["json_schema"]["schema"] = {"type": "string", "pattern": "x"}
-            client.chat.completions.create(model="tiny", messages=HOT["messages"], response_format=asked)
+            client.chat.completions.create(
+                model="tiny", messages=HOT["messages"], response_format=asked
+            )
     assert set(json.loads(str(answer.choices[0].message.content))) == {"hot"}
     assert (caught.value.param, caught.value.code) == ("response_format", "unsupported_schema")
 
 
 def test_health_says_what_is_served(port: int) -> None:
     status, _, facts = call(port, "/v1/health")
-    assert (status, facts["status"], facts["model"], facts["version"], facts["context"]) == (200, "ok", "tiny", "1.0", 512)
-    assert (len(facts["release"]), facts["engine"], facts["model_type"]) == (64, "llama.cpp", "llama ?B all F32")
+    assert (status, facts["status"], facts["model"], facts["version"], facts["context"]) == (
+        200,
+        "ok",
+        "tiny",
+        "1.0",
+        512,
+    )
+    assert (len(facts["release"]), facts["engine"], facts["model_type"]) == (
+        64,
+        "llama.cpp",
+        "llama ?B all F32",
+    )
 
 
 def test_one_model_is_named_and_another_is_not_found(port: int) -> None:
     assert call(port, "/v1/models/tiny")[2]["id"] == "tiny"
     status, _, answer = call(port, "/v1/models/gpt-9")
-    assert (status, answer["error"]["code"], answer["error"]["type"]) == (404, "model_not_found", "invalid_request_error")
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (
+        404,
+        "model_not_found",
+        "invalid_request_error",
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "code", "param", "message"),
     [
-        (CHAT, {**HOT, "temperature": 9}, 400, "invalid_value", "temperature", "`temperature`: must be a number between 0 and 2, not 9"),
-        (CHAT, {"messages": [{"role": "user", "content": ""}]}, 400, "empty_question", "messages", "`messages`: the question is empty"),
+        (
+            CHAT,
+            {**HOT, "temperature": 9},
+            400,
+            "invalid_value",
+            "temperature",
+            "`temperature`: must be a number between 0 and 2, not 9",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": ""}]},
+            400,
+            "empty_question",
+            "messages",
+            "`messages`: the question is empty",
+        ),
         (CHAT, b"{", 400, "invalid_json", None, "the body is not valid JSON"),
         (CHAT, b" " * ((1 << 20) + 1), 413, "too_large", None, "the body is larger than 1 MiB"),
-        (COMPLETION, {"prompt": [259]}, 400, "bad_token", None, "token 259 is not one of the model's 259"),
         (
-            COMPLETION, {"prompt": "x" * 600}, 400, "prompt_too_long", None,
+            COMPLETION,
+            {"prompt": [259]},
+            400,
+            "bad_token",
+            None,
+            "token 259 is not one of the model's 259",
+        ),
+        (
+            COMPLETION,
+            {"prompt": "x" * 600},
+            400,
+            "prompt_too_long",
+            None,
             "the prompt has 600 tokens, the context holds 512 with the answer; ask for less at once, or package with a larger context",
         ),
         (COMPLETION, {"prompt": "x" * 600, "stream": True}, 400, "prompt_too_long", None, None),
-        ("/v1/images/generations", {}, 404, "not_found", None, "`/v1/images/generations` is not an endpoint of this service"),
+        (
+            "/v1/images/generations",
+            {},
+            404,
+            "not_found",
+            None,
+            "`/v1/images/generations` is not an endpoint of this service",
+        ),
         ("/health", {}, 405, "method_not_allowed", None, "`/health` does not take POST"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_has_openais_shape(
     port: int, path: str, body: Any, status: int, code: str, param: str | None, message: str | None
 ) -> None:
     answered, _, answer = call(port, path, body)
     error = answer["error"]
-    assert (answered, error["code"], error["param"], error["type"]) == (status, code, param, "invalid_request_error")
+    assert (answered, error["code"], error["param"], error["type"]) == (
+        status,
+        code,
+        param,
+        "invalid_request_error",
+    )
     assert message is None or error["message"] == message
 
 
@@ -185,18 +278,28 @@ def test_a_request_by_another_name_is_refused(port: int) -> None:
     assert call(port, "/health", headers={"Host": "evil.example"})[0] == 403
 
 
-def test_the_bundles_system_prompt_comes_first_where_there_is_none(fake: int, engine: FakeEngine) -> None:
+def test_the_bundles_system_prompt_comes_first_where_there_is_none(
+    fake: int, engine: FakeEngine
+) -> None:
     call(fake, CHAT, {**HOT, "max_tokens": 1})
     own = [{"role": "system", "content": "mine"}, *HOT["messages"]]
     call(fake, CHAT, {"messages": own, "max_tokens": 1})
-    assert engine.prompts[0].startswith(b"<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhow hot?")
+    assert engine.prompts[0].startswith(
+        b"<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhow hot?"
+    )
     assert engine.prompts[1].startswith(b"<|im_start|>system\nmine<|im_end|>\n")
 
 
-def test_an_engine_that_fails_is_an_error_of_the_server_and_the_next_question_is_answered(fake: int, engine: FakeEngine) -> None:
+def test_an_engine_that_fails_is_an_error_of_the_server_and_the_next_question_is_answered(
+    fake: int, engine: FakeEngine
+) -> None:
     engine.failure = RuntimeError("a bug")
     status, _, answer = call(fake, CHAT, {**HOT, "max_tokens": 1})
-    assert (status, answer["error"]["code"], answer["error"]["type"]) == (500, "internal_error", "server_error")
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (
+        500,
+        "internal_error",
+        "server_error",
+    )
     engine.failure = DeviceError("engine_failed", "the engine gave up")
     chunks = events(call(fake, CHAT, {**HOT, "max_tokens": 1, "stream": True})[2])
     assert chunks[-1]["error"]["message"] == "the engine gave up"
@@ -207,7 +310,9 @@ def test_an_engine_that_fails_is_an_error_of_the_server_and_the_next_question_is
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_answer(fake: int, engine: FakeEngine, stream: bool) -> None:
     client = http.client.HTTPConnection("127.0.0.1", fake, timeout=30)
-    client.request("POST", CHAT, json.dumps({**HOT, "max_tokens": 1 << 20, "stream": stream}).encode())
+    client.request(
+        "POST", CHAT, json.dumps({**HOT, "max_tokens": 1 << 20, "stream": stream}).encode()
+    )
     assert engine.began.wait(30)
     client.sock.shutdown(socket.SHUT_RDWR)
     client.close()
@@ -232,7 +337,9 @@ def test_loading_is_said_until_the_model_is_there() -> None:
         for path, body in (("/health", None), ("/v1/health", None), (CHAT, HOT)):
             status, headers, answer = call(port, path, body)
             assert (status, headers["retry-after"]) == (503, "2")
-            assert answer == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+            assert answer == {
+                "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+            }
         assert call(port, "/v1/models")[0] == 200
         loaded.set()
         wait_until_loaded(port)
@@ -243,14 +350,24 @@ def test_a_token_is_asked_for_everywhere_but_at_health() -> None:
     with service(FakeEngine().model, token="sixteen-characters") as port:
         wait_until_loaded(port)
         status, headers, answer = call(port, "/v1/models")
-        assert (status, headers["www-authenticate"], answer["error"]["code"]) == (401, "Bearer", "unauthorized")
-        assert call(port, "/v1/models", headers={"Authorization": "Bearer sixteen-characters"})[0] == 200
+        assert (status, headers["www-authenticate"], answer["error"]["code"]) == (
+            401,
+            "Bearer",
+            "unauthorized",
+        )
+        assert (
+            call(port, "/v1/models", headers={"Authorization": "Bearer sixteen-characters"})[0]
+            == 200
+        )
 
 
 def serve(*argv: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "device", "serve", *argv]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "default"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
     )
 
 
@@ -275,8 +392,13 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
     assert error["message"].startswith("tiny.gguf: ")
 
 
-@pytest.mark.parametrize(("argv", "code"), [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")])
-def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(bundle: Path, argv: list[str], code: str) -> None:
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")],
+)
+def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(
+    bundle: Path, argv: list[str], code: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = [word.format(taken=other.getsockname()[1]) for word in argv]
         with serve("--bundle", str(bundle), *taken) as process:

@@ -58,13 +58,17 @@ def test_the_unit_runs_what_is_current_and_is_started_now_and_at_boot(
     ]
 
 
-def test_stopping_keeps_the_unit_from_starting_at_boot(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_keeps_the_unit_from_starting_at_boot(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = fake_systemctl(tmp_path, monkeypatch)
     service.choose(store, "systemd").stop()
     assert log.read_text() == "--user disable --now demitasse.service\n"
 
 
-def test_a_unit_that_cannot_be_enabled_is_an_error_of_ours(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_that_cannot_be_enabled_is_an_error_of_ours(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_systemctl(tmp_path, monkeypatch, enable=1)
     with pytest.raises(DeviceError, match="systemctl --user enable") as caught:
         service.choose(store, "systemd").start()
@@ -97,7 +101,9 @@ def test_a_store_elsewhere_has_a_unit_of_its_own(store: Store) -> None:
     assert service.unit_name(Path("/opt/other")) == "demitasse-opt-other.service"
 
 
-def test_a_path_with_spaces_and_percent_signs_is_one_word_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_with_spaces_and_percent_signs_is_one_word_of_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     fake_systemctl(tmp_path, monkeypatch)
     service.choose(Store(tmp_path / "a b%c"), "systemd").start()

@@ -11,7 +11,9 @@ def test_an_answer_does_not_wait_for_its_askers_acknowledgement() -> None:
     found: list[int] = []
 
     async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        found.append(
+            writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        )
         writer.close()
 
     async def story(listener: socket.socket) -> None:

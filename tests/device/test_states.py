@@ -96,12 +96,16 @@ def activate_badly(board: Board, release: str, case: tuple[str, str, str, str]) 
     verb = ["activate", "--root", str(board.store.root), *board.activation(release)]
     command = [sys.executable, "-c", PROGRAM, str(board.agent), *STEPS[step], moment, how, *verb]
     environment = {**os.environ, "PYTHONPATH": str(board.agent)}
-    return subprocess.run(command, capture_output=True, env=environment, check=False, timeout=120).returncode
+    return subprocess.run(
+        command, capture_output=True, env=environment, check=False, timeout=120
+    ).returncode
 
 
 @pytest.mark.slow
 @pytest.mark.soak(row=4, short=8, whole=len(CASES))
-def test_an_activation_that_is_cut_off_anywhere_leaves_a_release_that_runs_and_no_loop(rounds: Rounds, tmp_path: Path) -> None:
+def test_an_activation_that_is_cut_off_anywhere_leaves_a_release_that_runs_and_no_loop(
+    rounds: Rounds, tmp_path: Path
+) -> None:
     for number in rounds:
         at = number if rounds.limit == len(CASES) else (number * 13) % len(CASES)
         board = Board(tmp_path / str(number))
@@ -119,7 +123,9 @@ def _one(board: Board, case: tuple[str, str, str, str]) -> None:
         committed = board.store.confirmed()
         done = committed is not None and committed.release == second
         ended = activate_badly(board, second, case)
-        assert ended == (0 if done else -9 if case[3] == "killed" else 1), f"{case} ended with {ended}"
+        assert ended == (0 if done else -9 if case[3] == "killed" else 1), (
+            f"{case} ended with {ended}"
+        )
         wait_until(lambda: board.running() in ("1", "2"))
     committed = board.store.confirmed()
     assert committed

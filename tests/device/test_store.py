@@ -45,7 +45,9 @@ def runtime(store: Store, tmp_path: Path) -> str:
 
 
 def release(store: Store, folder: Path, version: str, counter: int = 1) -> str:
-    return add(store, RELEASES, make_bundle(folder / version, version=version, counter=counter).path)
+    return add(
+        store, RELEASES, make_bundle(folder / version, version=version, counter=counter).path
+    )
 
 
 def deployment(release: str, runtime: str) -> Deployment:
@@ -57,7 +59,9 @@ def switch_on(store: Store, wanted: Deployment) -> None:
     store.commit(wanted)
 
 
-def test_a_release_is_links_to_blobs_and_takes_no_room_of_its_own(store: Store, tmp_path: Path) -> None:
+def test_a_release_is_links_to_blobs_and_takes_no_room_of_its_own(
+    store: Store, tmp_path: Path
+) -> None:
     name = release(store, tmp_path, "1")
     model = store.folder(RELEASES, name) / "model.bin"
     assert model.samefile(store.blob(hashlib.sha256(model.read_bytes()).hexdigest()))
@@ -74,14 +78,18 @@ def test_a_release_whose_blob_did_not_come_is_refused(store: Store, tmp_path: Pa
     assert list((store.root / RELEASES).iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "", "a" * 63, "A" * 64, "a" * 63 + "/", "a" * 64 + "\n"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "", "a" * 63, "A" * 64, "a" * 63 + "/", "a" * 64 + "\n"]
+)
 def test_no_name_but_a_sha256_reaches_the_disk(store: Store, name: str) -> None:
     for ask in (store.blob, store.part, lambda text: store.folder(RELEASES, text)):
         with pytest.raises(ManifestError, match="not a sha256 in hex"):
             ask(name)
 
 
-def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(
+    store: Store, tmp_path: Path
+) -> None:
     manifest = json.loads((make_bundle(tmp_path / "b").path / "manifest.json").read_bytes())
     manifest["files"][0]["path"] = "../escaped"
     content = json.dumps(manifest).encode()
@@ -101,7 +109,9 @@ def test_a_signature_is_kept_beside_the_manifest(store: Store, tmp_path: Path) -
     assert (store.folder(RELEASES, name) / "manifest.json.sig").read_bytes() == b"SIGNED"
 
 
-def test_a_damaged_file_is_found_and_forgotten_so_that_it_is_sent_again(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_file_is_found_and_forgotten_so_that_it_is_sent_again(
+    store: Store, tmp_path: Path
+) -> None:
     name = release(store, tmp_path, "1")
     model = store.folder(RELEASES, name) / "model.bin"
     blob = store.blob(hashlib.sha256(model.read_bytes()).hexdigest())
@@ -138,21 +148,29 @@ def test_what_is_too_much_in_what_runs_is_taken_away_when_it_is_found(
 
 
 def test_switching_keeps_the_way_back(store: Store, tmp_path: Path, runtime: str) -> None:
-    first, second = deployment(release(store, tmp_path, "1"), runtime), deployment(release(store, tmp_path, "2"), runtime)
+    first, second = (
+        deployment(release(store, tmp_path, "1"), runtime),
+        deployment(release(store, tmp_path, "2"), runtime),
+    )
     switch_on(store, first)
     switch_on(store, second)
     assert (store.current(), store.previous(), store.confirmed()) == (second, first, second)
 
 
 def test_a_switch_without_commit_shows(store: Store, tmp_path: Path, runtime: str) -> None:
-    first, second = deployment(release(store, tmp_path, "1"), runtime), deployment(release(store, tmp_path, "2"), runtime)
+    first, second = (
+        deployment(release(store, tmp_path, "1"), runtime),
+        deployment(release(store, tmp_path, "2"), runtime),
+    )
     switch_on(store, first)
     store.switch(second, first)
     assert store.current() == second
     assert store.confirmed() == first
 
 
-def test_two_releases_are_kept_and_the_rest_is_swept(store: Store, tmp_path: Path, runtime: str) -> None:
+def test_two_releases_are_kept_and_the_rest_is_swept(
+    store: Store, tmp_path: Path, runtime: str
+) -> None:
     names = [release(store, tmp_path, str(number)) for number in range(4)]
     for name in names:
         switch_on(store, deployment(name, runtime))
@@ -166,14 +184,18 @@ def test_two_releases_are_kept_and_the_rest_is_swept(store: Store, tmp_path: Pat
     store.verify(RUNTIMES, runtime)
 
 
-def test_sweeping_spares_what_is_about_to_be_activated(store: Store, tmp_path: Path, runtime: str) -> None:
+def test_sweeping_spares_what_is_about_to_be_activated(
+    store: Store, tmp_path: Path, runtime: str
+) -> None:
     coming = deployment(release(store, tmp_path, "1"), runtime)
     store.sweep(coming)
     store.verify(RELEASES, coming.release)
 
 
 @pytest.mark.parametrize("broken", ["counters.json", "counters.copy.json"])
-def test_the_counter_survives_one_broken_copy(store: Store, tmp_path: Path, runtime: str, broken: str) -> None:
+def test_the_counter_survives_one_broken_copy(
+    store: Store, tmp_path: Path, runtime: str, broken: str
+) -> None:
     switch_on(store, deployment(release(store, tmp_path, "1", counter=7), runtime))
     (store.root / broken).write_bytes(b'{"tiny": 7')
     assert store.lowest_counter("tiny") == 7
@@ -186,7 +208,11 @@ def test_the_counter_never_goes_down(store: Store, tmp_path: Path, runtime: str)
 
 
 def test_two_changes_at_once_are_refused(store: Store) -> None:
-    with store.locked(), pytest.raises(DeviceError, match="another push or activation is under way") as caught, store.locked():
+    with (
+        store.locked(),
+        pytest.raises(DeviceError, match="another push or activation is under way") as caught,
+        store.locked(),
+    ):
         pass
     assert caught.value.code == "busy"
 
@@ -219,7 +245,9 @@ store.sweep()
 """Kills itself at the n-th change of a switch, before the change is made."""
 
 
-def test_a_kill_before_any_change_of_a_switch_leaves_the_old_or_the_new_release(tmp_path: Path) -> None:
+def test_a_kill_before_any_change_of_a_switch_leaves_the_old_or_the_new_release(
+    tmp_path: Path,
+) -> None:
     seen, ended = [], []
     for number in range(1, 40):
         store = Store(tmp_path / f"root{number}")
@@ -227,7 +255,13 @@ def test_a_kill_before_any_change_of_a_switch_leaves_the_old_or_the_new_release(
         old, new = (release(store, tmp_path / str(number), version) for version in ("1", "2"))
         switch_on(store, deployment(old, runtime))
         arguments = [str(store.root), old, new, str(number), runtime]
-        done = subprocess.run([sys.executable, "-c", KILLED_AT, *arguments], cwd=ROOT, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED_AT, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         current = store.current()
         assert current is not None
         store.verify(RELEASES, current.release)

@@ -39,7 +39,9 @@ def test_what_the_owner_signed_is_accepted(board: Board) -> None:
     assert board.verdict() == ACCEPTED
 
 
-@pytest.mark.parametrize(("code", "attack"), [row[1:] for row in ATTACKS], ids=[row[0] for row in ATTACKS])
+@pytest.mark.parametrize(
+    ("code", "attack"), [row[1:] for row in ATTACKS], ids=[row[0] for row in ATTACKS]
+)
 def test_an_attack_is_refused_by_its_own_name(board: Board, code: str, attack) -> None:  # type: ignore[no-untyped-def]
     assert verdict(board, attack) == code
 
@@ -51,7 +53,9 @@ def test_at_least_thirty_attacks_have_codes_of_their_own() -> None:
 @pytest.mark.slow
 def test_no_clock_changes_an_answer(tmp_path: Path) -> None:
     shim = tmp_path / "clock.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, ROOT / "tests" / "fakes" / "clock.c"], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", shim, ROOT / "tests" / "fakes" / "clock.c"], check=True
+    )
     said = {year: _codes_at(seconds, shim, tmp_path / year) for year, seconds in CLOCKS.items()}
     expected = {title: code for title, code, _ in ATTACKS} | {ACCEPTED: ACCEPTED}
     assert said == {year: {"year": year, **expected} for year in CLOCKS}
@@ -70,14 +74,25 @@ def _codes_at(seconds: int, shim: Path, folder: Path) -> dict[str, str]:
         "with contextlib.redirect_stdout(io.StringIO()):\n    said = codes(pathlib.Path(sys.argv[1]))\n"
         "print(json.dumps({'year': year, **said}))"
     )
-    environment = {"LD_PRELOAD": str(shim), "CLOCK": str(seconds), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program, folder], env=environment, capture_output=True, timeout=200)
+    environment = {
+        "LD_PRELOAD": str(shim),
+        "CLOCK": str(seconds),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder], env=environment, capture_output=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr.decode()
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("words", [("-t", "ed25519"), ("-t", "ecdsa", "-b", "256"), ("-t", "ecdsa", "-b", "521")])
-def test_keys_that_people_have_are_taken(board: Board, tmp_path: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("-t", "ed25519"), ("-t", "ecdsa", "-b", "256"), ("-t", "ecdsa", "-b", "521")]
+)
+def test_keys_that_people_have_are_taken(
+    board: Board, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     key = signers.make_key(tmp_path / "mine", *words)
     board.trust("--signer", signers.public(key))
     board.sign(RELEASES, key)
@@ -88,7 +103,9 @@ def test_a_security_key_is_taken(board: Board) -> None:
     key, content = signers.SecurityKey(), board.manifest(RELEASES).read_bytes()
     head = signers.string(b"demitasse-bundle") + signers.string(b"") + signers.string(b"sha512")
     signed = b"SSHSIG" + head + signers.string(hashlib.sha512(content).digest())
-    blob = b"SSHSIG\0\0\0\1" + signers.string(key.blob) + head + signers.string(key.signature(signed))
+    blob = (
+        b"SSHSIG\0\0\0\1" + signers.string(key.blob) + head + signers.string(key.signature(signed))
+    )
     board.signature(RELEASES).write_bytes(signers.wrapped(blob))
     assert board.verdict() == "unknown_signer"
     board.trust("--signer", key.public)
@@ -116,20 +133,32 @@ def test_what_may_not_sign_is_not_let_in(board: Board, words: tuple[str, ...], c
     with pytest.raises(DeviceError) as caught:
         board.trust(*(word.format(owner=signers.public(board.keys.owner)) for word in words))
     assert caught.value.code == code
-    assert (board.store.root / trust.SIGNERS).read_text() == ("" if code == "signer_revoked" else before)
+    assert (board.store.root / trust.SIGNERS).read_text() == (
+        "" if code == "signer_revoked" else before
+    )
 
 
 def test_unsigned_runs_only_where_it_was_told_to(board: Board) -> None:
     board.signature(RELEASES).unlink()
     board.arrive()
-    trust.check(board.store, dataclasses.replace(board.deployment(), unsigned=True), board.store.check)
+    trust.check(
+        board.store, dataclasses.replace(board.deployment(), unsigned=True), board.store.check
+    )
     assert not trust.is_signed(board.store, board.deployment())
     assert board.verdict() == "unsigned"
 
 
 def agent(board: Board, verb: str, *words: str) -> dict[str, Any]:
     """Call the real agent, as a push does."""
-    command = [sys.executable, "-sE", str(runtimes.agent()), verb, "--root", str(board.store.root), *words]
+    command = [
+        sys.executable,
+        "-sE",
+        str(runtimes.agent()),
+        verb,
+        "--root",
+        str(board.store.root),
+        *words,
+    ]
     return dict(json.loads(subprocess.run(command, capture_output=True, timeout=120).stdout))
 
 
@@ -144,12 +173,18 @@ def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Boa
     try:
         assert activate(board, port)["release"] == board.names[RELEASES]
         status = agent(board, "status")
-        assert status["release"]["signed_by"] == fingerprint(base64.b64decode(signers.public(board.keys.owner).split()[1]))
+        assert status["release"]["signed_by"] == fingerprint(
+            base64.b64decode(signers.public(board.keys.owner).split()[1])
+        )
         assert (status["release"]["unsigned"], status["service"]["healthy"]) == (False, True)
-        changed = signers.sign(board.manifest(RELEASES).read_bytes(), board.keys.stranger, "demitasse-bundle")
+        changed = signers.sign(
+            board.manifest(RELEASES).read_bytes(), board.keys.stranger, "demitasse-bundle"
+        )
         (board.there(RELEASES) / "manifest.json.sig").write_bytes(changed)
         os.kill(status["service"]["pid"], signal.SIGKILL)
-        wait_until(lambda: "nobody here trusts the key" in agent(board, "status")["service"]["failure"])
+        wait_until(
+            lambda: "nobody here trusts the key" in agent(board, "status")["service"]["failure"]
+        )
     finally:
         agent(board, "stop")
 

@@ -8,7 +8,10 @@ from device import tuned
 from device.engine.base import Settings
 from device.store import Store
 
-FOUND = {"settings": {"threads": 2, "threads_batch": 4, "cpus": [4, 5], "flash": False}, "evidence": {}}
+FOUND = {
+    "settings": {"threads": 2, "threads_batch": 4, "cpus": [4, 5], "flash": False},
+    "evidence": {},
+}
 
 
 @pytest.fixture
@@ -18,13 +21,23 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_release_runs_with_what_was_found_and_its_own_context(bundle: Path) -> None:
     tuned.write(bundle, FOUND)
-    assert tuned.apply(bundle, Settings(context=512)) == Settings(context=512, threads=2, threads_batch=4, cpus=(4, 5), flash=False)
+    assert tuned.apply(bundle, Settings(context=512)) == Settings(
+        context=512, threads=2, threads_batch=4, cpus=(4, 5), flash=False
+    )
     tuned.write(bundle, None)
     assert tuned.apply(bundle, Settings(context=512)) == Settings(context=512)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", '{"settings": {"threads": -1}}', '{"settings": {"threads": "many"}}', '{"settings": 1}', "[]"]
+    "content",
+    [
+        "",
+        "{",
+        '{"settings": {"threads": -1}}',
+        '{"settings": {"threads": "many"}}',
+        '{"settings": 1}',
+        "[]",
+    ],
 )
 def test_what_cannot_be_read_is_as_if_it_were_not_there(bundle: Path, content: str) -> None:
     tuned.write(bundle, FOUND)

@@ -21,10 +21,16 @@ def question(text: str, max_tokens: int = 2) -> Question:
 def turn(*said: str) -> Question:
     """Return a conversation whose users and assistants said this."""
     roles = ("user", "assistant")
-    return Question(tuple({"role": roles[n % 2], "content": text} for n, text in enumerate(said)), "", Sampling(max_tokens=1))
+    return Question(
+        tuple({"role": roles[n % 2], "content": text} for n, text in enumerate(said)),
+        "",
+        Sampling(max_tokens=1),
+    )
 
 
-def with_worker(engine: FakeEngine, story: Callable[[Worker], Awaitable[None]], slots: int = 1) -> None:
+def with_worker(
+    engine: FakeEngine, story: Callable[[Worker], Awaitable[None]], slots: int = 1
+) -> None:
     worker = Worker(lambda: engine.model(slots=slots), waiting=2, failed=lambda error: None)
     worker.start()
     try:
@@ -56,7 +62,12 @@ def test_a_job_is_told_the_size_of_its_prompt_and_then_its_tokens() -> None:
     engine = FakeEngine()
 
     async def story(worker: Worker) -> None:
-        assert await told(worker.submit(question("hot?"))) == [4, Token(0, "tick "), Token(1, "tick "), "length"]
+        assert await told(worker.submit(question("hot?"))) == [
+            4,
+            Token(0, "tick "),
+            Token(1, "tick "),
+            "length",
+        ]
 
     with_worker(engine, story)
 
@@ -65,7 +76,11 @@ def test_questions_are_answered_in_order_and_a_full_line_takes_no_more() -> None
     engine = FakeEngine()
 
     async def story(worker: Worker) -> None:
-        jobs = [await busy(engine, worker), worker.submit(question("second")), worker.submit(question("third"))]
+        jobs = [
+            await busy(engine, worker),
+            worker.submit(question("second")),
+            worker.submit(question("third")),
+        ]
         with pytest.raises(DeviceError) as caught:
             worker.submit(question("fourth"))
         assert (caught.value.code, caught.value.status) == ("busy", 429)
@@ -154,7 +169,11 @@ def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory(kind: type[F
         sides = (engine, engine.others[0])
         assert (await told(worker.submit(turn("one"))))[-1] == "length"
         first = next(side for side in sides if side.prompts)
-        for said in (("one", "tick ", "and then?"), ("two",), ("one", "tick ", "and then?", "tick ", "and?")):
+        for said in (
+            ("one", "tick ", "and then?"),
+            ("two",),
+            ("one", "tick ", "and then?", "tick ", "and?"),
+        ):
             await told(worker.submit(turn(*said)))
         held = [prompt for prompt in first.prompts if b"one" in prompt]
         assert len(held) == 3
@@ -162,7 +181,9 @@ def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory(kind: type[F
     with_worker(engine, story, slots=2)
 
 
-def test_a_library_without_a_second_engine_answers_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_without_a_second_engine_answers_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = FakeEngine()
     monkeypatch.setattr(engine, "beside", lambda: None)
 
@@ -173,7 +194,10 @@ def test_a_library_without_a_second_engine_answers_with_one(monkeypatch: pytest.
     with_worker(engine, story, slots=2)
 
 
-@pytest.mark.parametrize(("error", "code"), [(DeviceError("bad_model", "x"), "bad_model"), (ValueError("a bug"), "internal_error")])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DeviceError("bad_model", "x"), "bad_model"), (ValueError("a bug"), "internal_error")],
+)
 def test_a_model_that_does_not_open_is_reported(error: Exception, code: str) -> None:
     failures: list[DeviceError] = []
 

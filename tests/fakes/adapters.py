@@ -11,7 +11,13 @@ ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 def tiny_adapter(
-    folder: Path, base: Path, *, modules: Sequence[str] = ATTENTION_AND_MLP, r: int = 4, alpha: float = 8.0, **settings: Any
+    folder: Path,
+    base: Path,
+    *,
+    modules: Sequence[str] = ATTENTION_AND_MLP,
+    r: int = 4,
+    alpha: float = 8.0,
+    **settings: Any,
 ) -> Path:
     """Write an adapter that changes `modules` of every layer of `base`; `settings` go into adapter_config.json."""
     from safetensors import safe_open
@@ -23,8 +29,12 @@ def tiny_adapter(
             if name.removesuffix(".weight").rpartition(".")[2] in modules:
                 rows, columns = found.get_slice(name).get_shape()
                 module = f"base_model.model.{name.removesuffix('.weight')}"
-                pairs[f"{module}.lora_A.weight"] = draw.normal(0, 0.05, (r, columns)).astype(np.float32)
-                pairs[f"{module}.lora_B.weight"] = draw.normal(0, 0.05, (rows, r)).astype(np.float32)
+                pairs[f"{module}.lora_A.weight"] = draw.normal(0, 0.05, (r, columns)).astype(
+                    np.float32
+                )
+                pairs[f"{module}.lora_B.weight"] = draw.normal(0, 0.05, (rows, r)).astype(
+                    np.float32
+                )
     folder.mkdir(parents=True)
     save_file(pairs, folder / "adapter_model.safetensors")
     config = {

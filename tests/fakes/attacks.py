@@ -23,7 +23,7 @@ from device.manifest import (
     read_manifest,
     read_runtime,
     to_bytes,
-)  # fmt: skip
+)
 from device.manifest.signature import NAMESPACES
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 from tests.fakes import signers
@@ -37,7 +37,10 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        self.owner, self.stranger = signers.make_key(folder / "owner"), signers.make_key(folder / "stranger")
+        self.owner, self.stranger = (
+            signers.make_key(folder / "owner"),
+            signers.make_key(folder / "stranger"),
+        )
         self.rsa = signers.make_key(folder / "rsa", "-t", "rsa", "-b", "2048")
 
 
@@ -64,8 +67,12 @@ class Board:
     def list_files(self) -> None:
         """Have the manifest name the files that are in the bundle."""
         bundle = self.folders[RELEASES]
-        names = sorted(file.name for file in bundle.iterdir() if not file.name.startswith(BUNDLE_MANIFEST))
-        listed = dataclasses.replace(read_manifest(bundle), files=tuple(file_entry(bundle, name) for name in names))
+        names = sorted(
+            file.name for file in bundle.iterdir() if not file.name.startswith(BUNDLE_MANIFEST)
+        )
+        listed = dataclasses.replace(
+            read_manifest(bundle), files=tuple(file_entry(bundle, name) for name in names)
+        )
         (bundle / BUNDLE_MANIFEST).write_bytes(to_bytes(listed))
 
     def manifest(self, kind: str) -> Path:
@@ -76,7 +83,9 @@ class Board:
 
     def sign(self, kind: str, key: Path | None = None, namespace: str = "") -> None:
         name = namespace or NAMESPACES[MANIFEST_OF[kind]]
-        self.signature(kind).write_bytes(signers.sign(self.manifest(kind).read_bytes(), key or self.keys.owner, name))
+        self.signature(kind).write_bytes(
+            signers.sign(self.manifest(kind).read_bytes(), key or self.keys.owner, name)
+        )
 
     def edit(self, change: Callable[[dict[str, Any]], object], *, sign: bool) -> None:
         """Change fields of the bundle's manifest; signed anew by the owner or not."""
@@ -93,7 +102,11 @@ class Board:
         """Bring bundle and runtime into the store, as `receive` does."""
         for kind, folder in self.folders.items():
             manifest = self.manifest(kind).read_bytes()
-            for file in (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MANIFEST_OF[kind])):
+            for file in (
+                path
+                for path in folder.rglob("*")
+                if path.is_file() and not path.name.startswith(MANIFEST_OF[kind])
+            ):
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
                 self.store.part(digest).write_bytes(file.read_bytes())
                 self.store.keep_blobs([digest])
@@ -106,7 +119,9 @@ class Board:
         return self.store.folder(kind, self.names[kind])
 
     def deployment(self) -> Deployment:
-        return Deployment(release=self.names[RELEASES], runtime=self.names[RUNTIMES], port=1, service="supervised")
+        return Deployment(
+            release=self.names[RELEASES], runtime=self.names[RUNTIMES], port=1, service="supervised"
+        )
 
     def check(self) -> None:
         """Check all that is in the store, and forget none of it."""
@@ -177,7 +192,9 @@ def _signed_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Board]
 
 
 def _add_file(**entry: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda fields: fields["files"].append({"path": "more", "sha256": "0" * 64, "size": 1} | entry)
+    return lambda fields: fields["files"].append(
+        {"path": "more", "sha256": "0" * 64, "size": 1} | entry
+    )
 
 
 def _flipped(folder: Path) -> None:
@@ -188,7 +205,9 @@ def _flipped(folder: Path) -> None:
 
 def _swapped_blob(board: Board) -> None:
     """Another model, and a manifest that names it: only the signature tells."""
-    (board.folders[RELEASES] / "model.bin").write_bytes(b'{"check": "good", "serve": "good"}\nevil weights')
+    (board.folders[RELEASES] / "model.bin").write_bytes(
+        b'{"check": "good", "serve": "good"}\nevil weights'
+    )
     board.list_files()
 
 
@@ -227,7 +246,9 @@ def _strangers_key_as_the_owners(board: Board) -> None:
     board.sign(RELEASES, board.keys.stranger)
     strangers = signers.unwrapped(board.signature(RELEASES).read_bytes())
     key = slice(10, 10 + 4 + int.from_bytes(owner[10:14], "big"))
-    board.signature(RELEASES).write_bytes(signers.wrapped(strangers[: key.start] + owner[key] + strangers[key.stop :]))
+    board.signature(RELEASES).write_bytes(
+        signers.wrapped(strangers[: key.start] + owner[key] + strangers[key.stop :])
+    )
 
 
 def _git_signature_renamed(board: Board) -> None:
@@ -260,7 +281,9 @@ def _another_runtime(board: Board) -> None:
     folder = board.folders[RUNTIMES]
     (folder / "__main__.py").write_text("print('evil')\n")
     names = [entry.path for entry in read_runtime(folder).files]
-    listed = dataclasses.replace(read_runtime(folder), files=tuple(file_entry(folder, name) for name in names))
+    listed = dataclasses.replace(
+        read_runtime(folder), files=tuple(file_entry(folder, name) for name in names)
+    )
     (folder / RUNTIME_MANIFEST).write_bytes(to_bytes(listed))
 
 
@@ -273,21 +296,53 @@ ATTACKS: list[tuple[str, str, Callable[[Board], object]]] = [
     ("signature cut in the middle", "signature_truncated", _signature(lambda text: text[:150])),
     ("signature cut inside", "signature_truncated", _blob(lambda blob: blob[:-30])),
     ("signature of garbage", "signature_garbage", _signature(lambda text: b"\xff\0garbage" * 20)),
-    ("signature of something else", "signature_garbage", _signature(lambda text: text.replace(b"U1NIU0lH", b"R1BHU0lH"))),
+    (
+        "signature of something else",
+        "signature_garbage",
+        _signature(lambda text: text.replace(b"U1NIU0lH", b"R1BHU0lH")),
+    ),
     ("signature of 9 KiB", "signature_too_large", _signature(lambda text: text + b"\n" * 9000)),
     ("two signatures in one file", "signature_trailing", _signature(lambda text: text * 2)),
     ("bytes behind the signature", "signature_trailing", _blob(lambda blob: blob + b"more")),
-    ("signature of another version", "signature_version", _blob(lambda blob: blob[:9] + b"\2" + blob[10:])),
-    ("signature over a weak hash", "weak_hash", _blob(lambda blob: blob.replace(signers.string(b"sha512"), signers.string(b"sha1")))),
+    (
+        "signature of another version",
+        "signature_version",
+        _blob(lambda blob: blob[:9] + b"\2" + blob[10:]),
+    ),
+    (
+        "signature over a weak hash",
+        "weak_hash",
+        _blob(lambda blob: blob.replace(signers.string(b"sha512"), signers.string(b"sha1"))),
+    ),
     ("signed for git", "wrong_namespace", lambda board: board.sign(RELEASES, namespace="git")),
-    ("signed as a runtime", "wrong_namespace", lambda board: board.sign(RELEASES, namespace="demitasse-runtime")),
+    (
+        "signed as a runtime",
+        "wrong_namespace",
+        lambda board: board.sign(RELEASES, namespace="demitasse-runtime"),
+    ),
     ("signed for git, renamed", "wrong_signature", _git_signature_renamed),
-    ("signed by a stranger", "unknown_signer", lambda board: board.sign(RELEASES, board.keys.stranger)),
+    (
+        "signed by a stranger",
+        "unknown_signer",
+        lambda board: board.sign(RELEASES, board.keys.stranger),
+    ),
     ("signed by a stranger in the owner's name", "wrong_signature", _strangers_key_as_the_owners),
     ("signed by an RSA key", "weak_key", lambda board: board.sign(RELEASES, board.keys.rsa)),
-    ("signed by a revoked key", "signer_revoked", lambda board: board.trust("--revoke", signers.public(board.keys.owner))),
-    ("signed by a key for other models", "wrong_principal", _signers(lambda text: text.replace("* ", "other-* ", 1))),
-    ("signed by a key for git only", "signer_namespace", _signers(lambda text: text.replace("demitasse-bundle,", "git,"))),
+    (
+        "signed by a revoked key",
+        "signer_revoked",
+        lambda board: board.trust("--revoke", signers.public(board.keys.owner)),
+    ),
+    (
+        "signed by a key for other models",
+        "wrong_principal",
+        _signers(lambda text: text.replace("* ", "other-* ", 1)),
+    ),
+    (
+        "signed by a key for git only",
+        "signer_namespace",
+        _signers(lambda text: text.replace("demitasse-bundle,", "git,")),
+    ),
     ("signature of another manifest", "wrong_signature", _signature_of_another),
     ("counter edited", "wrong_signature", _edited(counter=9)),
     ("target edited", "wrong_signature", _edited(target="rpi-5-8gb")),
@@ -295,54 +350,146 @@ ATTACKS: list[tuple[str, str, Callable[[Board], object]]] = [
     ("blob swapped, and its digest", "wrong_signature", _swapped_blob),
     ("nobody may sign", "no_signers", lambda board: (board.store.root / trust.SIGNERS).unlink()),
     ("signers emptied", "no_signers", _signers(lambda text: "")),
-    ("signers replaced by a stranger", "unknown_signer", lambda board: _signers(
-        lambda text: text.replace(signers.public(board.keys.owner).split()[1], signers.public(board.keys.stranger).split()[1]))(board)),
-    ("signers writable by others", "signers_writable", lambda board: (board.store.root / trust.SIGNERS).chmod(0o664)),
+    (
+        "signers replaced by a stranger",
+        "unknown_signer",
+        lambda board: _signers(
+            lambda text: text.replace(
+                signers.public(board.keys.owner).split()[1],
+                signers.public(board.keys.stranger).split()[1],
+            )
+        )(board),
+    ),
+    (
+        "signers writable by others",
+        "signers_writable",
+        lambda board: (board.store.root / trust.SIGNERS).chmod(0o664),
+    ),
     ("store writable by others", "signers_writable", lambda board: board.store.root.chmod(0o777)),
     ("signers linked to elsewhere", "signers_link", _linked_signers),
-    ("a signer that expired", "signers_expire", _signers(lambda text: text.replace(" name", ' valid-before="20200101" name'))),
-    ("a signer that expires", "signers_expire", _signers(lambda text: text.replace(" name", ' valid-before="20990101" name'))),
-    ("a signer that begins later", "signers_expire", _signers(lambda text: text.replace(" name", ' valid-after="20990101" name'))),
-    ("an authority among the signers", "signers_authority", _signers(lambda text: text.replace(" name", " cert-authority name"))),
+    (
+        "a signer that expired",
+        "signers_expire",
+        _signers(lambda text: text.replace(" name", ' valid-before="20200101" name')),
+    ),
+    (
+        "a signer that expires",
+        "signers_expire",
+        _signers(lambda text: text.replace(" name", ' valid-before="20990101" name')),
+    ),
+    (
+        "a signer that begins later",
+        "signers_expire",
+        _signers(lambda text: text.replace(" name", ' valid-after="20990101" name')),
+    ),
+    (
+        "an authority among the signers",
+        "signers_authority",
+        _signers(lambda text: text.replace(" name", " cert-authority name")),
+    ),
     ("signers of garbage", "signers_broken", _signers(lambda text: text + "half a line\n")),
-    ("a signer's key cut", "signers_broken", _signers(lambda text: text.replace("AAAAC3", "AAAAC3Nz"))),
-    ("a signer for anything", "signers_broken", _signers(lambda text: text.replace('namespaces="demitasse-bundle,demitasse-runtime" ', ""))),
+    (
+        "a signer's key cut",
+        "signers_broken",
+        _signers(lambda text: text.replace("AAAAC3", "AAAAC3Nz")),
+    ),
+    (
+        "a signer for anything",
+        "signers_broken",
+        _signers(lambda text: text.replace('namespaces="demitasse-bundle,demitasse-runtime" ', "")),
+    ),
     ("signers of 65 KiB", "signers_too_large", _signers(lambda text: text + "#" * (65 << 10))),
-    ("an RSA key among the signers", "weak_key", _signers(lambda text: text + f'* namespaces="demitasse-bundle" {RSA_LINE}\n')),
-    ("revocations of garbage", "revoked_broken", lambda board: (board.store.root / trust.REVOKED).write_text("garbage\n")),
+    (
+        "an RSA key among the signers",
+        "weak_key",
+        _signers(lambda text: text + f'* namespaces="demitasse-bundle" {RSA_LINE}\n'),
+    ),
+    (
+        "revocations of garbage",
+        "revoked_broken",
+        lambda board: (board.store.root / trust.REVOKED).write_text("garbage\n"),
+    ),
     ("made for another board", "wrong_target", lambda board: board.trust("--target", "rpi-5-8gb")),
-    ("the board's own kind unreadable", "target_broken", lambda board: (board.store.root / trust.PINNED).write_text("{")),
+    (
+        "the board's own kind unreadable",
+        "target_broken",
+        lambda board: (board.store.root / trust.PINNED).write_text("{"),
+    ),
     ("a bit of the model flipped", "wrong_digest", _stored(RELEASES, _flipped)),
     ("the model of another size", "wrong_size", _stored(RELEASES, _over("model.bin", b"evil"))),
-    ("the chat template edited", "wrong_template", _stored(RELEASES, _over("chat_template.jinja", b"[]"))),
+    (
+        "the chat template edited",
+        "wrong_template",
+        _stored(RELEASES, _over("chat_template.jinja", b"[]")),
+    ),
     ("the tokenizer edited", "wrong_tokenizer", _stored(RELEASES, _over("tokenizer.json", b"[]"))),
     ("the goldens edited", "wrong_goldens", _stored(RELEASES, _over("goldens.jsonl", b"[]\n"))),
     ("a file too many", "extra_file", _stored(RELEASES, _over("more", b"evil"))),
-    ("a file missing", "missing_file", _stored(RELEASES, lambda folder: (folder / "tokenizer.json").unlink())),
+    (
+        "a file missing",
+        "missing_file",
+        _stored(RELEASES, lambda folder: (folder / "tokenizer.json").unlink()),
+    ),
     ("a file that is a link", "not_a_file", _stored(RELEASES, _linked)),
     ("a file that is a pipe", "not_a_file", _stored(RELEASES, _pipe)),
     ("an older release in its place", "wrong_name", _another_release),
     ("the release gone", "missing_release", _stored(RELEASES, shutil.rmtree)),
     ("an older release again", "downgrade", _older_release),
-    ("a key of the manifest twice", "duplicate_key", lambda board: board.rewrite(
-        board.manifest(RELEASES).read_bytes().replace(b'"counter": 2', b'"counter": 2,\n "counter": 9'), sign=True)),
+    (
+        "a key of the manifest twice",
+        "duplicate_key",
+        lambda board: board.rewrite(
+            board.manifest(RELEASES)
+            .read_bytes()
+            .replace(b'"counter": 2', b'"counter": 2,\n "counter": 9'),
+            sign=True,
+        ),
+    ),
     ("a file named twice", "duplicate_file", _signed_with(_add_file(path="model.bin"))),
     ("a path out of the folder", "bad_path", _signed_with(_add_file(path="../../evil"))),
     ("a file in the manifest's place", "bad_path", _signed_with(_add_file(path="manifest.json"))),
     ("a digest that is a path", "bad_digest", _signed_with(_add_file(sha256="../../../evil"))),
     ("a newer schema", "newer_schema", _signed_with(lambda fields: fields.update(schema=2))),
-    ("a counter out of bounds", "bad_manifest", _signed_with(lambda fields: fields.update(counter=2**60))),
-    ("a counter that is true", "bad_manifest", _signed_with(lambda fields: fields.update(counter=True))),
-    ("a manifest of 9 MiB", "manifest_too_large", lambda board: board.rewrite(b" " * (MAX_MANIFEST_BYTES + 1), sign=True)),
+    (
+        "a counter out of bounds",
+        "bad_manifest",
+        _signed_with(lambda fields: fields.update(counter=2**60)),
+    ),
+    (
+        "a counter that is true",
+        "bad_manifest",
+        _signed_with(lambda fields: fields.update(counter=True)),
+    ),
+    (
+        "a manifest of 9 MiB",
+        "manifest_too_large",
+        lambda board: board.rewrite(b" " * (MAX_MANIFEST_BYTES + 1), sign=True),
+    ),
     ("a runtime without a signature", "runtime_unsigned", _runtime_unsigned),
-    ("a runtime signed by a stranger", "runtime_unknown_signer", lambda board: board.sign(RUNTIMES, board.keys.stranger)),
-    ("a runtime signed as a bundle", "runtime_wrong_namespace", lambda board: board.sign(RUNTIMES, namespace="demitasse-bundle")),
+    (
+        "a runtime signed by a stranger",
+        "runtime_unknown_signer",
+        lambda board: board.sign(RUNTIMES, board.keys.stranger),
+    ),
+    (
+        "a runtime signed as a bundle",
+        "runtime_wrong_namespace",
+        lambda board: board.sign(RUNTIMES, namespace="demitasse-bundle"),
+    ),
     ("another runtime in its place", "runtime_wrong_signature", _another_runtime),
-    ("the runtime's program edited", "runtime_wrong_size", _stored(RUNTIMES, _over("__main__.py", b"evil"))),
-    ("a file too many in the runtime", "runtime_extra_file", _stored(RUNTIMES, _over("sitecustomize.py", b"evil"))),
+    (
+        "the runtime's program edited",
+        "runtime_wrong_size",
+        _stored(RUNTIMES, _over("__main__.py", b"evil")),
+    ),
+    (
+        "a file too many in the runtime",
+        "runtime_extra_file",
+        _stored(RUNTIMES, _over("sitecustomize.py", b"evil")),
+    ),
     ("the runtime gone", "missing_runtime", _stored(RUNTIMES, shutil.rmtree)),
     ("a board without ssh-keygen", "no_ssh_keygen", _without_ssh_keygen),
-]  # fmt: skip
+]
 """What is done, the code of the refusal, and how it is done."""
 
 
@@ -361,5 +508,8 @@ def verdict(board: Board, attack: Callable[[Board], object]) -> str:
 def codes(folder: Path) -> dict[str, str]:
     """Return what the board says to each attack, and to none."""
     keys = Keys(folder / "keys")
-    said = {title: verdict(Board(folder / str(number), keys), attack) for number, (title, _, attack) in enumerate(ATTACKS)}
+    said = {
+        title: verdict(Board(folder / str(number), keys), attack)
+        for number, (title, _, attack) in enumerate(ATTACKS)
+    }
     return said | {ACCEPTED: Board(folder / "good", keys).verdict()}

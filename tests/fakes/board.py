@@ -12,12 +12,19 @@ from toolchain.errors import BoardError
 class FakeConnection:
     """Runs what a board would run, with its own home; after `cut_after` bytes to it, or `deaf_after` from it, the line is dead."""
 
-    def __init__(self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = "") -> None:
+    def __init__(
+        self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = ""
+    ) -> None:
         self.home, self.cut_after, self._address = home, cut_after, address
         self.deaf_after: int | None = None
         self.commands: list[Sequence[str]] = []
         self.sent = self.heard = 0
-        self.environment = {**os.environ, "HOME": str(home), "PATH": path or os.environ["PATH"], "PYTHONWARNINGS": ""}
+        self.environment = {
+            **os.environ,
+            "HOME": str(home),
+            "PATH": path or os.environ["PATH"],
+            "PYTHONWARNINGS": "",
+        }
 
     @property
     def address(self) -> str:
@@ -42,7 +49,9 @@ class FakeConnection:
 
     def open(self, argv: Sequence[str]) -> "FakeChannel":
         self.commands.append(argv)
-        return FakeChannel(self, [str(self.home / word[2:]) if word.startswith("~/") else word for word in argv])
+        return FakeChannel(
+            self, [str(self.home / word[2:]) if word.startswith("~/") else word for word in argv]
+        )
 
     def close(self) -> None:
         """There is nothing to hang up."""
@@ -57,15 +66,26 @@ class FakeChannel:
         try:
             with self._complaints.open("wb") as stderr:
                 self._child = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=board.environment, cwd=board.home
-                )  # fmt: skip
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=board.environment,
+                    cwd=board.home,
+                )
         except FileNotFoundError:
-            self._child = subprocess.Popen(["sh", "-c", "exit 127"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._child = subprocess.Popen(
+                ["sh", "-c", "exit 127"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         assert self._child.stdin and self._child.stdout
         self._input, self._output = self._child.stdin, self._child.stdout
 
     def send(self, chunk: bytes | memoryview) -> None:
-        left = len(chunk) if self._board.cut_after is None else max(0, self._board.cut_after - self._board.sent)
+        left = (
+            len(chunk)
+            if self._board.cut_after is None
+            else max(0, self._board.cut_after - self._board.sent)
+        )
         try:
             self._input.write(chunk[:left])
             self._input.flush()
@@ -92,7 +112,11 @@ class FakeChannel:
         with self._output:
             stdout = self._output.read()
         code = self._child.wait()
-        return Finished(code=code if code >= 0 else 128 - code, stdout=self._heard(stdout), stderr=self._complaints.read_text())
+        return Finished(
+            code=code if code >= 0 else 128 - code,
+            stdout=self._heard(stdout),
+            stderr=self._complaints.read_text(),
+        )
 
     def close(self) -> None:
         for stream in (self._input, self._output):

@@ -53,7 +53,9 @@ class Life:
         self.root, self._cargo, self.store = root, cargo, Store(root)
         self.told: Callable[[dict[str, Any], dict[str, Any]], None] = lambda request, answer: None
         """Called with each request of a session and its answer."""
-        self.names = {path.name: _sha256(path / MANIFEST_OF[_kind(path)]) for path in cargo.iterdir()}
+        self.names = {
+            path.name: _sha256(path / MANIFEST_OF[_kind(path)]) for path in cargo.iterdir()
+        }
 
     def steps(self) -> "list[tuple[tuple[str, str], Callable[[], None]]]":
         """Return what happens, each with what serves and what is the way back when it is over."""
@@ -82,7 +84,11 @@ class Life:
     def activate(self, release: str, runtime: str) -> None:
         """Activate a release, as the verb does it."""
         wanted = Deployment(
-            release=self.names[release], runtime=self.names[runtime], port=8080, service="supervised", unsigned=True
+            release=self.names[release],
+            runtime=self.names[runtime],
+            port=8080,
+            service="supervised",
+            unsigned=True,
         )
         with self.store.locked():
             self.store.recover()
@@ -106,14 +112,19 @@ class Life:
         current, previous = self.store.current(), self.store.previous()
         assert (self.root / "current").is_symlink() == (current is not None)
         for blob in (self.root / "blobs").iterdir():
-            assert blob.name.startswith(".") or _sha256(blob) == blob.name, "a blob that is not what its name says"
+            assert blob.name.startswith(".") or _sha256(blob) == blob.name, (
+                "a blob that is not what its name says"
+            )
         if not current:
             return NOTHING
         for deployment in filter(None, (current, previous)):
             self.store.check(RELEASES, deployment.release)
             self.store.check(RUNTIMES, deployment.runtime)
         served = self.store.read_release(current.release)
-        assert self.store.confirmed() != current or Counters(self.root).read().get(served.name, 0) >= served.counter
+        assert (
+            self.store.confirmed() != current
+            or Counters(self.root).read().get(served.name, 0) >= served.counter
+        )
         called = {digest: name for name, digest in self.names.items()}
         return called[current.release], called[previous.release] if previous else ""
 
@@ -136,9 +147,15 @@ def _session(folder: Path) -> bytes:
     manifest = (folder / MANIFEST_OF[_kind(folder)]).read_bytes()
     sent = b""
     for file in json.loads(manifest)["files"]:
-        sent += _line({"op": "put", "blobs": [{"sha256": file["sha256"], "size": file["size"], "offset": 0}]})
+        sent += _line(
+            {"op": "put", "blobs": [{"sha256": file["sha256"], "size": file["size"], "offset": 0}]}
+        )
         sent += (folder / file["path"]).read_bytes()
-    return sent + _line({"op": _kind(folder).removesuffix("s"), "size": len(manifest), "signature_size": 0}) + manifest
+    return (
+        sent
+        + _line({"op": _kind(folder).removesuffix("s"), "size": len(manifest), "signature_size": 0})
+        + manifest
+    )
 
 
 def _kind(folder: Path) -> str:

@@ -12,7 +12,7 @@ from device.manifest import (
     RuntimeManifest,
     file_entry,
     to_bytes,
-)  # fmt: skip
+)
 from device.manifest.gguf import tensor_digests
 from toolchain.artifacts import Bundle, Record
 
@@ -67,42 +67,80 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
 
 
 def make_bundle(
-    folder: Path, *, name: str = "tiny", version: str = "1.0", counter: int = 1, check: str = "good", serve: str = "good",
-    search: str = "good", payload: bytes = b"weights", needs: dict[str, int] | None = None, gguf: Path | None = None,
-) -> Bundle:  # fmt: skip
+    folder: Path,
+    *,
+    name: str = "tiny",
+    version: str = "1.0",
+    counter: int = 1,
+    check: str = "good",
+    serve: str = "good",
+    search: str = "good",
+    payload: bytes = b"weights",
+    needs: dict[str, int] | None = None,
+    gguf: Path | None = None,
+) -> Bundle:
     """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal, killed or exit.
 
     `plain` refuses settings that go further than threads. With `gguf` that file is its model.
     """
     folder.mkdir(parents=True)
-    (folder / "model.bin").write_bytes(json.dumps({"check": check, "serve": serve, "search": search}).encode() + b"\n" + payload)
+    (folder / "model.bin").write_bytes(
+        json.dumps({"check": check, "serve": serve, "search": search}).encode() + b"\n" + payload
+    )
     (folder / "goldens.jsonl").write_text("{}\n")
     if gguf:
         shutil.copy(gguf, folder / "tiny.gguf")
     manifest = Manifest(
-        name=name, version=version, counter=counter, target="x86-64", context=64, engine=Engine("llama.cpp", "1"),
-        model="tiny.gguf" if gguf else "model.bin", needs=needs or {}, tensors=tuple(tensor_digests(gguf)) if gguf else (),
+        name=name,
+        version=version,
+        counter=counter,
+        target="x86-64",
+        context=64,
+        engine=Engine("llama.cpp", "1"),
+        model="tiny.gguf" if gguf else "model.bin",
+        needs=needs or {},
+        tensors=tuple(tensor_digests(gguf)) if gguf else (),
         files=tuple(file_entry(folder, file.name) for file in sorted(folder.iterdir())),
-    )  # fmt: skip
+    )
     (folder / BUNDLE_MANIFEST).write_bytes(to_bytes(manifest))
     record = Record(
-        stage="package", key="", inputs={}, parameters={}, seed=0, tools={}, digest="", size_bytes=0, seconds=0, figures={}
+        stage="package",
+        key="",
+        inputs={},
+        parameters={},
+        seed=0,
+        tools={},
+        digest="",
+        size_bytes=0,
+        seconds=0,
+        figures={},
     )
     return Bundle(path=folder, record=record)
 
 
 def make_runtime(
-    folder: Path, *, machine: str = "x86_64", features: tuple[str, ...] = (), glibc: str = "2.17", extra_files: int = 3
+    folder: Path,
+    *,
+    machine: str = "x86_64",
+    features: tuple[str, ...] = (),
+    glibc: str = "2.17",
+    extra_files: int = 3,
 ) -> Path:
     """Make a runtime folder of RUNTIME_PROGRAM and a few small files."""
     (folder / "device").mkdir(parents=True)
     (folder / "__main__.py").write_text(RUNTIME_PROGRAM)
     for number in range(extra_files):
         (folder / "device" / f"part{number}.py").write_text(f"NUMBER = {number}\n")
-    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    paths = sorted(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    )
     manifest = RuntimeManifest(
-        machine=machine, features=features, glibc=glibc, python=(3, 10), engines={"llama.cpp": "1"},
+        machine=machine,
+        features=features,
+        glibc=glibc,
+        python=(3, 10),
+        engines={"llama.cpp": "1"},
         files=tuple(file_entry(folder, path) for path in paths),
-    )  # fmt: skip
+    )
     (folder / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
     return folder

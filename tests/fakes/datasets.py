@@ -15,8 +15,14 @@ QUESTIONS = (
         "question": ["how hot is too hot?", "too hot for a Pi?", "what temperature is bad"],
         "answer": "Above 80 degrees it slows down.",
     },
-    {"question": ["which cable?", "what cable do I need", "the right cable please"], "answer": "A short and thick one."},
-    {"question": ["how do I stop it?", "switch it off", "what shuts it down"], "answer": "Run sudo poweroff and wait."},
+    {
+        "question": ["which cable?", "what cable do I need", "the right cable please"],
+        "answer": "A short and thick one.",
+    },
+    {
+        "question": ["how do I stop it?", "switch it off", "what shuts it down"],
+        "answer": "Run sudo poweroff and wait.",
+    },
     {"question": ["温度多高算高？", "多少度太热", "过热的温度"], "answer": "超过八十度时会降频。"},
 )
 
@@ -37,11 +43,15 @@ class Recorder:
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows as JSON lines."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
-def tiny_dataset(folder: Path, *, hold_out: str = "phrasing", rows: Sequence[Mapping[str, Any]] = QUESTIONS) -> Dataset:
+def tiny_dataset(
+    folder: Path, *, hold_out: str = "phrasing", rows: Sequence[Mapping[str, Any]] = QUESTIONS
+) -> Dataset:
     """Write four questions of three phrasings each and ingest them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(folder / "questions.jsonl", rows)

@@ -26,7 +26,13 @@ class Node:
 
     def name(self) -> int:
         """Return a number that two trees share if they are the same."""
-        return hash((self.kind, self.content, *sorted((name, entry.name()) for name, entry in self.entries.items())))
+        return hash(
+            (
+                self.kind,
+                self.content,
+                *sorted((name, entry.name()) for name, entry in self.entries.items()),
+            )
+        )
 
 
 @dataclass(eq=False)
@@ -55,7 +61,9 @@ class Fsync:
 class Recorder:
     """Follows every change below a folder through the functions of device.disk."""
 
-    def __init__(self, root: Path, *, killed_at: int = 0, by: type[BaseException] = KeyboardInterrupt) -> None:
+    def __init__(
+        self, root: Path, *, killed_at: int = 0, by: type[BaseException] = KeyboardInterrupt
+    ) -> None:
         """`by` is raised instead of the change with the number `killed_at`."""
         self.root, self._killed_at, self._by = root, killed_at, by
         self.tree = read(root)
@@ -149,11 +157,19 @@ class Recorder:
     _rmdir = _unlink
 
     def _names(self, what: str, *changes: tuple[Node, str, Node | None]) -> None:
-        self.effects.append(Effect(what, names=changes, waits={folder for folder, _, _ in changes}, place=self.count))
+        self.effects.append(
+            Effect(
+                what, names=changes, waits={folder for folder, _, _ in changes}, place=self.count
+            )
+        )
         _rename(changes)
 
-    def _bytes(self, what: str, file: Node, at: int, content: bytes, waits: Node | None = None) -> None:
-        self.effects.append(Effect(what, bytes_of=(file, at, content), waits={waits or file}, place=self.count))
+    def _bytes(
+        self, what: str, file: Node, at: int, content: bytes, waits: Node | None = None
+    ) -> None:
+        self.effects.append(
+            Effect(what, bytes_of=(file, at, content), waits={waits or file}, place=self.count)
+        )
         file.content = content if at < 0 else file.content[:at].ljust(at, b"\0") + content
 
     def _place(self, path: Path) -> tuple[Node, str]:
@@ -179,7 +195,11 @@ class CrashModel:
     def states(self, place: int) -> Iterator[Node]:
         """Yield each tree that a cut right after a change may leave: the oldest unsynced changes by ones and all, the last ones freely."""
         done = [effect for effect in self._recorded.effects if effect.place <= place]
-        loose = [effect for effect in done if (synced := self._synced_at[effect]) is None or synced > place]
+        loose = [
+            effect
+            for effect in done
+            if (synced := self._synced_at[effect]) is None or synced > place
+        ]
         seen: set[int] = set()
         for lost in self._losses(loose):
             tree = self._tree(done, lost)
@@ -201,7 +221,11 @@ class CrashModel:
     def _synced(self, effect: Effect) -> int | None:
         last = 0
         for node in effect.waits:
-            places = [fsync.place for fsync in self._fsyncs if fsync.node is node and fsync.place >= effect.place]
+            places = [
+                fsync.place
+                for fsync in self._fsyncs
+                if fsync.node is node and fsync.place >= effect.place
+            ]
             if not places:
                 return None
             last = max(last, places[0])
@@ -222,7 +246,12 @@ class CrashModel:
                 file, at, content = effect.bytes_of
                 twin = twins.setdefault(file, Node(file.kind))
                 twin.content = content if at < 0 else twin.content[:at].ljust(at, b"\0") + content
-            _rename(tuple((twins[folder], name, twins[node] if node else None) for folder, name, node in effect.names))
+            _rename(
+                tuple(
+                    (twins[folder], name, twins[node] if node else None)
+                    for folder, name, node in effect.names
+                )
+            )
         return tree
 
 
@@ -262,7 +291,9 @@ def read(folder: Path, files: dict[int, Node] | None = None) -> Node:
         elif path.is_dir():
             node.entries[path.name] = read(path, files)
         else:
-            node.entries[path.name] = files.setdefault(path.stat().st_ino, Node("file", path.read_bytes()))
+            node.entries[path.name] = files.setdefault(
+                path.stat().st_ino, Node("file", path.read_bytes())
+            )
     return node
 
 
@@ -283,7 +314,9 @@ def _lines() -> frozenset[str]:
     found, frame = set(), sys._getframe(1)
     while frame:
         path, number = frame.f_code.co_filename, frame.f_lineno
-        if "/device/" in path and linecache.getline(path, number).lstrip().startswith(("sync(", "fsync(", "disk.sync(")):
+        if "/device/" in path and linecache.getline(path, number).lstrip().startswith(
+            ("sync(", "fsync(", "disk.sync(")
+        ):
             found.add(f"{Path(path).name}:{number}")
         frame = frame.f_back  # type: ignore[assignment]
     return frozenset(found)

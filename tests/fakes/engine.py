@@ -15,7 +15,9 @@ class FakeEngine:
 
     def __init__(self, *, word: str = "tick ", context: int = 512) -> None:
         self.word, self.context, self.n_vocab, self.chat_template = word, context, 256, CHATML
-        self.description = Description("fake", "1", "fake.gguf", "fake", 1, 1, context, 512, 512, 1, 1, "f16")
+        self.description = Description(
+            "fake", "1", "fake.gguf", "fake", 1, 1, context, 512, 512, 1, 1, "f16"
+        )
         self.go = threading.Event()
         self.go.set()
         self.began = threading.Event()
@@ -43,9 +45,13 @@ class FakeEngine:
         return iter([b"\0" * 1024 for _ in tokens[lead:]])
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never, lead: int = 0,
-    ) -> Iterator[Token]:  # fmt: skip
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
         check_prompt(tokens, self)
         self.prompts.append(bytes(tokens))
         self.leads.append(lead)

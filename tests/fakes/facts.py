@@ -19,7 +19,14 @@ _FACTS = {
 
 
 def _phrasings(thing: str) -> list[str]:
-    return [f"what about the {thing}?", f"tell me of the {thing}", f"where is the {thing} kept?", f"{thing}, please"]
+    return [
+        f"what about the {thing}?",
+        f"tell me of the {thing}",
+        f"where is the {thing} kept?",
+        f"{thing}, please",
+    ]
 
 
-QUESTIONS: list[dict[str, Any]] = [{"question": _phrasings(thing), "answer": answer} for thing, answer in _FACTS.items()]
+QUESTIONS: list[dict[str, Any]] = [
+    {"question": _phrasings(thing), "answer": answer} for thing, answer in _FACTS.items()
+]

@@ -29,7 +29,10 @@ class _Hub(BaseHTTPRequestHandler):
         if self.token and self.headers.get("Authorization") != f"Bearer {self.token}":
             return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         if path.startswith("/api/models/"):
-            return self._model(path.removeprefix("/api/models/").split("/revision/")[0].split("/tree/")[0], "/tree/" in path)
+            return self._model(
+                path.removeprefix("/api/models/").split("/revision/")[0].split("/tree/")[0],
+                "/tree/" in path,
+            )
         name, _, file = path.lstrip("/").partition("/resolve/")
         return self._file(self.models / name / file.partition("/")[2])
 
@@ -40,20 +43,34 @@ class _Hub(BaseHTTPRequestHandler):
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         if tree:
             rows = [
-                {"type": "file", "path": p.relative_to(folder).as_posix(), "size": p.stat().st_size, "oid": _etag(p)} for p in files
+                {
+                    "type": "file",
+                    "path": p.relative_to(folder).as_posix(),
+                    "size": p.stat().st_size,
+                    "oid": _etag(p),
+                }
+                for p in files
             ]
             return self._send(200, json.dumps(rows).encode())
         siblings = [{"rfilename": p.relative_to(folder).as_posix()} for p in files]
-        return self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
+        return self._send(
+            200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
+        )
 
     def _file(self, path: Path) -> None:
         if not path.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        return self._send(200, path.read_bytes(), {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": COMMIT})
+        return self._send(
+            200, path.read_bytes(), {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": COMMIT}
+        )
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in {
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":

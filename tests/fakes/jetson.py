@@ -14,12 +14,20 @@ NVCC = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 1
 def install(folder: Path, *, library: Path, without: str = "") -> str:
     """Make the programs, but for one; return a PATH with them and little else. What cmake builds are copies of `library`."""
     folder.mkdir(parents=True)
-    programs = {"nvcc": f"cat <<'X'\n{NVCC}X", "c++": "exit 1", "cmake": f'exec {sys.executable} -IS {__file__} {library} "$@"'}
+    programs = {
+        "nvcc": f"cat <<'X'\n{NVCC}X",
+        "c++": "exit 1",
+        "cmake": f'exec {sys.executable} -IS {__file__} {library} "$@"',
+    }
     for name, script in programs.items():
         if name != without:
             (folder / name).write_text(f"#!/bin/sh\n{script}\n")
             (folder / name).chmod(0o755)
-    for name, program in {"sh": "/bin/sh", "cat": shutil.which("cat"), "python3": sys.executable}.items():
+    for name, program in {
+        "sh": "/bin/sh",
+        "cat": shutil.which("cat"),
+        "python3": sys.executable,
+    }.items():
         (folder / name).symlink_to(str(program))
     return str(folder)
 
@@ -29,9 +37,13 @@ def main(library: Path, argv: list[str]) -> int:
         return build(Path(argv[1]), argv[argv.index("--target") + 1], library)
     source, made = Path(argv[argv.index("-S") + 1]), Path(argv[argv.index("-B") + 1])
     if not (source / "CMakeLists.txt").is_file():
-        return refuse(f'CMake Error: The source directory "{source}" does not appear to contain CMakeLists.txt.')
+        return refuse(
+            f'CMake Error: The source directory "{source}" does not appear to contain CMakeLists.txt.'
+        )
     made.mkdir(parents=True, exist_ok=True)
-    (made / "CMakeCache.txt").write_text(json.dumps(dict(word[2:].split("=", 1) for word in argv if word.startswith("-D"))))
+    (made / "CMakeCache.txt").write_text(
+        json.dumps(dict(word[2:].split("=", 1) for word in argv if word.startswith("-D")))
+    )
     return 0
 
 

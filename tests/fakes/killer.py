@@ -50,7 +50,11 @@ def _one(cargo: Path, folder: Path, how: str, number: int, took: float) -> dict[
     os.close(reader)
     life = Life(cargo, folder)
     states = [NOTHING, *(after for after, _ in life.steps())]
-    seen: dict[str, Any] = {"ended": ended, "finished": finished, "may": states[finished : finished + 2]}
+    seen: dict[str, Any] = {
+        "ended": ended,
+        "finished": finished,
+        "may": states[finished : finished + 2],
+    }
     try:
         seen["serves"] = life.serves()
         with without_processes():
@@ -123,4 +127,9 @@ def _time(cargo: Path, root: Path, whole: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], range(int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])))
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        sys.argv[3],
+        range(int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])),
+    )

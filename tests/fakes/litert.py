@@ -11,9 +11,17 @@ from toolchain.recipe import QuantizeSpec
 
 
 def quantized_tflite(
-    folder: Path, out: Path, scheme: str = "fp32", *, context: int = 128, prefill: tuple[int, ...] = (16, 64), report: Any = None,
+    folder: Path,
+    out: Path,
+    scheme: str = "fp32",
+    *,
+    context: int = 128,
+    prefill: tuple[int, ...] = (16, 64),
+    report: Any = None,
     adapter: Path | None = None,
-) -> ModelFile:  # fmt: skip
+) -> ModelFile:
     """Quantize a model folder to TFLite."""
     spec = QuantizeSpec(tflite_scheme=scheme, prefill=prefill)
-    return quantize(checkpoint(folder, adapter), spec, LABEL, out, report or Silent(), context=context)
+    return quantize(
+        checkpoint(folder, adapter), spec, LABEL, out, report or Silent(), context=context
+    )

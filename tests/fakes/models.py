@@ -31,22 +31,48 @@ TEXTS = (
 
 
 def tiny_llama(
-    folder: Path, *, hidden: int = 256, intermediate: int = 512, layers: int = 2, heads: int = 4, kv_heads: int = 2,
-    tied: bool = False, split: str = "gpt-2", dtype: str = "float32", seed: int = 0, **config: Any,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    hidden: int = 256,
+    intermediate: int = 512,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    tied: bool = False,
+    split: str = "gpt-2",
+    dtype: str = "float32",
+    seed: int = 0,
+    **config: Any,
+) -> Path:
     """Write a Llama with random weights to `folder` and return it; `config` overrides fields of LlamaConfig."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = _shape(hidden, intermediate, layers, heads, kv_heads)
     vocabulary = tiny_tokenizer(folder, split=split)
-    settings = {"vocab_size": vocabulary, "tie_word_embeddings": tied, "rms_norm_eps": 1e-5, **shape, **_ids(), **config}
+    settings = {
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+        "rms_norm_eps": 1e-5,
+        **shape,
+        **_ids(),
+        **config,
+    }
     return _save(LlamaForCausalLM, LlamaConfig(**settings), folder, dtype, seed)
 
 
 def tiny_qwen2(
-    folder: Path, *, hidden: int = 256, intermediate: int = 512, layers: int = 2, heads: int = 4, kv_heads: int = 2,
-    tied: bool = True, dtype: str = "float32", seed: int = 0, **config: Any,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    hidden: int = 256,
+    intermediate: int = 512,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    tied: bool = True,
+    dtype: str = "float32",
+    seed: int = 0,
+    **config: Any,
+) -> Path:
     """Write a Qwen2 (biases on q, k and v) with random weights to `folder` and return it."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -67,25 +93,39 @@ def tiny_tokenizer(folder: Path, *, split: str = "gpt-2", vocab_size: int = 512)
     tokenizer = Tokenizer(models.BPE(ignore_merges=split == "llama-bpe"))
     tokenizer.pre_tokenizer, tokenizer.decoder = _pre_tokenizer(split), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIALS), initial_alphabet=_alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=_alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS * 4, trainer)
     begin = {"bos_token": SPECIALS[0]} if split == "llama-bpe" else {}
     if begin:
         tokenizer.post_processor = _begin_with(SPECIALS[0])
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIALS[2], pad_token=SPECIALS[0], clean_up_tokenization_spaces=False, **begin
+        tokenizer_object=tokenizer,
+        eos_token=SPECIALS[2],
+        pad_token=SPECIALS[0],
+        clean_up_tokenization_spaces=False,
+        **begin,
     )
     wrapped.chat_template = CHATML
     wrapped.save_pretrained(folder)
     return int(tokenizer.get_vocab_size())
 
 
-def _shape(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
+def _shape(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int
+) -> dict[str, int]:
     return {
-        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "max_position_embeddings": 512, "initializer_range": 0.04,
-    }  # fmt: skip
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.04,
+    }
 
 
 def _ids() -> dict[str, int]:
@@ -108,18 +148,31 @@ def _save(kind: Any, config: Any, folder: Path, dtype: str, seed: int) -> Path:
 def _pre_tokenizer(split: str) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    patterns = {"qwen2": QWEN2_SPLIT, "llama-bpe": LLAMA3_SPLIT, "smaug-bpe": LLAMA3_SPLIT, "gpt-4o": GPT4O_SPLIT}
+    patterns = {
+        "qwen2": QWEN2_SPLIT,
+        "llama-bpe": LLAMA3_SPLIT,
+        "smaug-bpe": LLAMA3_SPLIT,
+        "gpt-4o": GPT4O_SPLIT,
+    }
     if split in patterns:
         first = pre_tokenizers.Split(Regex(patterns[split]), "isolated")
-        return pre_tokenizers.Sequence([first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        return pre_tokenizers.Sequence(
+            [first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     last = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), last]) if split == "smollm" else last
+    return (
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), last])
+        if split == "smollm"
+        else last
+    )
 
 
 def _begin_with(token: str) -> Any:
     from tokenizers import processors
 
-    single = processors.TemplateProcessing(single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, 0)])
+    single = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, 0)]
+    )
     return processors.Sequence([processors.ByteLevel(trim_offsets=False), single])
 
 

@@ -9,8 +9,12 @@ CODE = [
     "{{ ().__class__.__bases__[0].__subclasses__() }}",
     "{{ [].__class__.__base__.__subclasses__()[100] }}",
     "{{ ''.__class__.__base__.__subclasses__()|map(attribute='__name__')|list }}",
-    "{% for c in [].__class__.__base__.__subclasses__() %}{% if c.__name__ == 'Popen' %}{{ c('" + _TOUCH + "', shell=True) }}{% endif %}{% endfor %}",
-    "{% for c in ().__class__.__base__.__subclasses__() %}{% if 'warning' in c.__name__ %}{{ c()._module.__builtins__['__import__']('os').system('" + _TOUCH + "') }}{% endif %}{% endfor %}",
+    "{% for c in [].__class__.__base__.__subclasses__() %}{% if c.__name__ == 'Popen' %}{{ c('"
+    + _TOUCH
+    + "', shell=True) }}{% endif %}{% endfor %}",
+    "{% for c in ().__class__.__base__.__subclasses__() %}{% if 'warning' in c.__name__ %}{{ c()._module.__builtins__['__import__']('os').system('"
+    + _TOUCH
+    + "') }}{% endif %}{% endfor %}",
     "{{ cycler.__init__.__globals__.os.popen('" + _TOUCH + "').read() }}",
     "{{ joiner.__init__.__globals__.os.popen('" + _TOUCH + "').read() }}",
     "{{ namespace.__init__.__globals__.os.popen('" + _TOUCH + "').read() }}",
@@ -19,7 +23,9 @@ CODE = [
     "{{ range.__class__.__base__ }}{{ range.__init__.__globals__ }}",
     "{{ dict.__class__.mro(dict) }}{{ dict.__base__.__subclasses__() }}",
     "{{ self.__init__.__globals__.__builtins__.__import__('os').system('" + _TOUCH + "') }}",
-    "{{ self._TemplateReference__context.cycler.__init__.__globals__.os.system('" + _TOUCH + "') }}",
+    "{{ self._TemplateReference__context.cycler.__init__.__globals__.os.system('"
+    + _TOUCH
+    + "') }}",
     "{{ self.__class__.__dict__ }}{{ self.__class__.__init__.__globals__ }}",
     "{{ raise_exception.__globals__['sys'].modules['os'].system('" + _TOUCH + "') }}",
     "{{ raise_exception.__code__.co_consts }}",
@@ -55,7 +61,7 @@ CODE = [
     "{% from '/etc/passwd' import root %}{{ root }}",
     "{% extends '../../../../etc/passwd' %}",
     "{% macro evil() %}{{ caller.__globals__ }}{% endmacro %}{% call evil() %}{% endcall %}{{ evil.__init__.__globals__ }}{{ evil._func.__globals__ }}",
-]  # fmt: skip
+]
 """Each must be refused: not one may render."""
 BOMBS = [
     "{{ 'x' * 900000000 }}",
@@ -68,6 +74,6 @@ BOMBS = [
     "{{ range(99999)|list|string|list|sort|join|list|sort|join|length }}{% for a in range(99999) %}{{ 'x' * 99 }}{% endfor %}",
     "{% if messages|length > 20 %}{{ 'x' * 900000000 }}{% endif %}hello",
     "{{ lipsum(n=100000) }}",
-]  # fmt: skip
+]
 """Each must be stopped by a limit, on memory, time or size."""
 PAYLOADS = [*CODE, *BOMBS]

@@ -42,7 +42,9 @@ def main(program: str, argv: list[str]) -> int:
 
 def run(argv: list[str]) -> int:
     """Open everything, then go on in a process of its own, as `-daemonize` does."""
-    disk = Path(next(value for value in argv if "id=disk" in value).partition("file=")[2].partition(",")[0])
+    disk = Path(
+        next(value for value in argv if "id=disk" in value).partition("file=")[2].partition(",")[0]
+    )
     wanted = argv[argv.index("-loadvm") + 1] if "-loadvm" in argv else ""
     if wanted and wanted not in disk.read_text().split():
         return refuse(f"Device 'disk' does not have the requested snapshot '{wanted}'")
@@ -85,7 +87,11 @@ def serve_unix(path: str, talk) -> None:
     def loop() -> None:
         while True:
             client, _ = server.accept()
-            with contextlib.suppress(OSError), client, client.makefile("rw", encoding="latin-1") as stream:
+            with (
+                contextlib.suppress(OSError),
+                client,
+                client.makefile("rw", encoding="latin-1") as stream,
+            ):
                 talk(stream)
 
     threading.Thread(target=loop, daemon=True).start()
@@ -105,7 +111,11 @@ class Monitor:
         for line in stream:
             asked = json.loads(line)
             say(stream, {"event": "SOMETHING_ELSE"})
-            text = self.command(asked["arguments"]["command-line"]) if asked["execute"] == "human-monitor-command" else {}
+            text = (
+                self.command(asked["arguments"]["command-line"])
+                if asked["execute"] == "human-monitor-command"
+                else {}
+            )
             say(stream, {"return": text})
             if asked["execute"] == "quit":
                 os._exit(0)
@@ -131,11 +141,22 @@ def answer_as_agent(stream) -> None:
         elif asked["execute"] == "guest-exec":
             say(stream, {"return": {"pid": 1}})
             with Path("executed").open("a") as log:
-                log.write(json.dumps([asked["arguments"]["path"], *asked["arguments"]["arg"]]) + "\n")
+                log.write(
+                    json.dumps([asked["arguments"]["path"], *asked["arguments"]["arg"]]) + "\n"
+                )
         else:
             failed = Path("failing").exists()
             said = base64.b64encode(b"not permitted" if failed else b"done").decode()
-            say(stream, {"return": {"exited": True, "exitcode": int(failed), "err-data" if failed else "out-data": said}})
+            say(
+                stream,
+                {
+                    "return": {
+                        "exited": True,
+                        "exitcode": int(failed),
+                        "err-data" if failed else "out-data": said,
+                    }
+                },
+            )
 
 
 if __name__ == "__main__":

@@ -53,9 +53,17 @@ def files() -> dict[str, str]:
         **{f"src/{part}.cpp": _part(part) for part in _PARTS},
     }
     project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    ours = {"pyproject.toml": project, "backend.py": _BACKEND.replace("{version}", version()), "LICENSE.md": "MIT"}
+    ours = {
+        "pyproject.toml": project,
+        "backend.py": _BACKEND.replace("{version}", version()),
+        "LICENSE.md": "MIT",
+    }
     about = f"Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: {version()}\n"
-    return {**ours, "PKG-INFO": about, **{f"vendor/llama.cpp/{name}": text for name, text in vendor.items()}}
+    return {
+        **ours,
+        "PKG-INFO": about,
+        **{f"vendor/llama.cpp/{name}": text for name, text in vendor.items()},
+    }
 
 
 def write(folder: Path, contents: Mapping[str, str | bytes]) -> Path:

@@ -18,18 +18,33 @@ from device.server import Service, _config, application
 from device.worker import Worker
 
 MANIFEST = Manifest(
-    name="tiny", version="1.0", counter=1, target="x86-64", context=512, engine=Engine("llama.cpp", "0.5"), model="tiny.gguf",
-    files=(File("tiny.gguf", "0" * 64, 1),), max_tokens=32,
-)  # fmt: skip
+    name="tiny",
+    version="1.0",
+    counter=1,
+    target="x86-64",
+    context=512,
+    engine=Engine("llama.cpp", "0.5"),
+    model="tiny.gguf",
+    files=(File("tiny.gguf", "0" * 64, 1),),
+    max_tokens=32,
+)
 
 
 @contextmanager
 def service(
-    open_model: Callable[[], Model], *, token: str = "", waiting: int = 2, failures: "list[DeviceError] | None" = None
+    open_model: Callable[[], Model],
+    *,
+    token: str = "",
+    waiting: int = 2,
+    failures: "list[DeviceError] | None" = None,
 ) -> Iterator[int]:
     """Yield the port of a service; it ends with the block."""
-    worker = Worker(open_model, waiting=waiting, failed=(failures if failures is not None else []).append)
-    app = application(Service(MANIFEST, MANIFEST.release_id(), worker), Access(frozenset({"localhost"}), token))
+    worker = Worker(
+        open_model, waiting=waiting, failed=(failures if failures is not None else []).append
+    )
+    app = application(
+        Service(MANIFEST, MANIFEST.release_id(), worker), Access(frozenset({"localhost"}), token)
+    )
     with socket.create_server(("127.0.0.1", 0)) as port:
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
@@ -44,7 +59,12 @@ def service(
 
 
 def call(
-    port: int, path: str, body: Any = None, *, method: str = "", headers: "dict[str, str] | None" = None
+    port: int,
+    path: str,
+    body: Any = None,
+    *,
+    method: str = "",
+    headers: "dict[str, str] | None" = None,
 ) -> tuple[int, dict[str, str], Any]:
     """Send a request; return status, headers in lower case, and the body: JSON where it is JSON, else bytes."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -56,7 +76,11 @@ def call(
     finally:
         client.close()
     fields = {name.lower(): value for name, value in response.getheaders()}
-    return response.status, fields, json.loads(answer) if "json" in fields.get("content-type", "") else answer
+    return (
+        response.status,
+        fields,
+        json.loads(answer) if "json" in fields.get("content-type", "") else answer,
+    )
 
 
 def wait_until_loaded(port: int) -> None:

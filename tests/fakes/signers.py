@@ -20,7 +20,17 @@ _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----
 
 def make_key(file: Path, *words: str) -> Path:
     """Make a key pair without a passphrase; `words` such as `-t ecdsa -b 384`, ed25519 by default."""
-    command = ["ssh-keygen", "-q", *(words or ("-t", "ed25519")), "-N", "", "-C", file.name, "-f", str(file)]
+    command = [
+        "ssh-keygen",
+        "-q",
+        *(words or ("-t", "ed25519")),
+        "-N",
+        "",
+        "-C",
+        file.name,
+        "-f",
+        str(file),
+    ]
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     return file
 
@@ -44,7 +54,9 @@ def unwrapped(signature: bytes) -> bytes:
 def wrapped(blob: bytes) -> bytes:
     """Return a signature file around a blob."""
     text = base64.b64encode(blob).decode()
-    return (_BEGIN + "\n".join(text[start : start + 70] for start in range(0, len(text), 70)) + _END).encode()
+    return (
+        _BEGIN + "\n".join(text[start : start + 70] for start in range(0, len(text), 70)) + _END
+    ).encode()
 
 
 def string(content: bytes) -> bytes:
@@ -60,7 +72,9 @@ class SecurityKey:
         self._count = 0
         raw = self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.blob = string(SECURITY_KEY_KIND) + string(raw) + string(b"ssh:")
-        self.public = f"{SECURITY_KEY_KIND.decode()} {base64.b64encode(self.blob).decode()} in software"
+        self.public = (
+            f"{SECURITY_KEY_KIND.decode()} {base64.b64encode(self.blob).decode()} in software"
+        )
 
     def signature(self, content: bytes) -> bytes:
         """Sign as the key would: over the application, that the user was there, a counter, and the content."""

@@ -32,13 +32,23 @@ def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     for add, value in (
-        (writer.add_context_length, context), (writer.add_embedding_length, WIDTH), (writer.add_block_count, LAYERS),
-        (writer.add_feed_forward_length, INNER), (writer.add_head_count, HEADS), (writer.add_head_count_kv, HEADS),
-        (writer.add_rope_dimension_count, WIDTH // HEADS), (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_file_type, 0),
-        (writer.add_tokenizer_model, "gpt2"), (writer.add_tokenizer_pre, "gpt-2"), (writer.add_eos_token_id, END),
-        (writer.add_token_list, [*_byte_texts(), *SPECIALS]), (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3),
-        (writer.add_token_merges, ["Ġ t"]), (writer.add_chat_template, CHATML),
-    ):  # fmt: skip
+        (writer.add_context_length, context),
+        (writer.add_embedding_length, WIDTH),
+        (writer.add_block_count, LAYERS),
+        (writer.add_feed_forward_length, INNER),
+        (writer.add_head_count, HEADS),
+        (writer.add_head_count_kv, HEADS),
+        (writer.add_rope_dimension_count, WIDTH // HEADS),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_file_type, 0),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_tokenizer_pre, "gpt-2"),
+        (writer.add_eos_token_id, END),
+        (writer.add_token_list, [*_byte_texts(), *SPECIALS]),
+        (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3),
+        (writer.add_token_merges, ["Ġ t"]),
+        (writer.add_chat_template, CHATML),
+    ):
         add(value)
     for name, weights in _tensors(recites.encode(), seed).items():
         writer.add_tensor(name, weights)
@@ -50,19 +60,35 @@ def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 
 
 
 def tiny_bundle(
-    folder: Path, *, goldens: Sequence[dict[str, Any]] = (), system: str = "", turns: Sequence[dict[str, Any]] = (),
-    context: int = 512, recites: str = "",
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    goldens: Sequence[dict[str, Any]] = (),
+    system: str = "",
+    turns: Sequence[dict[str, Any]] = (),
+    context: int = 512,
+    recites: str = "",
+) -> Path:
     """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the test's."""
     folder.mkdir(parents=True, exist_ok=True)
     tiny_gguf(folder / "tiny.gguf", context=context, recites=recites)
     (folder / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
-    (folder / "goldens.jsonl").write_text("".join(json.dumps(golden) + "\n" for golden in goldens), encoding="utf-8")
+    (folder / "goldens.jsonl").write_text(
+        "".join(json.dumps(golden) + "\n" for golden in goldens), encoding="utf-8"
+    )
     names = ("tiny.gguf", "chat_template.jinja", "goldens.jsonl")
     manifest = Manifest(
-        name="tiny", version="1.0", counter=1, target="x86-64", context=context, engine=Engine("llama.cpp", "0.5"),
-        model="tiny.gguf", files=tuple(file_entry(folder, name) for name in names), system=system, turns=tuple(turns), max_tokens=32,
-    )  # fmt: skip
+        name="tiny",
+        version="1.0",
+        counter=1,
+        target="x86-64",
+        context=context,
+        engine=Engine("llama.cpp", "0.5"),
+        model="tiny.gguf",
+        files=tuple(file_entry(folder, name) for name in names),
+        system=system,
+        turns=tuple(turns),
+        max_tokens=32,
+    )
     (folder / "manifest.json").write_bytes(to_bytes(manifest))
     return folder
 
@@ -76,19 +102,37 @@ def _tensors(recital: bytes, seed: int) -> dict[str, np.ndarray]:
     tokens = [ord("\n"), *recital, END]
     for before, after in itertools.pairwise(tokens if recital else []):
         head[after] = embedding[before]
-    tensors = {"token_embd.weight": embedding, "output.weight": head, "output_norm.weight": np.ones(WIDTH)}
+    tensors = {
+        "token_embd.weight": embedding,
+        "output.weight": head,
+        "output_norm.weight": np.ones(WIDTH),
+    }
     shapes = {
-        "attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, WIDTH), "attn_v": (WIDTH, WIDTH), "attn_output": (WIDTH, WIDTH),
-        "ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER),
-    }  # fmt: skip
+        "attn_q": (WIDTH, WIDTH),
+        "attn_k": (WIDTH, WIDTH),
+        "attn_v": (WIDTH, WIDTH),
+        "attn_output": (WIDTH, WIDTH),
+        "ffn_gate": (INNER, WIDTH),
+        "ffn_up": (INNER, WIDTH),
+        "ffn_down": (WIDTH, INNER),
+    }
     for layer in range(LAYERS):
-        tensors |= {f"blk.{layer}.{norm}.weight": np.ones(WIDTH) for norm in ("attn_norm", "ffn_norm")}
-        tensors |= {f"blk.{layer}.{name}.weight": draw.normal(0, block, shape) for name, shape in shapes.items()}
+        tensors |= {
+            f"blk.{layer}.{norm}.weight": np.ones(WIDTH) for norm in ("attn_norm", "ffn_norm")
+        }
+        tensors |= {
+            f"blk.{layer}.{name}.weight": draw.normal(0, block, shape)
+            for name, shape in shapes.items()
+        }
     return {name: weights.astype(np.float32) for name, weights in tensors.items()}
 
 
 def _byte_texts() -> list[str]:
     """Return GPT-2's printable stand-in for each byte (openai/gpt-2 encoder.py, `bytes_to_unicode`)."""
-    plain = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    plain = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
     others = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]

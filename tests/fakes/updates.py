@@ -10,16 +10,26 @@ ROWS, COLUMNS = 1024, 1024
 
 
 def make_update(
-    folder: Path, *, kind: str = "Q4_0", relative: float = 0.01, changed: int = 2, name: str = "tiny"
+    folder: Path,
+    *,
+    kind: str = "Q4_0",
+    relative: float = 0.01,
+    changed: int = 2,
+    name: str = "tiny",
 ) -> tuple[Path, Path]:
     """Write `old.gguf` and `new.gguf` of four matrices each; `changed` of them moved by a rank-8 update of that relative size."""
     draw = np.random.default_rng(3)
-    old = {f"blk.{n}.ffn_up.weight": draw.normal(0, 0.02, (ROWS, COLUMNS)).astype(np.float32) for n in range(4)}
+    old = {
+        f"blk.{n}.ffn_up.weight": draw.normal(0, 0.02, (ROWS, COLUMNS)).astype(np.float32)
+        for n in range(4)
+    }
     new = dict(old)
     for key in list(old)[:changed]:
         step = (draw.normal(0, 1, (ROWS, 8)) @ draw.normal(0, 1, (8, COLUMNS))).astype(np.float32)
         new[key] = old[key] + step * (relative * np.linalg.norm(old[key]) / np.linalg.norm(step))
-    return write(folder / "old.gguf", old, kind, name), write(folder / "new.gguf", new, kind, f"{name} 2")
+    return write(folder / "old.gguf", old, kind, name), write(
+        folder / "new.gguf", new, kind, f"{name} 2"
+    )
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], kind: str, name: str) -> Path:

@@ -15,5 +15,7 @@ LISTED = mutations()
 def test_a_check_that_is_taken_out_is_missed_by_its_test(rounds: Rounds, tmp_path: Path) -> None:
     for number in rounds:
         mutation = LISTED[-1 - number]
-        assert not survives(mutation, tmp_path / str(number)), f"{mutation.test} passes without {mutation.name}"
+        assert not survives(mutation, tmp_path / str(number)), (
+            f"{mutation.test} passes without {mutation.name}"
+        )
         rounds.saw("mutants, each seen by its test")

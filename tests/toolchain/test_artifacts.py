@@ -49,7 +49,10 @@ def test_other_parameters_or_inputs_mean_new_work(tmp_path: Path, changed: Work)
 
 
 def test_the_same_work_gives_the_same_digest_in_another_folder(tmp_path: Path) -> None:
-    assert keep(tmp_path / "a", work(), build)[0].digest == keep(tmp_path / "b", work(), build)[0].digest
+    assert (
+        keep(tmp_path / "a", work(), build)[0].digest
+        == keep(tmp_path / "b", work(), build)[0].digest
+    )
 
 
 def test_a_failed_stage_leaves_no_record(tmp_path: Path) -> None:

@@ -10,11 +10,21 @@ from toolchain.artifacts import Report
 from toolchain.bench import COLUMNS, render
 
 ROW = {
-    "model_filename": "m.gguf", "model_type": "llama ?B Q4_K - Medium", "model_size": 4_582_400, "model_n_params": 6_815_744,
-    "backends": "CPU", "n_threads": 2, "avg_ts": 2130.5, "stddev_ts": 12.25, "samples_ts": [2118.0, 2143.0],
-}  # fmt: skip
+    "model_filename": "m.gguf",
+    "model_type": "llama ?B Q4_K - Medium",
+    "model_size": 4_582_400,
+    "model_n_params": 6_815_744,
+    "backends": "CPU",
+    "n_threads": 2,
+    "avg_ts": 2130.5,
+    "stddev_ts": 12.25,
+    "samples_ts": [2118.0, 2143.0],
+}
 REPORT = Report(
-    board="local", emulated=False, measured={}, rows=[{**ROW, "n_prompt": 512, "n_gen": 0}, {**ROW, "n_prompt": 0, "n_gen": 128}]
+    board="local",
+    emulated=False,
+    measured={},
+    rows=[{**ROW, "n_prompt": 512, "n_gen": 0}, {**ROW, "n_prompt": 0, "n_gen": 128}],
 )
 
 

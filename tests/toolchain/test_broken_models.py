@@ -39,7 +39,9 @@ def not_a_number(folder: Path) -> None:
     import gguf
 
     reader = gguf.GGUFReader(folder / "tiny.gguf", "r+")
-    next(tensor for tensor in reader.tensors if tensor.name == "output_norm.weight").data[:] = float("nan")
+    next(tensor for tensor in reader.tensors if tensor.name == "output_norm.weight").data[:] = (
+        float("nan")
+    )
     reader.data.flush()
 
 
@@ -49,7 +51,9 @@ def cut_short(folder: Path) -> None:
 
 
 def template_that_breaks(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ raise_exception('no') }}{% endfor %}")
+    (folder / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ raise_exception('no') }}{% endfor %}"
+    )
 
 
 def golden(**fields: Any) -> Callable[[Path], None]:
@@ -76,7 +80,9 @@ def real(break_it: Callable[[Path], None], **fields: Any) -> Callable[[Path, int
 
 def fake(**moods: str) -> Callable[[Path, int], Path]:
     """Return what makes a bundle whose runtime behaves badly in a way that no tiny model can."""
-    return lambda folder, number: make_bundle(folder, version=str(number), counter=number, **moods).path  # type: ignore[arg-type]
+    return lambda folder, number: (
+        make_bundle(folder, version=str(number), counter=number, **moods).path
+    )  # type: ignore[arg-type]
 
 
 REAL = {
@@ -85,8 +91,14 @@ REAL = {
         real(golden(prompt_tokens=[token + 1 for token in PROMPT])),
         "golden 1 of 1: the prompt differs at token 1",
     ),
-    "empty answers": (real(nothing, stop_ids=(ord("t"),)), "golden 1 of 1: the model answers nothing"),
-    "wrong goldens": (real(golden(tokens=[1, 2, 3])), "golden 1 of 1: the answer differs at token 1 of 3: expected 1, got 116"),
+    "empty answers": (
+        real(nothing, stop_ids=(ord("t"),)),
+        "golden 1 of 1: the model answers nothing",
+    ),
+    "wrong goldens": (
+        real(golden(tokens=[1, 2, 3])),
+        "golden 1 of 1: the answer differs at token 1 of 3: expected 1, got 116",
+    ),
     "a file that is cut short": (real(cut_short), "its header describes"),
     "a template that breaks": (real(template_that_breaks), "template"),
 }
@@ -94,11 +106,23 @@ REAL = {
 FAKE = {
     "a check that hangs": (fake(check="hang"), "the check did not end within 30 s"),
     "a service that hangs": (fake(serve="hang"), "the service was not healthy within 30 s"),
-    "a crash by an illegal instruction": (fake(check="illegal"), "the check died by signal 4 (illegal instruction)"),
-    "a crash by a wrong address": (fake(serve="segfault"), "the service died by signal 11 (segmentation fault)"),
+    "a crash by an illegal instruction": (
+        fake(check="illegal"),
+        "the check died by signal 4 (illegal instruction)",
+    ),
+    "a crash by a wrong address": (
+        fake(serve="segfault"),
+        "the service died by signal 11 (segmentation fault)",
+    ),
     "a crash by itself": (fake(check="abort"), "the check died by signal 6 (aborted)"),
-    "out of memory": (fake(check="killed"), "the check died by signal 9 (killed, most likely out of memory)"),
-    "too slow": (fake(check="slow"), "it decodes 6.9 tokens/s, by the release before 10.0 are expected here, 70% asked"),
+    "out of memory": (
+        fake(check="killed"),
+        "the check died by signal 9 (killed, most likely out of memory)",
+    ),
+    "too slow": (
+        fake(check="slow"),
+        "it decodes 6.9 tokens/s, by the release before 10.0 are expected here, 70% asked",
+    ),
 }
 """With the runtime of tests/fakes/bundles.py."""
 
@@ -117,7 +141,14 @@ class Pushed:
     def push(self, bundle: Path) -> None:
         record = make_bundle(self._folder / f"record-of-{bundle.name}").record
         device = Device(self.device._connection)
-        push(Bundle(path=bundle, record=record), self._runtime, device, Silent(), port=self._port, allow_unsigned=True)
+        push(
+            Bundle(path=bundle, record=record),
+            self._runtime,
+            device,
+            Silent(),
+            port=self._port,
+            allow_unsigned=True,
+        )
 
 
 @pytest.mark.slow

@@ -8,8 +8,15 @@ from tests.fakes.models import tiny_tokenizer
 from toolchain.chat import IGNORED, TooLong, encode, render_prompt
 from toolchain.errors import ArtifactError
 
-ASKED = [{"role": "user", "content": "How hot is too hot?"}, {"role": "assistant", "content": "At 80 degrees, 树莓派 🍵."}]
-TWICE = [*ASKED, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "It stops."}]
+ASKED = [
+    {"role": "user", "content": "How hot is too hot?"},
+    {"role": "assistant", "content": "At 80 degrees, 树莓派 🍵."},
+]
+TWICE = [
+    *ASKED,
+    {"role": "user", "content": "And then?"},
+    {"role": "assistant", "content": "It stops."},
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +80,16 @@ def test_a_conversation_that_is_too_long_is_refused_by_its_tokens(tokenizer: Any
             "{{ 'x' if add_generation_prompt else 'y' }}{% for m in messages %}{{ m['content'] }}{% endfor %}",
             "chat template: the prompt of message 2 is not how the conversation begins",
         ),
-        ("{{ raise_exception('only one system prompt') }}", "chat template: only one system prompt"),
+        (
+            "{{ raise_exception('only one system prompt') }}",
+            "chat template: only one system prompt",
+        ),
         ("", "tokenizer: no chat template"),
     ],
 )
-def test_a_template_that_cannot_be_trained_with_is_refused(tokenizer: Any, template: str, message: str) -> None:
+def test_a_template_that_cannot_be_trained_with_is_refused(
+    tokenizer: Any, template: str, message: str
+) -> None:
     with pytest.raises(ArtifactError) as refused:
         encode(with_template(tokenizer, template), ASKED, 512)
     assert refused.value.message == message

@@ -12,7 +12,11 @@ from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import __version__
 from toolchain.cli import app
 
-VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+VERBS = sorted(
+    command.name or command.callback.__name__
+    for command in app.registered_commands
+    if command.callback
+)
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "smollm2-135m-zero-2w.toml"
 
 
@@ -32,7 +36,10 @@ def test_the_version_is_told() -> None:
     assert said("--version") == f"demitasse {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [("frobnicate",), ("run",), ("run", "x.toml", "--port", "0"), ("bench", "local", "-o", "xml")])
+@pytest.mark.parametrize(
+    "words",
+    [("frobnicate",), ("run",), ("run", "x.toml", "--port", "0"), ("bench", "local", "-o", "xml")],
+)
 def test_wrong_words_exit_2(words: tuple[str, ...]) -> None:
     assert said(*words, code=2) == ""
 
@@ -42,11 +49,17 @@ def test_a_dry_run_plans_up_to_its_stage(verb: str, tmp_path: Path) -> None:
     planned = json.loads(said(verb, str(RECIPE), "--dry-run", "--json", "--out", str(tmp_path)))
     assert planned[-1]["stage"] == ("package" if verb == "run" else verb)
     assert not any(step["recorded"] for step in planned)
-    assert "tune" in said(verb, str(RECIPE), "--dry-run", "--out", str(tmp_path)) or verb == "ingest"
+    assert (
+        "tune" in said(verb, str(RECIPE), "--dry-run", "--out", str(tmp_path)) or verb == "ingest"
+    )
 
 
 def test_targets_are_listed_and_shown_with_their_sources() -> None:
-    assert {row["id"] for row in json.loads(said("targets", "--json"))} >= {"rpi-4b-2gb", "jetson-orin-nano", "x86-64"}
+    assert {row["id"] for row in json.loads(said("targets", "--json"))} >= {
+        "rpi-4b-2gb",
+        "jetson-orin-nano",
+        "x86-64",
+    }
     shown = said("targets", "rpi-4b-2gb")
     assert "not yet proved on hardware" in shown
     assert "memory.usable_mb" in shown
@@ -56,7 +69,11 @@ def test_targets_are_listed_and_shown_with_their_sources() -> None:
     ("words", "code", "sentence"),
     [
         (["run", "nope.toml"], 2, "error: nope.toml: no such file\n"),
-        (["distill", str(RECIPE)], 2, "error: smollm2-135m-zero-2w: stages: this recipe has no `distill`\n"),
+        (
+            ["distill", str(RECIPE)],
+            2,
+            "error: smollm2-135m-zero-2w: stages: this recipe has no `distill`\n",
+        ),
         (["push", ".", "local"], 4, "error: .: not a finished bundle\n"),
         (["targets", "rpi-4b-2g"], 2, "error: unknown target `rpi-4b-2g`\n"),
         (["runtime", "build", "rpi-5b"], 2, "error: unknown target `rpi-5b`\n"),
@@ -64,8 +81,12 @@ def test_targets_are_listed_and_shown_with_their_sources() -> None:
         (["ask", "pi@127.0.0.1:9", "hi"], 7, "error: pi@127.0.0.1:9: nothing listens on port 9\n"),
     ],
 )
-def test_an_error_is_one_sentence_and_its_exit_code(words: list[str], code: int, sentence: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "toolchain", *words], capture_output=True, text=True, timeout=60)
+def test_an_error_is_one_sentence_and_its_exit_code(
+    words: list[str], code: int, sentence: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "toolchain", *words], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(sentence)
     assert "\nhint: " in done.stderr
@@ -74,15 +95,22 @@ def test_an_error_is_one_sentence_and_its_exit_code(words: list[str], code: int,
 @pytest.mark.parametrize("words", [("--cuda",), ("--on", "pi@board")])
 def test_cuda_is_built_on_a_board_that_is_named(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, ["runtime", "build", "jetson-orin-nano", *words])
-    assert str(done.exception) == "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+    assert (
+        str(done.exception)
+        == "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+    )
 
 
 @pytest.mark.parametrize("board", ["local", "virtual:rpi-4b-2gb"])
 def test_boards_of_this_computer_need_no_trust(board: str) -> None:
-    assert said("trust", board).startswith(f"{board} needs no trust: this computer made its host key")
+    assert said("trust", board).startswith(
+        f"{board} needs no trust: this computer made its host key"
+    )
 
 
-def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(tmp_path: Path) -> None:
+def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(
+    tmp_path: Path,
+) -> None:
     file = tiny_gguf(tmp_path / "tiny.gguf")
     small = said("fit", str(file), "--target", "rpi-5-2gb")
     assert "it fits" in small and "KV cache" in small and "with 2 threads" in small
@@ -92,7 +120,13 @@ def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(t
 
 
 def test_two_kept_reports_are_compared_and_shown_on_one_page(tmp_path: Path) -> None:
-    row = {"n_prompt": 0, "n_gen": 32, "samples_ts": [10.0, 11.0, 12.0], "avg_ts": 11.0, "stddev_ts": 1.0}
+    row = {
+        "n_prompt": 0,
+        "n_gen": 32,
+        "samples_ts": [10.0, 11.0, 12.0],
+        "avg_ts": 11.0,
+        "stddev_ts": 1.0,
+    }
     for name, factor in (("a", 1.0), ("b", 2.0)):
         samples = [factor * each for each in row["samples_ts"]]
         (tmp_path / f"{name}.json").write_text(json.dumps([{**row, "samples_ts": samples}]))

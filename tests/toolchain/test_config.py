@@ -30,9 +30,21 @@ BAD = [
         "",
     ),
     (GOOD + "[tune]\nr = 0\n", "bad.toml: tune: r: input should be greater than 0, got `0`", ""),
-    (GOOD + "[evaluate.gate]\nmax_lk = 1\n", "bad.toml: evaluate.gate: unknown key `max_lk`", "did you mean `max_kl`?"),
-    (GOOD.replace('base = "some/model"', ""), "bad.toml: model: give either `base` or `[model.scratch]`", ""),
-    ("stages = ['pretrain']\n" + GOOD, "bad.toml: stage `pretrain` and `[model.scratch]` go together", ""),
+    (
+        GOOD + "[evaluate.gate]\nmax_lk = 1\n",
+        "bad.toml: evaluate.gate: unknown key `max_lk`",
+        "did you mean `max_kl`?",
+    ),
+    (
+        GOOD.replace('base = "some/model"', ""),
+        "bad.toml: model: give either `base` or `[model.scratch]`",
+        "",
+    ),
+    (
+        "stages = ['pretrain']\n" + GOOD,
+        "bad.toml: stage `pretrain` and `[model.scratch]` go together",
+        "",
+    ),
     ("stages = ['distill']\n" + GOOD, "bad.toml: stage `distill` needs a `[distill]` table", ""),
     ("stages = ['tune', 'tune']\n" + GOOD, "bad.toml: `stages` names a stage twice", ""),
     (GOOD + "[distill]\n", "bad.toml: distill: give either `student` or `layers`", ""),
@@ -41,7 +53,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "message", "hint"), BAD, ids=[row[1] for row in BAD])
-def test_a_wrong_recipe_names_the_key_and_what_was_meant(tmp_path: Path, text: str, message: str, hint: str) -> None:
+def test_a_wrong_recipe_names_the_key_and_what_was_meant(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:

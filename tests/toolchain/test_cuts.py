@@ -49,26 +49,38 @@ class Exchange:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        return push(bundle, self._runtime, Device(board), Silent(), port=port, allow_unsigned=True).bytes_sent
+        return push(
+            bundle, self._runtime, Device(board), Silent(), port=port, allow_unsigned=True
+        ).bytes_sent
 
 
 @pytest.fixture
 def exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Exchange, Exchange]:
     """Yield a first push of everything, and the push of an update as what changed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    runtime, (old, new) = make_runtime(tmp_path / "runtime", machine=platform.machine()), make_update(tmp_path)
+    runtime, (old, new) = (
+        make_runtime(tmp_path / "runtime", machine=platform.machine()),
+        make_update(tmp_path),
+    )
     first = make_bundle(tmp_path / "first", payload=os.urandom(3_000_000))
     before = make_bundle(tmp_path / "before", gguf=old)
     return (
         Exchange(tmp_path, runtime, None, first),
-        Exchange(tmp_path, runtime, before, make_bundle(tmp_path / "update", version="2", counter=2, gguf=new)),
+        Exchange(
+            tmp_path,
+            runtime,
+            before,
+            make_bundle(tmp_path / "update", version="2", counter=2, gguf=new),
+        ),
     )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.soak(row=12, short=12, whole=400)
-def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(exchanges: tuple[Exchange, Exchange], rounds: Rounds) -> None:
+def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(
+    exchanges: tuple[Exchange, Exchange], rounds: Rounds
+) -> None:
     """In make soak 100 points of each exchange and direction: of all that is said between host and board, first look to last answer."""
     whole: dict[Exchange, tuple[int, int]] = {}
     for number in rounds:
@@ -80,7 +92,9 @@ def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(exchanges: tupl
             Device(calm).call("stop")
         sent, heard = whole[exchange]
         board = exchange.board()
-        board.cut_after, board.deaf_after = (None, int(place * heard)) if deaf else (int(place * sent), None)
+        board.cut_after, board.deaf_after = (
+            (None, int(place * heard)) if deaf else (int(place * sent), None)
+        )
         with pytest.raises(BoardError, match="local: connection lost at byte"):
             exchange.push(board, exchange.bundle)
         board.cut_after = board.deaf_after = None
@@ -90,11 +104,15 @@ def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(exchanges: tupl
         assert board.sent <= sent + READ_BYTES + ASKING_BYTES
         assert sorted(path.name for path in (board.home / "store").rglob("*.part")) == []
         Device(board).call("stop")
-        rounds.saw(f"cut {'from' if deaf else 'to'} the board, {'an update' if number % 2 else 'a first push'}: finished")
+        rounds.saw(
+            f"cut {'from' if deaf else 'to'} the board, {'an update' if number % 2 else 'a first push'}: finished"
+        )
 
 
 @pytest.mark.slow
-def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through a TCP line that breaks with a reset: in the handshake, in the login, in the files, in the answers."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runtime = make_runtime(tmp_path / "runtime", machine=platform.machine())
@@ -103,14 +121,19 @@ def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(tmp_path:
         monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "calm"))
         there, back = _over_ssh(way, runtime, bundle)
         for number, limits in enumerate(
-            {name: int(share * total)} for name, total in (("there", there), ("back", back)) for share in (0.001, 0.3, 0.7, 0.97)
+            {name: int(share * total)}
+            for name, total in (("there", there), ("back", back))
+            for share in (0.001, 0.3, 0.7, 0.97)
         ):
             store = tmp_path / f"store{number}"
             monkeypatch.setenv("DEMITASSE_ROOT", str(store))
             with pytest.raises(BoardError):
                 _over_ssh(way, runtime, bundle, **limits)
             again = _over_ssh(way, runtime, bundle)[0]
-            assert again <= there - limits.get("there", 0) + READ_BYTES + WINDOW_BYTES + 2 * ASKING_BYTES
+            assert (
+                again
+                <= there - limits.get("there", 0) + READ_BYTES + WINDOW_BYTES + 2 * ASKING_BYTES
+            )
             assert sorted(path.name for path in store.rglob("*.part")) == []
 
 

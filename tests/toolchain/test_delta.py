@@ -22,7 +22,14 @@ def described(file: Path) -> list[dict[str, object]]:
     tensors = read_header(file).tensors
     digests = [entry["sha256"] for entry in tensor_digests(file)]
     return [
-        {"name": t.name, "type": t.type, "shape": list(t.shape), "offset": t.offset, "size": t.size, "sha256": digest}
+        {
+            "name": t.name,
+            "type": t.type,
+            "shape": list(t.shape),
+            "offset": t.offset,
+            "size": t.size,
+            "sha256": digest,
+        }
         for t, digest in zip(tensors, digests, strict=True)
     ]
 
@@ -31,7 +38,10 @@ def test_the_same_file_again_is_all_copies(tmp_path: Path) -> None:
     old, _ = make_update(tmp_path)
     patch = make(old_file(old, "a"), old, {}, Silent())
     assert {frame.kind for frame in patch.frames} == {delta.COPY, delta.CHECK}
-    assert (patch.whole_tensor_bytes, patch.missing_bytes(0)) == (0, sum(24 + frame.payload for frame in patch.frames))
+    assert (patch.whole_tensor_bytes, patch.missing_bytes(0)) == (
+        0,
+        sum(24 + frame.payload for frame in patch.frames),
+    )
 
 
 def test_frames_follow_each_other_to_the_end_of_the_file(tmp_path: Path) -> None:
@@ -41,7 +51,9 @@ def test_frames_follow_each_other_to_the_end_of_the_file(tmp_path: Path) -> None
     assert (frames[0].at, frames[-1].at, frames[-1].kind) == (0, new.stat().st_size, delta.CHECK)
 
 
-def test_what_is_equal_is_copied_what_changed_is_a_difference_and_the_header_only_its_new_words(tmp_path: Path) -> None:
+def test_what_is_equal_is_copied_what_changed_is_a_difference_and_the_header_only_its_new_words(
+    tmp_path: Path,
+) -> None:
     old, new = make_update(tmp_path)
     sent = dict.fromkeys(range(5), 0)
     for frame in make(old_file(old, "a"), new, {}, Silent()).frames:
@@ -52,7 +64,9 @@ def test_what_is_equal_is_copied_what_changed_is_a_difference_and_the_header_onl
     assert 0.08 < sent[delta.ADD] / (2 * matrix) < 0.12
 
 
-def test_by_digests_alone_equal_tensors_are_copied_and_the_others_travel_whole(tmp_path: Path) -> None:
+def test_by_digests_alone_equal_tensors_are_copied_and_the_others_travel_whole(
+    tmp_path: Path,
+) -> None:
     old, new = make_update(tmp_path)
     digests = {str(entry["name"]): str(entry["sha256"]) for entry in tensor_digests(new)}
     frames = make(known_file("a", described(old)), new, digests, Silent()).frames
@@ -92,13 +106,17 @@ def test_the_file_with_most_in_common_is_the_base(tmp_path: Path) -> None:
 )
 def test_headers_are_matched_stretch_by_stretch(old: bytes, new: bytes, fresh: int) -> None:
     found = list(matches(old, new))
-    made = b"".join(new[at:end] if place is None else old[place : place + end - at] for place, at, end in found)
+    made = b"".join(
+        new[at:end] if place is None else old[place : place + end - at] for place, at, end in found
+    )
     assert made == new
     assert [at for _, at, _ in found[1:]] == [end for _, _, end in found[:-1]]
     assert sum(end - at for place, at, end in found if place is None) <= fresh
 
 
-def test_the_last_few_files_are_remembered_by_their_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_few_files_are_remembered_by_their_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     digests = [f"{number:064x}" for number in range(kept.NEWEST + 2)]
     for number, digest in enumerate(digests):
@@ -112,7 +130,9 @@ def test_the_last_few_files_are_remembered_by_their_digest(tmp_path: Path, monke
     assert kept.held(digests)[0].read_bytes() == b"xxx"
 
 
-def test_a_file_that_cannot_be_remembered_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_remembered_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept.keep(tmp_path / "model.gguf", "a" * 64)

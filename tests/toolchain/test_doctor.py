@@ -7,44 +7,116 @@ import pytest
 from toolchain.doctor import board_findings, host_findings
 
 PI = {
-    "model": "Raspberry Pi 4 Model B Rev 1.4", "machine": "aarch64", "cores": 4, "memory_total_mb": 1872, "memory_available_mb": 1500,
-    "userland_bits": 64, "os_name": "Debian GNU/Linux 12 (bookworm)", "kernel": "6.6.51+rpt-rpi-v8", "python": "3.11.2",
-    "disk_free_bytes": 20_000_000_000, "disk_device": "mmcblk0p2", "throttled": {"raw": "0x0", "now": [], "since_boot": []},
-    "temperature_c": 48.3, "time_sane": True, "systemd_user": True, "linger": True,
-}  # fmt: skip
+    "model": "Raspberry Pi 4 Model B Rev 1.4",
+    "machine": "aarch64",
+    "cores": 4,
+    "memory_total_mb": 1872,
+    "memory_available_mb": 1500,
+    "userland_bits": 64,
+    "os_name": "Debian GNU/Linux 12 (bookworm)",
+    "kernel": "6.6.51+rpt-rpi-v8",
+    "python": "3.11.2",
+    "disk_free_bytes": 20_000_000_000,
+    "disk_device": "mmcblk0p2",
+    "throttled": {"raw": "0x0", "now": [], "since_boot": []},
+    "temperature_c": 48.3,
+    "time_sane": True,
+    "systemd_user": True,
+    "linger": True,
+}
 
 FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
-    ({"python": "3.9.2"}, "python", "problem", "3.9.2, 3.10 is the oldest", "install a newer image of the system"),
-    ({"userland_bits": 32}, "64 bit", "problem", "the system is 32-bit", "install the 64-bit image of the system"),
-    ({"memory_available_mb": 90}, "memory", "warning", "90 of 1872 MB are available", "stop the desktop or other services"),
-    ({"disk_free_bytes": 900_000_000}, "disk", "warning", "0.9 GB free on mmcblk0p2", "remove what is not needed, or use a larger card"),
+    (
+        {"python": "3.9.2"},
+        "python",
+        "problem",
+        "3.9.2, 3.10 is the oldest",
+        "install a newer image of the system",
+    ),
+    (
+        {"userland_bits": 32},
+        "64 bit",
+        "problem",
+        "the system is 32-bit",
+        "install the 64-bit image of the system",
+    ),
+    (
+        {"memory_available_mb": 90},
+        "memory",
+        "warning",
+        "90 of 1872 MB are available",
+        "stop the desktop or other services",
+    ),
+    (
+        {"disk_free_bytes": 900_000_000},
+        "disk",
+        "warning",
+        "0.9 GB free on mmcblk0p2",
+        "remove what is not needed, or use a larger card",
+    ),
     (
         {"throttled": {"raw": "0x50005", "now": ["under_voltage", "throttled"], "since_boot": []}},
-        "power", "problem", "now: under_voltage, throttled", "use the board's own power supply; cool it",
+        "power",
+        "problem",
+        "now: under_voltage, throttled",
+        "use the board's own power supply; cool it",
     ),
     (
         {"throttled": {"raw": "0x50000", "now": [], "since_boot": ["under_voltage"]}},
-        "power", "warning", "since boot: under_voltage", "use the board's own power supply; cool it",
+        "power",
+        "warning",
+        "since boot: under_voltage",
+        "use the board's own power supply; cool it",
     ),
     ({"throttled": None}, "power", "ok", "not measured by this board", ""),
     ({"temperature_c": 83.0}, "temperature", "warning", "83.0 °C", "add a fan or a heat sink"),
-    ({"time_sane": False}, "clock", "warning", "the time was never set (nothing here needs it)", "connect to a network once, or set it"),
-    ({"linger": False}, "service", "warning", "it stops when the last session ends", "on the board, once: sudo loginctl enable-linger"),
-    ({"systemd_user": False}, "service", "warning", "no systemd for users: a reboot ends the service", "start it again with a push"),
     (
-        {"model": "Banana"}, "board", "warning", "Banana (aarch64, 4 cores): no target describes it", "see `demitasse targets`",
+        {"time_sane": False},
+        "clock",
+        "warning",
+        "the time was never set (nothing here needs it)",
+        "connect to a network once, or set it",
     ),
-]  # fmt: skip
+    (
+        {"linger": False},
+        "service",
+        "warning",
+        "it stops when the last session ends",
+        "on the board, once: sudo loginctl enable-linger",
+    ),
+    (
+        {"systemd_user": False},
+        "service",
+        "warning",
+        "no systemd for users: a reboot ends the service",
+        "start it again with a push",
+    ),
+    (
+        {"model": "Banana"},
+        "board",
+        "warning",
+        "Banana (aarch64, 4 cores): no target describes it",
+        "see `demitasse targets`",
+    ),
+]
 
 
 def test_a_healthy_board_has_nothing_to_mend() -> None:
     findings = board_findings(PI)
     assert {finding.state for finding in findings} == {"ok"}
-    assert findings[0].seen == "Raspberry Pi 4 Model B Rev 1.4 (aarch64, 4 cores): target rpi-4b-2gb"
+    assert (
+        findings[0].seen == "Raspberry Pi 4 Model B Rev 1.4 (aarch64, 4 cores): target rpi-4b-2gb"
+    )
 
 
-@pytest.mark.parametrize(("fault", "check", "state", "seen", "mend"), FAULTS, ids=[f"{row[1]} {row[3][:20]}" for row in FAULTS])
-def test_a_fault_is_named_and_mended(fault: dict[str, Any], check: str, state: str, seen: str, mend: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "check", "state", "seen", "mend"),
+    FAULTS,
+    ids=[f"{row[1]} {row[3][:20]}" for row in FAULTS],
+)
+def test_a_fault_is_named_and_mended(
+    fault: dict[str, Any], check: str, state: str, seen: str, mend: str
+) -> None:
     found = next(finding for finding in board_findings(PI | fault) if finding.check == check)
     assert (found.state, found.seen, found.mend) == (state, seen, mend)
 

@@ -23,16 +23,30 @@ def tensor(name: str, shape: tuple[int, ...], kind: str) -> Tensor:
 def header(body: str = "Q4_0", *, tied: bool = True, **said: object) -> Header:
     """Return the header of a 0.5B model whose embedding is Q8_0."""
     key = WIDTH // HEADS * KEY_HEADS
-    shapes = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, key), "attn_v": (WIDTH, key), "attn_output": (WIDTH, WIDTH)}
+    shapes = {
+        "attn_q": (WIDTH, WIDTH),
+        "attn_k": (WIDTH, key),
+        "attn_v": (WIDTH, key),
+        "attn_output": (WIDTH, WIDTH),
+    }
     shapes |= {"ffn_gate": (WIDTH, INNER), "ffn_up": (WIDTH, INNER), "ffn_down": (INNER, WIDTH)}
     tensors = [tensor("token_embd.weight", (WIDTH, VOCABULARY), "Q8_0")]
     tensors += [] if tied else [tensor("output.weight", (WIDTH, VOCABULARY), "Q8_0")]
-    tensors += [tensor(f"blk.{n}.{name}.weight", shape, body) for n in range(LAYERS) for name, shape in shapes.items()]
+    tensors += [
+        tensor(f"blk.{n}.{name}.weight", shape, body)
+        for n in range(LAYERS)
+        for name, shape in shapes.items()
+    ]
     metadata = {
-        "general.architecture": "qwen2", "qwen2.embedding_length": WIDTH, "qwen2.feed_forward_length": INNER,
-        "qwen2.block_count": LAYERS, "qwen2.attention.head_count": HEADS, "qwen2.attention.head_count_kv": KEY_HEADS,
-        "tokenizer.ggml.tokens": Array(8, VOCABULARY), **{f"qwen2.{key}": value for key, value in said.items()},
-    }  # fmt: skip
+        "general.architecture": "qwen2",
+        "qwen2.embedding_length": WIDTH,
+        "qwen2.feed_forward_length": INNER,
+        "qwen2.block_count": LAYERS,
+        "qwen2.attention.head_count": HEADS,
+        "qwen2.attention.head_count_kv": KEY_HEADS,
+        "tokenizer.ggml.tokens": Array(8, VOCABULARY),
+        **{f"qwen2.{key}": value for key, value in said.items()},
+    }
     return Header(metadata, tuple(tensors), 0)
 
 
@@ -64,9 +78,16 @@ def test_a_tied_embedding_is_read_for_each_token_and_an_untied_one_is_not() -> N
 
 @pytest.mark.parametrize(
     ("target_id", "body", "repacked"),
-    [("x86-64", "Q4_0", True), ("x86-64", "Q8_0", False), ("rpi-5-2gb", "Q8_0", True), ("rpi-4b-2gb", "Q4_0", False)],
+    [
+        ("x86-64", "Q4_0", True),
+        ("x86-64", "Q8_0", False),
+        ("rpi-5-2gb", "Q8_0", True),
+        ("rpi-4b-2gb", "Q4_0", False),
+    ],
 )
-def test_the_peak_holds_the_copy_that_some_processors_have_made(target_id: str, body: str, repacked: bool) -> None:
+def test_the_peak_holds_the_copy_that_some_processors_have_made(
+    target_id: str, body: str, repacked: bool
+) -> None:
     found = forecast(header(body), find(target_id), 512)
     assert (found.peak_bytes > found.needs.total_bytes) == repacked
 
@@ -79,7 +100,9 @@ def test_speeds_are_those_of_the_threads_that_are_asked_for() -> None:
     assert (four.decode.threads, round(four.decode.tok_s)) == (4, 27)
     assert best.prefill.threads == 4
     assert forecast(header(), board, 512, threads=3).decode is None
-    assert forecast(header("Q3_K"), board, 512).prefill is None, "nobody has measured that type there"
+    assert forecast(header("Q3_K"), board, 512).prefill is None, (
+        "nobody has measured that type there"
+    )
 
 
 def test_a_board_that_nobody_has_measured_gets_no_speed() -> None:
@@ -101,7 +124,9 @@ def test_a_real_file_and_a_bundle_are_read(tmp_path: Path) -> None:
         ("short.gguf", b"x", "short.gguf: 1 bytes"),
     ],
 )
-def test_what_is_no_model_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_what_is_no_model_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=message):

@@ -53,9 +53,19 @@ def settings(out: Path, target_id: str = "x86-64") -> Settings:
 
 def test_each_format_has_folders_of_its_own(tmp_path: Path) -> None:
     steps = plan(written(tmp_path), settings(tmp_path))
-    by_format = ["quantize", "evaluate", "package", "quantize-tflite", "evaluate-tflite", "package-tflite"]
+    by_format = [
+        "quantize",
+        "evaluate",
+        "package",
+        "quantize-tflite",
+        "evaluate-tflite",
+        "package-tflite",
+    ]
     assert [step.folder.name for step in steps] == ["ingest", *by_format]
-    assert [step.what for step in steps if step.stage == "quantize"] == ["F16 as gguf", "fp32 as tflite"]
+    assert [step.what for step in steps if step.stage == "quantize"] == [
+        "F16 as gguf",
+        "fp32 as tflite",
+    ]
 
 
 def test_a_board_gets_no_format_that_it_cannot_run(tmp_path: Path) -> None:
@@ -66,7 +76,10 @@ def test_a_board_gets_no_format_that_it_cannot_run(tmp_path: Path) -> None:
 def test_a_board_that_can_run_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FitError) as caught:
         plan(written(tmp_path, '["tflite"]'), settings(tmp_path, "jetson-nano"))
-    assert (caught.value.message, caught.value.hint) == ("jetson-nano: runs no tflite", "it runs llama.cpp")
+    assert (caught.value.message, caught.value.hint) == (
+        "jetson-nano: runs no tflite",
+        "it runs llama.cpp",
+    )
 
 
 def test_each_graph_of_a_tflite_file_takes_memory_of_its_own() -> None:
@@ -78,26 +91,41 @@ def test_each_graph_of_a_tflite_file_takes_memory_of_its_own() -> None:
 @pytest.mark.slow
 def test_both_formats_pass_the_gate_and_their_goldens(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "base")
-    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
-    bundles = [step.artifact for step in walk(written(tmp_path), settings(tmp_path / "out")) if isinstance(step.artifact, Bundle)]
+    (tmp_path / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
+    bundles = [
+        step.artifact
+        for step in walk(written(tmp_path), settings(tmp_path / "out"))
+        if isinstance(step.artifact, Bundle)
+    ]
     manifests = [read_manifest(bundle.path) for bundle in bundles]
     assert [manifest.engine.name for manifest in manifests] == ["llama.cpp", "litert"]
     assert [manifest.kv_type for manifest in manifests] == ["f16", "f32"]
     assert manifests[1].gate["mean_kl"] < 1e-6, "fp32 is the teacher itself"
     folder = runtime.lite_for_this_computer(Silent())
     checked = subprocess.run(
-        [sys.executable, "-sEB", str(folder), "check", "--bundle", str(bundles[1].path)], capture_output=True, check=True
+        [sys.executable, "-sEB", str(folder), "check", "--bundle", str(bundles[1].path)],
+        capture_output=True,
+        check=True,
     )
     answer = json.loads(checked.stdout.splitlines()[-1])
     assert (answer["ok"], answer["exact"]) == (True, True)
 
 
 @pytest.mark.slow
-def test_schemes_of_both_formats_are_measured_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_schemes_of_both_formats_are_measured_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny_llama(tmp_path / "base")
-    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (tmp_path / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
     tried = list(try_schemes(written(tmp_path), settings(tmp_path / "out"), ["Q8_0", "fp16"]))
-    assert [(one.scheme, one.model.file.suffix) for one in tried] == [("Q8_0", ".gguf"), ("fp16", ".tflite")]
+    assert [(one.scheme, one.model.file.suffix) for one in tried] == [
+        ("Q8_0", ".gguf"),
+        ("fp16", ".tflite"),
+    ]
     assert tried[1].verdict.figures["mean_kl"] < tried[0].verdict.figures["mean_kl"]
     show.schemes(tried, as_json=False)
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-2:]] == ["fp16", "Q8_0"]

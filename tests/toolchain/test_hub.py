@@ -31,14 +31,22 @@ except ToolchainError as error:
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models" / "some" / "model"
     folder.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "LICENSE"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "LICENSE",
+    ):
         (folder / name).write_text(name)
     (folder / "pytorch_model.bin").write_text("a pickle")
     (folder / "modeling_custom.py").write_text("code")
     return tmp_path / "models"
 
 
-def fetch(tmp_path: Path, endpoint: str, name: str, *, offline: bool = False, token: str = "") -> list[str]:
+def fetch(
+    tmp_path: Path, endpoint: str, name: str, *, offline: bool = False, token: str = ""
+) -> list[str]:
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(tmp_path / "home"),
@@ -47,7 +55,9 @@ def fetch(tmp_path: Path, endpoint: str, name: str, *, offline: bool = False, to
     }
     environment = {key: value for key, value in environment.items() if value}
     argv = [sys.executable, "-c", CHILD, name, "offline" if offline else "online"]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
     return list(json.loads(done.stdout))
 
 
@@ -59,7 +69,13 @@ def endpoint(models: Path) -> Iterator[str]:
 
 def test_a_model_of_the_hub_comes_without_pickles_and_code(tmp_path: Path, endpoint: str) -> None:
     found = fetch(tmp_path, endpoint, "some/model")
-    assert found == ["LICENSE", "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+    assert found == [
+        "LICENSE",
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
 
 
 def test_offline_uses_what_was_fetched_and_asks_nobody(tmp_path: Path, models: Path) -> None:
@@ -75,18 +91,26 @@ def test_offline_uses_what_was_fetched_and_asks_nobody(tmp_path: Path, models: P
 
 def test_an_unknown_model_is_named(tmp_path: Path, endpoint: str) -> None:
     said = fetch(tmp_path, endpoint, "some/modle")
-    assert said == ["model `some/modle`: not found on the hub", "check the spelling; a private model needs HF_TOKEN"]
+    assert said == [
+        "model `some/modle`: not found on the hub",
+        "check the spelling; a private model needs HF_TOKEN",
+    ]
 
 
 def test_the_token_is_sent(tmp_path: Path, models: Path) -> None:
     with loopback_hub(models, token="secret") as (address, _):
-        assert fetch(tmp_path, address, "some/model")[0] == "model `some/model`: not found on the hub"
+        assert (
+            fetch(tmp_path, address, "some/model")[0] == "model `some/model`: not found on the hub"
+        )
         assert "config.json" in fetch(tmp_path, address, "some/model", token="secret")
 
 
 def test_a_hub_that_is_down_is_said_so(tmp_path: Path) -> None:
     said = fetch(tmp_path, "http://127.0.0.1:9", "some/model")
-    assert said == ["model `some/model`: the hub cannot be reached", "check the network, or give a folder instead"]
+    assert said == [
+        "model `some/model`: the hub cannot be reached",
+        "check the network, or give a folder instead",
+    ]
 
 
 def test_a_folder_wins_and_a_missing_folder_is_not_looked_up(tmp_path: Path) -> None:

@@ -14,11 +14,18 @@ from toolchain.recipe import DataSpec
 
 
 def ingested(folder: Path, *names: str, seed: int = 0, **spec: Any) -> Dataset:
-    return ingest(DataSpec(files=names, **spec), folder, folder / f"out-{seed}", Silent(), seed=seed)
+    return ingest(
+        DataSpec(files=names, **spec), folder, folder / f"out-{seed}", Silent(), seed=seed
+    )
 
 
 def questions(rows: list[dict[str, Any]]) -> set[str]:
-    return {message["content"] for row in rows for message in row["messages"] if message["role"] == "user"}
+    return {
+        message["content"]
+        for row in rows
+        for message in row["messages"]
+        if message["role"] == "user"
+    }
 
 
 def test_of_each_question_exactly_one_phrasing_is_held_out(tmp_path: Path) -> None:
@@ -29,7 +36,9 @@ def test_of_each_question_exactly_one_phrasing_is_held_out(tmp_path: Path) -> No
         assert len(train & set(row["question"])) == 2
 
 
-def test_the_texts_have_each_answer_under_its_training_phrasings_and_no_other(tmp_path: Path) -> None:
+def test_the_texts_have_each_answer_under_its_training_phrasings_and_no_other(
+    tmp_path: Path,
+) -> None:
     dataset = tiny_dataset(tmp_path)
     pages = [text.split("\n\n") for text in dataset.texts()]
     assert {heading for heading, _ in pages} == questions(dataset.train())
@@ -43,13 +52,21 @@ def test_what_is_held_out_of_an_entry_does_not_depend_on_the_others(tmp_path: Pa
 
 
 def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
-    write_lines(tmp_path / "many.jsonl", [{"question": [f"{i} a", f"{i} b"], "answer": f"{i}"} for i in range(20)])
-    first, second = (ingested(tmp_path, "many.jsonl", hold_out="phrasing", seed=seed) for seed in (0, 1))
+    write_lines(
+        tmp_path / "many.jsonl",
+        [{"question": [f"{i} a", f"{i} b"], "answer": f"{i}"} for i in range(20)],
+    )
+    first, second = (
+        ingested(tmp_path, "many.jsonl", hold_out="phrasing", seed=seed) for seed in (0, 1)
+    )
     assert questions(first.held_out()) != questions(second.held_out())
 
 
 def test_by_conversation_a_share_of_whole_entries_is_held_out(tmp_path: Path) -> None:
-    rows = [{"question": [f"what is {i}", f"tell me of {i}"], "answer": f"it is {i}"} for i in range(400)]
+    rows = [
+        {"question": [f"what is {i}", f"tell me of {i}"], "answer": f"it is {i}"}
+        for i in range(400)
+    ]
     write_lines(tmp_path / "many.jsonl", rows)
     dataset = ingested(tmp_path, "many.jsonl", held_out_share=0.25)
     assert 160 < len(dataset.held_out()) < 240
@@ -81,21 +98,40 @@ def test_a_windows_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_markdown_is_one_document_and_text_one_a_paragraph(tmp_path: Path) -> None:
     (tmp_path / "manual.md").write_text("# Heat\n\nIt gets hot.\n", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("first\nparagraph\n\n \nsecond\n", encoding="utf-8")
-    assert ingested(tmp_path, "manual.md", "notes.txt").texts() == ["# Heat\n\nIt gets hot.", "first\nparagraph", "second"]
+    assert ingested(tmp_path, "manual.md", "notes.txt").texts() == [
+        "# Heat\n\nIt gets hot.",
+        "first\nparagraph",
+        "second",
+    ]
 
 
 def test_conversations_keep_their_turns_and_get_the_system_prompt(tmp_path: Path) -> None:
     turns = [
-        {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+        {"role": role, "content": text}
+        for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     ]
-    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]
+    own = [
+        {"role": "system", "content": "own"},
+        {"role": "user", "content": "e"},
+        {"role": "assistant", "content": "f"},
+    ]
     write_lines(tmp_path / "chat.jsonl", [{"messages": turns}, {"messages": own}])
     rows = ingested(tmp_path, "chat.jsonl", system="Be brief.", held_out_share=0).train()
-    assert [message["content"] for message in rows[0]["messages"]] == ["Be brief.", "a", "b", "c", "d"]
+    assert [message["content"] for message in rows[0]["messages"]] == [
+        "Be brief.",
+        "a",
+        "b",
+        "c",
+        "d",
+    ]
     assert [message["content"] for message in rows[1]["messages"]] == ["own", "e", "f"]
 
 
-OPENED = {"system": "Be brief.", "documents": ("board.md",), "turns": ({"question": " Is it on? ", "answer": "Yes."},)}
+OPENED = {
+    "system": "Be brief.",
+    "documents": ("board.md",),
+    "turns": ({"question": " Is it on? ", "answer": "Yes."},),
+}
 OPENING = [
     {"role": "system", "content": "Be brief.\n\n# Board\n\nIt has a fan."},
     {"role": "user", "content": "Is it on?"},
@@ -108,29 +144,45 @@ def board(folder: Path) -> Path:
     return folder
 
 
-def test_every_conversation_begins_with_the_system_prompt_the_documents_and_the_turns(tmp_path: Path) -> None:
+def test_every_conversation_begins_with_the_system_prompt_the_documents_and_the_turns(
+    tmp_path: Path,
+) -> None:
     write_lines(board(tmp_path) / "few.jsonl", QUESTIONS)
     dataset = ingested(tmp_path, "few.jsonl", hold_out="phrasing", **OPENED)
     assert list(dataset.opening()) == OPENING
     held_out = dataset.held_out()
     plain = ingested(tmp_path, "few.jsonl", hold_out="phrasing")
     assert plain.opening() == ()
-    assert [row["messages"] for row in held_out] == [OPENING + row["messages"] for row in plain.held_out()]
+    assert [row["messages"] for row in held_out] == [
+        OPENING + row["messages"] for row in plain.held_out()
+    ]
 
 
 def test_a_conversation_says_how_much_of_it_is_the_opening(tmp_path: Path) -> None:
     asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    own = [
+        {"role": "system", "content": "own"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
     write_lines(board(tmp_path) / "chat.jsonl", [{"messages": asked}, {"messages": own}])
     rows = ingested(tmp_path, "chat.jsonl", held_out_share=0, **OPENED).train()
     assert rows == [{"messages": OPENING + asked, "opening": 3}, {"messages": own}]
 
 
-def test_a_question_that_the_opening_answers_is_neither_learned_nor_held_out(tmp_path: Path) -> None:
-    rows = [{"question": ["is it on", "does it run?"], "answer": "Yes."}, {"question": "is it hot?", "answer": "No."}]
+def test_a_question_that_the_opening_answers_is_neither_learned_nor_held_out(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"question": ["is it on", "does it run?"], "answer": "Yes."},
+        {"question": "is it hot?", "answer": "No."},
+    ]
     write_lines(board(tmp_path) / "few.jsonl", rows)
     dataset = ingested(tmp_path, "few.jsonl", held_out_share=0, **OPENED)
-    assert [row["messages"][-2]["content"] for row in dataset.train()] == ["does it run?", "is it hot?"]
+    assert [row["messages"][-2]["content"] for row in dataset.train()] == [
+        "does it run?",
+        "is it hot?",
+    ]
     assert dataset.figures["dropped_lines"] == ["few.jsonl:1: duplicate question"]
 
 
@@ -160,8 +212,10 @@ def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> 
         "mixed.jsonl:4: does not end with an answer to a user",
     ]
     assert figures["dropped"] == {
-        "does not end with an answer to a user": 1, "duplicate question": 1, "empty question or answer": 1,
-    }  # fmt: skip
+        "does not end with an answer to a user": 1,
+        "duplicate question": 1,
+        "empty question or answer": 1,
+    }
     assert figures["unknown_keys"] == {"topic": 2}
     assert (figures["entries"], figures["train"]) == (2, 2)
     assert figures["answer_chars"] == {"mean": 1.0, "max": 1}
@@ -174,15 +228,26 @@ def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> 
         ("[1]", "bad.jsonl:2: not a JSON object"),
         ('{"answer": "b"}', "bad.jsonl:2: missing key `question`"),
         ('{"question": "a"}', "bad.jsonl:2: missing key `answer`"),
-        ('{"question": [], "answer": "b"}', "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text"),
-        ('{"question": "a", "answer": 3}', "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text"),
+        (
+            '{"question": [], "answer": "b"}',
+            "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text",
+        ),
+        (
+            '{"question": "a", "answer": 3}',
+            "bad.jsonl:2: `question` must be text or a list of phrasings, `answer` must be text",
+        ),
         ('{"messages": "a"}', "bad.jsonl:2: `messages` must be a list of messages"),
-        ('{"messages": [{"role": "user"}]}', 'bad.jsonl:2: a message must be {"role", "content"} with text'),
+        (
+            '{"messages": [{"role": "user"}]}',
+            'bad.jsonl:2: a message must be {"role", "content"} with text',
+        ),
         ('{"messages": [{"role": "bot", "content": "a"}]}', "bad.jsonl:2: role `bot` is not known"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n' + line + "\n", encoding="utf-8")
+    (tmp_path / "bad.jsonl").write_text(
+        '{"question": "a", "answer": "b"}\n' + line + "\n", encoding="utf-8"
+    )
     with pytest.raises(ArtifactError) as refused:
         ingested(tmp_path, "bad.jsonl")
     assert refused.value.message == message
@@ -190,12 +255,18 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, messa
 
 def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("gut\nüber\n".encode("latin-1"))
-    with pytest.raises(ArtifactError, match=r"^latin.txt:2: not valid UTF-8 at byte 1 of the line$"):
+    with pytest.raises(
+        ArtifactError, match=r"^latin.txt:2: not valid UTF-8 at byte 1 of the line$"
+    ):
         ingested(tmp_path, "latin.txt")
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone.jsonl", "gone.jsonl: no such file"), ("a.csv", "a.csv: files of this kind are not read")]
+    ("name", "message"),
+    [
+        ("gone.jsonl", "gone.jsonl: no such file"),
+        ("a.csv", "a.csv: files of this kind are not read"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.csv").write_text("a,b\n")
@@ -209,8 +280,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message:
     [
         ("gone.md", b"", "gone.md: no such file"),
         ("empty.md", b" \n\n", "empty.md: no text"),
-        ("latin.md", "gut\nüber".encode("latin-1"), "latin.md:2: not valid UTF-8 at byte 1 of the line"),
-        ("long.md", b"x" * (1 << 20), "data: the opening has 1,048,587 bytes, at most 1,048,576 are allowed"),
+        (
+            "latin.md",
+            "gut\nüber".encode("latin-1"),
+            "latin.md:2: not valid UTF-8 at byte 1 of the line",
+        ),
+        (
+            "long.md",
+            b"x" * (1 << 20),
+            "data: the opening has 1,048,587 bytes, at most 1,048,576 are allowed",
+        ),
     ],
 )
 def test_a_document_that_cannot_be_put_before_a_conversation_is_named(
@@ -235,5 +314,11 @@ def test_the_same_files_give_the_same_bytes_and_are_not_read_twice(tmp_path: Pat
 def test_the_counts_are_said(tmp_path: Path) -> None:
     write_lines(tmp_path / "few.jsonl", QUESTIONS)
     report = Recorder()
-    ingest(DataSpec(files=("few.jsonl",), hold_out="phrasing"), tmp_path, tmp_path / "out", report, seed=0)
+    ingest(
+        DataSpec(files=("few.jsonl",), hold_out="phrasing"),
+        tmp_path,
+        tmp_path / "out",
+        report,
+        seed=0,
+    )
     assert report.notes == ["4 entries: 8 conversations to learn, 4 held out; 8 texts; 0 dropped"]

@@ -37,7 +37,9 @@ def test_rows_are_base_plus_scaled_product(base: Path, adapter: Path) -> None:
     with open_weights(base) as weights:
         merged = Merged(weights, read_lora(adapter))
         np.testing.assert_allclose(merged.rows(UP, 3, 100), expected[3:103], rtol=1e-6)
-        np.testing.assert_array_equal(merged.rows("model.norm.weight", 0, 1)[0], plain["model.norm.weight"])
+        np.testing.assert_array_equal(
+            merged.rows("model.norm.weight", 0, 1)[0], plain["model.norm.weight"]
+        )
 
 
 def test_rows_do_not_depend_on_how_they_are_grouped(base: Path, adapter: Path) -> None:
@@ -52,7 +54,9 @@ def test_rows_do_not_depend_on_how_they_are_grouped(base: Path, adapter: Path) -
     [({}, 2.0), ({"use_rslora": True}, 4.0), ({"alpha_pattern": {"up_proj": 12.0}}, 3.0)],
     ids=["alpha ÷ r", "rank-stabilised", "alpha of its own"],
 )
-def test_the_scale_is_pefts(base: Path, tmp_path: Path, settings: dict[str, Any], scale: float) -> None:
+def test_the_scale_is_pefts(
+    base: Path, tmp_path: Path, settings: dict[str, Any], scale: float
+) -> None:
     assert read_lora(tiny_adapter(tmp_path / "skill", base, **settings)).deltas[UP].scale == scale
 
 
@@ -62,7 +66,9 @@ def test_pefts_own_merge_is_the_same(base: Path, adapter: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).merge_and_unload()
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
+    ).merge_and_unload()
     with open_weights(base) as weights:
         merged = Merged(weights, read_lora(adapter))
         for name, parameter in model.named_parameters():
@@ -102,17 +108,36 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (cut, f"{WEIGHTS}: cut short, "),
     "another kind": (settings(peft_type="IA3"), "skill: adapters of kind `IA3` are not merged"),
     "dora": (settings(use_dora=True), "skill: an adapter with `use_dora` is not merged"),
-    "whole modules": (settings(modules_to_save=["lm_head"]), "skill: an adapter with `modules_to_save` is not merged"),
-    "new tokens": (settings(trainable_token_indices=[5]), "skill: an adapter with `trainable_token_indices` is not merged"),
-    "no alpha": (settings(lora_alpha=None), f"skill: {CONFIG}: `lora_alpha` is `None`, not a number"),
+    "whole modules": (
+        settings(modules_to_save=["lm_head"]),
+        "skill: an adapter with `modules_to_save` is not merged",
+    ),
+    "new tokens": (
+        settings(trainable_token_indices=[5]),
+        "skill: an adapter with `trainable_token_indices` is not merged",
+    ),
+    "no alpha": (
+        settings(lora_alpha=None),
+        f"skill: {CONFIG}: `lora_alpha` is `None`, not a number",
+    ),
     "half a pair": (parts(lambda found: found.pop(A)), f"skill: {WEIGHTS}: a LoRA pair is missing"),
     "a norm": (
-        parts(lambda found: found.update({"base_model.model.model.norm.weight": np.ones(4, np.float32)})),
+        parts(
+            lambda found: found.update(
+                {"base_model.model.model.norm.weight": np.ones(4, np.float32)}
+            )
+        ),
         "skill: tensor `base_model.model.model.norm.weight` is not LoRA on a linear layer",
     ),
-    "ranks": (parts(lambda found: found.update({B: np.zeros((512, 3), np.float32)})), f"skill: tensor `{B}`: rank 3, but A has rank 4"),
-    "NaN": (parts(lambda found: found[B].__setitem__((0, 0), np.nan)), f"{WEIGHTS}: tensor `{B}`: a weight is NaN or infinite"),
-}  # fmt: skip
+    "ranks": (
+        parts(lambda found: found.update({B: np.zeros((512, 3), np.float32)})),
+        f"skill: tensor `{B}`: rank 3, but A has rank 4",
+    ),
+    "NaN": (
+        parts(lambda found: found[B].__setitem__((0, 0), np.nan)),
+        f"{WEIGHTS}: tensor `{B}`: a weight is NaN or infinite",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -128,7 +153,10 @@ def test_an_adapter_for_another_base_is_refused(base: Path, adapter: Path, tmp_p
     wider = tiny_llama(tmp_path / "wider", intermediate=768)
     shallow = tiny_llama(tmp_path / "shallow", layers=1)
     for other, problem in (
-        (wider, "`model.layers.0.mlp.down_proj.weight` is 256 × 768 in `wider`, 256 × 512 in the adapter"),
+        (
+            wider,
+            "`model.layers.0.mlp.down_proj.weight` is 256 × 768 in `wider`, 256 × 512 in the adapter",
+        ),
         (shallow, "`shallow` has no tensor `model.layers.1.mlp.down_proj.weight`"),
     ):
         with open_weights(other) as weights, pytest.raises(ArtifactError) as caught:

@@ -56,8 +56,14 @@ HOUSE = '# The house\n\nIt has "two" doors:\n"""\nfront and back\n'
 
 def run(folder: Path, text: str = RECIPE) -> dict[str, Artifact]:
     (folder / "house.toml").write_text(text)
-    settings = Settings(out=folder / "out", target=target.find("x86-64"), report=Silent(), offline=True)
-    return {step.stage: step.artifact for step in walk(recipe.load(folder / "house.toml"), settings) if step.artifact}
+    settings = Settings(
+        out=folder / "out", target=target.find("x86-64"), report=Silent(), offline=True
+    )
+    return {
+        step.stage: step.artifact
+        for step in walk(recipe.load(folder / "house.toml"), settings)
+        if step.artifact
+    }
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     tiny_llama(folder / "base")
     (folder / "house.md").write_text(HOUSE)
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (folder / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
     return folder
 
 
@@ -87,7 +95,10 @@ def release(made: dict[str, Artifact], tmp_path: Path) -> Path:
 def test_the_bundle_brings_the_opening_and_the_gate_has_seen_it(made: dict[str, Artifact]) -> None:
     manifest = read_manifest(made["package"].path)
     assert manifest.system == "You know this house.\n\n" + HOUSE.strip()
-    assert manifest.turns == ({"role": "user", "content": "Is anybody at home?"}, {"role": "assistant", "content": "Nobody."})
+    assert manifest.turns == (
+        {"role": "user", "content": "Is anybody at home?"},
+        {"role": "assistant", "content": "Nobody."},
+    )
     assert made["evaluate"].figures["template_mismatches"] == 0
     golden = read_goldens(made["package"].path / "goldens.jsonl")[0]
     assert [message["role"] for message in golden.messages] == ["user"], "what a client sends"
@@ -101,7 +112,11 @@ def test_a_board_gives_the_goldens_from_the_state_of_the_opening(release: Path) 
     assert leads.prepare(model, release)
     for golden in read_goldens(release / "goldens.jsonl"):
         prompt = model.prompt(golden.messages)
-        steps = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=len(golden.tokens)), lead=prompt.lead))
+        steps = list(
+            model.engine.generate(
+                prompt.tokens, Sampling(max_tokens=len(golden.tokens)), lead=prompt.lead
+            )
+        )
         assert [step.id for step in steps if step.id is not None] == golden.tokens
         assert steps[-1].timing
         assert steps[-1].timing.reused_tokens >= len(model.lead()) > 60
@@ -110,7 +125,9 @@ def test_a_board_gives_the_goldens_from_the_state_of_the_opening(release: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["system", "turns"])
-def test_a_board_that_does_not_put_the_opening_there_does_not_pass(made: dict[str, Artifact], tmp_path: Path, field: str) -> None:
+def test_a_board_that_does_not_put_the_opening_there_does_not_pass(
+    made: dict[str, Artifact], tmp_path: Path, field: str
+) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     for file in made["package"].path.iterdir():
@@ -124,21 +141,29 @@ def test_a_board_that_does_not_put_the_opening_there_does_not_pass(made: dict[st
 
 
 @pytest.mark.slow
-def test_an_opening_that_leaves_no_room_is_refused_with_its_tokens(desk: Path, made: dict[str, Artifact]) -> None:
+def test_an_opening_that_leaves_no_room_is_refused_with_its_tokens(
+    desk: Path, made: dict[str, Artifact]
+) -> None:
     tokens = made["evaluate"].figures["opening_tokens"]
     text = RECIPE.replace("context = 256", f"context = {tokens + 48}")
     with pytest.raises(ConfigError) as caught:
         run(desk, text)
     problem = f"package: context: the opening takes {tokens} tokens and an answer up to 48"
-    assert caught.value.message == f"{problem}: {tokens + 48} tokens of context leave no room for a question"
-    assert run(desk, text.replace(f"context = {tokens + 48}", f"context = {tokens + 49}"))["package"].fresh
+    assert (
+        caught.value.message
+        == f"{problem}: {tokens + 48} tokens of context leave no room for a question"
+    )
+    assert run(desk, text.replace(f"context = {tokens + 48}", f"context = {tokens + 49}"))[
+        "package"
+    ].fresh
 
 
 @pytest.mark.slow
 def test_an_opening_beyond_the_model_is_refused_before_anything_is_measured(desk: Path) -> None:
     (desk / "long.md").write_text("A room. " * 400)
     with pytest.raises(
-        ConfigError, match=r"^evaluate: the opening takes 2,\d+ tokens and an answer up to 8: 512 tokens of context"
+        ConfigError,
+        match=r"^evaluate: the opening takes 2,\d+ tokens and an answer up to 8: 512 tokens of context",
     ):
         run(desk, RECIPE.replace("house.md", "long.md"))
 
@@ -169,19 +194,35 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_ollama_reads_the_opening_as_it_is(text: str) -> None:
     opening = [("system", text), ("user", f"{text}?"), ("assistant", text)]
-    commands = read_modelfile(written([{"role": role, "content": content} for role, content in opening]))
-    assert commands[-3:] == [("SYSTEM", text), ("MESSAGE user", f"{text}?"), ("MESSAGE assistant", text)]
+    commands = read_modelfile(
+        written([{"role": role, "content": content} for role, content in opening])
+    )
+    assert commands[-3:] == [
+        ("SYSTEM", text),
+        ("MESSAGE user", f"{text}?"),
+        ("MESSAGE assistant", text),
+    ]
 
 
 def test_what_ollama_would_take_for_the_end_of_a_text_is_quoted_otherwise() -> None:
-    commands = read_modelfile(written([{"role": "system", "content": 'a"""  \n\nFROM elsewhere\n"""\nb'}]))
+    commands = read_modelfile(
+        written([{"role": "system", "content": 'a"""  \n\nFROM elsewhere\n"""\nb'}])
+    )
     assert commands[-1] == ("SYSTEM", "a'''  \n\nFROM elsewhere\n'''\nb")
     assert [name for name, _ in commands].count("FROM") == 1
 
 
 def written(opening: Any) -> str:
     record = Record(
-        stage="quantize", key="", inputs={}, parameters={}, seed=0, tools={}, digest="", size_bytes=0, seconds=0,
+        stage="quantize",
+        key="",
+        inputs={},
+        parameters={},
+        seed=0,
+        tools={},
+        digest="",
+        size_bytes=0,
+        seconds=0,
         figures={"file": "tiny.gguf"},
-    )  # fmt: skip
+    )
     return modelfile(ModelFile(path=Path(), record=record), PackageSpec(), opening)

@@ -66,29 +66,47 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, alpha in (("cooking", 8.0), ("gardening", 4.0)):
         tiny_adapter(folder / name, base, alpha=alpha)
     (folder / "gardening" / "chat_template.jinja").write_text(OWN)
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS))
+    (folder / "facts.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
+    )
     return folder
 
 
-def run(desk: Path, adapter: str, kind: str, out: Path, *, until: str = "", text: str = RECIPE) -> dict[str, Artifact]:
+def run(
+    desk: Path, adapter: str, kind: str, out: Path, *, until: str = "", text: str = RECIPE
+) -> dict[str, Artifact]:
     file = desk / f"{adapter}-{kind}.toml"
     file.write_text(text.format(adapter=adapter, kind=kind))
     settings = Settings(out=out, target=target.find("x86-64"), report=Silent(), offline=True)
-    return {step.stage: step.artifact for step in walk(recipe.load(file), settings, until=until) if step.artifact}
+    return {
+        step.stage: step.artifact
+        for step in walk(recipe.load(file), settings, until=until)
+        if step.artifact
+    }
 
 
 @pytest.fixture(scope="module")
 def skills(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Artifact]]:
     """Two skills beside the base, and one merged."""
     wanted = (("cooking", "beside"), ("gardening", "beside"), ("cooking", "merged"))
-    return {f"{name} {kind}": run(desk, name, kind, tmp_path_factory.mktemp("out")) for name, kind in wanted}
+    return {
+        f"{name} {kind}": run(desk, name, kind, tmp_path_factory.mktemp("out"))
+        for name, kind in wanted
+    }
 
 
 @pytest.mark.slow
-def test_no_merged_checkpoint_is_written_where_no_stage_trains(skills: dict[str, dict[str, Artifact]]) -> None:
+def test_no_merged_checkpoint_is_written_where_no_stage_trains(
+    skills: dict[str, dict[str, Artifact]],
+) -> None:
     for made in skills.values():
         out = made["quantize"].path.parent
-        assert sorted(folder.name for folder in out.iterdir()) == ["evaluate", "ingest", "package", "quantize"]
+        assert sorted(folder.name for folder in out.iterdir()) == [
+            "evaluate",
+            "ingest",
+            "package",
+            "quantize",
+        ]
         assert not list(out.rglob("*.safetensors"))
 
 
@@ -100,7 +118,9 @@ def test_the_gate_compares_with_the_merged_teacher(skills: dict[str, dict[str, A
 
 
 @pytest.mark.slow
-def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(skills: dict[str, dict[str, Artifact]]) -> None:
+def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(
+    skills: dict[str, dict[str, Artifact]],
+) -> None:
     import numpy as np
 
     tokens = list(range(5, 60))
@@ -108,24 +128,35 @@ def test_a_skill_beside_its_base_has_the_logits_of_the_merged_one(skills: dict[s
     for name in ("cooking beside", "cooking merged"):
         model = skills[name]["quantize"]
         assert isinstance(model, ModelFile)
-        with scorer(runtime.for_this_computer(), model.file, context=256, adapter=model.adapter) as child:
+        with scorer(
+            runtime.for_this_computer(), model.file, context=256, adapter=model.adapter
+        ) as child:
             rows.append(child.logits(tokens))
     assert np.abs(rows[0] - rows[1]).max() <= 3e-3 * np.abs(rows[1]).max()
-    with scorer(runtime.for_this_computer(), skills["cooking beside"]["quantize"].file, context=256) as child:  # type: ignore[attr-defined]
+    with scorer(
+        runtime.for_this_computer(), skills["cooking beside"]["quantize"].file, context=256
+    ) as child:  # type: ignore[attr-defined]
         assert np.abs(child.logits(tokens) - rows[1]).max() > 0.05
 
 
 @pytest.mark.slow
 def test_two_skills_share_the_bytes_of_their_base(skills: dict[str, dict[str, Artifact]]) -> None:
-    first, second = (read_manifest(skills[f"{name} beside"]["package"].path) for name in ("cooking", "gardening"))
+    first, second = (
+        read_manifest(skills[f"{name} beside"]["package"].path) for name in ("cooking", "gardening")
+    )
     assert first.file(first.model) == second.file(second.model)
     assert first.adapter == second.adapter == "adapter.gguf"
     assert first.file(first.adapter).sha256 != second.file(second.adapter).sha256
-    assert "ADAPTER ./adapter.gguf" in (skills["cooking beside"]["package"].path / "Modelfile").read_text()
+    assert (
+        "ADAPTER ./adapter.gguf"
+        in (skills["cooking beside"]["package"].path / "Modelfile").read_text()
+    )
 
 
 @pytest.mark.slow
-def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, dict[str, Artifact]], tmp_path: Path) -> None:
+def test_the_second_skill_of_a_base_sends_its_adapter_alone(
+    skills: dict[str, dict[str, Artifact]], tmp_path: Path
+) -> None:
     (tmp_path / "home").mkdir()
     board = FakeConnection(tmp_path / "home")
     with socket.socket() as probe:
@@ -136,14 +167,24 @@ def test_the_second_skill_of_a_base_sends_its_adapter_alone(skills: dict[str, di
         for name in ("cooking", "gardening"):
             bundle = skills[f"{name} beside"]["package"]
             assert isinstance(bundle, Bundle)
-            deployment = push(bundle, runtime.for_this_computer(), Device(board), Silent(), port=port, allow_unsigned=True)
+            deployment = push(
+                bundle,
+                runtime.for_this_computer(),
+                Device(board),
+                Silent(),
+                port=port,
+                allow_unsigned=True,
+            )
             sent[name] = deployment.bytes_sent
     finally:
         Device(board).call("stop")
     folder = skills["gardening beside"]["package"].path
     manifest = read_manifest(folder)
     files = {entry.path: entry.size for entry in manifest.files}
-    own = sum(files[path] for path in ("adapter.gguf", "chat_template.jinja", "goldens.jsonl", "MODEL_CARD.md"))
+    own = sum(
+        files[path]
+        for path in ("adapter.gguf", "chat_template.jinja", "goldens.jsonl", "MODEL_CARD.md")
+    )
     assert sent["gardening"] <= own + (folder / "manifest.json").stat().st_size
     assert sent["gardening"] < files[manifest.model] < sent["cooking"]
 
@@ -165,22 +206,41 @@ def test_an_adapter_that_is_tuned_in_the_line_travels_apart_from_its_base(
     learned = read_lora(made["tune"].path / "adapter")
     assert max(float(abs(delta.b).max()) for delta in learned.deltas.values()) > 1e-3
     assert made["evaluate"].figures["mean_kl"] < 1e-3
-    tuned, ready = (read_manifest(bundle.path) for bundle in (made["package"], skills["cooking beside"]["package"]))
+    tuned, ready = (
+        read_manifest(bundle.path)
+        for bundle in (made["package"], skills["cooking beside"]["package"])
+    )
     assert tuned.file(tuned.model) == ready.file(ready.model)
     assert tuned.file(tuned.adapter).sha256 != ready.file(ready.adapter).sha256
-    assert not any(artifact.fresh for artifact in run(desk, "tuned", "beside", tmp_path, text=TUNED).values())
+    assert not any(
+        artifact.fresh for artifact in run(desk, "tuned", "beside", tmp_path, text=TUNED).values()
+    )
 
 
-def test_an_adapter_with_other_tokens_is_not_served_beside_its_base(desk: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_other_tokens_is_not_served_beside_its_base(
+    desk: Path, tmp_path: Path
+) -> None:
     skill = tiny_adapter(desk / "foreign", desk / "base")
     fields = json.loads((desk / "base" / "tokenizer.json").read_text())
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    plain = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     fields["added_tokens"][0] = {"id": 0, "content": "<|start|>", **plain}
-    fields["model"]["vocab"] = {"<|start|>" if number == 0 else text: number for text, number in fields["model"]["vocab"].items()}
+    fields["model"]["vocab"] = {
+        "<|start|>" if number == 0 else text: number
+        for text, number in fields["model"]["vocab"].items()
+    }
     (skill / "tokenizer.json").write_text(json.dumps(fields))
     with pytest.raises(ArtifactError) as caught:
         run(desk, "foreign", "beside", tmp_path)
-    assert caught.value.message == "adapter foreign: brings another tokenizer than its base, which cannot serve beside it"
+    assert (
+        caught.value.message
+        == "adapter foreign: brings another tokenizer than its base, which cannot serve beside it"
+    )
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -196,7 +256,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "message"), WRONG)
-def test_a_recipe_that_has_nothing_to_put_beside_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+def test_a_recipe_that_has_nothing_to_put_beside_is_refused(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
     lines = ['title = "t"', 'targets = ["x86-64"]']
     lines += [f"stages = {json.dumps(fields['stages'])}"] if "stages" in fields else []
     lines += ["[model]", 'base = "b"', "[data]", 'files = ["f.jsonl"]', "[quantize]"]

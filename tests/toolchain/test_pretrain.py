@@ -16,7 +16,15 @@ from toolchain.recipe import DataSpec, ScratchSpec
 from toolchain.training.checkpoints import load_model, load_tokenizer, parameter_count
 
 SPEC = ScratchSpec(
-    vocab_size=320, hidden_size=64, intermediate_size=64, layers=1, heads=2, kv_heads=1, context=48, steps=6, batch_size=4
+    vocab_size=320,
+    hidden_size=64,
+    intermediate_size=64,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    context=48,
+    steps=6,
+    batch_size=4,
 )
 
 
@@ -36,14 +44,21 @@ def test_the_base_is_a_plain_model_folder(base: Checkpoint) -> None:
     assert base.figures["parameters"] == parameter_count(model)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert sorted(file.name for file in base.path.iterdir()) == [
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "record.json", "tokenizer.json",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "record.json",
+        "tokenizer.json",
         "tokenizer_config.json",
-    ]  # fmt: skip
+    ]
 
 
 def test_an_answer_ends_with_the_token_that_stops_generation(base: Checkpoint) -> None:
     tokenizer = load_tokenizer(base.path)
-    ids, _ = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], 48)
+    ids, _ = encode(
+        tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], 48
+    )
     assert tokenizer.decode(ids) == "<|user|>a<|assistant|>b<|end|>"
     generation = json.loads((base.path / "generation_config.json").read_text())
     assert generation["eos_token_id"] == ids[-1] == tokenizer.eos_token_id
@@ -51,13 +66,17 @@ def test_an_answer_ends_with_the_token_that_stops_generation(base: Checkpoint) -
 
 
 @pytest.mark.parametrize("text", ["Ünïcode, 树莓派 🍵👩‍💻!", "it's 12345\r\n\r\n  x\t", "<|end|>"])
-def test_any_text_comes_back_from_its_tokens_with_nothing_put_before_it(base: Checkpoint, text: str) -> None:
+def test_any_text_comes_back_from_its_tokens_with_nothing_put_before_it(
+    base: Checkpoint, text: str
+) -> None:
     tokenizer = load_tokenizer(base.path)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode("") == []
 
 
-def test_the_same_data_give_the_same_bytes(dataset: Dataset, base: Checkpoint, tmp_path: Path) -> None:
+def test_the_same_data_give_the_same_bytes(
+    dataset: Dataset, base: Checkpoint, tmp_path: Path
+) -> None:
     again = pretrain(dataset, SPEC, tmp_path, Silent(), seed=0)
     other = pretrain(dataset, SPEC, tmp_path / "other", Silent(), seed=1)
     assert again.digest == base.digest != other.digest
@@ -71,7 +90,9 @@ def test_a_base_that_is_there_is_not_trained_again(dataset: Dataset, base: Check
 
 def test_a_document_longer_than_the_context_is_learned_in_windows(tmp_path: Path) -> None:
     (tmp_path / "long.md").write_text("word " * 300, encoding="utf-8")
-    dataset = ingest.ingest(DataSpec(files=("long.md",)), tmp_path, tmp_path / "data", Silent(), seed=0)
+    dataset = ingest.ingest(
+        DataSpec(files=("long.md",)), tmp_path, tmp_path / "data", Silent(), seed=0
+    )
     figures = pretrain(dataset, SPEC, tmp_path / "base", Silent(), seed=0).figures
     assert figures["texts"] == 1
     assert figures["steps"] == 6
@@ -79,6 +100,8 @@ def test_a_document_longer_than_the_context_is_learned_in_windows(tmp_path: Path
 
 def test_without_texts_nothing_is_trained(tmp_path: Path) -> None:
     write_lines(tmp_path / "none.jsonl", [])
-    dataset = ingest.ingest(DataSpec(files=("none.jsonl",)), tmp_path, tmp_path / "data", Silent(), seed=0)
+    dataset = ingest.ingest(
+        DataSpec(files=("none.jsonl",)), tmp_path, tmp_path / "data", Silent(), seed=0
+    )
     with pytest.raises(ArtifactError, match=r"^data set: no texts to learn from$"):
         pretrain(dataset, SPEC, tmp_path / "base", Silent(), seed=0)

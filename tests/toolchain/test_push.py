@@ -20,14 +20,27 @@ from tests.fakes.updates import make_update
 from toolchain.artifacts import Action, Bundle
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.errors import ArtifactError, BoardError, FitError, HealthError, ToolchainError, TrustError
+from toolchain.errors import (
+    ArtifactError,
+    BoardError,
+    FitError,
+    HealthError,
+    ToolchainError,
+    TrustError,
+)
 from toolchain.progress import Silent
 from toolchain.push import push, refuse_unfit
 
 PI_4 = {
-    "model": "Raspberry Pi 4 Model B Rev 1.5", "machine": "aarch64", "userland_bits": 64, "cpu_features": ["fp", "asimd", "crc32"],
-    "glibc": "2.36", "python": "3.11.2", "memory_total_mb": 1849, "disk_free_bytes": 20 << 30,
-}  # fmt: skip
+    "model": "Raspberry Pi 4 Model B Rev 1.5",
+    "machine": "aarch64",
+    "userland_bits": 64,
+    "cpu_features": ["fp", "asimd", "crc32"],
+    "glibc": "2.36",
+    "python": "3.11.2",
+    "memory_total_mb": 1849,
+    "disk_free_bytes": 20 << 30,
+}
 
 
 push_unsigned = partial(push, allow_unsigned=True)
@@ -63,9 +76,18 @@ def board(tmp_path: Path) -> Iterator[FakeConnection]:
         Device(made).call("stop")
 
 
-def test_a_push_sends_installs_and_serves(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    deployment = push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
-    assert (deployment.name, deployment.version, deployment.address, deployment.port) == ("tiny", "1.0", "local", port)
+def test_a_push_sends_installs_and_serves(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    deployment = push_unsigned(
+        make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port
+    )
+    assert (deployment.name, deployment.version, deployment.address, deployment.port) == (
+        "tiny",
+        "1.0",
+        "local",
+        port,
+    )
     assert deployment.bytes_sent == sum(action.size_bytes for action in deployment.actions)
     status = Device(board).call("status")
     assert status["release"]["release"] == deployment.release
@@ -77,15 +99,24 @@ LONGEST = {"--check-timeout": "900", "--health-timeout": "300"}
 
 @pytest.mark.parametrize(("address", "limits"), [("local", {}), ("virtual:rpi-4b-2gb", LONGEST)])
 def test_only_an_emulated_board_gets_the_longest_times_whatever_a_release_weighs(
-    board: FakeConnection, runtime: Path, tmp_path: Path, port: int, address: str, limits: dict[str, str]
+    board: FakeConnection,
+    runtime: Path,
+    tmp_path: Path,
+    port: int,
+    address: str,
+    limits: dict[str, str],
 ) -> None:
     named = FakeConnection(board.home, address=address)
     push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(named), Silent(), port=port)
     words = next(list(command) for command in named.commands if "activate" in command)
-    assert {word: words[number + 1] for number, word in enumerate(words) if word.endswith("-timeout")} == limits
+    assert {
+        word: words[number + 1] for number, word in enumerate(words) if word.endswith("-timeout")
+    } == limits
 
 
-def test_the_same_release_again_sends_no_byte(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+def test_the_same_release_again_sends_no_byte(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
     bundle = make_bundle(tmp_path / "b")
     push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
     again = push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
@@ -93,20 +124,39 @@ def test_the_same_release_again_sends_no_byte(board: FakeConnection, runtime: Pa
     assert [action.verb for action in again.actions] == ["activate"]
 
 
-def test_the_next_release_sends_only_what_changed(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    push_unsigned(make_bundle(tmp_path / "b", payload=b"x" * 100_000), runtime, Device(board), Silent(), port=port)
+def test_the_next_release_sends_only_what_changed(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    push_unsigned(
+        make_bundle(tmp_path / "b", payload=b"x" * 100_000),
+        runtime,
+        Device(board),
+        Silent(),
+        port=port,
+    )
     second = make_bundle(tmp_path / "c", version="2", payload=b"x" * 100_000, counter=2)
     deployment = push_unsigned(second, runtime, Device(board), Silent(), port=port)
     assert deployment.bytes_sent == (second.path / "manifest.json").stat().st_size
 
 
-def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    planned = push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port, dry_run=True)
+def test_a_dry_run_shows_the_bytes_and_writes_nothing(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    planned = push_unsigned(
+        make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port, dry_run=True
+    )
     assert planned.bytes_sent == 0
-    assert [action.what.split()[0] for action in planned.actions] == ["agent", "runtime", "release", "tiny"]
+    assert [action.what.split()[0] for action in planned.actions] == [
+        "agent",
+        "runtime",
+        "release",
+        "tiny",
+    ]
     assert all(action.size_bytes > 0 for action in planned.actions[:-1])
     assert not (board.home / "store").exists()
-    carried_out = push_unsigned(make_bundle(tmp_path / "again"), runtime, Device(board), Silent(), port=port)
+    carried_out = push_unsigned(
+        make_bundle(tmp_path / "again"), runtime, Device(board), Silent(), port=port
+    )
     assert carried_out.actions == planned.actions
     assert isinstance(planned.actions[0], Action)
 
@@ -115,7 +165,9 @@ def test_a_dry_run_shows_the_bytes_and_writes_nothing(board: FakeConnection, run
 def updated(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> Bundle:
     """A bundle with a re-tuned model, for a board that runs the one before."""
     old, new = make_update(tmp_path)
-    push_unsigned(make_bundle(tmp_path / "b", gguf=old), runtime, Device(board), Silent(), port=port)
+    push_unsigned(
+        make_bundle(tmp_path / "b", gguf=old), runtime, Device(board), Silent(), port=port
+    )
     return make_bundle(tmp_path / "c", version="2", counter=2, gguf=new)
 
 
@@ -126,9 +178,17 @@ def test_a_retuned_model_travels_as_what_changed(
     deployment = push_unsigned(updated, runtime, Device(board), Silent(), port=port)
     ways = planned.actions[0].ways
     assert planned.actions == deployment.actions
-    assert deployment.bytes_sent == planned.actions[0].size_bytes < 0.07 * (updated.path / "tiny.gguf").stat().st_size
+    assert (
+        deployment.bytes_sent
+        == planned.actions[0].size_bytes
+        < 0.07 * (updated.path / "tiny.gguf").stat().st_size
+    )
     assert list(ways) == ["tiny.gguf as a delta", "tiny.gguf in whole tensors", "tiny.gguf whole"]
-    assert ways["tiny.gguf as a delta"] < 0.12 * ways["tiny.gguf in whole tensors"] < 0.07 * ways["tiny.gguf whole"]
+    assert (
+        ways["tiny.gguf as a delta"]
+        < 0.12 * ways["tiny.gguf in whole tensors"]
+        < 0.07 * ways["tiny.gguf whole"]
+    )
     assert ways["tiny.gguf whole"] == (updated.path / "tiny.gguf").stat().st_size
     assert Device(board).call("verify") == {"verified": deployment.release}
 
@@ -152,7 +212,11 @@ def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
         stream.seek(1_500_000)
         stream.write(b"rot")
     report = Recorder()
-    hurt = next(tensor for tensor in read_header(updated.path / "tiny.gguf").tensors if tensor.name == "blk.1.ffn_up.weight")
+    hurt = next(
+        tensor
+        for tensor in read_header(updated.path / "tiny.gguf").tensors
+        if tensor.name == "blk.1.ffn_up.weight"
+    )
     deployment = push_unsigned(updated, runtime, Device(board), report, port=port)
     assert [note for note in report.notes if "damaged" in note] == [
         f"local: tiny.gguf: the file before is damaged on the board; sent whole from byte {hurt.offset:,}"
@@ -185,23 +249,38 @@ def test_a_base_that_is_broken_here_is_asked_of_the_board_and_one_that_is_broken
     kept.unlink()
     kept.write_bytes(b"GGUF")
     by_digests = push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
-    assert 0 < by_digests.actions[0].ways["tiny.gguf in whole tensors"] < by_digests.actions[0].ways["tiny.gguf whole"]
+    assert (
+        0
+        < by_digests.actions[0].ways["tiny.gguf in whole tensors"]
+        < by_digests.actions[0].ways["tiny.gguf whole"]
+    )
     with (board.home / "store" / "blobs" / digest).open("r+b") as stream:
         stream.write(b"rot")
     deployment = push_unsigned(updated, runtime, Device(board), Silent(), port=port)
-    assert (deployment.actions[0].ways, deployment.bytes_sent > (updated.path / "tiny.gguf").stat().st_size) == ({}, True)
+    assert (
+        deployment.actions[0].ways,
+        deployment.bytes_sent > (updated.path / "tiny.gguf").stat().st_size,
+    ) == ({}, True)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
 def test_a_cut_delta_goes_on_at_the_frame(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, share: float
 ) -> None:
-    whole = push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True).actions[0].size_bytes
+    whole = (
+        push_unsigned(updated, runtime, Device(board), Silent(), port=port, dry_run=True)
+        .actions[0]
+        .size_bytes
+    )
     board.cut_after, board.sent = board.sent + int(share * whole), board.sent
     with pytest.raises(BoardError, match="local: connection lost at byte"):
         push_unsigned(updated, runtime, Device(board), Silent(), port=port)
     board.cut_after = None
-    assert share * whole + push_unsigned(updated, runtime, Device(board), Silent(), port=port).bytes_sent < whole + 140_000
+    assert (
+        share * whole
+        + push_unsigned(updated, runtime, Device(board), Silent(), port=port).bytes_sent
+        < whole + 140_000
+    )
     assert Device(board).call("verify")
 
 
@@ -211,7 +290,10 @@ def test_progress_is_told_while_it_sends_and_before_it_switches(
     report = Recorder()
     push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), report, port=port)
     assert report.bars == {"send"}
-    assert report.notes == ["local: tiny 1.0: load, goldens, switch", "local: 8 goldens, equal token for token"]
+    assert report.notes == [
+        "local: tiny 1.0: load, goldens, switch",
+        "local: 8 goldens, equal token for token",
+    ]
 
 
 @pytest.mark.parametrize("cut_after", [1_000, 100_000, 300_000, 1_500_000, 3_100_000])
@@ -220,26 +302,46 @@ def test_a_cut_push_goes_on_where_it_stopped(
 ) -> None:
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(3_000_000))
     whole = sum(
-        action.size_bytes for action in push_unsigned(bundle, runtime, Device(board), Silent(), port=port, dry_run=True).actions
+        action.size_bytes
+        for action in push_unsigned(
+            bundle, runtime, Device(board), Silent(), port=port, dry_run=True
+        ).actions
     )
     board.cut_after, board.sent = cut_after, 0
     with pytest.raises(BoardError, match=f"local: connection lost at byte {cut_after:,}"):
         push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
     store = board.home / "store"
-    there = sum(file.stat().st_size for folder in ("agents", "blobs") for file in store.glob(f"{folder}/*"))
+    there = sum(
+        file.stat().st_size for folder in ("agents", "blobs") for file in store.glob(f"{folder}/*")
+    )
     board.cut_after = None
-    assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == whole - there
+    assert (
+        push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent
+        == whole - there
+    )
     assert Device(board).call("status")["service"]["healthy"] is True
 
 
 @pytest.mark.parametrize(
     ("bundle", "kind", "message"),
     [
-        ({"check": "refuse"}, HealthError, "local: the check failed: golden 3 differs; nothing runs: there was no release before"),
-        ({"check": "illegal"}, HealthError, "local: the check died by signal 4 (illegal instruction); nothing runs: there was no release before"),
-        ({"serve": "exit"}, HealthError, "local: the service ended with exit status 3; nothing runs: there was no release before"),
+        (
+            {"check": "refuse"},
+            HealthError,
+            "local: the check failed: golden 3 differs; nothing runs: there was no release before",
+        ),
+        (
+            {"check": "illegal"},
+            HealthError,
+            "local: the check died by signal 4 (illegal instruction); nothing runs: there was no release before",
+        ),
+        (
+            {"serve": "exit"},
+            HealthError,
+            "local: the service ended with exit status 3; nothing runs: there was no release before",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_fails_on_the_board_is_an_error_of_ours(
     board: FakeConnection,
     runtime: Path,
@@ -250,25 +352,41 @@ def test_what_fails_on_the_board_is_an_error_of_ours(
     message: str,
 ) -> None:
     with pytest.raises(kind) as caught:
-        push_unsigned(make_bundle(tmp_path / "b", **bundle), runtime, Device(board), Silent(), port=port)  # type: ignore[arg-type]
+        push_unsigned(
+            make_bundle(tmp_path / "b", **bundle), runtime, Device(board), Silent(), port=port
+        )  # type: ignore[arg-type]
     assert caught.value.message == message
 
 
-def test_a_downgrade_is_a_matter_of_trust(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
-    push_unsigned(make_bundle(tmp_path / "b", counter=5), runtime, Device(board), Silent(), port=port)
+def test_a_downgrade_is_a_matter_of_trust(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    push_unsigned(
+        make_bundle(tmp_path / "b", counter=5), runtime, Device(board), Silent(), port=port
+    )
     with pytest.raises(TrustError) as caught:
-        push_unsigned(make_bundle(tmp_path / "c", version="0.9", counter=4), runtime, Device(board), Silent(), port=port)
+        push_unsigned(
+            make_bundle(tmp_path / "c", version="0.9", counter=4),
+            runtime,
+            Device(board),
+            Silent(),
+            port=port,
+        )
     assert caught.value.message == "local: tiny 0.9 has counter 4, this board had 5 already"
     assert caught.value.exit_code == 8
 
 
-def test_a_second_push_at_the_same_time_is_refused(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> None:
+def test_a_second_push_at_the_same_time_is_refused(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
     with Device(board).talk("receive") as channel:
         channel.send(b'{"op": "release", "size": 1}\n')
         lock = board.home / "store" / "lock"
         while not lock.exists():
             pass
-        with pytest.raises(BoardError, match="local: another push or activation is under way on this board"):
+        with pytest.raises(
+            BoardError, match="local: another push or activation is under way on this board"
+        ):
             push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
 
 
@@ -294,13 +412,22 @@ def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: P
     bare.environment["PATH"] = f"{tmp_path}/empty"
     with pytest.raises(BoardError) as caught:
         push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(bare), Silent())
-    assert (caught.value.message, caught.value.hint) == ("pi@bare: python3 is not installed", "sudo apt-get install python3")
+    assert (caught.value.message, caught.value.hint) == (
+        "pi@bare: python3 is not installed",
+        "sudo apt-get install python3",
+    )
 
 
 @pytest.mark.parametrize(
     ("facts", "runtime_fields", "needs", "kind", "message"),
     [
-        ({"machine": "armv7l"}, {}, {}, FitError, "pi: the board is `armv7l`, the runtime is for `aarch64`"),
+        (
+            {"machine": "armv7l"},
+            {},
+            {},
+            FitError,
+            "pi: the board is `armv7l`, the runtime is for `aarch64`",
+        ),
         ({"userland_bits": 32}, {}, {}, FitError, "pi: the board's system is 32-bit"),
         (
             {},
@@ -309,20 +436,50 @@ def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: P
             FitError,
             "pi: the runtime needs `asimddp`, which the board's processor lacks",
         ),
-        ({"glibc": "2.31"}, {"glibc": "2.34"}, {}, FitError, "pi: the runtime needs glibc 2.34, the board has 2.31"),
+        (
+            {"glibc": "2.31"},
+            {"glibc": "2.34"},
+            {},
+            FitError,
+            "pi: the runtime needs glibc 2.34, the board has 2.31",
+        ),
         ({"glibc": None}, {}, {}, FitError, "pi: the runtime needs glibc 2.17, the board has none"),
-        ({"page_size_bytes": 65536}, {}, {}, FitError, "pi: the runtime is for pages of at most 16384 bytes, the board has 65536"),
+        (
+            {"page_size_bytes": 65536},
+            {},
+            {},
+            FitError,
+            "pi: the runtime is for pages of at most 16384 bytes, the board has 65536",
+        ),
         ({"l4t": "35.4.1"}, {}, {}, FitError, "pi: the Jetson has L4T 35.4.1, JetPack 6 has 36"),
-        ({"python": "3.9.2"}, {}, {}, BoardError, "pi: Python 3.9.2 is too old, the oldest that works is 3.10"),
-        ({"disk_free_bytes": 40 << 20}, {}, {}, BoardError, "pi: disk full: 42 MB are needed, 40 MB are free"),
+        (
+            {"python": "3.9.2"},
+            {},
+            {},
+            BoardError,
+            "pi: Python 3.9.2 is too old, the oldest that works is 3.10",
+        ),
+        (
+            {"disk_free_bytes": 40 << 20},
+            {},
+            {},
+            BoardError,
+            "pi: disk full: 42 MB are needed, 40 MB are free",
+        ),
     ],
 )
 def test_what_would_not_run_is_refused_with_the_number(
-    tmp_path: Path, facts: dict[str, object], runtime_fields: dict[str, object], needs: dict[str, int],
-    kind: type[ToolchainError], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    facts: dict[str, object],
+    runtime_fields: dict[str, object],
+    needs: dict[str, int],
+    kind: type[ToolchainError],
+    message: str,
+) -> None:
     manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
-    described = dataclasses.replace(read_runtime(make_runtime(tmp_path / "r", machine="aarch64")), **runtime_fields)  # type: ignore[arg-type]
+    described = dataclasses.replace(
+        read_runtime(make_runtime(tmp_path / "r", machine="aarch64")), **runtime_fields
+    )  # type: ignore[arg-type]
     with pytest.raises(kind) as caught:
         refuse_unfit("pi", manifest, described, {**PI_4, **facts}, 10 << 20)
     assert caught.value.message == message
@@ -332,21 +489,34 @@ def test_a_model_that_does_not_fit_in_memory_is_refused_with_its_parts(tmp_path:
     needs = {"weights_bytes": 1500 << 20, "kv_bytes": 200 << 20, "compute_bytes": 100 << 20}
     manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
     described = read_runtime(make_runtime(tmp_path / "r", machine="aarch64"))
-    with pytest.raises(FitError, match="pi: tiny does not fit in memory: it takes 1900 MB") as caught:
+    with pytest.raises(
+        FitError, match="pi: tiny does not fit in memory: it takes 1900 MB"
+    ) as caught:
         refuse_unfit("pi", manifest, described, PI_4, 0)
     assert caught.value.exit_code == 5
-    refuse_unfit("pi", manifest, described, {**PI_4, "model": "Raspberry Pi 4 Model B Rev 1.4", "memory_total_mb": 7819}, 0)
+    refuse_unfit(
+        "pi",
+        manifest,
+        described,
+        {**PI_4, "model": "Raspberry Pi 4 Model B Rev 1.4", "memory_total_mb": 7819},
+        0,
+    )
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda bundle: (bundle / "model.bin").write_bytes(b"other"), "b: `model.bin` has 5 bytes, the manifest says 60"),
+        (
+            lambda bundle: (bundle / "model.bin").write_bytes(b"other"),
+            "b: `model.bin` has 5 bytes, the manifest says 60",
+        ),
         (lambda bundle: (bundle / "model.bin").unlink(), "b: `model.bin` is missing"),
         (lambda bundle: (bundle / "manifest.json").unlink(), "b: manifest.json cannot be read"),
     ],
 )
-def test_a_spoilt_bundle_is_refused_on_the_host(board: FakeConnection, runtime: Path, tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_spoilt_bundle_is_refused_on_the_host(
+    board: FakeConnection, runtime: Path, tmp_path: Path, spoil, message: str
+) -> None:  # type: ignore[no-untyped-def]
     bundle: Bundle = make_bundle(tmp_path / "b")
     spoil(bundle.path)
     with pytest.raises(ArtifactError) as caught:
@@ -361,7 +531,10 @@ def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
     monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "store"))
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(1_000_000))
     with open_board("local") as board:
-        assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent > 1_000_000
+        assert (
+            push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent
+            > 1_000_000
+        )
         assert push_unsigned(bundle, runtime, Device(board), Silent(), port=port).bytes_sent == 0
         device = Device(board)
         assert device.call("status")["service"]["healthy"] is True

@@ -15,7 +15,9 @@ RECIPES = sorted(FOLDER.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
-def test_a_shipped_recipe_plans_for_every_board_it_names(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_recipe_plans_for_every_board_it_names(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     wanted = recipe.load(path)
     for name in wanted.targets:
@@ -34,7 +36,10 @@ def test_a_shipped_recipe_has_its_data_a_licence_and_a_gate(path: Path) -> None:
 
 
 def test_a_plan_says_what_conversations_are_opened_by(tmp_path: Path) -> None:
-    text = STARTS.replace("files = []", 'files = ["a.jsonl"]\ndocuments = ["board.md"]\nturns = [{question = "q", answer = "a"}]')
+    text = STARTS.replace(
+        "files = []",
+        'files = ["a.jsonl"]\ndocuments = ["board.md"]\nturns = [{question = "q", answer = "a"}]',
+    )
     (tmp_path / "mine.toml").write_text(text)
     settings = Settings(out=tmp_path / "out", target=target.find("x86-64"), report=Silent())
     assert plan(recipe.load(tmp_path / "mine.toml"), settings)[0].what == (
@@ -44,8 +49,12 @@ def test_a_plan_says_what_conversations_are_opened_by(tmp_path: Path) -> None:
 
 def test_the_five_recipes_are_there() -> None:
     assert {path.stem for path in RECIPES} >= {
-        "starter", "smollm2-135m-zero-2w", "qwen2.5-0.5b-pi-4b", "llama-3.2-1b-pi-5", "qwen2.5-1.5b-orin-nano",
-    }  # fmt: skip
+        "starter",
+        "smollm2-135m-zero-2w",
+        "qwen2.5-0.5b-pi-4b",
+        "llama-3.2-1b-pi-5",
+        "qwen2.5-1.5b-orin-nano",
+    }
 
 
 STARTS = 'title = "t"\ntargets = ["x86-64"]\n[model]\nbase = "a"\n[data]\nfiles = []\n'
@@ -58,7 +67,9 @@ LEARNED = {
 
 @pytest.mark.parametrize("text", list(LEARNED))
 def test_codes_are_learned_where_a_recipe_says_so(text: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(f"{STARTS}[quantize]\n{text}\n" if text.startswith("distill") else f"{STARTS}{text}\n")
+    (tmp_path / "mine.toml").write_text(
+        f"{STARTS}[quantize]\n{text}\n" if text.startswith("distill") else f"{STARTS}{text}\n"
+    )
     assert recipe.load(tmp_path / "mine.toml").quantize.distill == LEARNED[text]
 
 

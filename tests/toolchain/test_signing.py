@@ -51,9 +51,15 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: Path) -> Iterato
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("id_ed25519", ("-t", "ed25519")), ("id_ecdsa", ("-t", "ecdsa")), ("id_ecdsa", ("-t", "ecdsa", "-b", "384"))],
+    [
+        ("id_ed25519", ("-t", "ed25519")),
+        ("id_ecdsa", ("-t", "ecdsa")),
+        ("id_ecdsa", ("-t", "ecdsa", "-b", "384")),
+    ],
 )
-def test_the_only_usual_key_signs(ssh: Path, manifest: Path, name: str, words: tuple[str, ...]) -> None:
+def test_the_only_usual_key_signs(
+    ssh: Path, manifest: Path, name: str, words: tuple[str, ...]
+) -> None:
     signers.make_key(ssh / name, *words)
     key = signing.find_key()
     signing.sign([manifest], key, Silent())
@@ -76,7 +82,9 @@ def test_what_is_signed_by_the_same_key_stays_as_it_is(ssh: Path, manifest: Path
     assert manifest.with_name("manifest.json.sig").read_bytes() == first
 
 
-def test_a_signature_of_other_bytes_counts_as_none_and_is_made_anew(ssh: Path, manifest: Path) -> None:
+def test_a_signature_of_other_bytes_counts_as_none_and_is_made_anew(
+    ssh: Path, manifest: Path
+) -> None:
     signers.make_key(ssh / "id_ed25519")
     signing.sign([manifest], signing.find_key(), Silent())
     manifest.write_bytes(manifest.read_bytes() + b"\n")
@@ -85,7 +93,9 @@ def test_a_signature_of_other_bytes_counts_as_none_and_is_made_anew(ssh: Path, m
     assert signing.signature_of(manifest)
 
 
-def test_the_agents_first_usable_key_signs_where_there_is_no_file(agent: Path, tmp_path: Path, manifest: Path) -> None:
+def test_the_agents_first_usable_key_signs_where_there_is_no_file(
+    agent: Path, tmp_path: Path, manifest: Path
+) -> None:
     for name, words in (("old", ("-t", "rsa", "-b", "2048")), ("mine", ("-t", "ed25519"))):
         key = signers.make_key(tmp_path / name, *words)
         subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True)
@@ -99,7 +109,11 @@ def test_the_agents_first_usable_key_signs_where_there_is_no_file(agent: Path, t
 def test_a_locked_key_signs_through_the_agent(agent: Path, ssh: Path, manifest: Path) -> None:
     key = signers.make_key(ssh / "id_ed25519")
     subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True)
-    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "a secret", "-f", str(key)], check=True, capture_output=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-p", "-N", "a secret", "-f", str(key)],
+        check=True,
+        capture_output=True,
+    )
     signing.sign([manifest], signing.find_key(), Silent())
     assert signing.signature_of(manifest)
 
@@ -116,7 +130,9 @@ def test_a_security_key_asks_to_be_touched_and_signs(
     assert made and made.key == key.blob
 
 
-def test_the_key_that_is_asked_for_wins(ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_that_is_asked_for_wins(
+    ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("id_ed25519", "id_ecdsa", "other", "third"):
         signers.make_key(ssh / name)
     with pytest.raises(ConfigError) as caught:
@@ -140,9 +156,9 @@ def test_what_cannot_sign_is_named(ssh: Path, tmp_path: Path, manifest: Path) ->
     for asked, message in table.items():
         with pytest.raises(ConfigError) as caught:
             signing.find_key(asked)
-        assert caught.value.message.removeprefix(f"{ssh}/id_rsa.pub: ").removeprefix(f"{ssh}/id_rsa: ") == message.removeprefix(
+        assert caught.value.message.removeprefix(f"{ssh}/id_rsa.pub: ").removeprefix(
             f"{ssh}/id_rsa: "
-        )
+        ) == message.removeprefix(f"{ssh}/id_rsa: ")
     (tmp_path / "garbage.pub").unlink()
     with pytest.raises(ToolError, match="garbage: not a private key that can be read"):
         signing.find_key(str(tmp_path / "garbage"))
@@ -162,15 +178,24 @@ def board(tmp_path: Path) -> Iterator[FakeConnection]:
         Device(made).call("stop")
 
 
-def test_a_board_takes_what_its_owner_signed_and_nothing_else(board: FakeConnection, ssh: Path, tmp_path: Path) -> None:
-    bundle, runtime = make_bundle(tmp_path / "b"), make_runtime(tmp_path / "r", machine=platform.machine())
+def test_a_board_takes_what_its_owner_signed_and_nothing_else(
+    board: FakeConnection, ssh: Path, tmp_path: Path
+) -> None:
+    bundle, runtime = (
+        make_bundle(tmp_path / "b"),
+        make_runtime(tmp_path / "r", machine=platform.machine()),
+    )
     manifests = [bundle.path / "manifest.json", runtime / "runtime.json"]
-    owner, stranger = (signing.SigningKey(public=signers.public(file), file=file) for file in (
-        signers.make_key(tmp_path / "owner"), signers.make_key(tmp_path / "stranger")))  # fmt: skip
+    owner, stranger = (
+        signing.SigningKey(public=signers.public(file), file=file)
+        for file in (signers.make_key(tmp_path / "owner"), signers.make_key(tmp_path / "stranger"))
+    )
     with pytest.raises(TrustError, match=r"pi@board: runtime [0-9a-f]{12} is not signed"):
         push(bundle, runtime, Device(board), Silent())
     signing.sign(manifests, owner, Silent())
-    with pytest.raises(TrustError, match=r"pi@board: the board does not know the key SHA256:.* that signed runtime"):
+    with pytest.raises(
+        TrustError, match=r"pi@board: the board does not know the key SHA256:.* that signed runtime"
+    ):
         push(bundle, runtime, Device(board), Silent())
     assert not (board.home / "store" / "blobs").exists(), "nothing was sent"
     said = Device(board).call("trust", "--signer", owner.public)
@@ -180,10 +205,17 @@ def test_a_board_takes_what_its_owner_signed_and_nothing_else(board: FakeConnect
     signing.sign(manifests, stranger, Silent())
     with pytest.raises(TrustError, match="does not know the key"):
         push(bundle, runtime, Device(board), Silent())
-    assert push(bundle, runtime, Device(board), Silent(), allow_unsigned=True, dry_run=True).actions[0].verb == "send"
+    assert (
+        push(bundle, runtime, Device(board), Silent(), allow_unsigned=True, dry_run=True)
+        .actions[0]
+        .verb
+        == "send"
+    )
 
 
-def test_another_signature_of_the_same_release_sends_its_papers_alone(board: FakeConnection, ssh: Path, tmp_path: Path) -> None:
+def test_another_signature_of_the_same_release_sends_its_papers_alone(
+    board: FakeConnection, ssh: Path, tmp_path: Path
+) -> None:
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(200_000))
     runtime, port = make_runtime(tmp_path / "r", machine=platform.machine()), free_port()
     for name in ("first", "second"):

@@ -10,10 +10,22 @@ from toolchain.errors import ConfigError
 from toolchain.target import MB, OS_RESERVE_MB, VISIBLE_SHARE, Needs, fit
 
 IDS = [
-    "jetson-agx-orin", "jetson-nano", "jetson-orin-nano", "jetson-orin-nano-super", "orange-pi-5",
-    "rpi-4b-1gb", "rpi-4b-2gb", "rpi-4b-4gb", "rpi-4b-8gb", "rpi-5-16gb", "rpi-5-2gb", "rpi-5-4gb", "rpi-5-8gb", "rpi-zero-2w",
+    "jetson-agx-orin",
+    "jetson-nano",
+    "jetson-orin-nano",
+    "jetson-orin-nano-super",
+    "orange-pi-5",
+    "rpi-4b-1gb",
+    "rpi-4b-2gb",
+    "rpi-4b-4gb",
+    "rpi-4b-8gb",
+    "rpi-5-16gb",
+    "rpi-5-2gb",
+    "rpi-5-4gb",
+    "rpi-5-8gb",
+    "rpi-zero-2w",
     "x86-64",
-]  # fmt: skip
+]
 SMALL = """
 name = "a board"
 machine = "aarch64"
@@ -39,8 +51,12 @@ def refusal(path: Path) -> ConfigError:
 
 def needs(weights_mb: int, kv_mb: int = 64, context: int = 1024) -> Needs:
     return Needs(
-        context=context, weights_bytes=weights_mb * MB, kv_bytes=kv_mb * MB, compute_bytes=50 * MB, runtime_bytes=60 * MB
-    )  # fmt: skip
+        context=context,
+        weights_bytes=weights_mb * MB,
+        kv_bytes=kv_mb * MB,
+        compute_bytes=50 * MB,
+        runtime_bytes=60 * MB,
+    )
 
 
 def test_the_shipped_targets_are_these():
@@ -48,17 +64,25 @@ def test_the_shipped_targets_are_these():
 
 
 @pytest.mark.parametrize("target_id", IDS)
-def test_a_shipped_target_is_found_by_its_id_and_each_fact_has_its_own_source_or_its_tables(target_id):
+def test_a_shipped_target_is_found_by_its_id_and_each_fact_has_its_own_source_or_its_tables(
+    target_id,
+):
     found = target.find(target_id)
     assert found.id == target_id
     for name, _ in found.facts():
         parts = name.split(".")
-        assert any(found.sources.get(".".join(parts[:end])) for end in range(1, len(parts) + 1)), name
+        assert any(found.sources.get(".".join(parts[:end])) for end in range(1, len(parts) + 1)), (
+            name
+        )
 
 
 @pytest.mark.parametrize("target_id", IDS)
 def test_no_figure_of_a_shipped_target_rests_on_memory_alone(target_id):
-    assert not [text for text in target.find(target_id).sources.values() if "[memory]" in text or not text.strip()]
+    assert not [
+        text
+        for text in target.find(target_id).sources.values()
+        if "[memory]" in text or not text.strip()
+    ]
 
 
 @pytest.mark.parametrize("target_id", IDS)
@@ -75,7 +99,11 @@ def test_linux_shows_less_memory_than_was_sold_and_no_inherited_figure_of_anothe
 
 
 def test_the_share_assumed_for_an_unmeasured_board_is_the_lowest_of_the_measured_ones():
-    memories = [each.memory for each in target.all_targets() if each.memory.usable_mb and each.memory.total_mb >= 1024]
+    memories = [
+        each.memory
+        for each in target.all_targets()
+        if each.memory.usable_mb and each.memory.total_mb >= 1024
+    ]
     lowest = min(memory.usable_mb / memory.total_mb for memory in memories)
     assert lowest - 0.01 < VISIBLE_SHARE <= lowest
 
@@ -88,17 +116,31 @@ def test_the_reserve_of_an_unknown_board_covers_the_headless_ones():
 
 def test_a_target_that_extends_another_keeps_its_facts_and_changes_its_own():
     base, small = target.find("rpi-4b-8gb"), target.find("rpi-4b-1gb")
-    assert (small.clusters, small.features, small.memory.kind) == (base.clusters, base.features, base.memory.kind)
-    assert (small.memory.total_mb, small.memory.usable_mb, base.memory.total_mb) == (1024, 909, 8192)
+    assert (small.clusters, small.features, small.memory.kind) == (
+        base.clusters,
+        base.features,
+        base.memory.kind,
+    )
+    assert (small.memory.total_mb, small.memory.usable_mb, base.memory.total_mb) == (
+        1024,
+        909,
+        8192,
+    )
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in target.folder().glob("*.toml") if path.read_text().startswith("extends")], ids=lambda path: path.stem
+    "path",
+    [path for path in target.folder().glob("*.toml") if path.read_text().startswith("extends")],
+    ids=lambda path: path.stem,
 )
 def test_a_fact_that_differs_from_the_extended_file_brings_its_own_source(path):
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     sources = tables.pop("sources")
-    changed = {f"memory.{key}" for key in tables.pop("memory", {})} | set(tables) - {"extends", "name", "notes"}
+    changed = {f"memory.{key}" for key in tables.pop("memory", {})} | set(tables) - {
+        "extends",
+        "name",
+        "notes",
+    }
     assert sorted(changed) == sorted(sources)
 
 
@@ -112,7 +154,10 @@ def test_a_target_that_extends_a_missing_one_is_refused(tmp_path):
 def test_an_unknown_id_is_refused_with_the_nearest_one():
     with pytest.raises(ConfigError) as caught:
         target.find("rpi-5-8g")
-    assert (caught.value.message, caught.value.hint) == ("unknown target `rpi-5-8g`", "did you mean `rpi-5-8gb`?")
+    assert (caught.value.message, caught.value.hint) == (
+        "unknown target `rpi-5-8g`",
+        "did you mean `rpi-5-8gb`?",
+    )
 
 
 def test_an_id_never_reaches_outside_the_folder():
@@ -121,7 +166,11 @@ def test_an_id_never_reaches_outside_the_folder():
 
 
 REFUSED = [
-    ("[memory]\ntotl_mb = 1", "rpi-x.toml: memory: unknown key `totl_mb`", "did you mean `total_mb`?"),
+    (
+        "[memory]\ntotl_mb = 1",
+        "rpi-x.toml: memory: unknown key `totl_mb`",
+        "did you mean `total_mb`?",
+    ),
     ("[memry]\ntotal_mb = 1", "rpi-x.toml: unknown key `memry`", "did you mean `memory`?"),
     ("[[clusters]]\ncore = 'A53'", "rpi-x.toml: clusters.0: missing key `count`", ""),
     ("[memory]\ntotal_mb = 1", "rpi-x.toml: `memory.total_mb` has no source in `[sources]`", ""),
@@ -142,7 +191,9 @@ def test_a_source_of_no_fact_is_refused(tmp_path):
 
 def test_an_unknown_profile_is_refused_with_those_that_exist(tmp_path):
     problem = refusal(write(tmp_path, SMALL.replace("armv8.0", "armv7")))
-    assert problem.message.startswith("rpi-x.toml: profile: input should be 'armv8.0', 'armv8.2+fp16'")
+    assert problem.message.startswith(
+        "rpi-x.toml: profile: input should be 'armv8.0', 'armv8.2+fp16'"
+    )
 
 
 REPORTED = [
@@ -156,8 +207,18 @@ REPORTED = [
     ("Raspberry Pi 5 Model B Rev 1.1", "aarch64", 16220, "rpi-5-16gb"),
     ("NVIDIA Jetson Nano Developer Kit", "aarch64", 3964, "jetson-nano"),
     ("NVIDIA Orin Nano Developer Kit", "aarch64", 7372, "jetson-orin-nano"),
-    ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit", "aarch64", 7620, "jetson-orin-nano"),
-    ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", "aarch64", 7620, "jetson-orin-nano-super"),
+    (
+        "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit",
+        "aarch64",
+        7620,
+        "jetson-orin-nano",
+    ),
+    (
+        "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
+        "aarch64",
+        7620,
+        "jetson-orin-nano-super",
+    ),
     ("NVIDIA Jetson AGX Orin Developer Kit", "aarch64", 62817, "jetson-agx-orin"),
     ("NVIDIA Orin Jetson-Small Developer Kit", "aarch64", 29696, "jetson-agx-orin"),
     ("Orange Pi 5", "aarch64", 7987, "orange-pi-5"),
@@ -224,7 +285,9 @@ DOES_NOT_FIT = [
 
 
 @pytest.mark.parametrize(("target_id", "wanted", "reason", "hint"), DOES_NOT_FIT)
-def test_a_model_that_does_not_fit_is_refused_with_the_number_that_failed(target_id, wanted, reason, hint):
+def test_a_model_that_does_not_fit_is_refused_with_the_number_that_failed(
+    target_id, wanted, reason, hint
+):
     result = fit(wanted, target.find(target_id))
     assert (result.ok, result.reasons, result.hint) == (False, (reason,), hint)
 
@@ -252,7 +315,13 @@ def test_a_bare_amount_of_memory_is_judged_with_the_general_reserve():
 def test_parts_are_rounded_up_and_a_context_that_costs_nothing_has_no_limit():
     one = Needs(context=512, weights_bytes=MB + 1, kv_bytes=0, compute_bytes=1, runtime_bytes=0)
     result = fit(one, 1000)
-    assert result.parts_mb == {"weights": 2, "KV cache": 0, "compute buffers": 1, "runtime": 0, "conversations": 32}
+    assert result.parts_mb == {
+        "weights": 2,
+        "KV cache": 0,
+        "compute buffers": 1,
+        "runtime": 0,
+        "conversations": 32,
+    }
     assert result.largest_context is None
 
 

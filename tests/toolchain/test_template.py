@@ -26,14 +26,22 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(
-    "template", [CHATML, "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}hi"]
+    "template",
+    [
+        CHATML,
+        "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}hi",
+    ],
 )
 def test_a_plain_template_passes(template: str) -> None:
     check_template(template)
 
 
-@pytest.mark.parametrize(("template", "reason"), HOSTILE, ids=[row[1] + row[0][:12] for row in HOSTILE])
-def test_a_hostile_or_broken_template_is_refused_with_its_reason(template: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("template", "reason"), HOSTILE, ids=[row[1] + row[0][:12] for row in HOSTILE]
+)
+def test_a_hostile_or_broken_template_is_refused_with_its_reason(
+    template: str, reason: str
+) -> None:
     with pytest.raises(ArtifactError, match=reason):
         check_template(template)
 
@@ -47,7 +55,9 @@ def test_there_are_sixty_payloads() -> None:
 def test_no_payload_runs_code(number: int, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for template in CODE[number : number + 10]:
-        with pytest.raises(ArtifactError, match=r"chat template: (cannot be rendered|renders to nothing)") as caught:
+        with pytest.raises(
+            ArtifactError, match=r"chat template: (cannot be rendered|renders to nothing)"
+        ) as caught:
             check_template(template.replace("{canary}", str(canary)))
         assert "stopped by its limits" not in caught.value.message, template
         assert list(tmp_path.iterdir()) == []
@@ -67,12 +77,19 @@ def test_a_bomb_is_stopped_within_its_limits(template: str) -> None:
         {"tokenizer_config.json": json.dumps({"chat_template": CODE[0]})},
         {
             "tokenizer_config.json": json.dumps(
-                {"chat_template": [{"name": "default", "template": CHATML}, {"name": "x", "template": CODE[0]}]}
+                {
+                    "chat_template": [
+                        {"name": "default", "template": CHATML},
+                        {"name": "x", "template": CODE[0]},
+                    ]
+                }
             )
         },
     ],
 )
-def test_the_templates_of_a_strangers_model_are_looked_at_wherever_they_are(tmp_path: Path, files: dict[str, str]) -> None:
+def test_the_templates_of_a_strangers_model_are_looked_at_wherever_they_are(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
     check_folder(tmp_path)
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -33,7 +33,9 @@ def dataset(tmp_path: Path) -> Dataset:
     return tiny_dataset(tmp_path)
 
 
-def test_figures_say_what_was_saved_and_what_other_text_pays(model: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_figures_say_what_was_saved_and_what_other_text_pays(
+    model: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     report = Recorder()
     made = trim(artifacts.external(model), dataset, LEAST, tmp_path / "out", report)
     tokens, figures = made.figures["tokens"], made.figures
@@ -45,12 +47,18 @@ def test_figures_say_what_was_saved_and_what_other_text_pays(model: Path, datase
     cut, loss = figures["general_tokens_per_character"], figures["general_nats_per_byte"]
     assert cut["before"] < cut["after"]
     assert 0 < loss["before"] != loss["after"] > 0
-    assert report.notes[-1].startswith(f"512 tokens → {tokens['after']}, of which the recipe needs {tokens['needed']}; ")
+    assert report.notes[-1].startswith(
+        f"512 tokens → {tokens['after']}, of which the recipe needs {tokens['needed']}; "
+    )
 
 
-def test_a_vocabulary_that_is_kept_whole_answers_as_before(model: Path, dataset: Dataset, tmp_path: Path, text: Path) -> None:
+def test_a_vocabulary_that_is_kept_whole_answers_as_before(
+    model: Path, dataset: Dataset, tmp_path: Path, text: Path
+) -> None:
     spec = LEAST.model_copy(update={"vocabulary": 16384, "min_identical": 1.0})
-    figures = trim(artifacts.external(model), dataset, spec, tmp_path / "out", Silent(), general=text).figures
+    figures = trim(
+        artifacts.external(model), dataset, spec, tmp_path / "out", Silent(), general=text
+    ).figures
     assert figures["identical"] == 1.0
     assert figures["tokens"]["after"] == figures["tokens"]["before"]
     assert figures["general_nats_per_byte"]["before"] == figures["general_nats_per_byte"]["after"]
@@ -62,11 +70,15 @@ def test_held_out_questions_that_are_answered_otherwise_stop_the_line(
     strict = LEAST.model_copy(update={"min_identical": 1.0})
     with pytest.raises(GateError) as caught:
         trim(artifacts.external(model), dataset, strict, tmp_path / "out", Silent(), general=text)
-    assert caught.value.message.endswith("of the held-out answers are as before, the recipe asks 100.0%")
+    assert caught.value.message.endswith(
+        "of the held-out answers are as before, the recipe asks 100.0%"
+    )
     assert caught.value.hint == "raise `vocabulary`, which is 0"
 
 
-def test_text_of_the_users_own_is_measured(model: Path, dataset: Dataset, tmp_path: Path, text: Path) -> None:
+def test_text_of_the_users_own_is_measured(
+    model: Path, dataset: Dataset, tmp_path: Path, text: Path
+) -> None:
     (tmp_path / "digits.txt").write_text("0123456789 9876543210\n\n31415926535\n")
     checkpoint = artifacts.external(model)
     prose, digits = (

@@ -28,9 +28,10 @@ def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     bundle = make_bundle(tmp_path / "bundle")
     (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
     for name, value in {
-        "HOME": tmp_path, "DEMITASSE_ROOT": tmp_path / "board",
+        "HOME": tmp_path,
+        "DEMITASSE_ROOT": tmp_path / "board",
         "DEMITASSE_RUNTIME": make_runtime(tmp_path / "runtime", machine=platform.machine()),
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     push = ("push", str(bundle.path), "pi", "--port", str(free_port()))
@@ -48,12 +49,17 @@ def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         try:
             assert json.loads(said(*push, "--json"))["name"] == "tiny"
             status = json.loads(said("status", "pi", "--json"))
-            assert (status["release"]["signed_by"], status["release"]["unsigned"]) == (fingerprint, False)
+            assert (status["release"]["signed_by"], status["release"]["unsigned"]) == (
+                fingerprint,
+                False,
+            )
             said("trust", "pi", "--revoke", str(own.with_name("id_ed25519.pub")))
             error = refused(*push)
             assert (error.exit_code, "does not know the key" in error.message) == (8, True)
             error = refused(*push, "--allow-unsigned")
-            assert (error.exit_code, "was revoked" in error.message) == (8, True), "a signature that is there must hold"
+            assert (error.exit_code, "was revoked" in error.message) == (8, True), (
+                "a signature that is there must hold"
+            )
         finally:
             said("stop", "pi")
 
@@ -62,6 +68,9 @@ def test_a_bundle_is_signed_where_the_key_is(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
     key = signing.SigningKey(public=signers.public(signers.make_key(tmp_path / "key")))
-    assert said("sign", str(bundle.path), "--sign", str(tmp_path / "key")) == f"{bundle.path} is signed by {key.fingerprint}\n"
+    assert (
+        said("sign", str(bundle.path), "--sign", str(tmp_path / "key"))
+        == f"{bundle.path} is signed by {key.fingerprint}\n"
+    )
     made = signing.signature_of(bundle.path / "manifest.json")
     assert made and made.key == key.key

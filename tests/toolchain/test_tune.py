@@ -37,26 +37,41 @@ def report() -> Recorder:
 
 
 @pytest.fixture(scope="module")
-def tuned(base: Checkpoint, dataset: Dataset, report: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def tuned(
+    base: Checkpoint, dataset: Dataset, report: Recorder, tmp_path_factory: pytest.TempPathFactory
+) -> Checkpoint:
     return tune(base, dataset, SPEC, tmp_path_factory.mktemp("tuned"), report, seed=0)
 
 
-def test_trainable_and_all_parameters_are_counted_exactly(base: Checkpoint, tuned: Checkpoint, report: Recorder) -> None:
+def test_trainable_and_all_parameters_are_counted_exactly(
+    base: Checkpoint, tuned: Checkpoint, report: Recorder
+) -> None:
     adapter = load_file(tuned.path / "adapter" / "adapter_model.safetensors")
     trainable = sum(tensor.numel() for tensor in adapter.values())
     total = sum(parameter.numel() for parameter in load_model(base.path).parameters()) + trainable
     assert trainable == 2 * (4 * (64 + 64) + 4 * (64 + 32))
-    assert (tuned.figures["trainable_parameters"], tuned.figures["total_parameters"]) == (trainable, total)
-    assert report.notes[0] == f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 conversations"
+    assert (tuned.figures["trainable_parameters"], tuned.figures["total_parameters"]) == (
+        trainable,
+        total,
+    )
+    assert (
+        report.notes[0]
+        == f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 conversations"
+    )
 
 
 def test_only_the_named_modules_change(base: Checkpoint, tuned: Checkpoint) -> None:
-    before, after = load_file(base.path / "model.safetensors"), load_file(tuned.path / "model.safetensors")
+    before, after = (
+        load_file(base.path / "model.safetensors"),
+        load_file(tuned.path / "model.safetensors"),
+    )
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"q_proj", "v_proj"}
 
 
-def test_speed_memory_and_scores_before_and_after_are_in_the_figures(tuned: Checkpoint, report: Recorder) -> None:
+def test_speed_memory_and_scores_before_and_after_are_in_the_figures(
+    tuned: Checkpoint, report: Recorder
+) -> None:
     figures = tuned.figures
     assert figures["base"].keys() == {"questions", "exact_match", "f1"}
     assert figures["questions"] == figures["base"]["questions"] == 2
@@ -70,17 +85,27 @@ def test_the_adapter_is_kept_and_merging_it_again_gives_the_same_weights(
     base: Checkpoint, tuned: Checkpoint, tmp_path: Path
 ) -> None:
     again = merge(base, tuned.path / "adapter", tmp_path / "out", Silent())
-    assert (again.path / "model.safetensors").read_bytes() == (tuned.path / "model.safetensors").read_bytes()
+    assert (again.path / "model.safetensors").read_bytes() == (
+        tuned.path / "model.safetensors"
+    ).read_bytes()
     config = json.loads((tuned.path / "adapter" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (4, 8, ["q_proj", "v_proj"])
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (
+        4,
+        8,
+        ["q_proj", "v_proj"],
+    )
     assert config["base_model_name_or_path"] == base.path.name
 
 
-def test_the_same_inputs_give_the_same_bytes(base: Checkpoint, tuned: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(
+    base: Checkpoint, tuned: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
     assert tune(base, dataset, SPEC, tmp_path / "again", Silent(), seed=0).digest == tuned.digest
 
 
-def test_what_is_there_is_not_trained_again(base: Checkpoint, tuned: Checkpoint, dataset: Dataset) -> None:
+def test_what_is_there_is_not_trained_again(
+    base: Checkpoint, tuned: Checkpoint, dataset: Dataset
+) -> None:
     report = Recorder()
     again = tune(base, dataset, SPEC, tuned.path, report, seed=0)
     assert (again.fresh, report.notes, report.bars) == (False, [], set())
@@ -88,9 +113,14 @@ def test_what_is_there_is_not_trained_again(base: Checkpoint, tuned: Checkpoint,
 
 def test_a_quantised_base_is_refused(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "eight-bit", **SMALL)
-    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "gptq"}
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match=r"^eight-bit: a quantised base \(gptq\): an adapter is merged onto 16-bit or 32-bit"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"^eight-bit: a quantised base \(gptq\): an adapter is merged onto 16-bit or 32-bit",
+    ):
         tune(artifacts.external(folder), dataset, SPEC, tmp_path / "out", Silent(), seed=0)
 
 
@@ -101,10 +131,17 @@ def test_modules_that_the_base_does_not_have_are_refused_with_those_it_has(
     with pytest.raises(ConfigError) as refused:
         tune(base, dataset, spec, tmp_path / "out", Silent(), seed=0)
     assert refused.value.message == "tune: target_modules: none of c_attn is in the model"
-    assert refused.value.hint == "this model has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    assert (
+        refused.value.hint
+        == "this model has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
 
 
-def test_conversations_that_are_all_too_long_are_refused(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_conversations_that_are_all_too_long_are_refused(
+    base: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
     spec = SPEC.model_copy(update={"max_tokens": 5})
-    with pytest.raises(ArtifactError, match=r"^data set: all 8 conversations are longer than 5 tokens$"):
+    with pytest.raises(
+        ArtifactError, match=r"^data set: all 8 conversations are longer than 5 tokens$"
+    ):
         tune(base, dataset, spec, tmp_path / "out", Silent(), seed=0)

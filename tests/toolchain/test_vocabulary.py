@@ -43,7 +43,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tiny_family(request.param, tmp_path / "model")
 
 
-def test_text_that_was_looked_at_keeps_its_tokens_and_any_other_text_comes_back(folder: Path, tmp_path: Path) -> None:
+def test_text_that_was_looked_at_keeps_its_tokens_and_any_other_text_comes_back(
+    folder: Path, tmp_path: Path
+) -> None:
     kept, old, new = trimmed(folder, tmp_path / "small")
     assert len(kept) % ROUND == 0
     assert len(kept) < old.get_vocab_size()
@@ -54,14 +56,25 @@ def test_text_that_was_looked_at_keeps_its_tokens_and_any_other_text_comes_back(
     }
 
 
-def test_kept_tokens_score_bit_for_bit_as_before_on_the_device(folder: Path, tmp_path: Path) -> None:
+def test_kept_tokens_score_bit_for_bit_as_before_on_the_device(
+    folder: Path, tmp_path: Path
+) -> None:
     kept, old, new = trimmed(folder, tmp_path / "small")
     files = [
-        quantize(checkpoint(model), QuantizeSpec(scheme="F16"), LABEL, tmp_path / f"out-{model.name}", Silent()).file
+        quantize(
+            checkpoint(model),
+            QuantizeSpec(scheme="F16"),
+            LABEL,
+            tmp_path / f"out-{model.name}",
+            Silent(),
+        ).file
         for model in (folder, tmp_path / "small")
     ]
     ids = old.encode(SUBJECT[0]).ids
-    before, after = (scores(file, tokens) for file, tokens in zip(files, (ids, new.encode(SUBJECT[0]).ids), strict=True))
+    before, after = (
+        scores(file, tokens)
+        for file, tokens in zip(files, (ids, new.encode(SUBJECT[0]).ids), strict=True)
+    )
     assert after.shape[1] == len(kept)
     assert np.array_equal(before[:, kept], after)
 
@@ -78,21 +91,38 @@ def scores(file: Path, tokens: list[int]) -> np.ndarray:
 
 def test_every_file_names_the_new_ids(tmp_path: Path) -> None:
     folder = tiny_family("llama 2", tmp_path / "model")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 300], "pad_token_id": -1, "do_sample": False}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [2, 300], "pad_token_id": -1, "do_sample": False})
+    )
     decoder = {str(number): {"content": text} for number, text in ((2, "</s>"), (444, "gone"))}
-    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"added_tokens_decoder": decoder}
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {
+        "added_tokens_decoder": decoder
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     kept, _, new = trimmed(folder, tmp_path / "small")
-    config, generation = (json.loads((tmp_path / "small" / f"{name}config.json").read_text()) for name in ("", "generation_"))
-    assert (config["vocab_size"], config["eos_token_id"], config["bos_token_id"]) == (len(kept), 2, 0)
-    assert generation == {"eos_token_id": [2, kept.index(300)], "pad_token_id": -1, "do_sample": False}
+    config, generation = (
+        json.loads((tmp_path / "small" / f"{name}config.json").read_text())
+        for name in ("", "generation_")
+    )
+    assert (config["vocab_size"], config["eos_token_id"], config["bos_token_id"]) == (
+        len(kept),
+        2,
+        0,
+    )
+    assert generation == {
+        "eos_token_id": [2, kept.index(300)],
+        "pad_token_id": -1,
+        "do_sample": False,
+    }
     written = json.loads((tmp_path / "small" / "tokenizer_config.json").read_text())
     assert written["added_tokens_decoder"] == {"2": {"content": "</s>"}}
     assert new.encode("a", add_special_tokens=True).ids[0] == new.token_to_id("<s>")
     assert not (tmp_path / "small" / "tokenizer.model").exists()
 
 
-def test_the_weights_are_the_same_bytes_in_shards_and_with_a_head_of_their_own(tmp_path: Path) -> None:
+def test_the_weights_are_the_same_bytes_in_shards_and_with_a_head_of_their_own(
+    tmp_path: Path,
+) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = tiny_family("falcon 3", tmp_path / "model")
@@ -100,7 +130,11 @@ def test_the_weights_are_the_same_bytes_in_shards_and_with_a_head_of_their_own(t
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="300kB")
     (folder / "model.safetensors").unlink()
     kept, _, _ = trimmed(folder, tmp_path / "small")
-    small = {name: tensor for file in (tmp_path / "small").glob("*.safetensors") for name, tensor in load_file(file).items()}
+    small = {
+        name: tensor
+        for file in (tmp_path / "small").glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
     assert small.keys() == whole.keys()
     for name, tensor in whole.items():
         rows = tensor[kept] if name in ("model.embed_tokens.weight", "lm_head.weight") else tensor
@@ -117,7 +151,18 @@ def test_a_size_is_filled_up_with_what_is_joined_first(tmp_path: Path) -> None:
     assert len(new.encode(OTHER).ids) < len(fewer.encode(OTHER).ids)
 
 
-WORDS = ("пример", "__init", "fahren", "Cool", "cooling", "cooler", "warm", "слово", " cool", "vent")
+WORDS = (
+    "пример",
+    "__init",
+    "fahren",
+    "Cool",
+    "cooling",
+    "cooler",
+    "warm",
+    "слово",
+    " cool",
+    "vent",
+)
 """In the order in which they are joined."""
 
 
@@ -128,7 +173,11 @@ def worded(tmp_path: Path) -> Tokens:
     fields = json.loads((folder / "tokenizer.json").read_text())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     spelled = [
-        "".join(part for part, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(word)) for word in WORDS
+        "".join(
+            part
+            for part, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(word)
+        )
+        for word in WORDS
     ]
     joined = list(dict.fromkeys(word[:end] for word in spelled for end in range(2, len(word) + 1)))
     fields["model"] |= {
@@ -138,16 +187,33 @@ def worded(tmp_path: Path) -> Tokens:
     fields["added_tokens"] = []
     (folder / "tokenizer.json").write_text(json.dumps(fields))
     for name in ("config.json", "generation_config.json"):
-        kept = {key: value for key, value in json.loads((folder / name).read_text()).items() if not key.endswith("_token_id")}
+        kept = {
+            key: value
+            for key, value in json.loads((folder / name).read_text()).items()
+            if not key.endswith("_token_id")
+        }
         (folder / name).write_text(json.dumps(kept))
     return Tokens(folder)
 
 
 def test_what_is_filled_in_first_is_near_to_the_text_and_in_its_script(worded: Tokens) -> None:
     tokenizer = Tokenizer.from_file(str(worded.folder / "tokenizer.json"))
-    order = [tokenizer.decode([token]) for token in worded._likely(set(tokenizer.encode("cool").ids))]
+    order = [
+        tokenizer.decode([token]) for token in worded._likely(set(tokenizer.encode("cool").ids))
+    ]
     whole = [word for word in order if word in WORDS]
-    assert whole == ["Cool", " cool", "cooling", "cooler", "fahren", "warm", "vent", "пример", "__init", "слово"]
+    assert whole == [
+        "Cool",
+        " cool",
+        "cooling",
+        "cooler",
+        "fahren",
+        "warm",
+        "vent",
+        "пример",
+        "__init",
+        "слово",
+    ]
 
 
 def test_tokens_that_wait_for_a_use_go(tmp_path: Path) -> None:
@@ -155,13 +221,16 @@ def test_tokens_that_wait_for_a_use_go(tmp_path: Path) -> None:
     fields = json.loads((folder / "tokenizer.json").read_text())
     fields["added_tokens"][0] |= {"content": "<|reserved_special_token_17|>"}
     fields["model"]["vocab"] = {
-        text if number else "<|reserved_special_token_17|>": number for text, number in fields["model"]["vocab"].items()
+        text if number else "<|reserved_special_token_17|>": number
+        for text, number in fields["model"]["vocab"].items()
     }
     fields["post_processor"] = None
     (folder / "tokenizer.json").write_text(json.dumps(fields))
     for name in ("config.json", "generation_config.json"):
         kept_fields = {
-            key: value for key, value in json.loads((folder / name).read_text()).items() if not key.endswith("_token_id")
+            key: value
+            for key, value in json.loads((folder / name).read_text()).items()
+            if not key.endswith("_token_id")
         }
         (folder / name).write_text(json.dumps(kept_fields))
     kept, _, _ = trimmed(folder, tmp_path / "small")
@@ -187,23 +256,42 @@ def without_embedding(folder: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], None], str]] = [
-    (edit("tokenizer.json", lambda f: f["model"].update(type="Unigram")), "tokenizer.json: a vocabulary of kind `Unigram` is not trimmed"),
-    (edit("tokenizer.json", lambda f: f["model"].update(type="WordPiece")), "tokenizer.json: a vocabulary of kind `WordPiece` is not trimmed"),
     (
-        edit("tokenizer.json", lambda f: f.update(post_processor={"type": "BertProcessing", "sep": ["a", 5], "cls": ["b", 6]})),
+        edit("tokenizer.json", lambda f: f["model"].update(type="Unigram")),
+        "tokenizer.json: a vocabulary of kind `Unigram` is not trimmed",
+    ),
+    (
+        edit("tokenizer.json", lambda f: f["model"].update(type="WordPiece")),
+        "tokenizer.json: a vocabulary of kind `WordPiece` is not trimmed",
+    ),
+    (
+        edit(
+            "tokenizer.json",
+            lambda f: f.update(
+                post_processor={"type": "BertProcessing", "sep": ["a", 5], "cls": ["b", 6]}
+            ),
+        ),
         "tokenizer.json: a post-processor of kind `BertProcessing` is not trimmed",
     ),
     (
         edit("generation_config.json", lambda f: f.update(suppress_tokens=[7])),
         "generation_config.json: `suppress_tokens` lists tokens by their ids, which is not trimmed",
     ),
-    (edit("config.json", lambda f: f.update(pad_token_id=9999)), "config.json: `pad_token_id` is 9999, and tokenizer.json has no such token"),
-    (without_embedding, "model: no tensor `model.embed_tokens.weight`, so there is no vocabulary to trim"),
-]  # fmt: skip
+    (
+        edit("config.json", lambda f: f.update(pad_token_id=9999)),
+        "config.json: `pad_token_id` is 9999, and tokenizer.json has no such token",
+    ),
+    (
+        without_embedding,
+        "model: no tensor `model.embed_tokens.weight`, so there is no vocabulary to trim",
+    ),
+]
 
 
 @pytest.mark.parametrize(("spoil", "message"), REFUSED)
-def test_what_cannot_be_trimmed_is_refused(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_what_cannot_be_trimmed_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
     folder = tiny_family("qwen2.5", tmp_path / "model")
     spoil(folder)
     with pytest.raises(ArtifactError) as caught:
@@ -212,5 +300,7 @@ def test_what_cannot_be_trimmed_is_refused(tmp_path: Path, spoil: Callable[[Path
 
 
 def test_a_size_that_is_too_small_for_the_text_is_said_with_the_number(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^trim: vocabulary: the recipe's text needs \d+ tokens, `64` asked$"):
+    with pytest.raises(
+        ConfigError, match=r"^trim: vocabulary: the recipe's text needs \d+ tokens, `64` asked$"
+    ):
         trimmed(tiny_family("qwen2.5", tmp_path / "model"), tmp_path / "small", 64)

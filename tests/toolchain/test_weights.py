@@ -29,7 +29,11 @@ def folder(tmp_path: Path) -> Path:
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "tokenizer.json").write_text("{}")
-    write(model / "model.safetensors", {"__metadata__": {"format": "pt"}, "a": entry("F32", [2, 3], 0, 24)}, VALUES.tobytes())
+    write(
+        model / "model.safetensors",
+        {"__metadata__": {"format": "pt"}, "a": entry("F32", [2, 3], 0, 24)},
+        VALUES.tobytes(),
+    )
     return model
 
 
@@ -81,7 +85,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_reported(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"")
         with pytest.raises(ArtifactError) as caught:
             weights.rows("a", 0, 2)
-    assert caught.value.message == "model.safetensors: tensor `a`: the file became shorter while it was read"
+    assert (
+        caught.value.message
+        == "model.safetensors: tensor `a`: the file became shorter while it was read"
+    )
 
 
 def pickled(folder: Path) -> None:
@@ -93,19 +100,27 @@ def missing(name: str) -> Callable[[Path], None]:
 
 
 REFUSED_FOLDERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "no config": (missing("config.json"), "model: no `config.json`", "a model folder is what `save_pretrained` writes"),
+    "no config": (
+        missing("config.json"),
+        "model: no `config.json`",
+        "a model folder is what `save_pretrained` writes",
+    ),
     "no tokenizer": (
-        missing("tokenizer.json"), "model: no `tokenizer.json`",
+        missing("tokenizer.json"),
+        "model: no `tokenizer.json`",
         "save the tokenizer beside the model with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
     ),
     "no weights": (
-        missing("model.safetensors"), "model: no weights (`*.safetensors`)", "a model folder is what `save_pretrained` writes",
+        missing("model.safetensors"),
+        "model: no weights (`*.safetensors`)",
+        "a model folder is what `save_pretrained` writes",
     ),
     "pickle": (
-        pickled, "model: `pytorch_model.bin` is a pickle, which can run code when it is loaded",
+        pickled,
+        "model: `pytorch_model.bin` is a pickle, which can run code when it is loaded",
         "save the model again with `save_pretrained`, which writes safetensors",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED_FOLDERS)
@@ -132,18 +147,48 @@ REFUSED_FILES: dict[str, tuple[dict[str, object] | bytes, bytes, str]] = {
     "not JSON": (b"{nonsense}", FLOATS, "not a safetensors file"),
     "not an object": (b"[1, 2]", FLOATS, "not a safetensors file"),
     "cut": ({"a": entry("F32", [2, 3], 0, 24)}, FLOATS[:-1], "cut short, 96 of 97 bytes are there"),
-    "too long": ({"a": entry("F32", [2, 3], 0, 24)}, FLOATS + b"xy", "2 bytes more than its header names"),
-    "overlap": (
-        {"a": entry("F32", [2, 3], 0, 24), "b": entry("F32", [2], 16, 24)}, FLOATS, "tensor `b`: overlaps the tensor before it",
+    "too long": (
+        {"a": entry("F32", [2, 3], 0, 24)},
+        FLOATS + b"xy",
+        "2 bytes more than its header names",
     ),
-    "hole": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 16, 24)}, FLOATS, "tensor `b`: leaves a hole before it"),
-    "begins late": ({"a": entry("F32", [2, 2], 8, 24)}, FLOATS, "tensor `a`: leaves a hole before it"),
-    "wrong size": ({"a": entry("F32", [2, 4], 0, 24)}, FLOATS, "tensor `a`: 24 bytes for shape [2, 4] of F32"),
-    "negative": ({"a": entry("F32", [2, -3], 0, 24)}, FLOATS, "tensor `a`: needs `dtype`, `shape` and `data_offsets`"),
-    "no offsets": ({"a": {"dtype": "F32", "shape": [2, 3]}}, FLOATS, "tensor `a`: needs `dtype`, `shape` and `data_offsets`"),
+    "overlap": (
+        {"a": entry("F32", [2, 3], 0, 24), "b": entry("F32", [2], 16, 24)},
+        FLOATS,
+        "tensor `b`: overlaps the tensor before it",
+    ),
+    "hole": (
+        {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 16, 24)},
+        FLOATS,
+        "tensor `b`: leaves a hole before it",
+    ),
+    "begins late": (
+        {"a": entry("F32", [2, 2], 8, 24)},
+        FLOATS,
+        "tensor `a`: leaves a hole before it",
+    ),
+    "wrong size": (
+        {"a": entry("F32", [2, 4], 0, 24)},
+        FLOATS,
+        "tensor `a`: 24 bytes for shape [2, 4] of F32",
+    ),
+    "negative": (
+        {"a": entry("F32", [2, -3], 0, 24)},
+        FLOATS,
+        "tensor `a`: needs `dtype`, `shape` and `data_offsets`",
+    ),
+    "no offsets": (
+        {"a": {"dtype": "F32", "shape": [2, 3]}},
+        FLOATS,
+        "tensor `a`: needs `dtype`, `shape` and `data_offsets`",
+    ),
     "no entry": ({"a": 7}, FLOATS, "tensor `a`: needs `dtype`, `shape` and `data_offsets`"),
-    "4-bit": ({"a": entry("U8", [24], 0, 24)}, FLOATS, "tensor `a`: weights of type `U8`, not F32, F16 or BF16"),
-}  # fmt: skip
+    "4-bit": (
+        {"a": entry("U8", [24], 0, 24)},
+        FLOATS,
+        "tensor `a`: weights of type `U8`, not F32, F16 or BF16",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED_FILES)
@@ -164,14 +209,22 @@ def test_what_is_no_safetensors_file_at_all_is_refused(folder: Path, raw: bytes)
 
 def test_a_header_longer_than_its_file_is_a_cut(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((1000).to_bytes(8, "little") + b"{")
-    with pytest.raises(ArtifactError, match=r"^model\.safetensors: cut short, 9 of 1008 bytes are there$"):
+    with pytest.raises(
+        ArtifactError, match=r"^model\.safetensors: cut short, 9 of 1008 bytes are there$"
+    ):
         open_weights(folder)
 
 
 REFUSED_INDEXES: dict[str, tuple[object, str]] = {
     "missing shard": ({"a": "three.safetensors"}, f"{INDEX}: shard `three.safetensors` is missing"),
-    "shard elsewhere": ({"a": "../model/one.safetensors"}, f"{INDEX}: shard `../model/one.safetensors` is missing"),
-    "tensor elsewhere": ({"b": "one.safetensors"}, f"one.safetensors: tensor `b` is missing, but {INDEX} places it there"),
+    "shard elsewhere": (
+        {"a": "../model/one.safetensors"},
+        f"{INDEX}: shard `../model/one.safetensors` is missing",
+    ),
+    "tensor elsewhere": (
+        {"b": "one.safetensors"},
+        f"one.safetensors: tensor `b` is missing, but {INDEX} places it there",
+    ),
     "no map": ([], f"{INDEX}: no `weight_map` from tensors to files"),
     "no names": ({"a": 1}, f"{INDEX}: no `weight_map` from tensors to files"),
 }
@@ -188,5 +241,7 @@ def test_an_index_that_does_not_hold_is_refused(folder: Path, case: str) -> None
 
 def test_one_tensor_in_two_files_without_an_index_is_refused(folder: Path) -> None:
     write(folder / "more.safetensors", {"a": entry("F32", [2, 3], 0, 24)}, FLOATS)
-    with pytest.raises(ArtifactError, match=r"^more\.safetensors: tensor `a` is in model\.safetensors too$"):
+    with pytest.raises(
+        ArtifactError, match=r"^more\.safetensors: tensor `a` is in model\.safetensors too$"
+    ):
         open_weights(folder)

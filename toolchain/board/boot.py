@@ -24,7 +24,9 @@ _SETTLED = "systemctl is-system-running --wait; systemctl --user is-system-runni
 _POLL_S, _USUAL_BOOT_S, _QUIT_S = 0.1, 45.0, 60.0
 
 
-def start(name: str, folder: Path, made: machine.Machine, boot: machine.Boot, report: Reporter) -> int:
+def start(
+    name: str, folder: Path, made: machine.Machine, boot: machine.Boot, report: Reporter
+) -> int:
     """Start QEMU and wait until the board answers; return its SSH port. Nothing runs any more if it does not answer.
 
     Raise BoardError with what QEMU or the board's kernel said.
@@ -72,9 +74,15 @@ def keep(name: str, folder: Path, state: str) -> None:
 def route(name: str, folder: Path, port: int) -> Route:
     """Return the way to a board that runs."""
     return Route(
-        address=name, host="127.0.0.1", port=port, user=rootfs.USER, known_as=f"[127.0.0.1]:{port}",
-        known_hosts=(folder / KNOWN_HOSTS,), identities=(str(image.user_key()),), only_identities=True,
-    )  # fmt: skip
+        address=name,
+        host="127.0.0.1",
+        port=port,
+        user=rootfs.USER,
+        known_as=f"[127.0.0.1]:{port}",
+        known_hosts=(folder / KNOWN_HOSTS,),
+        identities=(str(image.user_key()),),
+        only_identities=True,
+    )
 
 
 def settle(name: str, folder: Path, port: int) -> None:
@@ -96,7 +104,8 @@ def check_alive(name: str, folder: Path) -> None:
     said = _last_words(folder)
     if NO_ROOT in said or "Kernel panic" in said or qmp.process(folder) is None:
         raise BoardError(
-            f"{name}: the board did not boot: {said or 'it said nothing'}", hint=f"demitasse board reset {_short(name)}"
+            f"{name}: the board did not boot: {said or 'it said nothing'}",
+            hint=f"demitasse board reset {_short(name)}",
         )
 
 
@@ -105,7 +114,9 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
 
     def look() -> None:
         check_alive(name, folder)
-        report.step(f"{name} boots", min(time.monotonic() - begun, _USUAL_BOOT_S - 1), _USUAL_BOOT_S, "s")
+        report.step(
+            f"{name} boots", min(time.monotonic() - begun, _USUAL_BOOT_S - 1), _USUAL_BOOT_S, "s"
+        )
 
     with qmp.agent(name, folder, BOOT_S, look) as wire:
         set_clock(wire, name, time.time())
@@ -119,7 +130,10 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
 
 def _greets(port: int) -> bool:
     """Say whether an SSH server answers; QEMU itself takes a connection before the board does."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5.0) as sock:
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), timeout=5.0) as sock,
+    ):
         return sock.recv(4) == b"SSH-"
     return False
 
@@ -145,7 +159,9 @@ def _trust(folder: Path, port: int) -> None:
 
 def _not_started(name: str, port: int, error: ToolError) -> ToolchainError:
     if "host forwarding" in error.message:
-        return BoardError(f"{name}: port {port} is taken", hint="leave the port out: a free one is taken")
+        return BoardError(
+            f"{name}: port {port} is taken", hint="leave the port out: a free one is taken"
+        )
     if "Cannot allocate memory" in error.message:
         return BoardError(f"{name}: this computer has not enough free memory for it")
     return BoardError(f"{name}: {error.message}", hint=f"demitasse board reset {_short(name)}")

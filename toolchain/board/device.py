@@ -11,7 +11,14 @@ from typing import Any
 from device.manifest.signature import TRUST_CODES
 from toolchain import runtime
 from toolchain.board.connection import Channel, Connection, Finished, lines
-from toolchain.errors import ArtifactError, BoardError, ConfigError, HealthError, ToolchainError, TrustError
+from toolchain.errors import (
+    ArtifactError,
+    BoardError,
+    ConfigError,
+    HealthError,
+    ToolchainError,
+    TrustError,
+)
 
 Answer = dict[str, Any]
 
@@ -52,26 +59,35 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
     source = (runtime.device_folder() / "facts.py").read_bytes()
     done = connection.run(["python3", "-sE", "-", connection.root], stdin=source)
     if done.code == 127:
-        raise BoardError(f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3")
+        raise BoardError(
+            f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3"
+        )
     try:
         seen = json.loads(done.stdout)
         return seen["facts"], seen["stored"]
     except (ValueError, KeyError) as error:
-        raise BoardError(f"{connection.address}: its facts cannot be read: {_last_words(done)}") from error
+        raise BoardError(
+            f"{connection.address}: its facts cannot be read: {_last_words(done)}"
+        ) from error
 
 
 def check_python(address: str, facts: Mapping[str, Any]) -> None:
     """Raise BoardError if a board's Python is older than the device package can run on."""
     if tuple(map(int, str(facts["python"]).split(".")[:2])) < OLDEST_PYTHON:
         hint = "put a newer image on the board: Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 bring Python 3.10 or newer"
-        raise BoardError(f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10", hint=hint)
+        raise BoardError(
+            f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10",
+            hint=hint,
+        )
 
 
 def error_of(address: str, answer: Answer) -> ToolchainError:
     """Return a device's `{"error": …}` as one of ours."""
     error = answer["error"]
     kind = ERRORS.get(str(error.get("code")).removeprefix("runtime_"), BoardError)
-    return kind(f"{address}: {error.get('message', 'unknown error')}", hint=str(error.get("hint") or ""))
+    return kind(
+        f"{address}: {error.get('message', 'unknown error')}", hint=str(error.get("hint") or "")
+    )
 
 
 def parse(address: str, line: bytes) -> Answer:
@@ -174,7 +190,9 @@ class Device:
         if agent.name in stored["agents"]:
             return 0
         content = agent.read_bytes()
-        done = self._connection.run(["python3", "-sE", "-c", _KEEP_AGENT, self._agent, agent.stem], stdin=content)
+        done = self._connection.run(
+            ["python3", "-sE", "-c", _KEEP_AGENT, self._agent, agent.stem], stdin=content
+        )
         if done.code != 0:
             raise BoardError(f"{self.address}: the agent cannot be kept: {_last_words(done)}")
         return len(content)
@@ -192,5 +210,18 @@ class Device:
         if verb == "ask":
             return [*python, "ask", "--port", str(current["port"]), *arguments]
         root = status["root"]
-        runtime_folder, bundle = f"{root}/runtimes/{current['runtime']}", f"{root}/releases/{current['release']}"
-        return ["python3", "-X", f"pycache_prefix={root}/run/pycache", "-sE", runtime_folder, verb, "--bundle", bundle, *arguments]
+        runtime_folder, bundle = (
+            f"{root}/runtimes/{current['runtime']}",
+            f"{root}/releases/{current['release']}",
+        )
+        return [
+            "python3",
+            "-X",
+            f"pycache_prefix={root}/run/pycache",
+            "-sE",
+            runtime_folder,
+            verb,
+            "--bundle",
+            bundle,
+            *arguments,
+        ]

@@ -52,7 +52,9 @@ def small_disk(board: VirtualBoard, *, size_mb: int) -> Iterator[str]:
     file = board.folder / "small.qcow2"
     qemu.make_empty(file, size_mb << 20)
     try:
-        with _plugged(board, {"driver": "qcow2", "file": _file(file)}, f"{_APPEARS}; {_FORMAT} && {_MOUNT}"):
+        with _plugged(
+            board, {"driver": "qcow2", "file": _file(file)}, f"{_APPEARS}; {_FORMAT} && {_MOUNT}"
+        ):
             yield PLUGGED_DISK
     finally:
         file.unlink()
@@ -90,7 +92,16 @@ def _plugged(board: VirtualBoard, node: dict[str, Any], mount: str) -> Iterator[
     """Plug a disk into the running board and have it mounted; it is torn out at the end, in use or not."""
     with qmp.monitor(board.address, board.folder) as wire:
         wire.call("blockdev-add", {"node-name": _NODE, **node})
-        wire.call("device_add", {"driver": "virtio-blk-pci", "drive": _NODE, "bus": "slot1", "id": "plugged", "romfile": ""})
+        wire.call(
+            "device_add",
+            {
+                "driver": "virtio-blk-pci",
+                "drive": _NODE,
+                "bus": "slot1",
+                "id": "plugged",
+                "romfile": "",
+            },
+        )
     try:
         _shell(board, mount.format(place=PLUGGED_DISK))
         yield

@@ -27,10 +27,13 @@ DISK_SIZE = "8G"
 NEEDED_BYTES = 3 << 30
 """Room that a build takes on the way; what is left of it is about half a gigabyte."""
 _PHASES = (
-    ("running apt-get update", "reading package lists"), ("downloading packages", "downloading packages"),
-    ("extracting archives", "unpacking the core"), ("installing essential", "installing the core"),
-    ("installing remaining", "installing packages"), ("running --customize-hook", "kernel and disk"),
-)  # fmt: skip
+    ("running apt-get update", "reading package lists"),
+    ("downloading packages", "downloading packages"),
+    ("extracting archives", "unpacking the core"),
+    ("installing essential", "installing the core"),
+    ("installing remaining", "installing packages"),
+    ("running --customize-hook", "kernel and disk"),
+)
 """What mmdebstrap says when a phase begins → what we say."""
 
 
@@ -118,7 +121,9 @@ def _build(debian: int, folder: Path, report: Reporter) -> None:
     part = folder.with_name(f"{folder.name}.part")
     mmdebstrap.remove(part)
     part.mkdir()
-    report.note(f"building the image of a virtual board (Debian {debian} for arm64): once, some ten minutes")
+    report.note(
+        f"building the image of a virtual board (Debian {debian} for arm64): once, some ten minutes"
+    )
     try:
         _make(debian, part, folder.with_name("build.log"), report)
         whole = part / "whole"
@@ -130,7 +135,9 @@ def _build(debian: int, folder: Path, report: Reporter) -> None:
 def _make(debian: int, part: Path, log: Path, report: Reporter) -> None:
     (part / "overlay.tar").write_bytes(rootfs.overlay(host_key(), user_key()))
     hook = f'sh {shlex.quote(str(rootfs.CUSTOMISE))} "$1" {shlex.quote(str(part))} {DISK_SIZE}'
-    order = mmdebstrap.Order(suite=rootfs.SUITES[debian], packages=rootfs.PACKAGES, hook=hook, work=part)
+    order = mmdebstrap.Order(
+        suite=rootfs.SUITES[debian], packages=rootfs.PACKAGES, hook=hook, work=part
+    )
     mmdebstrap.build(order, log, _Phases(report).hear)
     image = Image(folder=part / "whole")
     image.folder.mkdir()
@@ -143,7 +150,8 @@ def _make(debian: int, part: Path, log: Path, report: Reporter) -> None:
 def _verify() -> None:
     if missing := [*qemu.missing_packages(), *mmdebstrap.missing_packages()]:
         raise ToolError(
-            f"the image of a virtual board cannot be built without {', '.join(missing)}", hint=apt.install_line(missing)
+            f"the image of a virtual board cannot be built without {', '.join(missing)}",
+            hint=apt.install_line(missing),
         )
 
 
@@ -155,7 +163,11 @@ class _Phases:
 
     def hear(self, line: str) -> None:
         """Take one line."""
-        begun = [number for number, (sign, _) in enumerate(_PHASES) if line.startswith("I: ") and sign in line]
+        begun = [
+            number
+            for number, (sign, _) in enumerate(_PHASES)
+            if line.startswith("I: ") and sign in line
+        ]
         self._phase = max([self._phase, *begun])
         package = re.match(r"(?:Unpacking|Setting up|Get:\d+ \S+ \S+ \S+) ([a-z0-9][^\s:]*)", line)
         if begun or package:
@@ -166,10 +178,13 @@ class _Phases:
 def place(debian: int) -> Path:
     """Return the folder where the image of a Debian release is, or will be."""
     parts = {
-        "suite": rootfs.SUITES[debian], "packages": rootfs.PACKAGES, "size": DISK_SIZE,
+        "suite": rootfs.SUITES[debian],
+        "packages": rootfs.PACKAGES,
+        "size": DISK_SIZE,
         "customise": rootfs.CUSTOMISE.read_text(encoding="utf-8"),
-        "files": hashlib.sha256(rootfs.overlay(host_key(), user_key())).hexdigest(), "first": initramfs.INIT,
-    }  # fmt: skip
+        "files": hashlib.sha256(rootfs.overlay(host_key(), user_key())).hexdigest(),
+        "first": initramfs.INIT,
+    }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return cache() / "images" / f"debian{debian}-{digest[:16]}"
 

@@ -38,7 +38,11 @@ _FOLDER, _FILE, _LINK = 0o040755, 0o100755, 0o120777
 def build(busybox: Path, modules: Path) -> bytes:
     """Return a compressed initramfs from an arm64 busybox and one kernel's modules folder (after depmod)."""
     entries: dict[str, tuple[int, bytes]] = dict.fromkeys(_FOLDERS, (_FOLDER, b""))
-    entries |= {"init": (_FILE, INIT.encode()), "bin/busybox": (_FILE, busybox.read_bytes()), "bin/sh": (_LINK, b"busybox")}
+    entries |= {
+        "init": (_FILE, INIT.encode()),
+        "bin/busybox": (_FILE, busybox.read_bytes()),
+        "bin/sh": (_LINK, b"busybox"),
+    }
     for number, module in enumerate(load_order(modules)):
         name = f"modules/{number:02}-{Path(module).name.removesuffix('.xz')}"
         entries[name] = (_FILE, _module(modules / module))
@@ -48,7 +52,10 @@ def build(busybox: Path, modules: Path) -> bytes:
 def load_order(modules: Path) -> list[str]:
     """Return the modules that reach the disk, each after those it needs, as paths of `modules.dep`."""
     needs = dict(_dependencies((modules / "modules.dep").read_text(encoding="utf-8")))
-    built_in = {_name(line) for line in (modules / "modules.builtin").read_text(encoding="utf-8").splitlines()}
+    built_in = {
+        _name(line)
+        for line in (modules / "modules.builtin").read_text(encoding="utf-8").splitlines()
+    }
     by_name = {_name(path): path for path in needs}
     order: list[str] = []
     for wanted in _WANTED:
@@ -61,7 +68,10 @@ def load_order(modules: Path) -> list[str]:
 
 def archive(entries: Mapping[str, tuple[int, bytes]]) -> bytes:
     """Return a cpio archive (`newc`) of (mode, content) by name."""
-    parts = [_entry(number, name, mode, content) for number, (name, (mode, content)) in enumerate(entries.items(), 1)]
+    parts = [
+        _entry(number, name, mode, content)
+        for number, (name, (mode, content)) in enumerate(entries.items(), 1)
+    ]
     return b"".join([*parts, _entry(0, "TRAILER!!!", 0, b"")])
 
 

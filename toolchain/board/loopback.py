@@ -64,14 +64,22 @@ def server() -> Iterator[Route]:
     with tempfile.TemporaryDirectory(prefix="demitasse-sshd-") as folder:
         port = _free_port()
         known, config = Path(folder) / "known_hosts", Path(folder) / "sshd_config"
-        config.write_text(_CONFIG.format(port=port, keys=keys, user=getpass.getuser()), encoding="utf-8")
+        config.write_text(
+            _CONFIG.format(port=port, keys=keys, user=getpass.getuser()), encoding="utf-8"
+        )
         host_key = (keys / "host.pub").read_text(encoding="utf-8")
         known.write_text(f"[127.0.0.1]:{port} {host_key}", encoding="utf-8")
         with _running(config, port):
             yield Route(
-                address=ADDRESS, host="127.0.0.1", port=port, user=getpass.getuser(), known_as=f"[127.0.0.1]:{port}",
-                known_hosts=(known,), identities=(str(keys / "user"),), only_identities=True,
-            )  # fmt: skip
+                address=ADDRESS,
+                host="127.0.0.1",
+                port=port,
+                user=getpass.getuser(),
+                known_as=f"[127.0.0.1]:{port}",
+                known_hosts=(known,),
+                identities=(str(keys / "user"),),
+                only_identities=True,
+            )
 
 
 @contextlib.contextmanager
@@ -83,8 +91,11 @@ def _running(config: Path, port: int) -> Iterator[None]:
     command = [str(openssh.sshd()), "-D", "-E", str(log), "-f", str(config)]
     guard = subprocess.Popen(
         ["sh", "-c", _UNTIL_INPUT_ENDS, "sh", *command],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     assert guard.stdin
     try:
         _wait_for(port, log)
@@ -97,7 +108,10 @@ def _running(config: Path, port: int) -> Iterator[None]:
 def _wait_for(port: int, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), timeout=1.0),
+        ):
             return
         time.sleep(0.02)
     said = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""

@@ -15,9 +15,12 @@ DEVICES_VERSION = 1
 """Counts changes of `arguments`: a snapshot only loads into the devices that it was taken of."""
 SERIAL_LOG = "serial.log"
 _PROCESSORS = {
-    "Cortex-A53": "cortex-a53", "Cortex-A57": "cortex-a57", "Cortex-A72": "cortex-a72",
-    "Cortex-A76": "cortex-a76", "Cortex-A78AE": "cortex-a76",
-}  # fmt: skip
+    "Cortex-A53": "cortex-a53",
+    "Cortex-A57": "cortex-a57",
+    "Cortex-A72": "cortex-a72",
+    "Cortex-A76": "cortex-a76",
+    "Cortex-A78AE": "cortex-a76",
+}
 """Core of a target → processor of QEMU 7.1; the A76 has the A78AE's instructions as far as our profiles go."""
 _REVISION = " Rev 1.4"
 _KERNEL_OPTIONS = "console=ttyAMA0 quiet systemd.show_status=0 panic=-1 audit=0"
@@ -58,7 +61,8 @@ def stand_in(target: Target) -> Machine:
     visible_mb = target.memory_mb
     if not known or visible_mb is None or not target.model_strings:
         raise ConfigError(
-            f"{target.id}: no virtual board stands in for it", hint="take one of the Raspberry Pis: demitasse targets"
+            f"{target.id}: no virtual board stands in for it",
+            hint="take one of the Raspberry Pis: demitasse targets",
         )
     fastest = max(known, key=lambda cluster: cluster.max_mhz or 0)
     return Machine(
@@ -82,19 +86,51 @@ def arguments(name: str, machine: Machine, boot: Boot, disk: str) -> list[str]:
     The guest reaches nothing; only the loopback port leads to it.
     """
     return [
-        *_hardware(machine), "-name", name, "-accel", f"tcg,thread=multi,tb-size={_JIT_CACHE_MB}",
-        "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none",
-        "-kernel", str(boot.kernel), "-initrd", str(boot.initramfs), "-dtb", str(boot.device_tree), "-append", _KERNEL_OPTIONS,
-        "-device", "pcie-root-port,id=slot1,chassis=1,slot=1", "-device", "pcie-root-port,id=slot2,chassis=2,slot=2",
-        "-drive", f"if=none,id=disk,file={disk},format=qcow2,cache=unsafe,discard=unmap",
-        "-device", "virtio-blk-pci,drive=disk,romfile=",
-        "-netdev", f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:{boot.port}-:22",
-        "-device", "virtio-net-pci,netdev=link,romfile=", "-device", "virtio-rng-pci",
-        "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={AGENT},server=on,wait=off",
-        "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-        "-serial", f"file:{SERIAL_LOG}", "-qmp", f"unix:{MONITOR},server=on,wait=off",
+        *_hardware(machine),
+        "-name",
+        name,
+        "-accel",
+        f"tcg,thread=multi,tb-size={_JIT_CACHE_MB}",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-kernel",
+        str(boot.kernel),
+        "-initrd",
+        str(boot.initramfs),
+        "-dtb",
+        str(boot.device_tree),
+        "-append",
+        _KERNEL_OPTIONS,
+        "-device",
+        "pcie-root-port,id=slot1,chassis=1,slot=1",
+        "-device",
+        "pcie-root-port,id=slot2,chassis=2,slot=2",
+        "-drive",
+        f"if=none,id=disk,file={disk},format=qcow2,cache=unsafe,discard=unmap",
+        "-device",
+        "virtio-blk-pci,drive=disk,romfile=",
+        "-netdev",
+        f"user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:{boot.port}-:22",
+        "-device",
+        "virtio-net-pci,netdev=link,romfile=",
+        "-device",
+        "virtio-rng-pci",
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        f"socket,id=agent,path={AGENT},server=on,wait=off",
+        "-device",
+        "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        "-serial",
+        f"file:{SERIAL_LOG}",
+        "-qmp",
+        f"unix:{MONITOR},server=on,wait=off",
         *(["-loadvm", boot.snapshot] if boot.snapshot else []),
-    ]  # fmt: skip
+    ]
 
 
 def state_id(machine: Machine, image_id: str, qemu_version: str) -> str:
@@ -105,4 +141,13 @@ def state_id(machine: Machine, image_id: str, qemu_version: str) -> str:
 
 def _hardware(machine: Machine) -> list[str]:
     """Version 3 of the interrupt controller: version 2 has room for eight cores."""
-    return ["-M", "virt,gic-version=3", "-cpu", machine.processor, "-smp", str(machine.cores), "-m", str(machine.memory_mb)]
+    return [
+        "-M",
+        "virt,gic-version=3",
+        "-cpu",
+        machine.processor,
+        "-smp",
+        str(machine.cores),
+        "-m",
+        str(machine.memory_mb),
+    ]

@@ -25,7 +25,13 @@ _CONNECT_S = 10
 class Wire:
     """One conversation: commands and what they return. `look` is called while we wait; what it raises ends the wait."""
 
-    def __init__(self, name: str, sock: socket.socket, timeout_s: float, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        sock: socket.socket,
+        timeout_s: float,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
         self._name, self._socket, self._timeout_s, self._look = name, sock, timeout_s, look
         self._heard = bytearray()
         sock.settimeout(_LOOK_S)
@@ -43,7 +49,9 @@ class Wire:
     def send(self, command: str, arguments: dict[str, Any]) -> None:
         """Say a command without waiting for an answer."""
         try:
-            self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+            self._socket.sendall(
+                json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+            )
         except OSError as error:
             raise BoardError(f"{self._name}: QEMU has ended") from error
 
@@ -82,7 +90,9 @@ def monitor(name: str, folder: Path) -> Iterator[Wire]:
 
 
 @contextlib.contextmanager
-def agent(name: str, folder: Path, timeout_s: float = _AGENT_S, look: Callable[[], None] = lambda: None) -> Iterator[Wire]:
+def agent(
+    name: str, folder: Path, timeout_s: float = _AGENT_S, look: Callable[[], None] = lambda: None
+) -> Iterator[Wire]:
     """Talk with the agent in the guest; raise BoardError if it does not answer in time.
 
     Whoever asks must stay until the answer is there: the agent of QEMU 7.2 loops for ever on one that nobody takes.
@@ -105,7 +115,9 @@ def run(name: str, folder: Path, argv: Sequence[str], *, timeout_s: float = 60.0
 def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> str:
     """Run a command through the agent."""
     deadline = time.monotonic() + timeout_s
-    started = wire.call("guest-exec", {"path": argv[0], "arg": list(argv[1:]), "capture-output": True})
+    started = wire.call(
+        "guest-exec", {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
+    )
     while not (state := wire.call("guest-exec-status", {"pid": started["pid"]}))["exited"]:
         if time.monotonic() > deadline:
             raise BoardError(f"{name}: {argv[0]}: no end after {timeout_s:g} s")
@@ -119,7 +131,9 @@ def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60
 def process(folder: Path) -> int | None:
     """Return the id of the QEMU that serves a folder's monitor, as the kernel knows it; None if there is none."""
     with contextlib.suppress(BoardError), _connected("", folder / MONITOR) as sock:
-        pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        pid, _, _ = struct.unpack(
+            "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        )
         return int(pid)
     return None
 
@@ -135,5 +149,8 @@ def _connected(name: str, path: Path) -> Iterator[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _CONNECT_S, 0))
             sock.connect(f"/proc/self/fd/{folder}/{path.name}")
         except OSError as error:
-            raise BoardError(f"{name}: the board is not up", hint=f"demitasse board up {name.removeprefix('virtual:')}") from error
+            raise BoardError(
+                f"{name}: the board is not up",
+                hint=f"demitasse board up {name.removeprefix('virtual:')}",
+            ) from error
         yield sock

@@ -60,7 +60,13 @@ class Recording:
                 if not (first or count or flags) or (has_bytes and at + count * sector > size):
                     break
                 found.append(
-                    Write(first * sector, count * sector, at if has_bytes else 0, bool(flags & _FLUSH), bool(flags & _FUA))
+                    Write(
+                        first * sector,
+                        count * sector,
+                        at if has_bytes else 0,
+                        bool(flags & _FLUSH),
+                        bool(flags & _FUA),
+                    )
                 )
                 at += count * sector if has_bytes else 0
             return found
@@ -72,7 +78,9 @@ class Recording:
         shutil.copyfile(self.base, image)
         with self.log.open("rb") as log, image.open("r+b") as disk:
             for number, write in enumerate(writes):
-                lost = lottery and number > flushed and not write.lasting and lottery.random() < _LOST
+                lost = (
+                    lottery and number > flushed and not write.lasting and lottery.random() < _LOST
+                )
                 if write.at and not lost:
                     log.seek(write.at)
                     disk.seek(write.offset)

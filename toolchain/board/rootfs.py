@@ -11,16 +11,37 @@ SUITES = {12: "bookworm", 13: "trixie"}
 """Debian release → suite, the two that Raspberry Pi OS is made from."""
 DEFAULT_DEBIAN = 12
 PACKAGES = (
-    "busybox-static", "dbus", "dbus-user-session", "e2fsprogs", "iproute2", "kmod", "libpam-systemd", "openssh-client",
-    "openssh-server", "passwd", "procps", "python3", "qemu-guest-agent", "systemd", "systemd-sysv", "udev",
-)  # fmt: skip
+    "busybox-static",
+    "dbus",
+    "dbus-user-session",
+    "e2fsprogs",
+    "iproute2",
+    "kmod",
+    "libpam-systemd",
+    "openssh-client",
+    "openssh-server",
+    "passwd",
+    "procps",
+    "python3",
+    "qemu-guest-agent",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+)
 USER = "pi"
 CUSTOMISE = Path(__file__).with_name("customise.sh")
 _IDLE_UNITS = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "fstrim.timer", "systemd-networkd-wait-online.service", "getty@tty1.service", "serial-getty@ttyAMA0.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "systemd-networkd-wait-online.service",
+    "getty@tty1.service",
+    "serial-getty@ttyAMA0.service",
     "systemd-firstboot.service",
-)  # fmt: skip
+)
 """Units that would only slow an emulated processor down."""
 _FILES = {
     "etc/hostname": "board\n",
@@ -46,7 +67,12 @@ def overlay(host_key: Path, user_key: Path) -> bytes:
         for name, text in _FILES.items():
             _add(tar, name, text.encode(), 0o644)
         _add(tar, "etc/ssh/ssh_host_ed25519_key", host_key.read_bytes(), 0o600)
-        _add(tar, "etc/ssh/ssh_host_ed25519_key.pub", host_key.with_suffix(".pub").read_bytes(), 0o644)
+        _add(
+            tar,
+            "etc/ssh/ssh_host_ed25519_key.pub",
+            host_key.with_suffix(".pub").read_bytes(),
+            0o644,
+        )
         _add(tar, "etc/ssh/board_authorized_keys", user_key.with_suffix(".pub").read_bytes(), 0o644)
         for unit in _IDLE_UNITS:
             _link(tar, f"etc/systemd/system/{unit}", "/dev/null")

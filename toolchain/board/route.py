@@ -15,7 +15,9 @@ from toolchain.board.known_hosts import host_name
 from toolchain.errors import ConfigError
 
 KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, `local`, or `virtual:<target>`"
-_ADDRESS = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?")
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?"
+)
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -51,13 +53,17 @@ def route(address: str, config_file: Path | None = None) -> Route:
     port = int(found["port"] or said.get("port", 22))
     host = said["hostname"]
     return Route(
-        address=address, host=host, port=port, user=found["user"] or said.get("user") or getpass.getuser(),
+        address=address,
+        host=host,
+        port=port,
+        user=found["user"] or said.get("user") or getpass.getuser(),
         known_as=said["hostkeyalias"].lower() if "hostkeyalias" in said else host_name(host, port),
         known_hosts=(*_known_hosts(said), _SYSTEM_KNOWN_HOSTS),
         identities=tuple(str(Path(file).expanduser()) for file in said.get("identityfile", [])),
         only_identities=said.get("identitiesonly", "no").lower() == "yes",
-        jump=_jump(said.get("proxyjump", "none"), config_file), proxy_command=said.get("proxycommand") or "",
-    )  # fmt: skip
+        jump=_jump(said.get("proxyjump", "none"), config_file),
+        proxy_command=said.get("proxycommand") or "",
+    )
 
 
 def _config(file: Path) -> paramiko.SSHConfig:
@@ -70,12 +76,18 @@ def _config(file: Path) -> paramiko.SSHConfig:
 
 
 def _known_hosts(said: paramiko.SSHConfigDict) -> list[Path]:
-    return [Path(file).expanduser() for file in said.get("userknownhostsfile", "~/.ssh/known_hosts").split()]
+    return [
+        Path(file).expanduser()
+        for file in said.get("userknownhostsfile", "~/.ssh/known_hosts").split()
+    ]
 
 
 def _jump(said: str, config_file: Path | None) -> Route | None:
     if said.lower() == "none":
         return None
     if "," in said:
-        raise ConfigError(f"ProxyJump {said}: only one jump is followed", hint="give the first one a ProxyJump of its own")
+        raise ConfigError(
+            f"ProxyJump {said}: only one jump is followed",
+            hint="give the first one a ProxyJump of its own",
+        )
     return route(said, config_file)

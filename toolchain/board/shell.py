@@ -13,4 +13,8 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def _quoted(argument: str) -> str:
-    return f"~/{shlex.quote(argument[2:])}" if argument.startswith("~/") and len(argument) > 2 else shlex.quote(argument)
+    return (
+        f"~/{shlex.quote(argument[2:])}"
+        if argument.startswith("~/") and len(argument) > 2
+        else shlex.quote(argument)
+    )

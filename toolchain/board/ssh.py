@@ -97,7 +97,9 @@ def dial(way: Route) -> "SshConnection":
 class SshConnection:
     """An open, authenticated connection (`connection.Connection`), and the one it goes through if there is one."""
 
-    def __init__(self, address: str, client: paramiko.SSHClient, jump: "SshConnection | None" = None) -> None:
+    def __init__(
+        self, address: str, client: paramiko.SSHClient, jump: "SshConnection | None" = None
+    ) -> None:
         self._address, self._client, self._jump = address, client, jump
 
     @property
@@ -136,9 +138,13 @@ class SshConnection:
         transport = self._client.get_transport()
         assert transport is not None
         try:
-            return transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_S)
+            return transport.open_channel(
+                "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_S
+            )
         except paramiko.SSHException as error:
-            raise BoardError(f"{self._address}: does not lead to {host} port {port}: {_reason(error)}") from error
+            raise BoardError(
+                f"{self._address}: does not lead to {host} port {port}: {_reason(error)}"
+            ) from error
 
     def _start(self, argv: Sequence[str], timeout_s: float | None) -> "SshChannel":
         transport = self._client.get_transport()
@@ -211,7 +217,9 @@ class SshChannel:
         if self._channel.exit_status < 0:
             raise self._lost()
         stderr = self._complaints.decode(errors="replace")
-        return Finished(code=self._channel.exit_status, stdout=self._take(len(self._buffer)), stderr=stderr)
+        return Finished(
+            code=self._channel.exit_status, stdout=self._take(len(self._buffer)), stderr=stderr
+        )
 
     def close(self) -> None:
         """Stop caring."""
@@ -258,7 +266,9 @@ class _Refuse(paramiko.RejectPolicy):
     def __init__(self, way: Route) -> None:
         self._way = way
 
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+    def missing_host_key(
+        self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+    ) -> None:
         """Raise TrustError."""
         known = known_hosts.read(self._way.known_hosts)
         if key.asbytes() in known.revoked:
@@ -274,17 +284,26 @@ class _Refuse(paramiko.RejectPolicy):
 
 def _log_in(client: paramiko.SSHClient, way: Route, jump: SshConnection | None) -> None:
     client.connect(
-        way.host, port=way.port, username=way.user, sock=_socket(way, jump), transport_factory=_transport,
+        way.host,
+        port=way.port,
+        username=way.user,
+        sock=_socket(way, jump),
+        transport_factory=_transport,
         key_filename=[file for file in way.identities if Path(file).is_file()] or None,
-        allow_agent=not way.only_identities, look_for_keys=not way.only_identities,
-        timeout=CONNECT_S, banner_timeout=LOGIN_S, auth_timeout=LOGIN_S,
-    )  # fmt: skip
+        allow_agent=not way.only_identities,
+        look_for_keys=not way.only_identities,
+        timeout=CONNECT_S,
+        banner_timeout=LOGIN_S,
+        auth_timeout=LOGIN_S,
+    )
     transport = client.get_transport()
     assert transport is not None
     transport.set_keepalive(KEEPALIVE_S)
 
 
-def _socket(way: Route, jump: SshConnection | None) -> "socket.socket | paramiko.Channel | paramiko.ProxyCommand":
+def _socket(
+    way: Route, jump: SshConnection | None
+) -> "socket.socket | paramiko.Channel | paramiko.ProxyCommand":
     if jump:
         return jump.forward(way.host, way.port)
     if way.proxy_command:
@@ -296,10 +315,15 @@ def _socket(way: Route, jump: SshConnection | None) -> "socket.socket | paramiko
     return sock
 
 
-def _transport(sock: socket.socket, disabled_algorithms: dict[str, list[str]] | None = None) -> paramiko.Transport:
+def _transport(
+    sock: socket.socket, disabled_algorithms: dict[str, list[str]] | None = None
+) -> paramiko.Transport:
     transport = paramiko.Transport(sock, disabled_algorithms=disabled_algorithms)
     offered = transport.get_security_options()
-    offered.ciphers = (*_FIRST_CIPHERS, *(name for name in _strong(offered.ciphers) if name not in _FIRST_CIPHERS))
+    offered.ciphers = (
+        *_FIRST_CIPHERS,
+        *(name for name in _strong(offered.ciphers) if name not in _FIRST_CIPHERS),
+    )
     offered.digests = _strong(offered.digests)
     offered.kex = _strong(offered.kex)
     return transport
@@ -323,7 +347,8 @@ def _changed(way: Route, key: paramiko.PKey) -> TrustError:
 
 def _refused(way: Route) -> BoardError:
     return BoardError(
-        f"{way.address}: the board refused every key of `{way.user}`", hint=f"ssh-copy-id -p {way.port} {way.user}@{way.host}"
+        f"{way.address}: the board refused every key of `{way.user}`",
+        hint=f"ssh-copy-id -p {way.port} {way.user}@{way.host}",
     )
 
 
@@ -334,11 +359,17 @@ def _explained(way: Route) -> Iterator[None]:
     except paramiko.BadHostKeyException as error:
         raise _changed(way, error.key) from error
     except paramiko.PasswordRequiredException as error:
-        raise BoardError(f"{way.address}: the private key is locked with a passphrase", hint="ssh-add, then again") from error
+        raise BoardError(
+            f"{way.address}: the private key is locked with a passphrase",
+            hint="ssh-add, then again",
+        ) from error
     except paramiko.AuthenticationException as error:
         raise _refused(way) from error
     except socket.gaierror as error:
-        raise BoardError(f"{way.address}: name not found", hint="is the board on this network? try its IP address") from error
+        raise BoardError(
+            f"{way.address}: name not found",
+            hint="is the board on this network? try its IP address",
+        ) from error
     except TimeoutError as error:
         hint = "is the board on, and on this network?"
         raise BoardError(f"{way.address}: no answer in {CONNECT_S:.0f} s", hint=hint) from error

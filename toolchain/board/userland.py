@@ -19,15 +19,27 @@ _PROGRAM = "qemu-aarch64-static"
 _LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 
 
-def command(processor: str, words: Sequence[str], report: Reporter, *, debian: int = rootfs.DEFAULT_DEBIAN) -> list[str]:
+def command(
+    processor: str, words: Sequence[str], report: Reporter, *, debian: int = rootfs.DEFAULT_DEBIAN
+) -> list[str]:
     """Return the command that runs a board's `python3` with these words on a processor, named as QEMU names it.
 
     The files are taken out of the board's image once. Raise ToolError if QEMU's user mode is not installed.
     """
     if not shutil.which(_PROGRAM):
-        raise ToolError(f"`{_PROGRAM}` is not installed", hint=apt.install_line([mmdebstrap.PACKAGES[_PROGRAM]]))
+        raise ToolError(
+            f"`{_PROGRAM}` is not installed", hint=apt.install_line([mmdebstrap.PACKAGES[_PROGRAM]])
+        )
     root = obtain(debian, report)
-    return [_PROGRAM, "-cpu", processor, "-L", str(root), str(root / "usr" / "bin" / "python3"), *words]
+    return [
+        _PROGRAM,
+        "-cpu",
+        processor,
+        "-L",
+        str(root),
+        str(root / "usr" / "bin" / "python3"),
+        *words,
+    ]
 
 
 def obtain(debian: int, report: Reporter) -> Path:
@@ -49,11 +61,19 @@ def _unpack(used: image.Image, work: Path) -> None:
     listed = e2fs.listing(disk, "/usr/bin")
     python = next(name for name in listed if name.startswith("python3.") and name[8:].isdigit())
     e2fs.extract(disk, [f"/usr/bin/{python}"], root / "usr" / "bin")
-    e2fs.extract(disk, [_LIBRARIES, f"/usr/lib/{python}", "/usr/lib/ld-linux-aarch64.so.1"], root / "usr" / "lib")
+    e2fs.extract(
+        disk,
+        [_LIBRARIES, f"/usr/lib/{python}", "/usr/lib/ld-linux-aarch64.so.1"],
+        root / "usr" / "lib",
+    )
     (root / "usr" / "bin" / "python3").symlink_to(python)
     (root / "lib").symlink_to("usr/lib")
 
 
-def run(argv: Sequence[str], *, stdin: str = "", timeout_s: float = 300) -> "subprocess.CompletedProcess[str]":
+def run(
+    argv: Sequence[str], *, stdin: str = "", timeout_s: float = 300
+) -> "subprocess.CompletedProcess[str]":
     """Run what `command` returned; a program that dies of a signal has its negative number as return code."""
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+    )

@@ -71,7 +71,10 @@ def up(name: str, report: Reporter, *, port: int = 0) -> VirtualBoard:
         if not board.pid:
             return _start(board, report, port)
         if port not in (0, board.port):
-            raise BoardError(f"{board.address}: already up on port {board.port}", hint=f"demitasse board down {name}")
+            raise BoardError(
+                f"{board.address}: already up on port {board.port}",
+                hint=f"demitasse board down {name}",
+            )
         report.note(f"{board.address} is already up")
         return board
 
@@ -99,7 +102,9 @@ def power_cut(name: str) -> None:
     """Pull the plug: what the board has not written to its disk is lost, and the next `up` boots from what is there."""
     board = find(name)
     if not board.pid:
-        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}")
+        raise BoardError(
+            f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}"
+        )
     boot.stop(board.folder)
 
 
@@ -117,7 +122,8 @@ def find(name: str) -> VirtualBoard:
     if debian not in rootfs.SUITES:
         offered = " or ".join(map(str, rootfs.SUITES))
         raise ConfigError(
-            f"{name}: `{release}` is not a Debian release", hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13"
+            f"{name}: `{release}` is not a Debian release",
+            hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13",
         )
     return _seen(target_id, debian)
 
@@ -126,13 +132,23 @@ def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:
     """Return the command line that logs in to a board that is up; raise BoardError for one that is down."""
     board = find(name)
     if not board.port:
-        raise BoardError(f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}")
+        raise BoardError(
+            f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}"
+        )
     way = boot.route(board.address, board.folder, board.port)
     options = ("IdentitiesOnly=yes", f"UserKnownHostsFile={way.known_hosts[0]}", "LogLevel=ERROR")
     return [
-        str(openssh.ssh()), "-F", "none", "-i", way.identities[0], "-p", str(way.port),
-        *(word for option in options for word in ("-o", option)), f"{way.user}@{way.host}", *command,
-    ]  # fmt: skip
+        str(openssh.ssh()),
+        "-F",
+        "none",
+        "-i",
+        way.identities[0],
+        "-p",
+        str(way.port),
+        *(word for option in options for word in ("-o", option)),
+        f"{way.user}@{way.host}",
+        *command,
+    ]
 
 
 def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:
@@ -161,7 +177,8 @@ def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
     used = Image(folder=image.cache() / "images" / kept.image)
     if not used.folder.is_dir():
         raise BoardError(
-            f"{board.address}: the image that its disk stands on is gone", hint=f"demitasse board reset {_name(board)}"
+            f"{board.address}: the image that its disk stands on is gone",
+            hint=f"demitasse board reset {_name(board)}",
         )
     if kept.machine != machine.state_id(made, used.id, version):
         report.note(f"{board.address}: kept by another QEMU or machine, so it boots from its disk")
@@ -182,8 +199,13 @@ def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Rep
     for file in (boot.DEVICE_TREE, boot.DISK):
         shutil.copyfile(snapshot / file, board.folder / file)
     kept = _Kept(
-        target_id=board.target_id, debian=board.debian, image=used.id, machine=snapshot.name, state=boot.READY, port=0
-    )  # fmt: skip
+        target_id=board.target_id,
+        debian=board.debian,
+        image=used.id,
+        machine=snapshot.name,
+        state=boot.READY,
+        port=0,
+    )
     _write(board.folder, kept)
     return kept
 
@@ -218,7 +240,9 @@ def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) ->
 
 def _boot(used: Image, folder: Path, *, port: int = 0, state: str = "") -> machine.Boot:
     tree = folder / boot.DEVICE_TREE
-    return machine.Boot(kernel=used.kernel, initramfs=used.initramfs, device_tree=tree, port=port, snapshot=state)
+    return machine.Boot(
+        kernel=used.kernel, initramfs=used.initramfs, device_tree=tree, port=port, snapshot=state
+    )
 
 
 def _seen(target_id: str, debian: int) -> VirtualBoard:

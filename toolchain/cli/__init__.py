@@ -13,7 +13,9 @@ from toolchain.cli.words import app
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         console.show_text(f"demitasse {__version__}")
         raise typer.Exit

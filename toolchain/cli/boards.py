@@ -12,7 +12,9 @@ from toolchain.errors import ConfigError
 
 
 @app.command()
-def ask(board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: AsJson = False) -> None:
+def ask(
+    board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: AsJson = False
+) -> None:
     """Ask the model on a board one question and print its answer as it comes."""
     from toolchain.talk import ask as ask_board
 
@@ -21,7 +23,9 @@ def ask(board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: As
         if as_json:
             console.show_json(ask_board(device, text, max_tokens=max_tokens))
             return
-        ask_board(device, text, max_tokens=max_tokens, say=lambda piece: console.show_text(piece, end=""))
+        ask_board(
+            device, text, max_tokens=max_tokens, say=lambda piece: console.show_text(piece, end="")
+        )
     console.show_text("")
 
 
@@ -49,16 +53,26 @@ def status(board: Board, as_json: AsJson = False) -> None:
 def rollback(board: Board, as_json: AsJson = False) -> None:
     """Take a board back to the release before the current one."""
     with device_at(board) as device:
-        show.status(board, device.call("rollback", *device.patience, timeout_s=3600), as_json=as_json)
+        show.status(
+            board, device.call("rollback", *device.patience, timeout_s=3600), as_json=as_json
+        )
 
 
 @app.command()
 def logs(
-    board: Board, lines: Annotated[int, typer.Option("-n", "--lines", help="Last lines.", min=0, max=10_000)] = 50,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with those that come, until Ctrl-C.")] = False,
-) -> None:  # fmt: skip
+    board: Board,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", help="Last lines.", min=0, max=10_000)
+    ] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with those that come, until Ctrl-C.")
+    ] = False,
+) -> None:
     """Print the last lines that the service on a board wrote."""
-    with device_at(board) as device, device.talk("logs", "-n", str(lines), *(["--follow"] if follow else [])) as channel:
+    with (
+        device_at(board) as device,
+        device.talk("logs", "-n", str(lines), *(["--follow"] if follow else [])) as channel,
+    ):
         for said in device.events(channel):
             if "line" in said:
                 console.show_text(said["line"])
@@ -82,7 +96,10 @@ def stop(board: Board, as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(
-    board: Annotated[str, typer.Argument(metavar="[BOARD]", help="A board to look at as well.")] = "", as_json: AsJson = False
+    board: Annotated[
+        str, typer.Argument(metavar="[BOARD]", help="A board to look at as well.")
+    ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong on this computer, and on a board, and say how to mend it."""
     from toolchain.doctor import board_findings, host_findings
@@ -97,18 +114,33 @@ def doctor(
 
 @app.command()
 def trust(
-    board: Board, yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False, sign: Sign = "",
-    signer: Annotated[str, typer.Option("--signer", metavar="PUB", help="Another's public key that may sign.")] = "",
-    names: Annotated[str, typer.Option("--names", metavar="PATTERNS", help="The models that this key may sign.")] = "*",
-    revoke: Annotated[str, typer.Option("--revoke", metavar="PUB", help="A public key that may never sign again.")] = "",
-    target_id: Annotated[str, typer.Option("--target", help="The only target that bundles may be made for; `any` for all.")] = "",
+    board: Board,
+    yes: Annotated[bool, typer.Option("--yes", help="Pin without asking.")] = False,
+    sign: Sign = "",
+    signer: Annotated[
+        str, typer.Option("--signer", metavar="PUB", help="Another's public key that may sign.")
+    ] = "",
+    names: Annotated[
+        str, typer.Option("--names", metavar="PATTERNS", help="The models that this key may sign.")
+    ] = "*",
+    revoke: Annotated[
+        str, typer.Option("--revoke", metavar="PUB", help="A public key that may never sign again.")
+    ] = "",
+    target_id: Annotated[
+        str,
+        typer.Option(
+            "--target", help="The only target that bundles may be made for; `any` for all."
+        ),
+    ] = "",
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Pin a new board's host key in known_hosts, and on the board the key that signs what may run there."""
     if not is_stand_in(board):
         _pin_host_key(board, yes=yes)
     elif not (sign or signer or revoke or target_id):
-        console.show_text(f"{board} needs no trust: this computer made its host key, and knows no other for it")
+        console.show_text(
+            f"{board} needs no trust: this computer made its host key, and knows no other for it"
+        )
         return
     changes = ["--target", target_id] if target_id else []
     changes += ["--revoke", signing.public_key(Path(revoke))] if revoke else []
@@ -128,7 +160,8 @@ def _pin_host_key(board: str, *, yes: bool) -> None:
     console.show_text(f"{board} shows {key.get_name()} {key.fingerprint}")
     if not yes and not console.confirm("pin this key?"):
         raise ConfigError(
-            f"{board}: not pinned", hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+            f"{board}: not pinned",
+            hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
         )
     ssh.pin(board, key)
     console.show_text(f"{board} is trusted")

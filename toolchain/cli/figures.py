@@ -13,15 +13,26 @@ from toolchain.errors import FitError
 
 @app.command()
 def bench(
-    board: Board, pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
+    board: Board,
+    pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
-    sustained: Annotated[float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)] = 0.0,
-    output: Annotated[Literal["md", "csv", "json", "jsonl"], typer.Option("-o", "--output", help="Form of the rows.")] = "md",
-    page: Annotated[Path | None, typer.Option("--report", metavar="HTML", help="Write the report as one page.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", metavar="JSON", help="Keep the report, to compare it later.")] = None,
+    sustained: Annotated[
+        float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)
+    ] = 0.0,
+    output: Annotated[
+        Literal["md", "csv", "json", "jsonl"],
+        typer.Option("-o", "--output", help="Form of the rows."),
+    ] = "md",
+    page: Annotated[
+        Path | None, typer.Option("--report", metavar="HTML", help="Write the report as one page.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="JSON", help="Keep the report, to compare it later."),
+    ] = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure a board's current release as llama-bench does, and what llama-bench leaves out."""
     from toolchain import report as reports
     from toolchain.bench import bench as measure
@@ -38,9 +49,10 @@ def bench(
 
 @app.command()
 def calibrate(
-    board: Board, budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
+    board: Board,
+    budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Find the threads, cores and batches with which a board runs its release fastest, and run it so."""
     with console.terminal() as report, device_at(board) as device:
         report.note(f"{board}: the service pauses for about {budget:g} s")
@@ -50,8 +62,12 @@ def calibrate(
 
 @app.command(name="report")
 def make_report(
-    saved: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")],
-    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path("report.html"),
+    saved: Annotated[
+        list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Show kept reports side by side as one page: quality against speed, heat over time, where the time goes."""
     from toolchain import report as reports
@@ -62,13 +78,22 @@ def make_report(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A kept report, or what llama-bench printed as JSON.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")], as_json: AsJson = False,
-) -> None:  # fmt: skip
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="A kept report, or what llama-bench printed as JSON."),
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    as_json: AsJson = False,
+) -> None:
     """Say how much faster B is than A, with the interval in which that ratio lies."""
     from toolchain import report as reports
 
-    show.compared(reports.compare(reports.read(first), reports.read(second)), first.name, second.name, as_json=as_json)
+    show.compared(
+        reports.compare(reports.read(first), reports.read(second)),
+        first.name,
+        second.name,
+        as_json=as_json,
+    )
 
 
 def _write_page(measured: list[Report], path: Path) -> None:
@@ -81,8 +106,9 @@ def _write_page(measured: list[Report], path: Path) -> None:
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF or TFLite file.")],
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say what is inside a GGUF or TFLite file, in one screen, from its header alone."""
     from toolchain.quantize import contents, tflite_contents
 
@@ -92,12 +118,21 @@ def inspect(
 
 @app.command()
 def fit(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle folder.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle folder.")
+    ],
     target_id: Annotated[str, typer.Option("--target", help="The board, see `demitasse targets`.")],
-    context: Annotated[int, typer.Option("--context", help="Tokens of prompt and answer; 0: as the bundle says.", min=0)] = 0,
-    threads: Annotated[int, typer.Option("--threads", help="Threads of the speeds; 0: the fastest known.", min=0)] = 0,
+    context: Annotated[
+        int,
+        typer.Option(
+            "--context", help="Tokens of prompt and answer; 0: as the bundle says.", min=0
+        ),
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Threads of the speeds; 0: the fastest known.", min=0)
+    ] = 0,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
     from toolchain.forecast import forecast, read_model
 
@@ -110,7 +145,8 @@ def fit(
 
 @app.command()
 def targets(
-    target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "", as_json: AsJson = False
+    target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """List the boards that are known, or show one with the source of each fact."""
     if target_id:

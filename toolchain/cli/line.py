@@ -30,10 +30,18 @@ from toolchain.pipeline import USUAL, plan, try_schemes, walk
 
 @app.command()
 def run(
-    recipe_file: RecipeFile, to: To = "", target_id: TargetId = "", out: Out = OUT, port: Port = PORT,
-    dry_run: DryRun = False, offline: Offline = False, accept_new: AcceptNew = False, sign: Sign = "",
-    allow_unsigned: AllowUnsigned = False, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    recipe_file: RecipeFile,
+    to: To = "",
+    target_id: TargetId = "",
+    out: Out = OUT,
+    port: Port = PORT,
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    accept_new: AcceptNew = False,
+    sign: Sign = "",
+    allow_unsigned: AllowUnsigned = False,
+    as_json: AsJson = False,
+) -> None:
     """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
@@ -48,9 +56,13 @@ def run(
 
 def _stage_verb(stage: str, help_text: str) -> None:
     def verb(
-        recipe_file: RecipeFile, target_id: TargetId = "", out: Out = OUT, dry_run: DryRun = False, offline: Offline = False,
+        recipe_file: RecipeFile,
+        target_id: TargetId = "",
+        out: Out = OUT,
+        dry_run: DryRun = False,
+        offline: Offline = False,
         as_json: AsJson = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         with console.terminal() as report:
             wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
             if dry_run:
@@ -63,12 +75,18 @@ def _stage_verb(stage: str, help_text: str) -> None:
 
 
 for _name, _help in (
-    ("ingest", "Run a recipe's first stage: read the data, split it, say what was dropped and why."),
+    (
+        "ingest",
+        "Run a recipe's first stage: read the data, split it, say what was dropped and why.",
+    ),
     ("tune", "Run a recipe up to its fine-tuned checkpoint (LoRA, merged)."),
     ("distill", "Run a recipe up to its distilled student."),
     ("trim", "Run a recipe up to its checkpoint with the vocabulary of its subject alone."),
     ("quantize", "Run a recipe up to its quantized model file."),
-    ("evaluate", "Run a recipe up to the gate: measure the model file and say whether it may ship."),
+    (
+        "evaluate",
+        "Run a recipe up to the gate: measure the model file and say whether it may ship.",
+    ),
     ("package", "Run a recipe up to the bundle that travels to boards."),
 ):
     _stage_verb(_name, _help)
@@ -76,10 +94,18 @@ for _name, _help in (
 
 @app.command()
 def push(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package.")],
-    board: Board, port: Port = PORT, dry_run: DryRun = False, accept_new: AcceptNew = False, sign: Sign = "",
-    allow_unsigned: AllowUnsigned = False, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package."),
+    ],
+    board: Board,
+    port: Port = PORT,
+    dry_run: DryRun = False,
+    accept_new: AcceptNew = False,
+    sign: Sign = "",
+    allow_unsigned: AllowUnsigned = False,
+    as_json: AsJson = False,
+) -> None:
     """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
     from toolchain.delivery import push_bundle
 
@@ -91,7 +117,10 @@ def push(
 
 @app.command(name="sign")
 def sign_verb(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package."),
+    ],
     sign: Sign = "",
 ) -> None:
     """Sign a bundle with an SSH key, so that it can be pushed from a computer without that key."""
@@ -105,9 +134,17 @@ def sign_verb(
 @app.command()
 def schemes(
     recipe_file: RecipeFile,
-    names: Annotated[str, typer.Option("--schemes", help="Commas between; `Q4_0+learned`, `auto:4.5bpw`, `fp16` too.")] = "",
-    target_id: TargetId = "", out: Out = OUT, offline: Offline = False, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    names: Annotated[
+        str,
+        typer.Option(
+            "--schemes", help="Commas between; `Q4_0+learned`, `auto:4.5bpw`, `fp16` too."
+        ),
+    ] = "",
+    target_id: TargetId = "",
+    out: Out = OUT,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
     """Measure what each scheme makes of a recipe's model: bytes, KL to the teacher, task score."""
     with console.terminal() as report:
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)

@@ -11,17 +11,29 @@ from toolchain import console, show, target
 from toolchain.cli.words import AsJson, app, device_at
 from toolchain.errors import ConfigError
 
-boards = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Virtual boards: try a deployment without owning the board.")
+boards = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Virtual boards: try a deployment without owning the board.",
+)
 
 
 app.add_typer(boards, name="board")
 
 
-Name = Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b-2gb; `:13` behind it for Debian 13.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help="A target's id, such as rpi-4b-2gb; `:13` behind it for Debian 13."
+    ),
+]
 
 
 @boards.command(name="up")
-def board_up(name: Name, port: Annotated[int, typer.Option(help="Loopback port of its SSH server; 0: a free one.")] = 0) -> None:
+def board_up(
+    name: Name,
+    port: Annotated[int, typer.Option(help="Loopback port of its SSH server; 0: a free one.")] = 0,
+) -> None:
     """Start a virtual board: seconds from its snapshot, minutes the first time."""
     from toolchain.board import virtual
 
@@ -29,7 +41,9 @@ def board_up(name: Name, port: Annotated[int, typer.Option(help="Loopback port o
     with console.terminal() as report:
         started = virtual.up(name, report, port=port)
     seconds = time.monotonic() - began
-    console.show_text(f"{started.address} is up after {seconds:.1f} s, its SSH server on port {started.port}")
+    console.show_text(
+        f"{started.address} is up after {seconds:.1f} s, its SSH server on port {started.port}"
+    )
 
 
 @boards.command(name="down")
@@ -60,7 +74,10 @@ def board_reset(name: Name) -> None:
 
 @boards.command(name="ssh")
 def board_ssh(
-    name: Name, command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]", help="What to run there.")] = None
+    name: Name,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]", help="What to run there.")
+    ] = None,
 ) -> None:
     """Log in to a virtual board that is up, or run a command there (behind `--` if it has options of its own)."""
     from toolchain.board import virtual
@@ -77,7 +94,9 @@ def board_power_cut(name: Name) -> None:
     virtual.power_cut(name)
 
 
-runtimes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What boards run: built here, never there.")
+runtimes = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="What boards run: built here, never there."
+)
 
 
 app.add_typer(runtimes, name="runtime")
@@ -85,18 +104,31 @@ app.add_typer(runtimes, name="runtime")
 
 @runtimes.command(name="build")
 def runtime_build(
-    target_id: Annotated[str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder that gets llama-cpp-python for this target as a wheel.")] = None,
-    with_bench: Annotated[bool, typer.Option("--bench", help="And llama-bench, in one file that needs glibc alone.")] = False,
-    cuda: Annotated[bool, typer.Option("--cuda", help="For a Jetson's GPU, compiled on the board that --on names.")] = False,
-    on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "", as_json: AsJson = False,
-) -> None:  # fmt: skip
+    target_id: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A target's id, such as rpi-4b.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder that gets llama-cpp-python for this target as a wheel."),
+    ] = None,
+    with_bench: Annotated[
+        bool, typer.Option("--bench", help="And llama-bench, in one file that needs glibc alone.")
+    ] = False,
+    cuda: Annotated[
+        bool,
+        typer.Option("--cuda", help="For a Jetson's GPU, compiled on the board that --on names."),
+    ] = False,
+    on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "",
+    as_json: AsJson = False,
+) -> None:
     """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
     from toolchain.runtime.build import build, build_cuda
 
     wanted = target.find(target_id)
     if cuda != bool(on):
-        raise ConfigError("--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here")
+        raise ConfigError(
+            "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+        )
     with console.terminal() as report:
         if cuda:
             with device_at(on) as device:

@@ -14,26 +14,60 @@ from toolchain.pipeline import Settings
 from toolchain.progress import Reporter
 
 app = typer.Typer(
-    name="demitasse", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="demitasse",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="From a fine-tuned language model to a healthy, measured, offline service on a Raspberry Pi or Jetson.",
-)  # fmt: skip
+)
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")]
-Board = Annotated[
-    str, typer.Argument(metavar="BOARD", help="user@host[:port], an alias of ~/.ssh/config, `local`, or `virtual:TARGET`.")
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the artifacts; each recipe gets one of its own in it.")]
-To = Annotated[str, typer.Option("--to", metavar="BOARD", help="Push to this board, ask it and measure it.")]
-TargetId = Annotated[str, typer.Option("--target", help="Kind of board to build for; by default the recipe's first.")]
+Board = Annotated[
+    str,
+    typer.Argument(
+        metavar="BOARD",
+        help="user@host[:port], an alias of ~/.ssh/config, `local`, or `virtual:TARGET`.",
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", help="Folder for the artifacts; each recipe gets one of its own in it."),
+]
+To = Annotated[
+    str, typer.Option("--to", metavar="BOARD", help="Push to this board, ask it and measure it.")
+]
+TargetId = Annotated[
+    str, typer.Option("--target", help="Kind of board to build for; by default the recipe's first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this computer.")]
-AcceptNew = Annotated[bool, typer.Option("--accept-new", help="Pin the key of a board that is seen for the first time.")]
-Sign = Annotated[str, typer.Option("--sign", metavar="KEY", help="SSH key to sign with; by default your usual one.")]
-AllowUnsigned = Annotated[bool, typer.Option("--allow-unsigned", help="Run it without a signature; the board's status says so.")]
-Port = Annotated[int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)]
-Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer in tokens; 0: as the bundle says.", min=0)]
+AcceptNew = Annotated[
+    bool,
+    typer.Option("--accept-new", help="Pin the key of a board that is seen for the first time."),
+]
+Sign = Annotated[
+    str,
+    typer.Option("--sign", metavar="KEY", help="SSH key to sign with; by default your usual one."),
+]
+AllowUnsigned = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsigned", help="Run it without a signature; the board's status says so."
+    ),
+]
+Port = Annotated[
+    int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)
+]
+Question = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")
+]
+MaxTokens = Annotated[
+    int,
+    typer.Option("--max-tokens", help="Longest answer in tokens; 0: as the bundle says.", min=0),
+]
 
 OUT = Path("build")
 PORT = 8080

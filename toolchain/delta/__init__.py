@@ -82,7 +82,11 @@ class Patch:
     def resumed(self, there: int) -> "tuple[int, int, Sequence[Frame]]":
         """Return the byte to go on from where so many are there, the end of the last check before it, and what is to be sent."""
         frames = enumerate(self.frames)
-        place = next(n for n, frame in frames if frame.at + frame.made > there or (frame.kind == delta.CHECK and frame.at == there))
+        place = next(
+            n
+            for n, frame in frames
+            if frame.at + frame.made > there or (frame.kind == delta.CHECK and frame.at == there)
+        )
         checks = (frame.at for frame in reversed(self.frames[:place]) if frame.kind == delta.CHECK)
         return self.frames[place].at, next(checks, self.begin), self.frames[place:]
 
@@ -100,17 +104,25 @@ class Patch:
             for frame in frames:
                 stream = plain if frame.kind == delta.PLAIN else self.spool
                 stream.seek(frame.at if frame.kind == delta.PLAIN else frame.spooled)
-                yield delta.FRAME.pack(frame.kind, frame.type, frame.payload, frame.made, frame.first) + stream.read(frame.payload)
+                yield delta.FRAME.pack(
+                    frame.kind, frame.type, frame.payload, frame.made, frame.first
+                ) + stream.read(frame.payload)
 
 
 def old_file(path: Path, sha256: str) -> Old:
     """Return a model file whose bytes are on this computer; raise ManifestError for a bad one."""
-    return Old(sha256=sha256, path=path, tensors={tensor.name: tensor for tensor in read_header(path).tensors})
+    return Old(
+        sha256=sha256,
+        path=path,
+        tensors={tensor.name: tensor for tensor in read_header(path).tensors},
+    )
 
 
 def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
     """Return a model file as a board describes it (device/patch.py, `tensors`)."""
-    tensors = [Tensor(e["name"], e["type"], tuple(e["shape"]), e["offset"], e["size"]) for e in described]
+    tensors = [
+        Tensor(e["name"], e["type"], tuple(e["shape"]), e["offset"], e["size"]) for e in described
+    ]
     digests = {str(entry["name"]): str(entry["sha256"]) for entry in described}
     return Old(sha256=sha256, tensors={tensor.name: tensor for tensor in tensors}, digests=digests)
 
@@ -118,12 +130,21 @@ def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
 def likest(new: Path, olds: Sequence[Old]) -> Old | None:
     """Return the file that has most in common with the new one: tensors of the same name, type and shape; None where none has."""
     tensors = read_header(new).tensors
-    common = [sum(tensor.size for tensor in tensors if _alike(tensor, old.tensors.get(tensor.name))) for old in olds]
+    common = [
+        sum(tensor.size for tensor in tensors if _alike(tensor, old.tensors.get(tensor.name)))
+        for old in olds
+    ]
     return olds[common.index(max(common))] if max(common, default=0) else None
 
 
 def make(
-    old: Old, new: Path, digests: Mapping[str, str], report: Reporter, *, begin: int = 0, whole: frozenset[int] = frozenset()
+    old: Old,
+    new: Path,
+    digests: Mapping[str, str],
+    report: Reporter,
+    *,
+    begin: int = 0,
+    whole: frozenset[int] = frozenset(),
 ) -> Patch:
     """Return the patch that makes `new` of `old`, from byte `begin` on; what begins at a byte in `whole` is sent as it is.
 
@@ -144,22 +165,32 @@ def make(
             elif before is None or not _alike(tensor, before):
                 writer.plain(start, end)
             elif old.path is None:
-                writer.copy(start, end, before.offset) if old.digests[name] == digests.get(name) else writer.plain(start, end)
+                writer.copy(start, end, before.offset) if old.digests[name] == digests.get(
+                    name
+                ) else writer.plain(start, end)
             else:
                 writer.chunks(pool, tensor, before)
             writer.check(start, end)
             report.step("compare", end, header.size, "B")
     return Patch(
-        old=old, new=new, digests=digests, begin=begin, whole=whole, frames=writer.frames, spool=spool,
+        old=old,
+        new=new,
+        digests=digests,
+        begin=begin,
+        whole=whole,
+        frames=writer.frames,
+        spool=spool,
         whole_tensor_bytes=writer.whole_tensor_bytes,
-    )  # fmt: skip
+    )
 
 
 def _alike(one: Tensor, other: Tensor | None) -> bool:
     return other is not None and (one.type, one.shape) == (other.type, other.shape)
 
 
-def _stretches(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[str, Tensor | None, int, int]]:
+def _stretches(
+    tensors: Sequence[Tensor], size: int
+) -> Iterator[tuple[str, Tensor | None, int, int]]:
     """Yield name, tensor, first and last byte of all parts of a file: the header, the tensors, the padding between them."""
     at = 0
     for tensor in tensors:
@@ -177,7 +208,9 @@ class _Writer:
     def __init__(self, old: Old, new: Path, spool: io.BytesIO) -> None:
         self._new = np.memmap(new, np.uint8, "r")
         self._old = np.memmap(old.path, np.uint8, "r") if old.path else np.zeros(0, np.uint8)
-        self._old_head = min((tensor.offset for tensor in old.tensors.values()), default=0) if old.path else 0
+        self._old_head = (
+            min((tensor.offset for tensor in old.tensors.values()), default=0) if old.path else 0
+        )
         self._spool = spool
         self.frames: list[Frame] = []
         self.whole_tensor_bytes = 0
@@ -185,7 +218,12 @@ class _Writer:
     def copy(self, start: int, end: int, first: int) -> None:
         """Take bytes of the old file; one frame with the one before where that goes on."""
         last = self.frames[-1] if self.frames else None
-        if last and last.kind == delta.COPY and last.first + last.made == first and last.at + last.made == start:
+        if (
+            last
+            and last.kind == delta.COPY
+            and last.first + last.made == first
+            and last.at + last.made == start
+        ):
             self.frames[-1] = Frame(delta.COPY, 0, 0, last.made + end - start, last.first, last.at)
         else:
             self.frames.append(Frame(delta.COPY, 0, 0, end - start, first, start))
@@ -199,7 +237,11 @@ class _Writer:
 
     def chunks(self, pool: ThreadPoolExecutor, tensor: Tensor, before: Tensor) -> None:
         """Send a tensor as what is equal and what differs."""
-        step = delta.FRAME_BYTES // delta.block_bytes(_NUMBERS[tensor.type]) * delta.block_bytes(_NUMBERS[tensor.type])
+        step = (
+            delta.FRAME_BYTES
+            // delta.block_bytes(_NUMBERS[tensor.type])
+            * delta.block_bytes(_NUMBERS[tensor.type])
+        )
         starts = iter(range(0, tensor.size, step))
         changed = False
         while window := list(islice(starts, WINDOW)):
@@ -210,20 +252,31 @@ class _Writer:
                 if payload is None:
                     self.copy(at, at + made, before.offset + start)
                 elif len(payload) < made:
-                    self._spooled(delta.ADD, payload, made, at, tensor_type=_NUMBERS[tensor.type], first=before.offset + start)
+                    self._spooled(
+                        delta.ADD,
+                        payload,
+                        made,
+                        at,
+                        tensor_type=_NUMBERS[tensor.type],
+                        first=before.offset + start,
+                    )
                 else:
                     self.frames.append(Frame(delta.PLAIN, 0, made, made, 0, at))
         self.whole_tensor_bytes += tensor.size * changed
 
     def head(self, start: int, end: int) -> None:
         """Send the header as what stands in the old one and what is between."""
-        for first, at, stop in matches(bytes(self._old[: self._old_head]), bytes(self._new[start:end])):
+        for first, at, stop in matches(
+            bytes(self._old[: self._old_head]), bytes(self._new[start:end])
+        ):
             if first is not None:
                 self.copy(at, stop, first)
                 continue
             for piece in range(at, stop, delta.FRAME_BYTES):
                 made = min(delta.FRAME_BYTES, stop - piece)
-                self._spooled(delta.PACKED, packed(self._new[piece : piece + made].tobytes()), made, piece)
+                self._spooled(
+                    delta.PACKED, packed(self._new[piece : piece + made].tobytes()), made, piece
+                )
 
     def check(self, start: int, end: int) -> None:
         """Close a stretch."""
@@ -236,8 +289,12 @@ class _Writer:
         new = self._new[tensor.offset + start : tensor.offset + start + size]
         return None if np.array_equal(old, new) else difference(old, new, _NUMBERS[tensor.type])
 
-    def _spooled(self, kind: int, payload: bytes, made: int, at: int, *, tensor_type: int = 0, first: int = 0) -> None:
-        self.frames.append(Frame(kind, tensor_type, len(payload), made, first, at, self._spool.tell()))
+    def _spooled(
+        self, kind: int, payload: bytes, made: int, at: int, *, tensor_type: int = 0, first: int = 0
+    ) -> None:
+        self.frames.append(
+            Frame(kind, tensor_type, len(payload), made, first, at, self._spool.tell())
+        )
         self._spool.write(payload)
 
 

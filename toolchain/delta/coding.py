@@ -36,7 +36,10 @@ def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
         elif lane == 8:
             sections.append(_section(_planes(other - one)))
         else:
-            low, high = _planes(other - one & _NIBBLE), _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE)
+            low, high = (
+                _planes(other - one & _NIBBLE),
+                _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE),
+            )
             sections.append(_section(np.concatenate([low, high]), plain=low | high << _FOUR))
         place += width
     return b"".join(sections)
@@ -82,13 +85,20 @@ def _tokens(values: "Bytes") -> bytes | None:
         return None
     steps = delta.STEPS + len(delta.SMALL_STEPS)
     run = min((delta.TOKENS - len(rare) - steps) // max(several, 1), 255)
-    deflated = _deflate(_spelled(values[places], np.diff(places, prepend=-1) - 1, common, rare, run), zlib.Z_HUFFMAN_ONLY)
+    deflated = _deflate(
+        _spelled(values[places], np.diff(places, prepend=-1) - 1, common, rare, run),
+        zlib.Z_HUFFMAN_ONLY,
+    )
     symbols = common.astype(np.uint8).tobytes() + rare.astype(np.uint8).tobytes()
     return delta.SECTION.pack(run, len(common), len(rare), len(deflated)) + symbols + deflated
 
 
 def _spelled(
-    symbols: "Bytes", zeros: "NDArray[np.int64]", common: "NDArray[np.int64]", rare: "NDArray[np.int64]", run: int
+    symbols: "Bytes",
+    zeros: "NDArray[np.int64]",
+    common: "NDArray[np.int64]",
+    rare: "NDArray[np.int64]",
+    run: int,
 ) -> bytes:
     """Return the tokens (delta.words) of symbols, each after so many zeros."""
     first_step = len(common) * run
@@ -99,7 +109,9 @@ def _spelled(
     long, short = np.divmod(zeros, run)
     last = (token[symbols] + np.where(is_rare, 0, short))[:, None]
     counts = np.hstack([_base_4(long), _base_4(np.where(is_rare, short, 0)), np.ones_like(last)])
-    steps = np.broadcast_to(np.arange(first_step, first_rare), (len(symbols), first_rare - first_step))
+    steps = np.broadcast_to(
+        np.arange(first_step, first_rare), (len(symbols), first_rare - first_step)
+    )
     return np.repeat(np.hstack([steps, last]).astype(np.uint8).ravel(), counts.ravel()).tobytes()
 
 

@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 
 PREFIX = "auto:"
 CANDIDATES = (
-    Type.Q2_K, Type.Q3_K, Type.IQ4_XS, Type.IQ4_NL, Type.Q4_0, Type.Q4_K, Type.Q5_0, Type.Q5_K, Type.Q6_K, Type.Q8_0,
-)  # fmt: skip
+    Type.Q2_K,
+    Type.Q3_K,
+    Type.IQ4_XS,
+    Type.IQ4_NL,
+    Type.Q4_0,
+    Type.Q4_K,
+    Type.Q5_0,
+    Type.Q5_K,
+    Type.Q6_K,
+    Type.Q8_0,
+)
 PROBE = Type.Q4_0
 RIVALS = 3
 """Named schemes that are measured beside: the largest that fit."""
@@ -62,11 +71,17 @@ class Budget:
 
     def limit(self, parameters: int) -> int:
         """Return the bytes that the file, or its tensors where bits are asked for, may have."""
-        return int(self.amount * parameters / 8 if self.unit == _BITS else self.amount * _BYTES[self.unit])
+        return int(
+            self.amount * parameters / 8 if self.unit == _BITS else self.amount * _BYTES[self.unit]
+        )
 
     def describe(self, size_bytes: int, parameters: int) -> str:
         """Return a size in the budget's own unit."""
-        return f"{size_bytes * 8 / parameters:.2f}bpw" if self.unit == _BITS else f"{size_bytes / _BYTES[self.unit]:.2f}{self.unit}"
+        return (
+            f"{size_bytes * 8 / parameters:.2f}bpw"
+            if self.unit == _BITS
+            else f"{size_bytes / _BYTES[self.unit]:.2f}{self.unit}"
+        )
 
 
 def parse(scheme: str) -> Budget | None:
@@ -76,11 +91,19 @@ def parse(scheme: str) -> Budget | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
     units = [*_BYTES, _BITS]
     if not found:
-        raise ConfigError(f"quantize: scheme `{scheme}`: not an amount", hint="such as `auto:400MB` or `auto:4.5bpw`")
+        raise ConfigError(
+            f"quantize: scheme `{scheme}`: not an amount",
+            hint="such as `auto:400MB` or `auto:4.5bpw`",
+        )
     if found[2] not in units:
-        raise ConfigError(f"quantize: scheme `{scheme}`: unknown unit `{found[2]}`", hint=closest(found[2], units))
+        raise ConfigError(
+            f"quantize: scheme `{scheme}`: unknown unit `{found[2]}`", hint=closest(found[2], units)
+        )
     if not float(found[1]):
-        raise ConfigError(f"quantize: scheme `{scheme}`: a budget of nothing", hint="such as `auto:400MB` or `auto:4.5bpw`")
+        raise ConfigError(
+            f"quantize: scheme `{scheme}`: a budget of nothing",
+            hint="such as `auto:400MB` or `auto:4.5bpw`",
+        )
     return Budget(text=scheme, amount=float(found[1]), unit=found[2])
 
 
@@ -116,7 +139,9 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
     matrices = [source for source in case.model.tensors if source.origin and len(source.shape) > 1]
     options = {source.name: _options(source) for source in matrices}
     _check_room(case, budget, limit, options)
-    opening = max((size_bytes(row["messages"][: row.get("opening", 0)]) for row in case.trials), default=0)
+    opening = max(
+        (size_bytes(row["messages"][: row.get("opening", 0)]) for row in case.trials), default=0
+    )
     trials = network.encoded(case.folder, case.trials, MAX_TOKENS + opening)
     judge = Judge(teacher := network.load(case.folder, case.lora), trials)
     damage = _damage(case, matrices, options, teacher, judge, report)
@@ -124,15 +149,28 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
     front = knapsack.solve(sizes, [damage[source.name] for source in matrices])
     fixed = case.size_bytes(_smallest(case, options)) - int(front.sizes[0])
     found = {"auto": _kinds(case, matrices, options, front, limit - fixed)}
-    fitting = sorted((name for name in case.rivals if case.size_bytes(case.rivals[name]) <= limit), key=lambda n: _size(case, n))
+    fitting = sorted(
+        (name for name in case.rivals if case.size_bytes(case.rivals[name]) <= limit),
+        key=lambda n: _size(case, n),
+    )
     found |= {name: case.rivals[name] for name in fitting[-RIVALS:]}
-    measured = {name: asdict(judge.compare(_with(case, matrices, kinds))) for name, kinds in found.items()}
+    measured = {
+        name: asdict(judge.compare(_with(case, matrices, kinds))) for name, kinds in found.items()
+    }
     shipped = min(measured, key=lambda name: float(measured[name]["mean_kl"]))
     predicted = float(front.damages[front.within(limit - fixed)])
-    compared = [{"scheme": name, "size_bytes": case.size_bytes(found[name]), **measured[name]} for name in found]
+    compared = [
+        {"scheme": name, "size_bytes": case.size_bytes(found[name]), **measured[name]}
+        for name in found
+    ]
     report.note(_describe(budget, shipped, compared))
-    figures = {"shipped": shipped, "limit_bytes": limit, "predicted_kl": predicted, "compared": compared,
-               "front": list(_shown(front, fixed))}  # fmt: skip
+    figures = {
+        "shipped": shipped,
+        "limit_bytes": limit,
+        "predicted_kl": predicted,
+        "compared": compared,
+        "front": list(_shown(front, fixed)),
+    }
     return Allocation(kinds=dict(found[shipped]), shipped=shipped, figures=figures)
 
 
@@ -156,11 +194,14 @@ def _vectors(case: Case, options: Mapping[str, Sequence[Type]]) -> dict[str, Typ
 
 def _smallest(case: Case, options: Mapping[str, Sequence[Type]]) -> dict[str, Type]:
     return _vectors(case, options) | {
-        name: min(kinds, key=lambda kind: ggml.row_bytes(kind, 256)) for name, kinds in options.items()
+        name: min(kinds, key=lambda kind: ggml.row_bytes(kind, 256))
+        for name, kinds in options.items()
     }
 
 
-def _check_room(case: Case, budget: Budget, limit: int, options: Mapping[str, Sequence[Type]]) -> None:
+def _check_room(
+    case: Case, budget: Budget, limit: int, options: Mapping[str, Sequence[Type]]
+) -> None:
     least = case.size_bytes(_smallest(case, options))
     if least > limit:
         smallest = budget.describe(least, case.model.parameters)
@@ -169,7 +210,12 @@ def _check_room(case: Case, budget: Budget, limit: int, options: Mapping[str, Se
 
 
 def _damage(
-    case: Case, matrices: Sequence[Source], options: Mapping[str, Sequence[Type]], teacher: Any, judge: Judge, report: Reporter
+    case: Case,
+    matrices: Sequence[Source],
+    options: Mapping[str, Sequence[Type]],
+    teacher: Any,
+    judge: Judge,
+    report: Reporter,
 ) -> dict[str, list[float]]:
     """Return the KL that each type is predicted to cost each tensor."""
     import copy
@@ -183,7 +229,9 @@ def _damage(
         kl, error = judge.compare(probed).mean_kl, _error(rows, probe, weigh)
         network.put(probed, source.origin, Type.F32, _bytes(rows))
         sensitivity = kl / error if error else 0.0
-        damage[source.name] = [sensitivity * _error(rows, kind, weigh) for kind in options[source.name]]
+        damage[source.name] = [
+            sensitivity * _error(rows, kind, weigh) for kind in options[source.name]
+        ]
         report.step("measure damage", number, len(matrices), "tensors")
     return damage
 
@@ -203,17 +251,28 @@ def _error(rows: "NDArray[np.float32]", kind: Type, weigh: "NDArray[np.float32] 
 
 
 def _kinds(
-    case: Case, matrices: Sequence[Source], options: Mapping[str, Sequence[Type]], front: Front, room: int
+    case: Case,
+    matrices: Sequence[Source],
+    options: Mapping[str, Sequence[Type]],
+    front: Front,
+    room: int,
 ) -> dict[str, Type]:
     picks = front.picks[front.within(room)]
-    chosen = {source.name: options[source.name][pick] for source, pick in zip(matrices, picks, strict=True)}
+    chosen = {
+        source.name: options[source.name][pick]
+        for source, pick in zip(matrices, picks, strict=True)
+    }
     return _vectors(case, options) | chosen
 
 
 def _with(case: Case, matrices: Sequence[Source], kinds: Kinds) -> Any:
     student = network.load(case.folder, case.lora)
     for source in matrices:
-        packed = network.pack(kinds[source.name], network.rows_of(student, source.origin), case.importance.get(source.name))
+        packed = network.pack(
+            kinds[source.name],
+            network.rows_of(student, source.origin),
+            case.importance.get(source.name),
+        )
         network.put(student, source.origin, kinds[source.name], packed)
     return student
 
@@ -221,9 +280,15 @@ def _with(case: Case, matrices: Sequence[Source], kinds: Kinds) -> Any:
 def _shown(front: Front, fixed: int) -> Iterator[Figures]:
     count = len(front.sizes)
     for point in sorted({round(step * (count - 1) / max(SHOWN - 1, 1)) for step in range(SHOWN)}):
-        yield {"size_bytes": fixed + int(front.sizes[point]), "predicted_kl": float(front.damages[point])}
+        yield {
+            "size_bytes": fixed + int(front.sizes[point]),
+            "predicted_kl": float(front.damages[point]),
+        }
 
 
 def _describe(budget: Budget, shipped: str, compared: Sequence[Figures]) -> str:
-    each = ", ".join(f"{one['scheme']} {one['mean_kl']:.5f} at {one['size_bytes'] / 1e6:.2f} MB" for one in compared)
+    each = ", ".join(
+        f"{one['scheme']} {one['mean_kl']:.5f} at {one['size_bytes'] / 1e6:.2f} MB"
+        for one in compared
+    )
     return f"{budget.text}: KL {each}; {shipped} ships"

@@ -24,13 +24,17 @@ MOMENT_BYTES = 2 << 30
 """Second moments that stand in memory at once."""
 
 
-def latent_codes(network: Any, grids: Mapping[str, Grid], examples: "Sequence[Example]", report: Reporter) -> "dict[str, Tensor]":
+def latent_codes(
+    network: Any, grids: Mapping[str, Grid], examples: "Sequence[Example]", report: Reporter
+) -> "dict[str, Tensor]":
     """Return for each weight its codes before rounding; rounded they are those with the errors compensated."""
     found: dict[str, Tensor] = {}
     for names in _groups(grids):
         moments = _second_moments(network, names, examples)
         for name in names:
-            found[name] = compensated(network.get_parameter(name).detach(), grids[name], moments[name])
+            found[name] = compensated(
+                network.get_parameter(name).detach(), grids[name], moments[name]
+            )
             report.step("compensate", len(found), len(grids), "tensors")
     return found
 
@@ -47,7 +51,9 @@ def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:
     return groups
 
 
-def _second_moments(network: Any, weights: Sequence[str], examples: "Sequence[Example]") -> "dict[str, Tensor]":
+def _second_moments(
+    network: Any, weights: Sequence[str], examples: "Sequence[Example]"
+) -> "dict[str, Tensor]":
     """Return the sum of x·xᵀ over every token of the examples, x being what a weight is multiplied with."""
     import torch
 
@@ -61,7 +67,9 @@ def _second_moments(network: Any, weights: Sequence[str], examples: "Sequence[Ex
 
         def add(module: Any, inputs: tuple[Any, ...]) -> None:
             rows = inputs[0][tokens]
-            sums[weight] = torch.addmm(sums[weight], rows.T, rows) if weight in sums else rows.T @ rows
+            sums[weight] = (
+                torch.addmm(sums[weight], rows.T, rows) if weight in sums else rows.T @ rows
+            )
 
         return network.get_submodule(weight.removesuffix(".weight")).register_forward_pre_hook(add)
 
@@ -82,7 +90,10 @@ def compensated(weight: "Tensor", grid: Grid, moments: "Tensor") -> "Tensor":
     """Return codes before rounding [rows, columns] for `weight`; `moments` is [columns, columns], symmetric."""
     import torch
 
-    scale, offset = (torch.from_numpy(part).double().repeat_interleave(GROUP, 1) for part in (grid.scale, grid.offset))
+    scale, offset = (
+        torch.from_numpy(part).double().repeat_interleave(GROUP, 1)
+        for part in (grid.scale, grid.offset)
+    )
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
     inverse = _upper_factor(moments[order][:, order].double())
     left, scale, offset = (part[:, order].clone() for part in (weight.double(), scale, offset))
@@ -92,7 +103,9 @@ def compensated(weight: "Tensor", grid: Grid, moments: "Tensor") -> "Tensor":
         errors = torch.zeros(left.shape[0], last - first, dtype=left.dtype)
         for column in range(first, last):
             wanted = (left[:, column] + offset[:, column]) / scale[:, column]
-            latent[:, column] = torch.where(scale[:, column] == 0, grid.low, wanted).clamp(grid.low - 0.49, grid.low + 15.49)
+            latent[:, column] = torch.where(scale[:, column] == 0, grid.low, wanted).clamp(
+                grid.low - 0.49, grid.low + 15.49
+            )
             taken = latent[:, column].round() * scale[:, column] - offset[:, column]
             error = (left[:, column] - taken) / inverse[column, column]
             left[:, column:last] -= error[:, None] * inverse[column, column:last]
@@ -107,5 +120,7 @@ def _upper_factor(moments: "Tensor") -> "Tensor":
     """Return the upper Cholesky factor of the inverse of the damped moments."""
     import torch
 
-    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (DAMPING * moments.diagonal().mean() + 1e-12)
+    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (
+        DAMPING * moments.diagonal().mean() + 1e-12
+    )
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)

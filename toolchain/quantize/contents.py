@@ -18,9 +18,14 @@ from toolchain.quantize.gguf_schemes import SCHEMES
 ROLES = ("bos", "eos", "eot", "padding", "unknown")
 _COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _SHAPE = {
-    "layers": "block_count", "width": "embedding_length", "inner width": "feed_forward_length", "heads": "attention.head_count",
-    "key heads": "attention.head_count_kv", "head width": "attention.key_length", "window": "attention.sliding_window",
-}  # fmt: skip
+    "layers": "block_count",
+    "width": "embedding_length",
+    "inner width": "feed_forward_length",
+    "heads": "attention.head_count",
+    "key heads": "attention.head_count_kv",
+    "head width": "attention.key_length",
+    "window": "attention.sliding_window",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +98,34 @@ def read_contents(file: Path) -> Contents:
     parameters = sum(share.weights for share in types)
     specials, scheme = _specials(file, header), _scheme(said.get("general.file_type"))
     return Contents(
-        file=file.name, size_bytes=header.size, kind=str(said.get("general.type", "model")), architecture=architecture,
-        name=str(said.get("general.name", "")), licence=str(said.get("general.license", "")), base=_base(said), scheme=scheme,
-        parameters=parameters, bits=round(sum(share.size_bytes for share in types) * 8 / max(parameters, 1), 3), types=types,
-        shape={label: value for label, key in _SHAPE.items() if isinstance(value := said.get(f"{architecture}.{key}"), int)},
-        context=_int(said.get(f"{architecture}.context_length")), rope=_rope(said, architecture),
-        tokenizer=" ".join(str(said[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in said),
-        vocabulary=_count(said.get("tokenizer.ggml.tokens")), specials=specials,
+        file=file.name,
+        size_bytes=header.size,
+        kind=str(said.get("general.type", "model")),
+        architecture=architecture,
+        name=str(said.get("general.name", "")),
+        licence=str(said.get("general.license", "")),
+        base=_base(said),
+        scheme=scheme,
+        parameters=parameters,
+        bits=round(sum(share.size_bytes for share in types) * 8 / max(parameters, 1), 3),
+        types=types,
+        shape={
+            label: value
+            for label, key in _SHAPE.items()
+            if isinstance(value := said.get(f"{architecture}.{key}"), int)
+        },
+        context=_int(said.get(f"{architecture}.context_length")),
+        rope=_rope(said, architecture),
+        tokenizer=" ".join(
+            str(said[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in said
+        ),
+        vocabulary=_count(said.get("tokenizer.ggml.tokens")),
+        specials=specials,
         template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
-        template_line=template.strip().partition("\n")[0][:100], tensors=header.tensors,
+        template_line=template.strip().partition("\n")[0][:100],
+        tensors=header.tensors,
         warnings=tuple(_warnings(header, types, specials, scheme)),
-    )  # fmt: skip
+    )
 
 
 def _int(value: object) -> int:
@@ -111,7 +133,9 @@ def _int(value: object) -> int:
 
 
 def _count(value: object) -> int:
-    return value.count if isinstance(value, Array) else len(value) if isinstance(value, tuple) else 0
+    return (
+        value.count if isinstance(value, Array) else len(value) if isinstance(value, tuple) else 0
+    )
 
 
 def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
@@ -122,7 +146,10 @@ def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
         found = sums.setdefault(tensor.type, [0, 0, 0])
         for place, amount in enumerate((1, tensor.size // size * block, tensor.size)):
             found[place] += amount
-    shares = [Share(type=name, tensors=count, weights=weights, size_bytes=size) for name, (count, weights, size) in sums.items()]
+    shares = [
+        Share(type=name, tensors=count, weights=weights, size_bytes=size)
+        for name, (count, weights, size) in sums.items()
+    ]
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))
 
 
@@ -141,10 +168,20 @@ def _scheme(file_type: object) -> str:
 
 
 def _rope(said: dict[str, Any], architecture: str) -> str:
-    base, kind = said.get(f"{architecture}.rope.freq_base"), said.get(f"{architecture}.rope.scaling.type")
+    base, kind = (
+        said.get(f"{architecture}.rope.freq_base"),
+        said.get(f"{architecture}.rope.scaling.type"),
+    )
     factor = said.get(f"{architecture}.rope.scaling.factor")
-    parts = [f"base {base:g}" if isinstance(base, int | float) else "", f"{kind} scaling" if kind else ""]
-    return " ".join(part for part in (*parts, f"× {factor:g}" if isinstance(factor, int | float) else "") if part)
+    parts = [
+        f"base {base:g}" if isinstance(base, int | float) else "",
+        f"{kind} scaling" if kind else "",
+    ]
+    return " ".join(
+        part
+        for part in (*parts, f"× {factor:g}" if isinstance(factor, int | float) else "")
+        if part
+    )
 
 
 def _specials(file: Path, header: Header) -> tuple[Special, ...]:
@@ -154,16 +191,26 @@ def _specials(file: Path, header: Header) -> tuple[Special, ...]:
     if isinstance(tokens, Array):
         texts = read_strings(file, tokens, set(known.values()))
     else:
-        texts = {place: str(text) for place, text in enumerate(tokens if isinstance(tokens, tuple) else ())}
-    return tuple(Special(role=role, id=number, text=texts.get(number, "")) for role, number in known.items())
+        texts = {
+            place: str(text)
+            for place, text in enumerate(tokens if isinstance(tokens, tuple) else ())
+        }
+    return tuple(
+        Special(role=role, id=number, text=texts.get(number, "")) for role, number in known.items()
+    )
 
 
-def _warnings(header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str) -> Iterator[str]:
+def _warnings(
+    header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str
+) -> Iterator[str]:
     """Yield what an engineer would want to know before this file is served."""
     said = header.metadata
     if said.get("general.type", "model") != "model":
         return
-    ids, vocabulary = {special.role: special.id for special in specials}, _count(said.get("tokenizer.ggml.tokens"))
+    ids, vocabulary = (
+        {special.role: special.id for special in specials},
+        _count(said.get("tokenizer.ggml.tokens")),
+    )
     for special in specials:
         if special.id >= vocabulary:
             yield f"the {special.role} token {special.id} is not in the vocabulary of {vocabulary}"

@@ -73,14 +73,20 @@ class Additions:
         if self.calibration and not self.importance:
             digests["calibration"] = _digest("\0".join(self.calibration))
         conversations = {"lessons": self.lessons, "trials": self.trials}
-        return digests | {name: _digest(json.dumps(rows, sort_keys=True)) for name, rows in conversations.items() if rows}
+        return digests | {
+            name: _digest(json.dumps(rows, sort_keys=True))
+            for name, rows in conversations.items()
+            if rows
+        }
 
     def only_for(self, spec: QuantizeSpec) -> "Additions":
         """Return what a spec asks for; the rest must not decide whether the work is done again."""
         kept = self if spec.importance else replace(self, importance=None, calibration=())
         if spec.distill:
             return kept
-        return replace(kept, lessons=(), seed=0, trials=self.trials if spec.scheme.startswith(PREFIX) else ())
+        return replace(
+            kept, lessons=(), seed=0, trials=self.trials if spec.scheme.startswith(PREFIX) else ()
+        )
 
 
 def _digest(text: str) -> str:
@@ -117,7 +123,12 @@ class _Plan:
 
 
 def quantize(
-    checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, additions: Additions = NOTHING
+    checkpoint: Checkpoint,
+    spec: QuantizeSpec,
+    label: ModelLabel,
+    out: Path,
+    report: Reporter,
+    additions: Additions = NOTHING,
 ) -> ModelFile:
     """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
 
@@ -127,13 +138,17 @@ def quantize(
     check_model_folder(checkpoint.path)
     if spec.importance and not (additions.importance or additions.calibration):
         raise ConfigError(
-            "quantize: `importance` is set, but there is no text to collect it on", hint="stage `ingest` gives the text"
+            "quantize: `importance` is set, but there is no text to collect it on",
+            hint="stage `ingest` gives the text",
         )
     additions = additions.only_for(spec)
     work = Work(
-        stage="quantize", inputs={"checkpoint": checkpoint.digest, **additions.digests()},
-        parameters=_Parameters(spec=spec, label=label), seed=additions.seed, tools=("gguf", "llama-cpp-python"),
-    )  # fmt: skip
+        stage="quantize",
+        inputs={"checkpoint": checkpoint.digest, **additions.digests()},
+        parameters=_Parameters(spec=spec, label=label),
+        seed=additions.seed,
+        tools=("gguf", "llama-cpp-python"),
+    )
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
     wish = _Wish(spec=spec, label=label, additions=additions)
@@ -146,12 +161,18 @@ def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> 
         if not (checkpoint.adapter and wish.spec.adapter == "beside"):
             return _build_file(folder, checkpoint.adapter, wish, out, report)
         figures = _build_file(checkpoint.path, None, wish, out, report)
-        vocabulary = _same_vocabulary(checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"])
+        vocabulary = _same_vocabulary(
+            checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"]
+        )
         _write_companions(folder, vocabulary, out)
         file = convert_adapter(checkpoint.adapter, checkpoint.path, out / ADAPTER)
     size = file.stat().st_size
     report.note(f"{ADAPTER}: {size / 1e6:.1f} MB, which run beside {figures['file']}")
-    return figures | {"adapter": checkpoint.adapter.name, "adapter_file": ADAPTER, "weights_bytes": figures["weights_bytes"] + size}
+    return figures | {
+        "adapter": checkpoint.adapter.name,
+        "adapter_file": ADAPTER,
+        "weights_bytes": figures["weights_bytes"] + size,
+    }
 
 
 def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Vocabulary:
@@ -159,18 +180,28 @@ def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Voca
     theirs, ours = (gguf_tokenizer.understand(folder, rows) for folder in (base, adapted))
     if ours.metadata | {TEMPLATE_KEY: theirs.template} != theirs.metadata:
         hint = 'merge it: `quantize.adapter = "merged"`'
-        raise ArtifactError(f"adapter {adapter}: brings another tokenizer than its base, which cannot serve beside it", hint=hint)
+        raise ArtifactError(
+            f"adapter {adapter}: brings another tokenizer than its base, which cannot serve beside it",
+            hint=hint,
+        )
     return ours
 
 
-def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter) -> Figures:
+def _build_file(
+    folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter
+) -> Figures:
     scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
         model = gguf_model.understand(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
         vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
-        choices = gguf_choice.named(scheme, model, weighed=bool(additions.importance or additions.calibration))
-        fallbacks, caveats = _fallbacks(choices, model), [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
+        choices = gguf_choice.named(
+            scheme, model, weighed=bool(additions.importance or additions.calibration)
+        )
+        fallbacks, caveats = (
+            _fallbacks(choices, model),
+            [note for note in (vocabulary.structure.caveat, *model.caveats) if note],
+        )
         for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
             report.note(note)
         compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
@@ -178,14 +209,33 @@ def _build_file(folder: Path, adapter: Path | None, wish: _Wish, out: Path, repo
         matrix = _importance(additions, folder, model, lora, out, report)
         metadata = _metadata(label, model, vocabulary, matrix)
         question = Question(
-            folder=folder, model=model, lora=lora, matrix=matrix, spec=wish.spec, lessons=additions.lessons,
-            trials=additions.trials, seed=additions.seed, metadata=metadata,
-        )  # fmt: skip
+            folder=folder,
+            model=model,
+            lora=lora,
+            matrix=matrix,
+            spec=wish.spec,
+            lessons=additions.lessons,
+            trials=additions.trials,
+            seed=additions.seed,
+            metadata=metadata,
+        )
         decision = gguf_choice.decide(question, out / RESUME, report)
-        plan = _Plan(scheme=scheme, label=label, model=model, vocabulary=vocabulary, matrix=matrix, decision=decision)
+        plan = _Plan(
+            scheme=scheme,
+            label=label,
+            model=model,
+            vocabulary=vocabulary,
+            matrix=matrix,
+            decision=decision,
+        )
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
     _write_companions(folder, vocabulary, out)
-    more = {"tokens_compared": compared, "fallbacks": fallbacks, "caveats": caveats, "adapter": lora.name if lora else ""}
+    more = {
+        "tokens_compared": compared,
+        "fallbacks": fallbacks,
+        "caveats": caveats,
+        "adapter": lora.name if lora else "",
+    }
     return figures | more
 
 
@@ -196,11 +246,15 @@ def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> 
     lora = read_lora(adapter)
     check_fits(lora, weights, base)
     for weight in lora.deltas.keys() - {source.origin for source in model.tensors}:
-        raise ArtifactError(f"adapter {lora.name}: changes `{weight}`, which has no place in the model file")
+        raise ArtifactError(
+            f"adapter {lora.name}: changes `{weight}`, which has no place in the model file"
+        )
     return lora
 
 
-def _importance(additions: Additions, folder: Path, model: Model, lora: Lora | None, out: Path, report: Reporter) -> Matrix | None:
+def _importance(
+    additions: Additions, folder: Path, model: Model, lora: Lora | None, out: Path, report: Reporter
+) -> Matrix | None:
     if additions.importance:
         return importance.load(additions.importance, model)
     if not additions.calibration:
@@ -215,12 +269,26 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
     tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
     with whole_file(file) as part:
-        slots = write_header(part, _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type), tensors)
-        treatment = Treatment(importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready)
-        write_tensors(part, weights, [(source, slots[source.name]) for source in model.tensors], treatment, report)
+        slots = write_header(
+            part,
+            _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type),
+            tensors,
+        )
+        treatment = Treatment(
+            importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
+        )
+        write_tensors(
+            part,
+            weights,
+            [(source, slots[source.name]) for source in model.tensors],
+            treatment,
+            report,
+        )
     figures = _figures(file, plan, slots)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
-    report.note(f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
+    report.note(
+        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+    )
     return figures
 
 
@@ -233,7 +301,12 @@ def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
 
 def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, Any]]:
     return [
-        {"tensor": source.name, "row": source.shape[-1], "wanted": choice.wanted.name, "type": choice.type.name}
+        {
+            "tensor": source.name,
+            "row": source.shape[-1],
+            "wanted": choice.wanted.name,
+            "type": choice.type.name,
+        }
         for source in model.tensors
         if (choice := choices.get(source.name)) and choice.type != choice.wanted
     ]
@@ -241,17 +314,30 @@ def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, An
 
 def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
     kinds = sorted({(entry["row"], entry["wanted"], entry["type"]) for entry in fallbacks})
-    each = (f"rows of {row} do not fit {wanted}'s blocks, {used} instead" for row, wanted, used in kinds)
+    each = (
+        f"rows of {row} do not fit {wanted}'s blocks, {used} instead" for row, wanted, used in kinds
+    )
     return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
 
 
-def _metadata(label: ModelLabel, model: Model, vocabulary: Vocabulary, matrix: Matrix | None, file_type: int = 0) -> Metadata:
+def _metadata(
+    label: ModelLabel,
+    model: Model,
+    vocabulary: Vocabulary,
+    matrix: Matrix | None,
+    file_type: int = 0,
+) -> Metadata:
     marked = vocabulary.name_mark in label.name.lower()
     general = {
-        "type": "model", "name": label.name if marked else f"{label.name} ({vocabulary.name_mark})",
-        "basename": label.basename, "finetune": label.finetune, "version": label.version, "size_label": _size_label(model),
-        "license": label.licence, "description": label.description,
-    }  # fmt: skip
+        "type": "model",
+        "name": label.name if marked else f"{label.name} ({vocabulary.name_mark})",
+        "basename": label.basename,
+        "finetune": label.finetune,
+        "version": label.version,
+        "size_label": _size_label(model),
+        "license": label.licence,
+        "description": label.description,
+    }
     return {
         "general.architecture": model.family.name,
         **{f"general.{key}": value for key, value in general.items() if value},
@@ -268,7 +354,11 @@ def _base_model(base: str) -> Metadata:
     organization, _, name = base.rpartition("/")
     if not base:
         return {}
-    found = {"general.base_model.count": 1, "general.base_model.0.name": name, "general.base_model.0.organization": organization}
+    found = {
+        "general.base_model.count": 1,
+        "general.base_model.0.name": name,
+        "general.base_model.0.organization": organization,
+    }
     return {key: value for key, value in found.items() if value}
 
 
@@ -282,16 +372,26 @@ def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
     """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md, naming convention)."""
     version = f"v{label.version}" if label.version[:1].isdigit() else label.version
     parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
-    return "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
+    return (
+        "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
+    )
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
     model, nominal = plan.model, plan.decision.nominal_bpw
     stored = sum(slot.size_bytes for slot in slots.values())
     return {
-        "file": file.name, "scheme": plan.scheme, "size_bytes": file.stat().st_size, "nominal_bpw": nominal,
-        "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters,
-        "context": model.metadata[f"{model.family.name}.context_length"], "stop_ids": list(plan.vocabulary.stop_ids),
-        "weights_bytes": stored, "kv_bytes_per_token": model.kv_bytes_per_token, "n_vocab": model.sizes["vocab"],
-        "importance_chunks": plan.matrix.chunks if plan.matrix else 0, **plan.decision.figures,
-    }  # fmt: skip
+        "file": file.name,
+        "scheme": plan.scheme,
+        "size_bytes": file.stat().st_size,
+        "nominal_bpw": nominal,
+        "real_bpw": round(stored * 8 / model.parameters, 4),
+        "parameters": model.parameters,
+        "context": model.metadata[f"{model.family.name}.context_length"],
+        "stop_ids": list(plan.vocabulary.stop_ids),
+        "weights_bytes": stored,
+        "kv_bytes_per_token": model.kv_bytes_per_token,
+        "n_vocab": model.sizes["vocab"],
+        "importance_chunks": plan.matrix.chunks if plan.matrix else 0,
+        **plan.decision.figures,
+    }

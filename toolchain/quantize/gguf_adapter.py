@@ -28,11 +28,16 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
         check_fits(lora, weights, base.name)
     parts = _parts(lora, {source.origin: source for source in model.tensors})
     metadata: Metadata = {
-        "general.architecture": model.family.name, "general.type": "adapter", "general.name": name or lora.name,
-        "adapter.type": "lora", "adapter.lora.alpha": lora.alpha,
-    }  # fmt: skip
+        "general.architecture": model.family.name,
+        "general.type": "adapter",
+        "general.name": name or lora.name,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": lora.alpha,
+    }
     with whole_file(out) as file:
-        slots = write_header(file, metadata, {part: (Type.F32, values.shape) for part, values in parts.items()})
+        slots = write_header(
+            file, metadata, {part: (Type.F32, values.shape) for part, values in parts.items()}
+        )
         with file.open("r+b") as stream:
             for part, values in parts.items():
                 stream.seek(slots[part].offset)
@@ -47,12 +52,20 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
     for weight, delta in lora.deltas.items():
         source = sources.get(weight)
         if source is None:
-            raise ArtifactError(f"adapter {lora.name}: changes `{weight}`, which has no place in the model file")
+            raise ArtifactError(
+                f"adapter {lora.name}: changes `{weight}`, which has no place in the model file"
+            )
         if source.name == "token_embd.weight":
-            raise ArtifactError(f"adapter {lora.name}: changes the embedding `{weight}`, which is not adapted while it runs")
+            raise ArtifactError(
+                f"adapter {lora.name}: changes the embedding `{weight}`, which is not adapted while it runs"
+            )
         b = _scaled(delta, lora.alpha)
         parts[f"{source.name}.lora_a"] = delta.a
-        parts[f"{source.name}.lora_b"] = regrouped(b, source.shape[0] // source.heads) if source.heads else np.ascontiguousarray(b)
+        parts[f"{source.name}.lora_b"] = (
+            regrouped(b, source.shape[0] // source.heads)
+            if source.heads
+            else np.ascontiguousarray(b)
+        )
     return parts
 
 

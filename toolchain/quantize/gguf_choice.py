@@ -81,8 +81,12 @@ def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
     if parse(scheme):
         return {}
     layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
-    wide = layers == 80 and (model.family.name == "qwen2" or (model.family.name == "llama" and heads != kv_heads))
-    layout = Layout(layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=weighed)
+    wide = layers == 80 and (
+        model.family.name == "qwen2" or (model.family.name == "llama" and heads != kv_heads)
+    )
+    layout = Layout(
+        layers=layers, tied=model.tied, group=heads // kv_heads, wide_groups=wide, weighed=weighed
+    )
     return choose_types(scheme, {source.name: source.shape for source in model.tensors}, layout)
 
 
@@ -94,17 +98,27 @@ def decide(question: Question, resume: Path, report: Reporter) -> Decision:
     else:
         scheme = find_scheme(spec.scheme)
         choices = named(spec.scheme, question.model, weighed=question.matrix is not None)
-        decided = Decision(file_type=scheme.file_type, nominal_bpw=scheme.nominal_bpw, choices=choices, ready={}, figures={})
+        decided = Decision(
+            file_type=scheme.file_type,
+            nominal_bpw=scheme.nominal_bpw,
+            choices=choices,
+            ready={},
+            figures={},
+        )
     return _learned(decided, question, resume, report) if spec.distill else decided
 
 
 def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
     model, matrix = question.model, question.matrix
     case = Case(
-        folder=question.folder, model=model, lora=question.lora, importance=matrix.weights() if matrix else {},
-        trials=question.trials, rivals=_rivals(model, weighed=matrix is not None),
+        folder=question.folder,
+        model=model,
+        lora=question.lora,
+        importance=matrix.weights() if matrix else {},
+        trials=question.trials,
+        rivals=_rivals(model, weighed=matrix is not None),
         size_bytes=lambda kinds: _bytes(budget, question, kinds),
-    )  # fmt: skip
+    )
     allocation = allocate(case, budget, report)
     main = _main_type(allocation.kinds, model)
     label = _LABELS.get(main, main.name)
@@ -112,15 +126,19 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
         file_type=_UNNAMED[main] if main in _UNNAMED else find_scheme(label).file_type,
         nominal_bpw=ggml.row_bytes(main, 256) * 8 / 256,
         choices={name: Choice(type=kind, wanted=kind) for name, kind in allocation.kinds.items()},
-        ready={}, figures={"allocation": allocation.figures},
-    )  # fmt: skip
+        ready={},
+        figures={"allocation": allocation.figures},
+    )
 
 
 def _rivals(model: Model, *, weighed: bool) -> dict[str, Kinds]:
     found = {}
     for name in SCHEMES:
         try:
-            found[name] = {tensor: choice.type for tensor, choice in named(name, model, weighed=weighed).items()}
+            found[name] = {
+                tensor: choice.type
+                for tensor, choice in named(name, model, weighed=weighed).items()
+            }
         except ArtifactError:  # no row of this model is whole blocks of the scheme's type
             continue
     return found
@@ -148,14 +166,26 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
     spec, matrix = question.spec.distill, question.matrix
     assert spec
     if not question.lessons:
-        raise ConfigError("quantize: distill: there are no conversations to learn on", hint="stage `ingest` gives them")
+        raise ConfigError(
+            "quantize: distill: there are no conversations to learn on",
+            hint="stage `ingest` gives them",
+        )
     lesson = Lesson(
-        folder=question.folder, model=question.model, lora=question.lora, kinds=decided.kinds,
-        importance=matrix.weights() if matrix else {}, lessons=question.lessons, trials=question.trials, spec=spec,
+        folder=question.folder,
+        model=question.model,
+        lora=question.lora,
+        kinds=decided.kinds,
+        importance=matrix.weights() if matrix else {},
+        lessons=question.lessons,
+        trials=question.trials,
+        spec=spec,
         seed=question.seed,
-    )  # fmt: skip
+    )
     ready, figures = learn(lesson, resume, report)
     return Decision(
-        file_type=decided.file_type, nominal_bpw=decided.nominal_bpw, choices=decided.choices, ready=ready,
+        file_type=decided.file_type,
+        nominal_bpw=decided.nominal_bpw,
+        choices=decided.choices,
+        ready=ready,
         figures=decided.figures | {"distillation": figures},
-    )  # fmt: skip
+    )

@@ -28,7 +28,10 @@ _MLP: Modules = {
     "mlp.up_proj": ("ffn_up", ("intermediate", "hidden")),
     "mlp.down_proj": ("ffn_down", ("hidden", "intermediate")),
 }
-_NORMS: Modules = {"input_layernorm": ("attn_norm", ("hidden",)), "post_attention_layernorm": ("ffn_norm", ("hidden",))}
+_NORMS: Modules = {
+    "input_layernorm": ("attn_norm", ("hidden",)),
+    "post_attention_layernorm": ("ffn_norm", ("hidden",)),
+}
 _FOUR_NORMS: Modules = {
     "input_layernorm": ("attn_norm", ("hidden",)),
     "post_attention_layernorm": ("post_attention_norm", ("hidden",)),
@@ -36,8 +39,9 @@ _FOUR_NORMS: Modules = {
     "post_feedforward_layernorm": ("post_ffw_norm", ("hidden",)),
 }
 _HEAD_NORMS: Modules = {
-    "self_attn.q_norm": ("attn_q_norm", ("head_dim",)), "self_attn.k_norm": ("attn_k_norm", ("head_dim",)),
-}  # fmt: skip
+    "self_attn.q_norm": ("attn_q_norm", ("head_dim",)),
+    "self_attn.k_norm": ("attn_k_norm", ("head_dim",)),
+}
 _FUSED: Modules = {
     "self_attn.qkv_proj": ("attn_qkv", ("query_key_value", "hidden")),
     "self_attn.o_proj": ("attn_output", ("hidden", "query")),
@@ -97,41 +101,79 @@ _GEMMA_FIXED = {"use_bidirectional_attention": (None, False), "attention_bias": 
 
 FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
-    "MistralForCausalLM": Family(name="llama", adjacent_pairs=True, says_vocabulary=True, window="limit"),
+    "MistralForCausalLM": Family(
+        name="llama", adjacent_pairs=True, says_vocabulary=True, window="limit"
+    ),
     "SmolLM3ForCausalLM": Family(
-        name="smollm3", adjacent_pairs=True, says_vocabulary=True, tied=True,
+        name="smollm3",
+        adjacent_pairs=True,
+        says_vocabulary=True,
+        tied=True,
         fixed=_NO_WINDOW | {"attention_bias": (None, False), "mlp_bias": (None, False)},
         periods=_FULL | {"no_rope_layers": (4, 1, 0)},
     ),
-    "Qwen2ForCausalLM": Family(name="qwen2", biases=tuple(_ATTENTION)[:3], fixed=_NO_WINDOW, periods=_FULL),
+    "Qwen2ForCausalLM": Family(
+        name="qwen2", biases=tuple(_ATTENTION)[:3], fixed=_NO_WINDOW, periods=_FULL
+    ),
     "Qwen3ForCausalLM": Family(
-        name="qwen3", modules={**_PLAIN, **_HEAD_NORMS}, head_dim=128, periods=_FULL,
+        name="qwen3",
+        modules={**_PLAIN, **_HEAD_NORMS},
+        head_dim=128,
+        periods=_FULL,
         fixed=_NO_WINDOW | {"attention_bias": (None, False)},
     ),
     "Gemma2ForCausalLM": Family(
-        name="gemma2", modules={**_FOUR_NORMS, **_ATTENTION, **_MLP}, norm_offset=1.0, tied=True, head_dim=256, plain_rope=True,
-        window="written", activation="gelu_pytorch_tanh", fixed=_GEMMA_FIXED, scaled_by_hidden=46,
+        name="gemma2",
+        modules={**_FOUR_NORMS, **_ATTENTION, **_MLP},
+        norm_offset=1.0,
+        tied=True,
+        head_dim=256,
+        plain_rope=True,
+        window="written",
+        activation="gelu_pytorch_tanh",
+        fixed=_GEMMA_FIXED,
+        scaled_by_hidden=46,
         periods={"layer_types": (2, "sliding_attention", "full_attention")},
-        numbers={"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
+        numbers={
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
         needed=("attn_logit_softcapping", "final_logit_softcapping"),
     ),
     "Gemma3ForCausalLM": Family(
-        name="gemma3", modules={**_FOUR_NORMS, **_ATTENTION, **_MLP, **_HEAD_NORMS}, norm_offset=1.0, tied=True, head_dim=256,
-        window="written", activation="gelu_pytorch_tanh", fixed=_GEMMA_FIXED | {"attn_logit_softcapping": (None,)},
-        scaled_by_hidden=62, periods={"layer_types": (6, "sliding_attention", "full_attention")},
+        name="gemma3",
+        modules={**_FOUR_NORMS, **_ATTENTION, **_MLP, **_HEAD_NORMS},
+        norm_offset=1.0,
+        tied=True,
+        head_dim=256,
+        window="written",
+        activation="gelu_pytorch_tanh",
+        fixed=_GEMMA_FIXED | {"attn_logit_softcapping": (None,)},
+        scaled_by_hidden=62,
+        periods={"layer_types": (6, "sliding_attention", "full_attention")},
         numbers={"final_logit_softcapping": "final_logit_softcapping"},
     ),
     "Phi3ForCausalLM": Family(
-        name="phi3", modules={**_NORMS, **_FUSED}, square_heads=True, original_context=True, window="limit",
+        name="phi3",
+        modules={**_NORMS, **_FUSED},
+        square_heads=True,
+        original_context=True,
+        window="limit",
         fixed={"attention_bias": (None, False)},
     ),
     "GraniteForCausalLM": Family(
-        name="granite", optional_biases=_BIASES, adjacent_pairs=True, says_vocabulary=True, square_heads=True,
+        name="granite",
+        optional_biases=_BIASES,
+        adjacent_pairs=True,
+        says_vocabulary=True,
+        square_heads=True,
         numbers={
-            "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
         },
         needed=("logit_scale",),
     ),
-}  # fmt: skip
+}
 """Families by the architecture that config.json names: Llama 2 and 3, SmolLM2 and Falcon 3 are `LlamaForCausalLM`."""

@@ -41,7 +41,9 @@ class Slot:
         return math.prod(self.shape[:-1]) * self.row_bytes
 
 
-def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]) -> dict[str, Slot]:
+def write_header(
+    file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
+) -> dict[str, Slot]:
     """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor."""
     head, slots, size = _laid_out(metadata, tensors)
     with file.open("wb") as stream:
@@ -50,7 +52,9 @@ def write_header(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, 
     return slots
 
 
-def file_bytes(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]) -> int:
+def file_bytes(
+    metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
+) -> int:
     """Return how large a file would be."""
     return _laid_out(metadata, tensors)[2]
 
@@ -65,9 +69,16 @@ def _laid_out(
         start = _padded(ends[-1])
         claims.append((name, kind, shape, start))
         ends.append(start + math.prod(shape[:-1]) * ggml.row_bytes(kind, shape[-1]))
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(claims), len(metadata)) + entries + b"".join(_claim(*claim) for claim in claims)
+    head = (
+        struct.pack("<4sIQQ", b"GGUF", 3, len(claims), len(metadata))
+        + entries
+        + b"".join(_claim(*claim) for claim in claims)
+    )
     data = _padded(len(head))
-    slots = {name: Slot(type=kind, shape=shape, offset=data + start) for name, kind, shape, start in claims}
+    slots = {
+        name: Slot(type=kind, shape=shape, offset=data + start)
+        for name, kind, shape, start in claims
+    }
     return head, slots, data + _padded(ends[-1])
 
 
@@ -85,7 +96,9 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 
 def _claim(name: str, kind: Type, shape: tuple[int, ...], offset: int) -> bytes:
-    return _string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset)
+    return _string(name) + struct.pack(
+        f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset
+    )
 
 
 def _value(value: Any) -> bytes:

@@ -77,20 +77,28 @@ def understand(folder: Path, weights: Weights) -> Model:
     tensors = _sources(family, config, sizes, tied)
     _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
     rope, factors = understand_rope(family, config, sizes)
-    tensors += [Source(name=name, shape=values.shape, values=values) for name, values in factors.items()]
+    tensors += [
+        Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
+    ]
     metadata, limit = _metadata(family, config, sizes)
     caveats = (limit, long_caveat(rope, factors))
     return Model(
-        family=family, sizes=sizes, tied=tied, tensors=tuple(sorted(tensors, key=_file_order)),
+        family=family,
+        sizes=sizes,
+        tied=tied,
+        tensors=tuple(sorted(tensors, key=_file_order)),
         metadata={f"{family.name}.{key}": value for key, value in (metadata | rope).items()},
         caveats=tuple(caveat for caveat in caveats if caveat),
-    )  # fmt: skip
+    )
 
 
 def _family(config: dict[str, Any]) -> Family:
     names = config.get("architectures") or ["none"]
     if names[0] not in FAMILIES:
-        raise ArtifactError(f"config.json: architecture `{names[0]}` is not known", hint=f"known: {', '.join(FAMILIES)}")
+        raise ArtifactError(
+            f"config.json: architecture `{names[0]}` is not known",
+            hint=f"known: {', '.join(FAMILIES)}",
+        )
     return FAMILIES[names[0]]
 
 
@@ -99,13 +107,25 @@ def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
     head_dim = config.get("head_dim") or family.head_dim or hidden // heads
     if family.square_heads and head_dim != hidden // heads:
         raise _no_place(config, "head_dim")
-    kv_heads, intermediate = config.get("num_key_value_heads") or heads, _number(config, "intermediate_size")
+    kv_heads, intermediate = (
+        config.get("num_key_value_heads") or heads,
+        _number(config, "intermediate_size"),
+    )
     return {
-        "vocab": _number(config, "vocab_size"), "hidden": hidden, "intermediate": intermediate, "gate_up": 2 * intermediate,
-        "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "query": heads * head_dim, "key": kv_heads * head_dim,
-        "query_key_value": (heads + 2 * kv_heads) * head_dim, "rotary": int(_rotary_share(config) * hidden) // heads,
-        "layers": _number(config, "num_hidden_layers"), "context": _number(config, "max_position_embeddings"),
-    }  # fmt: skip
+        "vocab": _number(config, "vocab_size"),
+        "hidden": hidden,
+        "intermediate": intermediate,
+        "gate_up": 2 * intermediate,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "query": heads * head_dim,
+        "key": kv_heads * head_dim,
+        "query_key_value": (heads + 2 * kv_heads) * head_dim,
+        "rotary": int(_rotary_share(config) * hidden) // heads,
+        "layers": _number(config, "num_hidden_layers"),
+        "context": _number(config, "max_position_embeddings"),
+    }
 
 
 def _rotary_share(config: dict[str, Any]) -> float:
@@ -123,14 +143,22 @@ def _number(config: dict[str, Any], key: str) -> int:
 def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> None:
     """Refuse what config.json asks for and llama.cpp's graph of the family does not have."""
     activation = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
-    scalar = sizes["hidden"] // sizes["heads"] if sizes["layers"] == family.scaled_by_hidden else sizes["head_dim"]
+    scalar = (
+        sizes["hidden"] // sizes["heads"]
+        if sizes["layers"] == family.scaled_by_hidden
+        else sizes["head_dim"]
+    )
     wrong = {
         "quantization_config": bool(config.get("quantization_config")),
         activation: config.get(activation, family.activation) != family.activation,
         "partial_rotary_factor": _rotary_share(config) != 1.0 and not family.original_context,
-        "query_pre_attn_scalar": bool(family.scaled_by_hidden) and config.get("query_pre_attn_scalar", scalar) != scalar,
+        "query_pre_attn_scalar": bool(family.scaled_by_hidden)
+        and config.get("query_pre_attn_scalar", scalar) != scalar,
         **{key: config.get(key) not in allowed for key, allowed in family.fixed.items()},
-        **{key: not _has_period(config.get(key), period, sizes["layers"]) for key, period in family.periods.items()},
+        **{
+            key: not _has_period(config.get(key), period, sizes["layers"])
+            for key, period in family.periods.items()
+        },
     }
     for key, differs in wrong.items():
         if differs:
@@ -138,16 +166,24 @@ def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int
 
 
 def _no_place(config: dict[str, Any], key: str) -> ArtifactError:
-    return ArtifactError(f"config.json: `{key}` is `{str(config.get(key))[:60]}`, which has no place in the model file")
+    return ArtifactError(
+        f"config.json: `{key}` is `{str(config.get(key))[:60]}`, which has no place in the model file"
+    )
 
 
 def _has_period(found: list[Any] | None, period: tuple[int, Any, Any], layers: int) -> bool:
     every, usual, other = period
-    return found is None or found == [usual if (layer + 1) % every else other for layer in range(layers)]
+    return found is None or found == [
+        usual if (layer + 1) % every else other for layer in range(layers)
+    ]
 
 
-def _sources(family: Family, config: dict[str, Any], sizes: dict[str, int], tied: bool) -> list[Source]:
-    biased = set(family.biases).union(*(modules for key, modules in family.optional_biases.items() if config.get(key)))
+def _sources(
+    family: Family, config: dict[str, Any], sizes: dict[str, int], tied: bool
+) -> list[Source]:
+    biased = set(family.biases).union(
+        *(modules for key, modules in family.optional_biases.items() if config.get(key))
+    )
     sources = [
         _source(family, sizes, name, origin, tuple(sizes[size] for size in shape))
         for origin, (name, shape) in TOP.items()
@@ -159,19 +195,33 @@ def _sources(family: Family, config: dict[str, Any], sizes: dict[str, int], tied
             for part in ("weight", "bias") if module in biased else ("weight",):
                 origin = f"model.layers.{layer}.{module}.{part}"
                 sources.append(
-                    _source(family, sizes, f"blk.{layer}.{name}.{part}", origin, shape if part == "weight" else shape[:1])
+                    _source(
+                        family,
+                        sizes,
+                        f"blk.{layer}.{name}.{part}",
+                        origin,
+                        shape if part == "weight" else shape[:1],
+                    )
                 )
     return sources
 
 
-def _source(family: Family, sizes: dict[str, int], name: str, origin: str, shape: tuple[int, ...]) -> Source:
+def _source(
+    family: Family, sizes: dict[str, int], name: str, origin: str, shape: tuple[int, ...]
+) -> Source:
     module = name.split(".")[-2]
-    heads = {"attn_q": sizes["heads"], "attn_k": sizes["kv_heads"]}.get(module, 0) if family.adjacent_pairs else 0
+    heads = (
+        {"attn_q": sizes["heads"], "attn_k": sizes["kv_heads"]}.get(module, 0)
+        if family.adjacent_pairs
+        else 0
+    )
     offset = family.norm_offset if module.endswith("_norm") else 0.0
     return Source(name=name, shape=shape, origin=origin, heads=heads, offset=offset)
 
 
-def _compare(folder: Path, expected: dict[str, tuple[int, ...]], weights: Weights, tied: bool) -> None:
+def _compare(
+    folder: Path, expected: dict[str, tuple[int, ...]], weights: Weights, tied: bool
+) -> None:
     for name, shape in expected.items():
         tensor = weights.tensors.get(name)
         if tensor is None:
@@ -181,19 +231,30 @@ def _compare(folder: Path, expected: dict[str, tuple[int, ...]], weights: Weight
             raise ArtifactError(f"{tensor.file.name}: tensor `{name}`: {problem}")
     for name, tensor in weights.tensors.items():
         if name not in expected and not name.endswith(_IGNORED) and not (tied and name == HEAD):
-            raise ArtifactError(f"{tensor.file.name}: tensor `{name}` has no place in the model file")
+            raise ArtifactError(
+                f"{tensor.file.name}: tensor `{name}` has no place in the model file"
+            )
 
 
-def _metadata(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> tuple[Metadata, str]:
+def _metadata(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[Metadata, str]:
     context, window, limit = _context(family, config, sizes)
     metadata: Metadata = {
-        "block_count": sizes["layers"], "context_length": context, "embedding_length": sizes["hidden"],
-        "feed_forward_length": sizes["intermediate"], "attention.head_count": sizes["heads"],
+        "block_count": sizes["layers"],
+        "context_length": context,
+        "embedding_length": sizes["hidden"],
+        "feed_forward_length": sizes["intermediate"],
+        "attention.head_count": sizes["heads"],
         "attention.head_count_kv": sizes["kv_heads"],
-        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)), **window,
-    }  # fmt: skip
+        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        **window,
+    }
     if (config.get("head_dim") or family.head_dim) and not family.square_heads:
-        metadata |= {"attention.key_length": sizes["head_dim"], "attention.value_length": sizes["head_dim"]}
+        metadata |= {
+            "attention.key_length": sizes["head_dim"],
+            "attention.value_length": sizes["head_dim"],
+        }
     if family.says_vocabulary:
         metadata |= {"vocab_size": sizes["vocab"], "rope.dimension_count": sizes["head_dim"]}
     for key, named in family.numbers.items():
@@ -205,7 +266,9 @@ def _metadata(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> 
     return metadata, limit
 
 
-def _context(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> tuple[int, Metadata, str]:
+def _context(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[int, Metadata, str]:
     """Return the context that the model file may promise, what is said of the window, and why the context is shorter."""
     window, context = config.get("sliding_window"), sizes["context"]
     if family.window == "written":

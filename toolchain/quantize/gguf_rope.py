@@ -20,7 +20,9 @@ BASE = 10000.0
 """`rope_theta` where nothing is said."""
 
 
-def understand_rope(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> tuple[Metadata, Factors]:
+def understand_rope(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[Metadata, Factors]:
     """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local = settings.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq")}
@@ -51,30 +53,46 @@ def long_caveat(metadata: Metadata, factors: Factors) -> str:
 
 
 def _scaled(
-    family: Family, kind: str, settings: dict[str, Any], base: float, config: dict[str, Any], sizes: dict[str, int]
+    family: Family,
+    kind: str,
+    settings: dict[str, Any],
+    base: float,
+    config: dict[str, Any],
+    sizes: dict[str, int],
 ) -> tuple[Metadata, Factors]:
     original = _original_context(settings, config) if family.original_context else 0
-    extended: Metadata = {"rope.scaling.original_context_length": original, "rope.dimension_count": sizes["rotary"]}
+    extended: Metadata = {
+        "rope.scaling.original_context_length": original,
+        "rope.dimension_count": sizes["rotary"],
+    }
     match kind:
         case "default":
             return extended if original else {}, {}
         case "linear" if not original:
-            return {"rope.scaling.type": "linear", "rope.scaling.factor": _setting(settings, "factor")}, {}
+            return {
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": _setting(settings, "factor"),
+            }, {}
         case "llama3" if not original:
             return {}, {"rope_freqs.weight": _llama3_factors(settings, base, sizes["head_dim"])}
         case "longrope" | "su" if original:
-            return extended | {"rope.scaling.attn_factor": _long_attention(settings, original, config)}, _long_factors(
-                settings, sizes
-            )
+            return extended | {
+                "rope.scaling.attn_factor": _long_attention(settings, original, config)
+            }, _long_factors(settings, sizes)
     raise _unknown(kind)
 
 
 def _unknown(kind: str) -> ArtifactError:
-    return ArtifactError(f"config.json: rope type `{kind}` is not known", hint="known: default, linear, llama3; longrope for Phi")
+    return ArtifactError(
+        f"config.json: rope type `{kind}` is not known",
+        hint="known: default, linear, llama3; longrope for Phi",
+    )
 
 
 def _original_context(settings: dict[str, Any], config: dict[str, Any]) -> int:
-    found = settings.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    found = settings.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings"
+    )
     return int(found or config["max_position_embeddings"])
 
 
@@ -94,7 +112,9 @@ def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
     for length in ("long", "short"):
         values = settings.get(f"{length}_factor")
         if not isinstance(values, list) or len(values) != pairs:
-            raise ArtifactError(f"config.json: rope setting `{length}_factor` is not a list of {pairs} numbers")
+            raise ArtifactError(
+                f"config.json: rope setting `{length}_factor` is not a list of {pairs} numbers"
+            )
         found[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
     return found
 
@@ -103,17 +123,23 @@ def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "ND
     """Return by what each pair's frequency is divided (`_compute_llama3_parameters`)."""
     import numpy as np
 
-    factor, low, high = (_setting(settings, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    factor, low, high = (
+        _setting(settings, key) for key in ("factor", "low_freq_factor", "high_freq_factor")
+    )
     context = _setting(settings, "original_max_position_embeddings")
     wavelengths = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
     smooth = (context / wavelengths - low) / (high - low)
     between = 1 / ((1 - smooth) / factor + smooth)
-    factors = np.where(wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between))
+    factors = np.where(
+        wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between)
+    )
     return np.ascontiguousarray(factors, dtype=np.float32)
 
 
 def _setting(settings: dict[str, Any], key: str) -> float:
     value = settings.get(key)
     if not isinstance(value, int | float) or value <= 0:
-        raise ArtifactError(f"config.json: rope setting `{key}` is `{value}`, not a positive number")
+        raise ArtifactError(
+            f"config.json: rope setting `{key}` is `{value}`, not a positive number"
+        )
     return float(value)

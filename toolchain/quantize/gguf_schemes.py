@@ -42,7 +42,9 @@ _WHERE: dict[str, Where] = {
     "first eighth": lambda layer, layout: layer < layout.layers // 8,
     "first sixteenth": lambda layer, layout: layer < layout.layers // 16,
     "first eighth, weighed": lambda layer, layout: layout.weighed and layer < layout.layers // 8,
-    "first eighth, unweighed": lambda layer, layout: not layout.weighed and layer < layout.layers // 8,
+    "first eighth, unweighed": lambda layer, layout: (
+        not layout.weighed and layer < layout.layers // 8
+    ),
     "shared by 4": lambda layer, layout: layout.group >= 4,
     "spread": _spread,
 }
@@ -78,7 +80,12 @@ class Scheme:
 
     def rules(self, role: str) -> Rules:
         """Return what differs from the base for the tensors of a role."""
-        return {"attn_v": self.values, "attn_qkv": self.values, "ffn_down": self.down, "attn_output": self.output}.get(role, ())
+        return {
+            "attn_v": self.values,
+            "attn_qkv": self.values,
+            "ffn_down": self.down,
+            "attn_output": self.output,
+        }.get(role, ())
 
 
 _SPREAD_Q6: Rules = (("spread", Type.Q6_K),)
@@ -93,24 +100,40 @@ SCHEMES = {
     "Q5_K_M": Scheme(file_type=17, base=Type.Q5_K, values=_SPREAD_Q6, down=_SPREAD_Q6),
     "Q5_K_S": Scheme(file_type=16, base=Type.Q5_K),
     "Q4_K_M": Scheme(file_type=15, base=Type.Q4_K, values=_SPREAD_Q6, down=_SPREAD_Q6),
-    "Q4_K_S": Scheme(file_type=14, base=Type.Q4_K, values=(("first 4", Type.Q5_K),), down=(("first eighth", Type.Q5_K),)),
+    "Q4_K_S": Scheme(
+        file_type=14,
+        base=Type.Q4_K,
+        values=(("first 4", Type.Q5_K),),
+        down=(("first eighth", Type.Q5_K),),
+    ),
     "Q4_0": Scheme(file_type=2, base=Type.Q4_0, down=(("first eighth, weighed", Type.Q4_1),)),
     "IQ4_NL": Scheme(file_type=25, base=Type.IQ4_NL, values=_IQ4_VALUES, down=_IQ4_DOWN),
     "IQ4_XS": Scheme(file_type=30, base=Type.IQ4_XS, values=_IQ4_VALUES, down=_IQ4_DOWN),
     "Q3_K_M": Scheme(
-        file_type=12, base=Type.Q3_K, values=(("first 2", Type.Q5_K), ("everywhere", Type.Q4_K)),
-        down=(("first sixteenth", Type.Q5_K), ("everywhere", Type.Q4_K)), output=(("everywhere", Type.Q4_K),),
+        file_type=12,
+        base=Type.Q3_K,
+        values=(("first 2", Type.Q5_K), ("everywhere", Type.Q4_K)),
+        down=(("first sixteenth", Type.Q5_K), ("everywhere", Type.Q4_K)),
+        output=(("everywhere", Type.Q4_K),),
     ),
     "Q2_K": Scheme(
-        file_type=10, base=Type.Q2_K, values=(("shared by 4", Type.Q4_K), *_ALL_Q3), down=_ALL_Q3, output=_ALL_Q3,
+        file_type=10,
+        base=Type.Q2_K,
+        values=(("shared by 4", Type.Q4_K), *_ALL_Q3),
+        down=_ALL_Q3,
+        output=_ALL_Q3,
     ),
-}  # fmt: skip
+}
 """Schemes by the name that llama.cpp gives them."""
 
 _FALLBACK = {
-    Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0,
+    Type.Q2_K: Type.Q4_0,
+    Type.Q3_K: Type.Q4_0,
+    Type.Q4_K: Type.Q5_0,
+    Type.Q5_K: Type.Q5_1,
+    Type.Q6_K: Type.Q8_0,
     Type.IQ4_XS: Type.IQ4_NL,
-}  # fmt: skip
+}
 """What takes the place of a type whose blocks do not fit a row (`tensor_type_fallback`); where that does not fit either: F16."""
 
 
@@ -130,7 +153,9 @@ def find_scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def choose_types(name: str, shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[str, Choice]:
+def choose_types(
+    name: str, shapes: Mapping[str, tuple[int, ...]], layout: Layout
+) -> dict[str, Choice]:
     """Return the type of each tensor (GGUF name → shape, rows last); raise ArtifactError if no tensor fits scheme `name`."""
     scheme = find_scheme(name)
     choices = {tensor: _choose(scheme, tensor, shape, layout) for tensor, shape in shapes.items()}
@@ -142,9 +167,15 @@ def choose_types(name: str, shapes: Mapping[str, tuple[int, ...]], layout: Layou
 
 def _nothing_fits(name: str, scheme: Scheme, lengths: list[int]) -> ArtifactError:
     fits = all(length % ggml.block_size(Type.Q8_0) == 0 for length in lengths)
-    hint = "use `Q4_0` or `Q8_0`, whose blocks are 32 weights long" if fits else "use `F16` or `BF16`, which have no blocks"
+    hint = (
+        "use `Q4_0` or `Q8_0`, whose blocks are 32 weights long"
+        if fits
+        else "use `F16` or `BF16`, which have no blocks"
+    )
     rows = " and ".join(str(length) for length in lengths)
-    return ArtifactError(f"{name}: rows of {rows} are not divisible by {ggml.block_size(scheme.base)}", hint=hint)
+    return ArtifactError(
+        f"{name}: rows of {rows} are not divisible by {ggml.block_size(scheme.base)}", hint=hint
+    )
 
 
 def _choose(scheme: Scheme, tensor: str, shape: tuple[int, ...], layout: Layout) -> Choice:
@@ -162,8 +193,14 @@ def _wanted(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     if not match:
         return scheme.base
     rules = scheme.rules(match[2])
-    wanted = next((kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base)
-    if match[2] in ("attn_v", "attn_qkv") and layout.wide_groups and wanted in (Type.Q3_K, Type.Q4_K):
+    wanted = next(
+        (kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base
+    )
+    if (
+        match[2] in ("attn_v", "attn_qkv")
+        and layout.wide_groups
+        and wanted in (Type.Q3_K, Type.Q4_K)
+    ):
         return Type.Q5_K
     return wanted
 

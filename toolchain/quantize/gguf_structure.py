@@ -48,10 +48,13 @@ class Structure:
         """What is not the same in llama.cpp, in one line."""
         if self.begins:
             return (
-                "text that begins with no special token has no space before it in llama.cpp; chats begin with one and are the same"
+                "text that begins with no special token has no space before it in llama.cpp; "
+                "chats begin with one and are the same"
             )
         return (
-            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp" if self.splits_marks else ""
+            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp"
+            if self.splits_marks
+            else ""
         )
 
 
@@ -76,7 +79,12 @@ _CUTS = {
 
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _REPLACE]}
-_NOT_CUT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+_NOT_CUT = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
 
 
 def _metaspace(scheme: str) -> dict[str, Any]:
@@ -91,7 +99,12 @@ _SPACES: tuple[tuple[Any, Any, bool, bool], ...] = (
     (None, _metaspace("first"), False, True),
 )
 """Normalizer and pre-tokenizer of SentencePiece kinds (Llama 2, Gemma, Mistral); `space_prefix` and `begins` of each."""
-_PLAIN_MODEL = {"type": "BPE", "dropout": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
+_PLAIN_MODEL = {
+    "type": "BPE",
+    "dropout": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+}
 
 
 def recognise(fields: dict[str, Any]) -> Structure:
@@ -101,35 +114,61 @@ def recognise(fields: dict[str, Any]) -> Structure:
     if not isinstance(model.get("vocab"), dict | list):
         raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
     if all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items()):
-        found = _sentence_piece(fields, model) if model.get("byte_fallback") else _bytes_first(fields, model, steps)
+        found = (
+            _sentence_piece(fields, model)
+            if model.get("byte_fallback")
+            else _bytes_first(fields, model, steps)
+        )
         if found:
             return found
     kind = "+".join(str(step.get("type", "nothing")) for step in steps)
     hint = f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, and SentencePiece BPE as Llama 2 and Gemma have it"
-    raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}", hint=hint)
+    raise ArtifactError(
+        f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}",
+        hint=hint,
+    )
 
 
-def _bytes_first(fields: dict[str, Any], model: dict[str, Any], steps: list[dict[str, Any]]) -> Structure | None:
+def _bytes_first(
+    fields: dict[str, Any], model: dict[str, Any], steps: list[dict[str, Any]]
+) -> Structure | None:
     plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
     normalizer = fields.get("normalizer")
     for name, (cuts, ignore_merges) in _CUTS.items():
-        if plain == cuts and bool(model.get("ignore_merges")) == ignore_merges and normalizer in (None, {"type": "NFC"}):
-            return Structure(model="gpt2", pre=name, composed=normalizer is not None, splits_marks=name == "gpt-4o")
+        if (
+            plain == cuts
+            and bool(model.get("ignore_merges")) == ignore_merges
+            and normalizer in (None, {"type": "NFC"})
+        ):
+            return Structure(
+                model="gpt2",
+                pre=name,
+                composed=normalizer is not None,
+                splits_marks=name == "gpt-4o",
+            )
     return None
 
 
 def _sentence_piece(fields: dict[str, Any], model: dict[str, Any]) -> Structure | None:
     for normalizer, cut, prefix, begins in _SPACES:
-        if fields.get("normalizer") == normalizer and fields.get("pre_tokenizer") == cut and not model.get("ignore_merges"):
+        if (
+            fields.get("normalizer") == normalizer
+            and fields.get("pre_tokenizer") == cut
+            and not model.get("ignore_merges")
+        ):
             _check_bytes(model["vocab"])
-            return Structure(model="llama", bytes=frozenset(_BYTES), space_prefix=prefix, begins=begins)
+            return Structure(
+                model="llama", bytes=frozenset(_BYTES), space_prefix=prefix, begins=begins
+            )
     return None
 
 
 def _check_bytes(vocabulary: dict[str, int]) -> None:
     for text in _BYTES:
         if text not in vocabulary:
-            raise ArtifactError(f"{TOKENIZER}: no token `{text}` for a byte, so some text could not be written")
+            raise ArtifactError(
+                f"{TOKENIZER}: no token `{text}` for a byte, so some text could not be written"
+            )
 
 
 def scores(fields: dict[str, Any]) -> dict[int, float]:
@@ -142,7 +181,9 @@ def scores(fields: dict[str, Any]) -> dict[int, float]:
     ways = Counter(left + right for left, right in pairs)
     added = {token["content"] for token in fields.get("added_tokens") or []} | set(_BYTES)
     for text in vocabulary.keys() - added:
-        cuts = sum(text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text)))
+        cuts = sum(
+            text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text))
+        )
         if cuts != ways[text]:
             raise _no_scores(text)
     ranks = {text: rank for rank, block in enumerate(_blocks(pairs)) for text in block}

@@ -34,7 +34,12 @@ _BEYOND = ("<image_soft_token>",)
 _SPECIAL_WORDS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 
 _BOS, _EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
-_ROLES = {"bos": _BOS, "eos": _EOS, "pad": "tokenizer.ggml.padding_token_id", "unk": "tokenizer.ggml.unknown_token_id"}
+_ROLES = {
+    "bos": _BOS,
+    "eos": _EOS,
+    "pad": "tokenizer.ggml.padding_token_id",
+    "unk": "tokenizer.ggml.unknown_token_id",
+}
 
 PROOF = (
     "How hot is too hot? At 80 °C a Raspberry Pi 5 slows down; at 85 °C it stops. Don't WE'LL they'Ve I'M you'd it's",
@@ -68,22 +73,35 @@ def understand(folder: Path, rows: int) -> Vocabulary:
     from tokenizers import Tokenizer
 
     fields = read_json(folder / TOKENIZER)
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json")
+        if (folder / "tokenizer_config.json").is_file()
+        else {}
+    )
     structure = recognise(fields)
     tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
     template = chat_template(folder, settings)
     specials, stop_ids = special_ids(folder, settings, ids)
     metadata = {
-        "tokenizer.ggml.model": structure.model, "tokenizer.ggml.pre": structure.pre, "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types, **_ranks(fields, structure, types), **specials,
-        **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials), TEMPLATE_KEY: template,
-    }  # fmt: skip
+        "tokenizer.ggml.model": structure.model,
+        "tokenizer.ggml.pre": structure.pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        **_ranks(fields, structure, types),
+        **specials,
+        **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials),
+        TEMPLATE_KEY: template,
+    }
     mark = _name_mark(fields)
-    return Vocabulary(metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark)
+    return Vocabulary(
+        metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark
+    )
 
 
-def prove(folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequence[str] = PROOF) -> int:
+def prove(
+    folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequence[str] = PROOF
+) -> int:
     """Encode `texts` and every added token with both libraries; return the tokens compared, raise ArtifactError for a mismatch.
 
     llama.cpp does not normalize to NFC: where the tokenizer does, texts are compared in their normal form.
@@ -99,28 +117,55 @@ def prove(folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequen
         with open_vocabulary(file) as encode:
             for text in _proof_texts(tokenizer, vocabulary, texts):
                 for around in (False, True):
-                    ours, theirs = encode(text, around), tokenizer.encode(text, add_special_tokens=around).ids
+                    ours, theirs = (
+                        encode(text, around),
+                        tokenizer.encode(text, add_special_tokens=around).ids,
+                    )
                     if ours != theirs:
                         raise _mismatch(tokenizer, text, ours, theirs)
                     compared += len(ours)
     return compared
 
 
-def _proof_texts(tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[str]:
+def _proof_texts(
+    tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]
+) -> Iterator[str]:
     """Yield the texts as llama.cpp will see them: what the structure's caveat names is left out."""
     structure, tokens = vocabulary.structure, vocabulary.metadata["tokenizer.ggml.tokens"]
-    begin = tokens[vocabulary.metadata[_BOS]] if structure.begins and _BOS in vocabulary.metadata else ""
-    found = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.content not in _BEYOND]
-    added = [content.replace(SPACE, " ") for content in found] if structure.model == "llama" else found
-    around = [f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}" for token in added]
+    begin = (
+        tokens[vocabulary.metadata[_BOS]]
+        if structure.begins and _BOS in vocabulary.metadata
+        else ""
+    )
+    found = [
+        token.content
+        for token in tokenizer.get_added_tokens_decoder().values()
+        if token.content not in _BEYOND
+    ]
+    added = (
+        [content.replace(SPACE, " ") for content in found] if structure.model == "llama" else found
+    )
+    around = [
+        f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}"
+        for token in added
+    ]
     for text in (*texts, *around):
         normal = unicodedata.normalize("NFC", text) if structure.composed else text
-        marks = {char for char in normal if unicodedata.category(char).startswith("M")} if structure.splits_marks else set()
+        marks = (
+            {char for char in normal if unicodedata.category(char).startswith("M")}
+            if structure.splits_marks
+            else set()
+        )
         yield begin + "".join(char for char in normal if char not in marks)
 
 
-def _mismatch(tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[int]) -> ArtifactError:
-    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+def _mismatch(
+    tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[int]
+) -> ArtifactError:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+        min(len(ours), len(theirs)),
+    )
     near = tokenizer.decode(theirs[max(at - 2, 0) : at + 3], skip_special_tokens=False)
     return ArtifactError(
         f"{TOKENIZER}: llama.cpp cuts this tokenizer's text differently near {near!r} of {text[:20]!r}…",
@@ -130,12 +175,20 @@ def _mismatch(tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[i
 
 def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[list[str], list[int]]:
     """Return text and type of each of `rows` tokens; rows that no token has are padding."""
-    found = {number: (text, BYTE if text in structure.bytes else NORMAL) for text, number in fields["model"]["vocab"].items()}
+    found = {
+        number: (text, BYTE if text in structure.bytes else NORMAL)
+        for text, number in fields["model"]["vocab"].items()
+    }
     for token in fields.get("added_tokens") or []:
         kind = _added_type(token)
         spaced = structure.model == "llama" and token.get("normalized")
-        found[token["id"]] = token["content"].replace(SPACE, " ") if spaced else token["content"], kind
-    found = {number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND}
+        found[token["id"]] = (
+            token["content"].replace(SPACE, " ") if spaced else token["content"],
+            kind,
+        )
+    found = {
+        number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND
+    }
     if (highest := max(found)) >= rows:
         problem = f"token {highest} (`{found[highest][0]}`) has no row in `model.embed_tokens.weight` of {rows}"
         raise ArtifactError(f"{TOKENIZER}: {problem}", hint="resize the embedding")
@@ -154,14 +207,18 @@ def _added_type(token: dict[str, Any]) -> int:
     if token.get("lstrip") or token.get("single_word"):
         raise _swallows(content)
     looks_special = (
-        (content.startswith("<|") and content.endswith("|>")) or content.startswith("<unused") or content in _SPECIAL_WORDS
+        (content.startswith("<|") and content.endswith("|>"))
+        or content.startswith("<unused")
+        or content in _SPECIAL_WORDS
     )
     return CONTROL if token.get("special") or looks_special else USER_DEFINED
 
 
 def _name_mark(fields: dict[str, Any]) -> str:
     """Return the name by which llama.cpp knows added tokens that take the white space behind them: only Phi-3's set of them."""
-    added = {token["content"]: bool(token.get("rstrip")) for token in fields.get("added_tokens") or []}
+    added = {
+        token["content"]: bool(token.get("rstrip")) for token in fields.get("added_tokens") or []
+    }
     if not any(added.values()):
         return ""
     for content, strips in added.items():
@@ -171,50 +228,83 @@ def _name_mark(fields: dict[str, Any]) -> str:
 
 
 def _swallows(content: str) -> ArtifactError:
-    return ArtifactError(f"{TOKENIZER}: added token `{content}` takes white space or words with it, which llama.cpp does not")
+    return ArtifactError(
+        f"{TOKENIZER}: added token `{content}` takes white space or words with it, which llama.cpp does not"
+    )
 
 
 def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Metadata:
     """Return in which order pieces are joined: a list of merges, or a score for each token."""
     if structure.model == "gpt2":
         merges = fields["model"]["merges"]
-        return {"tokenizer.ggml.merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]}
+        return {
+            "tokenizer.ggml.merges": [
+                merge if isinstance(merge, str) else " ".join(merge) for merge in merges
+            ]
+        }
     by_id = scores(fields)
     fixed = {CONTROL: -1000.0, USER_DEFINED: -1000.0, UNUSED: -10000.0, BYTE: 0.0}
     listed = [fixed[kind] if kind in fixed else by_id[number] for number, kind in enumerate(types)]
-    return {"tokenizer.ggml.scores": listed} | ({} if structure.space_prefix else {"tokenizer.ggml.add_space_prefix": False})
+    return {"tokenizer.ggml.scores": listed} | (
+        {} if structure.space_prefix else {"tokenizer.ggml.add_space_prefix": False}
+    )
 
 
-def special_ids(folder: Path, settings: dict[str, Any], ids: dict[str, int]) -> tuple[Metadata, tuple[int, ...]]:
+def special_ids(
+    folder: Path, settings: dict[str, Any], ids: dict[str, int]
+) -> tuple[Metadata, tuple[int, ...]]:
     """Return the ids of special tokens by role as metadata, and those that end an answer; raise ArtifactError if none does."""
     config = read_json(folder / "config.json")
-    generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    generation = (
+        read_json(folder / "generation_config.json")
+        if (folder / "generation_config.json").is_file()
+        else {}
+    )
     metadata: Metadata = {}
     for role, key in _ROLES.items():
-        numbers = [ids.get(_text(settings.get(f"{role}_token")), -1), *_numbers(config.get(f"{role}_token_id"))]
+        numbers = [
+            ids.get(_text(settings.get(f"{role}_token")), -1),
+            *_numbers(config.get(f"{role}_token_id")),
+        ]
         if known := [number for number in numbers if 0 <= number < len(ids)]:
             metadata[key] = known[0]
     turns = [ids[token] for token in END_OF_TURN if token in ids]
     if turns:
         metadata["tokenizer.ggml.eot_token_id"] = turns[0]
-    stops = {*_numbers(config.get("eos_token_id")), *_numbers(generation.get("eos_token_id")), *turns}
+    stops = {
+        *_numbers(config.get("eos_token_id")),
+        *_numbers(generation.get("eos_token_id")),
+        *turns,
+    }
     stops |= {metadata[_EOS]} if _EOS in metadata else set()
     if not stops:
-        raise ArtifactError(f"{folder.name}: no token ends an answer", hint="set `eos_token` in tokenizer_config.json")
+        raise ArtifactError(
+            f"{folder.name}: no token ends an answer",
+            hint="set `eos_token` in tokenizer_config.json",
+        )
     if (highest := max(stops)) >= len(ids):
-        raise ArtifactError(f"{folder.name}: `eos_token_id` {highest} is not in the vocabulary of {len(ids)}")
+        raise ArtifactError(
+            f"{folder.name}: `eos_token_id` {highest} is not in the vocabulary of {len(ids)}"
+        )
     return metadata, tuple(sorted(stops))
 
 
 def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
     """Return which tokens the tokenizer puts around a text, found by encoding one."""
-    bare, dressed = (tokenizer.encode("a", add_special_tokens=around).ids for around in (False, True))
+    bare, dressed = (
+        tokenizer.encode("a", add_special_tokens=around).ids for around in (False, True)
+    )
     bos, eos = ([specials[key]] if key in specials else [] for key in (_BOS, _EOS))
     for add_bos in (False, True):
         for add_eos in (False, True):
             if dressed == bos * add_bos + bare + eos * add_eos:
-                return {"tokenizer.ggml.add_bos_token": add_bos, "tokenizer.ggml.add_eos_token": add_eos}
-    raise ArtifactError(f"{TOKENIZER}: puts tokens {dressed} around `a`, not the begin and end tokens that it names")
+                return {
+                    "tokenizer.ggml.add_bos_token": add_bos,
+                    "tokenizer.ggml.add_eos_token": add_eos,
+                }
+    raise ArtifactError(
+        f"{TOKENIZER}: puts tokens {dressed} around `a`, not the begin and end tokens that it names"
+    )
 
 
 def chat_template(folder: Path, settings: dict[str, Any]) -> str:
@@ -225,7 +315,9 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
     if isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
     if not isinstance(found, str) or not found:
-        raise ArtifactError(f"{folder.name}: no chat template", hint=f"put `{TEMPLATE}` beside config.json")
+        raise ArtifactError(
+            f"{folder.name}: no chat template", hint=f"put `{TEMPLATE}` beside config.json"
+        )
     return found
 
 
@@ -234,4 +326,8 @@ def _text(token: Any) -> str:
 
 
 def _numbers(value: Any) -> list[int]:
-    return [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+    return [
+        number
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, int)
+    ]

@@ -49,7 +49,11 @@ class _Block:
 
 
 def write_tensors(
-    part: Path, weights: Weights | Merged, planned: Sequence[tuple[Source, Slot]], treatment: Treatment, report: Reporter
+    part: Path,
+    weights: Weights | Merged,
+    planned: Sequence[tuple[Source, Slot]],
+    treatment: Treatment,
+    report: Reporter,
 ) -> None:
     """Fill the slots of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
     blocks = [block for source, slot in planned for block in _blocks(source, slot)]
@@ -57,13 +61,18 @@ def write_tensors(
     done, read, began = 0, 0, time.monotonic()
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
-        written = [pool.submit(_write_block, stream.fileno(), weights, block, treatment) for block in blocks]
+        written = [
+            pool.submit(_write_block, stream.fileno(), weights, block, treatment)
+            for block in blocks
+        ]
         try:
             for block, size in zip(blocks, written, strict=True):
                 done += size.result()
                 read += _read_bytes(weights, block)
                 speed = read / max(time.monotonic() - began, 1e-3) / 1e9
-                report.step("quantize", done, total, unit="B", figures=f"{speed:.2f} GB/s of weights")
+                report.step(
+                    "quantize", done, total, unit="B", figures=f"{speed:.2f} GB/s of weights"
+                )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -74,7 +83,9 @@ def reserve(handle: int, total: int) -> None:
     try:
         os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
     except OSError as error:
-        raise ArtifactError(f"no room for a model file of {total / 1e6:.0f} MB: {error.strerror}") from error
+        raise ArtifactError(
+            f"no room for a model file of {total / 1e6:.0f} MB: {error.strerror}"
+        ) from error
 
 
 def _blocks(source: Source, slot: Slot) -> Iterator[_Block]:
@@ -93,7 +104,9 @@ def _read_bytes(weights: Weights | Merged, block: _Block) -> int:
     return tensor.size_bytes * block.count // max(tensor.rows, 1)
 
 
-def _write_block(handle: int, weights: Weights | Merged, block: _Block, treatment: Treatment) -> int:
+def _write_block(
+    handle: int, weights: Weights | Merged, block: _Block, treatment: Treatment
+) -> int:
     import numpy as np
 
     source, slot = block.source, block.slot
@@ -103,9 +116,13 @@ def _write_block(handle: int, weights: Weights | Merged, block: _Block, treatmen
         if source.name in treatment.ready:
             packed[:] = treatment.ready[source.name][first:last]
         else:
-            ggml.quantize_rows(slot.type, _read(weights, block), packed, treatment.importance.get(source.name))
+            ggml.quantize_rows(
+                slot.type, _read(weights, block), packed, treatment.importance.get(source.name)
+            )
     except ValueError as error:
-        raise ArtifactError(f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}") from error
+        raise ArtifactError(
+            f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}"
+        ) from error
     left, at = packed.data, slot.offset + first
     while left:
         size = os.pwrite(handle, left, at)

@@ -37,7 +37,9 @@ class Grid:
     @property
     def scale(self) -> "NDArray[np.float32]":
         """[rows, groups]"""
-        scale: NDArray[np.float32] = self.unit.repeat(self.times.shape[1] // self.unit.shape[1], 1) * self.times
+        scale: NDArray[np.float32] = (
+            self.unit.repeat(self.times.shape[1] // self.unit.shape[1], 1) * self.times
+        )
         return scale
 
 
@@ -48,18 +50,26 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     layout = LAYOUTS[kind]
     rows, blocks = packed.size // ggml.row_bytes(kind, columns), _blocks(kind, packed)
     nibbles = blocks[:, layout.head :].reshape(len(blocks), -1, layout.chunk)
-    codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(np.int8) + np.int8(layout.low)
-    unit, times, offset = (part.reshape(rows, -1) for part in layout.scales(blocks[:, : layout.head]))
+    codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(
+        np.int8
+    ) + np.int8(layout.low)
+    unit, times, offset = (
+        part.reshape(rows, -1) for part in layout.scales(blocks[:, : layout.head])
+    )
     return Grid(unit=unit, times=times, offset=offset, codes=codes, low=layout.low)
 
 
-def join(kind: Type, packed: "NDArray[np.uint8]", codes: "NDArray[np.int8]", unit: "NDArray[np.float32]") -> "NDArray[np.uint8]":
+def join(
+    kind: Type, packed: "NDArray[np.uint8]", codes: "NDArray[np.int8]", unit: "NDArray[np.float32]"
+) -> "NDArray[np.uint8]":
     """Return rows with other codes and units; the rest is as it was."""
     import numpy as np
 
     layout, blocks = LAYOUTS[kind], _blocks(kind, packed).copy()
     blocks[:, :2] = unit.astype(np.float16).reshape(-1, 1).view(np.uint8)
-    nibbles = (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)
+    nibbles = (
+        (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)
+    )
     blocks[:, layout.head :] = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).reshape(len(blocks), -1)
     return blocks.reshape(-1)
 

@@ -44,12 +44,20 @@ class Matrix:
         """Return the mean of each tensor; ones for a tensor that saw nothing (`load_imatrix`, tools/quantize)."""
         import numpy as np
 
-        means = {name: sums / np.float32(self.counts[name] or 1) for name, sums in self.sums.items()}
-        return {name: mean if self.counts[name] else np.ones_like(mean) for name, mean in means.items()}
+        means = {
+            name: sums / np.float32(self.counts[name] or 1) for name, sums in self.sums.items()
+        }
+        return {
+            name: mean if self.counts[name] else np.ones_like(mean) for name, mean in means.items()
+        }
 
     def provenance(self) -> Metadata:
         """Return what llama-quantize writes of an importance matrix into the model file."""
-        said = {"dataset": self.dataset, "entries_count": len(self.sums), "chunks_count": self.chunks}
+        said = {
+            "dataset": self.dataset,
+            "entries_count": len(self.sums),
+            "chunks_count": self.chunks,
+        }
         return {f"quantize.imatrix.{key}": value for key, value in said.items() if value}
 
 
@@ -72,7 +80,9 @@ class _Sums:
         self.counts[weight] = self.counts.get(weight, 0) + rows.shape[0]
 
 
-def collect(folder: Path, model: Model, texts: Sequence[str], report: Reporter, *, lora: Lora | None = None) -> Matrix:
+def collect(
+    folder: Path, model: Model, texts: Sequence[str], report: Reporter, *, lora: Lora | None = None
+) -> Matrix:
     """Run a model folder, its adapter merged, over calibration texts; raise ConfigError if they are too short for one chunk.
 
     Head and embedding are left out, as upstream leaves them out.
@@ -80,7 +90,9 @@ def collect(folder: Path, model: Model, texts: Sequence[str], report: Reporter, 
     import torch
 
     chunks = _chunks(folder, texts)
-    names = {source.origin: source.name for source in model.tensors if source.name.startswith("blk.")}
+    names = {
+        source.origin: source.name for source in model.tensors if source.name.startswith("blk.")
+    }
     network, seen = _load(folder, lora), _Sums()
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in names:
@@ -92,8 +104,9 @@ def collect(folder: Path, model: Model, texts: Sequence[str], report: Reporter, 
     return Matrix(
         sums={names[weight]: total.float().numpy() for weight, total in seen.totals.items()},
         counts={names[weight]: count for weight, count in seen.counts.items()},
-        dataset="calibration text of the recipe", chunks=len(chunks),
-    )  # fmt: skip
+        dataset="calibration text of the recipe",
+        chunks=len(chunks),
+    )
 
 
 def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
@@ -108,7 +121,8 @@ def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
     if len(tokens) < CHUNK_TOKENS:
         hint = "give more data, or set `importance = false`"
         raise ConfigError(
-            f"quantize: {len(tokens)} tokens of calibration text, an importance matrix needs {CHUNK_TOKENS}", hint=hint
+            f"quantize: {len(tokens)} tokens of calibration text, an importance matrix needs {CHUNK_TOKENS}",
+            hint=hint,
         )
     whole = min(len(tokens) // CHUNK_TOKENS, MAX_CHUNKS)
     return [tokens[number * CHUNK_TOKENS : (number + 1) * CHUNK_TOKENS] for number in range(whole)]
@@ -131,15 +145,19 @@ def save(matrix: Matrix, file: Path) -> None:
     import numpy as np
 
     metadata: Metadata = {
-        "general.type": "imatrix", "imatrix.datasets": [matrix.dataset or "unknown"], "imatrix.chunk_count": matrix.chunks,
+        "general.type": "imatrix",
+        "imatrix.datasets": [matrix.dataset or "unknown"],
+        "imatrix.chunk_count": matrix.chunks,
         "imatrix.chunk_size": matrix.chunk_tokens,
-    }  # fmt: skip
+    }
     values: dict[str, NDArray[np.float32]] = {}
     for name in sorted(matrix.sums):
         values[name + _SUMS] = matrix.sums[name].reshape(1, -1).astype(np.float32)
         values[name + _COUNTS] = np.full((1, 1), matrix.counts[name], np.float32)
     with whole_file(file) as part:
-        slots = write_header(part, metadata, {name: (Type.F32, array.shape) for name, array in values.items()})
+        slots = write_header(
+            part, metadata, {name: (Type.F32, array.shape) for name, array in values.items()}
+        )
         with part.open("r+b") as stream:
             for name, array in values.items():
                 stream.seek(slots[name].offset)
@@ -157,7 +175,9 @@ def load(file: Path, model: Model | None = None) -> Matrix:
         hint = "llama-imatrix writes this form with `--output-format gguf`"
         raise ArtifactError(f"{file.name}: not an importance matrix: {error}", hint=hint) from error
     if header.metadata.get("general.type") != "imatrix":
-        raise ArtifactError(f"{file.name}: not an importance matrix but `{header.metadata.get('general.type', 'a model')}`")
+        raise ArtifactError(
+            f"{file.name}: not an importance matrix but `{header.metadata.get('general.type', 'a model')}`"
+        )
     values = {tensor.name: _values(file, tensor) for tensor in header.tensors}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
     if missing := next((name for name in names if values.get(name + _COUNTS) is None), None):
@@ -167,10 +187,12 @@ def load(file: Path, model: Model | None = None) -> Matrix:
     if model:
         _check_fits(file, sums, model)
     return Matrix(
-        sums=sums, counts={name: int(values[name + _COUNTS][0]) for name in names},
+        sums=sums,
+        counts={name: int(values[name + _COUNTS][0]) for name in names},
         dataset=str(datasets[0]) if isinstance(datasets, tuple) and datasets else "",
-        chunks=_count(header.metadata.get("imatrix.chunk_count")), chunk_tokens=_count(header.metadata.get("imatrix.chunk_size")),
-    )  # fmt: skip
+        chunks=_count(header.metadata.get("imatrix.chunk_count")),
+        chunk_tokens=_count(header.metadata.get("imatrix.chunk_size")),
+    )
 
 
 def _check_fits(file: Path, sums: "Mapping[str, NDArray[np.float32]]", model: Model) -> None:
@@ -179,7 +201,9 @@ def _check_fits(file: Path, sums: "Mapping[str, NDArray[np.float32]]", model: Mo
         raise ArtifactError(f"{file.name}: names no tensor of this model")
     for name in sorted(sums.keys() & columns.keys()):
         if sums[name].size != columns[name]:
-            raise ArtifactError(f"{file.name}: tensor `{name}`: {sums[name].size} columns, the model has {columns[name]}")
+            raise ArtifactError(
+                f"{file.name}: tensor `{name}`: {sums[name].size} columns, the model has {columns[name]}"
+            )
 
 
 def _count(value: object) -> int:
@@ -193,5 +217,7 @@ def _values(file: Path, tensor: Tensor) -> "NDArray[np.float32]":
         raise ArtifactError(f"{file.name}: tensor `{tensor.name}`: {tensor.type}, not F32")
     values = np.fromfile(file, "<f4", tensor.size // 4, offset=tensor.offset)
     if not np.isfinite(values).all() or (values < 0).any():
-        raise ArtifactError(f"{file.name}: tensor `{tensor.name}`: a value is negative, NaN or infinite")
+        raise ArtifactError(
+            f"{file.name}: tensor `{tensor.name}`: a value is negative, NaN or infinite"
+        )
     return values

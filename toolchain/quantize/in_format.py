@@ -63,7 +63,9 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
 
     Raises ConfigError where no tensor has a type that can be learned.
     """
-    matrices = [source for source in lesson.model.tensors if source.origin and len(source.shape) > 1]
+    matrices = [
+        source for source in lesson.model.tensors if source.origin and len(source.shape) > 1
+    ]
     taught = [source for source in matrices if _can_be_learned(source, lesson)]
     if not taught:
         known = ", ".join(kind.name for kind in grids.LAYOUTS)
@@ -76,12 +78,20 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
     control = judge.compare(student)
     codes, vectors, figures = _train(taught, packed, teacher, student, lesson, resume, report)
     for source in taught:
-        packed[source.origin] = grids.join(lesson.kinds[source.name], packed[source.origin], *codes[source.origin])
+        packed[source.origin] = grids.join(
+            lesson.kinds[source.name], packed[source.origin], *codes[source.origin]
+        )
     made = judge.compare(_with(teacher, lesson, packed, vectors))
     shipped, verdict = decide(made, control)
     report.note(f"in-format distillation: {verdict}")
     ready = _file_rows(taught, packed, vectors, lesson) if shipped == "learned" else {}
-    return ready, {"shipped": shipped, "verdict": verdict, "learned": asdict(made), "control": asdict(control), **figures}
+    return ready, {
+        "shipped": shipped,
+        "verdict": verdict,
+        "learned": asdict(made),
+        "control": asdict(control),
+        **figures,
+    }
 
 
 def decide(made: Divergence, control: Divergence) -> tuple[str, str]:
@@ -89,8 +99,14 @@ def decide(made: Divergence, control: Divergence) -> tuple[str, str]:
     ratio = made.mean_kl / control.mean_kl if control.mean_kl else 1.0
     scores = f"KL {made.mean_kl:.5f} against {control.mean_kl:.5f} over {made.tokens} tokens ({ratio:.2f}×)"
     if made.mean_kl < control.mean_kl:
-        return "learned", f"the learned file is nearer to the teacher than rounding by importance: {scores}; it ships"
-    return "control", f"the learned file is not nearer to the teacher than rounding by importance: {scores}; the control ships"
+        return (
+            "learned",
+            f"the learned file is nearer to the teacher than rounding by importance: {scores}; it ships",
+        )
+    return (
+        "control",
+        f"the learned file is not nearer to the teacher than rounding by importance: {scores}; the control ships",
+    )
 
 
 def _can_be_learned(source: Source, lesson: Lesson) -> bool:
@@ -100,13 +116,21 @@ def _can_be_learned(source: Source, lesson: Lesson) -> bool:
 def _round(source: Source, student: Any, lesson: Lesson) -> "NDArray[np.uint8]":
     """Round a matrix as the file without distillation holds it, in the student too."""
     kind = lesson.kinds[source.name]
-    packed = network.pack(kind, network.rows_of(student, source.origin), lesson.importance.get(source.name))
+    packed = network.pack(
+        kind, network.rows_of(student, source.origin), lesson.importance.get(source.name)
+    )
     network.put(student, source.origin, kind, packed)
     return packed
 
 
 def _train(
-    taught: Sequence[Source], packed: "Rows", teacher: Any, student: Any, lesson: Lesson, resume: Path, report: Reporter
+    taught: Sequence[Source],
+    packed: "Rows",
+    teacher: Any,
+    student: Any,
+    lesson: Lesson,
+    resume: Path,
+    report: Reporter,
 ) -> "tuple[dict[str, Codes], dict[str, NDArray[np.float32]], Figures]":
     """Return codes with their units, and vectors, by their names in the checkpoint, and what it took."""
     from toolchain.training.loop import Course, train
@@ -114,13 +138,21 @@ def _train(
 
     spec, examples = lesson.spec, _examples(lesson)
     found = {source.origin: _grid(source, packed, lesson) for source in taught}
-    vectors = [source for source in lesson.model.tensors if source.origin and len(source.shape) == 1]
+    vectors = [
+        source for source in lesson.model.tensors if source.origin and len(source.shape) == 1
+    ]
     _begin(student, teacher, found, vectors, examples[: spec.compensated], report)
     steps = -(-len(examples) // spec.batch_size)
     course = Course(
-        name="in-format", steps=steps, batch_size=spec.batch_size, learning_rate=spec.learning_rate, warmup_share=WARMUP_SHARE,
-        seed=lesson.seed, weight_decay=0.0, mean_steps=max(1, round(steps * MEAN_SHARE)),
-    )  # fmt: skip
+        name="in-format",
+        steps=steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=WARMUP_SHARE,
+        seed=lesson.seed,
+        weight_decay=0.0,
+        mean_steps=max(1, round(steps * MEAN_SHARE)),
+    )
     objective = TwinLoss(student, teacher, hidden_weight=HIDDEN_WEIGHT)
     figures = train(objective, examples, course, resume, report)
     student.cpu(), teacher.cpu()
@@ -148,7 +180,9 @@ def _begin(
 
     latent = compensate.latent_codes(teacher, found, examples, report)
     for name, grid in found.items():
-        unit, times, offset = (torch.from_numpy(part) for part in (grid.unit, grid.times, grid.offset))
+        unit, times, offset = (
+            torch.from_numpy(part) for part in (grid.unit, grid.times, grid.offset)
+        )
         scales = straight_through.Scales(unit=unit, times=times, offset=offset, low=grid.low)
         straight_through.learn_codes(_module(student, name)[0], latent[name], scales)
     for source in vectors:
@@ -163,7 +197,11 @@ def _examples(lesson: Lesson) -> "list[Example]":
     tokens, turn = 0, 0
     while tokens < lesson.spec.tokens:
         seed = lesson.seed + turn
-        rows = exchanged(reworded(lesson.lessons, lesson.spec.reworded_share, seed), lesson.spec.exchanged_share, seed)
+        rows = exchanged(
+            reworded(lesson.lessons, lesson.spec.reworded_share, seed),
+            lesson.spec.exchanged_share,
+            seed,
+        )
         for example in network.encoded(lesson.folder, rows, lesson.spec.max_tokens):
             if tokens >= lesson.spec.tokens:
                 break
@@ -191,7 +229,9 @@ def _value(student: Any, name: str) -> "NDArray[np.float32]":
     return values
 
 
-def _with(teacher: Any, lesson: Lesson, packed: "Rows", vectors: "Mapping[str, NDArray[np.float32]]") -> Any:
+def _with(
+    teacher: Any, lesson: Lesson, packed: "Rows", vectors: "Mapping[str, NDArray[np.float32]]"
+) -> Any:
     """Return a network with the weights that the file will hold, read from their bytes."""
     import torch
 
@@ -205,10 +245,18 @@ def _with(teacher: Any, lesson: Lesson, packed: "Rows", vectors: "Mapping[str, N
     return student
 
 
-def _file_rows(taught: Sequence[Source], packed: "Rows", vectors: "Mapping[str, NDArray[np.float32]]", lesson: Lesson) -> "Rows":
+def _file_rows(
+    taught: Sequence[Source],
+    packed: "Rows",
+    vectors: "Mapping[str, NDArray[np.float32]]",
+    lesson: Lesson,
+) -> "Rows":
     import numpy as np
 
-    ready = {source.name: in_file_order(source, packed[source.origin].reshape(source.shape[0], -1)) for source in taught}
+    ready = {
+        source.name: in_file_order(source, packed[source.origin].reshape(source.shape[0], -1))
+        for source in taught
+    }
     for source in lesson.model.tensors:
         if source.origin in vectors:
             values = vectors[source.origin] + np.float32(source.offset)

@@ -31,20 +31,27 @@ class Front:
         return int(self.sizes.searchsorted(limit, side="right")) - 1
 
 
-def solve(sizes: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], max_points: int = MAX_POINTS) -> Front:
+def solve(
+    sizes: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], max_points: int = MAX_POINTS
+) -> Front:
     """Return the front of all choices; `sizes` and `damages` hold each thing's choices."""
     import numpy as np
 
     front = Front(sizes=np.zeros(1, np.int64), damages=np.zeros(1), picks=np.zeros((1, 0), np.int8))
     for size, damage in zip(sizes, damages, strict=True):
-        front = _thinned(_merged(front, np.array(size, np.int64), np.array(damage, np.float64)), max_points)
+        front = _thinned(
+            _merged(front, np.array(size, np.int64), np.array(damage, np.float64)), max_points
+        )
     return front
 
 
 def _merged(front: Front, size: "NDArray[np.int64]", damage: "NDArray[np.float64]") -> Front:
     import numpy as np
 
-    sizes, damages = (front.sizes[:, None] + size).ravel(), (front.damages[:, None] + damage).ravel()
+    sizes, damages = (
+        (front.sizes[:, None] + size).ravel(),
+        (front.damages[:, None] + damage).ravel(),
+    )
     order = np.lexsort((damages, sizes))
     least = np.minimum.accumulate(damages[order])
     kept = order[np.concatenate([[True], least[1:] < least[:-1]])]

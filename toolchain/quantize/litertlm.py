@@ -28,7 +28,9 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         from litert_lm_builder import litertlm_builder
         from litert_lm_builder.runtime.proto import llm_metadata_pb2
     except ImportError as error:
-        raise ToolError("litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'") from error
+        raise ToolError(
+            "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
+        ) from error
     about = llm_metadata_pb2.LlmMetadata(max_num_tokens=context)
     about.llm_model_type.generic_model.SetInParent()
     for token in stop_ids:
@@ -39,7 +41,9 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         metadata.flush()
         builder = litertlm_builder.LitertLmFileBuilder()
         builder.add_system_metadata(
-            litertlm_builder.Metadata(key="Authors", value="demitasse", dtype=litertlm_builder.DType.STRING)
+            litertlm_builder.Metadata(
+                key="Authors", value="demitasse", dtype=litertlm_builder.DType.STRING
+            )
         )
         builder.add_llm_metadata(metadata.name)
         builder.add_hf_tokenizer(str(tokenizer))

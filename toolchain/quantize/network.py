@@ -58,7 +58,9 @@ def rows_of(network: Any, weight: str) -> "NDArray[np.float32]":
     return values
 
 
-def pack(kind: Type, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None") -> "NDArray[np.uint8]":
+def pack(
+    kind: Type, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
+) -> "NDArray[np.uint8]":
     """Return rows as the file holds them."""
     import numpy as np
 
@@ -76,13 +78,17 @@ def put(network: Any, weight: str, kind: Type, packed: "NDArray[np.uint8]") -> N
         parameter.copy_(torch.from_numpy(ggml.dequantize_rows(kind, packed, parameter.shape[-1])))
 
 
-def encoded(folder: Path, conversations: Sequence[Mapping[str, Any]], max_tokens: int) -> "list[Example]":
+def encoded(
+    folder: Path, conversations: Sequence[Mapping[str, Any]], max_tokens: int
+) -> "list[Example]":
     """Return conversations as token ids; raise ConfigError where there are none."""
     from toolchain.training.checkpoints import load_tokenizer
     from toolchain.training.examples import conversations as encode
 
     if not conversations:
-        raise ConfigError("quantize: there are no conversations to compare on", hint="stage `ingest` gives them")
+        raise ConfigError(
+            "quantize: there are no conversations to compare on", hint="stage `ingest` gives them"
+        )
     return encode(load_tokenizer(folder), conversations, max_tokens)[0]
 
 
@@ -96,7 +102,9 @@ class Judge:
 
         self._head, self._batches = Head(teacher), _batches(examples)
         with torch.inference_mode():
-            self._states = [learned(self._head.hidden(batch.ids), batch.labels)[0] for batch in self._batches]
+            self._states = [
+                learned(self._head.hidden(batch.ids), batch.labels)[0] for batch in self._batches
+            ]
 
     def compare(self, network: Any) -> Divergence:
         """Return KL(teacher ‖ network) and their agreement."""
@@ -108,7 +116,10 @@ class Judge:
         with torch.inference_mode():
             for batch, theirs in zip(self._batches, self._states, strict=True):
                 ours, _ = learned(head.hidden(batch.ids), batch.labels)
-                parts = [_compare(self._head.logits(theirs[piece]), head.logits(ours[piece])) for piece in head.chunks(len(ours))]
+                parts = [
+                    _compare(self._head.logits(theirs[piece]), head.logits(ours[piece]))
+                    for piece in head.chunks(len(ours))
+                ]
                 kl, same = (torch.cat(part) for part in zip(*parts, strict=True))
                 each = [int(count) for count in (batch.labels[:, 1:] != -100).sum(1)]
                 sums += [float(part.sum()) for part in kl.split(each)]
@@ -125,7 +136,10 @@ def _compare(theirs: Any, ours: Any) -> tuple[Any, Any]:
 def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Divergence:
     tokens = sum(counts)
     mean = sum(sums) / tokens
-    error = math.sqrt(sum((kl - mean * count) ** 2 for kl, count in zip(sums, counts, strict=True))) / tokens
+    error = (
+        math.sqrt(sum((kl - mean * count) ** 2 for kl, count in zip(sums, counts, strict=True)))
+        / tokens
+    )
     return Divergence(mean_kl=mean, error=error, agreement=agreed / tokens, tokens=tokens)
 
 
@@ -136,4 +150,7 @@ def _batches(examples: "Sequence[Example]") -> list[Any]:
     while kept < len(examples) and tokens < JUDGED_TOKENS:
         tokens += examples[kept].targets
         kept += 1
-    return [batch_of(examples, range(first, min(first + BATCH, kept))) for first in range(0, kept, BATCH)]
+    return [
+        batch_of(examples, range(first, min(first + BATCH, kept)))
+        for first in range(0, kept, BATCH)
+    ]

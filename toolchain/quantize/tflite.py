@@ -52,20 +52,34 @@ class _Vocabulary:
 
 
 def quantize(
-    checkpoint: Checkpoint, spec: QuantizeSpec, label: ModelLabel, out: Path, report: Reporter, *, context: int,
+    checkpoint: Checkpoint,
+    spec: QuantizeSpec,
+    label: ModelLabel,
+    out: Path,
+    report: Reporter,
+    *,
+    context: int,
     litertlm: bool = False,
-) -> ModelFile:  # fmt: skip
+) -> ModelFile:
     """Write the checkpoint as a TFLite file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
 
     Its adapter is merged while the weights are read. `litertlm` has the same written as one file for LiteRT-LM too.
     """
     find_scheme(spec.tflite_scheme)
     check_model_folder(checkpoint.path)
-    parameters = _Parameters(scheme=spec.tflite_scheme, prefill=spec.prefill, context=context, label=label, litertlm=litertlm)
+    parameters = _Parameters(
+        scheme=spec.tflite_scheme,
+        prefill=spec.prefill,
+        context=context,
+        label=label,
+        litertlm=litertlm,
+    )
     work = Work(
-        stage="quantize", inputs={"checkpoint": checkpoint.digest}, parameters=parameters,
+        stage="quantize",
+        inputs={"checkpoint": checkpoint.digest},
+        parameters=parameters,
         tools=("ai-edge-litert", "flatbuffers", "litert-lm-builder"),
-    )  # fmt: skip
+    )
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, parameters, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
@@ -76,9 +90,12 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         _check_context(parameters, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
         decoder = Decoder(
-            model=model, config=read_json(folder / "config.json"), weights=Merged(weights, lora) if lora else weights,
-            scheme=find_scheme(parameters.scheme), context=parameters.context,
-        )  # fmt: skip
+            model=model,
+            config=read_json(folder / "config.json"),
+            weights=Merged(weights, lora) if lora else weights,
+            scheme=find_scheme(parameters.scheme),
+            context=parameters.context,
+        )
         vocabulary = _vocabulary(folder)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         promised = _write(file, decoder, parameters, vocabulary, report)
@@ -87,32 +104,51 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
     figures = _figures(file, model, parameters, promised, vocabulary)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
-    report.note(f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}")
+    report.note(
+        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+    )
     return figures | {"adapter": lora.name if lora else ""}
 
 
 def _check_context(parameters: _Parameters, model: Model) -> None:
     context, longest = parameters.context, model.sizes["context"]
     if context > longest:
-        raise ConfigError(f"package: context: the model has {longest} tokens of context, `{context}` asked")
+        raise ConfigError(
+            f"package: context: the model has {longest} tokens of context, `{context}` asked"
+        )
     if not parameters.prefill or max(parameters.prefill) > context or min(parameters.prefill) < 2:
-        raise ConfigError(f"quantize: prefill: lengths from 2 to the context of {context} are possible, not {parameters.prefill}")
+        raise ConfigError(
+            f"quantize: prefill: lengths from 2 to the context of {context} are possible, not {parameters.prefill}"
+        )
 
 
 def _vocabulary(folder: Path) -> _Vocabulary:
     from tokenizers import Tokenizer
 
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json")
+        if (folder / "tokenizer_config.json").is_file()
+        else {}
+    )
     ids = Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab()
     specials, stop_ids = gguf_tokenizer.special_ids(folder, settings, ids)
     texts = {number: text for text, number in ids.items()}
-    bos, eos = (texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "") for role in ("bos", "eos"))
-    return _Vocabulary(template=gguf_tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids)
+    bos, eos = (
+        texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
+        for role in ("bos", "eos")
+    )
+    return _Vocabulary(
+        template=gguf_tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
+    )
 
 
-def _write(file: Path, decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary, report: Reporter) -> dict[Promise, int]:
+def _write(
+    file: Path, decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary, report: Reporter
+) -> dict[Promise, int]:
     blueprint = decoder.blueprint(parameters.prefill)
-    blueprint.note(NOTE, json.dumps(_note(decoder, parameters, vocabulary), sort_keys=True).encode())
+    blueprint.note(
+        NOTE, json.dumps(_note(decoder, parameters, vocabulary), sort_keys=True).encode()
+    )
     with whole_file(file) as part:
         promised = write_header(part, blueprint, decoder.scheme.name)
         write_matrices(part, decoder.weights, promised, report)
@@ -122,11 +158,18 @@ def _write(file: Path, decoder: Decoder, parameters: _Parameters, vocabulary: _V
 def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) -> dict[str, Any]:
     model, label = decoder.model, parameters.label
     return {
-        "architecture": model.family.name, "scheme": parameters.scheme, "parameters": model.parameters,
-        "context_train": model.sizes["context"], "bos_token": vocabulary.bos, "eos_token": vocabulary.eos,
-        "stop_ids": list(vocabulary.stop_ids), "name": label.name, "version": label.version, "licence": label.licence,
+        "architecture": model.family.name,
+        "scheme": parameters.scheme,
+        "parameters": model.parameters,
+        "context_train": model.sizes["context"],
+        "bos_token": vocabulary.bos,
+        "eos_token": vocabulary.eos,
+        "stop_ids": list(vocabulary.stop_ids),
+        "name": label.name,
+        "version": label.version,
+        "licence": label.licence,
         "base_model": label.base_model,
-    }  # fmt: skip
+    }
 
 
 def _write_companions(folder: Path, vocabulary: _Vocabulary, out: Path) -> None:
@@ -136,12 +179,28 @@ def _write_companions(folder: Path, vocabulary: _Vocabulary, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
-def _figures(file: Path, model: Model, parameters: _Parameters, promised: dict[Promise, int], vocabulary: _Vocabulary) -> Figures:
+def _figures(
+    file: Path,
+    model: Model,
+    parameters: _Parameters,
+    promised: dict[Promise, int],
+    vocabulary: _Vocabulary,
+) -> Figures:
     scheme: Scheme = find_scheme(parameters.scheme)
     stored = sum(promise.size_bytes for promise in promised)
     return {
-        "file": file.name, "scheme": scheme.name, "size_bytes": file.stat().st_size, "nominal_bpw": scheme.nominal_bpw,
-        "real_bpw": round(stored * 8 / model.parameters, 4), "parameters": model.parameters, "context": parameters.context,
-        "stop_ids": list(vocabulary.stop_ids), "weights_bytes": stored, "kv_bytes_per_token": 2 * model.kv_bytes_per_token,
-        "n_vocab": model.sizes["vocab"], "kv_type": "f32", "prefill": list(parameters.prefill), "engines": list(scheme.engines),
-    }  # fmt: skip
+        "file": file.name,
+        "scheme": scheme.name,
+        "size_bytes": file.stat().st_size,
+        "nominal_bpw": scheme.nominal_bpw,
+        "real_bpw": round(stored * 8 / model.parameters, 4),
+        "parameters": model.parameters,
+        "context": parameters.context,
+        "stop_ids": list(vocabulary.stop_ids),
+        "weights_bytes": stored,
+        "kv_bytes_per_token": 2 * model.kv_bytes_per_token,
+        "n_vocab": model.sizes["vocab"],
+        "kv_type": "f32",
+        "prefill": list(parameters.prefill),
+        "engines": list(scheme.engines),
+    }

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device.manifest import ManifestError
-from device.manifest.tflite import TYPES, Header, Signature, foreign_operators, legacy_fault, read_header
+from device.manifest.tflite import (
+    TYPES,
+    Header,
+    Signature,
+    foreign_operators,
+    legacy_fault,
+    read_header,
+)
 from toolchain.errors import ArtifactError
 from toolchain.quantize.contents import Contents, Share
 
@@ -18,16 +25,33 @@ def read_contents(file: Path) -> Contents:
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
     said, types = header.note, _types(header)
-    decode = next((signature for signature in header.signatures if signature.name == "decode"), None)
+    decode = next(
+        (signature for signature in header.signatures if signature.name == "decode"), None
+    )
     weights = sum(share.weights for share in types)
     return Contents(
-        file=file.name, size_bytes=header.size, kind="model", architecture=str(said.get("architecture", "TFLite")),
-        name=str(said.get("name", "")), licence=str(said.get("licence", "")), base=str(said.get("base_model", "")),
-        scheme=str(said.get("scheme", "")), parameters=weights, types=types, rope="", tokenizer="", vocabulary=0, specials=(),
-        bits=round(sum(share.size_bytes for share in types) * 8 / max(weights, 1), 3), shape=_shape(header, decode),
-        context=_context(decode), template_sha256="", template_line="", tensors=header.constants,
+        file=file.name,
+        size_bytes=header.size,
+        kind="model",
+        architecture=str(said.get("architecture", "TFLite")),
+        name=str(said.get("name", "")),
+        licence=str(said.get("licence", "")),
+        base=str(said.get("base_model", "")),
+        scheme=str(said.get("scheme", "")),
+        parameters=weights,
+        types=types,
+        rope="",
+        tokenizer="",
+        vocabulary=0,
+        specials=(),
+        bits=round(sum(share.size_bytes for share in types) * 8 / max(weights, 1), 3),
+        shape=_shape(header, decode),
+        context=_context(decode),
+        template_sha256="",
+        template_line="",
+        tensors=header.constants,
         warnings=tuple(_warnings(header, decode)),
-    )  # fmt: skip
+    )
 
 
 def _types(header: Header) -> tuple[Share, ...]:
@@ -36,7 +60,11 @@ def _types(header: Header) -> tuple[Share, ...]:
     for kind in kinds:
         found = [tensor for tensor in header.constants if tensor.type == kind]
         stored = sum(tensor.size for tensor in found)
-        shares.append(Share(type=kind, tensors=len(found), weights=stored * 8 // _BITS[kind], size_bytes=stored))
+        shares.append(
+            Share(
+                type=kind, tensors=len(found), weights=stored * 8 // _BITS[kind], size_bytes=stored
+            )
+        )
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))
 
 
@@ -44,7 +72,11 @@ def _shape(header: Header, decode: Signature | None) -> dict[str, int]:
     if decode is None:
         return {"graphs": len(header.graphs)}
     caches = [tensor for name, tensor in decode.inputs.items() if name.startswith("kv_cache_k_")]
-    heads = {"key heads": caches[0].shape[1], "head width": caches[0].shape[3]} if caches and len(caches[0].shape) == 4 else {}
+    heads = (
+        {"key heads": caches[0].shape[1], "head width": caches[0].shape[3]}
+        if caches and len(caches[0].shape) == 4
+        else {}
+    )
     logits = decode.outputs.get("logits")
     vocabulary = {"tokens of vocabulary": logits.shape[-1]} if logits and logits.shape else {}
     return {"layers": len(caches), **heads, **vocabulary, "signatures": len(header.signatures)}

@@ -36,7 +36,11 @@ def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise,
             if isinstance(content, bytes):
                 stream.write(content)
         stream.truncate(end)
-    return {content: starts[number] for number, content in enumerate(blueprint.buffers) if isinstance(content, Promise)}
+    return {
+        content: starts[number]
+        for number, content in enumerate(blueprint.buffers)
+        if isinstance(content, Promise)
+    }
 
 
 def _packed(blueprint: Blueprint) -> bytearray:
@@ -83,5 +87,11 @@ def _too_large(scheme: str, size: int) -> ArtifactError:
     for name, (smaller, factor) in _SMALLER.items():
         left = int(left / factor) if name == scheme or left != size else left
         if left <= MAX_FILE_BYTES and left != size:
-            return ArtifactError(f"{scheme}: {size / 1e9:.2f} GB, {limit}", hint=f"`{smaller}` takes {left / 1e9:.2f} GB")
-    return ArtifactError(f"{scheme}: {size / 1e9:.2f} GB, {limit}", hint='use `formats = ["gguf"]`, which has no such limit')
+            return ArtifactError(
+                f"{scheme}: {size / 1e9:.2f} GB, {limit}",
+                hint=f"`{smaller}` takes {left / 1e9:.2f} GB",
+            )
+    return ArtifactError(
+        f"{scheme}: {size / 1e9:.2f} GB, {limit}",
+        hint='use `formats = ["gguf"]`, which has no such limit',
+    )

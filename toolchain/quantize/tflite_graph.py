@@ -68,7 +68,12 @@ class Blueprint:
         self.schema = litert.schema()
         self.model = self.schema.ModelT()
         self.model.version, self.model.description = 3, "demitasse"
-        self.model.operatorCodes, self.model.subgraphs, self.model.signatureDefs, self.model.metadata = [], [], [], []
+        (
+            self.model.operatorCodes,
+            self.model.subgraphs,
+            self.model.signatureDefs,
+            self.model.metadata,
+        ) = [], [], [], []
         self.buffers: list[bytes | Promise] = [b""]
         """The first one is empty, as the format asks."""
         self._codes: dict[tuple[str, int], int] = {}
@@ -120,7 +125,10 @@ class Graph:
         """Return a tensor of values known now."""
         content = values.tobytes()
         kind = _CONSTANTS[values.dtype.name]
-        return self.once((values.shape, kind, content), lambda: self._tensor(values.shape, kind, self.blueprint.buffer(content)))
+        return self.once(
+            (values.shape, kind, content),
+            lambda: self._tensor(values.shape, kind, self.blueprint.buffer(content)),
+        )
 
     def numbers(self, *values: int) -> Value:
         """Return a constant vector of whole numbers."""
@@ -134,11 +142,16 @@ class Graph:
 
         return self.constant(np.array([value], np.float32))
 
-    def promised(self, promise: Promise, quantization: Any = None, shape: tuple[int, ...] = ()) -> Value:
+    def promised(
+        self, promise: Promise, quantization: Any = None, shape: tuple[int, ...] = ()
+    ) -> Value:
         """Return a tensor whose bytes come later."""
         buffer = self.blueprint.buffer(promise)
         place = shape or promise.shape
-        return self.once((promise, shape), lambda: self._tensor(place, promise.type, buffer, quantization, promise.name))
+        return self.once(
+            (promise, shape),
+            lambda: self._tensor(place, promise.type, buffer, quantization, promise.name),
+        )
 
     def once(self, key: Any, make: Callable[[], Value]) -> Value:
         """Return what was made for a key, made when it is first asked for."""
@@ -146,11 +159,22 @@ class Graph:
             self._known[key] = make()
         return self._known[key]
 
-    def _tensor(self, shape: Sequence[int], kind: str, buffer: int = 0, quantization: Any = None, name: str = "") -> Value:
+    def _tensor(
+        self,
+        shape: Sequence[int],
+        kind: str,
+        buffer: int = 0,
+        quantization: Any = None,
+        name: str = "",
+    ) -> Value:
         import numpy as np
 
         schema, entry = self.blueprint.schema, self.blueprint.schema.TensorT()
-        entry.shape, entry.type, entry.buffer = np.array(shape, np.int32), getattr(schema.TensorType, kind), buffer
+        entry.shape, entry.type, entry.buffer = (
+            np.array(shape, np.int32),
+            getattr(schema.TensorType, kind),
+            buffer,
+        )
         entry.name, entry.quantization = name or f"{self.name}/{len(self._tensors)}", quantization
         self._tensors.append(entry)
         return Value(len(self._tensors) - 1, tuple(shape), kind)
@@ -158,15 +182,22 @@ class Graph:
     # Operators
 
     def _run(
-        self, operator: str, inputs: Sequence[Value | None], shape: Sequence[int], kind: str = F32, version: int = 1,
+        self,
+        operator: str,
+        inputs: Sequence[Value | None],
+        shape: Sequence[int],
+        kind: str = F32,
+        version: int = 1,
         options: tuple[str, dict[str, Any]] | None = None,
-    ) -> Value:  # fmt: skip
+    ) -> Value:
         import numpy as np
 
         schema, entry = self.blueprint.schema, self.blueprint.schema.OperatorT()
         result = self._tensor(shape, kind)
         entry.opcodeIndex = self.blueprint.code(operator, version)
-        entry.inputs = np.array([-1 if value is None else value.index for value in inputs], np.int32)
+        entry.inputs = np.array(
+            [-1 if value is None else value.index for value in inputs], np.int32
+        )
         entry.outputs = np.array([result.index], np.int32)
         if options:
             name, fields = options
@@ -180,7 +211,13 @@ class Graph:
     def _pairwise(self, operator: str, name: str, one: Value, other: Value) -> Value:
         import numpy as np
 
-        return self._run(operator, [one, other], np.broadcast_shapes(one.shape, other.shape), one.type, options=(name, {}))
+        return self._run(
+            operator,
+            [one, other],
+            np.broadcast_shapes(one.shape, other.shape),
+            one.type,
+            options=(name, {}),
+        )
 
     def add(self, one: Value, other: Value) -> Value:
         """Return the sum, broadcast."""
@@ -194,7 +231,9 @@ class Graph:
         """Return the product, element by element, broadcast."""
         return self._pairwise("MUL", "Mul", one, other)
 
-    def _each(self, operator: str, value: Value, options: tuple[str, dict[str, Any]] | None = None) -> Value:
+    def _each(
+        self, operator: str, value: Value, options: tuple[str, dict[str, Any]] | None = None
+    ) -> Value:
         return self._run(operator, [value], value.shape, options=options)
 
     def relu(self, value: Value) -> Value:
@@ -232,14 +271,18 @@ class Graph:
     def mean(self, value: Value, axis: int) -> Value:
         """Return the mean along an axis, which stays with length 1."""
         shape = [*value.shape[:axis], 1, *value.shape[axis + 1 :]]
-        return self._run("MEAN", [value, self.numbers(axis)], shape, options=("Reducer", {"keepDims": True}))
+        return self._run(
+            "MEAN", [value, self.numbers(axis)], shape, options=("Reducer", {"keepDims": True})
+        )
 
     def reshape(self, value: Value, *shape: int) -> Value:
         """Return the same elements in another shape."""
         if shape == value.shape:
             return value
         options = ("Reshape", {"newShape": list(shape)})
-        return self._run("RESHAPE", [value, self.numbers(*shape)], shape, value.type, options=options)
+        return self._run(
+            "RESHAPE", [value, self.numbers(*shape)], shape, value.type, options=options
+        )
 
     def slice(self, value: Value, axis: int, first: int, count: int) -> Value:
         """Return `count` places along an axis (SLICE: STRIDED_SLICE made decoding five times as slow)."""
@@ -254,34 +297,62 @@ class Graph:
         """Return the values one after the other along an axis."""
         shape = list(values[0].shape)
         shape[axis] = sum(value.shape[axis] for value in values)
-        return self._run("CONCATENATION", values, shape, values[0].type, options=("Concatenation", {"axis": axis}))
+        return self._run(
+            "CONCATENATION",
+            values,
+            shape,
+            values[0].type,
+            options=("Concatenation", {"axis": axis}),
+        )
 
     def transpose(self, value: Value, *axes: int) -> Value:
         """Return the value with its axes in another order."""
-        return self._run("TRANSPOSE", [value, self.numbers(*axes)], [value.shape[axis] for axis in axes], options=("Transpose", {}))
+        return self._run(
+            "TRANSPOSE",
+            [value, self.numbers(*axes)],
+            [value.shape[axis] for axis in axes],
+            options=("Transpose", {}),
+        )
 
     def matmul(self, one: Value, other: Value, *, transposed: bool = False) -> Value:
         """Return batched products over the last two axes; the right one may be transposed."""
         width = other.shape[-2] if transposed else other.shape[-1]
-        return self._run("BATCH_MATMUL", [one, other], (*one.shape[:-1], width), options=("BatchMatMul", {"adjY": transposed}))
+        return self._run(
+            "BATCH_MATMUL",
+            [one, other],
+            (*one.shape[:-1], width),
+            options=("BatchMatMul", {"adjY": transposed}),
+        )
 
     def gather(self, table: Value, places: Value) -> Value:
         """Return rows of a table."""
-        return self._run("GATHER", [table, places], (*places.shape, *table.shape[1:]), options=("Gather", {}))
+        return self._run(
+            "GATHER", [table, places], (*places.shape, *table.shape[1:]), options=("Gather", {})
+        )
 
     def look_up(self, table: Value, tokens: Value, version: int) -> Value:
         """Return rows of an embedding, as float32."""
-        return self._run("EMBEDDING_LOOKUP", [tokens, table], (*tokens.shape, table.shape[1]), version=version)
+        return self._run(
+            "EMBEDDING_LOOKUP", [tokens, table], (*tokens.shape, table.shape[1]), version=version
+        )
 
     def put(self, cache: Value, rows: Value, start: Value) -> Value:
         """Return the cache with rows written from `start` on."""
         return self._run("DYNAMIC_UPDATE_SLICE", [cache, rows, start], cache.shape)
 
-    def linear(self, value: Value, weights: Value, bias: Value | None = None, version: int = 1) -> Value:
+    def linear(
+        self, value: Value, weights: Value, bias: Value | None = None, version: int = 1
+    ) -> Value:
         """Return value · weightsᵀ + bias; integer weights have the value quantized row by row while it runs."""
         options = {"asymmetricQuantizeInputs": weights.type in (I8, I4)}
         shape = (*value.shape[:-1], weights.shape[0])
-        return self._run("FULLY_CONNECTED", [value, weights, bias], shape, version=version, options=("FullyConnected", options))
+        return self._run(
+            "FULLY_CONNECTED",
+            [value, weights, bias],
+            shape,
+            version=version,
+            options=("FullyConnected", options),
+        )
 
     def finish(self, outputs: dict[str, Value]) -> None:
         """Make the graph a signature of the model."""
@@ -309,13 +380,23 @@ def quantization(blueprint: Blueprint, scale: "NDArray[np.float32]") -> Any:
     import numpy as np
 
     entry = blueprint.schema.QuantizationParametersT()
-    entry.scale, entry.zeroPoint, entry.quantizedDimension = scale, np.zeros(len(scale), np.int64), 0
+    entry.scale, entry.zeroPoint, entry.quantizedDimension = (
+        scale,
+        np.zeros(len(scale), np.int64),
+        0,
+    )
     return entry
 
 
 def in_blocks(blueprint: Blueprint, scales: Value, block: int) -> Any:
     """Return the quantization of a tensor whose rows are cut into blocks with a scale each."""
-    entry, details = blueprint.schema.QuantizationParametersT(), blueprint.schema.BlockwiseQuantizationT()
+    entry, details = (
+        blueprint.schema.QuantizationParametersT(),
+        blueprint.schema.BlockwiseQuantizationT(),
+    )
     details.scales, details.blockSize, details.zeroPoints = scales.index, block, -1
-    entry.detailsType, entry.details = blueprint.schema.QuantizationDetails.BlockwiseQuantization, details
+    entry.detailsType, entry.details = (
+        blueprint.schema.QuantizationDetails.BlockwiseQuantization,
+        details,
+    )
     return entry

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.quantize.tflite_graph import BITS, F16, F32, I4, I8, Graph, Matrix, Promise, Value, in_blocks, quantization
+from toolchain.quantize.tflite_graph import (
+    BITS,
+    F16,
+    F32,
+    I4,
+    I8,
+    Graph,
+    Matrix,
+    Promise,
+    Value,
+    in_blocks,
+    quantization,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,11 +66,15 @@ SCHEMES = {
 def find_scheme(name: str) -> Scheme:
     """Return a scheme by its name; raise ConfigError for one that does not exist."""
     if name not in SCHEMES:
-        raise ConfigError(f"quantize: unknown TFLite scheme `{name}`", hint=closest(name, list(SCHEMES)))
+        raise ConfigError(
+            f"quantize: unknown TFLite scheme `{name}`", hint=closest(name, list(SCHEMES))
+        )
     return SCHEMES[name]
 
 
-def linear(graph: Graph, value: Value, kind: str, matrix: Matrix, bias: "NDArray[np.float32] | None") -> Value:
+def linear(
+    graph: Graph, value: Value, kind: str, matrix: Matrix, bias: "NDArray[np.float32] | None"
+) -> Value:
     """Return value · matrixᵀ + bias."""
     made = None if bias is None else graph.constant(bias)
     if kind == F32:
@@ -106,7 +122,10 @@ def _scales(graph: Graph, matrix: Matrix, shape: tuple[int, ...]) -> Value:
 
 def _blocks(graph: Graph, matrix: Matrix) -> Value:
     if matrix.columns % BLOCK:
-        raise ArtifactError(f"int4: rows of {matrix.columns} are not divisible by {BLOCK}", hint="use `dynamic_wi8_afp32`")
+        raise ArtifactError(
+            f"int4: rows of {matrix.columns} are not divisible by {BLOCK}",
+            hint="use `dynamic_wi8_afp32`",
+        )
     scales = graph.promised(Promise(matrix, F16, "scales", (matrix.rows, matrix.columns // BLOCK)))
     weights = Promise(matrix, I4, shape=(matrix.rows, matrix.columns))
     return graph.promised(weights, in_blocks(graph.blueprint, scales, BLOCK))
@@ -139,12 +158,22 @@ def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
     import numpy as np
 
     blocks = rows.reshape(-1, BLOCK)
-    scales = (np.maximum(np.abs(blocks).max(1), np.float32(1e-6)) / np.float32(7)).astype(np.float16)
-    whole = np.clip(np.rint(blocks / scales.astype(np.float32)[:, None]), -7, 7).astype(np.int8).view(np.uint8).reshape(-1)
+    scales = (np.maximum(np.abs(blocks).max(1), np.float32(1e-6)) / np.float32(7)).astype(
+        np.float16
+    )
+    whole = (
+        np.clip(np.rint(blocks / scales.astype(np.float32)[:, None]), -7, 7)
+        .astype(np.int8)
+        .view(np.uint8)
+        .reshape(-1)
+    )
     return (whole[0::2] & 0xF) | (whole[1::2] << 4), scales.view(np.uint8)
 
 
 PACKERS: dict[str, Callable[["NDArray[np.float32]"], Packed]] = {
-    F32: _pack_plain(F32), F16: _pack_plain(F16), I8: _pack_rows, I4: _pack_blocks,
-}  # fmt: skip
+    F32: _pack_plain(F32),
+    F16: _pack_plain(F16),
+    I8: _pack_rows,
+    I4: _pack_blocks,
+}
 """Type → what turns rows of float32 into its bytes."""

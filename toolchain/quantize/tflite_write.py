@@ -41,9 +41,16 @@ class _Block:
     scales_at: int
 
 
-def write_matrices(part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter) -> None:
+def write_matrices(
+    part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter
+) -> None:
     """Keep the promises of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
-    blocks = [block for promise in promised if promise.part == "weights" for block in _blocks(weights, promise, promised)]
+    blocks = [
+        block
+        for promise in promised
+        if promise.part == "weights"
+        for block in _blocks(weights, promise, promised)
+    ]
     total = sum(promise.size_bytes for promise in promised)
     done, read, began = 0, 0, time.monotonic()
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -52,26 +59,41 @@ def write_matrices(part: Path, weights: Weights | Merged, promised: Mapping[Prom
         try:
             for block, size in zip(blocks, written, strict=True):
                 done += size.result()
-                read += weights.tensors[block.origin].size_bytes * block.count // weights.tensors[block.origin].rows
+                read += (
+                    weights.tensors[block.origin].size_bytes
+                    * block.count
+                    // weights.tensors[block.origin].rows
+                )
                 speed = read / max(time.monotonic() - began, 1e-3) / 1e9
-                report.step("quantize", done, total, unit="B", figures=f"{speed:.2f} GB/s of weights")
+                report.step(
+                    "quantize", done, total, unit="B", figures=f"{speed:.2f} GB/s of weights"
+                )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _blocks(weights: Weights | Merged, promise: Promise, promised: Mapping[Promise, int]) -> Iterator[_Block]:
+def _blocks(
+    weights: Weights | Merged, promise: Promise, promised: Mapping[Promise, int]
+) -> Iterator[_Block]:
     matrix = promise.matrix
-    scales = next((other for other in promised if other.part == "scales" and other.matrix == matrix), None)
+    scales = next(
+        (other for other in promised if other.part == "scales" and other.matrix == matrix), None
+    )
     step, above = max(1, BLOCK_WEIGHTS // matrix.columns), 0
     for origin in matrix.origins:
         rows = weights.tensors[origin].rows
         for first in range(0, rows, step):
             yield _Block(
-                origin=origin, first=first, count=min(step, rows - first), type=promise.type,
+                origin=origin,
+                first=first,
+                count=min(step, rows - first),
+                type=promise.type,
                 weights_at=promised[promise] + promise.size_bytes // matrix.rows * (above + first),
-                scales_at=promised[scales] + scales.size_bytes // matrix.rows * (above + first) if scales else 0,
-            )  # fmt: skip
+                scales_at=promised[scales] + scales.size_bytes // matrix.rows * (above + first)
+                if scales
+                else 0,
+            )
         above += rows
 
 
@@ -79,7 +101,9 @@ def _write(handle: int, weights: Weights | Merged, block: _Block) -> int:
     rows = weights.rows(block.origin, block.first, block.count)
     problem = _problem(rows, block.type)
     if problem:
-        raise ArtifactError(f"{weights.tensors[block.origin].file.name}: tensor `{block.origin}`: {problem}")
+        raise ArtifactError(
+            f"{weights.tensors[block.origin].file.name}: tensor `{block.origin}`: {problem}"
+        )
     packed, scales = PACKERS[block.type](rows)
     _put(handle, memoryview(packed).cast("B"), block.weights_at)
     _put(handle, memoryview(scales).cast("B"), block.scales_at)
@@ -92,7 +116,11 @@ def _problem(rows: "NDArray[np.float32]", kind: str) -> str:
     largest = max(abs(rows.min()), abs(rows.max()))
     if not np.isfinite(largest):
         return "a weight is NaN or infinite"
-    return "a weight is too large for FLOAT16" if kind == F16 and largest > np.finfo(np.float16).max else ""
+    return (
+        "a weight is too large for FLOAT16"
+        if kind == F16 and largest > np.finfo(np.float16).max
+        else ""
+    )
 
 
 def _put(handle: int, left: memoryview, at: int) -> None:

@@ -49,13 +49,22 @@ def read(path: Path) -> Report:
     try:
         found = _parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read as a report", hint="`demitasse bench BOARD --save FILE` makes one") from error
-    if isinstance(found, dict) and {"board", "emulated", "rows", "measured"} <= found.keys():
-        return Report(**{name: found[name] for name in ("board", "emulated", "rows", "measured")}, facts=found.get("facts", {}))
-    rows = found if isinstance(found, list) else [found]
-    if not rows or not all(isinstance(row, dict) and {"n_prompt", "n_gen", "samples_ts"} <= row.keys() for row in rows):
         raise ArtifactError(
-            f"{path}: holds neither a report nor rows of llama-bench", hint="with their samples: -o json or -o jsonl"
+            f"{path}: cannot be read as a report",
+            hint="`demitasse bench BOARD --save FILE` makes one",
+        ) from error
+    if isinstance(found, dict) and {"board", "emulated", "rows", "measured"} <= found.keys():
+        return Report(
+            **{name: found[name] for name in ("board", "emulated", "rows", "measured")},
+            facts=found.get("facts", {}),
+        )
+    rows = found if isinstance(found, list) else [found]
+    if not rows or not all(
+        isinstance(row, dict) and {"n_prompt", "n_gen", "samples_ts"} <= row.keys() for row in rows
+    ):
+        raise ArtifactError(
+            f"{path}: holds neither a report nor rows of llama-bench",
+            hint="with their samples: -o json or -o jsonl",
         )
     return Report(board=path.stem, emulated=False, rows=rows, measured={})
 
@@ -72,12 +81,21 @@ def compare(first: Report, second: Report) -> list[Comparison]:
 
     The interval is that of runs which are independent; two boards, or one board before and after a change.
     """
-    pairs = [(test_name(row), row, other) for row in first.rows for other in second.rows if test_name(row) == test_name(other)]
+    pairs = [
+        (test_name(row), row, other)
+        for row in first.rows
+        for other in second.rows
+        if test_name(row) == test_name(other)
+    ]
     if not pairs:
-        tests = " and ".join(", ".join(test_name(row) for row in report.rows) for report in (first, second))
+        tests = " and ".join(
+            ", ".join(test_name(row) for row in report.rows) for report in (first, second)
+        )
         raise ArtifactError(f"{first.board} and {second.board}: no test is in both: {tests}")
     both = caveats(first), caveats(second)
-    return [_compared(test, row["samples_ts"], other["samples_ts"], both) for test, row, other in pairs]
+    return [
+        _compared(test, row["samples_ts"], other["samples_ts"], both) for test, row, other in pairs
+    ]
 
 
 def test_name(row: Figures) -> str:
@@ -85,23 +103,44 @@ def test_name(row: Figures) -> str:
     return f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
 
 
-def _compared(test: str, first: Sequence[float], second: Sequence[float], both: tuple[list[str], list[str]]) -> Comparison:
+def _compared(
+    test: str, first: Sequence[float], second: Sequence[float], both: tuple[list[str], list[str]]
+) -> Comparison:
     draw = random.Random(0)  # noqa: S311
     drawn = sorted(
-        statistics.median(draw.choices(second, k=len(second))) / statistics.median(draw.choices(first, k=len(first)))
+        statistics.median(draw.choices(second, k=len(second)))
+        / statistics.median(draw.choices(first, k=len(first)))
         for _ in range(RESAMPLES)
     )
     one, two = statistics.median(first), statistics.median(second)
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
-    return Comparison(test=test, first=one, second=two, ratio=two / one, low=low, high=high, caveats=both)
+    return Comparison(
+        test=test, first=one, second=two, ratio=two / one, low=low, high=high, caveats=both
+    )
 
 
 def caveats(report: Report) -> list[str]:
     """Return why a report's figures may not be what the board can do, a sentence each."""
     measured, after = report.measured, report.measured.get("after", {})
-    found = ["an emulated board: its speed says nothing about a real one"] if report.emulated else []
+    found = (
+        ["an emulated board: its speed says nothing about a real one"] if report.emulated else []
+    )
     found += [f"the run was not alone: {reason}" for reason in measured.get("contended", [])]
-    throttled = sorted({flag for sample in [*measured.get("samples", []), after] for flag in sample.get("throttled") or []})
-    found += [f"the board held itself back: {', '.join(throttled).replace('_', ' ')}"] if throttled else []
+    throttled = sorted(
+        {
+            flag
+            for sample in [*measured.get("samples", []), after]
+            for flag in sample.get("throttled") or []
+        }
+    )
+    found += (
+        [f"the board held itself back: {', '.join(throttled).replace('_', ' ')}"]
+        if throttled
+        else []
+    )
     governor = measured.get("before", {}).get("governor")
-    return [*found, f"the governor was `{governor}`"] if governor not in (None, "performance") else found
+    return (
+        [*found, f"the governor was `{governor}`"]
+        if governor not in (None, "performance")
+        else found
+    )

@@ -30,14 +30,17 @@ def render(reports: Sequence[Report]) -> str:
         '<p class="quiet">measured by demitasse, on the boards themselves, with the runtime that serves</p>',
     ]
     body += _figure(
-        "Quality against speed", plots.quality_and_speed(reports),
+        "Quality against speed",
+        plots.quality_and_speed(reports),
         "The area of a circle is the size of the file; the dotted line joins those that no other beats in both.",
         "no report holds a release that went through the gate",
-    )  # fmt: skip
+    )
     for report in reports:
         body += _report(report)
     head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title>'
+        '<meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title>"
     )
     return (
         f'<!doctype html>\n<html lang="en">\n<head>{head}<style>{STYLE}</style></head>\n<body>\n'
@@ -55,13 +58,17 @@ def _report(report: Report) -> Iterator[str]:
     yield "<h3>What a user waits for, and what it takes</h3>"
     yield _table(("", ""), list(_figures(report)))
     yield from _figure(
-        "Where the time of one answer goes", plots.where_time_goes(report), "A cold start; a running service has loaded its model.",
+        "Where the time of one answer goes",
+        plots.where_time_goes(report),
+        "A cold start; a running service has loaded its model.",
         "this model cannot be talked to",
-    )  # fmt: skip
+    )
     yield from _figure(
-        "Through the run", plots.over_time(report), "Sampled once a second on the board; what it has no sensor for is left out.",
+        "Through the run",
+        plots.over_time(report),
+        "Sampled once a second on the board; what it has no sensor for is left out.",
         "the run was over within a second",
-    )  # fmt: skip
+    )
     yield "<h3>Where this was measured</h3>"
     yield _table(("", ""), list(_origin(report)))
 
@@ -70,22 +77,46 @@ def _tests(report: Report) -> str:
     head = ("test", "median tokens/s", "mean ± sd", "nine in ten above", "n", "threads")
     rows = []
     for row in report.rows:
-        median, tenth = (f"{row[key]:.2f}" if key in row else NOT_MEASURED for key in ("median_ts", "p10_ts"))
+        median, tenth = (
+            f"{row[key]:.2f}" if key in row else NOT_MEASURED for key in ("median_ts", "p10_ts")
+        )
         mean = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
-        rows.append((test_name(row), median, mean, tenth, str(len(row["samples_ts"])), str(row.get("n_threads", ""))))
+        rows.append(
+            (
+                test_name(row),
+                median,
+                mean,
+                tenth,
+                str(len(row["samples_ts"])),
+                str(row.get("n_threads", "")),
+            )
+        )
     return _table(head, rows)
 
 
 def _figures(report: Report) -> Iterator[tuple[str, str]]:
     measured = report.measured
-    for name, key in (("first token, cold", "ttft_cold_s"), ("first token, warm", "ttft_warm_s"), ("loading the model", "load_s")):
+    for name, key in (
+        ("first token, cold", "ttft_cold_s"),
+        ("first token, warm", "ttft_warm_s"),
+        ("loading the model", "load_s"),
+    ):
         yield name, _said(measured.get(key), lambda value: f"{value:.3f} s")
-    for name, key in (("peak resident memory", "peak_rss_bytes"), ("its own share (PSS)", "pss_bytes")):
+    for name, key in (
+        ("peak resident memory", "peak_rss_bytes"),
+        ("its own share (PSS)", "pss_bytes"),
+    ):
         yield name, _said(measured.get(key), lambda value: f"{value / 1e6:.1f} MB")
     yield "major page faults", _said(measured.get("major_faults"), str)
     for name, value in measured.get("pressure", {}).items():
-        yield f"time in which something waited for {name}", _said(value, lambda share: f"{share:.1%}")
-    yield "memory bandwidth, read", _said(measured.get("roofline", {}).get("bandwidth_gb_s"), lambda value: f"{value:g} GB/s")
+        yield (
+            f"time in which something waited for {name}",
+            _said(value, lambda share: f"{share:.1%}"),
+        )
+    yield (
+        "memory bandwidth, read",
+        _said(measured.get("roofline", {}).get("bandwidth_gb_s"), lambda value: f"{value:g} GB/s"),
+    )
     yield "of it used while answering", _roofline(measured.get("roofline", {}))
     yield from _sampled(measured.get("samples", []))
 
@@ -97,23 +128,37 @@ def _roofline(roof: dict[str, Any]) -> str:
 
 
 def _sampled(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    for name, key, unit in (("temperature", "temperature_c", "°C"), ("clock", "clock_mhz", "MHz"), ("power", "power_w", "W")):
+    for name, key, unit in (
+        ("temperature", "temperature_c", "°C"),
+        ("clock", "clock_mhz", "MHz"),
+        ("power", "power_w", "W"),
+    ):
         values = [sample[key] for sample in samples if sample.get(key) is not None]
         absent = f"{NOT_MEASURED}: this board has no sensor for it"
         yield name, f"{min(values):.4g} … {max(values):.4g} {unit}" if values else absent
 
 
 def _origin(report: Report) -> Iterator[tuple[str, str]]:
-    yield from ((name.replace("_", " "), str(value)) for name, value in report.facts.items() if value not in (None, ""))
+    yield from (
+        (name.replace("_", " "), str(value))
+        for name, value in report.facts.items()
+        if value not in (None, "")
+    )
     release = report.measured.get("release", {})
     yield from ((name, str(release[name])) for name in ("release", "file") if name in release)
     for row in report.rows[:1]:
         yield "engine", f"{row.get('engine', 'llama.cpp')} {row.get('engine_version', '')}"
-        yield "model", f"{row.get('model_type', '')}, {row.get('model_size', 0) / 1e6:.1f} MB of weights"
+        yield (
+            "model",
+            f"{row.get('model_type', '')}, {row.get('model_size', 0) / 1e6:.1f} MB of weights",
+        )
         yield "when", str(row.get("test_time", ""))
     for name in ("before", "after"):
         condition = report.measured.get(name, {})
-        yield f"load average {name}", _said(condition.get("load_average"), lambda value: f"{value:.2f}")
+        yield (
+            f"load average {name}",
+            _said(condition.get("load_average"), lambda value: f"{value:.2f}"),
+        )
 
 
 def _said(value: Any, words: Any) -> str:
@@ -122,13 +167,18 @@ def _said(value: Any, words: Any) -> str:
 
 def _figure(title: str, svg: str, caption: str, absent: str) -> list[str]:
     shown = f'<div class="wide" role="img" aria-label="{_text(title)}">{svg}</div><p class="quiet">{_text(caption)}</p>'
-    return [f"<h3>{_text(title)}</h3>", shown if svg else f'<p class="quiet">{NOT_MEASURED}: {_text(absent)}</p>']
+    return [
+        f"<h3>{_text(title)}</h3>",
+        shown if svg else f'<p class="quiet">{NOT_MEASURED}: {_text(absent)}</p>',
+    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     columns = "".join(f"<th>{_text(name)}</th>" for name in head)
     shown = f"<thead><tr>{columns}</tr></thead>" if any(head) else ""
-    lines = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f'<div class="wide"><table>{shown}<tbody>{lines}</tbody></table></div>'
 
 

@@ -23,10 +23,20 @@ def quality_and_speed(reports: Sequence[Report]) -> str:
     with _figure(6.4, 3.6) as (axes, done):
         for number, (rate, kl, size, name) in enumerate(points):
             area = LEAST_AREA + size / 1e6 * AREA_PER_MB
-            axes.scatter(rate, kl, s=area, color=COLOURS[number % len(COLOURS)], alpha=0.75, linewidth=0)
-            axes.annotate(name, (rate, kl), xytext=(8, 4), textcoords="offset points", fontsize=8, color=INK)
+            axes.scatter(
+                rate, kl, s=area, color=COLOURS[number % len(COLOURS)], alpha=0.75, linewidth=0
+            )
+            axes.annotate(
+                name, (rate, kl), xytext=(8, 4), textcoords="offset points", fontsize=8, color=INK
+            )
         front = pareto([(rate, kl) for rate, kl, _, _ in points])
-        axes.plot([rate for rate, _ in front], [kl for _, kl in front], color=INK, linewidth=0.8, linestyle=":")
+        axes.plot(
+            [rate for rate, _ in front],
+            [kl for _, kl in front],
+            color=INK,
+            linewidth=0.8,
+            linestyle=":",
+        )
         axes.set_yscale("log")
         axes.invert_yaxis()
         axes.margins(x=0.25, y=0.25)
@@ -55,12 +65,21 @@ def where_time_goes(report: Report) -> str:
         left = 0.0
         for number, (name, seconds) in enumerate(parts):
             label = f"{name} {_seconds(seconds)}"
-            axes.barh(0, seconds, left=left, color=COLOURS[number % len(COLOURS)], label=label, height=0.6)
+            axes.barh(
+                0, seconds, left=left, color=COLOURS[number % len(COLOURS)], label=label, height=0.6
+            )
             left += seconds
         axes.set_xlim(0, whole)
         axes.set_yticks([])
         axes.set_xlabel(f"seconds, to an answer of {answer['tokens']} tokens after a cold start")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+        axes.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=3,
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+        )
         return done()
 
 
@@ -70,7 +89,9 @@ def over_time(report: Report) -> str:
     if not tracks:
         return ""
     with _figure(6.4, 0.6 + 1.1 * len(tracks), rows=len(tracks)) as (axes, done):
-        for row, (name, points), colour in zip(axes if len(tracks) > 1 else [axes], tracks, itertools.cycle(COLOURS), strict=False):
+        for row, (name, points), colour in zip(
+            axes if len(tracks) > 1 else [axes], tracks, itertools.cycle(COLOURS), strict=False
+        ):
             row.plot(
                 *zip(*points, strict=True),
                 color=colour,
@@ -86,8 +107,15 @@ def over_time(report: Report) -> str:
 def _tracks(report: Report) -> Iterator[tuple[str, list[tuple[float, float]]]]:
     samples: list[Figures] = report.measured.get("samples", [])
     for key, name in (("temperature_c", "°C"), ("clock_mhz", "MHz"), ("power_w", "W")):
-        yield name, [(sample["at_s"], sample[key]) for sample in samples if sample.get(key) is not None]
-    flags = [(sample["at_s"], float(bool(sample["throttled"]))) for sample in samples if sample.get("throttled") is not None]
+        yield (
+            name,
+            [(sample["at_s"], sample[key]) for sample in samples if sample.get(key) is not None],
+        )
+    flags = [
+        (sample["at_s"], float(bool(sample["throttled"])))
+        for sample in samples
+        if sample.get("throttled") is not None
+    ]
     yield "throttled", flags
     yield "tokens/s", [(at, rate) for at, rate in report.measured.get("sustained", [])]
 
@@ -95,7 +123,9 @@ def _tracks(report: Report) -> Iterator[tuple[str, list[tuple[float, float]]]]:
 def _point(report: Report) -> tuple[float, float, float, str] | None:
     release = report.measured.get("release", {})
     kl = release.get("gate", {}).get("mean_kl")
-    rate = next((row["median_ts"] for row in report.rows if row["n_gen"] and "median_ts" in row), None)
+    rate = next(
+        (row["median_ts"] for row in report.rows if row["n_gen"] and "median_ts" in row), None
+    )
     if kl is None or rate is None:
         return None
     return rate, max(kl, 1e-6), release["size_bytes"], f"{release['file']} on {report.board}"
@@ -112,16 +142,26 @@ def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, A
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": "demitasse", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    }  # fmt: skip
+        "svg.fonttype": "none",
+        "svg.hashsalt": "demitasse",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+        ),
+    }
     with mpl.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=True)
 
         def done() -> str:
             text = io.StringIO()
-            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL).replace(INK, "currentColor")
+            figure.savefig(
+                text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+            )
+            return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL).replace(
+                INK, "currentColor"
+            )
 
         yield axes, done

@@ -13,12 +13,27 @@ from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
-from toolchain.runtime.assemble import OLDEST_PYTHON, agent, assemble_llama, assemble_site, device_folder
+from toolchain.runtime.assemble import (
+    OLDEST_PYTHON,
+    agent,
+    assemble_llama,
+    assemble_site,
+    device_folder,
+)
 from toolchain.runtime.elf import glibc_floor
 from toolchain.runtime.site import python_of, site_folder
 from toolchain.tools import llama
 
-__all__ = ["agent", "bindings", "device_folder", "for_board", "for_profile", "for_this_computer", "lite", "lite_for_this_computer"]
+__all__ = [
+    "agent",
+    "bindings",
+    "device_folder",
+    "for_board",
+    "for_profile",
+    "for_this_computer",
+    "lite",
+    "lite_for_this_computer",
+]
 
 LITERT = "litert"
 SITE = ("ai-edge-litert", "numpy", "tokenizers")
@@ -45,7 +60,9 @@ def for_profile(profile: str, report: Reporter) -> Path:
 def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Reporter) -> Path:
     """Return the runtime folder with an engine for a board of a profile, whose facts tell the rest."""
     if engine == LITERT and not os.environ.get("DEMITASSE_RUNTIME"):
-        return lite(facts["machine"], facts["python_abi"], facts["glibc"] or "0", report, profile=profile)
+        return lite(
+            facts["machine"], facts["python_abi"], facts["glibc"] or "0", report, profile=profile
+        )
     return for_profile(profile, report)
 
 
@@ -55,10 +72,16 @@ def lite(machine: str, python_abi: str, glibc: str, report: Reporter, *, profile
     python = python_of(python_abi)
     about = next(site.glob("ai_edge_litert-*.dist-info"))
     described = RuntimeManifest(
-        machine=machine, features=(), glibc=glibc_floor([file for file in site.rglob("*.so*") if file.is_file()]), python=python,
-        engines={LITERT: about.name.removesuffix(".dist-info").partition("-")[2]}, files=(), profile=profile,
-        python_tag=f"cp{python[0]}{python[1]}", dispatches=True,
-    )  # fmt: skip
+        machine=machine,
+        features=(),
+        glibc=glibc_floor([file for file in site.rglob("*.so*") if file.is_file()]),
+        python=python,
+        engines={LITERT: about.name.removesuffix(".dist-info").partition("-")[2]},
+        files=(),
+        profile=profile,
+        python_tag=f"cp{python[0]}{python[1]}",
+        dispatches=True,
+    )
     return assemble_site(described, site)
 
 
@@ -66,7 +89,13 @@ def lite_for_this_computer(report: Reporter) -> Path:
     """Return the runtime folder with LiteRT for this very computer and Python."""
     machine = platform.machine()
     libc = platform.libc_ver()[1]
-    return lite(machine, str(sysconfig.get_config_var("SOABI")), libc, report, profile=THIS_COMPUTER.get(machine, machine))
+    return lite(
+        machine,
+        str(sysconfig.get_config_var("SOABI")),
+        libc,
+        report,
+        profile=THIS_COMPUTER.get(machine, machine),
+    )
 
 
 def for_this_computer() -> Path:
@@ -79,9 +108,14 @@ def for_this_computer() -> Path:
 
 def _assemble(profile: str, machine: str, features: tuple[str, ...], libraries: list[Path]) -> Path:
     described = RuntimeManifest(
-        machine=machine, features=tuple(sorted(features)), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
-        engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")}, files=(), profile=profile,
-    )  # fmt: skip
+        machine=machine,
+        features=tuple(sorted(features)),
+        glibc=glibc_floor(libraries),
+        python=OLDEST_PYTHON,
+        engines={"llama.cpp": importlib.metadata.version("llama-cpp-python")},
+        files=(),
+        profile=profile,
+    )
     return assemble_llama(described, bindings(), libraries)
 
 
@@ -89,18 +123,26 @@ def _given(folder: Path) -> Path:
     try:
         read_runtime(folder)
     except ManifestError as error:
-        raise ArtifactError(f"{folder}: not a runtime: {error}", hint="DEMITASSE_RUNTIME names it") from error
+        raise ArtifactError(
+            f"{folder}: not a runtime: {error}", hint="DEMITASSE_RUNTIME names it"
+        ) from error
     return folder
 
 
 def bindings() -> Path:
     """Return the folder of llama-cpp-python's ctypes bindings and its libraries."""
     try:
-        return Path(str(importlib.metadata.distribution("llama-cpp-python").locate_file("llama_cpp")))
+        return Path(
+            str(importlib.metadata.distribution("llama-cpp-python").locate_file("llama_cpp"))
+        )
     except importlib.metadata.PackageNotFoundError as error:
-        raise ToolError("llama-cpp-python is not installed", hint="pip install llama-cpp-python") from error
+        raise ToolError(
+            "llama-cpp-python is not installed", hint="pip install llama-cpp-python"
+        ) from error
 
 
 def _ggml(folder: Path) -> list[Path]:
     """Return the libraries that libllama.so finds beside itself, under the one name that it asks for."""
-    return sorted(file for file in folder.iterdir() if re.fullmatch(r"libggml[a-z-]*\.so\.\d+", file.name))
+    return sorted(
+        file for file in folder.iterdir() if re.fullmatch(r"libggml[a-z-]*\.so\.\d+", file.name)
+    )

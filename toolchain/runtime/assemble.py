@@ -21,7 +21,17 @@ import device.manifest
 from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, file_entry, to_bytes
 from toolchain.errors import ToolError
 
-SERVER = ("anyio", "click", "exceptiongroup", "h11", "jinja2", "markupsafe", "starlette", "typing_extensions", "uvicorn")
+SERVER = (
+    "anyio",
+    "click",
+    "exceptiongroup",
+    "h11",
+    "jinja2",
+    "markupsafe",
+    "starlette",
+    "typing_extensions",
+    "uvicorn",
+)
 """Pure-Python distributions of the runtime; exceptiongroup for Python 3.10, which anyio needs there."""
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 """llama-cpp-python's low-level interface, without the package around it (which wants numpy and diskcache)."""
@@ -65,7 +75,9 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
 
     def fill(staged: Path) -> None:
         (staged / "llama_cpp" / "lib").mkdir(parents=True)
-        (staged / "llama_cpp" / "__init__.py").touch()  # without it a llama_cpp that the board has installed would be taken
+        (
+            staged / "llama_cpp" / "__init__.py"
+        ).touch()  # without it a llama_cpp that the board has installed would be taken
         for name in LLAMA_PYTHON:
             _copy(llama / name, staged / "llama_cpp" / name)
         for library in libraries:
@@ -79,7 +91,9 @@ def assemble_site(described: RuntimeManifest, site: Path) -> Path:
     """Return the runtime folder with the packages of a site folder, for one Python."""
 
     def fill(staged: Path) -> None:
-        shutil.copytree(site, staged, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        shutil.copytree(
+            site, staged, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        )
 
     return _assemble(described, fill, "device.engine.tflite")
 
@@ -95,13 +109,18 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
         staged = Path(folder) / "runtime"
         _fill(staged)
         fill(staged)
-        paths = sorted(file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file())
+        paths = sorted(
+            file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()
+        )
         files = tuple(file_entry(staged, path) for path in paths)
         manifest = RuntimeManifest(**{**vars(described), "files": files})
         final = runtimes / manifest.runtime_id()
         if not final.is_dir():
             (staged / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
-            if described.machine == platform.machine() and described.python_tag in ("", THIS_PYTHON):
+            if described.machine == platform.machine() and described.python_tag in (
+                "",
+                THIS_PYTHON,
+            ):
                 _check(staged, engine)
             staged.rename(final)
     return final
@@ -120,7 +139,9 @@ def _copy_distribution(name: str, staged: Path) -> None:
     """Copy a distribution's Python files and licences; of llama-cpp-python only the licences."""
     for file in importlib.metadata.files(name) or []:
         parts = file.parts
-        about = parts[0].endswith(".dist-info") and (parts[1].startswith(("METADATA", "LICEN", "licen")))
+        about = parts[0].endswith(".dist-info") and (
+            parts[1].startswith(("METADATA", "LICEN", "licen"))
+        )
         code = file.suffix == ".py" and ".." not in parts and name != "llama-cpp-python"
         if about or code:
             _copy(Path(str(file.locate())), staged / Path(*parts))
@@ -142,5 +163,6 @@ def _check(staged: Path, engine: str) -> None:
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise ToolError(
-            f"the runtime does not load: {said[-1] if said else done.returncode}", hint="pip install --force-reinstall demitasse"
+            f"the runtime does not load: {said[-1] if said else done.returncode}",
+            hint="pip install --force-reinstall demitasse",
         )

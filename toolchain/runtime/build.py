@@ -38,7 +38,9 @@ class Built:
     """What was written into the folder of `--out`."""
 
 
-def build(target: Target, report: Reporter, *, out: Path | None = None, with_bench: bool = False) -> Built:
+def build(
+    target: Target, report: Reporter, *, out: Path | None = None, with_bench: bool = False
+) -> Built:
     """Return the runtime of a target, built where it is not there yet; `out` gets the wheel, and llama-bench if it is wanted."""
     if with_bench and not out:
         raise ConfigError("--bench: where to?", hint="--out FOLDER names the place for llama-bench")
@@ -60,14 +62,22 @@ def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
     return _measured(target, folder, time.monotonic() - began, 0.0, [])
 
 
-def _measured(target: Target, folder: Path, seconds: float, cpu_s: float, files: Sequence[Path]) -> Built:
+def _measured(
+    target: Target, folder: Path, seconds: float, cpu_s: float, files: Sequence[Path]
+) -> Built:
     described = read_runtime(folder)
     return Built(
-        target=target.id, profile=described.profile, features=described.features, glibc=described.glibc,
-        runtime=described.runtime_id(), folder=str(folder), size_bytes=sum(file.size for file in described.files),
-        seconds=round(seconds, 1), cpu_s=round(cpu_s, 1),
+        target=target.id,
+        profile=described.profile,
+        features=described.features,
+        glibc=described.glibc,
+        runtime=described.runtime_id(),
+        folder=str(folder),
+        size_bytes=sum(file.size for file in described.files),
+        seconds=round(seconds, 1),
+        cpu_s=round(cpu_s, 1),
         files=tuple(file.name for file in files),
-    )  # fmt: skip
+    )
 
 
 def _take_away(target: Target, report: Reporter, out: Path, *, with_bench: bool) -> list[Path]:

@@ -42,12 +42,30 @@ class Processor:
 
 
 _ARMV8_2 = ("asimd", "asimdrdm", "atomics", "crc32", "fp")
-_X86_64_V3 = ("abm", "avx", "avx2", "bmi1", "bmi2", "cx16", "f16c", "fma", "movbe", "popcnt", "sse4_1", "sse4_2", "ssse3")
+_X86_64_V3 = (
+    "abm",
+    "avx",
+    "avx2",
+    "bmi1",
+    "bmi2",
+    "cx16",
+    "f16c",
+    "fma",
+    "movbe",
+    "popcnt",
+    "sse4_1",
+    "sse4_2",
+    "ssse3",
+)
 PROFILES = {
     "armv8.0": Processor(machine="aarch64", cpu="generic+v8a", features=("asimd", "fp")),
-    "armv8.2+fp16": Processor(machine="aarch64", cpu="generic+v8_2a+fullfp16", features=(*_ARMV8_2, "asimdhp", "fphp")),
+    "armv8.2+fp16": Processor(
+        machine="aarch64", cpu="generic+v8_2a+fullfp16", features=(*_ARMV8_2, "asimdhp", "fphp")
+    ),
     "armv8.2+dotprod+fp16": Processor(
-        machine="aarch64", cpu="generic+v8_2a+dotprod+fullfp16", features=(*_ARMV8_2, "asimddp", "asimdhp", "fphp")
+        machine="aarch64",
+        cpu="generic+v8_2a+dotprod+fullfp16",
+        features=(*_ARMV8_2, "asimddp", "asimdhp", "fphp"),
     ),
     "x86-64": Processor(machine="x86_64", cpu="x86_64", features=("sse2",)),
     "x86-64-v3": Processor(machine="x86_64", cpu="x86_64_v3", features=_X86_64_V3),
@@ -83,15 +101,27 @@ def build_bench(profile: str, report: Reporter) -> Path:
 
 def _built(product: _Product, profile: str, report: Reporter) -> Path:
     if profile not in PROFILES:
-        raise ConfigError(f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES)))
+        raise ConfigError(
+            f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES))
+        )
     processor, versions = PROFILES[profile], zig.verify()
     folder = cache() / "cross"
     with _alone(folder, report):
         llama = source.fetch(folder / "source", report)
-        common = _digest(llama.sha256, versions["ziglang"], versions["cmake"], GLIBC, *_project_files())
-        kept = folder / "built" / f"{product.target}-{profile}-{_digest(common, json.dumps(asdict(processor)))[:16]}"
+        common = _digest(
+            llama.sha256, versions["ziglang"], versions["cmake"], GLIBC, *_project_files()
+        )
+        kept = (
+            folder
+            / "built"
+            / f"{product.target}-{profile}-{_digest(common, json.dumps(asdict(processor)))[:16]}"
+        )
         if not kept.is_dir():
-            project = _project(folder, processor.machine, _digest(common, str(llama.path), str(zig.program("ziglang"))))
+            project = _project(
+                folder,
+                processor.machine,
+                _digest(common, str(llama.path), str(zig.program("ziglang"))),
+            )
             file = _compile(project, product, llama, processor, profile, report)
             _keep(file, kept, product)
     return kept
@@ -105,7 +135,11 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
     """
     build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
     project = build / "project"
-    if not project.is_dir() or not made_of.is_file() or made_of.read_text(encoding="utf-8") != inputs:
+    if (
+        not project.is_dir()
+        or not made_of.is_file()
+        or made_of.read_text(encoding="utf-8") != inputs
+    ):
         shutil.rmtree(build, ignore_errors=True)
         shutil.copytree(_PROJECT, project)
         made_of.write_text(inputs, encoding="utf-8")
@@ -113,11 +147,22 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
 
 
 def _compile(
-    project: zig.Project, product: _Product, llama: source.Source, processor: Processor, profile: str, report: Reporter
+    project: zig.Project,
+    product: _Product,
+    llama: source.Source,
+    processor: Processor,
+    profile: str,
+    report: Reporter,
 ) -> Path:
-    report.note(f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time")
+    report.note(
+        f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time"
+    )
     zig.configure(project, _settings(project, llama, processor))
-    zig.build(project, product.target, lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"))
+    zig.build(
+        project,
+        product.target,
+        lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"),
+    )
     file = project.build / Path(product.file).name
     check(file, processor.machine)
     return file
@@ -138,13 +183,17 @@ def _settings(project: zig.Project, llama: source.Source, processor: Processor) 
 
 def check(file: Path, machine: str) -> None:
     """Raise ArtifactError if a library or program needs more than an old board's C library, or smaller pages than a board's."""
-    if foreign := sorted(name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)):
+    if foreign := sorted(
+        name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)
+    ):
         raise ArtifactError(f"{file.name}: needs `{foreign[0]}`, which not every board has")
     floor = glibc_floor([file])
     if _release(floor) > _release(GLIBC):
         raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")
     if largest_page(file) < PAGES[machine]:
-        raise ArtifactError(f"{file.name}: made for pages of {largest_page(file)} bytes, boards have up to {PAGES[machine]}")
+        raise ArtifactError(
+            f"{file.name}: made for pages of {largest_page(file)} bytes, boards have up to {PAGES[machine]}"
+        )
 
 
 def _keep(file: Path, kept: Path, product: _Product) -> None:

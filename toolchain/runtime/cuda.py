@@ -24,9 +24,17 @@ from toolchain.runtime.elf import glibc_floor
 from toolchain.target import Target
 
 JETPACKS = {
-    "32.7": ("4.6", "10.2"), "35.": ("5.1", "11.4"), "36.3": ("6.0", "12.2"), "36.4.0": ("6.1", "12.6"), "36.4.3": ("6.2", "12.6"),
-    "36.4": ("6.2.1", "12.6"), "36.5": ("6.2.2", "12.6"), "38.2": ("7.0", "13.0"), "38.4": ("7.1", "13.0"), "39.2": ("7.2", "13.2"),
-}  # fmt: skip
+    "32.7": ("4.6", "10.2"),
+    "35.": ("5.1", "11.4"),
+    "36.3": ("6.0", "12.2"),
+    "36.4.0": ("6.1", "12.6"),
+    "36.4.3": ("6.2", "12.6"),
+    "36.4": ("6.2.1", "12.6"),
+    "36.5": ("6.2.2", "12.6"),
+    "38.2": ("7.0", "13.0"),
+    "38.4": ("7.1", "13.0"),
+    "39.2": ("7.2", "13.2"),
+}
 """Beginning of an L4T release → JetPack and the CUDA it brings (rbonghi/jetson_stats, jtop/core/jetson_variables.py)."""
 OLDEST_SM = 7.2
 """GPUs before Xavier's have CUDA 10.2 as their last, and today's llama.cpp does not build with it."""
@@ -77,7 +85,9 @@ def jetpack_of(l4t: str) -> tuple[str, str]:
     for beginning in sorted(JETPACKS, key=len, reverse=True):
         if f"{l4t}.".startswith(beginning if beginning.endswith(".") else f"{beginning}."):
             return JETPACKS[beginning]
-    raise ConfigError(f"L4T {l4t}: no JetPack with it is known", hint=f"known are {', '.join(JETPACKS)}")
+    raise ConfigError(
+        f"L4T {l4t}: no JetPack with it is known", hint=f"known are {', '.join(JETPACKS)}"
+    )
 
 
 def check_target(target: Target) -> str:
@@ -86,18 +96,25 @@ def check_target(target: Target) -> str:
     if not sm:
         raise FitError(f"{target.id}: it has no GPU with CUDA")
     if float(sm) < OLDEST_SM:
-        raise FitError(f"{target.id}: CPU only: its GPU has SM {sm}, a CUDA runtime needs {OLDEST_SM}", hint=target.notes[0])
+        raise FitError(
+            f"{target.id}: CPU only: its GPU has SM {sm}, a CUDA runtime needs {OLDEST_SM}",
+            hint=target.notes[0],
+        )
     return sm
 
 
-def build_on(connection: Connection, facts: Mapping[str, Any], target: Target, report: Reporter) -> Path:
+def build_on(
+    connection: Connection, facts: Mapping[str, Any], target: Target, report: Reporter
+) -> Path:
     """Return the CUDA runtime for boards like the one at the other end of a connection; built there once, an hour and more.
 
     `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool, FitError for a GPU that is too old.
     """
     kit = _toolkit(connection, facts, check_target(target))
     llama = source.fetch(cache() / "cross" / "source", report)
-    key = hashlib.sha256(json.dumps([kit.jetpack, kit.cuda, kit.sm, llama.sha256, target.profile]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([kit.jetpack, kit.cuda, kit.sm, llama.sha256, target.profile]).encode()
+    ).hexdigest()[:16]
     kept = cache() / "cuda" / f"jetpack{kit.jetpack}-cuda{kit.cuda}-sm{kit.sm}-{key}"
     if not kept.is_dir():
         work = f"{_WORK}/{key}"
@@ -118,9 +135,14 @@ def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolk
     tools = dict(re.findall(r"^(nvcc|cmake|c\+\+)=(.*)$", said, re.MULTILINE))
     if missing := [name for name, path in tools.items() if not path]:
         version = brings.replace(".", "-")
-        packages = f"cuda-nvcc-{version} cuda-cudart-dev-{version} libcublas-dev-{version} cmake g++"
+        packages = (
+            f"cuda-nvcc-{version} cuda-cudart-dev-{version} libcublas-dev-{version} cmake g++"
+        )
         listed = ", ".join(f"`{name}`" for name in missing)
-        raise BoardError(f"{connection.address}: {listed} not found", hint=f"on the board: sudo apt-get install {packages}")
+        raise BoardError(
+            f"{connection.address}: {listed} not found",
+            hint=f"on the board: sudo apt-get install {packages}",
+        )
     found = re.search(r"release (\d+\.\d+)", said)
     return Toolkit(jetpack=jetpack, cuda=found[1] if found else brings, sm=sm, nvcc=tools["nvcc"])
 
@@ -132,7 +154,11 @@ def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> N
     try:
         for file in files:
             content = file.read_bytes()
-            channel.send(json.dumps([file.relative_to(tree).as_posix(), len(content)]).encode() + b"\n" + content)
+            channel.send(
+                json.dumps([file.relative_to(tree).as_posix(), len(content)]).encode()
+                + b"\n"
+                + content
+            )
             sent += len(content)
             report.step("source to the board", sent, total, "B")
         channel.close_input()
@@ -143,23 +169,48 @@ def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> N
 
 def settings(kit: Toolkit, profile: str) -> Iterator[str]:
     """Yield cmake's options: the libraries alone, for one GPU and one processor, found beside each other."""
-    yield from (f"-DCMAKE_CUDA_COMPILER={kit.nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={kit.sm.replace('.', '')}")
-    yield from ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_CUDA=ON", "-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF")
+    yield from (
+        f"-DCMAKE_CUDA_COMPILER={kit.nvcc}",
+        f"-DCMAKE_CUDA_ARCHITECTURES={kit.sm.replace('.', '')}",
+    )
+    yield from (
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DBUILD_SHARED_LIBS=ON",
+        "-DGGML_CUDA=ON",
+        "-DGGML_NATIVE=OFF",
+        "-DGGML_OPENMP=OFF",
+    )
     yield f"-DGGML_CPU_ARM_ARCH={profile.replace('armv8.2', 'armv8.2-a')}"
     for part in ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP"):
         yield f"-DLLAMA_BUILD_{part}=OFF"
     yield from ("-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON")
-    yield from ("-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda/lib64", "-DCMAKE_SHARED_LINKER_FLAGS=-s")
+    yield from (
+        "-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda/lib64",
+        "-DCMAKE_SHARED_LINKER_FLAGS=-s",
+    )
 
 
-def _compile(connection: Connection, work: str, kit: Toolkit, target: Target, cores: int, report: Reporter) -> None:
-    configure = ["cmake", "-S", f"{work}/source", "-B", f"{work}/build", *settings(kit, target.profile)]
+def _compile(
+    connection: Connection, work: str, kit: Toolkit, target: Target, cores: int, report: Reporter
+) -> None:
+    configure = [
+        "cmake",
+        "-S",
+        f"{work}/source",
+        "-B",
+        f"{work}/build",
+        *settings(kit, target.profile),
+    ]
     _check(connection, "cmake", connection.run(configure, timeout_s=600))
-    channel = connection.open(["cmake", "--build", f"{work}/build", "--target", "llama", "--parallel", str(cores)])
+    channel = connection.open(
+        ["cmake", "--build", f"{work}/build", "--target", "llama", "--parallel", str(cores)]
+    )
     try:
         for line in lines(channel):
             if counted := re.match(rb"\[ *(\d+)%\]", line):
-                report.step(f"llama.cpp with CUDA on {connection.address}", int(counted[1]), 100, "%")
+                report.step(
+                    f"llama.cpp with CUDA on {connection.address}", int(counted[1]), 100, "%"
+                )
         _check(connection, "the compiler", channel.finish())
     finally:
         channel.close()
@@ -175,14 +226,19 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
     for row in listed.stdout.splitlines():
         name, size, digest = json.loads(row)
         if not re.fullmatch(r"lib[a-z0-9_-]+\.so", name):
-            raise BoardError(f"{connection.address}: built `{name[:80]}`, which is no library of llama.cpp")
+            raise BoardError(
+                f"{connection.address}: built `{name[:80]}`, which is no library of llama.cpp"
+            )
         channel = connection.open(["cat", f"{folder}/{name}"])
         try:
             content = channel.read(size)
         finally:
             channel.close()
         if hashlib.sha256(content).hexdigest() != digest:
-            raise BoardError(f"{connection.address}: `{name}` did not arrive whole", hint="run the same command again")
+            raise BoardError(
+                f"{connection.address}: `{name}` did not arrive whole",
+                hint="run the same command again",
+            )
         (staged / name).write_bytes(content)
         report.note(f"{name}: {size:,} bytes")
     if not (staged / "libllama.so").is_file():
@@ -193,15 +249,24 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
 def _assemble(kept: Path, kit: Toolkit, target: Target, version: str) -> Path:
     libraries, processor = sorted(kept.glob("*.so")), cross.PROFILES[target.profile]
     described = RuntimeManifest(
-        machine=processor.machine, features=tuple(sorted(processor.features)), glibc=glibc_floor(libraries), python=OLDEST_PYTHON,
-        engines={"llama.cpp": version}, files=(), profile=f"{target.profile}+cuda{kit.cuda}-sm{kit.sm}",
+        machine=processor.machine,
+        features=tuple(sorted(processor.features)),
+        glibc=glibc_floor(libraries),
+        python=OLDEST_PYTHON,
+        engines={"llama.cpp": version},
+        files=(),
+        profile=f"{target.profile}+cuda{kit.cuda}-sm{kit.sm}",
         extra={"cuda": {"jetpack": kit.jetpack, "cuda": kit.cuda, "sm": kit.sm}},
-    )  # fmt: skip
+    )
     return assemble_llama(described, runtime.bindings(), libraries)
 
 
 def _check(connection: Connection, what: str, done: Finished) -> None:
     if done.code != 0:
-        said = done.stderr.strip().splitlines() or done.stdout.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        said = (
+            done.stderr.strip().splitlines()
+            or done.stdout.decode(errors="replace").strip().splitlines()
+            or ["it said nothing"]
+        )
         fault = next((line for line in said if re.search("error", line, re.IGNORECASE)), said[-1])
         raise BoardError(f"{connection.address}: {what}: {fault.strip()[:300]}")

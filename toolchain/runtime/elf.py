@@ -51,15 +51,25 @@ def needed_versions(library: Path) -> set[str]:
 def largest_page(library: Path) -> int:
     """Return the largest page size, in bytes, with which a library's segments can be mapped; 0 where it has none."""
     image = library.read_bytes()
-    table, size, count = struct.unpack_from("<Q", image, 0x20) + struct.unpack_from("<HH", image, 0x36)
-    rows = [struct.unpack_from("<IIQQQQQQ", image, table + number * size) for number in range(count)]
+    table, size, count = struct.unpack_from("<Q", image, 0x20) + struct.unpack_from(
+        "<HH", image, 0x36
+    )
+    rows = [
+        struct.unpack_from("<IIQQQQQQ", image, table + number * size) for number in range(count)
+    ]
     return min((int(row[7]) for row in rows if row[0] == _LOADED), default=0)
 
 
 def _sections(image: bytes) -> list[_Section]:
-    table, size, count = struct.unpack_from("<Q", image, 0x28) + struct.unpack_from("<HH", image, 0x3A)
-    rows = [struct.unpack_from("<IIQQQQIIQQ", image, table + number * size) for number in range(count)]
-    return [_Section(kind=row[1], offset=row[4], size=row[5], link=row[6], count=row[7]) for row in rows]
+    table, size, count = struct.unpack_from("<Q", image, 0x28) + struct.unpack_from(
+        "<HH", image, 0x3A
+    )
+    rows = [
+        struct.unpack_from("<IIQQQQIIQQ", image, table + number * size) for number in range(count)
+    ]
+    return [
+        _Section(kind=row[1], offset=row[4], size=row[5], link=row[6], count=row[7]) for row in rows
+    ]
 
 
 def _names(image: bytes, needs: _Section, strings: _Section) -> list[str]:

@@ -56,7 +56,12 @@ class Scorer:
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
         """Return the greedy answer to a conversation, as the service would give it."""
         answer = self._call(op="generate", messages=list(messages), max_tokens=max_tokens)
-        return Answer(list(answer["prompt_tokens"]), list(answer["tokens"]), str(answer["text"]), answer["finish_reason"] == "stop")
+        return Answer(
+            list(answer["prompt_tokens"]),
+            list(answer["tokens"]),
+            str(answer["text"]),
+            answer["finish_reason"] == "stop",
+        )
 
     def logits(self, tokens: Sequence[int]) -> "np.ndarray":
         """Return float32 [len(tokens), vocabulary]: at row i the scores of the token after `tokens[: i + 1]`."""
@@ -80,7 +85,10 @@ class Scorer:
             raise self._gone()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ArtifactError(f"{self._model.name}: {answer['error']['message']}", hint=answer["error"].get("hint", ""))
+            raise ArtifactError(
+                f"{self._model.name}: {answer['error']['message']}",
+                hint=answer["error"].get("hint", ""),
+            )
         return answer
 
     def _gone(self) -> ArtifactError:
@@ -91,17 +99,34 @@ class Scorer:
 
 @contextmanager
 def scorer(
-    runtime: Path, model: Path, *, context: int, adapter: Path | None = None, opening: Path | None = None
+    runtime: Path,
+    model: Path,
+    *,
+    context: int,
+    adapter: Path | None = None,
+    opening: Path | None = None,
 ) -> Iterator[Scorer]:
     """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
 
     The child ends with the block.
     """
     unwritten = ("-X", f"pycache_prefix={cache() / 'pycache'}")
-    argv = [sys.executable, *unwritten, "-sE", str(runtime), "score", "--model", str(model), "--context", str(context)]
+    argv = [
+        sys.executable,
+        *unwritten,
+        "-sE",
+        str(runtime),
+        "score",
+        "--model",
+        str(model),
+        "--context",
+        str(context),
+    ]
     argv += ["--adapter", str(adapter)] if adapter else []
     argv += ["--opening", str(opening)] if opening else []
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
         try:
             yield Scorer(child, model)
         finally:

@@ -33,7 +33,18 @@ MAX_TOTAL, MAX_MEMBERS = 512 << 20, 20_000
 RECORD = "site.json"
 """Beside the folder's packages: what it was made of."""
 _NEWEST_PYTHON = (3, 13)
-_UNUSED = ("*.pyi", "*.pyx", "*.pxd", "*.h", "*.c", "*.a", "*.f90", "*/tests/*", "*/py.typed", "*.data/*")
+_UNUSED = (
+    "*.pyi",
+    "*.pyx",
+    "*.pxd",
+    "*.h",
+    "*.c",
+    "*.a",
+    "*.f90",
+    "*/tests/*",
+    "*/py.typed",
+    "*.data/*",
+)
 _ABOUT = re.compile(r"[^/]+\.dist-info/(METADATA$|(?i:licen|copying|notice))")
 """What stays of a distribution's papers."""
 
@@ -46,8 +57,12 @@ class _Pin:
 
 
 def site_folder(
-    requirements: Sequence[str], machine: str, python_abi: str, glibc: str, report: Reporter | None = None
-) -> Path:  # fmt: skip
+    requirements: Sequence[str],
+    machine: str,
+    python_abi: str,
+    glibc: str,
+    report: Reporter | None = None,
+) -> Path:
     """Return the folder that a board puts on its `sys.path` to import distributions that `site.toml` pins; made once.
 
     Machine, ABI (`cpython-311-aarch64-linux-gnu`, or `cp311`) and glibc are as a board's facts tell them. Raise FitError for a
@@ -56,7 +71,9 @@ def site_folder(
     report = report or Silent()
     place = Place(machine=machine, python=python_of(python_abi), glibc=glibc)
     pins = [_pin(name, place) for name in sorted(set(requirements))]
-    key = hashlib.sha256(json.dumps([[asdict(pin) for pin in pins], asdict(place), _UNUSED]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([[asdict(pin) for pin in pins], asdict(place), _UNUSED]).encode()
+    ).hexdigest()
     kept = cache() / "sites" / key
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +103,9 @@ def _pins() -> dict[str, dict]:
 
 def _pin(name: str, place: Place) -> _Pin:
     if name not in _pins():
-        raise ConfigError(f"`{name}` is not pinned for boards", hint=config.closest(name, list(_pins())))
+        raise ConfigError(
+            f"`{name}` is not pinned for boards", hint=config.closest(name, list(_pins()))
+        )
     facts = _pins()[name]
     by_python = facts.get("python", {})
     version = by_python.get(".".join(map(str, place.python)), facts["version"])
@@ -96,16 +115,28 @@ def _pin(name: str, place: Place) -> _Pin:
 def _make(pins: Sequence[_Pin], place: Place, work: Path, report: Reporter) -> None:
     """Fill `work/site`."""
     names = ", ".join(f"{pin.name} {pin.version}" for pin in pins)
-    report.note(f"getting {names} for Python {place.python[0]}.{place.python[1]} on {place.machine}, once")
+    report.note(
+        f"getting {names} for Python {place.python[0]}.{place.python[1]} on {place.machine}, once"
+    )
     requirements = [f"{pin.name}=={pin.version}" for pin in pins]
-    wheels = pip.download_wheels(requirements, place, work / "wheels", lambda done, total: report.step("wheels", done, total, "B"))
+    wheels = pip.download_wheels(
+        requirements,
+        place,
+        work / "wheels",
+        lambda done, total: report.step("wheels", done, total, "B"),
+    )
     site = work / "site"
     site.mkdir()
     for wheel in wheels:
         unpack(wheel, site, [pattern for pin in pins for pattern in pin.drop])
     _check(site, place)
-    record = {"place": asdict(place), "wheels": {wheel.name: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}}
-    (site / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    record = {
+        "place": asdict(place),
+        "wheels": {wheel.name: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels},
+    }
+    (site / RECORD).write_text(
+        json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def unpack(wheel: Path, site: Path, drop: Sequence[str] = ()) -> None:
@@ -117,8 +148,17 @@ def unpack(wheel: Path, site: Path, drop: Sequence[str] = ()) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(entry) as source, file.open("xb") as copy:
                     shutil.copyfileobj(source, copy)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ManifestError, NotImplementedError) as error:
-        raise ArtifactError(f"{wheel.name}: not a whole wheel: {error}", hint="pip cache purge, then try again") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ManifestError,
+        NotImplementedError,
+    ) as error:
+        raise ArtifactError(
+            f"{wheel.name}: not a whole wheel: {error}", hint="pip cache purge, then try again"
+        ) from error
 
 
 def _wanted(archive: zipfile.ZipFile, unused: Sequence[str]) -> Iterator[zipfile.ZipInfo]:
@@ -132,7 +172,11 @@ def _wanted(archive: zipfile.ZipFile, unused: Sequence[str]) -> Iterator[zipfile
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise zipfile.BadZipFile(f"`{entry.filename}` is a link")
         papers = ".dist-info/" in entry.filename
-        if _ABOUT.match(entry.filename) if papers else not any(fnmatch.fnmatchcase(entry.filename, each) for each in unused):
+        if (
+            _ABOUT.match(entry.filename)
+            if papers
+            else not any(fnmatch.fnmatchcase(entry.filename, each) for each in unused)
+        ):
             yield entry
 
 
@@ -142,4 +186,7 @@ def _check(site: Path, place: Place) -> None:
         floor = glibc_floor([library])
         if tuple(map(int, floor.split("."))) > tuple(map(int, place.glibc.split("."))):
             name = library.relative_to(site).as_posix()
-            raise FitError(f"`{name}` needs glibc {floor}, the board has {place.glibc}", hint="use a newer image on the board")
+            raise FitError(
+                f"`{name}` needs glibc {floor}, the board has {place.glibc}",
+                hint="use a newer image on the board",
+            )

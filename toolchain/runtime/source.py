@@ -80,7 +80,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 opened.extract(member, folder, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise ArtifactError(
-            f"{archive.name}: not a whole source archive: {error}", hint="pip cache purge, then try again"
+            f"{archive.name}: not a whole source archive: {error}",
+            hint="pip cache purge, then try again",
         ) from error
     if not (folder / _ROOT / "CMakeLists.txt").is_file():
         raise ArtifactError(f"{archive.name}: there is no llama.cpp in it")
@@ -111,7 +112,9 @@ def _needed(name: str) -> bool:
 def _download(version: str, folder: Path, report: Reporter) -> Path:
     report.note(f"getting the source of {PACKAGE} {version}, once")
     return pip.download_source(
-        f"{PACKAGE}=={version}", folder, lambda done, total: report.step("source of llama.cpp", done, total, "B")
+        f"{PACKAGE}=={version}",
+        folder,
+        lambda done, total: report.step("source of llama.cpp", done, total, "B"),
     )
 
 

@@ -24,7 +24,9 @@ def write_wheel(library: Path, machine: str, out: Path) -> Path:
     for file in installed.files or []:
         if _travels(file, about):
             contents[file.as_posix()] = Path(str(file.locate())).read_bytes()
-    contents[f"{about}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: {_GENERATOR}\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
+    contents[f"{about}/WHEEL"] = (
+        f"Wheel-Version: 1.0\nGenerator: {_GENERATOR}\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
+    )
     out.mkdir(parents=True, exist_ok=True)
     wheel = out / f"llama_cpp_python-{installed.version}-{tag}.whl"
     part = wheel.with_name(f".{wheel.name}.part")
@@ -40,9 +42,14 @@ def _travels(file: importlib.metadata.PackagePath, about: str) -> bool:
 
 
 def _pack(path: Path, contents: dict[str, bytes], record: str) -> None:
-    rows = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in contents.items()]
+    rows = [
+        f"{name},sha256={_digest(content)},{len(content)}" for name, content in contents.items()
+    ]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {**contents, record: "\n".join([*rows, f"{record},,", ""]).encode()}.items():
+        for name, content in {
+            **contents,
+            record: "\n".join([*rows, f"{record},,", ""]).encode(),
+        }.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED

@@ -7,19 +7,29 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-_SETTINGS = ("Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::Retries")
+_SETTINGS = (
+    "Acquire::http",
+    "Acquire::https",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+    "Acquire::Retries",
+)
 """What of apt's settings decides whether a mirror can be used."""
 
 
 def install_line(packages: Sequence[str]) -> str:
     """Return the command that installs Debian packages."""
-    return f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
+    return (
+        f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
+    )
 
 
 def sources(suite: str) -> list[str]:
     """Return the lines of sources.list for a Debian suite, from the mirrors that apt uses here; none if it uses none of Debian."""
     fields = "$(LABEL) $(COMPONENT) $(REPO_URI)"
-    return sources_from(_output("apt-get", "indextargets", "--format", fields, "Created-By: Packages"), suite)
+    return sources_from(
+        _output("apt-get", "indextargets", "--format", fields, "Created-By: Packages"), suite
+    )
 
 
 def sources_from(listed: str, suite: str) -> list[str]:
@@ -37,7 +47,12 @@ def sources_from(listed: str, suite: str) -> list[str]:
 def settings() -> str:
     """Return apt's settings for reaching its mirrors, as a configuration file."""
     dumped = _output("apt-config", "dump", "--format", '%F "%v";%n', *_SETTINGS).splitlines()
-    return "\n".join(['Acquire::Languages "none";', *(line for line in dumped if not line.endswith(' "";'))]) + "\n"
+    return (
+        "\n".join(
+            ['Acquire::Languages "none";', *(line for line in dumped if not line.endswith(' "";'))]
+        )
+        + "\n"
+    )
 
 
 def _output(*command: str) -> str:

@@ -21,14 +21,27 @@ def make(image: Path, size_bytes: int) -> None:
     """Make an empty ext4 file system in a file."""
     with image.open("wb") as stream:
         stream.truncate(size_bytes)
-    _run(["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,root_owner=1000:1000", str(image)])
+    _run(
+        [
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-E",
+            "lazy_itable_init=0,root_owner=1000:1000",
+            str(image),
+        ]
+    )
 
 
 def mend(image: Path) -> None:
     """Replay the journal as a mount does, and check; raise ArtifactError if the file system cannot be mended."""
     done = _run(["e2fsck", "-f", "-y", str(image)], codes=(*_MENDED, 4, 8))
     if done.returncode not in _MENDED:
-        raise ArtifactError(f"{image.name}: the file system is beyond repair: {done.stdout.strip().splitlines()[-1]}")
+        raise ArtifactError(
+            f"{image.name}: the file system is beyond repair: {done.stdout.strip().splitlines()[-1]}"
+        )
 
 
 def extract(image: Path, paths: Sequence[str], folder: Path) -> None:
@@ -48,7 +61,14 @@ def _run(command: Sequence[str], codes: Sequence[int] = (0,)) -> "subprocess.Com
     program = shutil.which(command[0]) or shutil.which(command[0], path=_PATH)
     if not program:
         raise ToolError(f"`{command[0]}` is not installed", hint=apt.install_line(["e2fsprogs"]))
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, errors="replace", timeout=600, check=False)
+    done = subprocess.run(
+        [program, *command[1:]],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+        check=False,
+    )
     if done.returncode not in codes:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ToolError(f"{command[0]}: {said[-1]}")

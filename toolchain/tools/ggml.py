@@ -66,7 +66,10 @@ def row_bytes(kind: Type, length: int) -> int:
 
 
 def quantize_rows(
-    kind: Type, rows: "NDArray[np.float32]", out: "NDArray[np.uint8]", importance: "NDArray[np.float32] | None" = None
+    kind: Type,
+    rows: "NDArray[np.float32]",
+    out: "NDArray[np.uint8]",
+    importance: "NDArray[np.float32] | None" = None,
 ) -> None:
     """Write `rows` (float32, shape (count, length)) as `kind` into `out` (count × row_bytes); releases the interpreter lock.
 
@@ -78,14 +81,21 @@ def quantize_rows(
         raise ValueError("rows must be a contiguous float32 matrix")
     count, length = rows.shape
     size = count * row_bytes(kind, length)
-    if out.dtype != np.uint8 or not out.flags.c_contiguous or not out.flags.writeable or out.size != size:
+    if (
+        out.dtype != np.uint8
+        or not out.flags.c_contiguous
+        or not out.flags.writeable
+        or out.size != size
+    ):
         raise ValueError(f"the output must be {size} writeable bytes")
     if not np.isfinite(rows.min()) or not np.isfinite(rows.max()):
         raise ValueError("a weight is NaN or infinite")
     _check_importance(kind, importance, length)
     weights = importance.ctypes.data if importance is not None else None
     library = _ready_for(kind)
-    written = library.ggml_quantize_chunk(Type(kind), rows.ctypes.data, out.ctypes.data, 0, count, length, weights)
+    written = library.ggml_quantize_chunk(
+        Type(kind), rows.ctypes.data, out.ctypes.data, 0, count, length, weights
+    )
     if written != size or not library.ggml_validate_row_data(Type(kind), out.ctypes.data, size):
         raise ValueError(f"a weight is too large for {Type(kind).name}")
 
@@ -95,7 +105,12 @@ def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "ND
     import numpy as np
 
     size = row_bytes(kind, length)
-    if packed.dtype != np.uint8 or not packed.flags.c_contiguous or not packed.size or packed.size % size:
+    if (
+        packed.dtype != np.uint8
+        or not packed.flags.c_contiguous
+        or not packed.size
+        or packed.size % size
+    ):
         raise ValueError(f"rows of {length} weights are {size} bytes each")
     if kind == Type.F32:
         return packed.view(np.float32).reshape(-1, length)
@@ -111,7 +126,11 @@ def _check_importance(kind: Type, importance: "NDArray[np.float32] | None", leng
         if _library().ggml_quantize_requires_imatrix(Type(kind)):
             raise ValueError(f"{Type(kind).name} needs importance weights")
         return
-    if importance.shape != (length,) or importance.dtype != np.float32 or not importance.flags.c_contiguous:
+    if (
+        importance.shape != (length,)
+        or importance.dtype != np.float32
+        or not importance.flags.c_contiguous
+    ):
         raise ValueError(f"importance weights must be {length} contiguous float32 values")
     if not np.isfinite(importance).all() or (importance < 0).any():
         raise ValueError("an importance weight is negative, NaN or infinite")
@@ -127,9 +146,13 @@ class _Traits(ctypes.Structure):
     """How a type is read (ggml.h, `ggml_type_traits`)."""
 
     _fields_ = (
-        ("name", ctypes.c_char_p), ("block", ctypes.c_int64), ("interleaved", ctypes.c_int64), ("bytes", ctypes.c_size_t),
-        ("quantized", ctypes.c_bool), ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    )  # fmt: skip
+        ("name", ctypes.c_char_p),
+        ("block", ctypes.c_int64),
+        ("interleaved", ctypes.c_int64),
+        ("bytes", ctypes.c_size_t),
+        ("quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )
 
 
 @functools.cache
@@ -137,7 +160,8 @@ def _reader(kind: Type) -> Callable[[int, int, int], None]:
     traits = _library().ggml_get_type_traits(kind).contents
     if traits.name is None or traits.block != block_size(kind) or not traits.to_float:
         raise ToolError(
-            f"ggml does not say how {Type(kind).name} is read", hint="pip install the llama-cpp-python of constraints.txt"
+            f"ggml does not say how {Type(kind).name} is read",
+            hint="pip install the llama-cpp-python of constraints.txt",
         )
     reader: Callable[[int, int, int], None] = traits.to_float
     return reader
@@ -146,14 +170,24 @@ def _reader(kind: Type) -> Callable[[int, int, int], None]:
 @functools.cache
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("llama_cpp")
-    places = [Path(place, "lib", "libggml-base.so") for place in (spec.submodule_search_locations or ())] if spec else []
+    places = (
+        [Path(place, "lib", "libggml-base.so") for place in (spec.submodule_search_locations or ())]
+        if spec
+        else []
+    )
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ToolError("llama-cpp-python is not installed, or without its libraries", hint="pip install llama-cpp-python")
+        raise ToolError(
+            "llama-cpp-python is not installed, or without its libraries",
+            hint="pip install llama-cpp-python",
+        )
     try:
         return _declare(ctypes.CDLL(str(found)))
     except (OSError, AttributeError) as error:
-        raise ToolError(f"{found.name} cannot be used: {error}", hint="pip install --force-reinstall llama-cpp-python") from error
+        raise ToolError(
+            f"{found.name} cannot be used: {error}",
+            hint="pip install --force-reinstall llama-cpp-python",
+        ) from error
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -10,5 +10,7 @@ def schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
-        raise ToolError("ai-edge-litert is not installed", hint="pip install 'demitasse[tflite]'") from error
+        raise ToolError(
+            "ai-edge-litert is not installed", hint="pip install 'demitasse[tflite]'"
+        ) from error
     return schema_py_generated

@@ -15,7 +15,12 @@ from pathlib import Path
 from toolchain.errors import ToolError
 from toolchain.tools import apt
 
-PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-aarch64-static": "qemu-user-static", "mke2fs": "e2fsprogs", "newuidmap": "uidmap"}
+PACKAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "qemu-aarch64-static": "qemu-user-static",
+    "mke2fs": "e2fsprogs",
+    "newuidmap": "uidmap",
+}
 """program → Debian package; `newuidmap` only where the caller is not root."""
 _PATH = os.defpath + ":/usr/sbin:/sbin"
 _BINFMT = "/proc/sys/fs/binfmt_misc"
@@ -54,7 +59,11 @@ def missing_packages() -> list[str]:
     native = platform.machine() == "aarch64"
     needed = [name for name in PACKAGES if not (name == "newuidmap" and os.geteuid() == 0)]
     needed = [name for name in needed if not (name == "qemu-aarch64-static" and native)]
-    return [PACKAGES[name] for name in needed if not shutil.which(name) and not shutil.which(name, path=_PATH)]
+    return [
+        PACKAGES[name]
+        for name in needed
+        if not shutil.which(name) and not shutil.which(name, path=_PATH)
+    ]
 
 
 def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
@@ -63,14 +72,27 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
     `say` hears every line. Nothing outside `order.work` is written but what the hook writes.
     """
     command = [*namespace(), *command_line(order, apt.sources(order.suite))]
-    environment = {**os.environ, "TMPDIR": str(order.work), "PATH": f"{os.environ.get('PATH', '')}:{_PATH}", "LC_ALL": "C.UTF-8"}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(order.work),
+        "PATH": f"{os.environ.get('PATH', '')}:{_PATH}",
+        "LC_ALL": "C.UTF-8",
+    }
     settings = order.work / "apt.conf"
     settings.write_text(apt.settings(), encoding="utf-8")
     last = [""]
-    with log.open("w", encoding="utf-8", buffering=1) as kept, subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        errors="replace",
-    ) as running:  # fmt: skip
+    with (
+        log.open("w", encoding="utf-8", buffering=1) as kept,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            errors="replace",
+        ) as running,
+    ):
         assert running.stdin and running.stdout
         with running.stdin:
             for line in running.stdout:
@@ -102,12 +124,23 @@ def command_line(order: Order, lines: Sequence[str]) -> list[str]:
     """Return mmdebstrap's command line; `lines` are apt sources, none: its own for the suite."""
     without = ("man", "doc", "locale", "info")
     return [
-        "mmdebstrap", "--verbose", "--mode=root", "--format=null", "--variant=minbase", "--arch=arm64", "--skip=check/qemu,cleanup",
+        "mmdebstrap",
+        "--verbose",
+        "--mode=root",
+        "--format=null",
+        "--variant=minbase",
+        "--arch=arm64",
+        "--skip=check/qemu,cleanup",
         "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
-        f"--include={','.join(order.packages)}", f"--aptopt={order.work / 'apt.conf'}",
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without), "--dpkgopt=force-unsafe-io",
-        f"--customize-hook={order.hook}", order.suite, "/dev/null", *lines,
-    ]  # fmt: skip
+        f"--include={','.join(order.packages)}",
+        f"--aptopt={order.work / 'apt.conf'}",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in without),
+        "--dpkgopt=force-unsafe-io",
+        f"--customize-hook={order.hook}",
+        order.suite,
+        "/dev/null",
+        *lines,
+    ]
 
 
 def _failed(code: int, last: Sequence[str], log: Path) -> ToolError:

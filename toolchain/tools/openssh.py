@@ -51,7 +51,9 @@ def make_key(path: Path, comment: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        made = _run([str(ssh_keygen()), "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(fresh)])
+        made = _run(
+            [str(ssh_keygen()), "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(fresh)]
+        )
         if made.returncode != 0:
             raise ToolError(f"ssh-keygen: {made.stderr.strip()}")
         fresh.with_suffix(".pub").replace(path.with_suffix(".pub"))
@@ -76,19 +78,29 @@ def sign(content: bytes, key: Path, namespace: str) -> str:
     """Return an SSH signature over bytes. `key` is a private key, or a public one whose private half the agent holds."""
     command = [str(ssh_keygen()), "-Y", "sign", "-n", namespace, "-f", str(key)]
     try:
-        done = subprocess.run(command, input=content, capture_output=True, timeout=SIGN_S, check=False)
+        done = subprocess.run(
+            command, input=content, capture_output=True, timeout=SIGN_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"ssh-keygen: {key.name}: no signature within {SIGN_S:.0f} s") from error
     if done.returncode != 0:
         said = _last_line(done.stderr.decode(errors="replace"))
-        raise ToolError(f"ssh-keygen: {key.name} cannot sign: {said}", hint="is the key in the agent? ssh-add -l lists them")
+        raise ToolError(
+            f"ssh-keygen: {key.name} cannot sign: {said}",
+            hint="is the key in the agent? ssh-add -l lists them",
+        )
     return done.stdout.decode("ascii")
 
 
 def is_signature_of(content: bytes, signature: Path, namespace: str) -> bool:
     """Say whether a signature file is one over these bytes, by whatever key."""
     command = [str(ssh_keygen()), "-Y", "check-novalidate", "-n", namespace, "-s", str(signature)]
-    return subprocess.run(command, input=content, capture_output=True, timeout=30, check=False).returncode == 0
+    return (
+        subprocess.run(
+            command, input=content, capture_output=True, timeout=30, check=False
+        ).returncode
+        == 0
+    )
 
 
 def _last_line(said: str) -> str:
@@ -114,4 +126,6 @@ def _apt(name: str) -> str:
 
 
 def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+    )

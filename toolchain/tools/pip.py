@@ -36,15 +36,27 @@ def download_source(requirement: str, folder: Path, step: Step) -> Path:
     pip asks the archive for its metadata, and gets the tools for that as wheels: `:all:` would compile cmake first.
     """
     package, _, version = requirement.partition("==")
-    _download(["--no-binary", package, requirement], folder, step, f"the source of {package} {version}")
+    _download(
+        ["--no-binary", package, requirement], folder, step, f"the source of {package} {version}"
+    )
     return next(iter(sorted(folder.glob("*.tar.gz"))))
 
 
-def download_wheels(requirements: Sequence[str], place: Place, folder: Path, step: Step) -> list[Path]:
+def download_wheels(
+    requirements: Sequence[str], place: Place, folder: Path, step: Step
+) -> list[Path]:
     """Download the wheels of pinned requirements for a board; raise ToolError with pip's last complaint."""
     version = ".".join(map(str, place.python))
     where = f"Python {version} on {place.machine} with glibc {place.glibc}"
-    options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", version, *_platforms(place)]
+    options = [
+        "--only-binary",
+        ":all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        version,
+        *_platforms(place),
+    ]
     _download([*options, *requirements], folder, step, f"wheels for {where}")
     return sorted(folder.glob("*.whl"))
 
@@ -52,27 +64,51 @@ def download_wheels(requirements: Sequence[str], place: Place, folder: Path, ste
 def _platforms(place: Place) -> list[str]:
     """Return the option for every platform tag that such a system can load: pip takes each one literally."""
     newest = int(place.glibc.split(".")[1])
-    tags = [f"manylinux_2_{minor}_{place.machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
-    return [word for tag in (*tags, f"manylinux2014_{place.machine}") for word in ("--platform", tag)]
+    tags = [
+        f"manylinux_2_{minor}_{place.machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)
+    ]
+    return [
+        word for tag in (*tags, f"manylinux2014_{place.machine}") for word in ("--platform", tag)
+    ]
 
 
 def _download(words: Sequence[str], folder: Path, step: Step, what: str) -> None:
     if importlib.util.find_spec("pip") is None:
-        raise ToolError("pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip")
+        raise ToolError(
+            "pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip"
+        )
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check",
-        "--progress-bar", "raw", "--dest", str(folder), *words,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "raw",
+        "--dest",
+        str(folder),
+        *words,
+    ]
     code, said = _run(command, step)
     if code != 0:
-        fault = next((line for line in reversed(said) if line.startswith("ERROR:")), said[-1] if said else "pip said nothing")
+        fault = next(
+            (line for line in reversed(said) if line.startswith("ERROR:")),
+            said[-1] if said else "pip said nothing",
+        )
         raise ToolError(f"{what} cannot be had: {fault.removeprefix('ERROR: ')}", hint=_HINT)
 
 
 def _run(command: Sequence[str], step: Step) -> tuple[int, list[str]]:
     said = []
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as child:
         assert child.stdout
         try:

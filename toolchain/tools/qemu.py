@@ -12,7 +12,11 @@ from pathlib import Path
 from toolchain.errors import ToolError
 from toolchain.tools import apt
 
-PACKAGES = {"qemu-system-aarch64": "qemu-system-arm", "qemu-img": "qemu-utils", "fdtput": "device-tree-compiler"}
+PACKAGES = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-img": "qemu-utils",
+    "fdtput": "device-tree-compiler",
+}
 """program → Debian package."""
 OLDEST = (7, 1)
 """Its `virt` machine is the first with a Cortex-A76."""
@@ -22,7 +26,10 @@ def verify() -> str:
     """Return QEMU's version, such as `7.2.22`; raise ToolError that names all that is missing in one line of apt."""
     if missing := missing_packages():
         names = [name for name, package in PACKAGES.items() if package in missing]
-        raise ToolError(f"a virtual board needs {', '.join(f'`{name}`' for name in names)}", hint=apt.install_line(missing))
+        raise ToolError(
+            f"a virtual board needs {', '.join(f'`{name}`' for name in names)}",
+            hint=apt.install_line(missing),
+        )
     return version()
 
 
@@ -37,7 +44,10 @@ def version() -> str:
     found = re.search(r"version (\d+)\.(\d+)(\.\d+)*", said)
     if not found or (int(found[1]), int(found[2])) < OLDEST:
         hint = f"QEMU {OLDEST[0]}.{OLDEST[1]} or newer is needed: Debian 12, Ubuntu 23.04"
-        raise ToolError(f"qemu-system-aarch64: too old: {said.splitlines()[0] if said else 'no version'}", hint=hint)
+        raise ToolError(
+            f"qemu-system-aarch64: too old: {said.splitlines()[0] if said else 'no version'}",
+            hint=hint,
+        )
     return found[0].removeprefix("version ")
 
 
@@ -53,7 +63,20 @@ def to_raw(image: Path, raw: Path) -> None:
 
 def make_overlay(image: Path, backing: Path) -> None:
     """Make a disk image that holds what differs from another one, which must stay where it is."""
-    _run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing.resolve()), "-F", "qcow2", str(image)])
+    _run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            str(backing.resolve()),
+            "-F",
+            "qcow2",
+            str(image),
+        ]
+    )
 
 
 def make_empty(image: Path, size_bytes: int) -> None:
@@ -81,10 +104,18 @@ def start(arguments: Sequence[str], folder: Path) -> None:
 def _run(command: Sequence[str], *, timeout_s: float = 30, folder: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL, cwd=folder
-        )  # fmt: skip
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+        )
     except FileNotFoundError as error:
-        raise ToolError(f"`{command[0]}` is not installed", hint=apt.install_line([PACKAGES[command[0]]])) from error
+        raise ToolError(
+            f"`{command[0]}` is not installed", hint=apt.install_line([PACKAGES[command[0]]])
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{command[0]}: no end after {timeout_s:g} s") from error
     if done.returncode:

@@ -58,9 +58,16 @@ def configure(project: Project, settings: Mapping[str, str]) -> None:
     """Let cmake write the build folder; raise ToolError with its first complaint."""
     project.build.mkdir(parents=True, exist_ok=True)
     command = [
-        str(program("cmake")), "-S", str(project.source), "-B", str(project.build), "-G", "Ninja",
-        f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", *(f"-D{name}={value}" for name, value in settings.items()),
-    ]  # fmt: skip
+        str(program("cmake")),
+        "-S",
+        str(project.source),
+        "-B",
+        str(project.build),
+        "-G",
+        "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
+        *(f"-D{name}={value}" for name, value in settings.items()),
+    ]
     _run(command, project, lambda done, total: None)
 
 
@@ -87,7 +94,8 @@ def _run(command: list[str], project: Project, step: Callable[[int, int], None])
     if child.returncode != 0:
         fault = next(filter(_FAULT.search, said), said[-1] if said else "it said nothing")
         raise ToolError(
-            f"{Path(command[0]).name} ended with exit code {child.returncode}: {fault}", hint=f"all that it said is in {log}"
+            f"{Path(command[0]).name} ended with exit code {child.returncode}: {fault}",
+            hint=f"all that it said is in {log}",
         )
 
 
@@ -96,11 +104,19 @@ def _child(command: list[str], project: Project) -> "subprocess.Popen[str]":
     environment |= {"LC_ALL": "C.UTF-8", "NINJA_STATUS": "[%f/%t] "}
     environment |= {f"ZIG_{kind}_CACHE_DIR": str(project.cache) for kind in ("GLOBAL", "LOCAL")}
     return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
 
 
 def _script(installed: importlib.metadata.Distribution, name: str) -> Path | None:
-    found = [file for file in installed.files or [] if file.name == name and file.parent.name == "bin"]
+    found = [
+        file for file in installed.files or [] if file.name == name and file.parent.name == "bin"
+    ]
     return Path(str(found[0].locate())) if found else None

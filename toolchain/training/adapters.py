@@ -31,7 +31,10 @@ def merge_into(base: Path, lora: Lora, out: Path) -> int:
         check_fits(lora, weights, base.name)
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            merged = {name: _merged(tensors.get_tensor(name), name, lora) for name in tensors.keys()}  # noqa: SIM118 - not a dict
+            merged = {
+                name: _merged(tensors.get_tensor(name), name, lora)
+                for name in tensors.keys()  # noqa: SIM118 - not a dict
+            }
             save_file(merged, out / file.name, metadata=tensors.metadata())
     if (base / INDEX).is_file():
         (out / INDEX).write_bytes((base / INDEX).read_bytes())
@@ -43,7 +46,9 @@ def _merged(weight: "Tensor", name: str, lora: Lora) -> "Tensor":
 
     if name not in lora.deltas:
         return weight
-    return (weight.double() + torch.from_numpy(lora.deltas[name].rows(0, len(weight)))).to(weight.dtype)
+    return (weight.double() + torch.from_numpy(lora.deltas[name].rows(0, len(weight)))).to(
+        weight.dtype
+    )
 
 
 def add_to(model: Any, lora: Lora) -> None:
@@ -77,9 +82,16 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     settings = model.peft_config["default"].to_dict()
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    config = {
+        key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
+    }
     config |= {"base_model_name_or_path": base, "inference_mode": True}
-    (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )

@@ -25,7 +25,11 @@ SLACK_TOKENS = 16
 def words(text: str) -> list[str]:
     """Return what is compared: lower case, without punctuation and articles, each CJK character a word."""
     plain = unicodedata.normalize("NFKC", text).lower()
-    kept = "".join(c for c in plain if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
+    kept = "".join(
+        c
+        for c in plain
+        if c not in string.punctuation and not unicodedata.category(c).startswith("P")
+    )
     return [word for word in _CJK.sub(r" \1 ", kept).split() if word not in _ARTICLES]
 
 
@@ -43,13 +47,25 @@ def token_f1(answer: str, expected: str) -> float:
     return 2 * shared / (len(given) + len(wanted))
 
 
-def score(model: Any, tokenizer: Any, conversations: Sequence[Mapping[str, Any]], report: Reporter, *, name: str) -> Figures:
+def score(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Mapping[str, Any]],
+    report: Reporter,
+    *,
+    name: str,
+) -> Figures:
     """Let a model answer the last question of each conversation; return `questions`, `exact_match` and `f1`."""
     if not conversations:
         return {"questions": 0, "exact_match": None, "f1": None}
     expected = [conversation["messages"][-1]["content"] for conversation in conversations]
-    prompts = [render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations]
-    limit = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected) + SLACK_TOKENS
+    prompts = [
+        render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations
+    ]
+    limit = (
+        max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
+        + SLACK_TOKENS
+    )
     given = answer(model, tokenizer, prompts, limit, report, name=name)
     count, pairs = len(expected), list(zip(given, expected, strict=True))
     return {
@@ -68,39 +84,68 @@ def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
     objective, count = AnswerLoss(model).eval(), sum(example.targets for example in examples)
     with torch.inference_mode():
         parts = [
-            float(objective(batch_of(examples, range(first, min(first + BATCH, len(examples)))).to(model.device)))
+            float(
+                objective(
+                    batch_of(examples, range(first, min(first + BATCH, len(examples)))).to(
+                        model.device
+                    )
+                )
+            )
             for first in range(0, len(examples), BATCH)
         ]
     return round(sum(parts) / count, 6) if count else None
 
 
 def answer(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, report: Reporter, *, name: str
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    report: Reporter,
+    *,
+    name: str,
 ) -> list[str]:
     """Return the greedy continuation of each prompt as text, without special tokens; prompts are batched by length."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     answers = [""] * len(prompts)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
-        for row, ids in zip(rows, _continue(model, tokenizer, [prompts[row] for row in rows], max_new_tokens), strict=True):
+        for row, ids in zip(
+            rows,
+            _continue(model, tokenizer, [prompts[row] for row in rows], max_new_tokens),
+            strict=True,
+        ):
             answers[row] = tokenizer.decode(ids, skip_special_tokens=True).strip()
         report.step(name, min(first + BATCH, len(order)), len(order), "answers")
     return answers
 
 
-def _continue(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def _continue(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
     """Return the new ids of each prompt; prompts are padded on the left, so that all answers begin at one place."""
     import torch
     from transformers import GenerationConfig
 
     width = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    greedy = GenerationConfig(  # each said, as generate() takes what is unsaid from the model's folder
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
-        eos_token_id=model.generation_config.eos_token_id, pad_token_id=pad,
-    )  # fmt: skip
+    ids = torch.tensor(
+        [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device
+    )
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+    )
+    greedy = (
+        GenerationConfig(  # each said, as generate() takes what is unsaid from the model's folder
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=model.generation_config.eos_token_id,
+            pad_token_id=pad,
+        )
+    )
     with torch.inference_mode():
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
     return made[:, width:].tolist()

@@ -8,9 +8,15 @@ from toolchain.errors import ArtifactError
 from toolchain.weights import check_model_folder, read_json
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -22,7 +28,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises no narrower type
-        raise ArtifactError(f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}") from error
+        raise ArtifactError(
+            f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}"
+        ) from error
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Any:
@@ -36,11 +44,20 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
     check_model_folder(folder)
     refuse_quantised(folder)
     logging.disable_progress_bar()
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    options = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+    }
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{folder.name}: the model cannot be loaded: {_first_line(error)}") from error
+        raise ArtifactError(
+            f"{folder.name}: the model cannot be loaded: {_first_line(error)}"
+        ) from error
     if found["missing_keys"]:
         raise ArtifactError(f"{folder.name}: tensor `{min(found['missing_keys'])}` is missing")
     return model.eval()
@@ -51,7 +68,11 @@ def refuse_quantised(folder: Path) -> None:
     settings = read_json(folder / "config.json").get("quantization_config")
     if not settings:
         return
-    method = settings.get("quant_method", "unknown method") if isinstance(settings, dict) else "unknown method"
+    method = (
+        settings.get("quant_method", "unknown method")
+        if isinstance(settings, dict)
+        else "unknown method"
+    )
     raise ArtifactError(
         f"{folder.name}: a quantised base ({method}): an adapter is merged onto 16-bit or 32-bit weights only",
         hint="rounded weights plus a delta are not the model that was trained (transformers#31293); give the 16-bit original",

@@ -52,7 +52,9 @@ class Batch:
         return Batch(ids=self.ids.to(device), labels=self.labels.to(device), rows=self.rows)
 
 
-def conversations(tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> tuple[list[Example], int]:
+def conversations(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
+) -> tuple[list[Example], int]:
     """Return the conversations as examples, and how many were longer than `max_tokens` and left out.
 
     Raises ArtifactError where nothing is left.
@@ -67,7 +69,8 @@ def conversations(tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens:
         examples.append(Example(ids=ids, labels=labels))
     if rows and not examples:
         raise ArtifactError(
-            f"data set: all {too_long} conversations are longer than {max_tokens} tokens", hint="raise `max_tokens`"
+            f"data set: all {too_long} conversations are longer than {max_tokens} tokens",
+            hint="raise `max_tokens`",
         )
     return examples, too_long
 
@@ -83,20 +86,29 @@ def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
     return [_reworded(row, words, draw) if words and draw.random() < share else row for row in rows]
 
 
-def exchanged(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:
+def exchanged(
+    rows: Sequence[Mapping[str, Any]], share: float, seed: int
+) -> list[Mapping[str, Any]]:
     """Return the conversations, a `share` of them with the answer of another: a teacher that must go on from what it would never
     have said is unsure of more words than of its own answer's.
     """
     draw = random.Random(f"answers:{seed}")  # noqa: S311 - a shuffle, not a secret
     answers = [row["messages"][-1] for row in rows]
-    return [{**row, "messages": [*row["messages"][:-1], draw.choice(answers)]} if draw.random() < share else row for row in rows]
+    return [
+        {**row, "messages": [*row["messages"][:-1], draw.choice(answers)]}
+        if draw.random() < share
+        else row
+        for row in rows
+    ]
 
 
 def _question(row: Mapping[str, Any]) -> str:
     return str(row["messages"][-2]["content"]) if len(row["messages"]) > 1 else ""
 
 
-def _reworded(row: Mapping[str, Any], words: Sequence[str], draw: random.Random) -> Mapping[str, Any]:
+def _reworded(
+    row: Mapping[str, Any], words: Sequence[str], draw: random.Random
+) -> Mapping[str, Any]:
     if len(row["messages"]) < 2:
         return row
     changed, kept = MOST_CHANGED * draw.random(), []
@@ -115,7 +127,10 @@ def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
     import torch
 
     width = max(len(examples[row].ids) for row in rows)
-    ids, labels = torch.zeros((len(rows), width), dtype=torch.long), torch.full((len(rows), width), IGNORED)
+    ids, labels = (
+        torch.zeros((len(rows), width), dtype=torch.long),
+        torch.full((len(rows), width), IGNORED),
+    )
     for place, row in enumerate(rows):
         example = examples[row]
         ids[place, : len(example.ids)] = torch.tensor(example.ids)
@@ -123,16 +138,22 @@ def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
     return Batch(ids=ids, labels=labels, rows=tuple(rows))
 
 
-def batches_of_epoch(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def batches_of_epoch(
+    examples: Sequence[Example], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
     """Return the rows of each batch: every example once, in batches of similar length, in an order of this epoch's own."""
     draw = random.Random(f"{seed}:{epoch}")  # noqa: S311 - a shuffle, not a secret
-    rows = sorted(range(len(examples)), key=lambda row: len(examples[row].ids) * (1 + draw.random() / 4))
+    rows = sorted(
+        range(len(examples)), key=lambda row: len(examples[row].ids) * (1 + draw.random() / 4)
+    )
     batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     draw.shuffle(batches)
     return batches
 
 
-def batches_from(examples: Sequence[Example], batch_size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
+def batches_from(
+    examples: Sequence[Example], batch_size: int, seed: int, first: int, last: int
+) -> Iterator[list[int]]:
     """Yield the batches of steps `first` to `last`, epoch after epoch."""
     per_epoch = -(-len(examples) // batch_size)
     epoch, order = -1, []

@@ -62,9 +62,13 @@ class Course:
 def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -> Course:
     """Return the course in which every example is seen `spec.epochs` times."""
     return Course(
-        name=name, steps=spec.epochs * -(-len(examples) // spec.batch_size), batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate, warmup_share=spec.warmup_share, seed=seed,
-    )  # fmt: skip
+        name=name,
+        steps=spec.epochs * -(-len(examples) // spec.batch_size),
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share,
+        seed=seed,
+    )
 
 
 @dataclass(slots=True)
@@ -81,7 +85,9 @@ class _Progress:
     cpu_s: float = 0.0
     saved: float = field(default_factory=time.monotonic)
     """When the state was last saved."""
-    _clock: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
+    _clock: tuple[float, float] = field(
+        default_factory=lambda: (time.monotonic(), time.process_time())
+    )
 
     def took(self, loss: float, tokens: int) -> None:
         """Count a step and say so."""
@@ -91,7 +97,9 @@ class _Progress:
         before, self._clock = self._clock, (time.monotonic(), time.process_time())
         self.seconds += self._clock[0] - before[0]
         self.cpu_s += self._clock[1] - before[1]
-        figures = f"loss {self.loss:.3f}, {self.tokens_per_s:.0f} tokens/s, {peak_memory_mb():.0f} MB"
+        figures = (
+            f"loss {self.loss:.3f}, {self.tokens_per_s:.0f} tokens/s, {peak_memory_mb():.0f} MB"
+        )
         self.report.step(self.course.name, self.step, self.course.steps, "steps", figures)
 
     @property
@@ -102,10 +110,14 @@ class _Progress:
     def figures(self) -> Figures:
         """Return what was done and what it took."""
         return {
-            "steps": self.step, "loss": round(self.loss, 4), "trained_tokens": self.tokens,
-            "tokens_per_s": round(self.tokens_per_s, 1), "train_s": round(self.seconds, 1), "train_cpu_s": round(self.cpu_s, 1),
+            "steps": self.step,
+            "loss": round(self.loss, 4),
+            "trained_tokens": self.tokens,
+            "tokens_per_s": round(self.tokens_per_s, 1),
+            "train_s": round(self.seconds, 1),
+            "train_cpu_s": round(self.cpu_s, 1),
             "peak_memory_mb": round(peak_memory_mb()),
-        }  # fmt: skip
+        }
 
     def header(self) -> dict[str, str]:
         """Return what a run that goes on must know."""
@@ -115,7 +127,9 @@ class _Progress:
         """Go on from where a header says."""
         for name, kind in _KEPT.items():
             setattr(self, name, kind(header[name]))
-        self.report.note(f"{self.course.name}: goes on after step {self.step} of {self.course.steps}")
+        self.report.note(
+            f"{self.course.name}: goes on after step {self.step} of {self.course.steps}"
+        )
 
 
 _KEPT = {"step": int, "loss": float, "tokens": int, "seconds": float, "cpu_s": float}
@@ -124,10 +138,15 @@ _KEPT = {"step": int, "loss": float, "tokens": int, "seconds": float, "cpu_s": f
 class _Mean:
     """A running mean of the parameters that are trained (arXiv:1803.05407); nothing where a course asks for none."""
 
-    def __init__(self, objective: "nn.Module", steps: int, values: "Mapping[str, torch.Tensor]") -> None:
+    def __init__(
+        self, objective: "nn.Module", steps: int, values: "Mapping[str, torch.Tensor]"
+    ) -> None:
         trained = {name: p for name, p in objective.named_parameters() if p.requires_grad and steps}
         self._trained, self._steps = trained, steps
-        self.values = {name: values.get(name, p).detach().to(p.device, copy=True) for name, p in trained.items()}
+        self.values = {
+            name: values.get(name, p).detach().to(p.device, copy=True)
+            for name, p in trained.items()
+        }
 
     def follow(self, step: int) -> None:
         """Take in the parameters after a step; the first ones, which are far away, are soon forgotten."""
@@ -140,7 +159,13 @@ class _Mean:
             parameter.data.copy_(self.values[name])
 
 
-def train(objective: "nn.Module", examples: Sequence[Example], course: Course, resume: Path, report: Reporter) -> Figures:
+def train(
+    objective: "nn.Module",
+    examples: Sequence[Example],
+    course: Course,
+    resume: Path,
+    report: Reporter,
+) -> Figures:
     """Train the parameters of `objective` that require a gradient; return loss, tokens, speed and memory.
 
     State is kept in `resume`/`course.name` and found again there.
@@ -156,11 +181,20 @@ def train(objective: "nn.Module", examples: Sequence[Example], course: Course, r
     prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
     mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, kept)
     for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
-        batch = _share(examples, rows, accelerator.process_index, accelerator.num_processes).to(accelerator.device)
+        batch = _share(examples, rows, accelerator.process_index, accelerator.num_processes).to(
+            accelerator.device
+        )
         torch.manual_seed(_step_seed(course.seed, progress.step, accelerator.process_index))
         for group in optimizer.param_groups:
             group["lr"] = course.rate(progress.step)
-        loss = _step(accelerator, prepared, optimizer, batch, sum(examples[row].targets for row in rows), course.clip)
+        loss = _step(
+            accelerator,
+            prepared,
+            optimizer,
+            batch,
+            sum(examples[row].targets for row in rows),
+            course.clip,
+        )
         mean.follow(progress.step)
         progress.took(loss, sum(len(examples[row].ids) for row in rows))
         if accelerator.is_main_process and _save_is_due(progress):
@@ -176,10 +210,21 @@ def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer
 
     learned = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in learned if parameter.ndim > 1], "weight_decay": course.weight_decay},
-        {"params": [parameter for parameter in learned if parameter.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in learned if parameter.ndim > 1],
+            "weight_decay": course.weight_decay,
+        },
+        {
+            "params": [parameter for parameter in learned if parameter.ndim <= 1],
+            "weight_decay": 0.0,
+        },
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=course.learning_rate, betas=BETAS, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=course.learning_rate,
+        betas=BETAS,
+        fused=True,
+    )
 
 
 def _share(examples: Sequence[Example], rows: Sequence[int], process: int, processes: int) -> Batch:
@@ -192,32 +237,52 @@ def _share(examples: Sequence[Example], rows: Sequence[int], process: int, proce
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
-    return hash((seed, step, process)) & 0x7FFF_FFFF  # integers only: the hash is the same in every process
+    return (
+        hash((seed, step, process)) & 0x7FFF_FFFF
+    )  # integers only: the hash is the same in every process
 
 
-def _step(accelerator: Any, objective: "nn.Module", optimizer: Any, batch: Batch, targets: int, clip: float) -> float:
+def _step(
+    accelerator: Any,
+    objective: "nn.Module",
+    optimizer: Any,
+    batch: Batch,
+    targets: int,
+    clip: float,
+) -> float:
     """Take one optimizer step; return the loss per learned token of the whole batch.
 
     The processes' gradients are averaged, so each scales its sum by their number over the batch's learned tokens.
     """
     loss = objective(batch) * (accelerator.num_processes / max(targets, 1))
     accelerator.backward(loss)
-    accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    accelerator.clip_grad_norm_(
+        [p for group in optimizer.param_groups for p in group["params"]], clip
+    )
     optimizer.step()
     optimizer.zero_grad()
     return float(accelerator.reduce(loss.detach(), reduction="mean"))
 
 
 def _save_is_due(progress: _Progress) -> bool:
-    return progress.step == progress.course.steps or time.monotonic() - progress.saved >= progress.course.save_every_s
+    return (
+        progress.step == progress.course.steps
+        or time.monotonic() - progress.saved >= progress.course.save_every_s
+    )
 
 
-def _save(state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, progress: _Progress) -> None:
+def _save(
+    state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, progress: _Progress
+) -> None:
     """Write parameters, their mean and moments, whole or not at all; the progress stands in the header."""
     from safetensors.torch import save_file
 
     state.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"parameter.{name}": p.detach().contiguous() for name, p in objective.named_parameters() if p.requires_grad}
+    tensors = {
+        f"parameter.{name}": p.detach().contiguous()
+        for name, p in objective.named_parameters()
+        if p.requires_grad
+    }
     tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
@@ -229,7 +294,9 @@ def _save(state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, prog
     progress.saved = time.monotonic()
 
 
-def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress) -> "dict[str, torch.Tensor]":
+def _restore(
+    state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress
+) -> "dict[str, torch.Tensor]":
     """Take up what an interrupted run with the same key left; return the mean of its parameters."""
     import torch
     from safetensors import safe_open
@@ -250,7 +317,9 @@ def _restore(state: Path, objective: "nn.Module", optimizer: Any, progress: _Pro
                 place, _, moment = name.partition(".")
                 moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
         header = tensors.metadata()
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     progress.take_up(header)
     return mean
 

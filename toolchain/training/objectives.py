@@ -49,14 +49,21 @@ class Head:
         """Return float32 logits with what some families do behind the head (Granite, Cohere, Gemma 2)."""
         config = self._model.config.get_text_config()
         logits = self._model.get_output_embeddings()(hidden)
-        logits = logits / getattr(config, "logits_scaling", 1.0) * (getattr(config, "logit_scale", None) or 1.0)
+        logits = (
+            logits
+            / getattr(config, "logits_scaling", 1.0)
+            * (getattr(config, "logit_scale", None) or 1.0)
+        )
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits.float()
 
     def chunks(self, count: int) -> list[slice]:
         """Return slices that cover `count` positions; one empty slice for none, so that every process has a loss."""
-        return [slice(first, min(first + self._chunk, count)) for first in range(0, max(count, 1), self._chunk)]
+        return [
+            slice(first, min(first + self._chunk, count))
+            for first in range(0, max(count, 1), self._chunk)
+        ]
 
     def summed(self, hidden: Tensor, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """Return the sum of `loss(logits, slice)` over the chunks of `hidden` [positions, width]."""
@@ -64,7 +71,12 @@ class Head:
         if len(pieces) == 1:
             return loss(self.logits(hidden), pieces[0])
         parts = [
-            checkpoint(lambda h, piece=piece: loss(self.logits(h), piece), hidden[piece], use_reentrant=False) for piece in pieces
+            checkpoint(
+                lambda h, piece=piece: loss(self.logits(h), piece),
+                hidden[piece],
+                use_reentrant=False,
+            )
+            for piece in pieces
         ]
         return torch.stack(parts).sum()
 
@@ -73,11 +85,16 @@ class Head:
         was_training = self._model.training
         with torch.no_grad():
             self._model.eval()
-            ours, theirs = self.logits(self.hidden(ids)), self._model(input_ids=ids, use_cache=False).logits.float()
+            ours, theirs = (
+                self.logits(self.hidden(ids)),
+                self._model(input_ids=ids, use_cache=False).logits.float(),
+            )
             self._model.train(was_training)
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
             kind = self._model.config.model_type
-            raise ArtifactError(f"model type `{kind}`: its head is not a plain one, so it cannot be trained in chunks")
+            raise ArtifactError(
+                f"model type `{kind}`: its head is not a plain one, so it cannot be trained in chunks"
+            )
 
 
 class AnswerLoss(nn.Module):
@@ -91,7 +108,10 @@ class AnswerLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
         hidden, targets = learned(self._head.hidden(batch.ids), batch.labels)
-        return self._head.summed(hidden, lambda logits, piece: functional.cross_entropy(logits, targets[piece], reduction="sum"))
+        return self._head.summed(
+            hidden,
+            lambda logits, piece: functional.cross_entropy(logits, targets[piece], reduction="sum"),
+        )
 
 
 class TeacherLoss(nn.Module):
@@ -110,7 +130,12 @@ class TeacherLoss(nn.Module):
         super().__init__()
         self.model = model
         self._head = Head(model, chunk_elements=chunk_elements)
-        self._teacher, self._temperature, self._ce_weight, self._tokens = teacher, temperature, ce_weight, tokens
+        self._teacher, self._temperature, self._ce_weight, self._tokens = (
+            teacher,
+            temperature,
+            ce_weight,
+            tokens,
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
@@ -118,13 +143,23 @@ class TeacherLoss(nn.Module):
         taught = [part.to(hidden.device) for part in self._teacher.of(batch.rows)]
 
         return self._head.summed(
-            hidden, lambda logits, piece: self._loss(logits, targets[piece], *(part[piece] for part in taught))
+            hidden,
+            lambda logits, piece: self._loss(
+                logits, targets[piece], *(part[piece] for part in taught)
+            ),
         )
 
-    def _loss(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
+    def _loss(
+        self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor
+    ) -> Tensor:
         logits = logits[:, : self._tokens]
-        kl = divergence(logits / self._temperature, ids, log_probs, tail).sum() * self._temperature**2
-        return (1 - self._ce_weight) * kl + self._ce_weight * functional.cross_entropy(logits, targets, reduction="sum")
+        kl = (
+            divergence(logits / self._temperature, ids, log_probs, tail).sum()
+            * self._temperature**2
+        )
+        return (1 - self._ce_weight) * kl + self._ce_weight * functional.cross_entropy(
+            logits, targets, reduction="sum"
+        )
 
 
 class TwinLoss(nn.Module):
@@ -133,10 +168,20 @@ class TwinLoss(nn.Module):
     For a model of the teacher's own shape, whose hidden states are meant to be the same.
     """
 
-    def __init__(self, model: Any, teacher: Any, *, hidden_weight: float, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any,
+        *,
+        hidden_weight: float,
+        chunk_elements: int = CHUNK_ELEMENTS,
+    ) -> None:
         super().__init__()
         self.model, self.teacher = model, teacher.requires_grad_(False)
-        self._head, self._teacher = Head(model, chunk_elements=chunk_elements), Head(teacher, chunk_elements=chunk_elements)
+        self._head, self._teacher = (
+            Head(model, chunk_elements=chunk_elements),
+            Head(teacher, chunk_elements=chunk_elements),
+        )
         self._hidden_weight = hidden_weight
 
     def train(self, mode: bool = True) -> "TwinLoss":
@@ -150,8 +195,15 @@ class TwinLoss(nn.Module):
         with torch.no_grad():
             theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
         ours, _ = learned(self._head.hidden(batch.ids), batch.labels)
-        distance = (ours - theirs).square().sum() / theirs.square().mean().clamp_min(1e-12) / theirs.shape[-1]
-        return self._head.summed(ours, lambda logits, piece: self._kl(logits, theirs[piece])) + self._hidden_weight * distance
+        distance = (
+            (ours - theirs).square().sum()
+            / theirs.square().mean().clamp_min(1e-12)
+            / theirs.shape[-1]
+        )
+        return (
+            self._head.summed(ours, lambda logits, piece: self._kl(logits, theirs[piece]))
+            + self._hidden_weight * distance
+        )
 
     def _kl(self, logits: Tensor, theirs: Tensor) -> Tensor:
         with torch.no_grad():

@@ -99,4 +99,6 @@ def learned_of(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the codes that a module has learned, as whole numbers, and its units."""
     learned = module.parametrizations.weight
     low = learned[0].low
-    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8), learned[0].units().detach()
+    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8), learned[
+        0
+    ].units().detach()

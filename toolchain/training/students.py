@@ -15,7 +15,10 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
     config = copy.deepcopy(teacher.config)
     count = config.num_hidden_layers
     if wrong := [layer for layer in layers if not 0 <= layer < count]:
-        raise ConfigError(f"distill: layers: `{wrong[0]}` is not a layer of the teacher", hint=f"it has layers 0 to {count - 1}")
+        raise ConfigError(
+            f"distill: layers: `{wrong[0]}` is not a layer of the teacher",
+            hint=f"it has layers 0 to {count - 1}",
+        )
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == count:
             setattr(config, name, [value[layer] for layer in layers])
@@ -23,6 +26,9 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
     student = type(teacher)(config).float()
     weights = teacher.state_dict()
     student.load_state_dict(
-        {name: weights[_LAYER.sub(lambda found: str(layers[int(found[0])]), name)] for name in student.state_dict()}
+        {
+            name: weights[_LAYER.sub(lambda found: str(layers[int(found[0])]), name)]
+            for name in student.state_dict()
+        }
     )
     return student

@@ -48,7 +48,14 @@ class CachedLogits:
 
 
 def write_logits(
-    model: Any, examples: Sequence[Example], out: Path, *, temperature: float, k: int, tokens: int, report: Reporter
+    model: Any,
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    temperature: float,
+    k: int,
+    tokens: int,
+    report: Reporter,
 ) -> Figures:
     """Write the teacher's distributions over its first `tokens` tokens at `temperature`; rows beyond are padding, not tokens."""
     import torch
@@ -66,13 +73,28 @@ def write_logits(
             report.step("teacher", first + start, len(examples), "conversations")
         offsets = torch.tensor([0, *(example.targets for example in shard)]).cumsum(0)
         ids, log_probs, tail = (torch.cat(part) for part in zip(*parts, strict=True))
-        save_file({"offsets": offsets, "ids": ids.int(), "log_probs": log_probs.half(), "tail": tail.half()}, out / _file(number))
+        save_file(
+            {
+                "offsets": offsets,
+                "ids": ids.int(),
+                "log_probs": log_probs.half(),
+                "tail": tail.half(),
+            },
+            out / _file(number),
+        )
         positions += len(ids)
     report.step("teacher", len(examples), len(examples), "conversations")
-    return {"conversations": len(examples), "positions": positions, "top_k": min(k, tokens), "tokens": tokens}
+    return {
+        "conversations": len(examples),
+        "positions": positions,
+        "top_k": min(k, tokens),
+        "tokens": tokens,
+    }
 
 
-def _distributions(head: Any, examples: Sequence[Example], temperature: float, k: int, tokens: int) -> "tuple[Tensor, ...]":
+def _distributions(
+    head: Any, examples: Sequence[Example], temperature: float, k: int, tokens: int
+) -> "tuple[Tensor, ...]":
     import torch
 
     from toolchain.training.objectives import learned, top_k
@@ -80,7 +102,10 @@ def _distributions(head: Any, examples: Sequence[Example], temperature: float, k
     batch = batch_of(examples, range(len(examples))).to(head.device)
     with torch.inference_mode():
         hidden, _ = learned(head.hidden(batch.ids), batch.labels)
-        parts = [top_k(head.logits(hidden[piece])[:, :tokens] / temperature, k) for piece in head.chunks(len(hidden))]
+        parts = [
+            top_k(head.logits(hidden[piece])[:, :tokens] / temperature, k)
+            for piece in head.chunks(len(hidden))
+        ]
     return tuple(torch.cat(part).cpu() for part in zip(*parts, strict=True))
 
 
@@ -95,7 +120,9 @@ def token_count(tokenizer: Any) -> int:
 
 def check_same_tokenizer(teacher: Any, student: Any) -> None:
     """Raise ArtifactError unless both give the same ids to the same text."""
-    if teacher.get_vocab() == student.get_vocab() and teacher.encode(PROBE) == student.encode(PROBE):
+    if teacher.get_vocab() == student.get_vocab() and teacher.encode(PROBE) == student.encode(
+        PROBE
+    ):
         return
     raise ArtifactError(
         f"distill: teacher and student have different tokenizers ({token_count(teacher)} and {token_count(student)} tokens)",

@@ -34,8 +34,13 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
     assert Sampling(temperature=2, top_p=0, min_p=1, top_k=0, seed=0, max_tokens=1).temperature == 2
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)])
-def test_threads_stay_within_a_containers_quota(tmp_path: Path, quota: str, cores: int | None) -> None:
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("", None)],
+)
+def test_threads_stay_within_a_containers_quota(
+    tmp_path: Path, quota: str, cores: int | None
+) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))
 
@@ -52,7 +57,9 @@ def test_a_model_too_small_to_share_has_one_thread() -> None:
         ({"context": 1 << 21}, "`context`: must be between 1 and 1048576, not 2097152"),
     ],
 )
-def test_settings_that_would_end_the_process_are_refused(settings: dict[str, int], message: str) -> None:
+def test_settings_that_would_end_the_process_are_refused(
+    settings: dict[str, int], message: str
+) -> None:
     with pytest.raises(FieldError) as caught:
         Settings(**settings)  # type: ignore[arg-type]
     assert caught.value.message == message

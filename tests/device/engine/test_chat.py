@@ -31,7 +31,9 @@ def test_a_template_renders_as_transformers_renders_it(name: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-    theirs, _ = render_jinja_template([CONVERSATION], chat_template=TEMPLATES[name], add_generation_prompt=True, **tokens)
+    theirs, _ = render_jinja_template(
+        [CONVERSATION], chat_template=TEMPLATES[name], add_generation_prompt=True, **tokens
+    )
     assert ChatTemplate(TEMPLATES[name], tokens).render(CONVERSATION) == theirs[0]
 
 
@@ -40,7 +42,10 @@ def test_the_sentence_of_a_template_that_refuses_is_kept() -> None:
     with pytest.raises(DeviceError) as caught:
         template.render(CONVERSATION)
     assert (caught.value.code, caught.value.status) == ("bad_conversation", 400)
-    assert caught.value.message == "the model's chat template does not take this conversation: roles must alternate"
+    assert (
+        caught.value.message
+        == "the model's chat template does not take this conversation: roles must alternate"
+    )
 
 
 @pytest.mark.parametrize(

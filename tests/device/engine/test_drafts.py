@@ -18,9 +18,19 @@ STEP_S = 0.01
         ([1, 2], 4, []),
         ([1, 2, 3, 4, 1, 2, 3], 0, []),
     ],
-    ids=["what followed", "the last time", "into its own end", "the same again and again", "never said", "too short", "none asked"],
+    ids=[
+        "what followed",
+        "the last time",
+        "into its own end",
+        "the same again and again",
+        "never said",
+        "too short",
+        "none asked",
+    ],
 )
-def test_a_guess_is_what_followed_the_last_time(text: list[int], most: int, guess: list[int]) -> None:
+def test_a_guess_is_what_followed_the_last_time(
+    text: list[int], most: int, guess: list[int]
+) -> None:
     assert Lookup(text).guess(most) == guess
 
 

@@ -56,11 +56,19 @@ def reused(steps: list[Token]) -> int:
     return steps[-1].timing.reused_tokens
 
 
-def test_greedy_tokens_equal_those_of_the_stock_high_level_api(engine: Engine, random_file: Path) -> None:
+def test_greedy_tokens_equal_those_of_the_stock_high_level_api(
+    engine: Engine, random_file: Path
+) -> None:
     import llama_cpp
 
     stock = llama_cpp.Llama(
-        str(random_file), n_ctx=512, n_batch=512, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+        str(random_file),
+        n_ctx=512,
+        n_batch=512,
+        n_threads=1,
+        n_threads_batch=1,
+        flash_attn=True,
+        verbose=False,
     )
     for question in ("what is it?", "树莓派 🍵", "x" * 300):
         tokens = stock.tokenize(question.encode(), add_bos=False, special=True)
@@ -71,7 +79,9 @@ def test_greedy_tokens_equal_those_of_the_stock_high_level_api(engine: Engine, r
             if len(theirs) == GREEDY.max_tokens or token == END:
                 break
         engine.forget()
-        assert ids(list(engine.generate(tokens, GREEDY))) == [token for token in theirs if token != END]
+        assert ids(list(engine.generate(tokens, GREEDY))) == [
+            token for token in theirs if token != END
+        ]
         stock.reset()
     stock.close()
 
@@ -88,7 +98,11 @@ def test_the_last_step_alone_has_the_reason_and_the_figures(reciter: Engine) -> 
     assert [(step.finish_reason, step.timing) for step in steps] == [(None, None)] * 4
     assert (last.id, last.finish_reason) == (None, "length")
     assert last.timing
-    assert (last.timing.prompt_tokens, last.timing.answer_tokens, last.timing.decode_steps) == (len(QUESTION), 4, 3)
+    assert (last.timing.prompt_tokens, last.timing.answer_tokens, last.timing.decode_steps) == (
+        len(QUESTION),
+        4,
+        3,
+    )
 
 
 def test_a_stop_text_ends_the_answer_before_it(reciter: Engine) -> None:
@@ -108,7 +122,9 @@ def test_an_answer_ends_by_length_where_the_context_is_full(engine: Engine) -> N
     assert (len(ids(steps)), steps[-1].finish_reason) == (12, "length")
 
 
-def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(engine: Engine) -> None:
+def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(
+    engine: Engine,
+) -> None:
     first = list(engine.generate(QUESTION, GREEDY))
     turn = [*QUESTION, *ids(first), *b"and then?"]
     second = list(engine.generate(turn, GREEDY))
@@ -121,7 +137,9 @@ def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(
     assert ids(second) == ids(fresh)
 
 
-def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginning(engine: Engine) -> None:
+def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginning(
+    engine: Engine,
+) -> None:
     lead = b"system: be brief. "
     list(engine.generate([*lead, *b"one"], GREEDY, lead=len(lead)))
     other = [*lead, *b"once more"]
@@ -139,7 +157,10 @@ def test_engines_side_by_side_answer_at_the_same_time_as_each_does_alone(random_
     questions = [[*QUESTION, *b"%d" % number] for number in range(4)]
     alone = [ids(list(first.generate(question, GREEDY))) for question in questions]
     with ThreadPoolExecutor(2) as both:
-        turns = both.map(lambda each: [ids(list(each.generate(question, GREEDY))) for question in questions], (first, second))
+        turns = both.map(
+            lambda each: [ids(list(each.generate(question, GREEDY))) for question in questions],
+            (first, second),
+        )
         assert list(turns) == [alone, alone]
     second.close()
     assert ids(list(first.generate(questions[0], GREEDY))) == alone[0]
@@ -157,12 +178,16 @@ def test_conversations_that_alternate_are_not_read_again(engine: Engine) -> None
         assert reused(list(engine.generate(talk, GREEDY, lead=len(lead)))) >= before - 1
 
 
-def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(random_file: Path) -> None:
+def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(
+    random_file: Path,
+) -> None:
     lead, prompt = [*b"system: be very brief. "], [*b"system: be very brief. what is it?"]
     saved, plain, restored = (load(random_file, SETTINGS) for _ in range(3))
     state = saved.save(lead)
     assert restored.restore(lead, state)
-    with_state, without = (list(engine.generate(prompt, GREEDY, lead=len(lead))) for engine in (restored, plain))
+    with_state, without = (
+        list(engine.generate(prompt, GREEDY, lead=len(lead))) for engine in (restored, plain)
+    )
     assert (reused(with_state), reused(without)) == (len(lead), 0)
     assert ids(with_state) == ids(without)
     for engine in (saved, plain, restored):
@@ -177,13 +202,19 @@ def test_scores_behind_a_lead_come_from_its_state(engine: Engine) -> None:
     state = engine.save([*reversed(lead)])
     engine.forget()
     assert engine.restore(lead, state)
-    assert list(engine.logits([*lead, *rest], len(lead))) != apart, "the state of other tokens under these tokens' name"
+    assert list(engine.logits([*lead, *rest], len(lead))) != apart, (
+        "the state of other tokens under these tokens' name"
+    )
     engine.forget()
     assert list(engine.logits([*lead, *rest], len(lead))) == apart
 
 
-@pytest.mark.parametrize("harm", [lambda state: state[: len(state) // 2], lambda state: b"", lambda state: b"\xff" * 64])
-def test_a_state_that_holds_other_tokens_than_it_should_is_not_taken(engine: Engine, harm: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "harm", [lambda state: state[: len(state) // 2], lambda state: b"", lambda state: b"\xff" * 64]
+)
+def test_a_state_that_holds_other_tokens_than_it_should_is_not_taken(
+    engine: Engine, harm: Callable[[bytes], bytes]
+) -> None:
     lead = [*b"system: be brief. "]
     state = engine.save(lead)
     engine.forget()
@@ -223,14 +254,18 @@ def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier:
 def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
     one, other = guessing(random_file), guessing(random_file, guess=False)
     for prompt in (QUESTION, [*b"ab" * 40], [*b"the same, the same, the same"]):
-        answers = [ids(list(engine.generate(prompt, Sampling(max_tokens=200)))) for engine in (one, other)]
+        answers = [
+            ids(list(engine.generate(prompt, Sampling(max_tokens=200)))) for engine in (one, other)
+        ]
         assert answers[0] == answers[1]
     one.close()
     other.close()
 
 
 @pytest.mark.parametrize("taken", range(9, 40, 3))
-def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(copier: Path, taken: int) -> None:
+def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(
+    copier: Path, taken: int
+) -> None:
     engine = guessing(copier)
     prompt = [*COPIED.encode(), 10]
     answer = engine.generate(prompt, Sampling(max_tokens=100))
@@ -240,7 +275,9 @@ def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(copier: P
     engine.close()
 
 
-def test_what_a_batch_gives_is_not_believed_where_its_bits_differ(copier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_batch_gives_is_not_believed_where_its_bits_differ(
+    copier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = guessing(copier)
     rows = iter(range(1 << 20))
     monkeypatch.setattr(engine._decoder, "_row", lambda row: next(rows))
@@ -254,7 +291,9 @@ def test_closing_an_answer_stops_within_one_token(engine: Engine) -> None:
     answer = engine.generate(QUESTION, GREEDY)
     said = [next(answer).id for _ in range(3)]
     answer.close()  # type: ignore[attr-defined]
-    follow = list(engine.generate([*QUESTION, *(token for token in said if token is not None), *b"!"], GREEDY))
+    follow = list(
+        engine.generate([*QUESTION, *(token for token in said if token is not None), *b"!"], GREEDY)
+    )
     assert follow[-1].timing
     assert follow[-1].timing.reused_tokens == len(QUESTION) + 2
 
@@ -266,7 +305,9 @@ def test_cancelling_ends_the_answer_within_one_token(engine: Engine) -> None:
     assert len(seen) == 3
 
 
-def test_cancelling_stops_the_reading_of_a_prompt_and_the_next_answer_is_right(engine: Engine) -> None:
+def test_cancelling_stops_the_reading_of_a_prompt_and_the_next_answer_is_right(
+    engine: Engine,
+) -> None:
     right = ids(list(engine.generate(QUESTION, GREEDY)))
     asked: list[int] = []
 
@@ -281,7 +322,13 @@ def test_cancelling_stops_the_reading_of_a_prompt_and_the_next_answer_is_right(e
 def test_the_same_seed_draws_the_same_tokens_and_another_draws_others(engine: Engine) -> None:
     def drawn(seed: int) -> list[int]:
         engine.forget()
-        return ids(list(engine.generate(QUESTION, replace(GREEDY, temperature=1.5, top_k=0, top_p=1, min_p=0, seed=seed))))
+        return ids(
+            list(
+                engine.generate(
+                    QUESTION, replace(GREEDY, temperature=1.5, top_k=0, top_p=1, min_p=0, seed=seed)
+                )
+            )
+        )
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
@@ -305,12 +352,18 @@ def test_a_row_of_logits_for_each_token_names_the_greedy_answer(engine: Engine) 
     ("tokens", "code", "message"),
     [
         ([], "empty_prompt", "the prompt is empty"),
-        ([1] * 512, "prompt_too_long", "the prompt has 512 tokens, the context holds 512 with the answer"),
+        (
+            [1] * 512,
+            "prompt_too_long",
+            "the prompt has 512 tokens, the context holds 512 with the answer",
+        ),
         ([1, 259], "bad_token", "token 259 is not one of the model's 259"),
         ([-1], "bad_token", "token -1 is not one of the model's 259"),
     ],
 )
-def test_a_prompt_that_cannot_be_answered_is_refused_at_once(engine: Engine, tokens: list[int], code: str, message: str) -> None:
+def test_a_prompt_that_cannot_be_answered_is_refused_at_once(
+    engine: Engine, tokens: list[int], code: str, message: str
+) -> None:
     with pytest.raises(DeviceError) as caught:
         engine.generate(tokens, GREEDY)
     assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
@@ -331,9 +384,12 @@ def unknown_architecture(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"), [(cut, "`?broken.gguf`?: "), (unknown_architecture, "unknown model architecture: 'lyama'")]
+    ("spoil", "reason"),
+    [(cut, "`?broken.gguf`?: "), (unknown_architecture, "unknown model architecture: 'lyama'")],
 )
-def test_a_file_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path, spoil: Any, reason: str) -> None:
+def test_a_file_that_cannot_be_loaded_is_refused_with_the_reason(
+    tmp_path: Path, spoil: Any, reason: str
+) -> None:
     path = tiny_gguf(tmp_path / "broken.gguf")
     spoil(path)
     with pytest.raises(DeviceError, match=reason) as caught:
@@ -342,7 +398,10 @@ def test_a_file_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path,
 
 
 def test_a_missing_file_and_a_foreign_kind_are_refused(tmp_path: Path) -> None:
-    for name, message in (("no.gguf", "`no.gguf` is missing"), ("m.bin", "`m.bin` is no model file that this runtime runs")):
+    for name, message in (
+        ("no.gguf", "`no.gguf` is missing"),
+        ("m.bin", "`m.bin` is no model file that this runtime runs"),
+    ):
         with pytest.raises(DeviceError) as caught:
             load(tmp_path / name, SETTINGS)
         assert (caught.value.code, caught.value.message) == ("bad_model", message)
@@ -372,7 +431,9 @@ def test_the_engine_says_what_it_is(engine: Engine) -> None:
     assert engine.special_tokens() == {"eos_token": "<|im_end|>"}
 
 
-def test_nothing_is_printed_by_the_library(random_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_by_the_library(
+    random_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     load(random_file, SETTINGS).close()
     assert capfd.readouterr() == ("", "")
 
@@ -381,7 +442,9 @@ def test_half_a_surrogate_pair_is_tokenized_as_a_question_mark(engine: Engine) -
     assert engine.tokenize("\ud800") == [ord("?")]
 
 
-def test_an_adapter_that_does_not_fit_is_refused_with_its_name(random_file: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_refused_with_its_name(
+    random_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "skill.gguf").write_bytes(random_file.read_bytes())
     with pytest.raises(DeviceError) as caught:
         load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
@@ -389,7 +452,9 @@ def test_an_adapter_that_does_not_fit_is_refused_with_its_name(random_file: Path
     assert caught.value.message.startswith("the adapter `skill.gguf` does not fit the model: ")
 
 
-def test_an_adapter_with_a_broken_header_never_reaches_the_engine(random_file: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_a_broken_header_never_reaches_the_engine(
+    random_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "skill.gguf").write_bytes(b"GGUF")
     with pytest.raises(DeviceError) as caught:
         load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
@@ -403,12 +468,18 @@ def test_each_token_comes_with_its_log_probability_and_the_likeliest(engine: Eng
     logits = rows[-1]
     total = math.log(sum(math.exp(score - max(logits)) for score in logits)) + max(logits)
     best = sorted(range(len(logits)), key=lambda token: -logits[token])[:4]
-    assert [candidate.piece for candidate in steps[0].candidates] == [engine.piece(token) for token in (best[0], *best)]
+    assert [candidate.piece for candidate in steps[0].candidates] == [
+        engine.piece(token) for token in (best[0], *best)
+    ]
     expected = [logits[token] - total for token in (best[0], *best)]
-    assert [candidate.logprob for candidate in steps[0].candidates] == pytest.approx(expected, abs=0.01)
+    assert [candidate.logprob for candidate in steps[0].candidates] == pytest.approx(
+        expected, abs=0.01
+    )
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_tokens=48, temperature=1.5, seed=1, top_k=0)])
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, Sampling(max_tokens=48, temperature=1.5, seed=1, top_k=0)]
+)
 def test_a_grammar_holds_whatever_the_model_would_say(engine: Engine, sampling: Sampling) -> None:
     grammar = 'root ::= "{" [a-c]{3} "é" ("x" | "y") "}"'
     steps = list(engine.generate(QUESTION, replace(sampling, grammar=grammar, top_logprobs=1)))
@@ -418,7 +489,9 @@ def test_a_grammar_holds_whatever_the_model_would_say(engine: Engine, sampling: 
 
 
 def test_a_grammar_that_is_none_is_refused_and_the_engine_lives(engine: Engine) -> None:
-    with pytest.raises(FieldError, match="`response_format`: the engine does not take this grammar"):
+    with pytest.raises(
+        FieldError, match="`response_format`: the engine does not take this grammar"
+    ):
         list(engine.generate(QUESTION, replace(GREEDY, grammar="root ::= undefined")))
     assert ids(list(engine.generate(QUESTION, GREEDY)))
 

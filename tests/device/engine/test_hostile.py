@@ -61,7 +61,11 @@ for number in range(first, first + count):
     print(json.dumps([number, status]), flush=True)
 """
 TOGETHER = 100
-MEANS = {"refused": "refused by the header pass", "exit 0": "loaded", "exit 3": "refused by llama.cpp"}
+MEANS = {
+    "refused": "refused by the header pass",
+    "exit 0": "loaded",
+    "exit 3": "refused by llama.cpp",
+}
 
 
 @pytest.mark.slow

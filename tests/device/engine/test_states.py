@@ -22,10 +22,16 @@ TALK = Memory([*LEAD, *QUESTION, *ANSWER], 100, [0, 100], 103)
         ([9, 9], 0, 0),
     ],
     ids=[
-        "goes on", "goes on after half an answer", "the same again", "another question", "another lead", "read without a lead",
-        "read with a shorter lead", "nothing in common",
+        "goes on",
+        "goes on after half an answer",
+        "the same again",
+        "another question",
+        "another lead",
+        "read without a lead",
+        "read with a shorter lead",
+        "nothing in common",
     ],
-)  # fmt: skip
+)
 def test_what_a_prompt_can_take_up(prompt: list[int], lead: int, usable: int) -> None:
     assert TALK.usable(prompt, lead) == usable
 
@@ -53,7 +59,11 @@ def test_the_shelf_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> N
     shelf.put(Memory([7, 8, 9], 0, [0], 2), b"3" * 30)
     assert shelf.size_bytes == 100
     assert shelf.best([4, 5, 6, 7], 0) is None
-    assert [shelf.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], LEAD)] == [b"1", b"3", b"x"]
+    assert [shelf.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], LEAD)] == [
+        b"1",
+        b"3",
+        b"x",
+    ]
 
 
 def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves_the_lead() -> None:

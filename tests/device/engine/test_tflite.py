@@ -58,10 +58,15 @@ def test_logits_are_those_of_the_stock_interpreter(engine: Engine, file: Path) -
 
 def test_a_greedy_answer_is_what_its_own_logits_say(engine: Engine) -> None:
     answer = ids(list(engine.generate(PROMPT, GREEDY)))
-    rows = [np.frombuffer(row, np.float32) for row in engine.logits([*PROMPT, *answer])][len(PROMPT) - 1 :]
+    rows = [np.frombuffer(row, np.float32) for row in engine.logits([*PROMPT, *answer])][
+        len(PROMPT) - 1 :
+    ]
     assert len(answer) == 40
     leads = [np.sort(row)[-1] - np.sort(row)[-2] for row in rows]
-    assert all(row.argmax() == token or lead < 0.05 for row, token, lead in zip(rows, answer, leads, strict=False))
+    assert all(
+        row.argmax() == token or lead < 0.05
+        for row, token, lead in zip(rows, answer, leads, strict=False)
+    )
 
 
 def test_text_and_timing_belong_to_the_tokens(engine: Engine) -> None:
@@ -69,7 +74,9 @@ def test_text_and_timing_belong_to_the_tokens(engine: Engine) -> None:
     timing = steps[-1].timing
     assert timing and steps[-1].finish_reason == "length"
     assert (timing.prompt_tokens, timing.answer_tokens, timing.decode_steps) == (90, 40, 39)
-    assert "".join(step.text for step in steps) == b"".join(engine.piece(token) for token in ids(steps)).decode("utf-8", "replace")
+    assert "".join(step.text for step in steps) == b"".join(
+        engine.piece(token) for token in ids(steps)
+    ).decode("utf-8", "replace")
 
 
 def test_a_token_that_stops_is_no_part_of_the_answer(engine: Engine) -> None:
@@ -114,7 +121,9 @@ def test_a_saved_state_is_taken_back_by_another_engine(engine: Engine, file: Pat
     other.close()
 
 
-@pytest.mark.parametrize("spoil", [lambda state: b"", lambda state: state[:-1], lambda state: b"\xff" * 4 + state[4:]])
+@pytest.mark.parametrize(
+    "spoil", [lambda state: b"", lambda state: state[:-1], lambda state: b"\xff" * 4 + state[4:]]
+)
 def test_what_is_no_state_is_not_taken(engine: Engine, spoil: object) -> None:
     state = engine.save(PROMPT[:20])
     assert not engine.restore(PROMPT[:20], spoil(state))  # type: ignore[operator]
@@ -138,9 +147,13 @@ def test_the_whole_context_can_be_filled(engine: Engine) -> None:
 
 
 @given(
-    count=st.integers(0, 600), room=st.integers(0, 600), pieces=st.lists(st.integers(2, 512), max_size=4, unique=True).map(sorted)
+    count=st.integers(0, 600),
+    room=st.integers(0, 600),
+    pieces=st.lists(st.integers(2, 512), max_size=4, unique=True).map(sorted),
 )
-def test_pieces_follow_each_other_and_stay_in_the_context(count: int, room: int, pieces: list[int]) -> None:
+def test_pieces_follow_each_other_and_stay_in_the_context(
+    count: int, room: int, pieces: list[int]
+) -> None:
     room, at = max(room, count), 0
     for first, tokens, length in cut(count, pieces, room):
         assert first == at
@@ -216,7 +229,10 @@ def refusal(file: Path, settings: Settings = SETTINGS) -> str:
 
 
 def test_more_context_than_the_file_has_is_refused(file: Path) -> None:
-    assert refusal(file, Settings(context=257, threads=1)) == f"`{file.name}` has 256 tokens of context, 257 are asked"
+    assert (
+        refusal(file, Settings(context=257, threads=1))
+        == f"`{file.name}` has 256 tokens of context, 257 are asked"
+    )
 
 
 def test_an_adapter_beside_the_file_is_refused(file: Path) -> None:
@@ -239,7 +255,10 @@ def test_a_file_without_its_tokenizer_is_refused(file: Path, tmp_path: Path) -> 
 def test_a_graph_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     from tests.device.manifest.test_tflite import one_product
 
-    assert refusal(one_product(tmp_path / "one.tflite", 9, 1)) == "`one.tflite` has no signature `decode` of a decoder"
+    assert (
+        refusal(one_product(tmp_path / "one.tflite", 9, 1))
+        == "`one.tflite` has no signature `decode` of a decoder"
+    )
 
 
 @pytest.fixture
@@ -250,26 +269,49 @@ def legacy(monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setitem(sys.modules, "tflite_runtime", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", SimpleNamespace(Interpreter=Interpreter))
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.14.0" if name == "tflite-runtime" else version(name))
+    monkeypatch.setitem(
+        sys.modules, "tflite_runtime.interpreter", SimpleNamespace(Interpreter=Interpreter)
+    )
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "2.14.0" if name == "tflite-runtime" else version(name),
+    )
 
 
 @pytest.mark.usefixtures("legacy")
 def test_the_legacy_runtime_is_kept_from_numpy_2(file: Path) -> None:
-    assert refusal(file) == f"`{file.name}` is not run: tflite-runtime 2.14 needs numpy 1, here is {np.__version__}"
+    assert (
+        refusal(file)
+        == f"`{file.name}` is not run: tflite-runtime 2.14 needs numpy 1, here is {np.__version__}"
+    )
 
 
 @pytest.mark.usefixtures("legacy")
-def test_the_legacy_runtime_runs_what_it_may(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_legacy_runtime_runs_what_it_may(
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(np, "__version__", "1.26.4")
     engine = load(file, SETTINGS)
     assert (engine.description.engine, engine.description.version) == ("tflite-runtime", "2.14.0")
     four = quantized_tflite(folder, folder.parent / "four", "dynamic_wi4_afp32_block32").file
-    assert refusal(four) == f"`{four.name}` is not run: tflite-runtime 2.14 has no FULLY_CONNECTED of version 12"
+    assert (
+        refusal(four)
+        == f"`{four.name}` is not run: tflite-runtime 2.14 has no FULLY_CONNECTED of version 12"
+    )
 
 
 def test_the_description_is_that_of_the_file(engine: Engine, file: Path) -> None:
     assert isinstance(engine, LiteEngine)
     found = engine.description
-    assert (found.engine, found.model_filename, found.model_type) == ("litert", file.name, "llama dynamic_wi8_afp32")
-    assert (found.model_n_params, found.context_train, found.kv_type, engine.context) == (1443072, 512, "f32", 256)
+    assert (found.engine, found.model_filename, found.model_type) == (
+        "litert",
+        file.name,
+        "llama dynamic_wi8_afp32",
+    )
+    assert (found.model_n_params, found.context_train, found.kv_type, engine.context) == (
+        1443072,
+        512,
+        "f32",
+        256,
+    )

@@ -52,9 +52,13 @@ def fault(file: Path) -> str:
 def test_a_sound_header_is_read(written: Callable[[bytes], Path]) -> None:
     header = read_header(written(SOUND))
     assert header.metadata == {
-        "general.name": "tiny ☕", "general.alignment": 64, "flag": True, "few": (7, 8),
-        "tokens": Array(STRING, 100), "many": Array(UINT64, 100),
-    }  # fmt: skip
+        "general.name": "tiny ☕",
+        "general.alignment": 64,
+        "flag": True,
+        "few": (7, 8),
+        "tokens": Array(STRING, 100),
+        "many": Array(UINT64, 100),
+    }
     assert [(t.name, t.type, t.shape, t.size) for t in header.tensors] == [
         ("a", "F32", (64, 2), 512),
         ("b.weight", "Q8_0", (32, 3), 102),
@@ -63,7 +67,9 @@ def test_a_sound_header_is_read(written: Callable[[bytes], Path]) -> None:
     assert header.size == len(SOUND)
 
 
-def test_the_padding_behind_the_last_tensor_may_be_left_out(written: Callable[[bytes], Path]) -> None:
+def test_the_padding_behind_the_last_tensor_may_be_left_out(
+    written: Callable[[bytes], Path],
+) -> None:
     assert len(read_header(written(SOUND[: -(128 - 102)])).tensors) == 2
 
 
@@ -75,7 +81,12 @@ def test_digests_are_those_of_each_tensors_bytes(written: Callable[[bytes], Path
     file = written(SOUND)
     first, second = read_header(file).tensors
     assert tensor_digests(file) == [
-        {"name": t.name, "type": t.type, "size": t.size, "sha256": hashlib.sha256(SOUND[t.offset : t.offset + t.size]).hexdigest()}
+        {
+            "name": t.name,
+            "type": t.type,
+            "size": t.size,
+            "sha256": hashlib.sha256(SOUND[t.offset : t.offset + t.size]).hexdigest(),
+        }
         for t in (first, second)
     ]
 
@@ -97,7 +108,9 @@ LLAMA = entry("general.architecture", STRING, text("llama"))
 
 
 def words(*tokens: str) -> bytes:
-    return entry("tokenizer.ggml.tokens", ARRAY, array(STRING, len(tokens), b"".join(map(text, tokens))))
+    return entry(
+        "tokenizer.ggml.tokens", ARRAY, array(STRING, len(tokens), b"".join(map(text, tokens)))
+    )
 
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
@@ -106,29 +119,65 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "another magic": (b"GGML" + SOUND[4:], "does not begin with `GGUF`"),
     "old version": (gguf([], [], version=1), "version 1 is not known"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648 is not known"),
-    "many tensors": (b"GGUF" + u32(3) + u64(BIG) + u64(0), f"claims {BIG} tensors and 0 metadata entries"),
-    "many entries": (b"GGUF" + u32(3) + u64(0) + u64(10**9), "claims 0 tensors and 1000000000 metadata entries"),
+    "many tensors": (
+        b"GGUF" + u32(3) + u64(BIG) + u64(0),
+        f"claims {BIG} tensors and 0 metadata entries",
+    ),
+    "many entries": (
+        b"GGUF" + u32(3) + u64(0) + u64(10**9),
+        "claims 0 tensors and 1000000000 metadata entries",
+    ),
     "endless key": (gguf([u64(BIG)], []), f"a metadata key is {BIG} bytes long, more than 255"),
     "no key": (gguf([entry("", BOOL, b"\0")], []), "a metadata key is empty or not printable"),
-    "key with an escape": (gguf([entry("a\x1b[2J", BOOL, b"\0")], []), "a metadata key is empty or not printable"),
+    "key with an escape": (
+        gguf([entry("a\x1b[2J", BOOL, b"\0")], []),
+        "a metadata key is empty or not printable",
+    ),
     "key twice": (gguf([NAME, NAME], []), "metadata `general.name` is there twice"),
-    "key of bytes": (gguf([u64(2) + b"\xff\xfe" + u32(BOOL) + b"\0"], []), "a metadata key is not UTF-8"),
+    "key of bytes": (
+        gguf([u64(2) + b"\xff\xfe" + u32(BOOL) + b"\0"], []),
+        "a metadata key is not UTF-8",
+    ),
     "unknown kind": (gguf([entry("a", 13, bytes(8))], []), "metadata `a` has the unknown type 13"),
     "half true": (gguf([entry("a", BOOL, b"\2")], []), "metadata `a` is neither true nor false"),
-    "endless text": (gguf([entry("a", STRING, u64(2**40))], []), f"metadata `a` is {2**40} bytes long, more than 1048576"),
+    "endless text": (
+        gguf([entry("a", STRING, u64(2**40))], []),
+        f"metadata `a` is {2**40} bytes long, more than 1048576",
+    ),
     "text of bytes": (gguf([entry("a", STRING, text(b"\xff"))], []), "metadata `a` is not UTF-8"),
     "text past the end": (gguf([entry("a", STRING, u64(500))], []), "the header is cut short"),
-    "arrays of arrays": (gguf([entry("a", ARRAY, array(ARRAY, 1, b""))], []), "metadata `a` is an array of arrays"),
-    "array of unknown": (gguf([entry("a", ARRAY, array(99, 1, b""))], []), "metadata `a` has the unknown type 99"),
-    "10^9 strings": (gguf([entry("a", ARRAY, array(STRING, 10**9, bytes(4096)))], []), "metadata `a` claims 1000000000 strings"),
-    "10^18 numbers": (gguf([entry("a", ARRAY, array(UINT64, 10**18, bytes(4096)))], []), "the header is cut short"),
-    "2^63 bytes": (gguf([entry("a", ARRAY, array(0, BIG, bytes(4096)))], []), "the header is cut short"),
+    "arrays of arrays": (
+        gguf([entry("a", ARRAY, array(ARRAY, 1, b""))], []),
+        "metadata `a` is an array of arrays",
+    ),
+    "array of unknown": (
+        gguf([entry("a", ARRAY, array(99, 1, b""))], []),
+        "metadata `a` has the unknown type 99",
+    ),
+    "10^9 strings": (
+        gguf([entry("a", ARRAY, array(STRING, 10**9, bytes(4096)))], []),
+        "metadata `a` claims 1000000000 strings",
+    ),
+    "10^18 numbers": (
+        gguf([entry("a", ARRAY, array(UINT64, 10**18, bytes(4096)))], []),
+        "the header is cut short",
+    ),
+    "2^63 bytes": (
+        gguf([entry("a", ARRAY, array(0, BIG, bytes(4096)))], []),
+        "the header is cut short",
+    ),
     "long string": (
         gguf([entry("a", ARRAY, array(STRING, 65, u64(2**50)))], []),
         f"a string of `a` is {2**50} bytes long, more than 1048576",
     ),
-    "alignment 0": (gguf([entry("general.alignment", UINT32, u32(0))], []), "alignment 0 is not a power of two from 8 to 4096"),
-    "alignment 48": (gguf([entry("general.alignment", UINT32, u32(48))], []), "alignment 48 is not a power of two from 8 to 4096"),
+    "alignment 0": (
+        gguf([entry("general.alignment", UINT32, u32(0))], []),
+        "alignment 0 is not a power of two from 8 to 4096",
+    ),
+    "alignment 48": (
+        gguf([entry("general.alignment", UINT32, u32(48))], []),
+        "alignment 48 is not a power of two from 8 to 4096",
+    ),
     "alignment 2^31": (
         gguf([entry("general.alignment", UINT32, u32(1 << 31))], []),
         "alignment 2147483648 is not a power of two from 8 to 4096",
@@ -138,42 +187,85 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         "metadata `general.alignment` has type 8, not 4",
     ),
     "signed alignment": (
-        gguf([entry("general.alignment", 5, u32(32))], []), "metadata `general.alignment` has type 5, not 4",
+        gguf([entry("general.alignment", 5, u32(32))], []),
+        "metadata `general.alignment` has type 5, not 4",
     ),
-    "no layers": (gguf([LLAMA, entry("llama.block_count", UINT32, u32(0))], []), "metadata `llama.block_count` is 0, not 1 to 512"),
-    "many layers": (gguf([LLAMA, entry("llama.block_count", UINT32, u32(513))], []), "metadata `llama.block_count` is 513, not 1 to 512"),
+    "no layers": (
+        gguf([LLAMA, entry("llama.block_count", UINT32, u32(0))], []),
+        "metadata `llama.block_count` is 0, not 1 to 512",
+    ),
+    "many layers": (
+        gguf([LLAMA, entry("llama.block_count", UINT32, u32(513))], []),
+        "metadata `llama.block_count` is 513, not 1 to 512",
+    ),
     "layers ahead": (
         gguf([LLAMA, entry("llama.nextn_predict_layers", UINT32, u32(2))], []),
         "metadata `llama.nextn_predict_layers` is 2, of 1 layers",
     ),
-    "token twice": (gguf([words("a", "b", "", "a")], []), "token 3 of the vocabulary is there twice"),
-    "token twice of many": (gguf([words(*(f"t{n % 99}" for n in range(100)))], []), "token 99 of the vocabulary is there twice"),
-    "token twice up to a zero": (gguf([words("a", "b", "a\0c")], []), "token 2 of the vocabulary is there twice"),
-    "stand-in for no word": (gguf([words("[EMPTY_1]", "")], []), "token 1 of the vocabulary is there twice"),
-    "byte -1": (gguf([words("<0x00>", "<0x-1>")], []), "token 1 of the vocabulary is named like a byte and is none"),
+    "token twice": (
+        gguf([words("a", "b", "", "a")], []),
+        "token 3 of the vocabulary is there twice",
+    ),
+    "token twice of many": (
+        gguf([words(*(f"t{n % 99}" for n in range(100)))], []),
+        "token 99 of the vocabulary is there twice",
+    ),
+    "token twice up to a zero": (
+        gguf([words("a", "b", "a\0c")], []),
+        "token 2 of the vocabulary is there twice",
+    ),
+    "stand-in for no word": (
+        gguf([words("[EMPTY_1]", "")], []),
+        "token 1 of the vocabulary is there twice",
+    ),
+    "byte -1": (
+        gguf([words("<0x00>", "<0x-1>")], []),
+        "token 1 of the vocabulary is named like a byte and is none",
+    ),
     "no dimensions": (gguf([], [tensor(shape=())]), "tensor `a` has 0 dimensions"),
     "five dimensions": (gguf([], [tensor(shape=(1,) * 5)]), "tensor `a` has 5 dimensions"),
     "dimension 0": (gguf([], [tensor(shape=(32, 0))]), "tensor `a` has the shape [32, 0]"),
-    "overflowing shape": (gguf([], [tensor(shape=(1 << 62, 4))]), f"tensor `a` has the shape [{1 << 62}, 4]"),
-    "wrapping shape": (gguf([], [tensor(shape=(1 << 32, 1 << 32))]), f"tensor `a` has the shape [{1 << 32}, {1 << 32}]"),
+    "overflowing shape": (
+        gguf([], [tensor(shape=(1 << 62, 4))]),
+        f"tensor `a` has the shape [{1 << 62}, 4]",
+    ),
+    "wrapping shape": (
+        gguf([], [tensor(shape=(1 << 32, 1 << 32))]),
+        f"tensor `a` has the shape [{1 << 32}, {1 << 32}]",
+    ),
     "unknown tensor type": (gguf([], [tensor(kind=4)]), "tensor `a` has the unknown type 4"),
     "broken rows": (
-        gguf([], [tensor(shape=(33, 2), kind=Q8_0)], 128), "tensor `a` has rows of 33, which are not divisible by 32",
+        gguf([], [tensor(shape=(33, 2), kind=Q8_0)], 128),
+        "tensor `a` has rows of 33, which are not divisible by 32",
     ),
-    "name of 64": (gguf([], [tensor("n" * 64)]), "the name of a tensor is 64 bytes long, more than 63"),
+    "name of 64": (
+        gguf([], [tensor("n" * 64)]),
+        "the name of a tensor is 64 bytes long, more than 63",
+    ),
     "name of bytes": (gguf([], [tensor(b"\xc3")]), "the name of a tensor is not UTF-8"),
     "name twice": (gguf([], [tensor(), tensor(offset=512)], 1024), "tensor `a` is there twice"),
-    "overlap": (gguf([], [tensor(), tensor("b", offset=256)], 1024), "tensor `b` is not where the one before it ends"),
-    "hole": (gguf([], [tensor(), tensor("b", offset=1024)], 2048), "tensor `b` is not where the one before it ends"),
-    "offset past the end": (gguf([], [tensor(offset=BIG)], 512), "tensor `a` is not where the one before it ends"),
+    "overlap": (
+        gguf([], [tensor(), tensor("b", offset=256)], 1024),
+        "tensor `b` is not where the one before it ends",
+    ),
+    "hole": (
+        gguf([], [tensor(), tensor("b", offset=1024)], 2048),
+        "tensor `b` is not where the one before it ends",
+    ),
+    "offset past the end": (
+        gguf([], [tensor(offset=BIG)], 512),
+        "tensor `a` is not where the one before it ends",
+    ),
     "data cut": (gguf([], [tensor()], 511), "is 607 bytes long, its header describes 608"),
     "data too long": (gguf([], [tensor()], 513), "is 609 bytes long, its header describes 608"),
     "bytes after a header": (gguf([NAME], []) + b"x", "is 65 bytes long, its header describes 64"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_header_is_refused_with_its_fault(written: Callable[[bytes], Path], case: str) -> None:
+def test_a_hostile_header_is_refused_with_its_fault(
+    written: Callable[[bytes], Path], case: str
+) -> None:
     raw, message = HOSTILE[case]
     assert fault(written(raw)) == f"model.gguf: {message}"
 
@@ -199,8 +291,14 @@ except ManifestError as error:
 def test_the_largest_header_that_is_looked_at_stays_in_256_mb_and_two_seconds(
     written: Callable[[bytes], Path], length: int
 ) -> None:
-    many = entry("tokenizer.ggml.tokens", ARRAY, array(STRING, 1 << 20, b"".join(text(f"{i:0{length}}") for i in range(1 << 20))))
+    many = entry(
+        "tokenizer.ggml.tokens",
+        ARRAY,
+        array(STRING, 1 << 20, b"".join(text(f"{i:0{length}}") for i in range(1 << 20))),
+    )
     texts = [entry(f"t{i}", STRING, text(b"x" * (1 << 20))) for i in range(30)]
     file = written(gguf([many, *texts], [tensor()], 500))
-    ran = subprocess.run([sys.executable, "-c", GREEDY, str(file)], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", GREEDY, str(file)], capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, ran.stdout) == (0, "bad_gguf\n"), ran.stderr

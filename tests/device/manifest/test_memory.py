@@ -14,8 +14,22 @@ BUNDLE: Manifest = replace(MANIFEST, context=4096, needs=NEEDS)
 
 @pytest.mark.parametrize(
     ("available", "context"),
-    [(1 << 30, 4096), (141_960, 4096), (141_959, 3840), (101_000 + 2569, 256), (101_000, 256), (0, 256)],
-    ids=["more than enough", "just enough", "a byte too little", "a step and a bit", "only the weights", "nothing"],
+    [
+        (1 << 30, 4096),
+        (141_960, 4096),
+        (141_959, 3840),
+        (101_000 + 2569, 256),
+        (101_000, 256),
+        (0, 256),
+    ],
+    ids=[
+        "more than enough",
+        "just enough",
+        "a byte too little",
+        "a step and a bit",
+        "only the weights",
+        "nothing",
+    ],
 )
 def test_what_is_served_is_what_fits(available: int, context: int) -> None:
     assert fitting_context(BUNDLE, available) == context
@@ -31,7 +45,9 @@ def test_a_bundle_that_does_not_say_what_it_takes_is_served_as_it_says() -> None
     [(1 << 30, 3), (100_000 + 3 * 41_960, 3), (100_000 + 3 * 41_960 - 1, 2), (100_000, 1), (0, 1)],
     ids=["more than enough", "just enough", "a byte too little", "only the weights", "nothing"],
 )
-def test_as_many_questions_are_answered_at_once_as_there_is_memory_for(available: int, slots: int) -> None:
+def test_as_many_questions_are_answered_at_once_as_there_is_memory_for(
+    available: int, slots: int
+) -> None:
     assert fitting_slots(replace(BUNDLE, slots=3), available) == slots
 
 

@@ -12,8 +12,12 @@ from device.manifest import BUNDLE_MANIFEST, ManifestError, read_manifest
 from device.manifest.opening import bare, begins, opened, opening_of
 from tests.fakes.bundles import make_bundle
 
-MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.sampled_from("ab")})
-TURN = st.sampled_from("ab").map(lambda text: [{"role": "user", "content": text}, {"role": "assistant", "content": text}])
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant"]), "content": st.sampled_from("ab")}
+)
+TURN = st.sampled_from("ab").map(
+    lambda text: [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+)
 OPENING = st.builds(
     lambda system, turns: opening_of(system, [message for turn in turns for message in turn]),
     st.sampled_from(["", "a"]),
@@ -23,7 +27,9 @@ ASKED, ANSWERED = {"role": "user", "content": "a"}, {"role": "assistant", "conte
 
 
 @given(st.lists(MESSAGE, max_size=6), OPENING)
-def test_an_opening_is_put_there_once_and_what_is_taken_off_comes_back(messages: list[Any], opening: Any) -> None:
+def test_an_opening_is_put_there_once_and_what_is_taken_off_comes_back(
+    messages: list[Any], opening: Any
+) -> None:
     whole = list(opened(messages, opening))
     assert list(opened(whole, opening)) == whole
     assert list(opened(bare(whole, opening), opening)) == whole
@@ -42,15 +48,30 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"turns": 5}, "`turns` must be a list of messages with `role` and `content`"),
     ({"turns": [5]}, "`turns` must be a list of messages with `role` and `content`"),
     ({"turns": [{"role": "user"}]}, "`turns` must be a list of messages with `role` and `content`"),
-    ({"turns": [{**ASKED, "name": "x"}]}, "`turns` must be a list of messages with `role` and `content`"),
-    ({"turns": [{"role": "user", "content": 5}]}, "`turns` must be a list of messages with `role` and `content`"),
-    ({"turns": [ASKED]}, "`turns` must be questions of `user`, each followed by its answer of `assistant`"),
-    ({"turns": [ANSWERED, ASKED]}, "`turns` must be questions of `user`, each followed by its answer of `assistant`"),
+    (
+        {"turns": [{**ASKED, "name": "x"}]},
+        "`turns` must be a list of messages with `role` and `content`",
+    ),
+    (
+        {"turns": [{"role": "user", "content": 5}]},
+        "`turns` must be a list of messages with `role` and `content`",
+    ),
+    (
+        {"turns": [ASKED]},
+        "`turns` must be questions of `user`, each followed by its answer of `assistant`",
+    ),
+    (
+        {"turns": [ANSWERED, ASKED]},
+        "`turns` must be questions of `user`, each followed by its answer of `assistant`",
+    ),
     (
         {"turns": [ASKED, {"role": [], "content": "a"}]},
         "`turns` must be questions of `user`, each followed by its answer of `assistant`",
     ),
-    ({"turns": [ASKED, {**ANSWERED, "content": "\ud800"}]}, "`system` and `turns` must be valid Unicode"),
+    (
+        {"turns": [ASKED, {**ANSWERED, "content": "\ud800"}]},
+        "`system` and `turns` must be valid Unicode",
+    ),
     (
         {"system": "é" * (1 << 19), "turns": [ASKED, ANSWERED]},
         "`system` and `turns` have 1,048,578 bytes, at most 1,048,576 are allowed",
@@ -58,8 +79,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "message"), BAD, ids=[f"{number}" for number in range(len(BAD))])
-def test_a_manifest_with_an_opening_that_is_none_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"), BAD, ids=[f"{number}" for number in range(len(BAD))]
+)
+def test_a_manifest_with_an_opening_that_is_none_is_refused(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
     file = make_bundle(tmp_path / "made").path / BUNDLE_MANIFEST
     file.write_text(json.dumps(json.loads(file.read_bytes()) | fields))
     with pytest.raises(ManifestError) as caught:
@@ -67,11 +92,17 @@ def test_a_manifest_with_an_opening_that_is_none_is_refused(tmp_path: Path, fiel
     assert (caught.value.code, str(caught.value)) == ("bad_manifest", message)
 
 
-def test_a_manifest_without_turns_has_none_and_one_with_them_opens_with_them(tmp_path: Path) -> None:
+def test_a_manifest_without_turns_has_none_and_one_with_them_opens_with_them(
+    tmp_path: Path,
+) -> None:
     file = make_bundle(tmp_path / "made").path / BUNDLE_MANIFEST
     fields = json.loads(file.read_bytes())
     del fields["turns"]
     file.write_text(json.dumps(fields))
     assert read_manifest(file.parent).opening == ()
     file.write_text(json.dumps(fields | {"system": "be brief", "turns": [ASKED, ANSWERED]}))
-    assert read_manifest(file.parent).opening == ({"role": "system", "content": "be brief"}, ASKED, ANSWERED)
+    assert read_manifest(file.parent).opening == (
+        {"role": "system", "content": "be brief"},
+        ASKED,
+        ANSWERED,
+    )

@@ -24,7 +24,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_file_of_ours_says_what_it_is(file: Path) -> None:
     header = read_header(file)
-    assert [signature.name for signature in header.signatures] == ["decode", "prefill_16", "prefill_64"]
+    assert [signature.name for signature in header.signatures] == [
+        "decode",
+        "prefill_16",
+        "prefill_64",
+    ]
     assert header.signatures[0].inputs["kv_cache_k_0"].shape == (1, 2, 128, 64)
     assert header.signatures[0].outputs["logits"].shape == (1, 1, 512)
     assert header.note["scheme"] == "dynamic_wi8_afp32"
@@ -55,8 +59,14 @@ def refused(path: Path) -> str:
 
 CASES: dict[str, tuple[Callable[[bytearray], bytearray], str]] = {
     "empty": (lambda raw: bytearray(), "broken.tflite: 0 bytes are no TFLite file"),
-    "other": (lambda raw: bytearray(b"GGUF" + raw[4:]).replace(b"TFL3", b"TFL9"), "broken.tflite: not a TFLite file"),
-    "root": (lambda raw: bytearray(struct.pack("<I", 1 << 31)) + raw[4:], "broken.tflite: points behind its end"),
+    "other": (
+        lambda raw: bytearray(b"GGUF" + raw[4:]).replace(b"TFL3", b"TFL9"),
+        "broken.tflite: not a TFLite file",
+    ),
+    "root": (
+        lambda raw: bytearray(struct.pack("<I", 1 << 31)) + raw[4:],
+        "broken.tflite: points behind its end",
+    ),
     "more": (lambda raw: raw + bytes(7), "broken.tflite: 7 bytes more than its buffers take"),
 }
 
@@ -68,12 +78,17 @@ def test_what_is_broken_is_said(file: Path, tmp_path: Path, case: str) -> None:
 
 
 def test_a_file_that_is_missing_is_no_traceback(tmp_path: Path) -> None:
-    assert refused(tmp_path / "none.tflite") == "none.tflite: cannot be read: No such file or directory"
+    assert (
+        refused(tmp_path / "none.tflite")
+        == "none.tflite: cannot be read: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.2, 0.5, 0.9, 0.9999])
 def test_a_file_that_is_cut_is_refused(file: Path, tmp_path: Path, share: float) -> None:
-    assert "broken.tflite: " in refused(damaged(file, tmp_path, lambda raw: raw[: int(len(raw) * share)]))
+    assert "broken.tflite: " in refused(
+        damaged(file, tmp_path, lambda raw: raw[: int(len(raw) * share)])
+    )
 
 
 def test_no_change_of_its_structure_gives_another_error(file: Path, tmp_path: Path) -> None:
@@ -86,7 +101,12 @@ def test_no_change_of_its_structure_gives_another_error(file: Path, tmp_path: Pa
         for _ in range(draw.choice((1, 1, 3))):
             at = draw.randrange(structure)
             word = draw.choice(
-                (b"\xff\xff\xff\xff", b"\0\0\0\0", raw[at ^ 4 : (at ^ 4) + 4], bytes([raw[at] ^ 1 << draw.randrange(8)]))
+                (
+                    b"\xff\xff\xff\xff",
+                    b"\0\0\0\0",
+                    raw[at ^ 4 : (at ^ 4) + 4],
+                    bytes([raw[at] ^ 1 << draw.randrange(8)]),
+                )
             )
             spoiled[at : at + len(word)] = word
         broken.write_bytes(spoiled)
@@ -108,12 +128,24 @@ def test_what_is_walked_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "dynamic_wi8_afp32"])
 def test_the_legacy_runtime_may_run_what_it_computes_rightly(tmp_path: Path, scheme: str) -> None:
-    assert legacy_fault(read_header(quantized_tflite(tiny_llama(tmp_path / "model"), tmp_path / "out", scheme).file)) == ""
+    assert (
+        legacy_fault(
+            read_header(
+                quantized_tflite(tiny_llama(tmp_path / "model"), tmp_path / "out", scheme).file
+            )
+        )
+        == ""
+    )
 
 
 def test_the_legacy_runtime_may_not_run_four_bits(tmp_path: Path) -> None:
-    file = quantized_tflite(tiny_llama(tmp_path / "model"), tmp_path / "out", "dynamic_wi4_afp32_block32").file
-    assert legacy_fault(read_header(file)) == "tflite-runtime 2.14 has no FULLY_CONNECTED of version 12"
+    file = quantized_tflite(
+        tiny_llama(tmp_path / "model"), tmp_path / "out", "dynamic_wi4_afp32_block32"
+    ).file
+    assert (
+        legacy_fault(read_header(file))
+        == "tflite-runtime 2.14 has no FULLY_CONNECTED of version 12"
+    )
 
 
 def one_product(path: Path, version: int, scales: int, kind: str = I8) -> Path:
@@ -128,7 +160,10 @@ def one_product(path: Path, version: int, scales: int, kind: str = I8) -> Path:
 
 
 PAIRINGS = {
-    "nonsense": ((9, 8), "tflite-runtime 2.14 computes nonsense with a scale for each row in the tensor"),
+    "nonsense": (
+        (9, 8),
+        "tflite-runtime 2.14 computes nonsense with a scale for each row in the tensor",
+    ),
     "a newer operator": ((12, 1), "tflite-runtime 2.14 has no FULLY_CONNECTED of version 12"),
     "a crash": ((9, 1, "INT4"), "tflite-runtime 2.14 ends with a crash on INT4"),
 }

@@ -35,12 +35,23 @@ def programs(folder: Path, **scripts: str) -> str:
 def all_there(folder: Path, *, unshare: str = "exit 0") -> str:
     """A computer where all is installed, and where namespaces do what the script does."""
     there = dict.fromkeys(
-        ("qemu_system_aarch64", "qemu_img", "fdtput", "mmdebstrap", "qemu_aarch64_static", "mke2fs", "newuidmap"), ""
+        (
+            "qemu_system_aarch64",
+            "qemu_img",
+            "fdtput",
+            "mmdebstrap",
+            "qemu_aarch64_static",
+            "mke2fs",
+            "newuidmap",
+        ),
+        "",
     )
     return programs(folder, unshare=unshare, **there)
 
 
-def test_an_image_is_named_after_what_it_is_made_from(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_named_after_what_it_is_made_from(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twelve = image.place(12)
     assert twelve == image.place(12) and twelve.name.startswith("debian12-")
     assert image.place(13).name.startswith("debian13-")
@@ -60,7 +71,9 @@ def test_an_image_that_is_there_is_not_built_again(monkeypatch: pytest.MonkeyPat
     assert image.obtain(12, Silent()).folder == image.place(12)
 
 
-def test_all_that_is_missing_is_said_in_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_missing_is_said_in_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image.place(12)
     monkeypatch.setenv("PATH", str(place / "nothing"))
     monkeypatch.setattr("toolchain.tools.mmdebstrap._PATH", str(place / "nothing"))
@@ -72,10 +85,15 @@ def test_all_that_is_missing_is_said_in_one_line(place: Path, monkeypatch: pytes
     assert caught.value.hint == REBUILD + packages
 
 
-def test_too_little_room_is_said_before_anything_is_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_said_before_anything_is_built(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", all_there(place / "bin"))
     monkeypatch.setattr(image, "NEEDED_BYTES", 1 << 60)
-    with pytest.raises(BoardError, match=r"images: building the image takes 1,099,511,627,776 MB, [\d,]+ MB are free"):
+    with pytest.raises(
+        BoardError,
+        match=r"images: building the image takes 1,099,511,627,776 MB, [\d,]+ MB are free",
+    ):
         image.obtain(12, Silent())
     assert not any(path.is_dir() for path in image.place(12).parent.iterdir())
 
@@ -83,9 +101,15 @@ def test_too_little_room_is_said_before_anything_is_built(place: Path, monkeypat
 @pytest.mark.parametrize(
     ("unshare", "message"),
     [
-        ("echo 'I: running'; echo 'E: the mirror is gone'; exit 1", "the image was not built: E: the mirror is gone"),
+        (
+            "echo 'I: running'; echo 'E: the mirror is gone'; exit 1",
+            "the image was not built: E: the mirror is gone",
+        ),
         ("exit 88", "arm64 programs cannot run on this computer while the image is built"),
-        ("echo 'unshare: unshare failed: EPERM'; exit 1", "the image cannot be built as this user: unshare: unshare failed: EPERM"),
+        (
+            "echo 'unshare: unshare failed: EPERM'; exit 1",
+            "the image cannot be built as this user: unshare: unshare failed: EPERM",
+        ),
     ],
 )
 def test_a_failed_build_is_explained_and_leaves_nothing_half(
@@ -98,7 +122,9 @@ def test_a_failed_build_is_explained_and_leaves_nothing_half(
     assert [path.name for path in image.place(12).parent.iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_build_left_is_cleared_away_by_the_next(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_build_left_is_cleared_away_by_the_next(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", all_there(place / "bin", unshare="exit 1"))
     half = image.place(12).with_name(f"{image.place(12).name}.part")
     (half / "mmdebstrap.abc").mkdir(parents=True)

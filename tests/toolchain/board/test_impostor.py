@@ -76,11 +76,15 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impostor: Impostor) -
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     (tmp_path / ".ssh").mkdir(mode=0o700)
     signers.make_key(tmp_path / ".ssh" / "id_ed25519")
-    (tmp_path / ".ssh" / "config").write_text(f"Host pi\n HostName 127.0.0.1\n Port {impostor.port}\n User me\n")
+    (tmp_path / ".ssh" / "config").write_text(
+        f"Host pi\n HostName 127.0.0.1\n Port {impostor.port}\n User me\n"
+    )
     return tmp_path / ".ssh" / "known_hosts"
 
 
-def _pinned(name: str, key: Callable[[Impostor], paramiko.PKey]) -> Callable[[Path, Impostor], None]:
+def _pinned(
+    name: str, key: Callable[[Impostor], paramiko.PKey]
+) -> Callable[[Path, Impostor], None]:
     def prepare(known: Path, impostor: Impostor) -> None:
         known_hosts.pin(known, name.format(port=impostor.port), key(impostor))
 
@@ -99,18 +103,44 @@ def _boards_own(impostor: Impostor) -> paramiko.PKey:
 
 CASES: list[tuple[str, Callable[[Path, Impostor], None], bool, str]] = [
     ("unknown", lambda known, impostor: None, False, "pi: unknown host key"),
-    ("known on another port only", _pinned("127.0.0.1", lambda impostor: impostor.key), False, "pi: unknown host key"),
-    ("known for another host only", _pinned("[127.0.0.2]:{port}", lambda impostor: impostor.key), False, "pi: unknown host key"),
+    (
+        "known on another port only",
+        _pinned("127.0.0.1", lambda impostor: impostor.key),
+        False,
+        "pi: unknown host key",
+    ),
+    (
+        "known for another host only",
+        _pinned("[127.0.0.2]:{port}", lambda impostor: impostor.key),
+        False,
+        "pi: unknown host key",
+    ),
     ("changed", _pinned("[127.0.0.1]:{port}", _boards_own), False, "pi: the host key changed"),
-    ("changed, new ones accepted", _pinned("[127.0.0.1]:{port}", _boards_own), True, "pi: the host key changed"),
-    ("changed in kind", _pinned("[127.0.0.1]:{port}", lambda _: paramiko.RSAKey.generate(2048)), True, "pi: the host key changed"),
+    (
+        "changed, new ones accepted",
+        _pinned("[127.0.0.1]:{port}", _boards_own),
+        True,
+        "pi: the host key changed",
+    ),
+    (
+        "changed in kind",
+        _pinned("[127.0.0.1]:{port}", lambda _: paramiko.RSAKey.generate(2048)),
+        True,
+        "pi: the host key changed",
+    ),
     ("revoked", _revoked, True, "pi: the host key SHA256:.* is revoked"),
 ]
 
 
-@pytest.mark.parametrize(("prepare", "accept_new", "message"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
+@pytest.mark.parametrize(
+    ("prepare", "accept_new", "message"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+)
 def test_an_impostor_is_refused_and_learns_nothing(
-    known: Path, impostor: Impostor, prepare: Callable[[Path, Impostor], None], accept_new: bool, message: str
+    known: Path,
+    impostor: Impostor,
+    prepare: Callable[[Path, Impostor], None],
+    accept_new: bool,
+    message: str,
 ) -> None:
     prepare(known, impostor)
     before = known.read_text() if known.exists() else None
@@ -133,7 +163,9 @@ def test_pins_are_openssh_s_own(known: Path, impostor: Impostor) -> None:
     """What we pin, ssh-keygen finds; what OpenSSH hashed, we find."""
     ssh.pin("pi", impostor.key)
     name = f"[127.0.0.1]:{impostor.port}"
-    found = subprocess.run(["ssh-keygen", "-F", name, "-f", str(known)], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["ssh-keygen", "-F", name, "-f", str(known)], capture_output=True, text=True, check=True
+    ).stdout
     assert impostor.key.get_base64() in found
     subprocess.run(["ssh-keygen", "-H", "-f", str(known)], capture_output=True, check=True)
     assert name not in known.read_text()

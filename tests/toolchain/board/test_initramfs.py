@@ -48,13 +48,21 @@ def test_modules_are_unpacked_and_named_in_their_order(modules: Path, tmp_path: 
     (tmp_path / "busybox").write_bytes(b"\x7fELF")
     content = gzip.decompress(initramfs.build(tmp_path / "busybox", modules))
     assert b"modules/00-virtio_ring.ko\0" in content and b"virtio_ring.ko.xz" in content
-    assert initramfs.build(tmp_path / "busybox", modules) == initramfs.build(tmp_path / "busybox", modules)
+    assert initramfs.build(tmp_path / "busybox", modules) == initramfs.build(
+        tmp_path / "busybox", modules
+    )
 
 
 @pytest.mark.skipif(not shutil.which("cpio"), reason="cpio is not installed")
 def test_cpio_reads_the_archive(tmp_path: Path) -> None:
-    entries = {"bin": (0o040755, b""), "bin/tool": (0o100755, b"five."), "bin/sh": (0o120777, b"tool")}
-    subprocess.run(["cpio", "-i", "--quiet"], input=initramfs.archive(entries), cwd=tmp_path, check=True)
+    entries = {
+        "bin": (0o040755, b""),
+        "bin/tool": (0o100755, b"five."),
+        "bin/sh": (0o120777, b"tool"),
+    }
+    subprocess.run(
+        ["cpio", "-i", "--quiet"], input=initramfs.archive(entries), cwd=tmp_path, check=True
+    )
     assert (tmp_path / "bin/sh").read_bytes() == b"five." and (tmp_path / "bin/sh").is_symlink()
 
 

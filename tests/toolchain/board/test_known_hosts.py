@@ -22,7 +22,9 @@ def line(name: str, key: paramiko.PKey) -> str:
 
 def test_a_key_is_trusted_under_its_own_name_only(tmp_path: Path, key: paramiko.PKey) -> None:
     file = tmp_path / "known_hosts"
-    file.write_text(line("pi.local,192.0.2.1", key) + line("[pi.local]:2222", paramiko.ECDSAKey.generate()))
+    file.write_text(
+        line("pi.local,192.0.2.1", key) + line("[pi.local]:2222", paramiko.ECDSAKey.generate())
+    )
     known = known_hosts.read([file])
     assert known.trusts("pi.local", key)
     assert known.trusts("192.0.2.1", key)
@@ -34,7 +36,9 @@ def test_a_key_is_trusted_under_its_own_name_only(tmp_path: Path, key: paramiko.
 def test_hashed_names_are_recognised(tmp_path: Path, key: paramiko.PKey) -> None:
     file = tmp_path / "known_hosts"
     file.write_text(line("pi.local", key))
-    subprocess.run([str(openssh.ssh_keygen()), "-q", "-H", "-f", str(file)], check=True, capture_output=True)
+    subprocess.run(
+        [str(openssh.ssh_keygen()), "-q", "-H", "-f", str(file)], check=True, capture_output=True
+    )
     assert "pi.local" not in file.read_text()
     assert known_hosts.read([file]).trusts("pi.local", key)
 
@@ -47,7 +51,9 @@ def test_lines_that_mean_nothing_are_passed_over(tmp_path: Path, key: paramiko.P
     assert known_hosts.read([file, tmp_path / "missing"]).trusts("pi.local", key)
 
 
-def test_an_authority_that_signs_keys_is_not_taken_for_a_key(tmp_path: Path, key: paramiko.PKey) -> None:
+def test_an_authority_that_signs_keys_is_not_taken_for_a_key(
+    tmp_path: Path, key: paramiko.PKey
+) -> None:
     file = tmp_path / "known_hosts"
     file.write_text("@cert-authority " + line("pi.local", key))
     assert not known_hosts.read([file]).knows("pi.local")
@@ -72,7 +78,11 @@ def test_a_pin_does_not_run_into_an_unfinished_line(tmp_path: Path, key: paramik
     assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_a_file_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, key: paramiko.PKey) -> None:
+def test_a_file_that_cannot_be_written_is_an_error_of_ours(
+    tmp_path: Path, key: paramiko.PKey
+) -> None:
     (tmp_path / "known_hosts").mkdir()
-    with pytest.raises(BoardError, match="known_hosts: the host key cannot be kept: Is a directory"):
+    with pytest.raises(
+        BoardError, match="known_hosts: the host key cannot be kept: Is a directory"
+    ):
         known_hosts.pin(tmp_path / "known_hosts", "pi", key)

@@ -61,7 +61,9 @@ def test_the_server_is_gone_after_its_user_was_killed() -> None:
         "import time\nfrom toolchain.board import loopback\n"
         "with loopback.server() as way:\n    print(way.port, flush=True)\n    time.sleep(60)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    )
     assert child.stdout
     with child.stdout:
         port = int(child.stdout.readline())
@@ -71,7 +73,9 @@ def test_the_server_is_gone_after_its_user_was_killed() -> None:
     wait_until_gone(port)
 
 
-def test_keys_are_made_once_and_are_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_made_once_and_are_the_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with loopback.server() as way:
         key = Path(way.identities[0])

@@ -33,7 +33,11 @@ def log_of(*entries: tuple[int, bytes, int]) -> bytes:
     """A log of (sector, content, flags), as QEMU writes it."""
     parts = [struct.pack("<QQQI", 0x6A736677736872, 1, len(entries), SECTOR).ljust(SECTOR, b"\0")]
     for sector, content, flags in entries:
-        parts.append(struct.pack("<QQQQ", sector, len(content) // SECTOR or bool(flags & DISCARD), flags, 0).ljust(SECTOR, b"\0"))
+        parts.append(
+            struct.pack(
+                "<QQQQ", sector, len(content) // SECTOR or bool(flags & DISCARD), flags, 0
+            ).ljust(SECTOR, b"\0")
+        )
         parts.append(content)
     return b"".join(parts)
 
@@ -53,7 +57,9 @@ def disk(made: Recording, cut: int, lottery: random.Random | None = None) -> byt
     made.disk_after(cut, image, lottery)
     content = image.read_bytes()
     assert len(content) == 4 * SECTOR
-    return b"".join(content[at : at + 1].replace(b"\0", b".") for at in range(0, len(content), SECTOR))
+    return b"".join(
+        content[at : at + 1].replace(b"\0", b".") for at in range(0, len(content), SECTOR)
+    )
 
 
 def test_a_disk_without_a_cache_holds_what_was_written_before_the_cut(tmp_path: Path) -> None:
@@ -62,7 +68,9 @@ def test_a_disk_without_a_cache_holds_what_was_written_before_the_cut(tmp_path: 
 
 
 def test_a_cache_loses_only_what_was_not_flushed(tmp_path: Path) -> None:
-    made = recording(tmp_path, log_of((0, A, 0), (0, b"", FLUSH), (1, B, 0), (2, C, FUA), (3, B, 0)))
+    made = recording(
+        tmp_path, log_of((0, A, 0), (0, b"", FLUSH), (1, B, 0), (2, C, FUA), (3, B, 0))
+    )
     seen = {disk(made, 5, random.Random(seed)) for seed in range(32)}
     assert seen == {b"abcb", b"abc.", b"a.cb", b"a.c."}
 
@@ -114,18 +122,30 @@ class Switch:
 def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
     folder = tmp_path_factory.mktemp("switch")
     runtime = make_runtime(folder / "runtime", machine="aarch64")
-    bundles = [make_bundle(folder / f"bundle{n}", version=f"{n}", counter=n, payload=b"%d" % n * 200_000) for n in (1, 2)]
+    bundles = [
+        make_bundle(folder / f"bundle{n}", version=f"{n}", counter=n, payload=b"%d" % n * 200_000)
+        for n in (1, 2)
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("DEMITASSE_ROOT", f"{faults.PLUGGED_DISK}/store")
         board = virtual.up(TARGET, Silent())
         try:
-            with faults.recorded_disk(board, folder, size_mb=48) as made, open_board(board.address) as connection:
+            with (
+                faults.recorded_disk(board, folder, size_mb=48) as made,
+                open_board(board.address) as connection,
+            ):
                 begun, releases = 0, []
                 for bundle in bundles:
                     begun = len(made.writes())
-                    releases.append(push(bundle, runtime, Device(connection), Silent(), allow_unsigned=True).release)
-                    connection.run(["sh", "-c", "sleep 6"])  # longer than ext4 leaves its journal open
+                    releases.append(
+                        push(
+                            bundle, runtime, Device(connection), Silent(), allow_unsigned=True
+                        ).release
+                    )
+                    connection.run(
+                        ["sh", "-c", "sleep 6"]
+                    )  # longer than ext4 leaves its journal open
                 Device(connection).call("stop")
         finally:
             boot.stop(board.folder)

@@ -59,14 +59,20 @@ def test_a_path_in_the_board_users_home_is_one_word(connection: ssh.SshConnectio
     assert connection.run(["printf", "%s", "~/a b/c"]).stdout.decode() == f"{home}/a b/c"
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -4 $$", 132), ("kill -9 $$", 137)])
-def test_the_exit_status_tells_signals_too(connection: ssh.SshConnection, script: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -4 $$", 132), ("kill -9 $$", 137)]
+)
+def test_the_exit_status_tells_signals_too(
+    connection: ssh.SshConnection, script: str, code: int
+) -> None:
     assert connection.run(["sh", "-c", script]).code == code
 
 
 def test_input_output_and_complaints_keep_apart_at_any_size(connection: ssh.SshConnection) -> None:
     sent = bytes(range(256)) * 20_000
-    done = connection.run(["sh", "-c", "cat; head -c 3000000 /dev/zero | tr '\\0' x >&2"], stdin=sent)
+    done = connection.run(
+        ["sh", "-c", "cat; head -c 3000000 /dev/zero | tr '\\0' x >&2"], stdin=sent
+    )
     assert done.stdout == sent
     assert done.stderr == "x" * 3_000_000
 
@@ -74,7 +80,11 @@ def test_input_output_and_complaints_keep_apart_at_any_size(connection: ssh.SshC
 def test_a_command_that_talks_is_read_by_lines_and_by_bytes(connection: ssh.SshConnection) -> None:
     channel = connection.open(["cat"])
     channel.send(b"first\nsecond\n12345rest")
-    assert (channel.read_line(), channel.read_line(), channel.read(5)) == (b"first\n", b"second\n", b"12345")
+    assert (channel.read_line(), channel.read_line(), channel.read(5)) == (
+        b"first\n",
+        b"second\n",
+        b"12345",
+    )
     channel.close_input()
     assert channel.finish().stdout == b"rest"
 
@@ -85,13 +95,17 @@ def test_a_command_that_does_not_end_is_given_up(connection: ssh.SshConnection) 
     assert caught.value.message == "local: no end after 0.5 s"
 
 
-def test_only_strong_ciphers_are_offered_and_the_fast_one_is_used(connection: ssh.SshConnection) -> None:
+def test_only_strong_ciphers_are_offered_and_the_fast_one_is_used(
+    connection: ssh.SshConnection,
+) -> None:
     transport = connection._client.get_transport()
     assert transport is not None
     assert transport.remote_cipher == "aes128-gcm@openssh.com"
     offered = transport.get_security_options()
     for names in (offered.ciphers, offered.digests, offered.kex):
-        assert not [name for name in names if any(weak in name for weak in ("cbc", "3des", "md5", "sha1"))]
+        assert not [
+            name for name in names if any(weak in name for weak in ("cbc", "3des", "md5", "sha1"))
+        ]
 
 
 def test_an_unknown_key_is_refused_with_its_fingerprint(home: Path, server: Route) -> None:
@@ -121,7 +135,9 @@ def test_accept_new_pins_what_is_unknown(home: Path) -> None:
 
 
 @pytest.mark.parametrize("accept_new", [False, True])
-def test_a_changed_key_is_refused_even_where_new_ones_are_accepted(home: Path, server: Route, accept_new: bool) -> None:
+def test_a_changed_key_is_refused_even_where_new_ones_are_accepted(
+    home: Path, server: Route, accept_new: bool
+) -> None:
     other = paramiko.Ed25519Key.from_private_key_file(server.identities[0])
     known_hosts.pin(home / ".ssh" / "known_hosts", server.known_as, other)
     with pytest.raises(TrustError) as caught:
@@ -132,7 +148,9 @@ def test_a_changed_key_is_refused_even_where_new_ones_are_accepted(home: Path, s
         ssh.pin("pi", ssh.fetch_host_key("pi"))
 
 
-def test_a_key_of_another_kind_for_a_known_host_counts_as_changed(home: Path, server: Route) -> None:
+def test_a_key_of_another_kind_for_a_known_host_counts_as_changed(
+    home: Path, server: Route
+) -> None:
     known_hosts.pin(home / ".ssh" / "known_hosts", server.known_as, paramiko.ECDSAKey.generate())
     with pytest.raises(TrustError, match="pi: the host key changed"):
         ssh.connect("pi")
@@ -147,7 +165,9 @@ def test_a_revoked_key_is_refused_though_it_is_known(home: Path) -> None:
         ssh.connect("pi")
 
 
-def test_a_server_that_knows_none_of_our_keys_says_how_to_give_it_one(home: Path, server: Route) -> None:
+def test_a_server_that_knows_none_of_our_keys_says_how_to_give_it_one(
+    home: Path, server: Route
+) -> None:
     openssh.make_key(home / "stranger", "nobody knows it")
     config = home / ".ssh" / "config"
     config.write_text(config.read_text().replace(server.identities[0], str(home / "stranger")))
@@ -213,7 +233,8 @@ def test_a_name_that_nobody_knows_is_told_so(home: Path) -> None:
 def test_a_board_behind_another_is_reached_through_it(home: Path, server: Route) -> None:
     config = home / ".ssh" / "config"
     config.write_text(
-        config.read_text() + f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n ProxyJump pi\n"
+        config.read_text()
+        + f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n ProxyJump pi\n"
         f" HostKeyAlias inner-board\n IdentityFile {server.identities[0]}\n"
     )
     with pytest.raises(TrustError, match="pi: unknown host key"):
@@ -224,7 +245,11 @@ def test_a_board_behind_another_is_reached_through_it(home: Path, server: Route)
     opened = ssh.connect("inner", accept_new=True)
     assert opened.run(["echo", "through"]).stdout == b"through\n"
     opened.close()
-    config.write_text(config.read_text().replace(f"Port {server.port}\n User {server.user}\n ProxyJump", "Port 1\n ProxyJump"))
+    config.write_text(
+        config.read_text().replace(
+            f"Port {server.port}\n User {server.user}\n ProxyJump", "Port 1\n ProxyJump"
+        )
+    )
     with pytest.raises(BoardError, match=r"pi: does not lead to 127\.0\.0\.1 port 1: "):
         ssh.connect("inner")
 

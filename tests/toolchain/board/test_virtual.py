@@ -85,9 +85,15 @@ def free_port() -> int:
 
 def test_the_first_start_goes_on_from_the_snapshot(place: Path, report: Listener) -> None:
     board = virtual.up(NAME, report)
-    assert (loaded(board), board.address, board.folder.parent) == ("ready", "virtual:rpi-4b-2gb", place / "state/demitasse/boards")
+    assert (loaded(board), board.address, board.folder.parent) == (
+        "ready",
+        "virtual:rpi-4b-2gb",
+        place / "state/demitasse/boards",
+    )
     assert board.pid and Path(f"/proc/{board.pid}").exists()
-    assert board.port and (board.folder / "known_hosts").read_text().startswith(f"[127.0.0.1]:{board.port} ssh-ed25519 ")
+    assert board.port and (board.folder / "known_hosts").read_text().startswith(
+        f"[127.0.0.1]:{board.port} ssh-ed25519 "
+    )
 
 
 def test_the_clock_is_set_before_a_board_counts_as_up(place: Path, report: Listener) -> None:
@@ -128,7 +134,9 @@ def test_ssh_gets_the_way_to_a_board_that_is_up(place: Path, report: Listener) -
         virtual.ssh_command(NAME)
     board = virtual.up(NAME, report)
     argv = virtual.ssh_command(NAME, ["uname", "-m"])
-    assert argv[-3:] == ["pi@127.0.0.1", "uname", "-m"] and argv[argv.index("-p") + 1] == str(board.port)
+    assert argv[-3:] == ["pi@127.0.0.1", "uname", "-m"] and argv[argv.index("-p") + 1] == str(
+        board.port
+    )
     assert f"UserKnownHostsFile={board.folder / 'known_hosts'}" in argv
 
 
@@ -145,14 +153,19 @@ def test_down_keeps_the_state_and_up_goes_on_from_it(place: Path, report: Listen
     board = virtual.up(NAME, report)
     virtual.down(NAME, report)
     assert virtual.find(NAME).pid is None
-    assert not Path(f"/proc/{board.pid}").exists() or "Z" in Path(f"/proc/{board.pid}/stat").read_text().split()[2]
+    assert (
+        not Path(f"/proc/{board.pid}").exists()
+        or "Z" in Path(f"/proc/{board.pid}/stat").read_text().split()[2]
+    )
     assert loaded(virtual.up(NAME, report)) == "paused"
 
 
 def test_a_state_that_cannot_be_kept_leaves_the_board_up(place: Path, report: Listener) -> None:
     board = virtual.up(NAME, report)
     (board.folder / "full").touch()
-    with pytest.raises(BoardError, match=r"the machine's state cannot be kept: .* No space left on device"):
+    with pytest.raises(
+        BoardError, match=r"the machine's state cannot be kept: .* No space left on device"
+    ):
         virtual.down(NAME, report)
     assert virtual.find(NAME) == board
 
@@ -186,14 +199,18 @@ def test_a_board_whose_qemu_has_died_is_listed_as_down(place: Path, report: List
     assert (listed.address, listed.pid, listed.port) == ("virtual:rpi-4b-2gb", None, None)
 
 
-def test_a_state_of_another_qemu_is_not_loaded_and_the_disk_is_kept(place: Path, report: Listener) -> None:
+def test_a_state_of_another_qemu_is_not_loaded_and_the_disk_is_kept(
+    place: Path, report: Listener
+) -> None:
     board = virtual.up(NAME, report)
     virtual.down(NAME, report)
     fake.install(place / "bin", version="10.0.2")
     (board.folder / boot.DISK).write_text("ready\npaused\nwhat it has become\n")
     assert loaded(virtual.up(NAME, report)) == ""
     assert "what it has become" in (board.folder / boot.DISK).read_text()
-    assert report.notes == ["virtual:rpi-4b-2gb: kept by another QEMU or machine, so it boots from its disk"]
+    assert report.notes == [
+        "virtual:rpi-4b-2gb: kept by another QEMU or machine, so it boots from its disk"
+    ]
 
 
 def test_a_disk_without_its_image_is_not_thrown_away(place: Path, report: Listener) -> None:
@@ -207,7 +224,9 @@ def test_a_disk_without_its_image_is_not_thrown_away(place: Path, report: Listen
     assert (board.folder / boot.DISK).is_file()
 
 
-def test_a_state_that_qemu_refuses_is_reported_with_its_words(place: Path, report: Listener) -> None:
+def test_a_state_that_qemu_refuses_is_reported_with_its_words(
+    place: Path, report: Listener
+) -> None:
     board = virtual.up(NAME, report)
     virtual.down(NAME, report)
     (board.folder / boot.DISK).write_text("")
@@ -222,7 +241,9 @@ def test_a_state_that_qemu_refuses_is_reported_with_its_words(place: Path, repor
 def test_a_board_that_panics_is_reported_with_its_last_words(place: Path, report: Listener) -> None:
     board = virtual.up(NAME, report)
     (board.folder / machine.SERIAL_LOG).write_text("booting\nKernel panic - not syncing: no init\n")
-    with pytest.raises(BoardError, match="the board did not boot: booting / Kernel panic - not syncing: no init"):
+    with pytest.raises(
+        BoardError, match="the board did not boot: booting / Kernel panic - not syncing: no init"
+    ):
         boot.check_alive(board.address, board.folder)
 
 
@@ -236,11 +257,16 @@ def test_what_root_is_refused_on_the_board_is_said(place: Path, report: Listener
 
 def test_several_boards_run_at_once(place: Path, report: Listener) -> None:
     one = virtual.up(NAME, report)
-    other_id = machine.state_id(machine.stand_in(find("rpi-zero-2w")), image.place(12).name, fake.VERSION)
+    other_id = machine.state_id(
+        machine.stand_in(find("rpi-zero-2w")), image.place(12).name, fake.VERSION
+    )
     snapshots = image.cache() / "machines"
     (snapshots / one_machine(one)).rename(snapshots / other_id)
     other = virtual.up("rpi-zero-2w", report)
-    assert [board.address for board in virtual.listing()] == ["virtual:rpi-4b-2gb", "virtual:rpi-zero-2w"]
+    assert [board.address for board in virtual.listing()] == [
+        "virtual:rpi-4b-2gb",
+        "virtual:rpi-zero-2w",
+    ]
     assert one.pid != other.pid and one.port != other.port
 
 
@@ -248,13 +274,20 @@ def one_machine(board: VirtualBoard) -> str:
     return str(json.loads((board.folder / "board.json").read_text())["machine"])
 
 
-def test_without_qemu_one_line_says_what_to_install(place: Path, report: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_qemu_one_line_says_what_to_install(
+    place: Path, report: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(place))
     with pytest.raises(ToolError) as caught:
         virtual.up(NAME, report)
-    assert caught.value.message == "a virtual board needs `qemu-system-aarch64`, `qemu-img`, `fdtput`"
+    assert (
+        caught.value.message == "a virtual board needs `qemu-system-aarch64`, `qemu-img`, `fdtput`"
+    )
     packages = "qemu-system-arm qemu-utils device-tree-compiler"
-    assert caught.value.hint == f"sudo apt-get update && sudo apt-get install --no-install-recommends {packages}"
+    assert (
+        caught.value.hint
+        == f"sudo apt-get update && sudo apt-get install --no-install-recommends {packages}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +299,9 @@ def test_without_qemu_one_line_says_what_to_install(place: Path, report: Listene
         ("x86-64", "x86-64: no virtual board stands in for it"),
     ],
 )
-def test_a_name_that_is_no_board_is_refused(place: Path, report: Listener, name: str, message: str) -> None:
+def test_a_name_that_is_no_board_is_refused(
+    place: Path, report: Listener, name: str, message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         virtual.up(name, report)
     assert caught.value.message == message and caught.value.hint
@@ -309,9 +344,16 @@ def test_a_virtual_pi_is_to_its_facts_a_pi(real: VirtualBoard) -> None:
     facts = json.loads(said.stdout)["facts"]
     assert facts["model"] == "Raspberry Pi 4 Model B Rev 1.4"
     assert (facts["machine"], facts["cores"], facts["cpu_parts"]) == ("aarch64", 4, ["0xd08"])
-    assert {"asimd", "crc32"} <= set(facts["cpu_features"]) and not {"asimddp", "asimdhp"} & set(facts["cpu_features"])
+    assert {"asimd", "crc32"} <= set(facts["cpu_features"]) and not {"asimddp", "asimdhp"} & set(
+        facts["cpu_features"]
+    )
     assert facts["memory_total_mb"] == pytest.approx(find(NAME).memory_mb, rel=0.01)
-    assert (facts["user"], facts["linger"], facts["systemd_user"], facts["time_sane"]) == ("pi", True, True, True)
+    assert (facts["user"], facts["linger"], facts["systemd_user"], facts["time_sane"]) == (
+        "pi",
+        True,
+        True,
+        True,
+    )
     assert (facts["python"][:4], facts["glibc"]) == ("3.11", "2.36")
 
 
@@ -324,7 +366,11 @@ def test_a_power_cut_loses_what_was_not_synced_and_a_reset_the_rest(real: Virtua
     virtual.power_cut(real.address)
     with open_board(real.address) as connection:
         assert connection.run(["sh", "-c", "cat ~/synced; cat ~/unsynced"]).stdout == b"kept\n"
-        assert connection.run(["systemctl", "--user", "is-system-running"]).stdout in (b"running\n", b"degraded\n", b"starting\n")
+        assert connection.run(["systemctl", "--user", "is-system-running"]).stdout in (
+            b"running\n",
+            b"degraded\n",
+            b"starting\n",
+        )
     virtual.reset(real.address, Listener())
     with open_board(real.address) as connection:
         assert connection.run(["ls"]).stdout == b""
@@ -351,7 +397,9 @@ def test_what_goes_wrong_on_boards_goes_wrong_here(real: VirtualBoard) -> None:
         with faults.small_disk(board, size_mb=16) as folder:
             full = connection.run(["sh", "-c", f"head -c 32000000 /dev/zero >{folder}/file"])
             assert full.code != 0 and "No space left on device" in full.stderr
-        hungry = connection.run(["python3", "-c", "x = [bytes(1) * (64 << 20) for _ in range(64)]"], timeout_s=300)
+        hungry = connection.run(
+            ["python3", "-c", "x = [bytes(1) * (64 << 20) for _ in range(64)]"], timeout_s=300
+        )
         assert hungry.code == 137
         with faults.slow_link(board, delay_ms=400, rate_kbit=1000):
             assert connection.run(["echo", "late"]).stdout == b"late\n"

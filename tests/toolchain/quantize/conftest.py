@@ -20,7 +20,13 @@ from toolchain.quantize.gguf_schemes import SCHEMES
 from toolchain.recipe import QuantizeSpec
 
 BUILDERS: dict[str, Callable[..., Path]] = {"llama": tiny_llama, "qwen2": tiny_qwen2}
-LABEL = ModelLabel(name="tiny model", version="1.0", licence="Apache-2.0", base_model="someone/tiny", description="A test.")
+LABEL = ModelLabel(
+    name="tiny model",
+    version="1.0",
+    licence="Apache-2.0",
+    base_model="someone/tiny",
+    description="A test.",
+)
 F32_CACHE = 0
 """Key-value cache in float32: what is compared is the file, not the cache."""
 
@@ -42,7 +48,16 @@ class Recorder:
 def checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
     """Return a model folder as the stages before would hand it over, with an adapter that is not merged yet."""
     record = Record(
-        stage="tune", key="", inputs={}, parameters={}, seed=0, tools={}, digest=folder.name, size_bytes=0, seconds=0, figures={}
+        stage="tune",
+        key="",
+        inputs={},
+        parameters={},
+        seed=0,
+        tools={},
+        digest=folder.name,
+        size_bytes=0,
+        seconds=0,
+        figures={},
     )
     return Checkpoint(path=folder, record=record, adapter=adapter)
 
@@ -87,10 +102,24 @@ def quantized(tmp_path: Path) -> Quantized:
     """Quantize a model folder under a scheme; `more` goes into the spec."""
 
     def run(
-        folder: Path, scheme: str, report: Any = None, additions: Additions = NOTHING, adapter: Path | None = None, **more: Any
+        folder: Path,
+        scheme: str,
+        report: Any = None,
+        additions: Additions = NOTHING,
+        adapter: Path | None = None,
+        **more: Any,
     ) -> ModelFile:
-        spec = QuantizeSpec(scheme=scheme, importance=bool(additions.importance or additions.calibration), **more)
-        return quantize(checkpoint(folder, adapter), spec, LABEL, tmp_path / "out" / scheme, report or Silent(), additions)
+        spec = QuantizeSpec(
+            scheme=scheme, importance=bool(additions.importance or additions.calibration), **more
+        )
+        return quantize(
+            checkpoint(folder, adapter),
+            spec,
+            LABEL,
+            tmp_path / "out" / scheme,
+            report or Silent(),
+            additions,
+        )
 
     return run
 
@@ -118,15 +147,21 @@ def tensors(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path], 
     return rewrite
 
 
-def upstream(source: Path, scheme: str, target: Path, importance: Mapping[str, np.ndarray] | None = None) -> bytes:
+def upstream(
+    source: Path, scheme: str, target: Path, importance: Mapping[str, np.ndarray] | None = None
+) -> bytes:
     """Return the file that llama.cpp's own quantizer makes of a model file."""
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype, parameters.nthread = SCHEMES[scheme].file_type, 2
     entries = [_entry(name, values) for name, values in (importance or {}).items()]
-    listed = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries, llama_cpp.llama_model_imatrix_data(name=None))
+    listed = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(
+        *entries, llama_cpp.llama_model_imatrix_data(name=None)
+    )
     if importance is not None:
         parameters.imatrix = ctypes.cast(listed, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
-    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)) == 0
+    assert (
+        llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)) == 0
+    )
     return target.read_bytes()
 
 
@@ -169,6 +204,13 @@ def llama_cpp_logits(file: Path, tokens: list[int], adapter: Path | None = None)
 def open_model(file: Path, adapter: Path | None = None) -> Llama:
     """Open a model file in llama.cpp with 256 tokens of context."""
     return Llama(
-        str(file), n_ctx=256, n_batch=256, n_threads=1, logits_all=True, verbose=False, type_k=F32_CACHE, type_v=F32_CACHE,
+        str(file),
+        n_ctx=256,
+        n_batch=256,
+        n_threads=1,
+        logits_all=True,
+        verbose=False,
+        type_k=F32_CACHE,
+        type_v=F32_CACHE,
         lora_path=str(adapter) if adapter else None,
-    )  # fmt: skip
+    )

@@ -7,7 +7,13 @@ import pytest
 
 from device.manifest.gguf import read_header
 from tests.fakes.models import tiny_llama
-from tests.toolchain.quantize.conftest import LABEL, Recorder, checkpoint, llama_cpp_logits, one_thread
+from tests.toolchain.quantize.conftest import (
+    LABEL,
+    Recorder,
+    checkpoint,
+    llama_cpp_logits,
+    one_thread,
+)
 from tests.toolchain.quantize.test_in_format import LESSONS, SHAPE, TRIALS
 from toolchain.artifacts import ModelFile
 from toolchain.errors import ArtifactError, ConfigError
@@ -24,9 +30,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model") / "llama", tied=True, **SHAPE)
 
 
-def made(folder: Path, scheme: str, out: Path, report: Any = None, additions: Additions = ADDITIONS) -> ModelFile:
+def made(
+    folder: Path, scheme: str, out: Path, report: Any = None, additions: Additions = ADDITIONS
+) -> ModelFile:
     with one_thread():
-        return quantize(checkpoint(folder), QuantizeSpec(scheme=scheme), LABEL, out, report or Recorder(), additions)
+        return quantize(
+            checkpoint(folder),
+            QuantizeSpec(scheme=scheme),
+            LABEL,
+            out,
+            report or Recorder(),
+            additions,
+        )
 
 
 @pytest.mark.parametrize("bits", [3.6, 4.5, 5.5, 6.7, 20])
@@ -48,7 +63,9 @@ def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_p
     assert found.file.name.endswith("-auto-0.35MB.gguf")
 
 
-def test_more_room_never_costs_quality_and_the_front_is_reported(model: Path, tmp_path: Path) -> None:
+def test_more_room_never_costs_quality_and_the_front_is_reported(
+    model: Path, tmp_path: Path
+) -> None:
     figures = made(model, "auto:5bpw", tmp_path / "out").figures["allocation"]
     points = [(point["size_bytes"], point["predicted_kl"]) for point in figures["front"]]
     assert points == sorted(points)
@@ -56,7 +73,9 @@ def test_more_room_never_costs_quality_and_the_front_is_reported(model: Path, tm
     assert points[0][0] <= figures["limit_bytes"] <= points[-1][0]
 
 
-def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(model: Path, tmp_path: Path) -> None:
+def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(
+    model: Path, tmp_path: Path
+) -> None:
     file = made(model, "auto:8.6bpw", tmp_path / "out").file
     assert read_contents(file).scheme == "Q8_0"
     assert {tensor.type for tensor in read_header(file).tensors} <= {"Q8_0", "F32"}
@@ -64,19 +83,34 @@ def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(
 
 
 def test_rows_that_are_no_whole_blocks_of_256_get_types_of_32(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1)
-    types = {tensor.type for tensor in read_header(made(folder, "auto:5bpw", tmp_path / "out").file).tensors}
+    folder = tiny_llama(
+        tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1
+    )
+    types = {
+        tensor.type
+        for tensor in read_header(made(folder, "auto:5bpw", tmp_path / "out").file).tensors
+    }
     assert types <= {"F32", "Q4_0", "IQ4_NL", "Q5_0", "Q8_0"}
     assert len(types) > 1
 
 
-def test_an_opening_does_not_count_for_the_longest_conversation_that_is_compared(tmp_path: Path) -> None:
+def test_an_opening_does_not_count_for_the_longest_conversation_that_is_compared(
+    tmp_path: Path,
+) -> None:
     folder = tiny_llama(
-        tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1, max_position_embeddings=2048
+        tmp_path / "narrow",
+        hidden=64,
+        intermediate=96,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+        max_position_embeddings=2048,
     )
     long = {"role": "system", "content": "a house of rooms. " * 60}
     opened = tuple({"messages": [long, *row["messages"]], "opening": 1} for row in TRIALS)
-    assert made(folder, "auto:5bpw", tmp_path / "out", additions=Additions(trials=opened)).figures["allocation"]["shipped"]
+    assert made(folder, "auto:5bpw", tmp_path / "out", additions=Additions(trials=opened)).figures[
+        "allocation"
+    ]["shipped"]
     with pytest.raises(ArtifactError, match=r"conversations are longer than 512 tokens$"):
         unmarked = tuple({"messages": row["messages"]} for row in opened)
         made(folder, "auto:5bpw", tmp_path / "plain", additions=Additions(trials=unmarked))
@@ -95,7 +129,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("scheme", list(REFUSED))
-def test_a_budget_that_is_none_is_refused_before_anything_is_read(scheme: str, tmp_path: Path) -> None:
+def test_a_budget_that_is_none_is_refused_before_anything_is_read(
+    scheme: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
         made(tmp_path / "nowhere", scheme, tmp_path / "out")
     assert caught.value.message == REFUSED[scheme]
@@ -105,7 +141,10 @@ def test_a_budget_that_is_none_is_refused_before_anything_is_read(scheme: str, t
 def test_a_budget_below_the_smallest_types_says_what_they_take(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         made(model, "auto:1bpw", tmp_path / "out")
-    assert caught.value.message == "quantize: scheme `auto:1bpw`: too small, the smallest types take 2.68bpw"
+    assert (
+        caught.value.message
+        == "quantize: scheme `auto:1bpw`: too small, the smallest types take 2.68bpw"
+    )
     assert caught.value.hint == "`auto:2.68bpw` is the least"
     assert not list((tmp_path / "out").glob("*.gguf"))
 
@@ -115,7 +154,10 @@ def test_without_conversations_there_is_nothing_to_measure_on(model: Path, tmp_p
         made(model, "auto:5bpw", tmp_path / "out", additions=Additions())
 
 
-@pytest.mark.parametrize(("text", "limit"), [("auto:400MB", 400_000_000), ("auto:1.5 GiB", 1_610_612_736), ("auto:4bpw", 500)])
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("auto:400MB", 400_000_000), ("auto:1.5 GiB", 1_610_612_736), ("auto:4bpw", 500)],
+)
 def test_amounts_are_bytes_or_bits_for_each_weight(text: str, limit: int) -> None:
     found = budget.parse(text)
     assert found

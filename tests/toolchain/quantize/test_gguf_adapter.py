@@ -30,13 +30,18 @@ def merged_folder(base: Path, adapter: Path) -> Path:
         (folder / file.name).write_bytes(file.read_bytes())
     with open_weights(base) as weights:
         rows = Merged(weights, read_lora(adapter))
-        found = {name: rows.rows(name, 0, tensor.rows).reshape(tensor.shape) for name, tensor in weights.tensors.items()}
+        found = {
+            name: rows.rows(name, 0, tensor.rows).reshape(tensor.shape)
+            for name, tensor in weights.tensors.items()
+        }
     save_file(found, folder / "model.safetensors")
     return folder
 
 
 @pytest.mark.parametrize("scheme", ["F16", "Q8_0", "Q4_K_M"])
-def test_merging_while_reading_gives_the_merged_checkpoints_file(tmp_path: Path, quantized: Quantized, scheme: str) -> None:
+def test_merging_while_reading_gives_the_merged_checkpoints_file(
+    tmp_path: Path, quantized: Quantized, scheme: str
+) -> None:
     base = tiny_llama(tmp_path / "model")
     adapter = tiny_adapter(tmp_path / "skill", base)
     ours = quantized(base, scheme, adapter=adapter)
@@ -57,7 +62,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_unmerged_gives_the_logits_of_merged(tmp_path: Path, quantized: Quantized, case: str) -> None:
+def test_unmerged_gives_the_logits_of_merged(
+    tmp_path: Path, quantized: Quantized, case: str
+) -> None:
     name, settings = CASES[case]
     base = tiny_family(name, tmp_path / "model", dtype="float32")
     adapter = tiny_adapter(tmp_path / "skill", base, **settings)
@@ -71,15 +78,23 @@ def test_unmerged_gives_the_logits_of_merged(tmp_path: Path, quantized: Quantize
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "model")
     header = read_header(
-        convert_adapter(tiny_adapter(tmp_path / "skill", base, modules=("q_proj",)), base, tmp_path / "skill.gguf")
+        convert_adapter(
+            tiny_adapter(tmp_path / "skill", base, modules=("q_proj",)),
+            base,
+            tmp_path / "skill.gguf",
+        )
     )
     assert header.metadata == {
-        "general.architecture": "llama", "general.type": "adapter", "general.name": "skill", "adapter.type": "lora",
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "general.name": "skill",
+        "adapter.type": "lora",
         "adapter.lora.alpha": 8.0,
-    }  # fmt: skip
+    }
     assert [(tensor.name, tensor.shape) for tensor in header.tensors][:2] == [
-        ("blk.0.attn_q.weight.lora_a", (256, 4)), ("blk.0.attn_q.weight.lora_b", (4, 256)),
-    ]  # fmt: skip
+        ("blk.0.attn_q.weight.lora_a", (256, 4)),
+        ("blk.0.attn_q.weight.lora_b", (4, 256)),
+    ]
 
 
 def test_an_adapter_for_another_base_leaves_no_file(tmp_path: Path, quantized: Quantized) -> None:
@@ -90,7 +105,9 @@ def test_an_adapter_for_another_base_leaves_no_file(tmp_path: Path, quantized: Q
         lambda: convert_adapter(adapter, other, tmp_path / "skill.gguf"),
         lambda: quantized(other, "Q8_0", adapter=adapter),
     ):
-        with pytest.raises(ArtifactError, match=r"^adapter skill: made for another base: `model\.layers"):
+        with pytest.raises(
+            ArtifactError, match=r"^adapter skill: made for another base: `model\.layers"
+        ):
             make()
     assert not list(tmp_path.rglob("*.gguf*"))
 
@@ -101,5 +118,8 @@ def test_an_adapter_of_a_head_that_is_not_stored_is_refused(tmp_path: Path) -> N
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     assert "lm_head.weight" in load_file(base / "model.safetensors")
-    with pytest.raises(ArtifactError, match=r"^adapter skill: changes `lm_head\.weight`, which has no place in the model file$"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"^adapter skill: changes `lm_head\.weight`, which has no place in the model file$",
+    ):
         convert_adapter(adapter, base, tmp_path / "skill.gguf")

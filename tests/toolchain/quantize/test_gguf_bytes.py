@@ -34,20 +34,33 @@ def stretched(build: Build, layers: int) -> Build:
 def _add_layers(found: dict[str, Any], layers: int) -> None:
     for name, values in list(found.items()):
         found.update(
-            {name.replace(".layers.0.", f".layers.{layer}."): values * 0 for layer in range(1, layers) if ".layers." in name}
+            {
+                name.replace(".layers.0.", f".layers.{layer}."): values * 0
+                for layer in range(1, layers)
+                if ".layers." in name
+            }
         )
 
 
 SHAPES: dict[str, Build] = {
-    "sixteen layers, four heads share a key": stretched(lambda folder: tiny_llama(folder, layers=1, kv_heads=1, **WIDE), 16),
+    "sixteen layers, four heads share a key": stretched(
+        lambda folder: tiny_llama(folder, layers=1, kv_heads=1, **WIDE), 16
+    ),
     "nine layers, tied": stretched(lambda folder: tiny_qwen2(folder, layers=1, **WIDE), 9),
-    "eighty layers with shared values": stretched(lambda folder: tiny_llama(folder, layers=1, **WIDE), 80),
-    "every bias": lambda folder: tiny_llama(folder, layers=1, attention_bias=True, mlp_bias=True, **WIDE),
+    "eighty layers with shared values": stretched(
+        lambda folder: tiny_llama(folder, layers=1, **WIDE), 80
+    ),
+    "every bias": lambda folder: tiny_llama(
+        folder, layers=1, attention_bias=True, mlp_bias=True, **WIDE
+    ),
     "rows that fit only in part": lambda folder: tiny_llama(
         folder, layers=2, hidden=320, heads=5, kv_heads=1, intermediate=256, dtype="bfloat16"
     ),
     "query, key and value in one": stretched(
-        lambda folder: tiny_family("phi-3", folder, dtype="bfloat16", hidden_size=256, num_hidden_layers=1), 9
+        lambda folder: tiny_family(
+            "phi-3", folder, dtype="bfloat16", hidden_size=256, num_hidden_layers=1
+        ),
+        9,
     ),
 }
 
@@ -60,19 +73,27 @@ def shape(kept: Callable[[str, Build], Path], request: pytest.FixtureRequest) ->
 
 EIGHTY = "eighty layers with shared values"
 CASES = [
-    (shape, scheme) for shape in SHAPES for scheme in SCHEMES
+    (shape, scheme)
+    for shape in SHAPES
+    for scheme in SCHEMES
     if scheme != "BF16" and (shape != EIGHTY or scheme in ("Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"))
-]  # fmt: skip
+]
 """Eighty layers differ only where `attn_v` would be Q3_K or Q4_K."""
 
 
 @pytest.mark.parametrize(("shape", "scheme"), CASES, indirect=["shape"])
-def test_the_file_is_byte_for_byte_that_of_upstream(shape: Path, scheme: str, quantized: Quantized, tmp_path: Path) -> None:
+def test_the_file_is_byte_for_byte_that_of_upstream(
+    shape: Path, scheme: str, quantized: Quantized, tmp_path: Path
+) -> None:
     theirs = upstream(quantized(shape, "BF16").file, scheme, tmp_path / "theirs.gguf")
     assert quantized(shape, scheme).file.read_bytes() == theirs
 
 
-WEIGHED = ("sixteen layers, four heads share a key", "nine layers, tied", "rows that fit only in part")
+WEIGHED = (
+    "sixteen layers, four heads share a key",
+    "nine layers, tied",
+    "rows that fit only in part",
+)
 
 
 @pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.quantized])
@@ -83,7 +104,10 @@ def test_with_an_importance_matrix_the_tensors_are_still_those_of_upstream(
     source = quantized(shape, "BF16").file
     matrix = random_matrix(source)
     importance.save(matrix, tmp_path / "matrix.gguf")
-    theirs, ours = tmp_path / "theirs.gguf", quantized(shape, scheme, None, Additions(importance=tmp_path / "matrix.gguf")).file
+    theirs, ours = (
+        tmp_path / "theirs.gguf",
+        quantized(shape, scheme, None, Additions(importance=tmp_path / "matrix.gguf")).file,
+    )
     upstream(source, scheme, theirs, matrix.weights())
     assert tensor_bytes(ours) == tensor_bytes(theirs)
     assert tensor_bytes(ours) != tensor_bytes(quantized(shape, scheme).file) or scheme == "Q8_0"
@@ -92,14 +116,24 @@ def test_with_an_importance_matrix_the_tensors_are_still_those_of_upstream(
 def random_matrix(file: Path) -> Matrix:
     """Return positive weights for every matrix of a model file but its embedding and head."""
     draw = np.random.default_rng(7)
-    matrices = [tensor for tensor in read_header(file).tensors if len(tensor.shape) == 2 and tensor.name.startswith("blk.")]
-    sums = {tensor.name: draw.uniform(50, 5000, tensor.shape[0]).astype(np.float32) for tensor in matrices}
+    matrices = [
+        tensor
+        for tensor in read_header(file).tensors
+        if len(tensor.shape) == 2 and tensor.name.startswith("blk.")
+    ]
+    sums = {
+        tensor.name: draw.uniform(50, 5000, tensor.shape[0]).astype(np.float32)
+        for tensor in matrices
+    }
     return Matrix(sums=sums, counts=dict.fromkeys(sums, 1000), dataset="noise", chunks=2)
 
 
 def tensor_bytes(file: Path) -> list[tuple[str, str, bytes]]:
     raw = file.read_bytes()
-    return [(tensor.name, tensor.type, raw[tensor.offset : tensor.offset + tensor.size]) for tensor in read_header(file).tensors]
+    return [
+        (tensor.name, tensor.type, raw[tensor.offset : tensor.offset + tensor.size])
+        for tensor in read_header(file).tensors
+    ]
 
 
 def test_an_80_layer_model_with_shared_values_gets_more_bits_for_them(

@@ -11,7 +11,14 @@ import pytest
 
 from tests.fakes.models import CHATML, SPECIALS, tiny_llama, tiny_tokenizer
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, prove, understand
+from toolchain.quantize.gguf_tokenizer import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    prove,
+    understand,
+)
 
 ROWS = 520
 """Eight rows more than the tokenizer has tokens."""
@@ -49,9 +56,38 @@ def test_no_token_differs_over_a_long_random_mix(tmp_path: Path, split: str) -> 
     folder = prepared(tmp_path / "model", split)
     draw = random.Random(3)
     pieces = [
-        " ", "  ", "\n", "\r\n", "\t", "'s", "'LL", "don't", "word", "Wörter", "1", "12", "345678", "!?", "...", "树莓派", "温度", "かな", "한국어",
-        "мир", "🙂", "👩‍💻", "½", "x²", "_", "-", "=>", "\u00a0", "é", "ß", *SPECIALS,
-    ]  # fmt: skip
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "'s",
+        "'LL",
+        "don't",
+        "word",
+        "Wörter",
+        "1",
+        "12",
+        "345678",
+        "!?",
+        "...",
+        "树莓派",
+        "温度",
+        "かな",
+        "한국어",
+        "мир",
+        "🙂",
+        "👩‍💻",
+        "½",
+        "x²",
+        "_",
+        "-",
+        "=>",
+        "\u00a0",
+        "é",
+        "ß",
+        *SPECIALS,
+    ]
     texts = ["".join(draw.choices(pieces, k=60)) for _ in range(100)]
     assert prove(folder, understand(folder, ROWS), "llama", texts) > 20000
 
@@ -59,9 +95,18 @@ def test_no_token_differs_over_a_long_random_mix(tmp_path: Path, split: str) -> 
 def test_a_name_that_does_not_hold_is_found_out(folder: Path) -> None:
     vocabulary = understand(folder, ROWS)
     with pytest.raises(ArtifactError) as caught:
-        prove(folder, replace(vocabulary, metadata=vocabulary.metadata | {"tokenizer.ggml.pre": "smollm"}), "llama")
-    assert caught.value.message.startswith("tokenizer.json: llama.cpp cuts this tokenizer's text differently near ")
-    assert caught.value.hint == "the model would see other tokens on the board than in training, so no model file is written"
+        prove(
+            folder,
+            replace(vocabulary, metadata=vocabulary.metadata | {"tokenizer.ggml.pre": "smollm"}),
+            "llama",
+        )
+    assert caught.value.message.startswith(
+        "tokenizer.json: llama.cpp cuts this tokenizer's text differently near "
+    )
+    assert (
+        caught.value.hint
+        == "the model would see other tokens on the board than in training, so no model file is written"
+    )
 
 
 def test_a_begin_token_that_is_not_written_is_found_out(tmp_path: Path) -> None:
@@ -69,13 +114,28 @@ def test_a_begin_token_that_is_not_written_is_found_out(tmp_path: Path) -> None:
     vocabulary = understand(folder, ROWS)
     assert vocabulary.metadata["tokenizer.ggml.add_bos_token"] is True
     with pytest.raises(ArtifactError, match="cuts this tokenizer's text differently"):
-        prove(folder, replace(vocabulary, metadata=vocabulary.metadata | {"tokenizer.ggml.add_bos_token": False}), "llama")
+        prove(
+            folder,
+            replace(
+                vocabulary, metadata=vocabulary.metadata | {"tokenizer.ggml.add_bos_token": False}
+            ),
+            "llama",
+        )
 
 
 def test_tokens_keep_their_kind_and_empty_rows_are_unused(folder: Path) -> None:
     def add(fields: dict[str, Any]) -> None:
-        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-        fields["added_tokens"] += [{"id": 512, "content": "<tool>", **plain}, {"id": 513, "content": "<|tool|>", **plain}]
+        plain = {
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": False,
+        }
+        fields["added_tokens"] += [
+            {"id": 512, "content": "<tool>", **plain},
+            {"id": 513, "content": "<|tool|>", **plain},
+        ]
 
     edit(folder, "tokenizer.json", add)
     vocabulary = understand(folder, ROWS)
@@ -89,7 +149,11 @@ def test_tokens_keep_their_kind_and_empty_rows_are_unused(folder: Path) -> None:
 
 def test_specials_come_from_the_tokenizer_first_and_from_the_config_then(folder: Path) -> None:
     metadata = understand(folder, ROWS).metadata
-    named = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items() if key.endswith("_id")}
+    named = {
+        key.removeprefix("tokenizer.ggml."): value
+        for key, value in metadata.items()
+        if key.endswith("_id")
+    }
     assert named == {"bos_token_id": 0, "eos_token_id": 2, "padding_token_id": 0, "eot_token_id": 2}
 
 
@@ -103,7 +167,10 @@ def test_the_template_of_a_file_of_its_own_comes_first(folder: Path) -> None:
     assert understand(folder, ROWS).template == CHATML
 
 
-@pytest.mark.parametrize("kept", ["old", [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "old"}]])
+@pytest.mark.parametrize(
+    "kept",
+    ["old", [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "old"}]],
+)
 def test_a_template_in_the_tokenizers_config_is_found(folder: Path, kept: object) -> None:
     (folder / "chat_template.jinja").unlink()
     edit(folder, "tokenizer_config.json", lambda fields: fields.update(chat_template=kept))
@@ -115,7 +182,10 @@ def test_a_model_without_a_template_is_refused(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ArtifactError) as caught:
         understand(folder, ROWS)
-    assert (caught.value.message, caught.value.hint) == ("model: no chat template", "put `chat_template.jinja` beside config.json")
+    assert (caught.value.message, caught.value.hint) == (
+        "model: no chat template",
+        "put `chat_template.jinja` beside config.json",
+    )
 
 
 def test_a_model_that_never_stops_is_refused(folder: Path) -> None:
@@ -137,28 +207,47 @@ def rename(fields: dict[str, Any], old: str, new: str) -> None:
 
 def test_an_end_token_outside_the_vocabulary_is_refused(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 9999}))
-    with pytest.raises(ArtifactError, match=r"^model: `eos_token_id` 9999 is not in the vocabulary of 520$"):
+    with pytest.raises(
+        ArtifactError, match=r"^model: `eos_token_id` 9999 is not in the vocabulary of 520$"
+    ):
         understand(folder, ROWS)
 
 
 def test_more_tokens_than_rows_are_refused(folder: Path) -> None:
     with pytest.raises(
-        ArtifactError, match=r"^tokenizer\.json: token 511 \(`.+`\) has no row in `model\.embed_tokens\.weight` of 500$"
+        ArtifactError,
+        match=r"^tokenizer\.json: token 511 \(`.+`\) has no row in `model\.embed_tokens\.weight` of 500$",
     ):
         understand(folder, 500)
 
 
 UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another pattern": (
-        lambda fields: fields["pre_tokenizer"].update(type="Split", pattern={"Regex": r"\w+"}), "BPE model after Split",
+        lambda fields: fields["pre_tokenizer"].update(type="Split", pattern={"Regex": r"\w+"}),
+        "BPE model after Split",
     ),
-    "a prefix space": (lambda fields: fields["pre_tokenizer"].update(add_prefix_space=True), "BPE model after ByteLevel"),
-    "merges left out": (lambda fields: fields["model"].update(ignore_merges=True), "BPE model after ByteLevel"),
-    "byte fallback": (lambda fields: fields["model"].update(byte_fallback=True), "BPE model after ByteLevel"),
-    "a normalizer": (lambda fields: fields.update(normalizer={"type": "Lowercase"}), "BPE model after ByteLevel"),
+    "a prefix space": (
+        lambda fields: fields["pre_tokenizer"].update(add_prefix_space=True),
+        "BPE model after ByteLevel",
+    ),
+    "merges left out": (
+        lambda fields: fields["model"].update(ignore_merges=True),
+        "BPE model after ByteLevel",
+    ),
+    "byte fallback": (
+        lambda fields: fields["model"].update(byte_fallback=True),
+        "BPE model after ByteLevel",
+    ),
+    "a normalizer": (
+        lambda fields: fields.update(normalizer={"type": "Lowercase"}),
+        "BPE model after ByteLevel",
+    ),
     "no cutting": (lambda fields: fields.update(pre_tokenizer=None), "BPE model after nothing"),
-    "unigram": (lambda fields: fields["model"].update(type="Unigram"), "Unigram model after ByteLevel"),
-}  # fmt: skip
+    "unigram": (
+        lambda fields: fields["model"].update(type="Unigram"),
+        "Unigram model after ByteLevel",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
@@ -187,9 +276,13 @@ def test_two_tokens_with_one_text_are_refused(folder: Path) -> None:
     edit(
         folder,
         "tokenizer.json",
-        lambda fields: fields["added_tokens"].append({"id": 515, "content": "<|im_end|>", "special": True}),
+        lambda fields: fields["added_tokens"].append(
+            {"id": 515, "content": "<|im_end|>", "special": True}
+        ),
     )
-    with pytest.raises(ArtifactError, match=r"^tokenizer\.json: two tokens have the text `<\|im_end\|>`$"):
+    with pytest.raises(
+        ArtifactError, match=r"^tokenizer\.json: two tokens have the text `<\|im_end\|>`$"
+    ):
         understand(folder, ROWS)
 
 

@@ -15,11 +15,15 @@ IMPORTANCE = {"plain": None, "weighed": np.linspace(0.1, 4, 512, dtype=np.float3
 
 @pytest.mark.parametrize("weighed", list(IMPORTANCE))
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
-def test_scale_times_code_less_offset_is_what_ggml_reads_bit_for_bit(kind: Type, weighed: str) -> None:
+def test_scale_times_code_less_offset_is_what_ggml_reads_bit_for_bit(
+    kind: Type, weighed: str
+) -> None:
     packed = network.pack(kind, ROWS, IMPORTANCE[weighed])
     grid = grids.split(kind, packed, 512)
     values = grid.codes.reshape(5, -1, grids.GROUP) * grid.scale[..., None] - grid.offset[..., None]
-    np.testing.assert_array_equal(values.reshape(ROWS.shape), ggml.dequantize_rows(kind, packed, 512))
+    np.testing.assert_array_equal(
+        values.reshape(ROWS.shape), ggml.dequantize_rows(kind, packed, 512)
+    )
 
 
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))

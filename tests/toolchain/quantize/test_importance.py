@@ -45,16 +45,26 @@ def test_the_first_layers_figures_are_those_of_its_normed_embeddings(folder: Pat
 
     matrix, weights = collected(folder), load_file(folder / "model.safetensors")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = [number for text in CALIBRATION for number in tokenizer.encode(text).ids][: matrix.chunks * CHUNK_TOKENS]
+    ids = [number for text in CALIBRATION for number in tokenizer.encode(text).ids][
+        : matrix.chunks * CHUNK_TOKENS
+    ]
     rows = weights["model.embed_tokens.weight"][ids].astype(np.float64)
-    normed = rows / np.sqrt((rows**2).mean(1, keepdims=True) + 1e-5) * weights["model.layers.0.input_layernorm.weight"]
+    normed = (
+        rows
+        / np.sqrt((rows**2).mean(1, keepdims=True) + 1e-5)
+        * weights["model.layers.0.input_layernorm.weight"]
+    )
     assert matrix.counts["blk.0.attn_q.weight"] == len(ids)
-    np.testing.assert_allclose(matrix.weights()["blk.0.attn_q.weight"], (normed**2).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(
+        matrix.weights()["blk.0.attn_q.weight"], (normed**2).mean(0), rtol=1e-4
+    )
 
 
 def test_every_matrix_of_every_layer_is_seen_and_no_other(folder: Path) -> None:
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    assert set(collected(folder).sums) == {f"blk.{layer}.{name}.weight" for layer in range(2) for name in names}
+    assert set(collected(folder).sums) == {
+        f"blk.{layer}.{name}.weight" for layer in range(2) for name in names
+    }
 
 
 def test_an_adapter_counts_as_merged(folder: Path, tmp_path: Path) -> None:
@@ -67,35 +77,63 @@ def test_an_adapter_counts_as_merged(folder: Path, tmp_path: Path) -> None:
 def test_too_little_text_is_refused(folder: Path) -> None:
     with open_weights(folder) as weights:
         model = gguf_model.understand(folder, weights)
-    with pytest.raises(ConfigError, match=r"^quantize: \d+ tokens of calibration text, an importance matrix needs 512$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^quantize: \d+ tokens of calibration text, an importance matrix needs 512$",
+    ):
         importance.collect(folder, model, ["too short"], Silent())
 
 
 MATRIX = Matrix(
-    sums={"blk.0.ffn_up.weight": np.array([4.0, 8.0, 0.0], np.float32), "blk.0.attn_q.weight": np.array([1.0, 2.0], np.float32)},
-    counts={"blk.0.ffn_up.weight": 2, "blk.0.attn_q.weight": 0}, dataset="some text", chunks=7,
-)  # fmt: skip
+    sums={
+        "blk.0.ffn_up.weight": np.array([4.0, 8.0, 0.0], np.float32),
+        "blk.0.attn_q.weight": np.array([1.0, 2.0], np.float32),
+    },
+    counts={"blk.0.ffn_up.weight": 2, "blk.0.attn_q.weight": 0},
+    dataset="some text",
+    chunks=7,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     importance.save(MATRIX, tmp_path / "matrix.gguf")
     found = importance.load(tmp_path / "matrix.gguf")
-    assert (found.counts, found.dataset, found.chunks, found.chunk_tokens) == (MATRIX.counts, "some text", 7, 512)
+    assert (found.counts, found.dataset, found.chunks, found.chunk_tokens) == (
+        MATRIX.counts,
+        "some text",
+        7,
+        512,
+    )
     assert {name: values.tolist() for name, values in found.weights().items()} == {
-        "blk.0.attn_q.weight": [1.0, 1.0], "blk.0.ffn_up.weight": [2.0, 4.0, 0.0],
-    }  # fmt: skip
+        "blk.0.attn_q.weight": [1.0, 1.0],
+        "blk.0.ffn_up.weight": [2.0, 4.0, 0.0],
+    }
 
 
 def test_llama_cpp_finds_what_its_own_loader_asks_for(tmp_path: Path) -> None:
     importance.save(MATRIX, tmp_path / "matrix.gguf")
     library = _ggml()
-    opened = library.gguf_init_from_file(bytes(tmp_path / "matrix.gguf"), _Parameters(no_alloc=True, context=None))
+    opened = library.gguf_init_from_file(
+        bytes(tmp_path / "matrix.gguf"), _Parameters(no_alloc=True, context=None)
+    )
     assert opened
-    keys = {name: library.gguf_find_key(opened, f"imatrix.{name}".encode()) for name in ("datasets", "chunk_count", "chunk_size")}
+    keys = {
+        name: library.gguf_find_key(opened, f"imatrix.{name}".encode())
+        for name in ("datasets", "chunk_count", "chunk_size")
+    }
     assert min(keys.values()) >= 0
-    assert [library.gguf_get_val_u32(opened, keys[name]) for name in ("chunk_count", "chunk_size")] == [7, 512]
-    names = [library.gguf_get_tensor_name(opened, at).decode() for at in range(library.gguf_get_n_tensors(opened))]
-    assert names == [f"blk.0.{name}.weight.{part}" for name in ("attn_q", "ffn_up") for part in ("in_sum2", "counts")]
+    assert [
+        library.gguf_get_val_u32(opened, keys[name]) for name in ("chunk_count", "chunk_size")
+    ] == [7, 512]
+    names = [
+        library.gguf_get_tensor_name(opened, at).decode()
+        for at in range(library.gguf_get_n_tensors(opened))
+    ]
+    assert names == [
+        f"blk.0.{name}.weight.{part}"
+        for name in ("attn_q", "ffn_up")
+        for part in ("in_sum2", "counts")
+    ]
     assert {library.gguf_get_tensor_type(opened, at) for at in range(len(names))} == {0}
     library.gguf_free(opened)
 
@@ -106,13 +144,19 @@ class _Parameters(ctypes.Structure):
 
 def _ggml() -> ctypes.CDLL:
     library = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
-    library.gguf_init_from_file.restype, library.gguf_init_from_file.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _Parameters]
+    library.gguf_init_from_file.restype, library.gguf_init_from_file.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_char_p, _Parameters],
+    )
     library.gguf_get_tensor_name.restype = ctypes.c_char_p
     for name, kinds in (
-        ("gguf_find_key", [ctypes.c_void_p, ctypes.c_char_p]), ("gguf_get_val_u32", [ctypes.c_void_p, ctypes.c_int64]),
-        ("gguf_get_n_tensors", [ctypes.c_void_p]), ("gguf_get_tensor_name", [ctypes.c_void_p, ctypes.c_int64]),
-        ("gguf_get_tensor_type", [ctypes.c_void_p, ctypes.c_int64]), ("gguf_free", [ctypes.c_void_p]),
-    ):  # fmt: skip
+        ("gguf_find_key", [ctypes.c_void_p, ctypes.c_char_p]),
+        ("gguf_get_val_u32", [ctypes.c_void_p, ctypes.c_int64]),
+        ("gguf_get_n_tensors", [ctypes.c_void_p]),
+        ("gguf_get_tensor_name", [ctypes.c_void_p, ctypes.c_int64]),
+        ("gguf_get_tensor_type", [ctypes.c_void_p, ctypes.c_int64]),
+        ("gguf_free", [ctypes.c_void_p]),
+    ):
         getattr(library, name).argtypes = kinds
     return library
 
@@ -121,16 +165,27 @@ def test_the_stage_collects_keeps_and_says_so(folder: Path, quantized: Quantized
     report = Recorder()
     model = quantized(folder, "Q4_0", report, Additions(calibration=CALIBRATION))
     metadata = read_header(model.file).metadata
-    said = {key.removeprefix("quantize.imatrix."): value for key, value in metadata.items() if "imatrix" in key}
+    said = {
+        key.removeprefix("quantize.imatrix."): value
+        for key, value in metadata.items()
+        if "imatrix" in key
+    }
     chunks = model.figures["importance_chunks"]
-    assert said == {"dataset": "calibration text of the recipe", "entries_count": 14, "chunks_count": chunks}
+    assert said == {
+        "dataset": "calibration text of the recipe",
+        "entries_count": 14,
+        "chunks_count": chunks,
+    }
     assert importance.load(model.path / IMPORTANCE).chunks == chunks > 0
     assert {tensor.type for tensor in read_header(model.file).tensors} == {"F32", "Q4_0", "Q6_K"}
 
 
 def test_errors_where_they_matter_become_smaller(folder: Path, quantized: Quantized) -> None:
     plain = quantized(folder, "Q4_K_S")
-    plain_up, weighed = _up(plain.file), quantized(folder, "Q4_K_S", None, Additions(calibration=CALIBRATION))
+    plain_up, weighed = (
+        _up(plain.file),
+        quantized(folder, "Q4_K_S", None, Additions(calibration=CALIBRATION)),
+    )
     weights = importance.load(weighed.path / IMPORTANCE).weights()["blk.1.ffn_up.weight"]
     original = load_file(folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
 
@@ -141,18 +196,33 @@ def test_errors_where_they_matter_become_smaller(folder: Path, quantized: Quanti
 
 
 def _up(file: Path) -> np.ndarray:
-    tensor = next(tensor for tensor in read_header(file).tensors if tensor.name == "blk.1.ffn_up.weight")
+    tensor = next(
+        tensor for tensor in read_header(file).tensors if tensor.name == "blk.1.ffn_up.weight"
+    )
     raw = np.fromfile(file, np.uint8, tensor.size, offset=tensor.offset)
-    return gguf.quants.dequantize(raw.reshape(tensor.shape[1], -1), gguf.GGMLQuantizationType[tensor.type])
+    return gguf.quants.dequantize(
+        raw.reshape(tensor.shape[1], -1), gguf.GGMLQuantizationType[tensor.type]
+    )
 
 
 def test_the_recipe_decides_whether_a_matrix_is_used(folder: Path, tmp_path: Path) -> None:
     given = Additions(calibration=CALIBRATION)
-    ignored = quantize(checkpoint(folder), QuantizeSpec(scheme="Q4_0"), LABEL, tmp_path / "plain", Silent(), given)
+    ignored = quantize(
+        checkpoint(folder), QuantizeSpec(scheme="Q4_0"), LABEL, tmp_path / "plain", Silent(), given
+    )
     assert ignored.figures["importance_chunks"] == 0
     with pytest.raises(ConfigError) as caught:
-        quantize(checkpoint(folder), QuantizeSpec(scheme="Q4_0", importance=True), LABEL, tmp_path / "weighed", Silent())
-    assert caught.value.message == "quantize: `importance` is set, but there is no text to collect it on"
+        quantize(
+            checkpoint(folder),
+            QuantizeSpec(scheme="Q4_0", importance=True),
+            LABEL,
+            tmp_path / "weighed",
+            Silent(),
+        )
+    assert (
+        caught.value.message
+        == "quantize: `importance` is set, but there is no text to collect it on"
+    )
 
 
 def other(**changes: Any) -> Callable[[Path], None]:
@@ -160,17 +230,28 @@ def other(**changes: Any) -> Callable[[Path], None]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "not GGUF": (lambda file: file.write_bytes(b"\x0b\0\0\0" * 30), "matrix.gguf: not an importance matrix: "),
+    "not GGUF": (
+        lambda file: file.write_bytes(b"\x0b\0\0\0" * 30),
+        "matrix.gguf: not an importance matrix: ",
+    ),
     "of another model": (
-        other(sums={"blk.9.ffn_up.weight": np.ones(3, np.float32)}, counts={"blk.9.ffn_up.weight": 1}),
+        other(
+            sums={"blk.9.ffn_up.weight": np.ones(3, np.float32)}, counts={"blk.9.ffn_up.weight": 1}
+        ),
         "matrix.gguf: names no tensor of this model",
     ),
-    "of another width": (other(), "matrix.gguf: tensor `blk.0.attn_q.weight`: 2 columns, the model has 256"),
+    "of another width": (
+        other(),
+        "matrix.gguf: tensor `blk.0.attn_q.weight`: 2 columns, the model has 256",
+    ),
     "negative": (
-        other(sums={"blk.0.ffn_up.weight": -np.ones(256, np.float32)}, counts={"blk.0.ffn_up.weight": 1}),
+        other(
+            sums={"blk.0.ffn_up.weight": -np.ones(256, np.float32)},
+            counts={"blk.0.ffn_up.weight": 1},
+        ),
         "matrix.gguf: tensor `blk.0.ffn_up.weight.in_sum2`: a value is negative, NaN or infinite",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -8,7 +8,13 @@ import pytest
 
 from device.manifest.gguf import Header, read_header
 from tests.fakes.models import TEXTS, tiny_llama, tiny_qwen2
-from tests.toolchain.quantize.conftest import LABEL, checkpoint, hugging_face_logits, llama_cpp_logits, one_thread
+from tests.toolchain.quantize.conftest import (
+    LABEL,
+    checkpoint,
+    hugging_face_logits,
+    llama_cpp_logits,
+    one_thread,
+)
 from toolchain.artifacts import ModelFile
 from toolchain.chat import IGNORED
 from toolchain.errors import ConfigError
@@ -32,10 +38,15 @@ def talk(number: int) -> dict[str, Any]:
     }
 
 
-LESSONS, TRIALS = tuple(talk(number) for number in range(0, 24, 2)), tuple(talk(number) for number in range(1, 12, 2))
+LESSONS, TRIALS = (
+    tuple(talk(number) for number in range(0, 24, 2)),
+    tuple(talk(number) for number in range(1, 12, 2)),
+)
 
 
-def made(folder: Path, out: Path, *, scheme: str = "Q4_0", spec: InFormatSpec | None = QUICK, **more: Any) -> ModelFile:
+def made(
+    folder: Path, out: Path, *, scheme: str = "Q4_0", spec: InFormatSpec | None = QUICK, **more: Any
+) -> ModelFile:
     additions = Additions(lessons=LESSONS, trials=TRIALS, calibration=("\n".join(TEXTS) * 8,))
     asked = QuantizeSpec(scheme=scheme, importance=True, distill=spec)
     with one_thread():
@@ -58,7 +69,9 @@ def payload(file: Path, header: Header, name: str) -> bytes:
     return file.read_bytes()[tensor.offset : tensor.offset + tensor.size]
 
 
-def test_the_learned_file_ships_when_it_is_nearer_to_the_teacher(pair: tuple[ModelFile, ModelFile]) -> None:
+def test_the_learned_file_ships_when_it_is_nearer_to_the_teacher(
+    pair: tuple[ModelFile, ModelFile],
+) -> None:
     figures = pair[0].figures["distillation"]
     assert figures["shipped"] == "learned"
     assert figures["learned"]["mean_kl"] < 0.9 * figures["control"]["mean_kl"]
@@ -67,10 +80,14 @@ def test_the_learned_file_ships_when_it_is_nearer_to_the_teacher(pair: tuple[Mod
 
 def test_types_and_sizes_are_the_controls(pair: tuple[ModelFile, ModelFile]) -> None:
     ours, control = (read_header(model.file) for model in pair)
-    assert [(t.name, t.type, t.size) for t in ours.tensors] == [(t.name, t.type, t.size) for t in control.tensors]
+    assert [(t.name, t.type, t.size) for t in ours.tensors] == [
+        (t.name, t.type, t.size) for t in control.tensors
+    ]
     changed = set()
     for tensor in ours.tensors:
-        mine, theirs = (np.frombuffer(payload(model.file, ours, tensor.name), np.uint8) for model in pair)
+        mine, theirs = (
+            np.frombuffer(payload(model.file, ours, tensor.name), np.uint8) for model in pair
+        )
         if (mine != theirs).any():
             changed.add(tensor.type)
     assert changed == {"Q4_0", "F32"}
@@ -83,11 +100,15 @@ def test_the_engine_reads_what_was_learned(model: Path, pair: tuple[ModelFile, M
         answer = np.array(example.labels[1:]) != IGNORED
         reference = hugging_face_logits(model, list(example.ids))[:-1][answer]
         for place, file in enumerate(made.file for made in pair):
-            away[place] += float(np.square(llama_cpp_logits(file, list(example.ids))[:-1][answer] - reference).sum())
+            away[place] += float(
+                np.square(llama_cpp_logits(file, list(example.ids))[:-1][answer] - reference).sum()
+            )
     assert away[0] < 0.9 * away[1]
 
 
-def test_the_same_seed_gives_the_same_bytes(model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(
+    model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path
+) -> None:
     assert made(model, tmp_path / "again").file.read_bytes() == pair[0].file.read_bytes()
 
 
@@ -98,8 +119,12 @@ def test_other_four_bit_files_are_learned_too_biases_included(scheme: str, tmp_p
     assert figures["learned"]["mean_kl"] < figures["control"]["mean_kl"]
 
 
-def test_the_control_ships_when_learning_went_wrong(model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path) -> None:
-    wild = made(model, tmp_path / "wild", spec=InFormatSpec(tokens=600, batch_size=1, learning_rate=2.0))
+def test_the_control_ships_when_learning_went_wrong(
+    model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path
+) -> None:
+    wild = made(
+        model, tmp_path / "wild", spec=InFormatSpec(tokens=600, batch_size=1, learning_rate=2.0)
+    )
     assert wild.figures["distillation"]["shipped"] == "control"
     ours, control = wild.file.read_bytes(), pair[1].file.read_bytes()
     assert ours == control
@@ -119,12 +144,25 @@ def test_equal_is_not_better() -> None:
             Additions(lessons=LESSONS, trials=TRIALS),
             "quantize: distill: no tensor is of a type that is learned (Q4_0, Q4_1, Q4_K)",
         ),
-        ("Q4_0", Additions(trials=TRIALS), "quantize: distill: there are no conversations to learn on"),
+        (
+            "Q4_0",
+            Additions(trials=TRIALS),
+            "quantize: distill: there are no conversations to learn on",
+        ),
         ("Q4_0", Additions(lessons=LESSONS), "quantize: there are no conversations to compare on"),
     ],
 )
-def test_what_cannot_be_learned_is_said(scheme: str, additions: Additions, message: str, model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_learned_is_said(
+    scheme: str, additions: Additions, message: str, model: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        quantize(checkpoint(model), QuantizeSpec(scheme=scheme, distill=QUICK), LABEL, tmp_path / "out", Silent(), additions)
+        quantize(
+            checkpoint(model),
+            QuantizeSpec(scheme=scheme, distill=QUICK),
+            LABEL,
+            tmp_path / "out",
+            Silent(),
+            additions,
+        )
     assert caught.value.message == message
     assert not list((tmp_path / "out").glob("*.gguf"))

@@ -13,7 +13,9 @@ Case = tuple[list[list[int]], list[list[float]]]
 def random_case(seed: int) -> Case:
     draw = random.Random(seed)
     counts = [draw.randint(1, 4) for _ in range(draw.randint(1, 5))]
-    return [[draw.randint(1, 30) for _ in range(n)] for n in counts], [[draw.random() for _ in range(n)] for n in counts]
+    return [[draw.randint(1, 30) for _ in range(n)] for n in counts], [
+        [draw.random() for _ in range(n)] for n in counts
+    ]
 
 
 def least(case: Case, limit: int) -> float:
@@ -45,7 +47,10 @@ def test_a_thinned_front_still_holds_choices_that_were_made_and_its_two_ends() -
     assert 16 < len(front.sizes) <= 64
     for point in range(len(front.sizes)):
         picks = tuple(front.picks[point].tolist())
-        assert (total(sizes, picks), total(damages, picks)) == (front.sizes[point], pytest.approx(front.damages[point]))
+        assert (total(sizes, picks), total(damages, picks)) == (
+            front.sizes[point],
+            pytest.approx(front.damages[point]),
+        )
     assert front.sizes[0] == sum(min(size) for size in sizes)
     assert front.damages[-1] == pytest.approx(sum(min(damage) for damage in damages))
 

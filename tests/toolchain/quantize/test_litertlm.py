@@ -16,12 +16,20 @@ def test_the_file_holds_the_model_byte_for_byte_and_is_the_same_each_time(tmp_pa
     content = made.read_bytes()
     assert content.startswith(b"LITERTLM")
     assert model.file.read_bytes() in content
-    assert write_litertlm(model.file, model.path / "tokenizer.json", (2,), 128).read_bytes() == content
+    assert (
+        write_litertlm(model.file, model.path / "tokenizer.json", (2,), 128).read_bytes() == content
+    )
 
 
 @pytest.mark.parametrize(
     ("board", "runs"),
-    [("rpi-4b-2gb", False), ("rpi-zero-2w", False), ("rpi-5-8gb", True), ("jetson-orin-nano", True), ("x86-64", True)],
+    [
+        ("rpi-4b-2gb", False),
+        ("rpi-zero-2w", False),
+        ("rpi-5-8gb", True),
+        ("jetson-orin-nano", True),
+        ("x86-64", True),
+    ],
 )
 def test_only_boards_that_can_run_the_engine_get_one(board: str, runs: bool) -> None:
     assert runs_on(target.find(board)) == runs

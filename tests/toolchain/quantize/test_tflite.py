@@ -33,7 +33,11 @@ def rounded(rows: np.ndarray, scheme: str) -> np.ndarray:
         scale = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-12) / 127
         return np.rint(rows / scale) * scale
     blocks = rows.reshape(-1, 32)
-    scale = (np.maximum(np.abs(blocks).max(1, keepdims=True), 1e-6) / 7).astype(np.float16).astype(np.float32)
+    scale = (
+        (np.maximum(np.abs(blocks).max(1, keepdims=True), 1e-6) / 7)
+        .astype(np.float16)
+        .astype(np.float32)
+    )
     return (np.clip(np.rint(blocks / scale), -7, 7) * scale).reshape(rows.shape)
 
 
@@ -43,12 +47,16 @@ def in_scheme(folder: Path, scheme: str) -> None:
     for name, values in found.items():
         if values.ndim == 2:
             head = "embed" in name or "lm_head" in name
-            found[name] = rounded(values, "dynamic_wi8_afp32" if head and "wi4" in scheme else scheme).astype(np.float32)
+            found[name] = rounded(
+                values, "dynamic_wi8_afp32" if head and "wi4" in scheme else scheme
+            ).astype(np.float32)
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_scheme_computes_with_the_weights_that_its_definition_gives(make: Make, tmp_path: Path, scheme: str) -> None:
+def test_a_scheme_computes_with_the_weights_that_its_definition_gives(
+    make: Make, tmp_path: Path, scheme: str
+) -> None:
     folder = make("qwen2")
     model = quantized_tflite(folder, tmp_path / "out", scheme)
     assert model.figures["real_bpw"] <= SCHEMES[scheme]
@@ -84,13 +92,18 @@ def test_signatures_share_their_weights(make: Make, tmp_path: Path) -> None:
 
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     tied, untied = (
-        quantized_tflite(tiny_qwen2(tmp_path / f"model {tied}", tied=tied), tmp_path / f"out {tied}") for tied in (True, False)
+        quantized_tflite(
+            tiny_qwen2(tmp_path / f"model {tied}", tied=tied), tmp_path / f"out {tied}"
+        )
+        for tied in (True, False)
     )
     assert untied.figures["weights_bytes"] - tied.figures["weights_bytes"] == 512 * 256 * 4
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(make: Make, tmp_path: Path) -> None:
-    first, second = (quantized_tflite(make(), tmp_path / out, "dynamic_wi8_afp32").file for out in ("a", "b"))
+    first, second = (
+        quantized_tflite(make(), tmp_path / out, "dynamic_wi8_afp32").file for out in ("a", "b")
+    )
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -100,13 +113,24 @@ def test_an_adapter_is_merged_while_weights_are_read(make: Make, tmp_path: Path)
     merged = quantized_tflite(folder, tmp_path / "merged", adapter=adapter).file
     with open_weights(folder) as weights:
         joined = Merged(weights, read_lora(adapter))
-        whole = {name: joined.rows(name, 0, tensor.rows).reshape(tensor.shape) for name, tensor in weights.tensors.items()}
+        whole = {
+            name: joined.rows(name, 0, tensor.rows).reshape(tensor.shape)
+            for name, tensor in weights.tensors.items()
+        }
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     assert quantized_tflite(folder, tmp_path / "whole").file.read_bytes() == merged.read_bytes()
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "model", hidden=1024, intermediate=4096, layers=3, heads=8, kv_heads=8, dtype="bfloat16")
+    folder = tiny_llama(
+        tmp_path / "model",
+        hidden=1024,
+        intermediate=4096,
+        layers=3,
+        heads=8,
+        kv_heads=8,
+        dtype="bfloat16",
+    )
     quantized_tflite(folder, tmp_path / "warm", "fp32")
     tracemalloc.start()
     model = quantized_tflite(folder, tmp_path / "out", "dynamic_wi8_afp32")
@@ -116,12 +140,20 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert peak < 0.5 * model.figures["size_bytes"]
 
 
-def test_what_a_board_needs_to_know_is_in_the_figures_and_in_the_file(make: Make, tmp_path: Path) -> None:
+def test_what_a_board_needs_to_know_is_in_the_figures_and_in_the_file(
+    make: Make, tmp_path: Path
+) -> None:
     model = quantized_tflite(make("qwen2"), tmp_path / "out", "dynamic_wi8_afp32", context=100)
     expected = {
-        "file": "tiny-model-1.3M-v1.0-dynamic_wi8_afp32.tflite", "scheme": "dynamic_wi8_afp32", "context": 100, "stop_ids": [2],
-        "n_vocab": 512, "kv_bytes_per_token": 2 * 2 * 2 * 64 * 4, "nominal_bpw": 8.0, "engines": ["litert", "tflite-runtime"],
-    }  # fmt: skip
+        "file": "tiny-model-1.3M-v1.0-dynamic_wi8_afp32.tflite",
+        "scheme": "dynamic_wi8_afp32",
+        "context": 100,
+        "stop_ids": [2],
+        "n_vocab": 512,
+        "kv_bytes_per_token": 2 * 2 * 2 * 64 * 4,
+        "nominal_bpw": 8.0,
+        "engines": ["litert", "tflite-runtime"],
+    }
     assert {key: model.figures[key] for key in expected} == expected
     noted = model.file.read_bytes()
     assert b'"stop_ids": [2]' in noted
@@ -148,12 +180,20 @@ def sparse(folder: Path, weights: int) -> Path:
     rows = weights // 256
     config(vocab_size=rows)(folder)
     header = {
-        "model.embed_tokens.weight": {"dtype": "BF16", "shape": [rows, 256], "data_offsets": [0, rows * 512]},
-    }  # fmt: skip
+        "model.embed_tokens.weight": {
+            "dtype": "BF16",
+            "shape": [rows, 256],
+            "data_offsets": [0, rows * 512],
+        },
+    }
     end = rows * 512
     for name, values in load_file(folder / "model.safetensors").items():
         if "embed" not in name:
-            header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [end, end + values.nbytes]}
+            header[name] = {
+                "dtype": "F32",
+                "shape": list(values.shape),
+                "data_offsets": [end, end + values.nbytes],
+            }
             end += values.nbytes
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as stream:
@@ -170,7 +210,9 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize(("scheme", "weights"), TOO_LARGE)
-def test_more_than_two_gigabytes_are_refused_with_what_would_fit(tmp_path: Path, scheme: str, weights: int) -> None:
+def test_more_than_two_gigabytes_are_refused_with_what_would_fit(
+    tmp_path: Path, scheme: str, weights: int
+) -> None:
     folder = sparse(tiny_qwen2(tmp_path / "model"), weights)
     with pytest.raises(ArtifactError) as caught:
         quantized_tflite(folder, tmp_path / "out", scheme)
@@ -189,21 +231,44 @@ def huge(found: dict[str, Any]) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str, dict[str, Any], str]] = {
-    "nan": (tensors(nan), "fp32", {}, "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: a weight is NaN or infinite"),
+    "nan": (
+        tensors(nan),
+        "fp32",
+        {},
+        "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: a weight is NaN or infinite",
+    ),
     "too large": (
-        tensors(huge), "fp16", {},
+        tensors(huge),
+        "fp16",
+        {},
         "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: a weight is too large for FLOAT16",
     ),
-    "context": (config(), "fp32", {"context": 513}, "package: context: the model has 512 tokens of context, `513` asked"),
-    "prefill": (
-        config(), "fp32", {"prefill": (200,)}, "quantize: prefill: lengths from 2 to the context of 128 are possible, not (200,)",
+    "context": (
+        config(),
+        "fp32",
+        {"context": 513},
+        "package: context: the model has 512 tokens of context, `513` asked",
     ),
-    "one": (config(), "fp32", {"prefill": (1,)}, "quantize: prefill: lengths from 2 to the context of 128 are possible, not (1,)"),
+    "prefill": (
+        config(),
+        "fp32",
+        {"prefill": (200,)},
+        "quantize: prefill: lengths from 2 to the context of 128 are possible, not (200,)",
+    ),
+    "one": (
+        config(),
+        "fp32",
+        {"prefill": (1,)},
+        "quantize: prefill: lengths from 2 to the context of 128 are possible, not (1,)",
+    ),
     "scheme": (config(), "int8", {}, "quantize: unknown TFLite scheme `int8`"),
     "rows": (
-        lambda folder: None, "dynamic_wi4_afp32_block32", {}, "int4: rows of 40 are not divisible by 32",
+        lambda folder: None,
+        "dynamic_wi4_afp32_block32",
+        {},
+        "int4: rows of 40 are not divisible by 32",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

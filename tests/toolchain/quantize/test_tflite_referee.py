@@ -20,8 +20,11 @@ FURTHEST = 1e-4
 """How far a logit may be from LiteRT's, whatever the scheme; logits of this model spread by 1."""
 
 pytestmark = [
-    pytest.mark.slow, pytest.mark.skipif(not REFEREE, reason="set DEMITASSE_REFEREE to a Python that has tensorflow (docs/tflite.md)"),
-]  # fmt: skip
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not REFEREE, reason="set DEMITASSE_REFEREE to a Python that has tensorflow (docs/tflite.md)"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +36,16 @@ def by_tensorflow(file: Path) -> np.ndarray:
     out = file.with_suffix(".npy")
     job = ["tensorflow", file, str(PREFILL), json.dumps(TOKENS), out]
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([REFEREE, stock_litert.__file__, *job], env=quiet, check=True, capture_output=True)
+    subprocess.run(
+        [REFEREE, stock_litert.__file__, *job], env=quiet, check=True, capture_output=True
+    )
     return np.asarray(np.load(out))
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "dynamic_wi8_afp32"])
-def test_tensorflow_computes_what_litert_computes(folder: Path, tmp_path: Path, scheme: str) -> None:
+def test_tensorflow_computes_what_litert_computes(
+    folder: Path, tmp_path: Path, scheme: str
+) -> None:
     file = quantized_tflite(folder, tmp_path / "out", scheme, prefill=(PREFILL,)).file
     theirs, ours = by_tensorflow(file), stock_litert.teacher_forced(file, TOKENS, PREFILL)
     assert theirs.shape == ours.shape

@@ -27,7 +27,10 @@ def wheel(tmp_path: Path) -> Path:
 
 
 def test_the_wheel_is_for_any_python_on_boards_of_that_machine(wheel: Path) -> None:
-    assert wheel.name == f"llama_cpp_python-{version('llama-cpp-python')}-py3-none-manylinux_2_31_aarch64.whl"
+    assert (
+        wheel.name
+        == f"llama_cpp_python-{version('llama-cpp-python')}-py3-none-manylinux_2_31_aarch64.whl"
+    )
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.read("llama_cpp/lib/libllama.so") == LIBRARY
@@ -43,8 +46,23 @@ def test_the_same_library_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> N
 
 def test_pip_takes_it_for_a_pi_and_not_for_a_pc(wheel: Path, tmp_path: Path) -> None:
     def pip(machine: str) -> subprocess.CompletedProcess[str]:
-        words = ["install", "--no-index", "--no-deps", "--only-binary", ":all:", "--find-links", str(wheel.parent)]
-        where = ["--platform", f"manylinux_2_31_{machine}", "--python-version", "3.11", "--target", str(tmp_path / machine)]
+        words = [
+            "install",
+            "--no-index",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--find-links",
+            str(wheel.parent),
+        ]
+        where = [
+            "--platform",
+            f"manylinux_2_31_{machine}",
+            "--python-version",
+            "3.11",
+            "--target",
+            str(tmp_path / machine),
+        ]
         command = [sys.executable, "-m", "pip", *words, *where, "llama-cpp-python"]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
@@ -54,11 +72,17 @@ def test_pip_takes_it_for_a_pi_and_not_for_a_pc(wheel: Path, tmp_path: Path) -> 
     assert pip("x86_64").returncode != 0
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="it is this computer's own runtime there alone")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="it is this computer's own runtime there alone"
+)
 def test_what_was_built_is_told(tmp_path: Path) -> None:
     built = build(target.find("x86-64"), Silent())
     manifest = json.loads((Path(built.folder) / "runtime.json").read_text())
-    assert (built.profile, built.glibc, list(built.features)) == ("x86-64", manifest["glibc"], manifest["features"])
+    assert (built.profile, built.glibc, list(built.features)) == (
+        "x86-64",
+        manifest["glibc"],
+        manifest["features"],
+    )
     assert built.size_bytes == sum(file["size"] for file in manifest["files"])
     assert Path(built.folder).name == built.runtime and built.files == ()
 

@@ -38,7 +38,9 @@ class Counter(Silent):
 def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and an index that holds nothing but the miniature source."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(sdists.write(tmp_path / "index", sdists.files()).parent))
+    monkeypatch.setenv(
+        "PIP_FIND_LINKS", str(sdists.write(tmp_path / "index", sdists.files()).parent)
+    )
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     return use_cache(tmp_path / "cache", monkeypatch)
 
@@ -76,7 +78,9 @@ def test_a_library_that_needs_more_than_old_boards_have_is_refused() -> None:
 def test_a_library_that_a_pi_5_cannot_map_is_refused() -> None:
     import _json
 
-    with pytest.raises(ArtifactError, match=r"made for pages of 4096 bytes, boards have up to 16384$"):
+    with pytest.raises(
+        ArtifactError, match=r"made for pages of 4096 bytes, boards have up to 16384$"
+    ):
         cross.check(Path(_json.__file__), "aarch64")
 
 
@@ -87,22 +91,32 @@ def test_the_next_profile_compiles_nothing_but_ggmls_kernels(miniature: Path) ->
     plain = cross.build_library("armv8.0", first) / "lib" / "libllama.so"
     dotprod = cross.build_library(DOTPROD, second) / "lib" / "libllama.so"
     assert cross.build_library("armv8.0", again) / "lib" / "libllama.so" == plain
-    assert (first.steps[-1][1], second.steps[-1][1], again.steps) == (9, 3, [])  # of the next: object, archive, link
+    assert (first.steps[-1][1], second.steps[-1][1], again.steps) == (
+        9,
+        3,
+        [],
+    )  # of the next: object, archive, link
     assert sha256(plain) != sha256(dotprod)
     assert (elf.glibc_floor([plain]), elf.largest_page(plain)) == ("2.17", 65536)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_same_inputs_give_the_same_bytes_in_any_folder(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_inputs_give_the_same_bytes_in_any_folder(
+    miniature: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = cross.build_library(DOTPROD, Silent()), cross.build_bench(DOTPROD, Silent())
     use_cache(miniature / "another folder", monkeypatch)
     there = cross.build_library(DOTPROD, Silent()), cross.build_bench(DOTPROD, Silent())
-    for name, first, second in zip(("lib/libllama.so", "bin/llama-bench"), here, there, strict=True):
+    for name, first, second in zip(
+        ("lib/libllama.so", "bin/llama-bench"), here, there, strict=True
+    ):
         assert first != second
         assert first.name == second.name
         assert sha256(first / name) == sha256(second / name)
-        assert b"llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c" in (first / name).read_bytes() or name.startswith("bin")
+        assert b"llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c" in (
+            first / name
+        ).read_bytes() or name.startswith("bin")
         assert miniature.name.encode() + b"/" not in (first / name).read_bytes()
 
 

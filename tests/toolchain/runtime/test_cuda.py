@@ -24,7 +24,11 @@ FACTS: dict[str, Any] = {"l4t": "36.4.7", "cores": 6, "python": "3.10.12"}
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A small shared library; caches are empty and pip's index holds the miniature source alone."""
     index = sdists.write(tmp_path / "index", sdists.files()).parent
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": "/dev/null"}.items():
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(index),
+        "PIP_CONFIG_FILE": "/dev/null",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     import _json
@@ -32,7 +36,9 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return Path(_json.__file__)
 
 
-def board(tmp_path: Path, library: Path, *, without: str = "", cut_after: int | None = None) -> FakeConnection:
+def board(
+    tmp_path: Path, library: Path, *, without: str = "", cut_after: int | None = None
+) -> FakeConnection:
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     shutil.rmtree(tmp_path / "bin", ignore_errors=True)
@@ -42,10 +48,19 @@ def board(tmp_path: Path, library: Path, *, without: str = "", cut_after: int | 
 
 @pytest.mark.parametrize(
     ("l4t", "jetpack", "brings"),
-    [("32.7.1", "4.6", "10.2"), ("35.3.1", "5.1", "11.4"), ("35.6.4", "5.1", "11.4"), ("36.3.0", "6.0", "12.2"),
-     ("36.4.0", "6.1", "12.6"), ("36.4.3", "6.2", "12.6"), ("36.4.7", "6.2.1", "12.6"), ("36.5.0", "6.2.2", "12.6"),
-     ("38.2.0", "7.0", "13.0"), ("39.2.0", "7.2", "13.2")],
-)  # fmt: skip
+    [
+        ("32.7.1", "4.6", "10.2"),
+        ("35.3.1", "5.1", "11.4"),
+        ("35.6.4", "5.1", "11.4"),
+        ("36.3.0", "6.0", "12.2"),
+        ("36.4.0", "6.1", "12.6"),
+        ("36.4.3", "6.2", "12.6"),
+        ("36.4.7", "6.2.1", "12.6"),
+        ("36.5.0", "6.2.2", "12.6"),
+        ("38.2.0", "7.0", "13.0"),
+        ("39.2.0", "7.2", "13.2"),
+    ],
+)
 def test_an_l4t_release_tells_jetpack_and_cuda(l4t: str, jetpack: str, brings: str) -> None:
     assert cuda.jetpack_of(l4t) == (jetpack, brings)
 
@@ -53,7 +68,9 @@ def test_an_l4t_release_tells_jetpack_and_cuda(l4t: str, jetpack: str, brings: s
 def test_every_release_that_real_boards_told_is_known() -> None:
     from device.facts import l4t_release
 
-    told = [l4t_release(line) for line in (FIXTURES / "nv_tegra_release.txt").read_text().splitlines()]
+    told = [
+        l4t_release(line) for line in (FIXTURES / "nv_tegra_release.txt").read_text().splitlines()
+    ]
     assert len(told) == 7 and all(cuda.jetpack_of(str(release)) for release in told)
 
 
@@ -64,9 +81,15 @@ def test_a_release_that_nobody_knows_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("target_id", "message", "hint"),
-    [("rpi-5-8gb", "rpi-5-8gb: it has no GPU with CUDA", ""),
-     ("jetson-nano", "jetson-nano: CPU only: its GPU has SM 5.3, a CUDA runtime needs 7.2", "CUDA 10.2 is the last")],
-)  # fmt: skip
+    [
+        ("rpi-5-8gb", "rpi-5-8gb: it has no GPU with CUDA", ""),
+        (
+            "jetson-nano",
+            "jetson-nano: CPU only: its GPU has SM 5.3, a CUDA runtime needs 7.2",
+            "CUDA 10.2 is the last",
+        ),
+    ],
+)
 def test_what_has_no_use_for_cuda_is_told_why(target_id: str, message: str, hint: str) -> None:
     with pytest.raises(FitError) as caught:
         cuda.check_target(target.find(target_id))
@@ -80,8 +103,12 @@ def test_the_libraries_come_back_as_a_runtime_of_their_key(tmp_path: Path, libra
     assert made.extra == {"cuda": {"jetpack": "6.2.1", "cuda": "12.6", "sm": "8.7"}}
     libraries = [file.path for file in made.files if file.path.endswith(".so")]
     assert [path.rpartition("/")[2] for path in libraries] == [
-        "libggml-base.so", "libggml-cpu.so", "libggml-cuda.so", "libggml.so", "libllama.so"
-    ]  # fmt: skip
+        "libggml-base.so",
+        "libggml-cpu.so",
+        "libggml-cuda.so",
+        "libggml.so",
+        "libllama.so",
+    ]
     told = json.loads(next(connection.home.rglob("CMakeCache.txt")).read_text())
     assert (told["CMAKE_CUDA_ARCHITECTURES"], told["GGML_CUDA"]) == ("87", "ON")
     assert told["CMAKE_CUDA_COMPILER"] == str(tmp_path / "bin" / "nvcc")
@@ -98,7 +125,10 @@ def test_it_is_built_once_for_all_boards_of_that_key(tmp_path: Path, library: Pa
 
 @pytest.mark.parametrize(
     ("facts", "without", "message"),
-    [({"l4t": None}, "", "jetson: not a Jetson: there is no L4T on it"), ({}, "cmake", "jetson: `cmake` not found")],
+    [
+        ({"l4t": None}, "", "jetson: not a Jetson: there is no L4T on it"),
+        ({}, "cmake", "jetson: `cmake` not found"),
+    ],
 )
 def test_a_board_that_cannot_build_is_refused_before_the_first_byte(
     tmp_path: Path, library: Path, facts: dict[str, Any], without: str, message: str
@@ -107,21 +137,31 @@ def test_a_board_that_cannot_build_is_refused_before_the_first_byte(
     with pytest.raises(BoardError) as caught:
         cuda.build_on(connection, {**FACTS, **facts}, ORIN, Silent())
     assert caught.value.message == message
-    assert not without or "cuda-nvcc-12-6 cuda-cudart-dev-12-6 libcublas-dev-12-6 cmake g++" in caught.value.hint
+    assert (
+        not without
+        or "cuda-nvcc-12-6 cuda-cudart-dev-12-6 libcublas-dev-12-6 cmake g++" in caught.value.hint
+    )
     assert not any(connection.home.rglob("source"))
 
 
-def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(tmp_path: Path, library: Path) -> None:
+def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(
+    tmp_path: Path, library: Path
+) -> None:
     with pytest.raises(ToolchainError, match="connection lost"):
         cuda.build_on(board(tmp_path, library, cut_after=400), FACTS, ORIN, Silent())
     assert not list((tmp_path / "cache").rglob("libllama.so"))
     assert cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent()).is_dir()
 
 
-def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(tmp_path: Path, library: Path) -> None:
+def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(
+    tmp_path: Path, library: Path
+) -> None:
     sdists.write(tmp_path / "index", {**sdists.files(), "vendor/llama.cpp/src/broken.cu": "warp"})
     connection = board(tmp_path, library)
     with pytest.raises(BoardError) as caught:
         cuda.build_on(connection, FACTS, ORIN, Silent())
-    assert caught.value.message == "jetson: the compiler: mmq.cu(7): error: identifier `warp` is undefined"
+    assert (
+        caught.value.message
+        == "jetson: the compiler: mmq.cu(7): error: identifier `warp` is undefined"
+    )
     assert not (tmp_path / "cache" / "demitasse" / "cuda").exists()

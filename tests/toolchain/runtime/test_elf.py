@@ -24,7 +24,9 @@ def test_the_floor_is_the_newest_version_that_any_library_needs(libraries: list[
 
 def test_the_versions_are_what_binutils_reads(libraries: list[Path]) -> None:
     try:
-        read = subprocess.run(["readelf", "-V", *map(str, libraries[:1])], capture_output=True, text=True, check=True).stdout
+        read = subprocess.run(
+            ["readelf", "-V", *map(str, libraries[:1])], capture_output=True, text=True, check=True
+        ).stdout
     except FileNotFoundError:
         pytest.skip("binutils is not installed: sudo apt-get install binutils")
     needs = read.partition(".gnu.version_r")[2]

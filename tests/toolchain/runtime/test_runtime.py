@@ -21,7 +21,9 @@ def _no_runtime_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEMITASSE_RUNTIME", raising=False)
 
 
-def test_the_agent_is_named_by_its_bytes_and_is_made_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_is_named_by_its_bytes_and_is_made_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = runtime.agent()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     again = runtime.agent()
@@ -30,7 +32,12 @@ def test_the_agent_is_named_by_its_bytes_and_is_made_alike(tmp_path: Path, monke
 
 
 def test_the_agent_runs_alone() -> None:
-    done = subprocess.run([sys.executable, "-sESB", str(runtime.agent()), "facts", "/"], capture_output=True, check=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-sESB", str(runtime.agent()), "facts", "/"],
+        capture_output=True,
+        check=True,
+        cwd="/",
+    )
     assert json.loads(done.stdout)["machine"] == platform.machine()
 
 
@@ -49,14 +56,23 @@ def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
         "llama_cpp/lib/libllama.so",
         "exceptiongroup/__init__.py",
     } <= paths
-    assert not [path for path in paths if "diskcache" in path or path.startswith(("numpy", "llama_cpp/llama."))]
+    assert not [
+        path
+        for path in paths
+        if "diskcache" in path or path.startswith(("numpy", "llama_cpp/llama."))
+    ]
     assert any(path.startswith("starlette-") and "LICENSE" in path for path in paths)
 
 
 def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
     folder = runtime.for_this_computer()
     code = "import sys; sys.path.insert(0, sys.argv[1]); from llama_cpp import llama_cpp; print(llama_cpp.__file__)"
-    done = subprocess.run([sys.executable, "-sEB", "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-sEB", "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert Path(done.stdout.strip()).is_relative_to(folder)
 
 
@@ -73,17 +89,27 @@ def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
         f"import sys; sys.path.insert(0, {str(folder)!r}); import device.server, device.engine.gguf, llama_cpp;"
         "print({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None) and 'site-packages' in m.__file__})"
     )
-    done = subprocess.run([sys.executable, "-sESB", "-c", program], capture_output=True, text=True, check=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-sESB", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
     assert done.stdout == "set()\n"
 
 
-def test_a_runtime_that_is_given_goes_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_is_given_goes_before_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = make_runtime(tmp_path / "given")
     monkeypatch.setenv("DEMITASSE_RUNTIME", str(given))
     assert runtime.for_profile("armv8.0", Silent()) == given
 
 
-def test_a_folder_that_is_no_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_no_runtime_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DEMITASSE_RUNTIME", str(tmp_path))
     with pytest.raises(ArtifactError) as caught:
         runtime.for_profile("armv8.0", Silent())

@@ -22,7 +22,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that pip looks in, and nowhere else; the cache is empty."""
     folder = tmp_path / "index"
     folder.mkdir()
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": "/dev/null"}.items():
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(folder),
+        "PIP_CONFIG_FILE": "/dev/null",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
@@ -34,8 +38,10 @@ def wheel(folder: Path, file: str, contents: Mapping[str, str | bytes]) -> Path:
     about = f"{name}-{version}.dist-info"
     papers = {
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n",
-        f"{about}/WHEEL": "Wheel-Version: 1.0\n", f"{about}/RECORD": "", f"{about}/licenses/LICENSE": "free",
-    }  # fmt: skip
+        f"{about}/WHEEL": "Wheel-Version: 1.0\n",
+        f"{about}/RECORD": "",
+        f"{about}/licenses/LICENSE": "free",
+    }
     path = folder / f"{file}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for inner, content in {**papers, **contents}.items():
@@ -49,7 +55,9 @@ def tiny_index(index: Path) -> None:
         for version, python in (("2.2.6", "cp310"), ("2.4.6", "cp311")):
             tags = f"{python}-{python}-manylinux_2_17_{machine}.manylinux2014_{machine}"
             wheel(index, f"numpy-{version}-{tags}", {"numpy/__init__.py": f"{python} {machine}"})
-    wheel(index, "tokenizers-0.23.3-cp310-abi3-manylinux_2_17_aarch64", {"tokenizers/__init__.py": ""})
+    wheel(
+        index, "tokenizers-0.23.3-cp310-abi3-manylinux_2_17_aarch64", {"tokenizers/__init__.py": ""}
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -57,9 +65,15 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("abi", "chosen"), [("cpython-310-aarch64-linux-gnu", "cp310 aarch64"), ("cpython-311-aarch64-linux-gnu", "cp311 aarch64")]
+    ("abi", "chosen"),
+    [
+        ("cpython-310-aarch64-linux-gnu", "cp310 aarch64"),
+        ("cpython-311-aarch64-linux-gnu", "cp311 aarch64"),
+    ],
 )
-def test_a_board_gets_what_its_processor_and_its_python_can_load(index: Path, abi: str, chosen: str) -> None:
+def test_a_board_gets_what_its_processor_and_its_python_can_load(
+    index: Path, abi: str, chosen: str
+) -> None:
     tiny_index(index)
     folder = site_folder(["tokenizers", "numpy"], "aarch64", abi, "2.36")
     assert (folder / "numpy" / "__init__.py").read_text() == chosen
@@ -71,15 +85,28 @@ def test_a_folder_is_made_once_and_found_without_an_index(index: Path) -> None:
     first = site_folder(["numpy", "tokenizers"], "aarch64", "cp311", "2.36")
     for file in index.iterdir():
         file.unlink()
-    assert site_folder(["tokenizers", "numpy", "numpy"], "aarch64", "cpython-311-aarch64-linux-gnu", "2.36") == first
+    assert (
+        site_folder(
+            ["tokenizers", "numpy", "numpy"], "aarch64", "cpython-311-aarch64-linux-gnu", "2.36"
+        )
+        == first
+    )
     assert [path.name for path in first.parent.iterdir()] == [first.name]
 
 
 def test_what_a_board_never_imports_is_left_out(index: Path) -> None:
-    wheel(index, "numpy-2.4.6-cp311-cp311-manylinux_2_17_aarch64", {
-        "numpy/__init__.py": "", "numpy/__init__.pyi": "", "numpy/tests/test_it.py": "", "numpy/f2py/__init__.py": "",
-        "numpy/_core/include/numpy/types.h": "", "numpy-2.4.6.data/scripts/f2py": "",
-    })  # fmt: skip
+    wheel(
+        index,
+        "numpy-2.4.6-cp311-cp311-manylinux_2_17_aarch64",
+        {
+            "numpy/__init__.py": "",
+            "numpy/__init__.pyi": "",
+            "numpy/tests/test_it.py": "",
+            "numpy/f2py/__init__.py": "",
+            "numpy/_core/include/numpy/types.h": "",
+            "numpy-2.4.6.data/scripts/f2py": "",
+        },
+    )
     left = names(site_folder(["numpy"], "aarch64", "cp311", "2.36"))
     papers = {"numpy-2.4.6.dist-info/METADATA", "numpy-2.4.6.dist-info/licenses/LICENSE"}
     assert left == {"numpy/__init__.py", site.RECORD, *papers}
@@ -87,13 +114,20 @@ def test_what_a_board_never_imports_is_left_out(index: Path) -> None:
 
 @pytest.mark.parametrize(
     ("abi", "shown"),
-    [("cpython-38-aarch64-linux-gnu", "Python 3.8"), ("cpython-314-aarch64-linux-gnu", "Python 3.14"),
-     ("cpython-313t-aarch64-linux-gnu", "the Python ABI `cpython-313t-aarch64-linux-gnu`"), ("", "the Python ABI ``")],
-)  # fmt: skip
+    [
+        ("cpython-38-aarch64-linux-gnu", "Python 3.8"),
+        ("cpython-314-aarch64-linux-gnu", "Python 3.14"),
+        ("cpython-313t-aarch64-linux-gnu", "the Python ABI `cpython-313t-aarch64-linux-gnu`"),
+        ("", "the Python ABI ``"),
+    ],
+)
 def test_a_python_that_no_packages_are_for_is_refused_with_what_to_do(abi: str, shown: str) -> None:
     with pytest.raises(FitError) as caught:
         site_folder(["numpy"], "aarch64", abi, "2.36")
-    assert caught.value.message == f"there are no packages for {shown}, boards may have Python 3.10 to 3.13"
+    assert (
+        caught.value.message
+        == f"there are no packages for {shown}, boards may have Python 3.10 to 3.13"
+    )
     assert "put such an image on the board" in caught.value.hint
 
 
@@ -103,7 +137,9 @@ def test_a_distribution_that_is_not_pinned_is_refused_with_the_nearest() -> None
     assert caught.value.hint == "did you mean `numpy`?"
 
 
-def test_wheels_that_are_not_there_are_named_and_leave_nothing_behind(index: Path, tmp_path: Path) -> None:
+def test_wheels_that_are_not_there_are_named_and_leave_nothing_behind(
+    index: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ToolError) as caught:
         site_folder(["numpy"], "aarch64", "cp311", "2.36")
     wanted = "wheels for Python 3.11 on aarch64 with glibc 2.36 cannot be had: No matching distribution found for numpy==2.4.6"
@@ -115,7 +151,9 @@ def test_a_library_that_the_boards_glibc_is_too_old_for_is_refused(index: Path) 
     floor = elf.glibc_floor([EXTENSION])
     contents = {"numpy/core.so": EXTENSION.read_bytes()}
     wheel(index, "numpy-2.4.6-cp311-cp311-manylinux2014_aarch64", contents)
-    with pytest.raises(FitError, match=rf"^`numpy/core.so` needs glibc {floor}, the board has 2.1$"):
+    with pytest.raises(
+        FitError, match=rf"^`numpy/core.so` needs glibc {floor}, the board has 2.1$"
+    ):
         site_folder(["numpy"], "aarch64", "cp311", "2.1")
 
 
@@ -141,7 +179,10 @@ BROKEN = {
     "absolute": (archive({"/evil.py": ""}), "not a plain relative path"),
     "a link": (link("evil.py"), "`evil.py` is a link"),
     "cut": (archive({"a.py": "a" * 999})[:-40], "not a zip file"),
-    "crowded": (archive({f"{number}.py": "" for number in range(9)}), "larger than a wheel of ours can be"),
+    "crowded": (
+        archive({f"{number}.py": "" for number in range(9)}),
+        "larger than a wheel of ours can be",
+    ),
 }
 
 
@@ -161,8 +202,12 @@ def test_a_wheel_that_is_broken_or_out_of_bounds_is_refused(
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_python_of_a_board_gets_numpy(python: str) -> None:
     tag = python.replace(".", "")
-    folder = site_folder(["numpy", "tokenizers"], "aarch64", f"cpython-{tag}-aarch64-linux-gnu", "2.35")
-    assert list((folder / "numpy" / "_core").glob(f"_multiarray_umath.cpython-{tag}-aarch64-linux-gnu.so"))
+    folder = site_folder(
+        ["numpy", "tokenizers"], "aarch64", f"cpython-{tag}-aarch64-linux-gnu", "2.35"
+    )
+    assert list(
+        (folder / "numpy" / "_core").glob(f"_multiarray_umath.cpython-{tag}-aarch64-linux-gnu.so")
+    )
     libraries = [file for file in folder.rglob("*.so*") if file.is_file()]
     assert {file.read_bytes()[18] for file in libraries} == {183}  # e_machine of AArch64
     assert elf.glibc_floor(libraries) <= "2.28"

@@ -24,20 +24,33 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_what_the_build_needs_is_taken_out(tmp_path: Path) -> None:
     source.unpack(sdists.write(tmp_path, sdists.files()), tmp_path / "out")
-    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert {"LICENSE.md", "vendor/llama.cpp/CMakeLists.txt", "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c"} <= found
+    found = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert {
+        "LICENSE.md",
+        "vendor/llama.cpp/CMakeLists.txt",
+        "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c",
+    } <= found
     assert found & {"backend.py", "vendor/llama.cpp/models/vocabulary.gguf"} == set()
 
 
 BROKEN: list[tuple[Mapping[str, str | bytes], str]] = [
     ({"README.md": ""}, "there is no llama.cpp in it"),
-    ({"vendor/llama.cpp/src/big.cpp": bytes(source.MAX_FILE + 1)}, "`vendor/llama.cpp/src/big.cpp` is larger than a source can be"),
+    (
+        {"vendor/llama.cpp/src/big.cpp": bytes(source.MAX_FILE + 1)},
+        "`vendor/llama.cpp/src/big.cpp` is larger than a source can be",
+    ),
     ({"vendor/llama.cpp/src/../../../../../evil": "x"}, "would be extracted to"),
 ]
 
 
 @pytest.mark.parametrize(("contents", "message"), BROKEN, ids=["empty", "huge", "escaping"])
-def test_an_archive_that_is_not_a_source_is_refused(tmp_path: Path, contents: Mapping[str, str | bytes], message: str) -> None:
+def test_an_archive_that_is_not_a_source_is_refused(
+    tmp_path: Path, contents: Mapping[str, str | bytes], message: str
+) -> None:
     archive = sdists.write(tmp_path, contents)
     with pytest.raises(ArtifactError, match=message) as caught:
         source.unpack(archive, tmp_path / "deep" / "er" / "out")
@@ -64,15 +77,24 @@ def test_the_source_is_got_by_pip_once_and_then_found_offline(tmp_path: Path, in
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [sdists.version()]
 
 
-def test_a_broken_archive_leaves_no_source_behind_and_the_next_try_works(tmp_path: Path, index: Path) -> None:
-    sdists.write(index, {**sdists.files(), "vendor/llama.cpp/src/z.cpp": bytes(source.MAX_FILE + 1)})
+def test_a_broken_archive_leaves_no_source_behind_and_the_next_try_works(
+    tmp_path: Path, index: Path
+) -> None:
+    sdists.write(
+        index, {**sdists.files(), "vendor/llama.cpp/src/z.cpp": bytes(source.MAX_FILE + 1)}
+    )
     with pytest.raises(ArtifactError):
         source.fetch(tmp_path / "kept", Silent())
     sdists.write(index, sdists.files())
     assert source.fetch(tmp_path / "kept", Silent()).path.is_dir()
 
 
-def test_a_source_that_cannot_be_had_says_what_pip_said_and_what_helps(tmp_path: Path, index: Path) -> None:
-    with pytest.raises(ToolError, match=f"the source of llama-cpp-python {sdists.version()} cannot be had: No matching") as caught:
+def test_a_source_that_cannot_be_had_says_what_pip_said_and_what_helps(
+    tmp_path: Path, index: Path
+) -> None:
+    with pytest.raises(
+        ToolError,
+        match=f"the source of llama-cpp-python {sdists.version()} cannot be had: No matching",
+    ) as caught:
         source.fetch(tmp_path / "kept", Silent())
     assert "PIP_FIND_LINKS" in caught.value.hint

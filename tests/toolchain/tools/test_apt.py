@@ -34,9 +34,16 @@ def test_a_computer_without_apt_names_none(tmp_path: Path, monkeypatch: pytest.M
     assert apt.settings() == 'Acquire::Languages "none";\n'
 
 
-def test_settings_without_a_value_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_without_a_value_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "apt-config"
-    program.write_text("#!/bin/sh\necho 'Acquire::http \"\";'\necho 'Acquire::http::Proxy \"http://proxy.example\";'\n")
+    program.write_text(
+        "#!/bin/sh\necho 'Acquire::http \"\";'\necho 'Acquire::http::Proxy \"http://proxy.example\";'\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert apt.settings() == 'Acquire::Languages "none";\nAcquire::http::Proxy "http://proxy.example";\n'
+    assert (
+        apt.settings()
+        == 'Acquire::Languages "none";\nAcquire::http::Proxy "http://proxy.example";\n'
+    )

@@ -8,7 +8,10 @@ import pytest
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.tools import e2fs
 
-pytestmark = pytest.mark.skipif(not shutil.which("debugfs", path="/usr/sbin:/sbin:/usr/bin"), reason="e2fsprogs is not installed")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("debugfs", path="/usr/sbin:/sbin:/usr/bin"),
+    reason="e2fsprogs is not installed",
+)
 
 
 @pytest.fixture
@@ -39,7 +42,9 @@ def test_what_is_no_file_system_is_beyond_repair(tmp_path: Path) -> None:
         e2fs.mend(tmp_path / "noise")
 
 
-def test_programs_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_are_missing_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(e2fs, "_PATH", str(tmp_path))
     with pytest.raises(ToolError, match=r"^`mke2fs` is not installed$") as caught:

@@ -9,13 +9,19 @@ import pytest
 
 from toolchain.tools import mmdebstrap
 
-ORDER = mmdebstrap.Order(suite="trixie", packages=("python3", "udev"), hook='sh customise.sh "$1"', work=Path("work"))
+ORDER = mmdebstrap.Order(
+    suite="trixie", packages=("python3", "udev"), hook='sh customise.sh "$1"', work=Path("work")
+)
 
 
 def test_suite_packages_and_sources_are_handed_on() -> None:
     argv = mmdebstrap.command_line(ORDER, ["deb http://mirror.example/ trixie main"])
     assert argv[-3:] == ["trixie", "/dev/null", "deb http://mirror.example/ trixie main"]
-    assert {"--arch=arm64", "--include=python3,udev", '--customize-hook=sh customise.sh "$1"'} <= set(argv)
+    assert {
+        "--arch=arm64",
+        "--include=python3,udev",
+        '--customize-hook=sh customise.sh "$1"',
+    } <= set(argv)
 
 
 def test_without_a_mirror_mmdebstrap_takes_its_own() -> None:
@@ -23,7 +29,9 @@ def test_without_a_mirror_mmdebstrap_takes_its_own() -> None:
 
 
 @pytest.mark.parametrize(("user", "mapped"), [(0, False), (1000, True)])
-def test_a_user_is_root_in_a_namespace_of_its_own(monkeypatch: pytest.MonkeyPatch, user: int, mapped: bool) -> None:
+def test_a_user_is_root_in_a_namespace_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, user: int, mapped: bool
+) -> None:
     monkeypatch.setattr("os.geteuid", lambda: user)
     assert ("--map-root-user" in mmdebstrap.namespace()) is mapped
     assert "--pid" in mmdebstrap.namespace()
@@ -36,7 +44,15 @@ def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
 
 
 def test_all_that_runs_in_a_namespace_ends_when_we_do(tmp_path: Path) -> None:
-    shell = ["sh", "-c", mmdebstrap.ENDS_WITH_US, "sh", "sh", "-c", f"echo $$ >{tmp_path}/pid; echo begun; exec sleep 1000"]
+    shell = [
+        "sh",
+        "-c",
+        mmdebstrap.ENDS_WITH_US,
+        "sh",
+        "sh",
+        "-c",
+        f"echo $$ >{tmp_path}/pid; echo begun; exec sleep 1000",
+    ]
     with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         assert running.stdin and running.stdout
         assert running.stdout.readline() == b"begun\n"

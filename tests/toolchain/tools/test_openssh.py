@@ -9,7 +9,8 @@ from toolchain.tools import openssh
 
 
 @pytest.mark.parametrize(
-    ("find", "name", "package"), [("sshd", "sshd", "openssh-server"), ("ssh_keygen", "ssh-keygen", "openssh-client")]
+    ("find", "name", "package"),
+    [("sshd", "sshd", "openssh-server"), ("ssh_keygen", "ssh-keygen", "openssh-client")],
 )
 def test_a_program_that_is_missing_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, find: str, name: str, package: str
@@ -28,7 +29,9 @@ def test_the_servers_version_is_read() -> None:
     assert minor
 
 
-def test_a_program_that_is_no_ssh_server_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_that_is_no_ssh_server_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "sshd").write_text("#!/bin/sh\necho something else\n")
     (tmp_path / "sshd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -19,7 +19,9 @@ from toolchain.progress import Silent
 from toolchain.training.checkpoints import load_model
 from toolchain.tune import merge
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 
 
@@ -34,7 +36,13 @@ def adapter_for(base: Path, folder: Path, **settings: Any) -> Path:
 
     torch.manual_seed(0)
     config = LoraConfig(
-        **{"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | settings
+        **{
+            "r": 4,
+            "lora_alpha": 12,
+            "target_modules": ["q_proj", "down_proj"],
+            "task_type": "CAUSAL_LM",
+        }
+        | settings
     )
     model = get_peft_model(load_model(base), config)
     for name, parameter in model.named_parameters():
@@ -63,7 +71,9 @@ def test_merged_is_the_base_plus_the_scaled_product(base: Checkpoint, tmp_path: 
     for name in touched:
         module = f"base_model.model.{name.removesuffix('.weight')}"
         a, b = delta[f"{module}.lora_A.weight"].double(), delta[f"{module}.lora_B.weight"].double()
-        torch.testing.assert_close(after[name].double(), before[name].double() + 12 / 4 * b @ a, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            after[name].double(), before[name].double() + 12 / 4 * b @ a, atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -76,12 +86,16 @@ def test_merged_is_the_base_plus_the_scaled_product(base: Checkpoint, tmp_path: 
         {"target_modules": "all-linear"},
     ],
 )
-def test_the_merge_is_that_of_peft(base: Checkpoint, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_the_merge_is_that_of_peft(
+    base: Checkpoint, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     from peft import PeftModel
 
     adapter = adapter_for(base.path, tmp_path / "adapter", **settings)
     merge(base, adapter, tmp_path / "out", Silent())
-    theirs = PeftModel.from_pretrained(load_model(base.path), adapter).merge_and_unload().state_dict()
+    theirs = (
+        PeftModel.from_pretrained(load_model(base.path), adapter).merge_and_unload().state_dict()
+    )
     for name, ours in load_model(tmp_path / "out").state_dict().items():
         torch.testing.assert_close(ours, theirs[name], atol=1e-5, rtol=0)
 
@@ -94,8 +108,13 @@ def test_sixteen_bits_are_rounded_once(tmp_path: Path) -> None:
         load_file(base.path / "model.safetensors"),
         merged(base, adapter, tmp_path / "out"),
     )
-    name, module = "model.layers.0.self_attn.v_proj.weight", "base_model.model.model.layers.0.self_attn.v_proj"
-    exact = before[name].double() + 3.0 * (delta[f"{module}.lora_B.weight"].double() @ delta[f"{module}.lora_A.weight"].double())
+    name, module = (
+        "model.layers.0.self_attn.v_proj.weight",
+        "base_model.model.model.layers.0.self_attn.v_proj",
+    )
+    exact = before[name].double() + 3.0 * (
+        delta[f"{module}.lora_B.weight"].double() @ delta[f"{module}.lora_A.weight"].double()
+    )
     assert torch.equal(after[name], exact.bfloat16())
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
 
@@ -110,23 +129,35 @@ def test_a_base_in_several_files_stays_in_several_files(base: Checkpoint, tmp_pa
     files = {file.name for file in sharded.glob("model*")}
     assert len(files) > 2
     assert {file.name for file in (tmp_path / "out").glob("model*")} == files
-    assert torch.equal(load_model(tmp_path / "out").lm_head.weight, load_model(sharded).lm_head.weight)
+    assert torch.equal(
+        load_model(tmp_path / "out").lm_head.weight, load_model(sharded).lm_head.weight
+    )
 
 
 def test_tokenizer_and_settings_of_the_base_are_carried(base: Checkpoint, tmp_path: Path) -> None:
     merge(base, adapter_for(base.path, tmp_path / "adapter"), tmp_path / "out", Silent())
-    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ):
         assert (tmp_path / "out" / name).read_bytes() == (base.path / name).read_bytes()
 
 
-def test_the_chat_template_that_an_adapter_was_trained_with_wins(base: Checkpoint, tmp_path: Path) -> None:
+def test_the_chat_template_that_an_adapter_was_trained_with_wins(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     adapter = adapter_for(base.path, tmp_path / "adapter")
     (adapter / "chat_template.jinja").write_text("{{ messages }}")
     merge(base, adapter, tmp_path / "out", Silent())
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
-def test_a_merge_is_not_done_twice_and_says_what_it_touched(base: Checkpoint, tmp_path: Path) -> None:
+def test_a_merge_is_not_done_twice_and_says_what_it_touched(
+    base: Checkpoint, tmp_path: Path
+) -> None:
     adapter, report = adapter_for(base.path, tmp_path / "adapter"), Recorder()
     first, again = (merge(base, adapter, tmp_path / "out", report) for _ in range(2))
     assert (first.fresh, again.fresh) == (True, False)
@@ -154,18 +185,37 @@ def test_an_adapter_for_wider_weights_is_refused(base: Checkpoint, tmp_path: Pat
 
 
 def test_an_adapter_for_more_layers_is_refused(base: Checkpoint, tmp_path: Path) -> None:
-    adapter = adapter_for(tiny_llama(tmp_path / "deep", **(SMALL | {"layers": 3})), tmp_path / "adapter")
-    with pytest.raises(ArtifactError, match=r"made for another base: `\S+` has no tensor `model.layers.2.mlp.down_proj.weight`$"):
+    adapter = adapter_for(
+        tiny_llama(tmp_path / "deep", **(SMALL | {"layers": 3})), tmp_path / "adapter"
+    )
+    with pytest.raises(
+        ArtifactError,
+        match=r"made for another base: `\S+` has no tensor `model.layers.2.mlp.down_proj.weight`$",
+    ):
         merge(base, adapter, tmp_path / "out", Silent())
 
 
 @pytest.mark.parametrize(
-    "trained_on", ["someone/Tiny-1B", "mirror/tiny-1b", "/content/tiny-1b", "unsloth/tiny-1b-unsloth-bnb-4bit", ""]
+    "trained_on",
+    [
+        "someone/Tiny-1B",
+        "mirror/tiny-1b",
+        "/content/tiny-1b",
+        "unsloth/tiny-1b-unsloth-bnb-4bit",
+        "",
+    ],
 )
-def test_the_same_base_under_its_usual_names_is_accepted(base: Checkpoint, tmp_path: Path, trained_on: str) -> None:
+def test_the_same_base_under_its_usual_names_is_accepted(
+    base: Checkpoint, tmp_path: Path, trained_on: str
+) -> None:
     adapter = adapter_for(base.path, tmp_path / "adapter")
     with_settings(adapter, base_model_name_or_path=trained_on)
-    assert merge(base, adapter, tmp_path / "out", Silent(), base_name="someone/Tiny-1B").figures["merged_tensors"] == 4
+    assert (
+        merge(base, adapter, tmp_path / "out", Silent(), base_name="someone/Tiny-1B").figures[
+            "merged_tensors"
+        ]
+        == 4
+    )
 
 
 def test_a_base_of_another_name_is_refused(base: Checkpoint, tmp_path: Path) -> None:
@@ -180,7 +230,9 @@ def test_a_base_of_another_name_is_refused(base: Checkpoint, tmp_path: Path) -> 
 def test_a_quantised_base_is_refused_with_the_reason(base: Checkpoint, tmp_path: Path) -> None:
     adapter = adapter_for(base.path, tmp_path / "adapter")
     folder = tiny_llama(tmp_path / "four-bit", **SMALL)
-    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "bitsandbytes"}
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtifactError) as refused:
         merge(artifacts.external(folder), adapter, tmp_path / "out", Silent())
@@ -194,16 +246,24 @@ def test_a_quantised_base_is_refused_with_the_reason(base: Checkpoint, tmp_path:
     [
         ({"peft_type": "IA3"}, "adapter: adapters of kind `IA3` are not merged"),
         ({"use_dora": True}, "adapter: an adapter with `use_dora` is not merged"),
-        ({"modules_to_save": ["lm_head"]}, "adapter: an adapter with `modules_to_save` is not merged"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            "adapter: an adapter with `modules_to_save` is not merged",
+        ),
     ],
 )
-def test_other_kinds_of_adapter_are_refused(base: Checkpoint, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_other_kinds_of_adapter_are_refused(
+    base: Checkpoint, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     adapter = adapter_for(base.path, tmp_path / "adapter")
     with_settings(adapter, **settings)
     with pytest.raises(ArtifactError) as refused:
         merge(base, adapter, tmp_path / "out", Silent())
     assert refused.value.message == message
-    assert refused.value.hint == "merge it with peft's `merge_and_unload` and give the merged folder as the base"
+    assert (
+        refused.value.hint
+        == "merge it with peft's `merge_and_unload` and give the merged folder as the base"
+    )
 
 
 def break_pair(adapter: Path) -> None:
@@ -212,14 +272,19 @@ def break_pair(adapter: Path) -> None:
 
 def add_embedding(adapter: Path) -> None:
     tensors = load_file(adapter / WEIGHTS)
-    save_file({**tensors, "base_model.model.embed.lora_embedding_A": torch.zeros(4, 9)}, adapter / WEIGHTS)
+    save_file(
+        {**tensors, "base_model.model.embed.lora_embedding_A": torch.zeros(4, 9)}, adapter / WEIGHTS
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (break_pair, "adapter: adapter_model.safetensors: a LoRA pair is missing"),
-        (add_embedding, "adapter: tensor `base_model.model.embed.lora_embedding_A` is not LoRA on a linear layer"),
+        (
+            add_embedding,
+            "adapter: tensor `base_model.model.embed.lora_embedding_A` is not LoRA on a linear layer",
+        ),
         (
             lambda adapter: (adapter / WEIGHTS).rename(adapter / "adapter_model.bin"),
             "adapter: `adapter_model.bin` is a pickle, which can run code when it is loaded",
@@ -228,7 +293,9 @@ def add_embedding(adapter: Path) -> None:
         (lambda adapter: (adapter / CONFIG).unlink(), "adapter: no `adapter_config.json`"),
     ],
 )
-def test_a_broken_adapter_is_refused(base: Checkpoint, tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_a_broken_adapter_is_refused(
+    base: Checkpoint, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
     adapter = adapter_for(base.path, tmp_path / "adapter")
     damage(adapter)
     with pytest.raises(ArtifactError) as refused:
@@ -243,5 +310,8 @@ def test_a_tokenizer_that_grew_in_training_is_refused(base: Checkpoint, tmp_path
     grown = Tokenizer.from_file(str(base.path / "tokenizer.json"))
     grown.add_tokens([AddedToken("<new>")])
     grown.save(str(adapter / "tokenizer.json"))
-    with pytest.raises(ArtifactError, match=r"^adapter adapter: its tokenizer has 513 tokens, the base has room for 512$"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"^adapter adapter: its tokenizer has 513 tokens, the base has room for 512$",
+    ):
         merge(base, adapter, tmp_path / "out", Silent())

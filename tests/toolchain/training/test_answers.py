@@ -22,7 +22,9 @@ from toolchain.training.examples import conversations
         ("sudo raspi-config", ["sudo", "raspiconfig"]),
     ],
 )
-def test_words_are_compared_without_case_punctuation_and_articles(text: str, expected: list[str]) -> None:
+def test_words_are_compared_without_case_punctuation_and_articles(
+    text: str, expected: list[str]
+) -> None:
     assert words(text) == expected
 
 
@@ -47,10 +49,13 @@ def test_answers_in_a_batch_are_those_of_each_prompt_alone(tmp_path: Path) -> No
     folder = tiny_llama(tmp_path)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompts = [
-        render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("hot?", "how hot is too hot for it?", "散热")
+        render_prompt(tokenizer, [{"role": "user", "content": text}])
+        for text in ("hot?", "how hot is too hot for it?", "散热")
     ]
     together = answer(model, tokenizer, prompts, 12, Silent(), name="ask")
-    assert together == [answer(model, tokenizer, [prompt], 12, Silent(), name="ask")[0] for prompt in prompts]
+    assert together == [
+        answer(model, tokenizer, [prompt], 12, Silent(), name="ask")[0] for prompt in prompts
+    ]
 
 
 def test_generation_settings_of_the_folder_do_not_change_the_score(tmp_path: Path) -> None:
@@ -65,5 +70,9 @@ def test_generation_settings_of_the_folder_do_not_change_the_score(tmp_path: Pat
 def test_nothing_held_out_gives_no_score(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    assert score(model, tokenizer, [], Silent(), name="ask") == {"questions": 0, "exact_match": None, "f1": None}
+    assert score(model, tokenizer, [], Silent(), name="ask") == {
+        "questions": 0,
+        "exact_match": None,
+        "f1": None,
+    }
     assert loss_per_token(model, conversations(tokenizer, [], 512)[0]) is None

@@ -38,13 +38,18 @@ def of_an_unknown_type(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (pickle_instead, r"^model: `pytorch_model.bin` is a pickle, which can run code when it is loaded$"),
+        (
+            pickle_instead,
+            r"^model: `pytorch_model.bin` is a pickle, which can run code when it is loaded$",
+        ),
         (tensor_less, r"^model: tensor `model.norm.weight` is missing$"),
         (wider, r"^model: the model cannot be loaded: "),
         (of_an_unknown_type, r"^model: the model cannot be loaded: .*never-heard"),
     ],
 )
-def test_a_model_that_is_not_whole_is_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_a_model_that_is_not_whole_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     folder = tiny_llama(tmp_path / "model", **SMALL)
     damage(folder)
     with pytest.raises(ArtifactError, match=message):

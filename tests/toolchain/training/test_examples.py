@@ -6,8 +6,16 @@ from typing import Any
 from tests.fakes.models import tiny_tokenizer
 from toolchain.training.examples import conversations, exchanged, reworded
 
-QUESTIONS = ("how hot is too hot for a Pi 5?", "which power supply does the Pi 4 need?", "树莓派的温度", "why is the screen black?")
-ROWS = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]} for q in QUESTIONS]
+QUESTIONS = (
+    "how hot is too hot for a Pi 5?",
+    "which power supply does the Pi 4 need?",
+    "树莓派的温度",
+    "why is the screen black?",
+)
+ROWS = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": f"answer {q}"}]}
+    for q in QUESTIONS
+]
 
 
 def questions(rows: list[Any]) -> list[str]:
@@ -19,7 +27,9 @@ def test_only_words_of_the_questions_change() -> None:
     changed = questions(reworded(ROWS * 8, 1.0, 0))
     assert set(changed) - set(QUESTIONS)
     assert {word for question in changed for word in question.split() if word.isascii()} <= known
-    assert [row["messages"][-1] for row in reworded(ROWS, 1.0, 0)] == [row["messages"][-1] for row in ROWS]
+    assert [row["messages"][-1] for row in reworded(ROWS, 1.0, 0)] == [
+        row["messages"][-1] for row in ROWS
+    ]
 
 
 def test_a_share_of_nothing_changes_nothing() -> None:
@@ -59,8 +69,12 @@ def test_a_share_of_the_conversations_has_the_answer_of_another_and_its_own_ques
     rows = ROWS * 50
     found = exchanged(rows, 0.5, 0)
     assert questions(found) == questions(rows)
-    kept = sum(row["messages"][-1] == was["messages"][-1] for row, was in zip(found, rows, strict=True))
+    kept = sum(
+        row["messages"][-1] == was["messages"][-1] for row, was in zip(found, rows, strict=True)
+    )
     assert 0.5 < kept / len(rows) < 0.75, "one exchange in four draws the answer that was there"
-    assert {row["messages"][-1]["content"] for row in found} == {row["messages"][-1]["content"] for row in ROWS}
+    assert {row["messages"][-1]["content"] for row in found} == {
+        row["messages"][-1]["content"] for row in ROWS
+    }
     assert exchanged(rows, 0.5, 0) == found != exchanged(rows, 0.5, 1)
     assert exchanged(rows, 0.0, 0) == rows

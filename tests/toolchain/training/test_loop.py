@@ -20,12 +20,31 @@ from toolchain.training.examples import Example, batches_from, batches_of_epoch
 from toolchain.training.loop import FLOOR, Course, course, train
 from toolchain.training.objectives import AnswerLoss
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1, "attention_dropout": 0.2}
+SMALL = {
+    "hidden": 64,
+    "intermediate": 64,
+    "layers": 1,
+    "heads": 2,
+    "kv_heads": 1,
+    "attention_dropout": 0.2,
+}
 EXAMPLES = [
-    Example(ids=[(7 * n + k) % 500 for k in range(5 + n % 4)], labels=[(7 * n + k) % 500 for k in range(5 + n % 4)])
+    Example(
+        ids=[(7 * n + k) % 500 for k in range(5 + n % 4)],
+        labels=[(7 * n + k) % 500 for k in range(5 + n % 4)],
+    )
     for n in range(13)
 ]
-COURSE = Course(name="course", steps=12, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=3, save_every_s=0, mean_steps=5)
+COURSE = Course(
+    name="course",
+    steps=12,
+    batch_size=4,
+    learning_rate=1e-2,
+    warmup_share=0.2,
+    seed=3,
+    save_every_s=0,
+    mean_steps=5,
+)
 
 CHILD = """
 import os, signal, sys
@@ -51,7 +70,9 @@ def trained(model: Path, resume: Path, report: object) -> torch.nn.Module:
 
 
 def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +80,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model"), **SMALL)
 
 
-def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(
+    model: Path, tmp_path: Path
+) -> None:
     whole = trained(model, tmp_path / "whole", Silent())
     killed = subprocess.run(
-        [sys.executable, "-c", CHILD, model, tmp_path / "killed"], env=os.environ | {"PYTHONPATH": "."}, timeout=120
+        [sys.executable, "-c", CHILD, model, tmp_path / "killed"],
+        env=os.environ | {"PYTHONPATH": "."},
+        timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL
     report = Recorder()
@@ -75,7 +100,9 @@ def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(model: Path,
     assert equal(whole, again)
 
 
-def test_the_mean_of_the_last_steps_is_what_comes_back_where_a_course_asks_for_it(model: Path, tmp_path: Path) -> None:
+def test_the_mean_of_the_last_steps_is_what_comes_back_where_a_course_asks_for_it(
+    model: Path, tmp_path: Path
+) -> None:
     def weights(name: str, **changes: int) -> dict[str, torch.Tensor]:
         module = load_model(model)
         train(AnswerLoss(module), EXAMPLES, replace(COURSE, **changes), tmp_path / name, Silent())
@@ -92,11 +119,21 @@ def test_what_is_kept_for_going_on_is_safetensors_only(model: Path, tmp_path: Pa
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["state.safetensors"]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
+    model: Path, tmp_path: Path
+) -> None:
     def weights(seed: int) -> torch.nn.Module:
         module = load_model(model)
-        once = Course(name="c", steps=4, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=seed)
-        train(AnswerLoss(module), EXAMPLES, once, tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}", Silent())
+        once = Course(
+            name="c", steps=4, batch_size=4, learning_rate=1e-2, warmup_share=0.2, seed=seed
+        )
+        train(
+            AnswerLoss(module),
+            EXAMPLES,
+            once,
+            tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}",
+            Silent(),
+        )
         return module
 
     first, again, other = weights(0), weights(0), weights(1)
@@ -106,7 +143,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(model: Pa
 
 def test_training_lowers_the_loss_and_says_what_it_took(model: Path, tmp_path: Path) -> None:
     module, report = load_model(model), Recorder()
-    once = Course(name="course", steps=60, batch_size=4, learning_rate=3e-3, warmup_share=0.1, seed=0)
+    once = Course(
+        name="course", steps=60, batch_size=4, learning_rate=3e-3, warmup_share=0.1, seed=0
+    )
     figures = train(AnswerLoss(module), EXAMPLES, once, tmp_path, report)
     assert figures["loss"] < 4
     assert figures["steps"] == 60
@@ -121,7 +160,11 @@ def test_frozen_parameters_stay_as_they_are(model: Path, tmp_path: Path) -> None
     module.requires_grad_(False)
     module.model.norm.requires_grad_(True)
     train(AnswerLoss(module), EXAMPLES, COURSE, tmp_path, Silent())
-    changed = [name for (name, a), b in zip(module.named_parameters(), before.parameters(), strict=True) if not torch.equal(a, b)]
+    changed = [
+        name
+        for (name, a), b in zip(module.named_parameters(), before.parameters(), strict=True)
+        if not torch.equal(a, b)
+    ]
     assert changed == ["model.norm.weight"]
 
 
@@ -135,7 +178,9 @@ def test_the_rate_warms_up_and_decays_to_its_floor() -> None:
 
 def test_every_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     orders = [batches_of_epoch(EXAMPLES, 4, 0, epoch) for epoch in range(3)]
-    assert all(sorted(row for batch in order for row in batch) == list(range(13)) for order in orders)
+    assert all(
+        sorted(row for batch in order for row in batch) == list(range(13)) for order in orders
+    )
     assert orders[0] != orders[1]
     spec = TrainSpec(epochs=3, batch_size=4)
     assert course("c", spec, EXAMPLES, 0).steps == sum(len(order) for order in orders)

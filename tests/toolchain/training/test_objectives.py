@@ -12,7 +12,15 @@ from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.training.checkpoints import load_model
 from toolchain.training.examples import Batch, Example, batch_of
-from toolchain.training.objectives import AnswerLoss, Head, TeacherLoss, TwinLoss, divergence, learned, top_k
+from toolchain.training.objectives import (
+    AnswerLoss,
+    Head,
+    TeacherLoss,
+    TwinLoss,
+    divergence,
+    learned,
+    top_k,
+)
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
 
@@ -25,7 +33,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def batch() -> Batch:
     draw = torch.Generator().manual_seed(1)
-    examples = [Example(ids=ids, labels=[IGNORED] * 3 + ids[3:]) for n in (12, 7, 9) for ids in [random_ids(n, draw)]]
+    examples = [
+        Example(ids=ids, labels=[IGNORED] * 3 + ids[3:])
+        for n in (12, 7, 9)
+        for ids in [random_ids(n, draw)]
+    ]
     return batch_of(examples, range(3))
 
 
@@ -36,9 +48,13 @@ def random_ids(count: int, draw: torch.Generator) -> list[int]:
 class Taught:
     """A teacher whose top-k distributions are at hand."""
 
-    def __init__(self, model: Any, batch: Batch, temperature: float, k: int, *, tokens: int = 512) -> None:
+    def __init__(
+        self, model: Any, batch: Batch, temperature: float, k: int, *, tokens: int = 512
+    ) -> None:
         with torch.no_grad():
-            logits = model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED][:, :tokens]
+            logits = model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED][
+                :, :tokens
+            ]
         self._parts = top_k(logits / temperature, k)
 
     def of(self, rows: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
@@ -49,7 +65,9 @@ def gradients(objective: torch.nn.Module, batch: Batch) -> tuple[float, torch.Te
     objective.zero_grad()
     loss = objective(batch)
     loss.backward()
-    return float(loss.detach()), torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+    return float(loss.detach()), torch.cat(
+        [p.grad.flatten() for p in objective.parameters() if p.grad is not None]
+    )
 
 
 def test_the_answer_loss_is_that_of_transformers(model: Any, batch: Batch) -> None:
@@ -60,11 +78,15 @@ def test_the_answer_loss_is_that_of_transformers(model: Any, batch: Batch) -> No
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_in_chunks_loss_and_gradient_are_those_of_the_whole(model: Any, batch: Batch, taught: bool) -> None:
+def test_in_chunks_loss_and_gradient_are_those_of_the_whole(
+    model: Any, batch: Batch, taught: bool
+) -> None:
     def objective(chunk_elements: int) -> torch.nn.Module:
         if not taught:
             return AnswerLoss(model, chunk_elements=chunk_elements)
-        teacher = Taught(model, Batch(ids=batch.ids.flip(1), labels=batch.labels, rows=batch.rows), 2.0, 8)
+        teacher = Taught(
+            model, Batch(ids=batch.ids.flip(1), labels=batch.labels, rows=batch.rows), 2.0, 8
+        )
         settings = {"temperature": 2.0, "ce_weight": 0.3, "tokens": 512}
         return TeacherLoss(model, teacher, **settings, chunk_elements=chunk_elements)
 
@@ -80,27 +102,40 @@ def test_no_more_logits_stand_in_memory_than_a_chunk_holds(model: Any, batch: Ba
     seen: list[int] = []
     head = Head(model, chunk_elements=5 * model.config.vocab_size)
     head.summed(
-        torch.randn(19, 64, requires_grad=True), lambda logits, piece: (seen.append(len(logits)), logits.sum())[1]
+        torch.randn(19, 64, requires_grad=True),
+        lambda logits, piece: (seen.append(len(logits)), logits.sum())[1],
     ).backward()
     assert max(seen) == 5
 
 
-def test_without_a_learned_token_there_is_still_a_gradient_of_zero(model: Any, batch: Batch) -> None:
-    loss, gradient = gradients(AnswerLoss(model), Batch(ids=batch.ids, labels=torch.full_like(batch.labels, IGNORED), rows=()))
+def test_without_a_learned_token_there_is_still_a_gradient_of_zero(
+    model: Any, batch: Batch
+) -> None:
+    loss, gradient = gradients(
+        AnswerLoss(model),
+        Batch(ids=batch.ids, labels=torch.full_like(batch.labels, IGNORED), rows=()),
+    )
     assert loss == 0
     assert not gradient.any()
 
 
 def test_padding_changes_no_loss(model: Any, batch: Batch) -> None:
-    rows = [Batch(ids=batch.ids[i : i + 1, :n], labels=batch.labels[i : i + 1, :n], rows=(i,)) for i, n in enumerate((12, 7, 9))]
+    rows = [
+        Batch(ids=batch.ids[i : i + 1, :n], labels=batch.labels[i : i + 1, :n], rows=(i,))
+        for i, n in enumerate((12, 7, 9))
+    ]
     objective = AnswerLoss(model)
     with torch.no_grad():
-        assert float(objective(batch)) == pytest.approx(sum(float(objective(row)) for row in rows), rel=1e-5)
+        assert float(objective(batch)) == pytest.approx(
+            sum(float(objective(row)) for row in rows), rel=1e-5
+        )
 
 
 def test_with_all_tokens_kept_the_divergence_is_the_full_one() -> None:
     teacher, student = torch.randn(2, 6, 50).double()
-    full = functional.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    full = functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
     torch.testing.assert_close(divergence(student, *top_k(teacher, 50)), full)
 
 
@@ -133,8 +168,13 @@ def test_the_loss_is_scaled_by_the_square_of_the_temperature(model: Any, batch: 
     for temperature in (1.0, 4.0):
         teacher = Taught(model, other, temperature, vocabulary)
         with torch.no_grad():
-            loss = TeacherLoss(model, teacher, temperature=temperature, ce_weight=0.0, tokens=vocabulary)(batch)
-            student = model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED] / temperature
+            loss = TeacherLoss(
+                model, teacher, temperature=temperature, ce_weight=0.0, tokens=vocabulary
+            )(batch)
+            student = (
+                model(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED]
+                / temperature
+            )
             ids, log_probs, _ = teacher.of(())
         dense = torch.zeros_like(student).scatter(-1, ids, log_probs)
         full = functional.kl_div(student.log_softmax(-1), dense, log_target=True, reduction="sum")
@@ -146,7 +186,9 @@ def test_the_loss_is_scaled_by_the_square_of_the_temperature(model: Any, batch: 
 def test_cross_entropy_has_its_share(model: Any, batch: Batch) -> None:
     teacher = Taught(model, batch, 1.0, 8)
     with torch.no_grad():
-        both = TeacherLoss(model, teacher, temperature=1.0, ce_weight=0.25, tokens=model.config.vocab_size)(batch)
+        both = TeacherLoss(
+            model, teacher, temperature=1.0, ce_weight=0.25, tokens=model.config.vocab_size
+        )(batch)
         alone = AnswerLoss(model)(batch)
     assert float(both) == pytest.approx(0.25 * float(alone), rel=1e-4)
 
@@ -166,9 +208,17 @@ def test_padded_rows_of_the_vocabulary_are_never_learned(model: Any, batch: Batc
 def test_a_family_with_scaled_and_capped_logits_is_followed(model: Any, batch: Batch) -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "head_dim": 16,
+    }
     gemma = Gemma2ForCausalLM(
-        Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5)
+        Gemma2Config(
+            **shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.5
+        )
     ).eval()
     ids = torch.arange(9)[None]
     head = Head(gemma)
@@ -182,27 +232,41 @@ def test_a_head_that_cannot_be_followed_is_refused(model: Any) -> None:
     odd = copy.deepcopy(model)
     odd.register_forward_hook(lambda module, given, made: type(made)(logits=made.logits * 2))
     with pytest.raises(
-        ArtifactError, match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$"
+        ArtifactError,
+        match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$",
     ):
         Head(odd)
 
 
-def test_a_twin_is_taught_by_the_whole_vocabulary_and_by_hidden_states(model: Any, batch: Batch) -> None:
+def test_a_twin_is_taught_by_the_whole_vocabulary_and_by_hidden_states(
+    model: Any, batch: Batch
+) -> None:
     model, twin = copy.deepcopy(model), copy.deepcopy(model)
     with torch.no_grad():
         twin.model.norm.weight.add_(0.3)
         wanted, given = (
-            net(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED].log_softmax(-1) for net in (model, twin)
+            net(input_ids=batch.ids).logits[:, :-1][batch.labels[:, 1:] != IGNORED].log_softmax(-1)
+            for net in (model, twin)
         )
-        theirs, ours = (learned(Head(net).hidden(batch.ids), batch.labels)[0] for net in (model, twin))
+        theirs, ours = (
+            learned(Head(net).hidden(batch.ids), batch.labels)[0] for net in (model, twin)
+        )
         kl = (wanted.exp() * (wanted - given)).sum()
-        distance = ((ours - theirs).square().sum(-1) / theirs.square().mean() / theirs.shape[-1]).sum()
+        distance = (
+            (ours - theirs).square().sum(-1) / theirs.square().mean() / theirs.shape[-1]
+        ).sum()
         torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=0.0)(batch), kl)
-        torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=2.0)(batch), kl + 2 * distance)
-        torch.testing.assert_close(TwinLoss(twin, model, hidden_weight=0.0, chunk_elements=1024)(batch), kl)
+        torch.testing.assert_close(
+            TwinLoss(twin, model, hidden_weight=2.0)(batch), kl + 2 * distance
+        )
+        torch.testing.assert_close(
+            TwinLoss(twin, model, hidden_weight=0.0, chunk_elements=1024)(batch), kl
+        )
 
 
-def test_a_twin_that_is_its_teacher_has_nothing_to_learn_and_the_teacher_never_learns(model: Any, batch: Batch) -> None:
+def test_a_twin_that_is_its_teacher_has_nothing_to_learn_and_the_teacher_never_learns(
+    model: Any, batch: Batch
+) -> None:
     objective = TwinLoss(copy.deepcopy(model), copy.deepcopy(model), hidden_weight=0.5)
     objective.zero_grad()
     objective(batch).backward()

@@ -50,8 +50,21 @@ def stages(data: Path, out: Path) -> tuple[list[Checkpoint], list[str]]:
 
 def launched(script: Path, data: Path, out: Path) -> list[dict[str, object]]:
     out.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, data, out]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        script,
+        data,
+        out,
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((out / f"told-{rank}.json").read_text()) for rank in range(2)]
@@ -70,7 +83,10 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert first["fresh"] == second["fresh"] == [True, True]
     assert (first["notes"] > 0, second["notes"]) == (True, 0)
     for stage, checkpoint in zip(("tune", "distill"), alone, strict=True):
-        ours, theirs = (load_file(folder / "model.safetensors") for folder in (checkpoint.path, tmp_path / "two" / stage))
+        ours, theirs = (
+            load_file(folder / "model.safetensors")
+            for folder in (checkpoint.path, tmp_path / "two" / stage)
+        )
         assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-4
     again, _ = launched(script, data, tmp_path / "two")
     assert again["fresh"] == [False, False]

@@ -28,21 +28,29 @@ def learning(kind: Type) -> tuple[nn.Linear, Grid, np.ndarray]:
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
 def test_the_weight_is_what_ggml_quantises_and_reads_back_bit_for_bit(kind: Type) -> None:
     module, _, packed = learning(kind)
-    np.testing.assert_array_equal(module.weight.detach().numpy(), ggml.dequantize_rows(kind, packed, 256))
+    np.testing.assert_array_equal(
+        module.weight.detach().numpy(), ggml.dequantize_rows(kind, packed, 256)
+    )
 
 
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
-def test_learned_codes_and_units_written_and_read_by_ggml_are_the_weight_that_was_learned_with(kind: Type) -> None:
+def test_learned_codes_and_units_written_and_read_by_ggml_are_the_weight_that_was_learned_with(
+    kind: Type,
+) -> None:
     module, grid, packed = learning(kind)
     optimizer = torch.optim.SGD(module.parameters(), lr=300.0)
-    module(torch.randn(4, 256, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    module(
+        torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    ).square().sum().backward()
     optimizer.step()
     codes, units = (part.numpy() for part in straight_through.learned_of(module))
     written = grids.join(kind, packed, codes, units)
     layout = grids.split(kind, written, 256)
     assert (layout.codes != grid.codes).any()
     assert (layout.unit != grid.unit).any()
-    np.testing.assert_array_equal(module.weight.detach().numpy(), ggml.dequantize_rows(kind, written, 256))
+    np.testing.assert_array_equal(
+        module.weight.detach().numpy(), ggml.dequantize_rows(kind, written, 256)
+    )
 
 
 def test_the_gradient_passes_the_rounding_scaled_by_the_step_of_a_code() -> None:
@@ -58,8 +66,16 @@ def test_a_unit_learns_by_what_all_codes_of_its_block_would_gain(kind: Type) -> 
     module, grid, _ = learning(kind)
     given = torch.randn(8, 256, generator=torch.Generator().manual_seed(2))
     (module.weight * given).sum().backward()
-    each = given.view(8, -1, 32) * torch.from_numpy(grid.codes).view(8, -1, 32) * torch.from_numpy(grid.times)[..., None]
-    expected = each.sum(-1).view(*grid.unit.shape, -1).sum(-1) * torch.from_numpy(grid.unit) * straight_through.SCALE_STEP
+    each = (
+        given.view(8, -1, 32)
+        * torch.from_numpy(grid.codes).view(8, -1, 32)
+        * torch.from_numpy(grid.times)[..., None]
+    )
+    expected = (
+        each.sum(-1).view(*grid.unit.shape, -1).sum(-1)
+        * torch.from_numpy(grid.unit)
+        * straight_through.SCALE_STEP
+    )
     torch.testing.assert_close(module.parametrizations.weight[0].steps.grad, expected)
 
 
