@@ -158,7 +158,7 @@ def _write_tokenizer(folder: Path, size: int) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from toolchain.quantize.gguf_structure import QWEN2
+    from toolchain.models.tokenizer_kinds import QWEN2
 
     words = sorted(pre_tokenizers.ByteLevel.alphabet())
     longer = (

@@ -157,7 +157,7 @@ def _claims(
 
 
 def _conditions(root: Path, name: str) -> dict[str, object]:
-    from toolchain.weights import open_weights
+    from toolchain.models.weights import open_weights
 
     with open_weights(root / "model") as weights:
         largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6

@@ -24,9 +24,9 @@ import measure
 import numpy as np
 
 from device.patch import Rebuilt, rebuild
-from toolchain import delta
 from toolchain.artifacts import Dataset, external, recorded
 from toolchain.progress import Silent
+from toolchain.push import delta
 from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import QuantizeSpec, TuneSpec
 from toolchain.tools.ggml import Type, quantize_rows, row_bytes

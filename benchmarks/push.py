@@ -19,7 +19,7 @@ from toolchain.board import loopback, ssh
 from toolchain.board.device import Device
 from toolchain.board.route import Route
 from toolchain.progress import Silent
-from toolchain.transfer import Blob, send_blobs
+from toolchain.push.transfer import Blob, send_blobs
 
 SIZE_MB, QUICK_MB = 500, 50
 ROUNDS, QUICK_ROUNDS = 7, 2

@@ -25,10 +25,10 @@ from toolchain import console, pipeline, recipe, runtime, target
 from toolchain.artifacts import Checkpoint, Dataset, ModelFile, read_jsonl, recorded
 from toolchain.evaluate import evaluate
 from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
-from toolchain.quantize import importance
 from toolchain.quantize.gguf import IMPORTANCE
-from toolchain.quantize.gguf_schemes import SCHEMES, find_scheme
-from toolchain.quantize.tflite_schemes import SCHEMES as TFLITE
+from toolchain.quantize.gguf.schemes import SCHEMES, find_scheme
+from toolchain.quantize.learned import importance
+from toolchain.quantize.tflite.schemes import SCHEMES as TFLITE
 from toolchain.recipe import InFormatSpec, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -70,10 +70,10 @@ def _make(root: Path, shape: dict[str, int], kept: int) -> None:
     from tokenizers import Tokenizer
 
     from toolchain import artifacts
+    from toolchain.models.vocabulary import Tokens
     from toolchain.progress import Silent
     from toolchain.quantize.gguf import ModelLabel, quantize
     from toolchain.recipe import QuantizeSpec
-    from toolchain.vocabulary import Tokens
 
     folder = checkpoints.write_qwen2(root / "model", shape, tokens=shape["vocab_size"])
     tokens = Tokens(folder)

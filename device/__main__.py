@@ -25,7 +25,7 @@ VERBS = {
     "search": "device.search:search",
     "scrub": "device.scrub:scrub",
     "selftest": "device.selftest:selftest",
-    "serve": "device.serving:serve",
+    "serve": "device.serve.serving:serve",
     "status": "device.activation:status",
     "stop": "device.activation:stop",
     "supervise": "device.supervisor:supervise",

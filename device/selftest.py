@@ -9,7 +9,7 @@ import json
 from device.child import own_runtime, python_child
 from device.errors import DeviceError
 
-EXERCISES = {"llama.cpp": "device.engine.kernels"}
+EXERCISES = {"llama.cpp": "device.engine.llama.kernels"}
 """Engine → the module whose `exercise()` returns the error of each of its kernels, or raises DeviceError."""
 
 

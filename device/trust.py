@@ -194,9 +194,9 @@ def _verify(store: Store, signature: Path, name: str, namespace: str, manifest: 
     """Let ssh-keygen decide; where it refuses, tell a false signature from one for a name that the key may not sign."""
     asked = ["-n", namespace, "-s", str(signature)]
     revoked = ["-r", str(store.root / REVOKED)] if (store.root / REVOKED).exists() else []
-    if _ssh_keygen(
-        "verify", "-f", str(store.root / SIGNERS), "-I", name, *asked, *revoked, content=manifest
-    ):
+    signers = str(store.root / SIGNERS)
+    verified = _ssh_keygen("verify", "-f", signers, "-I", name, *asked, *revoked, content=manifest)
+    if verified:
         return
     if _ssh_keygen("check-novalidate", *asked, content=manifest):
         raise DeviceError("wrong_principal", f"the key that signed it may not sign for `{name}`")

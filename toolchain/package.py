@@ -26,10 +26,10 @@ from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Wor
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.forecast import needs_of
+from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
 from toolchain.target import Target
-from toolchain.template import check_template
 
 COMPUTE_BATCH = 512
 """Tokens evaluated at once on the board: the engine reserves room for their activations and scores."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain import artifacts, hub, recipe, runtime
+from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError
+from toolchain.models import hub
+from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
-from toolchain.template import check_folder
 
 if TYPE_CHECKING:
     from toolchain.quantize.gguf import ModelLabel
@@ -163,7 +164,7 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     `schemes/`, and are not made again.
     """
     from toolchain.evaluate import evaluate
-    from toolchain.quantize.tflite_schemes import SCHEMES as TFLITE
+    from toolchain.quantize.tflite.schemes import SCHEMES as TFLITE
 
     flow = _Flow(recipe=wanted, settings=settings)
     for stage in wanted.stages[: wanted.stages.index("quantize")]:
@@ -253,7 +254,7 @@ def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
 
 
 def _external(flow: _Flow) -> Checkpoint:
-    from toolchain.weights import check_model_folder
+    from toolchain.models.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
     flow.base = hub.fetch(
@@ -341,8 +342,8 @@ def _quantize(flow: _Flow) -> Artifact:
 
 
 def _tflite(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
-    from toolchain.quantize.litertlm import runs_on
     from toolchain.quantize.tflite import quantize
+    from toolchain.quantize.tflite.litertlm import runs_on
 
     context, report, bundled = (
         flow.recipe.package.context,

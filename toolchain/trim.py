@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
+from toolchain.models.vocabulary import TOKENIZER, Tokens
 from toolchain.progress import Reporter
 from toolchain.recipe import TrimSpec
-from toolchain.vocabulary import TOKENIZER, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

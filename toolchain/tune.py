@@ -11,11 +11,11 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.lora import Lora, read_lora
+from toolchain.models.lora import Lora, read_lora
+from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
 from toolchain.training.processes import is_main, keep_together, speaking
-from toolchain.weights import open_weights, read_json
 
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"

@@ -18,7 +18,7 @@ def main(source: Path) -> None:
     from conversion import ModelType, get_model_architecture, get_model_class
     from conversion.base import ModelBase, TextModel
 
-    from toolchain.quantize.gguf_structure import recognise
+    from toolchain.models.tokenizer_kinds import recognise
 
     for job in json.loads(sys.stdin.read()):
         folder = Path(job["model"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from device.engine.base import Engine, Settings
 from device.errors import DeviceError
 
-_MODULES = {".gguf": "device.engine.gguf", ".tflite": "device.engine.tflite"}
+_MODULES = {".gguf": "device.engine.llama", ".tflite": "device.engine.lite"}
 """Suffix of a model file → the module whose `load` runs it; only that module imports the library."""
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from device.access import Access, access_for
 from device.errors import DeviceError
+from device.serve.access import Access, access_for
 
 OPEN = Access(frozenset({"localhost", "pi.local"}))
 LOCKED = Access(frozenset({"localhost"}), "sixteen-characters")

@@ -17,7 +17,7 @@ import pytest
 from device.store import RELEASES, RUNTIMES, Store
 from tests.device.test_store import add
 from tests.fakes.bundles import make_bundle, make_runtime
-from toolchain import runtime as runtimes
+from toolchain.agent import build_agent
 
 
 def free_port() -> int:
@@ -32,7 +32,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self.folder, self.store, self.port = folder, Store(folder / "root"), free_port()
         self.runtime = add(self.store, RUNTIMES, make_runtime(folder / "runtime"))
-        self.agent = runtimes.agent()
+        self.agent = build_agent()
 
     def add(
         self, version: str, *, counter: int = 1, check: str = "good", serve: str = "good"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from device.api import read_chat, read_completion
 from device.engine.base import FieldError
 from device.errors import DeviceError
+from device.serve.api import read_chat, read_completion
 
 ASKED = [{"role": "user", "content": "hot?"}]
 

@@ -14,14 +14,14 @@ from device.store import RELEASES, RUNTIMES, Store
 from tests.device.test_activation import free_port
 from tests.device.test_store import add
 from tests.fakes.bundles import make_bundle, make_runtime
-from toolchain import runtime as runtimes
+from toolchain.agent import build_agent
 
 
 class Board:
     """A store that serves one release."""
 
     def __init__(self, folder: Path, **moods: str) -> None:
-        self.store, self.agent = Store(folder / "root"), runtimes.agent()
+        self.store, self.agent = Store(folder / "root"), build_agent()
         runtime = add(self.store, RUNTIMES, make_runtime(folder / "runtime"))
         self.release = add(self.store, RELEASES, make_bundle(folder / "bundle", **moods).path)
         self.bundle = self.store.folder(RELEASES, self.release)
@@ -92,7 +92,7 @@ def test_a_search_that_fails_leaves_the_release_running_as_before(board: Board) 
 
 
 def test_an_empty_board_has_nothing_to_calibrate(tmp_path: Path) -> None:
-    store, agent = Store(tmp_path / "root"), runtimes.agent()
+    store, agent = Store(tmp_path / "root"), build_agent()
     command = [sys.executable, "-sE", str(agent), "calibrate", "--root", str(store.root)]
     answer = json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
     assert answer["error"]["code"] == "nothing_deployed"

@@ -14,8 +14,8 @@ import pytest
 
 from device.store import Store
 from tests.fakes.updates import make_update
-from toolchain.delta import make, old_file
 from toolchain.progress import Silent
+from toolchain.push.delta import make, old_file
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = b"the release that runs" * 1000

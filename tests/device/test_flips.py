@@ -16,8 +16,8 @@ from tests.conftest import Rounds
 from tests.fakes.attacks import ACCEPTED, Board, Keys
 from tests.fakes.gguf_bytes import SOUND
 from tests.fakes.updates import make_update
-from toolchain.delta import make, old_file
 from toolchain.progress import Silent
+from toolchain.push.delta import make, old_file
 
 MODEL = "model.gguf"
 Place = Callable[[bytes], range]

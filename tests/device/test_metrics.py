@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from device.engine.base import Timing
-from device.metrics import Metrics
+from device.serve.metrics import Metrics
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 

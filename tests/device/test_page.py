@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.page import headers, page
+from device.serve.page import headers, page
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 

@@ -14,8 +14,9 @@ from device.manifest import delta
 from device.manifest.gguf import TYPES
 from device.patch import Rebuilt, add, difference, rebuild
 from tests.fakes.updates import make_update
-from toolchain.delta import Patch, coding, make, old_file
 from toolchain.progress import Silent
+from toolchain.push import coding
+from toolchain.push.delta import Patch, make, old_file
 
 NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 

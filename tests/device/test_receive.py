@@ -12,7 +12,7 @@ import pytest
 
 from device.manifest import delta
 from device.store import Store
-from toolchain.delta import coding
+from toolchain.push import coding
 
 ROOT = Path(__file__).resolve().parents[2]
 

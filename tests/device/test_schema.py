@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from device import schema
 from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings
+from device.serve import schema
 from tests.fakes.tiny_gguf import tiny_gguf
 
 NAMED = {"type": "string", "minLength": 1, "maxLength": 8}

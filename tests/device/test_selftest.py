@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from device.engine import kernels
+from device.engine.llama import kernels
 from device.errors import DeviceError
 from device.selftest import EXERCISES, answer, selftest
 
@@ -48,5 +48,5 @@ def test_an_engine_that_computes_wrongly_is_refused(
     monkeypatch.setattr(kernels.llama, "_lib", Noise())
     with pytest.raises(DeviceError, match="the engine computes wrongly: F32 products are off by"):
         kernels.exercise()
-    answer("device.engine.kernels")
+    answer("device.engine.llama.kernels")
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "bad_runtime"

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from device import serving
+from device.serve import serving
 
 
 def test_an_answer_does_not_wait_for_its_askers_acknowledgement() -> None:

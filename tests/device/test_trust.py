@@ -20,7 +20,7 @@ from device.store import RELEASES, RUNTIMES
 from tests.device.test_activation import free_port, wait_until
 from tests.fakes import signers
 from tests.fakes.attacks import ACCEPTED, ATTACKS, Board, Keys, verdict
-from toolchain import runtime as runtimes
+from toolchain.agent import build_agent
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,7 +153,7 @@ def agent(board: Board, verb: str, *words: str) -> dict[str, Any]:
     command = [
         sys.executable,
         "-sE",
-        str(runtimes.agent()),
+        str(build_agent()),
         verb,
         "--root",
         str(board.store.root),

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from device.api import Question
 from device.engine.base import Sampling, Token
 from device.errors import DeviceError
 from device.model import Model
-from device.worker import Job, Worker
+from device.serve.api import Question
+from device.serve.worker import Job, Worker
 from tests.fakes.engine import FakeEngine
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import uvicorn
 
-from device.access import Access
 from device.errors import DeviceError
 from device.manifest import Engine, File, Manifest
 from device.model import Model
-from device.server import Service, _config, application
-from device.worker import Worker
+from device.serve.access import Access
+from device.serve.server import Service, _config, application
+from device.serve.worker import Worker
 
 MANIFEST = Manifest(
     name="tiny",

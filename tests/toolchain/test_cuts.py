@@ -21,7 +21,7 @@ from toolchain.board.route import Route
 from toolchain.errors import BoardError
 from toolchain.progress import Silent
 from toolchain.push import push
-from toolchain.transfer import READ_BYTES
+from toolchain.push.transfer import READ_BYTES
 
 GOLDEN = 0.6180339887
 """Multiples of it, less the whole ones, lie evenly between 0 and 1 however many there are (H. Weyl, 1916)."""

@@ -10,9 +10,9 @@ from device.manifest import delta
 from device.manifest.gguf import read_header, tensor_digests
 from tests.fakes.tiny_gguf import tiny_gguf
 from tests.fakes.updates import make_update
-from toolchain import kept
-from toolchain.delta import known_file, likest, make, matches, old_file
 from toolchain.progress import Silent
+from toolchain.push import sent as kept
+from toolchain.push.delta import known_file, likest, make, matches, old_file
 
 WORDS = b" ".join(b"token %d" % number for number in range(2000))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.hub import loopback_hub
-from toolchain import hub
 from toolchain.errors import ArtifactError
+from toolchain.models import hub
 
 CHILD = """
 import json, sys

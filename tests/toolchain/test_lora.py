@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from tests.fakes.adapters import tiny_adapter
 from tests.fakes.models import tiny_llama
 from toolchain.errors import ArtifactError
-from toolchain.lora import CONFIG, WEIGHTS, Merged, check_fits, read_lora
-from toolchain.weights import open_weights
+from toolchain.models.lora import CONFIG, WEIGHTS, Merged, check_fits, read_lora
+from toolchain.models.weights import open_weights
 
 UP = "model.layers.1.mlp.up_proj.weight"
 A, B = (f"base_model.model.model.layers.1.mlp.up_proj.lora_{side}.weight" for side in "AB")

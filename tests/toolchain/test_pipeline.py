@@ -16,7 +16,7 @@ from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.lora import read_lora
+from toolchain.models.lora import read_lora
 from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
 from toolchain.push import push

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.payloads import BOMBS, CODE, PAYLOADS
 from toolchain.errors import ArtifactError
-from toolchain.template import check_folder, check_template
+from toolchain.models.template import check_folder, check_template
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -16,11 +16,11 @@ from tests.fakes.families import tiny_family
 from tests.fakes.models import TEXTS
 from tests.toolchain.quantize.conftest import LABEL, checkpoint
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.models.vocabulary import ROUND, Tokens
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import quantize
 from toolchain.recipe import QuantizeSpec
 from toolchain.trim import prove
-from toolchain.vocabulary import ROUND, Tokens
 
 SUBJECT = (*TEXTS[:1], "<|im_start|>user\nHow hot is too hot?<|im_end|>\n")
 OTHER = "\n".join((*TEXTS[1:], "What was never seen: ẞ, ゐ, 𝔘 and 🦜!"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toolchain.errors import ArtifactError
-from toolchain.weights import INDEX, check_model_folder, open_weights
+from toolchain.models.weights import INDEX, check_model_folder, open_weights
 
 VALUES = np.array([[1.0, -2.5, 0.15625], [65504.0, -0.0, 3.0]], np.float32)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from device.manifest.signature import TRUST_CODES
-from toolchain import runtime
+from toolchain.agent import OLDEST_PYTHON, build_agent, device_folder
 from toolchain.board.connection import Channel, Connection, Finished, lines
 from toolchain.errors import (
     ArtifactError,
@@ -22,7 +22,6 @@ from toolchain.errors import (
 
 Answer = dict[str, Any]
 
-OLDEST_PYTHON = (3, 10)
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
@@ -56,7 +55,7 @@ _KEEP_AGENT = (
 
 def look(connection: Connection) -> tuple[Answer, Answer]:
     """Return what a board is and what its store holds (device/facts.py), from a board that may have nothing of ours yet."""
-    source = (runtime.device_folder() / "facts.py").read_bytes()
+    source = (device_folder() / "facts.py").read_bytes()
     done = connection.run(["python3", "-sE", "-", connection.root], stdin=source)
     if done.code == 127:
         raise BoardError(
@@ -183,7 +182,7 @@ class Device:
 
     def install(self) -> int:
         """Put the agent on the board if it is not there; return the bytes that were sent."""
-        agent = runtime.agent()
+        agent = build_agent()
         self._agent = f"{self._connection.root}/agents/{agent.name}"
         facts, stored = self.look()
         check_python(self.address, facts)

@@ -110,7 +110,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is inside a GGUF or TFLite file, in one screen, from its header alone."""
-    from toolchain.quantize import contents, tflite_contents
+    from toolchain.quantize import contents
+    from toolchain.quantize.tflite import contents as tflite_contents
 
     read = tflite_contents.read_contents if file.suffix == ".tflite" else contents.read_contents
     show.contents(read(file), tensors=tensors, as_json=as_json)

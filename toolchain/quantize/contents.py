@@ -13,7 +13,7 @@ from typing import Any
 from device.manifest import ManifestError
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header, read_strings
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_schemes import SCHEMES
+from toolchain.quantize.gguf.schemes import SCHEMES
 
 ROLES = ("bos", "eos", "eot", "padding", "unknown")
 _COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")

@@ -10,24 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
+from toolchain.agent import OLDEST_PYTHON
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
-from toolchain.runtime.assemble import (
-    OLDEST_PYTHON,
-    agent,
-    assemble_llama,
-    assemble_site,
-    device_folder,
-)
+from toolchain.runtime.assemble import assemble_llama, assemble_site
 from toolchain.runtime.elf import glibc_floor
 from toolchain.runtime.site import python_of, site_folder
 from toolchain.tools import llama
 
 __all__ = [
-    "agent",
     "bindings",
-    "device_folder",
     "for_board",
     "for_profile",
     "for_this_computer",

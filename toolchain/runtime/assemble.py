@@ -4,21 +4,16 @@ The same inputs give the same folder, and so the same id; a folder is built once
 """
 
 import importlib.metadata
-import io
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
-import platformdirs
-
-import device.manifest
 from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, file_entry, to_bytes
+from toolchain.agent import MAIN, cache, device_files, device_folder
 from toolchain.errors import ToolError
 
 SERVER = (
@@ -35,39 +30,8 @@ SERVER = (
 """Pure-Python distributions of the runtime; exceptiongroup for Python 3.10, which anyio needs there."""
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 """llama-cpp-python's low-level interface, without the package around it (which wants numpy and diskcache)."""
-OLDEST_PYTHON = (3, 10)
 THIS_PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
-_MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.server, device.serving, "
-
-
-def cache() -> Path:
-    """Return where runtimes and agents are kept on this computer."""
-    return Path(platformdirs.user_cache_dir("demitasse"))
-
-
-def device_folder() -> Path:
-    """Return the package that runs on boards."""
-    return Path(device.manifest.__file__).parent.parent
-
-
-def agent() -> Path:
-    """Return the agent, `<sha256>.pyz`: the device package alone, the first thing that is sent to a board."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _MAIN)
-        for file in _device_files():
-            name = "device/" + file.relative_to(device_folder()).as_posix()
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
-    content = packed.getvalue()
-    kept = cache() / "agents" / f"{sha256(content).hexdigest()}.pyz"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as stream:
-            stream.write(content)
-        Path(stream.name).replace(kept)
-    return kept
+_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.serve.server, device.serve.serving, "
 
 
 def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
@@ -84,7 +48,7 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
             _copy(library, staged / "llama_cpp" / "lib" / library.name)
         _copy_distribution("llama-cpp-python", staged)
 
-    return _assemble(described, fill, "device.engine.gguf")
+    return _assemble(described, fill, "device.engine.llama")
 
 
 def assemble_site(described: RuntimeManifest, site: Path) -> Path:
@@ -95,7 +59,7 @@ def assemble_site(described: RuntimeManifest, site: Path) -> Path:
             site, staged, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
 
-    return _assemble(described, fill, "device.engine.tflite")
+    return _assemble(described, fill, "device.engine.lite")
 
 
 def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: str) -> Path:
@@ -128,8 +92,8 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
 
 def _fill(staged: Path) -> None:
     staged.mkdir()
-    (staged / "__main__.py").write_text(_MAIN, encoding="utf-8")
-    for file in _device_files():
+    (staged / "__main__.py").write_text(MAIN, encoding="utf-8")
+    for file in device_files():
         _copy(file, staged / "device" / file.relative_to(device_folder()))
     for name in SERVER:
         _copy_distribution(name, staged)
@@ -145,11 +109,6 @@ def _copy_distribution(name: str, staged: Path) -> None:
         code = file.suffix == ".py" and ".." not in parts and name != "llama-cpp-python"
         if about or code:
             _copy(Path(str(file.locate())), staged / Path(*parts))
-
-
-def _device_files() -> list[Path]:
-    found = device_folder().rglob("*")
-    return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _copy(source: Path, destination: Path) -> None:

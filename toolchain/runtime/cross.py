@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolchain import config
+from toolchain.agent import cache
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Reporter
 from toolchain.runtime import source
-from toolchain.runtime.assemble import cache
 from toolchain.runtime.elf import glibc_floor, largest_page, needed_versions
 from toolchain.tools import zig
 

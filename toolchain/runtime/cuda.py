@@ -15,11 +15,12 @@ from typing import Any
 
 from device.manifest import RuntimeManifest
 from toolchain import runtime
+from toolchain.agent import OLDEST_PYTHON, cache
 from toolchain.board.connection import Connection, Finished, lines
 from toolchain.errors import BoardError, ConfigError, FitError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross, source
-from toolchain.runtime.assemble import OLDEST_PYTHON, assemble_llama, cache
+from toolchain.runtime.assemble import assemble_llama
 from toolchain.runtime.elf import glibc_floor
 from toolchain.target import Target
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from toolchain.agent import cache
 from toolchain.errors import ArtifactError
-from toolchain.runtime.assemble import cache
 
 if TYPE_CHECKING:
     import numpy as np

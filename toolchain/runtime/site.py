@@ -21,9 +21,9 @@ from pathlib import Path
 
 from device.manifest import ManifestError, checked_path
 from toolchain import config
+from toolchain.agent import OLDEST_PYTHON, cache
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.progress import Reporter, Silent
-from toolchain.runtime.assemble import OLDEST_PYTHON, cache
 from toolchain.runtime.elf import glibc_floor
 from toolchain.tools import pip
 from toolchain.tools.pip import Place

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint
-from toolchain.lora import CONFIG, WEIGHTS, Lora, check_fits
+from toolchain.models.lora import CONFIG, WEIGHTS, Lora, check_fits
+from toolchain.models.weights import INDEX, open_weights
 from toolchain.training.checkpoints import TOKENIZER_FILES
-from toolchain.weights import INDEX, open_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ArtifactError
-from toolchain.weights import check_model_folder, read_json
+from toolchain.models.weights import check_model_folder, read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -13,7 +13,7 @@ import pytest
 
 from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings, Token
-from device.engine.gguf import LlamaEngine
+from device.engine.llama import LlamaEngine
 from device.errors import DeviceError
 from tests.fakes.tiny_gguf import END, tiny_gguf
 

@@ -15,7 +15,7 @@ CHILD = """
 import json, os, random, resource, signal, sys
 from pathlib import Path
 from device.engine.base import Settings
-from device.engine.gguf import load
+from device.engine.llama import load
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from device.engine.tokenizer import HuggingFaceTokenizer
+from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
 from tests.fakes.families import TOKENIZERS
 from tests.fakes.models import CHATML, TEXTS
-from toolchain.quantize.gguf_tokenizer import PROOF
+from toolchain.models.tokenizer import PROOF
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

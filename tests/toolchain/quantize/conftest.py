@@ -16,7 +16,7 @@ from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain.artifacts import Checkpoint, ModelFile, Record
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import NOTHING, Additions, ModelLabel, quantize
-from toolchain.quantize.gguf_schemes import SCHEMES
+from toolchain.quantize.gguf.schemes import SCHEMES
 from toolchain.recipe import QuantizeSpec
 
 BUILDERS: dict[str, Callable[..., Path]] = {"llama": tiny_llama, "qwen2": tiny_qwen2}

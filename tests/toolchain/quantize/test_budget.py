@@ -17,9 +17,9 @@ from tests.toolchain.quantize.conftest import (
 from tests.toolchain.quantize.test_in_format import LESSONS, SHAPE, TRIALS
 from toolchain.artifacts import ModelFile
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.quantize import budget
 from toolchain.quantize.contents import read_contents
 from toolchain.quantize.gguf import Additions, quantize
+from toolchain.quantize.learned import budget
 from toolchain.recipe import QuantizeSpec
 
 ADDITIONS = Additions(trials=LESSONS + TRIALS)

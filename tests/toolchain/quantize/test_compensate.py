@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from toolchain.quantize import compensate, grids, network
-from toolchain.quantize.grids import Grid
+from toolchain.quantize.learned import compensate, grids, network
+from toolchain.quantize.learned.grids import Grid
 from toolchain.tools.ggml import Type
 
 ROWS = np.random.default_rng(5).normal(size=(16, 256)).astype(np.float32)

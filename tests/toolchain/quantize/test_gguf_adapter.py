@@ -14,9 +14,9 @@ from tests.fakes.families import tiny_family
 from tests.fakes.models import tiny_llama
 from tests.toolchain.quantize.conftest import Quantized, hugging_face_logits, llama_cpp_logits
 from toolchain.errors import ArtifactError
-from toolchain.lora import Merged, read_lora
-from toolchain.quantize.gguf_adapter import convert_adapter
-from toolchain.weights import open_weights
+from toolchain.models.lora import Merged, read_lora
+from toolchain.models.weights import open_weights
+from toolchain.quantize.gguf.adapter import convert_adapter
 
 TOKENS = np.random.default_rng(2).integers(3, 500, 120).tolist()
 FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")

@@ -11,10 +11,10 @@ from device.manifest.gguf import read_header
 from tests.fakes.families import tiny_family
 from tests.fakes.models import tiny_llama, tiny_qwen2
 from tests.toolchain.quantize.conftest import Quantized, config, tensors, upstream
-from toolchain.quantize import importance
 from toolchain.quantize.gguf import Additions
-from toolchain.quantize.gguf_schemes import SCHEMES
-from toolchain.quantize.importance import Matrix
+from toolchain.quantize.gguf.schemes import SCHEMES
+from toolchain.quantize.learned import importance
+from toolchain.quantize.learned.importance import Matrix
 
 Build = Callable[[Path], Any]
 WIDE: dict[str, Any] = {"hidden": 256, "intermediate": 256, "dtype": "bfloat16"}

@@ -25,7 +25,7 @@ from tests.toolchain.quantize.conftest import (
     upstream,
 )
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_families import FAMILIES as KNOWN
+from toolchain.models.families import FAMILIES as KNOWN
 
 UPSTREAM = os.environ.get("DEMITASSE_LLAMA_CPP", "")
 Family = Callable[[str], Path]

@@ -12,8 +12,7 @@ import pytest
 from tests.fakes.families import TOKENIZERS, sentence_piece
 from toolchain import trim
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_structure import recognise, scores
-from toolchain.quantize.gguf_tokenizer import (
+from toolchain.models.tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -23,7 +22,8 @@ from toolchain.quantize.gguf_tokenizer import (
     prove,
     understand,
 )
-from toolchain.vocabulary import Tokens
+from toolchain.models.tokenizer_kinds import recognise, scores
+from toolchain.models.vocabulary import Tokens
 
 ROWS = 700
 UPSTREAM = Path(os.environ.get("DEMITASSE_LLAMA_CPP", "nowhere"), "models")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.models import CHATML, SPECIALS, tiny_llama, tiny_tokenizer
 from toolchain.errors import ArtifactError
-from toolchain.quantize.gguf_tokenizer import (
+from toolchain.models.tokenizer import (
     CONTROL,
     NORMAL,
     UNUSED,

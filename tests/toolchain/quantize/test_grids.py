@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toolchain.quantize import grids, network
+from toolchain.quantize.learned import grids, network
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 

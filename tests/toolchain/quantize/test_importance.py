@@ -17,13 +17,14 @@ from tests.fakes.adapters import tiny_adapter
 from tests.fakes.models import TEXTS, tiny_llama
 from tests.toolchain.quantize.conftest import LABEL, Quantized, Recorder, checkpoint
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.lora import read_lora
+from toolchain.models import architecture as gguf_model
+from toolchain.models.lora import read_lora
+from toolchain.models.weights import open_weights
 from toolchain.progress import Silent
-from toolchain.quantize import gguf_model, importance
 from toolchain.quantize.gguf import IMPORTANCE, Additions, quantize
-from toolchain.quantize.importance import CHUNK_TOKENS, Matrix
+from toolchain.quantize.learned import importance
+from toolchain.quantize.learned.importance import CHUNK_TOKENS, Matrix
 from toolchain.recipe import QuantizeSpec
-from toolchain.weights import open_weights
 
 CALIBRATION = TEXTS * 8
 

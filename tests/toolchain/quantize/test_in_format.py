@@ -19,9 +19,9 @@ from toolchain.artifacts import ModelFile
 from toolchain.chat import IGNORED
 from toolchain.errors import ConfigError
 from toolchain.progress import Silent
-from toolchain.quantize import in_format, network
 from toolchain.quantize.gguf import Additions, quantize
-from toolchain.quantize.network import Divergence
+from toolchain.quantize.learned import in_format, network
+from toolchain.quantize.learned.network import Divergence
 from toolchain.recipe import InFormatSpec, QuantizeSpec
 
 SHAPE: dict[str, Any] = {"hidden": 256, "intermediate": 256, "layers": 1}

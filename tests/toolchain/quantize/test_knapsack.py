@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from toolchain.quantize import knapsack
+from toolchain.quantize.learned import knapsack
 
 Case = tuple[list[list[int]], list[list[float]]]
 

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
 from toolchain import target
-from toolchain.quantize.litertlm import runs_on, write_litertlm
+from toolchain.quantize.tflite.litertlm import runs_on, write_litertlm
 
 
 def test_the_file_holds_the_model_byte_for_byte_and_is_the_same_each_time(tmp_path: Path) -> None:

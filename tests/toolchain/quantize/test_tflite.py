@@ -16,9 +16,9 @@ from tests.fakes.models import tiny_llama, tiny_qwen2
 from tests.fakes.stock_litert import interpreter, teacher_forced
 from tests.toolchain.quantize.conftest import Make, Recorder, config, hugging_face_logits, tensors
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.lora import Merged, read_lora
-from toolchain.quantize.tflite_schemes import PACKERS
-from toolchain.weights import open_weights
+from toolchain.models.lora import Merged, read_lora
+from toolchain.models.weights import open_weights
+from toolchain.quantize.tflite.schemes import PACKERS
 
 SCHEMES = {"fp32": 32.0, "fp16": 16.0, "dynamic_wi8_afp32": 8.1, "dynamic_wi4_afp32_block32": 5.3}
 """Scheme → bits per weight of the tiny model, at most."""

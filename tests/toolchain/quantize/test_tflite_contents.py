@@ -11,9 +11,9 @@ from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_qwen2
 from toolchain.cli import app
 from toolchain.errors import ArtifactError
-from toolchain.quantize.tflite_contents import read_contents
-from toolchain.quantize.tflite_file import write_header
-from toolchain.quantize.tflite_graph import Blueprint, Graph
+from toolchain.quantize.tflite.contents import read_contents
+from toolchain.quantize.tflite.file import write_header
+from toolchain.quantize.tflite.graph import Blueprint, Graph
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 
 from tests.fakes import sdists
 from toolchain import target
+from toolchain.agent import cache
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Silent
 from toolchain.runtime import cross, elf
-from toolchain.runtime.assemble import cache
 
 DOTPROD = "armv8.2+dotprod+fp16"
 

@@ -11,6 +11,7 @@ import pytest
 from device.manifest import RUNTIME_MANIFEST, read_runtime, verify_files
 from tests.fakes.bundles import make_runtime
 from toolchain import runtime
+from toolchain.agent import build_agent
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Silent
 from toolchain.tools import llama
@@ -24,16 +25,16 @@ def _no_runtime_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_agent_is_named_by_its_bytes_and_is_made_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = runtime.agent()
+    first = build_agent()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    again = runtime.agent()
+    again = build_agent()
     assert first != again
     assert (first.name, first.read_bytes()) == (again.name, again.read_bytes())
 
 
 def test_the_agent_runs_alone() -> None:
     done = subprocess.run(
-        [sys.executable, "-sESB", str(runtime.agent()), "facts", "/"],
+        [sys.executable, "-sESB", str(build_agent()), "facts", "/"],
         capture_output=True,
         check=True,
         cwd="/",
@@ -86,7 +87,7 @@ def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
     """Without site-packages, in a folder of nobody: what it imports is its own."""
     folder = runtime.for_this_computer()
     program = (
-        f"import sys; sys.path.insert(0, {str(folder)!r}); import device.server, device.engine.gguf, llama_cpp;"
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import device.serve.server, device.engine.llama, llama_cpp;"
         "print({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None) and 'site-packages' in m.__file__})"
     )
     done = subprocess.run(

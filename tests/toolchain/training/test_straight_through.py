@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolchain.quantize import grids, network
-from toolchain.quantize.grids import Grid
+from toolchain.quantize.learned import grids, network
+from toolchain.quantize.learned.grids import Grid
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 from toolchain.training import straight_through

@@ -1,0 +1,254 @@
+"""GGUF files through llama.cpp, by llama-cpp-python's low-level ctypes interface only.
+
+A runtime holds `llama_cpp.py` and its libraries without the high-level package, so that no numpy travels and nothing is
+detokenized twice. This module is imported by `device.engine.load` alone, when a file is loaded.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+from device.engine.answering import Work, answer
+from device.engine.base import (
+    DEFAULT_CONTEXT,
+    Description,
+    Sampling,
+    Settings,
+    Token,
+    check_prompt,
+    never,
+)
+from device.engine.llama import objects as opening
+from device.engine.llama.cells import LlamaCells
+from device.engine.llama.decoding import LlamaDecoder
+from device.engine.llama.objects import N_OUTPUTS
+from device.engine.sequence import ReadSequence, arbitrary
+from device.errors import DeviceError
+from device.manifest import ManifestError
+from device.manifest.gguf import read_header
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What engines side by side have in common."""
+
+    path: Path
+    settings: Settings
+    model: Any
+    adapter: Any = None
+
+
+class LlamaEngine:
+    """A model in llama.cpp with one context and one sequence."""
+
+    def __init__(self, weights: _Weights, *, owner: bool = True) -> None:
+        path, settings, self._model = weights.path, weights.settings, weights.model
+        self._weights, self._owner = weights, owner
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._context = settings.context or min(
+            llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT
+        )
+        self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
+        if weights.adapter:
+            opening.adapt(self._ctx, weights.adapter)
+        self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
+        self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
+        self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
+        self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
+        self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
+
+    @property
+    def description(self) -> Description:
+        """What is loaded, and how."""
+        return self._description
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._context
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary."""
+        return self._n_vocab
+
+    @property
+    def chat_template(self) -> str:
+        """The template inside the file; empty where it has none."""
+        return (llama.llama_model_chat_template(self._model, None) or b"").decode(
+            "utf-8", "replace"
+        )
+
+    def special_tokens(self) -> dict[str, str]:
+        """Return `bos_token` and `eos_token` as text, where the file names them (llama.cpp itself guesses where it does not)."""
+        tokens = {
+            "bos_token": llama.llama_vocab_bos(self._vocab),
+            "eos_token": llama.llama_vocab_eos(self._vocab),
+        }
+        named = {
+            name: token
+            for name, token in tokens.items()
+            if opening.metadata(self._model, f"tokenizer.ggml.{name}_id")
+        }
+        return {
+            name: llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for name, token in named.items()
+        }
+
+    def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
+        """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        while True:
+            tokens = (llama.llama_token * room)()
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, begin, True)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of a token; none for a control token."""
+        room = 64
+        while True:
+            text = ctypes.create_string_buffer(room)
+            size = llama.llama_token_to_piece(self._vocab, token, text, room, 0, False)
+            if size >= 0:
+                return text.raw[:size]
+            room = -size
+
+    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
+        """Yield a row of float32 for each token behind the lead; all that is not the lead is always evaluated."""
+        check_prompt(tokens, self, answered=False)
+        self._sequence.begin(tokens[:lead])
+        return self._rows(list(tokens[lead:]))
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        stop_ids: Sequence[int] = (),
+        cancelled: Callable[[], bool] = never,
+        lead: int = 0,
+    ) -> Iterator[Token]:
+        """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
+        check_prompt(tokens, self)
+        return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """Return the mean of the last layer over all tokens; always evaluated from the beginning."""
+        check_prompt(tokens, self, answered=False)
+        self._sequence.clear()
+        llama.llama_set_embeddings(self._ctx, True)
+        try:
+            rows = list(self._embedded(list(tokens)))
+        finally:
+            llama.llama_set_embeddings(self._ctx, False)
+            self._sequence.clear()
+        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+    @property
+    def state_kind(self) -> str:
+        """llama.cpp's version and build, and how keys and values lie in memory."""
+        loaded, build = self._description, llama.llama_print_system_info().decode()
+        shape = f"kv {loaded.kv_type} batch {loaded.n_batch} {loaded.n_ubatch} flash {self._flash}"
+        return f"{loaded.engine} {loaded.version} {build} {shape}"
+
+    def save(self, lead: Sequence[int]) -> bytes:
+        """Return the state after these tokens."""
+        check_prompt(lead, self)
+        return self._sequence.saved(list(lead))
+
+    def restore(self, lead: Sequence[int], state: bytes) -> bool:
+        """Take a saved state back and keep it on the shelf for good; counted by the positions that are there afterwards."""
+        check_prompt(lead, self)
+        return self._sequence.restore(list(lead), state)
+
+    def forget(self) -> None:
+        """Drop what is in memory and on the shelf."""
+        self._sequence.forget()
+
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
+        llama.llama_set_n_threads(self._ctx, decode, prefill)
+        self._decoder.exact.clear()
+        os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
+
+    def time_prompt(self, n_tokens: int) -> float:
+        """Return the seconds of a prompt of random tokens."""
+        return self._sequence.time_prompt(arbitrary(n_tokens, self.n_vocab))
+
+    def time_decode(self, n_tokens: int) -> float:
+        """Return the seconds of random tokens, one at a time, from an empty context."""
+        return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
+
+    def beside(self) -> "LlamaEngine":
+        """Return another context on the same model."""
+        return LlamaEngine(self._weights, owner=False)
+
+    def close(self) -> None:
+        """Give the memory and the cores back."""
+        if self._model:
+            os.sched_setaffinity(0, self._cpus)
+            self._sequence.close()
+            llama.llama_free(self._ctx)
+            if self._owner:
+                llama.llama_model_free(self._model)
+            self._model = None
+
+    def _rows(self, tokens: list[int]) -> Iterator[bytes]:
+        for at in range(0, len(tokens), N_OUTPUTS):
+            part = tokens[at : at + N_OUTPUTS]
+            self._sequence.decode(part, every_row=True)
+            for row in range(len(part)):
+                yield ctypes.string_at(
+                    llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4
+                )
+
+    def _embedded(self, tokens: list[int]) -> Iterator[list[float]]:
+        width = llama.llama_model_n_embd_out(self._model)
+        for at in range(0, len(tokens), N_OUTPUTS):
+            part = tokens[at : at + N_OUTPUTS]
+            self._sequence.decode(part, every_row=True)
+            for row in range(len(part)):
+                yield llama.llama_get_embeddings_ith(self._ctx, row)[:width]
+
+    # Answering
+
+    def _answer(
+        self,
+        tokens: list[int],
+        lead: int,
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Token]:
+        room = min(sampling.max_tokens, self._context - len(tokens))
+        work = Work(
+            read=lambda: self._sequence.read(tokens, lead, cancelled),
+            chosen=lambda clock: self._decoder.chosen(tokens, sampling, room, clock, cancelled),
+            ends=lambda token: token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token),
+            piece=self.piece,
+        )
+        return answer(tokens, sampling, work, cancelled)
+
+
+def load(path: Path, settings: Settings) -> LlamaEngine:
+    """Load a GGUF file whose header holds; raise DeviceError `bad_model` with the reason, llama.cpp's own if it has one."""
+    try:
+        for file in filter(None, (path, settings.adapter)):
+            read_header(file)
+    except ManifestError as error:
+        raise DeviceError("bad_model", str(error)) from error
+    model = opening.model(path, mapped=settings.mmap)
+    try:
+        adapter = opening.adapter(model, settings.adapter) if settings.adapter else None
+        return LlamaEngine(_Weights(path, settings, model, adapter))
+    except BaseException:
+        llama.llama_model_free(model)
+        raise

@@ -1,0 +1,84 @@
+"""Keys and values in llama.cpp's memory, for the one sequence of a context."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+from device.engine.llama import objects as opening
+from device.errors import DeviceError
+
+_ABORTED = 2
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+"""Bytes that their maker fills before anybody else sees them."""
+_new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
+
+
+class LlamaCells:
+    """The memory of a context."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+        self._memory = llama.llama_get_memory(ctx)
+        self._batch = opening.batch(llama.llama_n_batch(ctx))
+
+    def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
+        """Evaluate at most a batch of tokens; return False where it was cancelled."""
+        batch, last = self._batch, len(tokens) - 1
+        batch.n_tokens = len(tokens)
+        for row, token in enumerate(tokens):
+            batch.token[row], batch.pos[row], batch.logits[row] = (
+                token,
+                start + row,
+                every_row or row == last,
+            )
+        code = llama.llama_decode(self._ctx, batch)
+        if code not in (0, _ABORTED):
+            raise DeviceError(
+                "engine_failed",
+                f"the engine gave up after {start} tokens (code {code}){opening.because()}",
+            )
+        return bool(code == 0)
+
+    def watch(self, cancelled: "Callable[[], bool] | None") -> None:
+        """Ask from now on whether to go on, between the layers too; None asks no more."""
+        self._ask = (
+            llama.ggml_abort_callback(lambda _: cancelled())
+            if cancelled
+            else llama.ggml_abort_callback()
+        )
+        llama.llama_set_abort_callback(self._ctx, self._ask, None)
+
+    def cut_to(self, length: int) -> bool:
+        """Forget what comes after so many tokens; return False where llama.cpp cannot."""
+        return bool(llama.llama_memory_seq_rm(self._memory, 0, length, -1))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        llama.llama_memory_clear(self._memory, False)
+
+    def size_bytes(self, length: int) -> int:
+        """Return the size of the whole sequence's state."""
+        return int(llama.llama_state_seq_get_size(self._ctx, 0))
+
+    def dump(self, length: int) -> bytes:
+        """Return the state of the whole sequence, written by llama.cpp where it stays: it may be tens of megabytes."""
+        size = self.size_bytes(length)
+        state: bytes = _new_bytes(None, size)
+        written = int(llama.llama_state_seq_get_data(self._ctx, _pointer(state), size, 0))
+        return state if written == size else state[:written]
+
+    def load(self, state: bytes) -> int:
+        """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
+        if llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), 0) != len(state):
+            return 0
+        return int(llama.llama_memory_seq_pos_max(self._memory, 0)) + 1
+
+    def close(self) -> None:
+        """Give the batch's memory back."""
+        llama.llama_batch_free(self._batch)
+
+
+def _pointer(state: bytes) -> Any:
+    return ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))

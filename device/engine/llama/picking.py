@@ -1,0 +1,97 @@
+"""The choice of one token from a row of logits: by llama.cpp's samplers, within a grammar, with log-probabilities.
+
+llama.cpp ends the process when a grammar is told of a token that it does not allow; so each token is shown to it first.
+"""
+
+import ctypes
+import math
+from array import array
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+from device.engine.answering import Chosen
+from device.engine.base import Sampling
+from device.engine.llama import objects as opening
+from device.errors import DeviceError
+
+_NEVER = -9999.0
+"""What OpenAI's API says of a token whose probability is none."""
+_WORDS = 3
+"""32-bit words of a llama_token_data: id, logit, p."""
+
+
+class Picker:
+    """Chooses the tokens of one answer."""
+
+    def __init__(self, ctx: Any, vocab: Any, sampling: Sampling) -> None:
+        self._ctx, self._most = ctx, sampling.top_logprobs
+        self._size: int = llama.llama_vocab_n_tokens(vocab)
+        self._grammar = opening.grammar(vocab, sampling.grammar) if sampling.grammar else None
+        self._chain = opening.sampler(sampling)
+
+    def pick(self, row: int = -1) -> Chosen:
+        """Return the token that comes after a row of the last batch."""
+        token: int = llama.llama_sampler_sample(self._chain, self._ctx, row)
+        if self._grammar:
+            token = token if self._allows(token) else self._allowed(row)
+            llama.llama_sampler_accept(self._grammar, token)
+        return token, [] if self._most is None else self._likeliest(token, self._most, row)
+
+    def close(self) -> None:
+        """Give the samplers' memory back."""
+        llama.llama_sampler_free(self._chain)
+        if self._grammar:
+            llama.llama_sampler_free(self._grammar)
+
+    def _allows(self, token: int) -> bool:
+        one = llama.llama_token_data(token, 0.0, 0.0)
+        only = llama.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
+        llama.llama_sampler_apply(self._grammar, ctypes.byref(only))
+        return bool(one.logit == 0.0)
+
+    def _allowed(self, row: int) -> int:
+        """Return the choice among the tokens that the grammar allows; raise DeviceError `no_token` where there is none."""
+        scores = _Scores(self._ctx, row, self._size)
+        scores.apply(self._grammar)
+        scores.apply(self._chain)
+        best = scores.entries[scores.array.selected]
+        if best.logit == -math.inf:
+            raise DeviceError(
+                "no_token", "the model has no token that goes on as `response_format` asks"
+            )
+        return int(best.id)
+
+    def _likeliest(self, token: int, most: int, row: int) -> list[tuple[int, float]]:
+        """Return the log-probability of a token and those of the likeliest."""
+        scores = _Scores(self._ctx, row, self._size)
+        scores.apply_once(llama.llama_sampler_init_dist(0))
+        own = (token, _log(scores.entries[token].p))
+        scores.apply_once(llama.llama_sampler_init_top_k(max(1, most)))
+        return [own, *((entry.id, _log(entry.p)) for entry in scores.entries[:most])]
+
+
+class _Scores:
+    """A row of logits as samplers take it."""
+
+    def __init__(self, ctx: Any, row: int, size: int) -> None:
+        self.entries = (llama.llama_token_data * size)()
+        words = memoryview(self.entries).cast("B")
+        logits = ctypes.cast(
+            llama.llama_get_logits_ith(ctx, row), ctypes.POINTER(ctypes.c_float * size)
+        ).contents
+        words.cast("i")[0::_WORDS] = memoryview(array("i", range(size)))
+        words.cast("f")[1::_WORDS] = memoryview(logits).cast("B").cast("f")
+        first = ctypes.cast(self.entries, ctypes.POINTER(llama.llama_token_data))
+        self.array = llama.llama_token_data_array(first, size, -1, False)
+
+    def apply(self, sampler: Any) -> None:
+        llama.llama_sampler_apply(sampler, ctypes.byref(self.array))
+
+    def apply_once(self, sampler: Any) -> None:
+        self.apply(sampler)
+        llama.llama_sampler_free(sampler)
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else _NEVER

@@ -1,0 +1,113 @@
+"""`serve`: one model on one port. The port opens first; the model loads behind it, and beside it the server's own libraries.
+
+A restart is over when the first answer begins, so that nothing waits here that can be done at the same time.
+"""
+
+import argparse
+import ctypes
+import json
+import socket
+from pathlib import Path
+from typing import Protocol
+
+from device.engine import import_engine
+from device.errors import DeviceError
+from device.leads import prepare
+from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
+from device.model import open_bundle
+from device.serve.access import access_for
+from device.serve.worker import Worker
+
+WAITING = 8
+"""Questions that may wait behind the one that is answered."""
+BACKLOG = 128
+_M_MMAP_THRESHOLD = -3
+"""glibc's mallopt(3)."""
+_LARGE_BYTES = 1 << 20
+
+
+class _Stoppable(Protocol):
+    should_exit: bool
+
+
+def serve(argv: list[str]) -> int:
+    """Serve a bundle until the process is told to end; prints one line of JSON when the port is open."""
+    options = _options(argv)
+    folder = Path(options.bundle)
+    manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
+    failures: list[DeviceError] = []
+
+    running: list[_Stoppable] = []
+    _free_large_blocks_at_once()
+
+    def give_up(error: DeviceError) -> None:
+        failures.append(error)
+        for each in running:
+            each.should_exit = True
+
+    worker = Worker(
+        lambda: open_bundle(folder, manifest, options.threads),
+        waiting=WAITING,
+        failed=give_up,
+        prepare=lambda model: prepare(model, folder),
+    )
+    with _listen(options.host, options.port) as port:
+        print(json.dumps({"host": options.host, "port": port.getsockname()[1]}), flush=True)
+        import_engine(folder / manifest.model)
+        worker.start()
+        from device.engine import chat  # noqa: F401
+        from device.serve import server
+
+        made = server.server(
+            server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker), access
+        )
+        running.append(made)
+        made.should_exit = bool(failures)
+        made.run(sockets=[port])
+    worker.stop()
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _free_large_blocks_at_once() -> None:
+    """Have glibc map large blocks one by one: states of conversations come and go, and would leave holes in its heaps."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # asyncio sets TCP_NODELAY where it is named alone
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise DeviceError(
+            "port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from error
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="serve", description="Serve a bundle with OpenAI's endpoints."
+    )
+    parser.add_argument("--bundle", required=True, metavar="DIR")
+    parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with the bearer token that requests must bring",
+    )
+    return parser.parse_args(argv)

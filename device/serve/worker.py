@@ -1,0 +1,274 @@
+"""The threads that answer, each with an engine of its own on the same weights; questions wait before them in a bounded line.
+
+There is one such slot where the bundle or the board's memory says no more. A conversation goes back to the slot that still has it
+in memory, as long as that one is idle; any other question goes to the slot that has been idle longest.
+"""
+
+import asyncio
+import math
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Union
+
+from device.engine.base import Token
+from device.errors import DeviceError
+from device.model import Model, Prompt
+from device.serve.api import Message, Question, Texts
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector for each text, of length 1."""
+
+    vectors: list[list[float]]
+    tokens: int
+    """Of all texts."""
+
+
+Event = Union[int, Token, Vectors, DeviceError, None]
+"""What an asker is told: first the number of prompt tokens, then tokens, or vectors; an error instead; None where it left."""
+
+
+class Job:
+    """A question on its way through the worker; made and read in the event loop."""
+
+    def __init__(self, question: Union[Question, Texts]) -> None:
+        self.question = question
+        self._loop = asyncio.get_running_loop()
+        self._events: "asyncio.Queue[Event]" = asyncio.Queue()
+        self._cancelled = threading.Event()
+
+    async def next(self) -> Event:
+        """Wait for what happens next; raise the DeviceError that ended it."""
+        happened = await self._events.get()
+        if isinstance(happened, DeviceError):
+            raise happened
+        return happened
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the answer any more: the worker stops within one token."""
+        self._cancelled.set()
+        self._events.put_nowait(None)
+
+    def cancelled(self) -> bool:
+        """Return whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    def tell(self, happened: Event) -> None:
+        """Pass an event on; called in the worker's thread, where the loop may be gone already."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._events.put_nowait, happened)
+
+
+class _Slot:
+    """A thread that answers, as the line sees it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._messages: "tuple[Message, ...]" = ()
+        """Of the question that it answered last."""
+
+    def goes_on(self, question: Union[Question, Texts]) -> bool:
+        """Say whether a question is the next one of the conversation that this slot has in memory."""
+        known = len(self._messages)
+        return (
+            isinstance(question, Question)
+            and 0 < known < len(question.messages)
+            and question.messages[:known] == self._messages
+        )
+
+    def took(self, question: Question) -> None:
+        """Remember what is in memory from now on."""
+        self._messages = tuple(question.messages)
+
+
+class Worker:
+    """The line of questions, and the threads that answer them."""
+
+    def __init__(
+        self,
+        open_model: Callable[[], Model],
+        *,
+        waiting: int,
+        failed: Callable[[DeviceError], None],
+        prepare: Callable[[Model], object] = lambda model: None,
+    ) -> None:
+        """`prepare` is called with each slot's model before its first question, which may be waiting already."""
+        self._open_model = open_model
+        self._prepare = prepare
+        self._most_waiting = waiting
+        self._failed = failed
+        self._line: "deque[Job]" = deque()
+        self._idle: "list[_Slot]" = []
+        """Idle longest first."""
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.model: "Model | None" = None
+        """The first slot's; None until it is loaded."""
+        self.slots = 0
+        """Questions that are answered at the same time."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Load the model and begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the tokens under way, give the engines' memory back."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Return how many questions wait behind those that are answered."""
+        return sum(not job.cancelled() for job in tuple(self._line))
+
+    def submit(self, question: Union[Question, Texts]) -> Job:
+        """Put a question in the line; raise DeviceError `busy` where it is full."""
+        job = Job(question)
+        with self._changed:
+            self._line = deque(waiting for waiting in self._line if not waiting.cancelled())
+            if len(self._line) >= self._most_waiting:
+                raise DeviceError(
+                    "busy",
+                    "too many questions are waiting already",
+                    hint="try again later",
+                    status=429,
+                )
+            self._line.append(job)
+            self._changed.notify_all()
+        return job
+
+    def _run(self) -> None:
+        try:
+            model = self.model = self._open_model()
+            self._prepare(model)
+        except DeviceError as error:
+            return self._failed(error)
+        except Exception:
+            traceback.print_exc()
+            return self._failed(
+                DeviceError(
+                    "internal_error", "the model could not be opened, the log above says why"
+                )
+            )
+        others = [
+            threading.Thread(target=self._run_beside, args=(model,), daemon=True)
+            for _ in range(model.slots - 1)
+        ]
+        for other in others:
+            other.start()
+        self._answer_all(_Slot(model))
+        for other in others:
+            other.join()
+        for job in self._line:
+            job.tell(_stopping())
+        model.engine.close()
+
+    def _run_beside(self, first: Model) -> None:
+        """Answer beside the first slot; where there is no second engine the first goes on alone."""
+        try:
+            model = first.beside()
+        except DeviceError as error:
+            return print(f"one slot less: {error.message}", file=sys.stderr, flush=True)
+        if model:
+            try:
+                self._prepare(model)
+                self._answer_all(_Slot(model))
+            finally:
+                model.engine.close()
+
+    def _answer_all(self, slot: _Slot) -> None:
+        with self._changed:
+            self.slots += 1
+            self._rest(slot)
+        while job := self._next(slot):
+            self._serve(slot, job)
+
+    def _next(self, slot: _Slot) -> "Job | None":
+        """Wait for the first question that is not better answered by another idle slot; None where the service ends."""
+        with self._changed:
+            self._rest(slot)
+            self._changed.wait_for(lambda: self._stopping or self._first_for(slot))
+            job = None if self._stopping else self._first_for(slot)
+            self._idle.remove(slot)
+            if job:
+                self._line.remove(job)
+            self._changed.notify_all()
+            return job
+
+    def _rest(self, slot: _Slot) -> None:
+        """Count a slot as idle, if it is not already."""
+        with self._changed:
+            if slot not in self._idle:
+                self._idle.append(slot)
+
+    def _first_for(self, slot: _Slot) -> "Job | None":
+        for job in self._line:
+            if (
+                next((idle for idle in self._idle if idle.goes_on(job.question)), self._idle[0])
+                is slot
+            ):
+                return job
+        return None
+
+    def _serve(self, slot: _Slot, job: Job) -> None:
+        try:
+            self._answer(slot, job)
+        except DeviceError as error:
+            job.tell(error)
+        except Exception:
+            traceback.print_exc()
+            job.tell(
+                DeviceError("internal_error", "the service failed to answer, its log says why")
+            )
+
+    def _answer(self, slot: _Slot, job: Job) -> None:
+        if job.cancelled():
+            return
+        model, question = slot.model, job.question
+        if isinstance(question, Texts):
+            return job.tell(_vectors(model, question))
+        prompt = _prompt(model, question)
+        gone = lambda: self._stopping or job.cancelled()  # noqa: E731
+        answer = model.engine.generate(
+            prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead
+        )
+        slot.took(question)
+        job.tell(len(prompt.tokens))
+        for token in answer:
+            if token.finish_reason:
+                self._rest(slot)  # who hears the end may ask on at once
+            job.tell(token)
+        if self._stopping:
+            job.tell(_stopping())
+
+
+def _prompt(model: Model, question: Question) -> Prompt:
+    if question.chat:
+        return model.prompt(question.messages)
+    return Prompt(_tokens(model, question.prompt))
+
+
+def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
+    return model.engine.tokenize(text, begin=True) if isinstance(text, str) else list(text)
+
+
+def _vectors(model: Model, texts: Texts) -> Vectors:
+    prompts = [_tokens(model, text) for text in texts.inputs]
+    found = [model.engine.embed(prompt) for prompt in prompts]
+    sizes = [math.hypot(*vector) or 1.0 for vector in found]
+    vectors = [
+        [value / size for value in vector] for vector, size in zip(found, sizes, strict=True)
+    ]
+    return Vectors(vectors, sum(map(len, prompts)))
+
+
+def _stopping() -> DeviceError:
+    return DeviceError("stopping", "the service is going down", status=503)

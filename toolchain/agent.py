@@ -1,0 +1,55 @@
+"""The device package as it leaves the host: the agent, the first thing that is sent to a board.
+
+Boards are reached through it and runtimes contain the same files; neither of the two needs to know the other for that.
+"""
+
+import io
+import tempfile
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import platformdirs
+
+import device.manifest
+
+OLDEST_PYTHON = (3, 10)
+"""Oldest Python on which the device package runs."""
+MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+"""`__main__.py` of the agent and of every runtime."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Time of every archive member: the same files give the same bytes."""
+
+
+def cache() -> Path:
+    """Return where runtimes and agents are kept on this computer."""
+    return Path(platformdirs.user_cache_dir("demitasse"))
+
+
+def device_folder() -> Path:
+    """Return the package that runs on boards."""
+    return Path(device.manifest.__file__).parent.parent
+
+
+def build_agent() -> Path:
+    """Return the agent, `<sha256>.pyz`: the device package alone, the first thing that is sent to a board."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), MAIN)
+        for file in device_files():
+            name = "device/" + file.relative_to(device_folder()).as_posix()
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+    content = packed.getvalue()
+    kept = cache() / "agents" / f"{sha256(content).hexdigest()}.pyz"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as stream:
+            stream.write(content)
+        Path(stream.name).replace(kept)
+    return kept
+
+
+def device_files() -> list[Path]:
+    """Return the files of the device package, sorted."""
+    found = device_folder().rglob("*")
+    return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)

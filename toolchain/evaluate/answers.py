@@ -1,0 +1,65 @@
+"""What a model file answers to held-out questions: task scores, and the goldens that a board must reproduce."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device.manifest.opening import bare
+from toolchain.artifacts import Figures
+from toolchain.opening import Opening
+from toolchain.progress import Reporter
+from toolchain.runtime.scoring import Scorer
+from toolchain.training.answers import exact_match, token_f1
+
+Conversation = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    messages: Sequence[Mapping[str, str]]
+    prompt: list[int]
+    tokens: list[int]
+    text: str
+    stopped: bool
+
+    @property
+    def question(self) -> str:
+        return self.messages[-2]["content"]
+
+    @property
+    def expected(self) -> str:
+        return self.messages[-1]["content"]
+
+
+def answer_all(
+    child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter
+) -> list[Answered]:
+    answered = []
+    for number, chat in enumerate(chats, 1):
+        answer = child.answer(chat["messages"][:-1], max_tokens)
+        answered.append(
+            Answered(chat["messages"], answer.prompt, answer.tokens, answer.text, answer.stopped)
+        )
+        report.step("answer held-out questions", number, len(chats), "answers")
+    return answered
+
+
+def task_scores(answers: Sequence[Answered]) -> Figures:
+    count = max(1, len(answers))
+    return {
+        "questions": len(answers),
+        "exact_match": sum(exact_match(a.text, a.expected) for a in answers) / count,
+        "f1": sum(token_f1(a.text, a.expected) for a in answers) / count,
+        "eos_rate": sum(a.stopped for a in answers) / count,
+    }
+
+
+def golden(answer: Answered, opening: Opening) -> Figures:
+    """Return what a client sends, and what must come of it: the board itself puts the opening before it."""
+    end = {"finish_reason": "stop"} if answer.stopped else {}
+    return {
+        "messages": list(bare(answer.messages[:-1], opening)),
+        "prompt_tokens": answer.prompt,
+        "tokens": answer.tokens,
+        **end,
+    }

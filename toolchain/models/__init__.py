@@ -1,0 +1,1 @@
+"""What a checkpoint is: weights, architecture, tokenizer, template, adapter; where it is found by name."""

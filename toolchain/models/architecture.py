@@ -1,0 +1,288 @@
+"""A checkpoint matched with its family: sizes, metadata, and where the rows of every tensor of the model file come from.
+
+Everything that config.json and the headers of the weights can contradict is asked here, before a weight is read.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import ArtifactError
+from toolchain.models.families import FAMILIES, TOP, Family
+from toolchain.models.gguf_file import Metadata
+from toolchain.models.rope import long_caveat, understand_rope
+from toolchain.models.weights import Weights, read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_IGNORED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One tensor of the model file, and where its rows come from."""
+
+    name: str
+    shape: tuple[int, ...]
+    origin: str = ""
+    """Tensor of the checkpoint; empty where `values` are given."""
+    heads: int = 0
+    """Heads whose rows are regrouped; 0: rows stay as they are."""
+    offset: float = 0.0
+    """Added to every weight."""
+    values: "NDArray[np.float32] | None" = None
+
+    @property
+    def weights(self) -> int:
+        """Weights in the tensor."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A checkpoint understood."""
+
+    family: Family
+    sizes: dict[str, int]
+    """vocab, hidden, intermediate, query, key, heads, kv_heads, head_dim, layers, context, and sums of them."""
+    tied: bool
+    metadata: Metadata
+    tensors: tuple[Source, ...]
+    """In llama.cpp's file order: what belongs to no layer, then layer by layer, by name (`weight_name_comparer`)."""
+    caveats: tuple[str, ...] = ()
+    """What is not the same in llama.cpp, a line each."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights in the file, computed tensors left out."""
+        return sum(tensor.weights for tensor in self.tensors if tensor.origin)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of an f16 key-value cache for one token."""
+        return 2 * 2 * self.sizes["layers"] * self.sizes["key"]
+
+
+def understand(folder: Path, weights: Weights) -> Model:
+    """Match a checkpoint with its family; raise ArtifactError for what differs."""
+    config = read_json(folder / "config.json")
+    family = _family(config)
+    sizes = _sizes(family, config)
+    _check_features(family, config, sizes)
+    tied = bool(config.get("tie_word_embeddings", family.tied))
+    tensors = _sources(family, config, sizes, tied)
+    _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
+    rope, factors = understand_rope(family, config, sizes)
+    tensors += [
+        Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
+    ]
+    metadata, limit = _metadata(family, config, sizes)
+    caveats = (limit, long_caveat(rope, factors))
+    return Model(
+        family=family,
+        sizes=sizes,
+        tied=tied,
+        tensors=tuple(sorted(tensors, key=_file_order)),
+        metadata={f"{family.name}.{key}": value for key, value in (metadata | rope).items()},
+        caveats=tuple(caveat for caveat in caveats if caveat),
+    )
+
+
+def _family(config: dict[str, Any]) -> Family:
+    names = config.get("architectures") or ["none"]
+    if names[0] not in FAMILIES:
+        raise ArtifactError(
+            f"config.json: architecture `{names[0]}` is not known",
+            hint=f"known: {', '.join(FAMILIES)}",
+        )
+    return FAMILIES[names[0]]
+
+
+def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
+    hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
+    head_dim = config.get("head_dim") or family.head_dim or hidden // heads
+    if family.square_heads and head_dim != hidden // heads:
+        raise _no_place(config, "head_dim")
+    kv_heads, intermediate = (
+        config.get("num_key_value_heads") or heads,
+        _number(config, "intermediate_size"),
+    )
+    return {
+        "vocab": _number(config, "vocab_size"),
+        "hidden": hidden,
+        "intermediate": intermediate,
+        "gate_up": 2 * intermediate,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "query": heads * head_dim,
+        "key": kv_heads * head_dim,
+        "query_key_value": (heads + 2 * kv_heads) * head_dim,
+        "rotary": int(_rotary_share(config) * hidden) // heads,
+        "layers": _number(config, "num_hidden_layers"),
+        "context": _number(config, "max_position_embeddings"),
+    }
+
+
+def _rotary_share(config: dict[str, Any]) -> float:
+    rope = config.get("rope_parameters") or {}
+    return float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0)
+
+
+def _number(config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise ArtifactError(f"config.json: `{key}` is `{value}`, not a count")
+    return value
+
+
+def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Refuse what config.json asks for and llama.cpp's graph of the family does not have."""
+    activation = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
+    scalar = (
+        sizes["hidden"] // sizes["heads"]
+        if sizes["layers"] == family.scaled_by_hidden
+        else sizes["head_dim"]
+    )
+    wrong = {
+        "quantization_config": bool(config.get("quantization_config")),
+        activation: config.get(activation, family.activation) != family.activation,
+        "partial_rotary_factor": _rotary_share(config) != 1.0 and not family.original_context,
+        "query_pre_attn_scalar": bool(family.scaled_by_hidden)
+        and config.get("query_pre_attn_scalar", scalar) != scalar,
+        **{key: config.get(key) not in allowed for key, allowed in family.fixed.items()},
+        **{
+            key: not _has_period(config.get(key), period, sizes["layers"])
+            for key, period in family.periods.items()
+        },
+    }
+    for key, differs in wrong.items():
+        if differs:
+            raise _no_place(config, key)
+
+
+def _no_place(config: dict[str, Any], key: str) -> ArtifactError:
+    return ArtifactError(
+        f"config.json: `{key}` is `{str(config.get(key))[:60]}`, which has no place in the model file"
+    )
+
+
+def _has_period(found: list[Any] | None, period: tuple[int, Any, Any], layers: int) -> bool:
+    every, usual, other = period
+    return found is None or found == [
+        usual if (layer + 1) % every else other for layer in range(layers)
+    ]
+
+
+def _sources(
+    family: Family, config: dict[str, Any], sizes: dict[str, int], tied: bool
+) -> list[Source]:
+    biased = set(family.biases).union(
+        *(modules for key, modules in family.optional_biases.items() if config.get(key))
+    )
+    sources = [
+        _source(family, sizes, name, origin, tuple(sizes[size] for size in shape))
+        for origin, (name, shape) in TOP.items()
+        if not (tied and origin == HEAD)
+    ]
+    for layer in range(sizes["layers"]):
+        for module, (name, named_shape) in family.modules.items():
+            shape = tuple(sizes[size] for size in named_shape)
+            for part in ("weight", "bias") if module in biased else ("weight",):
+                origin = f"model.layers.{layer}.{module}.{part}"
+                sources.append(
+                    _source(
+                        family,
+                        sizes,
+                        f"blk.{layer}.{name}.{part}",
+                        origin,
+                        shape if part == "weight" else shape[:1],
+                    )
+                )
+    return sources
+
+
+def _source(
+    family: Family, sizes: dict[str, int], name: str, origin: str, shape: tuple[int, ...]
+) -> Source:
+    module = name.split(".")[-2]
+    heads = (
+        {"attn_q": sizes["heads"], "attn_k": sizes["kv_heads"]}.get(module, 0)
+        if family.adjacent_pairs
+        else 0
+    )
+    offset = family.norm_offset if module.endswith("_norm") else 0.0
+    return Source(name=name, shape=shape, origin=origin, heads=heads, offset=offset)
+
+
+def _compare(
+    folder: Path, expected: dict[str, tuple[int, ...]], weights: Weights, tied: bool
+) -> None:
+    for name, shape in expected.items():
+        tensor = weights.tensors.get(name)
+        if tensor is None:
+            raise ArtifactError(f"{folder.name}: tensor `{name}` is missing")
+        if tensor.shape != shape:
+            problem = f"shape {list(tensor.shape)}, config.json asks for {list(shape)}"
+            raise ArtifactError(f"{tensor.file.name}: tensor `{name}`: {problem}")
+    for name, tensor in weights.tensors.items():
+        if name not in expected and not name.endswith(_IGNORED) and not (tied and name == HEAD):
+            raise ArtifactError(
+                f"{tensor.file.name}: tensor `{name}` has no place in the model file"
+            )
+
+
+def _metadata(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[Metadata, str]:
+    context, window, limit = _context(family, config, sizes)
+    metadata: Metadata = {
+        "block_count": sizes["layers"],
+        "context_length": context,
+        "embedding_length": sizes["hidden"],
+        "feed_forward_length": sizes["intermediate"],
+        "attention.head_count": sizes["heads"],
+        "attention.head_count_kv": sizes["kv_heads"],
+        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        **window,
+    }
+    if (config.get("head_dim") or family.head_dim) and not family.square_heads:
+        metadata |= {
+            "attention.key_length": sizes["head_dim"],
+            "attention.value_length": sizes["head_dim"],
+        }
+    if family.says_vocabulary:
+        metadata |= {"vocab_size": sizes["vocab"], "rope.dimension_count": sizes["head_dim"]}
+    for key, named in family.numbers.items():
+        value = config.get(named)
+        if value:
+            metadata[key] = float(value)
+        elif key in family.needed:
+            raise ArtifactError(f"config.json: `{named}` is `{value}`, not a number")
+    return metadata, limit
+
+
+def _context(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[int, Metadata, str]:
+    """Return the context that the model file may promise, what is said of the window, and why the context is shorter."""
+    window, context = config.get("sliding_window"), sizes["context"]
+    if family.window == "written":
+        return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
+    said: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
+    if family.window == "limit" and window and window < context:
+        return (
+            window,
+            said,
+            f"llama.cpp has no sliding window for `{family.name}`: the context ends with it, at {window} of {context}",
+        )
+    return context, said, ""
+
+
+def _file_order(source: Source) -> tuple[int, str]:
+    parts = source.name.split(".")
+    return (int(parts[1]) if parts[0] == "blk" else -1), source.name

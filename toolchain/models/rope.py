@@ -1,0 +1,145 @@
+"""The rotary embedding as GGUF metadata, and the factors that some kinds scale their pairs with.
+
+Kinds that llama.cpp computes as Hugging Face does (transformers modeling_rope_utils.py) are known; others are refused.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import ArtifactError
+from toolchain.models.families import Family
+from toolchain.models.gguf_file import Metadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Factors = dict[str, "NDArray[np.float32]"]
+"""Tensor of the model file → its values."""
+BASE = 10000.0
+"""`rope_theta` where nothing is said."""
+
+
+def understand_rope(
+    family: Family, config: dict[str, Any], sizes: dict[str, int]
+) -> tuple[Metadata, Factors]:
+    """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    local = settings.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq")}
+    settings = settings.get("full_attention") or settings
+    base = float(settings.get("rope_theta") or config.get("rope_theta") or BASE)
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    metadata: Metadata = {"rope.freq_base": base}
+    if local.get("rope_theta"):
+        if (local.get("rope_type") or "default") != "default":
+            raise _unknown(local["rope_type"])
+        metadata["rope.freq_base_swa"] = float(local["rope_theta"])
+    if family.plain_rope:
+        if kind != "default" or base != BASE:
+            raise ArtifactError(
+                f"config.json: rotary embedding `{kind}` with base {base:g}, where `{family.name}` has none but {BASE:g}"
+            )
+        return {}, {}
+    more, factors = _scaled(family, kind, settings, base, config, sizes)
+    return metadata | more, factors
+
+
+def long_caveat(metadata: Metadata, factors: Factors) -> str:
+    """Return what is not the same with long-context factors: llama.cpp chooses them by what is served, not by what was said."""
+    if "rope_factors_long.weight" not in factors:
+        return ""
+    short = metadata["rope.scaling.original_context_length"]
+    return f"served with more than {short} tokens of context, llama.cpp uses the factors for long text from the first token on"
+
+
+def _scaled(
+    family: Family,
+    kind: str,
+    settings: dict[str, Any],
+    base: float,
+    config: dict[str, Any],
+    sizes: dict[str, int],
+) -> tuple[Metadata, Factors]:
+    original = _original_context(settings, config) if family.original_context else 0
+    extended: Metadata = {
+        "rope.scaling.original_context_length": original,
+        "rope.dimension_count": sizes["rotary"],
+    }
+    match kind:
+        case "default":
+            return extended if original else {}, {}
+        case "linear" if not original:
+            return {
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": _setting(settings, "factor"),
+            }, {}
+        case "llama3" if not original:
+            return {}, {"rope_freqs.weight": _llama3_factors(settings, base, sizes["head_dim"])}
+        case "longrope" | "su" if original:
+            return extended | {
+                "rope.scaling.attn_factor": _long_attention(settings, original, config)
+            }, _long_factors(settings, sizes)
+    raise _unknown(kind)
+
+
+def _unknown(kind: str) -> ArtifactError:
+    return ArtifactError(
+        f"config.json: rope type `{kind}` is not known",
+        hint="known: default, linear, llama3; longrope for Phi",
+    )
+
+
+def _original_context(settings: dict[str, Any], config: dict[str, Any]) -> int:
+    found = settings.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings"
+    )
+    return int(found or config["max_position_embeddings"])
+
+
+def _long_attention(settings: dict[str, Any], original: int, config: dict[str, Any]) -> float:
+    """Return by what long-context attention is scaled (arXiv:2402.13753; `_compute_longrope_parameters`)."""
+    if settings.get("attention_factor"):
+        return _setting(settings, "attention_factor")
+    scale = settings.get("factor") or config["max_position_embeddings"] / original
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+
+
+def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
+    import numpy as np
+
+    pairs = sizes["rotary"] // 2
+    found: Factors = {}
+    for length in ("long", "short"):
+        values = settings.get(f"{length}_factor")
+        if not isinstance(values, list) or len(values) != pairs:
+            raise ArtifactError(
+                f"config.json: rope setting `{length}_factor` is not a list of {pairs} numbers"
+            )
+        found[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
+    return found
+
+
+def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "NDArray[np.float32]":
+    """Return by what each pair's frequency is divided (`_compute_llama3_parameters`)."""
+    import numpy as np
+
+    factor, low, high = (
+        _setting(settings, key) for key in ("factor", "low_freq_factor", "high_freq_factor")
+    )
+    context = _setting(settings, "original_max_position_embeddings")
+    wavelengths = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
+    smooth = (context / wavelengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    factors = np.where(
+        wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between)
+    )
+    return np.ascontiguousarray(factors, dtype=np.float32)
+
+
+def _setting(settings: dict[str, Any], key: str) -> float:
+    value = settings.get(key)
+    if not isinstance(value, int | float) or value <= 0:
+        raise ArtifactError(
+            f"config.json: rope setting `{key}` is `{value}`, not a positive number"
+        )
+    return float(value)

@@ -1,0 +1,400 @@
+"""push(Bundle, Device) → Deployment: look at the board, plan, act.
+
+What does not fit or would crash there is refused before the first byte. Only what the board does not hold is sent, each blob
+from the byte where it was cut; the board itself checks, switches, and goes back if the release is not healthy.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from device.manifest import (
+    BUNDLE_MANIFEST,
+    RUNTIME_MANIFEST,
+    File,
+    Manifest,
+    ManifestError,
+    RuntimeManifest,
+    read_manifest,
+    read_runtime,
+)
+from toolchain import signing
+from toolchain.agent import build_agent
+from toolchain.artifacts import Action, Bundle, Deployment
+from toolchain.board.device import Device, check_python
+from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
+from toolchain.forecast import RUNTIME_BYTES
+from toolchain.progress import Reporter
+from toolchain.push import sent as kept
+from toolchain.push.transfer import Blob, send_blobs, send_papers
+from toolchain.runtime.cross import PAGES
+from toolchain.target import Needs, fit, recognise
+
+if TYPE_CHECKING:
+    from toolchain.push.delta import Old
+
+Facts = Mapping[str, Any]
+Loads = Mapping[str, Sequence[Blob]]
+"""What is missing of each cargo that is not there, by the cargo's id."""
+WORTH_BYTES = 1 << 20
+"""A smaller file is not worth comparing."""
+SPARE_DISK_BYTES = 32 << 20
+UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
+"""Addresses on which the speed of a release says nothing."""
+ACTIVATION_S = 3600.0
+OLDEST_L4T = (36,)
+"""JetPack 6: the first with Python 3.10."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cargo:
+    """A folder that travels: a runtime or a bundle."""
+
+    kind: Literal["runtime", "release"]
+    folder: Path
+    files: tuple[File, ...]
+    manifest: bytes
+    signature: bytes
+    """Empty where there is none."""
+
+    @property
+    def id(self) -> str:
+        """Its name on a board."""
+        return sha256(self.manifest).hexdigest()
+
+    def missing(self, stored: Facts) -> list[Blob]:
+        """Return what the board lacks of it, each content once."""
+        blobs: Mapping[str, int | None] = stored["blobs"]
+        wanted = {file.sha256: file for file in self.files if blobs.get(file.sha256, 0) is not None}
+        return [
+            Blob(
+                path=self.folder / file.path,
+                sha256=digest,
+                size=file.size,
+                offset=min(blobs.get(digest) or 0, file.size),
+            )
+            for digest, file in wanted.items()
+        ]
+
+    def path_of(self, blob: Blob) -> str:
+        """Return the name of a blob in this folder."""
+        return blob.path.relative_to(self.folder).as_posix()
+
+    def is_there(self, stored: Facts) -> bool:
+        """Say whether nothing of it has to be sent: neither bytes nor another signature."""
+        signed = (
+            not self.signature
+            or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
+        )
+        return signed and self.id in stored[f"{self.kind}s"] and not self.missing(stored)
+
+
+def push(
+    bundle: Bundle,
+    runtime: Path,
+    device: Device,
+    report: Reporter,
+    *,
+    port: int = 8080,
+    dry_run: bool = False,
+    allow_unsigned: bool = False,
+) -> Deployment:
+    """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back."""
+    began = time.monotonic()
+    manifest, cargos = _load(bundle.path, runtime)
+    facts, stored = device.look()
+    loads = {cargo.id: cargo.missing(stored) for cargo in cargos if not cargo.is_there(stored)}
+    coming = sum(blob.size - blob.offset for blobs in loads.values() for blob in blobs)
+    refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
+    if not allow_unsigned and not dry_run:
+        for cargo in cargos:
+            signing.refuse_untrusted(
+                device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"]
+            )
+    loads = {
+        key: [update(blob, manifest, device, report) for blob in blobs]
+        for key, blobs in loads.items()
+    }
+    actions = plan(manifest, cargos, loads, stored, port=port)
+    unsigned = ["--allow-unsigned"] if allow_unsigned else []
+    sent, goldens = (
+        (0, "")
+        if dry_run
+        else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
+    )
+    if not dry_run:
+        _remember(cargos[1])
+    return Deployment(
+        release=cargos[1].id,
+        name=manifest.name,
+        version=manifest.version,
+        address=device.address,
+        port=port,
+        bytes_sent=sent,
+        seconds=round(time.monotonic() - began, 2),
+        actions=tuple(actions),
+        goldens=goldens,
+    )
+
+
+def plan(
+    manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, stored: Facts, *, port: int
+) -> list[Action]:
+    """Return what a push would do, with the bytes that each step sends."""
+    agent = build_agent()
+    actions = []
+    if agent.name not in stored["agents"]:
+        actions.append(
+            Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size)
+        )
+    for cargo in cargos:
+        if cargo.id in loads:
+            missing = {blob.sha256: blob for blob in loads[cargo.id]}
+            absent = sum(file.sha256 in missing for file in cargo.files)
+            ways = {
+                f"{cargo.path_of(blob)} {way}": size
+                for blob in missing.values()
+                for way, size in _ways(blob).items()
+            }
+            what = f"{cargo.kind} {cargo.id[:12]}: {absent} of {len(cargo.files)} files"
+            size = (
+                sum(blob.missing_bytes for blob in missing.values())
+                + len(cargo.manifest)
+                + len(cargo.signature)
+            )
+            actions.append(Action(verb="send", what=what, size_bytes=size, ways=ways))
+    return [
+        *actions,
+        Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}"),
+    ]
+
+
+def _ways(blob: Blob) -> dict[str, int]:
+    """Return the bytes that each way to send a file takes, where there is a choice; the first one is taken."""
+    if not blob.patch:
+        return {}
+    return {
+        "as a delta": blob.missing_bytes,
+        "in whole tensors": blob.patch.whole_tensor_bytes,
+        "whole": blob.size - blob.offset,
+    }
+
+
+def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
+    """Return a model file with the cheapest way to send it: as what changed against one that the board holds, or whole."""
+    if blob.path.suffix != ".gguf" or blob.size - blob.offset < WORTH_BYTES:
+        return blob
+    from toolchain.push import delta
+
+    try:
+        old = delta.likest(blob.path, _old_files(device, device.look()[1]))
+        if not old:
+            return blob
+        report.note(
+            f"{device.address}: {blob.path.name}: compared with the model file that is there"
+        )
+        digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
+        patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
+    except ManifestError as error:
+        raise ArtifactError(str(error), hint="package it again") from error
+    return patched if patched.missing_bytes < blob.missing_bytes else blob
+
+
+def _old_files(device: Device, stored: Facts) -> "list[Old]":
+    """Return model files that the board holds: those that this computer sent, the last one first; else what the board serves.
+
+    One that is damaged, here or there, is no base: the push that is under way mends it.
+    """
+    from toolchain.push import delta
+
+    whole = {digest for digest, there in stored["blobs"].items() if there is None}
+    found = []
+    for file in kept.held(whole):
+        with suppress(ManifestError):
+            found.append(delta.old_file(file, file.name))
+    if found or not stored["releases"] or build_agent().name not in stored["agents"]:
+        return found
+    with suppress(ToolchainError):
+        described = device.call("tensors")
+        return (
+            [delta.known_file(described["sha256"], described["tensors"])]
+            if described["sha256"] in whole
+            else []
+        )
+    return []
+
+
+def refuse_unfit(
+    address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int
+) -> None:
+    """Raise FitError or BoardError, with the number that failed, if a board cannot run what would be sent."""
+    _refuse_old_jetpack(address, facts)
+    check_python(address, facts)
+    if facts["machine"] != runtime.machine:
+        raise FitError(
+            f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`"
+        )
+    if runtime.python_tag and not facts["python_abi"].startswith(
+        runtime.python_tag.replace("cp", "cpython-") + "-"
+    ):
+        hint = "push again: the runtime for the board's Python is made then"
+        raise FitError(
+            f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}",
+            hint=hint,
+        )
+    if manifest.engine.name not in runtime.engines:
+        raise FitError(
+            f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}"
+        )
+    if facts["userland_bits"] != 64:
+        raise FitError(
+            f"{address}: the board's system is 32-bit",
+            hint="install the 64-bit image of the same system",
+        )
+    if lacking := sorted(set(runtime.features) - set(facts["cpu_features"])):
+        raise FitError(
+            f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks"
+        )
+    if _version(facts["glibc"]) < _version(runtime.glibc):
+        raise FitError(
+            f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}"
+        )
+    if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
+        raise FitError(
+            f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}"
+        )
+    _refuse_memory(address, manifest, facts)
+    if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
+        free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
+        raise BoardError(
+            f"{address}: disk full: {need} MB are needed, {free} MB are free",
+            hint="make room on the board",
+        )
+
+
+def _refuse_old_jetpack(address: str, facts: Facts) -> None:
+    """Raise FitError for a Jetson whose system is older than the first with a Python that is new enough."""
+    l4t = facts.get("l4t")
+    if l4t and _version(l4t) < OLDEST_L4T:
+        raise FitError(
+            f"{address}: the Jetson has L4T {l4t}, JetPack 6 has 36",
+            hint="flash JetPack 6 or newer; a Nano of 2019 ends at 32",
+        )
+
+
+def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
+    if not manifest.needs or facts["memory_total_mb"] is None:
+        return
+    needs = Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **manifest.needs})
+    total = int(facts["memory_total_mb"])
+    found = fit(needs, recognise(facts["model"], facts["machine"], total) or total, total)
+    if not found.ok:
+        raise FitError(
+            f"{address}: {manifest.name} does not fit in memory: {found.reasons[0]}",
+            hint=found.hint,
+        )
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in (text or "0").split("."))
+
+
+def _load(bundle: Path, runtime: Path) -> tuple[Manifest, tuple[Cargo, Cargo]]:
+    try:
+        manifest = read_manifest(bundle)
+    except ManifestError as error:
+        raise ArtifactError(f"{bundle.name}: {error}", hint="package it again") from error
+    described = _runtime_manifest(runtime)
+    return manifest, (
+        _cargo("runtime", runtime, described.files, RUNTIME_MANIFEST),
+        _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST),
+    )
+
+
+def _runtime_manifest(runtime: Path) -> RuntimeManifest:
+    try:
+        return read_runtime(runtime)
+    except ManifestError as error:
+        raise ArtifactError(f"{runtime.name}: {error}") from error
+
+
+def _cargo(
+    kind: Literal["runtime", "release"], folder: Path, files: tuple[File, ...], manifest_name: str
+) -> Cargo:
+    for file in files:
+        path = folder / file.path
+        size = path.stat().st_size if path.is_file() else -1
+        if size != file.size:
+            seen = (
+                "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
+            )
+            raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
+    signature = folder / f"{manifest_name}.sig"
+    signed = signature.read_bytes() if signature.is_file() else b""
+    return Cargo(
+        kind=kind,
+        folder=folder,
+        files=files,
+        manifest=(folder / manifest_name).read_bytes(),
+        signature=signed,
+    )
+
+
+def _act(
+    device: Device,
+    manifest: Manifest,
+    cargos: tuple[Cargo, Cargo],
+    loads: Loads,
+    how: list[str],
+    report: Reporter,
+) -> tuple[int, str]:
+    """Return the bytes that were sent, and how the board gave the goldens."""
+    sent = device.install()
+    if loads:
+        blobs = {blob.sha256: blob for load in loads.values() for blob in load}
+        with device.talk("receive") as channel:
+            sent += send_blobs(device, channel, list(blobs.values()), report)
+            for cargo in cargos:
+                if cargo.id in loads:
+                    sent += send_papers(
+                        device, channel, cargo.kind, cargo.manifest, cargo.signature
+                    )
+            channel.close_input()
+            channel.finish()
+    report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
+    runtime, release = cargos
+    kind = ["--service", "supervised"] if device.address == "local" else []
+    unjudged = next(
+        (
+            ["--unjudged", why]
+            for start, why in UNJUDGED.items()
+            if device.address.startswith(start)
+        ),
+        [],
+    )
+    words = [*how, *kind, *unjudged, *device.patience]
+    answer = device.call(
+        "activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S
+    )
+    if goldens := _goldens(answer.get("check") or {}):
+        report.note(f"{device.address}: {goldens}")
+    return sent, goldens
+
+
+def _goldens(check: Facts) -> str:
+    """Return in words what the board's check saw of the goldens (device/check.py)."""
+    if "goldens" not in check:
+        return ""
+    if "agreement" in check:
+        return f"{check['goldens']} goldens agree in {check['agreement']:.1%} of their tokens: this processor rounds otherwise"
+    return f"{check['goldens']} goldens, equal token for token"
+
+
+def _remember(cargo: Cargo) -> None:
+    for file in cargo.files:
+        if file.path.endswith(".gguf") and file.size >= WORTH_BYTES:
+            kept.keep(cargo.folder / file.path, file.sha256)

@@ -1,0 +1,126 @@
+"""Rounding in which each column takes over the errors of those before it (GPTQ, arXiv:2210.17323; scales are given).
+
+The error that counts is that of the products, so it is weighed with the second moments of what the columns are multiplied with.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from toolchain.progress import Reporter
+from toolchain.quantize.learned.grids import GROUP, Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolchain.training.examples import Example
+
+DAMPING = 0.1
+"""Added to the diagonal, as a share of its mean. Of 0.01 and 0.1 the second was better on held-out text (KL 0.64 and 0.60 of that
+of rounding by importance)."""
+BATCH = 8
+BLOCK = 128
+"""Columns after which the rest is brought up to date at once."""
+MOMENT_BYTES = 2 << 30
+"""Second moments that stand in memory at once."""
+
+
+def latent_codes(
+    network: Any, grids: Mapping[str, Grid], examples: "Sequence[Example]", report: Reporter
+) -> "dict[str, Tensor]":
+    """Return for each weight its codes before rounding; rounded they are those with the errors compensated."""
+    found: dict[str, Tensor] = {}
+    for names in _groups(grids):
+        moments = _second_moments(network, names, examples)
+        for name in names:
+            found[name] = compensated(
+                network.get_parameter(name).detach(), grids[name], moments[name]
+            )
+            report.step("compensate", len(found), len(grids), "tensors")
+    return found
+
+
+def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:
+    groups, free = [], 0
+    for name, grid in grids.items():
+        size = 4 * grid.codes.shape[1] ** 2
+        if size > free:
+            groups.append([])
+            free = MOMENT_BYTES
+        groups[-1].append(name)
+        free -= size
+    return groups
+
+
+def _second_moments(
+    network: Any, weights: Sequence[str], examples: "Sequence[Example]"
+) -> "dict[str, Tensor]":
+    """Return the sum of x·xᵀ over every token of the examples, x being what a weight is multiplied with."""
+    import torch
+
+    from toolchain.training.examples import batch_of
+
+    sums: dict[str, Any] = {}
+    tokens = torch.empty(0)
+
+    def watch(weight: str) -> Any:
+        """Add up what a weight is multiplied with from now on."""
+
+        def add(module: Any, inputs: tuple[Any, ...]) -> None:
+            rows = inputs[0][tokens]
+            sums[weight] = (
+                torch.addmm(sums[weight], rows.T, rows) if weight in sums else rows.T @ rows
+            )
+
+        return network.get_submodule(weight.removesuffix(".weight")).register_forward_pre_hook(add)
+
+    hooks = [watch(weight) for weight in weights]
+    with torch.inference_mode():
+        for first in range(0, len(examples), BATCH):
+            some = range(first, min(first + BATCH, len(examples)))
+            batch = batch_of(examples, some)
+            lengths = torch.tensor([len(examples[row].ids) for row in some])
+            tokens = torch.arange(batch.ids.shape[1]) < lengths[:, None]
+            network.base_model(input_ids=batch.ids, use_cache=False)
+    for placed in hooks:
+        placed.remove()
+    return {weight: total.clone() for weight, total in sums.items()}
+
+
+def compensated(weight: "Tensor", grid: Grid, moments: "Tensor") -> "Tensor":
+    """Return codes before rounding [rows, columns] for `weight`; `moments` is [columns, columns], symmetric."""
+    import torch
+
+    scale, offset = (
+        torch.from_numpy(part).double().repeat_interleave(GROUP, 1)
+        for part in (grid.scale, grid.offset)
+    )
+    order = torch.argsort(moments.diagonal(), descending=True, stable=True)
+    inverse = _upper_factor(moments[order][:, order].double())
+    left, scale, offset = (part[:, order].clone() for part in (weight.double(), scale, offset))
+    latent = torch.zeros_like(left)
+    for first in range(0, left.shape[1], BLOCK):
+        last = min(first + BLOCK, left.shape[1])
+        errors = torch.zeros(left.shape[0], last - first, dtype=left.dtype)
+        for column in range(first, last):
+            wanted = (left[:, column] + offset[:, column]) / scale[:, column]
+            latent[:, column] = torch.where(scale[:, column] == 0, grid.low, wanted).clamp(
+                grid.low - 0.49, grid.low + 15.49
+            )
+            taken = latent[:, column].round() * scale[:, column] - offset[:, column]
+            error = (left[:, column] - taken) / inverse[column, column]
+            left[:, column:last] -= error[:, None] * inverse[column, column:last]
+            errors[:, column - first] = error
+        left[:, last:] -= errors @ inverse[first:last, last:]
+    back = torch.empty_like(latent)
+    back[:, order] = latent
+    return back.float()
+
+
+def _upper_factor(moments: "Tensor") -> "Tensor":
+    """Return the upper Cholesky factor of the inverse of the damped moments."""
+    import torch
+
+    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (
+        DAMPING * moments.diagonal().mean() + 1e-12
+    )
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)

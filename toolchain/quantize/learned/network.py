@@ -1,0 +1,156 @@
+"""The model in torch beside its quantized self: what a choice of types or codes costs, before a file is written.
+
+Weights here are what the engine will read, activations stay in float: the gate measures the file itself afterwards.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import ConfigError
+from toolchain.models.lora import Lora
+from toolchain.tools import ggml
+from toolchain.tools.ggml import Type
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toolchain.training.examples import Example
+
+BATCH = 8
+JUDGED_TOKENS = 8192
+"""Tokens of answers that two models are compared on, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """How far a model is from its teacher."""
+
+    mean_kl: float
+    """Nats per token of an answer."""
+    error: float
+    """Standard error of the mean, conversations drawn anew."""
+    agreement: float
+    """Share of the tokens where both name the same next one."""
+    tokens: int
+
+
+def load(folder: Path, lora: Lora | None) -> Any:
+    """Return a checked model folder in float32, its adapter merged, in evaluation mode."""
+    import torch
+
+    from toolchain.training.checkpoints import load_model
+
+    network = load_model(folder, dtype="float32")
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for weight, delta in (lora.deltas if lora else {}).items():
+            parameters[weight].add_(torch.from_numpy(delta.rows(0, delta.b.shape[0])))
+    return network
+
+
+def rows_of(network: Any, weight: str) -> "NDArray[np.float32]":
+    """Return a weight of the network as rows."""
+    values: NDArray[np.float32] = network.get_parameter(weight).detach().numpy()
+    return values
+
+
+def pack(
+    kind: Type, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
+) -> "NDArray[np.uint8]":
+    """Return rows as the file holds them."""
+    import numpy as np
+
+    packed = np.empty(len(rows) * ggml.row_bytes(kind, rows.shape[1]), np.uint8)
+    ggml.quantize_rows(kind, np.ascontiguousarray(rows), packed, importance)
+    return packed
+
+
+def put(network: Any, weight: str, kind: Type, packed: "NDArray[np.uint8]") -> None:
+    """Give the network what the engine will read of a weight."""
+    import torch
+
+    parameter = network.get_parameter(weight)
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(ggml.dequantize_rows(kind, packed, parameter.shape[-1])))
+
+
+def encoded(
+    folder: Path, conversations: Sequence[Mapping[str, Any]], max_tokens: int
+) -> "list[Example]":
+    """Return conversations as token ids; raise ConfigError where there are none."""
+    from toolchain.training.checkpoints import load_tokenizer
+    from toolchain.training.examples import conversations as encode
+
+    if not conversations:
+        raise ConfigError(
+            "quantize: there are no conversations to compare on", hint="stage `ingest` gives them"
+        )
+    return encode(load_tokenizer(folder), conversations, max_tokens)[0]
+
+
+class Judge:
+    """Compares networks with a teacher on the answers of some conversations."""
+
+    def __init__(self, teacher: Any, examples: "Sequence[Example]") -> None:
+        import torch
+
+        from toolchain.training.objectives import Head, learned
+
+        self._head, self._batches = Head(teacher), _batches(examples)
+        with torch.inference_mode():
+            self._states = [
+                learned(self._head.hidden(batch.ids), batch.labels)[0] for batch in self._batches
+            ]
+
+    def compare(self, network: Any) -> Divergence:
+        """Return KL(teacher ‖ network) and their agreement."""
+        import torch
+
+        from toolchain.training.objectives import Head, learned
+
+        head, sums, counts, agreed = Head(network), [], [], 0
+        with torch.inference_mode():
+            for batch, theirs in zip(self._batches, self._states, strict=True):
+                ours, _ = learned(head.hidden(batch.ids), batch.labels)
+                parts = [
+                    _compare(self._head.logits(theirs[piece]), head.logits(ours[piece]))
+                    for piece in head.chunks(len(ours))
+                ]
+                kl, same = (torch.cat(part) for part in zip(*parts, strict=True))
+                each = [int(count) for count in (batch.labels[:, 1:] != -100).sum(1)]
+                sums += [float(part.sum()) for part in kl.split(each)]
+                counts += each
+                agreed += int(same.sum())
+        return _divergence(sums, counts, agreed)
+
+
+def _compare(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    wanted, given = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
+    return (wanted.exp() * (wanted - given)).sum(-1), wanted.argmax(-1) == given.argmax(-1)
+
+
+def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Divergence:
+    tokens = sum(counts)
+    mean = sum(sums) / tokens
+    error = (
+        math.sqrt(sum((kl - mean * count) ** 2 for kl, count in zip(sums, counts, strict=True)))
+        / tokens
+    )
+    return Divergence(mean_kl=mean, error=error, agreement=agreed / tokens, tokens=tokens)
+
+
+def _batches(examples: "Sequence[Example]") -> list[Any]:
+    from toolchain.training.examples import batch_of
+
+    kept, tokens = 0, 0
+    while kept < len(examples) and tokens < JUDGED_TOKENS:
+        tokens += examples[kept].targets
+        kept += 1
+    return [
+        batch_of(examples, range(first, min(first + BATCH, kept)))
+        for first in range(0, kept, BATCH)
+    ]

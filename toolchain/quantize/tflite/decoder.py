@@ -1,0 +1,326 @@
+"""A decoder of any known family as TFLite signatures, in litert-torch's contract: `prefill_<n>` and `decode` over one cache.
+
+Inputs `tokens` [1,T], `input_pos` [T], `mask` [1,1,T,S] (added to the scores) and `kv_cache_{k,v}_<layer>` [1,heads,S,width];
+outputs the caches, of `decode` also `logits` [1,1,V]. Families are those of `gguf_families`, as Hugging Face computes them.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import ArtifactError
+from toolchain.models.architecture import EMBEDDING, HEAD, Model
+from toolchain.models.lora import Merged
+from toolchain.models.weights import Weights
+from toolchain.quantize.tflite.graph import I32, Blueprint, Graph, Matrix, Value
+from toolchain.quantize.tflite.rope import Rotation, tables
+from toolchain.quantize.tflite.schemes import Scheme, linear, look_up
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+KNOWN = ("llama", "qwen2", "qwen3", "gemma3", "phi3")
+"""`Family.name` of the families whose graph is written here; Mistral's is `llama`."""
+OUT_OF_SIGHT = -1e9
+"""Added to the score of a key outside of a window, once for each step that it is too far away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A checkpoint understood, and how it is to be stored."""
+
+    model: Model
+    config: dict[str, Any]
+    weights: Weights | Merged
+    scheme: Scheme
+    context: int
+
+    def __post_init__(self) -> None:
+        """Refuse a family that has no graph here."""
+        if self.model.family.name not in KNOWN:
+            raise ArtifactError(
+                f"config.json: `{self.model.family.name}` has no TFLite graph",
+                hint=f"known: {', '.join(KNOWN)}; or use GGUF",
+            )
+
+    def blueprint(self, prefill: tuple[int, ...]) -> Blueprint:
+        """Return the model with `decode` first: only of the first graph do all runtimes show the tensors in place."""
+        made = Blueprint()
+        for tokens in (1, *sorted(prefill)):
+            _Signature(self, made, tokens).build()
+        return made
+
+    def matrix(self, *origins: str) -> Matrix:
+        """Return tensors of the checkpoint as one matrix, below each other."""
+        found = [self.weights.tensors[origin] for origin in origins]
+        return Matrix(origins, sum(tensor.rows for tensor in found), found[0].columns)
+
+    def vector(self, *origins: str) -> "NDArray[np.float32]":
+        """Return vectors of the checkpoint one after the other; norms with what their family adds to them."""
+        import numpy as np
+
+        offset = np.float32(self.model.family.norm_offset if "norm" in origins[0] else 0.0)
+        return np.concatenate([self.weights.rows(origin, 0, 1)[0] for origin in origins]) + offset
+
+    def slides(self, layer: int) -> bool:
+        """Say whether a layer sees a window only."""
+        kinds = self.config.get("layer_types")
+        if self.model.family.name == "gemma3":
+            return bool(kinds[layer] == "sliding_attention") if kinds else bool((layer + 1) % 6)
+        return self.model.family.window == "limit" and bool(self.config.get("sliding_window"))
+
+
+class _Signature:
+    """One graph: `tokens` at a time; one token has its logits computed."""
+
+    def __init__(self, decoder: Decoder, blueprint: Blueprint, tokens: int) -> None:
+        self.decoder, self.tokens, self.sizes = decoder, tokens, decoder.model.sizes
+        self.graph = Graph(blueprint, "decode" if tokens == 1 else f"prefill_{tokens}")
+        self.places: dict[bool, tuple[Value, Value]] = {}
+        self.masks: dict[bool, Value] = {}
+
+    def build(self) -> None:
+        """Write the graph."""
+        graph, sizes = self.graph, self.sizes
+        tokens = graph.reshape(graph.input("tokens", (1, self.tokens), I32), self.tokens)
+        self.position = graph.input("input_pos", (self.tokens,), I32)
+        self.mask = graph.input("mask", (1, 1, self.tokens, self.decoder.context))
+        shape = (1, sizes["kv_heads"], self.decoder.context, sizes["head_dim"])
+        self.caches = {
+            (part, layer): graph.input(f"kv_cache_{part}_{layer}", shape)
+            for layer in range(sizes["layers"])
+            for part in "kv"
+        }
+        none, first = graph.numbers(0), graph.slice(self.position, 0, 0, 1)
+        self.start = graph.concat([none, none, first, none], 0)
+        self._finish(self._layers(self._embed(tokens)))
+
+    def _embed(self, tokens: Value) -> Value:
+        import numpy as np
+
+        found = look_up(
+            self.graph, tokens, self.decoder.scheme.head, self.decoder.matrix(EMBEDDING)
+        )
+        if self.decoder.model.family.name != "gemma3":
+            return found
+        return self.graph.mul(
+            found, self.graph.scalar(float(np.sqrt(np.float32(self.sizes["hidden"]))))
+        )
+
+    def _layers(self, value: Value) -> Value:
+        last = self.sizes["layers"] - 1
+        for layer in range(last + 1):
+            attended = self._attention(
+                self._norm(value, f"model.layers.{layer}.input_layernorm"), layer
+            )
+            if attended is None:
+                break
+            value = self._feed_forward(
+                self.graph.add(value, self._after(attended, layer, "post_attention")), layer
+            )
+        return value
+
+    def _after(self, value: Value, layer: int, place: str) -> Value:
+        """Return what a module says, with the norm behind it where the family has one (Gemma)."""
+        if not self.decoder.model.family.norm_offset:
+            return value
+        return self._norm(value, f"model.layers.{layer}.{place}_layernorm")
+
+    def _feed_forward(self, value: Value, layer: int) -> Value:
+        graph, name = self.graph, f"model.layers.{layer}"
+        before = "pre_feedforward" if self.decoder.model.family.norm_offset else "post_attention"
+        normed, inner = self._norm(value, f"{name}.{before}_layernorm"), self.sizes["intermediate"]
+        fused = "mlp.gate_up_proj" in self.decoder.model.family.modules
+        both = self._linear(
+            normed,
+            *(
+                [f"{name}.mlp.gate_up_proj"]
+                if fused
+                else [f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"]
+            ),
+        )
+        gate, up = graph.slice(both, 1, 0, inner), graph.slice(both, 1, inner, inner)
+        active = (
+            graph.gelu(gate)
+            if self.decoder.model.family.activation.startswith("gelu")
+            else graph.silu(gate)
+        )
+        down = self._linear(graph.mul(active, up), f"{name}.mlp.down_proj")
+        return graph.add(value, self._after(down, layer, "post_feedforward"))
+
+    def _finish(self, value: Value) -> None:
+        outputs = {
+            f"kv_cache_{part}_{layer}": cache for (part, layer), cache in self.caches.items()
+        }
+        if self.tokens == 1:
+            outputs["logits"] = self._logits(self._norm(value, "model.norm"))
+        self.graph.finish(outputs)
+
+    def _logits(self, value: Value) -> Value:
+        graph, decoder = self.graph, self.decoder
+        matrix = decoder.matrix(EMBEDDING if decoder.model.tied else HEAD)
+        scores = linear(graph, value, decoder.scheme.head, matrix, None)
+        if cap := decoder.config.get("final_logit_softcapping"):
+            scores = graph.mul(
+                graph.tanh(graph.mul(scores, graph.scalar(1.0 / cap))), graph.scalar(cap)
+            )
+        return graph.reshape(scores, 1, 1, self.sizes["vocab"])
+
+    # Attention
+
+    def _attention(self, value: Value, layer: int) -> Value | None:
+        """Return what a layer attends to; None where only its keys and values were asked for."""
+        graph, sizes, name = self.graph, self.sizes, f"model.layers.{layer}.self_attn"
+        width, heads, shared = sizes["head_dim"], sizes["heads"], sizes["kv_heads"]
+        fused = "self_attn.qkv_proj" in self.decoder.model.family.modules
+        all_three = self._linear(
+            value, *([f"{name}.qkv_proj"] if fused else [f"{name}.{part}_proj" for part in "qkv"])
+        )
+        sliding = self.decoder.slides(layer)
+        query = self._rotated(self._heads(all_three, 0, heads, f"{name}.q_norm"), sliding)
+        key = self._rotated(self._heads(all_three, heads, shared, f"{name}.k_norm"), sliding)
+        worth = self._heads(all_three, heads + shared, shared)
+        for part, rows in (("k", key), ("v", worth)):
+            self.caches[part, layer] = graph.put(
+                self.caches[part, layer], self._by_head(rows), self.start
+            )
+        if self.tokens > 1 and layer == sizes["layers"] - 1:
+            return None
+        scaled = graph.mul(query, graph.scalar(self._scale()))
+        scores = graph.matmul(self._grouped(scaled), self.caches["k", layer], transposed=True)
+        attended = graph.matmul(
+            graph.softmax(self._masked(scores, sliding)), self.caches["v", layer]
+        )
+        return self._linear(self._ungrouped(attended, heads * width), f"{name}.o_proj")
+
+    def _scale(self) -> float:
+        scalar = (
+            self.decoder.config.get("query_pre_attn_scalar")
+            if self.decoder.model.family.scaled_by_hidden
+            else None
+        )
+        return float((scalar or self.sizes["head_dim"]) ** -0.5)
+
+    def _heads(self, value: Value, first: int, count: int, norm: str = "") -> Value:
+        """Return `count` heads as (tokens, heads, width), normed where the family norms its heads."""
+        width = self.sizes["head_dim"]
+        found = self.graph.reshape(
+            self.graph.slice(value, 1, first * width, count * width), self.tokens, count, width
+        )
+        return (
+            self._norm(found, norm)
+            if norm.partition("self_attn.")[2] in self._norms_of_heads()
+            else found
+        )
+
+    def _norms_of_heads(self) -> set[str]:
+        return {
+            module.removeprefix("self_attn.")
+            for module in self.decoder.model.family.modules
+            if module.endswith("_norm")
+        }
+
+    def _by_head(self, value: Value) -> Value:
+        """Turn (tokens, heads, width) into (1, heads, tokens, width)."""
+        graph, (tokens, heads, width) = self.graph, value.shape
+        if tokens == 1:
+            return graph.reshape(value, 1, heads, 1, width)
+        return graph.transpose(graph.reshape(value, 1, tokens, heads, width), 0, 2, 1, 3)
+
+    def _grouped(self, query: Value) -> Value:
+        """Turn (tokens, heads, width) into (1, key heads, query heads of each × tokens, width)."""
+        graph, (tokens, heads, width), shared = self.graph, query.shape, self.sizes["kv_heads"]
+        if tokens > 1:
+            query = graph.transpose(
+                graph.reshape(query, tokens, shared, heads // shared, width), 1, 2, 0, 3
+            )
+        return graph.reshape(query, 1, shared, heads // shared * tokens, width)
+
+    def _ungrouped(self, value: Value, width: int) -> Value:
+        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        if tokens > 1:
+            apart = graph.reshape(
+                value, shared, self.sizes["heads"] // shared, tokens, self.sizes["head_dim"]
+            )
+            value = graph.transpose(apart, 2, 0, 1, 3)
+        return graph.reshape(value, tokens, width)
+
+    def _masked(self, scores: Value, sliding: bool) -> Value:
+        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        mask = self._mask(sliding)
+        if tokens == 1:
+            return graph.add(scores, mask)
+        apart = graph.reshape(
+            scores, shared, self.sizes["heads"] // shared, tokens, self.decoder.context
+        )
+        return graph.reshape(graph.add(apart, mask), *scores.shape)
+
+    def _mask(self, sliding: bool) -> Value:
+        """Return the mask, for layers with a window also what is behind it: a key at least a window away is out of sight."""
+        import numpy as np
+
+        window = int(self.decoder.config.get("sliding_window") or 0)
+        if not sliding or window >= self.decoder.context:
+            return self.mask
+        if sliding not in self.masks:
+            graph, tokens = self.graph, self.tokens
+            here = graph.reshape(graph.real(self.position), 1, 1, tokens, 1)
+            keys = graph.constant(
+                np.arange(self.decoder.context, dtype=np.float32).reshape(1, 1, 1, -1)
+            )
+            beyond = graph.relu(graph.sub(graph.sub(here, keys), graph.scalar(window - 1)))
+            self.masks[sliding] = graph.add(
+                self.mask, graph.mul(beyond, graph.scalar(OUT_OF_SIGHT))
+            )
+        return self.masks[sliding]
+
+    def _rotated(self, value: Value, sliding: bool) -> Value:
+        """Return heads with their rotary part turned by their positions (`apply_rotary_pos_emb`)."""
+        cos, sin = self._place(sliding and self.decoder.model.family.name == "gemma3")
+        graph, width = self.graph, cos.shape[-1]
+        turned, half = graph.slice(value, 2, 0, width), width // 2
+        swapped = graph.concat(
+            [graph.slice(turned, 2, half, half), graph.slice(turned, 2, 0, half)], 2
+        )
+        rotated = graph.add(graph.mul(turned, cos), graph.mul(swapped, sin))
+        rest = value.shape[-1] - width
+        return graph.concat([rotated, graph.slice(value, 2, width, rest)], 2) if rest else rotated
+
+    def _place(self, local: bool) -> tuple[Value, Value]:
+        if local not in self.places:
+            found = self._tables(local)
+            self.places[local] = (self._at_position(found.cos), self._at_position(found.sin))
+        return self.places[local]
+
+    def _tables(self, local: bool) -> Rotation:
+        return tables(self.decoder.model, self.decoder.context, local=local)
+
+    def _at_position(self, table: "NDArray[np.float32]") -> Value:
+        rows = self.graph.gather(self.graph.constant(table), self.position)
+        return self.graph.reshape(rows, self.tokens, 1, table.shape[1])
+
+    # Layers' parts
+
+    def _norm(self, value: Value, name: str) -> Value:
+        """Return the value divided by its root mean square, times the weights (arXiv:1910.07467)."""
+        graph, config = self.graph, self.decoder.config
+        mean = graph.mean(graph.mul(value, value), len(value.shape) - 1)
+        root = graph.rsqrt(graph.add(mean, graph.scalar(config.get("rms_norm_eps", 1e-6))))
+        return graph.mul(
+            graph.mul(value, root), graph.constant(self.decoder.vector(f"{name}.weight"))
+        )
+
+    def _linear(self, value: Value, *modules: str) -> Value:
+        """Return what linear modules say to the same value, one after the other, by one multiplication."""
+        decoder = self.decoder
+        biases = [
+            f"{module}.bias" for module in modules if f"{module}.bias" in decoder.weights.tensors
+        ]
+        bias = decoder.vector(*biases) if biases else None
+        return linear(
+            self.graph,
+            value,
+            decoder.scheme.layers,
+            decoder.matrix(*(f"{m}.weight" for m in modules)),
+            bias,
+        )

@@ -1,0 +1,69 @@
+"""Rotary tables: the cosine and sine of every position of the context, with the kind of scaling that a model was trained with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from toolchain.errors import ArtifactError
+from toolchain.models.architecture import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Tables of shape (context, rotary width)."""
+
+    cos: "NDArray[np.float32]"
+    sin: "NDArray[np.float32]"
+    """Its first half negated: the sign of the rotation."""
+
+
+def tables(model: Model, context: int, *, local: bool = False) -> Rotation:
+    """Return the tables of a model, or those of its layers that see a window only; as Hugging Face computes them, in float32.
+
+    Scaling is that of `gguf_rope`; factors for long text are used for all of it where the context goes beyond the short one.
+    """
+    import numpy as np
+
+    said = {key.partition(".")[2]: value for key, value in model.metadata.items()}
+    if not local and said.get("rope.scaling.type") not in (None, "linear"):
+        raise ArtifactError(
+            f"config.json: rope scaling `{said['rope.scaling.type']}` has no place in a TFLite file"
+        )
+    base = said.get("rope.freq_base_swa") if local else said.get("rope.freq_base", 10000.0)
+    width = said.get("rope.dimension_count", model.sizes["head_dim"])
+    frequencies = 1.0 / np.float32(base) ** (
+        np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    )
+    scale = np.float32(1.0)
+    if not local:
+        frequencies = (
+            frequencies
+            / _factors(model, said, context)
+            / np.float32(said.get("rope.scaling.factor", 1.0))
+        )
+        scale = np.float32(said.get("rope.scaling.attn_factor", 1.0))
+    angles = np.outer(np.arange(context, dtype=np.float32), frequencies.astype(np.float32)).astype(
+        np.float64
+    )
+    cos, sin = np.cos(angles) * scale, np.sin(angles) * scale
+    return Rotation(
+        np.concatenate([cos, cos], 1).astype(np.float32),
+        np.concatenate([-sin, sin], 1).astype(np.float32),
+    )
+
+
+def _factors(
+    model: Model, said: Mapping[str, Any], context: int
+) -> "NDArray[np.float32] | np.float32":
+    import numpy as np
+
+    found = {source.name: source.values for source in model.tensors if source.values is not None}
+    length = (
+        "long" if context > said.get("rope.scaling.original_context_length", context) else "short"
+    )
+    factors = found.get("rope_freqs.weight", found.get(f"rope_factors_{length}.weight"))
+    return np.float32(1.0) if factors is None else factors

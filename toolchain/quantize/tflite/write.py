@@ -1,0 +1,129 @@
+"""The weights into a TFLite file: blocks of rows, each read, quantized and written where it belongs, on a pool of threads.
+
+A thread holds one block at a time, so memory is bounded whatever the model's size.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolchain.errors import ArtifactError
+from toolchain.models.lora import Merged
+from toolchain.models.weights import Weights
+from toolchain.progress import Reporter
+from toolchain.quantize.gguf.write import reserve
+from toolchain.quantize.tflite.graph import F16, Promise
+from toolchain.quantize.tflite.schemes import PACKERS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+BLOCK_WEIGHTS = 1 << 18
+"""Weights that a thread holds at a time: a few times 1 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """Some whole rows of one tensor of the checkpoint."""
+
+    origin: str
+    first: int
+    count: int
+    type: str
+    weights_at: int
+    """Byte of the file at which their weights belong."""
+    scales_at: int
+
+
+def write_matrices(
+    part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter
+) -> None:
+    """Keep the promises of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
+    blocks = [
+        block
+        for promise in promised
+        if promise.part == "weights"
+        for block in _blocks(weights, promise, promised)
+    ]
+    total = sum(promise.size_bytes for promise in promised)
+    done, read, began = 0, 0, time.monotonic()
+    with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        reserve(stream.fileno(), total)
+        written = [pool.submit(_write, stream.fileno(), weights, block) for block in blocks]
+        try:
+            for block, size in zip(blocks, written, strict=True):
+                done += size.result()
+                read += (
+                    weights.tensors[block.origin].size_bytes
+                    * block.count
+                    // weights.tensors[block.origin].rows
+                )
+                speed = read / max(time.monotonic() - began, 1e-3) / 1e9
+                report.step(
+                    "quantize", done, total, unit="B", figures=f"{speed:.2f} GB/s of weights"
+                )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _blocks(
+    weights: Weights | Merged, promise: Promise, promised: Mapping[Promise, int]
+) -> Iterator[_Block]:
+    matrix = promise.matrix
+    scales = next(
+        (other for other in promised if other.part == "scales" and other.matrix == matrix), None
+    )
+    step, above = max(1, BLOCK_WEIGHTS // matrix.columns), 0
+    for origin in matrix.origins:
+        rows = weights.tensors[origin].rows
+        for first in range(0, rows, step):
+            yield _Block(
+                origin=origin,
+                first=first,
+                count=min(step, rows - first),
+                type=promise.type,
+                weights_at=promised[promise] + promise.size_bytes // matrix.rows * (above + first),
+                scales_at=promised[scales] + scales.size_bytes // matrix.rows * (above + first)
+                if scales
+                else 0,
+            )
+        above += rows
+
+
+def _write(handle: int, weights: Weights | Merged, block: _Block) -> int:
+    rows = weights.rows(block.origin, block.first, block.count)
+    problem = _problem(rows, block.type)
+    if problem:
+        raise ArtifactError(
+            f"{weights.tensors[block.origin].file.name}: tensor `{block.origin}`: {problem}"
+        )
+    packed, scales = PACKERS[block.type](rows)
+    _put(handle, memoryview(packed).cast("B"), block.weights_at)
+    _put(handle, memoryview(scales).cast("B"), block.scales_at)
+    return packed.size + scales.size
+
+
+def _problem(rows: "NDArray[np.float32]", kind: str) -> str:
+    import numpy as np
+
+    largest = max(abs(rows.min()), abs(rows.max()))
+    if not np.isfinite(largest):
+        return "a weight is NaN or infinite"
+    return (
+        "a weight is too large for FLOAT16"
+        if kind == F16 and largest > np.finfo(np.float16).max
+        else ""
+    )
+
+
+def _put(handle: int, left: memoryview, at: int) -> None:
+    while left:
+        size = os.pwrite(handle, left, at)
+        left, at = left[size:], at + size
