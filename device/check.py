@@ -11,6 +11,7 @@ import json
 import time
 from array import array
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from device.engine.base import Sampling, Timing
 from device.errors import DeviceError
 from device.facts import cpuinfo
 from device.manifest import GOLDENS, ManifestError, read_manifest
+from device.manifest.moment import moment
 
 if TYPE_CHECKING:
     from device.model import Model
@@ -46,6 +48,8 @@ class Golden:
     tokens: list[int]
     ends: bool
     """Whether the answer ended by itself (`"finish_reason": "stop"`), so that one token more is asked for and must not come."""
+    now: "datetime | None" = None
+    """Moment at which its prompt was rendered, and is rendered again; None in bundles that carry none: by the clock."""
 
 
 def check_bundle(folder: Path, threads: int = 0) -> Result:
@@ -119,9 +123,9 @@ def _agreement(followed: list[list[bool]]) -> Result:
 
 def _follow(model: "Model", golden: Golden, where: str) -> list[bool]:
     """Return for each token of a golden answer whether the model names it after those before it."""
-    prompt = model.prompt(golden.messages)
+    prompt = model.prompt(golden.messages, golden.now)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
-    model.forget()
+    model.forget(golden.now)
     rows = model.engine.logits([*prompt.tokens, *golden.tokens[:-1]], prompt.lead)
     rows = islice(rows, len(prompt.tokens) - 1 - prompt.lead, None)
     return [_likeliest(row) == token for row, token in zip(rows, golden.tokens, strict=True)]
@@ -134,9 +138,9 @@ def _likeliest(row: bytes) -> int:
 
 def _reproduce(model: "Model", golden: Golden, where: str) -> Timing:
     """Answer a golden from its lead on; raise DeviceError where prompt or answer differ by a token."""
-    prompt = model.prompt(golden.messages)
+    prompt = model.prompt(golden.messages, golden.now)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
-    model.forget()
+    model.forget(golden.now)
     sampling = Sampling(max_tokens=len(golden.tokens) + golden.ends)
     answer = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
     tokens = [step.id for step in answer if step.id is not None]
@@ -171,7 +175,13 @@ def _golden(line: str, where: str) -> Golden:
         prompt, answer = (
             [int(token) for token in row[name]] for name in ("prompt_tokens", "tokens")
         )
-        golden = Golden(list(row["messages"]), prompt, answer, row.get("finish_reason") == "stop")
+        golden = Golden(
+            list(row["messages"]),
+            prompt,
+            answer,
+            ends=row.get("finish_reason") == "stop",
+            now=moment(row["now"]) if "now" in row else None,
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error
     if not golden.tokens:

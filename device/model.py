@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,11 @@ class Model:
     slots: int = 1
     """Answers that there is memory for at the same time."""
     _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _states: dict[tuple[int, ...], bytes] = field(default_factory=dict, repr=False, compare=False)
+    """The saved state of the last lead that `forget` took back."""
 
-    def render(self, messages: Messages) -> str:
-        """Return the prompt of a conversation as text, with its opening."""
+    def render(self, messages: Messages, now: "datetime | None" = None) -> str:
+        """Return the prompt of a conversation as text, with its opening, rendered at `now` or by the clock."""
         if self.template is None:
             raise DeviceError(
                 "no_template",
@@ -56,43 +58,47 @@ class Model:
                 hint="use /v1/completions",
                 status=400,
             )
-        return self.template.render(opened(messages, self.opening))
+        return self.template.render(opened(messages, self.opening), now)
 
-    def prompt(self, messages: Messages) -> Prompt:
+    def prompt(self, messages: Messages, now: "datetime | None" = None) -> Prompt:
         """Return the prompt of a conversation as token ids, and how many of them are its lead."""
-        tokens = self.engine.tokenize(self.render(messages))
-        lead = self.lead(messages)
+        tokens = self.engine.tokenize(self.render(messages, now))
+        lead = self.lead(messages, now)
         return Prompt(
             tokens,
             len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0,
         )
 
-    def lead(self, messages: Messages = ()) -> tuple[int, ...]:
+    def lead(self, messages: Messages = (), now: "datetime | None" = None) -> tuple[int, ...]:
         """Return the tokens that others begin with too, which open as this conversation does; none where they are few."""
         beginning = self._beginning(opened(messages, self.opening))
-        key = json.dumps(beginning)
+        # A template may name the day: a lead that was kept yesterday is not how today's prompts begin.
+        key = json.dumps([str(now or datetime.now().date()), beginning])
         if key not in self._leads:
             while len(self._leads) >= _MOST_LEADS:
                 del self._leads[next(iter(self._leads))]
-            self._leads[key] = self._lead(beginning)
+            self._leads[key] = self._lead(beginning, now)
         return self._leads[key]
 
     def beside(self) -> "Model | None":
         """Return the same model for another thread; None where its engine has none. It is closed before this one is."""
         engine = self.engine.beside()
-        return replace(self, engine=engine, _leads={}) if engine else None
+        return replace(self, engine=engine, _leads={}, _states={}) if engine else None
 
-    def forget(self) -> None:
+    def forget(self, now: "datetime | None" = None) -> None:
         """Forget all conversations, but not what they begin with: that is read once and taken back, as a service does it."""
-        state = self._lead_state
+        lead = self.lead(now=now)
+        state = self._state_of(lead)
         self.engine.forget()
         if state:
-            self.engine.restore(self.lead(), state)
+            self.engine.restore(lead, state)
 
-    @cached_property
-    def _lead_state(self) -> bytes:
-        lead, engine = self.lead(), self.engine
-        return engine.save(lead) if engine.state_kind and 0 < len(lead) < engine.context else b""
+    def _state_of(self, lead: tuple[int, ...]) -> bytes:
+        if lead not in self._states:
+            self._states.clear()
+            usable = self.engine.state_kind and 0 < len(lead) < self.engine.context
+            self._states[lead] = self.engine.save(lead) if usable else b""
+        return self._states[lead]
 
     def _beginning(self, messages: Messages) -> list[Mapping[str, Any]]:
         """Return the messages that come before a conversation's own first question."""
@@ -102,11 +108,11 @@ class Model:
             *takewhile(lambda message: message.get("role") == "system", messages[known:]),
         ]
 
-    def _lead(self, beginning: list[Mapping[str, Any]]) -> tuple[int, ...]:
+    def _lead(self, beginning: list[Mapping[str, Any]], now: "datetime | None") -> tuple[int, ...]:
         """Compare two conversations that have nothing but their beginning in common."""
         try:
             one, other = (
-                self.engine.tokenize(self.render([*beginning, _asked(text)]))
+                self.engine.tokenize(self.render([*beginning, _asked(text)], now))
                 for text in ("0", "Why?")
             )
         except DeviceError:

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ from device.check import own_arithmetic
 from device.engine.base import FieldError, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import read_manifest
+from device.manifest.moment import moment
 from device.model import Model, Prompt, open_bundle, open_file
 
 Request = dict[str, Any]
@@ -67,9 +69,11 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
 
 
 def _generate(model: Model, request: Request) -> dict[str, Any]:
-    model.forget()
+    now = _now(request)
+    model.forget(now)
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
-    prompt = model.prompt(_messages(request)) if "messages" in request else Prompt(_tokens(request))
+    asked = "messages" in request
+    prompt = model.prompt(_messages(request), now) if asked else Prompt(_tokens(request))
     steps = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
     tokens = [step.id for step in steps if step.id is not None]
     text, reason = "".join(step.text for step in steps), steps[-1].finish_reason
@@ -83,7 +87,7 @@ def _tokenize(model: Model, request: Request) -> dict[str, Any]:
 
 
 def _render(model: Model, request: Request) -> dict[str, Any]:
-    text = model.render(_messages(request))
+    text = model.render(_messages(request), _now(request))
     return {"text": text, "tokens": model.engine.tokenize(text)}
 
 
@@ -103,6 +107,16 @@ _OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {
     "render": _render,
     "tokenize": _tokenize,
 }
+
+
+def _now(request: Request) -> "datetime | None":
+    """Return the moment at which a request's prompt is rendered; None for the clock's."""
+    if "now" not in request:
+        return None
+    try:
+        return moment(request["now"])
+    except (TypeError, ValueError) as error:
+        raise FieldError("now", "must be a moment such as 2026-01-01T12:00:00") from error
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
+from toolchain.models.tokenizer import load_tokenizer
 from toolchain.models.vocabulary import TOKENIZER, Tokens
 from toolchain.progress import Reporter
 from toolchain.recipe import TrimSpec
@@ -57,18 +58,16 @@ def trim(
 def _build(
     folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: Path, report: Reporter
 ) -> Figures:
-    from tokenizers import Tokenizer
-
     tokens = Tokens(folder)
     before = _Side(folder, dataset, spec, general, report)
     texts = before.texts()
-    old = Tokenizer.from_file(str(folder / TOKENIZER))
+    old = load_tokenizer(folder)
     used = {number for row in _encoded(old, texts) for number in row}
     needed, kept = tokens.needed(used), tokens.filled(used, min(spec.vocabulary, len(tokens)))
     tokens.write(kept, out)
     compared = prove(
         old,
-        Tokenizer.from_file(str(out / TOKENIZER)),
+        load_tokenizer(out),
         sorted(kept),
         texts,
         general.read_text(encoding="utf-8"),

@@ -46,8 +46,15 @@ class ChatTemplate:
                 "bad_model", f"the chat template is broken at line {error.lineno}: {error.message}"
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the text of a conversation up to where the assistant begins; raise DeviceError where the template refuses."""
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], now: "datetime.datetime | None" = None
+    ) -> str:
+        """Return the text of a conversation up to where the assistant begins.
+
+        `now` is what the template is told when it asks for the time; by default the clock's. Raises DeviceError where the
+        template refuses the conversation.
+        """
+        clock = {"strftime_now": now.strftime} if now else {}
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages],
@@ -55,8 +62,17 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
+                **clock,
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             message = f"the model's chat template does not take this conversation: {error}"
             raise DeviceError("bad_conversation", message, status=400) from error
 

@@ -67,11 +67,12 @@ def tiny_bundle(
     turns: Sequence[dict[str, Any]] = (),
     context: int = 512,
     recites: str = "",
+    template: str = CHATML,
 ) -> Path:
     """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the test's."""
     folder.mkdir(parents=True, exist_ok=True)
     tiny_gguf(folder / "tiny.gguf", context=context, recites=recites)
-    (folder / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     (folder / "goldens.jsonl").write_text(
         "".join(json.dumps(golden) + "\n" for golden in goldens), encoding="utf-8"
     )

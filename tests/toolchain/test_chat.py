@@ -61,10 +61,10 @@ def test_a_question_after_the_last_answer_is_left_out(tokenizer: Any) -> None:
     assert encode(tokenizer, TWICE[:3], 512) == encode(tokenizer, TWICE[:2], 512)
 
 
-def test_a_template_without_an_end_token_is_learned_to_its_end(tokenizer: Any) -> None:
+def test_where_a_template_writes_no_end_token_the_tokenizers_own_is_learned(tokenizer: Any) -> None:
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     _, labels = encode(with_template(tokenizer, template), ASKED, 512)
-    assert learned(tokenizer, labels) == " At 80 degrees, 树莓派 🍵.\n"
+    assert learned(tokenizer, labels) == " At 80 degrees, 树莓派 🍵.<|im_end|>"
 
 
 def test_a_conversation_that_is_too_long_is_refused_by_its_tokens(tokenizer: Any) -> None:
@@ -78,7 +78,7 @@ def test_a_conversation_that_is_too_long_is_refused_by_its_tokens(tokenizer: Any
     [
         (
             "{{ 'x' if add_generation_prompt else 'y' }}{% for m in messages %}{{ m['content'] }}{% endfor %}",
-            "chat template: the prompt of message 2 is not how the conversation begins",
+            "chat template: message 2: the prompt is not how the conversation begins",
         ),
         (
             "{{ raise_exception('only one system prompt') }}",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from device.manifest.moment import RENDERED_AT
 from device.manifest.opening import bare
 from toolchain.artifacts import Figures
 from toolchain.opening import Opening
@@ -61,5 +62,6 @@ def golden(answer: Answered, opening: Opening) -> Figures:
         "messages": list(bare(answer.messages[:-1], opening)),
         "prompt_tokens": answer.prompt,
         "tokens": answer.tokens,
+        "now": RENDERED_AT,
         **end,
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
-from toolchain.chat import encode
+from toolchain.chat import encode, fixed_clock
 from toolchain.evaluate.reference import Reference
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
@@ -19,9 +19,10 @@ def template_parity(child: Scorer, reference: Reference, chats: Sequence[Convers
     mismatches = 0
     for chat in chats:
         prompt = chat["messages"][:-1]
-        expected = reference.tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        with fixed_clock():
+            expected = reference.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         mismatches += list(expected) != child.render(prompt)
     return {"template_chats": len(chats), "template_mismatches": mismatches}
 

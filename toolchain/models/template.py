@@ -6,10 +6,14 @@ A template is code from a stranger (CVE-2024-34359, CVE-2026-5760): jinja2's san
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from device.manifest import TEMPLATE
+from device.manifest.moment import RENDERED_AT
 from toolchain.errors import ArtifactError
+
+Messages = Sequence[Mapping[str, str]]
 
 MEMORY_BYTES = 256 << 20
 SECONDS = 1
@@ -20,6 +24,9 @@ MAX_BYTES = 1 << 20
 """Of a template, and of what it makes of a probe."""
 TURNS = 40
 """Of the longest probe: what only a long conversation sets off must not wait for the board."""
+
+MARK = "Zq7sAnswerMark7qZ"
+"""Text in the place of an answer, to see what a template writes around one; nothing in it is trimmed, cut or split."""
 
 _OPENING = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
 _PROBE = [*_OPENING, {"role": "user", "content": "and now?"}]
@@ -33,65 +40,113 @@ _OTHERS = (
 """Conversations that a template may refuse, as some do without a system prompt, but not abuse."""
 
 _CHILD = """
-import json, resource, signal, sys
+import datetime, json, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 class Refusal(TemplateError):
     pass
+class Generation(Extension):
+    tags = {{"generation"}}
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 def refuse(message):
     raise Refusal(message)
 request = json.load(sys.stdin)
 signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
-room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
 room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-room.globals.update(raise_exception=refuse, strftime_now=lambda pattern: "01 Jan 2026")
+room.globals.update(raise_exception=refuse, strftime_now=datetime.datetime.fromisoformat("{now}").strftime)
 template = room.from_string(request["template"])
-def render(messages):
-    size = 0
-    for piece in template.generate(messages=messages, add_generation_prompt=True, bos_token="", eos_token=""):
+def render(messages, **options):
+    text, size = [], 0
+    for piece in template.generate(messages=messages, tools=None, documents=None, **options):
+        text.append(piece)
         size += len(piece)
         if size > {limit}:
             raise ValueError("more than {limit} characters come of a short conversation")
-    return size
-size = render(request["probe"])
+    return "".join(text)
+tokens = {{"bos_token": "", "eos_token": "", **request["tokens"]}}
+try:
+    text = render(request["probe"], add_generation_prompt=request["prompt"], **tokens)
+except Refusal:
+    if not request["may_refuse"]:
+        raise
+    text = ""
 for messages in request["others"]:
     try:
-        render(messages)
+        render(messages, add_generation_prompt=True, **tokens)
     except Refusal:
         pass
-sys.stdout.write(str(size))
+json.dump(text, sys.stdout)
 """
 
 
 def check_template(template: str) -> None:
     """Render probe conversations within the limits; raise ArtifactError for a template that fails or asks for more."""
+    if not _render(template, _PROBE, others=_OTHERS):
+        raise ArtifactError("chat template: renders to nothing")
+
+
+def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:
+    """Return what a template writes behind the last answer of a conversation; empty where it refuses one that ends there.
+
+    `special_tokens` are those that a template may name (`bos_token`, `eos_token`).
+    """
+    conversation = [_PROBE[0], {"role": "assistant", "content": MARK}]
+    text = _render(template, conversation, tokens=special_tokens, prompt=False)
+    return text.partition(MARK)[2]
+
+
+def first_token(text: str, tokens: Iterable[str]) -> str:
+    """Return the token that comes first in a text, of two that begin alike the longer; empty where none is in it."""
+    found = [(text.index(token), -len(token), token) for token in tokens if token in text]
+    return min(found)[2] if found else ""
+
+
+def _render(
+    template: str,
+    probe: Messages,
+    *,
+    others: Sequence[Messages] = (),
+    tokens: Mapping[str, str] | None = None,
+    prompt: bool = True,
+) -> str:
+    """Return a probe as a template renders it, with the generation prompt or without.
+
+    The template may refuse `others`, and a probe that ends with an answer (then the text is empty). Raises ArtifactError for one
+    that fails otherwise, or asks for more than the limits.
+    """
     if len(template.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ArtifactError(f"chat template: larger than {MAX_BYTES >> 20} MiB")
-    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES)
-    request = json.dumps({"template": template, "probe": _PROBE, "others": _OTHERS})
+    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES, now=RENDERED_AT)
+    request = {
+        "template": template,
+        "probe": probe,
+        "prompt": prompt,
+        "may_refuse": not prompt,
+        "others": others,
+        "tokens": dict(tokens or {}),
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", code],
-            input=request,
+            input=json.dumps(request),
             capture_output=True,
             text=True,
             timeout=START_S,
         )
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
-    if done.returncode == 0 and int(done.stdout) > 0:
-        return
+    if done.returncode == 0:
+        return str(json.loads(done.stdout))
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"the process was stopped by its limits (exit {done.returncode})"
-    raise ArtifactError(
-        f"chat template: cannot be rendered: {reason}"
-        if done.returncode
-        else "chat template: renders to nothing"
-    )
+    raise ArtifactError(f"chat template: cannot be rendered: {reason}")
 
 
 def check_folder(model: Path) -> None:

@@ -4,6 +4,8 @@ What kind it is is decided by the exact structure of tokenizer.json (`gguf_struc
 encoded by both libraries, and one different token refuses the model.
 """
 
+import json
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.gguf_file import Metadata, write_header
+from toolchain.models.template import behind_an_answer, first_token
 from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, Structure, recognise, scores
 from toolchain.models.weights import read_json
 from toolchain.tools.llama import open_vocabulary
@@ -70,9 +73,7 @@ class Vocabulary:
 
 def understand(folder: Path, rows: int) -> Vocabulary:
     """Return the tokenizer of a checked model folder whose embedding has `rows`; raise ArtifactError for one that is not known."""
-    from tokenizers import Tokenizer
-
-    fields = read_json(folder / TOKENIZER)
+    fields = without_state(read_json(folder / TOKENIZER))
     settings = (
         read_json(folder / "tokenizer_config.json")
         if (folder / "tokenizer_config.json").is_file()
@@ -82,7 +83,7 @@ def understand(folder: Path, rows: int) -> Vocabulary:
     tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
     template = chat_template(folder, settings)
-    specials, stop_ids = special_ids(folder, settings, ids)
+    specials, stop_ids = special_ids(folder, settings, ids, added_tokens(fields))
     metadata = {
         "tokenizer.ggml.model": structure.model,
         "tokenizer.ggml.pre": structure.pre,
@@ -90,13 +91,52 @@ def understand(folder: Path, rows: int) -> Vocabulary:
         "tokenizer.ggml.token_type": types,
         **_ranks(fields, structure, types),
         **specials,
-        **_added_around(Tokenizer.from_file(str(folder / TOKENIZER)), specials),
+        **_added_around(load_tokenizer(folder), specials),
         TEMPLATE_KEY: template,
     }
     mark = _name_mark(fields)
     return Vocabulary(
         metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark
     )
+
+
+def without_state(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a tokenizer.json without what a trainer left there: lengths to cut and to pad to, merge dropout.
+
+    transformers ignores the first two; dropout makes the same text other tokens each time (arXiv:1910.13267).
+    """
+    model = fields.get("model")
+    if isinstance(model, dict) and model.get("dropout") is not None:
+        fields = {**fields, "model": {**model, "dropout": None}}
+    left = [name for name in ("truncation", "padding") if fields.get(name) is not None]
+    return {**fields, **dict.fromkeys(left)} if left else fields
+
+
+def load_tokenizer(folder: Path) -> "Tokenizer":
+    """Return the tokenizer of a model folder, without a trainer's state."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None) is not None:
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, out: Path) -> None:
+    """Write the tokenizer.json of a model folder to `out`, the same bytes where it holds no trainer's state."""
+    fields = read_json(folder / TOKENIZER)
+    clean = without_state(fields)
+    if clean is fields:
+        shutil.copyfile(folder / TOKENIZER, out / TOKENIZER)
+        return
+    (out / TOKENIZER).write_text(json.dumps(clean, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def added_tokens(fields: dict[str, Any]) -> list[str]:
+    """Return the texts of the tokens that a tokenizer.json adds to its model's."""
+    return [str(token["content"]) for token in fields.get("added_tokens") or []]
 
 
 def prove(
@@ -106,9 +146,7 @@ def prove(
 
     llama.cpp does not normalize to NFC: where the tokenizer does, texts are compared in their normal form.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer = load_tokenizer(folder)
     compared = 0
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "vocabulary.gguf")
@@ -251,9 +289,13 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
 
 
 def special_ids(
-    folder: Path, settings: dict[str, Any], ids: dict[str, int]
+    folder: Path, settings: dict[str, Any], ids: dict[str, int], added: Sequence[str]
 ) -> tuple[Metadata, tuple[int, ...]]:
-    """Return the ids of special tokens by role as metadata, and those that end an answer; raise ArtifactError if none does."""
+    """Return the ids of special tokens by role as metadata, and those that end an answer; raise ArtifactError if none does.
+
+    `added` are the texts of the tokenizer's added tokens. The one that the chat template writes behind an answer ends it too,
+    whatever the configuration says: it is what training teaches as the end.
+    """
     config = read_json(folder / "config.json")
     generation = (
         read_json(folder / "generation_config.json")
@@ -269,6 +311,9 @@ def special_ids(
         if known := [number for number in numbers if 0 <= number < len(ids)]:
             metadata[key] = known[0]
     turns = [ids[token] for token in END_OF_TURN if token in ids]
+    written = _written_end(folder, settings, added)
+    if written in ids and ids[written] != metadata.get(_EOS):
+        turns = [ids[written], *(number for number in turns if number != ids[written])]
     if turns:
         metadata["tokenizer.ggml.eot_token_id"] = turns[0]
     stops = {
@@ -287,6 +332,12 @@ def special_ids(
             f"{folder.name}: `eos_token_id` {highest} is not in the vocabulary of {len(ids)}"
         )
     return metadata, tuple(sorted(stops))
+
+
+def _written_end(folder: Path, settings: dict[str, Any], added: Sequence[str]) -> str:
+    """Return the token that the chat template writes behind an answer; empty where it writes none."""
+    named = {f"{role}_token": _text(settings.get(f"{role}_token")) for role in _ROLES}
+    return first_token(behind_an_answer(chat_template(folder, settings), named), added)
 
 
 def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:

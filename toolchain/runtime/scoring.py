@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from device.manifest.moment import RENDERED_AT
 from toolchain.agent import cache
 from toolchain.errors import ArtifactError
 
@@ -50,12 +51,17 @@ class Scorer:
         return list(self._call(op="tokenize", text=text)["tokens"])
 
     def render(self, messages: Messages) -> list[int]:
-        """Return the token ids of a conversation, rendered with the model's own template, ready to be answered."""
-        return list(self._call(op="render", messages=list(messages))["tokens"])
+        """Return the token ids of a conversation, rendered with the model's own template, ready to be answered.
+
+        A template that reads the clock is told RENDERED_AT.
+        """
+        return list(self._call(op="render", messages=list(messages), now=RENDERED_AT)["tokens"])
 
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
         """Return the greedy answer to a conversation, as the service would give it."""
-        answer = self._call(op="generate", messages=list(messages), max_tokens=max_tokens)
+        answer = self._call(
+            op="generate", messages=list(messages), max_tokens=max_tokens, now=RENDERED_AT
+        )
         return Answer(
             list(answer["prompt_tokens"]),
             list(answer["tokens"]),

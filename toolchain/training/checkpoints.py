@@ -26,11 +26,16 @@ def load_tokenizer(folder: Path) -> Any:
 
     check_model_folder(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # the tokenizers library raises no narrower type
         raise ArtifactError(
             f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}"
         ) from error
+    if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
+        tokenizer.backend_tokenizer.model.dropout = None
+    return tokenizer
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Any:

@@ -20,7 +20,7 @@ class HuggingFaceTokenizer:
         file = folder / TOKENIZER
         try:
             content = file.read_text(encoding="utf-8")
-            self._tokenizer = Tokenizer.from_str(content)
+            self._tokenizer = _without_state(Tokenizer.from_str(content))
             decoder = json.dumps(json.loads(content).get("decoder"))
         except Exception as error:  # the library raises no narrower one
             raise DeviceError(
@@ -53,6 +53,15 @@ class HuggingFaceTokenizer:
             return b"".join(_BYTES_OF.get(char, char.encode()) for char in text)
         byte = _BYTE.fullmatch(text)
         return bytes([int(byte[1], 16)]) if byte else text.replace(SPACE, " ").encode()
+
+
+def _without_state(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that neither cuts nor pads a text nor merges at random, whatever its trainer left in the file."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None) is not None:
+        tokenizer.model.dropout = None
+    return tokenizer
 
 
 def _bytes_of() -> dict[str, bytes]:

@@ -23,7 +23,6 @@ from toolchain.models.architecture import Model
 from toolchain.models.gguf_file import Metadata, Slot, whole_file, write_header
 from toolchain.models.lora import Lora, Merged, check_fits, read_lora
 from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
-from toolchain.models.tokenizer_kinds import TOKENIZER
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
 from toolchain.quantize.gguf import choice as gguf_choice
@@ -36,6 +35,7 @@ from toolchain.quantize.learned.budget import PREFIX
 from toolchain.quantize.learned.importance import Matrix
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import dressed
+from toolchain.training.checkpoints import GENERATION_CONFIG
 
 Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
@@ -297,9 +297,9 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
 
 def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
     (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    for name in (TOKENIZER, "generation_config.json"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    gguf_tokenizer.write_tokenizer(folder, out)
+    if (folder / GENERATION_CONFIG).is_file():
+        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.models.architecture import Model
 from toolchain.models.gguf_file import Metadata, whole_file, write_header
 from toolchain.models.lora import Lora
+from toolchain.models.tokenizer import load_tokenizer
 from toolchain.progress import Reporter
 from toolchain.tools.ggml import Type
 
@@ -110,9 +111,7 @@ def collect(
 
 
 def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder)
     tokens: list[int] = []
     for text in texts:
         tokens += tokenizer.encode(text).ids

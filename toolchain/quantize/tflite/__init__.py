@@ -31,6 +31,7 @@ from toolchain.quantize.tflite.schemes import Scheme, find_scheme
 from toolchain.quantize.tflite.write import write_matrices
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import dressed
+from toolchain.training.checkpoints import GENERATION_CONFIG
 
 NOTE = "demitasse"
 """Name of the metadata in the file: what a GGUF says in its header, as JSON."""
@@ -124,15 +125,15 @@ def _check_context(parameters: _Parameters, model: Model) -> None:
 
 
 def _vocabulary(folder: Path) -> _Vocabulary:
-    from tokenizers import Tokenizer
-
     settings = (
         read_json(folder / "tokenizer_config.json")
         if (folder / "tokenizer_config.json").is_file()
         else {}
     )
-    ids = Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab()
-    specials, stop_ids = gguf_tokenizer.special_ids(folder, settings, ids)
+    tokenizer = gguf_tokenizer.load_tokenizer(folder)
+    ids = tokenizer.get_vocab()
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    specials, stop_ids = gguf_tokenizer.special_ids(folder, settings, ids, added)
     texts = {number: text for text, number in ids.items()}
     bos, eos = (
         texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
@@ -175,9 +176,9 @@ def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) ->
 
 def _write_companions(folder: Path, vocabulary: _Vocabulary, out: Path) -> None:
     (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    for name in (TOKENIZER, "generation_config.json"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    gguf_tokenizer.write_tokenizer(folder, out)
+    if (folder / GENERATION_CONFIG).is_file():
+        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _figures(
