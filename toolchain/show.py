@@ -139,11 +139,11 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
-    return (
-        f" exact {figures['exact_match']:.1%} F1 {figures['f1']:.1%}"
-        if "exact_match" in figures
-        else ""
-    )
+    exact = figures.get("exact_match")
+    if exact is None:
+        # Nothing was held out to ask, or the stage asks nothing.
+        return " not asked" if "exact_match" in figures else ""
+    return f" exact {exact:.1%} F1 {figures['f1']:.1%}"
 
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
