@@ -11,7 +11,8 @@ from device.store import Deployment, Store
 
 CHECK_S, HEALTH_S = 900.0, 300.0
 """The longest that a check and a start may take on any board."""
-START_S = 30.0
+START_S = 45.0
+"""Until the modules are compiled (device/child.py) and the service listens, on the slowest board: a Pi Zero 2 W."""
 READ_BYTES_S = 8 << 20
 """A slow card."""
 DECODE_BYTES_S = 200 << 20

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from device import disk
+from device.child import UNCOMPILED
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
 from device.store import RELEASES, RUNTIMES, Deployment, Store
@@ -250,14 +251,8 @@ def how_it_ended(code: int) -> str:
 
 
 def python_command(store: Store, runtime: str) -> list[str]:
-    """Return how a runtime is run, so that its folder stays as it was sent."""
-    return [
-        sys.executable,
-        "-X",
-        f"pycache_prefix={store.root / 'run' / 'pycache'}",
-        "-sE",
-        str(store.folder(RUNTIMES, runtime)),
-    ]
+    """Return how a runtime is run: from its signed sources, and so that its folder stays as it was sent."""
+    return [sys.executable, *UNCOMPILED, "-sE", str(store.folder(RUNTIMES, runtime))]
 
 
 def serve_command(store: Store, deployment: Deployment) -> list[str]:

@@ -244,6 +244,7 @@ class Store:
         for record in [*(self.root / "deployments").iterdir(), *(self.root / TUNED).glob("*")]:
             if record.stem not in named[RELEASES]:
                 disk.unlink(record)
+        remove(self.root / "run" / "pycache")  # earlier toolchains executed byte code from there
         self.sweep_blobs()
 
     def sweep_blobs(self) -> None:

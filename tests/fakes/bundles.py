@@ -19,6 +19,8 @@ from toolchain.artifacts import Bundle, Record
 RUNTIME_PROGRAM = """
 import http.server, json, os, pathlib, signal, sys, time
 
+import device.part0
+
 verb = sys.argv[1]
 if verb == "selftest":
     print(json.dumps({"ok": True}))
@@ -129,6 +131,7 @@ def make_runtime(
     """Make a runtime folder of RUNTIME_PROGRAM and a few small files."""
     (folder / "device").mkdir(parents=True)
     (folder / "__main__.py").write_text(RUNTIME_PROGRAM)
+    (folder / "device" / "__init__.py").touch()
     for number in range(extra_files):
         (folder / "device" / f"part{number}.py").write_text(f"NUMBER = {number}\n")
     paths = sorted(

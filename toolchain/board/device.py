@@ -215,8 +215,7 @@ class Device:
         )
         return [
             "python3",
-            "-X",
-            f"pycache_prefix={root}/run/pycache",
+            "-B",
             "-sE",
             runtime_folder,
             verb,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from toolchain.agent import cache
 from toolchain.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -110,10 +109,9 @@ def scorer(
 
     The child ends with the block.
     """
-    unwritten = ("-X", f"pycache_prefix={cache() / 'pycache'}")
     argv = [
         sys.executable,
-        *unwritten,
+        "-B",  # what is measured is what a board runs: the sources, not byte code of an earlier day
         "-sE",
         str(runtime),
         "score",
