@@ -14,7 +14,7 @@ from device.manifest import (
     to_bytes,
 )
 from device.manifest.gguf import tensor_digests
-from toolchain.artifacts import Bundle, Record
+from toolchain.artifacts import RECORD, Bundle, Record, digest
 
 RUNTIME_PROGRAM = """
 import http.server, json, os, pathlib, signal, sys, time
@@ -112,12 +112,18 @@ def make_bundle(
         parameters={},
         seed=0,
         tools={},
-        digest="",
+        digest=digest(folder),
         size_bytes=0,
         seconds=0,
         figures={},
     )
     return Bundle(path=folder, record=record)
+
+
+def finished(bundle: Bundle) -> Bundle:
+    """Put a bundle's record beside its files, as the stage does that packages it."""
+    (bundle.path / RECORD).write_text(bundle.record.model_dump_json())
+    return bundle
 
 
 def make_runtime(
