@@ -126,7 +126,7 @@ def test_nothing_is_signed_where_one_of_two_folders_was_changed(
     signers.make_key(ssh / "id_ed25519")
     runtime = make_runtime(tmp_path / "runtime")
     (runtime / "device" / "part0.py").write_text("NUMBER = 9\n")
-    with pytest.raises(TrustError, match="`device/part0.py` is not what the manifest says"):
+    with pytest.raises(TrustError, match=r"`device/part0\.py` is not what the manifest says"):
         signing.sign([manifest, runtime / "runtime.json"], signing.find_key(), Silent())
     assert signing.signature_of(manifest) is None
 
