@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from device.manifest import fields as rules
+from device.manifest.fields import ESCAPE as ESCAPE
 from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
+from device.manifest.fields import PARSE as PARSE
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from device.manifest.reading import parse_json, stream_of
 from device.manifest.reading import read_bounded as read_bounded
@@ -118,6 +120,8 @@ class Manifest:
     """Longest answer where the request names none."""
     slots: int = 1
     """Questions that are answered at the same time where a board has the memory for it."""
+    special_tokens: str = PARSE
+    """What becomes of control tokens in a client's text: `parse` takes them as such, `escape` as the text that they are."""
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
     gate: dict[str, Any] = field(default_factory=dict)
@@ -134,6 +138,11 @@ class Manifest:
     def release_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
         return hashlib.sha256(to_bytes(self)).hexdigest()
+
+    @property
+    def escapes(self) -> bool:
+        """Whether control tokens in a client's text are broken up."""
+        return self.special_tokens == ESCAPE
 
     @property
     def opening(self) -> "tuple[Mapping[str, Any], ...]":

@@ -13,6 +13,7 @@ MAX_NUMBER = 2**53 - 1
 MAX_CONTEXT = 1 << 24
 MAX_TOKEN = 2**31 - 1
 MAX_SLOTS = 16
+PARSE, ESCAPE = "parse", "escape"
 _TEXT = 1 << 20
 
 Rule = Callable[[Any], bool]
@@ -88,6 +89,7 @@ BUNDLE: Rules = {
     "turns": lambda value: True,  # its own check says more (manifest._turns)
     "max_tokens": number(1, MAX_TOKEN),
     "slots": number(1, MAX_SLOTS),
+    "special_tokens": lambda value: value in (PARSE, ESCAPE),
     "provenance": _anything,
     "licences": each(text(_TEXT)),
     "gate": _anything,

@@ -104,10 +104,11 @@ def scorer(
     context: int,
     adapter: Path | None = None,
     opening: Path | None = None,
+    escape: bool = False,
 ) -> Iterator[Scorer]:
     """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
 
-    The child ends with the block.
+    With `escape` control tokens in messages are broken up. The child ends with the block.
     """
     argv = [
         sys.executable,
@@ -122,6 +123,7 @@ def scorer(
     ]
     argv += ["--adapter", str(adapter)] if adapter else []
     argv += ["--opening", str(opening)] if opening else []
+    argv += ["--escape"] if escape else []
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
