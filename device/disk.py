@@ -160,8 +160,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Replace a file as a whole: at any moment it is the old one or the new one."""
     part = path.with_name(f".{path.name}.part")
     write_new(part, content)
+    _make_way(path)
     replace(part, path)
     sync(path.parent)
+
+
+def _make_way(path: Path) -> None:
+    """Take away a folder that lies where a file belongs: a rename replaces everything else."""
+    if path.is_dir() and not path.is_symlink():
+        remove(path)
 
 
 def write_json(path: Path, value: "dict[str, Any]") -> None:
@@ -183,6 +190,7 @@ def write_note(path: Path, value: "dict[str, Any]") -> None:
         write_all(descriptor, json.dumps(value).encode())
     finally:
         os.close(descriptor)
+    _make_way(path)
     replace(part, path)
 
 

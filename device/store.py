@@ -195,8 +195,8 @@ class Store:
 
     def state(self) -> dict[str, Any]:
         """Return what was noted at the last commit, nothing if there was none."""
-        noted = [read_json(self.root / copy) for copy in STATE_COPIES]
-        return next(filter(None, noted), {})
+        noted = (read_json(self.root / copy) or {} for copy in STATE_COPIES)
+        return next((fields for fields in noted if _typed_deployment(fields)), {})
 
     def recover(self) -> None:
         """Take `current` and `previous` back to the last commit, where a switch was cut short.
@@ -371,23 +371,10 @@ class Store:
 
     def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
         """Return the deployment that a file of the store names, None where it is none or its release is not here."""
-        known: dict[str, Any] = {
-            name: fields[name] for name in Deployment.__dataclass_fields__ if name in fields
-        }
-        try:
-            deployment = Deployment(**known)
-            for digest in (deployment.release, deployment.runtime):
-                checked_digest(digest)
-        except (ManifestError, TypeError):
-            return None
-        sound = (
-            type(deployment.port) is int
-            and 0 < deployment.port < 1 << 16
-            and deployment.service in SERVICES
-            and isinstance(deployment.unsigned, bool)
-            and self.folder(RELEASES, deployment.release).is_dir()
-        )
-        return deployment if sound else None
+        deployment = _typed_deployment(fields)
+        if deployment and self.folder(RELEASES, deployment.release).is_dir():
+            return deployment
+        return None
 
     def _deployed(self, link: str) -> Deployment | None:
         try:
@@ -405,6 +392,26 @@ class Store:
             disk.symlink(os.path.join(RELEASES, deployment.release), fresh)
             sync(self.root)
             disk.replace(fresh, link)
+
+
+def _typed_deployment(fields: dict[str, Any]) -> Deployment | None:
+    """Return the deployment that fields spell, None where one of them is missing or cannot be."""
+    known: dict[str, Any] = {
+        name: fields[name] for name in Deployment.__dataclass_fields__ if name in fields
+    }
+    try:
+        deployment = Deployment(**known)
+        for digest in (deployment.release, deployment.runtime):
+            checked_digest(digest)
+    except (ManifestError, TypeError):
+        return None
+    sound = (
+        type(deployment.port) is int
+        and 0 < deployment.port < 1 << 16
+        and deployment.service in SERVICES
+        and isinstance(deployment.unsigned, bool)
+    )
+    return deployment if sound else None
 
 
 def leads_of(bundle: Path) -> Path | None:
