@@ -151,7 +151,7 @@ def _replace(
     store.settle(wanted)
     try:
         with service.paused(store):
-            _hand_over(store, store.current(), way_back)
+            _hand_over(store, store.current(), None if stopped else way_back)
             _refuse_taken_port(wanted.port)
             checked = _check(store, wanted, limits)
             store.switch(wanted, before if again else way_back)
@@ -270,7 +270,7 @@ def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError
         error = json.loads(lines[-1])["error"]
         if error["code"] == "illegal_instruction":
             return DeviceError(error["code"], error["message"], error["hint"])
-        return DeviceError("unhealthy", f"the {verb} failed: {error['message']}")
+        return DeviceError("unhealthy", f"the {verb} failed: {error['message']}", error["hint"])
     except (IndexError, KeyError, TypeError, ValueError):
         words = complaints.decode(errors="replace").strip().splitlines()
         last = f": {words[-1][:300]}" if words and code >= 0 else ""

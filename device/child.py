@@ -48,15 +48,22 @@ def die_with_parent() -> None:
 
 def run_child(command: Sequence[str]) -> Result:
     """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
-    child = subprocess.run(command, stdout=subprocess.PIPE, check=False, preexec_fn=die_with_parent)
+    child = subprocess.run(command, capture_output=True, check=False, preexec_fn=die_with_parent)
+    sys.stderr.write(child.stderr.decode(errors="replace"))
     if child.returncode < 0:
         raise _died(signal.Signals(-child.returncode))
     if child.returncode > 0:
-        raise DeviceError("internal_error", "the check failed, its log says why")
+        raise DeviceError("internal_error", f"the check failed: {_last_words(child.stderr)}")
     result: Result = json.loads(child.stdout)
     if fault := result.get("error"):
         raise DeviceError(fault["code"], fault["message"], fault["hint"])
     return result
+
+
+def _last_words(said: bytes) -> str:
+    """Return the last line that a process wrote before it failed."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"
 
 
 def _died(number: signal.Signals) -> DeviceError:
