@@ -221,7 +221,7 @@ def left_behind(run: Path) -> "tuple[int | None, int | None]":
 def _group(run: Path) -> "int | None":
     """Return the process group of the supervisor that lives."""
     group = (read_json(run / NOTE) or {}).get("group")
-    return group if supervisor_lives(run) and _is_ours(run, group) else None
+    return group if supervisor_lives(run) and _is_ours(run, group, "supervise") else None
 
 
 def _groups(run: Path) -> list[int]:
@@ -230,25 +230,25 @@ def _groups(run: Path) -> list[int]:
     of_child = 0
     with suppress(ProcessLookupError):
         of_child = os.getpgid(child) if child else 0
-    named = [note.get("group"), note.get("left")]
-    wanted = {group for group in named if _is_ours(run, group) or (group and group == of_child)}
-    return sorted(group for group in wanted if isinstance(group, int))
+    named = [group for group in (note.get("group"), note.get("left")) if type(group) is int]
+    return [group for group in named if _is_ours(run, group, "supervise") or 0 < group == of_child]
 
 
-def _is_ours(run: Path, pid: Any) -> bool:
-    """Say whether a process is one of this store's, by its command line."""
+def _is_ours(run: Path, pid: Any, verb: str) -> bool:
+    """Say whether a process runs a verb on this store: a number in a note may be rotten, forged, or another's by now."""
     if type(pid) is not int or pid <= 1:
         return False
     try:
-        return os.fsencode(run.parent) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return os.fsencode(run.parent) in words and f"\0{verb}\0".encode() in words
 
 
 def serving_process(run: Path) -> "int | None":
     """Return the process that serves, None if there is none."""
     child = (read_json(run / NOTE) or {}).get("child")
-    return child if supervisor_lives(run) and _is_ours(run, child) else None
+    return child if supervisor_lives(run) and _is_ours(run, child, "serve") else None
 
 
 def last_end(run: Path) -> str:
