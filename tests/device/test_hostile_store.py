@@ -22,6 +22,7 @@ from device.store import STATE_COPIES, Store
 from tests.conftest import Rounds
 from tests.device.test_activation import Board, wait_until
 from tests.fakes.board_life import Life, make_cargo, without_processes
+from toolchain.agent import build_agent
 
 DEEP = b"[" * 50_000
 SERVED = ("release3", "release2")
@@ -254,6 +255,20 @@ def test_a_fifo_among_the_blobs_is_named_and_taken_away(
         scrub(["--root", str(life.root)])
     capsys.readouterr()
     assert not (life.root / "blobs" / ("0" * 64)).exists()
+
+
+def test_an_agent_that_has_rotted_counts_as_not_there_so_that_it_is_sent_again(
+    tmp_path: Path,
+) -> None:
+    agent, folder = build_agent(), tmp_path / "agents"
+    folder.mkdir()
+    shutil.copy(agent, folder)
+    assert stored(str(tmp_path))["agents"] == [agent.name]
+    content = bytearray(agent.read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / agent.name).write_bytes(content)
+    os.mkfifo(folder / f"{'0' * 64}.pyz")
+    assert stored(str(tmp_path))["agents"] == []
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
