@@ -169,8 +169,7 @@ class _Bench:
         }
         command = [
             sys.executable,
-            "-X",
-            f"pycache_prefix={self._cache}",
+            "-B",
             "-sE",
             str(self._runtime),
             "serve",

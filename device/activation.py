@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def stop(argv: list[str]) -> int:
     with store.locked():
         store.recover()
         current = store.current()
+        with suppress(OSError):  # what runs is ended on a disk that takes no byte any more, too
+            store.note_stopped()
         if current:
             service.choose(store, current.service).stop()
     print(json.dumps(_state(store), ensure_ascii=False))
@@ -143,12 +146,12 @@ def _replace(
     store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
     """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
-    before = store.previous()
+    before, stopped = store.previous(), store.is_stopped
     again = way_back is not None and way_back.release == wanted.release
     store.settle(wanted)
     try:
         with service.paused(store):
-            _hand_over(store, store.current(), way_back)
+            _hand_over(store, store.current(), None if stopped else way_back)
             _refuse_taken_port(wanted.port)
             checked = _check(store, wanted, limits)
             store.switch(wanted, before if again else way_back)
@@ -157,7 +160,7 @@ def _replace(
         store.commit(wanted, checked["speed"])
     except BaseException as error:
         code, reason, hint = _fault(error)
-        after = _go_back(store, wanted, way_back, before, limits)
+        after = _go_back(store, wanted, _WayBack(way_back, before, stopped), limits)
         health.note_refusal(store, wanted, code, reason)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
     health.forget_refusal(store)
@@ -188,23 +191,31 @@ def _fault(error: BaseException) -> tuple[str, str, str]:
     return "unhealthy", f"the activation ended by {type(error).__name__}: {error}", ""
 
 
-def _go_back(
-    store: Store,
-    failed: Deployment,
-    way_back: Deployment | None,
-    previous: Deployment | None,
-    limits: Limits,
-) -> str:
-    """Run `way_back` again; return in words what runs now."""
+@dataclass(frozen=True)
+class _WayBack:
+    """What was there before a switch."""
+
+    release: "Deployment | None"
+    previous: "Deployment | None"
+    stopped: bool
+    """Whether its owner had stopped it: then it stays so."""
+
+
+def _go_back(store: Store, failed: Deployment, before: _WayBack, limits: Limits) -> str:
+    """Run what was there before again; return in words what runs now."""
+    way_back = before.release
     try:
         with service.paused(store):
-            store.switch(way_back, previous)
+            store.switch(way_back, before.previous)
             if way_back and store.confirmed() == failed:
                 store.commit(way_back)
-            _hand_over(store, failed, way_back)
+            _hand_over(store, failed, None if before.stopped else way_back)
         if not way_back:
             return "nothing runs: there was no release before"
         manifest = store.read_release(way_back.release)
+        if before.stopped:
+            store.note_stopped()
+            return f"{manifest.name} {manifest.version} stays stopped"
         _watch(store, way_back, limits)
     except (DeviceError, OSError) as error:
         return f"the release before does not run either: {error}"
@@ -259,7 +270,7 @@ def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError
         error = json.loads(lines[-1])["error"]
         if error["code"] == "illegal_instruction":
             return DeviceError(error["code"], error["message"], error["hint"])
-        return DeviceError("unhealthy", f"the {verb} failed: {error['message']}")
+        return DeviceError("unhealthy", f"the {verb} failed: {error['message']}", error["hint"])
     except (IndexError, KeyError, TypeError, ValueError):
         words = complaints.decode(errors="replace").strip().splitlines()
         last = f": {words[-1][:300]}" if words and code >= 0 else ""
@@ -301,6 +312,7 @@ def _state(store: Store) -> dict[str, Any]:
 
 def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
     running = service.choose(store, current.service)
+    lost = service.revive(store, current)
     answer = service.healthy(current.port)
     return {
         "kind": running.kind,
@@ -308,7 +320,8 @@ def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
         "port": current.port,
         "healthy": answer is not None,
         "health": answer,
-        "failure": running.failure(),
+        "failure": lost or running.failure(),
+        "stopped": store.is_stopped,
         "survives_reboot": running.survives_reboot,
         "hint": running.hint,
     }

@@ -36,14 +36,15 @@ def calibrate(argv: "list[str]") -> int:
 
 def _calibrate(store: Store, current: Deployment, budget_s: float) -> "dict[str, Any]":
     bundle = store.folder(RELEASES, current.release)
-    before = tuned.read(bundle)
+    before, stopped = tuned.read(bundle), store.is_stopped
     try:
         found = _searched(store, current, bundle, budget_s)
         checked = _proved(store, current, bundle, found)
         return {**found, "check": checked}
     except BaseException:
         tuned.write(bundle, before)
-        activation.run_again(store, current)
+        if not stopped:
+            activation.run_again(store, current)
         raise
 
 

@@ -1,11 +1,9 @@
 """The highest counter of each name that was ever committed on this board, in two copies of which one may be lost.
 
-Each copy carries its own checksum, so that a rotten one is known as such, whichever way its digits fell. The rule: a copy is
+Each copy is sealed (disk.py), so that a rotten one is known as such, whichever way its digits fell. The rule: a copy is
 replaced as a whole, and the second only after the first is on the disk.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ class Counters:
         """Return the highest committed counter of each name."""
         highest: dict[str, int] = {}
         for copy in self._copies:
-            for name, counter in _sound(read_json(copy)).items():
+            for name, counter in _counters(read_json(copy, sealed=True)).items():
                 highest[name] = max(highest.get(name, 0), counter)
         return highest
 
@@ -32,15 +30,21 @@ class Counters:
         """Note that a counter was committed; a copy that was lost or rotten is whole again afterwards."""
         highest = self.read()
         highest[name] = max(highest.get(name, 0), counter)
+        self._write(highest)
+
+    def mend(self) -> None:
+        """Write both copies again where one of them has rotted or is lost."""
+        if highest := self.read():
+            self._write(highest)
+
+    def _write(self, highest: dict[str, int]) -> None:
         for copy in self._copies:
-            write_json(copy, {"counters": highest, "sha256": _checksum(highest)})
+            write_json(copy, {"counters": highest})
 
 
-def _sound(copy: "dict[str, Any] | None") -> dict[str, int]:
+def _counters(copy: "dict[str, Any] | None") -> dict[str, int]:
     """Return what a copy says, nothing if it is not what was written."""
     said = (copy or {}).get("counters")
-    return said if isinstance(said, dict) and copy and copy.get("sha256") == _checksum(said) else {}
-
-
-def _checksum(counters: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(counters, sort_keys=True).encode()).hexdigest()
+    if not isinstance(said, dict):
+        return {}
+    return {name: counter for name, counter in said.items() if type(counter) is int}

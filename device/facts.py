@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -65,6 +66,7 @@ def stored(root: str) -> Facts:
         kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."]
         for kind in ("runtimes", "releases", "agents")
     }
+    kept["agents"] = [n for n in kept["agents"] if _is_whole(os.path.join(root, "agents", n), n)]
     names = [(kind, name) for kind in ("runtimes", "releases") for name in kept[kind]]
     signatures = {
         name: _digest(os.path.join(root, kind, name, _SIGNATURES[kind])) for kind, name in names
@@ -82,10 +84,17 @@ def stored(root: str) -> Facts:
     )
 
 
-def _digest(path: str) -> Optional[str]:
+def _is_whole(path: str, name: str) -> bool:
+    """Say whether an agent is what its name says: one that has rotted is sent again."""
+    return _digest(path, 16 << 20) == os.path.splitext(name)[0]
+
+
+def _digest(path: str, limit: int = 1 << 20) -> Optional[str]:
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
         with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read(1 << 20)).hexdigest()
+            return hashlib.sha256(stream.read(limit)).hexdigest()
     except OSError:
         return None
 
@@ -269,6 +278,8 @@ def _services() -> Facts:
 
 def _text(path: str) -> str:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would hold up whoever opens it
+            return ""
         with open(path, "rb") as stream:
             return stream.read(1 << 20).decode("utf-8", "replace")
     except OSError:

@@ -15,9 +15,12 @@ from typing import Any
 
 from device import disk
 from device.disk import make_folder, read_json, remove, write_json, write_new
-from device.manifest import RUNTIME_MANIFEST, read_runtime
+from device.manifest import RUNTIME_MANIFEST, read_bounded, read_runtime
 from device.model import Model
 from device.store import leads_of
+
+MAX_STATE_BYTES = 256 << 20
+"""Four times what states may take in memory (manifest.memory.shelf_bytes)."""
 
 
 def prepare(model: Model, bundle: Path) -> bool:
@@ -49,15 +52,15 @@ def _name(kind: str, lead: tuple[int, ...]) -> str:
     return sha256(json.dumps([runtime, kind, lead]).encode()).hexdigest()
 
 
+def is_recorded(file: Path) -> bool:
+    """Say whether a state is that of its record."""
+    return bool(_recorded(file))
+
+
 def _recorded(file: Path) -> bytes:
     """Return a state's bytes if they are those of its record."""
     record: dict[str, Any] = read_json(file.with_suffix(".json")) or {}
-    try:
-        if file.stat().st_size != record.get("size"):
-            return b""
-        state = file.read_bytes()
-    except OSError:
-        return b""
+    state = read_bounded(file, MAX_STATE_BYTES) or b""
     return state if sha256(state).hexdigest() == record.get("sha256") else b""
 
 

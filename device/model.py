@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from device import tuned
 from device.engine import load
 from device.engine.base import Engine, Settings, memory_bytes
+from device.engine.escape import Escape
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
@@ -45,6 +46,8 @@ class Model:
     """What conversations begin with, unless they bring instructions of their own."""
     slots: int = 1
     """Answers that there is memory for at the same time."""
+    escape: "Escape | None" = None
+    """What breaks up control tokens in the texts of clients; None where they are parsed."""
     _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
     _states: dict[tuple[int, ...], bytes] = field(default_factory=dict, repr=False, compare=False)
     """The saved state of the last lead that `forget` took back."""
@@ -58,7 +61,14 @@ class Model:
                 hint="use /v1/completions",
                 status=400,
             )
-        return self.template.render(opened(messages, self.opening), now)
+        return self.template.render(self._escaped(opened(messages, self.opening)), now)
+
+    def _escaped(self, messages: Messages) -> Messages:
+        """Return messages without control tokens; the opening is the owner's and stays as it was signed."""
+        if self.escape is None:
+            return messages
+        known = len(self.opening) if begins(messages, self.opening) else 0
+        return [*messages[:known], *self.escape.messages(messages[known:])]
 
     def prompt(self, messages: Messages, now: "datetime | None" = None) -> Prompt:
         """Return the prompt of a conversation as token ids, and how many of them are its lead."""
@@ -150,15 +160,20 @@ def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
 
 def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
     """Open a bundle's model with settings of one's own; raise DeviceError."""
-    return replace(
-        _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening),
-        slots=settings.slots,
-    )
+    model = _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening)
+    return replace(_escaping(model) if manifest.escapes else model, slots=settings.slots)
 
 
-def open_file(path: Path, settings: Settings, opening: Messages = ()) -> Model:
+def open_file(
+    path: Path, settings: Settings, opening: Messages = (), *, escapes: bool = False
+) -> Model:
     """Open a model file by itself, with the template that lies beside it; raise DeviceError."""
-    return _opened(path, settings, (), opening)
+    model = _opened(path, settings, (), opening)
+    return _escaping(model) if escapes else model
+
+
+def _escaping(model: Model) -> Model:
+    return replace(model, escape=Escape(model.engine.control_tokens()))
 
 
 def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...], opening: Messages) -> Model:

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from device import disk
 from device.errors import DeviceError, read_only
 from device.manifest import MAX_MANIFEST_BYTES, checked_digest
+from device.manifest.reading import parse_json
 from device.patch import Rebuilt, rebuild
 from device.store import RELEASES, RUNTIMES, Store
 
@@ -104,7 +105,7 @@ def receive(argv: list[str]) -> int:
 
 def _request(line: bytes) -> dict[str, Any]:
     try:
-        request = json.loads(line)
+        request = parse_json(line)
     except ValueError as error:
         raise DeviceError("bad_request", "not a JSON line") from error
     if not isinstance(request, dict):

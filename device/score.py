@@ -141,7 +141,8 @@ def _open(options: argparse.Namespace) -> Model:
         return open_bundle(folder, read_manifest(folder), options.threads)
     settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
-    return open_file(Path(options.model), settings, [json.loads(line) for line in lines])
+    opening = [json.loads(line) for line in lines]
+    return open_file(Path(options.model), settings, opening, escapes=options.escape)
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -157,6 +158,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         type=Path,
         help="what conversations begin with, a message a line, for --model",
+    )
+    parser.add_argument(
+        "--escape", action="store_true", help="break up control tokens in messages, for --model"
     )
     parser.add_argument(
         "--context",

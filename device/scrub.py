@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from device import disk, service
+from device import disk, leads, service
+from device.counters import COPIES
 from device.errors import DeviceError
 from device.manifest import ManifestError, sha256_of
-from device.store import RELEASES, RUNTIMES, Store
+from device.store import LEADS, RELEASES, RUNTIMES, STATE_COPIES, TUNED, Store
 
 
 def scrub(argv: list[str]) -> int:
@@ -21,22 +23,69 @@ def scrub(argv: list[str]) -> int:
         blobs = [blob for blob in (store.root / "blobs").iterdir() if not blob.name.startswith(".")]
         seen: dict[str, Any] = {
             "blobs": len(blobs),
-            "read_bytes": sum(blob.stat().st_size for blob in blobs),
+            "read_bytes": sum(blob.lstat().st_size for blob in blobs),
         }
-        rotten = {blob.name for blob in blobs if sha256_of(blob) != blob.name}
+        rotten = {blob.name for blob in blobs if _digest(blob) != blob.name}
         faults = [fault for kind in (RELEASES, RUNTIMES) for fault in _faults(store, kind, rotten)]
+        beside = _faults_beside(store)
         for name in rotten:
-            disk.unlink(store.blob(name))
+            disk.remove(store.root / "blobs" / name)
         current = store.current()
-    if current and {fault["in"] for fault in faults} & {current.release, current.runtime}:
+    damaged = current and {fault["in"] for fault in faults} & {current.release, current.runtime}
+    if current and damaged and not store.is_stopped:
         service.choose(store, current.service).start()
-    print(
-        json.dumps(
-            dict(seen, rotten=faults, hint="push the release again" if faults else ""),
-            ensure_ascii=False,
-        )
-    )
+    hint = "push the release again" if faults else ""
+    print(json.dumps(dict(seen, rotten=faults + beside, hint=hint), ensure_ascii=False))
     return 0
+
+
+def _digest(file: Path) -> str:
+    """Return a file's sha256; nothing of what is no file, or cannot be read."""
+    try:
+        return sha256_of(file)
+    except OSError:
+        return ""
+
+
+def _faults_beside(store: Store) -> "list[dict[str, str]]":
+    """Return what has rotted of the rest of the store; what has a second copy, or is made anew, is taken away or mended."""
+    found = []
+    for agent in sorted((store.root / "agents").glob("*")):
+        if _digest(agent) != agent.stem:
+            found.append(_beside("agents", agent.name, "is sent again by the next command"))
+            disk.remove(agent)
+    for file in _json_files(store):
+        if disk.read_json(file) is None:
+            where = file.relative_to(store.root).as_posix()
+            found.append(_beside("store", where, _REMEDIES.get(file.name, "is made anew")))
+            if file.name not in _REMEDIES:
+                disk.remove(file)
+    for state in sorted((store.root / LEADS).glob("*/*.state")):
+        if not leads.is_recorded(state):
+            found.append(_beside(LEADS, state.name, "is made anew"))
+            disk.remove(state)
+    if found:
+        store.mend_copies()
+    return found
+
+
+_REMEDIES = {
+    "trust.json": "is written by `demitasse trust BOARD --target ID`",
+    **dict.fromkeys((*STATE_COPIES, *COPIES), "is written again from its other copy"),
+}
+
+
+def _json_files(store: Store) -> list[Path]:
+    """Return the JSON files of the store that are no manifests and no notes about processes."""
+    single = [store.root / name for name in (*STATE_COPIES, *COPIES, "trust.json")]
+    folders = (store.root / name for name in ("deployments", TUNED))
+    many = [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    many += sorted((store.root / LEADS).glob("*/*.json"))
+    return [*(file for file in single if os.path.lexists(file)), *many]
+
+
+def _beside(where: str, name: str, remedy: str) -> "dict[str, str]":
+    return {"in": where, "kind": "state", "what": f"`{name}` has rotted: it {remedy}"}
 
 
 def _faults(store: Store, kind: str, rotten: "set[str]") -> "list[dict[str, str]]":
@@ -56,6 +105,6 @@ def _faults(store: Store, kind: str, rotten: "set[str]") -> "list[dict[str, str]
             ]
             if not damaged:
                 store.check(kind, folder.name)
-        except (DeviceError, ManifestError) as error:
+        except (DeviceError, ManifestError, OSError) as error:
             found.append({"in": folder.name, "kind": kind[:-1], "what": str(error)})
     return found

@@ -32,6 +32,18 @@ def answer(module: str) -> None:
         result = {"errors": importlib.import_module(module).exercise()}
     except DeviceError as error:
         result = error.as_json()
-    except (ImportError, OSError) as error:
-        result = DeviceError("bad_runtime", f"the engine does not load: {error}").as_json()
+    except (ImportError, OSError, RuntimeError) as error:
+        # llama-cpp-python says a library that cannot be loaded with a RuntimeError
+        result = DeviceError(
+            "bad_runtime", f"the engine does not load: {error}", _hint(error)
+        ).as_json()
     print(json.dumps(result), flush=True)
+
+
+def _hint(error: Exception) -> str:
+    """Return what to do about a library that is there and may not be executed (dlopen(3), of a mount with `noexec`)."""
+    if "failed to map segment" in str(error):
+        return (
+            "the store is on a file system mounted with noexec: DEMITASSE_ROOT names another place"
+        )
+    return ""

@@ -6,7 +6,6 @@ nothing else. While somebody holds the pause a supervisor waits, and it goes on 
 
 import fcntl
 import getpass
-import json
 import os
 import signal
 import socket
@@ -20,12 +19,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from device import disk
+from device.child import UNCOMPILED
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
-from device.store import RELEASES, RUNTIMES, Deployment, Store
+from device.manifest.reading import parse_json
+from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 
-SYSTEMD, SUPERVISED = "systemd", "supervised"
+SYSTEMD, SUPERVISED = SERVICES
+NOTE = "service.json"
+"""In `run`: which processes serve."""
 STOP_S = 10.0
+MOST_WORDS = 2000
 _SIGNALS = {int(signal.SIGKILL): "killed, most likely out of memory"}
 """Signals whose usual cause says more than their name."""
 _UNIT = """\
@@ -75,10 +79,11 @@ class Supervised:
     def __init__(self, store: Store) -> None:
         self._root, self._run = store.root, store.root / "run"
 
-    def start(self) -> None:
+    def start(self, *words: str) -> None:
         """Start a supervisor, away from this session; it ends the one that runs, so that this process may die in between."""
-        with open(self._run / "supervisor.log", "ab") as log:
+        with disk.open_log(self._run / "supervisor.log") as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
+            command += words
             supervisor = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -174,7 +179,7 @@ def supervisor_lives(run: Path) -> bool:
 def end_supervisor(run: Path) -> None:
     """End the supervisor that lives, and its child; raise DeviceError `cannot_stop` if they do not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if group := _group(run):
+        for group in _groups(run):
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
         deadline = time.monotonic() + STOP_S
@@ -184,20 +189,72 @@ def end_supervisor(run: Path) -> None:
         raise DeviceError("cannot_stop", "the running service does not end", "reboot the board")
 
 
+def revive(store: Store, current: Deployment) -> str:
+    """Start a supervisor again that was killed, or went with the power; return in words what was seen, "" if it lives.
+
+    What it left is not ended: the new one waits for that.
+    """
+    run = store.root / "run"
+    if current.service != SUPERVISED or store.is_stopped or not read_json(run / NOTE):
+        return ""
+    if supervisor_lives(run) and _group(run):
+        return ""
+    try:
+        with store.locked(wait_s=0):
+            Supervised(store).start("--after")
+    except DeviceError as error:
+        return "" if error.code == "busy" else f"has no supervisor: {error.message}"
+    return "lost its supervisor, which was killed; another one takes over"
+
+
+def note_supervisor(run: Path, child: "int | None", left: "int | None" = None) -> None:
+    """Note which processes serve, for those who look and those who end them: a supervisor's group, its child, what another left."""
+    with suppress(OSError):
+        disk.write_note(run / NOTE, {"group": os.getpgid(0), "child": child, "left": left})
+
+
+def left_behind(run: Path) -> "tuple[int | None, int | None]":
+    """Return the child that a killed supervisor left, and its group."""
+    return serving_process(run), next(iter(_groups(run)), None)
+
+
 def _group(run: Path) -> "int | None":
     """Return the process group of the supervisor that lives."""
-    group = (read_json(run / "service.json") or {}).get("group")
-    return int(group) if group and supervisor_lives(run) else None
+    group = (read_json(run / NOTE) or {}).get("group")
+    return group if supervisor_lives(run) and _is_ours(run, group, "supervise") else None
+
+
+def _groups(run: Path) -> list[int]:
+    """Return the process groups that may be ended: a rotten or a foreign number is none of them."""
+    note, child = read_json(run / NOTE) or {}, serving_process(run)
+    of_child = 0
+    with suppress(ProcessLookupError):
+        of_child = os.getpgid(child) if child else 0
+    named = [group for group in (note.get("group"), note.get("left")) if type(group) is int]
+    return [group for group in named if _is_ours(run, group, "supervise") or 0 < group == of_child]
+
+
+def _is_ours(run: Path, pid: Any, verb: str) -> bool:
+    """Say whether a process runs a verb on this store: a number in a note may be rotten, forged, or another's by now."""
+    if type(pid) is not int or pid <= 1:
+        return False
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return os.fsencode(run.parent) in words and f"\0{verb}\0".encode() in words
 
 
 def serving_process(run: Path) -> "int | None":
     """Return the process that serves, None if there is none."""
-    return (read_json(run / "service.json") or {}).get("child") if supervisor_lives(run) else None
+    child = (read_json(run / NOTE) or {}).get("child")
+    return child if supervisor_lives(run) and _is_ours(run, child, "serve") else None
 
 
 def last_end(run: Path) -> str:
     """Return how the serving process ended since the last start, "" if it did not."""
-    return str((read_json(run / "ended.json") or {}).get("how", ""))
+    how = (read_json(run / "ended.json") or {}).get("how", "")
+    return how[:MOST_WORDS] if isinstance(how, str) else ""
 
 
 def _is_locked(path: Path) -> bool:
@@ -226,7 +283,7 @@ def healthy(port: int) -> dict[str, Any] | None:
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
-        body = json.loads(answer.read(1 << 20))
+        body = parse_json(answer.read(1 << 20))
         return body if answer.status == 200 and isinstance(body, dict) else None
     except (OSError, HTTPException, ValueError):
         return None
@@ -250,14 +307,8 @@ def how_it_ended(code: int) -> str:
 
 
 def python_command(store: Store, runtime: str) -> list[str]:
-    """Return how a runtime is run, so that its folder stays as it was sent."""
-    return [
-        sys.executable,
-        "-X",
-        f"pycache_prefix={store.root / 'run' / 'pycache'}",
-        "-sE",
-        str(store.folder(RUNTIMES, runtime)),
-    ]
+    """Return how a runtime is run: from its signed sources, and so that its folder stays as it was sent."""
+    return [sys.executable, *UNCOMPILED, "-sE", str(store.folder(RUNTIMES, runtime))]
 
 
 def serve_command(store: Store, deployment: Deployment) -> list[str]:

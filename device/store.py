@@ -6,17 +6,21 @@
     leads/<release>/               what the release's model has read of its lead (leads.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
-    state.json                     the last deployment that was healthy, and the one before it: what a cut switch is taken back to
+    state.json, state.copy.json    the last deployment that was healthy, and the one before it: what a cut switch is taken back to
+    stopped                        is there while the owner has stopped the service
+    agents/<sha256>.pyz            the program that runs the service; its name is its digest
     counters.json, counters.copy.json   the highest counter of each name that was ever committed (counters.py)
     allowed_signers and others     who may sign for this board (trust.py)
 
 The rule: everything a name stands for is on the disk (fsync of the files, then of the folder) before the name is.
+The other rule: what is read here is bounded and typed, and what has rotted is as if it were not there (docs/trust.md).
 """
 
 import argparse
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +49,9 @@ from device.manifest import (
 )
 
 RELEASES, RUNTIMES, LEADS, TUNED = "releases", "runtimes", "leads", "tuned"
+STATE_COPIES = ("state.json", "state.copy.json")
+"""The second is written after the first is on the disk, and read where the first has rotted."""
+SERVICES = ("systemd", "supervised")
 MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
 
 
@@ -68,6 +75,7 @@ class Store:
         self.root = root.expanduser().absolute()
         for name in ("blobs", RUNTIMES, RELEASES, "deployments", "run"):
             make_folder(self.root / name)
+        disk.keep_private(self.root)
 
     @contextmanager
     def locked(self, wait_s: float = 1.0) -> Iterator[None]:
@@ -183,17 +191,34 @@ class Store:
 
     def confirmed(self) -> Deployment | None:
         """Return the last deployment that was healthy; not the current one if an activation was cut short."""
-        return self._present_deployment(self.state())
+        return self.current() if self._state_is_lost() else self._present_deployment(self.state())
 
     def state(self) -> dict[str, Any]:
         """Return what was noted at the last commit, nothing if there was none."""
-        return read_json(self.root / "state.json") or {}
+        noted = (read_json(self.root / copy) or {} for copy in STATE_COPIES)
+        return next((fields for fields in noted if _typed_deployment(fields)), {})
 
     def recover(self) -> None:
-        """Take `current` and `previous` back to the last commit, where a switch was cut short."""
-        confirmed, previous = self.confirmed(), self._deployment(str(self.state().get("previous")))
+        """Take `current` and `previous` back to the last commit, where a switch was cut short.
+
+        Where both notes of that commit have rotted nothing is known that is better than the names as they are.
+        """
+        if self._state_is_lost():
+            return
+        confirmed, previous = self.confirmed(), self._way_back()
         if (self.current(), self.previous()) != (confirmed, previous):
             self.switch(confirmed, previous)
+
+    def _state_is_lost(self) -> bool:
+        return not self.state() and any(os.path.lexists(self.root / copy) for copy in STATE_COPIES)
+
+    def _way_back(self) -> Deployment | None:
+        """Return the deployment before the last one that was healthy; its own file may have rotted since."""
+        state = self.state()
+        noted = state.get("way_back")
+        if isinstance(noted, dict) and (way_back := self._present_deployment(noted)):
+            return way_back
+        return self._deployment(str(state.get("previous")))
 
     def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
         """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back.
@@ -201,9 +226,10 @@ class Store:
         What is committed decides after a power cut: that these names are on the disk is as late as that.
         """
         if wanted:
-            if self._deployment(wanted.release) != wanted:
-                write_json(self._deployment_file(wanted.release), asdict(wanted))
+            self._note_deployment(wanted)
             way_back = None if way_back and way_back.release == wanted.release else way_back
+        if way_back:
+            self._note_deployment(way_back)
         for name, deployment in (("previous", way_back), ("current", wanted)):
             self._point(name, deployment)
 
@@ -215,9 +241,30 @@ class Store:
         noted = {
             "since": int(time.time()),
             "previous": previous.release if previous else None,
+            "way_back": asdict(previous) if previous else None,
             "measured": measured or {},
         }
-        write_json(self.root / "state.json", dict(asdict(deployment), **noted))
+        remove(self.root / "stopped")
+        for copy in STATE_COPIES:
+            write_json(self.root / copy, dict(asdict(deployment), **noted))
+
+    def mend_copies(self) -> None:
+        """Write the notes of the last commit again where one of their copies has rotted."""
+        state = self.state()
+        if state and any(read_json(self.root / copy) != state for copy in STATE_COPIES):
+            for copy in STATE_COPIES:
+                write_json(self.root / copy, state)
+        Counters(self.root).mend()
+        self.recover()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the owner stopped the service: then nothing but the owner starts it."""
+        return os.path.lexists(self.root / "stopped")
+
+    def note_stopped(self) -> None:
+        """Keep that the owner stopped the service, until a release is committed again."""
+        write_json(self.root / "stopped", {"since": int(time.time())})
 
     def lowest_counter(self, name: str) -> int:
         """Return the counter under which no release of a name may come: the highest that was ever committed.
@@ -243,14 +290,16 @@ class Store:
                 remove(folder)
         for record in [*(self.root / "deployments").iterdir(), *(self.root / TUNED).glob("*")]:
             if record.stem not in named[RELEASES]:
-                disk.unlink(record)
+                remove(record)
+        remove(self.root / "run" / "pycache")  # earlier toolchains executed byte code from there
         self.sweep_blobs()
 
     def sweep_blobs(self) -> None:
         """Delete the blobs, whole or not, that no release and no runtime holds."""
         for blob in list((self.root / "blobs").iterdir()):
-            if blob.stat().st_nlink == 1:
-                disk.unlink(blob)
+            seen = blob.lstat()
+            if seen.st_nlink == 1 or not stat.S_ISREG(seen.st_mode):
+                remove(blob)
 
     def sweep_staging(self) -> None:
         """Delete what interrupted staging left behind; parts of blobs stay, to be resumed."""
@@ -260,7 +309,7 @@ class Store:
 
     def size_bytes(self) -> int:
         """Return the bytes that blobs take, whole or not."""
-        return sum(blob.stat().st_size for blob in (self.root / "blobs").iterdir())
+        return sum(blob.lstat().st_size for blob in (self.root / "blobs").iterdir())
 
     def _link(self, staged: Path, files: tuple[File, ...]) -> None:
         folders = {staged}
@@ -310,6 +359,10 @@ class Store:
     def _deployment_file(self, release: str) -> Path:
         return self.root / "deployments" / f"{checked_digest(release)}.json"
 
+    def _note_deployment(self, deployment: Deployment) -> None:
+        if self._deployment(deployment.release) != deployment:
+            write_json(self._deployment_file(deployment.release), asdict(deployment))
+
     def _deployment(self, release: str) -> Deployment | None:
         try:
             return self._present_deployment(read_json(self._deployment_file(release)) or {})
@@ -317,13 +370,11 @@ class Store:
             return None
 
     def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
-        try:
-            deployment = Deployment(
-                **{name: fields[name] for name in Deployment.__dataclass_fields__}
-            )
-            return deployment if self.folder(RELEASES, deployment.release).is_dir() else None
-        except (KeyError, ManifestError):
-            return None
+        """Return the deployment that a file of the store names, None where it is none or its release is not here."""
+        deployment = _typed_deployment(fields)
+        if deployment and self.folder(RELEASES, deployment.release).is_dir():
+            return deployment
+        return None
 
     def _deployed(self, link: str) -> Deployment | None:
         try:
@@ -341,6 +392,26 @@ class Store:
             disk.symlink(os.path.join(RELEASES, deployment.release), fresh)
             sync(self.root)
             disk.replace(fresh, link)
+
+
+def _typed_deployment(fields: dict[str, Any]) -> Deployment | None:
+    """Return the deployment that fields spell, None where one of them is missing or cannot be."""
+    known: dict[str, Any] = {
+        name: fields[name] for name in Deployment.__dataclass_fields__ if name in fields
+    }
+    try:
+        deployment = Deployment(**known)
+        for digest in (deployment.release, deployment.runtime):
+            checked_digest(digest)
+    except (ManifestError, TypeError):
+        return None
+    sound = (
+        type(deployment.port) is int
+        and 0 < deployment.port < 1 << 16
+        and deployment.service in SERVICES
+        and isinstance(deployment.unsigned, bool)
+    )
+    return deployment if sound else None
 
 
 def leads_of(bundle: Path) -> Path | None:

@@ -11,13 +11,15 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from device import disk, service, trust
 from device.errors import DeviceError
 from device.logs import LOG
+from device.manifest import ManifestError
 from device.store import Deployment, Store
 
 LOG_LIMIT_BYTES = 1 << 20
@@ -32,10 +34,17 @@ def supervise(argv: list[str]) -> int:
     """Take over from the supervisor that runs and serve what is current, again and again: `supervise --root ROOT`."""
     parser = argparse.ArgumentParser(prog="supervise")
     parser.add_argument("--root", type=Path, required=True)
-    store = Store(parser.parse_args(argv).root)
+    parser.add_argument(
+        "--after", action="store_true", help="let what a killed supervisor left serve to its end"
+    )
+    options = parser.parse_args(argv)
+    store = Store(options.root)
     run = store.root / "run"
     with open(disk.open_lock(run / "service.lock")) as lock:
-        service.end_supervisor(run)
+        if options.after:
+            service.note_supervisor(run, *service.left_behind(run))
+        else:
+            service.end_supervisor(run)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _Supervisor(store, lock.fileno()).run()
     return 0
@@ -49,7 +58,7 @@ class _Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        """Go on until SIGTERM."""
+        """Go on until SIGTERM, whatever lies in the store."""
         signal.signal(signal.SIGTERM, self._stop)
         with suppress(OSError):
             disk.remove(self._run / "ended.json")
@@ -57,11 +66,23 @@ class _Supervisor:
         tries = 0
         while not self._stopping:
             began = time.monotonic()
-            how = "" if service.is_paused(self._store) else self._serve()
+            how = self._try()
             if how:
                 self._note("ended.json", {"how": how})
             tries = 0 if not how or time.monotonic() - began > STEADY_S else tries + 1
             self._rest(BACK_OFF_S[min(tries - 1, len(BACK_OFF_S) - 1)] if tries else LOOK_S)
+        with suppress(OSError):
+            disk.remove(
+                self._run / service.NOTE
+            )  # one that stays is of a supervisor that was killed
+
+    def _try(self) -> str:
+        """Run what is to run, unless there is a pause; return how that ended, "" if it was wanted."""
+        try:
+            return "" if service.is_paused(self._store) else self._serve()
+        except Exception as error:  # a supervisor that ends is a board that does not come back
+            traceback.print_exc()
+            return f"was refused: {type(error).__name__}: {error}"
 
     def _serve(self) -> str:
         """Run what is to run until it ends; return how it ended, "" if that was wanted."""
@@ -69,6 +90,8 @@ class _Supervisor:
             deployment, on_trial = self._choose()
         except DeviceError as error:
             return f"was refused: {error.message}"
+        except (ManifestError, OSError) as error:
+            return f"was refused: {error}"
         child = self._start(deployment)
         if on_trial and not self._stands(child, deployment):
             _end(child)
@@ -108,7 +131,7 @@ class _Supervisor:
         """Return a release if it is what a trusted key signed, byte by byte, else the one before it, which becomes current."""
         try:
             trust.check(self._store, current, self._store.check)
-        except DeviceError:
+        except (DeviceError, OSError):
             previous = self._store.previous()
             if not previous:
                 raise
@@ -121,7 +144,7 @@ class _Supervisor:
 
     def _start(self, deployment: Deployment) -> "subprocess.Popen[bytes]":
         command = service.serve_command(self._store, deployment)
-        with self._open_log() as log:
+        with disk.open_log(self._log) as log:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock]
             )
@@ -149,24 +172,18 @@ class _Supervisor:
             time.sleep(LOOK_S)
 
     def _note_child(self, pid: "int | None") -> None:
-        self._note("service.json", {"group": os.getpgid(0), "child": pid})
+        service.note_supervisor(self._run, pid)
 
     def _note(self, name: str, value: "dict[str, Any]") -> None:
         with suppress(OSError):
             disk.write_note(self._run / name, value)
 
-    def _open_log(self) -> BinaryIO:
-        try:
-            return open(self._log, "ab")
-        except OSError:
-            return open(os.devnull, "ab")
-
     def _bound_log(self) -> None:
-        if self._log.is_file() and self._log.stat().st_size > LOG_LIMIT_BYTES:
-            with open(self._log, "rb") as stream:
+        """Keep the log's last quarter where it has grown too large."""
+        with suppress(OSError), open(disk.reopen(self._log), "r+b") as stream:
+            if os.fstat(stream.fileno()).st_size > LOG_LIMIT_BYTES:
                 stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
-                tail = stream.read()
-            with open(self._log, "r+b") as stream:
+                tail = stream.read(LOG_LIMIT_BYTES)
                 stream.truncate(0)
                 stream.write(tail)
 

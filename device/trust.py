@@ -74,8 +74,8 @@ def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], No
 def is_signed(store: Store, wanted: Deployment) -> bool:
     """Say whether a deployment carries signatures on a board that knows signers: then they must hold, whatever is allowed."""
     named = ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime))
-    return (store.root / SIGNERS).exists() and all(
-        _signature_file(store, kind, name).exists() for kind, name in named
+    return os.path.lexists(store.root / SIGNERS) and all(
+        os.path.lexists(_signature_file(store, kind, name)) for kind, name in named
     )
 
 
@@ -330,7 +330,7 @@ def _revoke(store: Store, text: str) -> None:
 
 def _pinned_target(store: Store) -> str:
     said = read_json(store.root / PINNED)
-    if said is None and (store.root / PINNED).exists():
+    if said is None and os.path.lexists(store.root / PINNED):
         raise DeviceError(
             "target_broken", f"{PINNED} cannot be read", "demitasse trust BOARD --target ID"
         )

@@ -23,7 +23,7 @@ def apply(bundle: Path, settings: Settings) -> Settings:
         kept = (read(bundle) or {}).get("settings", {})
         known = {name: kept[name] for name in CHOSEN if name in kept}
         return replace(settings, **{**known, "cpus": tuple(known.get("cpus", ()))})
-    except (FieldError, TypeError, AttributeError):
+    except (FieldError, TypeError, ValueError, AttributeError):
         return settings
 
 

@@ -278,9 +278,9 @@ def _prepare(out: Path, key: str) -> None:
     write_whole(started, key)
 
 
-def files_in(path: Path) -> list[Path]:
-    """Return the output files under a folder, sorted by relative POSIX path; bookkeeping is left out."""
-    skip = {RECORD, STARTED}
+def files_in(path: Path, *, without: Sequence[str] = ()) -> list[Path]:
+    """Return the output files under a folder, sorted by relative POSIX path; bookkeeping is left out, and the files `without`."""
+    skip = {RECORD, STARTED, *without}
     found = [
         p for p in path.rglob("*") if p.is_file() and not (p.parent == path and p.name in skip)
     ]
@@ -290,12 +290,12 @@ def files_in(path: Path) -> list[Path]:
     )
 
 
-def digest(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's relative paths and bytes."""
+def digest(path: Path, *, without: Sequence[str] = ()) -> str:
+    """Return the sha256 of a file, or of a folder's relative paths and bytes, but for the files `without`."""
     if path.is_file():
         return file_digest(path)
     total = hashlib.sha256()
-    for file in files_in(path):
+    for file in files_in(path, without=without):
         total.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
     return total.hexdigest()
 

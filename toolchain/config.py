@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 
 from toolchain.errors import ConfigError
 
+MAX_BYTES = 4 << 20
+"""More than anybody writes by hand."""
+
 
 class Frozen(BaseModel):
     """Base of all models of files that people write: immutable, unknown keys refused."""
@@ -46,11 +49,20 @@ def closest(word: str, words: list[str]) -> str:
 
 def _tables(path: Path) -> dict[str, Any]:
     """Read a file; with `extends = "stem"` it holds only what differs from that file of the same folder."""
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = tomllib.loads(_text(path))
     if "extends" in tables:
         base = path.parent / f"{tables.pop('extends')}.toml"
-        tables = _merged(tomllib.loads(base.read_text(encoding="utf-8")), tables)
+        tables = _merged(tomllib.loads(_text(base)), tables)
     return tables
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; raise ConfigError for a FIFO or a device, which would hold us up, and for what is too large."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a file")
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+    return path.read_text(encoding="utf-8")
 
 
 def _merged(base: Any, over: Any) -> Any:

@@ -124,8 +124,11 @@ def _push(
 
 
 def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:
-    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed."""
-    missing = [manifest for manifest in manifests if asked or not signing.signature_of(manifest)]
+    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed.
+
+    Raise TrustError for a signature that is there and false.
+    """
+    missing = [manifest for manifest in manifests if not signing.signature_of(manifest) or asked]
     if not missing:
         return None
     key = signing.find_key(asked)

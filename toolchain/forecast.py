@@ -128,7 +128,7 @@ def _kv_bytes(header: Header, context: int) -> int:
         if isinstance(key_heads, tuple)
         else (key_heads,) * int(_field(header, "block_count", 0))
     )
-    key = _field(header, "attention.key_length", width // heads)
+    key = _field(header, "attention.key_length", width // max(heads, 1))
     return (
         F16_BYTES
         * (sum(each) * (key + _field(header, "attention.value_length", key)) + BATCH)
@@ -164,7 +164,8 @@ def _layers(header: Header) -> list[Tensor]:
 def _field(header: Header, name: str, default: Any) -> Any:
     architecture = header.metadata.get("general.architecture", "")
     value = header.metadata.get(f"{architecture}.{name}", default)
-    return default if isinstance(value, Array) else value
+    numbers = value if isinstance(value, tuple) else (value,)
+    return value if numbers and all(type(each) is int for each in numbers) else default
 
 
 def _most(value: Any) -> Any:

@@ -42,7 +42,10 @@ class Origin:
     name: str
     recipe: str
     base: str
+    """Its name; empty where the model was trained from scratch."""
     licence: str
+    base_digest: str = ""
+    """sha256 of the base's folder: a name may stand for two models, and a path says nothing elsewhere."""
     opening: Opening = ()
     """What every conversation begins with."""
     records: tuple[Record, ...] = ()
@@ -131,6 +134,7 @@ def _fill(
             message["content"] for message in origin.opening if message["role"] == "system"
         ),
         turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
+        special_tokens=spec.special_tokens,
         slots=spec.slots if model.file.suffix == ".gguf" else 1,
         provenance=_provenance(origin),
         licences=(origin.licence,) if origin.licence else (),
@@ -185,7 +189,12 @@ def _provenance(origin: Origin) -> dict[str, Any]:
         {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
         for r in origin.records
     ]
-    return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
+    return {
+        "recipe": origin.recipe,
+        "base": origin.base,
+        "base_sha256": origin.base_digest,
+        "stages": stages,
+    }
 
 
 def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
@@ -235,6 +244,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         f"- base: {origin.base or 'trained from scratch'}",
+        *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
         "",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from device.manifest import ESCAPE
 from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError
@@ -83,8 +84,14 @@ class _Flow:
     records: list[tuple[str, Record]] = field(default_factory=list)
     """With the format, empty where a stage has none."""
     base: Path | None = None
+    base_digest: str = ""
     apart: Checkpoint | None = None
     """The base that was tuned, with what it learned still an adapter."""
+
+    @property
+    def base_name(self) -> str:
+        """The name of the recipe's base in what travels."""
+        return hub.travelling_name(self.recipe.model.base, self.recipe.folder)
 
     def out(self, stage: str) -> Path:
         return self.settings.out / folder_of(stage, self.format)
@@ -263,6 +270,7 @@ def _external(flow: _Flow) -> Checkpoint:
     check_model_folder(flow.base)
     check_folder(flow.base)
     base = artifacts.external(flow.base)
+    flow.base_digest = base.digest
     if not model.adapter:
         return base
     adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
@@ -351,18 +359,19 @@ def _tflite(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
         spec.litertlm and runs_on(flow.settings.target),
     )
     return quantize(
-        flow.source(), spec, _label(flow.recipe), out, report, context=context, litertlm=bundled
+        flow.source(), spec, _label(flow), out, report, context=context, litertlm=bundled
     )
 
 
-def _label(wanted: Recipe) -> "ModelLabel":
+def _label(flow: _Flow) -> "ModelLabel":
     from toolchain.quantize.gguf import ModelLabel
 
+    wanted = flow.recipe
     return ModelLabel(
         name=wanted.name,
         version=wanted.package.version,
         licence=wanted.package.licence,
-        base_model=wanted.model.base,
+        base_model=flow.base_name,
         description=wanted.title,
     )
 
@@ -379,13 +388,11 @@ def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
         trials=_trials(flow.dataset, wanted.evaluate.questions) if flow.dataset else (),
         seed=wanted.seed,
     )
-    label = _label(wanted)
+    label = _label(flow)
     source = flow.source()
     if spec.adapter == "beside":
         source = flow.apart or source
-        label = ModelLabel(
-            name=Path(wanted.model.base or "base").name, base_model=wanted.model.base
-        )
+        label = ModelLabel(name=Path(flow.base_name or "base").name, base_model=flow.base_name)
     return quantize(source, spec, label, out, flow.settings.report, additions)
 
 
@@ -401,7 +408,14 @@ def _evaluate(flow: _Flow) -> Artifact:
     out, report, model = flow.out("evaluate"), flow.settings.report, flow.models[flow.format]
     folder = _runtime(flow.format, report)
     flow.verdicts[flow.format] = evaluate(
-        model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report
+        model,
+        flow.source(),
+        flow.data(),
+        flow.recipe.evaluate,
+        folder,
+        out,
+        report,
+        escape=flow.recipe.package.special_tokens == ESCAPE,
     )
     return flow.verdicts[flow.format]
 
@@ -420,7 +434,8 @@ def _package(flow: _Flow) -> Artifact:
     origin = Origin(
         name=wanted.name,
         recipe=wanted.id,
-        base=wanted.model.base,
+        base=flow.base_name,
+        base_digest=flow.base_digest,
         licence=wanted.package.licence,
         opening=flow.data().opening(),
         licence_files=licences,

@@ -231,6 +231,8 @@ class PackageSpec(Frozen):
     max_tokens: Positive = 256
     slots: int = Field(default=1, ge=1, le=MAX_SLOTS)
     """Questions that are answered at the same time where the board has the memory: each has its share of the cores. GGUF alone."""
+    special_tokens: Literal["parse", "escape"] = "parse"
+    """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape` as plain text."""
     licence: str = Field(default="", description="SPDX id of the result's licence")
 
 

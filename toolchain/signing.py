@@ -1,7 +1,8 @@
 """Signatures over what travels, by the SSH key that the user already has (docs/trust.md).
 
 A signature lies beside its manifest as `<manifest>.sig` and travels with it. It is no part of a release's name nor of the stage's
-record: the same inputs give the same release, whoever signs it.
+record: the same inputs give the same release, whoever signs it. The rule: only a missing signature is made, and only over a folder
+that still is what was made.
 """
 
 import os
@@ -11,9 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.manifest import ManifestError
+from device.manifest import (
+    MAX_MANIFEST_BYTES,
+    RUNTIME_MANIFEST,
+    ManifestError,
+    read_bounded,
+    read_runtime,
+    verify_files,
+)
 from device.manifest.signature import (
     KEY_KINDS,
+    MAX_SIGNATURE_BYTES,
     NAMESPACES,
     SUFFIX,
     Signature,
@@ -21,7 +30,7 @@ from device.manifest.signature import (
     read_key,
     read_signature,
 )
-from toolchain.artifacts import write_whole
+from toolchain.artifacts import RECORD, digest, recorded, write_whole
 from toolchain.errors import ArtifactError, ConfigError, TrustError
 from toolchain.progress import Reporter
 from toolchain.tools import openssh
@@ -29,6 +38,7 @@ from toolchain.tools import openssh
 ENVIRONMENT = "DEMITASSE_SIGN_KEY"
 USUAL = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk")
 """The names under which OpenSSH keeps the keys that may sign."""
+_CHANGED_HINT = "do not sign it: find out who changed the folder, then package it again"
 _KINDS_HINT = "a key of kind ed25519 or ecdsa, with or without a security key, may sign: ssh-keygen -t ed25519 makes one"
 
 
@@ -77,11 +87,16 @@ def find_key(asked: str = "") -> SigningKey:
 
 
 def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
-    """Sign manifests, those that this key has signed before left as they are."""
-    for manifest in manifests:
-        made = signature_of(manifest)
-        if made and made.key == key.key:
-            continue
+    """Sign manifests, those that this key has signed before left as they are.
+
+    Raise TrustError, before anything is signed, where a signature is false or a folder is not what was made.
+    """
+    signatures = {manifest: signature_of(manifest) for manifest in manifests}
+    unsigned = [path for path, made in signatures.items() if not made or made.key != key.key]
+    for manifest in unsigned:
+        _refuse_changed(manifest)
+
+    for manifest in unsigned:
         if key.public.startswith("sk-"):
             report.note(f"touch the security key: it signs {manifest.name}")
         try:
@@ -114,17 +129,50 @@ def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequenc
 
 
 def signature_of(manifest: Path) -> Signature | None:
-    """Return the signature beside a manifest, None if there is none or it is of other bytes."""
+    """Return the signature beside a manifest, None if there is none; raise TrustError if it is there and false.
+
+    A false one is never replaced: who signs what somebody else has changed vouches for the change.
+    """
     file = manifest.with_name(manifest.name + SUFFIX)
-    try:
-        said = read_signature(file.read_bytes())
-    except (OSError, ManifestError):
+    if not os.path.lexists(file):
         return None
-    return (
-        said
-        if openssh.is_signature_of(manifest.read_bytes(), file, NAMESPACES[manifest.name])
-        else None
-    )
+    where = f"{manifest.parent.name}: {file.name}"
+    content = read_bounded(file, MAX_SIGNATURE_BYTES)
+    signed = read_bounded(manifest, MAX_MANIFEST_BYTES)
+    if content is None or signed is None:
+        raise TrustError(f"{where}: not a signature that can be read", hint=_CHANGED_HINT)
+
+    try:
+        signature = read_signature(content)
+    except ManifestError as error:
+        raise TrustError(f"{where}: {error}", hint=_CHANGED_HINT) from error
+    namespace = NAMESPACES[manifest.name]
+    if signature.namespace != namespace or not openssh.is_signature_of(signed, file, namespace):
+        raise TrustError(
+            f"{where}: a signature of other bytes: `{manifest.name}` was changed after it was signed",
+            hint=_CHANGED_HINT,
+        )
+    return signature
+
+
+def _refuse_changed(manifest: Path) -> None:
+    """Raise TrustError unless a folder still holds what was made: a bundle by its record, a runtime by its manifest."""
+    folder = manifest.parent
+    if manifest.name == RUNTIME_MANIFEST:
+        try:
+            verify_files(folder, read_runtime(folder).files, RUNTIME_MANIFEST)
+        except ManifestError as error:
+            raise TrustError(
+                f"{folder.name}: {error}", hint="delete the folder: the runtime is made again"
+            ) from error
+        return
+
+    record = recorded(folder)
+    if record is None or record.digest != digest(folder, without=(manifest.name + SUFFIX,)):
+        raise TrustError(
+            f"{folder.name}: not what its {RECORD} says: the folder was changed after it was made",
+            hint=_CHANGED_HINT,
+        )
 
 
 def public_key(file: Path) -> str:

@@ -215,6 +215,9 @@ class Engine(Protocol):
     def special_tokens(self) -> dict[str, str]:
         """Return `bos_token` and `eos_token` as text, where the file names them."""
 
+    def control_tokens(self) -> list[str]:
+        """Return the text of every token that steers the model and is no word of anybody's: what ends a turn or begins one."""
+
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
 

@@ -6,15 +6,21 @@ Standard library only, Python 3.10 up. Unknown fields are kept, so that an older
 
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from device.manifest import fields as rules
+from device.manifest.fields import ESCAPE as ESCAPE
+from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
+from device.manifest.fields import PARSE as PARSE
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
+from device.manifest.reading import parse_json, stream_of
+from device.manifest.reading import read_bounded as read_bounded
 
 SCHEMA = 1
 BUNDLE_MANIFEST = "manifest.json"
@@ -23,8 +29,6 @@ TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 GOLDENS = "goldens.jsonl"
 MAX_MANIFEST_BYTES = 8 << 20
-MAX_COUNTER = 2**53 - 1
-MAX_SLOTS = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
 """Codes of files that are not what the manifest says; every other file's is `wrong_digest`."""
@@ -116,6 +120,8 @@ class Manifest:
     """Longest answer where the request names none."""
     slots: int = 1
     """Questions that are answered at the same time where a board has the memory for it."""
+    special_tokens: str = PARSE
+    """What becomes of control tokens in a client's text: `parse` takes them as such, `escape` as the text that they are."""
     provenance: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
     gate: dict[str, Any] = field(default_factory=dict)
@@ -132,6 +138,11 @@ class Manifest:
     def release_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
         return hashlib.sha256(to_bytes(self)).hexdigest()
+
+    @property
+    def escapes(self) -> bool:
+        """Whether control tokens in a client's text are broken up."""
+        return self.special_tokens == ESCAPE
 
     @property
     def opening(self) -> "tuple[Mapping[str, Any], ...]":
@@ -188,24 +199,27 @@ def to_bytes(manifest: "Manifest | RuntimeManifest") -> bytes:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json` of a bundle; raise ManifestError with the fault's code."""
-    fields = _read(folder / BUNDLE_MANIFEST)
-    fields["engine"] = Engine(**_fields(fields, "engine", dict))
+    fields = _read(folder / BUNDLE_MANIFEST, rules.BUNDLE, Manifest)
+    fields["engine"] = Engine(**fields["engine"])
     for name in ("tensors", "stop_ids", "licences"):
         fields[name] = tuple(fields.get(name, ()))
     fields["turns"] = _turns(fields.get("turns", []))
     manifest: Manifest = _build(Manifest, fields)
+
     for path in filter(None, (manifest.model, manifest.adapter)):
         manifest.file(checked_path(path))
     _check_opening(manifest)
+    _check_text(manifest)
     return manifest
 
 
 def read_runtime(folder: Path) -> RuntimeManifest:
     """Read and check `runtime.json` of a runtime folder; raise ManifestError with the fault's code."""
-    fields = _read(folder / RUNTIME_MANIFEST)
-    fields["python"] = tuple(fields.get("python", ()))
-    fields["features"] = tuple(fields.get("features", ()))
+    fields = _read(folder / RUNTIME_MANIFEST, rules.RUNTIME, RuntimeManifest)
+    for name in ("python", "features"):
+        fields[name] = tuple(fields[name])
     runtime: RuntimeManifest = _build(RuntimeManifest, fields)
+    _check_text(runtime)
     return runtime
 
 
@@ -244,27 +258,17 @@ def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> N
             )
 
 
-def read_bounded(path: Path, limit: int) -> "bytes | None":
-    """Return a file's bytes, at most one more than `limit`; None where there is no such file, or a link or a device instead."""
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return None
-        with open(path, "rb") as stream:
-            return stream.read(limit + 1)
-    except (OSError, ValueError):
-        return None
-
-
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes; reads 1 MiB at a time."""
+    """Return the sha256 of a regular file's bytes; reads 1 MiB at a time."""
     total = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with stream_of(path) as stream:
         while chunk := stream.read(1 << 20):
             total.update(chunk)
     return total.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, known: rules.Rules, kind: Any) -> dict[str, Any]:
+    """Return the fields of a manifest, each of its kind and within its bounds."""
     content = read_bounded(path, MAX_MANIFEST_BYTES)
     if content is None:
         raise ManifestError("no_manifest", f"{path.name} cannot be read")
@@ -273,21 +277,36 @@ def _read(path: Path) -> dict[str, Any]:
             "manifest_too_large", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB"
         )
     try:
-        fields = json.loads(content, object_pairs_hook=_each_key_once)
+        fields = parse_json(content, pairs=_each_key_once)
     except ManifestError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ManifestError("bad_manifest", f"{path.name} is not valid JSON") from error
     if not isinstance(fields, dict):
         raise ManifestError("bad_manifest", f"{path.name} is not an object")
-    if fields.get("schema") != SCHEMA:
+
+    if wrong := rules.first_wrong(fields, known, _required(kind)):
+        raise ManifestError("bad_manifest", f"{path.name}: {wrong}")
+    if fields["schema"] != SCHEMA:
         raise ManifestError(
             "newer_schema",
-            f"{path.name} has schema {fields.get('schema')!r}, this runtime knows {SCHEMA}",
+            f"{path.name} has schema {fields['schema']}, this runtime knows {SCHEMA}",
         )
-    fields["files"] = tuple(_file(entry) for entry in _fields(fields, "files", list))
+    fields["files"] = tuple(
+        File(checked_path(entry["path"]), checked_digest(entry.get("sha256", "")), entry["size"])
+        for entry in fields["files"]
+    )
     _check_names([entry.path for entry in fields["files"]], path.name)
     return fields
+
+
+def _required(kind: Any) -> "frozenset[str]":
+    """Return the names of a dataclass's fields that have no default, and `schema`."""
+    return frozenset(
+        field.name
+        for field in dataclass_fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    ) | {"schema"}
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -319,12 +338,6 @@ def _check_names(paths: list[str], manifest_name: str) -> None:
     for path in paths:
         if path in taken:
             raise ManifestError("bad_path", f"the name `{path}` is taken")
-
-
-def _fields(fields: dict[str, Any], name: str, kind: type) -> Any:
-    if not isinstance(fields.get(name), kind):
-        raise ManifestError("bad_manifest", f"`{name}` is missing or of the wrong kind")
-    return fields[name]
 
 
 def _turns(value: Any) -> "tuple[dict[str, Any], ...]":
@@ -360,48 +373,14 @@ def _check_opening(manifest: Manifest) -> None:
         )
 
 
-def _file(entry: Any) -> File:
-    if (
-        not isinstance(entry, dict)
-        or not isinstance(entry.get("path"), str)
-        or not isinstance(entry.get("size"), int)
-    ):
-        raise ManifestError("bad_manifest", "a file entry needs `path`, `sha256` and `size`")
-    if entry["size"] < 0:
-        raise ManifestError("bad_manifest", f"`{entry['path']}` has a negative size")
-    return File(
-        path=checked_path(entry["path"]),
-        sha256=checked_digest(entry.get("sha256", "")),
-        size=entry["size"],
-    )
+def _check_text(manifest: "Manifest | RuntimeManifest") -> None:
+    try:
+        to_bytes(manifest)
+    except UnicodeEncodeError as error:
+        raise ManifestError("bad_manifest", "a text in it is not valid Unicode") from error
 
 
 def _build(kind: Any, fields: dict[str, Any]) -> Any:
     known = kind.__dataclass_fields__.keys() - {"extra"}
     extra = {name: value for name, value in fields.items() if name not in known}
-    try:
-        built = kind(
-            **{name: value for name, value in fields.items() if name in known}, extra=extra
-        )
-    except TypeError as error:
-        raise ManifestError("bad_manifest", f"a required field is missing: {error}") from error
-    for name, hint in (
-        ("name", str),
-        ("system", str),
-        ("version", str),
-        ("counter", int),
-        ("context", int),
-        ("model", str),
-        ("adapter", str),
-        ("slots", int),
-        ("machine", str),
-    ):
-        if name in known and type(getattr(built, name)) is not hint:
-            raise ManifestError("bad_manifest", f"`{name}` is of the wrong kind")
-    if "counter" in known and not 0 <= built.counter <= MAX_COUNTER:
-        raise ManifestError("bad_manifest", "`counter` is out of bounds")
-    if "slots" in known and not 1 <= built.slots <= MAX_SLOTS:
-        raise ManifestError("bad_manifest", "`slots` is out of bounds")
-    if "name" in known and (not built.name.isprintable() or not 0 < len(built.name) <= 128):
-        raise ManifestError("bad_manifest", "`name` is not a name")
-    return built
+    return kind(**{name: value for name, value in fields.items() if name in known}, extra=extra)

@@ -1,10 +1,13 @@
 """The switch as a board sees it: a real agent, a real supervisor, and runtimes that behave well and badly."""
 
 import contextlib
+import importlib.util
 import json
+import marshal
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -250,9 +253,44 @@ def test_a_stopped_service_stays_stopped_and_leaves_no_process(board: Board) -> 
     assert board.call("status")["service"]["healthy"] is False
 
 
-def test_runtime_folders_stay_as_they_were_sent(board: Board) -> None:
+def test_no_byte_code_of_a_runtime_is_kept_anywhere(board: Board) -> None:
     board.activate(board.add("1"))
-    assert not list(board.store.folder(RUNTIMES, board.runtime).rglob("__pycache__"))
+    assert not list(board.store.root.rglob("*.pyc"))
+    assert not list(board.store.root.rglob("__pycache__"))
+
+
+def forge(board: Board, folder: Path) -> None:
+    """Write byte code of a runtime's module that ends the process, made to look like that of its source."""
+    source = board.store.folder(RUNTIMES, board.runtime) / "device" / "part0.py"
+    seen = source.stat()
+    header = importlib.util.MAGIC_NUMBER + struct.pack(
+        "<III", 0, int(seen.st_mtime) & 0xFFFFFFFF, seen.st_size
+    )
+    code = marshal.dumps(compile("raise SystemExit(66)", str(source), "exec"))
+    folder.mkdir(parents=True)
+    (folder / f"part0.{sys.implementation.cache_tag}.pyc").write_bytes(header + code)
+
+
+def test_byte_code_that_lies_where_earlier_toolchains_kept_it_is_not_executed(board: Board) -> None:
+    source = board.store.folder(RUNTIMES, board.runtime) / "device"
+    forge(board, board.store.root / "run" / "pycache" / source.relative_to("/"))
+    assert "error" not in board.activate(board.add("1"))
+    assert board.running() == "1"
+    assert not (board.store.root / "run" / "pycache").exists()
+
+
+def test_byte_code_in_a_runtime_is_refused_at_a_start_and_gone_with_the_next_push(
+    board: Board,
+) -> None:
+    first = board.add("1")
+    board.activate(first)
+    forge(board, board.store.folder(RUNTIMES, board.runtime) / "device" / "__pycache__")
+    os.kill(board.call("status")["service"]["pid"], signal.SIGKILL)
+    wait_until(lambda: "is not in the manifest" in board.call("status")["service"]["failure"])
+    assert "is not in the manifest" in board.activate(first)["error"]["message"]
+    add(board.store, RUNTIMES, board.folder / "runtime")
+    board.activate(first)
+    wait_until(lambda: board.running() == "1")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_a_bug_in_the_child_is_no_good_answer() -> None:
     assert caught.value.code == "internal_error"
 
 
+def test_the_last_words_of_a_child_reach_the_error() -> None:
+    with pytest.raises(DeviceError, match=r"^the check failed: RuntimeError: no room left$"):
+        run_child([sys.executable, "-c", "raise RuntimeError('no room left')"])
+
+
 def test_an_exercise_that_is_not_there_is_a_bad_runtime() -> None:
     with pytest.raises(DeviceError, match="the engine does not load: No module named") as caught:
         python_child("device.selftest", "device.engine.none")

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,19 @@ def test_an_engine_that_computes_wrongly_is_refused(
         kernels.exercise()
     answer("device.engine.llama.kernels")
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "bad_runtime"
+
+
+def test_a_library_that_may_not_be_executed_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words are those of llama-cpp-python on a file system mounted with noexec."""
+    words = "Failed to load shared library 'libllama.so': libllama.so: failed to map segment from shared object"
+    (tmp_path / "mapped_nowhere.py").write_text(f'raise RuntimeError("{words}")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    answer("mapped_nowhere")
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["code"], error["message"]) == (
+        "bad_runtime",
+        f"the engine does not load: {words}",
+    )
+    assert "mounted with noexec" in error["hint"]

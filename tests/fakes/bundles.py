@@ -14,10 +14,12 @@ from device.manifest import (
     to_bytes,
 )
 from device.manifest.gguf import tensor_digests
-from toolchain.artifacts import Bundle, Record
+from toolchain.artifacts import RECORD, Bundle, Record, digest
 
 RUNTIME_PROGRAM = """
 import http.server, json, os, pathlib, signal, sys, time
+
+import device.part0
 
 verb = sys.argv[1]
 if verb == "selftest":
@@ -110,12 +112,18 @@ def make_bundle(
         parameters={},
         seed=0,
         tools={},
-        digest="",
+        digest=digest(folder),
         size_bytes=0,
         seconds=0,
         figures={},
     )
     return Bundle(path=folder, record=record)
+
+
+def finished(bundle: Bundle) -> Bundle:
+    """Put a bundle's record beside its files, as the stage does that packages it."""
+    (bundle.path / RECORD).write_text(bundle.record.model_dump_json())
+    return bundle
 
 
 def make_runtime(
@@ -129,6 +137,7 @@ def make_runtime(
     """Make a runtime folder of RUNTIME_PROGRAM and a few small files."""
     (folder / "device").mkdir(parents=True)
     (folder / "__main__.py").write_text(RUNTIME_PROGRAM)
+    (folder / "device" / "__init__.py").touch()
     for number in range(extra_files):
         (folder / "device" / f"part{number}.py").write_text(f"NUMBER = {number}\n")
     paths = sorted(

@@ -35,6 +35,9 @@ class FakeEngine:
     def special_tokens(self) -> dict[str, str]:
         return {}
 
+    def control_tokens(self) -> list[str]:
+        return ["<|im_start|>", "<|im_end|>"]
+
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         return list(text.encode())
 

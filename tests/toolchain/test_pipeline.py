@@ -13,7 +13,7 @@ from tests.fakes.board import FakeConnection
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import CHATML, tiny_llama
 from toolchain import recipe, runtime, target
-from toolchain.artifacts import Artifact, Bundle, ModelFile
+from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.models.lora import read_lora
@@ -76,7 +76,8 @@ def run(
     desk: Path, adapter: str, kind: str, out: Path, *, until: str = "", text: str = RECIPE
 ) -> dict[str, Artifact]:
     file = desk / f"{adapter}-{kind}.toml"
-    file.write_text(text.format(adapter=adapter, kind=kind))
+    whole_path = f'base = "{desk / "base"}"'
+    file.write_text(text.format(adapter=adapter, kind=kind).replace('base = "base"', whole_path))
     settings = Settings(out=out, target=target.find("x86-64"), report=Silent(), offline=True)
     return {
         step.stage: step.artifact
@@ -108,6 +109,20 @@ def test_no_merged_checkpoint_is_written_where_no_stage_trains(
             "quantize",
         ]
         assert not list(out.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_no_path_of_this_computer_travels(
+    desk: Path, skills: dict[str, dict[str, Artifact]]
+) -> None:
+    for made in skills.values():
+        bundle = made["package"].path
+        named = json.loads((bundle / "manifest.json").read_bytes())["provenance"]
+        assert (named["base"], named["base_sha256"]) == ("base", digest(desk / "base"))
+        for file in bundle.iterdir():
+            content = file.read_bytes()
+            for place in (desk, bundle):
+                assert str(place).encode() not in content, file.name
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from tests.device.test_activation import free_port
 from tests.fakes import signers
 from tests.fakes.board import FakeConnection
-from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
 from toolchain import signing
 from toolchain.board.device import Device
@@ -33,7 +33,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    return make_bundle(tmp_path / "bundle").path / "manifest.json"
+    return finished(make_bundle(tmp_path / "bundle")).path / "manifest.json"
 
 
 @pytest.fixture
@@ -82,15 +82,53 @@ def test_what_is_signed_by_the_same_key_stays_as_it_is(ssh: Path, manifest: Path
     assert manifest.with_name("manifest.json.sig").read_bytes() == first
 
 
-def test_a_signature_of_other_bytes_counts_as_none_and_is_made_anew(
-    ssh: Path, manifest: Path
+FALSE = {
+    "empty": b"",
+    "garbage": b"garbage",
+    "cut": b"-----BEGIN SSH SIGNATURE-----\nU1NIU0lH",
+    "huge": b"x" * (1 << 20),
+}
+
+
+@pytest.mark.parametrize(
+    "how", [*FALSE, "other bytes", "other namespace", "folder", "fifo", "link"]
+)
+def test_a_signature_that_is_there_and_false_is_refused_and_stays(
+    ssh: Path, manifest: Path, how: str
+) -> None:
+    key = signers.make_key(ssh / "id_ed25519")
+    signature = manifest.with_name("manifest.json.sig")
+    if how in FALSE:
+        signature.write_bytes(FALSE[how])
+    elif how.startswith("other"):
+        content = b"other" if how == "other bytes" else manifest.read_bytes()
+        space = "demitasse-runtime" if how == "other namespace" else "demitasse-bundle"
+        signature.write_bytes(signers.sign(content, key, space))
+    elif how == "folder":
+        signature.mkdir()
+    elif how == "fifo":
+        os.mkfifo(signature)
+    else:
+        signature.symlink_to("/dev/zero")
+    for act in (
+        lambda: signing.signature_of(manifest),
+        lambda: signing.sign([manifest], signing.find_key(), Silent()),
+    ):
+        with pytest.raises(TrustError, match=r"^bundle: manifest\.json\.sig: ") as caught:
+            act()
+        assert "find out who changed the folder" in caught.value.hint
+    assert os.path.lexists(signature)
+
+
+def test_nothing_is_signed_where_one_of_two_folders_was_changed(
+    ssh: Path, tmp_path: Path, manifest: Path
 ) -> None:
     signers.make_key(ssh / "id_ed25519")
-    signing.sign([manifest], signing.find_key(), Silent())
-    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    runtime = make_runtime(tmp_path / "runtime")
+    (runtime / "device" / "part0.py").write_text("NUMBER = 9\n")
+    with pytest.raises(TrustError, match=r"`device/part0\.py` is not what the manifest says"):
+        signing.sign([manifest, runtime / "runtime.json"], signing.find_key(), Silent())
     assert signing.signature_of(manifest) is None
-    signing.sign([manifest], signing.find_key(), Silent())
-    assert signing.signature_of(manifest)
 
 
 def test_the_agents_first_usable_key_signs_where_there_is_no_file(
@@ -182,7 +220,7 @@ def test_a_board_takes_what_its_owner_signed_and_nothing_else(
     board: FakeConnection, ssh: Path, tmp_path: Path
 ) -> None:
     bundle, runtime = (
-        make_bundle(tmp_path / "b"),
+        finished(make_bundle(tmp_path / "b")),
         make_runtime(tmp_path / "r", machine=platform.machine()),
     )
     manifests = [bundle.path / "manifest.json", runtime / "runtime.json"]
@@ -216,7 +254,7 @@ def test_a_board_takes_what_its_owner_signed_and_nothing_else(
 def test_another_signature_of_the_same_release_sends_its_papers_alone(
     board: FakeConnection, ssh: Path, tmp_path: Path
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", payload=os.urandom(200_000))
+    bundle = finished(make_bundle(tmp_path / "b", payload=os.urandom(200_000)))
     runtime, port = make_runtime(tmp_path / "r", machine=platform.machine()), free_port()
     for name in ("first", "second"):
         file = signers.make_key(tmp_path / name)

@@ -2,15 +2,18 @@
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from device.manifest import file_entry
 from tests.device.test_activation import free_port
 from tests.fakes import signers
-from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.toolchain.test_cli import said
 from toolchain import signing
+from toolchain.artifacts import Bundle
 from toolchain.board import loopback
 from toolchain.errors import ToolchainError
 
@@ -25,8 +28,7 @@ def refused(*words: str) -> ToolchainError:
 
 
 def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
+    bundle = finished(make_bundle(tmp_path / "bundle"))
     for name, value in {
         "HOME": tmp_path,
         "DEMITASSE_ROOT": tmp_path / "board",
@@ -65,8 +67,7 @@ def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_bundle_is_signed_where_the_key_is(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    (bundle.path / "record.json").write_text(bundle.record.model_dump_json())
+    bundle = finished(make_bundle(tmp_path / "bundle"))
     key = signing.SigningKey(public=signers.public(signers.make_key(tmp_path / "key")))
     assert (
         said("sign", str(bundle.path), "--sign", str(tmp_path / "key"))
@@ -74,3 +75,49 @@ def test_a_bundle_is_signed_where_the_key_is(tmp_path: Path) -> None:
     )
     made = signing.signature_of(bundle.path / "manifest.json")
     assert made and made.key == key.key
+
+
+def forged(bundle: Bundle) -> None:
+    """Change the chat template and the manifest with it; leave the signature and the record as they were."""
+    (bundle.path / "chat_template.jinja").write_text("{% if true %}yes{% endif %}")
+    fields = json.loads((bundle.path / "manifest.json").read_bytes())
+    entry = asdict(file_entry(bundle.path, "chat_template.jinja"))
+    fields["files"] = [*fields["files"], entry]
+    (bundle.path / "manifest.json").write_text(json.dumps(fields))
+
+
+def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_nor_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEMITASSE_ROOT", str(tmp_path / "board"))
+    monkeypatch.setenv(
+        "DEMITASSE_RUNTIME", str(make_runtime(tmp_path / "runtime", machine=platform.machine()))
+    )
+    bundle, key = (
+        finished(make_bundle(tmp_path / "bundle")),
+        str(signers.make_key(tmp_path / "key")),
+    )
+    said("sign", str(bundle.path), "--sign", key)
+    signature = (bundle.path / "manifest.json.sig").read_bytes()
+    forged(bundle)
+    for words in (
+        ("sign", str(bundle.path), "--sign", key),
+        ("push", str(bundle.path), "local", "--sign", key),
+        ("push", str(bundle.path), "local", "--allow-unsigned"),
+        ("push", str(bundle.path), "local", "--dry-run"),
+    ):
+        error = refused(*words)
+        assert (error.exit_code, "was changed after it was signed" in error.message) == (8, True)
+    assert (bundle.path / "manifest.json.sig").read_bytes() == signature
+    assert not (tmp_path / "board" / "blobs").exists(), "nothing was sent"
+
+
+def test_a_changed_bundle_without_its_signature_is_not_signed_either(tmp_path: Path) -> None:
+    bundle, key = (
+        finished(make_bundle(tmp_path / "bundle")),
+        str(signers.make_key(tmp_path / "key")),
+    )
+    forged(bundle)
+    error = refused("sign", str(bundle.path), "--sign", key)
+    assert (error.exit_code, "not what its record.json says" in error.message) == (8, True)
+    assert not (bundle.path / "manifest.json.sig").exists()

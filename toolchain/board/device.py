@@ -42,6 +42,7 @@ PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")
 _KEEP_AGENT = (
     "import hashlib, os, sys\n"
     "path, digest = sys.argv[1:]\n"
+    "os.umask(0o077)\n"  # the store is its user's alone (device/disk.py)
     "content = sys.stdin.buffer.read()\n"
     "if hashlib.sha256(content).hexdigest() != digest: sys.exit('cut')\n"
     "os.makedirs(os.path.dirname(path), exist_ok=True)\n"
@@ -215,8 +216,7 @@ class Device:
         )
         return [
             "python3",
-            "-X",
-            f"pycache_prefix={root}/run/pycache",
+            "-B",
             "-sE",
             runtime_folder,
             verb,

@@ -6,6 +6,7 @@ reproduce are taken here too, from the same runtime.
 
 from pathlib import Path
 
+from device.manifest import ESCAPE
 from toolchain.artifacts import (
     Checkpoint,
     Dataset,
@@ -36,17 +37,27 @@ def evaluate(
     runtime: Path,
     out: Path,
     report: Reporter,
+    *,
+    escape: bool = False,
 ) -> Verdict:
-    """Measure a model file and apply the gate; raise GateError with every limit that was missed."""
+    """Measure a model file and apply the gate; raise GateError with every limit that was missed.
+
+    With `escape` the runtime breaks up control tokens in questions, as the bundle will.
+    """
     inputs = {
         "model": model.digest,
         "teacher": teacher.digest,
         "dataset": dataset.digest,
         "runtime": runtime.name,
+        **({"special_tokens": ESCAPE} if escape else {}),
     }
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=("torch", "transformers"))
     record, fresh = keep(
-        out, work, lambda folder: _measure(model, teacher, dataset, spec, runtime, folder, report)
+        out,
+        work,
+        lambda folder: _measure(
+            model, teacher, dataset, spec, runtime, folder, report, escape=escape
+        ),
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
     if verdict.figures["failures"]:
@@ -66,6 +77,8 @@ def _measure(
     runtime: Path,
     out: Path,
     report: Reporter,
+    *,
+    escape: bool,
 ) -> Figures:
     import json
 
@@ -77,6 +90,7 @@ def _measure(
         context=_context(model, opening),
         adapter=model.adapter,
         opening=dataset.opening_file,
+        escape=escape,
     ) as child:
         about = child.info()
         figures: Figures = {

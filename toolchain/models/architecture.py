@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+MAX_COUNT = 2**31 - 1
+"""GGUF keeps counts in 32 bits."""
 _IGNORED = ".rotary_emb.inv_freq"
 
 
@@ -72,6 +74,7 @@ def understand(folder: Path, weights: Weights) -> Model:
     config = read_json(folder / "config.json")
     family = _family(config)
     sizes = _sizes(family, config)
+    _refuse_more_layers_than_tensors(sizes, weights)
     _check_features(family, config, sizes)
     tied = bool(config.get("tie_word_embeddings", family.tied))
     tensors = _sources(family, config, sizes, tied)
@@ -104,11 +107,15 @@ def _family(config: dict[str, Any]) -> Family:
 
 def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
     hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
-    head_dim = config.get("head_dim") or family.head_dim or hidden // heads
+    said = {
+        key: _number(config, key) if config.get(key) else 0
+        for key in ("head_dim", "num_key_value_heads")
+    }
+    head_dim = said["head_dim"] or family.head_dim or hidden // heads
     if family.square_heads and head_dim != hidden // heads:
         raise _no_place(config, "head_dim")
     kv_heads, intermediate = (
-        config.get("num_key_value_heads") or heads,
+        said["num_key_value_heads"] or heads,
         _number(config, "intermediate_size"),
     )
     return {
@@ -128,6 +135,15 @@ def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def _refuse_more_layers_than_tensors(sizes: dict[str, int], weights: Weights) -> None:
+    """Raise ArtifactError before anything counts to a number that nothing but config.json says."""
+    tensors = len(weights.tensors)
+    if sizes["layers"] > tensors:
+        raise ArtifactError(
+            f"config.json: `num_hidden_layers` is `{sizes['layers']}`, the weights have {tensors} tensors"
+        )
+
+
 def _rotary_share(config: dict[str, Any]) -> float:
     rope = config.get("rope_parameters") or {}
     return float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0)
@@ -135,8 +151,8 @@ def _rotary_share(config: dict[str, Any]) -> float:
 
 def _number(config: dict[str, Any], key: str) -> int:
     value = config.get(key)
-    if type(value) is not int or value < 1:
-        raise ArtifactError(f"config.json: `{key}` is `{value}`, not a count")
+    if type(value) is not int or not 1 <= value <= MAX_COUNT:
+        raise ArtifactError(f"config.json: `{key}` is `{str(value)[:40]}`, not a count")
     return value
 
 

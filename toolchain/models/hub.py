@@ -19,9 +19,25 @@ def fetch(name: str, *, revision: str = "main", near: Path, offline: bool = Fals
     folder = near / Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_hub_id(name):
         raise ArtifactError(f"model `{name}`: no such folder", hint=f"looked in {near.resolve()}")
     return _download(name, revision, offline)
+
+
+def travelling_name(name: str, near: Path) -> str:
+    """Return how a model is named in what travels: a Hub id as it is, of a folder its own name and no path of this computer."""
+    folder = near / Path(name).expanduser()
+    if not name or (not folder.is_dir() and _is_hub_id(name)):
+        return name
+    parts = folder.resolve().parts
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached and parts[-2:-1] == ("snapshots",):  # the layout of huggingface_hub's own cache
+        return cached[-1].removeprefix("models--").replace("--", "/")
+    return parts[-1]
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _download(name: str, revision: str, offline: bool) -> Path:

@@ -127,6 +127,8 @@ def open_weights(folder: Path) -> Weights:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a model folder; raise ArtifactError if there is none."""
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path.name}: not a file")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -138,6 +140,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     if found := sorted(folder.glob("*.safetensors")):
+        if strange := [file.name for file in found if not file.is_file()]:
+            raise ArtifactError(f"{folder.name}: `{strange[0]}` is not a file")
         return found
     if (folder / INDEX).is_file():
         return []

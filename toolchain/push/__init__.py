@@ -334,7 +334,7 @@ def _cargo(
             )
             raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
     signature = folder / f"{manifest_name}.sig"
-    signed = signature.read_bytes() if signature.is_file() else b""
+    signed = signature.read_bytes() if signing.signature_of(folder / manifest_name) else b""
     return Cargo(
         kind=kind,
         folder=folder,

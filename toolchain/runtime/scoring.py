@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from device.manifest.moment import RENDERED_AT
-from toolchain.agent import cache
 from toolchain.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -111,15 +110,15 @@ def scorer(
     context: int,
     adapter: Path | None = None,
     opening: Path | None = None,
+    escape: bool = False,
 ) -> Iterator[Scorer]:
     """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
 
-    The child ends with the block.
+    With `escape` control tokens in messages are broken up. The child ends with the block.
     """
-    unwritten = ("-X", f"pycache_prefix={cache() / 'pycache'}")
     argv = [
         sys.executable,
-        *unwritten,
+        "-B",  # what is measured is what a board runs: the sources, not byte code of an earlier day
         "-sE",
         str(runtime),
         "score",
@@ -130,6 +129,7 @@ def scorer(
     ]
     argv += ["--adapter", str(adapter)] if adapter else []
     argv += ["--opening", str(opening)] if opening else []
+    argv += ["--escape"] if escape else []
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:

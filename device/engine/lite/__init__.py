@@ -109,6 +109,10 @@ class LiteEngine:
             if self._note.get(name)
         }
 
+    def control_tokens(self) -> list[str]:
+        """Return the text of every special token of the tokenizer."""
+        return self._tokenizer.special_texts()
+
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
         return self._tokenizer.encode(text, begin=begin)

@@ -41,6 +41,10 @@ class HuggingFaceTokenizer:
             ).ids
         )
 
+    def special_texts(self) -> list[str]:
+        """Return the text of every special token."""
+        return [str(added.content) for added in self._added.values() if added.special]
+
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a special one, nor for one that has no text."""
         if token in self._added:

@@ -101,6 +101,16 @@ class LlamaEngine:
             for name, token in named.items()
         }
 
+    def control_tokens(self) -> list[str]:
+        """Return the text of every control token: llama.cpp parses them out of a text (`tokenizer_st_partition`)."""
+        steering = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        return [
+            llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for token in range(self._n_vocab)
+            if llama.llama_vocab_get_attr(self._vocab, token) & steering
+            or llama.llama_vocab_is_eog(self._vocab, token)
+        ]
+
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
         raw = text.encode("utf-8", "replace")

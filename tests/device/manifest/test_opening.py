@@ -44,7 +44,7 @@ def test_a_conversation_is_bare_of_its_opening_and_never_of_all() -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"system": 5}, "`system` is of the wrong kind"),
+    ({"system": 5}, "manifest.json: `system` is of the wrong kind or out of bounds"),
     ({"turns": 5}, "`turns` must be a list of messages with `role` and `content`"),
     ({"turns": [5]}, "`turns` must be a list of messages with `role` and `content`"),
     ({"turns": [{"role": "user"}]}, "`turns` must be a list of messages with `role` and `content`"),
