@@ -12,12 +12,14 @@ from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError
 from toolchain.models import hub
+from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
+    from toolchain.evaluate import Originals
     from toolchain.quantize.gguf import ModelLabel
 
 ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
@@ -85,6 +87,10 @@ class _Flow:
     base: Path | None = None
     apart: Checkpoint | None = None
     """The base that was tuned, with what it learned still an adapter."""
+    original: Original | None = None
+    """What the model is now, without our work on it: the gate's reference."""
+    teacher: Original | None = None
+    """What taught the student, where there was a `distill`."""
 
     def out(self, stage: str) -> Path:
         return self.settings.out / folder_of(stage, self.format)
@@ -176,7 +182,7 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
         model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
         runs = _runtime(form, settings.report)
         verdict = evaluate(
-            model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report
+            model, _originals(flow), flow.data(), asked, runs, folder / "evaluate", settings.report
         )
         yield Tried(scheme=name, model=model, verdict=verdict)
 
@@ -185,7 +191,14 @@ def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
     """Return a spec that measures the same and lets everything pass."""
     return spec.model_copy(
         update={
-            "gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)
+            "gate": GateSpec(
+                max_kl=float("inf"),
+                min_agreement=0,
+                max_teacher_kl=float("inf"),
+                min_teacher_agreement=0,
+                min_eos_rate=0,
+                template_chats=1,
+            )
         }
     )
 
@@ -254,6 +267,7 @@ def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
 
 
 def _external(flow: _Flow) -> Checkpoint:
+    from toolchain.models.adapter_config import check_base_name
     from toolchain.models.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
@@ -263,9 +277,14 @@ def _external(flow: _Flow) -> Checkpoint:
     check_model_folder(flow.base)
     check_folder(flow.base)
     base = artifacts.external(flow.base)
+    flow.original = Original(base=flow.base)
     if not model.adapter:
         return base
     adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
+    revision = "" if (flow.recipe.folder / model.base).is_dir() else model.revision
+    check_base_name(adapter, model.base, revision=revision, same_as=model.adapter_base)
+    check_folder(adapter)
+    flow.original = Original(base=flow.base, adapters=(adapter,))
     return replace(base, adapter=adapter)
 
 
@@ -288,6 +307,7 @@ def _pretrain(flow: _Flow) -> Artifact:
     assert flow.recipe.model.scratch
     out, report, seed = flow.out("pretrain"), flow.settings.report, flow.recipe.seed
     flow.checkpoint = pretrain(flow.data(), flow.recipe.model.scratch, out, report, seed=seed)
+    flow.original = Original(base=flow.checkpoint.path)
     return flow.checkpoint
 
 
@@ -299,6 +319,7 @@ def _tune(flow: _Flow) -> Artifact:
         base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed
     )
     flow.apart = replace(base, adapter=out / ADAPTER)
+    flow.original = _after_tune(_original(flow), out / ADAPTER)
     return flow.checkpoint
 
 
@@ -314,6 +335,8 @@ def _distill(flow: _Flow) -> Artifact:
     flow.checkpoint = distill(
         teacher, flow.data(), spec, out, settings.report, seed=seed, student=student
     )
+    flow.teacher = Original(base=teacher.path) if spec.teacher else _original(flow)
+    flow.original = Original(base=flow.checkpoint.path, tokenizer=flow.teacher)
     return flow.checkpoint
 
 
@@ -325,7 +348,33 @@ def _trim(flow: _Flow) -> Artifact:
     flow.checkpoint = trim(
         flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general
     )
+    flow.original = replace(_original(flow), trimmed=flow.checkpoint.path)
+    if flow.teacher:
+        flow.teacher = replace(flow.teacher, trimmed=flow.checkpoint.path)
     return flow.checkpoint
+
+
+def _after_tune(original: Original, adapter: Path) -> Original:
+    """Return the model that was trained: the one before with an adapter more.
+
+    What is trained after `trim` is the trimmed model, whose embedding an adapter may change: its checkpoint is the base then.
+    """
+    if original.trimmed:
+        return Original(base=original.trimmed, adapters=(adapter,))
+    return replace(original, adapters=(*original.adapters, adapter))
+
+
+def _original(flow: _Flow) -> Original:
+    """Return what the model is now as its user and its trainings left it."""
+    flow.source()
+    assert flow.original
+    return flow.original
+
+
+def _originals(flow: _Flow) -> "Originals":
+    from toolchain.evaluate import Originals
+
+    return Originals(reference=_original(flow), teacher=flow.teacher)
 
 
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
@@ -401,7 +450,7 @@ def _evaluate(flow: _Flow) -> Artifact:
     out, report, model = flow.out("evaluate"), flow.settings.report, flow.models[flow.format]
     folder = _runtime(flow.format, report)
     flow.verdicts[flow.format] = evaluate(
-        model, flow.source(), flow.data(), flow.recipe.evaluate, folder, out, report
+        model, _originals(flow), flow.data(), flow.recipe.evaluate, folder, out, report
     )
     return flow.verdicts[flow.format]
 

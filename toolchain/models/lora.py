@@ -34,6 +34,7 @@ SMALL_PRODUCT = 1 << 18
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """What an adapter adds to one weight: scale · B·A, A of shape (r, in) and B of shape (out, r)."""

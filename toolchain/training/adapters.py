@@ -4,6 +4,7 @@ What an adapter does not touch is copied bit for bit, and one file of the base s
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint
-from toolchain.models.lora import CONFIG, WEIGHTS, Lora, check_fits
+from toolchain.models.lora import CONFIG, WEIGHTS, Lora, open_lora
+from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
 from toolchain.models.weights import INDEX, open_weights
-from toolchain.training.checkpoints import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def merge_into(base: Path, lora: Lora, out: Path) -> int:
+def merge_into(base: Path, adapter: Path, out: Path) -> int:
     """Write the base's safetensors to `out` with the adapter merged; return how many tensors it touched.
 
     Raises ArtifactError, before anything is written, for an adapter that was made for another base.
@@ -28,7 +29,7 @@ def merge_into(base: Path, lora: Lora, out: Path) -> int:
     from safetensors.torch import save_file
 
     with open_weights(base) as weights:
-        check_fits(lora, weights, base.name)
+        lora = open_lora(adapter, weights, base.name)
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             merged = {
@@ -51,29 +52,39 @@ def _merged(weight: "Tensor", name: str, lora: Lora) -> "Tensor":
     )
 
 
-def add_to(model: Any, lora: Lora) -> None:
-    """Merge an adapter onto a loaded model, with the bytes that `merge_into` writes."""
-    import torch
-
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name in lora.deltas:
-            parameters[name].copy_(_merged(parameters[name], name, lora))
-
-
 @contextmanager
 def dressed(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Yield a checkpoint's folder; with an adapter, one of links: the base's files, and the tokenizer it was trained with."""
+    """Yield a folder to read the checkpoint from.
+
+    With an unmerged adapter it is a temporary folder of symlinks, with the tokenizer and the template that the adapter was trained with.
+    """
     if checkpoint.adapter is None:
         yield checkpoint.path
         return
-    own = [file for name in TOKENIZER_FILES if (file := checkpoint.adapter / name).is_file()]
+    sources = tokenizer_sources(checkpoint.path, checkpoint.adapter)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, checkpoint.path.name)
         folder.mkdir()
-        for name, file in {file.name: file for file in (*checkpoint.path.iterdir(), *own)}.items():
-            (folder / name).symlink_to(file.resolve())
+        for file in checkpoint.path.iterdir():
+            if file.name not in (*TOKENIZER_FILES, *TEMPLATE_FILES):
+                (folder / file.name).symlink_to(file.resolve())
+        for name, source in sources.items():
+            if isinstance(source, str):
+                (folder / name).write_text(source, encoding="utf-8")
+            else:
+                (folder / name).symlink_to(source.resolve())
         yield folder
+
+
+def carry_tokenizer(base: Path, adapter: Path | None, out: Path) -> None:
+    """Copy the tokenizer and the template of a checkpoint with an adapter to `out`."""
+    for name, source in tokenizer_sources(base, adapter).items():
+        if isinstance(source, str):
+            (out / name).write_text(source, encoding="utf-8")
+        elif source.is_dir():
+            shutil.copytree(source, out / name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, out / name)
 
 
 def save_adapter(model: Any, folder: Path, *, base: str) -> None:
