@@ -207,9 +207,9 @@ class GateSpec(Frozen):
     """Mean KL divergence from the reference, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""
-    # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed (the same words for each question:
-    # several nats a token, few positions in agreement): it is as near to itself as any other. How good a student must be is said by
-    # its task score, `min_exact_match` or `min_f1`.
+    # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed (the same words for each
+    # question: several nats a token, few positions in agreement), which is as near to itself as any other. How good a student
+    # must be is said by its task score, `min_exact_match` or `min_f1`.
     max_teacher_kl: float = Field(default=1.0, ge=0)
     """After `distill`: mean KL divergence from the teacher, in nats per token."""
     min_teacher_agreement: Fraction = 0.5

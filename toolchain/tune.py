@@ -3,6 +3,7 @@
 tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,29 @@ def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Fi
     refuse_quantised(base)
     with open_weights(base) as weights:
         dtypes = sorted({tensor.dtype for tensor in weights.tensors.values()})
-    touched = merge_into(base, adapter, out)
+    touched, error = merge_into(base, adapter, out)
     carry(base, out, "config.json", GENERATION_CONFIG)
+    if error.whole:
+        _say_float32(out / "config.json")
     carry_tokenizer(base, adapter, out)
     _check_vocabulary(adapter, out)
-    report.note(f"merged {touched} tensors onto {', '.join(dtypes)} weights")
-    return {"merged_tensors": touched, "dtypes": dtypes}
+    figures: Figures = {"merged_tensors": touched, "dtypes": dtypes}
+    said = f"merged {touched} tensors onto {', '.join(dtypes)} weights"
+    if dtypes != ["F32"]:
+        figures["merge_error"] = {"rounded": error.own, "float32": error.float32}
+        figures["written_as"] = "F32" if error.whole else "as the base"
+        said += f"; rounding to them loses {error.own:.2%} of the changes" + (
+            ", so the merge is written in float32" if error.whole else ""
+        )
+    report.note(said)
+    return figures
+
+
+def _say_float32(file: Path) -> None:
+    """Set the type in a config.json, which transformers would otherwise round the weights to when it loads them."""
+    config = read_json(file)
+    config.pop("torch_dtype", None)
+    file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_vocabulary(adapter: Path, merged: Path) -> None:

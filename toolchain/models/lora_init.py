@@ -1,8 +1,8 @@
 """Adapters whose base was changed before training: the part that was taken away is computed again and subtracted.
 
-PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) begin with A₀ and B₀ made of the weight W itself, and train on W − s·B₀A₀. On the
-unchanged W such an adapter is not the model that was trained: that is W − s·B₀A₀ + s·BA, an adapter of twice the rank. peft makes A₀
-and B₀ again each time it loads one (`LoraLayer.pissa_init`, `olora_init`); so does this module, without torch.
+PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) begin with A₀ and B₀ made of the weight W itself, and train on W − s·B₀A₀.
+On the unchanged W such an adapter is not the model that was trained: that is W − s·B₀A₀ + s·BA, an adapter of twice the rank.
+peft makes A₀ and B₀ again each time it loads one (`LoraLayer.pissa_init`, `olora_init`); so does this module, without torch.
 """
 
 from dataclasses import replace
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 OWN_COSINE = 0.5
 """Cosine of an adapter's ΔW with its base's W, in units of √(rank ÷ width), from which on it holds a part of the base."""
-# Measured on tiny models of width 64 to 256 and ranks 2 to 32: 1.1 to 1.7 for PiSSA and OLoRA, still 0.54 to 0.87 when training had
-# moved A and B by their own norm; at most 0.04 for plain random LoRA. What arXiv:2106.09685 (table 7) measured in GPT-3 is below 0.29.
+# Measured on tiny models of width 64 to 256 and ranks 2 to 32: 1.1 to 1.7 for PiSSA and OLoRA, still 0.54 to 0.87 when training
+# had moved A and B by their own norm; at most 0.04 for plain random LoRA. What was measured in GPT-3 is below 0.29
+# (arXiv:2106.09685, table 7).
 
 
 def without_initial_part(lora: Lora, weights: Weights) -> Lora:

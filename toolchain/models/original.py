@@ -1,7 +1,7 @@
 """The model that a file must be like: the folders that its user brought or a stage trained, and none of our work on them.
 
-The gate's reference is loaded from these by transformers and peft (`evaluate/reference.py`). Nothing is shared, so a merge, a template
-or a default of ours that is wrong shows as a divergence.
+The gate's reference is loaded from these by transformers and peft (`evaluate/reference.py`). Nothing is shared, so a merge, a
+template or a default of ours that is wrong shows as a divergence.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Which tokenizer and template files a checkpoint with an adapter has: the adapter's own, as AutoTokenizer reads its folder.
 
-A tokenizer is taken from one folder as a whole. Files of two folders mixed by name are a third tokenizer that nobody trained with: the
-base's `chat_template.jinja` hides a template that the adapter keeps in `tokenizer_config.json`.
+A tokenizer is taken from one folder as a whole. Files of two folders mixed by name are a third tokenizer that nobody trained with:
+the base's `chat_template.jinja` hides a template that the adapter keeps in `tokenizer_config.json`.
 """
 
 from pathlib import Path
