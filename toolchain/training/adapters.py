@@ -31,7 +31,7 @@ _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True, slots=True)
 class MergeError:
-    """What rounding a merge leaves of its changes: ‖merged − exact‖ ÷ ‖ΔW‖ over all changed weights, by the type it is written in."""
+    """What rounding costs a merge: ‖merged − exact‖ ÷ ‖ΔW‖ over all changed weights, by the type it is written in."""
 
     own: float
     """In the types of the base."""
