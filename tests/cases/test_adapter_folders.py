@@ -100,7 +100,7 @@ def test_a_tokenizer_that_is_not_saved_as_tokenizer_json_is_refused(
     base: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"pieces")
-    with pytest.raises(ArtifactError, match="has `tokenizer.model` but no `tokenizer.json`"):
+    with pytest.raises(ArtifactError, match=r"has `tokenizer\.model` but no `tokenizer\.json`"):
         tokenizer_sources(base, tmp_path)
 
 
