@@ -22,8 +22,9 @@ from convert import llama_cpp
 
 from device.manifest.gguf import tensor_digests
 from toolchain import console, pipeline, recipe, runtime, target
-from toolchain.artifacts import Checkpoint, Dataset, ModelFile, read_jsonl, recorded
-from toolchain.evaluate import evaluate
+from toolchain.artifacts import Dataset, ModelFile, read_jsonl, recorded
+from toolchain.evaluate import Originals, evaluate
+from toolchain.models.original import Original
 from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
 from toolchain.quantize.gguf import IMPORTANCE
 from toolchain.quantize.gguf.schemes import SCHEMES, find_scheme
@@ -158,7 +159,7 @@ class _Peers:
         checkpoint = next(
             out / stage for stage in ("distill", "tune", "pretrain") if (out / stage).is_dir()
         )
-        self._teacher = Checkpoint(path=checkpoint, record=_record(checkpoint))
+        self._originals = Originals(reference=Original(base=checkpoint))
         script, job = (
             Path(__file__).parent / "peers" / "llama_cpp_convert.py",
             {"model": str(checkpoint), "out": str(self._whole)},
@@ -189,7 +190,7 @@ class _Peers:
         )
         evaluate(
             model,
-            self._teacher,
+            self._originals,
             held_out,
             open_gate(wanted.evaluate),
             runs,

@@ -109,9 +109,9 @@ def _write_logits(
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
+    from toolchain.training.adapters import carry_tokenizer
     from toolchain.training.checkpoints import (
         GENERATION_CONFIG,
-        TOKENIZER_FILES,
         carry,
         load_model,
         load_tokenizer,
@@ -138,7 +138,8 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
     shipped, verdict = decide(marks["student"], marks["control"])
     report.note(f"distill: {verdict}")
     save_model(models[shipped][0], out)
-    carry(lesson.teacher, out, GENERATION_CONFIG, *TOKENIZER_FILES)
+    carry(lesson.teacher, out, GENERATION_CONFIG)
+    carry_tokenizer(lesson.teacher, None, out)
     return {
         "shipped": shipped,
         "verdict": verdict,

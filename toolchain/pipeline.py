@@ -13,12 +13,14 @@ from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError
 from toolchain.models import hub
+from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
+    from toolchain.evaluate import Originals
     from toolchain.quantize.gguf import ModelLabel
 
 ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
@@ -87,6 +89,10 @@ class _Flow:
     base_digest: str = ""
     apart: Checkpoint | None = None
     """The base that was tuned, with what it learned still an adapter."""
+    original: Original | None = None
+    """What the model is now, without our work on it: the gate's reference."""
+    teacher: Original | None = None
+    """What taught the student, where there was a `distill`."""
 
     @property
     def base_name(self) -> str:
@@ -183,7 +189,7 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
         model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
         runs = _runtime(form, settings.report)
         verdict = evaluate(
-            model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report
+            model, _originals(flow), flow.data(), asked, runs, folder / "evaluate", settings.report
         )
         yield Tried(scheme=name, model=model, verdict=verdict)
 
@@ -192,7 +198,14 @@ def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
     """Return a spec that measures the same and lets everything pass."""
     return spec.model_copy(
         update={
-            "gate": GateSpec(max_kl=float("inf"), min_agreement=0, min_eos_rate=0, template_chats=1)
+            "gate": GateSpec(
+                max_kl=float("inf"),
+                min_agreement=0,
+                max_teacher_kl=float("inf"),
+                min_teacher_agreement=0,
+                min_eos_rate=0,
+                template_chats=1,
+            )
         }
     )
 
@@ -261,6 +274,7 @@ def _stages(wanted: Recipe, until: str) -> tuple[recipe.Stage, ...]:
 
 
 def _external(flow: _Flow) -> Checkpoint:
+    from toolchain.models.adapter_config import check_base_name
     from toolchain.models.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
@@ -271,9 +285,14 @@ def _external(flow: _Flow) -> Checkpoint:
     check_folder(flow.base)
     base = artifacts.external(flow.base)
     flow.base_digest = base.digest
+    flow.original = Original(base=flow.base)
     if not model.adapter:
         return base
     adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
+    revision = "" if (flow.recipe.folder / model.base).is_dir() else model.revision
+    check_base_name(adapter, model.base, revision=revision, same_as=model.adapter_base)
+    check_folder(adapter)
+    flow.original = Original(base=flow.base, adapters=(adapter,))
     return replace(base, adapter=adapter)
 
 
@@ -296,6 +315,7 @@ def _pretrain(flow: _Flow) -> Artifact:
     assert flow.recipe.model.scratch
     out, report, seed = flow.out("pretrain"), flow.settings.report, flow.recipe.seed
     flow.checkpoint = pretrain(flow.data(), flow.recipe.model.scratch, out, report, seed=seed)
+    flow.original = Original(base=flow.checkpoint.path)
     return flow.checkpoint
 
 
@@ -307,6 +327,7 @@ def _tune(flow: _Flow) -> Artifact:
         base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed
     )
     flow.apart = replace(base, adapter=out / ADAPTER)
+    flow.original = _after_tune(_original(flow), out / ADAPTER)
     return flow.checkpoint
 
 
@@ -322,6 +343,8 @@ def _distill(flow: _Flow) -> Artifact:
     flow.checkpoint = distill(
         teacher, flow.data(), spec, out, settings.report, seed=seed, student=student
     )
+    flow.teacher = Original(base=teacher.path) if spec.teacher else _original(flow)
+    flow.original = Original(base=flow.checkpoint.path, tokenizer=flow.teacher)
     return flow.checkpoint
 
 
@@ -333,7 +356,33 @@ def _trim(flow: _Flow) -> Artifact:
     flow.checkpoint = trim(
         flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general
     )
+    flow.original = replace(_original(flow), trimmed=flow.checkpoint.path)
+    if flow.teacher:
+        flow.teacher = replace(flow.teacher, trimmed=flow.checkpoint.path)
     return flow.checkpoint
+
+
+def _after_tune(original: Original, adapter: Path) -> Original:
+    """Return the model that was trained: the one before with an adapter more.
+
+    What is trained after `trim` is the trimmed model, whose embedding an adapter may change: its checkpoint is the base then.
+    """
+    if original.trimmed:
+        return Original(base=original.trimmed, adapters=(adapter,))
+    return replace(original, adapters=(*original.adapters, adapter))
+
+
+def _original(flow: _Flow) -> Original:
+    """Return what the model is now as its user and its trainings left it."""
+    flow.source()
+    assert flow.original
+    return flow.original
+
+
+def _originals(flow: _Flow) -> "Originals":
+    from toolchain.evaluate import Originals
+
+    return Originals(reference=_original(flow), teacher=flow.teacher)
 
 
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
@@ -409,7 +458,7 @@ def _evaluate(flow: _Flow) -> Artifact:
     folder = _runtime(flow.format, report)
     flow.verdicts[flow.format] = evaluate(
         model,
-        flow.source(),
+        _originals(flow),
         flow.data(),
         flow.recipe.evaluate,
         folder,

@@ -42,6 +42,10 @@ class ModelSpec(Frozen):
     )
     revision: str = Field(default="main", description="branch, tag or commit of a Hub model")
     adapter: str = Field(default="", description="a PEFT adapter to merge: a Hub id or a folder")
+    adapter_base: str = Field(
+        default="",
+        description="the name of the base in the adapter's configuration, where it differs from `base` but means the same weights",
+    )
     scratch: ScratchSpec | None = None
     name: str = Field(
         default="", description="name of the result, as in its file name; by default the recipe's"
@@ -51,6 +55,8 @@ class ModelSpec(Frozen):
     def _one_source(self) -> "ModelSpec":
         if bool(self.base) == bool(self.scratch):
             raise ValueError("give either `base` or `[model.scratch]`")
+        if self.adapter_base and not self.adapter:
+            raise ValueError("`adapter_base` is given, but no `adapter`")
         return self
 
 
@@ -195,12 +201,19 @@ class QuantizeSpec(Frozen):
 
 
 class GateSpec(Frozen):
-    """What a model file must reach on held-out data; the teacher is the checkpoint before quantization."""
+    """What a model file must reach on held-out data; the reference is the user's own model, run by transformers and peft."""
 
     max_kl: float = Field(default=0.1, ge=0)
-    """Mean KL divergence from the teacher, in nats per token."""
+    """Mean KL divergence from the reference, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""
+    # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed (the same words for each
+    # question: several nats a token, few positions in agreement), which is as near to itself as any other. How good a student
+    # must be is said by its task score, `min_exact_match` or `min_f1`.
+    max_teacher_kl: float = Field(default=1.0, ge=0)
+    """After `distill`: mean KL divergence from the teacher, in nats per token."""
+    min_teacher_agreement: Fraction = 0.5
+    """After `distill`: share of positions where file and teacher name the same next token."""
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
     min_eos_rate: Fraction = 0.95

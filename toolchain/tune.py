@@ -3,7 +3,7 @@
 tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
 """
 
-import re
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.models.lora import Lora, read_lora
+from toolchain.models.adapter_config import check_base_name
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
@@ -59,7 +59,8 @@ def merge(
     )
 
     def build(folder: Path) -> Figures:
-        _check_name(read_lora(adapter), base_name)
+        if base_name:
+            check_base_name(adapter, base_name)
         return _merge_folders(base.path, adapter, folder, report)
 
     record, fresh = keep_together(out, work, build)
@@ -143,23 +144,35 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Figures:
     """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
-    from toolchain.training.adapters import merge_into
-    from toolchain.training.checkpoints import (
-        GENERATION_CONFIG,
-        TOKENIZER_FILES,
-        carry,
-        refuse_quantised,
-    )
+    from toolchain.training.adapters import carry_tokenizer, merge_into
+    from toolchain.training.checkpoints import GENERATION_CONFIG, carry, refuse_quantised
 
     refuse_quantised(base)
     with open_weights(base) as weights:
         dtypes = sorted({tensor.dtype for tensor in weights.tensors.values()})
-    touched = merge_into(base, read_lora(adapter), out)
-    carry(base, out, "config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
-    carry(adapter, out, *TOKENIZER_FILES)
+    touched, error = merge_into(base, adapter, out)
+    carry(base, out, "config.json", GENERATION_CONFIG)
+    if error.whole:
+        _say_float32(out / "config.json")
+    carry_tokenizer(base, adapter, out)
     _check_vocabulary(adapter, out)
-    report.note(f"merged {touched} tensors onto {', '.join(dtypes)} weights")
-    return {"merged_tensors": touched, "dtypes": dtypes}
+    figures: Figures = {"merged_tensors": touched, "dtypes": dtypes}
+    said = f"merged {touched} tensors onto {', '.join(dtypes)} weights"
+    if dtypes != ["F32"]:
+        figures["merge_error"] = {"rounded": error.own, "float32": error.float32}
+        figures["written_as"] = "F32" if error.whole else "as the base"
+        said += f"; rounding to them loses {error.own:.2%} of the changes" + (
+            ", so the merge is written in float32" if error.whole else ""
+        )
+    report.note(said)
+    return figures
+
+
+def _say_float32(file: Path) -> None:
+    """Set the type in a config.json, which transformers would otherwise round the weights to when it loads them."""
+    config = read_json(file)
+    config.pop("torch_dtype", None)
+    file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_vocabulary(adapter: Path, merged: Path) -> None:
@@ -174,18 +187,6 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
             f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}",
             hint=hint,
         )
-
-
-def _check_name(lora: Lora, base_name: str) -> None:
-    if lora.base and base_name and _plain(lora.base) != _plain(base_name):
-        hint = f"if both are the same weights, correct `base_model_name_or_path` in {lora.name}/adapter_config.json"
-        problem = f"adapter {lora.name}: made for another base: trained on `{lora.base}`, not on `{base_name}`"
-        raise ArtifactError(problem, hint=hint)
-
-
-def _plain(name: str) -> str:
-    """Return a model's name without owner, and without what marks the 4-bit copies that adapters are trained on."""
-    return re.sub(r"(-unsloth)?-bnb-4bit$", "", Path(name).name.lower())
 
 
 def _said(before: Figures, after: Figures) -> str:

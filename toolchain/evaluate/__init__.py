@@ -1,14 +1,14 @@
-"""The gate: the model file, run by the device runtime itself, against its teacher on held-out data.
+"""The gate: the model file, run by the device runtime itself, against the user's own model on held-out data.
 
-evaluate(ModelFile, teacher, Dataset) → Verdict. What fails here goes no further. The goldens that the board must
+evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that the board must
 reproduce are taken here too, from the same runtime.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import ESCAPE
 from toolchain.artifacts import (
-    Checkpoint,
     Dataset,
     Figures,
     ModelFile,
@@ -20,18 +20,29 @@ from toolchain.artifacts import (
 )
 from toolchain.errors import GateError
 from toolchain.evaluate.answers import answer_all, golden, task_scores
-from toolchain.evaluate.divergence import divergence, template_parity
+from toolchain.evaluate.divergence import divergence, from_teacher, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.models.original import Original
 from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec
 from toolchain.runtime.scoring import Scorer, scorer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Originals:
+    """What a model file is compared with."""
+
+    reference: Original
+    """The model that the file was made of."""
+    teacher: Original | None = None
+    """After `distill` the model that taught it: a student that is like itself may still be unlike its teacher."""
+
+
 def evaluate(
     model: ModelFile,
-    teacher: Checkpoint,
+    originals: Originals,
     dataset: Dataset,
     spec: EvaluateSpec,
     runtime: Path,
@@ -46,17 +57,19 @@ def evaluate(
     """
     inputs = {
         "model": model.digest,
-        "teacher": teacher.digest,
+        "reference": originals.reference.digest,
+        **({"teacher": originals.teacher.digest} if originals.teacher else {}),
         "dataset": dataset.digest,
         "runtime": runtime.name,
         **({"special_tokens": ESCAPE} if escape else {}),
     }
-    work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=("torch", "transformers"))
+    tools = ("peft", "torch", "transformers")
+    work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
     record, fresh = keep(
         out,
         work,
         lambda folder: _measure(
-            model, teacher, dataset, spec, runtime, folder, report, escape=escape
+            model, originals, dataset, spec, runtime, folder, report, escape=escape
         ),
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
@@ -71,7 +84,7 @@ def evaluate(
 
 def _measure(
     model: ModelFile,
-    teacher: Checkpoint,
+    originals: Originals,
     dataset: Dataset,
     spec: EvaluateSpec,
     runtime: Path,
@@ -99,9 +112,14 @@ def _measure(
             "arithmetic": about["arithmetic"],
         }
         figures |= _room(child, opening, spec.max_tokens, int(about["context"]))
-        reference = Reference.load(teacher)
+        reference = Reference.load(originals.reference, report)
         figures |= template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
+        del reference
+        if originals.teacher:
+            teacher = Reference.load(originals.teacher, report)
+            figures |= from_teacher(divergence(child, teacher, held_out, spec.kl_tokens, report)[0])
+            del teacher
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
     figures |= diverged | task_scores(answers)
     write_jsonl(out / "divergence.jsonl", each)

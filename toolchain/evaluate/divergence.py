@@ -16,14 +16,13 @@ Conversation = Mapping[str, Any]
 
 
 def template_parity(child: Scorer, reference: Reference, chats: Sequence[Conversation]) -> Figures:
+    """Return how many conversations the model file renders otherwise than the user's own tokenizer and template."""
     mismatches = 0
     for chat in chats:
         prompt = chat["messages"][:-1]
         with fixed_clock():
-            expected = reference.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        mismatches += list(expected) != child.render(prompt)
+            same = reference.is_prompt(child.render(prompt), prompt)
+        mismatches += not same
     return {"template_chats": len(chats), "template_mismatches": mismatches}
 
 
@@ -70,6 +69,15 @@ def divergence(
         "p99_kl": float(np.quantile(total, 0.99)),
         "agreement": float(np.concatenate(agree).mean()),
     }, each
+
+
+def from_teacher(figures: Figures) -> Figures:
+    """Return a divergence under the names that it has where the reference is the teacher of a distillation."""
+    return {
+        "teacher_kl": figures["mean_kl"],
+        "teacher_kl_error": figures["kl_error"],
+        "teacher_agreement": figures["agreement"],
+    }
 
 
 def _log_softmax(logits: "np.ndarray") -> "np.ndarray":

@@ -1,39 +1,216 @@
-"""The reference of the gate: the model that a file is compared with, run by transformers."""
+"""The reference of the gate: the user's own model, run by transformers and peft as these libraries load it.
 
-from collections.abc import Sequence
+Nothing that made the model file may be used here: not our merge, our template carrying, our reading of a tokenizer, our view of a
+config. A check that shares code with what it checks passes every fault that they share.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint
+from toolchain.errors import ArtifactError, FitError
+from toolchain.models.original import Original
+from toolchain.models.weights import open_weights
+from toolchain.progress import Reporter
 
 if TYPE_CHECKING:
     import numpy as np
 
+Messages = Sequence[Mapping[str, Any]]
+FLOAT32_BYTES = 4
+HEADROOM = 1.15
+"""Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and activations of one conversation."""
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The teacher through transformers: the reference that the model file is compared with."""
+    """A model through transformers: what the model file is compared with."""
 
     tokenizer: Any
+    """The tokenizer whose ids the model file uses."""
     model: Any
+    own: Any
+    """The model's own tokenizer: another one than `tokenizer` only where the vocabulary was trimmed."""
+    old_ids: tuple[int, ...] = ()
+    """Own id of each id of the model file; empty where both are the same."""
 
     @classmethod
-    def load(cls, teacher: Checkpoint) -> "Reference":
-        """Load a checkpoint, its adapter merged in memory."""
-        from toolchain.models.lora import read_lora
-        from toolchain.training.adapters import add_to, dressed
-        from toolchain.training.checkpoints import load_model, load_tokenizer
+    def load(cls, original: Original, report: Reporter) -> "Reference":
+        """Load a model in float32; raise FitError where this computer has not the memory, ArtifactError for what is not loaded."""
+        _check_memory(original, report)
+        own = _tokenizer(original)
+        tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
+        old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
+        return cls(tokenizer, _model(original), own, old_ids)
 
-        with dressed(teacher) as folder:
-            tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
-        if teacher.adapter:
-            add_to(model, read_lora(teacher.adapter))
-        return cls(tokenizer, model)
+    def prompt(self, messages: Messages) -> list[int]:
+        """Return the prompt of a conversation in the model's own ids."""
+        ids = self.own.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return list(ids)
+
+    def is_prompt(self, ids: Sequence[int], messages: Messages) -> bool:
+        """Say whether these ids of the model file are the prompt of a conversation.
+
+        With a trimmed vocabulary a word may be cut into smaller pieces: then the text must be the same, marks of turns included.
+        """
+        expected = self.prompt(messages)
+        if not self.old_ids:
+            return list(ids) == expected
+        own = [self.old_ids[number] for number in ids if number < len(self.old_ids)]
+        return len(own) == len(ids) and bool(self.own.decode(own) == self.own.decode(expected))
 
     def log_probabilities(self, ids: Sequence[int]) -> "np.ndarray":
-        """Return float64 [len(ids), vocabulary]."""
+        """Return float64 [len(ids), vocabulary of the model file]; of a trimmed vocabulary the tokens that stayed sum to one."""
         import torch
 
+        own = [self.old_ids[number] for number in ids] if self.old_ids else list(ids)
         with torch.inference_mode():
-            logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0]
-        return logits.double().log_softmax(-1).numpy()
+            logits = self.model(input_ids=torch.tensor([own])).logits[0].double()
+        if self.old_ids:
+            logits = logits[:, list(self.old_ids)]
+        return logits.log_softmax(-1).numpy()
+
+
+def memory_bytes(original: Original) -> int:
+    """Return the memory that a model takes in float32, from the headers of its weights."""
+    with open_weights(original.base) as weights:
+        count = sum(tensor.rows * tensor.columns for tensor in weights.tensors.values())
+    return int(count * FLOAT32_BYTES * HEADROOM)
+
+
+def _check_memory(original: Original, report: Reporter) -> None:
+    need, free = memory_bytes(original), available_bytes()
+    names = " with ".join(folder.name for folder in (original.base, *original.adapters))
+    report.note(
+        f"reference: {names} through transformers in float32: {need / 1e9:.2f} GB of memory"
+    )
+    if free and need > free:
+        raise FitError(
+            f"evaluate: the reference `{names}` needs {need / 1e9:.1f} GB of memory in float32, "
+            f"{free / 1e9:.1f} GB are available on this computer",
+            hint="close other programs, or run this stage on a computer with more memory: the work folder can be copied there",
+        )
+
+
+def available_bytes() -> int:
+    """Return the memory that this computer has available; 0 where it does not say."""
+    file = Path("/proc/meminfo")
+    if file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
+
+
+def _model(original: Original) -> Any:
+    """Return the base with its adapters, the last one not merged."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            original.base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_LOCAL,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loaded(original.base, error) from error
+    if found["missing_keys"]:
+        raise ArtifactError(
+            f"{original.base.name}: tensor `{min(found['missing_keys'])}` is missing"
+        )
+    for number, adapter in enumerate(original.adapters, 1):
+        model = _adapted(model, adapter)
+        if number < len(original.adapters):
+            model = model.merge_and_unload()
+    return model.eval()
+
+
+def _adapted(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, adapter)
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+            raise _not_loaded(adapter, error) from error
+    missing = [
+        str(entry.message) for entry in raised if "missing adapter keys" in str(entry.message)
+    ]
+    if missing:
+        raise ArtifactError(f"{adapter.name}: peft says: {missing[0].splitlines()[0][:200]}")
+    return adapted
+
+
+def _tokenizer(original: Original) -> Any:
+    """Return the tokenizer of the newest folder that has one, with the template of the newest that has one."""
+    folders = original.tokenizer_folders
+    number = next(
+        (place for place, folder in enumerate(folders) if (folder / "tokenizer.json").is_file()),
+        len(folders) - 1,
+    )
+    tokenizer = _auto_tokenizer(folders[number])
+    templates = [template for folder in folders[:number] if (template := _own_template(folder))]
+    templates += [tokenizer.chat_template]
+    templates += [_auto_tokenizer(folder).chat_template for folder in folders[number + 1 :][-1:]]
+    tokenizer.chat_template = next((template for template in templates if template), None)
+    return tokenizer
+
+
+def _own_template(folder: Path) -> Any:
+    """Return the template of an adapter folder that has no tokenizer, which AutoTokenizer could not load."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    if not settings.is_file():
+        return None
+    template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
+    return template
+
+
+def _auto_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise _not_loaded(folder, error) from error
+
+
+def _old_ids(own: Any, trimmed: Any) -> tuple[int, ...]:
+    """Return the own id of each id after trimming: a token is its text, whatever its number."""
+    old, new = own.get_vocab(), trimmed.get_vocab()
+    foreign = [text for text in new if text not in old]
+    if foreign:
+        raise ArtifactError(f"trim: token {foreign[0]!r} is not one of the model's own")
+    texts = {number: text for text, number in new.items()}
+    if sorted(texts) != list(range(len(texts))):
+        raise ArtifactError("trim: tokenizer.json: the ids of its tokens are not without a gap")
+    return tuple(old[texts[number]] for number in range(len(texts)))
+
+
+def _not_loaded(folder: Path, error: Exception) -> ArtifactError:
+    text = str(error).strip().splitlines()
+    return ArtifactError(
+        f"{folder.name}: the reference cannot be loaded: {text[0] if text else type(error).__name__}"
+    )

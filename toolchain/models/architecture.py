@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.config_defaults import read_config
 from toolchain.models.families import FAMILIES, TOP, Family
 from toolchain.models.gguf_file import Metadata
-from toolchain.models.rope import long_caveat, understand_rope
-from toolchain.models.weights import Weights, read_json
+from toolchain.models.rope import check_frequencies, long_caveat, understand_rope
+from toolchain.models.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,9 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_COUNT = 2**31 - 1
 """GGUF keeps counts in 32 bits."""
 _IGNORED = ".rotary_emb.inv_freq"
+"""Tensors of old checkpoints that transformers computes from config.json: compared with it, then left out."""
+_BLOCK_ROWS = 4096
+"""Rows of embedding and head that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +75,20 @@ class Model:
 
 def understand(folder: Path, weights: Weights) -> Model:
     """Match a checkpoint with its family; raise ArtifactError for what differs."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     family = _family(config)
     sizes = _sizes(family, config)
     _refuse_more_layers_than_tensors(sizes, weights)
     _check_features(family, config, sizes)
-    tied = bool(config.get("tie_word_embeddings", family.tied))
+    tied = bool(config["tie_word_embeddings"]) and not has_own_head(weights)
+    if tied != bool(config["tie_word_embeddings"]) and family.always_tied:
+        raise ArtifactError(
+            f"{folder.name}: `{HEAD}` differs from the embedding, which has no place in the model file: `{family.name}` ties them"
+        )
     tensors = _sources(family, config, sizes, tied)
     _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
     rope, factors = understand_rope(family, config, sizes)
+    check_frequencies(weights, rope, factors, sizes)
     tensors += [
         Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
     ]
@@ -111,7 +120,7 @@ def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
         key: _number(config, key) if config.get(key) else 0
         for key in ("head_dim", "num_key_value_heads")
     }
-    head_dim = said["head_dim"] or family.head_dim or hidden // heads
+    head_dim = said["head_dim"] or hidden // heads
     if family.square_heads and head_dim != hidden // heads:
         raise _no_place(config, "head_dim")
     kv_heads, intermediate = (
@@ -156,9 +165,34 @@ def _number(config: dict[str, Any], key: str) -> int:
     return value
 
 
+def _positive(config: dict[str, Any], key: str) -> float:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ArtifactError(f"config.json: `{key}` is `{value}`, not a positive number")
+    return float(value)
+
+
+def has_own_head(weights: Weights) -> bool:
+    """Say whether a checkpoint holds a head that differs from its embedding, as transformers 5 loads it, tied or not."""
+    import numpy as np
+
+    head, embedding = (weights.tensors.get(name) for name in (HEAD, EMBEDDING))
+    if head is None or embedding is None:
+        return False
+    if head.shape != embedding.shape:
+        return True
+    return any(
+        not np.array_equal(
+            weights.rows(HEAD, first, count), weights.rows(EMBEDDING, first, count), equal_nan=True
+        )
+        for first in range(0, head.rows, _BLOCK_ROWS)
+        for count in [min(_BLOCK_ROWS, head.rows - first)]
+    )
+
+
 def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> None:
     """Refuse what config.json asks for and llama.cpp's graph of the family does not have."""
-    activation = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
+    activation = "hidden_activation" if "hidden_activation" in config else "hidden_act"
     scalar = (
         sizes["hidden"] // sizes["heads"]
         if sizes["layers"] == family.scaled_by_hidden
@@ -166,10 +200,10 @@ def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int
     )
     wrong = {
         "quantization_config": bool(config.get("quantization_config")),
-        activation: config.get(activation, family.activation) != family.activation,
+        activation: config[activation] != family.activation,
         "partial_rotary_factor": _rotary_share(config) != 1.0 and not family.original_context,
         "query_pre_attn_scalar": bool(family.scaled_by_hidden)
-        and config.get("query_pre_attn_scalar", scalar) != scalar,
+        and config.get("query_pre_attn_scalar") != scalar,
         **{key: config.get(key) not in allowed for key, allowed in family.fixed.items()},
         **{
             key: not _has_period(config.get(key), period, sizes["layers"])
@@ -263,10 +297,10 @@ def _metadata(
         "feed_forward_length": sizes["intermediate"],
         "attention.head_count": sizes["heads"],
         "attention.head_count_kv": sizes["kv_heads"],
-        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        "attention.layer_norm_rms_epsilon": _positive(config, "rms_norm_eps"),
         **window,
     }
-    if (config.get("head_dim") or family.head_dim) and not family.square_heads:
+    if config.get("head_dim") and not family.square_heads:
         metadata |= {
             "attention.key_length": sizes["head_dim"],
             "attention.value_length": sizes["head_dim"],

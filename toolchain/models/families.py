@@ -68,10 +68,8 @@ class Family:
     """Rotary pairs stand side by side in GGUF, half a head apart in Hugging Face: rows of q and k are regrouped."""
     norm_offset: float = 0.0
     """Added to every norm: some families store what is added to one."""
-    tied: bool = False
-    """What `tie_word_embeddings` is where config.json does not say."""
-    head_dim: int = 0
-    """What `head_dim` is where config.json does not say; 0: hidden ÷ heads."""
+    always_tied: bool = False
+    """llama.cpp's graph has no head but the embedding."""
     square_heads: bool = False
     """llama.cpp knows no other `head_dim` than hidden ÷ heads."""
     says_vocabulary: bool = False
@@ -108,7 +106,6 @@ FAMILIES = {
         name="smollm3",
         adjacent_pairs=True,
         says_vocabulary=True,
-        tied=True,
         fixed=_NO_WINDOW | {"attention_bias": (None, False), "mlp_bias": (None, False)},
         periods=_FULL | {"no_rope_layers": (4, 1, 0)},
     ),
@@ -118,7 +115,6 @@ FAMILIES = {
     "Qwen3ForCausalLM": Family(
         name="qwen3",
         modules={**_PLAIN, **_HEAD_NORMS},
-        head_dim=128,
         periods=_FULL,
         fixed=_NO_WINDOW | {"attention_bias": (None, False)},
     ),
@@ -126,8 +122,7 @@ FAMILIES = {
         name="gemma2",
         modules={**_FOUR_NORMS, **_ATTENTION, **_MLP},
         norm_offset=1.0,
-        tied=True,
-        head_dim=256,
+        always_tied=True,
         plain_rope=True,
         window="written",
         activation="gelu_pytorch_tanh",
@@ -144,8 +139,6 @@ FAMILIES = {
         name="gemma3",
         modules={**_FOUR_NORMS, **_ATTENTION, **_MLP, **_HEAD_NORMS},
         norm_offset=1.0,
-        tied=True,
-        head_dim=256,
         window="written",
         activation="gelu_pytorch_tanh",
         fixed=_GEMMA_FIXED | {"attn_logit_softcapping": (None,)},

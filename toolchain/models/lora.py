@@ -1,7 +1,7 @@
 """PEFT LoRA adapters read without torch: which weights they change and by how much, row by row.
 
 Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged beside their base.
-Only plain LoRA on linear layers is taken: everything else would be lost without a word.
+Only LoRA on linear layers is taken: everything else would be lost without a word (`adapter_config`).
 """
 
 import math
@@ -13,28 +13,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.weights import Tensor, Weights, read_header, read_json
+from toolchain.models.adapter_config import (
+    CONFIG,
+    ELSEWHERE,
+    REBUILT,
+    check_targets,
+    initialisation,
+    pattern_value,
+    read_adapter_config,
+)
+from toolchain.models.weights import Tensor, Weights, read_header
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 SMALL_PRODUCT = 1 << 18
 """Multiplications up to which OpenBLAS stays in its caller's thread; its own threads only wait for each other under ours."""
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
-_ELSEWHERE = "merge it with peft's `merge_and_unload` and give the merged folder as the base"
-_OTHER_KINDS = (
-    "use_dora",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "alora_invocation_tokens",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,20 +70,31 @@ class Lora:
     name: str
     base: str
     """What it says it was trained on."""
+    initialisation: str
+    """`pissa` or `olora` where a part of the base was taken away before training; otherwise empty."""
     alpha: float
     deltas: Mapping[str, Delta]
     """By the name of the weight in the base."""
 
 
+def open_lora(folder: Path, weights: Weights, base: str) -> Lora:
+    """Return the adapter in a folder for a base whose weights are open, so that base + deltas is the model that was trained.
+
+    Raises ArtifactError for an adapter of another kind or for another base.
+    """
+    from toolchain.models.lora_init import refuse_a_part_of_the_base, without_initial_part
+
+    lora = read_lora(folder)
+    check_fits(lora, weights, base)
+    if lora.initialisation:
+        return without_initial_part(lora, weights)
+    refuse_a_part_of_the_base(lora, weights)
+    return lora
+
+
 def read_lora(folder: Path) -> Lora:
-    """Return the adapter in a folder; raise ArtifactError for pickles and for kinds other than plain LoRA on linear layers."""
-    if not (folder / CONFIG).is_file():
-        raise ArtifactError(
-            f"{folder.name}: no `{CONFIG}`",
-            hint="an adapter folder is what peft's `save_pretrained` writes",
-        )
-    config = read_json(folder / CONFIG)
-    _check_kind(folder, config)
+    """Return the adapter in a folder as it is stored; raise ArtifactError for pickles and for what a merge would lose."""
+    config = read_adapter_config(folder)
     if not (folder / WEIGHTS).is_file():
         pickle = (folder / "adapter_model.bin").is_file()
         problem = (
@@ -97,13 +106,21 @@ def read_lora(folder: Path) -> Lora:
             f"{folder.name}: {problem}", hint="save the adapter again with peft's `save_pretrained`"
         )
     tensors = read_header(folder / WEIGHTS)
+    sides = _sides(folder, tensors)
+    check_targets(folder, config, [module for module, _ in sides])
     with _Parts(tensors) as parts:
         deltas = {
-            f"{module}.weight": _delta(folder, config, module, parts, sides)
-            for module, sides in _sides(folder, tensors)
+            f"{module}.weight": _delta(folder, config, module, parts, pair)
+            for module, pair in sides
         }
-    base = str(config.get("base_model_name_or_path") or "")
-    return Lora(name=folder.name, base=base, alpha=float(config["lora_alpha"]), deltas=deltas)
+    kind = initialisation(config)
+    return Lora(
+        name=folder.name,
+        base=str(config.get("base_model_name_or_path") or ""),
+        initialisation=kind if kind in REBUILT else "",
+        alpha=float(config["lora_alpha"]),
+        deltas=deltas,
+    )
 
 
 def check_fits(lora: Lora, weights: Weights, base: str) -> None:
@@ -112,6 +129,11 @@ def check_fits(lora: Lora, weights: Weights, base: str) -> None:
     for weight, delta in lora.deltas.items():
         made = f"adapter {lora.name}: made for another base"
         found = weights.tensors.get(weight)
+        if found is None and weight == "lm_head.weight":
+            raise ArtifactError(
+                f"adapter {lora.name}: changes `{weight}`, which `{base}` does not have: it is tied to the embedding",
+                hint=ELSEWHERE,
+            )
         if found is None:
             raise ArtifactError(f"{made}: `{base}` has no tensor `{weight}`", hint=hint)
         shape = (delta.b.shape[0], delta.a.shape[1])
@@ -169,7 +191,7 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
         found = _PART.fullmatch(key.removeprefix(_PREFIX))
         if not found or len(tensor.shape) != 2:
             raise ArtifactError(
-                f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=_ELSEWHERE
+                f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=ELSEWHERE
             )
         sides.setdefault(found["module"], {})[found["side"]] = key
     if not sides or any(len(pair) < 2 for pair in sides.values()):
@@ -188,33 +210,17 @@ def _delta(
         raise ArtifactError(
             f"{folder.name}: tensor `{sides['B']}`: rank {b.shape[1]}, but A has rank {a.shape[0]}"
         )
-    return Delta(a=a, b=b, scale=_scale(config, module, a.shape[0]))
-
-
-def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    rank = pattern_value(config, "rank_pattern", module, config.get("r", 8))
+    if a.shape[0] != rank:
         raise ArtifactError(
-            f"{folder.name}: adapters of kind `{kind}` are not merged", hint=_ELSEWHERE
+            f"{folder.name}: tensor `{sides['A']}`: rank {a.shape[0]}, {CONFIG} says {rank}"
         )
-    for key in _OTHER_KINDS:
-        if config.get(key):
-            raise ArtifactError(
-                f"{folder.name}: an adapter with `{key}` is not merged", hint=_ELSEWHERE
-            )
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise ArtifactError(
-            f"{folder.name}: {CONFIG}: `lora_alpha` is `{config.get('lora_alpha')}`, not a number"
-        )
+    return Delta(a=a, b=b, scale=_scale(config, module, rank))
 
 
 def _scale(config: Mapping[str, Any], module: str, r: int) -> float:
     """Return alpha / r, or alpha / √r with rsLoRA (arXiv:2312.03732); peft's patterns name modules by a suffix."""
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    named = [
-        value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
-    ]
-    alpha = float(named[0] if named else config["lora_alpha"])
+    alpha = float(pattern_value(config, "alpha_pattern", module, config["lora_alpha"]))
     return alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
 
 

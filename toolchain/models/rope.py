@@ -7,8 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.config_defaults import LOCAL_THETAS, THETA, THETAS
 from toolchain.models.families import Family
 from toolchain.models.gguf_file import Metadata
+from toolchain.models.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,18 +18,24 @@ if TYPE_CHECKING:
 
 Factors = dict[str, "NDArray[np.float32]"]
 """Tensor of the model file → its values."""
-BASE = 10000.0
-"""`rope_theta` where nothing is said."""
+PLAIN_BASE = 10000.0
+"""What llama.cpp has built in where a family's rotary embedding has no metadata."""
+FREQUENCIES = "inv_freq"
+NEAR = {"rtol": 2e-2, "atol": 1e-7}
+"""How near stored frequencies must be: they may have been rounded to 16 bits."""
 
 
 def understand_rope(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[Metadata, Factors]:
     """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""
+    architecture = config["architectures"][0]
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    local = settings.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq")}
+    local_base = config.get("rope_local_base_freq") or LOCAL_THETAS.get(architecture)
+    local = {"rope_theta": local_base, **(settings.get("sliding_attention") or {})}
     settings = settings.get("full_attention") or settings
-    base = float(settings.get("rope_theta") or config.get("rope_theta") or BASE)
+    default = THETAS.get(architecture, THETA)
+    base = float(settings.get("rope_theta") or config.get("rope_theta") or default)
     kind = settings.get("rope_type") or settings.get("type") or "default"
     metadata: Metadata = {"rope.freq_base": base}
     if local.get("rope_theta"):
@@ -35,13 +43,37 @@ def understand_rope(
             raise _unknown(local["rope_type"])
         metadata["rope.freq_base_swa"] = float(local["rope_theta"])
     if family.plain_rope:
-        if kind != "default" or base != BASE:
+        if kind != "default" or base != PLAIN_BASE:
             raise ArtifactError(
-                f"config.json: rotary embedding `{kind}` with base {base:g}, where `{family.name}` has none but {BASE:g}"
+                f"config.json: rotary embedding `{kind}` with base {base:g}, where `{family.name}` has none but {PLAIN_BASE:g}"
             )
         return {}, {}
     more, factors = _scaled(family, kind, settings, base, config, sizes)
     return metadata | more, factors
+
+
+def check_frequencies(
+    weights: Weights, metadata: Metadata, factors: Factors, sizes: dict[str, int]
+) -> None:
+    """Raise ArtifactError where rotary frequencies in the checkpoint are not those of config.json, scaled or not."""
+    import numpy as np
+
+    width = sizes["rotary"] if factors else sizes["head_dim"]
+    steps = np.arange(0, width, 2) / width
+    bases = [metadata.get("rope.freq_base", PLAIN_BASE), metadata.get("rope.freq_base_swa")]
+    plain = [float(str(base)) ** -steps for base in bases if base]
+    scaled = [plain[0] / values for values in factors.values()]
+    scaled += [plain[0] / float(str(metadata.get("rope.scaling.factor", 1.0)))]
+    for name in weights.tensors:
+        if name.endswith(FREQUENCIES):
+            found = weights.rows(name, 0, weights.tensors[name].rows)[0]
+            expected = [values for values in (*plain, *scaled) if len(values) == len(found)]
+            if not any(np.allclose(found, values, **NEAR) for values in expected):
+                raise ArtifactError(
+                    f"{weights.tensors[name].file.name}: tensor `{name}`: not the frequencies that config.json gives "
+                    f"(`rope_theta` {bases[0]:g})",
+                    hint="transformers computes them from config.json; correct the one that is wrong",
+                )
 
 
 def long_caveat(metadata: Metadata, factors: Factors) -> str:

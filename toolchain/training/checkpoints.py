@@ -7,16 +7,6 @@ from typing import Any
 from toolchain.errors import ArtifactError
 from toolchain.models.weights import check_model_folder, read_json
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 GENERATION_CONFIG = "generation_config.json"
 
 

@@ -21,7 +21,7 @@ from toolchain.models import architecture as gguf_model
 from toolchain.models import tokenizer as gguf_tokenizer
 from toolchain.models.architecture import Model
 from toolchain.models.gguf_file import Metadata, Slot, whole_file, write_header
-from toolchain.models.lora import Lora, Merged, check_fits, read_lora
+from toolchain.models.lora import Lora, Merged, open_lora
 from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
@@ -246,8 +246,7 @@ def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> 
     """Return the adapter that is merged while the weights are read, checked against them; None where there is none."""
     if adapter is None:
         return None
-    lora = read_lora(adapter)
-    check_fits(lora, weights, base)
+    lora = open_lora(adapter, weights, base)
     for weight in lora.deltas.keys() - {source.origin for source in model.tensors}:
         raise ArtifactError(
             f"adapter {lora.name}: changes `{weight}`, which has no place in the model file"

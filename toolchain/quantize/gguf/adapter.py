@@ -10,7 +10,7 @@ from toolchain.errors import ArtifactError
 from toolchain.models import architecture as gguf_model
 from toolchain.models.architecture import Source
 from toolchain.models.gguf_file import Metadata, whole_file, write_header
-from toolchain.models.lora import Delta, Lora, check_fits, read_lora
+from toolchain.models.lora import Delta, Lora, open_lora
 from toolchain.models.weights import open_weights
 from toolchain.quantize.gguf.write import regrouped
 from toolchain.tools.ggml import Type
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> Path:
     """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError if it was made for another base than `base`."""
-    lora = read_lora(adapter)
     with open_weights(base) as weights:
         model = gguf_model.understand(base, weights)
-        check_fits(lora, weights, base.name)
+        lora = open_lora(adapter, weights, base.name)
     parts = _parts(lora, {source.origin: source for source in model.tensors})
     metadata: Metadata = {
         "general.architecture": model.family.name,

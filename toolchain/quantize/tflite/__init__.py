@@ -16,6 +16,7 @@ from toolchain.errors import ConfigError
 from toolchain.models import architecture as gguf_model
 from toolchain.models import tokenizer as gguf_tokenizer
 from toolchain.models.architecture import Model
+from toolchain.models.config_defaults import read_config
 from toolchain.models.gguf_file import whole_file
 from toolchain.models.lora import Merged
 from toolchain.models.tokenizer import TEMPLATE
@@ -93,7 +94,7 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
         decoder = Decoder(
             model=model,
-            config=read_json(folder / "config.json"),
+            config=read_config(folder),
             weights=Merged(weights, lora) if lora else weights,
             scheme=find_scheme(parameters.scheme),
             context=parameters.context,

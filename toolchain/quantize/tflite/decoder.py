@@ -64,9 +64,9 @@ class Decoder:
 
     def slides(self, layer: int) -> bool:
         """Say whether a layer sees a window only."""
-        kinds = self.config.get("layer_types")
         if self.model.family.name == "gemma3":
-            return bool(kinds[layer] == "sliding_attention") if kinds else bool((layer + 1) % 6)
+            kinds = self.config["layer_types"]
+            return bool(kinds[layer] == "sliding_attention")
         return self.model.family.window == "limit" and bool(self.config.get("sliding_window"))
 
 
@@ -305,7 +305,7 @@ class _Signature:
         """Return the value divided by its root mean square, times the weights (arXiv:1910.07467)."""
         graph, config = self.graph, self.decoder.config
         mean = graph.mean(graph.mul(value, value), len(value.shape) - 1)
-        root = graph.rsqrt(graph.add(mean, graph.scalar(config.get("rms_norm_eps", 1e-6))))
+        root = graph.rsqrt(graph.add(mean, graph.scalar(config["rms_norm_eps"])))
         return graph.mul(
             graph.mul(value, root), graph.constant(self.decoder.vector(f"{name}.weight"))
         )

@@ -1,0 +1,60 @@
+"""Which tokenizer and template files a checkpoint with an adapter has: the adapter's own, as AutoTokenizer reads its folder.
+
+A tokenizer is taken from one folder as a whole. Files of two folders mixed by name are a third tokenizer that nobody trained with:
+the base's `chat_template.jinja` hides a template that the adapter keeps in `tokenizer_config.json`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import ArtifactError
+from toolchain.models.weights import read_json
+
+TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"
+_SLOW = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
+TOKENIZER_FILES = (TOKENIZER, SETTINGS, "special_tokens_map.json", "added_tokens.json", *_SLOW)
+TEMPLATE_FILES = (TEMPLATE, MORE_TEMPLATES)
+"""What AutoTokenizer reads before `chat_template` in `tokenizer_config.json`."""
+
+
+def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]:
+    """Return each tokenizer and template file by name: where it is, or its text where a template has no file of its own.
+
+    Raises ArtifactError for an adapter with a tokenizer that is not saved as `tokenizer.json`.
+    """
+    if adapter is None:
+        return {**_existing(base, TOKENIZER_FILES), **_existing(base, TEMPLATE_FILES)}
+    own = _existing(adapter, TOKENIZER_FILES)
+    slow = [name for name in _SLOW if name in own]
+    if slow and TOKENIZER not in own:
+        raise ArtifactError(
+            f"adapter {adapter.name}: has `{slow[0]}` but no `{TOKENIZER}`",
+            hint="save its tokenizer again with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+        )
+    # a tokenizer.json without settings is completed with those of the base
+    under = (SETTINGS,) if TOKENIZER in own else TOKENIZER_FILES
+    files: dict[str, Path | str] = {**_existing(base, under), **own}
+    return files | _templates(base, adapter, files)
+
+
+def _templates(base: Path, adapter: Path, files: dict[str, Path | str]) -> dict[str, Path | str]:
+    own: dict[str, Path | str] = {**_existing(adapter, TEMPLATE_FILES)}
+    if own or _settings(adapter).get("chat_template"):
+        return own
+    theirs: dict[str, Path | str] = {**_existing(base, TEMPLATE_FILES)}
+    if theirs or files.get(SETTINGS) == base / SETTINGS:
+        return theirs
+    # the adapter's settings replace those that hold the base's template
+    template = _settings(base).get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return {TEMPLATE: template} if isinstance(template, str) else {}
+
+
+def _existing(folder: Path, names: tuple[str, ...]) -> dict[str, Path | str]:
+    return {name: folder / name for name in names if (folder / name).exists()}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
