@@ -91,15 +91,15 @@ class Bounds:
         """Return the piece of the numbers in between; empty where there is none."""
         sides = []
         if self.low < 0:
-            near = (-self.high, self.high_out) if self.high <= 0 else (0, False)
-            sides.append(('"-" ', _sizes(*near, -self.low, far_out=self.low_out)))
+            near, out = (-self.high, self.high_out) if self.high <= 0 else (0, False)
+            sides.append(('"-" ', _sizes(near, -self.low, near_out=out, far_out=self.low_out)))
         if self.high >= 0:
-            near = (self.low, self.low_out) if self.low >= 0 else (0, False)
-            sides.append(("", _sizes(*near, self.high, far_out=self.high_out)))
+            near, out = (self.low, self.low_out) if self.low >= 0 else (0, False)
+            sides.append(("", _sizes(near, self.high, near_out=out, far_out=self.high_out)))
         return " | ".join(f"{sign}({sizes})" for sign, sizes in sides if sizes)
 
 
-def _sizes(near: int, near_out: bool, far: int, *, far_out: bool) -> str:
+def _sizes(near: int, far: int, *, near_out: bool, far_out: bool) -> str:
     """Return the piece of the numbers without a sign from `near` to `far`."""
     if near == far:
         return "" if near_out or far_out else f'"{near}" {_ZEROS}'

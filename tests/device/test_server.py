@@ -56,6 +56,18 @@ def fake(engine: FakeEngine) -> Iterator[int]:
         engine.go.set()
 
 
+def raw(port: int, *parts: bytes) -> bytes:
+    """Send bytes as they are, say that no more will come, and return what comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer
+
+
 def events(raw: bytes) -> list[Any]:
     """Return the server-sent events of a whole stream, which must end with [DONE]."""
     lines = [line for line in raw.decode().split("\n\n") if line]
@@ -275,7 +287,13 @@ def test_a_refusal_has_openais_shape(
 
 
 def test_a_request_by_another_name_is_refused(port: int) -> None:
-    assert call(port, "/health", headers={"Host": "evil.example"})[0] == 403
+    assert call(port, "/v1/models", headers={"Host": "evil.example"})[0] == 403
+
+
+def test_health_is_answered_by_any_name_and_without_one(port: int) -> None:
+    assert call(port, "/health", headers={"Host": "evil.example"})[0] == 200
+    assert raw(port, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert raw(port, b"GET /v1/models HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403 ")
 
 
 def test_the_bundles_system_prompt_comes_first_where_there_is_none(
