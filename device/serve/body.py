@@ -60,7 +60,7 @@ def _walk(body: dict[str, Any]) -> None:
 
 def _inside(value: "dict[str, Any] | list[Any]", path: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Return the names, or numbers, and values in an object or a list."""
-    if len(path) > MAX_DEPTH:
+    if len(path) >= MAX_DEPTH:
         raise _invalid(f"`{_place(path)}`: is nested deeper than {MAX_DEPTH} levels")
     return iter(value.items() if isinstance(value, dict) else enumerate(value))
 
