@@ -74,7 +74,6 @@ class Connection(H11Protocol):
         """Keep the way back open for a client that has sent its whole request (shutdown(2)), and end all others."""
         if self._phase != "answer":
             return None
-        self.cycle.keep_alive = False
         if self._probe is None:
             self._probe = _Probe(self)
         return True
@@ -90,6 +89,8 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of this one that nobody read."""
         super().on_response_complete()
+        if self._probe:
+            self._go_on_half_closed(self._probe)
         self._look()
 
     def pause_writing(self) -> None:
@@ -113,6 +114,14 @@ class Connection(H11Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _go_on_half_closed(self, probe: "_Probe") -> None:
+        """Answer the next of the requests that came together, or end the connection after the last one."""
+        probe.stop()
+        if self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._probe = _Probe(self)
 
     # Phases
 

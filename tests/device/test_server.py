@@ -18,6 +18,7 @@ import pytest
 from device.engine.base import Settings
 from device.errors import DeviceError
 from device.model import Model, open_file
+from device.serve.access import Access
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 from tests.fakes.tiny_gguf import tiny_bundle
@@ -379,6 +380,42 @@ def test_a_token_is_asked_for_everywhere_but_at_health() -> None:
         )
 
 
+PAGE = "https://app.example"
+
+
+def test_a_page_of_an_allowed_origin_may_ask_and_read_refusals_too() -> None:
+    access = Access(frozenset({"localhost"}), "sixteen-characters", frozenset({PAGE}))
+    with service(FakeEngine().model, access=access) as port:
+        wait_until_loaded(port)
+        asks = {
+            "Origin": PAGE,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+            "Access-Control-Request-Private-Network": "true",
+        }
+        status, headers, _ = call(port, CHAT, method="OPTIONS", headers=asks)
+        assert (status, headers["access-control-allow-origin"]) == (204, PAGE)
+        assert "x-stainless-os" in headers["access-control-allow-headers"]
+        assert headers["access-control-allow-private-network"] == "true"
+        assert "POST" in headers["access-control-allow-methods"]
+        for token, expected in (("sixteen-characters", 200), ("another-token-here", 401)):
+            sent = {"Origin": PAGE, "Authorization": f"Bearer {token}"}
+            status, headers, _ = call(port, CHAT, HOT, headers=sent)
+            assert (status, headers["access-control-allow-origin"]) == (expected, PAGE)
+            assert headers["vary"] == "origin"
+
+
+def test_a_page_of_another_origin_is_told_nothing() -> None:
+    access = Access(frozenset({"localhost"}), "", frozenset({PAGE}))
+    with service(FakeEngine().model, access=access) as port:
+        wait_until_loaded(port)
+        asks = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        for method, body in (("OPTIONS", None), ("POST", HOT), ("GET", None)):
+            status, headers, _ = call(port, CHAT, body, method=method, headers=asks)
+            assert status == 403
+            assert not [name for name in headers if name.startswith("access-control")]
+
+
 def serve(*argv: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "device", "serve", *argv]
     return subprocess.Popen(
@@ -412,7 +449,12 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")],
+    [
+        (["--host", "0.0.0.0"], "token_required"),
+        (["--port", "{taken}"], "port_taken"),
+        (["--host-name", "kitchen-pi", "--host-name", "*"], "bad_host_name"),
+        (["--cors-origin", "*"], "bad_origin"),
+    ],
 )
 def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(
     bundle: Path, argv: list[str], code: str
