@@ -180,6 +180,10 @@ class Description:
     threads: int
     threads_batch: int
     kv_type: str
+    flash_attn: int = -1
+    """llama.cpp's `llama_flash_attn_type`: -1 where it chooses, 0 where it is off."""
+    load_mode: str = "auto"
+    """llama.cpp's name of how the file was read: `auto` maps it where it can, `none` copies it."""
 
 
 def never() -> bool:

@@ -59,7 +59,7 @@ class LlamaEngine:
             opening.adapt(self._ctx, weights.adapter)
         self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
-        self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
+        self._description = opening.describe(self._model, self._ctx, path, settings)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
 
