@@ -150,7 +150,7 @@ def _sql(rows: Rows) -> str:
     lines = [f"CREATE TABLE IF NOT EXISTS llama_bench (\n{columns}\n);"]
     for row in rows:
         values = ", ".join(_quoted(row.get(column, "")) for column in COLUMNS)
-        head = f"INSERT INTO llama_bench ({', '.join(COLUMNS)})"  # noqa: S608 (all values are quoted)
+        head = f"INSERT INTO llama_bench ({', '.join(COLUMNS)})"
         lines.append(f"{head} VALUES ({values});")
     return "\n".join(lines)
 
