@@ -61,9 +61,8 @@ def main() -> int:
     """Run the clients; return 1 where one of them could not do what it has."""
     options = _options()
     token = Path(options.token_file).read_text().strip() if options.token_file else "none"
-    asked = urllib.request.Request(
-        f"{options.url}/models", headers={"Authorization": f"Bearer {token}"}
-    )  # noqa: S310 (the address is the caller's own)
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = urllib.request.Request(f"{options.url}/models", headers=headers)  # noqa: S310
     with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
     service = {"CLIENT_URL": options.url, "CLIENT_KEY": token, "CLIENT_MODEL": model}
