@@ -13,6 +13,7 @@ import re
 import statistics
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,28 @@ from device.model import Model, open_bundle, open_file
 from device.sensors import Watch, memory, now
 
 Row = dict[str, Any]
+_LIBRARIES = re.compile(r"/[^/]*(libllama|libggml|litert|LiteRt|tflite|tensorflow)[^/]*\.so[^/ ]*$")
+_OF_OTHER_MACHINES: Row = {
+    "cpu_mask": "0x0",
+    "cpu_strict": False,
+    "poll": 50,
+    "n_gpu_layers": 0,
+    "n_cpu_moe": 0,
+    "split_mode": "none",
+    "main_gpu": 0,
+    "no_kv_offload": False,
+    "devices": "none",
+    "tensor_split": "0.00",
+    "tensor_buft_overrides": "none",
+    "lazy_mode": "auto",
+    "embeddings": False,
+    "no_op_offload": 0,
+    "no_host": False,
+    "repack": True,
+    "fit_target": 0,
+    "fit_min_ctx": 0,
+}
+"""llama-bench's fields of which a service has no choice, as they are without a graphics processor."""
 _QUESTION, _ANSWER_TOKENS = "What can you help me with?", 64
 """Asked to see where the time of an answer goes."""
 
@@ -177,9 +200,12 @@ def _tenth(values: list[float]) -> float:
 
 
 def _common(model: Description) -> Row:
+    """Return llama-bench's fields that all tests have in common (tools/llama-bench, `test::get_fields`), and two of ours."""
     return {
         "engine": model.engine,
         "engine_version": model.version,
+        "build_commit": _build(),
+        "build_number": 0,
         "cpu_info": _processor(),
         "gpu_info": "",
         "backends": "CPU",
@@ -193,8 +219,25 @@ def _common(model: Description) -> Row:
         "n_threads_batch": model.threads_batch,
         "type_k": model.kv_type,
         "type_v": model.kv_type,
+        "flash_attn": model.flash_attn,
+        "load_mode": model.load_mode,
+        **_OF_OTHER_MACHINES,
         "n_depth": 0,
     }
+
+
+def _build() -> str:
+    """Return what tells one build of an engine from another: digits of the digest of its libraries, as they are mapped.
+
+    llama-bench says the commit here, and `unknown` where it was not built in a checkout. Readers compare tests of two builds by it.
+    """
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    paths = {line.partition("/")[2] for line in maps.splitlines() if _LIBRARIES.search(line)}
+    if not paths:
+        return "unknown"
+    return sha256(
+        "".join(sha256_of(Path("/", path)) for path in sorted(paths)).encode()
+    ).hexdigest()[:8]
 
 
 def _first_token_s(engine: Engine, n_prompt: int) -> float:

@@ -31,18 +31,23 @@ FACTS = (
     "l4t",
 )
 """What of a board's facts belongs to its figures."""
-COLUMNS = (
-    "model_filename",
-    "model_type",
-    "model_size",
-    "model_n_params",
-    "backends",
-    "n_threads",
-    "n_prompt",
-    "n_gen",
-    "avg_ts",
-    "stddev_ts",
+_TEXTS = (
+    *("build_commit", "cpu_info", "gpu_info", "backends", "model_filename", "model_type"),
+    *("cpu_mask", "type_k", "type_v", "split_mode", "devices", "tensor_split"),
+    *("tensor_buft_overrides", "load_mode", "lazy_mode", "test_time"),
 )
+_RATES = ("avg_ts", "stddev_ts")
+COLUMNS = (
+    *("build_commit", "build_number", "cpu_info", "gpu_info", "backends"),
+    *("model_filename", "model_type", "model_size", "model_n_params", "n_batch", "n_ubatch"),
+    *("n_threads", "cpu_mask", "cpu_strict", "poll", "type_k", "type_v", "n_gpu_layers"),
+    *("n_cpu_moe", "split_mode", "main_gpu", "no_kv_offload", "flash_attn", "devices"),
+    *("tensor_split", "tensor_buft_overrides", "load_mode", "lazy_mode", "embeddings"),
+    *("no_op_offload", "no_host", "repack", "fit_target", "fit_min_ctx"),
+    *("n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", *_RATES),
+)
+"""llama-bench's columns in its order (tools/llama-bench, `test::get_fields`): scripts/compare-llama-bench.py needs most of them."""
+FORMS = ("md", "csv", "json", "jsonl", "sql")
 
 
 def bench(
@@ -92,8 +97,9 @@ def _refuse_impossible(report: Report) -> None:
 
 
 def render(report: Report, form: str) -> str:
-    """Return a report as md, csv, json or jsonl, with llama-bench's columns."""
-    return {"md": _markdown, "csv": _csv, "json": _json, "jsonl": _jsonl}[form](report.rows)
+    """Return a report in one of `FORMS`, with llama-bench's columns."""
+    forms = {"md": _markdown, "csv": _csv, "json": _json, "jsonl": _jsonl, "sql": _sql}
+    return forms[form](report.rows)
 
 
 def _markdown(rows: Rows) -> str:
@@ -125,7 +131,7 @@ def _csv(rows: Rows) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: _plain(row.get(column, "")) for column in COLUMNS} for row in rows)
     return text.getvalue().rstrip()
 
 
@@ -135,3 +141,24 @@ def _json(rows: Rows) -> str:
 
 def _jsonl(rows: Rows) -> str:
     return "\n".join(json.dumps(row) for row in rows)
+
+
+def _sql(rows: Rows) -> str:
+    """Return the rows as llama-bench writes them for `sqlite3`, in a table of its name."""
+    types = {**dict.fromkeys(_TEXTS, "TEXT"), **dict.fromkeys(_RATES, "REAL")}
+    columns = ",\n".join(f"  {column} {types.get(column, 'INTEGER')}" for column in COLUMNS)
+    lines = [f"CREATE TABLE IF NOT EXISTS llama_bench (\n{columns}\n);"]
+    for row in rows:
+        values = ", ".join(_quoted(row.get(column, "")) for column in COLUMNS)
+        head = f"INSERT INTO llama_bench ({', '.join(COLUMNS)})"
+        lines.append(f"{head} VALUES ({values});")
+    return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    return "'" + str(_plain(value)).replace("'", "''") + "'"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as llama-bench writes it where there are no types: true is 1."""
+    return int(value) if isinstance(value, bool) else value

@@ -180,6 +180,10 @@ class Description:
     threads: int
     threads_batch: int
     kv_type: str
+    flash_attn: int = -1
+    """llama.cpp's `llama_flash_attn_type`: -1 where it chooses, 0 where it is off."""
+    load_mode: str = "auto"
+    """llama.cpp's name of how the file was read: `auto` maps it where it can, `none` copies it."""
 
 
 def never() -> bool:
@@ -241,8 +245,19 @@ class Engine(Protocol):
         prompt cannot be answered: `prompt_too_long`, `empty_prompt`, `bad_token`.
         """
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
-        """Return the mean of what the last layer makes of these tokens; raise DeviceError `unsupported` where it cannot be had."""
+    def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
+        """Raise the DeviceError that `generate` would raise at once, or `embed` where there is no sampling.
+
+        Evaluates nothing, so that another thread may ask while the engine is at work.
+        """
+
+    def embed(
+        self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
+    ) -> "list[float] | None":
+        """Return the mean of what the last layer makes of these tokens; None where it was cancelled on the way.
+
+        Raises DeviceError `unsupported` where it cannot be had.
+        """
 
     @property
     def state_kind(self) -> str:

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from device.engine.base import memory_bytes, never
@@ -69,14 +70,20 @@ class ReadSequence:
         self, tokens: Sequence[int], lead: int = 0, cancelled: Callable[[], bool] = never
     ) -> "int | None":
         """Have a prompt in memory, its lead read apart; return how many tokens were there, None where it was cancelled."""
-        self._cells.watch(cancelled)
-        try:
+        with self.watched(cancelled):
             reused = self._take_up(tokens, lead)
             whole = (not lead or self._read_lead(tokens[:lead])) and self._read_on(tokens)
-        finally:
-            self._cells.watch(None)
         self.live.asked = len(self)
         return reused if whole else None
+
+    @contextmanager
+    def watched(self, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Have what is evaluated meanwhile end where `cancelled` turns true."""
+        self._cells.watch(cancelled)
+        try:
+            yield
+        finally:
+            self._cells.watch(None)
 
     def saved(self, lead: Sequence[int]) -> bytes:
         """Return the state after these tokens alone, read first where it is not on the shelf."""

@@ -1,21 +1,27 @@
-"""Who may talk to the service: the Host it is called by, pages of other origins, and the token of a network service.
+"""Who may talk to the service: the names it is called by, the pages of other origins, and the token of a network service.
 
-A page in a browser reaches loopback too (DNS rebinding, CVE-2024-28224), so the Host must be an address or this machine's own name.
-Standard library only.
+A page in a browser reaches loopback too (DNS rebinding, CVE-2024-28224), so the Host must be an address, this machine's own
+name, or one that its owner has named. Standard library only.
 """
 
 import hmac
 import ipaddress
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from device.errors import DeviceError
 
-PUBLIC = ("/", "/health", "/v1/health")
+HEALTH = ("/health", "/v1/health")
+"""What is answered by any name and without one: load balancers and HTTP/1.0 probes send none that is known."""
+PUBLIC = ("/", *HEALTH)
 """What asks for no token: whether the service lives, and the page, which holds nothing and asks its reader for the token."""
 MIN_TOKEN_CHARS = 16
+MAX_NAMES = 32
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*,]+\Z")
 
 
 @dataclass(frozen=True)
@@ -26,21 +32,36 @@ class Access:
     """Host names that are this machine; addresses always are."""
     token: str = ""
     """The bearer token; empty asks for none."""
+    origins: frozenset[str] = frozenset()
+    """Origins whose pages may call the service, besides its own page."""
 
-    def refusal(self, path: str, headers: Mapping[str, str]) -> "DeviceError | None":
-        """Return why a request is refused, None where it is welcome; header names in lower case."""
+    def refusal(
+        self, path: str, headers: Mapping[str, str], *, preflight: bool = False
+    ) -> "DeviceError | None":
+        """Return why a request is refused, None where it is welcome; header names in lower case.
+
+        Browsers send no token with a `preflight`, in which they ask whether a page may ask.
+        """
         host, origin = headers.get("host", ""), headers.get("origin", "")
-        if not self._is_here(host):
+        if path not in HEALTH and not self._is_here(host):
             return DeviceError(
-                "host_not_allowed", "the Host of the request is not this machine", status=403
+                "host_not_allowed",
+                "the Host of the request is not this machine",
+                hint="serve with `--host-name NAME` to be called by another name",
+                status=403,
             )
-        if origin and origin.partition("://")[2].lower() != host.lower():
+        own_page = origin.partition("://")[2].lower() == host.lower()
+        if origin and not own_page and not self.allowed_origin(headers):
             return DeviceError(
-                "origin_not_allowed", "pages of other origins may not call this service", status=403
+                "origin_not_allowed",
+                "pages of other origins may not call this service",
+                hint="serve with `--cors-origin ORIGIN` to allow one",
+                status=403,
             )
         if (
             self.token
             and path not in PUBLIC
+            and not (preflight and origin)
             and not self._knows_token(headers.get("authorization", ""))
         ):
             return DeviceError(
@@ -51,9 +72,16 @@ class Access:
             )
         return None
 
+    def allowed_origin(self, headers: Mapping[str, str]) -> str:
+        """Return the origin of a page that may call this service as another's; empty where there is none."""
+        origin = headers.get("origin", "")
+        return origin if origin.lower() in self.origins else ""
+
     def _is_here(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        return name.lower() in self.names or _address(name.strip("[]")) is not None
+        name = name.lower()
+        known = name in self.names or name.removesuffix(".") in self.names
+        return known or _address(name.strip("[]")) is not None
 
     def _knows_token(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")
@@ -62,8 +90,13 @@ class Access:
         )
 
 
-def access_for(host: str, token_file: str) -> Access:
-    """Return what requests to a service on `host` must bring; raise DeviceError where it would stand open to a network."""
+def access_for(
+    host: str, token_file: str, host_names: Iterable[str] = (), cors_origins: Iterable[str] = ()
+) -> Access:
+    """Return what requests to a service on `host` must bring; raise DeviceError where it would stand open to a network.
+
+    `host_names` are names that it is called by besides this machine's own, `cors_origins` those whose pages may call it.
+    """
     token = _read_token(token_file) if token_file else ""
     address = _address(host)
     loopback = host == "localhost" or (address is not None and address.is_loopback)
@@ -75,7 +108,44 @@ def access_for(host: str, token_file: str) -> Access:
             hint=hint,
         )
     own = socket.gethostname().lower()
-    return Access(frozenset({"localhost", own, f"{own}.local"}), token)
+    names = {_host_name(name) for name in _few(host_names, "--host-name")}
+    origins = {_origin(text) for text in _few(cors_origins, "--cors-origin")}
+    return Access(frozenset({"localhost", own, f"{own}.local", *names}), token, frozenset(origins))
+
+
+def _few(texts: Iterable[str], flag: str) -> list[str]:
+    found = list(texts)
+    if len(found) > MAX_NAMES:
+        raise DeviceError("usage", f"`{flag}` is given {len(found)} times, at most {MAX_NAMES}")
+    return found
+
+
+def _host_name(text: str) -> str:
+    """Return a name as a Host header has it: in lower case, without the dot of the root, other letters as IDNA writes them."""
+    name = text.strip().lower().removesuffix(".")
+    try:
+        name = name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    if not _NAME.match(name):
+        raise DeviceError(
+            "bad_host_name",
+            f"`{text[:80]}` is not the name of a host",
+            hint="a name alone, such as kitchen-pi.local: no scheme, no port, no `*`",
+        )
+    return name
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it."""
+    origin = text.strip().lower().removesuffix("/")
+    if not _ORIGIN.match(origin) or not origin.isascii():
+        raise DeviceError(
+            "bad_origin",
+            f"`{text[:80]}` is not an origin",
+            hint="scheme and host of one site, such as https://app.example:3000; `*` would be all of them",
+        )
+    return origin
 
 
 def _read_token(path: str) -> str:

@@ -1,6 +1,8 @@
 """OpenAI's requests, read strictly: every field is on a list, has a kind and a range, and is named when it is refused.
 
-Fields that clients send without meaning anything by them are taken at the value that changes nothing. Standard library only.
+What narrows an answer is enforced or refused, never dropped. Fields that clients send without meaning anything by them are taken
+at the value that changes nothing, null everywhere; and what is in a reply comes back as history (conversation.py). A body has
+passed body.py before anything here sees it. Standard library only.
 """
 
 import json
@@ -9,33 +11,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from device.engine.base import RANGES, FieldError, Sampling, checked_number
-from device.errors import DeviceError
 from device.serve import schema
+from device.serve.body import read_object
+from device.serve.conversation import Message, read_messages
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-MAX_MESSAGES = 512
 MAX_INPUTS = 64
 """Texts of one request for embeddings."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
     "logit_bias": ({},),
     "modalities": (["text"],),
     "n": (1,),
     "parallel_tool_calls": (True, False),
     "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "verbosity": ("medium",),
 }
 """Fields without effect here → the values that ask for none; null does so everywhere."""
 IGNORED = ("metadata", "model", "prompt_cache_key", "safety_identifier", "user")
 """Fields that may say anything: one board serves one model to whom it serves."""
-
-Message = dict[str, Any]
+_FORMS = {"text": set(), "json_object": {"schema"}, "json_schema": {"schema", "json_schema"}}
+"""Kind of a response format → its fields besides `type`; llama-server's `schema` beside OpenAI's `json_schema`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Texts:
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
     fields = _fields(body, "messages", "max_completion_tokens")
-    messages, top = _messages(fields.get("messages")), _chat_logprobs(fields)
+    messages, top = read_messages(fields.get("messages")), _chat_logprobs(fields)
     return Question(messages, "", _sampling(fields, default_max_tokens, top), *_streaming(fields))
 
 
@@ -88,53 +93,45 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
 
 def read_embeddings(body: bytes) -> Texts:
     """Read a request of /v1/embeddings; raise FieldError."""
-    fields = _object(body)
+    fields = _set_fields(read_object(body))
     if unknown := set(fields) - {"input", "encoding_format", *IGNORED}:
         raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
-    value, form = fields.get("input"), fields.get("encoding_format") or "float"
+    form = fields.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise FieldError("encoding_format", "must be `float` or `base64`")
-    several = isinstance(value, list) and value and not isinstance(value[0], int)
+    value = fields.get("input")
+    several = isinstance(value, list) and value and isinstance(value[0], (str, list))
     inputs = value if several else [value]
     if not isinstance(inputs, list) or len(inputs) > MAX_INPUTS:
         raise FieldError("input", f"at most {MAX_INPUTS} texts at once")
     return Texts(tuple(_prompt(each, "input") for each in inputs), base64=form == "base64")
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DeviceError("invalid_json", "the body is not valid JSON", status=400) from error
-    if not isinstance(fields, dict):
-        raise DeviceError("invalid_json", "the body is not a JSON object", status=400)
-    return fields
+def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are set: null is how clients write that they say nothing, of fields unknown here too."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _fields(body: bytes, *own: str) -> dict[str, Any]:
     """Return the fields that are set, all of them known."""
-    fields = _object(body)
-    known = {
-        *own,
-        *RANGES,
-        *NEUTRAL,
-        *IGNORED,
-        "logprobs",
-        "response_format",
-        "stop",
-        "stream",
-        "stream_options",
-    }
+    fields = _set_fields(read_object(body))
+    known = {*own, *RANGES, *NEUTRAL, *IGNORED}
+    known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
     for name, value in fields.items():
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
-        if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+        if name in NEUTRAL and not any(_same(value, neutral) for neutral in NEUTRAL[name]):
             raise FieldError(
                 name,
                 f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}",
                 code="unsupported",
             )
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Compare as JSON does: true is not 1."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
@@ -150,17 +147,41 @@ def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
 
 def _response_format(value: Any) -> str:
     """Return the grammar that an answer is held to; empty for none."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if (
-        kind == "json_schema"
-        and isinstance(value.get("json_schema"), dict)
-        and "schema" in value["json_schema"]
-    ):
-        return schema.grammar(value["json_schema"]["schema"])
-    if kind not in ("text", "json_object"):
-        problem = "must be `text`, `json_object`, or `json_schema` with `json_schema.schema`"
-        raise FieldError("response_format", f"`type` {problem}")
+    fields = _set_fields(value) if isinstance(value, dict) else {}
+    kind = fields.pop("type", None)
+    if not isinstance(kind, str) or kind not in _FORMS:
+        raise FieldError("response_format", "`type` must be `text`, `json_object` or `json_schema`")
+    if unknown := set(fields) - _FORMS[kind]:
+        problem = f"`{min(unknown)[:80]}` is not a field of `{kind}`"
+        raise FieldError("response_format", problem, code="unknown_field")
+    described = [fields["schema"]] if "schema" in fields else []
+    if "json_schema" in fields:
+        described.append(_named_schema(fields["json_schema"]))
+    if len(described) > 1 or (kind == "json_schema" and not described):
+        raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
+    if described:
+        return schema.grammar(described[0])
     return schema.any_object() if kind == "json_object" else ""
+
+
+def _named_schema(value: Any) -> Any:
+    """Return the schema in OpenAI's `json_schema`; `strict` changes nothing, since every schema is held to."""
+    kinds: dict[str, Any] = {
+        "name": str,
+        "description": str,
+        "strict": bool,
+        "schema": (dict, bool),
+    }
+    fields = _set_fields(value) if isinstance(value, dict) else {}
+    if "schema" not in fields:
+        raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
+    for name, each in fields.items():
+        if name not in kinds:
+            problem = f"`json_schema.{name[:80]}` is not a field of a schema's description"
+            raise FieldError("response_format", problem, code="unknown_field")
+        if not isinstance(each, kinds[name]):
+            raise FieldError("response_format", f"`json_schema.{name}` is of a wrong kind")
+    return fields["schema"]
 
 
 def _sampling(
@@ -168,9 +189,8 @@ def _sampling(
 ) -> Sampling:
     asked = {name: checked_number(name, fields[name]) for name in RANGES if name in fields}
     if "max_completion_tokens" in fields:
-        asked["max_tokens"] = _renamed(
-            "max_completion_tokens", "max_tokens", fields["max_completion_tokens"]
-        )
+        most = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
+        asked["max_tokens"] = min(most, asked.get("max_tokens", most))
     grammar = _response_format(fields["response_format"]) if "response_format" in fields else ""
     fixed = {
         "stop": _stop(fields.get("stop", ())),
@@ -196,8 +216,10 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 def _streaming(fields: Mapping[str, Any]) -> tuple[bool, bool]:
     options = fields.get("stream_options", {})
-    if not isinstance(options, dict) or set(options) - {"include_usage", "include_obfuscation"}:
+    options = _set_fields(options) if isinstance(options, dict) else {"": options}
+    if set(options) - {"include_usage", "include_obfuscation"}:
         raise FieldError("stream_options", "must be an object with `include_usage` alone")
+    _flag(options, "include_obfuscation")
     return _flag(fields, "stream"), _flag(options, "include_usage")
 
 
@@ -208,83 +230,25 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
-        raise FieldError("messages", f"must be a list of 1 to {MAX_MESSAGES} messages")
-    messages = tuple(
-        _message(message, f"messages[{number}]") for number, message in enumerate(value)
-    )
-    if not messages[-1]["content"].strip():
-        raise FieldError("messages", "the question is empty", code="empty_question")
-    return messages
-
-
-def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise FieldError(where, "must be an object with `role` and `content`")
-    if unknown := set(value) - {
-        "role",
-        "content",
-        "name",
-        "refusal",
-        "annotations",
-        "audio",
-        "function_call",
-        "tool_calls",
-    }:
-        raise FieldError(
-            f"{where}.{min(unknown)}"[:120], "is not a field of a message", code="unknown_field"
-        )
-    if value.get("role") not in ROLES:
-        raise FieldError(f"{where}.role", f"must be one of {', '.join(ROLES)}")
-    role = "system" if value["role"] == "developer" else value["role"]
-    return {"role": role, "content": _content(value.get("content"), f"{where}.content")}
-
-
-def _content(value: Any, where: str) -> str:
-    """Return the text of a message: a text, or OpenAI's list of text parts."""
-    parts = (
-        [value]
-        if isinstance(value, str)
-        else [_part(part, where) for part in _listed(value, where)]
-    )
-    return "".join(_text(part, where) for part in parts)
-
-
-def _listed(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise FieldError(where, "must be a text")
-    return value
-
-
-def _part(value: Any, where: str) -> Any:
-    if not isinstance(value, dict) or value.get("type") != "text":
-        raise FieldError(where, "this model reads text parts only", code="unsupported")
-    return value.get("text")
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise FieldError(where, "must be a text")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise FieldError(where, "is not valid Unicode: it holds half of a surrogate pair")
-    return value
-
-
 def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        value = value[0]
+    """Return a text or token ids; a list of just one prompt is that prompt."""
     if (
-        isinstance(value, list)
+        field == "prompt"
+        and isinstance(value, list)
         and value
-        and all(isinstance(token, int) and not isinstance(token, bool) for token in value)
+        and isinstance(value[0], (str, list))
     ):
+        if len(value) > 1:
+            problem = "holds several prompts, and one is answered at a time"
+            raise FieldError(field, problem, code="unsupported")
+        value = value[0]
+    if isinstance(value, list) and value and all(type(token) is int for token in value):
         return tuple(value)
-    if isinstance(value, str) and not value.strip():
-        raise FieldError(field, "the question is empty", code="empty_question")
     if not isinstance(value, str):
         raise FieldError(field, "must be a text, or a list of token ids")
-    return _text(value, field)
+    if not value.strip():
+        raise FieldError(field, "the question is empty", code="empty_question")
+    return value
 
 
 READERS: dict[str, Callable[[bytes, int], Question]] = {

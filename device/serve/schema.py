@@ -1,60 +1,34 @@
 """A JSON schema to the grammar (GBNF) of the texts that it describes, for answers that programs read.
 
-What is understood: `type` (one or several), `properties` with `required`, `items` with `minItems` and `maxItems`, `minLength` and
-`maxLength`, `enum` and `const` of plain values, `anyOf` and `oneOf`, `$ref` into the schema's own `$defs`. Anything else that
-would narrow an answer is refused by name: an answer that only half holds to its schema is worse than none. Properties come in the
-schema's order and no others do. What a schema may grow to is bounded, however it refers to itself. Standard library only.
+Which keys are understood, and which ones only say something about a value, stands in shapes.py.
+Anything else that would narrow an answer is refused by name: an answer that only half holds to its schema is worse than none.
+Properties come in the schema's order and no others do. What a schema may grow to is bounded, however it refers to itself. What
+arrives here has passed body.py: texts are valid, numbers finite. Standard library only.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
-from device.engine.base import FieldError
+from device.serve.gbnf import BASE, FORMATS, Bounds, integers, literal, times, whole
+from device.serve.shapes import (
+    BOUNDS,
+    KEYS,
+    apart,
+    bounds,
+    kinds_of,
+    listed_values,
+    only,
+    refused,
+    schemas,
+)
 
 MAX_DEPTH = 16
 MAX_VALUES = 2000
 MAX_RULES = 512
-MAX_REPEATS = 1000
 MAX_BYTES = 1 << 16
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
-_ABOUT = {
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "$schema",
-    "$id",
-    "$comment",
-    "$defs",
-    "definitions",
-}
-"""Keys that say something about a value and narrow nothing."""
-_CHARACTER = r'[^"\\\x7f\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})'
-_INTEGER = '"-"? ("0" | [1-9] [0-9]{0,15})'
-_BASE = {
-    "ws": r'(" " | "\n" " "{0,12})?',
-    "char": _CHARACTER,
-    "string": r'"\"" char* "\""',
-    "integer": _INTEGER,
-    "number": f'{_INTEGER} ("." [0-9]{{1,15}})? ([eE] [-+]? [0-9]{{1,3}})?',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-}
-_KEYS = {
-    "object": {"properties", "required", "additionalProperties"},
-    "array": {"items", "minItems", "maxItems"},
-    "string": {"minLength", "maxLength"},
-    "integer": set(),
-    "number": set(),
-    "boolean": set(),
-    "null": set(),
-}
-"""Type → the keys that may narrow it."""
 
 
 def any_object() -> str:
@@ -73,116 +47,157 @@ class _Writer:
     def __init__(self, schema: Any) -> None:
         self._schema = schema
         self._rules: dict[str, str] = {}
+        """Body → name."""
         self._values = 0
 
     def text(self, schema: Any) -> str:
         root = self._value(schema, "schema", 0)
-        rules = {"root": root, **self._rules, **_BASE}
+        named = {name: body for body, name in self._rules.items()}
+        rules = {"root": root, **named, **BASE}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
         if len(text) > MAX_BYTES:
-            raise _refused(
+            raise refused(
                 "schema", f"is too large: its grammar has more than {MAX_BYTES >> 10} KiB"
             )
         return text
 
     def _rule(self, body: str) -> str:
         """Return the name of a rule."""
-        for name, known in self._rules.items():
-            if known == body:
-                return name
-        if len(self._rules) >= MAX_RULES:
-            raise _refused("schema", f"is too large: it needs more than {MAX_RULES} rules")
-        name = f"r{len(self._rules)}"
-        self._rules[name] = body
-        return name
-
-    def _value(self, schema: Any, where: str, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            raise _refused(where, f"is nested deeper than {MAX_DEPTH} levels, or refers to itself")
-        if schema is True:
-            schema = {}
-        if not isinstance(schema, dict):
-            raise _refused(where, "must be an object")
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise _refused("schema", f"is too large: it describes more than {MAX_VALUES} values")
-        whole = {
-            "$ref": self._reference,
-            "enum": self._enum,
-            "const": self._const,
-            "anyOf": self._any,
-            "oneOf": self._any,
-        }
-        for key in whole.keys() & schema.keys():
-            _only(schema, {key, "type"} if key in ("enum", "const") else {key}, where)
-            return whole[key](schema[key], f"{where}.{key}", depth + 1)
-        return self._typed(schema, where, depth)
-
-    def _typed(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        if "type" not in schema:
-            _only(schema, set(), where)
-            return self._free(0)
-        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        if not kinds or not all(isinstance(kind, str) and kind in _KEYS for kind in kinds):
-            raise _refused(f"{where}.type", f"must be one of {', '.join(_KEYS)}")
-        _only(schema, {"type"}.union(*(_KEYS[kind] for kind in kinds)), where)
-        return self._one_of(self._kind(kind, schema, where, depth) for kind in kinds)
-
-    def _kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        if kind == "object":
-            return (
-                self._object(schema, where, depth)
-                if schema.get("properties")
-                else self._free_object(schema, where)
-            )
-        if kind == "array":
-            return self._array(schema, where, depth)
-        return self._string(schema, where) if kind == "string" else kind
-
-    def _reference(self, target: Any, where: str, depth: int) -> str:
-        found: Any = self._schema
-        for part in (
-            target.split("/")[1:] if isinstance(target, str) and target.startswith("#/") else [None]
-        ):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found is None:
-            raise _refused(where, f"`{str(target)[:80]}` is not in this schema")
-        return self._value(found, where, depth)
-
-    def _enum(self, values: Any, where: str, depth: int) -> str:
-        if (
-            not isinstance(values, list)
-            or not values
-            or any(isinstance(value, (dict, list)) for value in values)
-        ):
-            raise _refused(where, "must be a list of texts, numbers, true, false or null")
-        return self._one_of(_literal(json.dumps(value, ensure_ascii=False)) for value in values)
-
-    def _const(self, value: Any, where: str, depth: int) -> str:
-        return self._enum([value], where, depth)
-
-    def _any(self, choices: Any, where: str, depth: int) -> str:
-        if not isinstance(choices, list) or not choices:
-            raise _refused(where, "must be a list of schemas")
-        return self._one_of(
-            self._value(choice, f"{where}[{number}]", depth)
-            for number, choice in enumerate(choices)
-        )
+        if body not in self._rules:
+            if len(self._rules) >= MAX_RULES:
+                raise refused("schema", f"is too large: it needs more than {MAX_RULES} rules")
+            self._rules[body] = f"r{len(self._rules)}"
+        return self._rules[body]
 
     def _one_of(self, bodies: Iterable[str]) -> str:
         choices = list(dict.fromkeys(bodies))
         return choices[0] if len(choices) == 1 else self._rule(" | ".join(choices))
 
+    # Values
+
+    def _value(self, schema: Any, where: str, depth: int) -> str:
+        if depth > MAX_DEPTH:
+            raise refused(where, f"is nested deeper than {MAX_DEPTH} levels, or refers to itself")
+        if schema is True:
+            schema = {}
+        if not isinstance(schema, dict):
+            raise refused(where, "must be an object")
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise refused("schema", f"is too large: it describes more than {MAX_VALUES} values")
+        nullable = schema.get("nullable", False)
+        if not isinstance(nullable, bool):
+            raise refused(f"{where}.nullable", "must be true or false")
+        body = self._body({k: v for k, v in schema.items() if k != "nullable"}, where, depth)
+        return self._one_of([body, "null"]) if nullable else body
+
+    def _body(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        whole_schemas = {
+            "$ref": self._reference,
+            "anyOf": self._any,
+            "oneOf": self._one,
+            "allOf": self._all,
+        }
+        for key, write in whole_schemas.items():
+            if key in schema:
+                only(schema, {key}, where)
+                return write(schema[key], f"{where}.{key}", depth + 1)
+        if "enum" in schema or "const" in schema:
+            only(schema, {"enum", "const", "type"}, where)
+            return self._one_of(map(literal, listed_values(schema, where)))
+        return self._typed(schema, where, depth)
+
+    def _typed(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        kinds = kinds_of(schema, where)
+        only(schema, {"type"}.union(*(KEYS[kind] for kind in kinds)), where)
+        if not kinds:
+            return self._free(0)
+        return self._one_of(self._kind(kind, schema, where, depth) for kind in kinds)
+
+    def _kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        if kind == "object":
+            return self._object(schema, where, depth)
+        if kind == "array":
+            return self._array(schema, where, depth)
+        if kind == "string":
+            return self._string(schema, where)
+        return self._number(kind, schema, where) if BOUNDS & set(schema) else kind
+
+    def _reference(self, target: Any, where: str, depth: int) -> str:
+        return self._value(self._resolved(target, where), where, depth)
+
+    def _resolved(self, target: Any, where: str) -> Any:
+        """Return what a reference into this schema names: a JSON pointer (RFC 6901) as a URI's fragment, `#/$defs/a~1b`."""
+        if not isinstance(target, str) or not target.startswith("#"):
+            raise refused(where, f"`{str(target)[:80]}` is not in this schema")
+        path = unquote(target[1:])
+        at: Any = self._schema
+        for part in path.split("/")[1:] if path.startswith("/") else [] if not path else [path]:
+            name = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(at, dict) and name in at:
+                at = at[name]
+            elif isinstance(at, list) and name.isdecimal() and int(name[:9]) < len(at):
+                at = at[int(name[:9])]
+            else:
+                raise refused(where, f"`{target[:80]}` is not in this schema")
+        return at
+
+    def _any(self, choices: Any, where: str, depth: int) -> str:
+        return self._one_of(
+            self._value(choice, f"{where}[{number}]", depth)
+            for number, choice in enumerate(schemas(choices, where))
+        )
+
+    def _one(self, choices: Any, where: str, depth: int) -> str:
+        """Return the rule of choices of which exactly one may hold: none may describe what another one does."""
+        written = self._any(choices, where, depth)
+        shapes = [self._shape(choice, where) for choice in choices]
+        for number, shape in enumerate(shapes):
+            for other in range(number):
+                if not apart(shapes[other], shape):
+                    raise refused(
+                        where,
+                        f"one value may be both [{other}] and [{number}], and just one is to hold: use `anyOf`",
+                    )
+        return written
+
+    def _shape(self, schema: Any, where: str) -> Mapping[str, Any]:
+        """Return a schema without the references around it."""
+        for _ in range(MAX_DEPTH):
+            if not isinstance(schema, dict) or "$ref" not in schema:
+                break
+            schema = self._resolved(schema["$ref"], where)
+        if not isinstance(schema, dict):
+            return {}
+        names = schema.get("properties")
+        if isinstance(names, dict):
+            return {**schema, "properties": {k: self._shape(v, where) for k, v in names.items()}}
+        return schema
+
+    def _all(self, parts: Any, where: str, depth: int) -> str:
+        if len(schemas(parts, where)) > 1:
+            raise refused(where, "more than one schema that must hold is not understood here")
+        return self._value(parts[0], f"{where}[0]", depth)
+
+    # Objects and lists
+
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        properties, required = schema["properties"], schema.get("required", [])
+        properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
-            raise _refused(where, "`properties` must be an object and `required` a list")
-        if lost := [name for name in required if name not in properties]:
-            raise _refused(
-                f"{where}.required", f"`{str(lost[0])[:80]}` is not among the properties"
-            )
-        if not isinstance(schema.get("additionalProperties", False), bool):
-            raise _refused(f"{where}.additionalProperties", "must be true or false")
+            raise refused(where, "`properties` must be an object and `required` a list")
+        for name in required:
+            if not isinstance(name, str) or name not in properties:
+                raise refused(
+                    f"{where}.required", f"`{str(name)[:80]}` is not among the properties"
+                )
+        names = schema.get("propertyNames", True)
+        if names is not True:
+            _check_names(names, f"{where}.propertyNames")
+        more = schema.get("additionalProperties", True)
+        if not isinstance(more, (bool, dict)):
+            raise refused(f"{where}.additionalProperties", "must be true, false or a schema")
+        if not properties:
+            return self._map(more, f"{where}.additionalProperties", depth)
         pairs = [
             (_pair(name, self._value(inner, f"{where}.{name}"[:200], depth + 1)), name in required)
             for name, inner in properties.items()
@@ -200,34 +215,75 @@ class _Writer:
             )
         return first
 
+    def _map(self, more: "bool | dict[str, Any]", where: str, depth: int) -> str:
+        """Return the rule of an object whose names are free."""
+        if more is False:
+            return self._rule('"{" ws "}"')
+        if more is True or not more:
+            return self._free_pairs(0)
+        return self._free_pairs(0, self._value(more, where, depth + 1))
+
     def _array(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        least, most = _bounds(schema, "minItems", "maxItems", where)
+        least, most = bounds(schema, "minItems", "maxItems", where)
+        if schema.get("uniqueItems", False) is not False:
+            raise refused(where, "`uniqueItems` is not understood here")
+        if "prefixItems" in schema:
+            return self._tuple(schema, where, depth)
         if most == 0:
             return '"[" ws "]"'
         item = self._value(schema.get("items", True), f"{where}.items", depth + 1)
         more = self._rule(f'"," ws {item}')
-        items = f"{item} {more}{_times(max(0, least - 1), None if most is None else most - 1)}"
+        items = f"{item} {more}{times(max(0, least - 1), None if most is None else most - 1)}"
         return self._rule(f'"[" ws {items} ws "]"' if least else f'"[" ws ({items} ws)? "]"')
 
+    def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        """Return the rule of a list with a schema for each place: all of these, and nothing after them."""
+        places = schemas(schema["prefixItems"], f"{where}.prefixItems")
+        least, most = bounds(schema, "minItems", "maxItems", where)
+        if least > len(places) or (most is not None and most < len(places)):
+            raise refused(f"{where}.prefixItems", f"has {len(places)} places, not as many as asked")
+        items = [
+            self._value(place, f"{where}.prefixItems[{number}]", depth + 1)
+            for number, place in enumerate(places)
+        ]
+        joined = ' "," ws '.join(items)
+        return self._rule(f'"[" ws {joined} ws "]"')
+
+    # Texts, numbers, and what is not described
+
     def _string(self, schema: Mapping[str, Any], where: str) -> str:
-        least, most = _bounds(schema, "minLength", "maxLength", where)
-        return (
-            "string"
-            if (least, most) == (0, None)
-            else self._rule(rf'"\"" char{_times(least, most)} "\""')
-        )
+        least, most = bounds(schema, "minLength", "maxLength", where)
+        if "format" in schema:
+            form = schema["format"]
+            if not isinstance(form, str) or form not in FORMATS:
+                raise refused(where, f"`format` {str(form)[:40]!r} is not understood here")
+            only(schema, {"type", "format"}, where)
+            return self._rule(rf'"\"" {FORMATS[form]} "\""')
+        if (least, most) == (0, None):
+            return "string"
+        return self._rule(rf'"\"" char{times(least, most)} "\""')
 
-    def _free_object(self, schema: Mapping[str, Any], where: str) -> str:
-        _only(schema, {"type", *_KEYS["array"], *_KEYS["string"], "properties", "required"}, where)
-        if schema.get("required"):
-            raise _refused(
-                f"{where}.required",
-                f"`{str(schema['required'][0])[:80]}` is not among the properties",
-            )
-        return self._free_pairs(0)
+    def _number(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
+        """Return the rule of numbers within bounds, which must be whole themselves."""
+        found: dict[str, "int | None"] = {}
+        for key in sorted(BOUNDS & set(schema)):
+            found[key] = whole(schema[key])
+            if found[key] is None:
+                raise refused(f"{where}.{key}", "is understood where it is a whole number")
+        low, low_out = _tighter(found.get("minimum"), found.get("exclusiveMinimum"), max)
+        high, high_out = _tighter(found.get("maximum"), found.get("exclusiveMaximum"), min)
+        if kind == "integer":
+            low = None if low is None else low + low_out
+            high = None if high is None else high - high_out
+            body = integers(low, high)
+        else:
+            body = Bounds(low, high, low_out=low_out, high_out=high_out).piece()
+        if not body:
+            raise refused(where, "no number lies between its bounds")
+        return self._rule(body)
 
-    def _free_pairs(self, level: int) -> str:
-        pair = self._rule(f'string ":" ws {self._free(level + 1)}')
+    def _free_pairs(self, level: int, value: str = "") -> str:
+        pair = self._rule(f'string ":" ws {value or self._free(level + 1)}')
         return self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
 
     def _free(self, level: int) -> str:
@@ -236,45 +292,26 @@ class _Writer:
         if level > _FREE_DEPTH:
             return self._one_of(plain)
         inner = self._free(level + 1)
-        return self._one_of(
-            [
-                *plain,
-                self._free_pairs(level),
-                self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"'),
-            ]
-        )
+        listed = self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')
+        return self._one_of([*plain, self._free_pairs(level), listed])
+
+
+def _tighter(
+    including: "int | None", excluding: "int | None", choose: Any
+) -> "tuple[int | None, bool]":
+    """Return the bound that narrows more, and whether it is out itself."""
+    if including is None or excluding is None:
+        return (including, False) if excluding is None else (excluding, True)
+    bound = choose(including, excluding)
+    return bound, bound == excluding
+
+
+def _check_names(names: Any, where: str) -> None:
+    """Refuse a schema of names that asks for more than texts."""
+    if not isinstance(names, dict) or names.get("type", "string") != "string":
+        raise refused(where, "must be a schema of texts")
+    only(names, {"type"}, where)
 
 
 def _pair(name: str, value: str) -> str:
-    return f'{_literal(json.dumps(name, ensure_ascii=False))} ":" ws {value}'
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _times(least: int, most: "int | None") -> str:
-    return f"{{{least},{'' if most is None else most}}}"
-
-
-def _bounds(
-    schema: Mapping[str, Any], lower: str, upper: str, where: str
-) -> "tuple[int, int | None]":
-    least, most = schema.get(lower, 0), schema.get(upper)
-    for name, value in ((lower, least), (upper, most)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and (not whole or not 0 <= value <= MAX_REPEATS):
-            raise _refused(f"{where}.{name}", f"must be a whole number between 0 and {MAX_REPEATS}")
-    if most is not None and least > most:
-        raise _refused(f"{where}.{lower}", f"is greater than `{upper}`")
-    return least, most
-
-
-def _only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
-    if unknown := sorted(set(schema) - known - _ABOUT):
-        raise _refused(where, f"`{unknown[0][:80]}` is not understood here")
-
-
-def _refused(where: str, problem: str) -> FieldError:
-    return FieldError("response_format", f"{where}: {problem}", code="unsupported_schema")
+    return f'{literal(name)} ":" ws {value}'

@@ -4,7 +4,6 @@ The rule to keep: nothing that a client sends reaches an engine unread (api.py),
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,32 +12,32 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from device.engine.base import Token
 from device.errors import DeviceError
 from device.facts import processor_temperature
 from device.manifest import Manifest
 from device.serve import page
 from device.serve.access import Access
 from device.serve.api import READERS, read_embeddings
+from device.serve.connection import KEEP_ALIVE_S, Connection
+from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE, Metrics
-from device.serve.replies import DONE, LOADING, Reply, embeddings, error_body, event
+from device.serve.replies import LOADING, Reply, embeddings, error_body
+from device.serve.streams import Events, chunks, tokens
 from device.serve.worker import Job, Vectors, Worker
 
 MAX_BODY_BYTES = 1 << 20
-MAX_HEADER_BYTES = 16 << 10
-MAX_CONNECTIONS = 128
+MAX_BODIES_BYTES = 16 << 20
+"""Of all requests that are being read at the same time."""
 BODY_TIMEOUT_S = 30.0
-RETRY_AFTER_S = {429: "5", 503: "2"}
 _COUNTED = {*READERS, "/v1/embeddings", "/", "/health", "/v1/health", "/v1/models", "/metrics"}
 _GONE = 499
 """nginx's status for a client that has left: nobody reads it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Service:
     """What the routes answer from."""
 
@@ -46,6 +45,8 @@ class Service:
     release: str
     worker: Worker
     metrics: Metrics = field(default_factory=Metrics)
+    bodies_bytes: int = 0
+    """Of the requests that are being read."""
 
 
 def server(service: Service, access: Access) -> uvicorn.Server:
@@ -64,55 +65,14 @@ def application(service: Service, access: Access) -> Starlette:
     app = Starlette(
         routes=routes,
         exception_handlers=handlers,
-        middleware=[Middleware(_Count, metrics=service.metrics), Middleware(_Gate, access=access)],
+        middleware=[
+            Middleware(Count, metrics=service.metrics, paths=_COUNTED),
+            Middleware(Gate, access=access),
+        ],
     )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
-
-
-class _Count:
-    """Counts each reply, by the path of a route: a stranger's paths are one."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = scope["path"] if scope["path"] in _COUNTED else "other"
-                self._metrics.replied(path, message["status"])
-            await send(message)
-
-        await self._app(scope, receive, counted)
-
-
-class _Gate:
-    """Turns away what access.py refuses, before any route sees it."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request = Request(scope)
-        error = _too_long(scope) or self._access.refusal(request.url.path, request.headers)
-        await (_error(error) if error else self._app)(scope, receive, send)
-
-
-def _too_long(scope: Scope) -> "DeviceError | None":
-    """Return an error for a head that is too long though it came in one piece, which h11 lets pass."""
-    size = sum(len(name) + len(value) for name, value in scope["headers"])
-    return (
-        DeviceError(
-            "too_large", f"the headers are larger than {MAX_HEADER_BYTES >> 10} KiB", status=431
-        )
-        if size > MAX_HEADER_BYTES
-        else None
-    )
 
 
 async def _answer(request: Request) -> Response:
@@ -120,16 +80,12 @@ async def _answer(request: Request) -> Response:
     question = READERS[request.url.path](await _body(request), service.manifest.max_tokens)
     if service.worker.model is None:
         return _loading()
-    job, reply = service.worker.submit(question), Reply(service.manifest.name, question.chat)
+    job, reply = await service.worker.ask(question), Reply(service.manifest.name, question.chat)
+    if question.stream:
+        return Events(job, chunks(job, reply, service.metrics, question.include_usage))
     watch = asyncio.create_task(_watch(request, job))
     try:
-        if await job.next() is None:
-            return Response(status_code=_GONE)
-        if question.stream:
-            return _Events(
-                job, _chunks(_tokens(job, service.metrics), reply, question.include_usage)
-            )
-        return await _whole(_tokens(job, service.metrics), reply)
+        return await _whole(job, reply, service.metrics)
     finally:
         watch.cancel()
 
@@ -139,7 +95,7 @@ async def _embeddings(request: Request) -> Response:
     texts = read_embeddings(await _body(request))
     if service.worker.model is None:
         return _loading()
-    job = service.worker.submit(texts)
+    job = await service.worker.ask(texts)
     watch = asyncio.create_task(_watch(request, job))
     try:
         found = await job.next()
@@ -152,59 +108,11 @@ async def _embeddings(request: Request) -> Response:
     )
 
 
-async def _whole(tokens: AsyncIterator[Token], reply: Reply) -> Response:
-    steps = []
-    async for token in tokens:
-        steps.append(token)
-        if token.finish_reason:
-            return JSONResponse(reply.whole(steps))
-    return Response(status_code=_GONE)
-
-
-async def _chunks(
-    tokens: AsyncIterator[Token], reply: Reply, include_usage: bool
-) -> AsyncIterator[bytes]:
-    for chunk in reply.opening():
-        yield event(chunk)
-    sent = 0
-    try:
-        async for token in tokens:
-            if token.text or token.candidates:
-                yield event(reply.chunk(token, sent))
-                sent += len(token.text)
-            for chunk in (
-                reply.closing(token, include_usage=include_usage) if token.finish_reason else []
-            ):
-                yield event(chunk)
-    except DeviceError as error:
-        yield event(error_body(error))
-    yield DONE
-
-
-async def _tokens(job: Job, counted: Metrics) -> AsyncIterator[Token]:
-    """Yield the steps of an answer up to its end, or to where the client left."""
-    while isinstance(token := await job.next(), Token):
-        if token.timing:
-            counted.answered(token.timing)
-        yield token
-        if token.finish_reason:
-            return
-
-
-class _Events(StreamingResponse):
-    """A stream of events whose end, whatever the cause, ends the job."""
-
-    def __init__(self, job: Job, chunks: AsyncIterator[bytes]) -> None:
-        super().__init__(
-            chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
-        self._job = job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._job.cancel()
+async def _whole(job: Job, reply: Reply, metrics: Metrics) -> Response:
+    steps = [step async for step in tokens(job, metrics) if step]
+    if not steps or not steps[-1].finish_reason:
+        return Response(status_code=_GONE)
+    return JSONResponse(reply.whole(steps))
 
 
 async def _watch(request: Request, job: Job) -> None:
@@ -215,8 +123,10 @@ async def _watch(request: Request, job: Job) -> None:
 
 
 async def _body(request: Request) -> bytes:
+    service: Service = request.app.state.service
+    body = bytearray()
     try:
-        return await asyncio.wait_for(_bounded(request), BODY_TIMEOUT_S)
+        await asyncio.wait_for(_read(request, body, service), BODY_TIMEOUT_S)
     except asyncio.TimeoutError as error:
         raise DeviceError(
             "timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408
@@ -225,17 +135,22 @@ async def _body(request: Request) -> bytes:
         raise DeviceError(
             "client_gone", "the client left before its request was whole", status=_GONE
         ) from error
+    finally:
+        service.bodies_bytes -= len(body)
+    return bytes(body)
 
 
-async def _bounded(request: Request) -> bytes:
-    body = bytearray()
+async def _read(request: Request, body: bytearray, service: Service) -> None:
+    """Read a body; raise DeviceError where it is too large, or all of them together are."""
     async for chunk in request.stream():
         body += chunk
+        service.bodies_bytes += len(chunk)
         if len(body) > MAX_BODY_BYTES:
             raise DeviceError(
                 "too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413
             )
-    return bytes(body)
+        if service.bodies_bytes > MAX_BODIES_BYTES:
+            raise DeviceError("busy", "too many requests are being sent", status=503)
 
 
 async def _health(request: Request) -> Response:
@@ -308,15 +223,8 @@ def _loading() -> Response:
     return JSONResponse(LOADING, 503, headers={"retry-after": RETRY_AFTER_S[503]})
 
 
-def _error(error: DeviceError) -> Response:
-    headers = {"retry-after": RETRY_AFTER_S[error.status]} if error.status in RETRY_AFTER_S else {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.status, headers=headers)
-
-
 async def _refused(request: Request, error: DeviceError) -> Response:
-    return _error(error)
+    return error_response(error)
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
@@ -333,22 +241,23 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return _error(DeviceError("internal_error", "the service failed to answer, its log says why"))
+    return error_response(
+        DeviceError("internal_error", "the service failed to answer, its log says why")
+    )
 
 
 def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         loop="asyncio",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # each malformed request would be a warning: strangers do not fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=5,
+        timeout_keep_alive=2 * round(KEEP_ALIVE_S),  # never uvicorn's: connection.py closes before
         timeout_graceful_shutdown=5,
     )

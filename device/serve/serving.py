@@ -20,7 +20,8 @@ from device.serve.worker import Worker
 
 WAITING = 8
 """Questions that may wait behind the one that is answered."""
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that the kernel holds until they are taken; it lowers this to net.core.somaxconn."""
 _M_MMAP_THRESHOLD = -3
 """glibc's mallopt(3)."""
 _LARGE_BYTES = 1 << 20
@@ -34,7 +35,8 @@ def serve(argv: list[str]) -> int:
     """Serve a bundle until the process is told to end; prints one line of JSON when the port is open."""
     options = _options(argv)
     folder = Path(options.bundle)
-    manifest, access = read_manifest(folder), access_for(options.host, options.token_file)
+    manifest = read_manifest(folder)
+    access = access_for(options.host, options.token_file, options.host_name, options.cors_origin)
     failures: list[DeviceError] = []
 
     running: list[_Stoppable] = []
@@ -109,5 +111,19 @@ def _options(argv: list[str]) -> argparse.Namespace:
         default="",
         metavar="FILE",
         help="file with the bearer token that requests must bring",
+    )
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that this machine is called by, such as kitchen-pi.local; may be repeated",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="site whose pages may call the service, such as https://app.example; may be repeated",
     )
     return parser.parse_args(argv)

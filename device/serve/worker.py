@@ -1,7 +1,8 @@
 """The threads that answer, each with an engine of its own on the same weights; questions wait before them in a bounded line.
 
-There is one such slot where the bundle or the board's memory says no more. A conversation goes back to the slot that still has it
-in memory, as long as that one is idle; any other question goes to the slot that has been idle longest.
+What cannot be answered never waits: prompts are made and checked before the line, in a thread of their own. There is one slot where
+the bundle or the board's memory says no more. A conversation goes back to the slot that still has it in memory, as long as that
+one is idle; any other question goes to the slot that has been idle longest.
 """
 
 import asyncio
@@ -11,13 +12,15 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Union
 
 from device.engine.base import Token
 from device.errors import DeviceError
 from device.model import Model, Prompt
-from device.serve.api import Message, Question, Texts
+from device.serve.api import Question, Texts
+from device.serve.conversation import Message
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,21 @@ Event = Union[int, Token, Vectors, DeviceError, None]
 class Job:
     """A question on its way through the worker; made and read in the event loop."""
 
-    def __init__(self, question: Union[Question, Texts]) -> None:
+    def __init__(self, question: Union[Question, Texts], prompts: list[Prompt]) -> None:
         self.question = question
+        self.prompts = prompts
+        """One for a question, one for each text."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
 
-    async def next(self) -> Event:
-        """Wait for what happens next; raise the DeviceError that ended it."""
-        happened = await self._events.get()
+    async def next(self, patience_s: "float | None" = None) -> Event:
+        """Wait for what happens next; raise the DeviceError that ended it, or asyncio.TimeoutError where nothing happened."""
+        if self._events.empty():
+            happened = await asyncio.wait_for(self._events.get(), patience_s)
+        else:
+            await asyncio.sleep(0)  # others have their turn, however fast the engine is
+            happened = self._events.get_nowait()
         if isinstance(happened, DeviceError):
             raise happened
         return happened
@@ -106,6 +115,9 @@ class Worker:
         self._idle: "list[_Slot]" = []
         """Idle longest first."""
         self._changed = threading.Condition()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._in_reading = 0
+        """Questions whose prompts are being made."""
         self._stopping = False
         self.model: "Model | None" = None
         """The first slot's; None until it is loaded."""
@@ -129,18 +141,32 @@ class Worker:
         """Return how many questions wait behind those that are answered."""
         return sum(not job.cancelled() for job in tuple(self._line))
 
-    def submit(self, question: Union[Question, Texts]) -> Job:
-        """Put a question in the line; raise DeviceError `busy` where it is full."""
-        job = Job(question)
+    async def ask(self, question: Union[Question, Texts]) -> Job:
+        """Put a question in the line; raise DeviceError `busy` where it is full, and what is wrong with a prompt."""
+        if len(self._line) + self._in_reading >= self._most_waiting + max(1, self.slots):
+            raise _busy()
+        self._in_reading += 1
+        try:
+            loop = asyncio.get_running_loop()
+            prompts = await loop.run_in_executor(self._reader, self._prompts, question)
+        finally:
+            self._in_reading -= 1
+        return self._submit(Job(question, prompts))
+
+    def _prompts(self, question: Union[Question, Texts]) -> list[Prompt]:
+        """Return the prompts of a question as token ids; raise DeviceError where one cannot be answered."""
+        assert self.model, "nobody asks before the model is loaded"
+        prompts = _prompts(self.model, question)
+        sampling = question.sampling if isinstance(question, Question) else None
+        for prompt in prompts:
+            self.model.engine.check(prompt.tokens, sampling)
+        return prompts
+
+    def _submit(self, job: Job) -> Job:
         with self._changed:
             self._line = deque(waiting for waiting in self._line if not waiting.cancelled())
             if len(self._line) >= self._most_waiting:
-                raise DeviceError(
-                    "busy",
-                    "too many questions are waiting already",
-                    hint="try again later",
-                    status=429,
-                )
+                raise _busy()
             self._line.append(job)
             self._changed.notify_all()
         return job
@@ -233,10 +259,11 @@ class Worker:
         if job.cancelled():
             return
         model, question = slot.model, job.question
-        if isinstance(question, Texts):
-            return job.tell(_vectors(model, question))
-        prompt = _prompt(model, question)
         gone = lambda: self._stopping or job.cancelled()  # noqa: E731
+        if isinstance(question, Texts):
+            vectors = _vectors(model, job.prompts, gone)
+            return job.tell(_stopping() if self._stopping else vectors)
+        prompt = job.prompts[0]
         answer = model.engine.generate(
             prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead
         )
@@ -250,24 +277,34 @@ class Worker:
             job.tell(_stopping())
 
 
-def _prompt(model: Model, question: Question) -> Prompt:
+def _prompts(model: Model, question: Union[Question, Texts]) -> list[Prompt]:
+    if isinstance(question, Texts):
+        return [Prompt(_tokens(model, text)) for text in question.inputs]
     if question.chat:
-        return model.prompt(question.messages)
-    return Prompt(_tokens(model, question.prompt))
+        return [model.prompt(question.messages)]
+    return [Prompt(_tokens(model, question.prompt))]
 
 
 def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
     return model.engine.tokenize(text, begin=True) if isinstance(text, str) else list(text)
 
 
-def _vectors(model: Model, texts: Texts) -> Vectors:
-    prompts = [_tokens(model, text) for text in texts.inputs]
-    found = [model.engine.embed(prompt) for prompt in prompts]
-    sizes = [math.hypot(*vector) or 1.0 for vector in found]
-    vectors = [
-        [value / size for value in vector] for vector, size in zip(found, sizes, strict=True)
-    ]
-    return Vectors(vectors, sum(map(len, prompts)))
+def _vectors(model: Model, prompts: list[Prompt], gone: Callable[[], bool]) -> "Vectors | None":
+    """Return the vectors of all texts; None where nobody waits for them any more."""
+    vectors = []
+    for prompt in prompts:
+        vector = None if gone() else model.engine.embed(prompt.tokens, gone)
+        if vector is None:
+            return None
+        size = math.hypot(*vector) or 1.0
+        vectors.append([value / size for value in vector])
+    return Vectors(vectors, sum(len(prompt.tokens) for prompt in prompts))
+
+
+def _busy() -> DeviceError:
+    return DeviceError(
+        "busy", "too many questions are waiting already", hint="try again later", status=429
+    )
 
 
 def _stopping() -> DeviceError:

@@ -58,8 +58,88 @@ def test_a_token_is_asked_for_where_there_is_one(authorization: str, welcome: bo
     assert error is None or error.status == 401
 
 
-def test_health_is_public() -> None:
-    assert LOCKED.refusal("/health", {"host": "localhost"}) is None
+@pytest.mark.parametrize("host", ["localhost", "evil.example", ""])
+def test_health_is_public_by_any_name(host: str) -> None:
+    assert LOCKED.refusal("/health", {"host": host}) is None
+
+
+NAMED = access_for(
+    "127.0.0.1",
+    "",
+    ["Kitchen-Pi", "pi.fritz.box.", "pi.tail1234.ts.net", "küche.local"],
+    ["https://App.example/", "http://localhost:3000", "tauri://localhost"],
+)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "kitchen-pi",
+        "KITCHEN-PI:8080",
+        "kitchen-pi.",
+        "pi.fritz.box:80",
+        "xn--kche-0ra.local",
+        "localhost.",
+    ],
+)
+def test_a_name_that_is_allowed_is_welcome_however_it_is_written(host: str) -> None:
+    assert NAMED.refusal("/v1/models", {"host": host}) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["pi", "kitchen-pi.evil.example", "x.pi.fritz.box", "tail1234.ts.net"]
+)
+def test_a_name_beside_those_that_are_allowed_is_refused(host: str) -> None:
+    error = NAMED.refusal("/v1/models", {"host": host})
+    assert error and error.code == "host_not_allowed" and "--host-name" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("origin", "welcome"),
+    [
+        ("https://app.example", True),
+        ("http://localhost:3000", True),
+        ("tauri://localhost", True),
+        ("http://app.example", False),
+        ("https://app.example:8443", False),
+        ("https://sub.app.example", False),
+        ("https://app.example2", False),
+        ("null", False),
+    ],
+)
+def test_pages_of_allowed_origins_alone_may_call(origin: str, welcome: bool) -> None:
+    headers = {"host": "localhost:8080", "origin": origin}
+    assert (NAMED.refusal("/v1/models", headers) is None) == welcome
+    assert NAMED.allowed_origin(headers) == (origin if welcome else "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "*", "*.local", "http://pi", "pi:8080", "a b", "-pi", "x" * 254, "pi..local", "pi\nx"],
+)
+def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        access_for("127.0.0.1", "", [name])
+    assert caught.value.code == "bad_host_name"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "*",
+        "null",
+        "app.example",
+        "https://",
+        "https://a/b",
+        "https://u@a",
+        "https://a, https://b",
+    ],
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        access_for("127.0.0.1", "", [], [origin])
+    assert caught.value.code == "bad_origin"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "pi.local"])

@@ -7,7 +7,7 @@ import pytest
 
 from device.engine.base import FieldError
 from device.errors import DeviceError
-from device.serve.api import read_chat, read_completion
+from device.serve.api import read_chat, read_completion, read_embeddings
 
 ASKED = [{"role": "user", "content": "hot?"}]
 
@@ -41,16 +41,60 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"response_format": {"type": "xml"}},
-            "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
+            "`response_format`: `type` must be `text`, `json_object` or `json_schema`",
         ),
         (
-            {"response_format": {"type": "json_schema", "schema": {}}},
-            "`response_format`: `type` must be `text`, `json_object`, or `json_schema` with `json_schema.schema`",
+            {"response_format": {"type": ["text"]}},
+            "`response_format`: `type` must be `text`, `json_object` or `json_schema`",
+        ),
+        (
+            {"response_format": {"type": "text", "schema": {}}},
+            "`response_format`: `schema` is not a field of `text`",
+        ),
+        (
+            {"response_format": {"type": "json_object", "schema": {}, "strict": True}},
+            "`response_format`: `strict` is not a field of `json_object`",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "schema": {},
+                    "json_schema": {"schema": {}},
+                }
+            },
+            "`response_format`: needs one schema: `json_schema.schema`, or `schema`",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": {}, "regex": "a"},
+                }
+            },
+            "`response_format`: `json_schema.regex` is not a field of a schema's description",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": {}, "strict": 1},
+                }
+            },
+            "`response_format`: `json_schema.strict` is of a wrong kind",
+        ),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "`response_format`: needs one schema: `json_schema.schema`, or `schema`",
         ),
         (
             {"tools": [{"type": "function"}]},
             "`tools`: is not supported here, leave it out or at []",
         ),
+        ({"n": True}, "`n`: is not supported here, leave it out or at 1"),
+        ({"echo": 0}, "`echo`: is not supported here, leave it out or at false"),
+        ({"grammar": "root ::= x"}, "`grammar`: is not a field of this request"),
+        ({"json_schema": {}}, "`json_schema`: is not a field of this request"),
         ({"n_discard": -1}, "`n_discard`: is not a field of this request"),
         ({"prompt": "x"}, "`prompt`: is not a field of this request"),
         ({"stream": "yes"}, "`stream`: must be true or false"),
@@ -79,22 +123,20 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"messages": [{"role": "user", "content": "\ud800"}]},
-            "`messages[0].content`: is not valid Unicode: it holds half of a surrogate pair",
+            "`messages[0].content`: the text is not valid Unicode: it holds half of a surrogate pair",
         ),
     ],
 )
 def test_a_field_that_cannot_be_used_is_refused_by_name(
     fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(FieldError) as caught:
+    with pytest.raises(DeviceError) as caught:
         chat(**fields)
     assert caught.value.message == message
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"\xff\xfe{\0}\0", b"[" * 100_000])
 def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(DeviceError) as caught:
         read_chat(body, 77)
@@ -194,7 +236,8 @@ def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "read"), [("hot?", "hot?"), (["hot?"], "hot?"), ([1, 2], (1, 2))]
+    ("prompt", "read"),
+    [("hot?", "hot?"), (["hot?"], "hot?"), ([1, 2], (1, 2)), ([[1, 2]], (1, 2)), ([[7]], (7,))],
 )
 def test_a_prompt_is_a_text_or_token_ids(prompt: Any, read: Any) -> None:
     asked = read_completion(json.dumps({"prompt": prompt}).encode(), 77)
@@ -205,7 +248,15 @@ def test_a_prompt_is_a_text_or_token_ids(prompt: Any, read: Any) -> None:
     ("prompt", "message"),
     [
         ("", "`prompt`: the question is empty"),
-        (["a", "b"], "`prompt`: must be a text, or a list of token ids"),
+        (["a", "b"], "`prompt`: holds several prompts, and one is answered at a time"),
+        ([[1], [2]], "`prompt`: holds several prompts, and one is answered at a time"),
+        (["a", 2], "`prompt`: holds several prompts, and one is answered at a time"),
+        ([1, "a"], "`prompt`: must be a text, or a list of token ids"),
+        ([[]], "`prompt`: must be a text, or a list of token ids"),
+        ([["a"]], "`prompt`: must be a text, or a list of token ids"),
+        ([[[1]]], "`prompt`: must be a text, or a list of token ids"),
+        ([1.0], "`prompt`: must be a text, or a list of token ids"),
+        ([""], "`prompt`: the question is empty"),
         ([True], "`prompt`: must be a text, or a list of token ids"),
         ([], "`prompt`: must be a text, or a list of token ids"),
         (None, "`prompt`: must be a text, or a list of token ids"),
@@ -215,3 +266,54 @@ def test_a_prompt_that_is_none_is_refused(prompt: Any, message: str) -> None:
     with pytest.raises(FieldError) as caught:
         read_completion(json.dumps({"prompt": prompt}).encode(), 77)
     assert caught.value.message == message
+
+
+def test_of_two_bounds_of_an_answer_both_hold() -> None:
+    for asked in (
+        {"max_tokens": 3, "max_completion_tokens": 9},
+        {"max_tokens": 9, "max_completion_tokens": 3},
+    ):
+        assert chat(**asked).sampling.max_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object", "schema": {"enum": ["yes"]}},
+        {"type": "json_schema", "schema": {"enum": ["yes"]}},
+        {"type": "json_schema", "json_schema": {"schema": {"enum": ["yes"]}, "strict": None}},
+        {"type": "json_schema", "schema": None, "json_schema": {"schema": {"enum": ["yes"]}}},
+    ],
+)
+def test_a_schema_is_held_to_wherever_a_client_puts_it(form: dict[str, Any]) -> None:
+    assert chat(response_format=form).sampling.grammar.startswith('root ::= "\\"yes\\""\n')
+
+
+def test_a_field_that_is_null_says_nothing_in_every_object() -> None:
+    asked = chat(
+        reasoning_effort=None,
+        anything=None,
+        stream_options={"include_usage": True, "new": None},
+        response_format={"type": "text", "new": None},
+        messages=[{"role": "user", "content": "hot?", "cache_control": None, "annotations": []}],
+    )
+    assert asked.messages == tuple(ASKED) and asked.include_usage
+
+
+def embeddings(**fields: Any) -> Any:
+    return read_embeddings(json.dumps(fields).encode())
+
+
+def test_embeddings_take_texts_and_lists_of_ids_side_by_side() -> None:
+    assert embeddings(input="a", dimensions=None).inputs == ("a",)
+    assert embeddings(input=[1, 2]).inputs == ((1, 2),)
+    assert embeddings(input=["a", [1, 2]]).inputs == ("a", (1, 2))
+
+
+@pytest.mark.parametrize(
+    "value", [["a", 1], [["a"]], [[[1]]], [1, [2]], [True], {}, 3, [[]], [None]]
+)
+def test_embeddings_of_anything_else_are_refused_by_their_field(value: Any) -> None:
+    with pytest.raises(FieldError) as caught:
+        embeddings(input=value)
+    assert caught.value.field == "input"

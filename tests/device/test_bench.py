@@ -9,31 +9,9 @@ from device.bench import Plan, bench, rows
 from device.errors import DeviceError
 from tests.fakes.engine import FakeEngine
 from tests.fakes.tiny_gguf import tiny_bundle, tiny_gguf
+from toolchain.bench import COLUMNS
 
-LLAMA_BENCH = (
-    "backends",
-    "cpu_info",
-    "gpu_info",
-    "model_filename",
-    "model_type",
-    "model_size",
-    "model_n_params",
-    "n_batch",
-    "n_ubatch",
-    "n_threads",
-    "type_k",
-    "type_v",
-    "n_prompt",
-    "n_gen",
-    "n_depth",
-    "test_time",
-    "avg_ns",
-    "stddev_ns",
-    "avg_ts",
-    "stddev_ts",
-    "samples_ns",
-    "samples_ts",
-)
+LLAMA_BENCH = (*COLUMNS, "samples_ns", "samples_ts")
 """Fields of a row of `llama-bench -o json` (tools/llama-bench, struct test)."""
 
 

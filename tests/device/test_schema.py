@@ -1,6 +1,10 @@
 """Answers held to a schema are what it describes, whatever the model would say; what is not understood is refused by name."""
 
+import datetime
+import ipaddress
 import json
+import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +12,7 @@ import pytest
 
 from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings
-from device.serve import schema
+from device.serve import gbnf, schema
 from tests.fakes.tiny_gguf import tiny_gguf
 
 NAMED = {"type": "string", "minLength": 1, "maxLength": 8}
@@ -99,6 +103,96 @@ def test_every_answer_is_what_the_schema_describes(
     assert [value for value in found if not holds(value)] == []
 
 
+UNION = {
+    "$defs": {
+        "Cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
+        "Dog": {
+            "type": "object",
+            "properties": {"kind": {"enum": ["dog"]}, "n": {"enum": [1]}},
+            "required": ["kind"],
+        },
+    },
+    "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/Cat"}},
+    "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+}
+SHARED = {"Shared/User~1": {"enum": ["a"]}, "per cent %": {"enum": ["b"]}}
+
+
+@pytest.mark.parametrize(
+    ("described", "holds"),
+    [
+        (UNION, lambda value: value in ({"kind": "cat"}, {"kind": "dog"}, {"kind": "dog", "n": 1})),
+        ({"$defs": SHARED, "$ref": "#/$defs/Shared~1User~01"}, lambda value: value == "a"),
+        ({"$defs": SHARED, "$ref": "#/%24defs/per%20cent%20%25"}, lambda value: value == "b"),
+        ({"anyOf": [{"enum": [1]}, {"$ref": "#/anyOf/0"}]}, lambda value: value == 1),
+        ({"type": "integer", "enum": ["a", 2, 3.0, None, True]}, lambda value: value in (2, 3)),
+        ({"type": "string", "const": "a", "enum": ["a"]}, lambda value: value == "a"),
+        ({"const": {"a": [1, None]}}, lambda value: value == {"a": [1, None]}),
+        (
+            {"type": "string", "enum": ["x"], "title": "T", "x-order": 1, "examples": [5]},
+            lambda value: value == "x",
+        ),
+        ({"allOf": [{"enum": [4]}], "default": 4, "description": "d"}, lambda value: value == 4),
+        ({"type": "boolean", "nullable": True}, lambda value: value in (True, False, None)),
+        ({"type": "integer", "minimum": -12, "maximum": 105}, lambda value: -12 <= value <= 105),
+        (
+            {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
+            lambda value: abs(value) <= 9007199254740991,
+        ),
+        (
+            {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 3.0},
+            lambda value: value in (1, 2),
+        ),
+        ({"type": "number", "minimum": 0, "maximum": 1}, lambda value: 0 <= value <= 1),
+        ({"type": "number", "exclusiveMinimum": -2, "maximum": 0}, lambda v: -2 < v <= 0),
+        (
+            {
+                "type": "object",
+                "additionalProperties": {"enum": [7]},
+                "propertyNames": {"type": "string"},
+            },
+            lambda value: set(value.values()) <= {7},
+        ),
+        ({"type": "object", "additionalProperties": False}, lambda value: value == {}),
+        (
+            {"type": "array", "prefixItems": [{"enum": ["a"]}, {"type": "null"}], "items": False},
+            lambda value: value == ["a", None],
+        ),
+        ({"properties": {"a": {"enum": [1]}}, "required": ["a"]}, lambda value: value == {"a": 1}),
+        ({"type": "string", "format": "date"}, lambda v: datetime.date.fromisoformat(v)),
+        ({"type": "string", "format": "uuid"}, lambda value: uuid.UUID(value)),
+        ({"type": "string", "format": "ipv4"}, lambda value: ipaddress.IPv4Address(value)),
+        (
+            {"type": "string", "format": "date-time"},
+            lambda value: datetime.datetime.fromisoformat(value.replace("Z", "+00:00")[:19]),
+        ),
+    ],
+)
+def test_what_pydantic_and_zod_write_is_held_to(engine: Engine, described: Any, holds: Any) -> None:
+    found = answers(engine, schema.grammar(described))
+    assert [value for value in found if not holds(value)] == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 0), (-3, 17), (95, 1203), (-1203, -95), (9, 10), (-1, 1000), (100, 199)]
+)
+def test_every_integer_between_two_bounds_and_no_other_is_let_through(low: int, high: int) -> None:
+    pattern = re.compile(gbnf.integers(low, high).replace('"', "").replace(" ", ""))
+    assert [n for n in range(-2000, 2000) if pattern.fullmatch(str(n))] == list(
+        range(low, high + 1)
+    )
+
+
+@pytest.mark.parametrize("low_out", [True, False])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-2, 3), (-3, -1), (9, 11)])
+def test_numbers_between_two_bounds_are_let_through(low: int, high: int, low_out: bool) -> None:
+    piece = gbnf.Bounds(low, high, low_out=low_out, high_out=not low_out).piece()
+    pattern = re.compile(piece.replace('"."', r"\.").replace('"', "").replace(" ", ""))
+    for number in (low - 1, low - 0.5, low, low + 0.5, high - 0.25, high, high + 0.5, high + 1):
+        inside = low < number < high or number == (high if low_out else low)
+        assert bool(pattern.fullmatch(f"{number:g}")) == inside, number
+
+
 def test_any_object_is_one(engine: Engine) -> None:
     sampling = Sampling(max_tokens=40, grammar=schema.any_object())
     text = "".join(step.text for step in engine.generate(list(b"?\n"), sampling))
@@ -114,7 +208,18 @@ def test_any_object_is_one(engine: Engine) -> None:
             "schema.type: must be one of object, array, string, integer, number, boolean, null",
         ),
         ({"type": "string", "pattern": "a+"}, "schema: `pattern` is not understood here"),
-        ({"type": "integer", "minimum": 3}, "schema: `minimum` is not understood here"),
+        ({"type": "string", "minimum": 3}, "schema: `minimum` is not understood here"),
+        (
+            {"type": "number", "minimum": 0.5},
+            "schema.minimum: is understood where it is a whole number",
+        ),
+        (
+            {"type": "integer", "minimum": 3, "exclusiveMaximum": 3},
+            "schema: no number lies between its bounds",
+        ),
+        ({"type": "integer", "multipleOf": 3}, "schema: `multipleOf` is not understood here"),
+        ({"type": "string", "format": "iri"}, "schema: `format` 'iri' is not understood here"),
+        ({"type": "array", "uniqueItems": True}, "schema: `uniqueItems` is not understood here"),
         (
             {"type": "string", "maxLength": 1001},
             "schema.maxLength: must be a whole number between 0 and 1000",
@@ -127,11 +232,58 @@ def test_any_object_is_one(engine: Engine) -> None:
             {"type": "array", "minItems": True},
             "schema.minItems: must be a whole number between 0 and 1000",
         ),
-        ({"enum": []}, "schema.enum: must be a list of texts, numbers, true, false or null"),
-        ({"enum": [{}]}, "schema.enum: must be a list of texts, numbers, true, false or null"),
+        (
+            {"type": "array", "minItems": None},
+            "schema.minItems: must be a whole number between 0 and 1000",
+        ),
+        ({"enum": []}, "schema.enum: must be a list of values"),
+        ({"enum": None}, "schema.enum: must be a list of values"),
+        ({"type": "integer", "enum": ["a"]}, "schema: no value of `enum` is of its `type`"),
+        ({"type": "string", "const": 1}, "schema: no value of `const` is of its `type`"),
+        (
+            {"enum": ["a"], "const": "b"},
+            "schema: no value of `enum` and `const` is of its `type`",
+        ),
+        ({"enum": ["a"], "minLength": 3}, "schema: `minLength` is not understood here"),
+        (
+            {"allOf": [{"type": "object"}, {"type": "object"}]},
+            "schema.allOf: more than one schema that must hold is not understood here",
+        ),
+        (
+            {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+            "schema.oneOf: one value may be both [0] and [1], and just one is to hold: use `anyOf`",
+        ),
+        (
+            {"oneOf": [{"type": "object"}, {"type": "object", "properties": {"a": {}}}]},
+            "schema.oneOf: one value may be both [0] and [1], and just one is to hold: use `anyOf`",
+        ),
+        ({"type": "array", "items": False}, "schema.items: must be an object"),
+        (
+            {"type": "array", "prefixItems": [{}], "minItems": 2},
+            "schema.prefixItems: has 1 places, not as many as asked",
+        ),
+        (
+            {"type": "object", "propertyNames": {"pattern": "x"}},
+            "schema.propertyNames: `pattern` is not understood here",
+        ),
+        (
+            {"type": "object", "required": True},
+            "schema: `properties` must be an object and `required` a list",
+        ),
+        (
+            {"type": "object", "properties": {"a": {}}, "required": [[]]},
+            "schema.required: `[]` is not among the properties",
+        ),
         ({"anyOf": {}}, "schema.anyOf: must be a list of schemas"),
         ({"$ref": "#/$defs/x"}, "schema.$ref: `#/$defs/x` is not in this schema"),
         ({"$ref": "other.json"}, "schema.$ref: `other.json` is not in this schema"),
+        ({"$ref": "#anchor"}, "schema.$ref: `#anchor` is not in this schema"),
+        (
+            {"$ref": "#/$defs/a/9", "$defs": {"a": [{}]}},
+            "schema.$ref: `#/$defs/a/9` is not in this schema",
+        ),
+        ({"$ref": 3}, "schema.$ref: `3` is not in this schema"),
+        ({"$ref": "#"}, "schema.$ref.$ref"),
         ({"type": "object", "required": ["a"]}, "schema.required: `a` is not among the properties"),
         (
             {"type": "object", "properties": {"a": {}}, "required": ["b"]},
@@ -142,11 +294,11 @@ def test_any_object_is_one(engine: Engine) -> None:
                 "type": "object",
                 "properties": {"a": {"type": "object", "properties": {"b": {"format": "x"}}}},
             },
-            "schema.a.b: `format` is not understood here",
+            "schema.a.b: `format` 'x' is not understood here",
         ),
         (
-            {"type": "object", "properties": {"a": {}}, "additionalProperties": {}},
-            "schema.additionalProperties: must be true or false",
+            {"type": "object", "properties": {"a": {}}, "additionalProperties": 1},
+            "schema.additionalProperties: must be true, false or a schema",
         ),
         (
             {"type": "object", "properties": [1]},
@@ -157,7 +309,7 @@ def test_any_object_is_one(engine: Engine) -> None:
 def test_what_is_not_understood_is_refused_by_name(described: Any, message: str) -> None:
     with pytest.raises(FieldError) as caught:
         schema.grammar(described)
-    assert caught.value.message == f"`response_format`: {message}"
+    assert caught.value.message.startswith(f"`response_format`: {message}")
     assert caught.value.status == 400
 
 

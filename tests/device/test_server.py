@@ -18,6 +18,7 @@ import pytest
 from device.engine.base import Settings
 from device.errors import DeviceError
 from device.model import Model, open_file
+from device.serve.access import Access
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import call, service, wait_until_loaded
 from tests.fakes.tiny_gguf import tiny_bundle
@@ -54,6 +55,18 @@ def fake(engine: FakeEngine) -> Iterator[int]:
         wait_until_loaded(number)
         yield number
         engine.go.set()
+
+
+def raw(port: int, *parts: bytes) -> bytes:
+    """Send bytes as they are, say that no more will come, and return what comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer
 
 
 def events(raw: bytes) -> list[Any]:
@@ -275,7 +288,13 @@ def test_a_refusal_has_openais_shape(
 
 
 def test_a_request_by_another_name_is_refused(port: int) -> None:
-    assert call(port, "/health", headers={"Host": "evil.example"})[0] == 403
+    assert call(port, "/v1/models", headers={"Host": "evil.example"})[0] == 403
+
+
+def test_health_is_answered_by_any_name_and_without_one(port: int) -> None:
+    assert call(port, "/health", headers={"Host": "evil.example"})[0] == 200
+    assert raw(port, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert raw(port, b"GET /v1/models HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403 ")
 
 
 def test_the_bundles_system_prompt_comes_first_where_there_is_none(
@@ -361,6 +380,42 @@ def test_a_token_is_asked_for_everywhere_but_at_health() -> None:
         )
 
 
+PAGE = "https://app.example"
+
+
+def test_a_page_of_an_allowed_origin_may_ask_and_read_refusals_too() -> None:
+    access = Access(frozenset({"localhost"}), "sixteen-characters", frozenset({PAGE}))
+    with service(FakeEngine().model, access=access) as port:
+        wait_until_loaded(port)
+        asks = {
+            "Origin": PAGE,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+            "Access-Control-Request-Private-Network": "true",
+        }
+        status, headers, _ = call(port, CHAT, method="OPTIONS", headers=asks)
+        assert (status, headers["access-control-allow-origin"]) == (204, PAGE)
+        assert "x-stainless-os" in headers["access-control-allow-headers"]
+        assert headers["access-control-allow-private-network"] == "true"
+        assert "POST" in headers["access-control-allow-methods"]
+        for token, expected in (("sixteen-characters", 200), ("another-token-here", 401)):
+            sent = {"Origin": PAGE, "Authorization": f"Bearer {token}"}
+            status, headers, _ = call(port, CHAT, HOT, headers=sent)
+            assert (status, headers["access-control-allow-origin"]) == (expected, PAGE)
+            assert headers["vary"] == "origin"
+
+
+def test_a_page_of_another_origin_is_told_nothing() -> None:
+    access = Access(frozenset({"localhost"}), "", frozenset({PAGE}))
+    with service(FakeEngine().model, access=access) as port:
+        wait_until_loaded(port)
+        asks = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        for method, body in (("OPTIONS", None), ("POST", HOT), ("GET", None)):
+            status, headers, _ = call(port, CHAT, body, method=method, headers=asks)
+            assert status == 403
+            assert not [name for name in headers if name.startswith("access-control")]
+
+
 def serve(*argv: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "device", "serve", *argv]
     return subprocess.Popen(
@@ -394,7 +449,12 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["--host", "0.0.0.0"], "token_required"), (["--port", "{taken}"], "port_taken")],
+    [
+        (["--host", "0.0.0.0"], "token_required"),
+        (["--port", "{taken}"], "port_taken"),
+        (["--host-name", "kitchen-pi", "--host-name", "*"], "bad_host_name"),
+        (["--cors-origin", "*"], "bad_origin"),
+    ],
 )
 def test_the_verb_refuses_what_it_must_not_or_cannot_listen_on(
     bundle: Path, argv: list[str], code: str

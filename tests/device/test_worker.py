@@ -33,8 +33,14 @@ def with_worker(
 ) -> None:
     worker = Worker(lambda: engine.model(slots=slots), waiting=2, failed=lambda error: None)
     worker.start()
+
+    async def once_loaded() -> None:
+        while worker.model is None:
+            await asyncio.sleep(0.01)
+        await story(worker)
+
     try:
-        asyncio.run(story(worker))  # type: ignore[arg-type]
+        asyncio.run(once_loaded())
     finally:
         worker.stop()
 
@@ -42,7 +48,7 @@ def with_worker(
 async def busy(engine: FakeEngine, worker: Worker) -> Job:
     """Return a job that the worker is at, until the engine may go."""
     engine.go.clear()
-    job = worker.submit(question("first"))
+    job = await worker.ask(question("first"))
     await asyncio.to_thread(engine.began.wait, 30)
     return job
 
@@ -62,7 +68,7 @@ def test_a_job_is_told_the_size_of_its_prompt_and_then_its_tokens() -> None:
     engine = FakeEngine()
 
     async def story(worker: Worker) -> None:
-        assert await told(worker.submit(question("hot?"))) == [
+        assert await told(await worker.ask(question("hot?"))) == [
             4,
             Token(0, "tick "),
             Token(1, "tick "),
@@ -78,11 +84,11 @@ def test_questions_are_answered_in_order_and_a_full_line_takes_no_more() -> None
     async def story(worker: Worker) -> None:
         jobs = [
             await busy(engine, worker),
-            worker.submit(question("second")),
-            worker.submit(question("third")),
+            await worker.ask(question("second")),
+            await worker.ask(question("third")),
         ]
         with pytest.raises(DeviceError) as caught:
-            worker.submit(question("fourth"))
+            await worker.ask(question("fourth"))
         assert (caught.value.code, caught.value.status) == ("busy", 429)
         engine.go.set()
         for job in jobs:
@@ -97,9 +103,9 @@ def test_who_left_while_waiting_makes_room_and_is_never_asked_for() -> None:
 
     async def story(worker: Worker) -> None:
         await busy(engine, worker)
-        worker.submit(question("second")).cancel()
-        worker.submit(question("third")).cancel()
-        last = worker.submit(question("fourth"))
+        (await worker.ask(question("second"))).cancel()
+        (await worker.ask(question("third"))).cancel()
+        last = await worker.ask(question("fourth"))
         engine.go.set()
         assert (await told(last))[-1] == "length"
 
@@ -111,7 +117,7 @@ def test_who_leaves_during_the_answer_ends_it() -> None:
     engine = FakeEngine()
 
     async def story(worker: Worker) -> None:
-        job = worker.submit(question("hot?", 1 << 20))
+        job = await worker.ask(question("hot?", 1 << 20))
         assert await job.next() == 4
         job.cancel()
         assert await asyncio.to_thread(engine.ended.wait, 30)
@@ -123,7 +129,7 @@ def test_stopping_tells_everybody() -> None:
     engine = FakeEngine()
 
     async def story(worker: Worker) -> None:
-        jobs = [await busy(engine, worker), worker.submit(question("second"))]
+        jobs = [await busy(engine, worker), await worker.ask(question("second"))]
         await asyncio.to_thread(worker.stop)
         assert [(await told(job))[-1] for job in jobs] == ["stopping", "stopping"]
 
@@ -143,7 +149,7 @@ def test_a_second_slot_answers_while_the_first_is_busy() -> None:
         sides = (engine, engine.others[0])
         for side in sides:
             side.go.clear()
-        jobs = [worker.submit(question("first")), worker.submit(question("second"))]
+        jobs = [await worker.ask(question("first")), await worker.ask(question("second"))]
         assert [await asyncio.to_thread(side.began.wait, 30) for side in sides] == [True, True]
         for side in sides:
             side.go.set()
@@ -167,14 +173,14 @@ def test_a_conversation_goes_back_to_the_slot_that_has_it_in_memory(kind: type[F
     async def story(worker: Worker) -> None:
         await ready(worker, 2)
         sides = (engine, engine.others[0])
-        assert (await told(worker.submit(turn("one"))))[-1] == "length"
+        assert (await told(await worker.ask(turn("one"))))[-1] == "length"
         first = next(side for side in sides if side.prompts)
         for said in (
             ("one", "tick ", "and then?"),
             ("two",),
             ("one", "tick ", "and then?", "tick ", "and?"),
         ):
-            await told(worker.submit(turn(*said)))
+            await told(await worker.ask(turn(*said)))
         held = [prompt for prompt in first.prompts if b"one" in prompt]
         assert len(held) == 3
 
@@ -188,7 +194,7 @@ def test_a_library_without_a_second_engine_answers_with_one(
     monkeypatch.setattr(engine, "beside", lambda: None)
 
     async def story(worker: Worker) -> None:
-        assert (await told(worker.submit(question("hot?"))))[-1] == "length"
+        assert (await told(await worker.ask(question("hot?"))))[-1] == "length"
         assert worker.slots == 1
 
     with_worker(engine, story, slots=2)

@@ -87,8 +87,20 @@ class FakeEngine:
     def forget(self) -> None:
         pass
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
-        check_prompt(tokens, self, answered=False)
+    def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
+        check_prompt(tokens, self, answered=sampling is not None)
+
+    def embed(
+        self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
+    ) -> "list[float] | None":
+        self.check(tokens, None)
+        self.prompts.append(bytes(tokens))
+        self.began.set()
+        while not self.go.wait(0.01) and not cancelled():
+            continue
+        if cancelled():
+            self.ended.set()
+            return None
         return [float(tokens.count(token)) for token in range(256)]
 
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:

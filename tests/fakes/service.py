@@ -35,6 +35,7 @@ def service(
     open_model: Callable[[], Model],
     *,
     token: str = "",
+    access: "Access | None" = None,
     waiting: int = 2,
     failures: "list[DeviceError] | None" = None,
 ) -> Iterator[int]:
@@ -42,9 +43,8 @@ def service(
     worker = Worker(
         open_model, waiting=waiting, failed=(failures if failures is not None else []).append
     )
-    app = application(
-        Service(MANIFEST, MANIFEST.release_id(), worker), Access(frozenset({"localhost"}), token)
-    )
+    access = access or Access(frozenset({"localhost"}), token)
+    app = application(Service(MANIFEST, MANIFEST.release_id(), worker), access)
     with socket.create_server(("127.0.0.1", 0)) as port:
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})

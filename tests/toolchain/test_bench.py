@@ -3,11 +3,16 @@
 import csv
 import io
 import json
+import re
+import sqlite3
+import subprocess
+import sys
 
 import pytest
 
+from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain.artifacts import Report
-from toolchain.bench import COLUMNS, render
+from toolchain.bench import COLUMNS, FORMS, render
 
 ROW = {
     "model_filename": "m.gguf",
@@ -35,6 +40,49 @@ def test_markdown_is_llama_benchs_table() -> None:
         "| llama ?B Q4_K - Medium | 4.37 MiB | 6.82 M | CPU | 2 | pp512 | 2130.50 ± 12.25 |",
         "| llama ?B Q4_K - Medium | 4.37 MiB | 6.82 M | CPU | 2 | tg128 | 2130.50 ± 12.25 |",
     ]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What a board's own bench prints of a real file."""
+    file = tiny_gguf(tmp_path_factory.mktemp("measured") / "it's tiny.gguf")
+    plan = ["--pp", "8", "--tg", "4", "--repeat", "2", "--threads", "1"]
+    command = [sys.executable, "-m", "device", "bench", "--model", str(file), *plan]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=300)
+    return Report(board="local", emulated=False, measured={}, rows=json.loads(done.stdout)["rows"])
+
+
+def test_every_column_of_llama_bench_is_measured(measured: Report) -> None:
+    for row in measured.rows:
+        assert [column for column in COLUMNS if row.get(column) is None] == []
+        assert re.fullmatch("[0-9a-f]{8}", row["build_commit"])
+
+
+def test_every_form_holds_the_same_rows(measured: Report) -> None:
+    database = sqlite3.connect(":memory:")
+    database.executescript(render(measured, "sql"))
+    read = {
+        "json": json.loads(render(measured, "json")),
+        "jsonl": [json.loads(line) for line in render(measured, "jsonl").splitlines()],
+        "csv": list(csv.DictReader(io.StringIO(render(measured, "csv")))),
+        "sql": [
+            dict(zip(COLUMNS, row, strict=True))
+            for row in database.execute(f"SELECT {', '.join(COLUMNS)} FROM llama_bench")
+        ],
+    }
+    database.close()
+    for column in COLUMNS:
+        for form, rows in read.items():
+            expected = [row[column] for row in measured.rows]
+            plain = [str(int(value) if isinstance(value, bool) else value) for value in expected]
+            found = [row[column] for row in rows]
+            found = [int(value) if isinstance(value, bool) else value for value in found]
+            assert [str(value) for value in found] == plain, (form, column)
+
+
+def test_a_report_of_an_older_board_still_renders() -> None:
+    for form in FORMS:
+        assert "llama ?B Q4_K - Medium" in render(REPORT, form)
 
 
 def test_csv_has_a_head_and_a_line_for_each_test() -> None:

@@ -21,7 +21,7 @@ def bench(
         float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)
     ] = 0.0,
     output: Annotated[
-        Literal["md", "csv", "json", "jsonl"],
+        Literal["md", "csv", "json", "jsonl", "sql"],
         typer.Option("-o", "--output", help="Form of the rows."),
     ] = "md",
     page: Annotated[

@@ -136,22 +136,32 @@ class LiteEngine:
         lead: int = 0,
     ) -> Iterator[Token]:
         """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
+        self.check(tokens, sampling)
+        return self._answer(list(tokens), lead, sampling, self._stops.union(stop_ids), cancelled)
+
+    def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
+        """Refuse what cannot be evaluated, and what these graphs cannot do."""
+        if sampling is None:
+            # The graphs give the scores of tokens, not what the last layer makes of them.
+            raise DeviceError(
+                "unsupported",
+                "this model's file gives no embeddings",
+                hint="push it as GGUF",
+                status=400,
+            )
         check_prompt(tokens, self)
         if sampling.grammar:
             raise FieldError(
                 "response_format",
                 "this engine cannot hold an answer to a grammar: use a GGUF of the model",
             )
-        return self._answer(list(tokens), lead, sampling, self._stops.union(stop_ids), cancelled)
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
-        """Refuse: the graphs give the scores of tokens, not what the last layer makes of them."""
-        raise DeviceError(
-            "unsupported",
-            "this model's file gives no embeddings",
-            hint="push it as GGUF",
-            status=400,
-        )
+    def embed(
+        self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
+    ) -> "list[float] | None":
+        """Refuse."""
+        self.check(tokens, None)
+        return None
 
     @property
     def state_kind(self) -> str:

@@ -59,7 +59,7 @@ class LlamaEngine:
             opening.adapt(self._ctx, weights.adapter)
         self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
-        self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
+        self._description = opening.describe(self._model, self._ctx, path, settings)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
 
@@ -147,20 +147,26 @@ class LlamaEngine:
         lead: int = 0,
     ) -> Iterator[Token]:
         """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
-        check_prompt(tokens, self)
+        self.check(tokens, sampling)
         return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
+    def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
+        """Refuse what cannot be evaluated."""
+        check_prompt(tokens, self, answered=sampling is not None)
+
+    def embed(
+        self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
+    ) -> "list[float] | None":
         """Return the mean of the last layer over all tokens; always evaluated from the beginning."""
-        check_prompt(tokens, self, answered=False)
+        self.check(tokens, None)
         self._sequence.clear()
         llama.llama_set_embeddings(self._ctx, True)
         try:
-            rows = list(self._embedded(list(tokens)))
+            with self._sequence.watched(cancelled):
+                return self._mean(list(tokens), cancelled)
         finally:
             llama.llama_set_embeddings(self._ctx, False)
             self._sequence.clear()
-        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
     @property
     def state_kind(self) -> str:
@@ -220,13 +226,18 @@ class LlamaEngine:
                     llama.llama_get_logits_ith(self._ctx, row), self._n_vocab * 4
                 )
 
-    def _embedded(self, tokens: list[int]) -> Iterator[list[float]]:
+    def _mean(self, tokens: list[int], cancelled: Callable[[], bool]) -> "list[float] | None":
+        """Return the mean of the last layer's rows, of which only a batch is in memory."""
         width = llama.llama_model_n_embd_out(self._model)
+        total = [0.0] * width
         for at in range(0, len(tokens), N_OUTPUTS):
             part = tokens[at : at + N_OUTPUTS]
-            self._sequence.decode(part, every_row=True)
+            if cancelled() or not self._sequence.decode(part, every_row=True):
+                return None
             for row in range(len(part)):
-                yield llama.llama_get_embeddings_ith(self._ctx, row)[:width]
+                values = llama.llama_get_embeddings_ith(self._ctx, row)[:width]
+                total = [one + other for one, other in zip(total, values, strict=True)]
+        return [value / len(tokens) for value in total]
 
     # Answering
 

@@ -116,7 +116,7 @@ def metadata(loaded: Any, key: str) -> str:
     )
 
 
-def describe(loaded: Any, opened: Any, path: Path, kv_type: str) -> Description:
+def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Description:
     """Return what llama.cpp says of itself, the model and the context."""
     text = ctypes.create_string_buffer(128)
     llama.llama_model_desc(loaded, text, len(text))
@@ -132,7 +132,9 @@ def describe(loaded: Any, opened: Any, path: Path, kv_type: str) -> Description:
         n_ubatch=llama.llama_n_ubatch(opened),
         threads=llama.llama_n_threads(opened),
         threads_batch=llama.llama_n_threads_batch(opened),
-        kv_type=kv_type,
+        kv_type=settings.kv_type,
+        flash_attn=-1 if settings.flash else 0,
+        load_mode="auto" if settings.mmap else "none",
     )
 
 

@@ -1,0 +1,147 @@
+"""Pieces of llama.cpp's grammars (GBNF) that describe JSON: texts, numbers within bounds, and formats. Standard library only.
+
+The rule to keep: whatever such a piece lets through is JSON, and any reader of JSON reads the same value from it.
+"""
+
+import json
+import math
+from typing import Any
+
+MAX_DIGITS = 16
+"""Of an integer, and in front of a number's point: the most that every double tells apart is 15 to 17."""
+_GREATEST = 10**MAX_DIGITS - 1
+# `\\u` takes no half of a surrogate pair (D800 to DFFF): what is not text cannot be read back.
+_CHARACTER = (
+    r'[^"\\\x7f\x00-\x1f] | "\\" (["\\/bfnrt] | "u" '
+    r"([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))"
+)
+_INTEGER = f'"-"? ("0" | [1-9] [0-9]{{0,{MAX_DIGITS - 1}}})'
+BASE = {
+    "ws": r'(" " | "\n" " "{0,12})?',
+    "char": _CHARACTER,
+    "string": r'"\"" char* "\""',
+    "integer": _INTEGER,
+    # Two digits of exponent: 1e999 would be read as infinity, which is no JSON any more.
+    "number": f'{_INTEGER} ("." [0-9]{{1,15}})? ([eE] [-+]? [0-9]{{1,2}})?',
+    "boolean": '"true" | "false"',
+    "null": '"null"',
+}
+"""Rules that every grammar has."""
+
+_FRACTION = '("." [0-9]{1,15})?'
+_ZEROS = '("." "0"{1,15})?'
+_MORE_THAN_ZERO = '"." [0-9]{0,14} [1-9]'
+_DAYS_28 = '("0" [1-9] | "1" [0-9] | "2" [0-8])'
+_DATE = (
+    '[0-9]{4} "-" ("02-" '
+    + _DAYS_28
+    + ' | ("0" [469] | "11") "-" ('
+    + _DAYS_28
+    + ' | "29" | "30") | ("0" [13578] | "10" | "12") "-" ('
+    + _DAYS_28
+    + ' | "29" | "30" | "31"))'
+)
+_CLOCK = '("0" [0-9] | "1" [0-9] | "2" [0-3]) ":" [0-5] [0-9]'
+_TIME = f'{_CLOCK} ":" [0-5] [0-9] ("." [0-9]{{1,6}})? ("Z" | [-+] {_CLOCK})'
+_BYTE = '("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9] [0-9] | [0-9])'
+_LABEL = "[a-z0-9]{1,16}"
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f'{_DATE} "T" {_TIME}',
+    "uuid": '[0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12}',
+    "ipv4": f'{_BYTE} "." {_BYTE} "." {_BYTE} "." {_BYTE}',
+    "email": f'{_LABEL} ("." {_LABEL}){{0,3}} "@" {_LABEL} ("." {_LABEL}){{0,3}} "." [a-z]{{2,10}}',
+}
+"""Formats of texts (RFC 3339, 4122, 2673, 5321) → texts that all have them, if not all texts that do."""
+
+
+def literal(value: Any) -> str:
+    """Return the piece that lets one value through, written as JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def times(least: int, most: "int | None") -> str:
+    """Return how often a piece may be repeated."""
+    return f"{{{least},{'' if most is None else most}}}"
+
+
+def integers(low: "int | None", high: "int | None") -> str:
+    """Return the piece of the integers from `low` to `high`; None bounds nothing. Empty where there is none."""
+    low = -_GREATEST if low is None else max(low, -_GREATEST)
+    high = _GREATEST if high is None else min(high, _GREATEST)
+    negative = _naturals(max(1, -high), -low)
+    signed = [f'"-" ({negative})'] if negative else []
+    return " | ".join(filter(None, [*signed, _naturals(max(0, low), high)]))
+
+
+class Bounds:
+    """What a number must lie between: two whole numbers, each of them in or out."""
+
+    def __init__(
+        self, low: "int | None", high: "int | None", *, low_out: bool, high_out: bool
+    ) -> None:
+        self.low = -_GREATEST if low is None else max(low, -_GREATEST)
+        self.high = _GREATEST if high is None else min(high, _GREATEST)
+        self.low_out, self.high_out = low_out, high_out
+
+    def piece(self) -> str:
+        """Return the piece of the numbers in between; empty where there is none."""
+        sides = []
+        if self.low < 0:
+            near, out = (-self.high, self.high_out) if self.high <= 0 else (0, False)
+            sides.append(('"-" ', _sizes(near, -self.low, near_out=out, far_out=self.low_out)))
+        if self.high >= 0:
+            near, out = (self.low, self.low_out) if self.low >= 0 else (0, False)
+            sides.append(("", _sizes(near, self.high, near_out=out, far_out=self.high_out)))
+        return " | ".join(f"{sign}({sizes})" for sign, sizes in sides if sizes)
+
+
+def _sizes(near: int, far: int, *, near_out: bool, far_out: bool) -> str:
+    """Return the piece of the numbers without a sign from `near` to `far`."""
+    if near == far:
+        return "" if near_out or far_out else f'"{near}" {_ZEROS}'
+    first = f'"{near}" {_MORE_THAN_ZERO if near_out else _FRACTION}'
+    between = _naturals(near + 1, far - 1)
+    last = "" if far_out else f'"{far}" {_ZEROS}'
+    return " | ".join(filter(None, [first, between and f"({between}) {_FRACTION}", last]))
+
+
+def _naturals(low: int, high: int) -> str:
+    """Return the piece of the whole numbers from `low` to `high`, none of them negative; empty where there is none."""
+    if low > high:
+        return ""
+    lengths = range(len(str(low)), len(str(high)) + 1)
+    least = [max(low, 10 ** (length - 1) if length > 1 else 0) for length in lengths]
+    most = [min(high, 10**length - 1) for length in lengths]
+    return " | ".join(_digits(str(one), str(other)) for one, other in zip(least, most, strict=True))
+
+
+def _digits(low: str, high: str) -> str:
+    """Return the piece of the numbers between two of the same length."""
+    rest = len(low) - 1
+    if low == high:
+        return f'"{low}"'
+    if not rest:
+        return f"[{low}-{high}]"
+    if low[0] == high[0]:
+        return f'"{low[0]}" ({_digits(low[1:], high[1:])})'
+    first, last, pieces = int(low[0]), int(high[0]), []
+    if low[1:] != "0" * rest:
+        pieces.append(f'"{first}" ({_digits(low[1:], "9" * rest)})')
+        first += 1
+    if high[1:] != "9" * rest:
+        pieces.append(f'"{last}" ({_digits("0" * rest, high[1:])})')
+        last -= 1
+    if first <= last:
+        pieces.append(f"[{first}-{last}] [0-9]{{{rest}}}")
+    return " | ".join(pieces)
+
+
+def whole(value: Any) -> "int | None":
+    """Return a number that is whole, however it is written; None for any other value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if math.isfinite(value) and value == int(value) else None

@@ -1,0 +1,145 @@
+"""What values a JSON schema can have, as far as its keys say so; and the refusal of what is not understood.
+
+Standard library only.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from device.engine.base import FieldError
+from device.serve.gbnf import literal, whole
+
+MAX_REPEATS = 1000
+ABOUT = frozenset(
+    {
+        *("title", "description", "default", "example", "examples", "deprecated"),
+        *("readOnly", "writeOnly", "discriminator", "externalDocs"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
+        *("enumNames", "enumDescriptions", "markdownDescription"),
+        *("$schema", "$id", "$anchor", "$comment", "$vocabulary", "$defs", "definitions"),
+    }
+)
+"""Keys that say something about a value and narrow nothing (JSON Schema 2020-12, OpenAPI, editors); `x-…` are such too."""
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+KEYS: dict[str, set[str]] = {
+    "object": {"properties", "required", "additionalProperties", "propertyNames"},
+    "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
+    "string": {"minLength", "maxLength", "format"},
+    "integer": BOUNDS,
+    "number": BOUNDS,
+    "boolean": set(),
+    "null": set(),
+}
+"""Type → the keys that may narrow it."""
+
+
+def kinds_of(schema: Mapping[str, Any], where: str) -> list[str]:
+    """Return the types that a schema names, or the one that its keys are about; none where it names none."""
+    if "type" not in schema:
+        about = [
+            kind for kind in ("object", "array", "string", "number") if KEYS[kind] & set(schema)
+        ]
+        return about[:1]
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not kinds or not all(isinstance(kind, str) and kind in KEYS for kind in kinds):
+        raise refused(f"{where}.type", f"must be one of {', '.join(KEYS)}")
+    return kinds
+
+
+def listed_values(schema: Mapping[str, Any], where: str) -> list[Any]:
+    """Return the values of `enum` and `const` that are of the schema's type; raise FieldError where none is."""
+    values = schema.get("enum", [schema.get("const")])
+    if not isinstance(values, list) or not values:
+        raise refused(f"{where}.enum", "must be a list of values")
+    kinds = kinds_of(schema, where) if "type" in schema else list(KEYS)
+    allowed = [
+        value
+        for value in values
+        if any(is_a(kind, value) for kind in kinds)
+        and ("const" not in schema or literal(value) == literal(schema["const"]))
+    ]
+    if not allowed:
+        key = "enum" if "enum" in schema else "const"
+        both = " and `const`" if {"enum", "const"} <= set(schema) else ""
+        raise refused(where, f"no value of `{key}`{both} is of its `type`")
+    return allowed
+
+
+def is_a(kind: str, value: Any) -> bool:
+    if kind in ("integer", "number"):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (kind == "number" or whole(value) is not None)
+    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+    return isinstance(value, types[kind])
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether no answer can be both; False where that cannot be seen."""
+    values = [_values_of(each) for each in (one, other)]
+    if values[0] is not None and values[1] is not None:
+        return not {literal(v) for v in values[0]} & {literal(v) for v in values[1]}
+    kinds = [possible_kinds(each) for each in (one, other)]
+    if not kinds[0] & kinds[1]:
+        return True
+    if kinds[0] | kinds[1] != {"object"}:
+        return False
+    return _objects_apart(one, other)
+
+
+def _objects_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether a property tells two objects apart: by its values, or because the other one has no such property."""
+    names = [each.get("properties") or {} for each in (one, other)]
+    needed = [set(each.get("required") or []) for each in (one, other)]
+    told = needed[0] & needed[1]
+    if any(apart(names[0].get(name) or {}, names[1].get(name) or {}) for name in told):
+        return True
+    return bool(needed[0] - set(names[1])) and bool(needed[1] - set(names[0]))
+
+
+def _values_of(schema: Mapping[str, Any]) -> "list[Any] | None":
+    return [schema["const"]] if "const" in schema else schema.get("enum")
+
+
+def possible_kinds(schema: Mapping[str, Any]) -> set[str]:
+    """Return the types that values of a schema can have, `number` for integers too."""
+    values = _values_of(schema)
+    if values is not None:
+        kinds = {kind for kind in KEYS for value in values if is_a(kind, value)}
+    else:
+        kinds = (
+            set(kinds_of(schema, "schema"))
+            if not {"anyOf", "oneOf", "allOf"} & set(schema)
+            else set()
+        )
+        kinds = kinds or set(KEYS)
+    kinds |= {"null"} if schema.get("nullable") else set()
+    return {"number" if kind == "integer" else kind for kind in kinds}
+
+
+def schemas(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise refused(where, "must be a list of schemas")
+    return value
+
+
+def bounds(
+    schema: Mapping[str, Any], lower: str, upper: str, where: str
+) -> "tuple[int, int | None]":
+    found = {name: schema[name] for name in (lower, upper) if name in schema}
+    for name, value in found.items():
+        if whole(value) is None or not 0 <= value <= MAX_REPEATS:
+            raise refused(f"{where}.{name}", f"must be a whole number between 0 and {MAX_REPEATS}")
+    least, most = int(found.get(lower, 0)), found.get(upper)
+    if most is not None and least > most:
+        raise refused(f"{where}.{lower}", f"is greater than `{upper}`")
+    return least, None if most is None else int(most)
+
+
+def only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = [key for key in schema if key not in known | ABOUT and not key.startswith("x-")]
+    if unknown:
+        raise refused(where, f"`{min(unknown)[:80]}` is not understood here")
+
+
+def refused(where: str, problem: str) -> FieldError:
+    return FieldError("response_format", f"{where}: {problem}", code="unsupported_schema")

@@ -1,0 +1,81 @@
+"""Answers on their way to a client, event by event (server-sent events, HTML standard section 9.2).
+
+The rule to keep: a client sees within seconds that it is being served. Its headers come at once, and where nothing else is to be
+said, because a prompt waits or is read, a comment is: proxies and clients take a silent connection for a dead one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Optional
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from device.engine.base import Token
+from device.errors import DeviceError
+from device.serve.metrics import Metrics
+from device.serve.replies import DONE, Reply, error_body, event
+from device.serve.worker import Job
+
+COMMENT_S = 3.0
+COMMENT = b": keep-alive\n\n"
+
+
+class Events(StreamingResponse):
+    """A stream of events whose end, whatever the cause, ends the job."""
+
+    def __init__(self, job: Job, events: AsyncIterator[bytes]) -> None:
+        super().__init__(
+            events, media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancel()
+
+
+async def chunks(
+    job: Job, reply: Reply, metrics: Metrics, include_usage: bool
+) -> AsyncIterator[bytes]:
+    """Yield the events of an answer, and comments where it makes none."""
+    for chunk in reply.opening():
+        yield event(chunk)
+    sent = 0
+    try:
+        async for token in tokens(job, metrics, COMMENT_S):
+            if token is None:
+                yield COMMENT
+                continue
+            if token.text or token.candidates:
+                yield event(reply.chunk(token, sent))
+                sent += len(token.text)
+            if token.finish_reason:
+                for chunk in reply.closing(token, include_usage=include_usage):
+                    yield event(chunk)
+    except DeviceError as error:
+        yield event(error_body(error))
+    yield DONE
+
+
+async def tokens(
+    job: Job, counted: Metrics, silence_s: "float | None" = None
+) -> AsyncIterator[Optional[Token]]:
+    """Yield the steps of an answer up to its end, or to where the client left; None after each silence."""
+    while True:
+        try:
+            happened = await job.next(silence_s)
+        except asyncio.TimeoutError:
+            yield None
+            continue
+        if isinstance(happened, int):
+            continue
+        if not isinstance(happened, Token):
+            return
+        if happened.timing:
+            counted.answered(happened.timing)
+        yield happened
+        if happened.finish_reason:
+            return

@@ -1,0 +1,172 @@
+"""Nine clients, unchanged, against a served bundle: two turns, structured output, streaming, embeddings; prints a matrix.
+
+    python scripts/clients.py http://127.0.0.1:8080/v1 [--token-file FILE] [--only NAME] [--out docs/clients.md]
+
+Each client gets an environment of its own under build/clients/, made once, from the registries that pip and npm are set up for.
+What a client does stands in scripts/clients/with_NAME; a step that is missing there is one that the client does not have.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = ROOT / "scripts" / "clients"
+BUILD = ROOT / "build" / "clients"
+STEPS = ("turns", "structured", "streaming", "embeddings")
+STEP_S = 900
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client: its program, and what it is installed from; nothing for one that every system has."""
+
+    name: str
+    program: str
+    packages: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def home(self) -> Path:
+        """Its environment."""
+        return BUILD / self.program.replace(".", "-")
+
+    @property
+    def of_node(self) -> bool:
+        """Whether it runs in Node."""
+        return self.program.endswith(".mjs")
+
+
+CLIENTS = (
+    Client("openai (Python)", "with_openai.py", ("openai",)),
+    Client("openai (Node)", "with_openai.mjs", ("openai", "zod")),
+    Client("langchain-openai", "with_langchain.py", ("langchain-openai",)),
+    Client("litellm", "with_litellm.py", ("litellm",)),
+    Client("llm", "with_llm.py", ("llm",), "its plugin for OpenAI has no embeddings of others"),
+    Client("instructor", "with_instructor.py", ("instructor",), "`Mode.JSON_SCHEMA`"),
+    Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "`NativeOutput`"),
+    Client("ai (Vercel)", "with_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
+    Client("curl", "with_curl.py"),
+)
+
+
+def main() -> int:
+    """Run the clients; return 1 where one of them could not do what it has."""
+    options = _options()
+    token = Path(options.token_file).read_text().strip() if options.token_file else "none"
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = urllib.request.Request(f"{options.url}/models", headers=headers)  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
+        model = json.load(answer)["data"][0]["id"]
+    service = {"CLIENT_URL": options.url, "CLIENT_KEY": token, "CLIENT_MODEL": model}
+    lines, failed = [], False
+    for client in CLIENTS:
+        if options.only in client.name:
+            _say(f"{client.name} …")
+            problems = _run(client, service)
+            failed = failed or any(problems.values())
+            lines.append(_line(client, problems))
+    table = "\n".join([_row(["client", "version", *STEPS, ""]), _row(["---"] * 7), *lines])
+    print(table)
+    if options.out:
+        _write(Path(options.out), table)
+    return int(failed)
+
+
+def _run(client: Client, service: dict[str, str]) -> dict[str, str]:
+    """Return what went wrong in each step, "" where nothing did."""
+    command = _installed(client)
+    environment = {**os.environ, **service, "LLM_USER_PATH": str(client.home / "user")}
+    environment["PYTHONPATH"] = ""
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=STEP_S, check=False
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
+    problems = {each["step"]: each["problem"] for each in said}
+    if not said or any(problems.values()):
+        _say(done.stderr[-3000:])
+    return problems or {"turns": f"ended with {done.returncode}"}
+
+
+def _installed(client: Client) -> list[str]:
+    """Return the command that runs a client, in an environment that has it."""
+    program = PROGRAMS / client.program
+    if not client.packages:
+        return [sys.executable, str(program)]
+    if client.of_node:
+        if not (client.home / "node_modules").is_dir():
+            client.home.mkdir(parents=True, exist_ok=True)
+            _do("npm", "install", "--no-audit", "--no-fund", *client.packages, cwd=client.home)
+        # Node looks for packages beside the program.
+        for file in (program, PROGRAMS / "steps.mjs"):
+            (client.home / file.name).write_bytes(file.read_bytes())
+        return ["node", str(client.home / program.name)]
+    python = client.home / "bin" / "python"
+    if not (client.home / "installed").exists():
+        venv.create(client.home, with_pip=True, clear=True)
+        _do(str(python), "-m", "pip", "install", "--quiet", *client.packages)
+        (client.home / "installed").touch()
+    return [str(python), str(program)]
+
+
+def _version(client: Client) -> str:
+    if not client.packages:
+        return _do("curl", "--version").split()[1]
+    package = client.packages[0].partition("[")[0]
+    if client.of_node:
+        return str(
+            json.loads((client.home / "node_modules" / package / "package.json").read_text())[
+                "version"
+            ]
+        )
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return _do(str(client.home / "bin" / "python"), "-c", code).strip()
+
+
+def _do(*command: str, cwd: "Path | None" = None) -> str:
+    return subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _line(client: Client, problems: dict[str, str]) -> str:
+    cells = ["–" if step not in problems else problems[step] or "yes" for step in STEPS]
+    return _row([client.name, _version(client), *cells, client.note])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _write(path: Path, table: str) -> None:
+    """Put the matrix and its date into a page, in place of what stands between its marks."""
+    begin, end = "<!-- matrix -->", "<!-- /matrix -->"
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    today = datetime.date.today().isoformat()
+    path.write_text(f"{before}{begin}\n{today}:\n\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run nine clients against a served bundle.")
+    parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/v1")
+    parser.add_argument("--token-file", default="", metavar="FILE")
+    parser.add_argument("--only", default="", metavar="NAME", help="a part of a client's name")
+    parser.add_argument(
+        "--out", default="", metavar="PAGE", help="a page with marks for the matrix"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

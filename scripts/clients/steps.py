@@ -1,0 +1,39 @@
+"""What each client does with a service, and how it says so: one line of JSON a step."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+
+URL, KEY, MODEL = (os.environ[name] for name in ("CLIENT_URL", "CLIENT_KEY", "CLIENT_MODEL"))
+FIRST, SECOND = "How hot may the board get?", "And what happens then?"
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "topic": {"type": "string", "enum": ["heat", "power", "storage"]},
+        "urgent": {"type": "boolean"},
+        "stars": {"type": "integer", "minimum": 1, "maximum": 5},
+    },
+    "required": ["topic", "urgent", "stars"],
+    "additionalProperties": False,
+}
+MAX_TOKENS = 60
+
+
+def run(*steps: Callable[[], object]) -> None:
+    """Do each step and print its name and what went wrong; a step returns what it got, which must not be empty."""
+    for step in steps:
+        try:
+            got = step()
+            problem = "" if got else "nothing came"
+        except Exception as error:
+            traceback.print_exc()
+            problem = f"{type(error).__name__}: {error}"[:300]
+        print(json.dumps({"step": step.__name__, "problem": problem}), flush=True)
+
+
+def report(value: object) -> bool:
+    """Say whether a value is what the schema describes, as an object or its fields."""
+    fields = value if isinstance(value, dict) else vars(value)
+    plain = getattr(fields["topic"], "value", fields["topic"])
+    return plain in SCHEMA["properties"]["topic"]["enum"] and 1 <= fields["stars"] <= 5

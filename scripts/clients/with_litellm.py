@@ -1,0 +1,38 @@
+"""litellm."""
+
+import json
+
+import litellm
+from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, run
+
+asked = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY}
+
+
+def ask(messages: list, **more: object) -> object:
+    return litellm.completion(messages=messages, max_tokens=MAX_TOKENS, **asked, **more)
+
+
+def turns() -> object:
+    messages = [{"role": "user", "content": FIRST}]
+    messages += [ask(messages).choices[0].message.model_dump(), {"role": "user", "content": SECOND}]
+    return ask(messages).choices[0].message.content
+
+
+def structured() -> object:
+    form = {"type": "json_schema", "json_schema": {"name": "r", "schema": SCHEMA, "strict": True}}
+    reply = ask([{"role": "user", "content": FIRST}], response_format=form)
+    return report(json.loads(reply.choices[0].message.content))
+
+
+def streaming() -> object:
+    parts = list(ask([{"role": "user", "content": FIRST}], stream=True))
+    whole = litellm.stream_chunk_builder(parts).choices[0].message
+    again = [{"role": "user", "content": FIRST}, whole, {"role": "user", "content": SECOND}]
+    return whole.content and ask(again).choices[0].message.content
+
+
+def embeddings() -> object:
+    return litellm.embedding(input=[FIRST, SECOND], **asked).data[0]["embedding"]
+
+
+run(turns, structured, streaming, embeddings)

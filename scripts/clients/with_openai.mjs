@@ -1,0 +1,35 @@
+// openai for Node.
+import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+import { FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, isReport, run } from "./steps.mjs";
+
+const client = new OpenAI({ baseURL: URL, apiKey: KEY }), asked = { model: MODEL, max_tokens: MAX_TOKENS };
+const Report = z.object({ topic: z.enum(["heat", "power", "storage"]), urgent: z.boolean(), stars: z.int().min(1).max(5) });
+const user = content => ({ role: "user", content });
+
+await run({
+  async turns() {
+    const first = await client.chat.completions.create({ ...asked, messages: [user(FIRST)] });
+    const talk = [user(FIRST), first.choices[0].message, user(SECOND)];
+    return (await client.chat.completions.create({ ...asked, messages: talk })).choices[0].message.content;
+  },
+  async structured() {
+    const form = { ...asked, response_format: zodResponseFormat(Report, "report") };
+    const first = await client.chat.completions.parse({ ...form, messages: [user(FIRST)] });
+    const talk = [user(FIRST), first.choices[0].message, user(SECOND)];
+    return isReport((await client.chat.completions.parse({ ...form, messages: talk })).choices[0].message.parsed);
+  },
+  async streaming() {
+    let text = "";
+    const stream = client.chat.completions.stream({ ...asked, messages: [user(FIRST)] });
+    for await (const chunk of stream) text += chunk.choices[0]?.delta?.content ?? "";
+    const whole = await stream.finalMessage();
+    const talk = [user(FIRST), whole, user(SECOND)];
+    const again = await client.chat.completions.create({ ...asked, messages: talk });
+    return text === whole.content && again.choices[0].message.content;
+  },
+  async embeddings() {
+    return (await client.embeddings.create({ model: MODEL, input: [FIRST, SECOND] })).data[0].embedding.length;
+  },
+});

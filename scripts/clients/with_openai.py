@@ -1,0 +1,57 @@
+"""openai for Python."""
+
+from typing import Literal
+
+import openai
+from pydantic import BaseModel, Field
+from steps import FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
+
+client = openai.OpenAI(base_url=URL, api_key=KEY)
+
+
+class Report(BaseModel):
+    topic: Literal["heat", "power", "storage"]
+    urgent: bool
+    stars: int = Field(ge=1, le=5)
+
+
+def turns() -> object:
+    messages = [{"role": "user", "content": FIRST}]
+    for question in (SECOND, None):
+        reply = client.chat.completions.create(
+            model=MODEL, messages=messages, max_tokens=MAX_TOKENS
+        )
+        messages += [reply.choices[0].message, {"role": "user", "content": question}]
+    return reply.choices[0].message.content
+
+
+def structured() -> object:
+    asked = [{"role": "user", "content": FIRST}]
+    for _ in range(2):
+        reply = client.chat.completions.parse(
+            model=MODEL, messages=asked, response_format=Report, max_tokens=MAX_TOKENS
+        )
+        asked += [reply.choices[0].message, {"role": "user", "content": SECOND}]
+    return report(reply.choices[0].message.parsed)
+
+
+def streaming() -> object:
+    with client.chat.completions.stream(
+        model=MODEL, messages=[{"role": "user", "content": FIRST}], max_tokens=MAX_TOKENS
+    ) as stream:
+        texts = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion().choices[0].message
+    again = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": FIRST}, final, {"role": "user", "content": SECOND}],
+        max_tokens=MAX_TOKENS,
+    )
+    return "".join(texts) == final.content and again.choices[0].message.content
+
+
+def embeddings() -> object:
+    found = client.embeddings.create(model=MODEL, input=[FIRST, SECOND]).data
+    return len(found) == 2 and found[0].embedding
+
+
+run(turns, structured, streaming, embeddings)

@@ -1,0 +1,40 @@
+"""pydantic-ai, with NativeOutput (its default asks for a tool)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from pydantic_ai import Agent, NativeOutput
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
+from steps import FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
+
+model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))
+settings = {"max_tokens": MAX_TOKENS}
+
+
+class Report(BaseModel):
+    topic: Literal["heat", "power", "storage"]
+    urgent: bool
+    stars: int = Field(ge=1, le=5)
+
+
+def turns() -> object:
+    agent = Agent(model, model_settings=settings)
+    first = agent.run_sync(FIRST)
+    return agent.run_sync(SECOND, message_history=first.all_messages()).output
+
+
+def structured() -> object:
+    agent = Agent(model, output_type=NativeOutput(Report), model_settings=settings)
+    first = agent.run_sync(FIRST)
+    second = agent.run_sync(SECOND, message_history=first.all_messages())
+    return report(first.output) and report(second.output)
+
+
+def streaming() -> object:
+    return "".join(
+        Agent(model, model_settings=settings).run_stream_sync(FIRST).stream_text(delta=True)
+    )
+
+
+run(turns, structured, streaming)
