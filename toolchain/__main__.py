@@ -16,7 +16,8 @@ def main() -> None:
     try:
         app()
     except ToolchainError as error:
-        console.show_error(error)
+        for each in (error, *error.others):
+            console.show_error(each)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -197,7 +197,7 @@ class QuantizeSpec(Frozen):
 class GateSpec(Frozen):
     """What a model file must reach on held-out data; the teacher is the checkpoint before quantization."""
 
-    max_kl: float = Field(default=0.1, ge=0)
+    max_kl: float = Field(default=0.1, ge=0, allow_inf_nan=True)
     """Mean KL divergence from the teacher, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""
