@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.checks import Ahead, Findings, check
 from toolchain.errors import ConfigError, FitError
 from toolchain.models import hub
 from toolchain.models.template import check_folder
@@ -125,8 +126,35 @@ def plan(wanted: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
     ]
 
 
+def known(
+    wanted: Recipe, settings: Settings, *, until: str = "", schemes: Sequence[str] = ()
+) -> Findings:
+    """Return what is known of a walk before it begins; `schemes` are those to try instead of the recipe's own."""
+    stages = _stages(wanted, until)
+    if schemes:
+        stages = wanted.stages[: wanted.stages.index("quantize")]
+    ahead = Ahead(
+        recipe=wanted,
+        target=settings.target,
+        stages=stages,
+        formats=_formats(wanted, settings),
+        out=settings.out,
+        offline=settings.offline,
+        schemes=tuple(schemes),
+    )
+    return check(ahead)
+
+
+def _begin(found: Findings, report: Reporter) -> None:
+    """Say what is known before a walk; raise what would end it later."""
+    for note in found.notes:
+        report.note(note)
+    found.end_walk()
+
+
 def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
+    _begin(known(wanted, settings, until=until), settings.report)
     flow = _Flow(recipe=wanted, settings=settings)
     for stage, form in _steps(wanted, settings, until):
         what = describe(wanted, stage, settings.target, form)
@@ -144,7 +172,7 @@ def folder_of(stage: str, form: str) -> str:
 
 def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.Stage, str]]:
     """Return the stages in order; from `quantize` on each format in turn, if the target has an engine for it."""
-    formats = [form for form in wanted.quantize.formats if ENGINES[form] in settings.target.engines]
+    formats = _formats(wanted, settings)
     stages = _stages(wanted, until)
     apart = [stage for stage in stages if stage in _BY_FORMAT]
     if apart and not formats:
@@ -157,6 +185,12 @@ def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.
     return common + [(stage, form) for form in formats for stage in apart]
 
 
+def _formats(wanted: Recipe, settings: Settings) -> tuple[str, ...]:
+    """Return the formats of a recipe that the target has an engine for."""
+    engines = settings.target.engines
+    return tuple(form for form in wanted.quantize.formats if ENGINES[form] in engines)
+
+
 def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
     """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
 
@@ -166,6 +200,9 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     from toolchain.evaluate import evaluate
     from toolchain.quantize.tflite.schemes import SCHEMES as TFLITE
 
+    if "quantize" not in wanted.stages:
+        raise ConfigError(f"{wanted.id}.toml: stages: without `quantize` there is nothing to try")
+    _begin(known(wanted, settings, schemes=schemes), settings.report)
     flow = _Flow(recipe=wanted, settings=settings)
     for stage in wanted.stages[: wanted.stages.index("quantize")]:
         _STAGES[stage](flow)

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, StringConstraints, field_validator, mod
 from device.manifest import MAX_SLOTS
 from toolchain import config
 from toolchain.config import Frozen
+from toolchain.texts import decoded
 
 Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -288,6 +289,10 @@ class Recipe(Frozen):
     def name(self) -> str:
         """What the result is called."""
         return self.model.name or self.id
+
+    def text(self) -> str:
+        """Return the file as it is written, to find a key's line in it."""
+        return decoded(self._path.read_bytes())
 
 
 _ORDER: tuple[Stage, ...] = (

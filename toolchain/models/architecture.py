@@ -67,15 +67,16 @@ class Model:
         return 2 * 2 * self.sizes["layers"] * self.sizes["key"]
 
 
-def understand(folder: Path, weights: Weights) -> Model:
-    """Match a checkpoint with its family; raise ArtifactError for what differs."""
+def understand(folder: Path, weights: Weights | None) -> Model:
+    """Match a checkpoint with its family; raise ArtifactError for what differs. Without weights config.json alone is asked."""
     config = read_json(folder / "config.json")
     family = _family(config)
     sizes = _sizes(family, config)
     _check_features(family, config, sizes)
     tied = bool(config.get("tie_word_embeddings", family.tied))
     tensors = _sources(family, config, sizes, tied)
-    _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
+    if weights is not None:
+        _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
     rope, factors = understand_rope(family, config, sizes)
     tensors += [
         Source(name=name, shape=values.shape, values=values) for name, values in factors.items()

@@ -5,10 +5,27 @@
 
 from pathlib import Path
 
-from toolchain.errors import ArtifactError
+from toolchain.errors import ArtifactError, ToolchainError
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
 """What is fetched: no pickles, no code."""
+SMALL = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "*.jinja",
+    "adapter_config.json",
+)
+"""What says nearly all of a model without its weights."""
+
+
+class NotHere(ToolchainError):  # noqa: N818 - a finding for who asked, not a fault
+    """A model that cannot be looked at now, though it may be there when it is fetched."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def fetch(name: str, *, revision: str = "main", near: Path, offline: bool = False) -> Path:
@@ -24,13 +41,40 @@ def fetch(name: str, *, revision: str = "main", near: Path, offline: bool = Fals
     return _download(name, revision, offline)
 
 
-def _download(name: str, revision: str, offline: bool) -> Path:
+def look(
+    name: str, *, revision: str = "main", near: Path, offline: bool = False, whole: bool = False
+) -> Path:
+    """Return the folder of a model with its small files at least, all of them if `whole`; raise NotHere where it must wait.
+
+    Raises ArtifactError as `fetch` does for what will not be there later either.
+    """
+    if (folder := near / Path(name).expanduser()).is_dir():
+        return folder
+    try:
+        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+            return _download(name, revision, offline, PATTERNS if whole else SMALL)
+    except ArtifactError as error:
+        if not isinstance(error.__cause__, _later_errors()):
+            raise
+        raise NotHere(error.message.partition(": ")[2]) from error
+    return fetch(name, revision=revision, near=near, offline=offline)
+
+
+def _later_errors() -> tuple[type[Exception], ...]:
+    from huggingface_hub import errors
+
+    return (errors.LocalEntryNotFoundError,)
+
+
+def _download(
+    name: str, revision: str, offline: bool, patterns: tuple[str, ...] = PATTERNS
+) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline
+                name, revision=revision, allow_patterns=list(patterns), local_files_only=offline
             )
         )
     except errors.GatedRepoError as error:
