@@ -26,6 +26,12 @@ def all_of(errors: "Sequence[ToolchainError]") -> ToolchainError:
     return first
 
 
+class Interrupted(ToolchainError):  # noqa: N818 - not an error, but the end that a person asked for
+    """Ctrl-C; 128 + SIGINT, as shells have it."""
+
+    exit_code = 130
+
+
 class ConfigError(ToolchainError):
     """A recipe, a target or a command line that must be corrected."""
 

@@ -4,6 +4,7 @@ Knows the stages and how their artifacts flow; knows nothing of boards and termi
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.checks import Ahead, Findings, check
 from toolchain.errors import ConfigError, FitError
+from toolchain.lock import locked
 from toolchain.models import hub
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
+from toolchain.training.processes import is_main
 
 if TYPE_CHECKING:
     from toolchain.quantize.gguf import ModelLabel
@@ -132,7 +135,8 @@ def known(
     """Return what is known of a walk before it begins; `schemes` are those to try instead of the recipe's own."""
     stages = _stages(wanted, until)
     if schemes:
-        stages = wanted.stages[: wanted.stages.index("quantize")]
+        before = wanted.stages[: wanted.stages.index("quantize")]
+        stages = (*before, "quantize", "evaluate")
     ahead = Ahead(
         recipe=wanted,
         target=settings.target,
@@ -155,14 +159,25 @@ def _begin(found: Findings, report: Reporter) -> None:
 def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
     _begin(known(wanted, settings, until=until), settings.report)
-    flow = _Flow(recipe=wanted, settings=settings)
-    for stage, form in _steps(wanted, settings, until):
-        what = describe(wanted, stage, settings.target, form)
-        settings.report.note(f"{stage}: {what}")
-        flow.format = form
-        made = _STAGES[stage](flow)
-        flow.records.append((form, made.record))
-        yield Step(stage=stage, folder=made.path, what=what, artifact=made)
+    with work_folder(settings):
+        flow = _Flow(recipe=wanted, settings=settings)
+        for stage, form in _steps(wanted, settings, until):
+            what = describe(wanted, stage, settings.target, form)
+            settings.report.note(f"{stage}: {what}")
+            flow.format = form
+            made = _STAGES[stage](flow)
+            flow.records.append((form, made.record))
+            yield Step(stage=stage, folder=made.path, what=what, artifact=made)
+
+
+@contextmanager
+def work_folder(settings: Settings) -> Iterator[None]:
+    """Hold the folder of a walk against other runs; of the processes that train together one holds it for all."""
+    if not is_main():
+        yield
+        return
+    with locked(settings.out, settings.report):
+        yield
 
 
 def folder_of(stage: str, form: str) -> str:
@@ -203,19 +218,20 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     if "quantize" not in wanted.stages:
         raise ConfigError(f"{wanted.id}.toml: stages: without `quantize` there is nothing to try")
     _begin(known(wanted, settings, schemes=schemes), settings.report)
-    flow = _Flow(recipe=wanted, settings=settings)
-    for stage in wanted.stages[: wanted.stages.index("quantize")]:
-        _STAGES[stage](flow)
-    asked = open_gate(wanted.evaluate)
-    for name in schemes:
-        folder = settings.out / "schemes" / name.replace(":", "-")
-        form = "tflite" if name in TFLITE else "gguf"
-        model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
-        runs = _runtime(form, settings.report)
-        verdict = evaluate(
-            model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report
-        )
-        yield Tried(scheme=name, model=model, verdict=verdict)
+    with work_folder(settings):
+        flow = _Flow(recipe=wanted, settings=settings)
+        for stage in wanted.stages[: wanted.stages.index("quantize")]:
+            _STAGES[stage](flow)
+        asked = open_gate(wanted.evaluate)
+        for name in schemes:
+            folder = settings.out / "schemes" / name.replace(":", "-")
+            form = "tflite" if name in TFLITE else "gguf"
+            model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
+            runs = _runtime(form, settings.report)
+            verdict = evaluate(
+                model, flow.source(), flow.data(), asked, runs, folder / "evaluate", settings.report
+            )
+            yield Tried(scheme=name, model=model, verdict=verdict)
 
 
 def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
@@ -295,7 +311,11 @@ def _external(flow: _Flow) -> Checkpoint:
 
     model, settings = flow.recipe.model, flow.settings
     flow.base = hub.fetch(
-        model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline
+        model.base,
+        revision=model.revision,
+        near=flow.recipe.folder,
+        offline=settings.offline,
+        report=settings.report,
     )
     check_model_folder(flow.base)
     check_folder(flow.base)
@@ -366,7 +386,10 @@ def _trim(flow: _Flow) -> Artifact:
 
 
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
-    folder = hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline)
+    settings = flow.settings
+    folder = hub.fetch(
+        name, near=flow.recipe.folder, offline=settings.offline, report=settings.report
+    )
     check_folder(folder)
     return artifacts.external(folder)
 

@@ -13,6 +13,7 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.data import Lengths
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import FitError
+from toolchain.progress import duration
 
 SHARE = 0.3
 """Of the rate of large matrices that training gets: 0.25 and 0.39 for the tuning and the pretraining of the starter's
@@ -145,15 +146,6 @@ def _available_bytes() -> int:
     except OSError:
         return 0
     return int(text.partition("MemAvailable:")[2].split()[0]) << 10
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words, as finely as a forecast is."""
-    if seconds < 90:
-        return f"{max(1, round(seconds)):d} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60):d} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def _size(count: float) -> str:

@@ -26,7 +26,7 @@ from toolchain.cli.words import (
 )
 from toolchain.delivery import Terms, deliver
 from toolchain.errors import FitError
-from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk
+from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
 from toolchain.recipe import Recipe
 
 
@@ -50,9 +50,10 @@ def run(
         if dry_run:
             _show_plan(wanted, settings, to=to, as_json=as_json)
             return
-        steps = list(walk(wanted, settings))
         terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
-        delivery = deliver(wanted, steps, to, report, terms) if to else None
+        with work_folder(settings):
+            steps = list(walk(wanted, settings))
+            delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
 
 
