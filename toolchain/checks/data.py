@@ -11,7 +11,7 @@ from toolchain.config import line_of
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
 from toolchain.ingest import look as look_at_files
-from toolchain.opening import size_bytes
+from toolchain.opening import check_room, size_bytes
 
 NAMED = 3
 """Lines that are named in a note, at most."""
@@ -111,8 +111,10 @@ def render(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) 
         if refused:
             findings.errors += refused
             return None
-        both, opening_bytes = (train, held_out), size_bytes(parts.opening)
-        return _measured(ahead, bases, both, opening_bytes, findings)
+        context = _context(ahead, bases, size_bytes(parts.opening))
+        if not _opening_has_room(ahead, parts, base, context, findings):
+            return None
+        return _measured(ahead, base, (train, held_out), context, findings)
     except Unrendered:
         return _guessed(train, held_out)  # the template itself is refused where it is looked at
 
@@ -129,8 +131,9 @@ def _note_unasked(conversations: Sequence[Place], findings: Findings) -> None:
         findings.notes.append(f"{_lines(where)}: {said}")
 
 
-def _lines(where: Sequence[str]) -> str:
+def _lines(found: Sequence[str]) -> str:
     """Return the first of some lines, and how many more there are."""
+    where = list(dict.fromkeys(found))
     more = len(where) - NAMED
     return ", ".join(where[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -190,19 +193,37 @@ def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
     return ArtifactError(problem, hint=hint)
 
 
+def _opening_has_room(
+    ahead: Ahead, parts: Parts, base: Base, context: int, findings: Findings
+) -> bool:
+    """Say whether a question has room behind the recipe's opening, in the gate and on the board; find where it has none."""
+    if not parts.opening or base.tokenizer is None or not ahead.walks("evaluate"):
+        return True
+    asked = [*parts.opening, {"role": "user", "content": "?"}]
+    (text,) = template_renders(base.template, base.tokens, [(asked, True)])
+    tokens = (count_tokens(base.tokenizer, [str(text)]) or [0])[0]
+    before, recipe = len(findings.errors), ahead.recipe
+    with findings.gathering():
+        if context:
+            check_room("evaluate", tokens, recipe.evaluate.max_tokens, context)
+        if ahead.walks("package"):
+            package = recipe.package
+            check_room("package: context", tokens, package.max_tokens, package.context)
+    return len(findings.errors) == before
+
+
 def _measured(
     ahead: Ahead,
-    bases: Bases,
+    base: Base,
     both: tuple[Sequence[Place], Sequence[Place]],
-    opening_bytes: int,
+    context: int,
     findings: Findings,
 ) -> Lengths:
     """Count tokens of what may be too long, and of some more for the mean; find what is left out."""
-    base, (train, held_out) = bases.trained, both
+    train, held_out = both
     if base.tokenizer is None:
         return _guessed(train, held_out)
     stage, limit = _limit(ahead)
-    context = _context(ahead, bases, opening_bytes)
     long_train, mean = _too_long(base, train, limit)
     long_held_out, _ = _too_long(base, held_out, context)
     _tell_too_long(train, long_train, f"`{stage}.max_tokens` is {limit}", "training", findings)
