@@ -6,7 +6,14 @@ Each default stands here and nowhere else. Paths in a recipe are relative to the
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from device.manifest import MAX_SLOTS
 from toolchain import config
@@ -198,7 +205,10 @@ class QuantizeSpec(Frozen):
 class GateSpec(Frozen):
     """What a model file must reach on held-out data; the teacher is the checkpoint before quantization."""
 
-    max_kl: float = Field(default=0.1, ge=0, allow_inf_nan=True)
+    # A limit that is infinite asks for nothing; NaN is no number that is at least 0.
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    max_kl: float = Field(default=0.1, ge=0)
     """Mean KL divergence from the teacher, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""

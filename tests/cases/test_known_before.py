@@ -449,6 +449,17 @@ def test_an_adapter_that_cannot_be_merged_is_refused_before(
     assert messages(desk, text)[0].startswith(message)
 
 
+def test_an_adapter_that_brings_its_own_template_is_judged_by_that(desk: Path) -> None:
+    (desk / "base" / "chat_template.jinja").unlink()
+    assert messages(desk) == ["base: no chat template"]
+    (desk / "skill" / "chat_template.jinja").write_text(NO_SYSTEM)
+    shutil.copy(desk / "base" / "tokenizer_config.json", desk / "skill")
+    rows(desk, *QUESTIONS[:2], chat("system", "user", "assistant"))
+    text = RECIPE.replace('base = "base"', 'base = "base"\nadapter = "skill"')
+    (message,) = messages(desk, text)
+    assert message.startswith("facts.jsonl:3: the model's chat template refuses system")
+
+
 def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
     shutil.rmtree(desk / "skill")
     other = tiny_llama(desk / "other", hidden=128, heads=4, kv_heads=2)

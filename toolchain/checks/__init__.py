@@ -64,7 +64,7 @@ class Findings:
 
 def check(ahead: Ahead) -> Findings:
     """Return what is known of a walk before it begins."""
-    from toolchain.checks import cost, data, files, model, order
+    from toolchain.checks import conversations, cost, data, files, model, order
 
     findings = Findings()
     order.check(ahead, findings)
@@ -74,6 +74,6 @@ def check(ahead: Ahead) -> Findings:
     bases = model.look(ahead, findings)
     if bases:
         files.check_model(ahead, bases, findings)
-    lengths = data.render(ahead, parts, bases, findings) if parts else None
+    lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     return findings

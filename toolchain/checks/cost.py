@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings
-from toolchain.checks.data import Lengths
+from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import FitError
 from toolchain.progress import duration

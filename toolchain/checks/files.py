@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import ArtifactError, ConfigError, FitError
+from toolchain.forecast import BATCH, RUNTIME_BYTES
 from toolchain.models.architecture import Model
 from toolchain.target import Needs, fit
 from toolchain.training.checkpoints import refuse_quantised
 
 LEARNED = "+learned"
 """Behind the name of a scheme: its codes are learned in the format."""
-BATCH = 512
-"""Tokens that the device runtime evaluates at once."""
-RUNTIME_BYTES = 42 << 20
-"""The interpreter, the server and the engine's library (toolchain/forecast.py has it measured)."""
 
 
 def check_schemes(ahead: Ahead, findings: Findings) -> None:
@@ -68,10 +65,10 @@ def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
 
 
 def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
-    """Raise ArtifactError for a tokenizer that no model file can hold."""
+    """Raise ArtifactError for a tokenizer that no model file can hold; an adapter's own is looked at with its base's files."""
     from toolchain.models import tokenizer
 
-    if base.folder is None or base.tokenizer is None:
+    if base.folder is None or base.tokenizer is None or base.tokenizer.parent != base.folder:
         return
     try:
         if "gguf" in ahead.formats:

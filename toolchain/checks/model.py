@@ -18,7 +18,7 @@ from toolchain.models.architecture import Model, understand
 from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
 from toolchain.models.lora import check_fits, read_lora
 from toolchain.models.template import check_folder
-from toolchain.models.tokenizer import chat_template
+from toolchain.models.tokenizer import TEMPLATE, chat_template
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
@@ -70,18 +70,21 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         return None
     student = distill.student if distill and ahead.walks("distill") else ""
     knows = bool(ahead.walks("quantize")) and not student
+    adapter = _adapter(ahead, findings) if spec.adapter else None
     trained = (
         _from_nothing(spec.scratch)
         if spec.scratch
-        else _named(ahead, "base", spec.base, findings, knows=knows)
+        else _named(ahead, "base", spec.base, findings, knows=knows, adapter=adapter)
     )
     teacher = distill.teacher if distill and ahead.walks("distill") else ""
     if teacher and teacher != spec.base:
-        _named(ahead, "teacher", teacher, findings, knows=False)
+        taught_by = _named(ahead, "teacher", teacher, findings, knows=False)
+        trained = trained if ahead.walks("tune") else taught_by
     if trained is None:
         return None
-    if spec.adapter and trained.folder:
-        _check_adapter(ahead, trained, findings)
+    if adapter and trained.folder:
+        with findings.gathering():
+            _check_adapter(adapter, trained)
     quantized: Base | None = trained
     if student and student != spec.base:
         quantized = _named(ahead, "student", student, findings, knows=bool(ahead.walks("quantize")))
@@ -90,7 +93,15 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
     return Bases(trained=trained, quantized=quantized) if quantized else None
 
 
-def _named(ahead: Ahead, role: str, name: str, findings: Findings, *, knows: bool) -> Base | None:
+def _named(
+    ahead: Ahead,
+    role: str,
+    name: str,
+    findings: Findings,
+    *,
+    knows: bool,
+    adapter: Path | None = None,
+) -> Base | None:
     """Return a model by its name; `knows` says whether its family must be one that is quantized."""
     if name.lower().endswith(_OTHER_SOURCES) or ":" in name.partition("://")[0]:
         return None
@@ -108,7 +119,8 @@ def _named(ahead: Ahead, role: str, name: str, findings: Findings, *, knows: boo
             check_model_folder(folder)
         with findings.gathering():
             check_folder(folder)
-        return _understood(folder, whole, configs, findings, knows=knows)
+        model = _model(folder, findings, whole=whole, knows=knows)
+        return _spoken(folder, whole, configs, model, adapter, findings)
     return None
 
 
@@ -171,22 +183,13 @@ def _config(path: Path, findings: Findings) -> dict[str, Any]:
     return {}
 
 
-def _understood(
-    folder: Path,
-    whole: bool,
-    configs: dict[str, dict[str, Any]],
-    findings: Findings,
-    *,
-    knows: bool,
-) -> Base:
-    """Return what a folder's configurations, and the headers of its weights where they are here, say."""
-    model: Model | None = None
+def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Model | None:
+    """Return what config.json, and the headers of the weights where they are here, say; None for a family that is not known."""
     try:
-        if whole:
-            with open_weights(folder) as weights:
-                model = understand(folder, weights)
-        else:
-            model = understand(folder, None)
+        if not whole:
+            return understand(folder, None)
+        with open_weights(folder) as weights:
+            return understand(folder, weights)
     except ToolchainError as error:
         if knows:
             findings.errors.append(error)
@@ -194,21 +197,38 @@ def _understood(
         # A value of a kind that no configuration has: which one, only the reader that tripped over it knows.
         problem = f"{folder.name}: config.json: a value that no family has: {error}"
         findings.errors.append(ArtifactError(problem))
-    template, tokenizer = "", folder / "tokenizer.json"
-    try:
-        template = chat_template(folder, configs["tokenizer_config.json"])
-    except ToolchainError as error:
-        findings.errors.append(error)
+    return None
+
+
+def _spoken(
+    folder: Path,
+    whole: bool,
+    configs: dict[str, dict[str, Any]],
+    model: Model | None,
+    adapter: Path | None,
+    findings: Findings,
+) -> Base:
+    """Return a model with the template and the tokenizer that it is trained with: those of its adapter where that brings some."""
+    dressed, settings = folder, configs["tokenizer_config.json"]
+    own = adapter / "tokenizer_config.json" if adapter else None
+    if adapter and own and own.is_file():
+        with findings.gathering():
+            theirs = json_in(own)
+            settings = settings | theirs
+            if theirs.get("chat_template") or (adapter / TEMPLATE).is_file():
+                dressed = adapter
+    template = ""
+    with findings.gathering():
+        template = chat_template(dressed, settings)
+    tokenizers = [each / "tokenizer.json" for each in (adapter, folder) if each]
     return Base(
         folder=folder,
         whole=whole,
         config=configs["config.json"],
         model=model,
         template=template,
-        tokens=_special_tokens(
-            configs["special_tokens_map.json"] | configs["tokenizer_config.json"]
-        ),
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokens=_special_tokens(configs["special_tokens_map.json"] | settings),
+        tokenizer=next((file for file in tokenizers if file.is_file()), None),
     )
 
 
@@ -283,10 +303,9 @@ def _folder_with(config: dict[str, Any]) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _check_adapter(ahead: Ahead, base: Base, findings: Findings) -> None:
-    """Find an adapter that is none, of another kind, or made for another base."""
+def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
+    """Return the folder of the recipe's adapter; None for one that is none, or is not here."""
     name = ahead.recipe.model.adapter
-    assert base.folder
     with findings.gathering():
         try:
             folder = hub.look(
@@ -294,13 +313,20 @@ def _check_adapter(ahead: Ahead, base: Base, findings: Findings) -> None:
             )
         except hub.NotHere as error:
             findings.notes.append(f"adapter `{name}`: not judged before the walk: {error.reason}")
-            return
+            return None
         if not (folder / ADAPTER_CONFIG).is_file() and (folder / "config.json").is_file():
             hint = f'if it is the merged model: base = "{name}", without `adapter`'
             raise ArtifactError(f"adapter `{name}`: a model, not an adapter", hint=hint)
         if (folder / ADAPTER_CONFIG).is_file():
             json_in(folder / ADAPTER_CONFIG)
-        lora = read_lora(folder)
-        if base.whole:
-            with open_weights(base.folder) as weights:
-                check_fits(lora, weights, base.folder.name)
+        return folder
+    return None
+
+
+def _check_adapter(adapter: Path, base: Base) -> None:
+    """Raise ArtifactError for an adapter of another kind, or made for another base."""
+    assert base.folder
+    lora = read_lora(adapter)
+    if base.whole:
+        with open_weights(base.folder) as weights:
+            check_fits(lora, weights, base.folder.name)
