@@ -66,7 +66,7 @@ def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     child = holder(tmp_path)
     child.kill()
-    child.wait()
+    child.communicate()
     report = Recorder()
     with locked(tmp_path, report):
         assert report.notes == []
@@ -98,14 +98,14 @@ def test_ctrl_c_says_how_to_go_on_and_a_dry_run_waits_for_nobody(tmp_path: Path)
         dry = subprocess.run([*command, "--dry-run"], capture_output=True, timeout=250)
         assert dry.returncode == 0
 
-        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert second.stderr
-        assert "works here; waiting until it ends" in second.stderr.readline()
-        second.send_signal(signal.SIGINT)
-        said = second.stderr.read()
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr
+            assert "works here; waiting until it ends" in second.stderr.readline()
+            second.send_signal(signal.SIGINT)
+            said = second.stderr.read()
     finally:
         child.communicate("")
-    assert second.wait(timeout=250) == 130
+    assert second.returncode == 130
     assert said.startswith("error: stopped by Ctrl-C")
     words = " ".join(command[3:])
     assert said.endswith(f"hint: what is finished is kept; go on with: demitasse {words}\n")

@@ -8,6 +8,7 @@ from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.forecast import BATCH, RUNTIME_BYTES
 from toolchain.models.architecture import Model
 from toolchain.target import Needs, fit
+from toolchain.tools.ggml import Type
 from toolchain.training.checkpoints import refuse_quantised
 
 LEARNED = "+learned"
@@ -19,9 +20,11 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
     from toolchain.quantize.gguf import choice
     from toolchain.quantize.tflite.schemes import find_scheme
 
-    if not ahead.walks("quantize") and not ahead.schemes:
+    spec, folder, general = ahead.recipe.quantize, ahead.recipe.folder, ahead.recipe.trim.general
+    if ahead.walks("trim") and general and not (folder / general).is_file():
+        findings.errors.append(ArtifactError(f"trim: general: no such file `{general}`"))
+    if not ahead.walks("quantize"):
         return
-    spec, folder = ahead.recipe.quantize, ahead.recipe.folder
     for name in gguf_schemes(ahead):
         with findings.gathering():
             choice.check(spec.model_copy(update={"scheme": name}))
@@ -32,10 +35,6 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
         findings.errors.append(ArtifactError(problem, hint=hint))
-    if ahead.walks("trim") and ahead.recipe.trim.general:
-        general = ahead.recipe.trim.general
-        if not (folder / general).is_file():
-            findings.errors.append(ArtifactError(f"trim: general: no such file `{general}`"))
 
 
 def gguf_schemes(ahead: Ahead) -> list[str]:
@@ -54,7 +53,7 @@ def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
         with findings.gathering():
             refuse_quantised(trained.folder)
     model = quantized.model
-    if model is None or not (ahead.walks("quantize") or ahead.schemes):
+    if model is None or not ahead.walks("quantize"):
         return
     with findings.gathering():
         _check_tokenizer(ahead, quantized, model)
@@ -97,6 +96,8 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
     except ArtifactError as error:
         findings.errors.append(error)
         return {}
+    if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
+        _check_learned({each.type for each in chosen.values()}, findings)
     falls = {
         (source.shape[-1], each.wanted.name, each.type.name)
         for source in model.tensors
@@ -114,6 +115,17 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
             row_bytes = ggml.row_bytes(chosen[source.name].type, source.shape[-1])
             sizes[source.name] = row_bytes * source.weights // source.shape[-1]
     return sizes
+
+
+def _check_learned(kinds: set[Type], findings: Findings) -> None:
+    """Find a scheme of which no type is one whose codes are learned."""
+    from toolchain.quantize.learned import grids
+
+    if not kinds & set(grids.LAYOUTS):
+        known = ", ".join(kind.name for kind in grids.LAYOUTS)
+        problem = f"quantize: distill: no tensor is of a type that is learned ({known})"
+        hint = "choose scheme `Q4_0` or `Q4_K_M`"
+        findings.errors.append(ConfigError(problem, hint=hint))
 
 
 def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:

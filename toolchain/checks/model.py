@@ -65,32 +65,32 @@ class Bases:
 
 def look(ahead: Ahead, findings: Findings) -> Bases | None:
     """Return the models of a walk; None where none is needed, or none can be judged."""
-    spec, distill = ahead.recipe.model, ahead.recipe.distill
+    spec = ahead.recipe.model
     if not ahead.walks("pretrain", "tune", "distill", "trim", "quantize", "evaluate"):
         return None
-    student = distill.student if distill and ahead.walks("distill") else ""
-    knows = bool(ahead.walks("quantize")) and not student
+    distill = ahead.recipe.distill if ahead.walks("distill") else None
+    student = distill.student if distill else ""
+    is_quantized = bool(ahead.walks("quantize")) and student in ("", spec.base)
     adapter = _adapter(ahead, findings) if spec.adapter else None
-    trained = (
+    base = (
         _from_nothing(spec.scratch)
         if spec.scratch
-        else _named(ahead, "base", spec.base, findings, knows=knows, adapter=adapter)
+        else _named(ahead, "base", spec.base, findings, knows=is_quantized, adapter=adapter)
     )
-    teacher = distill.teacher if distill and ahead.walks("distill") else ""
-    if teacher and teacher != spec.base:
-        taught_by = _named(ahead, "teacher", teacher, findings, knows=False)
-        trained = trained if ahead.walks("tune") else taught_by
-    if trained is None:
-        return None
-    if adapter and trained.folder:
+    if adapter and base and base.folder:
         with findings.gathering():
-            _check_adapter(adapter, trained)
-    quantized: Base | None = trained
-    if student and student != spec.base:
-        quantized = _named(ahead, "student", student, findings, knows=bool(ahead.walks("quantize")))
-    elif distill and distill.layers and ahead.walks("distill") and trained.model:
+            _check_adapter(adapter, base)
+
+    trained, quantized = base, base
+    if distill and distill.teacher not in ("", spec.base):
+        teacher = _named(ahead, "teacher", distill.teacher, findings, knows=False)
+        trained = base if ahead.walks("tune") else teacher
+    if student not in ("", spec.base):
+        knows = bool(ahead.walks("quantize"))
+        quantized = _named(ahead, "student", student, findings, knows=knows)
+    elif distill and distill.layers and trained and trained.model:
         quantized = _with_layers(ahead, trained, distill.layers, findings)
-    return Bases(trained=trained, quantized=quantized) if quantized else None
+    return Bases(trained=trained, quantized=quantized) if trained and quantized else None
 
 
 def _named(
@@ -130,8 +130,12 @@ def _check_name(ahead: Ahead, role: str, name: str) -> None:
         last = "/".join(name.rstrip("/").split("/")[3:5])
         hint = f'a model of the hub is named without its address: {role} = "{last or "owner/name"}"'
         raise ConfigError(f"{where}: `{name}` is an address, not a name", hint=hint)
-    path = ahead.recipe.folder / Path(name).expanduser()
-    if path.is_file():
+    try:
+        is_file = (ahead.recipe.folder / Path(name).expanduser()).is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+        problem = f"{where}: `{name[:60]}` is no name of a folder: {str(error).lower()[:80]}"
+        raise ConfigError(problem) from error
+    if is_file:
         hint = f'name its folder: {role} = "{Path(name).parent.as_posix()}"'
         raise ArtifactError(f"model `{name}`: a file, not a model folder", hint=hint)
 

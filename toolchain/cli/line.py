@@ -67,6 +67,8 @@ def _show_plan(
     except FitError:  # no format is left to plan with: that is among the findings
         found.end_walk()
         raise
+    for note in found.notes if as_json else ():
+        settings.report.note(note)
     show.plan(wanted, steps, found.notes, to=to, as_json=as_json)
     found.end_walk()
 
