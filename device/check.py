@@ -22,6 +22,7 @@ from device.errors import DeviceError
 from device.facts import cpuinfo
 from device.manifest import GOLDENS, ManifestError, read_manifest
 from device.manifest.moment import moment
+from device.sensors import Watch, now
 
 if TYPE_CHECKING:
     from device.model import Model
@@ -65,10 +66,12 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
     named = [
         (f"golden {number} of {len(goldens)}", golden) for number, golden in enumerate(goldens, 1)
     ]
+    watch = Watch()
     if exact := manifest.arithmetic in ("", own_arithmetic()):
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
     else:
         measured = _agreement([_follow(model, golden, where) for where, golden in named])
+    alone = _alone(watch)
     leads.prepare(model, folder)
     model.engine.close()
     return {
@@ -77,7 +80,15 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
         "exact": exact,
         "load_s": round(load_s, 3),
         **measured,
+        **alone,
     }
+
+
+def _alone(watch: Watch) -> Result:
+    """Return what had a part in the speed besides the model: other programs, the machine below, and what holds the board back."""
+    seen = watch.over()
+    others = seen["others_share"] + seen["stolen_share"]
+    return {"others_share": round(others, 3), "throttled": now()["throttled"]}
 
 
 def own_arithmetic() -> str:

@@ -21,8 +21,8 @@ STAGES = {
     "push",
     "bench",
 }
-PIPELINE = {"pipeline", "delivery", "cli", "show", "__main__", "doctor"}
-GROUND = {"config", "errors", "progress"}
+PIPELINE = {"pipeline", "checks", "delivery", "cli", "show", "__main__", "doctor"}
+GROUND = {"config", "errors", "progress", "texts"}
 ENGINE_LIBRARIES = {
     "ai_edge_litert",
     "jinja2",

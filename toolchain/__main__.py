@@ -7,16 +7,24 @@ from toolchain import console
 from toolchain.cli import app
 from toolchain.errors import ToolchainError
 
+SURROUNDINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # before torch is loaded: its threads are not to spin where others run
+    "TQDM_DISABLE": "1",  # bars of transformers, safetensors and peft: ours say what is under way
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+"""What libraries read from the environment when they are loaded; what a person has set stays."""
+
 
 def main() -> None:
     """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # before torch is loaded: its threads are not to spin where others run
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except ToolchainError as error:
-        console.show_error(error)
+        for each in (error, *error.others):
+            console.show_error(each)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
 STARTED = "started.json"
@@ -327,14 +328,16 @@ def write_whole(path: Path, text: str) -> None:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; raise ArtifactError with file and line for a bad one."""
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ArtifactError(f"{path.name}:{number}: not valid JSON") from error
+    for where, line in lines_of(path.name, path):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except Unreadable as error:
+            raise ArtifactError(f"{where}: {error.problem}", hint=error.hint) from error
+        if not isinstance(row, dict):
+            raise ArtifactError(f"{where}: not a JSON object")
+        yield row
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

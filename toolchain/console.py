@@ -1,7 +1,9 @@
 """The only module that prints: data to stdout, progress and words to stderr, through rich."""
 
 import json
+import shlex
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from toolchain.errors import ToolchainError
+from toolchain.errors import Interrupted, ToolchainError
+from toolchain.progress import Pace
 
 PIPE_WIDTH = 160
 """Columns of a table that no terminal limits."""
@@ -31,13 +34,16 @@ class Terminal:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._pace = Pace()
 
     def note(self, text: str) -> None:
         """Print one line above any bar."""
+        self._pace.begin(text)
         self._console.print(text, markup=False)
 
     def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
-        """Move the bar called `name`; it goes when it is full."""
+        """Move the bar called `name`; it goes when it is full. Without a terminal a line now and then says the same."""
+        self._pace.step(name, done, total, unit, figures)
         if not self._console.is_terminal:
             return
         if name not in self._tasks:
@@ -54,6 +60,31 @@ class Terminal:
         if self._progress:
             self._progress.stop()
         self._progress, self._tasks = None, {}
+
+    def at(self) -> str:
+        """Return where the work is, to be put behind what ended it; empty where nothing was begun."""
+        return self._pace.at()
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Say every half minute how far the work is, where no bar shows it."""
+        if self._console.is_terminal:
+            yield
+            return
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(1.0):
+                if line := self._pace.line():
+                    self._console.print(line, markup=False)
+
+        watch = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watch.join()
 
     def _start(self, unit: str) -> None:
         self.settle()
@@ -74,10 +105,15 @@ class Terminal:
 
 @contextmanager
 def terminal() -> Iterator[Terminal]:
-    """Yield a terminal reporter and take its bars away at the end."""
+    """Yield a terminal reporter and take its bars away at the end; Ctrl-C says how to go on."""
     reporter = Terminal()
     try:
-        yield reporter
+        with reporter.heartbeat():
+            yield reporter
+    except KeyboardInterrupt as error:
+        command = shlex.join(["demitasse", *sys.argv[1:]])
+        hint = f"what is finished is kept; go on with: {command}"
+        raise Interrupted(f"stopped by Ctrl-C{reporter.at()}", hint=hint) from error
     finally:
         reporter.settle()
 

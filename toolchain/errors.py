@@ -3,6 +3,8 @@
 A message is `where: before what: problem` in lower case, with the offending value in backticks and no full stop.
 """
 
+from collections.abc import Sequence
+
 
 class ToolchainError(Exception):
     """Something the user can act on; everything else is a bug and shows its traceback."""
@@ -13,6 +15,21 @@ class ToolchainError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.others: tuple[ToolchainError, ...] = ()
+        """What else is wrong, where several things were found at once; the first one has the exit code."""
+
+
+def all_of(errors: "Sequence[ToolchainError]") -> ToolchainError:
+    """Return the first of several errors, which carries the others."""
+    first, *others = errors
+    first.others = (*first.others, *(each for other in others for each in (other, *other.others)))
+    return first
+
+
+class Interrupted(ToolchainError):  # noqa: N818 - not an error, but the end that a person asked for
+    """Ctrl-C; 128 + SIGINT, as shells have it."""
+
+    exit_code = 130
 
 
 class ConfigError(ToolchainError):

@@ -2,11 +2,10 @@
 
 `.jsonl` holds one entry a line: {"question": text or a list of phrasings, "answer": text} or {"messages": […]}. A `.md` file is one
 document, a `.txt` file is one document a paragraph (blank lines between). Text is kept as it is, never normalised; the one rule
-is that no held-out phrasing reaches anything that is trained on.
+is that no held-out phrasing reaches anything that is trained on. What is wrong is told at once: every bad line of every file.
 """
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -17,16 +16,30 @@ from typing import Any
 
 from device.manifest.opening import bare, opened
 from toolchain.artifacts import Dataset, Figures, Work, digest, keep, write_jsonl
-from toolchain.errors import ArtifactError
+from toolchain.errors import ArtifactError, ToolchainError, all_of
 from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.progress import Reporter
 from toolchain.recipe import DataSpec
-from toolchain.texts import existing, lines_of, text_of
+from toolchain.texts import NUL, Unreadable, existing, first_of, lines_of, parse_json, text_of
 
 Messages = tuple[Mapping[str, str], ...]
+Row = dict[str, Any]
+"""A conversation as training reads it: `messages`, and how many of them are the `opening`."""
 ROLES = ("system", "user", "assistant")
 SHOWN = 20
-"""Dropped lines that are named one by one in the figures."""
+"""Dropped lines that are named one by one in the figures, and bad ones that are named one by one as errors."""
+_OTHER_ENDINGS = {
+    ".json": "one entry a line in a .jsonl file: jq -c '.[]' {0} > {1}.jsonl",
+    ".gz": "unpack it first: gunzip {0}",
+    ".zst": "unpack it first: unzstd {0}",
+    ".bz2": "unpack it first: bunzip2 {0}",
+    ".xz": "unpack it first: unxz {0}",
+    ".zip": "unpack it first: unzip {0}",
+    ".ndjson": "the same under another name: mv {0} {1}.jsonl",
+    ".markdown": "the same under another name: mv {0} {1}.md",
+    ".text": "the same under another name: mv {0} {1}.txt",
+}
+"""Endings of files that people bring, and how to make one of them that is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +61,38 @@ class Document:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Read:
-    """What was read so far, and what was dropped."""
+class Read:
+    """What was read so far, what was dropped, and what is wrong."""
 
     entries: list[Entry] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     """(where, reason)."""
+    errors: list[ToolchainError] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What becomes of the files of a recipe: known from the files and the seed alone, before anything is written."""
+
+    read: Read
+    train: tuple[Entry, ...]
+    held_out: tuple[Entry, ...]
+    opening: Opening
+
+    def conversations(self, entries: Sequence[Entry]) -> list[tuple[str, Row]]:
+        """Return each phrasing of some entries as a conversation with its opening, and where it was read."""
+        return [
+            (entry.where, _row(phrasing, self.opening))
+            for entry in entries
+            for phrasing in entry.phrasings
+        ]
+
+    def texts(self) -> list[str]:
+        """Return the plain texts to learn from."""
+        pages = [page for entry in self.train for page in _pages(entry)]
+        return [document.text for document in self.read.documents] + pages
 
 
 def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: int) -> Dataset:
@@ -70,30 +107,48 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     inputs = {name: digest(path) for name, path in (files | documents).items()}
     work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
 
-    def build(folder: Path) -> Figures:
-        read, opening = _read_all(files, spec), read_opening(spec, documents)
-        return _write(read, _split(read.entries, spec, seed), opening, folder, report)
+    def build(out: Path) -> Figures:
+        parts = look(spec, folder, seed=seed)
+        if parts.read.errors:
+            raise all_of(parts.read.errors)
+        return _write(parts, out, report)
 
     record, fresh = keep(out, work, build)
     return Dataset(path=out, record=record, fresh=fresh)
 
 
+def look(spec: DataSpec, folder: Path, *, seed: int) -> Parts:
+    """Read what `ingest` would read, and split it as it would, without writing anything; what is wrong stands in `read.errors`."""
+    read = Read(seen={_question_key(dialogue(turn.question, turn.answer)) for turn in spec.turns})
+    opening: Opening = ()
+    for name in spec.files:
+        try:
+            _read_file(name, existing((name,), folder, "files")[name], read)
+        except ToolchainError as error:
+            read.errors.append(error)
+    try:
+        opening = read_opening(spec, existing(spec.documents, folder, "documents"))
+    except ToolchainError as error:
+        read.errors.append(error)
+    if len(read.errors) > SHOWN:
+        left = len(read.errors) - SHOWN
+        read.errors[SHOWN:] = [ArtifactError(f"data: {left:,} more lines are wrong")]
+    train, held_out = _split(read.entries, spec, seed)
+    return Parts(read=read, train=tuple(train), held_out=tuple(held_out), opening=opening)
+
+
 # Reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _read_all(files: Mapping[str, Path], spec: DataSpec) -> _Read:
-    """Read the files; a question that the opening answers is none to be learned, and none to be asked."""
-    read = _Read(seen={_question_key(dialogue(turn.question, turn.answer)) for turn in spec.turns})
-    for name, path in files.items():
-        _read_file(name, path, read)
-    return read
-
-
-def _read_file(name: str, path: Path, read: _Read) -> None:
-    match path.suffix:
+def _read_file(name: str, path: Path, read: Read) -> None:
+    """Read one file; a question that the opening answers is none to be learned, and none to be asked."""
+    match path.suffix.lower():
         case ".jsonl":
             for where, line in lines_of(name, path):
-                _take_entry(_entry(where, line), read)
+                try:
+                    _take_entry(_entry(where, line), read)
+                except ArtifactError as error:
+                    read.errors.append(error)
         case ".md":
             _take_document(Document(where=name, text=text_of(name, path).strip()), read)
         case ".txt":
@@ -101,27 +156,35 @@ def _read_file(name: str, path: Path, read: _Read) -> None:
                 _take_document(
                     Document(where=f"{name}: paragraph {number}", text=paragraph.strip()), read
                 )
-        case _:
-            raise ArtifactError(
-                f"{name}: files of this kind are not read", hint="known: .jsonl, .md, .txt"
-            )
+        case ending:
+            stem = name.removesuffix(path.suffix)
+            hint = _OTHER_ENDINGS.get(ending, "known: .jsonl, .md, .txt").format(name, stem)
+            raise ArtifactError(f"{name}: files of this kind are not read", hint=hint)
 
 
 def _entry(where: str, line: str) -> Entry | None:
     if not line.strip():
         return None
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ArtifactError(f"{where}: not valid JSON") from error
+        row = parse_json(line)
+    except Unreadable as error:
+        hint = error.hint or "each line is one whole JSON object"
+        raise ArtifactError(f"{where}: {error.problem}", hint=hint) from error
     if not isinstance(row, dict):
-        raise ArtifactError(f"{where}: not a JSON object")
+        hint = "each line is one whole JSON object: jq -c '.[]' writes a list so"
+        raise ArtifactError(f"{where}: not a JSON object", hint=hint)
+    if first_of(NUL, row):
+        raise ArtifactError(f"{where}: holds a NUL character (`\\u0000`)")
     if "messages" in row:
         return Entry(
             where=where,
             phrasings=(_messages(where, row["messages"]),),
             unknown_keys=_others(row, "messages"),
         )
+    return _questions(where, row)
+
+
+def _questions(where: str, row: Mapping[str, Any]) -> Entry:
     for key in ("question", "answer"):
         if key not in row:
             raise ArtifactError(
@@ -149,6 +212,7 @@ def _messages(where: str, value: Any) -> Messages:
             not isinstance(message, dict)
             or set(message) != {"role", "content"}
             or not isinstance(message["content"], str)
+            or not isinstance(message["role"], str)
         ):
             raise ArtifactError(f'{where}: a message must be {{"role", "content"}} with text')
         if message["role"] not in ROLES:
@@ -164,7 +228,12 @@ def _messages(where: str, value: Any) -> Messages:
 
 
 def _no_empty_text(entry: Entry) -> Entry | str:
-    kept = tuple(p for p in entry.phrasings if all(message["content"] for message in p))
+    """Drop what asks or answers nothing; an empty system prompt says that there is none, which a template may render otherwise."""
+    kept = tuple(
+        phrasing
+        for phrasing in entry.phrasings
+        if all(message["content"] or message["role"] == "system" for message in phrasing)
+    )
     return replace(entry, phrasings=kept) if kept else "empty question or answer"
 
 
@@ -181,7 +250,7 @@ CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_wi
 """Each takes an entry and returns it, changed or not, or the reason why it is dropped; they run in this order."""
 
 
-def _take_entry(entry: Entry | None, read: _Read) -> None:
+def _take_entry(entry: Entry | None, read: Read) -> None:
     if entry is None:
         return
     for clean in CLEANING:
@@ -201,7 +270,7 @@ def _take_entry(entry: Entry | None, read: _Read) -> None:
         read.entries.append(replace(entry, phrasings=tuple(new)))
 
 
-def _take_document(document: Document, read: _Read) -> None:
+def _take_document(document: Document, read: Read) -> None:
     if not document.text:
         return
     if document.text in read.seen:
@@ -249,38 +318,26 @@ def _fraction(seed: int, messages: Messages) -> float:
 # Writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    read: _Read,
-    split: tuple[list[Entry], list[Entry]],
-    opening: Opening,
-    out: Path,
-    report: Reporter,
-) -> Figures:
-    train, held_out = split
-    texts = [document.text for document in read.documents] + [
-        page for entry in train for page in _pages(entry)
-    ]
+def _write(parts: Parts, out: Path, report: Reporter) -> Figures:
+    opening, texts = parts.opening, parts.texts()
     if opening:
         report.note(
             f"opening: {sum(len(message['content']) for message in opening):,} characters in {len(opening)} messages"
         )
         write_jsonl(out / "opening.jsonl", opening)
-    write_jsonl(out / "train.jsonl", _rows(train, opening))
-    write_jsonl(out / "held_out.jsonl", _rows(held_out, opening))
+    for name, entries in (("train", parts.train), ("held_out", parts.held_out)):
+        rows = [row for _, row in parts.conversations(entries)]
+        write_jsonl(out / f"{name}.jsonl", rows)
     write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
-    figures = _figures(read, train, held_out, texts)
+    figures = _figures(parts.read, parts.train, parts.held_out, texts)
     report.note(
         f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
-        f"{len(texts)} texts; {len(read.dropped)} dropped"
+        f"{len(texts)} texts; {len(parts.read.dropped)} dropped"
     )
     return figures
 
 
-def _rows(entries: Sequence[Entry], opening: Opening) -> list[dict[str, Any]]:
-    return [_row(phrasing, opening) for entry in entries for phrasing in entry.phrasings]
-
-
-def _row(messages: Messages, opening: Opening) -> dict[str, Any]:
+def _row(messages: Messages, opening: Opening) -> Row:
     """Return a conversation with its opening, and how many messages that is, as nothing is learned of them."""
     whole = opened(messages, opening)
     count = len(whole) - len(bare(whole, opening))
@@ -296,7 +353,7 @@ def _pages(entry: Entry) -> list[str]:
 
 
 def _figures(
-    read: _Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]
+    read: Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]
 ) -> Figures:
     phrasings = [phrasing for entry in (*train, *held_out) for phrasing in entry.phrasings]
     return {

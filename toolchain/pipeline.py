@@ -4,6 +4,7 @@ Knows the stages and how their artifacts flow; knows nothing of boards and termi
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING
 from device.manifest import ESCAPE
 from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.checks import Ahead, Findings, check
 from toolchain.errors import ConfigError, FitError
+from toolchain.lock import locked
 from toolchain.models import hub
 from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec, InFormatSpec, QuantizeSpec, Recipe
 from toolchain.target import Target
+from toolchain.training.processes import is_main
 
 if TYPE_CHECKING:
     from toolchain.evaluate import Originals
@@ -138,16 +142,55 @@ def plan(wanted: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
     ]
 
 
+def known(
+    wanted: Recipe, settings: Settings, *, until: str = "", schemes: Sequence[str] = ()
+) -> Findings:
+    """Return what is known of a walk before it begins; `schemes` are those to try instead of the recipe's own."""
+    stages = _stages(wanted, until)
+    if schemes:
+        before = wanted.stages[: wanted.stages.index("quantize")]
+        stages = (*before, "quantize", "evaluate")
+    ahead = Ahead(
+        recipe=wanted,
+        target=settings.target,
+        stages=stages,
+        formats=_formats(wanted, settings),
+        out=settings.out,
+        offline=settings.offline,
+        schemes=tuple(schemes),
+    )
+    return check(ahead)
+
+
+def _begin(found: Findings, report: Reporter) -> None:
+    """Say what is known before a walk; raise what would end it later."""
+    for note in found.notes:
+        report.note(note)
+    found.end_walk()
+
+
 def walk(wanted: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
-    flow = _Flow(recipe=wanted, settings=settings)
-    for stage, form in _steps(wanted, settings, until):
-        what = describe(wanted, stage, settings.target, form)
-        settings.report.note(f"{stage}: {what}")
-        flow.format = form
-        made = _STAGES[stage](flow)
-        flow.records.append((form, made.record))
-        yield Step(stage=stage, folder=made.path, what=what, artifact=made)
+    _begin(known(wanted, settings, until=until), settings.report)
+    with work_folder(settings):
+        flow = _Flow(recipe=wanted, settings=settings)
+        for stage, form in _steps(wanted, settings, until):
+            what = describe(wanted, stage, settings.target, form)
+            settings.report.note(f"{stage}: {what}")
+            flow.format = form
+            made = _STAGES[stage](flow)
+            flow.records.append((form, made.record))
+            yield Step(stage=stage, folder=made.path, what=what, artifact=made)
+
+
+@contextmanager
+def work_folder(settings: Settings) -> Iterator[None]:
+    """Hold the folder of a walk against other runs; of the processes that train together one holds it for all."""
+    if not is_main():
+        yield
+        return
+    with locked(settings.out, settings.report):
+        yield
 
 
 def folder_of(stage: str, form: str) -> str:
@@ -157,7 +200,7 @@ def folder_of(stage: str, form: str) -> str:
 
 def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.Stage, str]]:
     """Return the stages in order; from `quantize` on each format in turn, if the target has an engine for it."""
-    formats = [form for form in wanted.quantize.formats if ENGINES[form] in settings.target.engines]
+    formats = _formats(wanted, settings)
     stages = _stages(wanted, until)
     apart = [stage for stage in stages if stage in _BY_FORMAT]
     if apart and not formats:
@@ -170,6 +213,12 @@ def _steps(wanted: Recipe, settings: Settings, until: str) -> list[tuple[recipe.
     return common + [(stage, form) for form in formats for stage in apart]
 
 
+def _formats(wanted: Recipe, settings: Settings) -> tuple[str, ...]:
+    """Return the formats of a recipe that the target has an engine for."""
+    engines = settings.target.engines
+    return tuple(form for form in wanted.quantize.formats if ENGINES[form] in engines)
+
+
 def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
     """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
 
@@ -179,19 +228,29 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     from toolchain.evaluate import evaluate
     from toolchain.quantize.tflite.schemes import SCHEMES as TFLITE
 
-    flow = _Flow(recipe=wanted, settings=settings)
-    for stage in wanted.stages[: wanted.stages.index("quantize")]:
-        _STAGES[stage](flow)
-    asked = open_gate(wanted.evaluate)
-    for name in schemes:
-        folder = settings.out / "schemes" / name.replace(":", "-")
-        form = "tflite" if name in TFLITE else "gguf"
-        model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
-        runs = _runtime(form, settings.report)
-        verdict = evaluate(
-            model, _originals(flow), flow.data(), asked, runs, folder / "evaluate", settings.report
-        )
-        yield Tried(scheme=name, model=model, verdict=verdict)
+    if "quantize" not in wanted.stages:
+        raise ConfigError(f"{wanted.id}.toml: stages: without `quantize` there is nothing to try")
+    _begin(known(wanted, settings, schemes=schemes), settings.report)
+    with work_folder(settings):
+        flow = _Flow(recipe=wanted, settings=settings)
+        for stage in wanted.stages[: wanted.stages.index("quantize")]:
+            _STAGES[stage](flow)
+        asked = open_gate(wanted.evaluate)
+        for name in schemes:
+            folder = settings.out / "schemes" / name.replace(":", "-")
+            form = "tflite" if name in TFLITE else "gguf"
+            model = _MAKERS[form](flow, _scheme(wanted.quantize, name, form), folder / "quantize")
+            runs = _runtime(form, settings.report)
+            verdict = evaluate(
+                model,
+                _originals(flow),
+                flow.data(),
+                asked,
+                runs,
+                folder / "evaluate",
+                settings.report,
+            )
+            yield Tried(scheme=name, model=model, verdict=verdict)
 
 
 def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
@@ -279,7 +338,11 @@ def _external(flow: _Flow) -> Checkpoint:
 
     model, settings = flow.recipe.model, flow.settings
     flow.base = hub.fetch(
-        model.base, revision=model.revision, near=flow.recipe.folder, offline=settings.offline
+        model.base,
+        revision=model.revision,
+        near=flow.recipe.folder,
+        offline=settings.offline,
+        report=settings.report,
     )
     check_model_folder(flow.base)
     check_folder(flow.base)
@@ -386,7 +449,10 @@ def _originals(flow: _Flow) -> "Originals":
 
 
 def _fetched(flow: _Flow, name: str) -> Checkpoint:
-    folder = hub.fetch(name, near=flow.recipe.folder, offline=flow.settings.offline)
+    settings = flow.settings
+    folder = hub.fetch(
+        name, near=flow.recipe.folder, offline=settings.offline, report=settings.report
+    )
     check_folder(folder)
     return artifacts.external(folder)
 

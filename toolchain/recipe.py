@@ -6,11 +6,19 @@ Each default stands here and nowhere else. Paths in a recipe are relative to the
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from device.manifest import MAX_SLOTS
 from toolchain import config
 from toolchain.config import Frozen
+from toolchain.texts import decoded
 
 Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -203,6 +211,9 @@ class QuantizeSpec(Frozen):
 class GateSpec(Frozen):
     """What a model file must reach on held-out data; the reference is the user's own model, run by transformers and peft."""
 
+    # A limit that is infinite asks for nothing; NaN is no number that is at least 0.
+    model_config = ConfigDict(allow_inf_nan=True)
+
     max_kl: float = Field(default=0.1, ge=0)
     """Mean KL divergence from the reference, in nats per token."""
     min_agreement: Fraction = 0.9
@@ -303,6 +314,10 @@ class Recipe(Frozen):
     def name(self) -> str:
         """What the result is called."""
         return self.model.name or self.id
+
+    def text(self) -> str:
+        """Return the file as it is written, to find a key's line in it."""
+        return decoded(self._path.read_bytes())
 
 
 _ORDER: tuple[Stage, ...] = (

@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = "") -> None:
-    """Show what a walk would do."""
+def plan(
+    wanted: Recipe,
+    steps: "Sequence[Step]",
+    notes: Sequence[str] = (),
+    *,
+    as_json: bool,
+    to: str = "",
+) -> None:
+    """Show what a walk would do, and what is known of it before it begins."""
     if as_json:
         console.show_json(
             [
@@ -39,6 +46,8 @@ def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = ""
     rows = [[s.stage, "recorded" if s.recorded else "to do", s.what, str(s.folder)] for s in steps]
     rows += [["push", "to do", f"to {to}", ""]] if to else []
     console.show_table(("stage", "state", "what", "folder"), rows, title=wanted.title)
+    if notes:
+        console.show_text("\n" + "\n".join(notes))
 
 
 def walked(

@@ -365,10 +365,20 @@ def test_a_release_that_is_too_slow_is_taken_back_and_the_status_says_why(board:
 
 def test_the_speed_is_not_judged_where_it_says_nothing(board: Board) -> None:
     first = board.activate(board.add("1"))
-    assert first["check"]["speed"]["unjudged"] == "no model of its size ran here before"
+    assert (
+        first["check"]["speed"]["unjudged"]
+        == "no model was measured here before while the board was calm"
+    )
     words = board.activation(board.add("2", check="slow"))
     answer = board.call("activate", *words, "--unjudged", "the board is emulated")
     assert answer["check"]["speed"]["unjudged"] == "the board is emulated"
+
+
+def test_a_slow_release_is_taken_while_other_programs_keep_the_board_busy(board: Board) -> None:
+    board.activate(board.add("1"))
+    answer = board.activate(board.add("2", check="busy and slow"))
+    assert answer["check"]["speed"]["unjudged"] == "other programs took 50% of the processors"
+    assert board.running() == "2"
 
 
 def test_scrubbing_names_what_has_rotted_and_lets_the_release_before_run(board: Board) -> None:

@@ -48,7 +48,9 @@ if verb == "search":
     print(json.dumps({"settings": settings, "evidence": {"changes": [{"change": {"flash": False}, "kept": True}]}}))
     sys.exit(0)
 if verb == "check":
-    print(json.dumps({"goldens": 8, "decode_tok_s": 6.9 if mood == "slow" else 10.0}))
+    busy = mood.startswith("busy")
+    rate = 6.9 if mood.endswith("slow") else 10.0
+    print(json.dumps({"goldens": 8, "decode_tok_s": rate, "others_share": 0.5 if busy else 0.0, "throttled": []}))
     sys.exit(0)
 
 class Health(http.server.BaseHTTPRequestHandler):

@@ -192,7 +192,7 @@ def test_a_source_of_no_fact_is_refused(tmp_path):
 def test_an_unknown_profile_is_refused_with_those_that_exist(tmp_path):
     problem = refusal(write(tmp_path, SMALL.replace("armv8.0", "armv7")))
     assert problem.message.startswith(
-        "rpi-x.toml: profile: input should be 'armv8.0', 'armv8.2+fp16'"
+        "rpi-x.toml:4: profile: input should be 'armv8.0', 'armv8.2+fp16'"
     )
 
 

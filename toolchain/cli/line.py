@@ -25,7 +25,9 @@ from toolchain.cli.words import (
     settings_for,
 )
 from toolchain.delivery import Terms, deliver
-from toolchain.pipeline import USUAL, plan, try_schemes, walk
+from toolchain.errors import FitError
+from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
+from toolchain.recipe import Recipe
 
 
 @app.command()
@@ -46,12 +48,29 @@ def run(
     with console.terminal() as report:
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            show.plan(wanted, plan(wanted, settings), to=to, as_json=as_json)
+            _show_plan(wanted, settings, to=to, as_json=as_json)
             return
-        steps = list(walk(wanted, settings))
         terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
-        delivery = deliver(wanted, steps, to, report, terms) if to else None
+        with work_folder(settings):
+            steps = list(walk(wanted, settings))
+            delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
+
+
+def _show_plan(
+    wanted: Recipe, settings: Settings, *, until: str = "", to: str = "", as_json: bool
+) -> None:
+    """Show what a walk would do and what is known of it; raise what would end it."""
+    found = known(wanted, settings, until=until)
+    try:
+        steps = plan(wanted, settings, until=until)
+    except FitError:  # no format is left to plan with: that is among the findings
+        found.end_walk()
+        raise
+    for note in found.notes if as_json else ():
+        settings.report.note(note)
+    show.plan(wanted, steps, found.notes, to=to, as_json=as_json)
+    found.end_walk()
 
 
 def _stage_verb(stage: str, help_text: str) -> None:
@@ -66,7 +85,7 @@ def _stage_verb(stage: str, help_text: str) -> None:
         with console.terminal() as report:
             wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
             if dry_run:
-                show.plan(wanted, plan(wanted, settings, until=stage), as_json=as_json)
+                _show_plan(wanted, settings, until=stage, as_json=as_json)
                 return
             steps = list(walk(wanted, settings, until=stage))
         show.walked(wanted, steps, None, as_json=as_json)

@@ -23,6 +23,7 @@ from toolchain.evaluate.answers import answer_all, golden, task_scores
 from toolchain.evaluate.divergence import divergence, from_teacher, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.evaluate.room import with_room
 from toolchain.models.original import Original
 from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.progress import Reporter
@@ -113,6 +114,13 @@ def _measure(
         }
         figures |= _room(child, opening, spec.max_tokens, int(about["context"]))
         reference = Reference.load(originals.reference, report)
+        held_out, figures["too_long"] = with_room(
+            reference.tokenizer, held_out, int(about["context"])
+        )
+        if figures["too_long"]:
+            report.note(
+                f"evaluate: {figures['too_long']} held-out conversations are longer than {about['context']} tokens and left out"
+            )
         figures |= template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
         del reference

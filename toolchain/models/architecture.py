@@ -73,22 +73,25 @@ class Model:
         return 2 * 2 * self.sizes["layers"] * self.sizes["key"]
 
 
-def understand(folder: Path, weights: Weights) -> Model:
-    """Match a checkpoint with its family; raise ArtifactError for what differs."""
+def understand(folder: Path, weights: Weights | None) -> Model:
+    """Match a checkpoint with its family; raise ArtifactError for what differs. Without weights config.json alone is asked."""
     config = read_config(folder)
     family = _family(config)
     sizes = _sizes(family, config)
-    _refuse_more_layers_than_tensors(sizes, weights)
+    if weights is not None:
+        _refuse_more_layers_than_tensors(sizes, weights)
     _check_features(family, config, sizes)
-    tied = bool(config["tie_word_embeddings"]) and not has_own_head(weights)
+    tied = bool(config["tie_word_embeddings"]) and not (weights and has_own_head(weights))
     if tied != bool(config["tie_word_embeddings"]) and family.always_tied:
         raise ArtifactError(
             f"{folder.name}: `{HEAD}` differs from the embedding, which has no place in the model file: `{family.name}` ties them"
         )
     tensors = _sources(family, config, sizes, tied)
-    _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
+    if weights is not None:
+        _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
     rope, factors = understand_rope(family, config, sizes)
-    check_frequencies(weights, rope, factors, sizes)
+    if weights is not None:
+        check_frequencies(weights, rope, factors, sizes)
     tensors += [
         Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
     ]

@@ -1,0 +1,111 @@
+"""A work folder has one walk at a time: the second is told who holds it and waits, and no dead process holds anything."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.datasets import Recorder
+from toolchain.errors import ConfigError
+from toolchain.lock import HOLDER, locked
+from toolchain.progress import Silent
+
+HOLD = """
+import sys
+from pathlib import Path
+from toolchain.lock import locked
+from toolchain.progress import Silent
+sys.argv = ["demitasse", "run", "a recipe.toml"]
+with locked(Path(PLACE), Silent()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+RECIPE = """
+title = "a model"
+targets = ["x86-64"]
+stages = ["ingest"]
+[model]
+base = "base"
+[data]
+files = ["a.jsonl"]
+"""
+
+
+def holder(folder: Path) -> "subprocess.Popen[str]":
+    """Start a process that holds a folder until its input ends."""
+    code = HOLD.replace("PLACE", repr(str(folder)))
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout and child.stdout.readline() == "held\n"
+    return child
+
+
+def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_path: Path) -> None:
+    child, report, entered = holder(tmp_path), Recorder(), threading.Event()
+
+    def second() -> None:
+        with locked(tmp_path, report):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert not entered.wait(1.0)
+    child.communicate("")
+    thread.join(timeout=120)
+    assert entered.is_set()
+    assert report.notes == [
+        f"{tmp_path}: process {child.pid} (demitasse run 'a recipe.toml') works here; waiting until it ends"
+    ]
+    assert not (tmp_path / HOLDER).exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    child = holder(tmp_path)
+    child.kill()
+    child.communicate()
+    report = Recorder()
+    with locked(tmp_path, report):
+        assert report.notes == []
+
+
+def test_a_walk_within_a_walk_does_not_wait_for_itself(tmp_path: Path) -> None:
+    with locked(tmp_path, Silent()), locked(tmp_path, Silent()):
+        assert (tmp_path / HOLDER).exists()
+    with locked(tmp_path, Silent()):
+        pass
+
+
+def test_a_place_that_can_be_no_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"file/out: cannot be used as a work folder: not a dir"),
+        locked(tmp_path / "file" / "out", Silent()),
+    ):
+        pass
+
+
+def test_ctrl_c_says_how_to_go_on_and_a_dry_run_waits_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    command = [sys.executable, "-m", "toolchain", "ingest", str(tmp_path / "r.toml")]
+    command += ["--out", str(tmp_path / "out")]
+    child = holder(tmp_path / "out" / "r")
+    try:
+        dry = subprocess.run([*command, "--dry-run"], capture_output=True, timeout=250)
+        assert dry.returncode == 0
+
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr
+            assert "works here; waiting until it ends" in second.stderr.readline()
+            second.send_signal(signal.SIGINT)
+            said = second.stderr.read()
+    finally:
+        child.communicate("")
+    assert second.returncode == 130
+    assert said.startswith("error: stopped by Ctrl-C")
+    words = " ".join(command[3:])
+    assert said.endswith(f"hint: what is finished is kept; go on with: demitasse {words}\n")

@@ -1,0 +1,253 @@
+"""The conversations of a recipe before anything is trained: which the chat template refuses, and which are too long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolchain.checks import Ahead, Findings
+from toolchain.checks.model import Base, Bases
+from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, count_tokens, render
+from toolchain.config import line_of
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError
+from toolchain.ingest import Parts, Row
+from toolchain.opening import check_room, size_bytes
+
+NAMED = 3
+"""Lines that are named in a note, at most."""
+MEASURED = 500
+"""Conversations whose tokens are counted for the mean, at most."""
+KINDS = 200
+"""Orders of roles that are tried, at most."""
+MARKS = 32
+"""Bytes that a template puts around a message, at most in the templates of the known families."""
+PREAMBLE = 512
+"""Bytes that a template puts before a conversation, at most in them: a date, a system prompt of its own."""
+Place = tuple[str, Row]
+"""Where a conversation was read, and the conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How much text there is."""
+
+    conversations: int
+    """To learn from, longer ones left out."""
+    tokens: int
+    """In them."""
+    held_out: int
+
+
+def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) -> Lengths | None:
+    """Find conversations that the chat template refuses and those that are too long; return how much is left to learn from."""
+    train, held_out = parts.conversations(parts.train), parts.conversations(parts.held_out)
+    base = bases.trained if bases else None
+    trains = ahead.walks("tune", "distill", "trim", "quantize", "evaluate")
+    if not trains or not base or not base.template:
+        return _guessed(train, held_out)
+    _note_unasked([*train, *held_out], findings)
+    try:
+        refused = _refused_opening(ahead, parts, base) or _refused(base, [*train, *held_out])
+        if refused:
+            findings.errors += refused
+            return None
+        context = _context(ahead, bases, size_bytes(parts.opening))
+        if not _opening_has_room(ahead, parts, base, context, findings):
+            return None
+        return _measured(ahead, base, (train, held_out), context, findings)
+    except Unrendered:
+        return _guessed(train, held_out)  # the template itself is refused where it is looked at
+
+
+def _note_unasked(conversations: Sequence[Place], findings: Findings) -> None:
+    """Note answers that nobody asked for: a conversation may begin with one, but it is not learned."""
+    where = [
+        where
+        for where, row in conversations
+        if row["messages"][row.get("opening", 0)]["role"] == "assistant"
+    ]
+    if where:
+        said = "the assistant opens the conversation; what it says before a question is not learned"
+        findings.notes.append(f"{_lines(where)}: {said}")
+
+
+def _lines(found: Sequence[str]) -> str:
+    """Return the first of some lines, and how many more there are."""
+    where = list(dict.fromkeys(found))
+    more = len(where) - NAMED
+    return ", ".join(where[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainError]:
+    """Return the refusal of what the recipe puts before every conversation."""
+    if not parts.opening:
+        return []
+    asked = [*parts.opening, {"role": "user", "content": "?"}]
+    (answer,) = render(base.template, base.tokens, [(asked, True)])
+    if not isinstance(answer, Refused):
+        return []
+    spec = ahead.recipe.data
+    key = "system" if spec.system else "documents" if spec.documents else "turns"
+    line = line_of(ahead.recipe.text(), ["data"], key)
+    where = f"{ahead.file}:{line}" if line else ahead.file
+    problem = f"{where}: data: {key}: the model's chat template refuses it: {answer}"
+    hint = "leave it out, or say it in the first question" if key != "turns" else ""
+    return [ConfigError(problem, hint=hint)]
+
+
+def _refused(base: Base, conversations: Sequence[Place]) -> list[ToolchainError]:
+    """Return a refusal for each order of roles that the template does not take: of what is said it hardly ever depends."""
+    kinds: dict[tuple[str, ...], list[Place]] = {}
+    for where, row in conversations:
+        roles = tuple(message["role"] for message in row["messages"])
+        kinds.setdefault((*roles, str(row.get("opening", 0))), []).append((where, row))
+    jobs = [(_jobs(places[0][1]), places) for places in list(kinds.values())[:KINDS]]
+    answers = iter(render(base.template, base.tokens, [j for js, _ in jobs for j in js]))
+    found: list[ToolchainError] = []
+    for own, places in jobs:
+        reasons = [answer for answer in [next(answers) for _ in own] if isinstance(answer, Refused)]
+        if reasons:
+            found.append(_refusal(base, reasons[0], places))
+    return found
+
+
+def _jobs(row: Row) -> list[Job]:
+    """Return what training and the gate render of a conversation: each prompt that is answered, and the whole."""
+    messages, first = row["messages"], max(1, row.get("opening", 0))
+    asked = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n >= first]
+    return [*((messages[:number], True) for number in asked), (messages, False)]
+
+
+def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
+    (where, row), *others = places
+    messages = row["messages"]
+    hint = "questions and answers take turns, and a question comes first"
+    if messages[0]["role"] == "system":
+        without = {**row, "messages": messages[1:]}
+        answers = render(base.template, base.tokens, _jobs(without))
+        if not any(isinstance(answer, Refused) for answer in answers):
+            hint = "this template takes no system prompt: leave it out, or put it into the question"
+    roles = " → ".join(message["role"] for message in messages[:6])
+    more = f" and {len(others):,} more of the same roles" if others else ""
+    problem = f"{where}{more}: the model's chat template refuses {roles}: {reason}"
+    return ArtifactError(problem, hint=hint)
+
+
+def _opening_has_room(
+    ahead: Ahead, parts: Parts, base: Base, context: int, findings: Findings
+) -> bool:
+    """Say whether a question has room behind the recipe's opening, in the gate and on the board; find where it has none."""
+    if not parts.opening or base.tokenizer is None or not ahead.walks("evaluate"):
+        return True
+    asked = [*parts.opening, {"role": "user", "content": "?"}]
+    (text,) = render(base.template, base.tokens, [(asked, True)])
+    tokens = (count_tokens(base.tokenizer, [str(text)]) or [0])[0]
+    before, recipe = len(findings.errors), ahead.recipe
+    with findings.gathering():
+        if context:
+            check_room("evaluate", tokens, recipe.evaluate.max_tokens, context)
+        if ahead.walks("package"):
+            package = recipe.package
+            check_room("package: context", tokens, package.max_tokens, package.context)
+    return len(findings.errors) == before
+
+
+def _measured(
+    ahead: Ahead,
+    base: Base,
+    both: tuple[Sequence[Place], Sequence[Place]],
+    context: int,
+    findings: Findings,
+) -> Lengths:
+    """Count tokens of what may be too long, and of some more for the mean; find what is left out."""
+    train, held_out = both
+    if base.tokenizer is None:
+        return _guessed(train, held_out)
+    stage, limit = _limit(ahead)
+    long_train, mean = _too_long(base, train, limit)
+    long_held_out, _ = _too_long(base, held_out, context)
+    _tell_too_long(train, long_train, f"`{stage}.max_tokens` is {limit}", "training", findings)
+    _tell_too_long(held_out, long_held_out, f"the context is {context}", "the gate", findings)
+    left = len(train) - len(long_train)
+    return Lengths(conversations=left, tokens=round(left * mean), held_out=len(held_out))
+
+
+def _limit(ahead: Ahead) -> tuple[str, int]:
+    """Return the stage that learns with the least room for a conversation, and that room."""
+    recipe = ahead.recipe
+    specs = {
+        "tune": recipe.tune,
+        "distill": recipe.distill,
+        "quantize.distill": recipe.quantize.distill,
+    }
+    walked = [
+        (spec.max_tokens, stage)
+        for stage, spec in specs.items()
+        if spec and ahead.walks(stage.partition(".")[0])
+    ]
+    limit, stage = min(walked, default=(0, ""))
+    return stage, limit
+
+
+def _context(ahead: Ahead, bases: Bases, opening_bytes: int) -> int:
+    """Return the tokens that the gate's engine has room for (toolchain/evaluate: `_context`); 0 where it is not known."""
+    model = bases.quantized.model
+    if not ahead.walks("evaluate") or model is None:
+        return 0
+    if ahead.formats == ("tflite",):
+        return ahead.recipe.package.context
+    limit = int(model.metadata[f"{model.family.name}.context_length"])
+    return min(limit, 4096 + opening_bytes)
+
+
+def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str], float]:
+    """Return where conversations of more tokens than `limit` are (0: none is too long), and the mean length of the others."""
+    assert base.tokenizer
+    # A token is a byte or more: what has fewer bytes than tokens are allowed, the template's own included, is not too long.
+    sizes = [
+        PREAMBLE + sum(len(m["content"].encode()) + MARKS for m in row["messages"])
+        for _, row in places
+    ]
+    order = sorted(range(len(places)), key=lambda number: -sizes[number])
+    suspects = [number for number in order if limit and sizes[number] > limit]
+    step = max(1, len(order) // MEASURED)
+    chosen = sorted({*_within(suspects, sizes), *_within(order[::step], sizes)})
+    jobs: list[Job] = [(places[number][1]["messages"], False) for number in chosen]
+    texts = [str(text) for text in render(base.template, base.tokens, jobs)]
+    counts = count_tokens(base.tokenizer, texts) or [0] * len(texts)
+    long = [number for number, count in zip(chosen, counts, strict=True) if limit and count > limit]
+    sampled = {*order[::step]} - {*long}
+    kept = [count for number, count in zip(chosen, counts, strict=True) if number in sampled]
+    mean = sum(kept) / len(kept) if kept else 0.0
+    return [places[number][0] for number in long], mean
+
+
+def _within(numbers: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Return the first of some conversations, as many as can be rendered within the limits."""
+    total, kept = 0, []
+    for number in numbers:
+        total += sizes[number]
+        if total > MAX_BYTES // 4:
+            break
+        kept.append(number)
+    return kept
+
+
+def _tell_too_long(
+    places: Sequence[Place], long: Sequence[str], limit: str, reader: str, findings: Findings
+) -> None:
+    if not long:
+        return
+    count = f"{len(long):,} of {len(places):,} conversations"
+    if len(long) < len(places):
+        problem = f"{count} are longer ({limit} tokens) and are left out of {reader}"
+        findings.notes.append(f"{_lines(long)}: {problem}")
+        return
+    problem = (
+        f"{_lines(long)}: all {len(long):,} conversations for {reader} are too long: {limit} tokens"
+    )
+    hint = "raise it" if "max_tokens" in limit else "shorten them, or hold out others"
+    findings.errors.append(ArtifactError(problem, hint=hint))
+
+
+def _guessed(train: Sequence[Place], held_out: Sequence[Place]) -> Lengths:
+    characters = sum(len(m["content"]) for _, row in train for m in row["messages"])
+    return Lengths(conversations=len(train), tokens=characters // 4, held_out=len(held_out))

@@ -1,0 +1,152 @@
+"""What a walk will take: disk, memory and hours, about: known before they are spent.
+
+Hours are multiplications ÷ the rate at which this computer multiplies now, of which training gets a share that was measured.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from toolchain.artifacts import RECORD
+from toolchain.checks import Ahead, Findings
+from toolchain.checks.conversations import Lengths
+from toolchain.checks.model import Base, Bases
+from toolchain.errors import FitError
+from toolchain.progress import duration
+
+SHARE = 0.3
+"""Of the rate of large matrices that training gets: 0.25 and 0.39 for the tuning and the pretraining of the starter's
+3.1 M parameters (20 and 31 of 80 thousand million operations in a processor second, x86-64, torch 2.13)."""
+FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
+"""Operations a parameter and token (arXiv:2001.08361, table 1): forward; backward through frozen weights; backward to all."""
+ANSWER_TOKENS = 64
+"""Of an answer that is asked for to measure, prompt and all read once."""
+ADAM_BYTES = 12
+"""A trained parameter's gradient and both moments in float32."""
+CHUNK = 512
+"""Side of the matrices that are multiplied to see how fast this computer is."""
+SHOWN_FROM_S = 60
+
+
+def forecast(
+    ahead: Ahead, bases: Bases | None, lengths: Lengths | None, findings: Findings
+) -> None:
+    """Note what a walk takes; a disk that does not hold it is an error."""
+    if bases is None or bases.trained.model is None:
+        return
+    todo = [stage for stage in ahead.stages if not (ahead.out / stage / RECORD).is_file()]
+    _check_disk(ahead, bases, todo, findings)
+    _note_memory(bases.trained, todo, findings)
+    if lengths:
+        _note_hours(ahead, bases, lengths, todo, findings)
+
+
+def parameters(base: Base) -> int:
+    """Return the weights of a model."""
+    return base.model.parameters if base.model else 0
+
+
+def _weight_bytes(base: Base) -> int:
+    """Return the bytes of a model's weights as they are stored."""
+    if base.whole and base.folder:
+        return sum(file.stat().st_size for file in base.folder.glob("*.safetensors"))
+    each = 4 if base.folder is None or base.config.get("dtype", "") == "float32" else 2
+    return parameters(base) * each
+
+
+def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings) -> None:
+    """Find a disk that does not hold what the stages write: checkpoints as large as their base, and the model file."""
+    first, last = _weight_bytes(bases.trained), _weight_bytes(bases.quantized)
+    sizes = {"pretrain": first, "tune": first, "distill": last, "trim": last}
+    needed = sum(size for stage, size in sizes.items() if stage in todo)
+    if "quantize" in todo:
+        needed += parameters(bases.quantized) * 2 * len(ahead.formats)
+    folder = ahead.out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        problem = f"{ahead.out}: the stages write about {_size(needed)}, {_size(free)} are free on the disk"
+        findings.errors.append(
+            FitError(problem, hint="make room, or name a folder on another disk with --out")
+        )
+    elif needed > 1 << 30:
+        findings.notes.append(f"disk: about {_size(needed)} are written, {_size(free)} are free")
+
+
+def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
+    """Note how much memory training takes, where it is more than this computer has left."""
+    if not {"pretrain", "tune", "distill"} & set(todo):
+        return
+    trained = parameters(base) * (4 + ADAM_BYTES) if {"pretrain", "distill"} & set(todo) else 0
+    needed, available = max(trained, _weight_bytes(base)) + _weight_bytes(base), _available_bytes()
+    if available and needed > available:
+        findings.notes.append(
+            f"memory: training takes about {_size(needed)} or more, {_size(available)} are available here"
+        )
+
+
+def _note_hours(
+    ahead: Ahead, bases: Bases, lengths: Lengths, todo: list[str], findings: Findings
+) -> None:
+    """Note how long the stages take that train."""
+    operations = {
+        stage: count for stage, count in _operations(ahead, bases, lengths).items() if stage in todo
+    }
+    if not operations or Path("/dev/nvidia0").exists():
+        return
+    rate = SHARE * _rate()
+    seconds = {stage: count / rate for stage, count in operations.items()}
+    if sum(seconds.values()) < SHOWN_FROM_S:
+        return
+    each = ", ".join(f"{stage} {duration(taken)}" for stage, taken in seconds.items())
+    findings.notes.append(
+        f"time: about {duration(sum(seconds.values()))} on this computer's processors ({each})"
+    )
+
+
+def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float]:
+    """Return the multiplications and additions of each stage that trains."""
+    recipe, found = ahead.recipe, {}
+    first, last = parameters(bases.trained), parameters(bases.quantized)
+    if (scratch := recipe.model.scratch) and ahead.walks("pretrain"):
+        mean = lengths.tokens / max(1, lengths.conversations)
+        tokens = scratch.steps * scratch.batch_size * min(mean, scratch.context)
+        found["pretrain"] = (FORWARD + BACKWARD) * first * tokens
+    if ahead.walks("tune"):
+        asked = min(recipe.tune.questions, lengths.held_out) * ANSWER_TOKENS * 2
+        learned = (FORWARD + BACKWARD_LORA) * lengths.tokens * recipe.tune.epochs
+        found["tune"] = first * (learned + FORWARD * asked)
+    if (distill := recipe.distill) and ahead.walks("distill"):
+        learned = 2 * (FORWARD + BACKWARD) * last * lengths.tokens * distill.epochs
+        found["distill"] = learned + FORWARD * first * lengths.tokens
+    if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
+        found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens
+    return found
+
+
+def _rate() -> float:
+    """Return operations a second that all processors here would do on matrices, were they free: measured in a twentieth second."""
+    import numpy as np
+
+    matrix = np.ones((CHUNK, CHUNK), np.float32)
+    np.matmul(matrix, matrix)
+    began, done = time.process_time(), 0
+    while done == 0 or time.process_time() - began < 0.05:
+        np.matmul(matrix, matrix)
+        done += 1
+    each = 2 * CHUNK**3 * done / max(time.process_time() - began, 1e-6)
+    return each * len(os.sched_getaffinity(0))
+
+
+def _available_bytes() -> int:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.partition("MemAvailable:")[2].split()[0]) << 10
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

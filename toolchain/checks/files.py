@@ -1,0 +1,162 @@
+"""The model files of a walk before they are made: schemes, types that fall back, context, tokenizer, memory on the target."""
+
+from collections.abc import Mapping
+
+from toolchain.checks import Ahead, Findings
+from toolchain.checks.model import Base, Bases
+from toolchain.errors import ArtifactError, ConfigError, FitError
+from toolchain.forecast import BATCH, RUNTIME_BYTES
+from toolchain.models.architecture import Model
+from toolchain.target import Needs, fit
+from toolchain.tools.ggml import Type
+from toolchain.training.checkpoints import refuse_quantised
+
+LEARNED = "+learned"
+"""Behind the name of a scheme: its codes are learned in the format."""
+
+
+def check_schemes(ahead: Ahead, findings: Findings) -> None:
+    """Find schemes that do not exist and files that are missing, for which no model need be known."""
+    from toolchain.quantize.gguf import choice
+    from toolchain.quantize.tflite.schemes import find_scheme
+
+    spec, folder, general = ahead.recipe.quantize, ahead.recipe.folder, ahead.recipe.trim.general
+    if ahead.walks("trim") and general and not (folder / general).is_file():
+        findings.errors.append(ArtifactError(f"trim: general: no such file `{general}`"))
+    if not ahead.walks("quantize"):
+        return
+    for name in gguf_schemes(ahead):
+        with findings.gathering():
+            choice.check(spec.model_copy(update={"scheme": name}))
+    if "tflite" in ahead.formats and not ahead.schemes:
+        with findings.gathering():
+            find_scheme(spec.tflite_scheme)
+    if isinstance(spec.importance, str) and not (folder / spec.importance).is_file():
+        problem = f"{spec.importance}: no such file"
+        hint = f"`quantize.importance` is relative to {folder.resolve()}"
+        findings.errors.append(ArtifactError(problem, hint=hint))
+
+
+def gguf_schemes(ahead: Ahead) -> list[str]:
+    """Return the schemes of GGUF files that are made, without what says that codes are learned."""
+    from toolchain.quantize.tflite.schemes import SCHEMES
+
+    if ahead.schemes:
+        return [name.removesuffix(LEARNED) for name in ahead.schemes if name not in SCHEMES]
+    return [ahead.recipe.quantize.scheme] if "gguf" in ahead.formats else []
+
+
+def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
+    """Find what keeps a model from its files: a base of few bits, a foreign tokenizer, rows that no type fits, context, memory."""
+    trained, quantized = bases.trained, bases.quantized
+    if trained.folder and ahead.walks("tune", "distill", "trim"):
+        with findings.gathering():
+            refuse_quantised(trained.folder)
+    model = quantized.model
+    if model is None or not ahead.walks("quantize"):
+        return
+    with findings.gathering():
+        _check_tokenizer(ahead, quantized, model)
+    choices = [_types(ahead, name, model, findings) for name in gguf_schemes(ahead)]
+    _check_context(ahead, model, findings)
+    if ahead.walks("package") and choices and choices[0]:
+        _check_memory(ahead, model, choices[0], findings)
+
+
+def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
+    """Raise ArtifactError for a tokenizer that no model file can hold; an adapter's own is looked at with its base's files."""
+    from toolchain.models import tokenizer
+
+    if base.folder is None or base.tokenizer is None or base.tokenizer.parent != base.folder:
+        return
+    try:
+        if "gguf" in ahead.formats:
+            tokenizer.understand(base.folder, model.sizes["vocab"])
+        else:
+            from tokenizers import Tokenizer
+
+            Tokenizer.from_file(str(base.tokenizer))
+    except (ArtifactError, ConfigError):
+        raise
+    except Exception as error:  # the tokenizers library raises no narrower type
+        reason = str(error).strip().partition("\n")[0]
+        raise ArtifactError(f"tokenizer.json: cannot be read: {reason}") from error
+
+
+def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[str, int]:
+    """Return the bytes of each tensor under a scheme, nothing for a budget or where a row fits none of its types."""
+    from toolchain.quantize.gguf import choice
+    from toolchain.tools import ggml
+
+    try:
+        weighed = bool(ahead.recipe.quantize.importance)
+        chosen = choice.named(scheme, model, weighed=weighed)
+    except ConfigError:  # a scheme that does not exist was found before
+        return {}
+    except ArtifactError as error:
+        findings.errors.append(error)
+        return {}
+    if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
+        _check_learned({each.type for each in chosen.values()}, findings)
+    falls = {
+        (source.shape[-1], each.wanted.name, each.type.name)
+        for source in model.tensors
+        if (each := chosen.get(source.name)) and each.type != each.wanted
+    }
+    if falls:
+        said = "; ".join(
+            f"rows of {row} do not fit {wanted}'s blocks, {used} instead"
+            for row, wanted, used in sorted(falls)
+        )
+        findings.notes.append(f"{scheme}: some tensors fall back: {said}")
+    sizes = {}
+    for source in model.tensors:
+        if source.name in chosen:
+            row_bytes = ggml.row_bytes(chosen[source.name].type, source.shape[-1])
+            sizes[source.name] = row_bytes * source.weights // source.shape[-1]
+    return sizes
+
+
+def _check_learned(kinds: set[Type], findings: Findings) -> None:
+    """Find a scheme of which no type is one whose codes are learned."""
+    from toolchain.quantize.learned import grids
+
+    if not kinds & set(grids.LAYOUTS):
+        known = ", ".join(kind.name for kind in grids.LAYOUTS)
+        problem = f"quantize: distill: no tensor is of a type that is learned ({known})"
+        hint = "choose scheme `Q4_0` or `Q4_K_M`"
+        findings.errors.append(ConfigError(problem, hint=hint))
+
+
+def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
+    asked = ahead.recipe.package.context
+    if not ahead.walks("package") and "tflite" not in ahead.formats:
+        return
+    limit = int(model.metadata[f"{model.family.name}.context_length"])
+    if asked > limit:
+        problem = f"package: context: the model has {limit} tokens of context, `{asked}` asked"
+        hint = f"[package] context = {limit}, or less"
+        findings.errors.append(ConfigError(f"{ahead.file}: {problem}", hint=hint))
+    prefill = ahead.recipe.quantize.prefill
+    if "tflite" in ahead.formats and (not prefill or min(prefill) < 2 or max(prefill) > asked):
+        problem = f"quantize: prefill: lengths from 2 to the context of {asked} are possible"
+        findings.errors.append(ConfigError(f"{ahead.file}: {problem}, not {prefill}"))
+
+
+def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings: Findings) -> None:
+    """Find a GGUF file that the target's memory does not hold; where only the machine knows its memory, push asks it."""
+    if ahead.target.memory_mb is None:
+        return
+    spec = ahead.recipe.package
+    width, inner = model.sizes["hidden"], model.sizes["intermediate"]
+    needs = Needs(
+        context=spec.context,
+        weights_bytes=sum(sizes.values()),
+        kv_bytes=model.kv_bytes_per_token * spec.context,
+        compute_bytes=4 * BATCH * (4 * width + 3 * inner),
+        runtime_bytes=RUNTIME_BYTES,
+    )
+    found = fit(needs, ahead.target)
+    if not found.ok:
+        message = f"{ahead.target.id}: {'; '.join(found.reasons)}"
+        findings.errors.append(FitError(message, hint=found.hint))

@@ -1,0 +1,336 @@
+"""The models of a recipe before anything is trained: what each folder is, what its configurations say, and what people mistake.
+
+A model of the hub that is not here yet is judged by its small files alone; with `--offline` it is said what could not be judged.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.checks import Ahead, Findings
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError
+from toolchain.models import hub
+from toolchain.models.architecture import Model, understand
+from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
+from toolchain.models.lora import check_fits, read_lora
+from toolchain.models.template import check_folder
+from toolchain.models.tokenizer import TEMPLATE, chat_template
+from toolchain.models.weights import check_model_folder, open_weights
+from toolchain.recipe import ScratchSpec
+from toolchain.texts import json_in
+
+CONFIGURATIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""Small JSON files of a model folder that later stages read."""
+_OTHER_SOURCES = (".gguf",)
+"""Endings of a `base` that is no folder; such a file is unpacked, and judged, where it is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A model that a recipe names, as far as it is known."""
+
+    folder: Path | None
+    """None where it is trained from nothing."""
+    whole: bool
+    """Whether its weights are here, too."""
+    config: dict[str, Any]
+    model: Model | None
+    """None for a family that no stage of the walk has to know."""
+    template: str = ""
+    """The chat template that training renders with; empty where it is not known."""
+    tokens: dict[str, str]
+    """What the template may name: `bos_token`, `eos_token` and their like."""
+    tokenizer: Path | None = None
+    """tokenizer.json."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bases:
+    """The models of a walk."""
+
+    trained: Base
+    """What the first training stage begins with."""
+    quantized: Base
+    """What is quantized in the end: the same, or a student of `distill`."""
+
+
+def look(ahead: Ahead, findings: Findings) -> Bases | None:
+    """Return the models of a walk; None where none is needed, or none can be judged."""
+    spec = ahead.recipe.model
+    if not ahead.walks("pretrain", "tune", "distill", "trim", "quantize", "evaluate"):
+        return None
+    distill = ahead.recipe.distill if ahead.walks("distill") else None
+    student = distill.student if distill else ""
+    is_quantized = bool(ahead.walks("quantize")) and student in ("", spec.base)
+    adapter = _adapter(ahead, findings) if spec.adapter else None
+    base = (
+        _from_nothing(spec.scratch)
+        if spec.scratch
+        else _named(ahead, "base", spec.base, findings, knows=is_quantized, adapter=adapter)
+    )
+    if adapter and base and base.folder:
+        with findings.gathering():
+            _check_adapter(adapter, base)
+
+    trained, quantized = base, base
+    if distill and distill.teacher not in ("", spec.base):
+        teacher = _named(ahead, "teacher", distill.teacher, findings, knows=False)
+        trained = base if ahead.walks("tune") else teacher
+    if student not in ("", spec.base):
+        knows = bool(ahead.walks("quantize"))
+        quantized = _named(ahead, "student", student, findings, knows=knows)
+    elif distill and distill.layers and trained and trained.model:
+        quantized = _with_layers(ahead, trained, distill.layers, findings)
+    return Bases(trained=trained, quantized=quantized) if trained and quantized else None
+
+
+def _named(
+    ahead: Ahead,
+    role: str,
+    name: str,
+    findings: Findings,
+    *,
+    knows: bool,
+    adapter: Path | None = None,
+) -> Base | None:
+    """Return a model by its name; `knows` says whether its family must be one that is quantized."""
+    if name.lower().endswith(_OTHER_SOURCES) or ":" in name.partition("://")[0]:
+        return None
+    before = len(findings.errors)
+    with findings.gathering():
+        _check_name(ahead, role, name)
+        folder, whole = _find(ahead, role, name, findings)
+        if folder is None:
+            return None
+        _check_mistakes(role, name, folder, whole=whole)
+        configs = {file: _config(folder / file, findings) for file in CONFIGURATIONS}
+        if len(findings.errors) > before:
+            return None
+        if whole:
+            check_model_folder(folder)
+        with findings.gathering():
+            check_folder(folder)
+        model = _model(folder, findings, whole=whole, knows=knows)
+        return _spoken(folder, whole, configs, model, adapter, findings)
+    return None
+
+
+def _check_name(ahead: Ahead, role: str, name: str) -> None:
+    where = f"{ahead.file}: {'distill' if role in ('teacher', 'student') else 'model'}: {role}"
+    if "://" in name:
+        last = "/".join(name.rstrip("/").split("/")[3:5])
+        hint = f'a model of the hub is named without its address: {role} = "{last or "owner/name"}"'
+        raise ConfigError(f"{where}: `{name}` is an address, not a name", hint=hint)
+    try:
+        is_file = (ahead.recipe.folder / Path(name).expanduser()).is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+        problem = f"{where}: `{name[:60]}` is no name of a folder: {str(error).lower()[:80]}"
+        raise ConfigError(problem) from error
+    if is_file:
+        hint = f'name its folder: {role} = "{Path(name).parent.as_posix()}"'
+        raise ArtifactError(f"model `{name}`: a file, not a model folder", hint=hint)
+
+
+def _find(ahead: Ahead, role: str, name: str, findings: Findings) -> tuple[Path | None, bool]:
+    """Return the folder of a model and whether it is whole; of one of the hub that is not here, what its small files say."""
+    recipe = ahead.recipe
+    revision = recipe.model.revision if role == "base" else "main"
+    local = (recipe.folder / Path(name).expanduser()).is_dir()
+    try:
+        folder = hub.look(name, revision=revision, near=recipe.folder, offline=ahead.offline)
+    except hub.NotHere as error:
+        findings.notes.append(f"model `{name}`: not judged before the walk: {error.reason}")
+        return None, False
+    return folder, local
+
+
+def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
+    """Raise ArtifactError for a folder that is something else than a model, with what was probably meant."""
+    has_config, has_adapter = (
+        (folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)
+    )
+    if has_adapter and not has_config:
+        trained_on = str(json_in(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+        hint = f'adapter = "{name}", and {role} = "{trained_on or "the model it was trained on"}"'
+        raise ArtifactError(f"model `{name}`: an adapter, not a model", hint=hint)
+    if has_adapter and whole:
+        hint = (
+            f"put the adapter's files into a folder of their own and name it in `adapter`; if it is merged already, "
+            f"take {ADAPTER_CONFIG} away"
+        )
+        raise ArtifactError(f"model `{name}`: model and adapter in one folder", hint=hint)
+    if has_config:
+        return
+    inside = sorted(each.parent.name for each in folder.glob("*/config.json"))
+    files = sorted(each.name for each in folder.glob("*.gguf"))
+    if inside:
+        hint = f'did you mean "{name.rstrip("/")}/{inside[-1]}"?'
+    elif files:
+        hint = f'did you mean "{name.rstrip("/")}/{files[0]}"?'
+    else:
+        hint = "a model folder is what `save_pretrained` writes"
+    raise ArtifactError(f"{folder.name}: no `config.json`", hint=hint)
+
+
+def _config(path: Path, findings: Findings) -> dict[str, Any]:
+    with findings.gathering():
+        return json_in(path) if path.is_file() else {}
+    return {}
+
+
+def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Model | None:
+    """Return what config.json, and the headers of the weights where they are here, say; None for a family that is not known."""
+    try:
+        if not whole:
+            return understand(folder, None)
+        with open_weights(folder) as weights:
+            return understand(folder, weights)
+    except ToolchainError as error:
+        if knows:
+            findings.errors.append(error)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A value of a kind that no configuration has: which one, only the reader that tripped over it knows.
+        problem = f"{folder.name}: config.json: a value that no family has: {error}"
+        findings.errors.append(ArtifactError(problem))
+    return None
+
+
+def _spoken(
+    folder: Path,
+    whole: bool,
+    configs: dict[str, dict[str, Any]],
+    model: Model | None,
+    adapter: Path | None,
+    findings: Findings,
+) -> Base:
+    """Return a model with the template and the tokenizer that it is trained with: those of its adapter where that brings some."""
+    dressed, settings = folder, configs["tokenizer_config.json"]
+    own = adapter / "tokenizer_config.json" if adapter else None
+    if adapter and own and own.is_file():
+        with findings.gathering():
+            theirs = json_in(own)
+            settings = settings | theirs
+            if theirs.get("chat_template") or (adapter / TEMPLATE).is_file():
+                dressed = adapter
+    template = ""
+    with findings.gathering():
+        template = chat_template(dressed, settings)
+    tokenizers = [each / "tokenizer.json" for each in (adapter, folder) if each]
+    return Base(
+        folder=folder,
+        whole=whole,
+        config=configs["config.json"],
+        model=model,
+        template=template,
+        tokens=_special_tokens(configs["special_tokens_map.json"] | settings),
+        tokenizer=next((file for file in tokenizers if file.is_file()), None),
+    )
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the special tokens that a tokenizer's configuration names, as a template sees them."""
+    found = {}
+    for key, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(text, str):
+            found[key] = text
+    return found
+
+
+def _from_nothing(spec: ScratchSpec) -> Base:
+    """Return the model that `pretrain` will make, judged by the configuration that it will have."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "max_position_embeddings": spec.context,
+        "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+    }
+    with _folder_with(config) as folder:
+        model = understand(folder, None)
+    return Base(folder=None, whole=True, config=config, model=model, tokens={})
+
+
+def _with_layers(
+    ahead: Ahead, base: Base, layers: tuple[int, ...], findings: Findings
+) -> Base | None:
+    """Return a base with some of its layers, as `distill` makes it."""
+    assert base.model
+    count = base.model.sizes["layers"]
+    if wrong := [layer for layer in layers if not 0 <= layer < count]:
+        problem = f"{ahead.file}: distill: layers: `{wrong[0]}` is not a layer of the teacher"
+        findings.errors.append(ConfigError(problem, hint=f"it has layers 0 to {count - 1}"))
+        return None
+    config = {
+        key: [value[layer] for layer in layers]
+        if isinstance(value, list) and len(value) == count
+        else value
+        for key, value in base.config.items()
+    }
+    config["num_hidden_layers"] = len(layers)
+    try:
+        with _folder_with(config) as folder:
+            model = understand(folder, None)
+    except ToolchainError:  # layers whose kinds no longer alternate as the family has them
+        return None
+    return Base(
+        folder=base.folder,
+        whole=base.whole,
+        config=config,
+        model=model,
+        template=base.template,
+        tokens=base.tokens,
+        tokenizer=base.tokenizer,
+    )
+
+
+@contextmanager
+def _folder_with(config: dict[str, Any]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield Path(scratch)
+
+
+def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
+    """Return the folder of the recipe's adapter; None for one that is none, or is not here."""
+    name = ahead.recipe.model.adapter
+    with findings.gathering():
+        try:
+            folder = hub.look(
+                name, revision="main", near=ahead.recipe.folder, offline=ahead.offline, whole=True
+            )
+        except hub.NotHere as error:
+            findings.notes.append(f"adapter `{name}`: not judged before the walk: {error.reason}")
+            return None
+        if not (folder / ADAPTER_CONFIG).is_file() and (folder / "config.json").is_file():
+            hint = f'if it is the merged model: base = "{name}", without `adapter`'
+            raise ArtifactError(f"adapter `{name}`: a model, not an adapter", hint=hint)
+        if (folder / ADAPTER_CONFIG).is_file():
+            json_in(folder / ADAPTER_CONFIG)
+        return folder
+    return None
+
+
+def _check_adapter(adapter: Path, base: Base) -> None:
+    """Raise ArtifactError for an adapter of another kind, or made for another base."""
+    assert base.folder
+    lora = read_lora(adapter)
+    if base.whole:
+        with open_weights(base.folder) as weights:
+            check_fits(lora, weights, base.folder.name)

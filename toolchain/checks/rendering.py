@@ -1,0 +1,111 @@
+"""Conversations as a chat template renders them, or the reason why it refuses: in a child process with little memory and time.
+
+A template is code from a stranger (toolchain/models/template.py looks at it first). Training renders through transformers, whose
+environment this is; here it must take a second and no training library.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MEMORY_BYTES = 1 << 30
+SECONDS = 20
+"""Processor seconds for all conversations together."""
+START_S = 120
+"""Until the child must have ended, however busy this computer is."""
+MAX_BYTES = 64 << 20
+"""Of all that is rendered."""
+
+Messages = Sequence[Mapping[str, str]]
+Job = tuple[Messages, bool]
+"""Messages, and whether the prompt for an answer follows."""
+
+_CHILD = """
+import datetime, json, resource, signal, sys
+resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+class Generation(Extension):
+    tags = {{"generation"}}
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+class Refusal(Exception):
+    pass
+def refuse(message):
+    raise Refusal(message)
+request = json.load(sys.stdin)
+signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
+room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
+room.globals.update(raise_exception=refuse, strftime_now=datetime.datetime(2026, 1, 1).strftime)
+template = room.from_string(request["template"])
+left = {limit}
+for messages, prompt in request["jobs"]:
+    try:
+        pieces = []
+        for piece in template.generate(
+            messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **request["tokens"]
+        ):
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                sys.exit("too much text")
+        answer = {{"text": "".join(pieces)}}
+    except Exception as error:
+        answer = {{"refused": str(error) or type(error).__name__}}
+    sys.stdout.write(json.dumps(answer) + "\\n")
+"""
+
+
+class Unrendered(Exception):  # noqa: N818 - an answer for the caller, not a fault of ours
+    """Nothing was rendered: the template has no form, or wanted more than the limits."""
+
+
+class Refused(str):
+    """Why a template refuses a conversation."""
+
+    __slots__ = ()
+
+
+def render(template: str, tokens: Mapping[str, str], jobs: Sequence[Job]) -> list[str | Refused]:
+    """Return what comes of each job: its text, or why the template refuses it; raise Unrendered."""
+    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES)
+    request = {"template": template, "tokens": dict(tokens), "jobs": jobs}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise Unrendered("the child did not end") from error
+    if done.returncode or len(answers) != len(jobs):
+        raise Unrendered(done.stderr.strip().rpartition("\n")[2])
+    return [
+        answer["text"] if "text" in answer else Refused(answer["refused"].partition("\n")[0])
+        for answer in answers
+    ]
+
+
+def count_tokens(tokenizer: Path, texts: Sequence[str]) -> list[int] | None:
+    """Return the tokens of each rendered text; None where the tokenizer cannot be read."""
+    from tokenizers import Tokenizer
+
+    try:
+        reader = Tokenizer.from_file(str(tokenizer))
+    except (
+        Exception
+    ):  # the tokenizers library raises no narrower type; that it cannot be read is found elsewhere
+        return None
+    reader.no_truncation()
+    reader.no_padding()
+    # What a template writes behind the last answer's end token, such as a line end, is not learned and does not count.
+    whole = reader.encode_batch([text.rstrip() for text in texts], add_special_tokens=False)
+    return [len(each.ids) for each in whole]
