@@ -21,7 +21,7 @@ STAGES = {
     "push",
     "bench",
 }
-PIPELINE = {"pipeline", "delivery", "cli", "show", "__main__", "doctor"}
+PIPELINE = {"pipeline", "finished", "fitting", "delivery", "cli", "show", "__main__", "doctor"}
 GROUND = {"config", "errors", "progress"}
 ENGINE_LIBRARIES = {
     "ai_edge_litert",

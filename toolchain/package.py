@@ -24,15 +24,12 @@ from device.manifest import gguf as gguf_files
 from device.manifest import tflite as tflite_files
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError
-from toolchain.forecast import needs_of
+from toolchain.errors import ConfigError, FitError
+from toolchain.forecast import RUNTIME_BYTES, needs_of, tflite_needs
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
-from toolchain.target import Target
-
-COMPUTE_BATCH = 512
-"""Tokens evaluated at once on the board: the engine reserves room for their activations and scores."""
+from toolchain.target import Needs, Target, fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +72,7 @@ def package(
             spec.max_tokens,
             spec.context,
         )
+    refuse_unfit(origin.name, model, target, spec.context)
     parameters = _Parameters(
         package=spec,
         target=target.id,
@@ -151,25 +149,31 @@ _FORMATS = {".gguf": gguf_files, ".tflite": tflite_files}
 """Suffix → what knows the form of such a file."""
 
 
+def refuse_unfit(
+    name: str, model: ModelFile, target: Target, context: int, memory_mb: int | None = None
+) -> None:
+    """Raise FitError, with the number that failed, where a target has not the memory for a model file, whatever its format.
+
+    `memory_mb` is what the board itself reports. A target whose memory only the machine knows is judged when a bundle is pushed.
+    """
+    if target.memory_mb is None and memory_mb is None:
+        return
+    wanted = Needs(**{"context": context, "runtime_bytes": RUNTIME_BYTES, **needs(model, context)})
+    found = fit(wanted, target, memory_mb)
+    if not found.ok:
+        raise FitError(
+            f"package: {target.id}: {name} does not fit in memory: {found.reasons[0]}",
+            hint=found.hint,
+        )
+
+
 def needs(model: ModelFile, context: int) -> dict[str, int]:
     """Return the bytes of memory that a model takes on a board at this context."""
     if model.file.suffix == ".gguf":
-        found = needs_of(gguf_files.read_header(model.file), context)
+        beside = model.adapter.stat().st_size if model.adapter else 0
+        found = needs_of(gguf_files.read_header(model.file), context, beside)
         return {part: size for part, size in asdict(found).items() if part.endswith("_bytes")}
     return tflite_needs(model.figures, context)
-
-
-def tflite_needs(model: Figures, context: int) -> dict[str, int]:
-    """Return the same of a TFLite file.
-
-    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
-    """
-    graphs = 1 + len(model["prefill"])
-    return {
-        "weights_bytes": int(model["weights_bytes"]) * graphs,
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
-        "compute_bytes": COMPUTE_BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
-    }
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
 from tests.fakes.tiny_gguf import tiny_bundle, tiny_gguf
 from toolchain.errors import ArtifactError
-from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of, read_model
+from toolchain.fitting import weigh
+from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of
 from toolchain.target import find
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS, VOCABULARY = 896, 4864, 24, 14, 2, 151936
@@ -111,8 +112,8 @@ def test_a_board_that_nobody_has_measured_gets_no_speed() -> None:
 
 def test_a_real_file_and_a_bundle_are_read(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "tiny.gguf", context=300)
-    assert read_model(file) == (read_header(file), 300)
-    assert read_model(tiny_bundle(tmp_path / "bundle", context=256))[1] == 256
+    assert (weigh(file).usual_context, weigh(file).trained_context) == (300, 300)
+    assert weigh(tiny_bundle(tmp_path / "bundle", context=256)).usual_context == 256
     assert needs_of(read_header(file), 256).runtime_bytes > RUNTIME_BYTES
 
 
@@ -130,4 +131,4 @@ def test_what_is_no_model_is_refused(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
-        read_model(tmp_path / name)
+        weigh(tmp_path / name)
