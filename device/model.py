@@ -150,9 +150,11 @@ def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
     )
 
 
-def open_file(path: Path, settings: Settings, opening: Messages = ()) -> Model:
+def open_file(
+    path: Path, settings: Settings, opening: Messages = (), stop_ids: tuple[int, ...] = ()
+) -> Model:
     """Open a model file by itself, with the template that lies beside it; raise DeviceError."""
-    return _opened(path, settings, (), opening)
+    return _opened(path, settings, stop_ids, opening)
 
 
 def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...], opening: Messages) -> Model:

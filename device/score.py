@@ -127,7 +127,8 @@ def _open(options: argparse.Namespace) -> Model:
         return open_bundle(folder, read_manifest(folder), options.threads)
     settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
-    return open_file(Path(options.model), settings, [json.loads(line) for line in lines])
+    stop_ids = tuple(int(each) for each in options.stop_ids.split(",") if each)
+    return open_file(Path(options.model), settings, [json.loads(line) for line in lines], stop_ids)
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -143,6 +144,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         type=Path,
         help="what conversations begin with, a message a line, for --model",
+    )
+    parser.add_argument(
+        "--stop-ids",
+        metavar="IDS",
+        default="",
+        help="tokens that end an answer beside those of the file, commas between, for --model",
     )
     parser.add_argument(
         "--context",

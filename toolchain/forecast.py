@@ -157,7 +157,7 @@ def _kv_bytes(header: Header, context: int) -> int:
     )
     key = _most(_field(header, "attention.key_length", width // heads))
     value = _most(_field(header, "attention.value_length", key))
-    return F16_BYTES * (sum(each) * (key + value) + BATCH) * _padded(context)
+    return int(F16_BYTES * (sum(each) * (key + value) + BATCH) * _padded(context))
 
 
 def _compute_bytes(header: Header) -> int:

@@ -45,6 +45,10 @@ class Origin:
     records: tuple[Record, ...] = ()
     """Of the stages before, in order."""
     licence_files: tuple[Path, ...] = ()
+    licence_texts: tuple[str, ...] = ()
+    """Of licences that are no files of their own."""
+    came: str = ""
+    """Where a finished model came from: nothing was trained or quantized here."""
 
 
 class _Parameters(Frozen):
@@ -54,6 +58,8 @@ class _Parameters(Frozen):
     base: str
     licence: str
     opening: tuple[dict[str, str], ...]
+    came: str = ""
+    licence_texts: tuple[str, ...] = ()
 
 
 def package(
@@ -80,6 +86,8 @@ def package(
         base=origin.base,
         licence=origin.licence,
         opening=tuple(dict(message) for message in origin.opening),
+        came=origin.came,
+        licence_texts=origin.licence_texts,
     )
     work = Work(
         stage="package",
@@ -100,10 +108,14 @@ def _fill(
     link_or_copy(model.file, out / model.file.name)
     if model.adapter:
         link_or_copy(model.adapter, out / model.adapter.name)
-    for folder, name in ((model.path, TOKENIZER), (model.path, TEMPLATE), (verdict.path, GOLDENS)):
+    for folder, name in ((model.path, TEMPLATE), (verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
+    if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it
+        link_or_copy(model.path / TOKENIZER, out / TOKENIZER)
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
+    for number, text in enumerate(origin.licence_texts):
+        write_whole(out / f"LICENSE{number or ''}.txt", text)
     if model.file.suffix == ".gguf":
         write_whole(out / "Modelfile", modelfile(model, spec, origin.opening))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
@@ -189,7 +201,8 @@ def _provenance(origin: Origin) -> dict[str, Any]:
         {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
         for r in origin.records
     ]
-    return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
+    came = {"came": origin.came} if origin.came else {}
+    return {"recipe": origin.recipe, "base": origin.base, "stages": stages, **came}
 
 
 def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
@@ -220,15 +233,7 @@ def _instruction(role: str, text: str) -> str:
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
-    file, measured = model.figures, verdict.figures
-    rows = (
-        ("held-out questions", f"{measured['questions']}"),
-        ("exact match", f"{measured['exact_match']:.1%}"),
-        ("token F1", f"{measured['f1']:.1%}"),
-        ("answers that end by themselves", f"{measured['eos_rate']:.1%}"),
-        ("mean KL to the teacher", f"{measured['mean_kl']:.4f} nats"),
-        ("same next token as the teacher", f"{measured['agreement']:.1%}"),
-    )
+    file = model.figures
     lines = (
         "---",
         f"license: {origin.licence or 'unknown'}",
@@ -238,12 +243,35 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
-        f"- base: {origin.base or 'trained from scratch'}",
+        *([f"- {origin.came}"] if origin.came else []),
+        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}",
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
         "",
         "| measured with the device runtime | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows),
+        *(f"| {name} | {value} |" for name, value in _measured(verdict.figures)),
+        *(f"\nnot measured: {sentence}" for sentence in verdict.figures.get("not_measured", [])),
     )
     return "\n".join(lines) + "\n"
+
+
+_CARD = {
+    "questions": ("held-out questions", "{}"),
+    "exact_match": ("exact match", "{:.1%}"),
+    "f1": ("token F1", "{:.1%}"),
+    "eos_rate": ("answers that end by themselves", "{:.1%}"),
+    "mean_kl": ("mean KL to the teacher", "{:.4f} nats"),
+    "agreement": ("same next token as the teacher", "{:.1%}"),
+    "own_prompts": ("prompts of ours, answered for the goldens", "{}"),
+    "own_ended": ("of these, answers that ended by themselves", "{}"),
+}
+"""Figures of a verdict that the card shows, if they were measured: what they are called and how they are written."""
+
+
+def _measured(figures: Figures) -> list[tuple[str, str]]:
+    return [
+        (words, form.format(figures[name]))
+        for name, (words, form) in _CARD.items()
+        if name in figures
+    ]

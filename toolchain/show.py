@@ -19,6 +19,7 @@ from toolchain.target import Fit, Target
 if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
     from toolchain.delivery import Delivery
+    from toolchain.finished import Wanted
     from toolchain.pipeline import Step, Tried
     from toolchain.quantize.contents import Contents
     from toolchain.quantize.folders import FolderContents
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = "") -> None:
+def plan(
+    wanted: "Recipe | Wanted", steps: "Sequence[Step]", *, as_json: bool, to: str = ""
+) -> None:
     """Show what a walk would do."""
     if as_json:
         console.show_json(
@@ -43,7 +46,11 @@ def plan(wanted: Recipe, steps: "Sequence[Step]", *, as_json: bool, to: str = ""
 
 
 def walked(
-    wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None", *, as_json: bool
+    wanted: "Recipe | Wanted",
+    steps: "Sequence[Step]",
+    delivery: "Delivery | None",
+    *,
+    as_json: bool,
 ) -> None:
     """Show the artifacts of a walk, and what the board did with the last one."""
     if as_json:
@@ -130,6 +137,11 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
                 f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
             )
             return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
+        case "take":
+            bits = f"{figures['real_bpw']:.2f} bits per weight"
+            return f"{figures['architecture']} {figures['scheme']}: {bits}, as it came"
+        case "evaluate" if "own_prompts" in figures:
+            return _own_verdict(figures)
         case "evaluate":
             return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(
                 figures
@@ -137,6 +149,15 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
         case "package":
             return f"release {figures['release'][:12]}, {figures['files']} files"
     return ""
+
+
+def _own_verdict(figures: Mapping[str, Any]) -> str:
+    """Return what was measured of a finished model, and that the rest was not."""
+    ended = f"{figures['own_ended']} of {figures['own_prompts']} answers of its own ended"
+    known = "no reference"
+    if "mean_kl" in figures:
+        known = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
+    return f"{ended}; {known}; {_scores(figures).strip() or 'no data'}"
 
 
 def _scores(figures: Mapping[str, Any]) -> str:

@@ -6,6 +6,15 @@ from typing import Annotated
 import typer
 
 from toolchain import console, show
+from toolchain.cli.finished import (
+    Asked,
+    Context,
+    Data,
+    Reference,
+    Template,
+    finished,
+    refuse_for_recipe,
+)
 from toolchain.cli.words import (
     OUT,
     PORT,
@@ -25,6 +34,7 @@ from toolchain.cli.words import (
     settings_for,
 )
 from toolchain.delivery import Terms, deliver
+from toolchain.finished.source import is_finished
 from toolchain.pipeline import USUAL, plan, try_schemes, walk
 
 
@@ -40,18 +50,43 @@ def run(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    template: Template = None,
+    reference: Reference = "",
+    data: Data = None,
+    context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
+    """Run a recipe, or bring a finished model as it is; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:
+        if is_finished(str(recipe_file)):
+            asked = Asked(
+                name=str(recipe_file),
+                target_id=target_id,
+                out=out,
+                to=to,
+                template=template,
+                reference=reference,
+                data=data,
+                context=context,
+                offline=offline,
+                dry_run=dry_run,
+                as_json=as_json,
+            )
+            finished(asked, _terms(port, accept_new, sign, allow_unsigned), report)
+            return
+        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
             show.plan(wanted, plan(wanted, settings), to=to, as_json=as_json)
             return
         steps = list(walk(wanted, settings))
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned)
         delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
+
+
+def _terms(port: int, accept_new: bool, sign: str, allow_unsigned: bool) -> Terms:
+    return Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
 
 
 def _stage_verb(stage: str, help_text: str) -> None:
@@ -63,15 +98,27 @@ def _stage_verb(stage: str, help_text: str) -> None:
         offline: Offline = False,
         as_json: AsJson = False,
     ) -> None:
-        with console.terminal() as report:
-            wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
-            if dry_run:
-                show.plan(wanted, plan(wanted, settings, until=stage), as_json=as_json)
-                return
-            steps = list(walk(wanted, settings, until=stage))
-        show.walked(wanted, steps, None, as_json=as_json)
+        _walk_to(stage, recipe_file, target_id, out, dry_run, offline, as_json)
 
     app.command(name=stage, help=help_text)(verb)
+
+
+def _walk_to(
+    stage: str,
+    recipe_file: Path,
+    target_id: str,
+    out: Path,
+    dry_run: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    with console.terminal() as report:
+        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        if dry_run:
+            show.plan(wanted, plan(wanted, settings, until=stage), as_json=as_json)
+            return
+        steps = list(walk(wanted, settings, until=stage))
+    show.walked(wanted, steps, None, as_json=as_json)
 
 
 for _name, _help in (
@@ -87,9 +134,42 @@ for _name, _help in (
         "evaluate",
         "Run a recipe up to the gate: measure the model file and say whether it may ship.",
     ),
-    ("package", "Run a recipe up to the bundle that travels to boards."),
 ):
     _stage_verb(_name, _help)
+
+
+@app.command()
+def package(
+    recipe_file: RecipeFile,
+    target_id: TargetId = "",
+    out: Out = OUT,
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    template: Template = None,
+    reference: Reference = "",
+    data: Data = None,
+    context: Context = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe up to the bundle that travels to boards, or make one of a finished model."""
+    if not is_finished(str(recipe_file)):
+        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
+        _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)
+        return
+    asked = Asked(
+        name=str(recipe_file),
+        target_id=target_id,
+        out=out,
+        template=template,
+        reference=reference,
+        data=data,
+        context=context,
+        offline=offline,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    with console.terminal() as report:
+        finished(asked, None, report)
 
 
 @app.command()
@@ -110,7 +190,7 @@ def push(
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned)
         deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
 

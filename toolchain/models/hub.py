@@ -1,8 +1,12 @@
-"""Model folders by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
+"""Models by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
 
-`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched.
+`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched, or
+the one GGUF file that is asked for.
 """
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from toolchain.errors import ArtifactError
@@ -24,15 +28,74 @@ def fetch(name: str, *, revision: str = "main", near: Path, offline: bool = Fals
     return _download(name, revision, offline)
 
 
-def _download(name: str, revision: str, offline: bool) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def fetch_gguf(name: str, *, offline: bool = False) -> Path:
+    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` chooses it; raise ArtifactError."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    try:
+    repo, _, quant = name.partition(":")
+    with _asking(repo, "main", offline):
+        if offline:
+            folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
+            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf"))
+        else:
+            files = HfApi().list_repo_files(repo)
+        chosen = choose_gguf(name, files, quant)
+        return Path(hf_hub_download(repo, chosen, local_files_only=offline))
+
+
+_NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+"""Parts of the names of GGUF files that are no models of their own (llama.cpp common/download.cpp, `gguf_filename_is_model`)."""
+USUAL_QUANTS = ("Q4_K_M", "Q8_0")
+"""What llama.cpp looks for where no quant is named; then it takes the first file."""
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
+    """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` (common/download.cpp) does.
+
+    Raises ArtifactError with what there is, and for a model in several files: a board gets one.
+    """
+    models = [
+        file
+        for file in files
+        if file.endswith(".gguf")
+        and not any(part in file.rpartition("/")[2] for part in _NO_MODELS)
+        and int((_PART.search(file) or ["", "1"])[1]) == 1
+    ]
+    asked = [quant] if quant else USUAL_QUANTS
+    patterns = [re.compile(re.escape(each) + "[.-]", re.IGNORECASE) for each in asked]
+    named = [file for pattern in patterns for file in models if pattern.search(file)]
+    chosen = next(iter(named or ([] if quant else models)), "")
+    if not chosen:
+        there = f"it has {', '.join(models[:8])}" if models else "give a repository with GGUF files"
+        what = f"no GGUF file of `{quant}`" if quant else "no GGUF file"
+        raise ArtifactError(f"model `{name}`: {what}", hint=there)
+    if part := _PART.search(chosen):
+        raise ArtifactError(
+            f"model `{name}`: `{chosen}` is one of {int(part[2])} parts, a board gets one file",
+            hint="fetch the parts, join them with `llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
+        )
+    return chosen
+
+
+def _download(name: str, revision: str, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _asking(name, revision, offline):
         return Path(
             snapshot_download(
                 name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline
             )
         )
+
+
+@contextmanager
+def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence of ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         hint = "accept its licence on the model's page, then set HF_TOKEN"
         raise ArtifactError(f"model `{name}`: access is gated", hint=hint) from error

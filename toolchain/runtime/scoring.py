@@ -53,6 +53,10 @@ class Scorer:
         """Return the token ids of a conversation, rendered with the model's own template, ready to be answered."""
         return list(self._call(op="render", messages=list(messages))["tokens"])
 
+    def rendered(self, messages: Messages) -> str:
+        """Return the text of a conversation, as the model's own template renders it."""
+        return str(self._call(op="render", messages=list(messages))["text"])
+
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
         """Return the greedy answer to a conversation, as the service would give it."""
         answer = self._call(op="generate", messages=list(messages), max_tokens=max_tokens)
@@ -105,8 +109,11 @@ def scorer(
     context: int,
     adapter: Path | None = None,
     opening: Path | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> Iterator[Scorer]:
     """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
+
+    `stop_ids` end an answer beside the tokens that the file itself names.
 
     The child ends with the block.
     """
@@ -124,6 +131,7 @@ def scorer(
     ]
     argv += ["--adapter", str(adapter)] if adapter else []
     argv += ["--opening", str(opening)] if opening else []
+    argv += ["--stop-ids", ",".join(map(str, stop_ids))] if stop_ids else []
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
