@@ -34,13 +34,14 @@ def fetch_gguf(name: str, *, offline: bool = False) -> Path:
 
     repo, _, quant = name.partition(":")
     with _asking(repo, "main", offline):
-        if offline:
-            folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
-            files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf"))
-        else:
-            files = HfApi().list_repo_files(repo)
-        chosen = choose_gguf(name, files, quant)
-        return Path(hf_hub_download(repo, chosen, local_files_only=offline))
+        if not offline:
+            chosen = choose_gguf(name, HfApi().list_repo_files(repo), quant)
+            return Path(hf_hub_download(repo, chosen))
+
+        # hf_hub_download would ask the hub for its list of agents even with `local_files_only` (huggingface_hub 2.4)
+        folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
+        return folder / choose_gguf(name, files, quant)
 
 
 _NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
@@ -92,8 +93,13 @@ def _download(name: str, revision: str, offline: bool) -> Path:
 @contextmanager
 def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
     """Turn what huggingface_hub raises into one sentence of ours."""
+    import httpx
     from huggingface_hub import errors
 
+    unreachable = ArtifactError(
+        f"model `{name}`: the hub cannot be reached",
+        hint="check the network, or give a folder instead",
+    )
     try:
         yield
     except errors.GatedRepoError as error:
@@ -109,8 +115,9 @@ def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
             raise ArtifactError(
                 f"model `{name}`: not on this computer", hint="run once without --offline"
             ) from error
-        hint = "check the network, or give a folder instead"
-        raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
+        raise unreachable from error
+    except httpx.TransportError as error:
+        raise unreachable from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ArtifactError(
             f"model `{name}`: the download failed: {str(error).splitlines()[0]}",
