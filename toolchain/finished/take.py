@@ -149,7 +149,12 @@ def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[in
 
 
 def _after_an_answer(child: Scorer, seen: Seen) -> int | None:
-    """Return the special token that the template writes behind an answer; None where it writes none."""
+    """Return the special token that the template writes behind an answer; None where it writes none.
+
+    Of a template with channels (gpt-oss) that token also stands between thoughts and answer, and ends neither.
+    """
+    if "<|channel|>" in seen.template:
+        return None
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _MARK}]
     try:
         text = child.rendered([*talk, {"role": "user", "content": "and now?"}])

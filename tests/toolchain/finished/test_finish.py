@@ -138,7 +138,8 @@ def test_data_without_a_question_is_refused(file: Path, tmp_path: Path) -> None:
         (END, CHATML, [END]),
         (None, CHATML, [END]),
         (256, CHATML, [256, END]),
-        (256, CHATML.replace("<|im_end|>", ""), [256]),
+        (256, CHATML.replace("<|im_end|>", ""), [256, 257]),
+        (256, CHATML.replace("{% for", "{# <|channel|> #}{% for", 1), [256]),
     ],
 )
 def test_what_the_template_writes_behind_an_answer_ends_it_too(
