@@ -30,6 +30,8 @@ class Answer:
     """From the request to the first text."""
     decode_tok_s: float
     finish_reason: str
+    prompt_tokens: int = 0
+    """Of the whole conversation, as the model saw it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that `--json` prints."""
@@ -39,6 +41,7 @@ class Answer:
             "ttft_s": round(self.ttft_s, 4),
             "decode_tok_s": round(self.decode_tok_s, 2),
             "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
         }
 
 
@@ -57,16 +60,32 @@ def ask(argv: list[str]) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    """Answer each line of stdin, a JSON list of messages, with `{"delta"}` as text comes, then the answer or `{"error"}`."""
+    """Answer each line of stdin, a JSON list of messages, with `{"delta"}` as text comes, then the answer or `{"error"}`.
+
+    With the answer comes the service's context, so that whoever talks on knows when it is full.
+    """
     for line in sys.stdin:
         try:
             answer = request_answer(
                 options, _conversation(line), lambda text: _print_event({"delta": text})
             )
-            _print_event(answer.as_json())
+            _print_event({**answer.as_json(), "context": _context(options)})
         except DeviceError as error:
             _print_event(error.as_json())
     return 0
+
+
+def _context(options: argparse.Namespace) -> int:
+    """Return the tokens of context that the service has; 0 where it does not say."""
+    service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
+    try:
+        service.request("GET", "/health")
+        health = json.loads(service.getresponse().read())
+        return int(health.get("context", 0))
+    except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
+        return 0
+    finally:
+        service.close()
 
 
 def _conversation(line: str) -> Messages:
@@ -138,7 +157,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str], None]) -> Answer:
     texts: list[str] = []
-    first, reason, tokens, rate = 0.0, "", 0, 0.0
+    first, reason, tokens, rate, prompt = 0.0, "", 0, 0.0, 0
     for chunk in chunks:
         for choice in chunk["choices"]:
             text, reason = choice["delta"].get("content", ""), choice["finish_reason"] or reason
@@ -148,7 +167,9 @@ def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str]
                 show(text)
         if usage := chunk.get("usage"):
             tokens, rate = usage["completion_tokens"], chunk["timings"]["predicted_per_second"]
-    return Answer("".join(texts), tokens, first or time.perf_counter() - began, rate, reason)
+            prompt = usage.get("prompt_tokens", 0)
+    ttft_s = first or time.perf_counter() - began
+    return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt)
 
 
 def _error(body: bytes) -> DeviceError:

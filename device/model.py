@@ -165,10 +165,15 @@ def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
 
 
 def open_file(
-    path: Path, settings: Settings, opening: Messages = (), *, escapes: bool = False
+    path: Path,
+    settings: Settings,
+    opening: Messages = (),
+    stop_ids: tuple[int, ...] = (),
+    *,
+    escapes: bool = False,
 ) -> Model:
     """Open a model file by itself, with the template that lies beside it; raise DeviceError."""
-    model = _opened(path, settings, (), opening)
+    model = _opened(path, settings, stop_ids, opening)
     return _escaping(model) if escapes else model
 
 

@@ -142,7 +142,8 @@ def _open(options: argparse.Namespace) -> Model:
     settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
     opening = [json.loads(line) for line in lines]
-    return open_file(Path(options.model), settings, opening, escapes=options.escape)
+    stop_ids = tuple(int(each) for each in options.stop_ids.split(",") if each)
+    return open_file(Path(options.model), settings, opening, stop_ids, escapes=options.escape)
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -161,6 +162,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--escape", action="store_true", help="break up control tokens in messages, for --model"
+    )
+    parser.add_argument(
+        "--stop-ids",
+        metavar="IDS",
+        default="",
+        help="tokens that end an answer beside those of the file, commas between, for --model",
     )
     parser.add_argument(
         "--context",

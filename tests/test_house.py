@@ -21,7 +21,17 @@ STAGES = {
     "push",
     "bench",
 }
-PIPELINE = {"pipeline", "checks", "delivery", "cli", "show", "__main__", "doctor"}
+PIPELINE = {
+    "pipeline",
+    "checks",
+    "finished",
+    "fitting",
+    "delivery",
+    "cli",
+    "show",
+    "__main__",
+    "doctor",
+}
 GROUND = {"config", "errors", "progress", "texts"}
 ENGINE_LIBRARIES = {
     "ai_edge_litert",

@@ -166,6 +166,11 @@ def confirm(question: str) -> bool:
     return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
+def show_note(text: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
 def show_error(error: ToolchainError) -> None:
     """Print an error and its hint on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -3,9 +3,10 @@
 Of several formats of one model the faster one stays on the board.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
 from toolchain import artifacts, runtime, signing, talk, target
@@ -16,7 +17,23 @@ from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.pipeline import Step
 from toolchain.progress import Reporter
-from toolchain.recipe import Recipe
+from toolchain.recipe import PackageSpec
+
+
+class Wanted(Protocol):
+    """What is delivered, by a recipe or as a finished model."""
+
+    @property
+    def id(self) -> str:
+        """Name of the walk's folder."""
+
+    @property
+    def question(self) -> str:
+        """Asked on the board when all is done; empty: nothing is."""
+
+    @property
+    def package(self) -> PackageSpec:
+        """What the bundle says of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +67,7 @@ class Terms:
 
 
 def deliver(
-    wanted: Recipe, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
+    wanted: Wanted, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
@@ -68,7 +85,7 @@ def deliver(
 
 
 def _try(
-    wanted: Recipe, bundle: Bundle, device: Device, report: Reporter, terms: Terms
+    wanted: Wanted, bundle: Bundle, device: Device, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push one bundle, ask it and measure it."""
     deployment = _push(bundle, device, report, terms)
@@ -95,7 +112,18 @@ def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
     return chosen
 
 
+def board_facts(address: str, *, accept_new: bool = False) -> Mapping[str, Any]:
+    """Return what a board is, by what it reports itself."""
+    with open_board(address, accept_new=accept_new) as connection:
+        return Device(connection).facts()
+
+
 def _bundle(folder: Path) -> Bundle:
+    if folder.is_file():
+        raise ArtifactError(
+            f"{folder}: a file, not a bundle",
+            hint=f"`demitasse run {folder} --to BOARD` makes a bundle of a model file and pushes it",
+        )
     record = artifacts.recorded(folder)
     if record is None or record.stage != "package":
         raise ArtifactError(

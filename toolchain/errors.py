@@ -38,6 +38,10 @@ class ConfigError(ToolchainError):
     exit_code = 2
 
 
+class TooLongError(ConfigError):
+    """A conversation that the context of a board's release does not hold."""
+
+
 class ToolError(ToolchainError):
     """A program or a library that must be installed."""
 

@@ -1,18 +1,19 @@
-"""What a GGUF file will take and give on a board that nobody has at hand: memory and speed, from its header and a target's facts.
+"""What a model file will take and give on a board that nobody has at hand: memory and speed, from its header and a target's facts.
 
-Memory follows llama.cpp's own allocations; benchmarks/fit.py compares it with measured peaks. Speed follows the roofline: a token
-costs one reading of the weights, a prompt one multiplication a weight and token; both rates of a board are measured ones.
+Memory follows llama.cpp's and LiteRT's own allocations; benchmarks/fit.py compares it with measured peaks. Speed follows the
+roofline: a token costs one reading of the weights, a prompt one multiplication a weight and token. Both rates of a board are
+measured ones; where nobody has measured how fast it decodes, the rate of its memory is a bound.
 """
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from device.manifest import ManifestError, read_manifest
-from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
-from toolchain.errors import ArtifactError
+from device.manifest import Manifest
+from device.manifest import tflite as lite
+from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, streamed_bytes
 from toolchain.target import Needs, Profile, Target
 
 BATCH = 512
@@ -57,25 +58,19 @@ class Forecast:
     """Tokens a second of an answer; None where nobody has measured how fast the target reads while it decodes."""
     prefill: Rate | None
     """Tokens a second of a prompt; None where nobody has measured a file of this type on the target."""
+    decode_at_most: float | None = None
+    """Tokens a second of an answer that the target's memory could feed; None where its bandwidth is not known."""
 
 
-def read_model(path: Path) -> tuple[Header, int]:
-    """Return the header of a GGUF file or of a bundle's, and the context it is usually served with; raise ArtifactError."""
-    try:
-        if not path.is_dir():
-            header = read_header(path)
-            return header, min(int(_field(header, "context_length", USUAL_CONTEXT)), USUAL_CONTEXT)
-        manifest = read_manifest(path)
-        return read_header(path / manifest.model), manifest.context
-    except ManifestError as error:
-        raise ArtifactError(
-            str(error), hint="give a GGUF file, or a bundle as `demitasse package` makes it"
-        ) from error
+def forecast(
+    header: Header, target: Target, context: int, threads: int = 0, *, beside_bytes: int = 0
+) -> Forecast:
+    """Return what a file with this header takes and gives on a target, with an adapter of so many bytes beside it.
 
-
-def forecast(header: Header, target: Target, context: int, threads: int = 0) -> Forecast:
-    """Return what a file with this header takes and gives on a target; 0 threads: as many as are fastest for each."""
-    needs, streamed, layers = needs_of(header, context), streamed_bytes(header), _layers(header)
+    0 threads: as many as are fastest for each.
+    """
+    needs = needs_of(header, context, beside_bytes)
+    streamed, layers = max(1, streamed_bytes(header) + beside_bytes), _layers(header)
     sizes = Counter[str]()
     for tensor in layers:
         sizes[tensor.type] += math.prod(tensor.shape)
@@ -91,26 +86,60 @@ def forecast(header: Header, target: Target, context: int, threads: int = 0) -> 
         for speed in known
         if kind in speed.prefill_gweights_s
     ]
-    prefills = [Rate(each * 1e9 / sizes.total(), count) for each, count in gweights]
+    prefills = [Rate(each * 1e9 / max(1, sizes.total()), count) for each, count in gweights]
     return Forecast(
         needs=needs,
         peak_bytes=needs.total_bytes + _repacked_bytes(header, target.profile),
         bytes_per_token=streamed,
         decode=max(decodes, default=None),
         prefill=max(prefills, default=None),
+        decode_at_most=_decode_bound(target, streamed),
     )
 
 
-def needs_of(header: Header, context: int) -> Needs:
-    """Return the memory that a file with this header takes at this context, its cache in f16."""
+def _decode_bound(target: Target, bytes_per_token: int) -> float | None:
+    """Return the tokens a second that no runtime exceeds.
+
+    Only the bandwidth of the memory as built is a bound: the measured ones in `targets/` are of one core, and several read more.
+    """
+    bandwidth = target.memory.bandwidth_theoretical_gb_s
+    return bandwidth * 1e9 / bytes_per_token if bandwidth and bytes_per_token else None
+
+
+def needs_of(header: Header, context: int, beside_bytes: int = 0) -> Needs:
+    """Return the memory that a file with this header takes at this context, its cache in f16.
+
+    `beside_bytes` are those of an adapter that stays apart from the file.
+    """
     tokens, merges = (_length(header, f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
     return Needs(
         context=context,
-        weights_bytes=sum(tensor.size for tensor in header.tensors),
+        weights_bytes=sum(tensor.size for tensor in header.tensors) + beside_bytes,
         kv_bytes=_kv_bytes(header, context),
         compute_bytes=_compute_bytes(header),
         runtime_bytes=RUNTIME_BYTES + VOCABULARY_ENTRY_BYTES * (tokens + merges),
     )
+
+
+def trained_context(header: Header) -> int:
+    """Return the tokens of context that a GGUF file says its model was trained for; 0 where it says none."""
+    return int(_most(_field(header, "context_length", 0)))
+
+
+def usual_context(trained: int) -> int:
+    """Return the context that a model is served with where nobody says how much."""
+    return min(trained, USUAL_CONTEXT) if trained else USUAL_CONTEXT
+
+
+def needs_of_bundle(manifest: Manifest) -> Needs | None:
+    """Return the memory that a bundle says it takes; None for one that says nothing."""
+    parts = {name: size for name, size in manifest.needs.items() if name in _PARTS}
+    if not {"weights_bytes", "kv_bytes", "compute_bytes"} <= parts.keys():
+        return None
+    return Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **parts})
+
+
+_PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes"}
 
 
 def _kv_bytes(header: Header, context: int) -> int:
@@ -118,28 +147,23 @@ def _kv_bytes(header: Header, context: int) -> int:
 
     The runtime keeps the whole context of layers with a window too (`swa_full`).
     """
-    heads, width = (
-        _most(_field(header, "attention.head_count", 1)),
-        _field(header, "embedding_length", 0),
-    )
+    heads = max(1, _most(_field(header, "attention.head_count", 1)))
+    width = _most(_field(header, "embedding_length", 0))
     key_heads = _field(header, "attention.head_count_kv", heads)
     each = (
         key_heads
         if isinstance(key_heads, tuple)
-        else (key_heads,) * int(_field(header, "block_count", 0))
+        else (key_heads,) * int(_most(_field(header, "block_count", 0)))
     )
-    key = _field(header, "attention.key_length", width // max(heads, 1))
-    return (
-        F16_BYTES
-        * (sum(each) * (key + _field(header, "attention.value_length", key)) + BATCH)
-        * _padded(context)
-    )
+    key = _most(_field(header, "attention.key_length", width // heads))
+    value = _most(_field(header, "attention.value_length", key))
+    return int(F16_BYTES * (sum(each) * (key + value) + BATCH) * _padded(context))
 
 
 def _compute_bytes(header: Header) -> int:
     """Return what llama.cpp reserves for a batch: the widest step of a layer, or the scores."""
     width, inner = (
-        _field(header, "embedding_length", 0),
+        _most(_field(header, "embedding_length", 0)),
         _most(_field(header, "feed_forward_length", 0)),
     )
     scores = OUTPUT_ROWS * _length(header, "tokenizer.ggml.tokens")
@@ -162,10 +186,12 @@ def _layers(header: Header) -> list[Tensor]:
 
 
 def _field(header: Header, name: str, default: Any) -> Any:
+    """Return a number of the header, or one for each layer; the default for what is neither."""
     architecture = header.metadata.get("general.architecture", "")
     value = header.metadata.get(f"{architecture}.{name}", default)
-    numbers = value if isinstance(value, tuple) else (value,)
-    return value if numbers and all(type(each) is int for each in numbers) else default
+    each = value if isinstance(value, tuple) else (value,)
+    sound = bool(each) and all(type(number) is int and number >= 0 for number in each)
+    return value if sound else default
 
 
 def _most(value: Any) -> Any:
@@ -182,3 +208,78 @@ def _length(header: Header, key: str) -> int:
 
 def _padded(tokens: int) -> int:
     return -(-tokens // 256) * 256
+
+
+# TFLite -------------------------------------------------------------------------------------------------------------------
+
+
+def tflite_figures(header: lite.Header) -> dict[str, Any]:
+    """Return what a TFLite decoder's signatures say of its size: the figures that `tflite_needs` counts with."""
+    decode = next((each for each in header.signatures if each.name == "decode"), None)
+    mask, logits = (
+        (decode.inputs.get("mask"), decode.outputs.get("logits")) if decode else (None, None)
+    )
+    context = mask.shape[-1] if mask and mask.shape else 0
+    caches = [
+        tensor.size
+        for name, tensor in (decode.inputs if decode else {}).items()
+        if name.startswith("kv_cache_")
+    ]
+    return {
+        "context": context,
+        "prefill": tuple(
+            sorted(
+                int(each.name.removeprefix("prefill_"))
+                for each in header.signatures
+                if each.name.removeprefix("prefill_").isdigit()
+            )
+        ),
+        "weights_bytes": sum(tensor.size for tensor in header.constants),
+        "kv_bytes_per_token": sum(caches) // context if context else 0,
+        "n_vocab": logits.shape[-1] if logits and logits.shape else 0,
+    }
+
+
+def tflite_needs(model: Mapping[str, Any], context: int) -> dict[str, int]:
+    """Return the bytes of memory that a TFLite file takes.
+
+    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
+    """
+    graphs = 1 + len(model["prefill"])
+    return {
+        "weights_bytes": int(model["weights_bytes"]) * graphs,
+        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
+        "compute_bytes": BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
+    }
+
+
+def tflite_forecast(header: lite.Header, target: Target) -> Forecast:
+    """Return what a TFLite file takes and gives on a target: its context is part of the file.
+
+    Nobody has published how fast LiteRT decodes on these boards: its memory's bandwidth is what is known.
+    """
+    figures = tflite_figures(header)
+    needs = Needs(
+        context=figures["context"],
+        runtime_bytes=RUNTIME_BYTES,
+        **tflite_needs(figures, figures["context"]),
+    )
+    read = figures["weights_bytes"] - _looked_up_bytes(header, figures["n_vocab"])
+    return Forecast(
+        needs=needs,
+        peak_bytes=needs.total_bytes,
+        bytes_per_token=read,
+        decode=None,
+        prefill=None,
+        decode_at_most=_decode_bound(target, read),
+    )
+
+
+def _looked_up_bytes(header: lite.Header, n_vocab: int) -> int:
+    """Return the bytes of an embedding that stands beside a head of its own: of it one row is read for a token."""
+    tables = [
+        tensor.size
+        for tensor in header.constants
+        if len(tensor.shape) == 2 and tensor.shape[0] == n_vocab
+    ]
+    return max(tables) if len(tables) > 1 else 0

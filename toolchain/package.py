@@ -24,15 +24,12 @@ from device.manifest import gguf as gguf_files
 from device.manifest import tflite as tflite_files
 from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError
-from toolchain.forecast import needs_of
+from toolchain.errors import ConfigError, FitError
+from toolchain.forecast import RUNTIME_BYTES, needs_of, tflite_needs
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
-from toolchain.target import Target
-
-COMPUTE_BATCH = 512
-"""Tokens evaluated at once on the board: the engine reserves room for their activations and scores."""
+from toolchain.target import Needs, Target, fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +48,10 @@ class Origin:
     records: tuple[Record, ...] = ()
     """Of the stages before, in order."""
     licence_files: tuple[Path, ...] = ()
+    licence_texts: tuple[str, ...] = ()
+    """Of licences that are no files of their own."""
+    came: str = ""
+    """Where a finished model came from: nothing was trained or quantized here."""
 
 
 class _Parameters(Frozen):
@@ -60,6 +61,8 @@ class _Parameters(Frozen):
     base: str
     licence: str
     opening: tuple[dict[str, str], ...]
+    came: str = ""
+    licence_texts: tuple[str, ...] = ()
 
 
 def package(
@@ -78,6 +81,7 @@ def package(
             spec.max_tokens,
             spec.context,
         )
+    refuse_unfit(origin.name, model, target, spec.context)
     parameters = _Parameters(
         package=spec,
         target=target.id,
@@ -85,6 +89,8 @@ def package(
         base=origin.base,
         licence=origin.licence,
         opening=tuple(dict(message) for message in origin.opening),
+        came=origin.came,
+        licence_texts=origin.licence_texts,
     )
     work = Work(
         stage="package",
@@ -105,10 +111,14 @@ def _fill(
     link_or_copy(model.file, out / model.file.name)
     if model.adapter:
         link_or_copy(model.adapter, out / model.adapter.name)
-    for folder, name in ((model.path, TOKENIZER), (model.path, TEMPLATE), (verdict.path, GOLDENS)):
+    for folder, name in ((model.path, TEMPLATE), (verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
+    if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it
+        link_or_copy(model.path / TOKENIZER, out / TOKENIZER)
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
+    for number, text in enumerate(origin.licence_texts):
+        write_whole(out / f"LICENSE{number or ''}.txt", text)
     if model.file.suffix == ".gguf":
         write_whole(out / "Modelfile", modelfile(model, spec, origin.opening))
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
@@ -155,25 +165,31 @@ _FORMATS = {".gguf": gguf_files, ".tflite": tflite_files}
 """Suffix → what knows the form of such a file."""
 
 
+def refuse_unfit(
+    name: str, model: ModelFile, target: Target, context: int, memory_mb: int | None = None
+) -> None:
+    """Raise FitError, with the number that failed, where a target has not the memory for a model file, whatever its format.
+
+    `memory_mb` is what the board itself reports. A target whose memory only the machine knows is judged when a bundle is pushed.
+    """
+    if target.memory_mb is None and memory_mb is None:
+        return
+    wanted = Needs(**{"context": context, "runtime_bytes": RUNTIME_BYTES, **needs(model, context)})
+    found = fit(wanted, target, memory_mb)
+    if not found.ok:
+        raise FitError(
+            f"package: {target.id}: {name} does not fit in memory: {found.reasons[0]}",
+            hint=found.hint,
+        )
+
+
 def needs(model: ModelFile, context: int) -> dict[str, int]:
     """Return the bytes of memory that a model takes on a board at this context."""
     if model.file.suffix == ".gguf":
-        found = needs_of(gguf_files.read_header(model.file), context)
+        beside = model.adapter.stat().st_size if model.adapter else 0
+        found = needs_of(gguf_files.read_header(model.file), context, beside)
         return {part: size for part, size in asdict(found).items() if part.endswith("_bytes")}
     return tflite_needs(model.figures, context)
-
-
-def tflite_needs(model: Figures, context: int) -> dict[str, int]:
-    """Return the same of a TFLite file.
-
-    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
-    """
-    graphs = 1 + len(model["prefill"])
-    return {
-        "weights_bytes": int(model["weights_bytes"]) * graphs,
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
-        "compute_bytes": COMPUTE_BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
-    }
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -189,11 +205,13 @@ def _provenance(origin: Origin) -> dict[str, Any]:
         {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
         for r in origin.records
     ]
+    came = {"came": origin.came} if origin.came else {}
     return {
         "recipe": origin.recipe,
         "base": origin.base,
         "base_sha256": origin.base_digest,
         "stages": stages,
+        **came,
     }
 
 
@@ -225,15 +243,7 @@ def _instruction(role: str, text: str) -> str:
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
-    file, measured = model.figures, verdict.figures
-    rows = (
-        ("held-out questions", f"{measured['questions']}"),
-        ("exact match", f"{measured['exact_match']:.1%}"),
-        ("token F1", f"{measured['f1']:.1%}"),
-        ("answers that end by themselves", f"{measured['eos_rate']:.1%}"),
-        ("mean KL to the teacher", f"{measured['mean_kl']:.4f} nats"),
-        ("same next token as the teacher", f"{measured['agreement']:.1%}"),
-    )
+    file = model.figures
     lines = (
         "---",
         f"license: {origin.licence or 'unknown'}",
@@ -243,13 +253,36 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
-        f"- base: {origin.base or 'trained from scratch'}",
+        *([f"- {origin.came}"] if origin.came else []),
+        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}",
         *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
         "",
         "| measured with the device runtime | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows),
+        *(f"| {name} | {value} |" for name, value in _measured(verdict.figures)),
+        *(f"\nnot measured: {sentence}" for sentence in verdict.figures.get("not_measured", [])),
     )
     return "\n".join(lines) + "\n"
+
+
+_CARD = {
+    "questions": ("held-out questions", "{}"),
+    "exact_match": ("exact match", "{:.1%}"),
+    "f1": ("token F1", "{:.1%}"),
+    "eos_rate": ("answers that end by themselves", "{:.1%}"),
+    "mean_kl": ("mean KL to the teacher", "{:.4f} nats"),
+    "agreement": ("same next token as the teacher", "{:.1%}"),
+    "own_prompts": ("prompts of ours, answered for the goldens", "{}"),
+    "own_ended": ("of these, answers that ended by themselves", "{}"),
+}
+"""Figures of a verdict that the card shows, if they were measured: what they are called and how they are written."""
+
+
+def _measured(figures: Figures) -> list[tuple[str, str]]:
+    return [
+        (words, form.format(figures[name]))
+        for name, (words, form) in _CARD.items()
+        if name in figures
+    ]

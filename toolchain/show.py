@@ -19,15 +19,17 @@ from toolchain.target import Fit, Target
 if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
     from toolchain.delivery import Delivery
+    from toolchain.finished import Wanted
     from toolchain.pipeline import Step, Tried
     from toolchain.quantize.contents import Contents
+    from toolchain.quantize.folders import FolderContents
     from toolchain.runtime.build import Built
 
 SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
 def plan(
-    wanted: Recipe,
+    wanted: "Recipe | Wanted",
     steps: "Sequence[Step]",
     notes: Sequence[str] = (),
     *,
@@ -51,7 +53,11 @@ def plan(
 
 
 def walked(
-    wanted: Recipe, steps: "Sequence[Step]", delivery: "Delivery | None", *, as_json: bool
+    wanted: "Recipe | Wanted",
+    steps: "Sequence[Step]",
+    delivery: "Delivery | None",
+    *,
+    as_json: bool,
 ) -> None:
     """Show the artifacts of a walk, and what the board did with the last one."""
     if as_json:
@@ -138,6 +144,11 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
                 f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
             )
             return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
+        case "take":
+            bits = f"{figures['real_bpw']:.2f} bits per weight"
+            return f"{figures['architecture']} {figures['scheme']}: {bits}, as it came"
+        case "evaluate" if "own_prompts" in figures:
+            return _own_verdict(figures)
         case "evaluate":
             return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(
                 figures
@@ -145,6 +156,15 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
         case "package":
             return f"release {figures['release'][:12]}, {figures['files']} files"
     return ""
+
+
+def _own_verdict(figures: Mapping[str, Any]) -> str:
+    """Return what was measured of a finished model, and that the rest was not."""
+    ended = f"{figures['own_ended']} of {figures['own_prompts']} answers of its own ended"
+    known = "no reference"
+    if "mean_kl" in figures:
+        known = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
+    return f"{ended}; {known}; {_scores(figures).strip() or 'no data'}"
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
@@ -425,7 +445,9 @@ def one_target(found: Target, *, as_json: bool) -> None:
         console.show_text(f"\nnote: {note}")
 
 
-def fitted(name: str, expected: Forecast, found: Fit, board: Target, *, as_json: bool) -> None:
+def fitted(
+    name: str, expected: Forecast, found: Fit, board: Target, *, where: str = "", as_json: bool
+) -> None:
     """Show whether a model fits on a board, what takes its memory, and how fast it is expected to be."""
     if as_json:
         whole = {
@@ -440,7 +462,13 @@ def fitted(name: str, expected: Forecast, found: Fit, board: Target, *, as_json:
             for rate, value in (("decode", expected.decode), ("prefill", expected.prefill))
         }
         console.show_json(
-            whole | rates | {"largest_context": found.largest_context, "reasons": found.reasons}
+            whole
+            | rates
+            | {
+                "largest_context": found.largest_context,
+                "trained_context": found.trained_context,
+                "reasons": found.reasons,
+            }
         )
         return
     rows = [[part, f"{mb} MB"] for part, mb in found.parts_mb.items()]
@@ -449,23 +477,47 @@ def fitted(name: str, expected: Forecast, found: Fit, board: Target, *, as_json:
         ["left beside the system", f"{found.available_mb} MB"],
     ]
     rows += [["peak resident memory", f"{expected.peak_bytes >> 20} MB, the mapped file with it"]]
-    rows += (
-        [["largest context", f"{found.largest_context} tokens"]] if found.largest_context else []
-    )
-    rows += [["answers", _rate(expected.decode, "nobody has measured how fast this board decodes")]]
+    if found.largest_context:
+        rows += [["largest context", _largest_context(found)]]
+    rows += [["answers", _answers(expected)]]
     rows += [["prompts", _rate(expected.prefill, "nobody has measured a file of this type there")]]
     console.show_table(
-        (f"{name} on {board.name}", f"{expected.needs.context} tokens of context"), rows
+        (f"{name} on {where or board.name}", f"{expected.needs.context} tokens of context"), rows
     )
-    console.show_text(
-        "\nit fits" if found.ok else f"\nit does not fit: {found.reasons[0]}; {found.hint}"
-    )
+    console.show_text("\nit fits" if found.ok else f"\nit does not fit: {_misfit(found)}")
+
+
+def _largest_context(found: Fit) -> str:
+    limit = found.largest_context == found.trained_context
+    return f"{found.largest_context} tokens" + (", all that the model was trained for" * limit)
+
+
+def _misfit(found: Fit) -> str:
+    """Return every reason, and what would help."""
+    return "; ".join([*found.reasons, found.hint])
+
+
+def _answers(expected: Forecast) -> str:
+    bound = expected.decode_at_most
+    if expected.decode is None and bound is not None:
+        return f"at most {bound:.3g} tokens/s: the memory feeds no more; nobody has measured it"
+    return _rate(expected.decode, "nobody has measured how fast this board decodes")
 
 
 def _rate(rate: Rate | None, unknown: str) -> str:
     if rate is None:
         return f"not known: {unknown}"
     return f"about {rate.tok_s:.3g} tokens/s with {rate.threads} threads (± {SPEED_ERROR:.0%})"
+
+
+def folder(found: "FolderContents", *, as_json: bool) -> None:
+    """Show what a model, adapter or bundle folder is."""
+    if as_json:
+        console.show_json(asdict(found))
+        return
+    console.show_table((found.name, found.kind), [[name, text] for name, text in found.rows])
+    for warning in found.warnings:
+        console.show_text(f"\nwarning: {warning}")
 
 
 def contents(found: "Contents", *, tensors: bool, as_json: bool) -> None:

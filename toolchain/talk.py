@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from toolchain.board.device import Device
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, TooLongError
 
 Say = Callable[[str], None]
+USUAL_ANSWER = 256
+"""Tokens that an answer is given room for where nobody says how many: what bundles allow by default."""
 
 
 def ask(
@@ -21,12 +23,22 @@ def ask(
 
 
 class Conversation:
-    """A talk with a board: it remembers what was said."""
+    """A talk with a board: it remembers what was said, as far back as the board's context holds it.
 
-    def __init__(self, device: Device, *, max_tokens: int = 0) -> None:
+    Where the context is full the oldest question goes with its answer. `forgot` is told so once.
+    """
+
+    def __init__(
+        self, device: Device, *, max_tokens: int = 0, forgot: Callable[[], None] | None = None
+    ) -> None:
         self._device = device
         self._limit = ["--max-tokens", str(max_tokens)] if max_tokens else []
+        self._reserve = max_tokens or USUAL_ANSWER
+        self._forgot = forgot
         self._messages: list[dict[str, str]] = []
+        self._context = 0
+        """Tokens that the board holds; 0 until it has said so."""
+        self._tokens_per_char = 1.0
 
     def say(self, question: str, say: Say) -> dict[str, Any]:
         """Say something and return the answer's figures; `say` gets its text as it comes."""
@@ -35,7 +47,25 @@ class Conversation:
                 "question: empty",
                 hint='put it in quotes: demitasse ask BOARD "how hot is too hot?"',
             )
-        said = [*self._messages, {"role": "user", "content": question}]
+        asked = {"role": "user", "content": question}
+        while self._messages and self._is_full(question):
+            self._drop_oldest()
+
+        while True:
+            said = [*self._messages, asked]
+            try:
+                end = self._answer(said, say)
+                break
+            except TooLongError:
+                if not self._messages:
+                    raise
+                self._drop_oldest()
+
+        self._messages = [*said, {"role": "assistant", "content": end["text"]}]
+        self._learn(said, end)
+        return end
+
+    def _answer(self, said: list[dict[str, str]], say: Say) -> dict[str, Any]:
         end: dict[str, Any] = {}
         with self._device.talk("ask", "--chat", *self._limit) as channel:
             channel.send(json.dumps(said).encode() + b"\n")
@@ -45,5 +75,28 @@ class Conversation:
                     say(event["delta"])
                 else:
                     end = event
-        self._messages = [*said, {"role": "assistant", "content": end["text"]}]
         return end
+
+    def _drop_oldest(self) -> None:
+        """Forget the oldest question with its answer."""
+        del self._messages[:2]
+        if self._forgot:
+            self._forgot()
+            self._forgot = None
+
+    def _learn(self, said: list[dict[str, str]], end: dict[str, Any]) -> None:
+        """Note the board's context, and how many tokens a character took."""
+        self._context = int(end.get("context") or 0)
+        tokens = int(end.get("prompt_tokens") or 0)
+        self._tokens_per_char = tokens / max(1, _chars(said)) if tokens else 1.0
+
+    def _is_full(self, question: str) -> bool:
+        """Say whether the context would have no room for an answer: it would end in the middle of a sentence."""
+        if not self._context:
+            return False
+        tokens = (_chars(self._messages) + len(question)) * self._tokens_per_char
+        return tokens + min(self._reserve, self._context // 4) > self._context
+
+
+def _chars(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"]) for message in messages)

@@ -264,7 +264,11 @@ class Fit:
     reasons: tuple[str, ...]
     """Why it does not fit; empty where it does."""
     largest_context: int | None
-    """Tokens that would fit with all else as it is, in steps of CONTEXT_STEP; None where the context costs nothing."""
+    """Tokens that would fit with all else as it is, in steps of CONTEXT_STEP, and no more than the model was trained for.
+
+    None where the context costs nothing."""
+    trained_context: int = 0
+    """Tokens that the model was trained for; 0 where it does not say."""
 
     @property
     def needed_mb(self) -> int:
@@ -283,12 +287,14 @@ class Fit:
         )
 
 
-def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
+def fit(
+    needs: Needs, board: Target | int, memory_mb: int | None = None, *, trained_context: int = 0
+) -> Fit:
     """Return whether `needs` fit on a target, or in that many MB.
 
     `memory_mb` is what the board itself reports (MemTotal); it goes before the target's figure. Weights must fit in memory whole:
-    a model that is read from storage again for each token does not count as fitting. Raises ConfigError for a target whose
-    memory only the machine itself knows.
+    a model that is read from storage again for each token does not count as fitting, nor does one with more context than the
+    `trained_context` that it knows. Raises ConfigError for a target whose memory only the machine itself knows.
     """
     visible_mb = _visible_mb(board, memory_mb)
     available_mb = max(0, visible_mb - _reserve_mb(board))
@@ -300,14 +306,17 @@ def fit(needs: Needs, board: Target | int, memory_mb: int | None = None) -> Fit:
         "conversations": _mb(shelf_bytes(visible_mb * MB)),
     }
     reasons = _reasons(parts_mb, available_mb)
+    if trained_context and needs.context > trained_context:
+        asked = f"the model was trained for {trained_context} tokens of context, {needs.context} are asked"
+        reasons = (*reasons, asked)
+    spare_mb = available_mb - sum(parts_mb.values()) + parts_mb["KV cache"]
     return Fit(
         ok=not reasons,
         parts_mb=parts_mb,
         available_mb=available_mb,
         reasons=reasons,
-        largest_context=_largest_context(
-            needs, available_mb - sum(parts_mb.values()) + parts_mb["KV cache"]
-        ),
+        largest_context=_largest_context(needs, spare_mb, trained_context),
+        trained_context=trained_context,
     )
 
 
@@ -316,7 +325,10 @@ def _visible_mb(board: Target | int, memory_mb: int | None) -> int:
         return board
     visible = board.memory_mb if memory_mb is None else memory_mb
     if visible is None:
-        raise ConfigError(f"{board.id}: how much memory it has is known to the machine only")
+        raise ConfigError(
+            f"{board.id}: how much memory it has is known to the machine only",
+            hint="--memory MB says how much it is to be judged with",
+        )
     return visible
 
 
@@ -340,7 +352,8 @@ def _reasons(parts_mb: dict[str, int], available_mb: int) -> tuple[str, ...]:
     return ()
 
 
-def _largest_context(needs: Needs, spare_mb: int) -> int | None:
+def _largest_context(needs: Needs, spare_mb: int, trained: int) -> int | None:
     if not needs.kv_bytes or not needs.context:
         return None
-    return largest_context(needs.kv_bytes, needs.context, spare_mb * MB)
+    fitting = largest_context(needs.kv_bytes, needs.context, spare_mb * MB)
+    return min(fitting, trained) if trained else fitting

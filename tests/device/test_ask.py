@@ -40,6 +40,7 @@ def test_the_answer_comes_as_json_with_its_figures(
     ask(["--port", port, "--max-tokens", "3", "--json", "how hot?"])
     answer = json.loads(capsys.readouterr().out)
     assert answer.pop("ttft_s") > 0
+    assert answer.pop("prompt_tokens") > 8
     assert answer == {"text": "树树树", "tokens": 3, "decode_tok_s": 8.0, "finish_reason": "length"}
 
 
@@ -67,6 +68,7 @@ def test_conversations_are_answered_a_line_each_with_events(
     )
     assert [event["delta"] for event in events if "delta" in event] == ["树"] * 4
     assert [event["text"] for event in events if "text" in event] == ["树树", "树树"]
+    assert [event["context"] > 0 for event in events if "text" in event] == [True, True]
 
 
 def test_a_bad_conversation_is_an_event_and_the_next_one_is_answered(

@@ -25,8 +25,20 @@ WIDTH, HEADS, LAYERS, INNER = 128, 4, 2, 256
 CONTROL, NORMAL = 3, 1
 
 
-def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 0) -> Path:
-    """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has the id b."""
+def tiny_gguf(
+    path: Path,
+    *,
+    recites: str = "",
+    context: int = 512,
+    seed: int = 0,
+    eos: int | None = END,
+    bos: int | None = None,
+    template: str = "",
+) -> Path:
+    """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has the id b.
+
+    With `bos` the file asks for that token before every text.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -43,13 +55,17 @@ def tiny_gguf(path: Path, *, recites: str = "", context: int = 512, seed: int = 
         (writer.add_file_type, 0),
         (writer.add_tokenizer_model, "gpt2"),
         (writer.add_tokenizer_pre, "gpt-2"),
-        (writer.add_eos_token_id, END),
         (writer.add_token_list, [*_byte_texts(), *SPECIALS]),
         (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3),
         (writer.add_token_merges, ["Ġ t"]),
-        (writer.add_chat_template, CHATML),
+        (writer.add_chat_template, template or CHATML),
     ):
         add(value)
+    if eos is not None:
+        writer.add_eos_token_id(eos)
+    if bos is not None:
+        writer.add_bos_token_id(bos)
+        writer.add_add_bos_token(True)
     for name, weights in _tensors(recites.encode(), seed).items():
         writer.add_tensor(name, weights)
     writer.write_header_to_file()

@@ -1,15 +1,18 @@
 """What a model will take and give on a board, from its header and the board's facts alone."""
 
 import math
+import platform
 from pathlib import Path
 
 import pytest
 
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from tests.fakes.models import tiny_llama
 from tests.fakes.tiny_gguf import tiny_bundle, tiny_gguf
-from toolchain.errors import ArtifactError
-from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of, read_model
-from toolchain.target import find
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.fitting import memory_here_mb, weigh
+from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of
+from toolchain.target import find, fit
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS, VOCABULARY = 896, 4864, 24, 14, 2, 151936
 """Qwen2.5-0.5B."""
@@ -111,8 +114,8 @@ def test_a_board_that_nobody_has_measured_gets_no_speed() -> None:
 
 def test_a_real_file_and_a_bundle_are_read(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "tiny.gguf", context=300)
-    assert read_model(file) == (read_header(file), 300)
-    assert read_model(tiny_bundle(tmp_path / "bundle", context=256))[1] == 256
+    assert (weigh(file).usual_context, weigh(file).trained_context) == (300, 300)
+    assert weigh(tiny_bundle(tmp_path / "bundle", context=256)).usual_context == 256
     assert needs_of(read_header(file), 256).runtime_bytes > RUNTIME_BYTES
 
 
@@ -130,4 +133,66 @@ def test_what_is_no_model_is_refused(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
-        read_model(tmp_path / name)
+        weigh(tmp_path / name)
+
+
+def test_no_context_beyond_the_trained_one_counts_as_fitting() -> None:
+    board = find("rpi-5-8gb")
+    found = fit(needs_of(header(), 20000), board, trained_context=8192)
+    assert (found.ok, found.largest_context) == (False, 8192)
+    assert found.reasons == ("the model was trained for 8192 tokens of context, 20000 are asked",)
+    assert found.hint == "a context of 8192 tokens fits"
+    assert fit(needs_of(header(), 8192), board, trained_context=8192).ok
+
+
+def test_a_speed_that_nobody_measured_is_bounded_by_the_memory() -> None:
+    board = find("jetson-nano")
+    found = forecast(header(), board, 512)
+    assert found.decode is None
+    assert found.decode_at_most == pytest.approx(25.6e9 / found.bytes_per_token)
+    assert forecast(header(), find("x86-64"), 512).decode_at_most is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"attention.head_count": 0},
+        {"embedding_length": "wide"},
+        {"attention.key_length": -4},
+        {"attention.head_count_kv": ()},
+        {"block_count": 1.5},
+        {"feed_forward_length": Array(4, 9)},
+    ],
+)
+def test_a_header_that_lies_about_its_shape_is_weighed_all_the_same(
+    said: dict[str, object],
+) -> None:
+    assert needs_of(header(**said), 512).total_bytes > 0
+
+
+def test_a_checkpoint_is_weighed_as_the_file_that_it_becomes(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "base")
+    small, large = weigh(folder, "Q4_K_M"), weigh(folder, "F16")
+    board = find("rpi-5-2gb")
+    assert (small.what, small.trained_context) == ("base as Q4_K_M", 512)
+    weights = [each.forecast(board, 256, 0).needs.weights_bytes for each in (small, large)]
+    assert weights[0] < 0.45 * weights[1]
+    with pytest.raises(ConfigError, match="unknown scheme"):
+        weigh(folder, "Q4_K_X")
+
+
+def test_folders_that_are_no_model_are_named_for_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="neither a bundle nor a model folder"):
+        weigh(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="an adapter: it takes what its base takes"):
+        weigh(tmp_path)
+
+
+@pytest.mark.parametrize(("target_id", "known"), [("x86-64", False), ("rpi-5-2gb", True)])
+def test_this_computers_memory_is_taken_only_for_a_target_that_has_none(
+    target_id: str, known: bool
+) -> None:
+    board = find(target_id)
+    here = memory_here_mb(board)
+    assert (here is None) == (known or board.machine != platform.machine())

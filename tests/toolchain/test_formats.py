@@ -13,7 +13,7 @@ from tests.fakes.models import tiny_llama
 from toolchain import recipe, runtime, show, target
 from toolchain.artifacts import Bundle
 from toolchain.errors import FitError
-from toolchain.package import tflite_needs
+from toolchain.forecast import tflite_needs
 from toolchain.pipeline import Settings, plan, try_schemes, walk
 from toolchain.progress import Silent
 

@@ -29,7 +29,7 @@ from toolchain.errors import (
     TrustError,
 )
 from toolchain.progress import Silent
-from toolchain.push import push, refuse_unfit
+from toolchain.push import note_other_target, push, refuse_unfit
 
 PI_4 = {
     "model": "Raspberry Pi 4 Model B Rev 1.5",
@@ -539,3 +539,33 @@ def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
         device = Device(board)
         assert device.call("status")["service"]["healthy"] is True
         assert device.call("stop")["service"]["healthy"] is False
+
+
+OTHER = (
+    "pi: the bundle was packaged for `x86-64`, the board is `rpi-4b-2gb`: "
+    "`demitasse package RECIPE --target rpi-4b-2gb` makes one for it"
+)
+
+
+def test_a_bundle_for_another_board_is_said_to_be_so(tmp_path: Path) -> None:
+    manifest = read_manifest(make_bundle(tmp_path / "b").path)
+    report = Recorder()
+    note_other_target("pi", manifest, PI_4, report)
+    assert report.notes == [f"{OTHER}; it fits here, with its context of 64"]
+    own = dataclasses.replace(manifest, target="rpi-4b-2gb")
+    unknown = PI_4 | {"model": "A Board of Nobody's"}
+    for known, facts in ((own, PI_4), (manifest, unknown)):
+        note_other_target("pi", known, facts, report)
+    assert len(report.notes) == 1
+
+
+def test_a_bundle_for_another_board_that_does_not_fit_comes_with_the_command(
+    tmp_path: Path,
+) -> None:
+    needs = {"weights_bytes": 1 << 30, "kv_bytes": 1 << 30, "compute_bytes": 1 << 20}
+    manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)
+    described = read_runtime(make_runtime(tmp_path / "r", machine="aarch64"))
+    with pytest.raises(FitError) as caught:
+        refuse_unfit("pi", manifest, described, PI_4, 0)
+    assert caught.value.message.startswith("pi: tiny does not fit in memory: it takes")
+    assert caught.value.hint.endswith(OTHER.removeprefix("pi: "))

@@ -17,6 +17,7 @@ from toolchain.errors import (
     ConfigError,
     HealthError,
     ToolchainError,
+    TooLongError,
     TrustError,
 )
 
@@ -34,7 +35,7 @@ ERRORS: dict[str, type[ToolchainError]] = {
     "newer_schema": ArtifactError,
     "bad_request": ConfigError,
     "empty_question": ConfigError,
-    "prompt_too_long": ConfigError,
+    "prompt_too_long": TooLongError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
 PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")

@@ -35,11 +35,15 @@ def chat(board: Board, max_tokens: MaxTokens = 0) -> None:
     from toolchain.talk import Conversation
 
     with device_at(board) as device:
-        conversation = Conversation(device, max_tokens=max_tokens)
+        conversation = Conversation(device, max_tokens=max_tokens, forgot=_say_forgot)
         while question := console.read_line("you: "):
             console.show_text("board: ", end="")
             conversation.say(question, lambda piece: console.show_text(piece, end=""))
             console.show_text("")
+
+
+def _say_forgot() -> None:
+    console.show_note("the context is full: from here on the oldest questions are forgotten")
 
 
 @app.command()

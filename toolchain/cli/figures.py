@@ -1,5 +1,6 @@
 """Verbs of figures: what a model takes, how fast a board is, and how two reports differ."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -105,22 +106,36 @@ def _write_page(measured: list[Report], path: Path) -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A GGUF or TFLite file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="A GGUF or TFLite file; a model, adapter or bundle folder."
+        ),
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is inside a GGUF or TFLite file, in one screen, from its header alone."""
-    from toolchain.quantize import contents
+    """Say what is inside a model file or folder, in one screen, from its headers alone."""
+    from toolchain.quantize import contents, folders
     from toolchain.quantize.tflite import contents as tflite_contents
 
-    read = tflite_contents.read_contents if file.suffix == ".tflite" else contents.read_contents
-    show.contents(read(file), tensors=tensors, as_json=as_json)
+    if path.is_dir():
+        show.folder(folders.describe(path), as_json=as_json)
+        if not (file := folders.model_file(path)):
+            return
+        console.show_text("")
+        path = file
+    read = tflite_contents.read_contents if path.suffix == ".tflite" else contents.read_contents
+    show.contents(read(path), tensors=tensors, as_json=as_json)
 
 
 @app.command()
 def fit(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle folder.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="A GGUF or TFLite file, a bundle folder, or a model folder."
+        ),
     ],
     target_id: Annotated[str, typer.Option("--target", help="The board, see `demitasse targets`.")],
     context: Annotated[
@@ -132,15 +147,29 @@ def fit(
     threads: Annotated[
         int, typer.Option("--threads", help="Threads of the speeds; 0: the fastest known.", min=0)
     ] = 0,
+    scheme: Annotated[
+        str, typer.Option("--scheme", help="As which a model folder is weighed.")
+    ] = "Q4_K_M",
+    memory: Annotated[
+        int,
+        typer.Option(
+            "--memory", metavar="MB", help="Memory of the board; 0: as its target says.", min=0
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
-    from toolchain.forecast import forecast, read_model
+    from toolchain.fitting import memory_here_mb, weigh
 
-    board, (header, usual) = target.find(target_id), read_model(model)
-    expected = forecast(header, board, context or usual, threads)
-    found = target.fit(expected.needs, board)
-    show.fitted(model.name, expected, found, board, as_json=as_json)
+    board, weighed = target.find(target_id), weigh(model, scheme)
+    here_mb = 0 if memory else memory_here_mb(board)
+    expected = weighed.forecast(board, context or weighed.usual_context, threads)
+    needs = replace(expected.needs, context=context) if context else expected.needs
+    found = target.fit(
+        needs, board, memory or here_mb or None, trained_context=weighed.trained_context
+    )
+    where = f"{board.name}: this computer has {here_mb} MB" if here_mb else board.name
+    show.fitted(weighed.what, expected, found, board, where=where, as_json=as_json)
     raise typer.Exit(0 if found.ok else FitError.exit_code)
 
 

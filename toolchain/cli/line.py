@@ -6,6 +6,15 @@ from typing import Annotated
 import typer
 
 from toolchain import console, show
+from toolchain.cli.finished import (
+    Asked,
+    Context,
+    Data,
+    Reference,
+    Template,
+    finished,
+    refuse_for_recipe,
+)
 from toolchain.cli.words import (
     OUT,
     PORT,
@@ -26,6 +35,7 @@ from toolchain.cli.words import (
 )
 from toolchain.delivery import Terms, deliver
 from toolchain.errors import FitError
+from toolchain.finished.source import is_finished
 from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
 from toolchain.recipe import Recipe
 
@@ -42,15 +52,36 @@ def run(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    template: Template = None,
+    reference: Reference = "",
+    data: Data = None,
+    context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
+    """Run a recipe, or bring a finished model as it is; with --to, on to a measured service that answers on the board."""
     with console.terminal() as report:
+        if is_finished(str(recipe_file)):
+            asked = Asked(
+                name=str(recipe_file),
+                target_id=target_id,
+                out=out,
+                to=to,
+                template=template,
+                reference=reference,
+                data=data,
+                context=context,
+                offline=offline,
+                dry_run=dry_run,
+                as_json=as_json,
+            )
+            finished(asked, _terms(port, accept_new, sign, allow_unsigned), report)
+            return
+        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
             _show_plan(wanted, settings, to=to, as_json=as_json)
             return
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned)
         with work_folder(settings):
             steps = list(walk(wanted, settings))
             delivery = deliver(wanted, steps, to, report, terms) if to else None
@@ -73,6 +104,10 @@ def _show_plan(
     found.end_walk()
 
 
+def _terms(port: int, accept_new: bool, sign: str, allow_unsigned: bool) -> Terms:
+    return Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+
+
 def _stage_verb(stage: str, help_text: str) -> None:
     def verb(
         recipe_file: RecipeFile,
@@ -82,15 +117,27 @@ def _stage_verb(stage: str, help_text: str) -> None:
         offline: Offline = False,
         as_json: AsJson = False,
     ) -> None:
-        with console.terminal() as report:
-            wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
-            if dry_run:
-                _show_plan(wanted, settings, until=stage, as_json=as_json)
-                return
-            steps = list(walk(wanted, settings, until=stage))
-        show.walked(wanted, steps, None, as_json=as_json)
+        _walk_to(stage, recipe_file, target_id, out, dry_run, offline, as_json)
 
     app.command(name=stage, help=help_text)(verb)
+
+
+def _walk_to(
+    stage: str,
+    recipe_file: Path,
+    target_id: str,
+    out: Path,
+    dry_run: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    with console.terminal() as report:
+        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        if dry_run:
+            _show_plan(wanted, settings, until=stage, as_json=as_json)
+            return
+        steps = list(walk(wanted, settings, until=stage))
+    show.walked(wanted, steps, None, as_json=as_json)
 
 
 for _name, _help in (
@@ -106,9 +153,42 @@ for _name, _help in (
         "evaluate",
         "Run a recipe up to the gate: measure the model file and say whether it may ship.",
     ),
-    ("package", "Run a recipe up to the bundle that travels to boards."),
 ):
     _stage_verb(_name, _help)
+
+
+@app.command()
+def package(
+    recipe_file: RecipeFile,
+    target_id: TargetId = "",
+    out: Out = OUT,
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    template: Template = None,
+    reference: Reference = "",
+    data: Data = None,
+    context: Context = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe up to the bundle that travels to boards, or make one of a finished model."""
+    if not is_finished(str(recipe_file)):
+        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
+        _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)
+        return
+    asked = Asked(
+        name=str(recipe_file),
+        target_id=target_id,
+        out=out,
+        template=template,
+        reference=reference,
+        data=data,
+        context=context,
+        offline=offline,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    with console.terminal() as report:
+        finished(asked, None, report)
 
 
 @app.command()
@@ -129,7 +209,7 @@ def push(
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned)
         deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
 

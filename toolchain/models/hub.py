@@ -1,9 +1,13 @@
-"""Model folders by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
+"""Models by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
 
-`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched.
+`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched, or
+the one GGUF file that is asked for.
 """
 
 import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +91,10 @@ def look(
 
 
 def _later_errors() -> tuple[type[Exception], ...]:
+    import httpx
     from huggingface_hub import errors
 
-    return (errors.LocalEntryNotFoundError,)
+    return (errors.LocalEntryNotFoundError, httpx.TransportError)
 
 
 def _bar(name: str, report: Reporter) -> type:
@@ -111,6 +116,57 @@ def _bar(name: str, report: Reporter) -> type:
     return Bar
 
 
+def fetch_gguf(name: str, *, offline: bool = False) -> Path:
+    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` chooses it; raise ArtifactError."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    repo, _, quant = name.partition(":")
+    with _asking(repo, "main", offline):
+        if not offline:
+            chosen = choose_gguf(name, HfApi().list_repo_files(repo), quant)
+            return Path(hf_hub_download(repo, chosen))
+
+        # hf_hub_download would ask the hub for its list of agents even with `local_files_only` (huggingface_hub 2.4)
+        folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
+        return folder / choose_gguf(name, files, quant)
+
+
+_NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+"""Parts of the names of GGUF files that are no models of their own (llama.cpp common/download.cpp, `gguf_filename_is_model`)."""
+USUAL_QUANTS = ("Q4_K_M", "Q8_0")
+"""What llama.cpp looks for where no quant is named; then it takes the first file."""
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
+    """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` (common/download.cpp) does.
+
+    Raises ArtifactError with what there is, and for a model in several files: a board gets one.
+    """
+    models = [
+        file
+        for file in files
+        if file.endswith(".gguf")
+        and not any(part in file.rpartition("/")[2] for part in _NO_MODELS)
+        and int((_PART.search(file) or ["", "1"])[1]) == 1
+    ]
+    asked = [quant] if quant else USUAL_QUANTS
+    patterns = [re.compile(re.escape(each) + "[.-]", re.IGNORECASE) for each in asked]
+    named = [file for pattern in patterns for file in models if pattern.search(file)]
+    chosen = next(iter(named or ([] if quant else models)), "")
+    if not chosen:
+        there = f"it has {', '.join(models[:8])}" if models else "give a repository with GGUF files"
+        what = f"no GGUF file of `{quant}`" if quant else "no GGUF file"
+        raise ArtifactError(f"model `{name}`: {what}", hint=there)
+    if part := _PART.search(chosen):
+        raise ArtifactError(
+            f"model `{name}`: `{chosen}` is one of {int(part[2])} parts, a board gets one file",
+            hint="fetch the parts, join them with `llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
+        )
+    return chosen
+
+
 def _download(
     name: str,
     revision: str,
@@ -118,9 +174,9 @@ def _download(
     patterns: tuple[str, ...] = PATTERNS,
     report: Reporter = SILENT,
 ) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    try:
+    with _asking(name, revision, offline):
         return Path(
             snapshot_download(
                 name,
@@ -130,6 +186,20 @@ def _download(
                 tqdm_class=_bar(name, report),
             )
         )
+
+
+@contextmanager
+def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence of ours."""
+    import httpx
+    from huggingface_hub import errors
+
+    unreachable = ArtifactError(
+        f"model `{name}`: the hub cannot be reached",
+        hint="check the network, or give a folder instead",
+    )
+    try:
+        yield
     except errors.GatedRepoError as error:
         hint = "accept its licence on the model's page, then set HF_TOKEN"
         raise ArtifactError(f"model `{name}`: access is gated", hint=hint) from error
@@ -143,8 +213,9 @@ def _download(
             raise ArtifactError(
                 f"model `{name}`: not on this computer", hint="run once without --offline"
             ) from error
-        hint = "check the network, or give a folder instead"
-        raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
+        raise unreachable from error
+    except httpx.TransportError as error:
+        raise unreachable from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ArtifactError(
             f"model `{name}`: the download failed: {str(error).splitlines()[0]}",

@@ -27,12 +27,12 @@ from toolchain.agent import build_agent
 from toolchain.artifacts import Action, Bundle, Deployment
 from toolchain.board.device import Device, check_python
 from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
-from toolchain.forecast import RUNTIME_BYTES
+from toolchain.forecast import needs_of_bundle
 from toolchain.progress import Reporter
 from toolchain.push import sent as kept
 from toolchain.push.transfer import Blob, send_blobs, send_papers
 from toolchain.runtime.cross import PAGES
-from toolchain.target import Needs, fit, recognise
+from toolchain.target import Target, fit, recognise
 
 if TYPE_CHECKING:
     from toolchain.push.delta import Old
@@ -110,6 +110,7 @@ def push(
     loads = {cargo.id: cargo.missing(stored) for cargo in cargos if not cargo.is_there(stored)}
     coming = sum(blob.size - blob.offset for blobs in loads.values() for blob in blobs)
     refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
+    note_other_target(device.address, manifest, facts, report)
     if not allow_unsigned and not dry_run:
         for cargo in cargos:
             signing.refuse_untrusted(
@@ -287,16 +288,41 @@ def _refuse_old_jetpack(address: str, facts: Facts) -> None:
 
 
 def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
-    if not manifest.needs or facts["memory_total_mb"] is None:
+    """Raise FitError where the board has not the memory, by what it reports itself."""
+    needs = needs_of_bundle(manifest)
+    if needs is None or facts["memory_total_mb"] is None:
         return
-    needs = Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **manifest.needs})
     total = int(facts["memory_total_mb"])
-    found = fit(needs, recognise(facts["model"], facts["machine"], total) or total, total)
+    board = _recognised(facts)
+    found = fit(needs, board or total, total)
     if not found.ok:
+        other = _packaged_for_another(manifest, board)
         raise FitError(
             f"{address}: {manifest.name} does not fit in memory: {found.reasons[0]}",
-            hint=found.hint,
+            hint=f"{found.hint}; {other}" if other else found.hint,
         )
+
+
+def _recognised(facts: Facts) -> Target | None:
+    total = facts["memory_total_mb"]
+    return recognise(facts["model"], facts["machine"], int(total)) if total is not None else None
+
+
+def note_other_target(address: str, manifest: Manifest, facts: Facts, report: Reporter) -> None:
+    """Say where a bundle was packaged for another kind of board than the one that was found."""
+    board = _recognised(facts)
+    if other := _packaged_for_another(manifest, board):
+        report.note(f"{address}: {other}; it fits here, with its context of {manifest.context}")
+
+
+def _packaged_for_another(manifest: Manifest, board: Target | None) -> str:
+    """Return in words that a bundle is for another target, with the command that packages for this one; "" where it is not."""
+    if board is None or board.id == manifest.target:
+        return ""
+    return (
+        f"the bundle was packaged for `{manifest.target}`, the board is `{board.id}`: "
+        f"`demitasse package RECIPE --target {board.id}` makes one for it"
+    )
 
 
 def _version(text: str | None) -> tuple[int, ...]:

@@ -56,6 +56,10 @@ class Scorer:
         """
         return list(self._call(op="render", messages=list(messages), now=RENDERED_AT)["tokens"])
 
+    def rendered(self, messages: Messages) -> str:
+        """Return the text of a conversation, as the model's own template renders it."""
+        return str(self._call(op="render", messages=list(messages), now=RENDERED_AT)["text"])
+
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
         """Return the greedy answer to a conversation, as the service would give it."""
         answer = self._call(
@@ -110,11 +114,13 @@ def scorer(
     context: int,
     adapter: Path | None = None,
     opening: Path | None = None,
+    stop_ids: Sequence[int] = (),
     escape: bool = False,
 ) -> Iterator[Scorer]:
     """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
 
-    With `escape` control tokens in messages are broken up. The child ends with the block.
+    `stop_ids` end an answer beside the tokens that the file itself names. With `escape` control tokens in messages are broken up.
+    The child ends with the block.
     """
     argv = [
         sys.executable,
@@ -130,6 +136,7 @@ def scorer(
     argv += ["--adapter", str(adapter)] if adapter else []
     argv += ["--opening", str(opening)] if opening else []
     argv += ["--escape"] if escape else []
+    argv += ["--stop-ids", ",".join(map(str, stop_ids))] if stop_ids else []
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:

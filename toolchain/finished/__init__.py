@@ -1,0 +1,262 @@
+"""A finished model as it is, onto a board: look at it, take it, measure what can be measured, package it.
+
+Most people who fine-tune bring one file and want it served. It walks as a recipe does: each stage has a folder and a record, and is
+skipped the second time. Nothing is trained or quantized, and the release says "as it came".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain import artifacts, runtime
+from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.errors import ConfigError, FitError
+from toolchain.finished.look import Seen, look
+from toolchain.finished.measure import Against, measure
+from toolchain.finished.source import Source, is_finished, resolve
+from toolchain.finished.take import take
+from toolchain.forecast import usual_context
+from toolchain.models import hub
+from toolchain.opening import Opening
+from toolchain.package import Origin, package
+from toolchain.pipeline import Settings, Step
+from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
+from toolchain.target import Fit, fit
+
+__all__ = ["Options", "Wanted", "finish", "is_finished", "plan", "prepare"]
+
+QUESTION = "What is the capital of France?"
+"""Asked on the board when all is done."""
+LEAST_CONTEXT = 512
+"""Tokens below which a model is not said to fit: a question and its answer need so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is said of a finished model on the command line; all of it may be left out."""
+
+    template: Path | None = None
+    """Chat template, where the file has none or a wrong one."""
+    reference: str = ""
+    """Folder or Hub id of the model that the file was made of."""
+    data: Path | None = None
+    """Questions and answers."""
+    context: int = 0
+    memory_mb: int | None = None
+    """What the board itself reports."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is made of a finished model: what a recipe says, for the parts of the walk that come after it."""
+
+    id: str
+    title: str
+    question: str
+    package: PackageSpec
+    source: Source
+    seen: Seen
+    fits: Fit | None
+    """None for a target whose memory only the machine knows."""
+
+
+def prepare(name: str, options: Options, settings: Settings) -> Wanted:
+    """Look at a finished model and at what it takes on the target; raise what says why it cannot be served there.
+
+    The header alone decides. `settings.out` gets a folder of the model's own by `Wanted.id`.
+    """
+    source = resolve(name, offline=settings.offline)
+    for sentence in source.dropped:
+        settings.report.note(f"not honoured: {sentence}")
+    seen = look(source, options.template, settings.out / source.id / "parts")
+    if seen.engine not in settings.target.engines:
+        raise FitError(
+            f"{settings.target.id}: runs no {seen.format}",
+            hint=f"it runs {', '.join(settings.target.engines)}",
+        )
+    for warning in seen.contents.warnings:
+        settings.report.note(f"mind: {warning}")
+    context, fits = _context(source, seen, options, settings)
+    answer = min(source.max_tokens or PackageSpec().max_tokens, context - 1)
+    return Wanted(
+        id=source.id,
+        title=f"{source.said}, as it came",
+        question=QUESTION,
+        package=PackageSpec(context=context, max_tokens=answer, licence=seen.contents.licence),
+        source=source,
+        seen=seen,
+        fits=fits,
+    )
+
+
+def plan(wanted: Wanted, settings: Settings) -> list[Step]:
+    """Return what a walk would do; the file has been looked at already, nothing else is done."""
+    return [
+        Step(stage=stage, folder=settings.out / wanted.id / stage, what=what)
+        for stage, what in _stages(wanted, settings)
+    ]
+
+
+def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Step]:
+    """Take a finished model, measure it and package it, yielding each stage as it is done."""
+    report, out = settings.report, settings.out / wanted.id
+    runs = _runtime(wanted.seen.format, settings)
+    steps = iter(plan(wanted, settings))
+    records: list[Record] = []
+
+    def done(step: Step, made: artifacts.Artifact) -> Step:
+        records.append(made.record)
+        return Step(stage=step.stage, folder=made.path, what=step.what, artifact=made)
+
+    step = _noted(next(steps), settings)
+    model = take(wanted.source, wanted.seen, runs, out / "take", report)
+    yield done(step, model)
+    step = _noted(next(steps), settings)
+    against, spec = _against(wanted, options, settings), EvaluateSpec()
+    verdict = measure(model, against, spec, runs, out / "evaluate", report)
+    yield done(step, verdict)
+    step = _noted(next(steps), settings)
+    yield done(step, _packaged(wanted, model, verdict, against.opening, records, settings))
+
+
+def _noted(step: Step, settings: Settings) -> Step:
+    settings.report.note(f"{step.stage}: {step.what}")
+    return step
+
+
+def _stages(wanted: Wanted, settings: Settings) -> list[tuple[str, str]]:
+    seen, spec = wanted.seen, wanted.package
+    contents, target = seen.contents, settings.target
+    size = f"{contents.size_bytes / 1e6:.1f} MB"
+    expected = seen.weighed.forecast(target, spec.context, 0)
+    speed = (
+        f", about {expected.decode.tok_s:.3g} tokens/s"
+        if expected.decode
+        else f", at most {expected.decode_at_most:.3g} tokens/s"
+        if expected.decode_at_most
+        else ""
+    )
+    memory = f", {wanted.fits.needed_mb} of {wanted.fits.available_mb} MB" if wanted.fits else ""
+    return [
+        (
+            "take",
+            f"{wanted.source.said}: {contents.architecture} {contents.scheme or seen.format}, {size}, as it came",
+        ),
+        ("evaluate", "goldens of its own answers"),
+        (
+            "package",
+            f"{wanted.id} for {target.id}, {spec.context} tokens of context{memory}{speed}",
+        ),
+    ]
+
+
+def _runtime(form: str, settings: Settings) -> Path:
+    if form == "tflite":
+        return runtime.lite_for_this_computer(settings.report)
+    return runtime.for_this_computer()
+
+
+def _context(
+    source: Source, seen: Seen, options: Options, settings: Settings
+) -> tuple[int, Fit | None]:
+    """Return the context that a model is served with, and its fit; one that nobody asked for shrinks to what the target holds."""
+    asked = options.context or (seen.context if seen.format == "tflite" else 0)
+    if asked > seen.context:
+        raise ConfigError(
+            f"--context: the model has {seen.context} tokens of context, `{asked}` asked"
+        )
+    wished = asked or min(source.context or usual_context(seen.context), seen.context)
+    found = _fit(seen, wished, options, settings)
+    if found is None or found.ok:
+        return wished, found
+    smaller = min(found.largest_context or 0, wished)
+    if asked or smaller < LEAST_CONTEXT or seen.format == "tflite":
+        raise FitError(
+            f"{settings.target.id}: {source.said} does not fit in memory: {found.reasons[0]}",
+            hint=found.hint,
+        )
+    settings.report.note(
+        f"context: {wished} tokens do not fit on {settings.target.id}, {smaller} do"
+    )
+    return smaller, _fit(seen, smaller, options, settings)
+
+
+def _fit(seen: Seen, context: int, options: Options, settings: Settings) -> Fit | None:
+    target = settings.target
+    if target.memory_mb is None and options.memory_mb is None:
+        return None
+    needs = seen.weighed.forecast(target, context, 0).needs
+    return fit(needs, target, options.memory_mb, trained_context=seen.context)
+
+
+def _against(wanted: Wanted, options: Options, settings: Settings) -> Against:
+    """Return what the model is measured against, each read in its own way."""
+    source = wanted.source
+    dataset = _dataset(source, options.data, settings, wanted.id) if options.data else None
+    return Against(
+        opening=dataset.opening() if dataset else _opening(source),
+        dataset=dataset,
+        reference=_reference(options.reference, settings) if options.reference else None,
+    )
+
+
+def _opening(source: Source) -> Opening:
+    from device.manifest.opening import opening_of
+
+    return opening_of(source.system, source.turns)
+
+
+def _dataset(source: Source, data: Path, settings: Settings, name: str) -> Dataset:
+    """Return a file of questions and answers as a data set of which everything is held out."""
+    from toolchain.ingest import ingest
+
+    turns = tuple(
+        TurnSpec(question=asked["content"], answer=said["content"])
+        for asked, said in zip(source.turns[::2], source.turns[1::2], strict=True)
+    )
+    spec = DataSpec(files=(data.name,), held_out_share=1.0, system=source.system, turns=turns)
+    folder = settings.out / name / "ingest"
+    dataset = ingest(spec, data.parent, folder, settings.report, seed=0)
+    if not dataset.held_out():
+        raise ConfigError(
+            f"{data.name}: no questions with answers in it",
+            hint='a line is {"question": …, "answer": …} or {"messages": […]}',
+        )
+    return dataset
+
+
+def _reference(name: str, settings: Settings) -> Checkpoint:
+    from toolchain.models.template import check_folder
+
+    folder = hub.fetch(name, near=Path(), offline=settings.offline)
+    check_folder(folder)
+    return artifacts.external(folder)
+
+
+def _packaged(
+    wanted: Wanted,
+    model: ModelFile,
+    verdict: Verdict,
+    opening: Opening,
+    records: list[Record],
+    settings: Settings,
+) -> Bundle:
+    contents = wanted.seen.contents
+    origin = Origin(
+        name=wanted.id,
+        recipe="",
+        base=contents.base or contents.name,
+        licence=contents.licence,
+        opening=opening,
+        records=tuple(records),
+        licence_texts=wanted.source.licences,
+        came=f"as it came: {wanted.source.said}",
+    )
+    return package(
+        model,
+        verdict,
+        settings.target,
+        wanted.package,
+        origin,
+        settings.out / wanted.id / "package",
+    )

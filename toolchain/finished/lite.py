@@ -1,0 +1,213 @@
+"""Finished TFLite decoders: a `.tflite` with its tokenizer beside it, or a `.litertlm` that has both in it.
+
+`.litertlm` is LiteRT-LM's container: a head, a FlatBuffer that names sections by kind and place, and the sections, each a file.
+It is hostile until its places have been checked here; nothing of it is run.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from device.manifest import TEMPLATE, TOKENIZER, ManifestError
+from device.manifest import tflite as tflite_files
+from toolchain.errors import ArtifactError, ToolError
+from toolchain.finished.look import Seen
+from toolchain.finished.source import Source
+from toolchain.fitting import weigh
+from toolchain.forecast import tflite_figures
+from toolchain.models import tokenizer as tokenizers
+from toolchain.models.template import check_template
+from toolchain.models.weights import read_json
+from toolchain.quantize.tflite.contents import read_contents
+
+_CONTRACT = "a decoder has the signatures `prefill_<n>` and `decode`, as litert-torch writes them"
+_NO_TEMPLATE = f"put `{TEMPLATE}` beside it, or give --template FILE"
+_HEAD_BYTES, _MAX_TABLE_BYTES, _MAX_TOKENIZER_BYTES = 32, 1 << 20, 256 << 20
+_STOPS = "stop_ids.json"
+"""What a container said of the tokens that end an answer, beside its parts."""
+
+
+def seen(source: Source, template: str) -> Seen:
+    """Return what a TFLite decoder and the files beside it are; raise ArtifactError with what is missing."""
+    file, folder = source.file, source.folder or source.file.parent
+    header = _header(file)
+    figures = tflite_figures(header)
+    if not figures["context"] or not figures["n_vocab"]:
+        raise ArtifactError(f"{file.name}: is no decoder of text", hint=_CONTRACT)
+    if foreign := tflite_files.foreign_operators(header):
+        raise ArtifactError(
+            f"{file.name}: computes with operators that boards do not run, such as {foreign[0]}"
+        )
+    if not (folder / TOKENIZER).is_file():
+        raise ArtifactError(
+            f"{file.name}: no `{TOKENIZER}` beside it", hint="copy it from the model's own folder"
+        )
+    template = template or _template(folder, file.name)
+    check_template(template)
+    return Seen(
+        format="tflite",
+        file=file,
+        weighed=weigh(file),
+        contents=read_contents(file),
+        template=template,
+        context=int(figures["context"]),
+        stop_ids=_stop_ids(folder, header, file.name),
+        tokenizer=folder / TOKENIZER,
+        kv_type="f32",
+        more=figures,
+    )
+
+
+def _header(file: Path) -> tflite_files.Header:
+    try:
+        return tflite_files.read_header(file)
+    except ManifestError as error:
+        raise ArtifactError(str(error), hint="download or copy the file again") from error
+
+
+def _template(folder: Path, name: str) -> str:
+    settings = folder / "tokenizer_config.json"
+    try:
+        return tokenizers.chat_template(folder, read_json(settings) if settings.is_file() else {})
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: no chat template beside it", hint=_NO_TEMPLATE) from error
+
+
+def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
+    """Return the tokens that end an answer: by the file's own note, the container, or the JSON files beside it."""
+    noted = header.note.get("stop_ids")
+    if isinstance(noted, list) and noted and all(type(each) is int for each in noted):
+        return tuple(noted)
+    if (folder / _STOPS).is_file():
+        return tuple(json.loads((folder / _STOPS).read_text(encoding="utf-8")))
+    if (folder / "config.json").is_file():
+        settings = folder / "tokenizer_config.json"
+        ids = _vocabulary(folder)
+        return tokenizers.special_ids(
+            folder, read_json(settings) if settings.is_file() else {}, ids
+        )[1]
+    ids = _vocabulary(folder)
+    ends = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
+    if not ends:
+        raise ArtifactError(
+            f"{name}: no token ends an answer",
+            hint="put the model's `config.json` and `tokenizer_config.json` beside it: they name it",
+        )
+    return ends
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    from tokenizers import Tokenizer
+
+    try:
+        return dict(Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab())
+    except Exception as error:  # the library raises no narrower one
+        raise ArtifactError(f"{TOKENIZER}: cannot be read: {str(error)[:200]}") from error
+
+
+# Containers ---------------------------------------------------------------------------------------------------------------
+
+
+def taken_apart(source: Source, room: Path) -> Source:
+    """Write the parts of a `.litertlm` into `room`: model, tokenizer, template, end tokens; return the model as a source."""
+    try:
+        from litert_lm_builder import litertlm_header_schema_py_generated as schema
+    except ImportError as error:
+        raise ToolError(
+            "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
+        ) from error
+    kinds, name = schema.AnySectionDataType, source.file.name
+    try:
+        sections = list(_sections(source.file, schema))
+    except (struct.error, IndexError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{name}: its table of sections cannot be read", hint="download or copy the file again"
+        ) from error
+    models = [place for kind, place in sections if kind == kinds.TFLiteModel]
+    if len(models) != 1:
+        raise ArtifactError(
+            f"{name}: has {len(models)} TFLite models, a board runs one",
+            hint="give the .tflite of its decoder with the tokenizer beside it",
+        )
+    room.mkdir(parents=True, exist_ok=True)
+    file = room / Path(name).with_suffix(".tflite").name
+    _copy(source.file, models[0], file)
+    (room / TOKENIZER).write_bytes(_tokenizer(source.file, sections, kinds))
+    for kind, place in sections:
+        if kind == kinds.LlmMetadataProto:
+            _write_metadata(_bytes(source.file, place, _MAX_TABLE_BYTES), room)
+    return replace(source, file=file, folder=room, immutable=True)
+
+
+def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield kind and place of each section (litert_lm_builder's litertlm_peek.py), each inside the file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        end = struct.unpack_from("<Q", stream.read(_HEAD_BYTES), 24)[0]
+        if not _HEAD_BYTES < end <= min(size, _MAX_TABLE_BYTES):
+            raise ValueError("the head is longer than the file")
+        table = stream.read(end - _HEAD_BYTES)
+    described = schema.LiteRTLMMetaData.GetRootAs(table, 0).SectionMetadata()
+    count = described.ObjectsLength()
+    if count > 256:
+        raise ValueError("too many sections")
+    for number in range(count):
+        section = described.Objects(number)
+        begin, stop = int(section.BeginOffset()), int(section.EndOffset())
+        if not end <= begin <= stop <= size:
+            raise ValueError("a section outside of the file")
+        yield int(section.DataType()), (begin, stop)
+
+
+def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: Any) -> bytes:
+    """Return tokenizer.json; LiteRT-LM keeps it packed by zlib behind the length of what comes out."""
+    for kind, place in sections:
+        if kind == kinds.HF_Tokenizer_Zlib:
+            packed = _bytes(file, place, _MAX_TOKENIZER_BYTES)
+            try:
+                unpacker = zlib.decompressobj()
+                return unpacker.decompress(packed[8:], _MAX_TOKENIZER_BYTES)
+            except zlib.error as error:
+                raise ArtifactError(f"{file.name}: its tokenizer cannot be unpacked") from error
+    raise ArtifactError(
+        f"{file.name}: no Hugging Face tokenizer in it",
+        hint="boards read tokenizer.json; a SentencePiece model alone is not enough",
+    )
+
+
+def _write_metadata(content: bytes, room: Path) -> None:
+    """Write what LiteRT-LM's metadata says of the end of an answer and of the template."""
+    from litert_lm_builder.runtime.proto import llm_metadata_pb2
+
+    about = llm_metadata_pb2.LlmMetadata()
+    try:
+        about.ParseFromString(content)
+    except Exception as error:  # protobuf's own kind differs by its implementation
+        raise ArtifactError("the metadata of the .litertlm cannot be read") from error
+    ids = [number for each in about.stop_tokens for number in each.token_ids.ids]
+    if ids:
+        (room / _STOPS).write_text(json.dumps(sorted(set(ids))), encoding="utf-8")
+    if about.jinja_prompt_template:
+        (room / TEMPLATE).write_text(about.jinja_prompt_template, encoding="utf-8")
+
+
+def _bytes(file: Path, place: tuple[int, int], most: int) -> bytes:
+    begin, end = place
+    if end - begin > most:
+        raise ArtifactError(f"{file.name}: a section of {end - begin:,} bytes, {most:,} at most")
+    with file.open("rb") as stream:
+        stream.seek(begin)
+        return stream.read(end - begin)
+
+
+def _copy(file: Path, place: tuple[int, int], out: Path) -> None:
+    begin, left = place[0], place[1] - place[0]
+    with file.open("rb") as stream, out.open("wb") as target:
+        stream.seek(begin)
+        while left and (chunk := stream.read(min(left, 1 << 20))):
+            target.write(chunk)
+            left -= len(chunk)

@@ -1,0 +1,216 @@
+"""A finished model looked at before anything runs it: its format, what a board needs to know of it, or why none can serve it.
+
+Headers alone are read, within the bounds of device.manifest; what a header cannot tell is asked of the engine later (`take`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from device.manifest import ManifestError
+from device.manifest import gguf as gguf_files
+from toolchain.errors import ArtifactError
+from toolchain.finished.source import Source
+from toolchain.fitting import Weighed, weigh
+from toolchain.forecast import trained_context
+from toolchain.models.template import MAX_BYTES, check_template
+from toolchain.quantize.contents import Contents, read_contents
+
+ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
+_TEMPLATE_KEY = "tokenizer.chat_template"
+_NO_TEMPLATE = (
+    "give the one it was trained with: --template FILE (the chat_template of its tokenizer_config.json, "
+    "or chat_template.jinja)"
+)
+_ENCODERS = ("t5", "t5encoder", "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "neo-bert")
+_KINDS = {
+    "adapter": "an adapter, no model: merge it with its base, or give both to a recipe",
+    "mmproj": "the eyes of a vision model, no model that answers",
+    "imatrix": "an importance matrix, no model",
+    "vocab": "a vocabulary without weights",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a file's header says that a release needs."""
+
+    format: Literal["gguf", "tflite"]
+    file: Path
+    weighed: Weighed
+    contents: Contents
+    template: str
+    context: int
+    """Tokens that the model was trained for, or that its file has room for."""
+    stop_ids: tuple[int, ...]
+    """Tokens that the file says end an answer."""
+    begins: str = ""
+    """Text of the token that the file wants before every text; empty where it wants none."""
+    tokenizer: Path | None = None
+    """`tokenizer.json`, where the file has none in it."""
+    kv_type: str = "f16"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Figures of its format."""
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs it."""
+        return ENGINES[self.format]
+
+
+def look(source: Source, template: Path | None, room: Path) -> Seen:
+    """Return what a finished model is; raise ArtifactError with what is wrong and what would mend it.
+
+    A container is taken apart into `room`.
+    """
+    kind = _kind(source.file)
+    given = _given(template) if template else ""
+    if kind == "gguf":
+        return _gguf(source, given)
+    from toolchain.finished import lite
+
+    if kind == "litertlm":
+        source = lite.taken_apart(source, room)
+    return lite.seen(source, given)
+
+
+# The kind of a file is what its first bytes say, whatever its name ----------------------------------------------------------
+
+
+def _kind(file: Path) -> str:
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if head[:4] == b"GGUF":
+        return "gguf"
+    if head[:8] == b"LITERTLM":
+        return "litertlm"
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    problem, hint = _stranger(head)
+    raise ArtifactError(f"{file.name}: {problem}", hint=hint)
+
+
+def _stranger(head: bytes) -> tuple[str, str]:
+    """Return what a file is that is no model file of ours, and what to do about it."""
+    again = "download it again"
+    if not head:
+        return "is empty", again
+    if head[:4] == b"PK\3\4" or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
+        return (
+            "is a pickle, which can run code when it is loaded, whatever its name says",
+            "save the model as safetensors, or convert it to GGUF",
+        )
+    if head[:4] in (b"lmgg", b"fmgg", b"tjgg"):
+        return "is of a format older than GGUF", "convert the original model again"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
+        return (
+            "holds safetensors, the weights of a model folder",
+            "a recipe with `base = FOLDER` quantizes a model folder",
+        )
+    if head.startswith(b"version ") and b"git-lfs" in head:
+        return "is a pointer of Git LFS, not the file it points to", "git lfs pull"
+    if head.lstrip()[:1] == b"<":
+        return "is a web page, not a model", again
+    return "is neither GGUF nor TFLite nor LiteRT-LM", again
+
+
+# GGUF ---------------------------------------------------------------------------------------------------------------------
+
+
+def _gguf(source: Source, template: str) -> Seen:
+    header, name = _header(source.file), source.file.name
+    said = header.metadata
+    architecture = str(said.get("general.architecture", ""))
+    _refuse_no_decoder(name, header, architecture)
+    found = said.get(_TEMPLATE_KEY)
+    template = template or (found if isinstance(found, str) else "")
+    if not template.strip():
+        raise ArtifactError(f"{name}: no chat template in it", hint=_NO_TEMPLATE)
+    check_template(template)
+    context = trained_context(header)
+    if not context:
+        raise ArtifactError(
+            f"{name}: `{architecture}.context_length` is {said.get(f'{architecture}.context_length', 'missing')}: "
+            "nobody can say how much context it has",
+            hint="convert the original model again",
+        )
+    contents = read_contents(source.file)
+    return Seen(
+        format="gguf",
+        file=source.file,
+        weighed=weigh(source.file),
+        contents=contents,
+        template=template,
+        context=context,
+        stop_ids=_stop_ids(said, contents.vocabulary),
+        begins=_begins(said, contents),
+    )
+
+
+def _header(file: Path) -> gguf_files.Header:
+    try:
+        return gguf_files.read_header(file)
+    except ManifestError as error:
+        with file.open("rb") as stream:
+            version = stream.read(8)[4:]
+        if int.from_bytes(version, "big") in (1, 2, 3) and version[:1] == b"\0":
+            raise ArtifactError(
+                f"{file.name}: is big-endian: boards are little-endian",
+                hint="`gguf-convert-endian FILE little` of the Python package gguf turns it round",
+            ) from error
+        raise ArtifactError(str(error), hint="download or copy the file again") from error
+
+
+def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) -> None:
+    """Raise ArtifactError for what is GGUF, but answers no questions."""
+    said = header.metadata
+    kind = said.get("general.type", "model")
+    if kind != "model" or architecture == "clip":
+        what = _KINDS.get(str(kind), _KINDS["mmproj"] if architecture == "clip" else "")
+        raise ArtifactError(f"{name}: is {what or f'of the type `{kind}`, no model'}")
+    if not architecture:
+        raise ArtifactError(f"{name}: no `general.architecture`: no engine can tell what it is")
+    parts = said.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise ArtifactError(
+            f"{name}: is one of {parts} parts, a board gets one file",
+            hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` joins them",
+        )
+    pooled = said.get(f"{architecture}.pooling_type", 0)
+    if architecture in _ENCODERS or pooled or said.get(f"{architecture}.attention.causal") is False:
+        raise ArtifactError(
+            f"{name}: is an embedding model or an encoder (`{architecture}`): it answers no questions",
+            hint="give an instruct or chat model",
+        )
+    if not header.tensors:
+        raise ArtifactError(f"{name}: holds no weights", hint="give the model file itself")
+    if said.get("tokenizer.ggml.model", "none") in ("none", "no_vocab") or not said.get(
+        "tokenizer.ggml.tokens"
+    ):
+        raise ArtifactError(
+            f"{name}: no tokenizer in it", hint="convert the original model with its tokenizer"
+        )
+
+
+def _stop_ids(said: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
+    """Return the tokens that the header says end an answer; one that is not in the vocabulary ends none."""
+    named = [said.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+    return tuple(sorted({each for each in named if type(each) is int and 0 <= each < vocabulary}))
+
+
+def _begins(said: Mapping[str, Any], contents: Contents) -> str:
+    """Return the text of the token that llama.cpp puts before every prompt of this file."""
+    if said.get("tokenizer.ggml.add_bos_token") is not True:
+        return ""
+    return next((special.text for special in contents.specials if special.role == "bos"), "")
+
+
+def _given(template: Path) -> str:
+    """Return the text of a template file; raise ArtifactError for one that cannot be read."""
+    try:
+        if template.stat().st_size > MAX_BYTES:
+            raise ArtifactError(f"{template.name}: larger than {MAX_BYTES >> 20} MiB")
+        return template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{template.name}: cannot be read as a template") from error

@@ -1,0 +1,232 @@
+"""measure(ModelFile) → Verdict of a finished model: goldens from its own answers, and whatever else can be measured.
+
+Without the weights that a file was made of, nothing says how far it is from them; without questions and answers, nothing says how
+good it is. The verdict says both plainly. With a reference, or with data, the figures are those of the gate, and so are its limits.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import (
+    Checkpoint,
+    Dataset,
+    Figures,
+    ModelFile,
+    Verdict,
+    Work,
+    keep,
+    write_jsonl,
+    write_whole,
+)
+from toolchain.errors import ArtifactError, GateError
+from toolchain.evaluate.answers import Answered, answer_all, golden, task_scores
+from toolchain.evaluate.divergence import divergence, template_parity
+from toolchain.evaluate.limits import failures
+from toolchain.evaluate.reference import Reference
+from toolchain.opening import Opening
+from toolchain.progress import Reporter
+from toolchain.recipe import EvaluateSpec, GateSpec
+from toolchain.runtime.scoring import Scorer, scorer
+
+PROMPTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "How much is 17 plus 25? Answer with the number.",
+    'Translate to German: "Good morning, how are you?"',
+)
+"""Asked of every finished model: what it answers must come again on the board. Whether it is right is another question."""
+OWN_TOKENS = 48
+"""Longest answer to one of them: long enough to tell two models apart, short enough for a slow board."""
+NO_REFERENCE = (
+    "how far this file is from the weights it was made of (KL divergence, agreement), "
+    "and whether its template and tokenizer are theirs: --reference FOLDER measures it"
+)
+NO_DATA = "how well it answers your questions (exact match, F1, answers that end): --data FILE measures it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What a finished model is measured against; nothing of it has to be there."""
+
+    opening: Opening = ()
+    """What every conversation begins with."""
+    dataset: Dataset | None = None
+    """Questions with their answers, all of them held out."""
+    reference: Checkpoint | None = None
+    """The model that the file was made of."""
+
+    def questions(self) -> list[dict[str, Any]]:
+        """Return the conversations of the data."""
+        return self.dataset.held_out() if self.dataset else []
+
+    @property
+    def not_measured(self) -> list[str]:
+        """What the verdict cannot say, a sentence each."""
+        return [
+            *([] if self.reference else [NO_REFERENCE]),
+            *([] if self.dataset else [NO_DATA]),
+        ]
+
+
+def measure(
+    model: ModelFile,
+    against: Against,
+    spec: EvaluateSpec,
+    runtime: Path,
+    out: Path,
+    report: Reporter,
+) -> Verdict:
+    """Take the goldens of a finished model and measure what can be; raise GateError with every limit that was missed."""
+    inputs = {"model": model.digest, "runtime": runtime.name}
+    inputs |= {
+        name: artifact.digest
+        for name, artifact in (("dataset", against.dataset), ("reference", against.reference))
+        if artifact
+    }
+    opening = json.dumps([dict(message) for message in against.opening])
+    work = Work(
+        stage="evaluate",
+        inputs={**inputs, "opening": opening, "prompts": "\0".join(PROMPTS)},
+        parameters=spec,
+        tools=("torch", "transformers") if against.reference else (),
+    )
+    record, fresh = keep(
+        out, work, lambda folder: _measure(model, against, spec, runtime, folder, report)
+    )
+    verdict = Verdict(path=out, record=record, fresh=fresh)
+    if missed := verdict.figures["failures"]:
+        raise GateError(
+            f"{model.file.name}: not good enough: " + "; ".join(missed),
+            hint=f"all figures: {out / 'verdict.json'}",
+        )
+    for sentence in against.not_measured:
+        report.note(f"not measured: {sentence}")
+    return verdict
+
+
+def _measure(
+    model: ModelFile,
+    against: Against,
+    spec: EvaluateSpec,
+    runtime: Path,
+    out: Path,
+    report: Reporter,
+) -> Figures:
+    opening = against.opening
+    if opening:
+        write_jsonl(out / "opening.jsonl", opening)
+    with scorer(
+        runtime,
+        model.file,
+        context=min(int(model.figures["context"]), 4096),
+        adapter=model.adapter,
+        opening=out / "opening.jsonl" if opening else None,
+        stop_ids=model.figures["stop_ids"],
+    ) as child:
+        about = child.info()
+        figures: Figures = {
+            "engine": about["version"],
+            "engine_name": about["engine"],
+            "arithmetic": about["arithmetic"],
+            "own_prompts": len(PROMPTS),
+        }
+        if opening:
+            figures["opening_tokens"] = len(child.render(_asked(opening, "?")[:-1]))
+        _refuse_nan(child, opening, model.file.name)
+        own = _own_answers(child, opening, report)
+        figures["own_ended"] = sum(answer.stopped for answer in own)
+        answers = answer_all(child, against.questions()[: spec.questions], spec.max_tokens, report)
+        if answers:
+            figures |= task_scores(answers)
+        if against.reference:
+            chats = against.questions() or [_as_chat(answer) for answer in own]
+            figures |= _against_reference(child, against.reference, chats, spec, report)
+    figures["not_measured"] = against.not_measured
+    figures["failures"] = [*_silence(own), *_missed(figures, spec.gate)]
+    _write(out, [*own, *answers], opening, spec)
+    write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def _own_answers(child: Scorer, opening: Opening, report: Reporter) -> list[Answered]:
+    """Return what the model answers to the prompts that every finished model is asked."""
+    answers = []
+    for number, prompt in enumerate(PROMPTS, 1):
+        messages = _asked(opening, prompt)
+        said = child.answer(messages[:-1], OWN_TOKENS)
+        messages[-1]["content"] = said.text
+        answers.append(Answered(messages, said.prompt, said.tokens, said.text, said.stopped))
+        report.step("answer prompts of ours", number, len(PROMPTS), "answers")
+    return answers
+
+
+def _asked(opening: Opening, question: str) -> list[dict[str, str]]:
+    """Return a conversation with room for its answer."""
+    ask = {"role": "user", "content": question}
+    return [*(dict(message) for message in opening), ask, {"role": "assistant", "content": ""}]
+
+
+def _as_chat(answer: Answered) -> Mapping[str, Any]:
+    """Return a model's own answer as a conversation to be compared along."""
+    return {"messages": list(answer.messages), "opening": len(answer.messages) - 2}
+
+
+def _refuse_nan(child: Scorer, opening: Opening, name: str) -> None:
+    """Raise ArtifactError where the scores are no numbers: such a file answers, but anything."""
+    import numpy as np
+
+    tokens = child.render(_asked(opening, PROMPTS[0])[:-1])
+    if not np.isfinite(child.logits(tokens[:4])).all():
+        raise ArtifactError(
+            f"{name}: computes NaN: its weights are damaged, or overflow in their type",
+            hint="convert or download it again",
+        )
+
+
+def _against_reference(
+    child: Scorer,
+    teacher: Checkpoint,
+    chats: Sequence[Mapping[str, Any]],
+    spec: EvaluateSpec,
+    report: Reporter,
+) -> Figures:
+    """Return how far the file is from the model that it was made of, as the gate measures it."""
+    reference = Reference.load(teacher)
+    figures = template_parity(child, reference, chats[: spec.gate.template_chats])
+    return figures | divergence(child, reference, chats, spec.kl_tokens, report)[0]
+
+
+_UNLIMITED: Figures = {
+    "mean_kl": 0.0,
+    "agreement": 1.0,
+    "exact_match": 1.0,
+    "f1": 1.0,
+    "eos_rate": 1.0,
+    "template_mismatches": 0,
+}
+"""What passes every limit of the gate: it stands where nothing was measured, and the verdict says that nothing was."""
+
+
+def _missed(figures: Figures, gate: GateSpec) -> list[str]:
+    """Return the gate's own sentences for the limits that were missed, of what was measured."""
+    return failures(_UNLIMITED | figures, gate)
+
+
+def _silence(own: Sequence[Answered]) -> Iterator[str]:
+    if not any(answer.text.strip() for answer in own):
+        yield f"it answers nothing to {len(own)} of {len(own)} prompts"
+
+
+def _write(out: Path, answers: Sequence[Answered], opening: Opening, spec: EvaluateSpec) -> None:
+    """Write the goldens, ours first, and every answer."""
+    kept = [answer for answer in answers if answer.text.strip()]
+    own, others = kept[: len(PROMPTS)], kept[len(PROMPTS) :]
+    chosen = [*own, *others[: max(0, spec.goldens - len(own))]]
+    write_jsonl(out / "goldens.jsonl", [golden(answer, opening) for answer in chosen])
+    write_jsonl(
+        out / "answers.jsonl",
+        [{"question": answer.question, "answer": answer.text} for answer in answers],
+    )
