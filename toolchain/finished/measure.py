@@ -26,6 +26,7 @@ from toolchain.evaluate.answers import Answered, answer_all, golden, task_scores
 from toolchain.evaluate.divergence import divergence, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.models.original import Original
 from toolchain.opening import Opening
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec, GateSpec
@@ -194,7 +195,7 @@ def _against_reference(
     report: Reporter,
 ) -> Figures:
     """Return how far the file is from the model that it was made of, as the gate measures it."""
-    reference = Reference.load(teacher)
+    reference = Reference.load(Original(base=teacher.path), report)
     figures = template_parity(child, reference, chats[: spec.gate.template_chats])
     return figures | divergence(child, reference, chats, spec.kl_tokens, report)[0]
 
