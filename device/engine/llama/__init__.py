@@ -27,6 +27,7 @@ from device.engine.llama import objects as opening
 from device.engine.llama.cells import LlamaCells
 from device.engine.llama.decoding import LlamaDecoder
 from device.engine.llama.objects import N_OUTPUTS
+from device.engine.llama.threads import Threads
 from device.engine.sequence import ReadSequence, arbitrary
 from device.errors import DeviceError
 from device.manifest import ManifestError
@@ -57,7 +58,8 @@ class LlamaEngine:
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if weights.adapter:
             opening.adapt(self._ctx, weights.adapter)
-        self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
+        self._threads = Threads(self._ctx)
+        self._sequence = ReadSequence(LlamaCells(self._ctx, self._threads), settings.slots)
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
@@ -175,9 +177,9 @@ class LlamaEngine:
 
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
         """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
-        llama.llama_set_n_threads(self._ctx, decode, prefill)
-        self._decoder.exact.clear()
         os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
+        self._threads.use(decode, prefill)
+        self._decoder.exact.clear()
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""
@@ -197,6 +199,7 @@ class LlamaEngine:
             os.sched_setaffinity(0, self._cpus)
             self._sequence.close()
             llama.llama_free(self._ctx)
+            self._threads.close()
             if self._owner:
                 llama.llama_model_free(self._model)
             self._model = None
