@@ -22,6 +22,7 @@ from device.engine.base import (
     Token,
     check_prompt,
     never,
+    others_run,
 )
 from device.engine.llama import objects as opening
 from device.engine.llama.cells import LlamaCells
@@ -44,6 +45,10 @@ class _Weights:
     adapter: Any = None
 
 
+TRIAL_TOKENS = 4
+"""Decoded with each number of threads where other programs run: enough to tell twice as fast from as fast."""
+
+
 class LlamaEngine:
     """A model in llama.cpp with one context and one sequence."""
 
@@ -64,6 +69,8 @@ class LlamaEngine:
         self._description = opening.describe(self._model, self._ctx, path, settings.kv_type)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
+        if not settings.threads and settings.slots == 1 and others_run():
+            self._choose_threads()
 
     @property
     def description(self) -> Description:
@@ -220,6 +227,28 @@ class LlamaEngine:
             self._sequence.decode(part, every_row=True)
             for row in range(len(part)):
                 yield llama.llama_get_embeddings_ith(self._ctx, row)[:width]
+
+    def _choose_threads(self) -> None:
+        """Decode a little with all threads, half of them and one, and go on with the fastest.
+
+        Answers stay what they are up to 512 tokens: from there on the number of threads decides the last bits (`decoding`).
+        """
+        most, cpus = self._description.threads, self._weights.settings.cpus
+        if most == 1:
+            return
+
+        tokens = min(TRIAL_TOKENS, self._context - 1)
+        self.time_decode(1)  # which reads the weights from the disk
+
+        seconds = {}
+        for threads in sorted({most, (most + 1) // 2, 1}):
+            self.use_threads(threads, threads, cpus)
+            seconds[threads] = self.time_decode(tokens)
+
+        best = min(seconds, key=seconds.__getitem__)
+        self.use_threads(best, best, cpus)
+        self._description = replace(self._description, threads=best, threads_batch=best)
+        self.forget()
 
     # Answering
 
