@@ -21,8 +21,9 @@ import measure
 import models
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENS, QUICK_TOKENS = 24, 4
 ROUNDS, QUICK_ROUNDS = 7, 2
+SECONDS, QUICK_SECONDS = 1.0, 0.1
+"""Of decoding in each case; four tokens at least, which may take many times as long."""
 CONTEXT = 256
 BESIDE = (0, 1, 2)
 SETTLES_S = 0.3
@@ -36,8 +37,11 @@ from device.engine.base import Sampling, Settings, usable_cores
 engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=usable_cores(), guess=False))
 said = [step.id for step in engine.generate([700], Sampling(max_tokens=16))]
 print(json.dumps(said), flush=True)
-for tokens in map(int, sys.stdin):
-    print(tokens / engine.time_decode(tokens), flush=True)
+for least in map(float, sys.stdin):
+    tokens, seconds = 0, 0.0
+    while seconds < least:
+        tokens, seconds = tokens + 4, seconds + engine.time_decode(4)
+    print(tokens / seconds, flush=True)
 """
 
 
@@ -57,10 +61,10 @@ class Engine:
         )
         self.said: list[int | None] = json.loads(self._line())
 
-    def rate(self, tokens: int) -> float:
-        """Return the tokens a second of so many tokens."""
+    def rate(self, seconds: float) -> float:
+        """Return the tokens a second of so many seconds."""
         assert self._process.stdin
-        self._process.stdin.write(f"{tokens}\n")
+        self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
         return float(self._line())
 
@@ -77,22 +81,26 @@ class Engine:
 def main() -> None:
     """Measure the claims."""
     options = measure.options(__doc__ or "")
-    tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if options.quick else (TOKENS, ROUNDS)
+    seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if options.quick else (SECONDS, ROUNDS)
     engines = {"ours": Engine(None), "stock": Engine(stock_libraries())}
     assert engines["ours"].said == engines["stock"].said, "the patch changed an answer"
     cases: dict[str, measure.Case] = {
-        f"{name} beside {count}": lambda name=name, count=count: _rate(engines[name], count, tokens)
+        f"{name} beside {count}": lambda name=name, count=count: _rate(
+            engines[name], count, seconds
+        )
         for name in engines
         for count in BESIDE
     }  # type: ignore[misc]
-    figures = measure.interleave(cases, rounds)
-    for engine in engines.values():
-        engine.close()
+    try:
+        figures = measure.interleave(cases, rounds)
+    finally:
+        for engine in engines.values():
+            engine.close()
+
     conditions = {
         "model": f"{models.SMOLLM2_135M.name}, Q4_0",
         "unit": "tokens/s",
         "threads": len(os.sched_getaffinity(0)),
-        "tokens": tokens,
     }
     idle = figures["ours beside 0"]
     claims = [measure.claim("idle", "stock", 0.99, idle, figures["stock beside 0"], conditions)]
@@ -120,9 +128,9 @@ def stock_libraries() -> Path:
     return folder / "llama_cpp" / "lib"
 
 
-def _rate(engine: Engine, count: int, tokens: int) -> float:
+def _rate(engine: Engine, count: int, seconds: float) -> float:
     with _beside(count):
-        return engine.rate(tokens)
+        return engine.rate(seconds)
 
 
 @contextmanager

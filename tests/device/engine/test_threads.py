@@ -40,7 +40,7 @@ def busy() -> Iterator[None]:
 
 
 def running() -> set[str]:
-    return set(os.listdir("/proc/self/task"))
+    return {task.name for task in Path("/proc/self/task").iterdir()}
 
 
 def answered(engine: Engine) -> list[int | None]:
