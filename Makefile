@@ -46,7 +46,7 @@ lint: $(READY)
 system:
 	sh scripts/system-packages.sh $(if $(BOARDS),boards) $(if $(BROWSER),browser)
 
-$(READY): pyproject.toml constraints.txt | system
+$(READY): pyproject.toml constraints.txt scripts/engine-wheel.sh toolchain/runtime/image/barrier.patch | system
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demitasse needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip

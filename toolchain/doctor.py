@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from toolchain.errors import ToolError
 from toolchain.target import Target, recognise
-from toolchain.tools import ggml, openssh
+from toolchain.tools import ggml, llama, openssh
 
 Facts = Mapping[str, Any]
 MIN_FREE_BYTES = 2 << 30
@@ -39,6 +39,7 @@ def host_findings() -> list[Finding]:
         _tool("sshd", openssh.sshd),
         _tool("ssh-keygen", openssh.ssh_keygen),
         _tool("llama.cpp", ggml.verify),
+        _threads(),
         _training(),
         _room(),
     ]
@@ -54,6 +55,21 @@ def _tool(name: str, verify: Callable[[], object]) -> Finding:
         return Finding(check=name, state="ok", seen=str(verify() or "works"))
     except ToolError as error:
         return Finding(check=name, state="problem", seen=error.message, mend=error.hint)
+
+
+def _threads() -> Finding:
+    try:
+        sleeps = llama.sleeps_at_barriers()
+    except ToolError as error:
+        return Finding(check="threads", state="problem", seen=error.message, mend=error.hint)
+    if sleeps:
+        return Finding(check="threads", state="ok", seen="llama.cpp's sleep where they wait")
+    return Finding(
+        check="threads",
+        state="warning",
+        seen="llama.cpp's spin where they wait: many times slower where other programs run",
+        mend="build it with our patch: make (or scripts/engine-wheel.sh, then pip install its wheel)",
+    )
 
 
 def _training() -> Finding:

@@ -322,6 +322,14 @@ def default_threads(model_size: int) -> int:
     return 1 if model_size < ONE_THREAD_BYTES else usable_cores()
 
 
+def others_run(loadavg: Path = Path("/proc/loadavg")) -> bool:
+    """Return whether any other thread of this computer runs or waits for a core right now."""
+    try:
+        return int(loadavg.read_text(encoding="ascii").split()[3].partition("/")[0]) > 1
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 def memory_bytes(entry: str, meminfo: Path = Path("/proc/meminfo")) -> "int | None":
     """Return an entry of the kernel's memory table (`MemTotal`, `MemAvailable`); None where there is none."""
     try:

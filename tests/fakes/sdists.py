@@ -6,6 +6,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from toolchain import patching
+
 _BACKEND = """
 def prepare_metadata_for_build_wheel(folder, config_settings=None):
     import pathlib
@@ -46,7 +48,8 @@ def files() -> dict[str, str]:
     vendor = {
         "CMakeLists.txt": _CMAKE,
         "LICENSE": "MIT",
-        "ggml/src/ggml-cpu/ggml-cpu.c": _CPU,
+        "ggml/src/ggml-cpu/ggml-cpu.c": _CPU + _before("ggml-cpu.c"),
+        "ggml/src/ggml-cpu/ggml-cpu.cpp": _before("ggml-cpu.cpp"),
         "tools/llama-bench/main.cpp": "int bench(); int main() { return bench(); }",
         "tools/llama-bench/llama-bench.cpp": "int bench() { return 0; }",
         "models/vocabulary.gguf": "not needed",
@@ -77,6 +80,15 @@ def write(folder: Path, contents: Mapping[str, str | bytes]) -> Path:
             member.size = len(raw)
             archive.addfile(member, io.BytesIO(raw))
     return path
+
+
+def _before(name: str) -> str:
+    """Return the lines of a file that our patch changes, as comments: the miniature compiles none of them."""
+    return "".join(
+        f"/*\n{change.before}*/\n"
+        for change in patching.changes()
+        if change.file.endswith(f"/{name}")
+    )
 
 
 def _part(name: str) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp's source as llama-cpp-python ships it: the engine that a board runs is built of the same text as the host's.
+"""llama.cpp's source as llama-cpp-python ships it, with our patch: a board's engine is built of the same text as the host's.
 
 It comes by pip, from whatever index pip is set up for, once; later it is found on disk. The archive is a stranger's: only the
 files that the build needs are taken out, within bounds, and the folder appears whole or not at all.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain import patching
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Reporter
 from toolchain.tools import pip
@@ -48,7 +49,7 @@ class Source:
     version: str
     """Of llama-cpp-python."""
     sha256: str
-    """Of the archive it came in."""
+    """Of the archive it came in and of the patch, together."""
 
 
 def fetch(folder: Path, report: Reporter) -> Source:
@@ -57,13 +58,14 @@ def fetch(folder: Path, report: Reporter) -> Source:
     Raises ToolError if pip cannot get it, ArtifactError if what it got is broken. One caller at a time.
     """
     version = _installed()
-    kept = folder / version
+    kept = folder / f"{version}-{patching.digest()[:12]}"
     if not (kept / _RECORD).is_file():
         staged = folder / ".part"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         archive = _download(version, staged / "download", report)
         unpack(archive, staged / "tree")
+        patching.apply(staged / "tree", version)
         record = {"version": version, "sha256": _sha256(archive)}
         (staged / "tree" / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
@@ -125,6 +127,8 @@ def _installed() -> str:
         raise ToolError(f"{PACKAGE} is not installed", hint=f"pip install {PACKAGE}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(archive: Path) -> str:
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    digest.update(patching.digest().encode())
+    return digest.hexdigest()

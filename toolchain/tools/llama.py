@@ -50,6 +50,12 @@ def features() -> tuple[str, ...]:
     return tuple(sorted(_FEATURES[name] for name in said if name in _FEATURES))
 
 
+def sleeps_at_barriers() -> bool:
+    """Return whether the installed library's threads sleep where they wait: it was built with our patch, or with OpenMP."""
+    said = _library().llama_print_system_info().decode()
+    return "BARRIER_SLEEP = 1" in said or "OPENMP = 1" in said
+
+
 @contextmanager
 def open_vocabulary(file: Path) -> Iterator[Encode]:
     """Load the vocabulary of a GGUF file, no weights; raise ArtifactError if llama.cpp refuses it."""

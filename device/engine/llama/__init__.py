@@ -22,11 +22,13 @@ from device.engine.base import (
     Token,
     check_prompt,
     never,
+    others_run,
 )
 from device.engine.llama import objects as opening
 from device.engine.llama.cells import LlamaCells
 from device.engine.llama.decoding import LlamaDecoder
 from device.engine.llama.objects import N_OUTPUTS
+from device.engine.llama.threads import Threads
 from device.engine.sequence import ReadSequence, arbitrary
 from device.errors import DeviceError
 from device.manifest import ManifestError
@@ -43,6 +45,10 @@ class _Weights:
     adapter: Any = None
 
 
+TRIAL_TOKENS = 4
+"""Decoded with each number of threads where other programs run: enough to tell twice as fast from as fast."""
+
+
 class LlamaEngine:
     """A model in llama.cpp with one context and one sequence."""
 
@@ -57,11 +63,14 @@ class LlamaEngine:
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if weights.adapter:
             opening.adapt(self._ctx, weights.adapter)
-        self._sequence = ReadSequence(LlamaCells(self._ctx), settings.slots)
+        self._threads = Threads(self._ctx)
+        self._sequence = ReadSequence(LlamaCells(self._ctx, self._threads), settings.slots)
         self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
         self._description = opening.describe(self._model, self._ctx, path, settings)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
+        if not settings.threads and settings.slots == 1 and others_run():
+            self._choose_threads()
 
     @property
     def description(self) -> Description:
@@ -191,9 +200,9 @@ class LlamaEngine:
 
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
         """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
-        llama.llama_set_n_threads(self._ctx, decode, prefill)
-        self._decoder.exact.clear()
         os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
+        self._threads.use(decode, prefill)
+        self._decoder.exact.clear()
 
     def time_prompt(self, n_tokens: int) -> float:
         """Return the seconds of a prompt of random tokens."""
@@ -213,6 +222,7 @@ class LlamaEngine:
             os.sched_setaffinity(0, self._cpus)
             self._sequence.close()
             llama.llama_free(self._ctx)
+            self._threads.close()
             if self._owner:
                 llama.llama_model_free(self._model)
             self._model = None
@@ -238,6 +248,28 @@ class LlamaEngine:
                 values = llama.llama_get_embeddings_ith(self._ctx, row)[:width]
                 total = [one + other for one, other in zip(total, values, strict=True)]
         return [value / len(tokens) for value in total]
+
+    def _choose_threads(self) -> None:
+        """Decode a little with all threads, half of them and one, and go on with the fastest.
+
+        Answers stay what they are up to 512 tokens: from there on the number of threads decides the last bits (`decoding`).
+        """
+        most, cpus = self._description.threads, self._weights.settings.cpus
+        if most == 1:
+            return
+
+        tokens = min(TRIAL_TOKENS, self._context - 1)
+        self.time_decode(1)  # which reads the weights from the disk
+
+        seconds = {}
+        for threads in sorted({most, (most + 1) // 2, 1}):
+            self.use_threads(threads, threads, cpus)
+            seconds[threads] = self.time_decode(tokens)
+
+        best = min(seconds, key=seconds.__getitem__)
+        self.use_threads(best, best, cpus)
+        self._description = replace(self._description, threads=best, threads_batch=best)
+        self.forget()
 
     # Answering
 

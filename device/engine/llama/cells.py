@@ -7,6 +7,7 @@ from typing import Any
 from llama_cpp import llama_cpp as llama
 
 from device.engine.llama import objects as opening
+from device.engine.llama.threads import Threads
 from device.errors import DeviceError
 
 _ABORTED = 2
@@ -18,8 +19,8 @@ _new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ct
 class LlamaCells:
     """The memory of a context."""
 
-    def __init__(self, ctx: Any) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: Any, threads: Threads) -> None:
+        self._ctx, self._threads = ctx, threads
         self._memory = llama.llama_get_memory(ctx)
         self._batch = opening.batch(llama.llama_n_batch(ctx))
 
@@ -33,7 +34,8 @@ class LlamaCells:
                 start + row,
                 every_row or row == last,
             )
-        code = llama.llama_decode(self._ctx, batch)
+        with self._threads.at_work():
+            code = llama.llama_decode(self._ctx, batch)
         if code not in (0, _ABORTED):
             raise DeviceError(
                 "engine_failed",

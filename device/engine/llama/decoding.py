@@ -152,6 +152,7 @@ class LlamaDecoder:
         follow = self._follow(picker, tokens)
         together = [self._row(row) for row in range(len(follow))]
         self._take_back(base)
+        tried_s = time.perf_counter() - began
         said: list[int] = []
         same = True
         while len(said) < len(follow) and said == follow[: len(said)]:
@@ -161,6 +162,8 @@ class LlamaDecoder:
         clock.ran(len(said), began)
         if len(said) > 1 or not same:
             self.exact[way] = same
+        else:  # nothing was proved, so it will be tried again: that must not be free
+            self._pace.tried(len(tokens), 0, tried_s)
         return said
 
     def _row(self, row: int) -> bytes:

@@ -53,11 +53,24 @@ def test_nothing_is_tried_before_guesses_were_right() -> None:
 def test_the_more_guesses_were_right_the_more_are_tried_at_once() -> None:
     sizes = [paced(40, right).size(15) for right in range(40)]
     assert sizes == sorted(sizes)
-    assert {1, max(SIZES)} <= set(sizes)
+    assert {1, min(SIZES)} <= set(sizes)
+
+
+def test_a_size_is_tried_with_what_smaller_ones_have_earned() -> None:
+    pace = paced(40, 30)
+    tried = []
+    for _ in range(6):
+        size = pace.size(15)
+        pace.tried(size, size, {4: 2.6, 8: 4.2, 16: 7.0}[size] * STEP_S)
+        tried.append(size)
+    assert tried == sorted(tried)
+    assert (tried[0], tried[-1]) == (4, 16)
 
 
 def test_no_more_are_tried_than_were_guessed() -> None:
     pace = paced(40, 30)
+    for _ in range(6):
+        pace.tried(4, 4, 2.6 * STEP_S)
     assert [pace.size(guessed) for guessed in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
 
 
@@ -82,7 +95,14 @@ def test_a_debt_is_paid_by_later_answers() -> None:
 
 
 @pytest.mark.parametrize("length", [64, 128, 512])
-def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(length: int) -> None:
+@pytest.mark.parametrize(
+    "costs",
+    [{4: 2.6, 8: 3.5, 16: 5.0}, {4: 2.4, 8: 4.2, 16: 7.6}, {4: 3.1, 8: 5.7, 16: 10.8}],
+    ids=["two threads", "one thread", "one thread, Q4_1"],
+)
+def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(
+    length: int, costs: dict[int, float]
+) -> None:
     pace = paced(200, 200)
     pace.begin()
     spent, tokens = 0.0, 0
@@ -93,9 +113,19 @@ def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(length: int)
             pace.saw(right=True)
             spent += 1
         else:
-            cost = {4: 2.6, 8: 3.5, 16: 5.0}[size]
+            cost = costs[size]
             pace.tried(size, 1, cost * STEP_S)
             pace.saw(right=False)
             spent += cost
         tokens += 1
-    assert spent / length <= 1.01 + 7 / length
+    assert spent / length <= 1.01 + 2.6 / length
+
+
+def test_the_step_after_a_batch_is_paid_for_and_does_not_count_as_the_usual_one() -> None:
+    usual, slow = paced(200, 200), paced(200, 200)
+    for pace, after in ((usual, STEP_S), (slow, 1.9 * STEP_S)):
+        for _ in range(4):
+            pace.tried(4, 3, 3.0 * STEP_S)
+            pace.stepped(after)
+    assert usual.size(15) > 1
+    assert slow.size(15) == 1

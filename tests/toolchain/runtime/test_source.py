@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import sdists
+from toolchain import patching
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.progress import Silent
 from toolchain.runtime import source
@@ -74,7 +75,8 @@ def test_the_source_is_got_by_pip_once_and_then_found_offline(tmp_path: Path, in
     assert source.fetch(tmp_path / "kept", Silent()) == first
     assert (first.path / "CMakeLists.txt").is_file()
     assert (first.version, len(first.sha256)) == (sdists.version(), 64)
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == [sdists.version()]
+    kept = f"{sdists.version()}-{patching.digest()[:12]}"
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [kept]
 
 
 def test_a_broken_archive_leaves_no_source_behind_and_the_next_try_works(
@@ -98,3 +100,23 @@ def test_a_source_that_cannot_be_had_says_what_pip_said_and_what_helps(
     ) as caught:
         source.fetch(tmp_path / "kept", Silent())
     assert "PIP_FIND_LINKS" in caught.value.hint
+
+
+def test_the_source_that_is_built_is_patched(tmp_path: Path, index: Path) -> None:
+    sdists.write(index, sdists.files())
+    fetched = source.fetch(tmp_path / "kept", Silent()).path
+    text = (fetched / "ggml/src/ggml-cpu/ggml-cpu.c").read_text(encoding="utf-8")
+    assert all(change.after in text for change in patching.changes() if change.file.endswith(".c"))
+
+
+def test_a_source_that_the_patch_does_not_fit_is_refused_by_its_version_and_not_kept(
+    tmp_path: Path, index: Path
+) -> None:
+    renewed = {**sdists.files(), "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c": "int renewed;"}
+    sdists.write(index, renewed)
+    with pytest.raises(
+        ArtifactError,
+        match=f"^llama-cpp-python {sdists.version()}: .*ggml-cpu.c` has not the lines",
+    ):
+        source.fetch(tmp_path / "kept", Silent())
+    assert not list((tmp_path / "kept").glob(f"{sdists.version()}*"))
