@@ -185,7 +185,13 @@ def _provenance(origin: Origin) -> dict[str, Any]:
         {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
         for r in origin.records
     ]
-    return {"recipe": origin.recipe, "base": origin.base, "stages": stages}
+    return {"recipe": origin.recipe, "base": f"{origin.base}{_weights(origin)}", "stages": stages}
+
+
+def _weights(origin: Origin) -> str:
+    """Return what the base's weights were, where they came from a quantized file."""
+    found = next((r.figures for r in origin.records if r.stage == "base"), {})
+    return f" ({found['quantization']})" if found else ""
 
 
 def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
@@ -234,7 +240,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "",
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
-        f"- base: {origin.base or 'trained from scratch'}",
+        f"- base: {origin.base or 'trained from scratch'}{_weights(origin)}",
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
         "",

@@ -1,26 +1,26 @@
 """A GGUF file → a checkpoint that can be trained: the base of a recipe, where no unquantized weights are to be had.
 
-What comes out is the file's own model and no better: its weights are those that the quantized file stands for, exactly. The record says
-of which types they were. Three things are proved before it is taken: the checkpoint, understood again, says of itself what the file
-says; both tokenizers cut a mixed text alike; and its logits are llama.cpp's for this very file (`gguf_proof`).
+What comes out is the file's own model and no better: its weights are exactly those that the quantized file stands for, and the
+record says of which types they were. Three things are proved before it is taken: the checkpoint, understood again, says of itself
+what the file says; both tokenizers cut a mixed text alike; its logits are llama.cpp's for this very file (`gguf_proof`).
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import json
 from toolchain.artifacts import Checkpoint, Figures, Work, digest, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.models import tokenizer
-from toolchain.models.architecture import Model, Source, sources_of, understand
+from toolchain.models.architecture import Source, sources_of, understand
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
+from toolchain.models.origin import Origin
 from toolchain.models.template import check_template
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
@@ -34,18 +34,6 @@ if TYPE_CHECKING:
 BLOCK_WEIGHTS = 1 << 22
 """Weights that are held at a time: 16 MB of float32."""
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """The file, and what is known of where it comes from."""
-
-    file: Path
-    name: str
-    """As the recipe calls it."""
-    version: str = ""
-    """Of the package that ships it."""
-    licences: tuple[Path, ...] = ()
 
 
 class _Parameters(Frozen):
@@ -69,6 +57,14 @@ def unpack(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Checkp
 
 
 def _build(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figures:
+    figures = write_checkpoint(origin, out, report)
+    proof = prove_logits(origin.file, out, runtime, set(figures["types"]))
+    report.note(proof.sentence())
+    return figures | proof.figures()
+
+
+def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
+    """Write the checkpoint, its metadata and tokens proved, its logits not yet; raise ArtifactError for what is refused."""
     with open_gguf(origin.file) as file:
         config = config_of(file)
         check_template(str(file.metadata.get(tokenizer.TEMPLATE_KEY, "")) or "{{ messages }}")
@@ -87,13 +83,11 @@ def _build(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figure
         vocabulary = tokenizer.understand(out, model.sizes["vocab"])
         compared = tokenizer.prove_file(file.path, out, vocabulary)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
-    proof = prove_logits(origin.file, out, runtime, set(figures["types"]))
-    report.note(proof.sentence())
-    return figures | {"tokens_compared": compared, **proof.figures()}
+    return figures | {"tokens_compared": compared}
 
 
 def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
-    """Return where each tensor of the checkpoint comes from; raise ArtifactError for a tensor too few, too many, or of another shape."""
+    """Return where each tensor of the checkpoint comes from; raise ArtifactError for one too few, too many, or of another shape."""
     _, sources = sources_of(config)
     for source in sources:
         if source.name not in file.tensors:
@@ -167,7 +161,7 @@ def _rows(file: GgufFile, source: Source) -> Iterator["NDArray[np.float32]"]:
 
 
 def _ungrouped(rows: "NDArray[np.float32]", source: Source) -> "NDArray[np.float32]":
-    """Return heads with the halves of their rotary pairs apart: row i·d/2+j of a head is row 2j+i (`permute`, conversion/llama.py)."""
+    """Return heads with the halves of their rotary pairs apart: row i·d/2+j is row 2j+i (`permute`, conversion/llama.py)."""
     import numpy as np
 
     pairs = rows.reshape(-1, source.shape[0] // source.heads // 2, 2, rows.shape[1])

@@ -231,9 +231,10 @@ def check_metadata(file: GgufFile, model: Model) -> None:
     """Raise ArtifactError unless the checkpoint that was made, understood again, says what the file says."""
     family = model.family
     said = _Said(file, family)
-    whole, ours = f"{family.name}.", {
-        key.removeprefix(f"{family.name}."): value for key, value in model.metadata.items()
-    }
+    whole, ours = (
+        f"{family.name}.",
+        {key.removeprefix(f"{family.name}."): value for key, value in model.metadata.items()},
+    )
     theirs = {
         key.removeprefix(whole): value
         for key, value in file.metadata.items()
@@ -245,11 +246,11 @@ def check_metadata(file: GgufFile, model: Model) -> None:
             continue
         expected = ours.get(key, _implied(said, key))
         found = theirs.get(key, defaults.get(key))
-        if not _same(expected, found) and not (
-            expected is None and found in _NEUTRAL.get(key, ())
-        ):
+        if not _same(expected, found) and not (expected is None and found in _NEUTRAL.get(key, ())):
             shown = str(theirs.get(key, "not there"))[:40]
-            raise file.fault(f"metadata `{whole}{key}` is `{shown}`, which has no place in a checkpoint")
+            raise file.fault(
+                f"metadata `{whole}{key}` is `{shown}`, which has no place in a checkpoint"
+            )
 
 
 def _limited(family: Family, key: str) -> bool:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SUFFIX = ".gguf"
 _STRING = 8
 _NUMBERS = {4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8"}
 """Type of an array's items (ggml docs/gguf.md) → how numpy reads them."""
@@ -79,9 +78,7 @@ class GgufFile:
             return np.array(found)
         if not isinstance(found, Array) or found.kind not in _NUMBERS:
             raise self.fault(f"metadata `{key}` is not a list of numbers")
-        return np.fromfile(
-            self.path, _NUMBERS[found.kind], count=found.count, offset=found.offset
-        )
+        return np.fromfile(self.path, _NUMBERS[found.kind], count=found.count, offset=found.offset)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape as checkpoints have it: the length of a row last."""

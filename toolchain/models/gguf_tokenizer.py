@@ -1,7 +1,7 @@
 """tokenizer.json, its settings and the chat template from the metadata of a GGUF file: the inverse of `tokenizer`.
 
-The file is read as llama.cpp reads it: its own defaults, the tokens that it knows by name, and which of them end an answer are asked
-of the library. Afterwards both libraries encode a mixed text (`tokenizer.prove_file`), and one different token refuses the file.
+The file is read as llama.cpp reads it: its own defaults, the tokens that it knows by name, and which of them end an answer are
+asked of the library. Afterwards both libraries encode a mixed text (`tokenizer.prove_file`): one different token refuses the file.
 """
 
 import json
@@ -24,9 +24,7 @@ _SAME_CUT = {
     "gpt-4o": "kanana2 llama4 talkie",
 }
 """`tokenizer.ggml.pre` that we write → others that stand for the same patterns and rules (llama-vocab.cpp)."""
-_PRE = {
-    name: known for known, others in _SAME_CUT.items() for name in (known, *others.split())
-}
+_PRE = {name: known for known, others in _SAME_CUT.items() for name in (known, *others.split())}
 _ADDED = llama.CONTROL | llama.USER_DEFINED | llama.UNKNOWN
 """Attributes of tokens that are found in text before it is cut (llama-vocab.cpp, `cache_special_tokens`)."""
 
@@ -58,13 +56,15 @@ def _kind(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
     """Return what differs between kinds: normalizer, pre-tokenizer, decoder and model, its vocabulary left out."""
     kind = file.metadata.get("tokenizer.ggml.model", "none")
     if kind == "gpt2":
-        return _byte_level(file)
+        return _byte_level(file, tokens)
     if kind == "llama":
         return _sentence_piece(file, tokens)
-    raise file.fault(f"a tokenizer of the kind `{str(kind)[:40]}` is not known", hint="known: gpt2, llama")
+    raise file.fault(
+        f"a tokenizer of the kind `{str(kind)[:40]}` is not known", hint="known: gpt2, llama"
+    )
 
 
-def _byte_level(file: GgufFile) -> dict[str, Any]:
+def _byte_level(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
     name = str(file.metadata.get("tokenizer.ggml.pre", "default"))
     found = cut(_PRE.get(name, name))
     if found is None:
@@ -73,9 +73,11 @@ def _byte_level(file: GgufFile) -> dict[str, Any]:
             hint = "convert the model again with a newer llama.cpp: this file does not say how its text is cut"
         raise file.fault(f"a tokenizer cut as `{name[:40]}` is not known", hint=hint)
     pre_tokenizer, ignore_merges = found
-    merges = [merge.partition(" ") for merge in file.strings("tokenizer.ggml.merges")]
-    if not merges:
-        raise file.fault("no merges of its tokenizer")
+    # A piece may begin with the space that stands between the two: llama.cpp looks for it from the second byte on.
+    listed = file.strings("tokenizer.ggml.merges")
+    pairs = [(merge[: merge.find(" ", 1)], merge[merge.find(" ", 1) + 1 :]) for merge in listed]
+    known = set(tokens)
+    merges = [list(pair) for pair in pairs if {*pair, "".join(pair)} <= known]
     return {
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
@@ -85,9 +87,7 @@ def _byte_level(file: GgufFile) -> dict[str, Any]:
             "trim_offsets": True,
             "use_regex": True,
         },
-        "model": _model(
-            [[left, right] for left, _, right in merges], ignore_merges=ignore_merges
-        ),
+        "model": _model(merges, ignore_merges=ignore_merges),
     }
 
 
@@ -106,9 +106,9 @@ def _sentence_piece(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
 
 
 def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
-    """Return the pairs that scores join, the best first; of equal scores the longest left part first, as llama.cpp goes from the left.
+    """Return the pairs that scores join, the best first (transformers convert_slow_tokenizer.py, `generate_merges`).
 
-    (transformers convert_slow_tokenizer.py, `generate_merges`.)
+    Of equal scores the longest left part comes first, as llama.cpp joins the leftmost pair.
     """
     scores = file.numbers("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
@@ -164,7 +164,9 @@ def _whole(fields: dict[str, Any], tokens: list[str], rules: Rules) -> dict[str,
         for number in used
         if number in roles or rules.attributes[number] & _ADDED
     ]
-    unknown = [text for text, kind in zip(tokens, rules.attributes, strict=True) if kind & llama.UNKNOWN]
+    unknown = [
+        text for text, kind in zip(tokens, rules.attributes, strict=True) if kind & llama.UNKNOWN
+    ]
     model = fields["model"] | {
         "unk_token": unknown[0] if unknown and fields["model"]["byte_fallback"] else None,
         "vocab": {tokens[number]: number for number in used},

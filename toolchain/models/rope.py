@@ -142,8 +142,8 @@ def llama3_settings(
     """Return the settings that give these factors, by which each pair's frequency is divided; None where none do.
 
     The largest factor is `factor`. Between the pairs that keep their frequency and those that are divided by it, `smooth` is a line
-    in one over the wavelength, of which two points are enough. Only ratios of `low_freq_factor`, `high_freq_factor` and the original
-    context can be told: the first is 1, as in every Llama.
+    in one over the wavelength, and two points give it. Of `low_freq_factor`, `high_freq_factor` and the original context only
+    ratios can be told: the first is 1, as in every Llama.
     """
     import numpy as np
 

@@ -78,7 +78,6 @@ _CUTS = {
 """`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
 
 
-
 def cut(pre: str) -> tuple[dict[str, Any], bool] | None:
     """Return the pre-tokenizer that a `tokenizer.ggml.pre` stands for, and `ignore_merges`; None for one that is not known."""
     if pre not in _CUTS:

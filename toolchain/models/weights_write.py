@@ -68,11 +68,7 @@ def _shards(shapes: Shapes, dtype: str, shard_bytes: int) -> list[list[str]]:
 
 
 def _file_name(place: int, count: int) -> str:
-    return (
-        "model.safetensors"
-        if count == 1
-        else f"model-{place + 1:05}-of-{count:05}.safetensors"
-    )
+    return "model.safetensors" if count == 1 else f"model-{place + 1:05}-of-{count:05}.safetensors"
 
 
 def _size(shape: tuple[int, ...], dtype: str) -> int:

@@ -1,6 +1,6 @@
-"""Models that installed Python packages ship: `package:NAME/FILE`, found by what the installer wrote down.
+"""A model that is one file: on this computer, or shipped by an installed Python package (`package:NAME/FILE`).
 
-The package is never imported: its code has no part in this.
+The package is found by what the installer wrote down and never imported: its code has no part in this.
 """
 
 import importlib.metadata
@@ -9,23 +9,46 @@ from pathlib import Path, PurePosixPath
 
 from toolchain.errors import ArtifactError, ToolError
 
-PREFIX = "package:"
+PREFIX, SUFFIX = "package:", ".gguf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packaged:
-    """A file of an installed package, and the licence texts that came with it."""
+class Origin:
+    """The file of a model, and what is known of where it comes from."""
 
     file: Path
-    version: str
-    licences: tuple[Path, ...]
+    name: str
+    """As the recipe calls it."""
+    version: str = ""
+    """Of the package that ships it."""
+    licences: tuple[Path, ...] = ()
+    """Licence texts that came with the package."""
 
 
-def find(name: str) -> Packaged:
-    """Return what `package:NAME/FILE` means; FILE may leave out the folders before it where it is the only one of its name.
+def find(name: str, near: Path) -> Origin | None:
+    """Return the model file that a recipe's `base` means, None where it means a folder or a model of a hub.
 
-    Raises ToolError where the package is not installed, ArtifactError where it has no such file, or several.
+    Raises ArtifactError for a file that is not there or is no GGUF, ToolError for a package that is not installed.
     """
+    if name.startswith(PREFIX):
+        return _checked(_packaged(name))
+    path = near / Path(name).expanduser()
+    if path.is_dir() or not (path.exists() or name.lower().endswith(SUFFIX)):
+        return None
+    if not path.is_file():
+        raise ArtifactError(f"model `{name}`: no such file", hint=f"looked in {near.resolve()}")
+    return _checked(Origin(file=path, name=name))
+
+
+def _checked(origin: Origin) -> Origin:
+    if origin.file.suffix.lower() == SUFFIX:
+        return origin
+    hint = "give the folder that it stands in, or a `.gguf` file"
+    raise ArtifactError(f"model `{origin.name}`: a file of this kind is no model", hint=hint)
+
+
+def _packaged(name: str) -> Origin:
+    """Return what `package:NAME/FILE` means; FILE may leave out the folders before it where no other file has its name."""
     package, _, wanted = name.removeprefix(PREFIX).partition("/")
     if not package or not wanted:
         raise ArtifactError(
@@ -44,8 +67,9 @@ def find(name: str) -> Packaged:
             hint=f"pip install --force-reinstall {package}",
         )
     texts = (Path(str(distribution.locate_file(path))) for path in files if _is_licence(path))
-    return Packaged(
+    return Origin(
         file=file,
+        name=name,
         version=distribution.version,
         licences=tuple(sorted(text for text in texts if text.is_file())),
     )
