@@ -110,7 +110,6 @@ def _shape(said: _Said) -> dict[str, Any]:
         "num_hidden_layers": said.count("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": said.count("attention.head_count_kv", heads),
-        "head_dim": said.head_dim,
         "max_position_embeddings": said.count("context_length"),
         "rms_norm_eps": said.number("attention.layer_norm_rms_epsilon", 0.0),
     }
@@ -119,6 +118,8 @@ def _shape(said: _Said) -> dict[str, Any]:
 def _attention(said: _Said) -> dict[str, Any]:
     family, layers = said.family, said.count("block_count")
     found: dict[str, Any] = {}
+    if family.head_dim or said.get("attention.key_length"):
+        found["head_dim"] = said.head_dim
     if family.scaled_by_hidden:
         whole = said.count("embedding_length") // said.count("attention.head_count")
         found["query_pre_attn_scalar"] = (

@@ -116,7 +116,8 @@ def test_the_checkpoint_says_of_itself_what_the_file_says(
 ) -> None:
     out = read_back(quantized(family(name), "F16").file, tmp_path / "base")
     ours, theirs = understood(out), understood(family(name))
-    assert (ours.family, ours.tied, ours.sizes) == (theirs.family, theirs.tied, theirs.sizes)
+    assert (ours.family.name, ours.tied) == (theirs.family.name, theirs.tied)
+    assert ours.sizes == theirs.sizes
     assert ours.metadata.keys() == theirs.metadata.keys()
     for key, value in theirs.metadata.items():
         expected = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
@@ -171,7 +172,8 @@ def test_the_tokenizer_cuts_text_as_the_original_does(
     assert ours.apply_chat_template(chat, tokenize=False) == (
         theirs.apply_chat_template(chat, tokenize=False)
     )
-    assert ours.decode(ours(TEXT, add_special_tokens=False).input_ids).strip() == TEXT.strip()
+    ids = ours(TEXT, add_special_tokens=False).input_ids
+    assert ours.decode(ids).strip() == theirs.decode(ids).strip()
 
 
 @pytest.mark.parametrize("scheme", ["F16", "BF16", "Q8_0", "Q4_K_M", "Q4_0", "IQ4_NL"])
@@ -302,11 +304,10 @@ def test_what_a_file_leaves_out_is_what_llama_cpp_takes_then(
     family: Family, quantized: Quantized, tmp_path: Path, case: str
 ) -> None:
     name, keys = LEFT_OUT[case]
+    folder = tmp_path / "model"
     if name == "every head":
-        folder = tiny_family("llama 2", tmp_path / "model", num_key_value_heads=4)
-    else:
-        folder = family(name)
-    whole = quantized(folder, "F16").file
+        tiny_family("llama 2", folder, num_key_value_heads=4)
+    whole = quantized(folder if folder.is_dir() else family(name), "F16").file
     file = rewritten(whole, tmp_path / "sparse.gguf", says=dict.fromkeys(keys))
     tokens = np.random.default_rng(4).integers(3, 500, 100).tolist()
     ours = hugging_face_logits(read_back(file, tmp_path / "base"), tokens)
