@@ -208,11 +208,17 @@ def _provenance(origin: Origin) -> dict[str, Any]:
     came = {"came": origin.came} if origin.came else {}
     return {
         "recipe": origin.recipe,
-        "base": origin.base,
+        "base": f"{origin.base}{_weights(origin)}",
         "base_sha256": origin.base_digest,
         "stages": stages,
         **came,
     }
+
+
+def _weights(origin: Origin) -> str:
+    """Return what the base's weights were, where they came from a quantized file."""
+    found = next((r.figures for r in origin.records if r.stage == "base"), {})
+    return f" ({found['quantization']})" if found else ""
 
 
 def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
@@ -254,7 +260,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         *([f"- {origin.came}"] if origin.came else []),
-        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}",
+        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}{_weights(origin)}",
         *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",

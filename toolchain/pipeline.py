@@ -337,16 +337,19 @@ def _external(flow: _Flow) -> Checkpoint:
     from toolchain.models.weights import check_model_folder
 
     model, settings = flow.recipe.model, flow.settings
-    flow.base = hub.fetch(
-        model.base,
-        revision=model.revision,
-        near=flow.recipe.folder,
-        offline=settings.offline,
-        report=settings.report,
-    )
-    check_model_folder(flow.base)
-    check_folder(flow.base)
-    base = artifacts.external(flow.base)
+    base = _unpacked(flow, model.base, "base")
+    if base is None:
+        folder = hub.fetch(
+            model.base,
+            revision=model.revision,
+            near=flow.recipe.folder,
+            offline=settings.offline,
+            report=settings.report,
+        )
+        check_model_folder(folder)
+        check_folder(folder)
+        base = artifacts.external(folder)
+    flow.base = base.path
     flow.base_digest = base.digest
     flow.original = Original(base=flow.base)
     if not model.adapter:
@@ -357,6 +360,22 @@ def _external(flow: _Flow) -> Checkpoint:
     check_folder(adapter)
     flow.original = Original(base=flow.base, adapters=(adapter,))
     return replace(base, adapter=adapter)
+
+
+def _unpacked(flow: _Flow, name: str, folder: str) -> Checkpoint | None:
+    """Return the checkpoint that a GGUF file stands for, None where a name means no file."""
+    from toolchain.models import origin
+
+    found = origin.find(name, flow.recipe.folder)
+    if found is None:
+        return None
+    from toolchain.models.from_gguf import unpack
+
+    made = unpack(
+        found, runtime.for_this_computer(), flow.settings.out / folder, flow.settings.report
+    )
+    flow.records.append(("", made.record))
+    return made
 
 
 def _ingest(flow: _Flow) -> Artifact:
@@ -400,8 +419,8 @@ def _distill(flow: _Flow) -> Artifact:
     spec = flow.recipe.distill
     assert spec
     settings = flow.settings
-    teacher = flow.merged() if not spec.teacher else _fetched(flow, spec.teacher)
-    student = _fetched(flow, spec.student) if spec.student else None
+    teacher = flow.merged() if not spec.teacher else _fetched(flow, spec.teacher, "teacher")
+    student = _fetched(flow, spec.student, "student") if spec.student else None
     out, seed = flow.out("distill"), flow.recipe.seed
     flow.checkpoint = distill(
         teacher, flow.data(), spec, out, settings.report, seed=seed, student=student
@@ -448,7 +467,9 @@ def _originals(flow: _Flow) -> "Originals":
     return Originals(reference=_original(flow), teacher=flow.teacher)
 
 
-def _fetched(flow: _Flow, name: str) -> Checkpoint:
+def _fetched(flow: _Flow, name: str, role: str) -> Checkpoint:
+    if made := _unpacked(flow, name, role):
+        return made
     settings = flow.settings
     folder = hub.fetch(
         name, near=flow.recipe.folder, offline=settings.offline, report=settings.report
@@ -487,6 +508,7 @@ def _label(flow: _Flow) -> "ModelLabel":
         version=wanted.package.version,
         licence=wanted.package.licence,
         base_model=flow.base_name,
+        base_weights=_base_weights(flow),
         description=wanted.title,
     )
 
@@ -503,12 +525,22 @@ def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
         trials=_trials(flow.dataset, wanted.evaluate.questions) if flow.dataset else (),
         seed=wanted.seed,
     )
-    label = _label(flow)
     source = flow.source()
+    label = _label(flow)
     if spec.adapter == "beside":
         source = flow.apart or source
-        label = ModelLabel(name=Path(flow.base_name or "base").name, base_model=flow.base_name)
+        label = ModelLabel(
+            name=Path(flow.base_name or "base").name,
+            base_model=flow.base_name,
+            base_weights=_base_weights(flow),
+        )
     return quantize(source, spec, label, out, flow.settings.report, additions)
+
+
+def _base_weights(flow: _Flow) -> str:
+    """Return what the base's weights were, where they came from a quantized file."""
+    found = next((record for _, record in flow.records if record.stage == "base"), None)
+    return str(found.figures["quantization"]) if found else ""
 
 
 def _trials(dataset: Dataset, asked: int) -> tuple[Mapping[str, object], ...]:

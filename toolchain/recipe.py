@@ -43,10 +43,12 @@ class ScratchSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Where the weights come from: a Hub id or a folder, or nothing yet (`scratch`)."""
+    """Where the weights come from: a Hub id, a folder or a GGUF file, or nothing yet (`scratch`)."""
 
     base: str = Field(
-        default="", description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, or a model folder"
+        default="",
+        description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, a model folder, a `.gguf` file, "
+        "or `package:NAME/FILE`: a `.gguf` file that an installed Python package ships",
     )
     revision: str = Field(default="main", description="branch, tag or commit of a Hub model")
     adapter: str = Field(default="", description="a PEFT adapter to merge: a Hub id or a folder")

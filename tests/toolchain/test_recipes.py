@@ -47,8 +47,24 @@ def test_a_plan_says_what_conversations_are_opened_by(tmp_path: Path) -> None:
     )
 
 
-def test_the_five_recipes_are_there() -> None:
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_a_shipped_recipe_says_whether_it_was_run_on_its_model(path: Path) -> None:
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    marks = ("# Run on this model: ", "# Not run yet on ")
+    assert sum(line.startswith(marks) for line in comments) == 1
+
+
+def test_the_entries_of_the_real_model_are_every_sixth_english_one_of_the_starter() -> None:
+    def read(file: str) -> list[str]:
+        return (FOLDER / file).read_text(encoding="utf-8").splitlines()
+
+    english = [row for row in read("starter/help-desk.jsonl") if '"lang": "zh"' not in row]
+    assert read("smollm2/help-desk.jsonl") == english[::6]
+
+
+def test_the_six_recipes_are_there() -> None:
     assert {path.stem for path in RECIPES} >= {
+        "smollm2",
         "starter",
         "smollm2-135m-zero-2w",
         "qwen2.5-0.5b-pi-4b",

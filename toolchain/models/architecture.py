@@ -107,6 +107,13 @@ def understand(folder: Path, weights: Weights | None) -> Model:
     )
 
 
+def sources_of(config: dict[str, Any]) -> tuple[Family, list[Source]]:
+    """Return the family that a config.json names, and the tensors of its model file, computed ones left out."""
+    family = _family(config)
+    sizes = _sizes(family, config)
+    return family, _sources(family, config, sizes, bool(config["tie_word_embeddings"]))
+
+
 def _family(config: dict[str, Any]) -> Family:
     names = config.get("architectures") or ["none"]
     if names[0] not in FAMILIES:

@@ -168,6 +168,49 @@ def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "ND
     return np.ascontiguousarray(factors, dtype=np.float32)
 
 
+def llama3_settings(
+    factors: "NDArray[np.float32]", base: float, context: int
+) -> dict[str, Any] | None:
+    """Return the settings that give these factors, by which each pair's frequency is divided; None where none do.
+
+    The largest factor is `factor`. Between the pairs that keep their frequency and those that are divided by it, `smooth` is a line
+    in one over the wavelength, and two points give it. Of `low_freq_factor`, `high_freq_factor` and the original context only
+    ratios can be told: the first is 1, as in every Llama.
+    """
+    import numpy as np
+
+    factor = float(str(factors.max()))
+    if not factor > 1 or not np.isfinite(factors).all():
+        return None
+    # 1/factors = (1 - smooth) / factor + smooth
+    smooth = (1 / factors.astype(np.float64) - 1 / factor) / (1 - 1 / factor)
+    per_wave = base ** (-np.arange(len(factors)) / len(factors)) / (2 * math.pi)
+    between = (smooth > 1e-3) & (smooth < 1 - 1e-3)
+    guesses = [(4.0, float(1 << power)) for power in range(5, 21)] + [(4.0, float(context))]
+    if between.sum() > 1:
+        slope, start = np.polyfit(per_wave[between], smooth[between], 1)
+        # smooth = (original · per_wave - 1) / (high - 1)
+        guesses.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
+    for high, original in guesses:
+        settings = {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": round(original),
+        }
+        if high > 1 and original >= 1 and _gives(settings, base, factors):
+            return settings
+    return None
+
+
+def _gives(settings: dict[str, Any], base: float, factors: "NDArray[np.float32]") -> bool:
+    import numpy as np
+
+    found = _llama3_factors(settings, base, 2 * len(factors))
+    return bool(np.allclose(found, factors, rtol=1e-5, atol=0))
+
+
 def _setting(settings: dict[str, Any], key: str) -> float:
     value = settings.get(key)
     if not isinstance(value, int | float) or value <= 0:

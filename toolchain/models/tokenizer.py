@@ -146,22 +146,29 @@ def prove(
 
     llama.cpp does not normalize to NFC: where the tokenizer does, texts are compared in their normal form.
     """
-    tokenizer = load_tokenizer(folder)
-    compared = 0
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "vocabulary.gguf")
         name = {"general.architecture": architecture, "general.name": vocabulary.name_mark}
         write_header(file, name | vocabulary.metadata, {})
-        with open_vocabulary(file) as encode:
-            for text in _proof_texts(tokenizer, vocabulary, texts):
-                for around in (False, True):
-                    ours, theirs = (
-                        encode(text, around),
-                        tokenizer.encode(text, add_special_tokens=around).ids,
-                    )
-                    if ours != theirs:
-                        raise _mismatch(tokenizer, text, ours, theirs)
-                    compared += len(ours)
+        return prove_file(file, folder, vocabulary, texts)
+
+
+def prove_file(
+    file: Path, folder: Path, vocabulary: Vocabulary, texts: Sequence[str] = PROOF
+) -> int:
+    """Do the same against a model file that is there already."""
+    tokenizer = load_tokenizer(folder)
+    compared = 0
+    with open_vocabulary(file) as encode:
+        for text in _proof_texts(tokenizer, vocabulary, texts):
+            for around in (False, True):
+                ours, theirs = (
+                    encode(text, around),
+                    tokenizer.encode(text, add_special_tokens=around).ids,
+                )
+                if ours != theirs:
+                    raise _mismatch(tokenizer, text, ours, theirs)
+                compared += len(ours)
     return compared
 
 

@@ -77,6 +77,19 @@ _CUTS = {
 }
 """`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
 
+
+def cut(pre: str) -> tuple[dict[str, Any], bool] | None:
+    """Return the pre-tokenizer that a `tokenizer.ggml.pre` stands for, and `ignore_merges`; None for one that is not known."""
+    if pre not in _CUTS:
+        return None
+    steps, ignore_merges = _CUTS[pre]
+    steps = [
+        step | {"trim_offsets": True} if step["type"] == "ByteLevel" else step for step in steps
+    ]
+    whole = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+    return whole, ignore_merges
+
+
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _REPLACE]}
 _NOT_CUT = {
@@ -105,6 +118,11 @@ _PLAIN_MODEL = {
     "continuing_subword_prefix": None,
     "end_of_word_suffix": None,
 }
+
+
+def spaces(*, prefix: bool) -> dict[str, Any]:
+    """Return the normalizer of a SentencePiece kind that puts a space before text, or does not."""
+    return _PREPEND if prefix else _REPLACE
 
 
 def recognise(fields: dict[str, Any]) -> Structure:

@@ -155,7 +155,9 @@ def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
 
 def _base(said: dict[str, Any]) -> str:
     parts = [str(said.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")]
-    return "/".join(part for part in parts if part)
+    named = "/".join(part for part in parts if part)
+    more = str(said.get("general.base_model.0.description", ""))
+    return f"{named} ({more})" if named and more else named
 
 
 def _scheme(file_type: object) -> str:

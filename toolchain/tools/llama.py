@@ -4,6 +4,7 @@ import ctypes
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,63 @@ def sleeps_at_barriers() -> bool:
     return "BARRIER_SLEEP = 1" in said or "OPENMP = 1" in said
 
 
+UNKNOWN, UNUSED, CONTROL, USER_DEFINED, TAKES_SPACE = 1, 2, 8, 16, 256
+"""Attributes of a token (llama.h, `llama_token_attr`); `TAKES_SPACE` is RSTRIP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What llama.cpp makes of a vocabulary beyond its texts: its own defaults, and tokens that it knows by name, counted in."""
+
+    attributes: tuple[int, ...]
+    """Of each token."""
+    roles: dict[str, int]
+    """`bos`, `eos` and `pad` → token, where there is one."""
+    ends: tuple[int, ...]
+    """Tokens that end an answer."""
+    add_bos: bool
+    add_eos: bool
+
+
 @contextmanager
 def open_vocabulary(file: Path) -> Iterator[Encode]:
     """Load the vocabulary of a GGUF file, no weights; raise ArtifactError if llama.cpp refuses it."""
+    with _vocabulary(file) as (library, vocabulary):
+        yield lambda text, around: _tokenize(library, vocabulary, text.encode(), around)
+
+
+def vocabulary_rules(file: Path) -> Rules:
+    """Return what llama.cpp makes of a file's vocabulary; raise ArtifactError if it refuses it."""
+    with _vocabulary(file) as (library, vocabulary):
+        count = library.llama_vocab_n_tokens(vocabulary)
+        roles = {
+            "bos": library.llama_vocab_bos(vocabulary),
+            "eos": library.llama_vocab_eos(vocabulary),
+            "pad": library.llama_vocab_pad(vocabulary),
+        }
+        return Rules(
+            attributes=tuple(
+                library.llama_vocab_get_attr(vocabulary, token) for token in range(count)
+            ),
+            roles={role: token for role, token in roles.items() if 0 <= token < count},
+            ends=tuple(
+                token for token in range(count) if library.llama_vocab_is_eog(vocabulary, token)
+            ),
+            add_bos=bool(library.llama_vocab_get_add_bos(vocabulary)),
+            add_eos=bool(library.llama_vocab_get_add_eos(vocabulary)),
+        )
+
+
+@contextmanager
+def _vocabulary(file: Path) -> Iterator[tuple[Any, Any]]:
     library = _library()
     parameters = library.llama_model_default_params()
     parameters.vocab_only = True
     model = library.llama_model_load_from_file(bytes(file), parameters)
     if not model:
         raise ArtifactError(f"{file.name}: llama.cpp cannot load this vocabulary")
-    vocabulary = library.llama_model_get_vocab(model)
     try:
-        yield lambda text, around: _tokenize(library, vocabulary, text.encode(), around)
+        yield library, library.llama_model_get_vocab(model)
     finally:
         library.llama_model_free(model)
 

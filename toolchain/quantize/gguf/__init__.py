@@ -53,6 +53,8 @@ class ModelLabel(Frozen):
     licence: str = ""
     base_model: str = ""
     """Hub id or name of the model that this one was made from."""
+    base_weights: str = ""
+    """What the base's weights were, where they came from a quantized file."""
     description: str = ""
 
 
@@ -343,7 +345,7 @@ def _metadata(
     return {
         "general.architecture": model.family.name,
         **{f"general.{key}": value for key, value in general.items() if value},
-        **_base_model(label.base_model),
+        **_base_model(label.base_model, label.base_weights),
         **model.metadata,
         **vocabulary.metadata,
         "general.quantization_version": QUANTIZATION_VERSION,
@@ -352,7 +354,7 @@ def _metadata(
     }
 
 
-def _base_model(base: str) -> Metadata:
+def _base_model(base: str, weights: str) -> Metadata:
     organization, _, name = base.rpartition("/")
     if not base:
         return {}
@@ -360,6 +362,7 @@ def _base_model(base: str) -> Metadata:
         "general.base_model.count": 1,
         "general.base_model.0.name": name,
         "general.base_model.0.organization": organization,
+        "general.base_model.0.description": weights,
     }
     return {key: value for key, value in found.items() if value}
 

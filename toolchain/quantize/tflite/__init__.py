@@ -172,6 +172,7 @@ def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) ->
         "version": label.version,
         "licence": label.licence,
         "base_model": label.base_model,
+        "base_weights": label.base_weights,
     }
 
 

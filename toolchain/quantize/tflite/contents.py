@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from device.manifest import ManifestError
 from device.manifest.tflite import (
@@ -36,7 +37,7 @@ def read_contents(file: Path) -> Contents:
         architecture=str(said.get("architecture", "TFLite")),
         name=str(said.get("name", "")),
         licence=str(said.get("licence", "")),
-        base=str(said.get("base_model", "")),
+        base=_base(said),
         scheme=str(said.get("scheme", "")),
         parameters=weights,
         types=types,
@@ -52,6 +53,11 @@ def read_contents(file: Path) -> Contents:
         tensors=header.constants,
         warnings=tuple(_warnings(header, decode)),
     )
+
+
+def _base(said: dict[str, Any]) -> str:
+    named, weights = str(said.get("base_model", "")), str(said.get("base_weights", ""))
+    return f"{named} ({weights})" if named and weights else named
 
 
 def _types(header: Header) -> tuple[Share, ...]:

@@ -1,0 +1,151 @@
+"""The proof of a checkpoint that was read from a GGUF file: transformers' logits against llama.cpp's for that very file.
+
+They cannot be equal: llama.cpp rounds the activations too, before each product with a quantized matrix, and transformers computes
+with the same weights in float32. How far that rounding moves the logits is measured on the same text, by rounding the activations
+of transformers in the same way (`_like_llama_cpp`); llama.cpp may be BOUND times as far away and no more.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.artifacts import Figures
+from toolchain.errors import ArtifactError
+from toolchain.models.tokenizer import PROOF
+from toolchain.runtime.scoring import scorer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# SmolLM2-135M-Instruct of Q4_1 and Q8_0, 86 tokens of code and mixed text: llama.cpp is 0.2271 away (root of the mean square),
+# the rounding that is imitated here moves the logits by 0.2274; at most 1.15 and 1.48. Of a copy of the file with its weights as
+# float32, which needs no rounding, llama.cpp's logits are 0.0001 away at most.
+BOUND = 2.0
+"""How many times as far as the rounding that was measured."""
+FLOOR = 0.01
+"""Of the logits' spread: what a key-value cache of float16 and another order of sums move by themselves."""
+TOKENS = 128
+_BLOCKS = {"_K": 256, "IQ": 256}
+"""Marks of types whose activations are rounded in blocks of 256 (Q8_K); others have blocks of 32 (Q8_0)."""
+_FLOATS = {"F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """How far the two are apart."""
+
+    tokens: int
+    max_delta: float
+    max_bound: float
+    rms_delta: float
+    """Root of the mean square over all positions and tokens."""
+    rms_bound: float
+    agreement: float
+    """Share of positions at which both name the same next token."""
+
+    def sentence(self) -> str:
+        """Return the result in one line."""
+        return (
+            f"logits: {self.rms_delta:.3g} from llama.cpp's for this very file, {self.max_delta:.3g} at most "
+            f"(its own rounding allows {self.rms_bound:.3g} and {self.max_bound:.3g}); "
+            f"the same next token at {self.agreement:.1%} of {self.tokens} places"
+        )
+
+    def figures(self) -> Figures:
+        """Return what the record keeps."""
+        return {
+            "proof_tokens": self.tokens,
+            "proof_max_delta": round(self.max_delta, 5),
+            "proof_max_bound": round(self.max_bound, 5),
+            "proof_rms_delta": round(self.rms_delta, 6),
+            "proof_rms_bound": round(self.rms_bound, 6),
+            "proof_agreement": round(self.agreement, 4),
+        }
+
+
+def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Proof:
+    """Compare a checkpoint's logits with llama.cpp's for its file; raise ArtifactError if they are too far apart."""
+    import numpy as np
+
+    tokens = _tokens(folder)
+    with scorer(runtime, file, context=2 * TOKENS) as child:
+        theirs = np.array(child.logits(tokens))
+    exact, rounded = _both(folder, tokens, types)
+    delta, noise = theirs - exact, rounded - exact
+    floor = FLOOR * float(exact.std())
+    proof = Proof(
+        tokens=len(tokens),
+        max_delta=float(np.abs(delta).max()),
+        max_bound=BOUND * float(np.abs(noise).max()) + floor,
+        rms_delta=float(np.sqrt((delta**2).mean())),
+        rms_bound=BOUND * float(np.sqrt((noise**2).mean())) + floor / 4,
+        agreement=float((theirs.argmax(1) == exact.argmax(1)).mean()),
+    )
+    if not (proof.max_delta <= proof.max_bound and proof.rms_delta <= proof.rms_bound):
+        raise ArtifactError(
+            f"{file.name}: the checkpoint that was read from it is another model: {proof.sentence()}",
+            hint="this is a fault of the toolchain or a file that contradicts itself: give the model's original folder instead",
+        )
+    return proof
+
+
+def _tokens(folder: Path) -> list[int]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return list(tokenizer.encode("\n".join(PROOF[:2])).ids[:TOKENS])
+
+
+def _both(folder: Path, tokens: list[int], types: set[str]) -> "tuple[np.ndarray, np.ndarray]":
+    """Return the logits in float32, and with the activations rounded as llama.cpp rounds them for matrices of these types."""
+    import numpy as np
+    import torch
+
+    from toolchain.training.checkpoints import load_model
+
+    model = load_model(folder, dtype="float32")
+    with torch.inference_mode():
+        exact = np.asarray(model(input_ids=torch.tensor([tokens])).logits[0])
+        with _like_llama_cpp(model, types):
+            rounded = np.asarray(model(input_ids=torch.tensor([tokens])).logits[0])
+    return exact, rounded
+
+
+@contextmanager
+def _like_llama_cpp(model: Any, types: set[str]) -> "Iterator[None]":
+    import torch
+
+    def round_input(_: Any, inputs: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
+        return (_rounded(inputs[0], types), *inputs[1:])
+
+    hooks = [
+        module.register_forward_pre_hook(round_input)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rounded(values: "torch.Tensor", types: set[str]) -> "torch.Tensor":
+    import torch
+
+    quantized = types - {"F32", *_FLOATS}
+    if not quantized:
+        for kind in sorted(types & _FLOATS.keys()):
+            values = values.to(getattr(torch, _FLOATS[kind])).float()
+        return values
+    wide = any(mark in kind for kind in quantized for mark in _BLOCKS)
+    block = 256 if wide and values.shape[-1] % 256 == 0 else 32
+    if values.shape[-1] % block:
+        return values
+    blocks = values.reshape(*values.shape[:-1], -1, block)
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    steps = (blocks / scale.clamp_min(1e-30)).round()
+    return (steps * scale).reshape(values.shape)
