@@ -13,7 +13,7 @@ from typing import Any
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
-from toolchain.models import hub
+from toolchain.models import hub, origin
 from toolchain.models.architecture import Model, understand
 from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
 from toolchain.models.lora import check_fits, read_lora
@@ -104,6 +104,8 @@ def _named(
 ) -> Base | None:
     """Return a model by its name; `knows` says whether its family must be one that is quantized."""
     if name.lower().endswith(_OTHER_SOURCES) or ":" in name.partition("://")[0]:
+        with findings.gathering():
+            origin.find(name, ahead.recipe.folder)
         return None
     before = len(findings.errors)
     with findings.gathering():
