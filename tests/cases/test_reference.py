@@ -78,6 +78,7 @@ def test_the_template_is_the_one_that_the_adapter_was_trained_with(
     assert load(base).own.decode(load(base).prompt(ASKED)).startswith("<|im_start|>user\n")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_log_probabilities_are_those_of_peft_in_float32(base: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -58,22 +58,34 @@ def check_frequencies(
     """Raise ArtifactError where rotary frequencies in the checkpoint are not those of config.json, scaled or not."""
     import numpy as np
 
-    width = sizes["rotary"] if factors else sizes["head_dim"]
+    for name in (name for name in weights.tensors if name.endswith(FREQUENCIES)):
+        stored = weights.rows(name, 0, weights.tensors[name].rows)[0]
+        expected = _frequencies(metadata, factors, sizes)
+        if not any(
+            len(values) == len(stored) and np.allclose(stored, values, **NEAR)
+            for values in expected
+        ):
+            base = float(str(metadata.get("rope.freq_base", PLAIN_BASE)))
+            raise ArtifactError(
+                f"{weights.tensors[name].file.name}: tensor `{name}`: not the frequencies that config.json gives "
+                f"(`rope_theta` {base:g})",
+                hint="transformers computes them from config.json; correct the one that is wrong",
+            )
+
+
+def _frequencies(
+    metadata: Metadata, factors: Factors, sizes: dict[str, int]
+) -> "list[NDArray[np.float64]]":
+    """Return the frequencies that a checkpoint may hold: before scaling, after it, and those of layers with a window."""
+    import numpy as np
+
+    # only the families with a rotary share of a head (Phi) say its width
+    width = sizes["rotary"] if "rope.dimension_count" in metadata else sizes["head_dim"]
     steps = np.arange(0, width, 2) / width
-    bases = [metadata.get("rope.freq_base", PLAIN_BASE), metadata.get("rope.freq_base_swa")]
-    plain = [float(str(base)) ** -steps for base in bases if base]
-    scaled = [plain[0] / values for values in factors.values()]
-    scaled += [plain[0] / float(str(metadata.get("rope.scaling.factor", 1.0)))]
-    for name in weights.tensors:
-        if name.endswith(FREQUENCIES):
-            found = weights.rows(name, 0, weights.tensors[name].rows)[0]
-            expected = [values for values in (*plain, *scaled) if len(values) == len(found)]
-            if not any(np.allclose(found, values, **NEAR) for values in expected):
-                raise ArtifactError(
-                    f"{weights.tensors[name].file.name}: tensor `{name}`: not the frequencies that config.json gives "
-                    f"(`rope_theta` {bases[0]:g})",
-                    hint="transformers computes them from config.json; correct the one that is wrong",
-                )
+    bases = [metadata.get(key) for key in ("rope.freq_base", "rope.freq_base_swa")]
+    plain = [float(str(base)) ** -steps for base in bases if base] or [PLAIN_BASE**-steps]
+    scaled = [plain[0] / float(str(metadata.get("rope.scaling.factor", 1.0)))]
+    return [*plain, *scaled, *(plain[0] / values for values in factors.values())]
 
 
 def long_caveat(metadata: Metadata, factors: Factors) -> str:

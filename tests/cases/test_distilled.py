@@ -1,0 +1,34 @@
+"""A student is compared with its teacher: one that collapsed is as near to itself as any other."""
+
+import pytest
+
+from toolchain.evaluate.divergence import from_teacher
+from toolchain.evaluate.limits import failures
+from toolchain.recipe import GateSpec
+
+LIKE_ITSELF = {
+    "mean_kl": 0.003,
+    "agreement": 0.99,
+    "exact_match": 0.0,
+    "f1": 0.1,
+    "eos_rate": 1.0,
+    "template_mismatches": 0,
+}
+
+
+def teacher(kl: float, agreement: float) -> dict[str, float]:
+    return from_teacher({"mean_kl": kl, "kl_error": 0.1, "agreement": agreement})
+
+
+def test_a_collapsed_student_is_refused_by_its_teacher() -> None:
+    assert failures(LIKE_ITSELF, GateSpec()) == []
+    assert failures(LIKE_ITSELF | teacher(5.2, 0.04), GateSpec()) == [
+        "teacher_kl is 5.2, the gate asks <= 1",
+        "teacher_agreement is 0.04, the gate asks >= 0.5",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0.2, False), (0.4, True)])
+def test_a_recipe_says_how_far_a_student_may_be(limit: float, passes: bool) -> None:
+    figures = LIKE_ITSELF | teacher(0.3, 0.9)
+    assert (failures(figures, GateSpec(max_teacher_kl=limit)) == []) is passes
