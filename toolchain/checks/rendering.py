@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MEMORY_BYTES = 1 << 30
-SECONDS = 20
+SECONDS = 10
 """Processor seconds for all conversations together."""
 START_S = 120
 """Until the child must have ended, however busy this computer is."""
