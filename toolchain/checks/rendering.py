@@ -106,6 +106,5 @@ def count_tokens(tokenizer: Path, texts: Sequence[str]) -> list[int] | None:
         return None
     reader.no_truncation()
     reader.no_padding()
-    # What a template writes behind the last answer's end token, such as a line end, is not learned and does not count.
-    whole = reader.encode_batch([text.rstrip() for text in texts], add_special_tokens=False)
+    whole = reader.encode_batch(list(texts), add_special_tokens=False)
     return [len(each.ids) for each in whole]
