@@ -282,7 +282,7 @@ def test_long_conversations_are_left_out_and_named(desk: Path) -> None:
     seen = found(desk, RECIPE.replace("[quantize]", "[tune]\nmax_tokens = 300\n[quantize]"))
     assert seen.errors == []
     assert [note for note in seen.notes if "longer" in note] == [
-        "facts.jsonl:4: 1 of 7 conversations are longer (`tune.max_tokens` is 300 tokens) and are left out of training",
+        "facts.jsonl:4: 1 of 10 conversations are longer (`tune.max_tokens` is 300 tokens) and are left out of training",
         "facts.jsonl:4: 1 of 4 conversations are longer (the context is 512 tokens) and are left out of the gate",
     ]
 

@@ -76,4 +76,5 @@ def check(ahead: Ahead) -> Findings:
         files.check_model(ahead, bases, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
+    findings.errors = list({error.message: error for error in findings.errors}.values())
     return findings

@@ -211,7 +211,8 @@ def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str
     step = max(1, len(order) // MEASURED)
     chosen = sorted({*_within(suspects, sizes), *_within(order[::step], sizes)})
     jobs: list[Job] = [(places[number][1]["messages"], False) for number in chosen]
-    texts = [str(text) for text in render(base.template, base.tokens, jobs)]
+    # What a template writes behind the last answer's end token, such as a line end, is not learned and does not count.
+    texts = [text.rstrip() for text in render(base.template, base.tokens, jobs)]
     counts = count_tokens(base.tokenizer, texts) or [0] * len(texts)
     long = [number for number, count in zip(chosen, counts, strict=True) if limit and count > limit]
     sampled = {*order[::step]} - {*long}

@@ -9,7 +9,6 @@ from toolchain.forecast import BATCH, RUNTIME_BYTES
 from toolchain.models.architecture import Model
 from toolchain.target import Needs, fit
 from toolchain.tools.ggml import Type
-from toolchain.training.checkpoints import refuse_quantised
 
 LEARNED = "+learned"
 """Behind the name of a scheme: its codes are learned in the format."""
@@ -47,12 +46,8 @@ def gguf_schemes(ahead: Ahead) -> list[str]:
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
-    """Find what keeps a model from its files: a base of few bits, a foreign tokenizer, rows that no type fits, context, memory."""
-    trained, quantized = bases.trained, bases.quantized
-    if trained.folder and ahead.walks("tune", "distill", "trim"):
-        with findings.gathering():
-            refuse_quantised(trained.folder)
-    model = quantized.model
+    """Find what keeps a model from its files: a foreign tokenizer, rows that no type fits, context, memory."""
+    quantized, model = bases.quantized, bases.quantized.model
     if model is None or not ahead.walks("quantize"):
         return
     with findings.gathering():
@@ -97,7 +92,7 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
         findings.errors.append(error)
         return {}
     if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
-        _check_learned({each.type for each in chosen.values()}, findings)
+        _check_learned({k.type for n, k in chosen.items() if n.startswith("blk.")}, findings)
     falls = {
         (source.shape[-1], each.wanted.name, each.type.name)
         for source in model.tensors

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from toolchain.models.tokenizer import TEMPLATE, chat_template
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
+from toolchain.training.checkpoints import refuse_quantised
 
 CONFIGURATIONS = (
     "config.json",
@@ -119,10 +120,14 @@ def _named(
             return None
         if whole:
             check_model_folder(folder)
+        refuse_quantised(folder)
+        checked = len(findings.errors)
         with findings.gathering():
             check_folder(folder)
         model = _model(folder, findings, whole=whole, knows=knows)
-        return _spoken(folder, whole, configs, model, adapter, findings)
+        base = _spoken(folder, whole, configs, model, adapter, findings)
+        # A template that fails, or that never ends, is not rendered again with the data.
+        return base if len(findings.errors) == checked else replace(base, template="")
     return None
 
 
