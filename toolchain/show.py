@@ -489,7 +489,7 @@ def fitted(
 
 def _largest_context(found: Fit) -> str:
     limit = found.largest_context == found.trained_context
-    return f"{found.largest_context} tokens" + (", all that the model was trained for" * limit)
+    return f"{found.largest_context} tokens" + (", all that the model was made for" * limit)
 
 
 def _misfit(found: Fit) -> str:

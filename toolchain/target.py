@@ -307,7 +307,9 @@ def fit(
     }
     reasons = _reasons(parts_mb, available_mb)
     if trained_context and needs.context > trained_context:
-        asked = f"the model was trained for {trained_context} tokens of context, {needs.context} are asked"
+        asked = (
+            f"the model was made for {trained_context} tokens of context, {needs.context} are asked"
+        )
         reasons = (*reasons, asked)
     spare_mb = available_mb - sum(parts_mb.values()) + parts_mb["KV cache"]
     return Fit(

@@ -75,6 +75,18 @@ def test_targets_are_listed_and_shown_with_their_sources() -> None:
             "error: smollm2-135m-zero-2w: stages: this recipe has no `distill`\n",
         ),
         (["push", ".", "local"], 4, "error: .: not a finished bundle\n"),
+        (["push", str(RECIPE), "local"], 4, f"error: {RECIPE}: a file, not a bundle\n"),
+        (["package", "x.gguf"], 2, "error: a finished model needs --target ID or --to BOARD\n"),
+        (
+            ["package", "x.gguf", "--target", "rpi-5"],
+            4,
+            "error: x.gguf: no such file\n",
+        ),
+        (
+            ["run", str(RECIPE), "--context", "9"],
+            2,
+            "error: --context: is for a finished model, a recipe says this itself\n",
+        ),
         (["targets", "rpi-4b-2g"], 2, "error: unknown target `rpi-4b-2g`\n"),
         (["runtime", "build", "rpi-5b"], 2, "error: unknown target `rpi-5b`\n"),
         (["board", "ssh", "rpi-4b-9gb"], 2, "error: unknown target `rpi-4b-9gb`\n"),
@@ -115,7 +127,7 @@ def test_fit_says_what_a_model_takes_and_leaves_with_the_exit_code_of_a_misfit(
     small = said("fit", str(file), "--target", "rpi-5-2gb")
     assert "it fits" in small and "KV cache" in small and "with 2 threads" in small
     large = said("fit", str(file), "--target", "rpi-zero-2w", "--context", "1000000", code=5)
-    assert "it does not fit" in large and "tokens fits" in large
+    assert "it does not fit" in large and "a context of 512 tokens fits" in large
     assert json.loads(said("fit", str(file), "--target", "rpi-4b-2gb", "--json"))["ok"] is True
 
 

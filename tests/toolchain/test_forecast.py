@@ -140,7 +140,7 @@ def test_no_context_beyond_the_trained_one_counts_as_fitting() -> None:
     board = find("rpi-5-8gb")
     found = fit(needs_of(header(), 20000), board, trained_context=8192)
     assert (found.ok, found.largest_context) == (False, 8192)
-    assert found.reasons == ("the model was trained for 8192 tokens of context, 20000 are asked",)
+    assert found.reasons == ("the model was made for 8192 tokens of context, 20000 are asked",)
     assert found.hint == "a context of 8192 tokens fits"
     assert fit(needs_of(header(), 8192), board, trained_context=8192).ok
 

@@ -41,10 +41,12 @@ class AskDevice:
     @contextmanager
     def talk(self, verb: str, *words: str) -> Iterator[Channel]:
         channel = Channel((verb, "--port", self._port, *words))
-        yield channel
-        assert channel.child.stdout
-        channel.child.stdout.close()
-        channel.child.wait(timeout=60)
+        try:
+            yield channel
+        finally:
+            assert channel.child.stdout
+            channel.child.stdout.close()
+            channel.child.wait(timeout=60)
 
     def events(self, channel: Channel) -> Iterator[dict[str, Any]]:
         assert channel.child.stdout

@@ -121,7 +121,7 @@ def inspect(
 
     if path.is_dir():
         show.folder(folders.describe(path), as_json=as_json)
-        if not (file := folders.model_file(path)):
+        if as_json or not (file := folders.model_file(path)):
             return
         console.show_text("")
         path = file

@@ -6,11 +6,12 @@ skipped the second time. Nothing is trained or quantized, and the release says "
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from toolchain import artifacts, runtime
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
-from toolchain.errors import ConfigError, FitError
+from toolchain.errors import ConfigError, FitError, ToolError
 from toolchain.finished.look import Seen, look
 from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
@@ -228,6 +229,11 @@ def _dataset(source: Source, data: Path, settings: Settings, name: str) -> Datas
 def _reference(name: str, settings: Settings) -> Checkpoint:
     from toolchain.models.template import check_folder
 
+    if missing := [each for each in ("torch", "transformers") if not find_spec(each)]:
+        raise ToolError(
+            f"--reference: {' and '.join(missing)} not installed",
+            hint="pip install 'demitasse[train]'",
+        )
     folder = hub.fetch(name, near=Path(), offline=settings.offline)
     check_folder(folder)
     return artifacts.external(folder)

@@ -9,7 +9,7 @@ from toolchain.models import hub
 
 OLLAMA = "ollama:"
 SUFFIXES = (".gguf", ".tflite", ".litertlm")
-_HUB = re.compile(r"(?P<owner>[\w.-]+)/[\w.-]+(:(?P<quant>[\w.-]+))?")
+_HUB = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*(:(?P<quant>[\w.-]+))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,6 +214,10 @@ def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
                 f"model `{name}`: not on this computer", hint="run once without --offline"
             ) from error
         raise unreachable from error
+    except errors.HFValidationError as error:
+        raise ArtifactError(
+            f"model `{name}`: not a name of a hub's", hint="it is OWNER/NAME, or a folder"
+        ) from error
     except httpx.TransportError as error:
         raise unreachable from error
     except (errors.HfHubHTTPError, OSError) as error:

@@ -37,6 +37,8 @@ KIND = "application/vnd.ollama.image."
         ("x.toml", False),
         ("starter", False),
         ("a/b/c", False),
+        ("../repo:Q4_K_M", False),
+        ("./repo", False),
         ("named-by-nobody", True),
     ],
 )
