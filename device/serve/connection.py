@@ -138,6 +138,7 @@ class Connection(H11Protocol):
             self.transport.close()
         else:
             self._probe = _Probe(self)
+            ended(self.cycle.scope)
 
     # Phases
 
@@ -164,8 +165,8 @@ class Connection(H11Protocol):
         self._phase, self._since = phase, self.loop.time()
 
     def _give_up(self) -> None:
-        """Close a connection whose request does not come, unless it has just come."""
-        if not self._is_readable():
+        """Close a connection whose request does not come; an idle one only if none has come just now."""
+        if self._phase != "idle" or not self._is_readable():
             self.transport.abort()
 
     def _make_room(self) -> None:
