@@ -111,7 +111,7 @@ def _installed(client: Client) -> list[str]:
     python = client.home / "bin" / "python"
     if not (client.home / "installed").exists():
         venv.create(client.home, with_pip=True, clear=True)
-        _do(str(python), "-m", "pip", "install", "--quiet", *client.packages)
+        _do(str(python), "-m", "pip", "install", "--quiet", "--no-compile", *client.packages)
         (client.home / "installed").touch()
     return [str(python), str(program)]
 

@@ -47,7 +47,7 @@ class Access:
             return DeviceError(
                 "host_not_allowed",
                 "the Host of the request is not this machine",
-                hint="serve with `--host-name NAME` to be called by another name",
+                hint="`--host-name NAME` allows another name",
                 status=403,
             )
         own_page = origin.partition("://")[2].lower() == host.lower()
@@ -55,7 +55,7 @@ class Access:
             return DeviceError(
                 "origin_not_allowed",
                 "pages of other origins may not call this service",
-                hint="serve with `--cors-origin ORIGIN` to allow one",
+                hint="`--cors-origin ORIGIN` allows one",
                 status=403,
             )
         if (

@@ -9,6 +9,7 @@ import json
 import resource
 import select
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -33,6 +34,7 @@ _SPARE_FILES = 64
 _FIRST_TICKS_S, _TICK_S = 0.05, 0.25
 """A half-closed client's first letter comes after most answers of small models are whole."""
 _STATUS_LINE = b"HTTP/1.1 "
+_CALL, _ENDED = "device.on_end", "device.ended"
 _TCP_CLOSED = 7
 """TCP_CLOSE (Linux, include/net/tcp_states.h): the other side has answered that it is gone."""
 
@@ -41,6 +43,19 @@ def most_connections() -> int:
     """Return how many connections this process has the files for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if files < 0 else max(8, min(MAX_CONNECTIONS, files - _SPARE_FILES))
+
+
+def on_end(scope: Any, call: Callable[[], None]) -> None:
+    """Have `call` called when the client of a request has said all that it will say; at once, where it has already."""
+    scope["state"][_CALL] = call
+    if scope["state"].get(_ENDED):
+        call()
+
+
+def ended(scope: Any) -> None:
+    """Note that the client of a request will say no more."""
+    scope["state"][_ENDED] = True
+    scope["state"].get(_CALL, lambda: None)()
 
 
 class Connection(H11Protocol):
@@ -76,6 +91,7 @@ class Connection(H11Protocol):
             return None
         if self._probe is None:
             self._probe = _Probe(self)
+        ended(self.cycle.scope)
         return True
 
     def connection_lost(self, exc: "Exception | None") -> None:
@@ -122,6 +138,7 @@ class Connection(H11Protocol):
             self.transport.close()
         else:
             self._probe = _Probe(self)
+            ended(self.cycle.scope)
 
     # Phases
 
@@ -148,8 +165,8 @@ class Connection(H11Protocol):
         self._phase, self._since = phase, self.loop.time()
 
     def _give_up(self) -> None:
-        """Close a connection whose request does not come, unless it has just come."""
-        if not self._is_readable():
+        """Close a connection whose request does not come; an idle one only if none has come just now."""
+        if self._phase != "idle" or not self._is_readable():
             self.transport.abort()
 
     def _make_room(self) -> None:

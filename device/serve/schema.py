@@ -27,6 +27,7 @@ MAX_DEPTH = 16
 MAX_VALUES = 2000
 MAX_RULES = 512
 MAX_BYTES = 1 << 16
+MAX_CHOICES = 64
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
 
@@ -49,23 +50,31 @@ class _Writer:
         self._rules: dict[str, str] = {}
         """Body → name."""
         self._values = 0
+        self._bytes = 0
+        """Of all rules, so that the work ends where they grow too large, not after it."""
 
     def text(self, schema: Any) -> str:
         root = self._value(schema, "schema", 0)
         named = {name: body for body, name in self._rules.items()}
         rules = {"root": root, **named, **BASE}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
-        if len(text) > MAX_BYTES:
+        self._bytes = len(text)
+        self._check_size()
+        return text
+
+    def _check_size(self) -> None:
+        if self._bytes > MAX_BYTES:
             raise refused(
                 "schema", f"is too large: its grammar has more than {MAX_BYTES >> 10} KiB"
             )
-        return text
 
     def _rule(self, body: str) -> str:
         """Return the name of a rule."""
         if body not in self._rules:
             if len(self._rules) >= MAX_RULES:
                 raise refused("schema", f"is too large: it needs more than {MAX_RULES} rules")
+            self._bytes += len(body)
+            self._check_size()
             self._rules[body] = f"r{len(self._rules)}"
         return self._rules[body]
 
@@ -150,6 +159,8 @@ class _Writer:
 
     def _one(self, choices: Any, where: str, depth: int) -> str:
         """Return the rule of choices of which exactly one may hold: none may describe what another one does."""
+        if len(schemas(choices, where)) > MAX_CHOICES:
+            raise refused(where, f"has more than {MAX_CHOICES} choices to tell apart: use `anyOf`")
         written = self._any(choices, where, depth)
         shapes = [self._shape(choice, where) for choice in choices]
         for number, shape in enumerate(shapes):

@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from device.engine.base import Token
 from device.errors import DeviceError
+from device.serve.connection import on_end
 from device.serve.metrics import Metrics
 from device.serve.replies import DONE, Reply, error_body, event
-from device.serve.worker import Job
+from device.serve.worker import NUDGE, Job
 
 COMMENT_S = 3.0
 COMMENT = b": keep-alive\n\n"
@@ -31,6 +32,8 @@ class Events(StreamingResponse):
         self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # What is written next tells a client that left from one that only says no more.
+        on_end(scope, self._job.nudge)
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -70,6 +73,8 @@ async def tokens(
         except asyncio.TimeoutError:
             yield None
             continue
+        if happened is NUDGE:
+            yield None
         if isinstance(happened, int):
             continue
         if not isinstance(happened, Token):

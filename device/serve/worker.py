@@ -32,6 +32,8 @@ class Vectors:
     """Of all texts."""
 
 
+NUDGE = -1
+"""Told in place of a prompt's size: say something, whatever it is."""
 Event = Union[int, Token, Vectors, DeviceError, None]
 """What an asker is told: first the number of prompt tokens, then tokens, or vectors; an error instead; None where it left."""
 
@@ -62,6 +64,10 @@ class Job:
         """Say that nobody waits for the answer any more: the worker stops within one token."""
         self._cancelled.set()
         self._events.put_nowait(None)
+
+    def nudge(self) -> None:
+        """Have whoever reads the answer say something now."""
+        self._events.put_nowait(NUDGE)
 
     def cancelled(self) -> bool:
         """Return whether `cancel` was called."""

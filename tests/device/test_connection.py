@@ -178,9 +178,11 @@ def test_an_answer_that_nobody_reads_ends(
     engine: FakeEngine, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "UNREAD_TIMEOUT_S", 0.2)
+    engine.word = "tick " * 4000  # a few hundred of these fill all buffers on the way
     asked = {**json.loads(QUESTION), "stream": True, "max_tokens": 1 << 20}
-    with connect(port, request(body=json.dumps(asked).encode())):
-        assert engine.ended.wait(30)
+    client = connect(port, request(body=json.dumps(asked).encode()))
+    assert engine.ended.wait(30)
+    assert b"[DONE]" not in rest(client), "it was ended, it did not end"
 
 
 def test_what_is_not_http_is_refused_in_openais_shape(port: int) -> None:

@@ -250,6 +250,10 @@ def test_any_object_is_one(engine: Engine) -> None:
             "schema.allOf: more than one schema that must hold is not understood here",
         ),
         (
+            {"oneOf": [{"const": number} for number in range(65)]},
+            "schema.oneOf: has more than 64 choices to tell apart: use `anyOf`",
+        ),
+        (
             {"oneOf": [{"type": "integer"}, {"type": "number"}]},
             "schema.oneOf: one value may be both [0] and [1], and just one is to hold: use `anyOf`",
         ),

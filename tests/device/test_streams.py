@@ -83,3 +83,15 @@ def test_a_prompt_that_cannot_be_answered_is_refused_before_the_line(
     assert (status, answer["error"]["code"]) == (400, "prompt_too_long")
     engine.go.set()
     assert busy.read().count(b"tick ") == 2
+
+
+def test_who_leaves_a_silent_stream_is_noticed_before_the_next_comment(
+    engine: FakeEngine, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "COMMENT_S", 3600.0)
+    engine.go.clear()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as client:
+        client.request("POST", CHAT, json.dumps(ASKED))
+        assert engine.began.wait(30)
+        client.getresponse().close()
+    assert engine.ended.wait(30)
