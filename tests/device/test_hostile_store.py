@@ -1,5 +1,6 @@
 """A store in which somebody put what does not belong there: nothing waits for it, and a board comes back all the same."""
 
+import errno
 import json
 import os
 import random
@@ -342,6 +343,27 @@ def test_a_board_that_lost_everything_but_its_power_serves_again_at_the_next_ver
     wait_until(lambda: not lives(first) and not lives(child))
     assert "lost its supervisor" in board.call("status")["service"]["failure"]
     wait_until(lambda: board.running() == "1")
+
+
+def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.activate(board.add("1"))
+    child, first = board.call("status")["service"]["pid"], supervisor(board)
+    for pid in (first, child):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lives(first) and not lives(child))
+    current = board.store.current()
+    assert current
+
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "create", full)
+        seen = service.revive(board.store, current)
+    assert seen == "lost its supervisor, and none can be started: No space left on device"
+    assert not service.supervisor_lives(board.store.root / "run")
 
 
 def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) -> None:
