@@ -28,6 +28,7 @@ from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 SYSTEMD, SUPERVISED = SERVICES
 NOTE = "service.json"
 """In `run`: which processes serve."""
+OWN_LOG = "supervisor.log"
 STOP_S = 10.0
 START_S = 60.0
 """For a supervisor to end another and to note itself; on a disk that takes no byte it runs without a note."""
@@ -83,7 +84,7 @@ class Supervised:
 
     def start(self, *words: str) -> None:
         """Start a supervisor, away from this session; it ends the one that runs, so that this process may die in between."""
-        with disk.open_log(self._run / "supervisor.log") as log:
+        with disk.open_log(self._run / OWN_LOG) as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
             command += words
             supervisor = subprocess.Popen(
@@ -95,7 +96,7 @@ class Supervised:
                 raise DeviceError(
                     "unhealthy",
                     "the supervisor ended at once",
-                    f"its log: {self._run / 'supervisor.log'}",
+                    f"its log: {self._run / OWN_LOG}",
                 )
             time.sleep(0.02)
 

@@ -20,6 +20,7 @@ from device.engine.base import Settings
 from device.errors import DeviceError
 from device.facts import stored
 from device.store import STATE_COPIES, Store
+from device.supervisor import LOG_LIMIT_BYTES, _bound
 from tests.conftest import Rounds
 from tests.device.test_activation import Board, wait_until
 from tests.fakes.board_life import Life, make_cargo, without_processes
@@ -406,3 +407,10 @@ def test_a_supervisor_outlives_whatever_lies_in_the_store(board: Board) -> None:
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: board.running() == "1")
     assert supervisor(board) == first
+
+
+def test_a_log_that_has_grown_too_large_keeps_its_last_quarter(tmp_path: Path) -> None:
+    log = tmp_path / "supervisor.log"
+    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1) + b"end")
+    _bound(log)
+    assert (log.stat().st_size, log.read_bytes()[-3:]) == (LOG_LIMIT_BYTES // 4, b"end")
