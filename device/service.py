@@ -28,7 +28,10 @@ from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 SYSTEMD, SUPERVISED = SERVICES
 NOTE = "service.json"
 """In `run`: which processes serve."""
+OWN_LOG = "supervisor.log"
 STOP_S = 10.0
+START_S = 60.0
+"""For a supervisor to end another and to note itself; on a disk that takes no byte it runs without a note."""
 MOST_WORDS = 2000
 _SIGNALS = {int(signal.SIGKILL): "killed, most likely out of memory"}
 """Signals whose usual cause says more than their name."""
@@ -81,18 +84,19 @@ class Supervised:
 
     def start(self, *words: str) -> None:
         """Start a supervisor, away from this session; it ends the one that runs, so that this process may die in between."""
-        with disk.open_log(self._run / "supervisor.log") as log:
+        with disk.open_log(self._run / OWN_LOG) as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
             command += words
             supervisor = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        while _group(self._run) != supervisor.pid:
+        deadline = time.monotonic() + START_S
+        while _group(self._run) != supervisor.pid and time.monotonic() < deadline:
             if supervisor.poll() is not None:
                 raise DeviceError(
                     "unhealthy",
                     "the supervisor ended at once",
-                    f"its log: {self._run / 'supervisor.log'}",
+                    f"its log: {self._run / OWN_LOG}",
                 )
             time.sleep(0.02)
 
@@ -201,7 +205,12 @@ def revive(store: Store, current: Deployment) -> str:
         return ""
     try:
         with store.locked(wait_s=0):
+            disk.write_note(run / NOTE, read_json(run / NOTE) or {})
             Supervised(store).start("--after")
+    except (
+        OSError
+    ) as error:  # a supervisor that cannot note itself would be started again and again
+        return f"lost its supervisor, and none can be started: {error.strerror}"
     except DeviceError as error:
         return "" if error.code == "busy" else f"has no supervisor: {error.message}"
     return "lost its supervisor, which was killed; another one takes over"

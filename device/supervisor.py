@@ -82,6 +82,7 @@ class _Supervisor:
             return "" if service.is_paused(self._store) else self._serve()
         except Exception as error:  # a supervisor that ends is a board that does not come back
             traceback.print_exc()
+            _bound(self._run / service.OWN_LOG)
             return f"was refused: {type(error).__name__}: {error}"
 
     def _serve(self) -> str:
@@ -159,7 +160,7 @@ class _Supervisor:
             try:
                 return child.wait(timeout=10)
             except subprocess.TimeoutExpired:
-                self._bound_log()
+                _bound(self._log)
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopping = True
@@ -178,14 +179,15 @@ class _Supervisor:
         with suppress(OSError):
             disk.write_note(self._run / name, value)
 
-    def _bound_log(self) -> None:
-        """Keep the log's last quarter where it has grown too large."""
-        with suppress(OSError), open(disk.reopen(self._log), "r+b") as stream:
-            if os.fstat(stream.fileno()).st_size > LOG_LIMIT_BYTES:
-                stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
-                tail = stream.read(LOG_LIMIT_BYTES)
-                stream.truncate(0)
-                stream.write(tail)
+
+def _bound(log: Path) -> None:
+    """Keep a log's last quarter where it has grown too large."""
+    with suppress(OSError), open(disk.reopen(log), "r+b") as stream:
+        if os.fstat(stream.fileno()).st_size > LOG_LIMIT_BYTES:
+            stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
+            tail = stream.read(LOG_LIMIT_BYTES)
+            stream.truncate(0)
+            stream.write(tail)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

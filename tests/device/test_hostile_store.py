@@ -1,5 +1,6 @@
 """A store in which somebody put what does not belong there: nothing waits for it, and a board comes back all the same."""
 
+import errno
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from device.engine.base import Settings
 from device.errors import DeviceError
 from device.facts import stored
 from device.store import STATE_COPIES, Store
+from device.supervisor import LOG_LIMIT_BYTES, _bound
 from tests.conftest import Rounds
 from tests.device.test_activation import Board, wait_until
 from tests.fakes.board_life import Life, make_cargo, without_processes
@@ -344,6 +346,27 @@ def test_a_board_that_lost_everything_but_its_power_serves_again_at_the_next_ver
     wait_until(lambda: board.running() == "1")
 
 
+def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.activate(board.add("1"))
+    child, first = board.call("status")["service"]["pid"], supervisor(board)
+    for pid in (first, child):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lives(first) and not lives(child))
+    current = board.store.current()
+    assert current
+
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "create", full)
+        seen = service.revive(board.store, current)
+    assert seen == "lost its supervisor, and none can be started: No space left on device"
+    assert not service.supervisor_lives(board.store.root / "run")
+
+
 def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) -> None:
     board.activate(board.add("1"))
     other = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
@@ -384,3 +407,10 @@ def test_a_supervisor_outlives_whatever_lies_in_the_store(board: Board) -> None:
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: board.running() == "1")
     assert supervisor(board) == first
+
+
+def test_a_log_that_has_grown_too_large_keeps_its_last_quarter(tmp_path: Path) -> None:
+    log = tmp_path / "supervisor.log"
+    log.write_bytes(b"x" * (LOG_LIMIT_BYTES + 1) + b"end")
+    _bound(log)
+    assert (log.stat().st_size, log.read_bytes()[-3:]) == (LOG_LIMIT_BYTES // 4, b"end")
