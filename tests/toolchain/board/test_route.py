@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
     ("address", "user", "host", "port", "known_as"),
     [
         ("ada@192.0.2.1", "ada", "192.0.2.1", 22, "192.0.2.1"),
-        ("ada@Board.Local:2022", "ada", "Board.Local", 2022, "[board.local]:2022"),
+        ("ada@Board.Local:2022", "ada", "board.local", 2022, "[board.local]:2022"),
         ("ada@[2001:db8::1]:2022", "ada", "2001:db8::1", 2022, "[2001:db8::1]:2022"),
         ("board.local", getpass.getuser(), "board.local", 22, "board.local"),
         ("pi", "ada", "raspberrypi.local", 2222, "[raspberrypi.local]:2222"),
@@ -90,6 +90,8 @@ def test_what_is_no_address_is_refused(config: Path, address: str, message: str)
     assert caught.value.hint.startswith("a board is `user@host[:port]`")
 
 
-def test_two_jumps_in_one_line_are_refused_with_the_other_way(config: Path) -> None:
-    with pytest.raises(ConfigError, match="ProxyJump one,two: only one jump is followed"):
-        route("far", config)
+def test_of_several_jumps_each_leads_over_the_one_before_it(config: Path) -> None:
+    way = route("far", config)
+    assert way.jump is not None
+    assert way.jump.jump is not None
+    assert (way.jump.host, way.jump.jump.host, way.jump.jump.jump) == ("two", "one", None)
