@@ -48,6 +48,20 @@ def activate(argv: list[str]) -> int:
         help="run it without a signature; `status` will say so",
     )
     parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which the service may be called; repeatable",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="an origin whose pages may call the service; repeatable",
+    )
+    parser.add_argument(
         "--unjudged", default="", metavar="WHY", help="why the speed says nothing here"
     )
     _add_limits(parser)
@@ -58,7 +72,12 @@ def activate(argv: list[str]) -> int:
     )
     kind = service.kind_here() if options.service == "auto" else options.service
     wanted = Deployment(
-        release=options.release, runtime=options.runtime, port=options.port, service=kind
+        release=options.release,
+        runtime=options.runtime,
+        port=options.port,
+        service=kind,
+        host_names=tuple(options.host_name),
+        cors_origins=tuple(options.cors_origin),
     )
     with store.locked():
         store.recover()
@@ -142,14 +161,19 @@ def refuse_downgrade(store: Store, wanted: Deployment) -> None:
 def _replace(
     store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
-    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
-    before = store.previous()
+    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so.
+
+    A service that its owner stopped before stays stopped then.
+    """
+    before, ran = store.previous(), service.supervisor_lives(store.root / "run")
     again = way_back is not None and way_back.release == wanted.release
+    if not ran or not way_back or way_back.port != wanted.port:
+        _refuse_taken_port(store, wanted)
     store.settle(wanted)
     try:
         with service.paused(store):
             _hand_over(store, store.current(), way_back)
-            _refuse_taken_port(wanted.port)
+            _refuse_taken_port(store, wanted)
             checked = _check(store, wanted, limits)
             store.switch(wanted, before if again else way_back)
             _hand_over(store, way_back, wanted)
@@ -157,7 +181,7 @@ def _replace(
         store.commit(wanted, checked["speed"])
     except BaseException as error:
         code, reason, hint = _fault(error)
-        after = _go_back(store, wanted, way_back, before, limits)
+        after = _go_back(store, wanted, way_back, before, limits if ran else None)
         health.note_refusal(store, wanted, code, reason)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
     health.forget_refusal(store)
@@ -193,18 +217,22 @@ def _go_back(
     failed: Deployment,
     way_back: Deployment | None,
     previous: Deployment | None,
-    limits: Limits,
+    limits: "Limits | None",
 ) -> str:
-    """Run `way_back` again; return in words what runs now."""
+    """Make `way_back` current and, unless there are no limits, run it again; return in words what runs now."""
     try:
         with service.paused(store):
             store.switch(way_back, previous)
             if way_back and store.confirmed() == failed:
                 store.commit(way_back)
-            _hand_over(store, failed, way_back)
+            _hand_over(store, failed, way_back if limits else None)
         if not way_back:
             return "nothing runs: there was no release before"
         manifest = store.read_release(way_back.release)
+        if not limits:
+            # `failed` may run in the other kind of service: neither is to start it at the next boot.
+            service.choose(store, way_back.service).stop()
+            return f"{manifest.name} {manifest.version} is current and stopped, as before"
         _watch(store, way_back, limits)
     except (DeviceError, OSError) as error:
         return f"the release before does not run either: {error}"
@@ -219,11 +247,12 @@ def _hand_over(store: Store, running: Deployment | None, coming: Deployment | No
         service.choose(store, coming.service).start()
 
 
-def _refuse_taken_port(port: int) -> None:
-    if service.port_is_taken(port):
-        raise DeviceError(
-            "port_taken", f"another program listens on port {port}", "choose another with --port"
-        )
+def _refuse_taken_port(store: Store, wanted: Deployment) -> None:
+    """Raise DeviceError `port_taken`, and note it; what runs, or does not run, stays as it is."""
+    if service.port_is_taken(wanted.port):
+        problem = f"another program listens on port {wanted.port}"
+        health.note_refusal(store, wanted, "port_taken", problem)
+        raise DeviceError("port_taken", problem, "choose another with --port")
 
 
 def run_verb(

@@ -2,12 +2,14 @@
 
 import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from device.errors import DeviceError
 from device.facts import cpuinfo
@@ -15,6 +17,8 @@ from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, read_runtime
 
 Result = dict[str, Any]
 _PR_SET_PDEATHSIG = 1
+LAST_WORDS_BYTES = 16 << 10
+"""Of what a child says; an engine that complains of each token must not fill the log."""
 
 
 def own_runtime() -> RuntimeManifest | None:
@@ -42,15 +46,33 @@ def die_with_parent() -> None:
 
 def run_child(command: Sequence[str]) -> Result:
     """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
-    child = subprocess.run(command, stdout=subprocess.PIPE, check=False, preexec_fn=die_with_parent)
+    with tempfile.TemporaryFile() as complaints:
+        child = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            check=False,
+            preexec_fn=die_with_parent,
+        )
+        last = _end_of(complaints)
+    sys.stderr.write(last)
     if child.returncode < 0:
         raise _died(signal.Signals(-child.returncode))
     if child.returncode > 0:
-        raise DeviceError("internal_error", "the check failed, its log says why")
+        words = last.strip().splitlines()
+        why = words[-1][:300] if words else f"exit status {child.returncode}"
+        raise DeviceError("internal_error", f"the engine's process failed: {why}")
     result: Result = json.loads(child.stdout)
     if fault := result.get("error"):
         raise DeviceError(fault["code"], fault["message"], fault["hint"])
     return result
+
+
+def _end_of(complaints: BinaryIO) -> str:
+    """Return the last of what a child wrote on its standard error."""
+    size = complaints.seek(0, os.SEEK_END)
+    complaints.seek(max(0, size - LAST_WORDS_BYTES))
+    return complaints.read().decode(errors="replace")
 
 
 def _died(number: signal.Signals) -> DeviceError:

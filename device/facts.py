@@ -4,11 +4,11 @@ Stands alone on Python 3.6: the host feeds this very file to `python3 -` before 
 What a board does not tell is None. Sources of the formats: the boards' real outputs in tests/device/fixtures.
 """
 
-import getpass
 import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 import shutil
 import subprocess
@@ -34,6 +34,10 @@ _CPU_ZONES = (
 _MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model")
 _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 _SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
+_ID = "[0-9a-f]{64}"
+"""Names in a store; a file that somebody else put there is not ours to report."""
+_NOEXEC, _READ_ONLY = 8, 1
+"""Flags of statvfs(3), which Python names on Linux alone."""
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 
@@ -42,7 +46,7 @@ def read(root: str) -> Facts:
     home = os.path.expanduser("~")
     root = os.path.abspath(os.path.expanduser(root))
     parts = (_processor(), _memory(), _software(), _storage(root), _condition(), _services())
-    facts = {"model": model(_text), "home": home, "root": root, "user": getpass.getuser()}  # type: Facts
+    facts = {"model": model(_text), "home": _shown(home), "root": _shown(root), "user": user_name()}  # type: Facts
     for part in parts:
         facts.update(part)
     return facts
@@ -58,12 +62,12 @@ def stored(root: str) -> Facts:
     for name in _names(os.path.join(root, "blobs")):
         part = re.match(r"\.([0-9a-f]{64})\.part$", name)
         if part:
-            blobs[part.group(1)] = os.path.getsize(os.path.join(root, "blobs", name))
-        elif not name.startswith("."):
+            blobs[part.group(1)] = _size(os.path.join(root, "blobs", name))
+        elif re.match(_ID + "$", name):
             blobs[name] = None
     kept = {
-        kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."]
-        for kind in ("runtimes", "releases", "agents")
+        kind: [n for n in _names(os.path.join(root, kind)) if re.match(_ID + ending + "$", n)]
+        for kind, ending in (("runtimes", ""), ("releases", ""), ("agents", r"\.pyz"))
     }
     names = [(kind, name) for kind in ("runtimes", "releases") for name in kept[kind]]
     signatures = {
@@ -125,7 +129,7 @@ def meminfo(text: str) -> Facts:
     kb = {
         key: int(value.split()[0])
         for key, _, value in (line.partition(":") for line in text.splitlines())
-        if value.split()
+        if value.split() and value.split()[0].isdigit()
     }
     names = {
         "memory_total_mb": "MemTotal",
@@ -209,7 +213,7 @@ def _memory() -> Facts:
 
 
 def _software() -> Facts:
-    libc = glibc(output("getconf", "GNU_LIBC_VERSION")) or platform.libc_ver()[1] or None
+    libc = glibc(output("getconf", "GNU_LIBC_VERSION")) or glibc(platform.libc_ver()[1])
     python = ".".join(str(part) for part in sys.version_info[:3])
     abi = sysconfig.get_config_var("SOABI") or ""
     named = os_release(_text("/etc/os-release"))
@@ -226,11 +230,15 @@ def _storage(root: str) -> Facts:
     there = root
     while not os.path.exists(there):
         there = os.path.dirname(there)
-    usage = shutil.disk_usage(there)
+    usage, flags = shutil.disk_usage(there), os.statvfs(there).f_flag
+    may_write = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
     return {
         "disk_total_bytes": usage.total,
         "disk_free_bytes": usage.free,
         "disk_device": _device(there),
+        "disk_folder": _shown(there),
+        "disk_noexec": bool(flags & _NOEXEC),
+        "disk_writable": may_write and not flags & _READ_ONLY,
     }
 
 
@@ -249,7 +257,7 @@ def processor_temperature() -> Optional[float]:
 
 def _condition() -> Facts:
     return {
-        "load": list(os.getloadavg()),
+        "load": _load(),
         "temperature_c": processor_temperature(),
         "clock_khz": _number(_text(_CPUFREQ + "scaling_cur_freq")),
         "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
@@ -263,8 +271,36 @@ def _condition() -> Facts:
 
 def _services() -> Facts:
     state = output("systemctl", "--user", "is-system-running").strip()
-    linger = os.path.exists("/var/lib/systemd/linger/" + getpass.getuser())
+    linger = os.path.exists("/var/lib/systemd/linger/" + user_name())
     return {"systemd_user": state in ("running", "degraded", "starting"), "linger": linger}
+
+
+def user_name() -> str:
+    """Return who runs this: by the kernel and the user database, since the environment may name another."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _load() -> List[float]:
+    try:
+        return list(os.getloadavg())
+    except OSError:
+        return []
+
+
+def _size(path: str) -> int:
+    """Return the bytes of a file, 0 of one that has just got its name."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _shown(path: str) -> str:
+    """Return a path as text: bytes that are none are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _text(path: str) -> str:

@@ -59,6 +59,10 @@ class Deployment:
     """`systemd` or `supervised`."""
     unsigned: bool = False
     """Whether it was told to run without a signature."""
+    host_names: tuple[str, ...] = ()
+    """Names by which the service may be called, beside its addresses and the board's own name."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the service."""
 
 
 class Store:
@@ -318,9 +322,9 @@ class Store:
 
     def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
         try:
-            deployment = Deployment(
-                **{name: fields[name] for name in Deployment.__dataclass_fields__}
-            )
+            names = Deployment.__dataclass_fields__
+            lists = {name: tuple(fields.get(name, ())) for name in ("host_names", "cors_origins")}
+            deployment = Deployment(**{**{n: fields[n] for n in names if n not in lists}, **lists})
             return deployment if self.folder(RELEASES, deployment.release).is_dir() else None
         except (KeyError, ManifestError):
             return None

@@ -1,5 +1,6 @@
 """One door: runs the command line, and turns errors into a sentence and an exit code."""
 
+import io
 import os
 import sys
 
@@ -13,6 +14,11 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # before torch is loaded: its threads are not to spin where others run
+    # Nothing that is made here may be written by others, whatever umask the caller has.
+    os.umask(os.umask(0o022) | 0o022)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ToolchainError as error:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from toolchain.board.device import Device
-from toolchain.errors import ConfigError
+from toolchain.errors import BoardError, ConfigError
 
 Say = Callable[[str], None]
+MAX_ANSWER_CHARS = 16 << 20
+"""More than any context holds."""
 
 
 def ask(
@@ -37,13 +39,19 @@ class Conversation:
             )
         said = [*self._messages, {"role": "user", "content": question}]
         end: dict[str, Any] = {}
+        heard = 0
         with self._device.talk("ask", "--chat", *self._limit) as channel:
             channel.send(json.dumps(said).encode() + b"\n")
             channel.close_input()
-            for event in self._device.events(channel):
+            for event in self._device.events(channel, "ask"):
                 if "delta" in event:
+                    heard += len(event["delta"])
+                    if heard > MAX_ANSWER_CHARS:
+                        raise BoardError(f"{self._device.address}: an answer without end")
                     say(event["delta"])
                 else:
                     end = event
+        if "text" not in end:
+            raise BoardError(f"{self._device.address}: the answer has no end")
         self._messages = [*said, {"role": "assistant", "content": end["text"]}]
         return end

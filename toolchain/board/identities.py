@@ -119,7 +119,7 @@ class Keys:
             self.problems.append(sentence)
 
 
-class AgentKey(paramiko.PKey):
+class AgentKey(paramiko.PKey):  # type: ignore[misc]  # paramiko has no types
     """A key that the agent holds.
 
     Where it gives no signature, the board gets an empty one and refuses it, so that the next key is tried: paramiko signs in the

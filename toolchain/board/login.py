@@ -63,8 +63,8 @@ class ProxyProcess:
         with theirs:
             self._process = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._complaints,
                 start_new_session=True,
             )

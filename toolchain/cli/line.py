@@ -13,7 +13,9 @@ from toolchain.cli.words import (
     AllowUnsigned,
     AsJson,
     Board,
+    CorsOrigins,
     DryRun,
+    HostNames,
     Offline,
     Out,
     Port,
@@ -24,7 +26,7 @@ from toolchain.cli.words import (
     app,
     settings_for,
 )
-from toolchain.delivery import Terms, deliver
+from toolchain.delivery import Terms, deliver, host_name_of, look_first, origin_of
 from toolchain.pipeline import USUAL, plan, try_schemes, walk
 
 
@@ -40,6 +42,8 @@ def run(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    host_name: HostNames = [],  # noqa: B006 - typer hands a fresh list in
+    cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its first stage to its last; with --to, on to a measured service that answers on the board."""
@@ -48,8 +52,17 @@ def run(
         if dry_run:
             show.plan(wanted, plan(wanted, settings), to=to, as_json=as_json)
             return
+        terms = Terms(
+            port=port,
+            accept_new=accept_new,
+            sign=sign,
+            allow_unsigned=allow_unsigned,
+            host_names=tuple(map(host_name_of, host_name)),
+            cors_origins=tuple(map(origin_of, cors_origin)),
+        )
+        if to:
+            look_first(to, terms)
         steps = list(walk(wanted, settings))
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
         delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
 
@@ -104,13 +117,22 @@ def push(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    host_name: HostNames = [],  # noqa: B006 - typer hands a fresh list in
+    cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
-        terms = Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+        terms = Terms(
+            port=port,
+            accept_new=accept_new,
+            sign=sign,
+            allow_unsigned=allow_unsigned,
+            host_names=tuple(map(host_name_of, host_name)),
+            cors_origins=tuple(map(origin_of, cors_origin)),
+        )
         deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
 

@@ -89,7 +89,7 @@ def test_commands_on_this_computer_run_in_the_callers_home_whatever_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / name
-    home.mkdir()
+    home.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TMPDIR", str(home))
     with open_board("local") as board:
