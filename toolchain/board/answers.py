@@ -277,7 +277,7 @@ VERBS: Mapping[str, type[_Said]] = {
 def read(address: str, content: bytes) -> Answer:
     """Return the JSON object in bytes from a board; raise BoardError for anything else."""
     try:
-        value = json.loads(content, parse_constant=_no_number)
+        value = json.loads(content.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BoardError(f"{address}: not an answer of ours: {_quoted(content)}") from error
     if not isinstance(value, dict) or _is_deep(value):
