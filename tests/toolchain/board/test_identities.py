@@ -233,7 +233,7 @@ def test_a_proxy_command_is_the_way_and_its_last_words_are_told(host: Host) -> N
     )
     host.configure(f"IdentityFile {key}", f"ProxyCommand {relay}")
     assert gets_in()
-    host.configure(f"IdentityFile {key}", "ProxyCommand echo no way >&2; exit 3")
+    host.configure(f"IdentityFile {key}", "ProxyCommand sh -c 'echo no way >&2; exit 3'")
     with pytest.raises(BoardError) as caught:
         gets_in()
     assert caught.value.message == "pi: its ProxyCommand ended with exit status 3: no way"
