@@ -11,6 +11,7 @@ import platform
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -87,11 +88,8 @@ def stored(root: str) -> Facts:
 
 
 def _digest(path: str) -> Optional[str]:
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read(1 << 20)).hexdigest()
-    except OSError:
-        return None
+    content = _content(path)
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def facts(argv: List[str]) -> int:
@@ -304,11 +302,20 @@ def _shown(path: str) -> str:
 
 
 def _text(path: str) -> str:
+    return (_content(path) or b"").decode("utf-8", "replace")
+
+
+def _content(path: str) -> Optional[bytes]:
+    """Return the beginning of a file; None where there is none, or a pipe or a device, which might never end."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read(1 << 20).decode("utf-8", "replace")
+        with open(path, "rb", opener=_without_waiting) as stream:
+            return stream.read(1 << 20) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
     except OSError:
-        return ""
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def output(*command: str) -> str:
