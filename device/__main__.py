@@ -6,6 +6,7 @@ Each verb is a function `(argv) -> exit code` that prints JSON; it is imported w
 
 import importlib
 import json
+import os
 import sys
 
 from device.errors import DeviceError, of_the_disk
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
             )
         )
         return 2
+    # A store is its owner's alone, whatever umask the login shell or systemd gives.
+    os.umask(0o077)
     module, function = VERBS[argv[0]].split(":")
     try:
         return int(getattr(importlib.import_module(module), function)(argv[1:]))

@@ -49,6 +49,20 @@ def activate(argv: list[str]) -> int:
         help="run it without a signature; `status` will say so",
     )
     parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which the service may be called; repeatable",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="an origin whose pages may call the service; repeatable",
+    )
+    parser.add_argument(
         "--unjudged", default="", metavar="WHY", help="why the speed says nothing here"
     )
     _add_limits(parser)
@@ -59,7 +73,12 @@ def activate(argv: list[str]) -> int:
     )
     kind = service.kind_here() if options.service == "auto" else options.service
     wanted = Deployment(
-        release=options.release, runtime=options.runtime, port=options.port, service=kind
+        release=options.release,
+        runtime=options.runtime,
+        port=options.port,
+        service=kind,
+        host_names=tuple(options.host_name),
+        cors_origins=tuple(options.cors_origin),
     )
     with store.locked():
         store.recover()
@@ -145,14 +164,19 @@ def refuse_downgrade(store: Store, wanted: Deployment) -> None:
 def _replace(
     store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
-    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so."""
+    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so.
+
+    A service that its owner stopped before stays stopped then.
+    """
     before, stopped = store.previous(), store.is_stopped
     again = way_back is not None and way_back.release == wanted.release
+    if stopped or not way_back or way_back.port != wanted.port:
+        _refuse_taken_port(store, wanted)
     store.settle(wanted)
     try:
         with service.paused(store):
             _hand_over(store, store.current(), None if stopped else way_back)
-            _refuse_taken_port(wanted.port)
+            _refuse_taken_port(store, wanted)
             checked = _check(store, wanted, limits)
             store.switch(wanted, before if again else way_back)
             _hand_over(store, way_back, wanted)
@@ -230,11 +254,12 @@ def _hand_over(store: Store, running: Deployment | None, coming: Deployment | No
         service.choose(store, coming.service).start()
 
 
-def _refuse_taken_port(port: int) -> None:
-    if service.port_is_taken(port):
-        raise DeviceError(
-            "port_taken", f"another program listens on port {port}", "choose another with --port"
-        )
+def _refuse_taken_port(store: Store, wanted: Deployment) -> None:
+    """Raise DeviceError `port_taken`, and note it; what runs, or does not run, stays as it is."""
+    if service.port_is_taken(wanted.port):
+        problem = f"another program listens on port {wanted.port}"
+        health.note_refusal(store, wanted, "port_taken", problem)
+        raise DeviceError("port_taken", problem, "choose another with --port")
 
 
 def run_verb(

@@ -4,11 +4,11 @@ Stands alone on Python 3.6: the host feeds this very file to `python3 -` before 
 What a board does not tell is None. Sources of the formats: the boards' real outputs in tests/device/fixtures.
 """
 
-import getpass
 import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 import shutil
 import stat
@@ -35,6 +35,10 @@ _CPU_ZONES = (
 _MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model")
 _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 _SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
+_ID = "[0-9a-f]{64}"
+"""Names in a store; a file that somebody else put there is not ours to report."""
+_NOEXEC, _READ_ONLY = 8, 1
+"""Flags of statvfs(3), which Python names on Linux alone."""
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 
@@ -43,7 +47,7 @@ def read(root: str) -> Facts:
     home = os.path.expanduser("~")
     root = os.path.abspath(os.path.expanduser(root))
     parts = (_processor(), _memory(), _software(), _storage(root), _condition(), _services())
-    facts = {"model": model(_text), "home": home, "root": root, "user": getpass.getuser()}  # type: Facts
+    facts = {"model": model(_text), "home": _shown(home), "root": _shown(root), "user": user_name()}  # type: Facts
     for part in parts:
         facts.update(part)
     return facts
@@ -59,12 +63,12 @@ def stored(root: str) -> Facts:
     for name in _names(os.path.join(root, "blobs")):
         part = re.match(r"\.([0-9a-f]{64})\.part$", name)
         if part:
-            blobs[part.group(1)] = os.path.getsize(os.path.join(root, "blobs", name))
-        elif not name.startswith("."):
+            blobs[part.group(1)] = _size(os.path.join(root, "blobs", name))
+        elif re.match(_ID + "$", name):
             blobs[name] = None
     kept = {
-        kind: [n for n in _names(os.path.join(root, kind)) if n[0] != "."]
-        for kind in ("runtimes", "releases", "agents")
+        kind: [n for n in _names(os.path.join(root, kind)) if re.match(_ID + ending + "$", n)]
+        for kind, ending in (("runtimes", ""), ("releases", ""), ("agents", r"\.pyz"))
     }
     kept["agents"] = [n for n in kept["agents"] if _is_whole(os.path.join(root, "agents", n), n)]
     names = [(kind, name) for kind in ("runtimes", "releases") for name in kept[kind]]
@@ -90,13 +94,8 @@ def _is_whole(path: str, name: str) -> bool:
 
 
 def _digest(path: str, limit: int = 1 << 20) -> Optional[str]:
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return None
-        with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read(limit)).hexdigest()
-    except OSError:
-        return None
+    content = _content(path, limit)
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def facts(argv: List[str]) -> int:
@@ -134,7 +133,7 @@ def meminfo(text: str) -> Facts:
     kb = {
         key: int(value.split()[0])
         for key, _, value in (line.partition(":") for line in text.splitlines())
-        if value.split()
+        if value.split() and value.split()[0].isdigit()
     }
     names = {
         "memory_total_mb": "MemTotal",
@@ -218,7 +217,7 @@ def _memory() -> Facts:
 
 
 def _software() -> Facts:
-    libc = glibc(output("getconf", "GNU_LIBC_VERSION")) or platform.libc_ver()[1] or None
+    libc = glibc(output("getconf", "GNU_LIBC_VERSION")) or glibc(platform.libc_ver()[1])
     python = ".".join(str(part) for part in sys.version_info[:3])
     abi = sysconfig.get_config_var("SOABI") or ""
     named = os_release(_text("/etc/os-release"))
@@ -235,11 +234,15 @@ def _storage(root: str) -> Facts:
     there = root
     while not os.path.exists(there):
         there = os.path.dirname(there)
-    usage = shutil.disk_usage(there)
+    usage, flags = shutil.disk_usage(there), os.statvfs(there).f_flag
+    may_write = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
     return {
         "disk_total_bytes": usage.total,
         "disk_free_bytes": usage.free,
         "disk_device": _device(there),
+        "disk_folder": _shown(there),
+        "disk_noexec": bool(flags & _NOEXEC),
+        "disk_writable": may_write and not flags & _READ_ONLY,
     }
 
 
@@ -258,7 +261,7 @@ def processor_temperature() -> Optional[float]:
 
 def _condition() -> Facts:
     return {
-        "load": list(os.getloadavg()),
+        "load": _load(),
         "temperature_c": processor_temperature(),
         "clock_khz": _number(_text(_CPUFREQ + "scaling_cur_freq")),
         "clock_max_khz": _number(_text(_CPUFREQ + "scaling_max_freq")),
@@ -272,18 +275,53 @@ def _condition() -> Facts:
 
 def _services() -> Facts:
     state = output("systemctl", "--user", "is-system-running").strip()
-    linger = os.path.exists("/var/lib/systemd/linger/" + getpass.getuser())
+    linger = os.path.exists("/var/lib/systemd/linger/" + user_name())
     return {"systemd_user": state in ("running", "degraded", "starting"), "linger": linger}
 
 
-def _text(path: str) -> str:
+def user_name() -> str:
+    """Return who runs this: by the kernel and the user database, since the environment may name another."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would hold up whoever opens it
-            return ""
-        with open(path, "rb") as stream:
-            return stream.read(1 << 20).decode("utf-8", "replace")
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _load() -> List[float]:
+    try:
+        return list(os.getloadavg())
     except OSError:
-        return ""
+        return []
+
+
+def _size(path: str) -> int:
+    """Return the bytes of a file, 0 of one that has just got its name."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _shown(path: str) -> str:
+    """Return a path as text: bytes that are none are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _text(path: str) -> str:
+    return (_content(path) or b"").decode("utf-8", "replace")
+
+
+def _content(path: str, limit: int = 1 << 20) -> Optional[bytes]:
+    """Return the beginning of a file; None where there is none, or a pipe or a device, which might never end."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+    except OSError:
+        return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def output(*command: str) -> str:

@@ -5,7 +5,6 @@ nothing else. While somebody holds the pause a supervisor waits, and it goes on 
 """
 
 import fcntl
-import getpass
 import os
 import signal
 import socket
@@ -22,6 +21,7 @@ from device import disk
 from device.child import UNCOMPILED
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
+from device.facts import user_name
 from device.manifest.reading import parse_json
 from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 
@@ -122,9 +122,7 @@ class Systemd:
         self._root, self._run = store.root, store.root / "run"
         self._name = unit_name(store.root)
         self.survives_reboot = _lingers()
-        self.hint = (
-            "" if self.survives_reboot else f"sudo loginctl enable-linger {getpass.getuser()}"
-        )
+        self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {user_name()}"
 
     def start(self) -> None:
         """Write the unit and start it anew, now and at boot."""
@@ -330,6 +328,8 @@ def serve_command(store: Store, deployment: Deployment) -> list[str]:
         bundle,
         "--port",
         str(deployment.port),
+        *(word for name in deployment.host_names for word in ("--host-name", name)),
+        *(word for origin in deployment.cors_origins for word in ("--cors-origin", origin)),
     ]
 
 
@@ -339,7 +339,7 @@ def agent() -> str:
 
 
 def _lingers() -> bool:
-    return os.path.exists(f"/var/lib/systemd/linger/{getpass.getuser()}")
+    return os.path.exists(f"/var/lib/systemd/linger/{user_name()}")
 
 
 def unit_name(root: Path) -> str:

@@ -66,6 +66,10 @@ class Deployment:
     """`systemd` or `supervised`."""
     unsigned: bool = False
     """Whether it was told to run without a signature."""
+    host_names: tuple[str, ...] = ()
+    """Names by which the service may be called, beside its addresses and the board's own name."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the service."""
 
 
 class Store:
@@ -400,6 +404,8 @@ def _typed_deployment(fields: dict[str, Any]) -> Deployment | None:
         name: fields[name] for name in Deployment.__dataclass_fields__ if name in fields
     }
     try:
+        for name in ("host_names", "cors_origins"):
+            known[name] = tuple(known.get(name, ()))
         deployment = Deployment(**known)
         for digest in (deployment.release, deployment.runtime):
             checked_digest(digest)
@@ -410,6 +416,8 @@ def _typed_deployment(fields: dict[str, Any]) -> Deployment | None:
         and 0 < deployment.port < 1 << 16
         and deployment.service in SERVICES
         and isinstance(deployment.unsigned, bool)
+        and all(isinstance(each, str) for each in deployment.host_names)
+        and all(isinstance(each, str) for each in deployment.cors_origins)
     )
     return deployment if sound else None
 

@@ -1,5 +1,6 @@
 """One door: runs the command line, and turns errors into a sentence and an exit code."""
 
+import io
 import os
 import sys
 
@@ -20,6 +21,11 @@ def main() -> None:
     """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
     for name, value in SURROUNDINGS.items():
         os.environ.setdefault(name, value)
+    # Nothing that is made here may be written by others, whatever umask the caller has.
+    os.umask(os.umask(0o022) | 0o022)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ToolchainError as error:

@@ -3,7 +3,9 @@
 Boards are reached through it and runtimes contain the same files; neither of the two needs to know the other for that.
 """
 
+import atexit
 import io
+import shutil
 import tempfile
 import zipfile
 from hashlib import sha256
@@ -40,13 +42,23 @@ def build_agent() -> Path:
             name = "device/" + file.relative_to(device_folder()).as_posix()
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
     content = packed.getvalue()
-    kept = cache() / "agents" / f"{sha256(content).hexdigest()}.pyz"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as stream:
+    name = f"{sha256(content).hexdigest()}.pyz"
+    try:
+        return _kept(cache() / "agents" / name, content)
+    except OSError:
+        # A home that cannot be written is no reason to leave a board alone.
+        folder = tempfile.mkdtemp(prefix="demitasse-agent-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return _kept(Path(folder) / name, content)
+
+
+def _kept(file: Path, content: bytes) -> Path:
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
             stream.write(content)
-        Path(stream.name).replace(kept)
-    return kept
+        Path(stream.name).replace(file)
+    return file
 
 
 def device_files() -> list[Path]:

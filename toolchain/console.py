@@ -1,6 +1,11 @@
-"""The only module that prints: data to stdout, progress and words to stderr, through rich."""
+"""The only module that prints: data to stdout, progress and words to stderr, through rich.
+
+The one rule: whatever is printed goes through `visible` first. Names, errors, facts, logs and a model's text come from boards,
+files and strangers; none of them may move the cursor, set a title, change what was printed before, or be read as rich's markup.
+"""
 
 import json
+import re
 import shlex
 import sys
 import threading
@@ -19,12 +24,31 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from toolchain.errors import Interrupted, ToolchainError
 from toolchain.progress import Pace
 
 PIPE_WIDTH = 160
 """Columns of a table that no terminal limits."""
+
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
+)
+"""What a terminal obeys rather than shows: controls of C0 and C1 but the newline and the tab, line separators, what turns the
+direction of text (Unicode's UTR 36, section 2.6), and halves of characters, which no file can hold."""
+
+
+def visible(text: str, *, one_line: bool = False) -> str:
+    """Return text with what a terminal would obey spelled out, such as `\\x1b`; `one_line` spells newlines and tabs too."""
+    spelled = _UNSEEN.sub(_spelled, text)
+    return spelled.replace("\n", "\\n").replace("\t", "\\t") if one_line else spelled
+
+
+def _spelled(found: "re.Match[str]") -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class Terminal:
@@ -39,7 +63,7 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print one line above any bar."""
         self._pace.begin(text)
-        self._console.print(text, markup=False)
+        self._console.print(Text(visible(text)))
 
     def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
         """Move the bar called `name`; it goes when it is full. Without a terminal a line now and then says the same."""
@@ -47,10 +71,12 @@ class Terminal:
         if not self._console.is_terminal:
             return
         if name not in self._tasks:
-            self._start(unit)
+            self._start(visible(unit, one_line=True))
             assert self._progress is not None
-            self._tasks[name] = self._progress.add_task(name, total=total, figures="")
+            shown = visible(name, one_line=True)
+            self._tasks[name] = self._progress.add_task(shown, total=total, figures="")
         assert self._progress is not None
+        figures = visible(figures, one_line=True)
         self._progress.update(self._tasks[name], completed=done, total=total, figures=figures)
         if done >= total:
             self.settle()
@@ -88,9 +114,10 @@ class Terminal:
 
     def _start(self, unit: str) -> None:
         self.settle()
-        count = TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}")
+        count = TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}", markup=False)
         amount = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [count]
-        name, figures = TextColumn("  {task.description}"), TextColumn("{task.fields[figures]}")
+        name = TextColumn("  {task.description}", markup=False)
+        figures = TextColumn("{task.fields[figures]}", markup=False)
         self._progress = Progress(
             name,
             BarColumn(),
@@ -120,30 +147,36 @@ def terminal() -> Iterator[Terminal]:
 
 def show_json(value: Any) -> None:
     """Print one JSON value on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    # JSON itself escapes C0; the rest stands within strings, where this is JSON's own spelling of it.
+    sys.stdout.write(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def show_text(text: str, *, end: str = "\n") -> None:
     """Print text on stdout as it comes."""
-    sys.stdout.write(text + end)
+    sys.stdout.write(visible(text) + end)
     sys.stdout.flush()
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table on stdout; columns whose cells are figures are set to the right."""
     table = Table(
-        title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        title=Text(visible(title), style="table.title") if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
     )
     for number, column in enumerate(columns):
         figures = all(row[number][:1].isdigit() or row[number] in ("", "-") for row in rows)
         table.add_column(
-            column,
+            Text(visible(column)),
             justify="right" if figures and rows else "left",
             overflow="fold",
             no_wrap=number == 0,
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible(cell, one_line=True)) for cell in row))
     out = Console(highlight=False)
     (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
 
@@ -163,7 +196,10 @@ def read_line(prompt: str) -> str:
 
 def confirm(question: str) -> bool:
     """Ask a person; without a terminal the answer is no."""
-    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return sys.stdin.isatty() and input(f"{visible(question)} [y/N] ").strip().lower() in (
+        "y",
+        "yes",
+    )
 
 
 def show_note(text: str) -> None:
@@ -174,6 +210,6 @@ def show_note(text: str) -> None:
 def show_error(error: ToolchainError) -> None:
     """Print an error and its hint on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"error: {error.message}", markup=False, style="bold")
+    console.print(Text(f"error: {visible(error.message)}", style="bold"))
     if error.hint:
-        console.print(f"\nhint: {error.hint}", markup=False)
+        console.print(Text(f"\nhint: {visible(error.hint)}"))

@@ -3,6 +3,7 @@
 Of several formats of one model the faster one stays on the board.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,11 @@ class Wanted(Protocol):
         """What the bundle says of itself."""
 
 
+_LABELS = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*"
+_HOST_NAME = re.compile(_LABELS)
+_ORIGIN = re.compile(rf"https?://({_LABELS}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """What became of a bundle on a board."""
@@ -64,6 +70,32 @@ class Terms:
     """The key to sign with; empty: the usual one, where a signature is needed and missing."""
     allow_unsigned: bool = False
     """Run it without a signature on a board that others could reach."""
+    host_names: tuple[str, ...] = ()
+    """Names by which the service may be called, beside its addresses and the board's own name."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the service."""
+
+
+def host_name_of(text: str) -> str:
+    """Return a host's name as a browser sends it; raise ConfigError for what is none."""
+    name = text.strip().rstrip(".").lower()
+    if not _HOST_NAME.fullmatch(name) or len(name) > 253:
+        raise ConfigError(
+            f"--host-name: `{text}`: not the name of a host",
+            hint="a name alone, such as kitchen-pi.local: no scheme, no port, no wildcard",
+        )
+    return name
+
+
+def origin_of(text: str) -> str:
+    """Return an origin as a browser sends it; raise ConfigError for what is none."""
+    origin = text.strip().rstrip("/").lower()
+    if not _ORIGIN.fullmatch(origin):
+        raise ConfigError(
+            f"--cors-origin: `{text}`: not an origin",
+            hint="scheme, host and port, such as http://kitchen-pi.local:3000: no path, no wildcard",
+        )
+    return origin
 
 
 def deliver(
@@ -82,6 +114,14 @@ def deliver(
         return replace(
             tried[best], others=tuple(other for number, other in enumerate(tried) if number != best)
         )
+
+
+def look_first(address: str, terms: Terms) -> None:
+    """Raise FitError, BoardError or TrustError for a board that cannot take what a walk of hours would make for it."""
+    from toolchain.push.fitness import refuse_board
+
+    with open_board(address, accept_new=terms.accept_new) as connection:
+        refuse_board(address, Device(connection).facts())
 
 
 def _try(
@@ -135,8 +175,9 @@ def _bundle(folder: Path) -> Bundle:
 def _push(
     bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False
 ) -> Deployment:
-    from toolchain.push import push
+    from toolchain.push import push, refuse_at_first_look
 
+    refuse_at_first_look(bundle.path, device)
     facts, stored = device.look()
     profile = target.profile_of(facts["machine"], facts["cpu_features"])
     folder = runtime.for_board(_engine(bundle), profile, facts, report)
@@ -147,7 +188,17 @@ def _push(
             device.call("trust", "--signer", key.public if key else signing.find_key().public)
             device.look(again=True)
     return push(
-        bundle, folder, device, report, port=terms.port, dry_run=dry_run, allow_unsigned=unsigned
+        bundle,
+        folder,
+        device,
+        report,
+        port=terms.port,
+        dry_run=dry_run,
+        allow_unsigned=unsigned,
+        names=(
+            *(word for name in terms.host_names for word in ("--host-name", name)),
+            *(word for origin in terms.cors_origins for word in ("--cors-origin", origin)),
+        ),
     )
 
 

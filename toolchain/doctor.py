@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from toolchain.agent import OLDEST_PYTHON
 from toolchain.errors import ToolError
 from toolchain.target import Target, recognise
 from toolchain.tools import ggml, llama, openssh
@@ -38,6 +39,7 @@ def host_findings() -> list[Finding]:
         _python(),
         _tool("sshd", openssh.sshd),
         _tool("ssh-keygen", openssh.ssh_keygen),
+        _tool("ssh", openssh.ssh),
         _tool("llama.cpp", ggml.verify),
         _threads(),
         _training(),
@@ -136,7 +138,7 @@ def _userland(facts: Facts) -> Finding:
 
 def _board_python(facts: Facts) -> Finding:
     version = str(facts["python"])
-    if tuple(map(int, version.split(".")[:2])) >= (3, 10):
+    if tuple(map(int, version.split(".")[:2])) >= OLDEST_PYTHON:
         return Finding(check="python", state="ok", seen=version)
     return Finding(
         check="python",
@@ -167,6 +169,18 @@ def _disk(facts: Facts) -> Finding:
         seen=f"{free / 1e9:.1f} GB free on {facts['disk_device'] or 'its disk'}",
         mend="" if enough else "remove what is not needed, or use a larger card",
     )
+
+
+def _store(facts: Facts) -> Finding:
+    folder = facts["disk_folder"]
+    if not facts["disk_writable"]:
+        seen, mend = f"`{folder}` cannot be written", "DEMITASSE_ROOT names another folder"
+        return Finding(check="store", state="problem", seen=seen, mend=mend)
+    if facts["disk_noexec"]:
+        mend = "DEMITASSE_ROOT names a folder on another file system; or mount it with exec"
+        seen = f"`{folder}` is mounted noexec: no library can be loaded there"
+        return Finding(check="store", state="problem", seen=seen, mend=mend)
+    return Finding(check="store", state="ok", seen=f"`{folder}` can be written")
 
 
 def _power(facts: Facts) -> Finding:
@@ -231,4 +245,15 @@ def _service(facts: Facts) -> Finding:
     )
 
 
-_BOARD_CHECKS = (_kind, _userland, _board_python, _memory, _disk, _power, _heat, _clock, _service)
+_BOARD_CHECKS = (
+    _kind,
+    _userland,
+    _board_python,
+    _memory,
+    _disk,
+    _store,
+    _power,
+    _heat,
+    _clock,
+    _service,
+)

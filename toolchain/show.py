@@ -312,7 +312,7 @@ def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None
         title=f"{address}: {evidence['seconds']:g} s",
     )
     for change in evidence["changes"][1:]:
-        name, value = next(iter(change["change"].items()))
+        name, value = next(iter(change["change"].items()), ("", ""))
         console.show_text(
             f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, {change['seconds']:.3f} s a question"
         )

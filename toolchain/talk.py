@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from toolchain.board.device import Device
-from toolchain.errors import ConfigError, TooLongError
+from toolchain.errors import BoardError, ConfigError, TooLongError
 
 Say = Callable[[str], None]
+MAX_ANSWER_CHARS = 16 << 20
+"""More than any context holds."""
 USUAL_ANSWER = 256
 """Tokens that an answer is given room for where nobody says how many: what bundles allow by default."""
 
@@ -67,14 +69,20 @@ class Conversation:
 
     def _answer(self, said: list[dict[str, str]], say: Say) -> dict[str, Any]:
         end: dict[str, Any] = {}
+        heard = 0
         with self._device.talk("ask", "--chat", *self._limit) as channel:
             channel.send(json.dumps(said).encode() + b"\n")
             channel.close_input()
-            for event in self._device.events(channel):
+            for event in self._device.events(channel, "ask"):
                 if "delta" in event:
+                    heard += len(event["delta"])
+                    if heard > MAX_ANSWER_CHARS:
+                        raise BoardError(f"{self._device.address}: an answer without end")
                     say(event["delta"])
                 else:
                     end = event
+        if "text" not in end:
+            raise BoardError(f"{self._device.address}: the answer has no end")
         return end
 
     def _drop_oldest(self) -> None:

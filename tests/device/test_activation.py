@@ -234,7 +234,78 @@ def test_another_programs_port_is_not_taken_for_health(board: Board) -> None:
         other.listen()
         answer = board.activate(board.add("1"))
     assert answer["error"]["code"] == "port_taken"
-    assert answer["error"]["message"].startswith(f"another program listens on port {board.port}; ")
+    assert answer["error"]["message"] == f"another program listens on port {board.port}"
+    assert board.call("status")["refused"]["code"] == "port_taken"
+
+
+@contextlib.contextmanager
+def taken_port(board: Board) -> Iterator[None]:
+    """The board's next activations are onto a port on which another program listens."""
+    own = board.port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        board.port = int(other.getsockname()[1])
+        yield
+        board.port = own
+
+
+def test_a_push_onto_a_taken_port_leaves_a_running_service_alone(board: Board) -> None:
+    board.activate(board.add("1"))
+    pid = board.call("status")["service"]["pid"]
+    with taken_port(board):
+        assert board.activate(board.add("2"))["error"]["code"] == "port_taken"
+    status = board.call("status")
+    assert (status["release"]["version"], status["service"]["pid"]) == ("1", pid)
+
+
+@pytest.mark.parametrize("fault", ["a taken port", "a broken release"])
+def test_a_push_that_is_refused_leaves_a_stopped_service_stopped(board: Board, fault: str) -> None:
+    board.activate(board.add("1"))
+    board.call("stop")
+    if fault == "a taken port":
+        with taken_port(board):
+            answer = board.activate(board.add("2"))
+    else:
+        answer = board.activate(board.add("2", check="refuse"))
+        assert answer["error"]["message"].endswith("; tiny 1 is current and stopped, as before")
+    assert "error" in answer
+    status = board.call("status")
+    assert (status["release"]["version"], status["confirmed"]) == ("1", True)
+    assert (status["service"]["healthy"], status["service"]["pid"]) == (False, None)
+
+
+def test_names_and_origins_of_an_activation_reach_the_service_and_the_status(board: Board) -> None:
+    release = board.add("1")
+    words = (
+        "--host-name",
+        "kitchen-pi.local",
+        "--host-name",
+        "pi.lan",
+        "--cors-origin",
+        "http://a:1",
+    )
+    answer = board.call("activate", *board.activation(release), *words)
+    assert "error" not in answer
+    shown = board.call("status")["release"]
+    assert (shown["host_names"], shown["cors_origins"]) == (
+        ["kitchen-pi.local", "pi.lan"],
+        ["http://a:1"],
+    )
+    served = [line for line in processes() if f"--port\0{board.port}".encode() in line]
+    assert [line for line in served if "\0".join(words).encode() in line]
+    assert board.call("activate", *board.activation(release), *words)["unchanged"]
+    assert not board.activate(release)["unchanged"]
+
+
+def test_a_deployment_of_an_earlier_version_is_read_without_names(board: Board) -> None:
+    board.activate(board.add("1"))
+    for file in (*(board.store.root / "deployments").iterdir(), board.store.root / "state.json"):
+        kept = json.loads(file.read_bytes())
+        file.write_text(
+            json.dumps({n: v for n, v in kept.items() if n not in ("host_names", "cors_origins")})
+        )
+    assert board.running() == "1"
 
 
 def test_a_service_that_dies_is_started_again(board: Board) -> None:

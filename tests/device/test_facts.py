@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,8 @@ def test_fed_to_a_bare_interpreter_it_prints_facts_and_an_empty_store(tmp_path: 
     printed = json.loads(done.stdout)
     assert printed["facts"]["root"] == str(tmp_path / "not" / "there")
     assert printed["facts"]["disk_free_bytes"] > 0
+    assert printed["facts"]["disk_folder"] == str(tmp_path)
+    assert printed["facts"]["disk_writable"] is True
     assert printed["stored"] == {
         "agents": [],
         "blobs": {},
@@ -190,23 +193,52 @@ def test_fed_to_a_bare_interpreter_it_prints_facts_and_an_empty_store(tmp_path: 
 
 
 def test_the_store_is_listed_with_the_bytes_of_what_is_half_there(tmp_path: Path) -> None:
+    plain, signed, piped = "d" * 64, "e" * 64, "f" * 64
     for name in ("blobs", "releases"):
         (tmp_path / name).mkdir()
     (tmp_path / "blobs" / ("a" * 64)).write_bytes(b"whole")
     (tmp_path / "blobs" / f".{'b' * 64}.part").write_bytes(b"half")
     (tmp_path / "releases" / ".c.part").mkdir()
-    (tmp_path / "releases" / "d").mkdir()
-    (tmp_path / "releases" / "e").mkdir()
-    (tmp_path / "releases" / "e" / "manifest.json.sig").write_bytes(b"signed")
+    (tmp_path / "releases" / "somebody's").mkdir()
+    (tmp_path / "blobs" / "notes.txt").write_bytes(b"somebody's")
+    for release in (plain, signed, piped):
+        (tmp_path / "releases" / release).mkdir()
+    (tmp_path / "releases" / signed / "manifest.json.sig").write_bytes(b"signed")
+    os.mkfifo(tmp_path / "releases" / piped / "manifest.json.sig")
     (tmp_path / "allowed_signers").write_text(
         '# who\n* namespaces="demitasse-bundle" ssh-ed25519 AAAA me\n\nhalf a line\n'
     )
-    signatures = {"d": None, "e": hashlib.sha256(b"signed").hexdigest()}
+    digest = hashlib.sha256(b"signed").hexdigest()
+    signatures = {plain: None, signed: digest, piped: None}
     stored = facts.stored(str(tmp_path))
     assert {name: sorted(stored[name]) for name in ("agents", "releases", "runtimes")} == {
         "agents": [],
-        "releases": ["d", "e"],
+        "releases": [plain, signed, piped],
         "runtimes": [],
     }
     assert (stored["blobs"], stored["signatures"]) == ({"a" * 64: None, "b" * 64: 4}, signatures)
     assert stored["signers"] == ["AAAA"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "noexec", "writable"), [(0, False, True), (8, True, True), (1, False, False)]
+)
+def test_how_the_file_system_of_the_store_is_mounted_is_told(
+    flags: int, noexec: bool, writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the flags of statvfs(3): 8 is noexec, 1 is read-only."""
+    seen = list(os.statvfs(tmp_path))
+    seen[8] = flags
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(seen))
+    told = facts.read(str(tmp_path))
+    assert (told["disk_noexec"], told["disk_writable"]) == (noexec, writable)
+
+
+def test_a_folder_where_nothing_can_be_kept_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert facts.read(str(tmp_path / "file" / "store"))["disk_writable"] is False
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    assert facts.user_name() == "4000000"

@@ -1,6 +1,7 @@
 """push: look, plan, act, through the real protocol on a board that is a folder."""
 
 import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from device import facts as board_facts
 from device.manifest import read_manifest, read_runtime
 from device.manifest.gguf import read_header
 from tests.fakes.board import FakeConnection
@@ -40,6 +42,9 @@ PI_4 = {
     "python": "3.11.2",
     "memory_total_mb": 1849,
     "disk_free_bytes": 20 << 30,
+    "disk_folder": "/home/pi",
+    "disk_noexec": False,
+    "disk_writable": True,
 }
 
 
@@ -394,8 +399,12 @@ def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path:
     programs = tmp_path / "bin"
     programs.mkdir()
     (tmp_path / "home").mkdir()
-    facts = '{"facts": {"python": "3.9.2", "model": "x"}, "stored": {"blobs": {}, "agents": [], "runtimes": [], "releases": []}}'
-    (programs / "python3").write_text(f"#!/bin/sh\ncat >/dev/null\necho '{facts}'\n")
+    seen = {
+        "facts": {**board_facts.read(str(tmp_path)), "python": "3.9.2"},
+        "stored": board_facts.stored(str(tmp_path)),
+    }
+    (programs / "seen.json").write_text(json.dumps(seen))
+    (programs / "python3").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {programs}/seen.json\n")
     (programs / "python3").chmod(0o755)
     old = FakeConnection(tmp_path / "home", address="pi@old", path=f"{programs}:/usr/bin:/bin")
     with pytest.raises(BoardError) as caught:
@@ -426,9 +435,23 @@ def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: P
             {},
             {},
             FitError,
-            "pi: the board is `armv7l`, the runtime is for `aarch64`",
+            "pi: no runtime is built for `armv7l`",
         ),
         ({"userland_bits": 32}, {}, {}, FitError, "pi: the board's system is 32-bit"),
+        (
+            {"disk_noexec": True},
+            {},
+            {},
+            BoardError,
+            "pi: `/home/pi` is mounted noexec: a runtime's libraries cannot be loaded there",
+        ),
+        (
+            {"disk_writable": False},
+            {},
+            {},
+            BoardError,
+            "pi: `/home/pi` cannot be written, the store is to be there",
+        ),
         (
             {},
             {"features": ("asimd", "asimddp")},

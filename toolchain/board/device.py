@@ -3,13 +3,14 @@
 What a verb prints is JSON; an error that it prints becomes one of ours, by its code.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from device.manifest.signature import TRUST_CODES
 from toolchain.agent import OLDEST_PYTHON, build_agent, device_folder
+from toolchain.board import answers
+from toolchain.board.answers import Answer
 from toolchain.board.connection import Channel, Connection, Finished, lines
 from toolchain.errors import (
     ArtifactError,
@@ -20,8 +21,6 @@ from toolchain.errors import (
     TooLongError,
     TrustError,
 )
-
-Answer = dict[str, Any]
 
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
@@ -42,6 +41,7 @@ PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")
 """What an emulated board is told with a release: the longest that any board may take (device/health.py)."""
 _KEEP_AGENT = (
     "import hashlib, os, sys\n"
+    "os.umask(0o077)\n"
     "path, digest = sys.argv[1:]\n"
     "os.umask(0o077)\n"  # the store is its user's alone (device/disk.py)
     "content = sys.stdin.buffer.read()\n"
@@ -63,13 +63,15 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
         raise BoardError(
             f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3"
         )
-    try:
-        seen = json.loads(done.stdout)
-        return seen["facts"], seen["stored"]
-    except (ValueError, KeyError) as error:
+    printed = done.stdout.strip().splitlines()
+    if done.code != 0 or not printed:
         raise BoardError(
-            f"{connection.address}: its facts cannot be read: {_last_words(done)}"
-        ) from error
+            f"{connection.address}: its facts cannot be read: {_last_words(done)}",
+            hint="is its python3 whole? on the board: python3 -c 'import json, platform'",
+        )
+    answer = answers.read(connection.address, printed[-1])
+    seen = answers.checked(connection.address, "its facts", answer, answers.Seen)
+    return seen["facts"], seen["stored"]
 
 
 def check_python(address: str, facts: Mapping[str, Any]) -> None:
@@ -84,22 +86,19 @@ def check_python(address: str, facts: Mapping[str, Any]) -> None:
 
 def error_of(address: str, answer: Answer) -> ToolchainError:
     """Return a device's `{"error": …}` as one of ours."""
-    error = answer["error"]
-    kind = ERRORS.get(str(error.get("code")).removeprefix("runtime_"), BoardError)
-    return kind(
-        f"{address}: {error.get('message', 'unknown error')}", hint=str(error.get("hint") or "")
-    )
+    fault = answer["error"] if isinstance(answer["error"], dict) else {}
+    error = answers.checked(address, "its error", fault, answers.Fault)
+    kind = ERRORS.get(error["code"].removeprefix("runtime_"), BoardError)
+    return kind(f"{address}: {error['message']}", hint=error.get("hint", ""))
 
 
-def parse(address: str, line: bytes) -> Answer:
-    """Return the JSON object in a line; raise the error that it carries."""
-    try:
-        answer = json.loads(line)
-    except ValueError as error:
-        raise BoardError(f"{address}: not an answer of ours: {line[:200]!r}") from error
+def parse(address: str, verb: str, line: bytes) -> Answer:
+    """Return the JSON object in a line of a verb's answer; raise the error that it carries."""
+    answer = answers.read(address, line)
     if "error" in answer:
         raise error_of(address, answer)
-    return dict(answer)
+    model = answers.VERBS.get(verb)
+    return answers.checked(address, f"the answer of `{verb}`", answer, model) if model else answer
 
 
 def _last_words(done: Finished) -> str:
@@ -145,7 +144,7 @@ class Device:
         printed = done.stdout.strip().splitlines()
         if not printed:
             raise self._ended(verb, done)
-        return parse(self.address, printed[-1])
+        return parse(self.address, verb, printed[-1])
 
     def _ended(self, verb: str, done: Finished) -> BoardError:
         if done.code == _ILLEGAL_INSTRUCTION:
@@ -165,12 +164,15 @@ class Device:
         finally:
             channel.close()
 
-    def events(self, channel: Channel) -> Iterator[Answer]:
-        """Yield the objects that a verb prints until it ends; raise the error that it prints."""
+    def events(self, channel: Channel, verb: str) -> Iterator[Answer]:
+        """Yield the objects that a verb prints until it ends; raise the error that it prints, or its last words if it failed."""
         for line in lines(channel):
-            yield parse(self.address, line)
+            yield parse(self.address, verb, line)
+        done = channel.finish()
+        if done.code != 0:
+            raise self._ended(verb, done)
 
-    def send(self, channel: Channel, chunk: bytes | memoryview) -> None:
+    def send(self, channel: Channel, chunk: bytes | memoryview, verb: str = "receive") -> None:
         """Write to a verb's input; where it ended, raise what it said rather than that it is gone."""
         try:
             channel.send(chunk)
@@ -179,7 +181,7 @@ class Device:
             with suppress(BoardError):
                 last = channel.read_line()
             if last:
-                parse(self.address, last)
+                parse(self.address, verb, last)
             raise
 
     def install(self) -> int:

@@ -1,16 +1,19 @@
-"""This computer as a board: an OpenSSH server of its own on a loopback port, as the calling user, for as long as it is needed."""
+"""This computer as a board: an OpenSSH server of its own on a loopback port, as the calling user, for as long as it is needed.
+
+All that it needs, its keys included, is in a folder of its own that goes with it, so that neither the name nor the state of
+the user's home matters. Commands run with the caller's HOME: two homes are two stores.
+"""
 
 import contextlib
-import getpass
 import os
+import pwd
+import re
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import platformdirs
 
 from toolchain.board import ssh
 from toolchain.board.route import Route
@@ -26,9 +29,9 @@ _UNTIL_INPUT_ENDS = '"$@" & trap "kill $!; wait" EXIT; cat >/dev/null'
 _CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
-HostKey {keys}/host
-AuthorizedKeysFile {keys}/user.pub
-AllowUsers {user}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+AllowUsers "{user}"
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -41,7 +44,7 @@ AllowTcpForwarding local
 AllowAgentForwarding no
 X11Forwarding no
 PrintMotd no
-LogLevel ERROR
+LogLevel INFO
 Subsystem sftp internal-sftp
 """
 
@@ -50,7 +53,10 @@ Subsystem sftp internal-sftp
 def connect() -> Iterator[ssh.SshConnection]:
     """Start a server, connect to it, and stop it afterwards."""
     with server() as way:
-        connection = ssh.dial(way)
+        try:
+            connection = ssh.dial(way, {"HOME": str(Path.home())})
+        except BoardError as error:
+            raise _refused(way, error) from error
         try:
             yield connection
         finally:
@@ -60,32 +66,68 @@ def connect() -> Iterator[ssh.SshConnection]:
 @contextlib.contextmanager
 def server() -> Iterator[Route]:
     """Start a server of the calling user's own and yield the way to it; it ends with this block or this process."""
-    keys = _keys()
-    with tempfile.TemporaryDirectory(prefix="demitasse-sshd-") as folder:
-        port = _free_port()
-        known, config = Path(folder) / "known_hosts", Path(folder) / "sshd_config"
-        config.write_text(
-            _CONFIG.format(port=port, keys=keys, user=getpass.getuser()), encoding="utf-8"
-        )
-        host_key = (keys / "host.pub").read_text(encoding="utf-8")
+    user = _user()
+    with tempfile.TemporaryDirectory(prefix="demitasse-sshd-", dir=_plain_folder()) as name:
+        folder, port = Path(name), _free_port()
+        for key in ("host", "user"):
+            openssh.make_key(folder / key, f"demitasse loopback {key}")
+        known, config = folder / "known_hosts", folder / "sshd_config"
+        config.write_text(_CONFIG.format(port=port, folder=folder, user=user), encoding="utf-8")
+        host_key = (folder / "host.pub").read_text(encoding="utf-8")
         known.write_text(f"[127.0.0.1]:{port} {host_key}", encoding="utf-8")
         with _running(config, port):
             yield Route(
                 address=ADDRESS,
                 host="127.0.0.1",
                 port=port,
-                user=getpass.getuser(),
+                user=user,
                 known_as=f"[127.0.0.1]:{port}",
                 known_hosts=(known,),
-                identities=(str(keys / "user"),),
+                identities=(str(folder / "user"),),
                 only_identities=True,
             )
+
+
+def _user() -> str:
+    """Return the calling user's name: who the kernel says that they are, not who the environment does."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as error:
+        raise BoardError(
+            f"{ADDRESS}: user {os.geteuid()} has no name on this computer, and sshd lets nobody in without one",
+            hint="add a line for it to /etc/passwd",
+        ) from error
+
+
+def _plain_folder() -> str:
+    """Return a folder for temporary files whose name sshd reads as it is: its configuration has no way to write every name."""
+    usual = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of mode 0700 is made in it
+    for folder in (tempfile.gettempdir(), *usual):
+        if re.fullmatch(r"[\w./-]+", folder, re.ASCII) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise BoardError(
+        f"{ADDRESS}: there is no folder for temporary files that sshd can use",
+        hint="make /tmp writable",
+    )
+
+
+def _refused(way: Route, error: BoardError) -> BoardError:
+    """Return the error of a server of our own that does not let us in, with its reason: what it wrote in its log."""
+    log = way.known_hosts[0].with_name("log")
+    said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    reasons = [line for line in said.splitlines() if "not allowed" in line or "error" in line]
+    if not reasons:
+        return error
+    return BoardError(
+        f"{ADDRESS}: this computer's sshd lets `{way.user}` not in: {reasons[-1].strip()}",
+        hint="unlock the account, or give it a login shell: `sshd` looks at both",
+    )
 
 
 @contextlib.contextmanager
 def _running(config: Path, port: int) -> Iterator[None]:
     if os.geteuid() == 0:
-        _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
+        _make_privilege_separation()
     openssh.check_server(config)
     log = config.with_name("log")
     command = [str(openssh.sshd()), "-D", "-E", str(log), "-f", str(config)]
@@ -105,6 +147,16 @@ def _running(config: Path, port: int) -> Iterator[None]:
         guard.wait()
 
 
+def _make_privilege_separation() -> None:
+    try:
+        _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise BoardError(
+            f"{ADDRESS}: sshd needs the folder {_PRIVILEGE_SEPARATION}: {error.strerror}",
+            hint=f"make it: mkdir -m 755 {_PRIVILEGE_SEPARATION}",
+        ) from error
+
+
 def _wait_for(port: int, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -116,13 +168,6 @@ def _wait_for(port: int, log: Path) -> None:
         time.sleep(0.02)
     said = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
     raise BoardError(f"{ADDRESS}: sshd did not start on port {port}: {said or 'it said nothing'}")
-
-
-def _keys() -> Path:
-    folder = Path(platformdirs.user_cache_dir("demitasse")) / "loopback"
-    openssh.make_key(folder / "host", "demitasse loopback host")
-    openssh.make_key(folder / "user", "demitasse loopback user")
-    return folder
 
 
 def _free_port() -> int:

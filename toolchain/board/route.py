@@ -1,24 +1,46 @@
-"""How to get to a board: an address and what ~/.ssh/config says of it.
+"""How to get to a board: an address, and what OpenSSH's own client says of it.
 
-An address is `user@host[:port]` or an alias; HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump, ProxyCommand,
-HostKeyAlias and UserKnownHostsFile are honoured.
+An address is `user@host[:port]`, an alias of ~/.ssh/config, or `ssh://user@host:port`. `ssh -G` reads the configuration, so that
+Include, Match, comments, escapes and the rest mean here what they mean there. Where there is no client, an address is enough as
+long as there is no configuration.
 """
 
 import getpass
+import hashlib
+import ipaddress
+import os
+import pwd
 import re
-from dataclasses import dataclass
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import paramiko
+from urllib.parse import unquote
 
 from toolchain.board.known_hosts import host_name
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, ToolError
+from toolchain.tools import openssh
 
 KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, `local`, or `virtual:<target>`"
-_ADDRESS = re.compile(
-    r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^@:\s\[\]]+)(?::(?P<port>\d{1,5}))?"
-)
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+SSH_PORT = 22
+MOST_JUMPS = 8
+"""Hosts on the way; more is a configuration that leads back to itself."""
+_KEY_NAMES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
+_SYSTEM_KNOWN_HOSTS = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
+_HOST = re.compile(r"\[(?P<address>[0-9A-Fa-f:.%\w]+)\](?::(?P<port>\d{1,5}))?")
+_NAME = re.compile(r"(?P<address>[^:\s\[\]]+)(?::(?P<port>\d{1,5}))?")
+
+Settings = Mapping[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """What a user wrote, in parts."""
+
+    host: str
+    user: str = ""
+    port: int = 0
+    """0 where it was not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,59 +57,220 @@ class Route:
     known_hosts: tuple[Path, ...]
     """The first one takes new keys."""
     identities: tuple[str, ...] = ()
-    """Private keys to try."""
+    """Files of keys to try: private ones, or public ones whose private half the agent holds."""
+    certificates: tuple[str, ...] = ()
+    """Files of certificates beside those that stand next to a key."""
+    agent: str = ""
+    """Socket of the agent, empty for none."""
     only_identities: bool = False
-    """Try neither the agent nor the user's usual keys."""
+    """Try no key of the agent that is not among the identities."""
     jump: "Route | None" = None
     proxy_command: str = ""
 
 
 def route(address: str, config_file: Path | None = None) -> Route:
-    """Return the way to an address; raise ConfigError if it is none."""
-    found = _ADDRESS.fullmatch(address)
-    if not found:
-        kind = re.match(r"([a-z]+):", address)
-        problem = f"unknown kind of address `{kind[1]}`" if kind else "not an address of a board"
-        raise ConfigError(f"{address}: {problem}", hint=KINDS)
-    said = _config(config_file or Path.home() / ".ssh" / "config").lookup(found["host"].strip("[]"))
-    port = int(found["port"] or said.get("port", 22))
-    host = said["hostname"]
+    """Return the way to an address; raise ConfigError if it is none, or if OpenSSH does not take its configuration."""
+    return _route(address, config_file, hops=0)
+
+
+def parse(address: str) -> Address:
+    """Return the parts of an address; raise ConfigError if it is none."""
+    is_url = address.startswith("ssh://")
+    text = address.removeprefix("ssh://").rstrip("/") if is_url else address
+    user, _, place = text.rpartition("@")
+    found = _HOST.fullmatch(place) or _NAME.fullmatch(place)
+    host, port = (found["address"], found["port"]) if found else (place, None)
+    if not found and not _is_ipv6(place):
+        raise _no_address(address)
+    if is_url:
+        user, host = unquote(user), unquote(host)
+    if (
+        host.startswith("-")
+        or user.startswith("-")
+        or text.startswith("@")
+        or not (user + host).isprintable()
+        or (port is not None and not 0 < int(port) < 1 << 16)
+    ):
+        raise _no_address(address)
+    return Address(host=host, user=user, port=int(port or 0))
+
+
+def _no_address(address: str) -> ConfigError:
+    kind = re.match(r"([a-z]+):(?!\d+$)", address)
+    problem = f"unknown kind of address `{kind[1]}`" if kind else "not an address of a board"
+    return ConfigError(f"{address}: {problem}", hint=KINDS)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _route(address: str, config_file: Path | None, hops: int) -> Route:
+    if hops > MOST_JUMPS:
+        raise ConfigError(
+            f"{address}: ProxyJump leads over more than {MOST_JUMPS} hosts",
+            hint="does it lead back to itself? see `ssh -G`",
+        )
+    parts = parse(address)
+    settings = _settings(parts, config_file)
+    host, port = _last(settings, "hostname"), int(_last(settings, "port"))
+    user = _last(settings, "user")
+    alias = _last(settings, "hostkeyalias").lower()
+    names = _Names(parts, settings)
     return Route(
         address=address,
         host=host,
         port=port,
-        user=found["user"] or said.get("user") or getpass.getuser(),
-        known_as=said["hostkeyalias"].lower() if "hostkeyalias" in said else host_name(host, port),
-        known_hosts=(*_known_hosts(said), _SYSTEM_KNOWN_HOSTS),
-        identities=tuple(str(Path(file).expanduser()) for file in said.get("identityfile", [])),
-        only_identities=said.get("identitiesonly", "no").lower() == "yes",
-        jump=_jump(said.get("proxyjump", "none"), config_file),
-        proxy_command=said.get("proxycommand") or "",
+        user=user,
+        known_as=alias or host_name(host, port),
+        known_hosts=_known_hosts(settings, names),
+        identities=_key_files(settings, "identityfile", names),
+        certificates=_key_files(settings, "certificatefile", names),
+        agent=_agent(settings.get("identityagent", ["SSH_AUTH_SOCK"])[-1], names),
+        only_identities=_last(settings, "identitiesonly") == "yes",
+        jump=_jump(_last(settings, "proxyjump"), config_file, hops),
+        proxy_command=_command(settings, names),
     )
 
 
-def _config(file: Path) -> paramiko.SSHConfig:
-    if not file.is_file():
-        return paramiko.SSHConfig()
+def _settings(parts: Address, config_file: Path | None) -> Settings:
+    """Return what OpenSSH's client says, or would say without any configuration where there is no client."""
+    config = config_file or Path.home() / ".ssh" / "config"
     try:
-        return paramiko.SSHConfig.from_path(str(file))
-    except (paramiko.ConfigParseError, paramiko.CouldNotCanonicalize, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-
-
-def _known_hosts(said: paramiko.SSHConfigDict) -> list[Path]:
-    return [
-        Path(file).expanduser()
-        for file in said.get("userknownhostsfile", "~/.ssh/known_hosts").split()
-    ]
-
-
-def _jump(said: str, config_file: Path | None) -> Route | None:
-    if said.lower() == "none":
-        return None
-    if "," in said:
-        raise ConfigError(
-            f"ProxyJump {said}: only one jump is followed",
-            hint="give the first one a ProxyJump of its own",
+        return openssh.client_settings(
+            parts.host, user=parts.user, port=parts.port, config=_unusual(config)
         )
-    return route(said, config_file)
+    except ToolError as error:
+        if config.is_file():
+            raise ToolError(
+                f"{config}: only OpenSSH's client can read it: {error.message}", hint=error.hint
+            ) from error
+    return {
+        "hostname": [parts.host],
+        "user": [parts.user or _own_name()],
+        "port": [str(parts.port or SSH_PORT)],
+        "identityfile": [f"~/.ssh/{name}" for name in _KEY_NAMES],
+    }
+
+
+def _unusual(config: Path) -> Path | None:
+    """Return a configuration that OpenSSH does not read by itself: it takes the home of the user database, whatever HOME says."""
+    usual = _passwd_home() / ".ssh" / "config"
+    if config == usual:
+        return None
+    return config if config.is_file() else Path(os.devnull)
+
+
+def _passwd_home() -> Path:
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return Path.home()
+
+
+def _own_name() -> str:
+    """Return the name of who runs this, as the user database has it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return getpass.getuser()
+
+
+def _last(settings: Settings, name: str) -> str:
+    value = settings.get(name, [""])[-1]
+    return "" if value.lower() == "none" else value
+
+
+class _Names:
+    """The tokens and variables of ssh_config(5), which `ssh -G` leaves in the names of files and in commands."""
+
+    def __init__(self, parts: Address, settings: Settings) -> None:
+        host, port = _last(settings, "hostname"), _last(settings, "port")
+        user, jump = _last(settings, "user"), _last(settings, "proxyjump")
+        here = socket.gethostname()
+        together = f"{here}{host}{port}{user}{jump}".encode()
+        self._tokens = {
+            "%": "%",
+            "C": hashlib.sha1(together, usedforsecurity=False).hexdigest(),
+            "d": str(Path.home()),
+            "h": host,
+            "i": str(os.getuid()),
+            "j": jump,
+            "k": _last(settings, "hostkeyalias") or parts.host,
+            "L": here.partition(".")[0],
+            "l": here,
+            "n": parts.host,
+            "p": port,
+            "r": user,
+            "u": _own_name(),
+        }
+
+    def command(self, text: str) -> str:
+        """Return a command with its tokens filled in; the shell does the rest."""
+        return re.sub(r"%(.)", lambda token: self._token(token, text), text)
+
+    def path(self, text: str) -> str:
+        """Return a path with its tokens and variables filled in and `~` as the user's home."""
+        filled = re.sub(r"\$\{(\w+)\}", lambda name: self._variable(name, text), self.command(text))
+        return str(Path(filled).expanduser())
+
+    def _token(self, found: "re.Match[str]", text: str) -> str:
+        if found[1] not in self._tokens:
+            raise ConfigError(f"~/.ssh/config: `{text}`: unknown token `{found[0]}`")
+        return self._tokens[found[1]]
+
+    def _variable(self, found: "re.Match[str]", text: str) -> str:
+        if found[1] not in os.environ:
+            raise ConfigError(f"~/.ssh/config: `{text}`: `{found[1]}` is not set")
+        return os.environ[found[1]]
+
+
+def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
+    users = _files(_last(settings, "userknownhostsfile"), names)
+    ours, theirs = Path.home() / ".ssh", _passwd_home() / ".ssh"
+    usual = [theirs / "known_hosts", theirs / "known_hosts2"]
+    if not users or users == usual:
+        users = [ours / "known_hosts", ours / "known_hosts2"]
+    systems = _files(_last(settings, "globalknownhostsfile"), names) or _SYSTEM_KNOWN_HOSTS
+    return (*users, *systems)
+
+
+def _files(text: str, names: _Names) -> list[Path]:
+    """Return the paths of a line: OpenSSH prints them with a space between, those within a name included."""
+    return [Path(names.path(part)) for part in re.split(r" (?=[/~])", text) if part]
+
+
+def _key_files(settings: Settings, name: str, names: _Names) -> tuple[str, ...]:
+    return tuple(names.path(file) for file in settings.get(name, []) if file.lower() != "none")
+
+
+def _agent(setting: str, names: _Names) -> str:
+    """Return the agent's socket, as IdentityAgent or the environment names it."""
+    if setting.lower() == "none":
+        return ""
+    if setting == "SSH_AUTH_SOCK":
+        return os.environ.get(setting, "")
+    if setting.startswith("$") and not setting.startswith("${"):
+        return os.environ.get(setting[1:], "")
+    return names.path(setting)
+
+
+def _command(settings: Settings, names: _Names) -> str:
+    command = _last(settings, "proxycommand")
+    if command and _last(settings, "proxyusefdpass") == "yes":
+        raise ConfigError("~/.ssh/config: ProxyUseFdpass is not supported", hint="leave it out")
+    return names.command(command)
+
+
+def _jump(text: str, config_file: Path | None, hops: int) -> Route | None:
+    """Return the way to the last host of a ProxyJump, which leads over those before it."""
+    if not text:
+        return None
+    before, _, last = text.rpartition(",")
+    way = _route(last, config_file, hops + 1)
+    if not before:
+        return way
+    return replace(way, jump=_jump(before, config_file, hops + 1), proxy_command="")

@@ -77,7 +77,7 @@ def logs(
         device_at(board) as device,
         device.talk("logs", "-n", str(lines), *(["--follow"] if follow else [])) as channel,
     ):
-        for said in device.events(channel):
+        for said in device.events(channel, "logs"):
             if "line" in said:
                 console.show_text(said["line"])
 

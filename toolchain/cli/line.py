@@ -1,5 +1,6 @@
 """Verbs of the line: a recipe to a bundle, a bundle to a board."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,9 @@ from toolchain.cli.words import (
     AllowUnsigned,
     AsJson,
     Board,
+    CorsOrigins,
     DryRun,
+    HostNames,
     Offline,
     Out,
     Port,
@@ -33,7 +36,7 @@ from toolchain.cli.words import (
     app,
     settings_for,
 )
-from toolchain.delivery import Terms, deliver
+from toolchain.delivery import Terms, deliver, host_name_of, look_first, origin_of
 from toolchain.errors import FitError
 from toolchain.finished.source import is_finished
 from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
@@ -52,6 +55,8 @@ def run(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    host_name: HostNames = [],  # noqa: B006 - typer hands a fresh list in
+    cors_origin: CorsOrigins = [],  # noqa: B006
     template: Template = None,
     reference: Reference = "",
     data: Data = None,
@@ -74,15 +79,20 @@ def run(
                 dry_run=dry_run,
                 as_json=as_json,
             )
-            finished(asked, _terms(port, accept_new, sign, allow_unsigned), report)
+            terms = _terms(
+                port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin
+            )
+            finished(asked, terms, report)
             return
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
             _show_plan(wanted, settings, to=to, as_json=as_json)
             return
-        terms = _terms(port, accept_new, sign, allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
         with work_folder(settings):
+            if to:
+                look_first(to, terms)
             steps = list(walk(wanted, settings))
             delivery = deliver(wanted, steps, to, report, terms) if to else None
     show.walked(wanted, steps, delivery, as_json=as_json)
@@ -104,8 +114,23 @@ def _show_plan(
     found.end_walk()
 
 
-def _terms(port: int, accept_new: bool, sign: str, allow_unsigned: bool) -> Terms:
-    return Terms(port=port, accept_new=accept_new, sign=sign, allow_unsigned=allow_unsigned)
+def _terms(
+    port: int,
+    accept_new: bool,
+    sign: str,
+    allow_unsigned: bool,
+    *,
+    names: Sequence[str],
+    origins: Sequence[str],
+) -> Terms:
+    return Terms(
+        port=port,
+        accept_new=accept_new,
+        sign=sign,
+        allow_unsigned=allow_unsigned,
+        host_names=tuple(map(host_name_of, names)),
+        cors_origins=tuple(map(origin_of, origins)),
+    )
 
 
 def _stage_verb(stage: str, help_text: str) -> None:
@@ -203,13 +228,15 @@ def push(
     accept_new: AcceptNew = False,
     sign: Sign = "",
     allow_unsigned: AllowUnsigned = False,
+    host_name: HostNames = [],  # noqa: B006 - typer hands a fresh list in
+    cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
-        terms = _terms(port, accept_new, sign, allow_unsigned)
+        terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
         deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
 

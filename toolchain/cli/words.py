@@ -61,6 +61,22 @@ AllowUnsigned = Annotated[
 Port = Annotated[
     int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)
 ]
+HostNames = Annotated[
+    list[str],
+    typer.Option(
+        "--host-name",
+        metavar="NAME",
+        help="A name by which the service may be called, such as kitchen-pi.local; repeatable.",
+    ),
+]
+CorsOrigins = Annotated[
+    list[str],
+    typer.Option(
+        "--cors-origin",
+        metavar="ORIGIN",
+        help="An origin whose pages may call the service, such as http://kitchen-pi.local:3000; repeatable.",
+    ),
+]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")
 ]

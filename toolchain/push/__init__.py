@@ -25,14 +25,12 @@ from device.manifest import (
 from toolchain import signing
 from toolchain.agent import build_agent
 from toolchain.artifacts import Action, Bundle, Deployment
-from toolchain.board.device import Device, check_python
-from toolchain.errors import ArtifactError, BoardError, FitError, ToolchainError
-from toolchain.forecast import needs_of_bundle
+from toolchain.board.device import Device
+from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.progress import Reporter
 from toolchain.push import sent as kept
+from toolchain.push.fitness import note_other_target, refuse_bundle, refuse_unfit
 from toolchain.push.transfer import Blob, send_blobs, send_papers
-from toolchain.runtime.cross import PAGES
-from toolchain.target import Target, fit, recognise
 
 if TYPE_CHECKING:
     from toolchain.push.delta import Old
@@ -42,12 +40,9 @@ Loads = Mapping[str, Sequence[Blob]]
 """What is missing of each cargo that is not there, by the cargo's id."""
 WORTH_BYTES = 1 << 20
 """A smaller file is not worth comparing."""
-SPARE_DISK_BYTES = 32 << 20
 UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
 """Addresses on which the speed of a release says nothing."""
 ACTIVATION_S = 3600.0
-OLDEST_L4T = (36,)
-"""JetPack 6: the first with Python 3.10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +97,12 @@ def push(
     port: int = 8080,
     dry_run: bool = False,
     allow_unsigned: bool = False,
+    names: Sequence[str] = (),
 ) -> Deployment:
-    """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back."""
+    """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back.
+
+    `names` are words for the service (device/serve): who may call it by which name.
+    """
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
     facts, stored = device.look()
@@ -125,7 +124,7 @@ def push(
     sent, goldens = (
         (0, "")
         if dry_run
-        else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned], report)
+        else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned, *names], report)
     )
     if not dry_run:
         _remember(cargos[1])
@@ -140,6 +139,15 @@ def push(
         actions=tuple(actions),
         goldens=goldens,
     )
+
+
+def refuse_at_first_look(bundle: Path, device: Device) -> None:
+    """Raise FitError or BoardError if a board's facts alone say that it cannot run a bundle: before a runtime is made for it."""
+    manifest = _manifest(bundle)
+    facts, stored = device.look()
+    model = _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST)
+    coming = sum(blob.size - blob.offset for blob in model.missing(stored))
+    refuse_bundle(device.address, manifest, facts, coming)
 
 
 def plan(
@@ -229,116 +237,19 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
     return []
 
 
-def refuse_unfit(
-    address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int
-) -> None:
-    """Raise FitError or BoardError, with the number that failed, if a board cannot run what would be sent."""
-    _refuse_old_jetpack(address, facts)
-    check_python(address, facts)
-    if facts["machine"] != runtime.machine:
-        raise FitError(
-            f"{address}: the board is `{facts['machine']}`, the runtime is for `{runtime.machine}`"
-        )
-    if runtime.python_tag and not facts["python_abi"].startswith(
-        runtime.python_tag.replace("cp", "cpython-") + "-"
-    ):
-        hint = "push again: the runtime for the board's Python is made then"
-        raise FitError(
-            f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}",
-            hint=hint,
-        )
-    if manifest.engine.name not in runtime.engines:
-        raise FitError(
-            f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}"
-        )
-    if facts["userland_bits"] != 64:
-        raise FitError(
-            f"{address}: the board's system is 32-bit",
-            hint="install the 64-bit image of the same system",
-        )
-    if lacking := sorted(set(runtime.features) - set(facts["cpu_features"])):
-        raise FitError(
-            f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks"
-        )
-    if _version(facts["glibc"]) < _version(runtime.glibc):
-        raise FitError(
-            f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}"
-        )
-    if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
-        raise FitError(
-            f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}"
-        )
-    _refuse_memory(address, manifest, facts)
-    if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
-        free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
-        raise BoardError(
-            f"{address}: disk full: {need} MB are needed, {free} MB are free",
-            hint="make room on the board",
-        )
-
-
-def _refuse_old_jetpack(address: str, facts: Facts) -> None:
-    """Raise FitError for a Jetson whose system is older than the first with a Python that is new enough."""
-    l4t = facts.get("l4t")
-    if l4t and _version(l4t) < OLDEST_L4T:
-        raise FitError(
-            f"{address}: the Jetson has L4T {l4t}, JetPack 6 has 36",
-            hint="flash JetPack 6 or newer; a Nano of 2019 ends at 32",
-        )
-
-
-def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
-    """Raise FitError where the board has not the memory, by what it reports itself."""
-    needs = needs_of_bundle(manifest)
-    if needs is None or facts["memory_total_mb"] is None:
-        return
-    total = int(facts["memory_total_mb"])
-    board = _recognised(facts)
-    found = fit(needs, board or total, total)
-    if not found.ok:
-        other = _packaged_for_another(manifest, board)
-        raise FitError(
-            f"{address}: {manifest.name} does not fit in memory: {found.reasons[0]}",
-            hint=f"{found.hint}; {other}" if other else found.hint,
-        )
-
-
-def _recognised(facts: Facts) -> Target | None:
-    total = facts["memory_total_mb"]
-    return recognise(facts["model"], facts["machine"], int(total)) if total is not None else None
-
-
-def note_other_target(address: str, manifest: Manifest, facts: Facts, report: Reporter) -> None:
-    """Say where a bundle was packaged for another kind of board than the one that was found."""
-    board = _recognised(facts)
-    if other := _packaged_for_another(manifest, board):
-        report.note(f"{address}: {other}; it fits here, with its context of {manifest.context}")
-
-
-def _packaged_for_another(manifest: Manifest, board: Target | None) -> str:
-    """Return in words that a bundle is for another target, with the command that packages for this one; "" where it is not."""
-    if board is None or board.id == manifest.target:
-        return ""
-    return (
-        f"the bundle was packaged for `{manifest.target}`, the board is `{board.id}`: "
-        f"`demitasse package RECIPE --target {board.id}` makes one for it"
-    )
-
-
-def _version(text: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in (text or "0").split("."))
-
-
 def _load(bundle: Path, runtime: Path) -> tuple[Manifest, tuple[Cargo, Cargo]]:
-    try:
-        manifest = read_manifest(bundle)
-    except ManifestError as error:
-        raise ArtifactError(f"{bundle.name}: {error}", hint="package it again") from error
-    described = _runtime_manifest(runtime)
+    manifest, described = _manifest(bundle), _runtime_manifest(runtime)
     return manifest, (
         _cargo("runtime", runtime, described.files, RUNTIME_MANIFEST),
         _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST),
     )
+
+
+def _manifest(bundle: Path) -> Manifest:
+    try:
+        return read_manifest(bundle)
+    except ManifestError as error:
+        raise ArtifactError(f"{bundle.name}: {error}", hint="package it again") from error
 
 
 def _runtime_manifest(runtime: Path) -> RuntimeManifest:

@@ -135,7 +135,7 @@ def _hear(device: Device, channel: Channel) -> dict[str, Any]:
         raise BoardError(
             f"{device.address}: the transfer ended early: {ended.stderr.strip()[-300:] or ended.code}"
         )
-    return parse(device.address, line)
+    return parse(device.address, "receive", line)
 
 
 def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:

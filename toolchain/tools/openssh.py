@@ -1,8 +1,9 @@
 """OpenSSH's programs on this computer: where they are, which version, the keys and the signatures that they make.
 
-The only module that calls `sshd`, `ssh-keygen` and `ssh-add`.
+The only module that calls `sshd`, `ssh-keygen`, `ssh-add` and `ssh -G`, which is the one parser of ssh's configuration here.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,13 +11,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolchain.errors import ToolError
+from toolchain.errors import ConfigError, ToolError
 
 SIGN_S = 120.0
 """Time to type a passphrase or to touch a security key."""
 _CLIENT = ("ssh-keygen", "ssh-add", "ssh")
 _PACKAGES = {"sshd": "openssh-server", **dict.fromkeys(_CLIENT, "openssh-client")}
 """program → Debian package."""
+_AND_THE_SYSTEMS = b"\nMatch all\nInclude /etc/ssh/ssh_config\n"
+"""What OpenSSH reads after the user's file, but not after one that `-F` names."""
+_NO_TTY = "Pseudo-terminal will not be allocated"
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 """Where programs hide from a user's PATH."""
 
@@ -34,6 +38,37 @@ def ssh_keygen() -> Path:
 def ssh() -> Path:
     """Return the client; raise ToolError if there is none."""
     return _program("ssh")
+
+
+def client_settings(
+    host: str, *, user: str = "", port: int = 0, config: Path | None = None
+) -> dict[str, list[str]]:
+    """Return what `ssh` would do to reach a host, each setting by its name in lower case (`ssh -G`, which connects nowhere).
+
+    `config` is the user's file where it is not the one that OpenSSH finds by itself. Raise ToolError if there is no client,
+    ConfigError with what it says of a configuration or a name that it does not take.
+    """
+    words = [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ()), "--", host]
+    if config is None:
+        done = _run([str(ssh()), "-G", *words])
+    else:
+        with tempfile.NamedTemporaryFile(prefix="demitasse-ssh-config-") as copy:
+            copy.write(config.read_bytes() + _AND_THE_SYSTEMS)
+            copy.flush()
+            done = _run([str(ssh()), "-G", "-F", copy.name, *words])
+            done.stderr = done.stderr.replace(copy.name, str(config))
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip() and _NO_TTY not in line]
+        problem = said[0].strip() if said else f"exit status {done.returncode}"
+        raise ConfigError(
+            f"{host}: ssh cannot say how to get there: {problem[:1].lower()}{problem[1:]}",
+            hint=f"`ssh -G {host}` says it too: correct ~/.ssh/config, or the address",
+        )
+    settings: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition(" ")
+        settings.setdefault(name.lower(), []).append(value)
+    return settings
 
 
 def version() -> str:
@@ -126,6 +161,14 @@ def _apt(name: str) -> str:
 
 
 def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end; what it prints is bytes that need not be UTF-8, since names of files are in it."""
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
     )

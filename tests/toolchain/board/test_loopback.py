@@ -73,17 +73,64 @@ def test_the_server_is_gone_after_its_user_was_killed() -> None:
     wait_until_gone(port)
 
 
-def test_keys_are_made_once_and_are_the_users_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_keys_live_no_longer_than_the_server_and_are_the_users_alone() -> None:
     with loopback.server() as way:
         key = Path(way.identities[0])
-        made = key.read_bytes()
-    with loopback.server() as way:
-        assert Path(way.identities[0]).read_bytes() == made
-    assert key.is_relative_to(tmp_path)
-    assert key.stat().st_mode & 0o777 == 0o600
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.parent.stat().st_mode & 0o777 == 0o700
+    assert not key.parent.exists()
+
+
+HOMES = ["plain", "a b", "it's", 'say "hi"', "new\nline", "h%h$x*", "[/x]", "back\\slash"]
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_commands_on_this_computer_run_in_the_callers_home_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / name
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(home))
+    with open_board("local") as board:
+        assert board.run(["printf", "%s", "~/x"]).stdout.decode() == f"{home}/x"
+
+
+@pytest.mark.parametrize("words", [("status", "local"), ("trust", "local", "--target", "any")])
+def test_a_umask_of_zero_makes_nothing_that_others_may_write(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    command = ["sh", "-c", 'umask 000; exec "$@"', "sh", sys.executable, "-m", "toolchain", *words]
+    environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    environment.pop("DEMITASSE_ROOT", None)
+    root = Path(__file__).parents[3]
+    subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+    made = list(home.rglob("*"))
+    assert [path for path in made if path.name == "blobs"] != []
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
+
+
+def test_a_home_that_cannot_be_written_keeps_nobody_from_a_board_elsewhere(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": "/proc/none", "DEMITASSE_ROOT": str(tmp_path / "store")}
+    environment.pop("XDG_CACHE_HOME", None)
+    command = [sys.executable, "-m", "toolchain", "status", "local"]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        command, cwd=root, env=environment, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(tmp_path / "store") in done.stdout
+
+
+def test_a_name_in_the_environment_is_not_who_the_caller_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOGNAME", "nobody")
+    monkeypatch.setenv("USER", "nobody")
+    with open_board("local") as board:
+        assert int(board.run(["id", "-u"]).stdout) == os.getuid()
 
 
 def test_an_address_of_no_kind_names_the_kinds() -> None:
