@@ -140,6 +140,8 @@ class _Activated(_Said):
 class _Asked(_Said):
     delta: Annotated[str, Field(max_length=1 << 20)] = ""
     text: Annotated[str, Field(max_length=16 << 20)] = ""
+    context: Count = 0
+    prompt_tokens: Count = 0
 
 
 class _Logged(_Said):
