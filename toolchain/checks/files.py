@@ -59,14 +59,15 @@ def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
 
 
 def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
-    """Raise ArtifactError for a tokenizer that no model file can hold; an adapter's own is looked at with its base's files."""
+    """Raise ArtifactError for a tokenizer that no model file can hold."""
     from toolchain.models import tokenizer
 
-    if base.folder is None or base.tokenizer is None or base.tokenizer.parent != base.folder:
+    if base.folder is None or base.tokenizer is None:
         return
     try:
         if "gguf" in ahead.formats:
-            tokenizer.understand(base.folder, model.sizes["vocab"])
+            with base.dressed() as folder:
+                tokenizer.understand(folder, model.sizes["vocab"])
         else:
             from tokenizers import Tokenizer
 

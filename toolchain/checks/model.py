@@ -52,6 +52,19 @@ class Base:
     """What the template may name: `bos_token`, `eos_token` and their like."""
     tokenizer: Path | None = None
     """tokenizer.json."""
+    adapter: Path | None = None
+    """Whose own template and tokenizer go before the model's."""
+
+    @contextmanager
+    def dressed(self) -> Iterator[Path]:
+        """Yield a folder of links to the model's small files, with those that its adapter brings in their place."""
+        with tempfile.TemporaryDirectory() as scratch:
+            for folder in filter(None, (self.adapter, self.folder)):
+                for file in folder.iterdir():
+                    link = Path(scratch, file.name)
+                    if not link.is_symlink() and file.suffix in (".json", ".jinja", ".txt"):
+                        link.symlink_to(file.resolve())
+            yield Path(scratch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +253,7 @@ def _spoken(
         template=template,
         tokens=_special_tokens(configs["special_tokens_map.json"] | settings),
         tokenizer=next((file for file in tokenizers if file.is_file()), None),
+        adapter=adapter,
     )
 
 
