@@ -118,18 +118,32 @@ def _bar(name: str, report: Reporter) -> type:
 
 def fetch_gguf(name: str, *, offline: bool = False) -> Path:
     """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` chooses it; raise ArtifactError."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     repo, _, quant = name.partition(":")
     with _asking(repo, "main", offline):
         if not offline:
-            chosen = choose_gguf(name, HfApi().list_repo_files(repo), quant)
+            chosen = choose_gguf(name, _files(repo), quant)
             return Path(hf_hub_download(repo, chosen))
 
         # hf_hub_download would ask the hub for its list of agents even with `local_files_only` (huggingface_hub 2.4)
         folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
         return folder / choose_gguf(name, files, quant)
+
+
+def _files(repo: str) -> list[str]:
+    """Return the files of a repository in the hub's order; raise OSError where the hub cannot be reached."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return HfApi().list_repo_files(repo)
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError):
+        raise
+    except (
+        Exception
+    ) as error:  # the HTTP library's own kind: each version of huggingface_hub has another library
+        raise errors.LocalEntryNotFoundError(str(error)) from error
 
 
 _NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
@@ -191,13 +205,8 @@ def _download(
 @contextmanager
 def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
     """Turn what huggingface_hub raises into one sentence of ours."""
-    import httpx
     from huggingface_hub import errors
 
-    unreachable = ArtifactError(
-        f"model `{name}`: the hub cannot be reached",
-        hint="check the network, or give a folder instead",
-    )
     try:
         yield
     except errors.GatedRepoError as error:
@@ -213,13 +222,12 @@ def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
             raise ArtifactError(
                 f"model `{name}`: not on this computer", hint="run once without --offline"
             ) from error
-        raise unreachable from error
+        hint = "check the network, or give a folder instead"
+        raise ArtifactError(f"model `{name}`: the hub cannot be reached", hint=hint) from error
     except errors.HFValidationError as error:
         raise ArtifactError(
             f"model `{name}`: not a name of a hub's", hint="it is OWNER/NAME, or a folder"
         ) from error
-    except httpx.TransportError as error:
-        raise unreachable from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ArtifactError(
             f"model `{name}`: the download failed: {str(error).splitlines()[0]}",
