@@ -194,6 +194,12 @@ def test_a_disk_without_room_is_said_so(tmp_path: Path) -> None:
         write_weights(tmp_path, {"a": (2, 2)}, "F32", full)
 
 
+def test_a_checkpoint_that_no_disk_holds_is_refused_before_a_weight_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^no room for a checkpoint of 4000000000 MB: "):
+        write_weights(tmp_path, {"a": (10**9, 10**6)}, "F32", lambda name: iter(()))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_base_of_a_run_is_a_checkpoint_like_any_other(desk: Path, tmp_path: Path) -> None:
     from toolchain.models.from_gguf import unpack
     from toolchain.models.origin import find

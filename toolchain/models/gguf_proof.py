@@ -5,6 +5,8 @@ with the same weights in float32. How far that rounding moves the logits is meas
 of transformers in the same way (`_like_llama_cpp`); llama.cpp may be BOUND times as far away and no more.
 """
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.artifacts import Figures
 from toolchain.errors import ArtifactError
 from toolchain.models.tokenizer import PROOF
+from toolchain.models.weights import open_weights
 from toolchain.runtime.scoring import scorer
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
     """Compare a checkpoint's logits with llama.cpp's for its file; raise ArtifactError if they are too far apart."""
     import numpy as np
 
+    _check_memory(file, folder)
     tokens = _tokens(folder)
     with scorer(runtime, file, context=2 * TOKENS) as child:
         theirs = np.array(child.logits(tokens))
@@ -90,6 +94,18 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
             hint="this is a fault of the toolchain or a file that contradicts itself: give the model's original folder instead",
         )
     return proof
+
+
+def _check_memory(file: Path, folder: Path) -> None:
+    """Raise ArtifactError where the model in float32, as the gate takes it too, is larger than this computer's memory."""
+    with open_weights(folder) as weights:
+        needed = 4 * sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    if needed > pages * page:
+        raise ArtifactError(
+            f"{file.name}: takes {needed / 1e9:.1f} GB of memory in float32, this computer has {pages * page / 1e9:.1f}",
+            hint="use a larger computer, or a smaller model",
+        )
 
 
 def _tokens(folder: Path) -> list[int]:

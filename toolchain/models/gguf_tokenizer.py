@@ -126,7 +126,7 @@ def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
         for at in range(1, len(text))
         if text[:at] in known and text[at:] in known
     ]
-    # Tokens of one score stay together by their text, so that each token's pairs stand in one block.
+    # The text comes last, so that equal files give equal bytes.
     pairs.sort(key=lambda pair: (-pair[0], -len(pair[1]), -len(pair[2]), pair[1] + pair[2]))
     return [[left, right] for _, left, right in pairs]
 

@@ -6,6 +6,7 @@ Format: safetensors' own specification; several files share an index, as `save_p
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,11 @@ def write_weights(
         for tensor in shard
     }
     total = sum(_size(shapes[tensor], dtype) for tensor in names)
+    free = shutil.disk_usage(out).free
+    if free < total:
+        raise ArtifactError(
+            f"no room for a checkpoint of {total / 1e6:.0f} MB: {free / 1e6:.0f} MB are free"
+        )
     try:
         for place, shard in enumerate(shards):
             with (out / _file_name(place, len(shards))).open("wb") as stream:
