@@ -11,7 +11,6 @@ import platform
 import pwd
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
@@ -314,14 +313,12 @@ def _text(path: str) -> str:
 def _content(path: str, limit: int = 1 << 20) -> Optional[bytes]:
     """Return the beginning of a file; None where there is none, or a pipe or a device, which might never end."""
     try:
-        with open(path, "rb", opener=_without_waiting) as stream:
-            return stream.read(limit) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb") as stream:
+            return stream.read(limit)
     except OSError:
         return None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def output(*command: str) -> str:

@@ -93,7 +93,7 @@ def origin_of(text: str) -> str:
     if not _ORIGIN.fullmatch(origin):
         raise ConfigError(
             f"--cors-origin: `{text}`: not an origin",
-            hint="scheme, host and port, such as http://kitchen-pi.local:3000: no path, no wildcard",
+            hint="scheme, host and port, such as http://kitchen.example:3000: no path, no wildcard",
         )
     return origin
 

@@ -395,6 +395,18 @@ def test_a_second_push_at_the_same_time_is_refused(
             push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
 
 
+def test_names_of_a_push_reach_the_boards_status(
+    board: FakeConnection, runtime: Path, port: int, tmp_path: Path
+) -> None:
+    names = ("--host-name", "kitchen-pi.local", "--cors-origin", "http://pi.example:3000")
+    push_unsigned(
+        make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port, names=names
+    )
+    release = Device(board).call("status")["release"]
+    assert release["host_names"] == ["kitchen-pi.local"]
+    assert release["cors_origins"] == ["http://pi.example:3000"]
+
+
 def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()

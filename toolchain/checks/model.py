@@ -16,7 +16,7 @@ from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub, origin
 from toolchain.models.architecture import Model, understand
 from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
-from toolchain.models.lora import check_fits, read_lora
+from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import TEMPLATE, chat_template
 from toolchain.models.weights import check_model_folder, open_weights
@@ -351,7 +351,8 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
 def _check_adapter(adapter: Path, base: Base) -> None:
     """Raise ArtifactError for an adapter of another kind, or made for another base."""
     assert base.folder
-    lora = read_lora(adapter)
-    if base.whole:
-        with open_weights(base.folder) as weights:
-            check_fits(lora, weights, base.folder.name)
+    if not base.whole:
+        read_lora(adapter)
+        return
+    with open_weights(base.folder) as weights:
+        open_lora(adapter, weights, base.folder.name)

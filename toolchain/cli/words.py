@@ -74,7 +74,7 @@ CorsOrigins = Annotated[
     typer.Option(
         "--cors-origin",
         metavar="ORIGIN",
-        help="An origin whose pages may call the service, such as http://kitchen-pi.local:3000; repeatable.",
+        help="An origin whose pages may call the service, such as http://kitchen.example:3000; repeatable.",
     ),
 ]
 Question = Annotated[

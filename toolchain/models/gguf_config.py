@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from toolchain.models.architecture import Model
+from toolchain.models.config_defaults import DEFAULTS
 from toolchain.models.families import FAMILIES, Family
 from toolchain.models.gguf_read import GgufFile
 from toolchain.models.rope import BASE, llama3_settings
@@ -118,7 +119,8 @@ def _shape(said: _Said) -> dict[str, Any]:
 def _attention(said: _Said) -> dict[str, Any]:
     family, layers = said.family, said.count("block_count")
     found: dict[str, Any] = {}
-    if family.head_dim or said.get("attention.key_length"):
+    kind = next(kind for kind, row in FAMILIES.items() if row is family)
+    if DEFAULTS[kind].get("head_dim") or said.get("attention.key_length"):
         found["head_dim"] = said.head_dim
     if family.scaled_by_hidden:
         whole = said.count("embedding_length") // said.count("attention.head_count")

@@ -1,0 +1,40 @@
+"""Names and origins that are allowed at push: checked here, carried to the board's service."""
+
+import pytest
+
+from toolchain.delivery import host_name_of, origin_of
+from toolchain.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("kitchen-pi.local", "kitchen-pi.local"), (" Pi.Lan. ", "pi.lan"), ("my_pi", "my_pi")],
+)
+def test_a_host_name_is_taken_as_a_browser_sends_it(text: str, name: str) -> None:
+    assert host_name_of(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "*", "*.local", "http://pi", "pi:80", "a b", "-x", "x" * 254])
+def test_what_is_no_host_name_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        host_name_of(text)
+    assert caught.value.message == f"--host-name: `{text}`: not the name of a host"
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("http://Pi.example:3000/", "http://pi.example:3000"),
+        ("https://pi.example", "https://pi.example"),
+        ("http://[::1]:80", "http://[::1]:80"),
+    ],
+)
+def test_an_origin_is_taken_as_a_browser_sends_it(text: str, origin: str) -> None:
+    assert origin_of(text) == origin
+
+
+@pytest.mark.parametrize("text", ["", "*", "null", "pi", "ftp://pi", "http://pi/x", "http://*"])
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        origin_of(text)
+    assert caught.value.message == f"--cors-origin: `{text}`: not an origin"
