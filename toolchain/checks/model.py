@@ -59,12 +59,14 @@ class Base:
     def dressed(self) -> Iterator[Path]:
         """Yield a folder of links to the model's small files, with those that its adapter brings in their place."""
         with tempfile.TemporaryDirectory() as scratch:
+            links = Path(scratch, self.folder.name if self.folder else "model")
+            links.mkdir()
             for folder in filter(None, (self.adapter, self.folder)):
                 for file in folder.iterdir():
-                    link = Path(scratch, file.name)
+                    link = links / file.name
                     if not link.is_symlink() and file.suffix in (".json", ".jinja", ".txt"):
                         link.symlink_to(file.resolve())
-            yield Path(scratch)
+            yield links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
