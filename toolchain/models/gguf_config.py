@@ -11,7 +11,7 @@ from toolchain.models.architecture import Model
 from toolchain.models.config_defaults import DEFAULTS
 from toolchain.models.families import FAMILIES, Family
 from toolchain.models.gguf_read import GgufFile
-from toolchain.models.rope import BASE, llama3_settings
+from toolchain.models.rope import PLAIN_BASE, llama3_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +175,7 @@ def _usual(said: _Said) -> dict[str, float]:
 
 def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
     """Return `rope_parameters`, as transformers 5 spells them."""
-    theta = said.number("rope.freq_base", BASE)
+    theta = said.number("rope.freq_base", PLAIN_BASE)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     factor = said.number("rope.scaling.factor", said.number("rope.scale_linear", 0.0))
     kind = str(said.get("rope.scaling.type", "linear" if factor else "none"))
@@ -198,7 +198,10 @@ def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
         settings["original_max_position_embeddings"] = original
         return {"rope_parameters": settings, "original_max_position_embeddings": original}
     if said.family.name == "gemma3":
-        local = {"rope_type": "default", "rope_theta": said.number("rope.freq_base_swa", BASE)}
+        local = {
+            "rope_type": "default",
+            "rope_theta": said.number("rope.freq_base_swa", PLAIN_BASE),
+        }
         return {"rope_parameters": {"full_attention": settings, "sliding_attention": local}}
     return {"rope_parameters": settings}
 
@@ -268,8 +271,8 @@ def _implied(said: _Said, key: str) -> Any:
         "attention.value_length": said.head_dim,
         "rope.dimension_count": said.head_dim,
         "vocab_size": said.file.shape("token_embd.weight")[0],
-        "rope.freq_base": BASE,
-        "rope.freq_base_swa": said.number("rope.freq_base", BASE),
+        "rope.freq_base": PLAIN_BASE,
+        "rope.freq_base_swa": said.number("rope.freq_base", PLAIN_BASE),
     }.get(key)
 
 
@@ -283,8 +286,8 @@ def _defaults(said: _Said) -> dict[str, Any]:
         "attention.value_length": width,
         "attention.sliding_window": _window(said),
         "rope.dimension_count": said.head_dim,
-        "rope.freq_base": BASE,
-        "rope.freq_base_swa": BASE,
+        "rope.freq_base": PLAIN_BASE,
+        "rope.freq_base_swa": PLAIN_BASE,
         "rope.scaling.attn_factor": 1.0,
         "rope.scaling.original_context_length": said.count("context_length"),
         "rope.scaling.type": "linear",
