@@ -14,6 +14,7 @@ from typing import Any
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub, origin
+from toolchain.models.adapter_config import check_base_name
 from toolchain.models.architecture import Model, understand
 from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
 from toolchain.models.lora import open_lora, read_lora
@@ -95,7 +96,7 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
     )
     if adapter and base and base.folder:
         with findings.gathering():
-            _check_adapter(adapter, base)
+            _check_adapter(ahead, adapter, base)
 
     trained, quantized = base, base
     if distill and distill.teacher not in ("", spec.base):
@@ -350,9 +351,12 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
     return None
 
 
-def _check_adapter(adapter: Path, base: Base) -> None:
+def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:
     """Raise ArtifactError for an adapter of another kind, or made for another base."""
     assert base.folder
+    spec = ahead.recipe.model
+    revision = "" if (ahead.recipe.folder / spec.base).is_dir() else spec.revision
+    check_base_name(adapter, spec.base, revision=revision, same_as=spec.adapter_base)
     if not base.whole:
         read_lora(adapter)
         return
