@@ -91,10 +91,9 @@ def look(
 
 
 def _later_errors() -> tuple[type[Exception], ...]:
-    import httpx
     from huggingface_hub import errors
 
-    return (errors.LocalEntryNotFoundError, httpx.TransportError)
+    return (errors.LocalEntryNotFoundError,)
 
 
 def _bar(name: str, report: Reporter) -> type:
