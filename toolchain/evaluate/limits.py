@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from toolchain.artifacts import Figures
 from toolchain.recipe import GateSpec
 
+ROUNDING = 1e-9
+"""What two shares may differ by that are one in exact arithmetic: 1 - 0.95 is more than 0.05 to a computer."""
+
 
 def failures(figures: Figures, gate: GateSpec) -> list[str]:
     """Return one sentence for each limit of the gate that was missed."""
@@ -85,13 +88,13 @@ def _endless(figures: Figures, gate: GateSpec) -> Iterator[str]:
 
     rate, questions = figures["eos_rate"], figures["questions"]
     theirs = figures.get("reference_eos_rate", 1.0)
-    open_ends = f"{_whole((1 - rate) * questions)} of {questions} answers did not end"
+    open_ends = f"{round((1 - rate) * questions)} of {questions} answers did not end"
     if "answer_tokens" in figures:
         open_ends += f" within {figures['answer_tokens']} tokens"
-    if theirs - rate > gate.max_eos_drop:
+    if theirs - rate > gate.max_eos_drop + ROUNDING:
         allowed = f"the gate allows {_share(gate.max_eos_drop)}"
         if "reference_eos_rate" in figures:
-            count = _whole((1 - theirs) * questions)
+            count = round((1 - theirs) * questions)
             yield f"{open_ends}, of the reference's {count}: {allowed} more"
         else:
             yield f"{open_ends}, {allowed}"
@@ -111,11 +114,7 @@ def _count(figures: Figures, name: str, of: str, unit: str = "positions") -> str
     total = figures.get(of)
     if not total:
         return f"{_share(figures[name])} of the {unit}"
-    return f"{_whole(figures[name] * total)} of {total} {unit} ({_share(figures[name])})"
-
-
-def _whole(count: float) -> int:
-    return round(count)
+    return f"{round(figures[name] * total)} of {total} {unit} ({_share(figures[name])})"
 
 
 def _share(value: float) -> str:
