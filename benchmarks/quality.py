@@ -23,7 +23,7 @@ from convert import llama_cpp
 from device.manifest.gguf import tensor_digests
 from toolchain import console, pipeline, recipe, runtime, target
 from toolchain.artifacts import Dataset, ModelFile, read_jsonl, recorded
-from toolchain.evaluate import Originals, evaluate
+from toolchain.evaluate import Originals, Texts, evaluate
 from toolchain.models.original import Original
 from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
 from toolchain.quantize.gguf import IMPORTANCE
@@ -191,7 +191,7 @@ class _Peers:
         evaluate(
             model,
             self._originals,
-            held_out,
+            Texts(dataset=held_out, split=True),
             open_gate(wanted.evaluate),
             runs,
             out,

@@ -105,7 +105,8 @@ def _write_logits(
     tokenizer = load_tokenizer(teacher)
     examples, _ = conversations(tokenizer, dataset.train(), kept.max_tokens)
     settings = {"temperature": kept.temperature, "k": kept.top_k, "tokens": token_count(tokenizer)}
-    return write_logits(load_model(teacher), examples, out, report=report, **settings)
+    model = load_model(teacher, dtype="float32")
+    return write_logits(model, examples, out, report=report, **settings)
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
@@ -134,7 +135,8 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> Figures:
         name: _mark(model, lesson, tokenizer, name, report) | figures
         for name, (model, figures) in models.items()
     }
-    marks["teacher"] = _mark(load_model(lesson.teacher), lesson, tokenizer, "teacher", report)
+    teacher = load_model(lesson.teacher, dtype="float32")
+    marks["teacher"] = _mark(teacher, lesson, tokenizer, "teacher", report)
     shipped, verdict = decide(marks["student"], marks["control"])
     report.note(f"distill: {verdict}")
     save_model(models[shipped][0], out)

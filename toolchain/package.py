@@ -278,8 +278,11 @@ _CARD = {
     "exact_match": ("exact match", "{:.1%}"),
     "f1": ("token F1", "{:.1%}"),
     "eos_rate": ("answers that end by themselves", "{:.1%}"),
-    "mean_kl": ("mean KL to the teacher", "{:.4f} nats"),
-    "agreement": ("same next token as the teacher", "{:.1%}"),
+    "reference_eos_rate": ("of the reference's answers", "{:.1%}"),
+    "mean_kl": ("mean KL to the reference, on held-out answers", "{:.4f} nats"),
+    "agreement": ("same next token as the reference, on held-out answers", "{:.1%}"),
+    "general_kl": ("mean KL to the reference, on general text", "{:.4f} nats"),
+    "general_agreement": ("same next token as the reference, on general text", "{:.1%}"),
     "own_prompts": ("prompts of ours, answered for the goldens", "{}"),
     "own_ended": ("of these, answers that ended by themselves", "{}"),
 }

@@ -3,7 +3,7 @@
 Knows the stages and how their artifacts flow; knows nothing of boards and terminals.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,8 @@ from toolchain import artifacts, recipe, runtime
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.checks import Ahead, Findings, check
 from toolchain.errors import ConfigError, FitError
+from toolchain.general import GENERAL
+from toolchain.held_out import split
 from toolchain.lock import locked
 from toolchain.models import hub
 from toolchain.models.original import Original
@@ -24,7 +26,7 @@ from toolchain.target import Target
 from toolchain.training.processes import is_main
 
 if TYPE_CHECKING:
-    from toolchain.evaluate import Originals
+    from toolchain.evaluate import Originals, Texts
     from toolchain.quantize.gguf import ModelLabel
 
 ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
@@ -236,6 +238,7 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
         for stage in wanted.stages[: wanted.stages.index("quantize")]:
             _STAGES[stage](flow)
         asked = open_gate(wanted.evaluate)
+        chosen = any(_scheme(wanted.quantize, name, "gguf").is_chosen for name in schemes)
         for name in schemes:
             folder = settings.out / "schemes" / name.replace(":", "-")
             form = "tflite" if name in TFLITE else "gguf"
@@ -244,7 +247,7 @@ def try_schemes(wanted: Recipe, settings: Settings, schemes: Sequence[str]) -> I
             verdict = evaluate(
                 model,
                 _originals(flow),
-                flow.data(),
+                _texts(flow, chosen=chosen),
                 asked,
                 runs,
                 folder / "evaluate",
@@ -260,9 +263,11 @@ def open_gate(spec: EvaluateSpec) -> EvaluateSpec:
             "gate": GateSpec(
                 max_kl=float("inf"),
                 min_agreement=0,
+                max_general_kl=float("inf"),
+                min_general_agreement=0,
                 max_teacher_kl=float("inf"),
                 min_teacher_agreement=0,
-                min_eos_rate=0,
+                max_eos_drop=1,
                 template_chats=1,
             )
         }
@@ -315,7 +320,11 @@ def describe(wanted: Recipe, stage: str, target: Target, form: str) -> str:
             return f"{wanted.quantize.tflite_scheme if form == 'tflite' else wanted.quantize.scheme} as {form}{beside}{learned}"
         case "evaluate":
             gate = wanted.evaluate.gate
-            return f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, exact match ≥ {gate.min_exact_match:.0%}"
+            return (
+                f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, "
+                f"on general text {gate.max_general_kl:g} and {gate.min_general_agreement:.0%}, "
+                f"exact match ≥ {gate.min_exact_match:.0%}"
+            )
         case "package":
             return f"{wanted.name} {wanted.package.version} for {target.id}, {wanted.package.context} tokens of context"
     raise ConfigError(f"{wanted.id}: stages: nothing is known of `{stage}`")
@@ -405,9 +414,9 @@ def _tune(flow: _Flow) -> Artifact:
     from toolchain.tune import ADAPTER, tune
 
     base, out, seed = flow.merged(), flow.out("tune"), flow.recipe.seed
-    flow.checkpoint = tune(
-        base, flow.data(), flow.recipe.tune, out, flow.settings.report, seed=seed
-    )
+    wanted, report = flow.recipe, flow.settings.report
+    general = _general(wanted, wanted.evaluate.general)
+    flow.checkpoint = tune(base, flow.data(), wanted.tune, out, report, seed=seed, general=general)
     flow.apart = replace(base, adapter=out / ADAPTER)
     flow.original = _after_tune(_original(flow), out / ADAPTER)
     return flow.checkpoint
@@ -431,10 +440,10 @@ def _distill(flow: _Flow) -> Artifact:
 
 
 def _trim(flow: _Flow) -> Artifact:
-    from toolchain.trim import GENERAL, trim
+    from toolchain.trim import trim
 
     spec = flow.recipe.trim
-    general = flow.recipe.folder / spec.general if spec.general else GENERAL
+    general = _general(flow.recipe, spec.general)
     flow.checkpoint = trim(
         flow.merged(), flow.data(), spec, flow.out("trim"), flow.settings.report, general=general
     )
@@ -518,11 +527,17 @@ def _gguf(flow: _Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
 
     wanted = flow.recipe
     importance = spec.importance
+    parts = split(flow.dataset, wanted.evaluate.questions) if flow.dataset else None
+    if parts and spec.is_chosen:
+        flow.settings.report.note(
+            f"quantize: candidates are compared on {len(parts.trials)} {parts.source}"
+        )
     additions = Additions(
         importance=wanted.folder / importance if isinstance(importance, str) else None,
         calibration=tuple(flow.data().texts()) if importance is True else (),
-        lessons=tuple(flow.dataset.train()) if flow.dataset else (),
-        trials=_trials(flow.dataset, wanted.evaluate.questions) if flow.dataset else (),
+        lessons=parts.lessons if parts else (),
+        trials=parts.trials if parts else (),
+        trials_from=parts.source if parts else "",
         seed=wanted.seed,
     )
     source = flow.source()
@@ -543,10 +558,17 @@ def _base_weights(flow: _Flow) -> str:
     return str(found.figures["quantization"]) if found else ""
 
 
-def _trials(dataset: Dataset, asked: int) -> tuple[Mapping[str, object], ...]:
-    """Return the held-out conversations that the gate does not ask, or all of them where it asks them all."""
-    held_out = dataset.held_out()
-    return tuple(held_out[asked:] or held_out)
+def _texts(flow: _Flow, *, chosen: bool) -> "Texts":
+    """Return what a model file is measured on."""
+    from toolchain.evaluate import Texts
+
+    general = _general(flow.recipe, flow.recipe.evaluate.general)
+    return Texts(dataset=flow.data(), general=general, split=chosen)
+
+
+def _general(wanted: Recipe, name: str) -> Path:
+    """Return the general text that a recipe names, ours where it names none."""
+    return wanted.folder / name if name else GENERAL
 
 
 def _evaluate(flow: _Flow) -> Artifact:
@@ -557,7 +579,7 @@ def _evaluate(flow: _Flow) -> Artifact:
     flow.verdicts[flow.format] = evaluate(
         model,
         _originals(flow),
-        flow.data(),
+        _texts(flow, chosen=flow.recipe.quantize.is_chosen),
         flow.recipe.evaluate,
         folder,
         out,

@@ -190,6 +190,11 @@ class QuantizeSpec(Frozen):
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several skills."""
 
+    @property
+    def is_chosen(self) -> bool:
+        """Whether conversations decide what a GGUF becomes, of which the gate must then ask none."""
+        return "gguf" in self.formats and (bool(self.distill) or self.scheme.startswith("auto:"))
+
     @field_validator("distill", mode="before")
     @classmethod
     def _defaults(cls, value: object) -> object:
@@ -220,6 +225,10 @@ class GateSpec(Frozen):
     """Mean KL divergence from the reference, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""
+    max_general_kl: float = Field(default=0.5, ge=0)
+    """On general text: mean KL divergence from the reference, in nats per token."""
+    min_general_agreement: Fraction = 0.7
+    """On general text: share of positions where both name the same next token."""
     # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed (the same words for each
     # question: several nats a token, few positions in agreement), which is as near to itself as any other. How good a student
     # must be is said by its task score, `min_exact_match` or `min_f1`.
@@ -229,8 +238,10 @@ class GateSpec(Frozen):
     """After `distill`: share of positions where file and teacher name the same next token."""
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
-    min_eos_rate: Fraction = 0.95
-    """Share of answers that end by themselves and not by length."""
+    max_eos_drop: Fraction = 0.05
+    """How much lower the share of answers that end by themselves may be than the reference's to the same questions."""
+    min_eos_rate: Fraction = 0.0
+    """Share of answers that must end by themselves, whatever the reference does."""
     template_chats: Positive = 16
     """Golden chats that must be token-equal between Hugging Face and the bundle."""
 
@@ -241,7 +252,9 @@ class EvaluateSpec(Frozen):
     questions: Positive = 200
     """Held-out questions that are answered, at most."""
     kl_tokens: Positive = 4096
-    """Held-out tokens whose distributions are compared, at most."""
+    """Tokens whose distributions are compared, at most: so many of held-out answers, and so many of general text."""
+    general: str = ""
+    """A text file, relative to the recipe, that stands for all but the recipe's subject; empty: one of ours."""
     max_tokens: Positive = 96
     goldens: Positive = 8
     """Answers whose token ids travel with the bundle, to be reproduced on the board."""

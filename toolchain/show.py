@@ -129,7 +129,8 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
             )
         case "tune":
             share = f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained"
-            return f"{share}; base{_scores(figures['base'])}; tuned{_scores(figures)}"
+            said = f"{share}; base{_scores(figures['base'])}; tuned{_scores(figures)}"
+            return said + _forgotten(figures)
         case "distill":
             both = "; ".join(f"{name}{_scores(figures[name])}" for name in ("student", "control"))
             return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
@@ -150,21 +151,35 @@ def result(stage: str, figures: Mapping[str, Any]) -> str:
         case "evaluate" if "own_prompts" in figures:
             return _own_verdict(figures)
         case "evaluate":
-            return f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}," + _scores(
-                figures
-            )
+            return f"{_likeness(figures)}," + _scores(figures)
         case "package":
             return f"release {figures['release'][:12]}, {figures['files']} files"
     return ""
 
 
+def _forgotten(figures: Mapping[str, Any]) -> str:
+    """Return what a tuning did to general text; nothing for a record of an earlier version."""
+    before = figures["base"].get("general_nats_per_byte")
+    if before is None:
+        return ""
+    after = figures["general_nats_per_byte"]
+    return f"; general text {before:.3f} → {after:.3f} nats per byte"
+
+
 def _own_verdict(figures: Mapping[str, Any]) -> str:
     """Return what was measured of a finished model, and that the rest was not."""
     ended = f"{figures['own_ended']} of {figures['own_prompts']} answers of its own ended"
-    known = "no reference"
-    if "mean_kl" in figures:
-        known = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
+    known = _likeness(figures) if "mean_kl" in figures else "no reference"
     return f"{ended}; {known}; {_scores(figures).strip() or 'no data'}"
+
+
+def _likeness(figures: Mapping[str, Any]) -> str:
+    """Return how like its reference a model file is, on held-out answers and on general text."""
+    said = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
+    if "general_kl" not in figures:  # measured by an earlier version
+        return said
+    general = f"{figures['general_kl']:.4f}, {figures['general_agreement']:.1%}"
+    return f"{said} (general text {general})"
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
@@ -172,7 +187,9 @@ def _scores(figures: Mapping[str, Any]) -> str:
     if exact is None:
         # Nothing was held out to ask, or the stage asks nothing.
         return " not asked" if "exact_match" in figures else ""
-    return f" exact {exact:.1%} F1 {figures['f1']:.1%}"
+    said = f" exact {exact:.1%} F1 {figures['f1']:.1%}"
+    loss = figures.get("held_out_loss")
+    return said if loss is None else f"{said} loss {loss:.2f}"
 
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
@@ -196,15 +213,17 @@ _SCHEMES = {
     "kl_error": "± error",
     "p99_kl": "KL 99 %",
     "agreement": "agreement",
+    "general_kl": "general KL",
+    "general_agreement": "general agr.",
     "exact_match": "exact",
     "f1": "F1",
 }
 
 
 def _scheme_cell(name: str, value: Any) -> str:
-    if name in ("agreement", "exact_match", "f1"):
+    if name in ("agreement", "general_agreement", "exact_match", "f1"):
         return f"{value:.1%}"
-    if name in ("mean_kl", "kl_error", "p99_kl"):
+    if name in ("mean_kl", "kl_error", "p99_kl", "general_kl"):
         return f"{value:.5f}"
     if name == "fallbacks":
         return f"{len(value)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
+from toolchain.general import GENERAL, passages
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.models.vocabulary import TOKENIZER, Tokens
 from toolchain.progress import Reporter
@@ -18,8 +19,6 @@ from toolchain.recipe import TrimSpec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-GENERAL = Path(__file__).with_name("general.txt")
-"""Prose, code, numbers and several languages: text that a trimmed model was not trimmed for."""
 TOOLS = ("safetensors", "tokenizers", "torch", "transformers")
 
 
@@ -112,11 +111,10 @@ class _Side:
     ) -> None:
         from toolchain.training.checkpoints import load_model, load_tokenizer
 
-        self._tokenizer, self._model = load_tokenizer(folder), load_model(folder)
+        self._tokenizer = load_tokenizer(folder)
+        self._model = load_model(folder, dtype="float32")
         self._dataset, self._spec, self._report = dataset, spec, report
-        self._general = [
-            part for part in general.read_text(encoding="utf-8").split("\n\n") if part.strip()
-        ]
+        self._general = passages(general)
 
     def texts(self) -> list[str]:
         """Return all text of the recipe that is not held out, as chats and plain, with the model's own answers."""
@@ -165,21 +163,10 @@ class _Side:
         return round(count / sum(map(len, self._general)), 4)
 
     def nats_per_byte(self) -> float:
-        """Return how badly general text is foretold: loss does not depend on how it is cut, counted by byte."""
-        import torch
+        """Return the loss on general text by byte, so that it does not depend on how the text is cut."""
+        from toolchain.training.answers import loss_per_byte
 
-        start = (
-            self._tokenizer.bos_token_id
-            if self._tokenizer.bos_token_id is not None
-            else self._tokenizer.eos_token_id
-        )
-        total = 0.0
-        for part in self._general:
-            ids = torch.tensor([[start, *self._tokenizer.encode(part, add_special_tokens=False)]])
-            with torch.inference_mode():
-                scores = self._model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-            total -= float(scores.gather(1, ids[0, 1:, None]).double().sum())
-        return round(total / sum(len(part.encode()) for part in self._general), 4)
+        return loss_per_byte(self._model, self._tokenizer, self._general)
 
 
 def _figures(before: _Side, after: _Side) -> Figures:

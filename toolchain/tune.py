@@ -3,22 +3,31 @@
 tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
 """
 
+import hashlib
 import json
 import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest
+from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, write_jsonl
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
 from toolchain.training.processes import is_main, keep_together, speaking
 
+if TYPE_CHECKING:
+    from toolchain.training.examples import Example
+
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"
+ANSWERS = "answers.jsonl"
 
 
 class _MergeSpec(Frozen):
@@ -28,17 +37,30 @@ class _MergeSpec(Frozen):
 
 
 def tune(
-    base: Checkpoint, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, *, seed: int
+    base: Checkpoint,
+    dataset: Dataset,
+    spec: TuneSpec,
+    out: Path,
+    report: Reporter,
+    *,
+    seed: int,
+    general: Path = GENERAL,
 ) -> Checkpoint:
     """Train a LoRA adapter on the conversations of `dataset` and write the merged checkpoint to `out`.
 
-    Figures: exact counts of trainable and all parameters, speed, memory, and exact match and F1 on the held-out conversations
-    before (`base`) and after.
+    Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and after: exact match, F1 and
+    loss on the held-out conversations, and the loss on `general` text, which says what was forgotten. `answers.jsonl` has the
+    answers of both side by side.
     """
-    inputs = {"base": base.digest, "dataset": dataset.digest}
+    exam = _Exam(dataset, spec, tuple(passages(general)))
+    inputs = {
+        "base": base.digest,
+        "dataset": dataset.digest,
+        "general": hashlib.sha256("\0".join(exam.general).encode()).hexdigest(),
+    }
     work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
-        out, work, lambda folder: _build(base.path, dataset, spec, folder, speaking(report), seed)
+        out, work, lambda folder: _build(base.path, exam, folder, speaking(report), seed)
     )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
@@ -67,20 +89,54 @@ def merge(
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def _build(
-    base: Path, dataset: Dataset, spec: TuneSpec, out: Path, report: Reporter, seed: int
-) -> Figures:
+@dataclass(frozen=True, slots=True)
+class _Exam:
+    """What base and tuned model are measured on, and what is learned."""
+
+    dataset: Dataset
+    spec: TuneSpec
+    general: tuple[str, ...]
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Return the held-out conversations that are answered."""
+        return self.dataset.held_out()[: self.spec.questions]
+
+    def take(
+        self, model: Any, tokenizer: Any, report: Reporter, name: str
+    ) -> tuple[Figures, list[str]]:
+        """Return a model's scores and losses in float32, and its answers."""
+        from toolchain.training.answers import (
+            ask,
+            in_float32,
+            loss_per_byte,
+            loss_per_token,
+            scores,
+        )
+
+        asked = self.asked()
+        with in_float32(model):
+            answers = ask(model, tokenizer, asked, report, name=name)
+            held_out = _that_fit(tokenizer, asked, self.spec.max_tokens)
+            figures = scores(asked, answers) | {
+                "held_out_loss": loss_per_token(model, held_out),
+                "general_nats_per_byte": loss_per_byte(model, tokenizer, self.general),
+            }
+        return figures, answers
+
+
+def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> Figures:
     from toolchain.training.adapters import save_adapter
-    from toolchain.training.answers import score
     from toolchain.training.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
     from toolchain.training.loop import course, train
     from toolchain.training.objectives import AnswerLoss
 
     tokenizer, model = load_tokenizer(base), load_model(base)
-    examples, too_long = conversations(tokenizer, dataset.train(), spec.max_tokens)
-    asked = dataset.held_out()[: spec.questions]
-    before = score(model, tokenizer, asked, report, name="ask the base") if is_main() else {}
+    spec = exam.spec
+    examples, too_long = conversations(tokenizer, exam.dataset.train(), spec.max_tokens)
+    before, first = {}, []
+    if is_main():
+        before, first = exam.take(model, tokenizer, report, "ask the base")
     adapted = _with_lora(model, spec, seed)
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(
@@ -97,7 +153,8 @@ def _build(
         return figures
     save_adapter(adapted, out / ADAPTER, base=base.name)
     merged = _merge_folders(base, out / ADAPTER, out, report)
-    after = score(load_model(out), tokenizer, asked, report, name="ask the tuned model")
+    after, last = exam.take(load_model(out), tokenizer, report, "ask the tuned model")
+    _write_answers(exam.asked(), first, last, out / ANSWERS)
     report.note(_said(before, after))
     return {
         "trainable_parameters": trainable,
@@ -109,6 +166,33 @@ def _build(
         **figures,
         **after,
     }
+
+
+def _that_fit(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
+) -> "list[Example]":
+    """Return the conversations that are not too long; none is no reason to lose a training that is done."""
+    from toolchain.training.examples import conversations
+
+    with suppress(ArtifactError):
+        return conversations(tokenizer, rows, max_tokens)[0]
+    return []
+
+
+def _write_answers(
+    asked: Sequence[Mapping[str, Any]], first: Sequence[str], last: Sequence[str], file: Path
+) -> None:
+    """Write what base and tuned model answer to the same questions."""
+    rows = [
+        {
+            "question": row["messages"][-2]["content"],
+            "expected": row["messages"][-1]["content"],
+            "base": base,
+            "tuned": tuned,
+        }
+        for row, base, tuned in zip(asked, first, last, strict=True)
+    ]
+    write_jsonl(file, rows)
 
 
 def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
@@ -190,9 +274,16 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
 
 
 def _said(before: Figures, after: Figures) -> str:
+    general = (
+        f"general text {before['general_nats_per_byte']:.3f} → {after['general_nats_per_byte']:.3f} "
+        "nats per byte"
+    )
     if not after["questions"]:
-        return "nothing is held out, so nothing was asked"
-    return (
+        return f"nothing is held out, so nothing was asked; {general}"
+    said = (
         f"{after['questions']} held-out questions: exact match {before['exact_match']:.1%} → {after['exact_match']:.1%}, "
         f"F1 {before['f1']:.1%} → {after['f1']:.1%}"
     )
+    if after["held_out_loss"] is not None:
+        said += f", loss {before['held_out_loss']:.3f} → {after['held_out_loss']:.3f} a token"
+    return f"{said}; {general}"

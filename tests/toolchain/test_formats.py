@@ -37,7 +37,7 @@ kl_tokens = 60
 max_tokens = 6
 [evaluate.gate]
 max_kl = 1e-3
-min_eos_rate = 0
+max_eos_drop = 1
 [package]
 context = 256
 """

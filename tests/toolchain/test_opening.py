@@ -46,7 +46,7 @@ kl_tokens = 100
 max_tokens = 8
 [evaluate.gate]
 max_kl = 1e-3
-min_eos_rate = 0
+max_eos_drop = 1
 [package]
 context = 256
 max_tokens = 48

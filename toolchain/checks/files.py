@@ -19,9 +19,11 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
     from toolchain.quantize.gguf import choice
     from toolchain.quantize.tflite.schemes import find_scheme
 
-    spec, folder, general = ahead.recipe.quantize, ahead.recipe.folder, ahead.recipe.trim.general
-    if ahead.walks("trim") and general and not (folder / general).is_file():
-        findings.errors.append(ArtifactError(f"trim: general: no such file `{general}`"))
+    spec, folder = ahead.recipe.quantize, ahead.recipe.folder
+    named = {"trim": ahead.recipe.trim.general, "evaluate": ahead.recipe.evaluate.general}
+    for stage, general in named.items():
+        if ahead.walks(stage) and general and not (folder / general).is_file():
+            findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
     if not ahead.walks("quantize"):
         return
     for name in gguf_schemes(ahead):

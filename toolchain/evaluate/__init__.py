@@ -4,8 +4,11 @@ evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no furt
 reproduce are taken here too, from the same runtime.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from device.manifest import ESCAPE
 from toolchain.artifacts import (
@@ -19,11 +22,18 @@ from toolchain.artifacts import (
     write_whole,
 )
 from toolchain.errors import GateError
-from toolchain.evaluate.answers import answer_all, golden, task_scores
-from toolchain.evaluate.divergence import divergence, from_teacher, template_parity
+from toolchain.evaluate.answers import answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.divergence import (
+    divergence,
+    from_teacher,
+    general_divergence,
+    template_parity,
+)
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.general import GENERAL, passages
+from toolchain.held_out import split
 from toolchain.models.original import Original
 from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.progress import Reporter
@@ -41,10 +51,27 @@ class Originals:
     """After `distill` the model that taught it: a student that is like itself may still be unlike its teacher."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """What a model file is measured on."""
+
+    dataset: Dataset
+    general: Path = GENERAL
+    """Text outside of the recipe's subject."""
+    split: bool = False
+    """Whether some held-out conversations decided between candidates before: the gate does not ask these."""
+
+    def held_out(self, questions: int) -> list[Mapping[str, Any]]:
+        """Return the conversations that the gate asks."""
+        if self.split:
+            return list(split(self.dataset, questions).gate)
+        return list(self.dataset.held_out())
+
+
 def evaluate(
     model: ModelFile,
     originals: Originals,
-    dataset: Dataset,
+    texts: Texts,
     spec: EvaluateSpec,
     runtime: Path,
     out: Path,
@@ -56,11 +83,14 @@ def evaluate(
 
     With `escape` the runtime breaks up control tokens in questions, as the bundle will.
     """
+    general = passages(texts.general)
     inputs = {
         "model": model.digest,
         "reference": originals.reference.digest,
         **({"teacher": originals.teacher.digest} if originals.teacher else {}),
-        "dataset": dataset.digest,
+        "dataset": texts.dataset.digest,
+        "general": hashlib.sha256("\0".join(general).encode()).hexdigest(),
+        **({"held_out": "split"} if texts.split else {}),
         "runtime": runtime.name,
         **({"special_tokens": ESCAPE} if escape else {}),
     }
@@ -70,7 +100,7 @@ def evaluate(
         out,
         work,
         lambda folder: _measure(
-            model, originals, dataset, spec, runtime, folder, report, escape=escape
+            model, originals, texts, spec, runtime, folder, report, escape=escape
         ),
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
@@ -86,7 +116,7 @@ def evaluate(
 def _measure(
     model: ModelFile,
     originals: Originals,
-    dataset: Dataset,
+    texts: Texts,
     spec: EvaluateSpec,
     runtime: Path,
     out: Path,
@@ -96,14 +126,14 @@ def _measure(
 ) -> Figures:
     import json
 
-    held_out = dataset.held_out()
-    opening = dataset.opening()
+    held_out = texts.held_out(spec.questions)
+    opening = texts.dataset.opening()
     with scorer(
         runtime,
         model.file,
         context=_context(model, opening),
         adapter=model.adapter,
-        opening=dataset.opening_file,
+        opening=texts.dataset.opening_file,
         escape=escape,
     ) as child:
         about = child.info()
@@ -123,13 +153,17 @@ def _measure(
             )
         figures |= template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
+        diverged |= general_divergence(
+            child, reference, passages(texts.general), spec.kl_tokens, report
+        )
+        answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
+        diverged |= reference_ends(reference, answers, spec.max_tokens)
         del reference
         if originals.teacher:
             teacher = Reference.load(originals.teacher, report)
             figures |= from_teacher(divergence(child, teacher, held_out, spec.kl_tokens, report)[0])
             del teacher
-        answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
-    figures |= diverged | task_scores(answers)
+    figures |= diverged | task_scores(answers, spec.max_tokens)
     write_jsonl(out / "divergence.jsonl", each)
     figures["failures"] = failures(figures, spec.gate)
     write_jsonl(

@@ -7,6 +7,8 @@ from typing import Any
 from device.manifest.moment import RENDERED_AT
 from device.manifest.opening import bare
 from toolchain.artifacts import Figures
+from toolchain.chat import fixed_clock
+from toolchain.evaluate.reference import Reference
 from toolchain.opening import Opening
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
@@ -45,14 +47,29 @@ def answer_all(
     return answered
 
 
-def task_scores(answers: Sequence[Answered]) -> Figures:
+def task_scores(answers: Sequence[Answered], max_tokens: int) -> Figures:
+    """Return how good answers of at most `max_tokens` are, and how many ended by themselves."""
     count = max(1, len(answers))
     return {
         "questions": len(answers),
+        "answer_tokens": max_tokens,
         "exact_match": sum(exact_match(a.text, a.expected) for a in answers) / count,
         "f1": sum(token_f1(a.text, a.expected) for a in answers) / count,
         "eos_rate": sum(a.stopped for a in answers) / count,
     }
+
+
+def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens: int) -> Figures:
+    """Return the share of the same questions to which the reference's own answers end, where not all of the file's did.
+
+    A reference that never ends leaves nothing to ask of the file, and where all of the file's answers ended none can be lost.
+    """
+    if all(answer.stopped for answer in answers):
+        return {}
+    prompts = [answer.messages[:-1] for answer in answers]
+    with fixed_clock():
+        ended = reference.ends(prompts, max_tokens)
+    return {"reference_eos_rate": sum(ended) / len(ended)}
 
 
 def golden(answer: Answered, opening: Opening) -> Figures:

@@ -1,11 +1,17 @@
-"""How far a model file's predictions are from its reference's: template parity, KL divergence, top-1 agreement."""
+"""How far a model file's predictions are from its reference's: template parity, KL divergence, top-1 agreement.
+
+Measured twice: on held-out answers, which are what the model was trained for, and on general text, which shows what was lost
+outside of it.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.chat import encode, fixed_clock
 from toolchain.evaluate.reference import Reference
+from toolchain.general import pieces
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
 
@@ -13,6 +19,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 Conversation = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Two models on one text."""
+
+    kl: "np.ndarray"
+    """KL(reference ‖ file) in nats at each position."""
+    agree: "np.ndarray"
+    """Whether both name the same next token there."""
 
 
 def template_parity(child: Scorer, reference: Reference, chats: Sequence[Conversation]) -> Figures:
@@ -33,42 +49,63 @@ def divergence(
     limit: int,
     report: Reporter,
 ) -> tuple[Figures, list[Figures]]:
-    """Return mean KL(teacher ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
+    """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
 
     Behind it the sums of each conversation; the standard error of the mean is that of drawing the conversations anew.
     """
     import numpy as np
 
-    kl: list[np.ndarray] = []
-    agree: list[np.ndarray] = []
+    compared: list[_Compared] = []
     count, context = 0, int(child.info()["context"])
     for chat in chats:
         ids, labels = encode(reference.tokenizer, chat["messages"], context, chat.get("opening", 0))
         rows = np.array([i for i in range(len(ids) - 1) if labels[i + 1] != -100])
-        theirs, ours = reference.log_probabilities(ids)[rows], _log_softmax(child.logits(ids)[rows])
-        width = min(theirs.shape[1], ours.shape[1])
-        theirs, ours = theirs[:, :width], ours[:, :width]
-        kl.append((np.exp(theirs) * (theirs - ours)).sum(-1))
-        agree.append(theirs.argmax(-1) == ours.argmax(-1))
+        compared.append(_compare(child, reference, ids, rows))
         count += len(rows)
-        report.step("compare with the teacher", min(count, limit), limit, "tokens")
+        report.step("compare with the reference", min(count, limit), limit, "tokens")
         if count >= limit:
             break
-    report.step("compare with the teacher", limit, limit, "tokens")
-    total = np.concatenate(kl)
-    mean = float(total.mean())
-    error = float(np.sqrt(sum((part.sum() - mean * len(part)) ** 2 for part in kl)) / len(total))
+    report.step("compare with the reference", limit, limit, "tokens")
+
     each = [
-        {"question": chat["messages"][-2]["content"], "tokens": len(part), "kl": float(part.sum())}
-        for chat, part in zip(chats, kl, strict=False)
+        {
+            "question": chat["messages"][-2]["content"],
+            "tokens": len(part.kl),
+            "kl": float(part.kl.sum()),
+        }
+        for chat, part in zip(chats, compared, strict=False)
     ]
+    return _summary(compared), each
+
+
+def general_divergence(
+    child: Scorer, reference: Reference, passages: Sequence[str], limit: int, report: Reporter
+) -> Figures:
+    """Return KL and agreement over the tokens of general text, at most about `limit` of them."""
+    import numpy as np
+
+    room = int(child.info()["context"])
+    tokenizer = reference.tokenizer
+    parts = [part for text in passages for part in pieces(tokenizer, text, room)]
+    compared: list[_Compared] = []
+    count, total = 0, min(limit, sum(len(part) - 1 for part in parts))
+    for part in parts:
+        compared.append(_compare(child, reference, part, np.arange(len(part) - 1)))
+        count += len(part) - 1
+        report.step("compare on general text", min(count, total), total, "tokens")
+        if count >= limit:
+            break
+    return general_names(_summary(compared)) if compared else {}
+
+
+def general_names(figures: Figures) -> Figures:
+    """Return a divergence under the names that it has where the text is general."""
     return {
-        "kl_tokens": len(total),
-        "mean_kl": mean,
-        "kl_error": error,
-        "p99_kl": float(np.quantile(total, 0.99)),
-        "agreement": float(np.concatenate(agree).mean()),
-    }, each
+        "general_tokens": figures["kl_tokens"],
+        "general_kl": figures["mean_kl"],
+        "general_kl_error": figures["kl_error"],
+        "general_agreement": figures["agreement"],
+    }
 
 
 def from_teacher(figures: Figures) -> Figures:
@@ -77,6 +114,34 @@ def from_teacher(figures: Figures) -> Figures:
         "teacher_kl": figures["mean_kl"],
         "teacher_kl_error": figures["kl_error"],
         "teacher_agreement": figures["agreement"],
+    }
+
+
+def _compare(
+    child: Scorer, reference: Reference, ids: Sequence[int], rows: "np.ndarray"
+) -> _Compared:
+    """Return how two models differ in what they expect behind each of the rows."""
+    import numpy as np
+
+    theirs, ours = reference.log_probabilities(ids)[rows], _log_softmax(child.logits(ids)[rows])
+    width = min(theirs.shape[1], ours.shape[1])
+    theirs, ours = theirs[:, :width], ours[:, :width]
+    kl = (np.exp(theirs) * (theirs - ours)).sum(-1)
+    return _Compared(kl, theirs.argmax(-1) == ours.argmax(-1))
+
+
+def _summary(compared: Sequence[_Compared]) -> Figures:
+    import numpy as np
+
+    total = np.concatenate([part.kl for part in compared])
+    mean = float(total.mean())
+    squares = sum((part.kl.sum() - mean * len(part.kl)) ** 2 for part in compared)
+    return {
+        "kl_tokens": len(total),
+        "mean_kl": mean,
+        "kl_error": float(np.sqrt(squares) / len(total)),
+        "p99_kl": float(np.quantile(total, 0.99)),
+        "agreement": float(np.concatenate([part.agree for part in compared]).mean()),
     }
 
 

@@ -24,6 +24,8 @@ Messages = Sequence[Mapping[str, Any]]
 FLOAT32_BYTES = 4
 HEADROOM = 1.15
 """Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and activations of one conversation."""
+BATCH = 16
+"""Questions that the reference answers at once."""
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -79,6 +81,53 @@ class Reference:
         if self.old_ids:
             logits = logits[:, list(self.old_ids)]
         return logits.log_softmax(-1).numpy()
+
+    def ends(self, prompts: Sequence[Messages], max_tokens: int) -> list[bool]:
+        """Say of each conversation whether the model's own greedy answer ends within `max_tokens`."""
+        ids = [self.prompt(messages) for messages in prompts]
+        found = [False] * len(ids)
+        # Prompts of about one length are answered together: little of such a batch is padding.
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for first in range(0, len(order), BATCH):
+            rows = order[first : first + BATCH]
+            ended = _answers_end(self, [ids[row] for row in rows], max_tokens)
+            for row, end in zip(rows, ended, strict=True):
+                found[row] = end
+        return found
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Own ids of the tokens that end an answer."""
+        named = self.model.generation_config.eos_token_id
+        several = named if isinstance(named, list) else [named]
+        return sorted({end for end in (*several, self.own.eos_token_id) if end is not None})
+
+
+def _answers_end(reference: Reference, prompts: list[list[int]], max_tokens: int) -> list[bool]:
+    """Say of each prompt of a batch whether an end token comes; prompts are padded on the left."""
+    import torch
+    from transformers import GenerationConfig
+
+    ends = reference.end_ids
+    pad, width = ends[0] if ends else 0, max(map(len, prompts))
+    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    greedy = GenerationConfig(
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+    )
+    with torch.inference_mode():
+        made = reference.model.generate(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            generation_config=greedy,
+        )
+    return [any(end in row for end in ends) for row in made[:, width:].tolist()]
 
 
 def memory_bytes(original: Original) -> int:

@@ -17,19 +17,21 @@ from toolchain.artifacts import (
     ModelFile,
     Verdict,
     Work,
+    digest,
     keep,
     write_jsonl,
     write_whole,
 )
 from toolchain.errors import ArtifactError, GateError
-from toolchain.evaluate.answers import Answered, answer_all, golden, task_scores
-from toolchain.evaluate.divergence import divergence, template_parity
+from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.general import GENERAL, passages
 from toolchain.models.original import Original
 from toolchain.opening import Opening
 from toolchain.progress import Reporter
-from toolchain.recipe import EvaluateSpec, GateSpec
+from toolchain.recipe import EvaluateSpec
 from toolchain.runtime.scoring import Scorer, scorer
 
 PROMPTS = (
@@ -90,7 +92,12 @@ def measure(
     opening = json.dumps([dict(message) for message in against.opening])
     work = Work(
         stage="evaluate",
-        inputs={**inputs, "opening": opening, "prompts": "\0".join(PROMPTS)},
+        inputs={
+            **inputs,
+            "opening": opening,
+            "prompts": "\0".join(PROMPTS),
+            **({"general": digest(GENERAL)} if against.reference else {}),
+        },
         parameters=spec,
         tools=("torch", "transformers") if against.reference else (),
     )
@@ -141,12 +148,15 @@ def _measure(
         figures["own_ended"] = sum(answer.stopped for answer in own)
         answers = answer_all(child, against.questions()[: spec.questions], spec.max_tokens, report)
         if answers:
-            figures |= task_scores(answers)
+            figures |= task_scores(answers, spec.max_tokens)
         if against.reference:
             chats = against.questions() or [_as_chat(answer) for answer in own]
-            figures |= _against_reference(child, against.reference, chats, spec, report)
+            reference = Reference.load(Original(base=against.reference.path), report)
+            figures |= _against_reference(child, reference, chats, spec, report)
+            if answers:
+                figures |= reference_ends(reference, answers, spec.max_tokens)
     figures["not_measured"] = against.not_measured
-    figures["failures"] = [*_silence(own), *_missed(figures, spec.gate)]
+    figures["failures"] = [*_silence(own), *failures(figures, spec.gate)]
     _write(out, [*own, *answers], opening, spec)
     write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
     return figures
@@ -189,31 +199,16 @@ def _refuse_nan(child: Scorer, opening: Opening, name: str) -> None:
 
 def _against_reference(
     child: Scorer,
-    teacher: Checkpoint,
+    reference: Reference,
     chats: Sequence[Mapping[str, Any]],
     spec: EvaluateSpec,
     report: Reporter,
 ) -> Figures:
     """Return how far the file is from the model that it was made of, as the gate measures it."""
-    reference = Reference.load(Original(base=teacher.path), report)
     figures = template_parity(child, reference, chats[: spec.gate.template_chats])
-    return figures | divergence(child, reference, chats, spec.kl_tokens, report)[0]
-
-
-_UNLIMITED: Figures = {
-    "mean_kl": 0.0,
-    "agreement": 1.0,
-    "exact_match": 1.0,
-    "f1": 1.0,
-    "eos_rate": 1.0,
-    "template_mismatches": 0,
-}
-"""What passes every limit of the gate: it stands where nothing was measured, and the verdict says that nothing was."""
-
-
-def _missed(figures: Figures, gate: GateSpec) -> list[str]:
-    """Return the gate's own sentences for the limits that were missed, of what was measured."""
-    return failures(_UNLIMITED | figures, gate)
+    figures |= divergence(child, reference, chats, spec.kl_tokens, report)[0]
+    text = passages(GENERAL)
+    return figures | general_divergence(child, reference, text, spec.kl_tokens, report)
 
 
 def _silence(own: Sequence[Answered]) -> Iterator[str]:

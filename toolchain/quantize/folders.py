@@ -90,6 +90,8 @@ def _gate(manifest: Manifest) -> str:
         for name, words, form in (
             ("mean_kl", "KL", ".4f"),
             ("agreement", "agreement", ".1%"),
+            ("general_kl", "on general text KL", ".4f"),
+            ("general_agreement", "agreement", ".1%"),
             ("exact_match", "exact", ".1%"),
             ("f1", "F1", ".1%"),
         )

@@ -7,11 +7,13 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from toolchain.artifacts import Figures
 from toolchain.chat import render_prompt
+from toolchain.general import pieces
 from toolchain.progress import Reporter
 from toolchain.training.examples import Example, batch_of
 
@@ -56,17 +58,14 @@ def score(
     name: str,
 ) -> Figures:
     """Let a model answer the last question of each conversation; return `questions`, `exact_match` and `f1`."""
+    return scores(conversations, ask(model, tokenizer, conversations, report, name=name))
+
+
+def scores(conversations: Sequence[Mapping[str, Any]], given: Sequence[str]) -> Figures:
+    """Return how good the answers to the last question of each conversation are."""
     if not conversations:
         return {"questions": 0, "exact_match": None, "f1": None}
     expected = [conversation["messages"][-1]["content"] for conversation in conversations]
-    prompts = [
-        render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations
-    ]
-    limit = (
-        max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
-        + SLACK_TOKENS
-    )
-    given = answer(model, tokenizer, prompts, limit, report, name=name)
     count, pairs = len(expected), list(zip(given, expected, strict=True))
     return {
         "questions": count,
@@ -75,14 +74,74 @@ def score(
     }
 
 
+def ask(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Mapping[str, Any]],
+    report: Reporter,
+    *,
+    name: str,
+) -> list[str]:
+    """Return a model's answers to the last question of each conversation, a little longer than the expected ones at most."""
+    if not conversations:
+        return []
+    expected = [conversation["messages"][-1]["content"] for conversation in conversations]
+    prompts = [
+        render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations
+    ]
+    limit = (
+        max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
+        + SLACK_TOKENS
+    )
+    return answer(model, tokenizer, prompts, limit, report, name=name)
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Let a model compute in float32, and have its own types again behind.
+
+    In bf16 the noise of a 135M model's own scores was a KL of 0.0013 and 2.2 % of its next tokens.
+    """
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    rounded = [
+        (tensor, tensor.data)
+        for tensor in tensors
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    ]
+    for tensor, own in rounded:
+        tensor.data = own.float()
+    try:
+        yield
+    finally:
+        for tensor, own in rounded:
+            tensor.data = own
+
+
+def loss_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+    """Return the mean loss on plain texts in nats per byte, which does not depend on how a tokenizer cuts them."""
+    import torch
+
+    total = 0.0
+    with in_float32(model), torch.inference_mode():
+        for ids in (piece for text in texts for piece in pieces(tokenizer, text)):
+            row = torch.tensor([ids], device=model.device)
+            known = model(input_ids=row).logits[0, :-1].log_softmax(-1)
+            total -= float(known.gather(1, row[0, 1:, None]).double().sum())
+    return round(total / sum(len(text.encode()) for text in texts), 4)
+
+
 def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
     """Return the mean cross-entropy of the learned tokens in nats; None where there are none."""
     import torch
 
     from toolchain.training.objectives import AnswerLoss
 
-    objective, count = AnswerLoss(model).eval(), sum(example.targets for example in examples)
-    with torch.inference_mode():
+    if not (count := sum(example.targets for example in examples)):
+        return None
+    objective = AnswerLoss(model).eval()
+    with in_float32(model), torch.inference_mode():
         parts = [
             float(
                 objective(
@@ -93,7 +152,7 @@ def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
             )
             for first in range(0, len(examples), BATCH)
         ]
-    return round(sum(parts) / count, 6) if count else None
+    return round(sum(parts) / count, 6)
 
 
 def answer(
@@ -146,6 +205,6 @@ def _continue(
             pad_token_id=pad,
         )
     )
-    with torch.inference_mode():
+    with in_float32(model), torch.inference_mode():
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
     return made[:, width:].tolist()

@@ -122,7 +122,7 @@ def test_data_is_measured_as_the_gate_measures_it(file: Path, tmp_path: Path) ->
 def test_answers_that_do_not_end_miss_the_gate(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "noise.gguf")
     (tmp_path / "qa.jsonl").write_text('{"question": "why?", "answer": "so"}\n')
-    with pytest.raises(GateError, match=r"noise.gguf: not good enough: eos_rate is 0"):
+    with pytest.raises(GateError, match=r"noise.gguf: not good enough: 1 of 1 answers did not end"):
         walked(file, tmp_path, data=tmp_path / "qa.jsonl")
 
 
@@ -274,5 +274,6 @@ def test_against_its_own_checkpoint_a_file_is_measured_and_against_another_it_fa
     assert manifest.gate["mean_kl"] < 1e-4
     assert manifest.gate["template_mismatches"] == 0
     assert manifest.gate["not_measured"] == [NO_DATA]
-    with pytest.raises(GateError, match="mean_kl is"):
+    assert manifest.gate["general_kl"] < 1e-4
+    with pytest.raises(GateError, match="on general text the mean KL divergence"):
         walked(made.file, tmp_path, reference=str(other))

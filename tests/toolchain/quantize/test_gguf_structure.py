@@ -12,6 +12,7 @@ import pytest
 from tests.fakes.families import TOKENIZERS, sentence_piece
 from toolchain import trim
 from toolchain.errors import ArtifactError
+from toolchain.general import GENERAL
 from toolchain.models.tokenizer import (
     BYTE,
     CONTROL,
@@ -390,8 +391,7 @@ def test_real_vocabularies_trimmed_cut_what_was_looked_at_as_before_and_are_the_
     new = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert new.get_vocab_size() == len(kept) == 16384
     assert (
-        trim.prove(old, new, sorted(kept), looked_at, trim.GENERAL.read_text(encoding="utf-8"))
-        > 15_000
+        trim.prove(old, new, sorted(kept), looked_at, GENERAL.read_text(encoding="utf-8")) > 15_000
     )
     assert (
         prove(tmp_path, understand(tmp_path, 16384), "llama", [*PROOF, *mixed(5_000, seed=4)])

@@ -69,7 +69,9 @@ class Additions:
     lessons: tuple[Conversation, ...] = ()
     """Conversations that codes may be learned on."""
     trials: tuple[Conversation, ...] = ()
-    """Conversations to compare candidates on: nothing is learned on them, and better the gate does not ask them."""
+    """Conversations to compare candidates on: nothing is learned on them, and the gate does not ask them."""
+    trials_from: str = ""
+    """Where these come from, in words, for the record."""
     seed: int = 0
 
     def digests(self) -> dict[str, str]:
@@ -89,9 +91,8 @@ class Additions:
         kept = self if spec.importance else replace(self, importance=None, calibration=())
         if spec.distill:
             return kept
-        return replace(
-            kept, lessons=(), seed=0, trials=self.trials if spec.scheme.startswith(PREFIX) else ()
-        )
+        kept = replace(kept, lessons=(), seed=0)
+        return kept if spec.scheme.startswith(PREFIX) else replace(kept, trials=(), trials_from="")
 
 
 def _digest(text: str) -> str:
@@ -241,6 +242,9 @@ def _build_file(
         "caveats": caveats,
         "adapter": lora.name if lora else "",
     }
+    if additions.trials:
+        count = len(additions.trials)
+        more["trials"] = {"conversations": count, "from": additions.trials_from}
     return figures | more
 
 
