@@ -21,7 +21,6 @@ from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
 from toolchain.models.origin import Origin
-from toolchain.models.template import check_template
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
 from toolchain.progress import Reporter
@@ -67,7 +66,6 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
     """Write the checkpoint, its metadata and tokens proved, its logits not yet; raise ArtifactError for what is refused."""
     with open_gguf(origin.file) as file:
         config = config_of(file)
-        check_template(str(file.metadata.get(tokenizer.TEMPLATE_KEY, "")) or "{{ messages }}")
         rules = write_tokenizer(file, out)
         sources = _compared(file, config)
         dtype = _dtype(file, sources)
@@ -95,6 +93,8 @@ def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
         if (shape := file.shape(source.name)) != source.shape:
             asked = f"its metadata asks for {list(source.shape)}"
             raise file.fault(f"tensor `{source.name}`: shape {list(shape)}, {asked}")
+        if source.heads and source.shape[0] % (2 * source.heads):
+            raise file.fault(f"tensor `{source.name}`: heads of an odd size have no rotary pairs")
     known = {source.name for source in sources}
     for name in file.tensors:
         if name not in known and name not in COMPUTED:

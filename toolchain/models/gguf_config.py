@@ -35,7 +35,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pooling_type": (0,),
     "rope.scaling.attn_factor": (0.0, 1.0),
     "rope.scaling.factor": (0.0, 1.0),
-    "rope.scaling.type": ("", "none"),
+    "rope.scaling.type": ("", "none", "linear"),
 }
 """Keys that change nothing at these values (llama-model.cpp, `load_hparams`)."""
 _NOTES = ("rope.scaling.finetuned", "tensor_data_layout")
@@ -177,7 +177,7 @@ def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
     """Return `rope_parameters`, as transformers 5 spells them."""
     theta = said.number("rope.freq_base", PLAIN_BASE)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-    factor = said.number("rope.scaling.factor", said.number("rope.scale_linear", 0.0))
+    factor = said.number("rope.scaling.factor", 0.0)
     kind = str(said.get("rope.scaling.type", "linear" if factor else "none"))
     if _LONG in said.file.tensors or _SHORT in said.file.tensors:
         settings |= _long(said)

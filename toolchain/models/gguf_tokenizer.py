@@ -10,6 +10,7 @@ from typing import Any
 
 from toolchain.artifacts import write_whole
 from toolchain.models.gguf_read import GgufFile
+from toolchain.models.template import check_template
 from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY
 from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, cut, spaces
 from toolchain.tools import llama
@@ -38,6 +39,7 @@ def write_tokenizer(file: GgufFile, out: Path) -> Rules:
     if not isinstance(template, str) or not template.strip():
         hint = "give the instruct version of this model: a base without a template has never seen a conversation"
         raise file.fault("no chat template", hint=hint)
+    check_template(template)
     tokens = file.strings("tokenizer.ggml.tokens")
     rows = file.shape("token_embd.weight")[0]
     if len(tokens) != rows:
@@ -47,9 +49,19 @@ def write_tokenizer(file: GgufFile, out: Path) -> Rules:
     if not rules.ends:
         raise file.fault("no token ends an answer")
     write_whole(out / TOKENIZER, json.dumps(_whole(fields, tokens, rules), ensure_ascii=False))
+    _check_readable(file, out)
     write_whole(out / TEMPLATE, template)
-    _write_settings(file, tokens, rules, out)
+    _write_settings(tokens, rules, out)
     return rules
+
+
+def _check_readable(file: GgufFile, out: Path) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(out / TOKENIZER))
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise file.fault(f"its tokenizer cannot be read: {str(error)[:80]}") from error
 
 
 def _kind(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
@@ -223,7 +235,7 @@ def _around(tokens: list[str], rules: Rules) -> dict[str, Any] | None:
     }
 
 
-def _write_settings(file: GgufFile, tokens: list[str], rules: Rules, out: Path) -> None:
+def _write_settings(tokens: list[str], rules: Rules, out: Path) -> None:
     named = {f"{role}_token": tokens[number] for role, number in rules.roles.items()}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

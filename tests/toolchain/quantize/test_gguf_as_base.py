@@ -452,6 +452,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"extra": {"rope_freqs.weight": np.linspace(1, 9, 32, dtype=np.float32) ** 2}},
         "tensor `rope_freqs.weight`: factors of an unknown rope scaling",
     ),
+    "heads of an odd size": (
+        "llama 2",
+        {"says": {"llama.attention.key_length": 33, "llama.attention.value_length": 33}},
+        "tensor `blk.0.attn_q.weight`: shape [128, 128], its metadata asks for [132, 128]",
+    ),
     "half of the long factors": (
         "phi-4-mini",
         {"drop": ("rope_factors_short.weight",)},
@@ -472,7 +477,7 @@ def test_what_no_checkpoint_can_say_is_refused_by_name(
     assert message.startswith(problem)
 
 
-def test_scores_that_no_merges_imply_are_refused(
+def test_scores_of_another_order_give_the_tokens_that_llama_cpp_gives(
     family: Family, quantized: Quantized, tmp_path: Path
 ) -> None:
     file = quantized(family("llama 2"), "F16").file
