@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from device.child import illegal_instruction, python_child, run_child
+from device.child import LAST_WORDS_BYTES, illegal_instruction, python_child, run_child
 from device.errors import DeviceError
 from device.manifest import RuntimeManifest
 
@@ -85,3 +85,13 @@ def test_an_exercise_that_is_not_there_is_a_bad_runtime() -> None:
     with pytest.raises(DeviceError, match="the engine does not load: No module named") as caught:
         python_child("device.selftest", "device.engine.none")
     assert caught.value.code == "bad_runtime"
+
+
+def test_a_childs_last_words_are_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "import sys; sys.stderr.write('x' * 100_000 + '\\nno such library\\n'); sys.exit(3)"
+    with pytest.raises(DeviceError) as caught:
+        run_child([sys.executable, "-c", said])
+    assert caught.value.message == "the engine's process failed: no such library"
+    heard = capsys.readouterr().err
+    assert heard.endswith("no such library\n")
+    assert len(heard) <= LAST_WORDS_BYTES
