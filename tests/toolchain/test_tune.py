@@ -12,9 +12,12 @@ from tests.fakes.models import tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.general import GENERAL, passages
 from toolchain.progress import Silent
 from toolchain.recipe import TuneSpec
-from toolchain.training.checkpoints import load_model
+from toolchain.training.answers import loss_per_byte, loss_per_token
+from toolchain.training.checkpoints import load_model, load_tokenizer
+from toolchain.training.examples import conversations
 from toolchain.tune import merge, tune
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
@@ -73,12 +76,42 @@ def test_speed_memory_and_scores_before_and_after_are_in_the_figures(
     tuned: Checkpoint, report: Recorder
 ) -> None:
     figures = tuned.figures
-    assert figures["base"].keys() == {"questions", "exact_match", "f1"}
+    assert figures["base"].keys() == {
+        "questions",
+        "exact_match",
+        "f1",
+        "held_out_loss",
+        "general_nats_per_byte",
+    }
+    assert figures["held_out_loss"] < figures["base"]["held_out_loss"]
+    assert figures["general_nats_per_byte"] != figures["base"]["general_nats_per_byte"]
     assert figures["questions"] == figures["base"]["questions"] == 2
     assert figures["trained_tokens"] > 0
     assert figures["tokens_per_s"] > 0
     assert figures["peak_memory_mb"] > 0
     assert report.notes[-1].startswith("2 held-out questions: exact match 0.0% → 0.0%, F1 ")
+
+
+def test_losses_are_those_of_the_folders_before_and_after(
+    base: Checkpoint, tuned: Checkpoint, dataset: Dataset
+) -> None:
+    tokenizer = load_tokenizer(base.path)
+    held_out, _ = conversations(tokenizer, dataset.held_out()[:2], SPEC.max_tokens)
+    text = passages(GENERAL)
+    for folder, figures in ((base.path, tuned.figures["base"]), (tuned.path, tuned.figures)):
+        model = load_model(folder)
+        assert figures["held_out_loss"] == pytest.approx(loss_per_token(model, held_out))
+        assert figures["general_nats_per_byte"] == loss_per_byte(model, tokenizer, text)
+
+
+def test_answers_of_base_and_tuned_model_stand_side_by_side(
+    tuned: Checkpoint, dataset: Dataset
+) -> None:
+    rows = [json.loads(line) for line in (tuned.path / "answers.jsonl").read_text().splitlines()]
+    asked = [row["messages"] for row in dataset.held_out()[:2]]
+    assert [row["question"] for row in rows] == [messages[-2]["content"] for messages in asked]
+    assert [row["expected"] for row in rows] == [messages[-1]["content"] for messages in asked]
+    assert all(row["base"] != row["tuned"] for row in rows)
 
 
 def test_the_adapter_is_kept_and_merging_it_again_gives_the_same_weights(

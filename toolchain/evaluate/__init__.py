@@ -153,9 +153,8 @@ def _measure(
             )
         figures |= template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
-        diverged |= general_divergence(
-            child, reference, passages(texts.general), spec.kl_tokens, report
-        )
+        text = passages(texts.general)
+        diverged |= general_divergence(child, reference, text, spec.kl_tokens, report)
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
         diverged |= reference_ends(reference, answers, spec.max_tokens)
         del reference

@@ -3,11 +3,21 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.fakes.models import tiny_llama
 from toolchain.chat import render_prompt
 from toolchain.progress import Silent
-from toolchain.training.answers import answer, exact_match, loss_per_token, score, token_f1, words
+from toolchain.training.answers import (
+    answer,
+    exact_match,
+    in_float32,
+    loss_per_byte,
+    loss_per_token,
+    score,
+    token_f1,
+    words,
+)
 from toolchain.training.checkpoints import load_model, load_tokenizer
 from toolchain.training.examples import conversations
 
@@ -76,3 +86,35 @@ def test_nothing_held_out_gives_no_score(tmp_path: Path) -> None:
         "f1": None,
     }
     assert loss_per_token(model, conversations(tokenizer, [], 512)[0]) is None
+
+
+def test_a_bf16_checkpoint_is_scored_in_float32_and_stays_as_it_was(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path, dtype="bfloat16")
+    tokenizer = load_tokenizer(folder)
+    rounded, whole = load_model(folder), load_model(folder, dtype="float32")
+    assert (rounded.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
+    chat = [{"role": "user", "content": "hot?"}, {"role": "assistant", "content": "Above 80."}]
+    examples, _ = conversations(tokenizer, [{"messages": chat}], 512)
+    before = {name: value.clone() for name, value in rounded.state_dict().items()}
+    texts = ["Some prose.", "x = 1"]
+    assert loss_per_token(rounded, examples) == loss_per_token(whole, examples)
+    assert loss_per_byte(rounded, tokenizer, texts) == loss_per_byte(whole, tokenizer, texts)
+    prompts = [render_prompt(tokenizer, chat[:1])]
+    assert answer(rounded, tokenizer, prompts, 12, Silent(), name="ask") == answer(
+        whole, tokenizer, prompts, 12, Silent(), name="ask"
+    )
+    with in_float32(rounded):
+        ids = torch.tensor(prompts)
+        assert torch.equal(rounded(input_ids=ids).logits, whole(input_ids=ids).logits)
+    assert rounded.dtype == torch.bfloat16
+    assert all(torch.equal(value, before[name]) for name, value in rounded.state_dict().items())
+
+
+def test_the_loss_by_byte_is_that_of_all_tokens_of_a_text_however_long(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    text = "How hot is too hot?"
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer.encode(text)]])
+    expected = float(model(input_ids=ids, labels=ids).loss.detach()) * (ids.shape[1] - 1) / len(text)
+    assert loss_per_byte(model, tokenizer, [text]) == pytest.approx(expected, abs=1e-4)
+    assert loss_per_byte(model, tokenizer, [text * 100]) > 0
