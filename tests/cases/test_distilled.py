@@ -12,6 +12,7 @@ LIKE_ITSELF = {
     "exact_match": 0.0,
     "f1": 0.1,
     "eos_rate": 1.0,
+    "questions": 10,
     "template_mismatches": 0,
 }
 
@@ -23,8 +24,8 @@ def teacher(kl: float, agreement: float) -> dict[str, float]:
 def test_a_collapsed_student_is_refused_by_its_teacher() -> None:
     assert failures(LIKE_ITSELF, GateSpec()) == []
     assert failures(LIKE_ITSELF | teacher(5.2, 0.04), GateSpec()) == [
-        "teacher_kl is 5.2, the gate asks <= 1",
-        "teacher_agreement is 0.04, the gate asks >= 0.5",
+        "on held-out answers the mean KL divergence from the teacher is 5.2 nats per token, the gate allows 1",
+        "on held-out answers file and teacher name the same next token at 4% of the positions, the gate asks 50%",
     ]
 
 
