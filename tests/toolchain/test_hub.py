@@ -16,7 +16,7 @@ from toolchain.models import hub
 CHILD = """
 import json, sys
 from pathlib import Path
-from toolchain import hub
+from toolchain.models import hub
 from toolchain.errors import ToolchainError
 try:
     folder = hub.fetch(sys.argv[1], near=Path("."), offline=sys.argv[2] == "offline")
