@@ -371,7 +371,7 @@ def _external(flow: _Flow) -> Checkpoint:
     return replace(base, adapter=adapter)
 
 
-def _unpacked(flow: _Flow, name: str, folder: str) -> Checkpoint | None:
+def _unpacked(flow: _Flow, name: str, role: str) -> Checkpoint | None:
     """Return the checkpoint that a GGUF file stands for, None where a name means no file."""
     from toolchain.models import origin
 
@@ -380,9 +380,9 @@ def _unpacked(flow: _Flow, name: str, folder: str) -> Checkpoint | None:
         return None
     from toolchain.models.from_gguf import unpack
 
-    made = unpack(
-        found, runtime.for_this_computer(), flow.settings.out / folder, flow.settings.report
-    )
+    settings = flow.settings
+    runs, out = runtime.for_this_computer(), settings.out / role
+    made = unpack(found, runs, out, settings.report, stage=role)
     flow.records.append(("", made.record))
     return made
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Figures, Work, digest, keep, write_whole
+from toolchain.artifacts import Checkpoint, Figures, Work, digest, write_whole
 from toolchain.config import Frozen
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Source, sources_of, understand
@@ -25,6 +25,7 @@ from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
 from toolchain.progress import Reporter
 from toolchain.tools.llama import Rules
+from toolchain.training.processes import is_main, keep_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +41,25 @@ class _Parameters(Frozen):
     version: str
 
 
-def unpack(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Checkpoint:
+def unpack(
+    origin: Origin, runtime: Path, out: Path, report: Reporter, *, stage: str = "base"
+) -> Checkpoint:
     """Write the checkpoint that a model file stands for to `out`; raise ArtifactError for what is refused.
 
-    `runtime` is the device runtime for this computer, which the logits are compared with.
+    `runtime` is the device runtime for this computer, which the logits are compared with. Of several processes that train
+    together one writes.
     """
     work = Work(
-        stage="base",
+        stage=stage,
         inputs={"gguf": digest(origin.file), "licences": "".join(map(digest, origin.licences))},
         parameters=_Parameters(name=origin.name, version=origin.version),
         tools=("llama-cpp-python", "transformers"),
     )
-    record, fresh = keep(out, work, lambda folder: _build(origin, runtime, folder, report))
+
+    def build(folder: Path) -> Figures:
+        return _build(origin, runtime, folder, report) if is_main() else {}
+
+    record, fresh = keep_together(out, work, build)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
