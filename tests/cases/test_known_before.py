@@ -495,6 +495,12 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
             "r.toml: quantize: prefill: lengths from 2 to the context of 256 are possible, not (1, 16)",
             2,
         ),
+        (
+            '"Q8_0"',
+            '"Q8_0"\n[evaluate]\ngeneral = "gone.txt"',
+            "evaluate: general: no such file `gone.txt`",
+            4,
+        ),
         ('"Q8_0"', '"Q8_0"\nformats = []', "r.toml: quantize: formats: names no format", 2),
     ],
 )

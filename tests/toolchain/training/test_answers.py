@@ -115,6 +115,8 @@ def test_the_loss_by_byte_is_that_of_all_tokens_of_a_text_however_long(tmp_path:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     text = "How hot is too hot?"
     ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer.encode(text)]])
-    expected = float(model(input_ids=ids, labels=ids).loss.detach()) * (ids.shape[1] - 1) / len(text)
+    expected = (
+        float(model(input_ids=ids, labels=ids).loss.detach()) * (ids.shape[1] - 1) / len(text)
+    )
     assert loss_per_byte(model, tokenizer, [text]) == pytest.approx(expected, abs=1e-4)
     assert loss_per_byte(model, tokenizer, [text * 100]) > 0
