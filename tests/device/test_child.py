@@ -77,7 +77,9 @@ def test_a_bug_in_the_child_is_no_good_answer() -> None:
 
 
 def test_the_last_words_of_a_child_reach_the_error() -> None:
-    with pytest.raises(DeviceError, match=r"^the check failed: RuntimeError: no room left$"):
+    with pytest.raises(
+        DeviceError, match=r"^the engine's process failed: RuntimeError: no room left$"
+    ):
         run_child([sys.executable, "-c", "raise RuntimeError('no room left')"])
 
 
