@@ -113,7 +113,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _check_plain(path: Path) -> None:
     """Raise ConfigError for a pipe or a device, which could be read for ever, and for what no person wrote."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.exists() and not path.is_file():
         raise ConfigError(f"{path.name}: not a plain file")
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise ConfigError(

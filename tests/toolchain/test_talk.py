@@ -48,10 +48,10 @@ class AskDevice:
             channel.child.stdout.close()
             channel.child.wait(timeout=60)
 
-    def events(self, channel: Channel) -> Iterator[dict[str, Any]]:
+    def events(self, channel: Channel, verb: str) -> Iterator[dict[str, Any]]:
         assert channel.child.stdout
         for line in channel.child.stdout:
-            yield parse("local", line)
+            yield parse("local", verb, line)
 
 
 @pytest.fixture

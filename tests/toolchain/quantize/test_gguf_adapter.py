@@ -117,7 +117,10 @@ def test_an_adapter_of_a_head_that_is_not_stored_is_refused(tmp_path: Path) -> N
     adapter = tiny_adapter(tmp_path / "skill", base, modules=("lm_head",))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    assert "lm_head.weight" in load_file(base / "model.safetensors")
+    tensors = load_file(base / "model.safetensors")
+    # A head that is the embedding's copy is not stored; one of its own is.
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         ArtifactError,
         match=r"^adapter skill: changes `lm_head\.weight`, which has no place in the model file$",
