@@ -275,5 +275,7 @@ def test_against_its_own_checkpoint_a_file_is_measured_and_against_another_it_fa
     assert manifest.gate["template_mismatches"] == 0
     assert manifest.gate["not_measured"] == [NO_DATA]
     assert manifest.gate["general_kl"] < 1e-4
-    with pytest.raises(GateError, match="on general text the mean KL divergence"):
+    with pytest.raises(
+        GateError, match="on general text file and reference name the same next token"
+    ):
         walked(made.file, tmp_path, reference=str(other))
