@@ -19,7 +19,11 @@ case " $* " in *" boards "*)
     [ "$(uname -m)" = aarch64 ] || need qemu-aarch64-static qemu-user-static
     need mke2fs e2fsprogs
     need debugfs e2fsprogs
-    [ "$(id -u)" = 0 ] || need newuidmap uidmap ;;
+    [ "$(id -u)" = 0 ] || need newuidmap uidmap
+    # login shells that people have on their boards
+    need tcsh tcsh
+    need fish fish
+    need zsh zsh ;;
 esac
 case " $* " in *" browser "*) need chromium chromium ;; esac
 "${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
