@@ -105,7 +105,7 @@ REAL = {
 """Kind → what makes it, and what the reason says; with the real engine."""
 FAKE = {
     "a check that hangs": (fake(check="hang"), "the check did not end within 45 s"),
-    "a service that hangs": (fake(serve="hang"), "the service was not healthy within 30 s"),
+    "a service that hangs": (fake(serve="hang"), "the service was not healthy within 45 s"),
     "a crash by an illegal instruction": (
         fake(check="illegal"),
         "the check died by signal 4 (illegal instruction)",
