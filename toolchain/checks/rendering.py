@@ -10,6 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from device.manifest.moment import RENDERED_AT
+from toolchain.models.template import SANDBOX
+from toolchain.models.tokenizer import load_tokenizer
+
 MEMORY_BYTES = 1 << 30
 SECONDS = 10
 """Processor seconds for all conversations together."""
@@ -22,26 +26,9 @@ Messages = Sequence[Mapping[str, str]]
 Job = tuple[Messages, bool]
 """Messages, and whether the prompt for an answer follows."""
 
-_CHILD = """
-import datetime, json, resource, signal, sys
-resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-class Generation(Extension):
-    tags = {{"generation"}}
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-class Refusal(Exception):
-    pass
-def refuse(message):
-    raise Refusal(message)
-request = json.load(sys.stdin)
-signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
-room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-room.globals.update(raise_exception=refuse, strftime_now=datetime.datetime(2026, 1, 1).strftime)
+_CHILD = (
+    SANDBOX
+    + """
 template = room.from_string(request["template"])
 left = {limit}
 for messages, prompt in request["jobs"]:
@@ -59,6 +46,7 @@ for messages, prompt in request["jobs"]:
         answer = {{"refused": str(error) or type(error).__name__}}
     sys.stdout.write(json.dumps(answer) + "\\n")
 """
+)
 
 
 class Unrendered(Exception):  # noqa: N818 - an answer for the caller, not a fault of ours
@@ -73,7 +61,7 @@ class Refused(str):
 
 def render(template: str, tokens: Mapping[str, str], jobs: Sequence[Job]) -> list[str | Refused]:
     """Return what comes of each job: its text, or why the template refuses it; raise Unrendered."""
-    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES)
+    code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES, now=RENDERED_AT)
     request = {"template": template, "tokens": dict(tokens), "jobs": jobs}
     try:
         done = subprocess.run(
@@ -96,15 +84,11 @@ def render(template: str, tokens: Mapping[str, str], jobs: Sequence[Job]) -> lis
 
 def count_tokens(tokenizer: Path, texts: Sequence[str]) -> list[int] | None:
     """Return the tokens of each rendered text; None where the tokenizer cannot be read."""
-    from tokenizers import Tokenizer
-
     try:
-        reader = Tokenizer.from_file(str(tokenizer))
+        reader = load_tokenizer(tokenizer.parent)
     except (
         Exception
     ):  # the tokenizers library raises no narrower type; that it cannot be read is found elsewhere
         return None
-    reader.no_truncation()
-    reader.no_padding()
     whole = reader.encode_batch(list(texts), add_special_tokens=False)
     return [len(each.ids) for each in whole]

@@ -39,7 +39,7 @@ _OTHERS = (
 )
 """Conversations that a template may refuse, as some do without a system prompt, but not abuse."""
 
-_CHILD = """
+SANDBOX = """
 import datetime, json, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -61,6 +61,15 @@ signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
 room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
 room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
 room.globals.update(raise_exception=refuse, strftime_now=datetime.datetime.fromisoformat("{now}").strftime)
+"""
+"""Beginning of a child's program: `request` from stdin, and `room`, the environment in which transformers renders, within limits.
+
+A string to be formatted with `memory` (bytes), `seconds` and `now` (ISO 8601).
+"""
+
+_CHILD = (
+    SANDBOX
+    + """
 template = room.from_string(request["template"])
 def render(messages, **options):
     text, size = [], 0
@@ -84,6 +93,7 @@ for messages in request["others"]:
         pass
 json.dump(text, sys.stdout)
 """
+)
 
 
 def check_template(template: str) -> None:
