@@ -59,7 +59,7 @@ class HostileBoard(paramiko.ServerInterface):
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._answer(channel)
             channel.send_exit_status(0)
-        channel.close()
+            channel.close()
 
 
 def says(stdout: bytes, stderr: bytes = b"", *, times: int = 1) -> Answer:

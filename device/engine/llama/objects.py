@@ -26,6 +26,10 @@ class _Log:
     def __init__(self) -> None:
         self.error = ""
         self._callback = llama.llama_log_callback(self._take)
+
+    def listen(self) -> None:
+        """Forget what was said, and hear what is said from now on: another user of the library may have set its own log."""
+        self.error = ""
         llama.llama_log_set(self._callback, None)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
@@ -47,7 +51,7 @@ def model(path: Path, *, mapped: bool = True) -> Any:
     if not _logs:
         _logs.append(_Log())
         llama.llama_backend_init()
-    _logs[0].error = ""
+    _logs[0].listen()
     params = llama.llama_model_default_params()
     params.load_mode = params.load_mode if mapped else llama.LLAMA_LOAD_MODE_NONE
     loaded = llama.llama_model_load_from_file(str(path).encode(), params)

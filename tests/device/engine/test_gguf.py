@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_cpp import llama_cpp
 
 from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings, Token
@@ -440,6 +441,16 @@ def test_nothing_is_printed_by_the_library(
 
 def test_half_a_surrogate_pair_is_tokenized_as_a_question_mark(engine: Engine) -> None:
     assert engine.tokenize("\ud800") == [ord("?")]
+
+
+def test_the_reason_is_heard_after_somebody_else_set_the_log(tmp_path: Path) -> None:
+    load(tiny_gguf(tmp_path / "sound.gguf"), SETTINGS).close()
+    silent = llama_cpp.llama_log_callback(lambda level, text, context: None)
+    llama_cpp.llama_log_set(silent, None)
+    path = tiny_gguf(tmp_path / "broken.gguf")
+    unknown_architecture(path)
+    with pytest.raises(DeviceError, match="unknown model architecture"):
+        load(path, SETTINGS)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_with_its_name(
