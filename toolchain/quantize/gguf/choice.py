@@ -118,6 +118,7 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
         trials=question.trials,
         rivals=_rivals(model, weighed=matrix is not None),
         size_bytes=lambda kinds: _bytes(budget, question, kinds),
+        probes=question.spec.probes,
     )
     allocation = allocate(case, budget, report)
     main = _main_type(allocation.kinds, model)
