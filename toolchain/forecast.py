@@ -8,12 +8,13 @@ measured ones; where nobody has measured how fast it decodes, the rate of its me
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from device.manifest import Manifest
 from device.manifest import tflite as lite
-from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, streamed_bytes
+from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
 from toolchain.target import Needs, Profile, Target
 
 BATCH = 512
@@ -119,6 +120,13 @@ def needs_of(header: Header, context: int, beside_bytes: int = 0) -> Needs:
         compute_bytes=_compute_bytes(header),
         runtime_bytes=RUNTIME_BYTES + VOCABULARY_ENTRY_BYTES * (tokens + merges),
     )
+
+
+def gguf_needs(file: Path, context: int, adapter: Path | None) -> dict[str, int]:
+    """Return the bytes of memory of each kind that a GGUF file takes, with an adapter that stays unmerged."""
+    adapter_bytes = adapter.stat().st_size if adapter else 0
+    needs = asdict(needs_of(read_header(file), context, adapter_bytes))
+    return {part: size for part, size in needs.items() if part.endswith("_bytes")}
 
 
 def trained_context(header: Header) -> int:

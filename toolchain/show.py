@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
     from toolchain.delivery import Delivery
     from toolchain.finished import Wanted
-    from toolchain.pipeline import Step, Tried
+    from toolchain.line.flow import Step
+    from toolchain.line.schemes import Tried
     from toolchain.quantize.contents import Contents
     from toolchain.quantize.folders import FolderContents
     from toolchain.runtime.build import Built
@@ -103,7 +104,7 @@ def _step_row(step: "Step") -> list[str]:
     assert step.artifact
     record = step.artifact.record
     seconds = f"{record.seconds:.1f}" if step.artifact.fresh else f"{record.seconds:.1f} (recorded)"
-    return [step.stage, seconds, size(record.size_bytes), result(step.stage, record.figures)]
+    return [step.stage, seconds, size(record.size_bytes), step.result]
 
 
 def _delivery_row(delivery: "Delivery") -> list[str]:
@@ -114,82 +115,6 @@ def _delivery_row(delivery: "Delivery") -> list[str]:
         size(made.bytes_sent),
         f"release {made.release[:12]} answers on port {made.port}",
     ]
-
-
-def result(stage: str, figures: Mapping[str, Any]) -> str:
-    """Return what a stage measured, in one line."""
-    match stage:
-        case "ingest":
-            dropped = sum(figures["dropped"].values())
-            return f"{figures['train']} conversations to learn, {figures['held_out']} held out, {dropped} dropped"
-        case "pretrain":
-            return (
-                f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}"
-                + _scores(figures)
-            )
-        case "tune":
-            share = f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained"
-            said = f"{share}; base{_scores(figures['base'])}; tuned{_scores(figures)}"
-            return said + _forgotten(figures)
-        case "distill":
-            both = "; ".join(f"{name}{_scores(figures[name])}" for name in ("student", "control"))
-            return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
-        case "trim":
-            tokens, same = figures["tokens"], figures["identical"]
-            return f"{tokens['before']} → {tokens['after']} tokens" + (
-                "" if same is None else f"; {same:.1%} of answers as before"
-            )
-        case "quantize":
-            learned = figures.get("distillation", {}).get("shipped") == "learned"
-            bits = (
-                f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
-            )
-            return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
-        case "take":
-            bits = f"{figures['real_bpw']:.2f} bits per weight"
-            return f"{figures['architecture']} {figures['scheme']}: {bits}, as it came"
-        case "evaluate" if "own_prompts" in figures:
-            return _own_verdict(figures)
-        case "evaluate":
-            return f"{_likeness(figures)}," + _scores(figures)
-        case "package":
-            return f"release {figures['release'][:12]}, {figures['files']} files"
-    return ""
-
-
-def _forgotten(figures: Mapping[str, Any]) -> str:
-    """Return what a tuning did to general text; nothing for a record of an earlier version."""
-    before = figures["base"].get("general_nats_per_byte")
-    if before is None:
-        return ""
-    after = figures["general_nats_per_byte"]
-    return f"; general text {before:.3f} → {after:.3f} nats per byte"
-
-
-def _own_verdict(figures: Mapping[str, Any]) -> str:
-    """Return what was measured of a finished model, and that the rest was not."""
-    ended = f"{figures['own_ended']} of {figures['own_prompts']} answers of its own ended"
-    known = _likeness(figures) if "mean_kl" in figures else "no reference"
-    return f"{ended}; {known}; {_scores(figures).strip() or 'no data'}"
-
-
-def _likeness(figures: Mapping[str, Any]) -> str:
-    """Return how like its reference a model file is, on held-out answers and on general text."""
-    said = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
-    if "general_kl" not in figures:  # measured by an earlier version
-        return said
-    general = f"{figures['general_kl']:.4f}, {figures['general_agreement']:.1%}"
-    return f"{said} (general text {general})"
-
-
-def _scores(figures: Mapping[str, Any]) -> str:
-    exact = figures.get("exact_match")
-    if exact is None:
-        # Nothing was held out to ask, or the stage asks nothing.
-        return " not asked" if "exact_match" in figures else ""
-    said = f" exact {exact:.1%} F1 {figures['f1']:.1%}"
-    loss = figures.get("held_out_loss")
-    return said if loss is None else f"{said} loss {loss:.2f}"
 
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:

@@ -14,8 +14,10 @@ from toolchain import recipe, runtime, show, target
 from toolchain.artifacts import Bundle, ModelFile, Record
 from toolchain.errors import FitError
 from toolchain.forecast import tflite_needs
+from toolchain.line import formats
+from toolchain.line.schemes import try_schemes
+from toolchain.line.walk import Settings, plan, walk
 from toolchain.package import refuse_unfit
-from toolchain.pipeline import Settings, plan, try_schemes, walk
 from toolchain.progress import Silent
 
 RECIPE = """
@@ -111,14 +113,15 @@ def test_package_asks_of_every_format_whether_it_fits(tmp_path: Path) -> None:
         figures=figures,
     )
     model = ModelFile(path=tmp_path, record=record)
+    needs = formats.of_file(model.file).packing.needs(model, 512)
     with pytest.raises(FitError) as caught:
-        refuse_unfit("tiny", model, target.find("rpi-zero-2w"), 512)
+        refuse_unfit("tiny", needs, target.find("rpi-zero-2w"), 512)
     assert caught.value.message == (
         "package: rpi-zero-2w: tiny does not fit in memory: the weights alone take 450 MB, "
         "287 MB are left beside the operating system"
     )
-    refuse_unfit("tiny", model, target.find("rpi-5-4gb"), 512)
-    refuse_unfit("tiny", model, target.find("x86-64"), 512)
+    refuse_unfit("tiny", needs, target.find("rpi-5-4gb"), 512)
+    refuse_unfit("tiny", needs, target.find("x86-64"), 512)
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from tests.fakes.ollama import read_modelfile
 from toolchain import recipe, target
 from toolchain.artifacts import Artifact, ModelFile, Record
 from toolchain.errors import ConfigError
+from toolchain.line.walk import Settings, walk
 from toolchain.opening import check_room
-from toolchain.package import modelfile
-from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
+from toolchain.quantize.gguf.ollama import modelfile
 from toolchain.recipe import PackageSpec
 
 RECIPE = """

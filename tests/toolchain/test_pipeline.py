@@ -16,8 +16,8 @@ from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.line.walk import Settings, walk
 from toolchain.models.lora import read_lora
-from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
 from toolchain.push import push
 from toolchain.runtime.scoring import scorer

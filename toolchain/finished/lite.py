@@ -48,6 +48,7 @@ def seen(source: Source, template: str) -> Seen:
         )
     template = template or _template(folder, file.name)
     check_template(template)
+    stop_ids = _stop_ids(folder, header, file.name)
     return Seen(
         format="tflite",
         file=file,
@@ -55,7 +56,8 @@ def seen(source: Source, template: str) -> Seen:
         contents=read_contents(file),
         template=template,
         context=int(figures["context"]),
-        stop_ids=_stop_ids(folder, header, file.name),
+        stop_ids=stop_ids,
+        is_special=stop_ids.__contains__,
         tokenizer=folder / TOKENIZER,
         kv_type="f32",
         more=figures,
