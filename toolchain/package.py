@@ -20,9 +20,10 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
+from toolchain.artifacts import Bundle, ModelFile, Record, Verdict, Work, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
+from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
 from toolchain.forecast import RUNTIME_BYTES
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
@@ -60,7 +61,7 @@ def _none(model: ModelFile, spec: PackageSpec, opening: Opening) -> dict[str, st
 class Packing:
     """What a bundle must know of its model file's format."""
 
-    tensor_digests: Callable[[Path], Sequence[Mapping[str, Any]]]
+    tensor_digests: Callable[[Path], Sequence[dict[str, Any]]]
     """Returns name, type, size and sha256 of each tensor of a file."""
     needs: Callable[[ModelFile, int], dict[str, int]]
     """Model file and tokens of context → bytes of memory of each kind on a board."""
@@ -91,7 +92,7 @@ def package(
     packing: Packing,
 ) -> Bundle:
     """Put a model file that passed the gate into a bundle for one kind of board."""
-    limit = int(model.figures["context"])
+    limit = model.figures.context
     if spec.context > limit:
         raise ConfigError(
             f"package: context: the model has {limit} tokens of context, `{spec.context}` asked"
@@ -99,7 +100,7 @@ def package(
     if origin.opening:
         check_room(
             "package: context",
-            int(verdict.figures["opening_tokens"]),
+            verdict.figures.opening_tokens or 0,
             spec.max_tokens,
             spec.context,
         )
@@ -122,7 +123,10 @@ def package(
         tools=("gguf",),
     )
     record, fresh = keep(
-        out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin, packing)
+        out,
+        work,
+        lambda folder: _fill(folder, model, verdict, target, spec, origin, packing),
+        BundleFigures,
     )
     return Bundle(path=out, record=record, fresh=fresh)
 
@@ -135,7 +139,7 @@ def _fill(
     spec: PackageSpec,
     origin: Origin,
     packing: Packing,
-) -> Figures:
+) -> BundleFigures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     link_or_copy(model.file, out / model.file.name)
     if model.adapter:
@@ -154,20 +158,19 @@ def _fill(
     names = sorted(
         p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
     )
+    figures = verdict.figures
     manifest = Manifest(
         name=origin.name,
         version=spec.version,
         counter=spec.counter,
         target=target.id,
         context=spec.context,
-        engine=Engine(
-            name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])
-        ),
+        engine=Engine(name=figures.engine_name, oldest=figures.engine),
         model=model.file.name,
         files=tuple(file_entry(out, name) for name in names),
         tensors=tuple(packing.tensor_digests(model.file)),
-        kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
-        stop_ids=tuple(model.figures["stop_ids"]),
+        kv_type=model.figures.kv_type or Manifest.kv_type,
+        stop_ids=tuple(model.figures.stop_ids),
         max_tokens=spec.max_tokens,
         system="".join(
             message["content"] for message in origin.opening if message["role"] == "system"
@@ -177,17 +180,22 @@ def _fill(
         slots=spec.slots if packing.has_slots else 1,
         provenance=_provenance(origin),
         licences=(origin.licence,) if origin.licence else (),
-        gate={
-            name: value
-            for name, value in verdict.figures.items()
-            if name not in ("arithmetic", "failures")
-        },
-        arithmetic=str(verdict.figures["arithmetic"]),
+        gate=_gate(figures),
+        arithmetic=figures.arithmetic,
         needs=packing.needs(model, spec.context),
         adapter=model.adapter.name if model.adapter else "",
     )
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
-    return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
+    return BundleFigures(
+        release=manifest.release_id(), files=len(names), needs=dict(manifest.needs)
+    )
+
+
+def _gate(figures: VerdictFigures) -> dict[str, Any]:
+    """Return what the manifest says of the gate: what was measured, not what a bundle never missed."""
+    measured = figures.as_json()
+    del measured["arithmetic"], measured["failures"]
+    return measured
 
 
 def refuse_unfit(name: str, needs: Mapping[str, int], target: Target, context: int) -> None:
@@ -231,13 +239,13 @@ def _provenance(origin: Origin) -> dict[str, Any]:
 
 def _weights(origin: Origin) -> str:
     """Return what the base's weights were, where they came from a quantized file."""
-    found = next((r.figures for r in origin.records if r.stage == "base"), {})
-    return f" ({found['quantization']})" if found else ""
+    base = next((record for record in origin.records if record.stage == "base"), None)
+    return f" ({BaseFigures.read(base.figures).quantization})" if base else ""
 
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
-    file = model.figures
+    file, figures = model.figures, verdict.figures
     lines = (
         "---",
         f"license: {origin.licence or 'unknown'}",
@@ -245,7 +253,8 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "---",
         f"# {origin.name} {spec.version}",
         "",
-        f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
+        f"- file: `{model.file.name}`, {file.size_bytes:,} bytes, "
+        f"{file.real_bpw:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         *([f"- {origin.came}"] if origin.came else []),
         f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}{_weights(origin)}",
@@ -255,8 +264,8 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "",
         "| measured with the device runtime | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _measured(verdict.figures)),
-        *(f"\nnot measured: {sentence}" for sentence in verdict.figures.get("not_measured", [])),
+        *(f"| {name} | {value} |" for name, value in _measured(figures)),
+        *(f"\nnot measured: {sentence}" for sentence in figures.not_measured or ()),
     )
     return "\n".join(lines) + "\n"
 
@@ -277,9 +286,10 @@ _CARD = {
 """Figures of a verdict that the card shows, if they were measured: what they are called and how they are written."""
 
 
-def _measured(figures: Figures) -> list[tuple[str, str]]:
+def _measured(figures: VerdictFigures) -> list[tuple[str, str]]:
+    measured = figures.as_json()
     return [
-        (words, form.format(figures[name]))
+        (words, form.format(measured[name]))
         for name, (words, form) in _CARD.items()
-        if name in figures
+        if name in measured
     ]

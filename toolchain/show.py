@@ -119,7 +119,14 @@ def _delivery_row(delivery: "Delivery") -> list[str]:
 
 def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
     """Show what each scheme makes of a model, the largest file first."""
-    rows = [{**one.model.figures, **one.verdict.figures, "scheme": one.scheme} for one in found]
+    rows = [
+        {
+            **one.model.record.figures,
+            **one.verdict.record.figures,
+            "scheme": one.scheme,
+        }
+        for one in found
+    ]
     rows.sort(key=lambda row: -int(row["size_bytes"]))
     if as_json:
         console.show_json(rows)
@@ -338,8 +345,8 @@ def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
         console.show_json(rows)
         return
     cells = [
-        [row["address"], str(row["debian"]), f"up, port {row['port']}" if row["up"] else "down"]
-        for row in rows
+        [b.address, str(b.debian), f"up, port {b.port}" if b.pid is not None else "down"]
+        for b in found
     ]
     console.show_table(("board", "Debian", "state"), cells)
 

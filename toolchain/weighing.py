@@ -13,7 +13,7 @@ from toolchain.errors import ArtifactError
 from toolchain.forecast import (
     Forecast,
     forecast,
-    tflite_figures,
+    lite_sizes,
     tflite_forecast,
     trained_context,
     usual_context,
@@ -59,7 +59,7 @@ def weigh_header(
 def weigh_tflite(file: Path) -> Weighed:
     """Return what a TFLite file takes; raise ArtifactError for one that is no decoder."""
     header = tflite_files.read_header(file)
-    context = int(tflite_figures(header)["context"])
+    context = lite_sizes(header).context
     if not context:
         raise ArtifactError(
             f"{file.name}: no decoder: it has no signature `decode` with a mask",

@@ -19,3 +19,19 @@ def record_of(stage: str, figures: dict[str, Any]) -> Record:
         seconds=0,
         figures=figures,
     )
+
+
+def model_figures(file: str, **figures: Any) -> dict[str, Any]:
+    """Return the figures of a small model file, as its record keeps them."""
+    usual = {
+        "file": file,
+        "scheme": "F16",
+        "size_bytes": 1000,
+        "real_bpw": 16.0,
+        "parameters": 500,
+        "context": 512,
+        "stop_ids": [2],
+        "weights_bytes": 1000,
+        "n_vocab": 10,
+    }
+    return usual | figures

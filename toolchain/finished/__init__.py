@@ -18,7 +18,7 @@ from toolchain.finished.source import Source, is_finished, resolve
 from toolchain.finished.take import take
 from toolchain.forecast import usual_context
 from toolchain.line.flow import Settings, Step
-from toolchain.line.stages import likeness, packaged, scores
+from toolchain.line.stages import likeness, packaged, task_scores
 from toolchain.models import hub
 from toolchain.opening import Opening
 from toolchain.package import Origin, package
@@ -126,17 +126,17 @@ def _done(step: Step, artifact: artifacts.Artifact, result: str) -> Step:
 
 def _taken(model: ModelFile) -> str:
     """Return what a file is, in one line."""
-    figures = model.record.figures
-    bits = f"{figures['real_bpw']:.2f} bits per weight"
-    return f"{figures['architecture']} {figures['scheme']}: {bits}, as it came"
+    figures = model.figures
+    bits = f"{figures.real_bpw:.2f} bits per weight"
+    return f"{figures.architecture} {figures.scheme}: {bits}, as it came"
 
 
 def _measured(verdict: Verdict) -> str:
     """Return what was measured of a finished model, and that the rest was not."""
-    figures = verdict.record.figures
-    ended = f"{figures['own_ended']} of {figures['own_prompts']} answers of its own ended"
-    like = likeness(figures) if "mean_kl" in figures else "no reference"
-    return f"{ended}; {like}; {scores(figures).strip() or 'no data'}"
+    figures = verdict.figures
+    ended = f"{figures.own_ended} of {figures.own_prompts} answers of its own ended"
+    like = "no reference" if figures.measured.mean_kl is None else likeness(figures.measured)
+    return f"{ended}; {like}; {task_scores(figures.measured) or 'no data'}"
 
 
 def _noted(step: Step, settings: Settings) -> Step:

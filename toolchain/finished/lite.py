@@ -18,7 +18,7 @@ from toolchain.errors import ArtifactError, ToolError
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.fitting import weigh
-from toolchain.forecast import tflite_figures
+from toolchain.forecast import lite_sizes
 from toolchain.models import tokenizer as tokenizers
 from toolchain.models.template import check_template
 from toolchain.models.weights import read_json
@@ -35,8 +35,8 @@ def seen(source: Source, template: str) -> Seen:
     """Return what a TFLite decoder and the files beside it are; raise ArtifactError with what is missing."""
     file, folder = source.file, source.folder or source.file.parent
     header = _header(file)
-    figures = tflite_figures(header)
-    if not figures["context"] or not figures["n_vocab"]:
+    sizes = lite_sizes(header)
+    if not sizes.context or not sizes.n_vocab:
         raise ArtifactError(f"{file.name}: is no decoder of text", hint=_CONTRACT)
     if foreign := tflite_files.foreign_operators(header):
         raise ArtifactError(
@@ -55,12 +55,13 @@ def seen(source: Source, template: str) -> Seen:
         weighed=weigh(file),
         contents=read_contents(file),
         template=template,
-        context=int(figures["context"]),
+        context=sizes.context,
         stop_ids=stop_ids,
         is_special=stop_ids.__contains__,
         tokenizer=folder / TOKENIZER,
         kv_type="f32",
-        more=figures,
+        prefill=sizes.prefill,
+        kv_bytes_per_token=sizes.kv_bytes_per_token,
     )
 
 

@@ -4,7 +4,7 @@ Headers alone are read, within the bounds of device.manifest; what a header cann
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,10 @@ class Seen:
     kv_type: str = "f16"
     is_special: Callable[[int], bool]
     """Says whether a token is one that no ordinary text makes."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of its format."""
+    prefill: tuple[int, ...] | None = None
+    """Lengths of the pieces that it reads prompts in; None where it takes any."""
+    kv_bytes_per_token: int | None = None
+    """Bytes of keys and values that a token takes; None where the header says it."""
 
     @property
     def row(self) -> Format:

@@ -11,9 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from device.manifest import TEMPLATE, TOKENIZER
-from toolchain.artifacts import Figures, ModelFile, Work, digest, keep, write_whole
+from toolchain.artifacts import ModelFile, Work, digest, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.figures import ModelFigures
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.progress import Reporter
@@ -50,7 +51,9 @@ def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter)
         inputs=inputs,
         parameters=_Parameters(stop_ids=seen.stop_ids, stops=source.stops, context=seen.context),
     )
-    record, fresh = keep(out, work, lambda folder: _build(source, seen, runtime, folder, report))
+    record, fresh = keep(
+        out, work, lambda folder: _build(source, seen, runtime, folder, report), ModelFigures
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
@@ -65,7 +68,7 @@ def _digest(source: Source, seen: Seen) -> str:
     return found
 
 
-def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> Figures:
+def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> ModelFigures:
     file = out / f"{source.id}{seen.row.suffix}"
     place(seen.file, file, immutable=source.immutable)
     if source.adapter:
@@ -83,22 +86,23 @@ def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporte
         report.note(f"template: `{begins}` is put before it, as llama.cpp does for this file")
     contents = seen.contents
     stored = sum(share.size_bytes for share in contents.types)
-    return {
-        **seen.more,
-        "file": file.name,
-        "scheme": contents.scheme,
-        "architecture": contents.architecture,
-        "size_bytes": file.stat().st_size,
-        "real_bpw": contents.bits,
-        "parameters": contents.parameters,
-        "context": seen.context,
-        "stop_ids": sorted({*seen.stop_ids, *ends}),
-        "weights_bytes": stored,
-        "n_vocab": int(about["n_vocab"]),
-        "kv_type": seen.kv_type,
-        "warnings": list(contents.warnings),
-        **({"adapter_file": ADAPTER} if adapter else {}),
-    }
+    return ModelFigures(
+        file=file.name,
+        scheme=contents.scheme,
+        architecture=contents.architecture,
+        size_bytes=file.stat().st_size,
+        real_bpw=contents.bits,
+        parameters=contents.parameters,
+        context=seen.context,
+        stop_ids=sorted({*seen.stop_ids, *ends}),
+        weights_bytes=stored,
+        kv_bytes_per_token=seen.kv_bytes_per_token,
+        n_vocab=int(about["n_vocab"]),
+        kv_type=seen.kv_type,
+        prefill=list(seen.prefill) if seen.prefill is not None else None,
+        warnings=list(contents.warnings),
+        adapter_file=ADAPTER if adapter else None,
+    )
 
 
 def place(source: Path, target: Path, *, immutable: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolchain import artifacts
 from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError
+from toolchain.figures import BaseFigures
 from toolchain.general import GENERAL
 from toolchain.models import hub
 from toolchain.models.original import Original
@@ -217,5 +218,5 @@ def _unpacked(flow: Flow, name: str, role: str) -> Checkpoint | None:
     )
     flow.records.append(("", checkpoint.record))
     if role == "base":
-        flow.base_weights = str(checkpoint.record.figures["quantization"])
+        flow.base_weights = BaseFigures.read(checkpoint.record.figures).quantization
     return checkpoint

@@ -229,9 +229,9 @@ def _tflite_tensor_digests(file: Path) -> list[dict[str, Any]]:
 
 
 def _tflite_needs(model: ModelFile, context: int) -> dict[str, int]:
-    from toolchain.forecast import tflite_needs
+    from toolchain.forecast import sizes_of, tflite_needs
 
-    return tflite_needs(model.figures, context)
+    return tflite_needs(sizes_of(model.figures), context)
 
 
 FORMATS: dict[str, Format] = {

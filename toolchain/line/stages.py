@@ -5,21 +5,31 @@ command line, the check of a recipe's order and the tables of a walk are made fr
 order of the verbs in `--help`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from device.manifest import ESCAPE
 from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, ModelFile, Verdict
+from toolchain.figures import (
+    BundleFigures,
+    DatasetFigures,
+    Measured,
+    ModelFigures,
+    VerdictFigures,
+)
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
 from toolchain.recipe import Recipe
 from toolchain.target import Target
 
+if TYPE_CHECKING:
+    from toolchain.distill import Mark
+    from toolchain.tune import ExamFigures
+
 Kind = type[Artifact]
-Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +81,9 @@ def _plan_ingest(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _ingested(made: Artifact) -> str:
-    figures = made.record.figures
-    dropped = sum(figures["dropped"].values())
-    return (
-        f"{figures['train']} conversations to learn, {figures['held_out']} held out, "
-        f"{dropped} dropped"
-    )
+    figures = DatasetFigures.read(made.record.figures)
+    dropped = sum(figures.dropped.values())
+    return f"{figures.train} conversations to learn, {figures.held_out} held out, {dropped} dropped"
 
 
 # pretrain ---------------------------------------------------------------------------------------
@@ -108,8 +115,10 @@ def _plan_pretrain(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _pretrained(made: Artifact) -> str:
-    figures = made.record.figures
-    return f"{figures['parameters'] / 1e6:.2f} M parameters, loss {figures['loss']:.2f}"
+    from toolchain.pretrain import PretrainFigures
+
+    figures = PretrainFigures.read(made.record.figures)
+    return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
 
 
 # tune -------------------------------------------------------------------------------------------
@@ -153,18 +162,28 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _tuned(made: Artifact) -> str:
-    figures = made.record.figures
-    before = figures["base"]
+    from toolchain.tune import TuneFigures
+
+    figures = TuneFigures.read(made.record.figures)
+    before, after = figures.base, figures.tuned
     text = (
-        f"{figures['trainable_parameters']:,} of {figures['total_parameters']:,} parameters trained"
-        f"; base{scores(before)}; tuned{scores(figures)}"
+        f"{figures.trainable_parameters:,} of {figures.total_parameters:,} parameters trained"
+        f"; base{_scores(before)}; tuned{_scores(after)}"
     )
-    if before.get("general_nats_per_byte") is None:  # measured by an earlier version
+    if before.general_nats_per_byte is None:  # measured by an earlier version
         return text
     return (
-        f"{text}; general text {before['general_nats_per_byte']:.3f} → "
-        f"{figures['general_nats_per_byte']:.3f} nats per byte"
+        f"{text}; general text {before.general_nats_per_byte:.3f} → "
+        f"{after.general_nats_per_byte:.3f} nats per byte"
     )
+
+
+def _scores(found: "ExamFigures | Mark") -> str:
+    """Return exact match, F1 and loss on held-out answers, with a space before them."""
+    if found.exact_match is None:
+        return " not asked"
+    text = f" exact {found.exact_match:.1%} F1 {found.f1:.1%}"
+    return text if found.held_out_loss is None else f"{text} loss {found.held_out_loss:.2f}"
 
 
 # distill ----------------------------------------------------------------------------------------
@@ -202,9 +221,14 @@ def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _distilled(made: Artifact) -> str:
-    figures = made.record.figures
-    both = "; ".join(f"{name}{scores(figures[name])}" for name in ("student", "control"))
-    return f"{figures['parameters'] / 1e6:.2f} M parameters; {both}; the {figures['shipped']} ships"
+    from toolchain.distill import DistillFigures
+
+    figures = DistillFigures.read(made.record.figures)
+    student, control = _scores(figures.student.mark), _scores(figures.control.mark)
+    return (
+        f"{figures.best.mark.parameters / 1e6:.2f} M parameters; "
+        f"student{student}; control{control}; the {figures.shipped} ships"
+    )
 
 
 # trim -------------------------------------------------------------------------------------------
@@ -234,10 +258,12 @@ def _plan_trim(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _trimmed(made: Artifact) -> str:
-    figures = made.record.figures
-    tokens, share = figures["tokens"], figures["identical"]
+    from toolchain.trim import TrimFigures
+
+    figures = TrimFigures.read(made.record.figures)
+    share = figures.identical
     same = "" if share is None else f"; {share:.1%} of answers as before"
-    return f"{tokens['before']} → {tokens['after']} tokens{same}"
+    return f"{figures.tokens.before} → {figures.tokens.after} tokens{same}"
 
 
 # quantize ---------------------------------------------------------------------------------------
@@ -260,10 +286,10 @@ def _plan_quantize(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _quantized(made: Artifact) -> str:
-    figures = made.record.figures
-    bits = f"{figures['real_bpw']:.2f} bits per weight (nominal {figures['nominal_bpw']:.2f})"
-    learned = figures.get("distillation", {}).get("shipped") == "learned"
-    return f"{figures['scheme']}: {bits}" + ", codes learned in the format" * learned
+    figures = ModelFigures.read(made.record.figures)
+    bits = f"{figures.real_bpw:.2f} bits per weight (nominal {figures.nominal_bpw:.2f})"
+    is_learned = figures.distillation is not None and figures.distillation.shipped == "learned"
+    return f"{figures.scheme}: {bits}" + ", codes learned in the format" * is_learned
 
 
 # evaluate ---------------------------------------------------------------------------------------
@@ -302,28 +328,23 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _evaluated(made: Artifact) -> str:
-    figures = made.record.figures
-    return f"{likeness(figures)},{scores(figures)}"
+    found = VerdictFigures.read(made.record.figures).measured
+    return f"{likeness(found)}, {task_scores(found)}"
 
 
-def likeness(figures: Figures) -> str:
+def likeness(found: Measured) -> str:
     """Return how like its reference a model file is, on held-out answers and on general text."""
-    text = f"KL {figures['mean_kl']:.4f}, agreement {figures['agreement']:.1%}"
-    if "general_kl" not in figures:  # measured by an earlier version
+    text = f"KL {found.mean_kl:.4f}, agreement {found.agreement:.1%}"
+    if found.general_kl is None:  # measured by an earlier version
         return text
-    general = f"{figures['general_kl']:.4f}, {figures['general_agreement']:.1%}"
-    return f"{text} (general text {general})"
+    return f"{text} (general text {found.general_kl:.4f}, {found.general_agreement:.1%})"
 
 
-def scores(figures: Figures) -> str:
-    """Return exact match, F1 and loss on held-out answers; what was not measured is left out."""
-    exact = figures.get("exact_match")
-    if exact is None:
-        # Nothing was held out to ask, or the stage asks nothing.
-        return " not asked" if "exact_match" in figures else ""
-    text = f" exact {exact:.1%} F1 {figures['f1']:.1%}"
-    loss = figures.get("held_out_loss")
-    return text if loss is None else f"{text} loss {loss:.2f}"
+def task_scores(found: Measured) -> str:
+    """Return exact match and F1 of the answers to held-out questions; empty if none was asked."""
+    if found.exact_match is None:
+        return ""
+    return f"exact {found.exact_match:.1%} F1 {found.f1:.1%}"
 
 
 # package ----------------------------------------------------------------------------------------
@@ -364,8 +385,8 @@ def _plan_package(recipe: Recipe, target: Target, form: str) -> str:
 
 def packaged(made: Artifact) -> str:
     """Return what a bundle is, in one line."""
-    figures = made.record.figures
-    return f"release {figures['release'][:12]}, {figures['files']} files"
+    figures = BundleFigures.read(made.record.figures)
+    return f"release {figures.release[:12]}, {figures.files} files"
 
 
 STAGES: dict[str, Stage] = {
