@@ -88,12 +88,10 @@ def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int
     if (folder / _STOPS).is_file():
         return tuple(json.loads((folder / _STOPS).read_text(encoding="utf-8")))
     if (folder / "config.json").is_file():
-        settings = folder / "tokenizer_config.json"
-        ids = _vocabulary(folder)
-        return tokenizers.special_ids(
-            folder, read_json(settings) if settings.is_file() else {}, ids
-        )[1]
-    ids = _vocabulary(folder)
+        file = folder / "tokenizer_config.json"
+        settings = read_json(file) if file.is_file() else {}
+        return tokenizers.special_ids(folder, settings, *_vocabulary(folder))[1]
+    ids, _ = _vocabulary(folder)
     ends = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
     if not ends:
         raise ArtifactError(
@@ -103,13 +101,16 @@ def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int
     return ends
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the id of each token, and the texts of the added tokens."""
     from tokenizers import Tokenizer
 
     try:
-        return dict(Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab())
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises no narrower one
         raise ArtifactError(f"{TOKENIZER}: cannot be read: {str(error)[:200]}") from error
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    return dict(tokenizer.get_vocab()), added
 
 
 # Containers ---------------------------------------------------------------------------------------------------------------
