@@ -65,7 +65,8 @@ class Terms:
 
     port: int
     accept_new: bool = False
-    """Pin the key of a board that is seen for the first time, and there the key that signs, if it knows none."""
+    """Pin the key of a board that is seen for the first time, and there the key that signs, if it
+    knows none."""
     sign: str = ""
     """The key to sign with; empty: the usual one, where a signature is needed and missing."""
     allow_unsigned: bool = False
@@ -101,7 +102,7 @@ def origin_of(text: str) -> str:
 def deliver(
     wanted: Wanted, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
 ) -> Delivery:
-    """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
+    """Push the bundles of a walk to a board, ask and measure each there; the fastest one stays."""
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
     if not bundles:
         raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
@@ -117,7 +118,7 @@ def deliver(
 
 
 def look_first(address: str, terms: Terms) -> None:
-    """Raise FitError, BoardError or TrustError for a board that cannot take what a walk of hours would make for it."""
+    """Raise FitError, BoardError or TrustError for a board that could not run the walk's result."""
     from toolchain.push.fitness import refuse_board
 
     with open_board(address, accept_new=terms.accept_new) as connection:
@@ -162,7 +163,8 @@ def _bundle(folder: Path) -> Bundle:
     if folder.is_file():
         raise ArtifactError(
             f"{folder}: a file, not a bundle",
-            hint=f"`demitasse run {folder} --to BOARD` makes a bundle of a model file and pushes it",
+            hint=f"`demitasse run {folder} --to BOARD` makes a bundle of a model file "
+            "and pushes it",
         )
     record = artifacts.recorded(folder)
     if record is None or record.stage != "package":
@@ -203,7 +205,9 @@ def _push(
 
 
 def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:
-    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed.
+    """Sign the manifests that have no signature, all of them if a key is named; return the key.
+
+    None if nothing was to be signed.
 
     Raise TrustError for a signature that is there and false.
     """

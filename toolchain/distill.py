@@ -1,7 +1,8 @@
-"""A smaller model taught by the teacher's probabilities, beside a control that learns the same answers without them.
+"""Distillation: a student taught by the teacher's probabilities, and a control without them.
 
-distill(teacher, Dataset) → Checkpoint, via TeacherLogits, an artifact of its own. Student and control start from the same weights
-and see the same batches; the one that is better on held-out answers ships, and the stage says which it was.
+distill(teacher, Dataset) → Checkpoint, via TeacherLogits, an artifact of its own. Student and
+control start from the same weights and see the same batches; the one that is better on held-out
+answers ships, and the stage says which it was.
 """
 
 from collections.abc import Sequence
@@ -104,10 +105,11 @@ def distill(
     seed: int,
     student: Checkpoint | None = None,
 ) -> Checkpoint:
-    """Train a student on the conversations of `dataset` and write the better of student and control to `out`.
+    """Train student and control on the conversations of `dataset`; write the better one to `out`.
 
-    The student starts from `student`, or from the teacher's layers that `spec.layers` names. Figures: loss per held-out token,
-    exact match and F1 of `teacher`, `student` and `control`; `shipped` says which one is in `out`, `verdict` says it in words.
+    The student starts from `student`, or from the teacher's layers that `spec.layers` names.
+    Figures: loss per held-out token, exact match and F1 of `teacher`, `student` and `control`;
+    `shipped` says which one is in `out`, `verdict` says it in words.
     """
     logits = cache(teacher, dataset, spec, out.with_name(LOGITS), report)
     inputs = {"teacher": teacher.digest, "logits": logits.digest, "dataset": dataset.digest}
@@ -130,7 +132,10 @@ def distill(
 def cache(
     teacher: Checkpoint, dataset: Dataset, spec: DistillSpec, out: Path, report: Reporter
 ) -> TeacherLogits:
-    """Write the teacher's top-k probabilities and the mass of the rest for each learned token, at the recipe's temperature."""
+    """Write the teacher's top-k probabilities and the tail's mass for each learned token.
+
+    They are at the recipe's temperature.
+    """
     kept = _LogitsSpec(temperature=spec.temperature, top_k=spec.top_k, max_tokens=spec.max_tokens)
     inputs = {"teacher": teacher.digest, "dataset": dataset.digest}
     work = Work(stage=LOGITS, inputs=inputs, parameters=kept, tools=TOOLS)
@@ -289,9 +294,11 @@ def decide(student: Mark, control: Mark) -> tuple[str, str]:
     if taught < alone:
         return (
             "student",
-            f"the student with the teacher is better than the control without: {scores}; the student ships",
+            "the student with the teacher is better than the control without: "
+            f"{scores}; the student ships",
         )
     return (
         "control",
-        f"the student with the teacher is not better than the control without: {scores}; the control ships",
+        "the student with the teacher is not better than the control without: "
+        f"{scores}; the control ships",
     )

@@ -1,8 +1,8 @@
 """Figures of the stages: frozen dataclasses, stored as JSON in `record.json` and read back typed.
 
-Here stand the base class and the figures that cross from one stage to another; those that only the stage's own row reads stand
-with the stage. Units are in the names. The names of the fields are the keys of the record: renaming one makes old records
-unreadable, and their stages are done again.
+Here stand the base class and the figures that cross from one stage to another; those that only the
+stage's own row reads stand with the stage. Units are in the names. The names of the fields are the
+keys of the record: renaming one makes old records unreadable, and their stages are done again.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class StageFigures:
 
     @classmethod
     def of(cls, json: Mapping[str, Any]) -> Self:
-        """Return the figures that a stage measured, by their names; raise TypeError for one that is no field."""
+        """Return the figures that a stage measured, by name; raise TypeError for an unknown one."""
         if unknown := json.keys() - _names(cls):
             raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
         return cls.read(json)
@@ -228,7 +228,8 @@ class ModelFigures(StageFigures):
     tokens_compared: int | None = None
     """Tokens of mixed text that llama.cpp cuts in the same way."""
     fallbacks: list[dict[str, Any]] | None = None
-    """Tensors whose rows do not fit the blocks of the scheme's type, with the type that they have instead."""
+    """Tensors whose rows do not fit the blocks of the scheme's type, with the type that they have
+    instead."""
     caveats: list[str] | None = None
     trials: dict[str, Any] | None = None
     """On how many conversations candidates were compared, and where these are from."""

@@ -1,6 +1,7 @@
 """What `fit` weighs: any model that people have on disk, before it is packaged for a board.
 
-A GGUF or TFLite file, a bundle of either, or a checkpoint folder as it will be once it is quantized. No weight is read.
+A GGUF or TFLite file, a bundle of either, or a checkpoint folder as it will be once it is
+quantized. No weight is read.
 """
 
 import platform
@@ -14,12 +15,16 @@ from toolchain.target import Target
 from toolchain.weighing import Weighed, weigh_header
 
 SCHEME = "Q4_K_M"
-"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by default."""
+"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by
+default."""
 _HINT = "give a GGUF or TFLite file, a bundle as `demitasse package` makes it, or a model folder"
 
 
 def weigh(path: Path, scheme: str = SCHEME) -> Weighed:
-    """Return what a file or folder is to `fit`; raise ArtifactError for what is no model, ConfigError for an unknown scheme."""
+    """Return what a file or folder is to `fit`.
+
+    Raise ArtifactError for what is no model, ConfigError for an unknown scheme.
+    """
     try:
         if path.is_dir():
             return _folder(path, scheme)
@@ -29,7 +34,7 @@ def weigh(path: Path, scheme: str = SCHEME) -> Weighed:
 
 
 def memory_here_mb(board: Target) -> int | None:
-    """Return this computer's memory where a target is of its kind and says nothing of its own; None elsewhere."""
+    """Return this computer's memory if a target of its kind names none of its own, else None."""
     if board.memory_mb is not None or board.machine != platform.machine():
         return None
     try:
@@ -50,7 +55,8 @@ def _folder(folder: Path, scheme: str) -> Weighed:
             hint="`demitasse fit` of the base's folder says how much",
         )
     raise ArtifactError(
-        f"{folder.name}: neither a bundle nor a model folder: it has no `{BUNDLE_MANIFEST}` and no `config.json`",
+        f"{folder.name}: neither a bundle nor a model folder: it has no `{BUNDLE_MANIFEST}` and no "
+        "`config.json`",
         hint=_HINT,
     )
 
@@ -63,7 +69,7 @@ def _bundle(folder: Path) -> Weighed:
 
 
 def _checkpoint(folder: Path, scheme: str) -> Weighed:
-    """Return a checkpoint as the GGUF file that `quantize` would write: the same tensors, in the types of the scheme."""
+    """Return a checkpoint as the GGUF file that `quantize` would write: same tensors and types."""
     from toolchain.models import architecture
     from toolchain.models.weights import open_weights
     from toolchain.quantize.gguf import choice

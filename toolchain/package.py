@@ -1,6 +1,7 @@
 """The bundle: a folder that travels to boards, complete in itself and checked by device.manifest.
 
-package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
+package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in
+`manifest.json`; every tensor too.
 """
 
 import os
@@ -41,7 +42,8 @@ class Origin:
     """Its name; empty where the model was trained from scratch."""
     licence: str
     base_digest: str = ""
-    """sha256 of the base's folder: a name may stand for two models, and a path says nothing elsewhere."""
+    """sha256 of the base's folder: a name may stand for two models, and a path says nothing
+    elsewhere."""
     opening: Opening = ()
     """What every conversation begins with."""
     records: tuple[Record, ...] = ()
@@ -192,17 +194,17 @@ def _fill(
 
 
 def _gate(figures: VerdictFigures) -> dict[str, Any]:
-    """Return what the manifest says of the gate: what was measured, not what a bundle never missed."""
+    """Return what the manifest says of the gate: what was measured."""
     measured = figures.as_json()
     del measured["arithmetic"], measured["failures"]
     return measured
 
 
 def refuse_unfit(name: str, needs: Mapping[str, int], target: Target, context: int) -> None:
-    """Raise FitError, with the number that failed, where a target has not the memory for a model file.
+    """Raise FitError, with the number that failed, if a target lacks the memory for a model file.
 
-    `needs` are its bytes of each kind at `context` tokens. A target whose memory only the machine knows is judged when a bundle
-    is pushed.
+    `needs` are its bytes of each kind at `context` tokens. A target whose memory only the machine
+    knows is judged when a bundle is pushed.
     """
     if target.memory_mb is None:
         return
@@ -246,6 +248,7 @@ def _weights(origin: Origin) -> str:
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
     file, figures = model.figures, verdict.figures
+    base = origin.base or ("not said" if origin.came else "trained from scratch")
     lines = (
         "---",
         f"license: {origin.licence or 'unknown'}",
@@ -257,7 +260,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         f"{file.real_bpw:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         *([f"- {origin.came}"] if origin.came else []),
-        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}{_weights(origin)}",
+        f"- base: {base}{_weights(origin)}",
         *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
@@ -283,7 +286,8 @@ _CARD = {
     "own_prompts": ("prompts of ours, answered for the goldens", "{}"),
     "own_ended": ("of these, answers that ended by themselves", "{}"),
 }
-"""Figures of a verdict that the card shows, if they were measured: what they are called and how they are written."""
+"""Figures of a verdict that the card shows, if they were measured: what they are called and how
+they are written."""
 
 
 def _measured(figures: VerdictFigures) -> list[tuple[str, str]]:

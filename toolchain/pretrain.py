@@ -1,7 +1,7 @@
 """A small Llama and its tokenizer, trained from nothing on the data set's own texts.
 
-pretrain(Dataset, ScratchSpec) → Checkpoint: the base that the starter recipe tunes. It has read the texts and nothing else; it has
-seen neither a question in the chat format nor a held-out phrasing.
+pretrain(Dataset, ScratchSpec) → Checkpoint: the base that the starter recipe tunes. It has read the
+texts and nothing else; it has seen neither a question in the chat format nor a held-out phrasing.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,12 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2`
+(src/llama-vocab.cpp)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,10 @@ def _build(
 
 
 def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
-    """Return a byte-level BPE tokenizer with the chat template, trained on `texts`; it adds no beginning of its own."""
+    """Return a byte-level BPE tokenizer with the chat template, trained on `texts`.
+
+    It adds no token at the beginning of a text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -128,7 +135,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
 
 
 def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
-    """Return a Llama whose layers begin as nothing added, with weights of 1/√width: at this size both halve the steps needed."""
+    """Return a Llama with random weights, ready to be trained."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -143,6 +150,8 @@ def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
         max_position_embeddings=spec.context,
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
+        # At this size, weights of 1/√width and layers that begin by adding nothing (below)
+        # halve the steps that are needed, each of them.
         initializer_range=spec.hidden_size**-0.5,
         bos_token_id=None,
         eos_token_id=end,

@@ -1,7 +1,10 @@
-"""A checkpoint with the vocabulary of its subject alone: the scores of all tokens are a large part of what is read for each token.
+"""A checkpoint with the vocabulary of its subject alone.
 
-trim(Checkpoint, Dataset) → Checkpoint. What the recipe's text and the model's own answers need is kept, and proved to come out as
-before; held-out questions, whose text is not looked at, must be answered as before; what other text pays is measured and said.
+The scores of all tokens are a large part of what is read for each token of an answer.
+
+trim(Checkpoint, Dataset) → Checkpoint. What the recipe's text and the model's own answers need is
+kept, and proved to come out as before; held-out questions, whose text is not looked at, must be
+answered as before; what other text pays is measured and said.
 """
 
 from collections.abc import Sequence
@@ -65,9 +68,12 @@ def trim(
     *,
     general: Path = GENERAL,
 ) -> Checkpoint:
-    """Write `checkpoint` with fewer tokens to `out`; raise GateError if held-out questions are answered otherwise than before.
+    """Write `checkpoint` with fewer tokens to `out`.
 
-    Figures: tokens, bytes, `identical` answers, and tokens per character and loss per byte on `general` text, before and after.
+    Raise GateError if fewer held-out questions are answered as before than the recipe asks.
+
+    Figures: tokens, bytes, `identical` answers, and tokens per character and loss per byte on
+    `general` text, before and after.
     """
     if not general.is_file():
         raise ArtifactError(f"trim: general: no such file `{general.name}`")
@@ -85,7 +91,10 @@ def trim(
     )
     share = TrimFigures.read(record.figures).identical
     if share is not None and share < spec.min_identical:
-        problem = f"trim: {share:.1%} of the held-out answers are as before, the recipe asks {spec.min_identical:.1%}"
+        problem = (
+            f"trim: {share:.1%} of the held-out answers are as before, "
+            f"the recipe asks {spec.min_identical:.1%}"
+        )
         raise GateError(problem, hint=f"raise `vocabulary`, which is {spec.vocabulary}")
     return Checkpoint(path=out, record=record, fresh=fresh)
 
@@ -127,7 +136,9 @@ def _build(
 def prove(
     old: "Tokenizer", new: "Tokenizer", kept: Sequence[int], texts: Sequence[str], general: str
 ) -> int:
-    """Return how many tokens of `texts` are the same ones under their new ids; raise ArtifactError for one that is not.
+    """Return how many tokens of `texts` are the same ones under their new ids.
+
+    Raise ArtifactError for one that is not.
 
     Any other text may be cut in smaller pieces, but must come back as it was.
     """
@@ -160,7 +171,7 @@ class _Side:
         self._general = passages(general)
 
     def texts(self) -> list[str]:
-        """Return all text of the recipe that is not held out, as chats and plain, with the model's own answers."""
+        """Return the text that is not held out, as chats and plain, with the model's answers."""
         chats = [row["messages"] for row in self._dataset.train()]
         answers = self._answers(chats[: self._spec.questions], "answer to be trimmed")
         own = [
@@ -206,7 +217,7 @@ class _Side:
         return round(count / sum(map(len, self._general)), 4)
 
     def nats_per_byte(self) -> float:
-        """Return the loss on general text by byte, so that it does not depend on how the text is cut."""
+        """Return the loss on general text per byte, which does not depend on the tokenizer."""
         from toolchain.training.answers import loss_per_byte
 
         return loss_per_byte(self._model, self._tokenizer, self._general)

@@ -1,6 +1,7 @@
-"""LoRA on a base, merged into a plain checkpoint; and the merge alone, for an adapter that somebody else trained.
+"""LoRA on a base, merged into a plain checkpoint; and the merge alone, for a ready adapter.
 
-tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
+tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept
+under `out`/adapter.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class ExamFigures(StageFigures):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeError(StageFigures):
-    """Share of an adapter's changes that rounding loses, by the type that the merge is written in."""
+    """Share of an adapter's changes that rounding loses, by the type of the merged weights."""
 
     rounded: float
     float32: float
@@ -95,11 +96,11 @@ def tune(
     seed: int,
     general: Path = GENERAL,
 ) -> Checkpoint:
-    """Train a LoRA adapter on the conversations of `dataset` and write the merged checkpoint to `out`.
+    """Train a LoRA adapter on the conversations of `dataset`; write the merged checkpoint to `out`.
 
-    Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and after: exact match, F1 and
-    loss on the held-out conversations, and the loss on `general` text, which says what was forgotten. `answers.jsonl` has the
-    answers of both side by side.
+    Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and
+    after: exact match, F1 and loss on the held-out conversations, and the loss on `general` text,
+    which says what was forgotten. `answers.jsonl` has the answers of both side by side.
     """
     exam = _Exam(dataset, spec, tuple(passages(general)))
     inputs = {
@@ -120,9 +121,12 @@ def tune(
 def merge(
     base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_name: str = ""
 ) -> Checkpoint:
-    """Merge a ready PEFT adapter onto `base`; raise ArtifactError for an adapter of another base and for a quantised base.
+    """Merge a ready PEFT adapter onto `base`.
 
-    `base_name` is what the recipe calls the base; with it the name in the adapter's configuration is compared too.
+    Raise ArtifactError for an adapter of another base and for a quantised base.
+
+    `base_name` is what the recipe calls the base; with it the name in the adapter's configuration
+    is compared too.
     """
     inputs = {"base": base.digest, "adapter": digest(adapter)}
     work = Work(
@@ -190,7 +194,8 @@ def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> T
     adapted = _with_lora(model, spec, seed)
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(
-        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations"
+        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), "
+        f"{len(examples)} conversations"
     )
     training = train(
         AnswerLoss(adapted.get_base_model()),
@@ -221,9 +226,10 @@ def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> T
 def _that_fit(
     tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> "list[Example]":
-    """Return the conversations that are not too long; none is no reason to lose a training that is done."""
+    """Return the conversations that are not too long, none if all are."""
     from toolchain.training.examples import conversations
 
+    # That all are too long is no reason to lose a training that is done.
     with suppress(ArtifactError):
         return conversations(tokenizer, rows, max_tokens)[0]
     return []
@@ -277,7 +283,7 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
 
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:
-    """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
+    """Write the merged model, with the base's configuration and the adapter's tokenizer."""
     from toolchain.training.adapters import carry_tokenizer, merge_into
     from toolchain.training.checkpoints import GENERATION_CONFIG, carry, refuse_quantised
 
@@ -308,7 +314,7 @@ def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Me
 
 
 def _say_float32(file: Path) -> None:
-    """Set the type in a config.json, which transformers would otherwise round the weights to when it loads them."""
+    """Set float32 in a config.json: transformers rounds weights to the type that stands there."""
     config = read_json(file)
     config.pop("torch_dtype", None)
     file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
@@ -323,7 +329,8 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
             "its embeddings were resized in training; save the whole model instead of the adapter"
         )
         raise ArtifactError(
-            f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}",
+            f"adapter {adapter.name}: its tokenizer has {known} tokens, "
+            f"the base has room for {rows}",
             hint=hint,
         )
 

@@ -1,4 +1,4 @@
-"""What `fit` can ask of a model file: how much context it has, and what it takes and gives on a target.
+"""What `fit` can ask of a model file: its context, and what it takes and gives on a target.
 
 One function a format; no weight is read.
 """

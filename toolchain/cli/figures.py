@@ -54,7 +54,7 @@ def calibrate(
     budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find the threads, cores and batches with which a board runs its release fastest, and run it so."""
+    """Find the threads, cores and batches that are fastest on a board, and use them."""
     with console.terminal() as report, device_at(board) as device:
         report.note(f"{board}: the service pauses for about {budget:g} s")
         found = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
@@ -70,7 +70,7 @@ def make_report(
         "report.html"
     ),
 ) -> None:
-    """Show kept reports side by side as one page: quality against speed, heat over time, where the time goes."""
+    """Show kept reports as one page: quality against speed, heat over time, where time goes."""
     from toolchain import report as reports
 
     _write_page([reports.read(file) for file in saved], out)
@@ -157,7 +157,7 @@ def fit(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
+    """Say whether a model fits on a board, what it takes there and how fast it will be."""
     from toolchain.fitting import memory_here_mb, weigh
 
     board, weighed = target.find(target_id), weigh(model, scheme)

@@ -65,7 +65,7 @@ def run(
     context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe, or bring a finished model as it is; with --to, on to a measured service that answers on the board."""
+    """Run a recipe or bring a finished model; with --to, on to a measured service on the board."""
     with console.terminal() as report:
         if is_finished(str(recipe_file)):
             asked = Asked(
@@ -221,7 +221,7 @@ def push(
     cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
+    """Put a bundle on a board: send what is missing, check it, switch; roll back if unhealthy."""
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:

@@ -79,7 +79,7 @@ def board_ssh(
         list[str] | None, typer.Argument(metavar="[COMMAND]", help="What to run there.")
     ] = None,
 ) -> None:
-    """Log in to a virtual board that is up, or run a command there (behind `--` if it has options of its own)."""
+    """Log in to a virtual board that is up, or run a command there (after `--` if with options)."""
     from toolchain.board import virtual
 
     argv = virtual.ssh_command(name, command or [])
@@ -121,7 +121,7 @@ def runtime_build(
     on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
+    """Build what a kind of board runs, ahead of the first push: minutes once, then half a minute."""
     from toolchain.runtime.build import build, build_cuda
 
     wanted = target.find(target_id)

@@ -19,7 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="From a fine-tuned language model to a healthy, measured, offline service on a Raspberry Pi or Jetson.",
+    help="From a fine-tuned language model to a healthy, measured, offline service "
+    "on a Raspberry Pi or Jetson.",
 )
 
 RecipeFile = Annotated[
@@ -75,7 +76,8 @@ CorsOrigins = Annotated[
     typer.Option(
         "--cors-origin",
         metavar="ORIGIN",
-        help="An origin whose pages may call the service, such as http://kitchen.example:3000; repeatable.",
+        help="An origin whose pages may call the service, such as http://kitchen.example:3000; "
+        "repeatable.",
     ),
 ]
 Question = Annotated[

@@ -1,7 +1,7 @@
-"""The gate: the model file, run by the device runtime itself, against the user's own model on held-out data.
+"""The gate: the model file, run by the device runtime, against the user's own model.
 
-evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that the board must
-reproduce are taken here too, from the same runtime.
+evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that
+the board must reproduce are taken here too, from the same runtime.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ class Originals:
     reference: Original
     """The model that the file was made of."""
     teacher: Original | None = None
-    """After `distill` the model that taught it: a student that is like itself may still be unlike its teacher."""
+    """After `distill` the model that taught it: a student that is like itself may still be unlike
+    its teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,8 @@ class Texts:
     general: Path = GENERAL
     """Text outside of the recipe's subject."""
     split: bool = False
-    """Whether some held-out conversations decided between candidates before: the gate does not ask these."""
+    """Whether some held-out conversations decided between candidates before: the gate does not ask
+    these."""
 
     def held_out(self, questions: int) -> list[Mapping[str, Any]]:
         """Return the conversations that the gate asks."""

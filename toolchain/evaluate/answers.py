@@ -1,4 +1,4 @@
-"""What a model file answers to held-out questions: task scores, and the goldens that a board must reproduce."""
+"""Answers of a model file to held-out questions: task scores, and goldens for the board."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +60,10 @@ def task_scores(answers: Sequence[Answered], max_tokens: int) -> Measured:
 
 
 def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens: int) -> Measured:
-    """Return the share of the same questions to which the reference's own answers end, where not all of the file's did.
+    """Return the share of the reference's own answers that end, if not all of the file's did.
 
-    A reference that never ends leaves nothing to ask of the file, and where all of the file's answers ended none can be lost.
+    A reference that never ends leaves nothing to ask of the file, and where all of the file's
+    answers ended none can be lost.
     """
     if all(answer.stopped for answer in answers):
         return Measured()
@@ -73,7 +74,7 @@ def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens
 
 
 def golden(answer: Answered, opening: Opening) -> dict[str, Any]:
-    """Return what a client sends, and what must come of it: the board itself puts the opening before it."""
+    """Return what a client sends and what must come of it; the board adds the opening."""
     end = {"finish_reason": "stop"} if answer.stopped else {}
     return {
         "messages": list(bare(answer.messages[:-1], opening)),

@@ -1,7 +1,7 @@
-"""How far a model file's predictions are from its reference's: template parity, KL divergence, top-1 agreement.
+"""Distance of a model file from its reference: template parity, KL divergence, top-1 agreement.
 
-Measured twice: on held-out answers, which are what the model was trained for, and on general text, which shows what was lost
-outside of it.
+Measured twice: on held-out answers, which are what the model was trained for, and on general text,
+which shows what was lost outside of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class _Compared:
 
 
 def template_parity(child: Scorer, reference: Reference, chats: Sequence[Conversation]) -> Measured:
-    """Return how many conversations the model file renders otherwise than the user's own tokenizer and template."""
+    """Return how many prompts differ from those of the user's own tokenizer and template."""
     mismatches = 0
     for chat in chats:
         prompt = chat["messages"][:-1]
@@ -49,9 +49,12 @@ def divergence(
     limit: int,
     report: Reporter,
 ) -> tuple[Measured, list[dict[str, Any]]]:
-    """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
+    """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions.
 
-    Behind it the sums of each conversation; the standard error of the mean is that of drawing the conversations anew.
+    The divergence is Kullback and Leibler's (1951).
+
+    Behind it the sums of each conversation; the standard error of the mean is that of drawing the
+    conversations anew.
     """
     import numpy as np
 
@@ -109,7 +112,7 @@ def on_general_text(found: Measured) -> Measured:
 
 
 def from_teacher(found: Measured) -> Measured:
-    """Return a divergence under the names that it has where the reference is the teacher of a distillation."""
+    """Return a divergence under the names that it has where the reference is the teacher."""
     return Measured(
         teacher_kl=found.mean_kl,
         teacher_kl_error=found.kl_error,

@@ -1,6 +1,7 @@
-"""The limits of the gate: what a recipe asks of a model file, and the sentence for each that was missed.
+"""Limits of the gate: what a recipe asks of a model file, and a sentence for each missed one.
 
-What was not measured has no limit: a finished model without its weights has no KL, and only a student has a teacher.
+What was not measured has no limit: a finished model without its weights has no KL, and only a
+student has a teacher.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from toolchain.figures import Measured
 from toolchain.recipe import GateSpec
 
 ROUNDING = 1e-9
-"""Largest difference of two shares that are equal in exact arithmetic: 1 - 0.95 is more than 0.05 to a computer."""
+"""Largest difference of two shares that are equal in exact arithmetic: 1 - 0.95 is more than 0.05
+to a computer."""
 
 
 def failures(found: Measured, gate: GateSpec) -> list[str]:

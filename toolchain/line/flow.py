@@ -98,7 +98,7 @@ class Flow:
         return self.settings.out / f"{stage}{self.folder_suffix}"
 
     def source(self) -> Checkpoint:
-        """Return the checkpoint of the stage before, or the recipe's base with its adapter unmerged."""
+        """Return the checkpoint of the stage before, or the base with an unmerged adapter."""
         if self.checkpoint is None:
             self.checkpoint = _external(self)
         return self.checkpoint
@@ -115,7 +115,7 @@ class Flow:
         return source
 
     def data(self) -> Dataset:
-        """Return the data set; raise ConfigError where the recipe has no `ingest` before this stage."""
+        """Return the data set; raise ConfigError if `ingest` did not run before."""
         if self.dataset is None:
             raise ConfigError(f"{self.recipe.id}: stages: this order needs `ingest` first")
         return self.dataset
@@ -148,7 +148,7 @@ class Flow:
         return [record for other, record in self.records if other in ("", form)]
 
     def fetched(self, name: str, role: str) -> Checkpoint:
-        """Return a teacher or a student that the recipe names: a Hub id, a folder or a GGUF file."""
+        """Return a teacher or student that the recipe names: a Hub id, a folder or a GGUF file."""
         if unpacked := _unpacked(self, name, role):
             return unpacked
         folder = hub.fetch(

@@ -1,7 +1,8 @@
-"""Formats of model files, one row each: who writes one, who runs one here, and what is known of one.
+"""Formats of model files, one row each: who writes one, who runs one, what is known of one.
 
-A new format is a folder of its own under `quantize/`, its row here, its engine in `device/engine/`, the check of its files in
-`device/manifest/`, and their tests. Nothing else compares names of formats: what differs between them is a field of the row.
+A new format is a folder of its own under `quantize/`, its row here, its engine in `device/engine/`,
+the check of its files in `device/manifest/`, and their tests. Nothing else compares names of
+formats: what differs between them is a field of the row.
 """
 
 from collections.abc import Callable
@@ -50,11 +51,13 @@ class Format:
     check: Callable[[QuantizeSpec], None]
     """Raises ConfigError for a scheme that does not exist."""
     has_scheme: Callable[[str], bool]
-    """Says whether a scheme's name is one of this format's; the first format that has it takes it."""
+    """Says whether a scheme's name is one of this format's; the first format that has it takes
+    it."""
     with_scheme: Callable[[QuantizeSpec, str], QuantizeSpec]
     """Returns a spec that makes this format alone, with another scheme."""
     chooses: Callable[[QuantizeSpec], bool]
-    """Says whether conversations decide what the file becomes: the gate must then ask none of them."""
+    """Says whether conversations decide what the file becomes: the gate must then ask none of
+    them."""
     runtime: Callable[[Reporter], Path]
     """Returns the runtime folder with its engine for this computer."""
     inspect: Callable[[Path], "Contents"]
@@ -65,7 +68,7 @@ class Format:
     """What a bundle must know of the file: its tensors, its memory, the files that go with it."""
 
 
-# GGUF -------------------------------------------------------------------------------------------
+# GGUF ---------------------------------------------------------------------------------------------
 
 
 def _quantize_gguf(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
@@ -165,7 +168,7 @@ def _gguf_companions(model: ModelFile, spec: PackageSpec, opening: Opening) -> d
     return {"Modelfile": modelfile(model, spec, opening)}
 
 
-# TFLite -----------------------------------------------------------------------------------------
+# TFLite -------------------------------------------------------------------------------------------
 
 
 def _quantize_tflite(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
@@ -274,11 +277,12 @@ FORMATS: dict[str, Format] = {
         packing=Packing(tensor_digests=_tflite_tensor_digests, needs=_tflite_needs),
     ),
 }
-"""Format, as recipes spell it → its row. The first is the one of files and schemes that no other row knows."""
+"""Format, as recipes spell it → its row. The first is the one of files and schemes that no other
+row knows."""
 
 
 def of_file(file: Path) -> Format:
-    """Return the format of a file by the end of its name; a name without a known end is a GGUF's."""
+    """Return the format of a file by the end of its name; GGUF for a name without a known end."""
     # Ollama's store and the cache of a hub name files by their digest.
     rows = list(FORMATS.values())
     return next((row for row in rows if row.suffix == file.suffix), rows[0])
@@ -292,5 +296,5 @@ def of_scheme(name: str) -> str:
 
 
 def is_chosen(spec: QuantizeSpec) -> bool:
-    """Say whether conversations decide what a model file becomes: the gate must then ask none of them."""
+    """Say whether conversations decide what a model file becomes: the gate must not ask these."""
     return any(FORMATS[form].chooses(spec) for form in spec.formats)

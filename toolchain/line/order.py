@@ -42,7 +42,7 @@ def _wrong_order(recipe: Recipe, stages: Sequence[str]) -> Iterator[ConfigError]
 
 
 def _giver(kind: Kind, recipe: Recipe) -> str:
-    """Return the stage that gives the first artifact of a kind; empty if the recipe's base is one."""
+    """Return the stage that gives the first artifact of a kind; empty if the base is one."""
     if kind is Checkpoint and recipe.model.base:
         return ""
     return next(name for name, row in STAGES.items() if row.gives is kind and kind not in row.needs)

@@ -1,4 +1,4 @@
-"""Schemes tried on one model: what each makes of it, measured as the gate measures it, without its limits."""
+"""Schemes tried on one model, measured as the gate measures them, without its limits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Tried:
 
 
 def try_schemes(recipe: Recipe, settings: Settings, schemes: Sequence[str]) -> Iterator[Tried]:
-    """Yield what each scheme makes of a recipe's model, measured as the gate measures it, without its limits.
+    """Yield what each scheme makes of a recipe's model, as the gate measures it, without limits.
 
-    `SCHEME+learned` is a scheme whose codes are learned; LiteRT's names make TFLite files. Files and figures stay under
-    `schemes/`, and are not made again.
+    `SCHEME+learned` is a scheme whose codes are learned; LiteRT's names make TFLite files. Files
+    and figures stay under `schemes/`, and are not made again.
     """
     from toolchain.evaluate import Originals, Texts, evaluate
 

@@ -1,8 +1,8 @@
-"""Stages of the line, one row each: what it is called, what it needs and gives, how it runs, what it says before and after.
+"""Stages of the line, one row each: name, help, needs, what it gives, how it runs, its texts.
 
-A new stage is a module of its own with the stage's name, its row here, its spec in `recipe` and its test. The verbs of the
-command line, the check of a recipe's order and the tables of a walk are made from these rows. The order of the rows is the
-order of the verbs in `--help`.
+A new stage is a module of its own with the stage's name, its row here, its spec in `recipe` and its
+test. The verbs of the command line, the check of a recipe's order and the tables of a walk are made
+from these rows. The order of the rows is the order of the verbs in `--help`.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,8 @@ class Stage:
     run: Callable[[Flow], Artifact]
     """Runs the stage on the newest artifacts and returns its own."""
     plan: Callable[[Recipe, Target, str], str]
-    """Recipe, target and format → what the stage will do: the parameters that matter, in one line."""
+    """Recipe, target and format → what the stage will do: the parameters that matter, in one
+    line."""
     result: Callable[[Artifact], str]
     """Artifact → what the stage measured, in one line."""
     needs: tuple[Kind, ...] = ()
@@ -54,7 +55,7 @@ class Stage:
     """Whether the stage is done for each format of the recipe."""
 
 
-# ingest -----------------------------------------------------------------------------------------
+# ingest -------------------------------------------------------------------------------------------
 
 
 def _ingest(flow: Flow) -> Dataset:
@@ -86,7 +87,7 @@ def _ingested(made: Artifact) -> str:
     return f"{figures.train} conversations to learn, {figures.held_out} held out, {dropped} dropped"
 
 
-# pretrain ---------------------------------------------------------------------------------------
+# pretrain -----------------------------------------------------------------------------------------
 
 
 def _pretrain(flow: Flow) -> Checkpoint:
@@ -121,7 +122,7 @@ def _pretrained(made: Artifact) -> str:
     return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
 
 
-# tune -------------------------------------------------------------------------------------------
+# tune ---------------------------------------------------------------------------------------------
 
 
 def _tune(flow: Flow) -> Checkpoint:
@@ -186,7 +187,7 @@ def _scores(found: "ExamFigures | Mark") -> str:
     return text if found.held_out_loss is None else f"{text} loss {found.held_out_loss:.2f}"
 
 
-# distill ----------------------------------------------------------------------------------------
+# distill ------------------------------------------------------------------------------------------
 
 
 def _distill(flow: Flow) -> Checkpoint:
@@ -231,7 +232,7 @@ def _distilled(made: Artifact) -> str:
     )
 
 
-# trim -------------------------------------------------------------------------------------------
+# trim ---------------------------------------------------------------------------------------------
 
 
 def _trim(flow: Flow) -> Checkpoint:
@@ -266,7 +267,7 @@ def _trimmed(made: Artifact) -> str:
     return f"{figures.tokens.before} → {figures.tokens.after} tokens{same}"
 
 
-# quantize ---------------------------------------------------------------------------------------
+# quantize -----------------------------------------------------------------------------------------
 
 
 def _quantize(flow: Flow) -> ModelFile:
@@ -292,7 +293,7 @@ def _quantized(made: Artifact) -> str:
     return f"{figures.scheme}: {bits}" + ", codes learned in the format" * is_learned
 
 
-# evaluate ---------------------------------------------------------------------------------------
+# evaluate -----------------------------------------------------------------------------------------
 
 
 def _evaluate(flow: Flow) -> Verdict:
@@ -347,7 +348,7 @@ def task_scores(found: Measured) -> str:
     return f"exact {found.exact_match:.1%} F1 {found.f1:.1%}"
 
 
-# package ----------------------------------------------------------------------------------------
+# package ------------------------------------------------------------------------------------------
 
 
 def _package(flow: Flow) -> Bundle:

@@ -1,4 +1,4 @@
-"""Walks a recipe: its stages in order, each into its own folder, each skipped where its record matches."""
+"""Walk through a recipe: stages in order, each in its own folder, skipped if its record matches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ __all__ = ["Settings", "Step", "begin", "known", "open_recipe", "plan", "walk", 
 
 
 def open_recipe(path: Path) -> Recipe:
-    """Read a recipe; raise ConfigError with the key that is wrong, the order of its stages included."""
+    """Read a recipe and check the order of its stages; raise ConfigError with the wrong key."""
     recipe = recipes.load(path)
     if faults := order.faults(recipe, recipe.stages):
         raise all_of(faults)
@@ -110,7 +110,7 @@ def _folder_suffix(form: str) -> str:
 
 
 def _steps(recipe: Recipe, settings: Settings, until: str) -> list[tuple[str, str]]:
-    """Return stages and formats in order: from `quantize` on, each format that the target runs in turn."""
+    """Return stages and formats in order: the common ones, then all others for each format."""
     formats = _formats(recipe, settings)
     stages = _stages(recipe, until)
     per_format = [stage for stage in stages if STAGES[stage].per_format]

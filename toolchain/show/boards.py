@@ -1,4 +1,4 @@
-"""Boards: what one serves, what the doctor found, virtual ones, runtimes for them, and the targets that are known."""
+"""Boards: what one serves, the doctor's findings, virtual boards, runtimes, known targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

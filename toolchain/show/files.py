@@ -63,7 +63,8 @@ def _contents_rows(found: "Contents") -> list[list[str]]:
         ["origin", ", ".join(part for part in origin if part)],
         [
             "size",
-            f"{size(found.size_bytes)}, {found.parameters / 1e6:.1f} M parameters, {found.bits:.2f} bits per weight",
+            f"{size(found.size_bytes)}, {found.parameters / 1e6:.1f} M parameters, "
+            f"{found.bits:.2f} bits per weight",
         ],
         ["shape", ", ".join(f"{value} {label}" for label, value in found.shape.items())],
         ["context", f"{found.context}" if found.context else ""],

@@ -10,7 +10,7 @@ from toolchain.target import Fit, Target
 def fitted(
     name: str, expected: Forecast, found: Fit, board: Target, *, where: str = "", as_json: bool
 ) -> None:
-    """Show whether a model fits on a board, what takes its memory, and how fast it is expected to be."""
+    """Show whether a model fits on a board, what takes its memory, and its expected speed."""
     if as_json:
         whole = {
             "model": name,

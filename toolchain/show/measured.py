@@ -64,13 +64,15 @@ def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None
     for change in evidence["changes"][1:]:
         name, value = next(iter(change["change"].items()), ("", ""))
         console.show_text(
-            f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, {change['seconds']:.3f} s a question"
+            f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, "
+            f"{change['seconds']:.3f} s a question"
         )
     if refused := evidence.get("refused"):
         console.show_text(f"taken back to the threads alone: {refused}")
     chosen, before = found["settings"], evidence["before"]
     console.show_text(
-        f"\n{chosen['threads']} threads answer (before: {before['threads']}), {chosen['threads_batch']} read prompts "
+        f"\n{chosen['threads']} threads answer (before: {before['threads']}), "
+        f"{chosen['threads_batch']} read prompts "
         f"(before: {before['threads_batch']})"
     )
 
