@@ -21,7 +21,7 @@ from toolchain.progress import Reporter
 from toolchain.recipe import PackageSpec
 
 
-class Wanted(Protocol):
+class Product(Protocol):
     """What is delivered, by a recipe or as a finished model."""
 
     @property
@@ -100,15 +100,15 @@ def origin_of(text: str) -> str:
 
 
 def deliver(
-    wanted: Wanted, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
+    product: Product, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push the bundles of a walk to a board, ask and measure each there; the fastest one stays."""
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
     if not bundles:
-        raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
+        raise ConfigError(f"{product.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=terms.accept_new) as connection:
         device = Device(connection)
-        tried = [_try(wanted, bundle, device, report, terms) for bundle in bundles]
+        tried = [_try(product, bundle, device, report, terms) for bundle in bundles]
         best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
         if best != len(tried) - 1:
             _push(bundles[best], device, report, terms)
@@ -126,15 +126,17 @@ def look_first(address: str, terms: Terms) -> None:
 
 
 def _try(
-    wanted: Wanted, bundle: Bundle, device: Device, report: Reporter, terms: Terms
+    product: Product, bundle: Bundle, device: Device, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push one bundle, ask it and measure it."""
     deployment = _push(bundle, device, report, terms)
-    answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
+    answer = talk.ask(device, product.question)["text"] if product.question else ""
     report.note(f"bench: {device.address}")
-    longest = wanted.package.context - 1
+    longest = product.package.context - 1
     measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
-    return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
+    return Delivery(
+        deployment=deployment, question=product.question, answer=answer, report=measured
+    )
 
 
 def push_bundle(

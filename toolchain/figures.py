@@ -8,7 +8,7 @@ keys of the record: renaming one makes old records unreadable, and their stages 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -72,39 +72,50 @@ def _value(cls: type[StageFigures], each: "Field[Any]", json: Mapping[str, Any])
         return kind.read(json)
     if each.name not in json:
         raise ArtifactError(f"figures of another shape: `{each.name}` is missing")
-    value = json[each.name]
-    if isinstance(kind, type) and issubclass(kind, StageFigures) and isinstance(value, Mapping):
-        return kind.read(value)
+
+    value, nested = json[each.name], _nested(kind)
+    if nested and isinstance(value, Mapping):
+        return nested.read(value)
     try:
-        return _adapter(cls, each.name).validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].lower()
         raise ArtifactError(f"figures of another shape: `{each.name}`: {reason}") from error
 
 
-@cache
-def _names(cls: Any) -> frozenset[str]:
+def _nested(kind: Any) -> type[StageFigures] | None:
+    """Return the figures that a field holds, None for a plain value."""
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, StageFigures):
+            return each
+    return None
+
+
+def _names(cls: type[StageFigures]) -> set[str]:
     """Return the keys that the figures have in a record."""
     names: set[str] = set()
     for each in fields(cls):
         is_flat = each.metadata.get("flat")
         names |= _names(_kinds(cls)[each.name]) if is_flat else {each.name}
-    return frozenset(names)
+    return names
 
 
-@cache
 def _kinds(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return _hints(cls)
 
 
-@cache
-def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_kinds(cls)[name])
+_hints = cache(get_type_hints)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoFigures(StageFigures):
-    """Figures of an artifact of which nothing was measured."""
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    name = str(kind)
+    if name not in _ADAPTERS:
+        _ADAPTERS[name] = TypeAdapter(kind)
+    return _ADAPTERS[name]
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+"""Plain types of fields, as they are written, and what checks a value of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

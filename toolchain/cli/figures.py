@@ -57,8 +57,8 @@ def calibrate(
     """Find the threads, cores and batches that are fastest on a board, and use them."""
     with console.terminal() as report, device_at(board) as device:
         report.note(f"{board}: the service pauses for about {budget:g} s")
-        found = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
-    show.calibrated(board, found, as_json=as_json)
+        calibration = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
+    show.calibrated(board, calibration, as_json=as_json)
 
 
 @app.command(name="report")
@@ -164,12 +164,12 @@ def fit(
     here_mb = 0 if memory else memory_here_mb(board)
     expected = weighed.forecast(board, context or weighed.usual_context, threads)
     needs = replace(expected.needs, context=context) if context else expected.needs
-    found = target.fit(
+    fits = target.fit(
         needs, board, memory or here_mb or None, trained_context=weighed.trained_context
     )
     where = f"{board.name}: this computer has {here_mb} MB" if here_mb else board.name
-    show.fitted(weighed.what, expected, found, board, where=where, as_json=as_json)
-    raise typer.Exit(0 if found.ok else FitError.exit_code)
+    show.fitted(weighed.what, expected, fits, board, where=where, as_json=as_json)
+    raise typer.Exit(0 if fits.ok else FitError.exit_code)
 
 
 @app.command()

@@ -87,33 +87,33 @@ def run(
             finished(asked, terms, report)
             return
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            _show_plan(wanted, settings, to=to, as_json=as_json)
+            _show_plan(recipe, settings, to=to, as_json=as_json)
             return
         terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
         with work_folder(settings):
             if to:
                 look_first(to, terms)
-            steps = list(walk(wanted, settings))
-            delivery = deliver(wanted, steps, to, report, terms) if to else None
-    show.walked(wanted, steps, delivery, as_json=as_json)
+            steps = list(walk(recipe, settings))
+            delivery = deliver(recipe, steps, to, report, terms) if to else None
+    show.walked(recipe, steps, delivery, as_json=as_json)
 
 
 def _show_plan(
-    wanted: Recipe, settings: Settings, *, until: str = "", to: str = "", as_json: bool
+    recipe: Recipe, settings: Settings, *, until: str = "", to: str = "", as_json: bool
 ) -> None:
     """Show what a walk would do and what is known of it; raise what would end it."""
-    found = known(wanted, settings, until=until)
+    findings = known(recipe, settings, until=until)
     try:
-        steps = plan(wanted, settings, until=until)
+        steps = plan(recipe, settings, until=until)
     except FitError:  # no format is left to plan with: that is among the findings
-        found.end_walk()
+        findings.end_walk()
         raise
-    for note in found.notes if as_json else ():
+    for note in findings.notes if as_json else ():
         settings.report.note(note)
-    show.plan(wanted, steps, found.notes, to=to, as_json=as_json)
-    found.end_walk()
+    show.plan(recipe, steps, findings.notes, to=to, as_json=as_json)
+    findings.end_walk()
 
 
 def _terms(
@@ -159,12 +159,12 @@ def _walk_to(
     as_json: bool,
 ) -> None:
     with console.terminal() as report:
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            _show_plan(wanted, settings, until=stage, as_json=as_json)
+            _show_plan(recipe, settings, until=stage, as_json=as_json)
             return
-        steps = list(walk(wanted, settings, until=stage))
-    show.walked(wanted, steps, None, as_json=as_json)
+        steps = list(walk(recipe, settings, until=stage))
+    show.walked(recipe, steps, None, as_json=as_json)
 
 
 for _name, _row in STAGES.items():
@@ -262,6 +262,6 @@ def schemes(
 ) -> None:
     """Measure what each scheme makes of a recipe's model: bytes, KL to the teacher, task score."""
     with console.terminal() as report:
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
-        found = list(try_schemes(wanted, settings, names.split(",") if names else USUAL))
-    show.schemes(found, as_json=as_json)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        tried = list(try_schemes(recipe, settings, names.split(",") if names else USUAL))
+    show.schemes(tried, as_json=as_json)

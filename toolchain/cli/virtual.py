@@ -121,10 +121,10 @@ def runtime_build(
     on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build what a kind of board runs, ahead of the first push: minutes once, then half a minute."""
+    """Build what a kind of board runs, before the first push: minutes, then half a minute."""
     from toolchain.runtime.build import build, build_cuda
 
-    wanted = target.find(target_id)
+    board = target.find(target_id)
     if cuda != bool(on):
         raise ConfigError(
             "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
@@ -132,7 +132,7 @@ def runtime_build(
     with console.terminal() as report:
         if cuda:
             with device_at(on) as device:
-                built = build_cuda(wanted, device, report)
+                built = build_cuda(board, device, report)
         else:
-            built = build(wanted, report, out=out, with_bench=with_bench)
+            built = build(board, report, out=out, with_bench=with_bench)
     show.runtime(built, as_json=as_json)

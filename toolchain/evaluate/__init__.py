@@ -149,19 +149,21 @@ def _measure(
                 "and left out"
             )
 
-        found = template_parity(child, reference, held_out[: spec.gate.template_chats])
+        measured = template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
         text = passages(texts.general)
-        found |= diverged | general_divergence(child, reference, text, spec.kl_tokens, report)
+        measured |= diverged | general_divergence(child, reference, text, spec.kl_tokens, report)
 
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
-        found |= task_scores(answers, spec.max_tokens)
-        found |= reference_ends(reference, answers, spec.max_tokens)
+        measured |= task_scores(answers, spec.max_tokens)
+        measured |= reference_ends(reference, answers, spec.max_tokens)
         # Reference and teacher are not held in memory at the same time.
         del reference
         if originals.teacher:
             teacher = Reference.load(originals.teacher, report)
-            found |= from_teacher(divergence(child, teacher, held_out, spec.kl_tokens, report)[0])
+            measured |= from_teacher(
+                divergence(child, teacher, held_out, spec.kl_tokens, report)[0]
+            )
             del teacher
 
     figures = VerdictFigures(
@@ -170,8 +172,8 @@ def _measure(
         arithmetic=about["arithmetic"],
         opening_tokens=opening_tokens,
         too_long=too_long,
-        measured=found,
-        failures=failures(found, spec.gate),
+        measured=measured,
+        failures=failures(measured, spec.gate),
     )
     write_jsonl(out / "divergence.jsonl", each)
     write_jsonl(

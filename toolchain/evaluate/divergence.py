@@ -101,22 +101,22 @@ def general_divergence(
     return on_general_text(_summary(compared)) if compared else Measured()
 
 
-def on_general_text(found: Measured) -> Measured:
+def on_general_text(measured: Measured) -> Measured:
     """Return a divergence under the names that it has where the text is general."""
     return Measured(
-        general_tokens=found.kl_tokens,
-        general_kl=found.mean_kl,
-        general_kl_error=found.kl_error,
-        general_agreement=found.agreement,
+        general_tokens=measured.kl_tokens,
+        general_kl=measured.mean_kl,
+        general_kl_error=measured.kl_error,
+        general_agreement=measured.agreement,
     )
 
 
-def from_teacher(found: Measured) -> Measured:
+def from_teacher(measured: Measured) -> Measured:
     """Return a divergence under the names that it has where the reference is the teacher."""
     return Measured(
-        teacher_kl=found.mean_kl,
-        teacher_kl_error=found.kl_error,
-        teacher_agreement=found.agreement,
+        teacher_kl=measured.mean_kl,
+        teacher_kl_error=measured.kl_error,
+        teacher_agreement=measured.agreement,
     )
 
 
@@ -152,5 +152,5 @@ def _log_softmax(logits: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    log_sums: np.ndarray = np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return shifted - log_sums
+    log_probabilities: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_probabilities

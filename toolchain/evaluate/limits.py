@@ -14,43 +14,43 @@ ROUNDING = 1e-9
 to a computer."""
 
 
-def failures(found: Measured, gate: GateSpec) -> list[str]:
+def failures(measured: Measured, gate: GateSpec) -> list[str]:
     """Return one sentence for each limit of the gate that was missed."""
     return [
-        *_too_far(found, gate),
-        *_too_seldom(found, gate),
-        *_wrong(found, gate),
-        *_endless(found, gate),
-        *_rendered_otherwise(found),
+        *_too_far(measured, gate),
+        *_too_seldom(measured, gate),
+        *_wrong(measured, gate),
+        *_endless(measured, gate),
+        *_rendered_otherwise(measured),
     ]
 
 
-def _too_far(found: Measured, gate: GateSpec) -> Iterator[str]:
+def _too_far(measured: Measured, gate: GateSpec) -> Iterator[str]:
     answers = "on held-out answers the mean KL divergence from the"
     general = "on general text the mean KL divergence from the"
     for kl, place, limit in (
-        (found.mean_kl, f"{answers} reference", gate.max_kl),
-        (found.general_kl, f"{general} reference", gate.max_general_kl),
-        (found.teacher_kl, f"{answers} teacher", gate.max_teacher_kl),
+        (measured.mean_kl, f"{answers} reference", gate.max_kl),
+        (measured.general_kl, f"{general} reference", gate.max_general_kl),
+        (measured.teacher_kl, f"{answers} teacher", gate.max_teacher_kl),
     ):
         # Written so that NaN, which is neither more nor less, is missed too.
         if kl is not None and not kl <= limit:
             yield f"{place} is {kl:.4g} nats per token, the gate allows {limit:g}"
 
 
-def _too_seldom(found: Measured, gate: GateSpec) -> Iterator[str]:
+def _too_seldom(measured: Measured, gate: GateSpec) -> Iterator[str]:
     answers = "on held-out answers file and"
     for share, tokens, models, limit in (
-        (found.agreement, found.kl_tokens, f"{answers} reference", gate.min_agreement),
+        (measured.agreement, measured.kl_tokens, f"{answers} reference", gate.min_agreement),
         (
-            found.general_agreement,
-            found.general_tokens,
+            measured.general_agreement,
+            measured.general_tokens,
             "on general text file and reference",
             gate.min_general_agreement,
         ),
         (
-            found.teacher_agreement,
-            found.kl_tokens,
+            measured.teacher_agreement,
+            measured.kl_tokens,
             f"{answers} teacher",
             gate.min_teacher_agreement,
         ),
@@ -60,37 +60,37 @@ def _too_seldom(found: Measured, gate: GateSpec) -> Iterator[str]:
             yield f"{models} name the same next token at {count}, the gate asks {_share(limit)}"
 
 
-def _wrong(found: Measured, gate: GateSpec) -> Iterator[str]:
-    if found.exact_match is not None and not found.exact_match >= gate.min_exact_match:
-        right = _count(found.exact_match, found.questions, "answers")
+def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
+    if measured.exact_match is not None and not measured.exact_match >= gate.min_exact_match:
+        right = _count(measured.exact_match, measured.questions, "answers")
         limit = _share(gate.min_exact_match)
         yield f"{right} are word for word the expected ones, the gate asks {limit}"
 
-    if found.f1 is not None and not found.f1 >= gate.min_f1:
-        answers = found.questions or 0
+    if measured.f1 is not None and not measured.f1 >= gate.min_f1:
+        answers = measured.questions or 0
         yield (
-            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} is {_share(found.f1)}, "
+            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} is {_share(measured.f1)}, "
             f"the gate asks {_share(gate.min_f1)}"
         )
 
 
-def _endless(found: Measured, gate: GateSpec) -> Iterator[str]:
+def _endless(measured: Measured, gate: GateSpec) -> Iterator[str]:
     """Yield what is wrong with the ends of answers.
 
     More answers than the reference's may be without an end, or fewer may end than the recipe asks.
     """
-    rate, questions = found.eos_rate, found.questions
+    rate, questions = measured.eos_rate, measured.questions
     if rate is None or questions is None:
         return
 
-    theirs = 1.0 if found.reference_eos_rate is None else found.reference_eos_rate
+    theirs = 1.0 if measured.reference_eos_rate is None else measured.reference_eos_rate
     open_ends = f"{round((1 - rate) * questions)} of {questions} answers did not end"
-    if found.answer_tokens is not None:
-        open_ends += f" within {found.answer_tokens} tokens"
+    if measured.answer_tokens is not None:
+        open_ends += f" within {measured.answer_tokens} tokens"
 
     if theirs - rate > gate.max_eos_drop + ROUNDING:
         allowed = f"the gate allows {_share(gate.max_eos_drop)}"
-        if found.reference_eos_rate is None:
+        if measured.reference_eos_rate is None:
             yield f"{open_ends}, {allowed}"
         else:
             count = round((1 - theirs) * questions)
@@ -99,11 +99,11 @@ def _endless(found: Measured, gate: GateSpec) -> Iterator[str]:
         yield f"{open_ends}, the gate asks that {_share(gate.min_eos_rate)} end"
 
 
-def _rendered_otherwise(found: Measured) -> Iterator[str]:
-    if found.template_mismatches:
-        were = "was" if found.template_mismatches == 1 else "were"
+def _rendered_otherwise(measured: Measured) -> Iterator[str]:
+    if measured.template_mismatches:
+        were = "was" if measured.template_mismatches == 1 else "were"
         yield (
-            f"{found.template_mismatches} of {found.template_chats} conversations {were} not "
+            f"{measured.template_mismatches} of {measured.template_chats} conversations {were} not "
             "rendered as the model's own template and tokenizer do"
         )
 

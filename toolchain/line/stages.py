@@ -81,8 +81,8 @@ def _plan_ingest(recipe: Recipe, target: Target, form: str) -> str:
     return f"{', '.join(data.files)}, hold out by {data.hold_out}{opened}"
 
 
-def _ingested(made: Artifact) -> str:
-    figures = DatasetFigures.read(made.record.figures)
+def _ingested(artifact: Artifact) -> str:
+    figures = DatasetFigures.read(artifact.record.figures)
     dropped = sum(figures.dropped.values())
     return f"{figures.train} conversations to learn, {figures.held_out} held out, {dropped} dropped"
 
@@ -115,10 +115,10 @@ def _plan_pretrain(recipe: Recipe, target: Target, form: str) -> str:
     )
 
 
-def _pretrained(made: Artifact) -> str:
+def _pretrained(artifact: Artifact) -> str:
     from toolchain.pretrain import PretrainFigures
 
-    figures = PretrainFigures.read(made.record.figures)
+    figures = PretrainFigures.read(artifact.record.figures)
     return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
 
 
@@ -162,10 +162,10 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
     )
 
 
-def _tuned(made: Artifact) -> str:
+def _tuned(artifact: Artifact) -> str:
     from toolchain.tune import TuneFigures
 
-    figures = TuneFigures.read(made.record.figures)
+    figures = TuneFigures.read(artifact.record.figures)
     before, after = figures.base, figures.tuned
     text = (
         f"{figures.trainable_parameters:,} of {figures.total_parameters:,} parameters trained"
@@ -179,12 +179,12 @@ def _tuned(made: Artifact) -> str:
     )
 
 
-def _scores(found: "ExamFigures | Mark") -> str:
+def _scores(measured: "ExamFigures | Mark") -> str:
     """Return exact match, F1 and loss on held-out answers, with a space before them."""
-    if found.exact_match is None:
+    if measured.exact_match is None:
         return " not asked"
-    text = f" exact {found.exact_match:.1%} F1 {found.f1:.1%}"
-    return text if found.held_out_loss is None else f"{text} loss {found.held_out_loss:.2f}"
+    text = f" exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+    return text if measured.held_out_loss is None else f"{text} loss {measured.held_out_loss:.2f}"
 
 
 # distill ------------------------------------------------------------------------------------------
@@ -221,10 +221,10 @@ def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
     )
 
 
-def _distilled(made: Artifact) -> str:
+def _distilled(artifact: Artifact) -> str:
     from toolchain.distill import DistillFigures
 
-    figures = DistillFigures.read(made.record.figures)
+    figures = DistillFigures.read(artifact.record.figures)
     student, control = _scores(figures.student.mark), _scores(figures.control.mark)
     return (
         f"{figures.best.mark.parameters / 1e6:.2f} M parameters; "
@@ -258,10 +258,10 @@ def _plan_trim(recipe: Recipe, target: Target, form: str) -> str:
     return f"{spec.vocabulary or 'as few'} tokens, answers the same in ≥ {spec.min_identical:.1%}"
 
 
-def _trimmed(made: Artifact) -> str:
+def _trimmed(artifact: Artifact) -> str:
     from toolchain.trim import TrimFigures
 
-    figures = TrimFigures.read(made.record.figures)
+    figures = TrimFigures.read(artifact.record.figures)
     share = figures.identical
     same = "" if share is None else f"; {share:.1%} of answers as before"
     return f"{figures.tokens.before} → {figures.tokens.after} tokens{same}"
@@ -271,9 +271,9 @@ def _trimmed(made: Artifact) -> str:
 
 
 def _quantize(flow: Flow) -> ModelFile:
-    made = FORMATS[flow.format].quantize(flow, flow.recipe.quantize, flow.out("quantize"))
-    flow.models[flow.format] = made
-    return made
+    artifact = FORMATS[flow.format].quantize(flow, flow.recipe.quantize, flow.out("quantize"))
+    flow.models[flow.format] = artifact
+    return artifact
 
 
 def _needed_to_quantize(recipe: Recipe) -> tuple[Kind, ...]:
@@ -286,8 +286,8 @@ def _plan_quantize(recipe: Recipe, target: Target, form: str) -> str:
     return FORMATS[form].plan(recipe.quantize)
 
 
-def _quantized(made: Artifact) -> str:
-    figures = ModelFigures.read(made.record.figures)
+def _quantized(artifact: Artifact) -> str:
+    figures = ModelFigures.read(artifact.record.figures)
     bits = f"{figures.real_bpw:.2f} bits per weight (nominal {figures.nominal_bpw:.2f})"
     is_learned = figures.distillation is not None and figures.distillation.shipped == "learned"
     return f"{figures.scheme}: {bits}" + ", codes learned in the format" * is_learned
@@ -328,24 +328,24 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
     )
 
 
-def _evaluated(made: Artifact) -> str:
-    found = VerdictFigures.read(made.record.figures).measured
-    return f"{likeness(found)}, {task_scores(found)}"
+def _evaluated(artifact: Artifact) -> str:
+    measured = VerdictFigures.read(artifact.record.figures).measured
+    return f"{likeness(measured)}, {task_scores(measured)}"
 
 
-def likeness(found: Measured) -> str:
+def likeness(measured: Measured) -> str:
     """Return how like its reference a model file is, on held-out answers and on general text."""
-    text = f"KL {found.mean_kl:.4f}, agreement {found.agreement:.1%}"
-    if found.general_kl is None:  # measured by an earlier version
+    text = f"KL {measured.mean_kl:.4f}, agreement {measured.agreement:.1%}"
+    if measured.general_kl is None:  # measured by an earlier version
         return text
-    return f"{text} (general text {found.general_kl:.4f}, {found.general_agreement:.1%})"
+    return f"{text} (general text {measured.general_kl:.4f}, {measured.general_agreement:.1%})"
 
 
-def task_scores(found: Measured) -> str:
+def task_scores(measured: Measured) -> str:
     """Return exact match and F1 of the answers to held-out questions; empty if none was asked."""
-    if found.exact_match is None:
+    if measured.exact_match is None:
         return ""
-    return f"exact {found.exact_match:.1%} F1 {found.f1:.1%}"
+    return f"exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
 
 
 # package ------------------------------------------------------------------------------------------
@@ -384,9 +384,9 @@ def _plan_package(recipe: Recipe, target: Target, form: str) -> str:
     )
 
 
-def packaged(made: Artifact) -> str:
+def packaged(artifact: Artifact) -> str:
     """Return what a bundle is, in one line."""
-    figures = BundleFigures.read(made.record.figures)
+    figures = BundleFigures.read(artifact.record.figures)
     return f"release {figures.release[:12]}, {figures.files} files"
 
 

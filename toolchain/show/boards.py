@@ -39,35 +39,35 @@ def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
             )
 
 
-def findings(found: Sequence[Finding], *, as_json: bool) -> None:
+def findings(each: Sequence[Finding], *, as_json: bool) -> None:
     """Show what the doctor saw."""
     if as_json:
-        console.show_json([asdict(finding) for finding in found])
+        console.show_json([asdict(finding) for finding in each])
         return
     console.show_table(
         ("check", "state", "seen", "to mend"),
-        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found],
+        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in each],
     )
 
 
-def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
+def virtual_boards(boards: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
     """Show the virtual boards, one a line."""
     rows = [
         {"address": b.address, "debian": b.debian, "up": b.pid is not None, "port": b.port}
-        for b in found
+        for b in boards
     ]
     if as_json:
         console.show_json(rows)
         return
     cells = [
         [b.address, str(b.debian), f"up, port {b.port}" if b.pid is not None else "down"]
-        for b in found
+        for b in boards
     ]
     console.show_table(("board", "Debian", "state"), cells)
 
 
 def runtime(built: "Built", *, as_json: bool) -> None:
-    """Show a runtime that was built, or found."""
+    """Show a runtime that was built, or board."""
     if as_json:
         console.show_json(asdict(built))
         return
@@ -99,13 +99,13 @@ def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
     console.show_table(("id", "board", "SoC", "memory MB", "runtime"), rows)
 
 
-def one_target(found: Target, *, as_json: bool) -> None:
+def one_target(board: Target, *, as_json: bool) -> None:
     """Show one board with the source of each fact."""
     if as_json:
-        console.show_json({"id": found.id, **found.model_dump(mode="json", exclude_defaults=True)})
+        console.show_json({"id": board.id, **board.model_dump(mode="json", exclude_defaults=True)})
         return
-    rows = [[name, plain(value), found.source_of(name)] for name, value in found.facts()]
-    proved = "" if found.proved_on_hardware else " (not yet proved on hardware)"
-    console.show_table(("fact", "value", "source"), rows, title=f"{found.id}: {found.name}{proved}")
-    for note in found.notes:
+    rows = [[name, plain(value), board.source_of(name)] for name, value in board.facts()]
+    proved = "" if board.proved_on_hardware else " (not yet proved on hardware)"
+    console.show_table(("fact", "value", "source"), rows, title=f"{board.id}: {board.name}{proved}")
+    for note in board.notes:
         console.show_text(f"\nnote: {note}")

@@ -8,15 +8,15 @@ from toolchain.target import Fit, Target
 
 
 def fitted(
-    name: str, expected: Forecast, found: Fit, board: Target, *, where: str = "", as_json: bool
+    name: str, expected: Forecast, fits: Fit, board: Target, *, where: str = "", as_json: bool
 ) -> None:
     """Show whether a model fits on a board, what takes its memory, and its expected speed."""
     if as_json:
         whole = {
             "model": name,
             "target": board.id,
-            "ok": found.ok,
-            "available_mb": found.available_mb,
+            "ok": fits.ok,
+            "available_mb": fits.available_mb,
             **asdict(expected),
         }
         rates = {
@@ -27,36 +27,36 @@ def fitted(
             whole
             | rates
             | {
-                "largest_context": found.largest_context,
-                "trained_context": found.trained_context,
-                "reasons": found.reasons,
+                "largest_context": fits.largest_context,
+                "trained_context": fits.trained_context,
+                "reasons": fits.reasons,
             }
         )
         return
-    rows = [[part, f"{mb} MB"] for part, mb in found.parts_mb.items()]
+    rows = [[part, f"{mb} MB"] for part, mb in fits.parts_mb.items()]
     rows += [
-        ["needed", f"{found.needed_mb} MB"],
-        ["left beside the system", f"{found.available_mb} MB"],
+        ["needed", f"{fits.needed_mb} MB"],
+        ["left beside the system", f"{fits.available_mb} MB"],
     ]
     rows += [["peak resident memory", f"{expected.peak_bytes >> 20} MB, the mapped file with it"]]
-    if found.largest_context:
-        rows += [["largest context", _largest_context(found)]]
+    if fits.largest_context:
+        rows += [["largest context", _largest_context(fits)]]
     rows += [["answers", _answers(expected)]]
     rows += [["prompts", _rate(expected.prefill, "nobody has measured a file of this type there")]]
     console.show_table(
         (f"{name} on {where or board.name}", f"{expected.needs.context} tokens of context"), rows
     )
-    console.show_text("\nit fits" if found.ok else f"\nit does not fit: {_misfit(found)}")
+    console.show_text("\nit fits" if fits.ok else f"\nit does not fit: {_misfit(fits)}")
 
 
-def _largest_context(found: Fit) -> str:
-    limit = found.largest_context == found.trained_context
-    return f"{found.largest_context} tokens" + (", all that the model was made for" * limit)
+def _largest_context(fits: Fit) -> str:
+    limit = fits.largest_context == fits.trained_context
+    return f"{fits.largest_context} tokens" + (", all that the model was made for" * limit)
 
 
-def _misfit(found: Fit) -> str:
+def _misfit(fits: Fit) -> str:
     """Return every reason, and what would help."""
-    return "; ".join([*found.reasons, found.hint])
+    return "; ".join([*fits.reasons, fits.hint])
 
 
 def _answers(expected: Forecast) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    wanted: "Recipe | Wanted",
+    recipe: "Recipe | Wanted",
     steps: "Sequence[Step]",
     notes: Sequence[str] = (),
     *,
@@ -37,13 +37,13 @@ def plan(
         return
     rows = [[s.stage, "recorded" if s.recorded else "to do", s.what, str(s.folder)] for s in steps]
     rows += [["push", "to do", f"to {to}", ""]] if to else []
-    console.show_table(("stage", "state", "what", "folder"), rows, title=wanted.title)
+    console.show_table(("stage", "state", "what", "folder"), rows, title=recipe.title)
     if notes:
         console.show_text("\n" + "\n".join(notes))
 
 
 def walked(
-    wanted: "Recipe | Wanted",
+    recipe: "Recipe | Wanted",
     steps: "Sequence[Step]",
     delivery: "Delivery | None",
     *,
@@ -51,15 +51,15 @@ def walked(
 ) -> None:
     """Show the artifacts of a walk, and what the board did with the last one."""
     if as_json:
-        made = [
+        stages = [
             {"stage": s.stage, "folder": str(s.folder), **s.artifact.record.model_dump(mode="json")}
             for s in steps
             if s.artifact
         ]
         console.show_json(
             {
-                "recipe": wanted.id,
-                "stages": made,
+                "recipe": recipe.id,
+                "stages": stages,
                 "delivery": asdict(delivery) if delivery else None,
             }
         )
@@ -97,12 +97,12 @@ def _step_row(step: "Step") -> list[str]:
 
 
 def _delivery_row(delivery: "Delivery") -> list[str]:
-    made = delivery.deployment
+    deployment = delivery.deployment
     return [
         "push",
-        f"{made.seconds:.1f}",
-        size(made.bytes_sent),
-        f"release {made.release[:12]} answers on port {made.port}",
+        f"{deployment.seconds:.1f}",
+        size(deployment.bytes_sent),
+        f"release {deployment.release[:12]} answers on port {deployment.port}",
     ]
 
 
@@ -122,25 +122,25 @@ def _next_commands(delivery: "Delivery") -> None:
     console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def deployed(made: Deployment, *, as_json: bool) -> None:
+def deployed(deployment: Deployment, *, as_json: bool) -> None:
     """Show what a push did, or would do."""
     if as_json:
-        console.show_json(asdict(made))
+        console.show_json(asdict(deployment))
         return
     rows = []
-    for action in made.actions:
+    for action in deployment.actions:
         rows.append([action.verb, action.what, size(action.size_bytes)])
         rows += [["", f"  {way}", size(count)] for way, count in action.ways.items()]
     console.show_table(("action", "what", "bytes"), rows)
     sent = (
-        f"{size(made.bytes_sent)} sent in {made.seconds:.1f} s"
-        if made.seconds
-        else f"{size(sum(action.size_bytes for action in made.actions))} to send"
+        f"{size(deployment.bytes_sent)} sent in {deployment.seconds:.1f} s"
+        if deployment.seconds
+        else f"{size(sum(action.size_bytes for action in deployment.actions))} to send"
     )
-    console.show_text(f"\nrelease {made.release[:12]} on {made.address}: {sent}")
+    console.show_text(f"\nrelease {deployment.release[:12]} on {deployment.address}: {sent}")
 
 
-def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
+def schemes(tried: "Sequence[Tried]", *, as_json: bool) -> None:
     """Show what each scheme makes of a model, the largest file first."""
     rows = [
         {
@@ -148,7 +148,7 @@ def schemes(found: "Sequence[Tried]", *, as_json: bool) -> None:
             **one.verdict.record.figures,
             "scheme": one.scheme,
         }
-        for one in found
+        for one in tried
     ]
     rows.sort(key=lambda row: -int(row["size_bytes"]))
     if as_json:

@@ -39,12 +39,12 @@ def _figure(name: str, value: float) -> str:
     )
 
 
-def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None:
+def calibrated(address: str, calibration: Mapping[str, Any], *, as_json: bool) -> None:
     """Show how a board runs its release from now on, and why."""
     if as_json:
-        console.show_json(found)
+        console.show_json(calibration)
         return
-    evidence = found["evidence"]
+    evidence = calibration["evidence"]
     rows = [
         [
             what,
@@ -69,7 +69,7 @@ def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None
         )
     if refused := evidence.get("refused"):
         console.show_text(f"taken back to the threads alone: {refused}")
-    chosen, before = found["settings"], evidence["before"]
+    chosen, before = calibration["settings"], evidence["before"]
     console.show_text(
         f"\n{chosen['threads']} threads answer (before: {before['threads']}), "
         f"{chosen['threads_batch']} read prompts "
@@ -77,10 +77,10 @@ def calibrated(address: str, found: Mapping[str, Any], *, as_json: bool) -> None
     )
 
 
-def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: bool) -> None:
+def compared(tests: Sequence[Comparison], first: str, second: str, *, as_json: bool) -> None:
     """Show how two reports compare, test by test."""
     if as_json:
-        console.show_json([{**asdict(test), "verdict": test.verdict} for test in found])
+        console.show_json([{**asdict(test), "verdict": test.verdict} for test in tests])
         return
     rows = [
         [
@@ -91,9 +91,9 @@ def compared(found: Sequence[Comparison], first: str, second: str, *, as_json: b
             f"{c.low:.3f} … {c.high:.3f}",
             c.verdict,
         ]
-        for c in found
+        for c in tests
     ]
     console.show_table(("test", first, second, "ratio", "95 %", f"{second} is"), rows)
-    for name, reasons in zip((first, second), found[0].caveats, strict=True):
+    for name, reasons in zip((first, second), tests[0].caveats, strict=True):
         for reason in reasons:
             console.show_text(f"mind: {name}: {reason}")
