@@ -141,7 +141,7 @@ def test_a_template_that_renders_one_token_more_is_a_mismatch(
     reference: Reference, more: Sequence[int], mismatches: int
 ) -> None:
     child: Any = Rendering(reference, more)
-    assert template_parity(child, reference, CHATS) == {
+    assert template_parity(child, reference, CHATS).as_json() == {
         "template_chats": 2,
         "template_mismatches": mismatches,
     }
