@@ -55,7 +55,7 @@ def seen(source: Source, template: str) -> Seen:
         contents=read_contents(file),
         template=template,
         context=int(figures["context"]),
-        stop_ids=_stop_ids(folder, header, file.name),
+        stop_ids=stop_ids(folder, header, file.name),
         tokenizer=folder / TOKENIZER,
         kv_type="f32",
         more=figures,
@@ -77,7 +77,7 @@ def _template(folder: Path, name: str) -> str:
         raise ArtifactError(f"{name}: no chat template beside it", hint=_NO_TEMPLATE) from error
 
 
-def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
+def stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
     """Return the tokens that end an answer: by the file's own note, the container, or the JSON files beside it."""
     noted = header.note.get("stop_ids")
     if isinstance(noted, list) and noted and all(type(each) is int for each in noted):
@@ -87,17 +87,19 @@ def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int
     if (folder / "config.json").is_file():
         settings = folder / "tokenizer_config.json"
         ids = _vocabulary(folder)
-        return tokenizers.special_ids(
-            folder, read_json(settings) if settings.is_file() else {}, ids
-        )[1]
+        added = tokenizers.added_tokens(read_json(folder / TOKENIZER))
+        _, ends = tokenizers.special_ids(
+            folder, read_json(settings) if settings.is_file() else {}, ids, added
+        )
+        return ends
     ids = _vocabulary(folder)
-    ends = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
-    if not ends:
+    known = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
+    if not known:
         raise ArtifactError(
             f"{name}: no token ends an answer",
             hint="put the model's `config.json` and `tokenizer_config.json` beside it: they name it",
         )
-    return ends
+    return known
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
