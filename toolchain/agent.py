@@ -17,6 +17,7 @@ import device.manifest
 
 OLDEST_PYTHON = (3, 10)
 """Oldest Python on which the device package runs."""
+OLDEST_PYTHON_NAME = ".".join(map(str, OLDEST_PYTHON))
 MAIN = "import sys\n\nsys.dont_write_bytecode = True\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
 """`__main__.py` of the agent and of every runtime; a folder that is signed stays as it is, however it is run."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.board.connection import Finished
+from toolchain.board.kind import Kind, kind_of
 from toolchain.errors import BoardError
 
 
@@ -29,6 +30,10 @@ class FakeConnection:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self._address)
 
     @property
     def root(self) -> str:

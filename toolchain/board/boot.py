@@ -10,6 +10,7 @@ from pathlib import Path
 
 from toolchain.board import image, machine, qmp, rootfs, ssh
 from toolchain.board.initramfs import NO_ROOT
+from toolchain.board.kind import VIRTUAL_PREFIX
 from toolchain.board.route import Route
 from toolchain.errors import BoardError, ToolchainError, ToolError
 from toolchain.progress import Reporter
@@ -168,4 +169,4 @@ def _not_started(name: str, port: int, error: ToolError) -> ToolchainError:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("virtual:")
+    return name.removeprefix(VIRTUAL_PREFIX)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from toolchain.board.kind import Kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -46,6 +48,10 @@ class Connection(Protocol):
     @property
     def address(self) -> str:
         """How the user names the board."""
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of board the address names."""
 
     @property
     def root(self) -> str:

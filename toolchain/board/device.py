@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from device.manifest.signature import TRUST_CODES
-from toolchain.agent import OLDEST_PYTHON, build_agent, device_folder
+from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, build_agent, device_folder
 from toolchain.board import answers
 from toolchain.board.answers import Answer
 from toolchain.board.connection import Channel, Connection, Finished, lines
+from toolchain.board.kind import Kind
 from toolchain.errors import (
     ArtifactError,
     BoardError,
@@ -37,8 +38,6 @@ ERRORS: dict[str, type[ToolchainError]] = {
     "prompt_too_long": TooLongError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
-PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")
-"""What an emulated board is told with a release: the longest that any board may take (device/health.py)."""
 _KEEP_AGENT = (
     "import hashlib, os, sys\n"
     "os.umask(0o077)\n"
@@ -77,10 +76,11 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
 def check_python(address: str, facts: Mapping[str, Any]) -> None:
     """Raise BoardError if a board's Python is older than the device package can run on."""
     if tuple(map(int, str(facts["python"]).split(".")[:2])) < OLDEST_PYTHON:
-        hint = "put a newer image on the board: Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 bring Python 3.10 or newer"
+        images = "Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6"
         raise BoardError(
-            f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10",
-            hint=hint,
+            f"{address}: Python {facts['python']} is too old, "
+            f"the oldest that works is {OLDEST_PYTHON_NAME}",
+            hint=f"put a newer image on the board: {images} bring Python {OLDEST_PYTHON_NAME} or newer",
         )
 
 
@@ -125,9 +125,9 @@ class Device:
         return self._connection.address
 
     @property
-    def patience(self) -> tuple[str, ...]:
-        """Words that give a release the time that it needs here; none where its size tells it."""
-        return PATIENCE if self.address.startswith("virtual:") else ()
+    def kind(self) -> Kind:
+        """What kind of board it is: real or simulated."""
+        return self._connection.kind
 
     def facts(self) -> Answer:
         """Return what the board is."""

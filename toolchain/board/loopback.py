@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolchain.board import ssh
+from toolchain.board.kind import LOCAL as ADDRESS
 from toolchain.board.route import Route
 from toolchain.errors import BoardError
 from toolchain.tools import openssh
 
-ADDRESS = "local"
 START_S = 10.0
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
 """OpenSSH started by root insists on this empty folder; service files make it, we may have to."""

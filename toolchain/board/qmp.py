@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.board.kind import VIRTUAL_PREFIX
 from toolchain.errors import BoardError
 
 MONITOR, AGENT = "monitor.sock", "agent.sock"
@@ -151,6 +152,6 @@ def _connected(name: str, path: Path) -> Iterator[socket.socket]:
         except OSError as error:
             raise BoardError(
                 f"{name}: the board is not up",
-                hint=f"demitasse board up {name.removeprefix('virtual:')}",
+                hint=f"demitasse board up {name.removeprefix(VIRTUAL_PREFIX)}",
             ) from error
         yield sock

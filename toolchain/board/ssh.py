@@ -5,6 +5,7 @@ A key that nobody pinned is refused here; `pin` is the only way to trust one, an
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import paramiko
 from toolchain.board import known_hosts
 from toolchain.board.channel import GO_ON, STALLED_S, WIRE_ERRORS, SshChannel
 from toolchain.board.connection import Finished
+from toolchain.board.kind import Kind, kind_of
 from toolchain.board.login import (
     CONNECT_S,
     ProxyProcess,
@@ -105,9 +107,7 @@ class _Line:
         proxy = ProxyProcess(way.proxy_command) if way.proxy_command and not jump else None
         try:
             with explained(way, proxy):
-                wire = jump.forward(way.host, way.port) if jump else None
-                wire = wire or (proxy.wire if proxy else dial_socket(way))
-                transport = greet(wire, known, way.known_as)
+                transport = greet(_wire(way, jump, proxy), known, way.known_as)
         except BaseException:
             for part in (proxy, jump):
                 if part:
@@ -123,6 +123,15 @@ class _Line:
                 part.close()
 
 
+def _wire(
+    way: Route, jump: "SshConnection | None", proxy: ProxyProcess | None
+) -> "socket.socket | paramiko.Channel":
+    """Return the open line to a server: through the host before it, a program, or straight."""
+    if jump:
+        return jump.forward(way.host, way.port)
+    return proxy.wire if proxy else dial_socket(way)
+
+
 class SshConnection:
     """An open, authenticated connection (`connection.Connection`), and the one it goes through if there is one."""
 
@@ -135,6 +144,11 @@ class SshConnection:
     def address(self) -> str:
         """How the user names the board."""
         return self._address
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of board the address names."""
+        return kind_of(self._address)
 
     @property
     def root(self) -> str:

@@ -17,11 +17,11 @@ import platformdirs
 from toolchain import target
 from toolchain.board import boot, image, machine, qmp, rootfs, ssh
 from toolchain.board.image import Image
+from toolchain.board.kind import VIRTUAL_PREFIX as PREFIX
 from toolchain.errors import BoardError, ConfigError
 from toolchain.progress import Reporter, Silent
 from toolchain.tools import openssh, qemu
 
-PREFIX = "virtual:"
 NEEDED_BYTES = 1 << 30
 """Room for a board's disk file to begin with."""
 _STATE = "board.json"

@@ -22,6 +22,7 @@ from device.manifest import (
     read_manifest,
     read_runtime,
 )
+from device.manifest.endpoint import PORT
 from toolchain import signing
 from toolchain.agent import build_agent
 from toolchain.artifacts import Action, Bundle, Deployment
@@ -40,8 +41,6 @@ Loads = Mapping[str, Sequence[Blob]]
 """What is missing of each cargo that is not there, by the cargo's id."""
 WORTH_BYTES = 1 << 20
 """A smaller file is not worth comparing."""
-UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
-"""Addresses on which the speed of a release says nothing."""
 ACTIVATION_S = 3600.0
 
 
@@ -94,7 +93,7 @@ def push(
     device: Device,
     report: Reporter,
     *,
-    port: int = 8080,
+    port: int = PORT,
     dry_run: bool = False,
     allow_unsigned: bool = False,
     names: Sequence[str] = (),
@@ -304,16 +303,10 @@ def _act(
             channel.finish()
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
-    kind = ["--service", "supervised"] if device.address == "local" else []
-    unjudged = next(
-        (
-            ["--unjudged", why]
-            for start, why in UNJUDGED.items()
-            if device.address.startswith(start)
-        ),
-        [],
-    )
-    words = [*how, *kind, *unjudged, *device.patience]
+    kind = device.kind
+    service = ["--service", kind.service] if kind.service else []
+    unjudged = ["--unjudged", kind.unjudged] if kind.unjudged else []
+    words = [*how, *service, *unjudged, *kind.timeouts]
     answer = device.call(
         "activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S
     )

@@ -10,9 +10,10 @@ from device.manifest import Manifest, RuntimeManifest
 from toolchain.board.device import check_python
 from toolchain.errors import BoardError, FitError
 from toolchain.forecast import needs_of_bundle
+from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.runtime.cross import PAGES
-from toolchain.target import Target, fit, profile_of, recognise
+from toolchain.target import Target, fit, recognise
 
 Facts = Mapping[str, Any]
 SPARE_DISK_BYTES = 32 << 20

@@ -12,6 +12,7 @@ from typing import Any
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.agent import OLDEST_PYTHON
 from toolchain.errors import ArtifactError, ToolError
+from toolchain.profiles import PROFILES, THIS_COMPUTER
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
 from toolchain.runtime.assemble import assemble_llama, assemble_site
@@ -31,8 +32,6 @@ __all__ = [
 LITERT = "litert"
 SITE = ("ai-edge-litert", "numpy", "tokenizers")
 """What a board imports to run TFLite files."""
-THIS_COMPUTER = {"x86_64": "x86-64"}
-"""`uname -m` → the profile whose runtime a computer of that kind assembles of its own installed libraries."""
 
 
 def for_profile(profile: str, report: Reporter) -> Path:
@@ -46,7 +45,7 @@ def for_profile(profile: str, report: Reporter) -> Path:
     if profile == THIS_COMPUTER.get(platform.machine()):
         return for_this_computer()
     libraries = [cross.build_library(profile, report) / "lib" / "libllama.so"]
-    processor = cross.PROFILES[profile]
+    processor = PROFILES[profile]
     return _assemble(profile, processor.machine, processor.features, libraries)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from toolchain import config
 from toolchain.agent import cache
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.profiles import PROFILES, Processor
 from toolchain.progress import Reporter
 from toolchain.runtime import source
 from toolchain.runtime.elf import glibc_floor, largest_page, needed_versions
@@ -27,50 +28,6 @@ GLIBC = "2.31"
 PAGES = {"aarch64": 16 << 10, "x86_64": 4 << 10}
 """Largest pages of a machine's kernels: a Raspberry Pi 5 has 16 KiB."""
 _PROJECT = Path(__file__).parent / "image"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processor:
-    """What a library is compiled for."""
-
-    machine: str
-    """`uname -m`."""
-    cpu: str
-    """Of ggml's kernels, as zig spells it; all else is compiled for any processor of the machine."""
-    features: tuple[str, ...]
-    """What that implies, as /proc/cpuinfo spells it: a board without one of them dies by SIGILL."""
-
-
-_ARMV8_2 = ("asimd", "asimdrdm", "atomics", "crc32", "fp")
-_X86_64_V3 = (
-    "abm",
-    "avx",
-    "avx2",
-    "bmi1",
-    "bmi2",
-    "cx16",
-    "f16c",
-    "fma",
-    "movbe",
-    "popcnt",
-    "sse4_1",
-    "sse4_2",
-    "ssse3",
-)
-PROFILES = {
-    "armv8.0": Processor(machine="aarch64", cpu="generic+v8a", features=("asimd", "fp")),
-    "armv8.2+fp16": Processor(
-        machine="aarch64", cpu="generic+v8_2a+fullfp16", features=(*_ARMV8_2, "asimdhp", "fphp")
-    ),
-    "armv8.2+dotprod+fp16": Processor(
-        machine="aarch64",
-        cpu="generic+v8_2a+dotprod+fullfp16",
-        features=(*_ARMV8_2, "asimddp", "asimdhp", "fphp"),
-    ),
-    "x86-64": Processor(machine="x86_64", cpu="x86_64", features=("sse2",)),
-    "x86-64-v3": Processor(machine="x86_64", cpu="x86_64_v3", features=_X86_64_V3),
-}
-"""`x86-64` loads on every such computer; `-v3` (AVX2, since 2013) is several times as fast."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
+from typing import Any
 
 from device.manifest import ManifestError, checked_path
 from toolchain import config
-from toolchain.agent import OLDEST_PYTHON, cache
+from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, cache
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.progress import Reporter, Silent
 from toolchain.runtime.elf import glibc_floor
@@ -90,14 +91,16 @@ def python_of(abi: str) -> tuple[int, int]:
     if not version or not OLDEST_PYTHON <= version <= _NEWEST_PYTHON:
         shown = f"Python {version[0]}.{version[1]}" if version else f"the Python ABI `{abi}`"
         raise FitError(
-            f"there are no packages for {shown}, boards may have Python 3.10 to 3.13",
-            hint="Raspberry Pi OS 12 or 13, Ubuntu 22.04 or 24.04 and JetPack 6 or 7 bring one: put such an image on the board",
+            f"there are no packages for {shown}, "
+            f"boards may have Python {OLDEST_PYTHON_NAME} to {_NEWEST_PYTHON[0]}.{_NEWEST_PYTHON[1]}",
+            hint="Raspberry Pi OS 12 or 13, Ubuntu 22.04 or 24.04 and JetPack 6 or 7 bring one: "
+            "put such an image on the board",
         )
     return version
 
 
 @once
-def _pins() -> dict[str, dict]:
+def _pins() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("site.toml").read_text(encoding="utf-8"))
 
 
