@@ -94,6 +94,12 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
         assert known <= GROUND
 
 
+@pytest.mark.parametrize(("here", "unknown"), [("board", "runtime"), ("runtime", "board")])
+def test_boards_and_runtimes_do_not_know_each_other(here: str, unknown: str) -> None:
+    known = {room(m) for path in modules(f"toolchain/{here}") for m in imports(path)}
+    assert unknown not in known
+
+
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, toolchain.__main__; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run(

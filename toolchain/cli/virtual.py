@@ -122,7 +122,8 @@ def runtime_build(
     as_json: AsJson = False,
 ) -> None:
     """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
-    from toolchain.runtime.build import build, build_cuda
+    from toolchain.cuda import build_cuda
+    from toolchain.runtime.build import build
 
     wanted = target.find(target_id)
     if cuda != bool(on):

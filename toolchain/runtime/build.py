@@ -9,7 +9,6 @@ from pathlib import Path
 
 from device.manifest import read_runtime
 from toolchain import runtime
-from toolchain.board.device import Device, check_python
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
@@ -47,24 +46,13 @@ def build(
     began, before = time.monotonic(), _compilers_s()
     folder = runtime.for_profile(target.profile, report)
     files = _take_away(target, report, out, with_bench=with_bench) if out else []
-    return _measured(target, folder, time.monotonic() - began, _compilers_s() - before, files)
+    return describe(target, folder, time.monotonic() - began, _compilers_s() - before, files)
 
 
-def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
-    """Return the CUDA runtime of a kind of Jetson, compiled on one where it is not there yet."""
-    from toolchain.runtime import cuda
-
-    cuda.check_target(target)
-    began, facts = time.monotonic(), device.facts()
-    check_python(device.address, facts)
-    folder = cuda.build_on(device.connection, facts, target, report)
-    report.note(f"to use it: DEMITASSE_RUNTIME={folder} demitasse push BUNDLE {device.address}")
-    return _measured(target, folder, time.monotonic() - began, 0.0, [])
-
-
-def _measured(
+def describe(
     target: Target, folder: Path, seconds: float, cpu_s: float, files: Sequence[Path]
 ) -> Built:
+    """Return what a runtime folder holds, and what it took to make it."""
     described = read_runtime(folder)
     return Built(
         target=target.id,

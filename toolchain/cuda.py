@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ from device.manifest import RuntimeManifest
 from toolchain import runtime
 from toolchain.agent import OLDEST_PYTHON, cache
 from toolchain.board.connection import Connection, Finished, lines
+from toolchain.board.device import Device, check_python
 from toolchain.errors import BoardError, ConfigError, FitError
+from toolchain.profiles import PROFILES
 from toolchain.progress import Reporter
-from toolchain.runtime import cross, source
+from toolchain.runtime import source
 from toolchain.runtime.assemble import assemble_llama
+from toolchain.runtime.build import Built, describe
 from toolchain.runtime.elf import glibc_floor
 from toolchain.target import Target
 
@@ -102,6 +106,17 @@ def check_target(target: Target) -> str:
             hint=target.notes[0],
         )
     return sm
+
+
+def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
+    """Return the CUDA runtime of a kind of Jetson, compiled on one unless it is in the cache."""
+    check_target(target)
+    began = time.monotonic()
+    facts = device.facts()
+    check_python(device.address, facts)
+    folder = build_on(device.connection, facts, target, report)
+    report.note(f"to use it: DEMITASSE_RUNTIME={folder} demitasse push BUNDLE {device.address}")
+    return describe(target, folder, time.monotonic() - began, 0.0, [])
 
 
 def build_on(
@@ -248,7 +263,8 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
 
 
 def _assemble(kept: Path, kit: Toolkit, target: Target, version: str) -> Path:
-    libraries, processor = sorted(kept.glob("*.so")), cross.PROFILES[target.profile]
+    libraries = sorted(kept.glob("*.so"))
+    processor = PROFILES[target.profile]
     described = RuntimeManifest(
         machine=processor.machine,
         features=tuple(sorted(processor.features)),
