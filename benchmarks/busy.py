@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,12 +86,10 @@ def main() -> None:
     engines = {"ours": Engine(None), "stock": Engine(stock_libraries())}
     assert engines["ours"].said == engines["stock"].said, "the patch changed an answer"
     cases: dict[str, measure.Case] = {
-        f"{name} beside {count}": lambda name=name, count=count: _rate(
-            engines[name], count, seconds
-        )
-        for name in engines
+        f"{name} beside {count}": partial(_rate, engine, count, seconds)
+        for name, engine in engines.items()
         for count in BESIDE
-    }  # type: ignore[misc]
+    }
     try:
         figures = measure.interleave(cases, rounds)
     finally:

@@ -177,9 +177,8 @@ def _write_tokenizer(folder: Path, size: int) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIALS))
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIALS[2], pad_token=SPECIALS[0]
-    )
+    wrapper: Any = PreTrainedTokenizerFast
+    wrapped = wrapper(tokenizer_object=tokenizer, eos_token=SPECIALS[2], pad_token=SPECIALS[0])
     wrapped.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
     )

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import measure
@@ -57,10 +58,10 @@ def main() -> None:
         "llama-bench": lambda: _benched(theirs, noise, tokens),
     }
     cases |= {
-        f"{text} {how}": lambda text=text, how=how: guesses.rate(text, how)
+        f"{text} {how}": partial(guesses.rate, text, how)
         for text in guesses.prompts
         for how in ("with", "without")
-    }  # type: ignore[misc]
+    }
     figures = measure.interleave(cases, rounds)
     conditions = {
         "model": f"{models.SMOLLM2_135M.name}, Q4_0",

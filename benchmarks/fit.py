@@ -15,7 +15,7 @@ from pathlib import Path
 import measure
 import models
 
-from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from device.manifest.gguf import TYPES, Array, Header, Tensor, Value, read_header
 from toolchain import runtime
 from toolchain.forecast import BATCH, forecast
 from toolchain.target import find
@@ -280,7 +280,7 @@ def _header(run: Published) -> Header:
         for n in range(run.layers)
         for name, shape in shapes.items()
     ]
-    said = {
+    said: dict[str, Value] = {
         "general.architecture": "llama",
         "llama.embedding_length": run.width,
         "llama.feed_forward_length": run.inner,

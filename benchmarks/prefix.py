@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bench = _Bench(Path(name), models.random_gguf(shape))
         cases = {
-            f"{kind} {size} {how}": lambda kind=kind, size=size, how=how: bench.run(kind, size, how)
+            f"{kind} {size} {how}": partial(bench.run, kind, size, how)
             for kind in GOALS
             for size in SIZES
             for how in ("without", "with")
         }
-        cases |= {f"stock {size}": lambda size=size: bench.stock(size) for size in SIZES}
+        cases |= {f"stock {size}": partial(bench.stock, size) for size in SIZES}
         figures = measure.interleave(cases, QUICK_ROUNDS if options.quick else ROUNDS)
         bench.close()
     conditions = {

@@ -112,7 +112,7 @@ def _sftp_put(way: Route, payload: Path) -> float:
             way.host,
             way.port,
             way.user,
-            key_filename=list(way.identities),
+            key_filename=way.identities[0],
             allow_agent=False,
             look_for_keys=False,
         )

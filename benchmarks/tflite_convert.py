@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network.eval()
     tokens = _tokens(network.config.vocab_size)
     with torch.no_grad():
         expected = network(torch.tensor([tokens])).logits[0].numpy()[PREFILL:]
@@ -195,10 +197,8 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
 
 def _rates(files: dict[str, Path], rounds: int) -> Figures:
     """Return tokens per second of processor time: one thread waits for nothing, and other programs' turns are not counted."""
-    running, tokens = (
-        {side: _Running(file) for side, file in files.items()},
-        _tokens(SHAPE["vocab_size"]),
-    )
+    running = {side: _Running(file) for side, file in files.items()}
+    tokens = _tokens(SHAPE["vocab_size"])
 
     def rate(side: str) -> float:
         running[side].read(tokens)
@@ -206,9 +206,7 @@ def _rates(files: dict[str, Path], rounds: int) -> Figures:
         running[side].steps(tokens)
         return STEPS / (time.process_time() - began)
 
-    return measure.interleave(
-        {side: lambda side=side: rate(side) for side in running}, max(rounds, 5)
-    )
+    return measure.interleave({side: partial(rate, side) for side in running}, max(rounds, 5))
 
 
 class _Running:

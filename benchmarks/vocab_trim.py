@@ -8,6 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import checkpoints
@@ -43,7 +44,7 @@ def main() -> None:
         maker.join()
         files = {side: next((root / side).glob("*.gguf")) for side in ("trimmed", "whole")}
         figures = measure.interleave(
-            {side: lambda file=file: _decode(file) for side, file in files.items()}, rounds
+            {side: partial(_decode, file) for side, file in files.items()}, rounds
         )
         conditions = {
             "shape": "small" if options.quick else "Qwen2.5-0.5B",

@@ -77,7 +77,8 @@ def digest(patch: Path = PATCH) -> str:
 
 
 def _field(said: str, name: str) -> str:
-    return dict(_FIELD.findall(said))[name]
+    fields: dict[str, str] = dict(_FIELD.findall(said))
+    return fields[name]
 
 
 def _read(file: Path) -> str:

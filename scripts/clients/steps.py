@@ -4,10 +4,11 @@ import json
 import os
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 URL, KEY, MODEL = (os.environ[name] for name in ("CLIENT_URL", "CLIENT_KEY", "CLIENT_MODEL"))
 FIRST, SECOND = "How hot may the board get?", "And what happens then?"
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "topic": {"type": "string", "enum": ["heat", "power", "storage"]},

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_ssh_private_key,
 )
+from paramiko.pkey import PublicBlob
 
 from toolchain.board.route import Route
 from toolchain.board.ssh_agent import SshAgent
@@ -110,7 +111,7 @@ class Keys:
             try:
                 key = _private_key(_read(path))
                 if public and public.kind.endswith(_CERTIFICATE):
-                    key.public_blob = paramiko.pkey.PublicBlob(public.kind, public.blob)
+                    key.public_blob = PublicBlob(public.kind, public.blob)
                 yield str(path), key
                 return
             except (paramiko.SSHException, UnsupportedAlgorithm, ValueError, TypeError) as error:
@@ -119,7 +120,7 @@ class Keys:
             self.problems.append(sentence)
 
 
-class AgentKey(paramiko.PKey):  # type: ignore[misc]  # paramiko has no types
+class AgentKey(paramiko.PKey):
     """A key that the agent holds.
 
     Where it gives no signature, the board gets an empty one and refuses it, so that the next key is tried: paramiko signs in the
@@ -128,17 +129,21 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]  # paramiko has no types
 
     def __init__(self, agent: SshAgent, public: Public, signer: bytes, problems: list[str]) -> None:
         self._agent, self._signer, self._problems = agent, signer, problems
-        self.public_blob = paramiko.pkey.PublicBlob(public.kind, public.blob)
+        self._public = public
+        self.public_blob = PublicBlob(public.kind, public.blob)
 
     def get_name(self) -> str:
         """Return the kind of key."""
-        return str(self.public_blob.key_type)
+        return self._public.kind
 
     def asbytes(self) -> bytes:
         """Return the public key as SSH writes it."""
-        return bytes(self.public_blob.key_blob)
+        return self._public.blob
 
-    def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> bytes:
+    # paramiko's own `PKey.sign_ssh_data` returns bytes where its types say Message.
+    def sign_ssh_data(  # type: ignore[override]
+        self, data: bytes, algorithm: str | None = None
+    ) -> bytes:
         """Return a signature by the agent."""
         try:
             return self._agent.sign(self._signer, data, algorithm or self.get_name())
@@ -220,8 +225,11 @@ def _private_key(content: bytes) -> paramiko.PKey:
     """Return a private key of OpenSSH's format or PEM's; raise ValueError for another kind than paramiko signs with."""
     load = load_ssh_private_key if _unarmoured(content) else load_pem_private_key
     loaded = load(content, None)
-    kinds = {RSAPrivateKey: paramiko.RSAKey, EllipticCurvePrivateKey: paramiko.ECDSAKey}
-    kinds[Ed25519PrivateKey] = paramiko.Ed25519Key
+    kinds: dict[type, type[paramiko.PKey]] = {
+        RSAPrivateKey: paramiko.RSAKey,
+        EllipticCurvePrivateKey: paramiko.ECDSAKey,
+        Ed25519PrivateKey: paramiko.Ed25519Key,
+    }
     for kind, key_class in kinds.items():
         if isinstance(loaded, kind):
             text = loaded.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

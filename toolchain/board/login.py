@@ -8,9 +8,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
 
 from toolchain.board.channel import WIRE_ERRORS
 from toolchain.board.identities import Keys
@@ -106,7 +107,8 @@ def greet(
 ) -> paramiko.Transport:
     """Exchange keys with a server; the host key is not checked yet."""
     greeted = Greeted(wire)
-    transport = paramiko.Transport(greeted)
+    # All that Transport asks of a socket, `Greeted` has.
+    transport = paramiko.Transport(cast("socket.socket", greeted))
     transport.banner_timeout = transport.handshake_timeout = LOGIN_S
     offered = transport.get_security_options()
     offered.ciphers = (
@@ -256,7 +258,7 @@ def _sentence(way: Route, error: Exception) -> BoardError:
         case ConnectionRefusedError():
             hint = "is SSH enabled? on Raspberry Pi OS: sudo raspi-config nonint do_ssh 0"
             return BoardError(f"{where}: nothing listens on port {way.port}", hint=hint)
-        case paramiko.IncompatiblePeer() if "no acceptable" in str(error):
+        case IncompatiblePeer() if "no acceptable" in str(error):
             hint = "update the SSH server of the board: what it offers is not safe any more"
             return BoardError(f"{where}: no common algorithm: {_reason(error)}", hint=hint)
         case paramiko.SSHException():

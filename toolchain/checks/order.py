@@ -53,9 +53,9 @@ def _missing(ahead: Ahead, stage: str, needed: str) -> ConfigError:
 
 
 def _with(ahead: Ahead, stage: str, needed: str) -> str:
-    place = ahead.recipe.stages.index(stage)  # type: ignore[arg-type]
-    listed = [*ahead.recipe.stages[:place], needed, *ahead.recipe.stages[place:]]
-    return "[" + ", ".join(f'"{name}"' for name in listed) + "]"
+    stages: list[str] = [*ahead.recipe.stages]
+    stages.insert(stages.index(stage), needed)
+    return "[" + ", ".join(f'"{name}"' for name in stages) + "]"
 
 
 def _check_formats(ahead: Ahead, findings: Findings) -> None:

@@ -180,7 +180,7 @@ def _asked(opening: Opening, question: str) -> list[dict[str, str]]:
     return [*(dict(message) for message in opening), ask, {"role": "assistant", "content": ""}]
 
 
-def _as_chat(answer: Answered) -> Mapping[str, Any]:
+def _as_chat(answer: Answered) -> dict[str, Any]:
     """Return a model's own answer as a conversation to be compared along."""
     return {"messages": list(answer.messages), "opening": len(answer.messages) - 2}
 

@@ -3,7 +3,7 @@
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,12 +136,12 @@ def _seconds(seconds: float) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
+def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, Callable[[], str]]]:
     """Yield the axes of a figure, and what turns it into SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "demitasse",
         "font.size": 9,

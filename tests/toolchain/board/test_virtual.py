@@ -413,7 +413,9 @@ def test_a_pulled_cable_is_a_lost_connection_until_it_is_back(real: VirtualBoard
     board = virtual.up(real.address, Listener())
     with (
         faults.pulled_cable(board),
-        pytest.raises(ToolchainError, match=r"connection lost|not a usable|not reachable|no answer in"),
+        pytest.raises(
+            ToolchainError, match=r"connection lost|not a usable|not reachable|no answer in"
+        ),
         open_board(real.address),
     ):
         pass
