@@ -1,4 +1,4 @@
-"""Start a virtual board's QEMU in a folder, wait until it answers, keep and stop it: what `virtual` makes boards of."""
+"""Starts a virtual board's QEMU in a folder, waits until it answers, keeps its state, stops it."""
 
 import contextlib
 import os
@@ -18,19 +18,22 @@ from toolchain.tools import qemu
 
 DISK, DEVICE_TREE, KNOWN_HOSTS = "disk.qcow2", "board.dtb", "known_hosts"
 READY, PAUSED = "ready", "paused"
-"""Names of kept states in a disk's file: as after its first boot, and as when the board was last taken down."""
+"""Names of kept states in the disk file: after the first boot, and when the board was last down."""
 BOOT_S = 600.0
-"""A cold boot takes 15 to 45 s; an emulator on a busy computer may take many times that."""
-_SETTLED = "systemctl is-system-running --wait; systemctl --user is-system-running --wait; python3 -c 'import json, hashlib'; sync"
+"""Limit of a cold boot. It takes 15 to 45 s, on a busy computer many times that."""
+_SETTLED = (
+    "systemctl is-system-running --wait; systemctl --user is-system-running --wait; "
+    "python3 -c 'import json, hashlib'; sync"
+)
 _POLL_S, _USUAL_BOOT_S, _QUIT_S = 0.1, 45.0, 60.0
 
 
 def start(
     name: str, folder: Path, made: machine.Machine, boot: machine.Boot, report: Reporter
 ) -> int:
-    """Start QEMU and wait until the board answers; return its SSH port. Nothing runs any more if it does not answer.
+    """Start QEMU, wait until the board answers and return its SSH port.
 
-    Raise BoardError with what QEMU or the board's kernel said.
+    Raises BoardError with what QEMU or the board's kernel printed; nothing runs any more then.
     """
     (folder / machine.SERIAL_LOG).unlink(missing_ok=True)
     try:
@@ -48,7 +51,7 @@ def start(
 
 
 def stop(folder: Path) -> None:
-    """Kill the QEMU of a folder, if one runs: its board loses what it has not written."""
+    """Kill the QEMU of a folder, if one runs. Its board loses what it has not written."""
     pid = qmp.process(folder)
     if pid is None:
         return
@@ -58,7 +61,7 @@ def stop(folder: Path) -> None:
 
 
 def keep(name: str, folder: Path, state: str) -> None:
-    """Save the running machine in its disk's file under a name and end it."""
+    """Save the running machine under a name in its disk file, and end it."""
     with qmp.monitor(name, folder) as wire:
         wire.call("stop")
         said = wire.call("human-monitor-command", {"command-line": f"savevm {state}"})
@@ -87,7 +90,7 @@ def route(name: str, folder: Path, port: int) -> Route:
 
 
 def settle(name: str, folder: Path, port: int) -> None:
-    """Wait until a board that answers has started all its services, and has Python in its memory."""
+    """Wait until a board has started all its services and has Python in its page cache."""
     connection = ssh.dial(route(name, folder, port))
     try:
         connection.run(["sh", "-c", _SETTLED], timeout_s=BOOT_S)
@@ -101,7 +104,7 @@ def set_clock(wire: qmp.Wire, name: str, seconds: float) -> None:
 
 
 def check_alive(name: str, folder: Path) -> None:
-    """Raise BoardError with the last words on its serial port if a board that is to boot never will."""
+    """Raise BoardError with the last lines of its serial port if a board cannot boot any more."""
     said = _last_words(folder)
     if NO_ROOT in said or "Kernel panic" in said or qmp.process(folder) is None:
         raise BoardError(

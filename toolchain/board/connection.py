@@ -1,6 +1,7 @@
-"""The seam between the toolchain and any board: run a command, feed it, read it. Nothing else crosses.
+"""The seam between the toolchain and any board: run a command, write to it, read from it.
 
-`ssh` implements it for real boards, `loopback` for this computer through an sshd of its own, `tests/fakes` for tests.
+Nothing else crosses. `ssh` implements it for real boards, `loopback` for this computer through an
+sshd of its own, `tests/fakes` for tests.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,14 +37,14 @@ class Channel(Protocol):
         """Return exactly `size` bytes of standard output, fewer at the end."""
 
     def finish(self) -> Finished:
-        """Wait for the end; `stdout` holds what was not read before."""
+        """Wait for the end; `stdout` of the result holds what was not read before."""
 
     def close(self) -> None:
-        """Stop caring: the command loses its terminal and ends."""
+        """Close the channel: the command loses its terminal and ends."""
 
 
 class Connection(Protocol):
-    """An open, authenticated way to one board."""
+    """An open, authenticated connection to one board."""
 
     @property
     def address(self) -> str:
@@ -58,10 +59,10 @@ class Connection(Protocol):
         """Folder of the store on the board; `~` stands for the board user's home."""
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
-        """Run a command to its end; raise BoardError if the connection is lost or the time is over."""
+        """Run a command to its end; raise BoardError for a lost connection or past the limit."""
 
     def open(self, argv: Sequence[str]) -> Channel:
-        """Start a command and talk to it."""
+        """Start a command and return the channel to it."""
 
     def close(self) -> None:
         """Hang up."""

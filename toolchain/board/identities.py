@@ -1,7 +1,8 @@
 """Which keys are tried on a board, in OpenSSH's order.
 
-First those of the configuration that the agent holds, then the agent's other keys, then private keys in files. A key that
-cannot be tried is no fault of the board: why it could not is kept, and told if no other one is taken.
+First the configured keys that the agent holds, then the agent's other keys, then private keys in
+files. A key that cannot be tried is no fault of the board: the reason is kept, and reported if no
+other key is accepted.
 """
 
 import base64
@@ -46,7 +47,7 @@ _NO_SIGNATURE = b"\0\0\0\0\0\0\0\0"
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """A public key or a certificate."""
+    """A public key or a certificate, in parts."""
 
     kind: str
     blob: bytes
@@ -58,15 +59,15 @@ class Public:
 
 
 class Keys:
-    """The keys to try on a board, and why others cannot be."""
+    """Keys to try on a board, and the reasons why others cannot be tried."""
 
     def __init__(self, way: Route) -> None:
         self._way = way
         self.problems: list[str] = []
-        """A sentence for each key that was named or found and could not be tried."""
+        """One sentence for each key that was named or found and could not be tried."""
 
     def candidates(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        """Yield keys by their names, the agent's first."""
+        """Yield name and key of each candidate, the agent's first."""
         agent = SshAgent(self._way.agent)
         held = agent.keys() if self._way.agent else {}
         named = [(file, public) for file in self._way.identities for public in _publics(file)]
@@ -105,7 +106,7 @@ class Keys:
                 self.problems.append(f"{file}: the agent does not hold it")
 
     def _loaded(self, path: Path, public: Public | None) -> Iterator[tuple[str, paramiko.PKey]]:
-        """Yield a private key of a file, shown as `public`: the key itself, or a certificate of it."""
+        """Yield a private key of a file, shown as `public`: the key itself or a certificate."""
         problem = _unusable(path)
         if not problem:
             try:
@@ -123,8 +124,9 @@ class Keys:
 class AgentKey(paramiko.PKey):
     """A key that the agent holds.
 
-    Where it gives no signature, the board gets an empty one and refuses it, so that the next key is tried: paramiko signs in the
-    thread that reads the line, and an error there would end the connection.
+    When the agent gives no signature, the board gets an empty one and refuses it, and the next key
+    is tried. paramiko signs in the thread that reads the line: an error there would end the
+    connection.
     """
 
     def __init__(self, agent: SshAgent, public: Public, signer: bytes, problems: list[str]) -> None:
@@ -153,7 +155,10 @@ class AgentKey(paramiko.PKey):
 
 
 def _publics(file: str) -> list[Public]:
-    """Return the public key of a file's name and its certificate, read as OpenSSH finds them: beside the private key, or in it."""
+    """Return the public key of a key file and its certificate, as OpenSSH finds them.
+
+    They lie beside the private key, or in it.
+    """
     path = Path(file)
     known = [
         _public_line(path.with_name(path.name + ".pub")),
@@ -177,7 +182,7 @@ def _public_line(path: Path) -> Public | None:
 
 
 def _in_private(path: Path) -> Public | None:
-    """Return the public half that OpenSSH writes in front of a private key, whether that is locked or not."""
+    """Return the public half that OpenSSH writes in front of a private key, encrypted or not."""
     content = _unarmoured(_read(path))
     if not content:
         return None
@@ -191,13 +196,16 @@ def _in_private(path: Path) -> Public | None:
 
 
 def _unusable(path: Path) -> str:
-    """Return why OpenSSH would not sign with a private key file without asking, "" where it would."""
+    """Return why OpenSSH would not sign with a private key file unasked; "" if it would."""
     content = _read(path)
     if not content:
         return "cannot be read"
     seen = path.stat()
     if seen.st_uid == os.getuid() and seen.st_mode & 0o077:
-        return f"others may read this private key, and OpenSSH does not take such a one (chmod 600 '{path}')"
+        return (
+            "others may read this private key, and OpenSSH does not take such a one "
+            f"(chmod 600 '{path}')"
+        )
     public = _in_private(path)
     inside = _unarmoured(content)
     locked = inside and not inside[len(_OPENSSH_MAGIC) :].startswith(b"\0\0\0\4none")
@@ -209,7 +217,7 @@ def _unusable(path: Path) -> str:
 
 
 def _unarmoured(content: bytes) -> bytes:
-    """Return what is in OpenSSH's own format of private keys, nothing for another format."""
+    """Return the content of a key in OpenSSH's own format; b"" for another format."""
     head, _, rest = content.partition(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     body, _, _ = rest.partition(b"-----END OPENSSH PRIVATE KEY-----")
     if head.strip() or not body:
@@ -222,7 +230,10 @@ def _unarmoured(content: bytes) -> bytes:
 
 
 def _private_key(content: bytes) -> paramiko.PKey:
-    """Return a private key of OpenSSH's format or PEM's; raise ValueError for another kind than paramiko signs with."""
+    """Return a private key in OpenSSH's or PEM's format.
+
+    Raises ValueError for a kind of key that paramiko does not sign with.
+    """
     load = load_ssh_private_key if _unarmoured(content) else load_pem_private_key
     loaded = load(content, None)
     kinds: dict[type, type[paramiko.PKey]] = {
@@ -238,7 +249,8 @@ def _private_key(content: bytes) -> paramiko.PKey:
 
 
 def _plain(blob: bytes) -> bytes:
-    """Return the key that a certificate is about, and a plain key as it is (OpenSSH's PROTOCOL.certkeys)."""
+    """Return a certificate's public key, a plain key unchanged (OpenSSH's PROTOCOL.certkeys)."""
+
     kind, rest = _string(blob)
     if not kind.endswith(_CERTIFICATE.encode()):
         return blob

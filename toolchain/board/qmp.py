@@ -1,6 +1,7 @@
-"""Talk with a running QEMU (QMP) and with the agent inside its guest: one JSON value a line, over a socket in the board's folder.
+"""Talks with a running QEMU (QMP) and with the agent in its guest: one JSON value a line.
 
-The agent answers as root of the board, also while its network is down. Sources: QEMU, docs/interop/qmp-spec and qemu-ga-ref.
+The agent runs as root of the board, and answers while the board's network is down.
+Sources: QEMU, docs/interop/qmp-spec and qemu-ga-ref.
 """
 
 import base64
@@ -20,11 +21,14 @@ from toolchain.errors import BoardError
 MONITOR, AGENT = "monitor.sock", "agent.sock"
 _SAVE_S, _AGENT_S, _LOOK_S = 120.0, 60.0, 0.5
 _CONNECT_S = 10
-"""How long to wait behind others who talk with the same QEMU (socket(7), SO_SNDTIMEO)."""
+"""Seconds to wait behind others who talk with the same QEMU (socket(7), SO_SNDTIMEO)."""
 
 
 class Wire:
-    """One conversation: commands and what they return. `look` is called while we wait; what it raises ends the wait."""
+    """One conversation: commands and their results.
+
+    `look` is called while we wait; an error that it raises ends the wait.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,7 @@ class Wire:
         sock.settimeout(_LOOK_S)
 
     def call(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Run a command; raise BoardError with what went wrong."""
+        """Run a command and return its result; raise BoardError with what went wrong."""
         self.send(command, arguments or {})
         while True:
             answer = self.read()
@@ -48,7 +52,7 @@ class Wire:
                 raise BoardError(f"{self._name}: {command}: {answer['error']['desc']}")
 
     def send(self, command: str, arguments: dict[str, Any]) -> None:
-        """Say a command without waiting for an answer."""
+        """Send a command without waiting for an answer."""
         try:
             self._socket.sendall(
                 json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
@@ -57,7 +61,7 @@ class Wire:
             raise BoardError(f"{self._name}: QEMU has ended") from error
 
     def read(self) -> dict[str, Any]:
-        """Return the next thing that is said; raise BoardError at the end, and if nothing is said in time."""
+        """Return the next message; raise BoardError at the end, or if none comes in time."""
         deadline = time.monotonic() + self._timeout_s
         while b"\n" not in self._heard:
             if time.monotonic() > deadline:
@@ -82,7 +86,7 @@ class Wire:
 
 @contextlib.contextmanager
 def monitor(name: str, folder: Path) -> Iterator[Wire]:
-    """Talk with QEMU; raise BoardError if none runs in that folder."""
+    """Yield a conversation with QEMU; raise BoardError if none runs in that folder."""
     with _connected(name, folder / MONITOR) as sock:
         wire = Wire(name, sock, _SAVE_S)
         wire.read()
@@ -94,9 +98,10 @@ def monitor(name: str, folder: Path) -> Iterator[Wire]:
 def agent(
     name: str, folder: Path, timeout_s: float = _AGENT_S, look: Callable[[], None] = lambda: None
 ) -> Iterator[Wire]:
-    """Talk with the agent in the guest; raise BoardError if it does not answer in time.
+    """Yield a conversation with the guest's agent; raise BoardError if it does not answer in time.
 
-    Whoever asks must stay until the answer is there: the agent of QEMU 7.2 loops for ever on one that nobody takes.
+    The caller must stay until the answer is there: the agent of QEMU 7.2 loops for ever on an
+    answer that nobody reads.
     """
     with _connected(name, folder / AGENT) as sock:
         wire = Wire(name, sock, timeout_s, look)
@@ -108,13 +113,13 @@ def agent(
 
 
 def run(name: str, folder: Path, argv: Sequence[str], *, timeout_s: float = 60.0) -> str:
-    """Run a command as root of the board and return what it prints; raise BoardError if it fails."""
+    """Run a command as root of the board and return its output; raise BoardError if it fails."""
     with agent(name, folder) as wire:
         return execute(wire, name, argv, timeout_s=timeout_s)
 
 
 def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> str:
-    """Run a command through the agent."""
+    """Run a command through the agent and return its output."""
     deadline = time.monotonic() + timeout_s
     started = wire.call(
         "guest-exec", {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
@@ -130,7 +135,10 @@ def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60
 
 
 def process(folder: Path) -> int | None:
-    """Return the id of the QEMU that serves a folder's monitor, as the kernel knows it; None if there is none."""
+    """Return the process id of the QEMU that serves a folder's monitor; None if there is none.
+
+    The kernel gives the id of the socket's peer.
+    """
     with contextlib.suppress(BoardError), _connected("", folder / MONITOR) as sock:
         pid, _, _ = struct.unpack(
             "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -141,7 +149,7 @@ def process(folder: Path) -> int | None:
 
 @contextlib.contextmanager
 def _connected(name: str, path: Path) -> Iterator[socket.socket]:
-    """Connect by way of the folder's descriptor: a socket's path may have 107 bytes, a folder's more."""
+    """Connect through a descriptor of the folder: a socket's path has at most 107 bytes."""
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(socket.AF_UNIX))
         try:

@@ -1,6 +1,7 @@
-"""Boards over SSH (paramiko 5): connect, run, talk. Host keys are always verified and passwords never asked for.
+"""Boards over SSH (paramiko 5): connect, run, talk.
 
-A key that nobody pinned is refused here; `pin` is the only way to trust one, and it refuses a changed key.
+Host keys are always verified and passwords never asked for. An unknown key is refused here; `pin`
+is the only way to trust one, and it refuses a changed key.
 """
 
 import logging
@@ -40,7 +41,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
     """Open a connection to `user@host[:port]` or an alias of ~/.ssh/config.
 
-    Raise TrustError for a host key that is unknown (`accept_new` pins it instead) or changed, BoardError for the rest.
+    Raises TrustError for a host key that is unknown (`accept_new` pins it instead) or changed,
+    BoardError for the rest.
     """
     way = route(address)
     if accept_new and not known_hosts.read(way.known_hosts).knows(way.known_as):
@@ -49,7 +51,7 @@ def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
 
 
 def fetch_host_key(address: str) -> paramiko.PKey:
-    """Ask a board for its host key, without logging in."""
+    """Return a board's host key, without logging in."""
     way = route(address)
     line = _Line.to(way)
     try:
@@ -59,13 +61,13 @@ def fetch_host_key(address: str) -> paramiko.PKey:
 
 
 def is_pinned(address: str, key: paramiko.PKey) -> bool:
-    """Say whether a board's key is trusted already."""
+    """Return whether a board's key is trusted already."""
     way = route(address)
     return known_hosts.read(way.known_hosts).trusts(way.known_as, key)
 
 
 def pin(address: str, key: paramiko.PKey) -> None:
-    """Trust a host key from now on; raise TrustError if another one is known for that name."""
+    """Trust a host key from now on; raise TrustError if another key is known for that name."""
     way = route(address)
     known = known_hosts.read(way.known_hosts)
     if known.trusts(way.known_as, key):
@@ -76,7 +78,7 @@ def pin(address: str, key: paramiko.PKey) -> None:
 
 
 def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnection":
-    """Open a connection along a route; its commands get these variables."""
+    """Open a connection along a route; its commands get the variables of `environment`."""
     line = _Line.to(way)
     try:
         with explained(way, line.proxy):
@@ -93,7 +95,7 @@ def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A server that was greeted, and what leads to it: the host before it or a program."""
+    """A server after the key exchange, and what leads to it: a jump host or a program."""
 
     transport: paramiko.Transport
     jump: "SshConnection | None"
@@ -126,14 +128,14 @@ class _Line:
 def _wire(
     way: Route, jump: "SshConnection | None", proxy: ProxyProcess | None
 ) -> "socket.socket | paramiko.Channel":
-    """Return the open line to a server: through the host before it, a program, or straight."""
+    """Return the wire to a server: through a jump host, through a program, or direct."""
     if jump:
         return jump.forward(way.host, way.port)
     return proxy.wire if proxy else dial_socket(way)
 
 
 class SshConnection:
-    """An open, authenticated connection (`connection.Connection`), and the one it goes through if there is one."""
+    """An open, authenticated connection (`connection.Connection`), and its jump host if any."""
 
     def __init__(
         self, address: str, line: _Line, environment: Mapping[str, str] | None = None
@@ -175,7 +177,7 @@ class SshConnection:
         self._line.close()
 
     def forward(self, host: str, port: int) -> paramiko.Channel:
-        """Return a connection from the board on to another host."""
+        """Return a wire from the board on to another host."""
         try:
             return self._line.transport.open_channel(
                 "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_S
@@ -183,7 +185,8 @@ class SshConnection:
         except WIRE_ERRORS as error:
             reason = str(error) or "no answer"
             raise BoardError(
-                f"{self._address}: does not lead to {host} port {port}: {reason[:1].lower()}{reason[1:]}"
+                f"{self._address}: does not lead to {host} port {port}: "
+                f"{reason[:1].lower()}{reason[1:]}"
             ) from error
 
     def _start(self, argv: Sequence[str], timeout_s: float | None) -> SshChannel:

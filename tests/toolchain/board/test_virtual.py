@@ -56,7 +56,7 @@ def place(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     fake.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     image.place(12).mkdir(parents=True)
-    made = machine.state_id(machine.stand_in(find(NAME)), image.place(12).name, fake.VERSION)
+    made = machine.state_id(machine.simulating(find(NAME)), image.place(12).name, fake.VERSION)
     snapshot = image.cache() / "machines" / made
     snapshot.mkdir(parents=True)
     (snapshot / boot.DISK).write_text("ready\n")
@@ -258,7 +258,7 @@ def test_what_root_is_refused_on_the_board_is_said(place: Path, report: Listener
 def test_several_boards_run_at_once(place: Path, report: Listener) -> None:
     one = virtual.up(NAME, report)
     other_id = machine.state_id(
-        machine.stand_in(find("rpi-zero-2w")), image.place(12).name, fake.VERSION
+        machine.simulating(find("rpi-zero-2w")), image.place(12).name, fake.VERSION
     )
     snapshots = image.cache() / "machines"
     (snapshots / one_machine(one)).rename(snapshots / other_id)
