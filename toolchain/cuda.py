@@ -1,7 +1,9 @@
-"""A CUDA runtime for a Jetson, built on one Jetson and kept for all with the same JetPack, CUDA and GPU.
+"""A CUDA runtime for a Jetson, built on one and kept for all of the same JetPack, CUDA and GPU.
 
-Not yet proved on hardware. It is built there because CUDA's compiler for an older JetPack exists nowhere else: the source and one
-recipe go to the board, the libraries come back and become a runtime like any other. An interrupted build goes on where it was.
+
+Not yet proved on hardware. It is built on the board because CUDA's compiler for an older JetPack
+exists nowhere else: source and cmake options go to the board, the libraries come back and become a
+runtime like any other. An interrupted build is resumed.
 """
 
 import hashlib
@@ -40,9 +42,11 @@ JETPACKS = {
     "38.4": ("7.1", "13.0"),
     "39.2": ("7.2", "13.2"),
 }
-"""Beginning of an L4T release → JetPack and the CUDA it brings (rbonghi/jetson_stats, jtop/core/jetson_variables.py)."""
+# rbonghi/jetson_stats, jtop/core/jetson_variables.py
+"""Beginning of an L4T release → its JetPack and CUDA."""
 OLDEST_SM = 7.2
-"""GPUs before Xavier's have CUDA 10.2 as their last, and today's llama.cpp does not build with it."""
+# Older GPUs have CUDA 10.2 as their last, and today's llama.cpp does not build with it.
+"""Oldest compute capability of a GPU that a runtime can be built for: Xavier's."""
 BUILD_S = 6 * 3600.0
 _WORK = "~/.cache/demitasse/cuda"
 _TOOLS = """
@@ -64,7 +68,7 @@ for line in iter(stream.readline, b""):
             part.write(content)
         os.replace(path + ".part", path)
 """
-"""Writes what differs: a file that stays as it is will not be compiled again."""
+"""Program that writes the files that differ: a file that stays as it is will not be recompiled."""
 _LIST = """
 import glob, hashlib, json, os, sys
 for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.so"))):
@@ -75,18 +79,18 @@ for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.so"))):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolkit:
-    """What a CUDA runtime is built with and for: its key."""
+    """What a CUDA runtime is built with and for: the key of its cache."""
 
     jetpack: str
     cuda: str
     sm: str
     """Compute capability of the GPU, such as `8.7`."""
     nvcc: str
-    """Path of the compiler on the board."""
+    """Path to the compiler on the board."""
 
 
 def jetpack_of(l4t: str) -> tuple[str, str]:
-    """Return the JetPack and its CUDA of an L4T release; raise ConfigError for one that is not known."""
+    """Return the JetPack and CUDA of an L4T release; raise ConfigError for an unknown release."""
     for beginning in sorted(JETPACKS, key=len, reverse=True):
         if f"{l4t}.".startswith(beginning if beginning.endswith(".") else f"{beginning}."):
             return JETPACKS[beginning]
@@ -96,7 +100,10 @@ def jetpack_of(l4t: str) -> tuple[str, str]:
 
 
 def check_target(target: Target) -> str:
-    """Return the compute capability of a target's GPU; raise FitError where CUDA runtimes are not for it, with why."""
+    """Return the compute capability of a target's GPU.
+
+    Raises FitError, with the reason, if there are no CUDA runtimes for it.
+    """
     sm = target.accelerator.cuda_sm if target.accelerator else ""
     if not sm:
         raise FitError(f"{target.id}: it has no GPU with CUDA")
@@ -122,9 +129,10 @@ def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
 def build_on(
     connection: Connection, facts: Mapping[str, Any], target: Target, report: Reporter
 ) -> Path:
-    """Return the CUDA runtime for boards like the one at the other end of a connection; built there once, an hour and more.
+    """Return the CUDA runtime for boards like the one of a connection; an hour and more, once.
 
-    `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool, FitError for a GPU that is too old.
+    `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool,
+    FitError for a GPU that is too old.
     """
     kit = _toolkit(connection, facts, check_target(target))
     llama = source.fetch(cache() / "cross" / "source", report)
@@ -135,7 +143,8 @@ def build_on(
     if not kept.is_dir():
         work = f"{_WORK}/{key}"
         report.note(
-            f"{connection.address}: building for JetPack {kit.jetpack}, CUDA {kit.cuda}, SM {kit.sm}: once, an hour and more"
+            f"{connection.address}: building for JetPack {kit.jetpack}, CUDA {kit.cuda}, "
+            f"SM {kit.sm}: once, an hour and more"
         )
         _send(connection, llama.path, f"{work}/source", report)
         _compile(connection, work, kit, target, int(facts["cores"] or 1), report)
@@ -184,7 +193,10 @@ def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> N
 
 
 def settings(kit: Toolkit, profile: str) -> Iterator[str]:
-    """Yield cmake's options: the libraries alone, for one GPU and one processor, found beside each other."""
+    """Yield cmake's options: only the libraries, for one GPU and one processor.
+
+    The libraries find each other in their own folder.
+    """
     yield from (
         f"-DCMAKE_CUDA_COMPILER={kit.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={kit.sm.replace('.', '')}",
@@ -233,7 +245,7 @@ def _compile(
 
 
 def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) -> None:
-    """Bring the libraries here, whole or not at all."""
+    """Download the libraries, all or none."""
     listed = connection.run(["python3", "-sE", "-c", _LIST, folder])
     _check(connection, "its libraries cannot be read", listed)
     staged = kept.with_name(f".{kept.name}.part")

@@ -1,7 +1,8 @@
-"""Builds llama.cpp for boards on any Linux host: one libllama.so for each kind of processor, without root or a system compiler.
+"""Builds llama.cpp for boards on any Linux host, without root and without a system compiler.
 
-One image on purpose: zig gives each shared library a C++ runtime of its own, and several that pass C++ objects to each other abort.
-Same inputs, same bytes: what is built is kept under the digest of its inputs, and is found there the next time.
+Each kind of processor gets one libllama.so. It is a single library on purpose: zig gives every
+shared library a C++ runtime of its own, and libraries that pass C++ objects to each other abort.
+The same inputs give the same bytes; a build is kept under the digest of its inputs.
 """
 
 import fcntl
@@ -24,18 +25,19 @@ from toolchain.runtime.elf import glibc_floor, largest_page, needed_versions
 from toolchain.tools import zig
 
 GLIBC = "2.31"
-"""Newest glibc that may be asked for: that of Debian 11 and Ubuntu 20.04, JetPack 5's base; JetPack 6 and Pi OS 12 are newer."""
+# Debian 11 and Ubuntu 20.04 (the base of JetPack 5) have it; JetPack 6 and Pi OS 12 are newer.
+"""Newest glibc that a build may need."""
 PAGES = {"aarch64": 16 << 10, "x86_64": 4 << 10}
-"""Largest pages of a machine's kernels: a Raspberry Pi 5 has 16 KiB."""
+"""Largest memory page of a machine's kernels, in bytes; a Raspberry Pi 5 has 16 KiB."""
 _PROJECT = Path(__file__).parent / "image"
 
 
 @dataclass(frozen=True, slots=True)
 class _Product:
     target: str
-    """In image/CMakeLists.txt."""
+    """Name of the target in image/CMakeLists.txt."""
     file: str
-    """Where it lies in the folder that is returned."""
+    """Path in the folder that is returned."""
 
 
 _LIBRARY = _Product("image", "lib/libllama.so")
@@ -43,16 +45,17 @@ _BENCH = _Product("bench", "bin/llama-bench")
 
 
 def build_library(profile: str, report: Reporter) -> Path:
-    """Return a folder with `lib/libllama.so` for boards of a profile, built once: 250 to 360 CPU-seconds, its next profile 31.
+    """Return a folder with `lib/libllama.so` for boards of a profile, built once.
 
-    Raises ConfigError for an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result would
-    not load on the boards.
+    The first build takes 250 to 360 CPU-seconds, that of another profile 31. Raises ConfigError for
+    an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result
+    would not load on the boards.
     """
     return _built(_LIBRARY, profile, report)
 
 
 def build_bench(profile: str, report: Reporter) -> Path:
-    """Return a folder with `bin/llama-bench`, llama.cpp inside: the referee on the board; otherwise as build_library."""
+    """Return a folder with `bin/llama-bench`, llama.cpp inside; otherwise as build_library."""
     return _built(_BENCH, profile, report)
 
 
@@ -85,10 +88,10 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
 
 
 def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
-    """Return the build folder of a machine; one that was made of other inputs is begun anew.
+    """Return the build folder of a machine, emptied if it was made from other inputs.
 
-    It holds a copy of our project: cmake builds on only where the source lies where it was, and the same files may come from
-    another installation of demitasse.
+    It holds a copy of our project: cmake continues a build only where the source lies where it was,
+    and the same files may come from another installation of demitasse.
     """
     build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
     project = build / "project"
@@ -112,7 +115,8 @@ def _compile(
     report: Reporter,
 ) -> Path:
     report.note(
-        f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time"
+        f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; "
+        "minutes the first time"
     )
     zig.configure(project, _settings(project, llama, processor))
     zig.build(
@@ -139,7 +143,10 @@ def _settings(project: zig.Project, llama: source.Source, processor: Processor) 
 
 
 def check(file: Path, machine: str) -> None:
-    """Raise ArtifactError if a library or program needs more than an old board's C library, or smaller pages than a board's."""
+    """Raise ArtifactError if a library or program would not load on the oldest boards.
+
+    It may need no newer glibc than GLIBC and no smaller pages than a board's.
+    """
     if foreign := sorted(
         name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)
     ):
@@ -149,7 +156,8 @@ def check(file: Path, machine: str) -> None:
         raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")
     if largest_page(file) < PAGES[machine]:
         raise ArtifactError(
-            f"{file.name}: made for pages of {largest_page(file)} bytes, boards have up to {PAGES[machine]}"
+            f"{file.name}: made for pages of {largest_page(file)} bytes, "
+            f"boards have up to {PAGES[machine]}"
         )
 
 
@@ -163,7 +171,7 @@ def _keep(file: Path, kept: Path, product: _Product) -> None:
 
 @contextmanager
 def _alone(folder: Path, report: Reporter) -> Iterator[None]:
-    """Hold the cache for one build at a time; another process waits."""
+    """Hold the build cache for one build at a time; another process waits."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
