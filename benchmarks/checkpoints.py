@@ -1,4 +1,6 @@
-"""Models of true shapes with random weights, written tensor by tensor: what is measured does not depend on what the weights are.
+"""Models of true shapes with random weights, written tensor by tensor.
+
+For measurements that do not depend on what the weights are.
 
 Shared by the benchmarks; needs neither a network nor the memory of a whole model.
 """
@@ -41,7 +43,8 @@ def write_qwen2(
 ) -> Path:
     """Write a Qwen2 of this shape in BF16, with a byte-level tokenizer of `tokens` tokens.
 
-    With `telling` weights every part moves the logits, so that whatever is computed otherwise shows there; else they are all small.
+    With `telling` weights each part moves the logits, so that a wrong computation shows there;
+    without it all weights are small.
     """
     folder.mkdir(parents=True)
     _write_tokenizer(folder, tokens)
@@ -126,7 +129,10 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]], spread: float = 0.0) -> None:
-    """Write tensors of normal weights: one random block, from another place for each tensor; with a spread, norms are 1."""
+    """Write tensors of normal weights: one random block, from another offset for each tensor.
+
+    With a `spread`, norms are 1.
+    """
     weights = np.random.default_rng(0).standard_normal(_BLOCK, np.float32) * np.float32(
         spread or 0.02
     )
@@ -154,7 +160,10 @@ def _bf16(values: np.ndarray) -> np.ndarray:
 
 
 def _write_tokenizer(folder: Path, size: int) -> None:
-    """Write a byte-level BPE of bytes, combinations of letters in their order, and three special tokens, cut as Qwen cuts."""
+    """Write a byte-level BPE: bytes, combinations of letters in order, and three special tokens.
+
+    It splits text as Qwen's does.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,8 +1,10 @@
-"""From a checkpoint and its adapter to a Q4_K_M file: our one pass against peft's merge, llama.cpp's converter and its quantizer.
+"""Checkpoint and adapter to a Q4_K_M file: our one pass against peft's merge and llama.cpp's tools.
 
-Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`,
-which begins with what its parent holds: so the model is made in a process of its own).
-llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that DEMITASSE_LLAMA_CPP names.
+The peers are llama.cpp's converter and quantizer. Each side runs as the child processes that a user
+would start, imports and all. A child's peak is the most memory it held (`ru_maxrss`). That begins
+with what its parent holds, so the model is made in a process of its own.
+llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that
+DEMITASSE_LLAMA_CPP names.
 """
 
 import importlib.metadata
@@ -26,9 +28,9 @@ from device.manifest.gguf import tensor_digests
 
 SCHEME, FILE_TYPE = "Q4_K_M", 15
 ROUNDS, QUICK_ROUNDS = {"166M": 5, "Qwen2.5-0.5B": 5, "Qwen2.5-1.5B": 5}, 1
-"""The largest shape takes 13 GB of disk, and minutes a round."""
+"""Rounds by shape; the largest one takes 13 GB of disk and minutes a round."""
 ALLOWANCE_MB = 300
-"""Besides twice the largest tensor."""
+"""Memory that is allowed in addition to twice the largest tensor."""
 SHAPES: dict[str, dict[str, Any]] = {
     "166M": {
         "vocab_size": 4096,
@@ -77,7 +79,7 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some child processes took."""
+    """What child processes took."""
 
     seconds: float
     peak_mb: float
@@ -191,7 +193,7 @@ def _our_command(root: Path, adapter: str, out: str) -> list[str]:
 
 
 def _lives(root: Path, limit_bytes: int) -> str:
-    """Say whether we live in a memory cgroup of what is allowed."""
+    """Return in words whether we live in a memory cgroup of the allowed size."""
     _forget(root / "limited")
     found = measure.lives_within(_our_command(root, "adapter", "limited"), limit_bytes)
     return "no cgroup here, so VmHWM alone" if found is None else "lives" if found else "killed"
@@ -250,7 +252,7 @@ def run(command: list[str], text: str = "") -> Cost:
 
 
 def _equal_tensors(root: Path, source: Path) -> float:
-    """Return the share of the file's tensors whose bytes are the peer's, both made of the base alone."""
+    """Return the share of tensors whose bytes are the peer's; both sides convert only the base."""
     _ours(root, adapter="", out="plain")
     _peer(root, source, merged=False)
     ours, theirs = (

@@ -1,8 +1,10 @@
-"""Decoding: our answering loop against llama-bench with the same kernels, file and threads; and what guessed tokens bring.
+"""Decoding: our answering loop against llama-bench, and what speculative decoding brings.
 
-Ours samples, detokenizes and streams; llama-bench's `tg` does none of it. Guesses: an answer that copies its prompt of 600 tokens,
-one that has nothing in common with it, and one whose prompt misleads: each piece is right for a while and then something else.
-Weights are random, but for the heads that recite. With guesses and without, the tokens are the same, which is checked.
+Kernels, file and threads are the same. Ours samples, detokenizes and streams; llama-bench's `tg`
+does none of it. The n-gram drafts are tried on three answers: one that copies its prompt of 600
+tokens, one that has nothing in common with it, and one whose prompt misleads, since each piece of
+it is right for a while and then something else. Weights are random, but for the heads that recite.
+With drafts and without, the tokens are the same, which is checked.
 """
 
 import json
@@ -24,7 +26,7 @@ from toolchain.runtime import cross
 
 PROFILE = "x86-64-v3"
 THREADS = 1
-"""One: several wait for each other as soon as anything else runs."""
+"""One: several threads wait for each other as soon as anything else runs."""
 TOKENS, QUICK_TOKENS = 128, 32
 ROUNDS, QUICK_ROUNDS = 7, 2
 COPIED = 600
@@ -95,7 +97,7 @@ def main() -> None:
 
 
 class _Guesses:
-    """Engines that guess and that do not, and prompts of three kinds."""
+    """Engines with and without drafts, and prompts of three kinds."""
 
     def __init__(self, tokens: int) -> None:
         draw = random.Random(0)

@@ -1,11 +1,11 @@
-"""Bytes of a model update against rsync, `zstd --patch-from` and xdelta3; and the processor's seconds that each of them takes.
+"""Bytes and processor seconds of a model update, against rsync, `zstd --patch-from` and xdelta3.
 
-The model has the shape of Qwen2.5-0.5B in Q4_0 with fewer layers (DEMITASSE_BENCH_LAYERS, 24 are all of them) and the vocabulary
-cut in the same ratio; its weights are random, its updates of rank 16 and of a relative size: what a fine-tune changed in a weight
-÷ the weight, by their norms. The real updates are what `tune` makes of the starter's base (all-linear as `make demo` left it): a
-tiny model, which moves far more.
-rsync, zstd and xdelta3 come from the system's packages (apt-get install rsync zstd xdelta3); one that is missing is left out.
-xdelta3 is slow, so it is asked at 1 % alone.
+The model has the shape of Qwen2.5-0.5B in Q4_0 with fewer layers (DEMITASSE_BENCH_LAYERS; 24 are
+all of them) and a vocabulary cut in the same ratio. Its weights are random. Its updates have rank
+16 and a relative size: the norm of a weight's change ÷ the norm of the weight. The real updates are
+what `tune` makes of the starter's base (all-linear as `make demo` left it): a tiny model, which
+moves far more. rsync, zstd and xdelta3 come from the system's packages (apt-get install rsync zstd
+xdelta3); a missing one is left out. xdelta3 is slow, so it runs at 1 % only.
 """
 
 import hashlib
@@ -58,11 +58,13 @@ class Figures:
 
     bytes: dict[str, float]
     seconds: dict[str, float]
-    """Of the processor: ours to compare and, with the code of the board, to apply; of the others to do all they do."""
+    """Processor seconds by program.
+
+    Ours: to compare and, with the board's code, to apply. The others: to do all they do."""
 
 
 def main() -> None:
-    """Measure every update against every peer that is there."""
+    """Measure every update against every peer that is installed."""
     options = measure.options(__doc__ or "")
     layers = (
         QUICK_LAYERS if options.quick else int(os.environ.get("DEMITASSE_BENCH_LAYERS", LAYERS))
@@ -121,7 +123,7 @@ def _updates(
 
 
 def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
-    """Yield what `tune` makes of the starter's base, if `make demo` has built it."""
+    """Yield the updates that `tune` makes of the starter's base, if `make demo` has built it."""
     from toolchain.tune import tune
 
     if not (STARTER / "pretrain").is_dir():
@@ -172,12 +174,12 @@ def _measure(old: Path, new: Path, scratch: Path, *, slow: bool) -> Figures:
 
 
 def _cpu_s() -> float:
-    """Return the seconds of the processor that this program and its children took."""
+    """Return the processor seconds of this program and its children."""
     return sum(os.times()[:4])
 
 
 class _Sent:
-    """Frames in memory, as a session hands them to the board."""
+    """Frames in memory, as a session gives them to the board."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw, self._at = raw, 0
@@ -188,7 +190,7 @@ class _Sent:
 
 
 def _apply(patch: delta.Patch, old: Path, new: Path, scratch: Path) -> float:
-    """Return the seconds that the board's own code takes here to rebuild and hash the new file."""
+    """Return the seconds in which the board's own code rebuilds and hashes the new file here."""
     raw, made, size = b"".join(patch.chunks(patch.frames)), scratch / "made", new.stat().st_size
     out, base = (
         os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
@@ -268,7 +270,7 @@ def _file(command: list[str], scratch: Path) -> int:
 
 
 def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> Path:
-    """Write the model, with the matrices called so moved; the same seed gives the same weights and the same directions."""
+    """Write the model with the named matrices moved; a seed fixes weights and directions."""
     import gguf
 
     draw = np.random.default_rng(0)
@@ -304,7 +306,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
 
 
 def _relative(before: Path, after: Path, modules: tuple[str, ...]) -> float:
-    """Return how far the weights that were tuned moved: the norm of the difference ÷ the norm."""
+    """Return how far the tuned weights moved: the norm of the difference ÷ the norm."""
     from safetensors.numpy import load_file
 
     one, other = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")

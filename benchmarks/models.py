@@ -1,8 +1,11 @@
-"""Model files of the shapes that boards run, with random weights: as fast as the trained ones, and their answers are noise.
+"""Model files of the shapes that boards run, with random weights.
 
-Two things make the noise strict, so that one differing bit shows within a few tokens: the four-bit values are drawn from 1 to 15
-(from 0 to 15 their mean is not zero, which makes every row nearly the same), and the last norm is ±1 (a tied head would else
-name the token it was given). A file is written once and kept in build/.
+They are as fast as trained ones, and their answers are noise.
+
+Two things make the noise strict, so that one differing bit shows within a few tokens. The four-bit
+values are drawn from 1 to 15: from 0 to 15 their mean is not zero, which makes every row nearly the
+same. The last norm is ±1: a tied head would else name the token it was given. A file is written
+once and kept in build/.
 """
 
 import itertools
@@ -16,11 +19,12 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "models"
 BLOCK = 32
-"""Weights that share a scale in Q4_0 and Q8_0."""
+"""Number of weights that share a scale in Q4_0 and Q8_0."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTROL, NORMAL = 3, 1
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -50,7 +54,10 @@ QWEN25_05B = Shape(
 
 
 def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_0") -> Path:
-    """Return a file of a shape, Q4_0 with a Q8_0 embedding or all Q8_0; or one that recites these tokens for ever."""
+    """Return a file of a shape: Q4_0 with a Q8_0 embedding, or all Q8_0.
+
+    With `recites` its answer is these tokens, over and over.
+    """
     kind = (
         f"recites-{sha256(repr(list(recites)).encode()).hexdigest()[:8]}" if recites else "random"
     )
@@ -106,7 +113,10 @@ def _header(writer: Any, shape: Shape) -> None:
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[str]]:
-    """Return the 256 bytes, then pairs and pairs of pairs of them, and the specials; and the merges that make them."""
+    """Return the vocabulary and the merges that make it.
+
+    It has the 256 bytes, then pairs and pairs of pairs of them, and the special tokens.
+    """
     plain = [
         chr(code)
         for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
@@ -125,7 +135,7 @@ def _vocabulary(size: int) -> tuple[list[str], list[str]]:
 def _tensors(
     shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield name, type and bytes of each tensor; a model that recites has blocks that add nothing to what comes in."""
+    """Yield name, type and bytes of each tensor; the blocks of a model that recites add nothing."""
     width, kv = shape.width, shape.width // shape.heads * shape.kv_heads
     quiet = 0.0 if recites else 1.0
     embedding = draw.normal(0, 1, (shape.vocabulary, width)).astype(np.float32)

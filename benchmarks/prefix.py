@@ -1,8 +1,11 @@
-"""Time to the first token after a restart, without ÷ with the state of the lead: 512 or 2048 tokens of instructions, 16 new ones.
+"""Time to the first token after a restart, without ÷ with the saved state of the prompt's prefix.
 
-With the model loaded: from the empty engine to the first token, reading and hashing the state included. From process start: from
-the spawn of `serve` to the first token over HTTP. The second peer is stock llama-cpp-python with its LlamaDiskCache, a process each
-time. The model has the shape of a real one and random weights; with the state and without, its tokens are the same.
+The prefix has 512 or 2048 tokens of instructions; 16 new tokens follow.
+
+With the model loaded: from the empty engine to the first token, reading and hashing the state
+included. From process start: from the spawn of `serve` to the first token over HTTP. The second
+peer is stock llama-cpp-python with its LlamaDiskCache, a process each time. The model has the shape
+of a real one and random weights; with the state and without, its tokens are the same.
 """
 
 import http.client
@@ -86,7 +89,7 @@ def main() -> None:
 
 
 class _Bench:
-    """Releases with a lead of each size in a store, and what answers from them."""
+    """Releases in a store, with a prefix of each size, and what answers from them."""
 
     def __init__(self, folder: Path, file: Path) -> None:
         self._file, self._cache = file, folder / "cache"
@@ -103,7 +106,7 @@ class _Bench:
         return (self._loaded if kind == "loaded" else self._started)(size, restored=how == "with")
 
     def stock(self, size: int) -> float:
-        """Return the milliseconds of a process of the peer, its cache filled by the ones before."""
+        """Return the milliseconds of a process of the peer, whose cache earlier runs filled."""
         prompt = self._prompt(size)[1]
         asked = json.dumps(
             {
@@ -132,7 +135,7 @@ class _Bench:
         return milliseconds
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         self._engine.close()
 
     def _loaded(self, size: int, *, restored: bool) -> float:
@@ -161,7 +164,7 @@ class _Bench:
         return milliseconds
 
     def _served(self, bundle: Path) -> float:
-        """Return the milliseconds from the start of a service to the first text of its answer."""
+        """Return the milliseconds from a service's start to the first text of its answer."""
         asked = {
             "messages": [{"role": "user", "content": "0123456789"}],
             "stream": True,
@@ -193,13 +196,13 @@ class _Bench:
         )
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
-        """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""
+        """Return the length of the prefix, and the tokens of a prompt with NEW tokens more."""
         lead = list(self._model(size).lead())
         assert abs(len(lead) - size) < 8, len(lead)
         return len(lead), [*lead, *range(700, 700 + NEW)]
 
     def _release(self, kind: str, size: int) -> Path:
-        """Return a release in a store, its state written by the process that will read it."""
+        """Return a release in a store; the process that will read its state has written it."""
         folder = self._folder / kind / "releases" / f"{size:064x}"
         folder.mkdir(parents=True)
         (folder / "model.gguf").symlink_to(self._file)
@@ -225,7 +228,7 @@ class _Bench:
 
 
 def _system(size: int) -> str:
-    """Return a system prompt that takes `size` tokens with what the template puts around it."""
+    """Return a system prompt of `size` tokens, what the template puts around it included."""
     return "".join(chr(97 + number % 26) + chr(65 + number % 25) for number in range(size - 12))
 
 

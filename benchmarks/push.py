@@ -1,6 +1,7 @@
-"""Upload of 500 MB over loopback SSH: our push against `scp` as it comes and paramiko's `SFTPClient.put`.
+"""Upload of 500 MB over loopback SSH: our push against plain `scp` and `SFTPClient.put`.
 
-Ours hashes every byte on the board, keeps it resumable, and puts it on the disk before it counts; theirs do none of it.
+Ours hashes every byte on the board, keeps it resumable, and puts it on the disk before it counts;
+the peers do none of it.
 """
 
 import os
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def _push(way: Route, payload: Path) -> float:
-    """Return the seconds that our transfer takes from request to answer, connected and hashed beforehand as theirs are."""
+    """Return the seconds of our transfer from request to answer, connected and hashed before."""
     blob = Blob(path=payload, sha256=_digest(payload), size=payload.stat().st_size, offset=0)
     with _store(payload.parent) as root, _connected(way) as connection:
         device = Device(connection)
@@ -95,7 +96,7 @@ def _scp(way: Route, payload: Path) -> float:
 
 
 def _login_s(way: Route, trust: list[str]) -> float:
-    """Return the seconds that scp's login takes: ours is not counted either."""
+    """Return the seconds of scp's login: ours is not counted either."""
     began = time.monotonic()
     subprocess.run(
         ["ssh", "-F", "none", *trust, "-p", str(way.port), f"{way.user}@{way.host}", "true"],
@@ -145,7 +146,7 @@ def _digest(path: Path) -> str:
 
 
 def _fast_folder() -> Path:
-    """Return a folder in memory where there is one: the line is measured, not the disk."""
+    """Return a folder in memory if there is one: the line is measured, not the disk."""
     return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
 
 

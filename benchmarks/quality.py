@@ -1,8 +1,9 @@
-"""Quality by bytes on the starter's student: KL to the teacher and task score of every scheme, llama.cpp's own quantizer beside.
+"""Quality by size on the starter's student: KL to the teacher and task score of every scheme.
 
-What is learned or chosen uses training text and the held-out questions behind the first 200; figures are of the first 200, through
-the device runtime. Finished stages in build/, or in the folder that DEMITASSE_BUILD names, are used as they are, missing ones are
-made. Writes docs/quality.svg and the table of docs/quality.md.
+llama.cpp's own quantizer is the peer. What is learned or chosen uses training text and the held-out
+questions after the first 200; figures are of the first 200, through the device runtime. Finished
+stages in build/, or in the folder that DEMITASSE_BUILD names, are used as they are; missing ones
+are made. Writes docs/quality.svg and the table of docs/quality.md.
 """
 
 import ctypes
@@ -38,7 +39,7 @@ MARK = "<!-- measured by benchmarks/quality.py -->"
 PLAIN = ("Q4_K_M", "Q4_0")
 """Schemes that are measured without an importance matrix too."""
 AUTO = ("auto:5.85bpw", "auto:5.55bpw", "auto:4.6bpw")
-"""Budgets: what Q4_K_M and Q4_0 take of this student, and less."""
+"""Budgets: those of Q4_K_M and Q4_0 on this student, and a smaller one."""
 INT8 = "dynamic_wi8_afp32"
 SERIES = {
     "imatrix": ("o", "named scheme, importance matrix"),
@@ -49,7 +50,7 @@ SERIES = {
 }
 """Marker and name of each kind of row."""
 NAME_STEP = 1.2
-"""By how much names in the plot are apart, as a ratio of KL."""
+"""Distance between names in the plot, as a ratio of KL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +59,17 @@ class Row:
 
     name: str
     series: str
-    """A key of SERIES."""
+    """Key of SERIES."""
     size_bytes: int
     bits: float
     figures: dict[str, Any]
-    """Of the gate."""
+    """Figures of the gate."""
     each: tuple[float, ...]
-    """KL of each conversation, nats."""
+    """KL of each conversation, in nats."""
 
     @classmethod
     def of(cls, name: str, series: str, model: ModelFile, verdict: Path) -> "Row":
-        """Return the row of a model file whose gate wrote its figures to `verdict`."""
+        """Return the row of a model file; the gate wrote its figures to `verdict`."""
         found, figures = model.figures, json.loads((verdict / "verdict.json").read_text())
         each = tuple(float(row["kl"]) for row in read_jsonl(verdict / "divergence.jsonl"))
         size, bits = model.file.stat().st_size, float(found["real_bpw"])
@@ -152,7 +153,7 @@ def _row(tried: Tried) -> Row:
 
 
 class _Peers:
-    """What llama.cpp's converter and quantizer make of the same checkpoint."""
+    """Files of the same checkpoint by llama.cpp's converter and quantizer."""
 
     def __init__(self, out: Path, scratch: Path) -> None:
         self._out, self._scratch, self._whole = out, scratch, scratch / "whole.gguf"
@@ -200,7 +201,7 @@ class _Peers:
         return Row.of(f"{ours.scheme}, plain", "plain", model, out)
 
     def same_bytes(self, ours: Tried) -> float:
-        """Return the share of a file's tensors whose bytes are llama.cpp's with the same importance matrix."""
+        """Return the share of tensors with llama.cpp's bytes, both with one importance matrix."""
         theirs = self._quantize(
             ours.scheme, self._scratch / f"weighed-{ours.scheme}", ours.model.path / IMPORTANCE
         )
@@ -295,21 +296,27 @@ def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table of Markdown."""
-    head = "| file | kB | bits | KL ± error | KL 99 % | agreement | exact match | F1 |\n|---|---|---|---|---|---|---|---|\n"
+    head = (
+        "| file | kB | bits | KL ± error | KL 99 % | agreement | exact match | F1 |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+    )
     return head + "".join(_line(row) for row in rows)
 
 
 def _line(row: Row) -> str:
     found = row.figures
-    kl = f"{found['mean_kl']:.5f} ± {found['kl_error']:.5f} | {found['p99_kl']:.4f} | {found['agreement']:.2%}"
+    kl = f"{found['mean_kl']:.5f} ± {found['kl_error']:.5f} | {found['p99_kl']:.4f}"
+    size = f"{row.size_bytes / 1000:.0f} | {row.bits:.2f}"
+    score = f"{found['agreement']:.2%} | {found['exact_match']:.1%} | {found['f1']:.1%}"
     name = f"**{row.name}**" if row.series in ("learned", "auto") else row.name
-    return f"| {name} | {row.size_bytes / 1000:.0f} | {row.bits:.2f} | {kl} | {found['exact_match']:.1%} | {found['f1']:.1%} |\n"
+    return f"| {name} | {size} | {kl} | {score} |\n"
 
 
 def conditions(rows: Sequence[Row]) -> str:
-    """Return what the table stands on."""
+    """Return the conditions under which the table was measured."""
     found = rows[0].figures
-    counts = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers, {found['questions']} questions"
+    tokens = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers"
+    counts = f"{tokens}, {found['questions']} questions"
     engines = {
         f"{each['engine_name']} {each['engine']} on {each['arithmetic']}"
         for each in (row.figures for row in rows)
@@ -318,7 +325,10 @@ def conditions(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[Row]) -> bytes:
-    """Return KL by bytes as SVG, the same bytes for the same rows; files of 16 bits lie beyond its edge."""
+    """Return a plot of KL by size as SVG, the same bytes for the same rows.
+
+    Files of 16 bits lie beyond its edge.
+    """
     import io
 
     import matplotlib as mpl
@@ -357,7 +367,7 @@ def picture(rows: Sequence[Row]) -> bytes:
 
 
 def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
-    """Write the names beside their points, one under the other where points are close."""
+    """Write the names beside their points; where points are close, one below the other."""
     last = math.inf
     for row in sorted(rows, key=lambda row: -row.figures["mean_kl"]):
         size, kl = row.size_bytes / 1000, row.figures["mean_kl"]

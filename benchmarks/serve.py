@@ -1,8 +1,9 @@
-"""The service around the engine: what it costs before a first token, what memory it takes beside the model, and 64 clients at once.
+"""The service around the engine: time before a first token, memory, and 64 clients at once.
 
-With two slots a short question is asked while a long answer is under way, of a service with two slots and of one with one.
-The engine's own time to a first token is what it reports itself for the same prompt (`timings.prompt_ms`), read by its own clock in
-the very same request; the client's begins before its connection and ends with the first text.
+With two slots a short question is asked while a long answer is under way, of a service with two
+slots and of one with one. The engine's own time to a first token is what it reports for the same
+prompt (`timings.prompt_ms`), by its own clock in the very same request. The client's begins before
+its connection and ends with the first text.
 """
 
 import functools
@@ -38,7 +39,7 @@ RSS_GOAL_MB, TTFT_GOAL = 60, 1.2
 LONG, SHORT, TURNS = 256, 8, 5
 """Tokens of a long answer and of a short one, and how often both are asked."""
 SHORT_GOAL = 0.5
-"""Of the seconds that a short question takes where it has to wait for the long answer."""
+"""Share of the seconds that a short question takes if it must wait for the long answer."""
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def main() -> None:
 
 
 def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of short questions that are asked while a long answer is under way, by two slots and by one."""
+    """Return the seconds of short questions during a long answer, by two slots and by one."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         bundles = {"one": _bundle(Path(one), file), "two": _bundle(Path(two), file, slots=2)}
         with (
@@ -143,7 +144,7 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def _answered(port: int, number: int, tokens: int, began: threading.Event | None = None) -> float:
-    """Return the seconds of a short question's whole answer; say when its first token is there."""
+    """Return the seconds of a short question's whole answer; `began` is set at its first token."""
     start = time.perf_counter()
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = json.loads(_body(number, stream=True, words=SHORT_WORDS)) | {"max_tokens": tokens}
@@ -217,7 +218,10 @@ def _body(number: int, *, stream: bool, words: int = WORDS) -> str:
 
 
 def _first_token(port: int, number: int) -> tuple[float, float]:
-    """Return the seconds to a first token as the engine and as the client saw them, for a prompt that nothing is known of."""
+    """Return the seconds to a first token, by the engine's and by the client's clock.
+
+    The prompt has no prefix in the cache.
+    """
     began, first = time.perf_counter(), 0.0
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     client.request(
@@ -237,7 +241,7 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
 
 
 def _many(port: int, client: int, questions: int) -> Counter[int]:
-    """Ask one question after the other, again after as long as a full line says; return the statuses that were seen."""
+    """Ask questions in turn; after a refusal wait as long as it says. Return the statuses."""
     seen: Counter[int] = Counter()
     for number in range(questions):
         status = 0
@@ -262,7 +266,7 @@ def _resident(pid: int) -> int:
 
 
 def _model_bytes(file: Path) -> int:
-    """Return what the model itself takes: weights, cache, and what is computed with."""
+    """Return the model's own memory: weights, KV cache and compute buffers."""
     needs = needs_of(read_header(file), CONTEXT)
     return needs.weights_bytes + needs.kv_bytes + needs.compute_bytes
 

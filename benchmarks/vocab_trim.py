@@ -1,7 +1,8 @@
-"""Decoding with a vocabulary trimmed to a subject, against the same model with all its tokens, in the same runtime.
+"""Decoding with a vocabulary trimmed to a subject, against the same model with all its tokens.
 
-The true shape of Qwen2.5-0.5B with random weights: bytes read for each token decide the speed, and not what they are. Each round
-is a child process that loads one file and decodes; a prompt's speed is hardly changed, as one row of scores is made for it.
+The shape is that of Qwen2.5-0.5B, with random weights: the bytes that are read for each token
+decide the speed, not their values. Each round is a child process that loads one file and decodes. A
+prompt's speed hardly changes, since only one row of scores is computed for it.
 """
 
 import multiprocessing

@@ -1,9 +1,12 @@
-"""Peer: the same Qwen 2 as a TensorFlow graph, through TensorFlow's own converter; for a Python that has tensorflow.
+"""Peer: the same Qwen 2 as a TensorFlow graph, by TensorFlow's converter; needs tensorflow.
 
-python tensorflow_convert.py MODEL OUT PREFILL CONTEXT      writes OUT/model.tflite; signatures are `prefill_<n>` and `decode`
+python tensorflow_convert.py MODEL OUT PREFILL CONTEXT
 
-What is known to make such a graph fast is in it: the cache is updated by one operator, projections that read the same value are one
-multiplication, a prompt ends at the keys and values of the last layer, and nothing is sliced by strides.
+Writes OUT/model.tflite with the signatures `prefill_<n>` and `decode`.
+
+All that is known to make such a graph fast is in it: one operator updates the cache, projections
+that read the same value are one multiplication, a prompt ends at the keys and values of the last
+layer, and nothing is sliced by strides.
 """
 
 import json
@@ -22,7 +25,7 @@ Caches = dict[str, Any]
 
 
 class Decoder(tf.Module):
-    """A checkpoint's weights as variables, and what they compute."""
+    """A checkpoint's weights as variables, and the computation on them."""
 
     def __init__(self, folder: Path, context: int) -> None:
         """Read a checkpoint."""
@@ -57,7 +60,7 @@ class Decoder(tf.Module):
         )
 
     def signature(self, count: int, *, answers: bool) -> Any:
-        """Return the function of `count` tokens at a time, traced."""
+        """Return the traced function for `count` tokens at a time."""
         shape = (1, self.shared, self.context, self.width)
         caches = {
             f"kv_cache_{part}_{layer}": tf.TensorSpec(shape, tf.float32)
@@ -105,7 +108,7 @@ class Decoder(tf.Module):
     def _cached(
         self, value: Any, layer: int, place: tuple[Any, Any], start: Any, caches: Caches
     ) -> Any:
-        """Return the queries of a layer, its keys and values put into the caches."""
+        """Return the queries of a layer, and put its keys and values into the caches."""
         joined = tf.reshape(
             self._linear(value, f"model.layers.{layer}.self_attn.qkv"),
             (-1, self.heads + 2 * self.shared, self.width),

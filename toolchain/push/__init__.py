@@ -101,7 +101,8 @@ def push(
 ) -> Deployment:
     """Put a bundle and its runtime on a board and run it there.
 
-    Raises HealthError if the board rolled back. `names` are options of the service (device/serve): who may call it by which name.
+    Raises HealthError if the board rolled back. `names` are options of the service (device/serve):
+    who may call it by which name.
     """
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)

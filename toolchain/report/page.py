@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, nothing from elsewhere, light or dark as its reader likes it."""
+"""A report as one HTML page: no script, no foreign resource, light or dark as the reader likes."""
 
 import html
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,23 @@ from toolchain.report import caveats, plots, test_name
 
 NOT_MEASURED = "not measured"
 STYLE = """
-:root { color-scheme: light dark; --paper: light-dark(#fbf9f6, #171412); --ink: light-dark(#2a211b, #ece5df);
-  --quiet: light-dark(#6b5d53, #a89a8f); --line: light-dark(#e3dbd3, #362e29); --alarm: light-dark(#a3231a, #ff8a7d) }
-body { margin: 0 auto; max-width: 54rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+:root { color-scheme: light dark;
+  --paper: light-dark(#fbf9f6, #171412); --ink: light-dark(#2a211b, #ece5df);
+  --quiet: light-dark(#6b5d53, #a89a8f); --line: light-dark(#e3dbd3, #362e29);
+  --alarm: light-dark(#a3231a, #ff8a7d) }
+body { margin: 0 auto; max-width: 54rem; padding: 2rem 1.25rem 4rem;
+  background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.5rem 0 .25rem } p { margin: .4rem 0 } .quiet { color: var(--quiet); font-size: .9rem }
+h1 { font-size: 1.5rem; margin: 0 }
+h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem } p { margin: .4rem 0 }
+.quiet { color: var(--quiet); font-size: .9rem }
 .caveat { color: var(--alarm) } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
-th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: normal }
-thead th { color: var(--quiet) } td.number { text-align: right } svg { width: 100%; max-width: 46rem; height: auto; display: block }
+th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; font-weight: normal;
+  border-bottom: 1px solid var(--line) }
+thead th { color: var(--quiet) } td.number { text-align: right }
+svg { width: 100%; max-width: 46rem; height: auto; display: block }
 """
 
 
@@ -27,12 +34,14 @@ def render(reports: Sequence[Report]) -> str:
     title = " · ".join(dict.fromkeys(report.board for report in reports))
     body = [
         f"<h1>{_text(title)}</h1>",
-        '<p class="quiet">measured by demitasse, on the boards themselves, with the runtime that serves</p>',
+        '<p class="quiet">measured by demitasse, on the boards themselves, '
+        "with the runtime that serves</p>",
     ]
     body += _figure(
         "Quality against speed",
         plots.quality_and_speed(reports),
-        "The area of a circle is the size of the file; the dotted line joins those that no other beats in both.",
+        "The area of a circle is the size of the file; "
+        "the dotted line joins those that no other beats in both.",
         "no report holds a release that went through the gate",
     )
     for report in reports:
@@ -166,7 +175,8 @@ def _said(value: Any, words: Any) -> str:
 
 
 def _figure(title: str, svg: str, caption: str, absent: str) -> list[str]:
-    shown = f'<div class="wide" role="img" aria-label="{_text(title)}">{svg}</div><p class="quiet">{_text(caption)}</p>'
+    picture = f'<div class="wide" role="img" aria-label="{_text(title)}">{svg}</div>'
+    shown = f'{picture}<p class="quiet">{_text(caption)}</p>'
     return [
         f"<h3>{_text(title)}</h3>",
         shown if svg else f'<p class="quiet">{NOT_MEASURED}: {_text(absent)}</p>',
