@@ -13,10 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.figures import (
+    BundleFigures,
+    DatasetFigures,
+    ModelFigures,
+    StageFigures,
+    VerdictFigures,
+)
 from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
@@ -26,7 +33,10 @@ RESUME = "resume"
 """The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage is done."""
 
 Figures = dict[str, Any]
-"""What a stage measured: JSON values only, units in the names."""
+"""Figures as a record keeps them: JSON values only, units in the names."""
+
+
+Kept = TypeVar("Kept", bound=StageFigures)
 
 
 class Record(Frozen):
@@ -88,17 +98,17 @@ class Artifact:
         """The digest that later stages record as their input."""
         return self.record.digest
 
-    @property
-    def figures(self) -> Figures:
-        """What the stage measured."""
-        return self.record.figures
-
 
 class Dataset(Artifact):
     """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line) and `texts.jsonl` ({"text": …} a line).
 
     Where conversations have an opening, `opening.jsonl` holds its messages, and `opening` in a line says how many of them are that.
     """
+
+    @property
+    def figures(self) -> DatasetFigures:
+        """What was read and how it was split."""
+        return DatasetFigures.read(self.record.figures)
 
     @property
     def opening_file(self) -> Path | None:
@@ -167,23 +177,38 @@ class ModelFile(Artifact):
     """One .gguf or .tflite file with `tokenizer.json` and `chat_template.jinja` beside it."""
 
     @property
+    def figures(self) -> ModelFigures:
+        """What the file is."""
+        return ModelFigures.read(self.record.figures)
+
+    @property
     def file(self) -> Path:
-        """The model file itself."""
-        return self.path / str(self.figures["file"])
+        """Path to the model file itself."""
+        return self.path / self.figures.file
 
     @property
     def adapter(self) -> Path | None:
-        """The LoRA adapter that runs beside it."""
-        name = self.figures.get("adapter_file")
-        return self.path / str(name) if name else None
+        """Path to the unmerged LoRA adapter; None if there is none."""
+        name = self.figures.adapter_file
+        return self.path / name if name else None
 
 
 class Verdict(Artifact):
     """`verdict.json`: what was measured on the model file, and what the gate says; `goldens.jsonl`."""
 
+    @property
+    def figures(self) -> VerdictFigures:
+        """What was measured, and the limits that were missed."""
+        return VerdictFigures.read(self.record.figures)
+
 
 class Bundle(Artifact):
     """The folder that travels to boards; device.manifest says what is in it."""
+
+    @property
+    def figures(self) -> BundleFigures:
+        """What was packaged."""
+        return BundleFigures.read(self.record.figures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,18 +254,21 @@ class Report:
     """What the board is."""
 
 
-def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
+def keep(
+    out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
+) -> tuple[Record, bool]:
     """Return the record of `out` and whether it is fresh: made now by `build(out)`, or found with the same key.
 
     `build` writes its files under `out` and returns its figures. If it is interrupted nothing is recorded; started again
-    with the same key it finds what it left under `out`/resume.
+    with the same key it finds what it left under `out`/resume. A record whose figures are not of `shape` is made again.
     """
     key = work.key()
-    if (found := recorded(out)) and found.key == key:
-        return found, False
+    if record := recorded_as(out, key, shape):
+        return record, False
     _prepare(out, key)
     began = time.monotonic()
     figures = build(out)
+    assert figures is not None
     shutil.rmtree(out / RESUME, ignore_errors=True)
     record = Record(
         stage=work.stage,
@@ -252,7 +280,7 @@ def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Recor
         digest=digest(out),
         size_bytes=size_bytes(out),
         seconds=round(time.monotonic() - began, 2),
-        figures=figures,
+        figures=figures.as_json(),
     )
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
@@ -265,6 +293,18 @@ def recorded(out: Path) -> Record | None:
         return Record.model_validate_json((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def recorded_as(out: Path, key: str, shape: type[StageFigures]) -> Record | None:
+    """Return the record of a folder if it has this key and figures of this shape, else None."""
+    record = recorded(out)
+    if record is None or record.key != key:
+        return None
+    try:
+        shape.read(record.figures)
+    except ArtifactError:
+        return None
+    return record
 
 
 def _prepare(out: Path, key: str) -> None:

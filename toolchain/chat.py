@@ -71,13 +71,15 @@ def fixed_clock() -> Iterator[None]:
         def now() -> datetime:
             return moment(RENDERED_AT)
 
-    # transformers gives a template no other clock: of what a caller hands it, only plain values reach it.
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = Stopped
+    # transformers gives a template no other clock: of what a caller hands it, only plain values
+    # reach it.
+    module: Any = chat_template_utils
+    clock = module.datetime
+    module.datetime = Stopped
     try:
         yield
     finally:
-        chat_template_utils.datetime = clock
+        module.datetime = clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

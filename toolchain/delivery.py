@@ -16,7 +16,7 @@ from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.pipeline import Step
+from toolchain.line.flow import Step
 from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.recipe import PackageSpec

@@ -7,13 +7,14 @@ measured ones; where nobody has measured how fast it decodes, the rate of its me
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from device.manifest import Manifest
 from device.manifest import tflite as lite
-from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, streamed_bytes
+from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
+from toolchain.figures import ModelFigures
 from toolchain.profiles import PROFILES, Profile
 from toolchain.target import Needs, Target
 
@@ -115,6 +116,13 @@ def needs_of(header: Header, context: int, beside_bytes: int = 0) -> Needs:
     )
 
 
+def gguf_needs(file: Path, context: int, adapter: Path | None) -> dict[str, int]:
+    """Return the bytes of memory of each kind that a GGUF file takes, with an adapter that stays unmerged."""
+    adapter_bytes = adapter.stat().st_size if adapter else 0
+    needs = asdict(needs_of(read_header(file), context, adapter_bytes))
+    return {part: size for part, size in needs.items() if part.endswith("_bytes")}
+
+
 def trained_context(header: Header) -> int:
     """Return the tokens of context that a GGUF file says its model was trained for; 0 where it says none."""
     return int(_most(_field(header, "context_length", 0)))
@@ -208,8 +216,21 @@ def _padded(tokens: int) -> int:
 # TFLite -------------------------------------------------------------------------------------------------------------------
 
 
-def tflite_figures(header: lite.Header) -> dict[str, Any]:
-    """Return what a TFLite decoder's signatures say of its size: the figures that `tflite_needs` counts with."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteSizes:
+    """What a TFLite decoder's signatures say of its size."""
+
+    context: int
+    """Tokens of context that its cache has places for; 0 for a file that is no decoder."""
+    prefill: tuple[int, ...]
+    """Lengths of the pieces that it reads prompts in."""
+    weights_bytes: int
+    kv_bytes_per_token: int
+    n_vocab: int
+
+
+def lite_sizes(header: lite.Header) -> LiteSizes:
+    """Return what a TFLite decoder's signatures say of its size."""
     decode = next((each for each in header.signatures if each.name == "decode"), None)
     mask, logits = (
         (decode.inputs.get("mask"), decode.outputs.get("logits")) if decode else (None, None)
@@ -220,31 +241,37 @@ def tflite_figures(header: lite.Header) -> dict[str, Any]:
         for name, tensor in (decode.inputs if decode else {}).items()
         if name.startswith("kv_cache_")
     ]
-    return {
-        "context": context,
-        "prefill": tuple(
-            sorted(
-                int(each.name.removeprefix("prefill_"))
-                for each in header.signatures
-                if each.name.removeprefix("prefill_").isdigit()
-            )
-        ),
-        "weights_bytes": sum(tensor.size for tensor in header.constants),
-        "kv_bytes_per_token": sum(caches) // context if context else 0,
-        "n_vocab": logits.shape[-1] if logits and logits.shape else 0,
-    }
+    lengths = [each.name.removeprefix("prefill_") for each in header.signatures]
+    return LiteSizes(
+        context=context,
+        prefill=tuple(sorted(int(length) for length in lengths if length.isdigit())),
+        weights_bytes=sum(tensor.size for tensor in header.constants),
+        kv_bytes_per_token=sum(caches) // context if context else 0,
+        n_vocab=logits.shape[-1] if logits and logits.shape else 0,
+    )
 
 
-def tflite_needs(model: Mapping[str, Any], context: int) -> dict[str, int]:
+def sizes_of(figures: ModelFigures) -> LiteSizes:
+    """Return the sizes of a TFLite file that a stage made or took."""
+    return LiteSizes(
+        context=figures.context,
+        prefill=tuple(figures.prefill or ()),
+        weights_bytes=figures.weights_bytes,
+        kv_bytes_per_token=figures.kv_bytes_per_token or 0,
+        n_vocab=figures.n_vocab,
+    )
+
+
+def tflite_needs(sizes: LiteSizes, context: int) -> dict[str, int]:
     """Return the bytes of memory that a TFLite file takes.
 
     LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
     """
-    graphs = 1 + len(model["prefill"])
+    graphs = 1 + len(sizes.prefill)
     return {
-        "weights_bytes": int(model["weights_bytes"]) * graphs,
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
-        "compute_bytes": BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
+        "weights_bytes": sizes.weights_bytes * graphs,
+        "kv_bytes": sizes.kv_bytes_per_token * context * 2 * graphs,
+        "compute_bytes": BATCH * sizes.n_vocab * 4 + (16 << 20),
     }
 
 
@@ -253,13 +280,13 @@ def tflite_forecast(header: lite.Header, target: Target) -> Forecast:
 
     Nobody has published how fast LiteRT decodes on these boards: its memory's bandwidth is what is known.
     """
-    figures = tflite_figures(header)
+    sizes = lite_sizes(header)
     needs = Needs(
-        context=figures["context"],
+        context=sizes.context,
         runtime_bytes=RUNTIME_BYTES,
-        **tflite_needs(figures, figures["context"]),
+        **tflite_needs(sizes, sizes.context),
     )
-    read = figures["weights_bytes"] - _looked_up_bytes(header, figures["n_vocab"])
+    read = sizes.weights_bytes - _looked_up_bytes(header, sizes.n_vocab)
     return Forecast(
         needs=needs,
         peak_bytes=needs.total_bytes,

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest.opening import bare, opened
-from toolchain.artifacts import Dataset, Figures, Work, digest, keep, write_jsonl
+from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, ToolchainError, all_of
+from toolchain.figures import DatasetFigures, Lengths
 from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.progress import Reporter
 from toolchain.recipe import DataSpec
@@ -107,13 +108,13 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     inputs = {name: digest(path) for name, path in (files | documents).items()}
     work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
 
-    def build(out: Path) -> Figures:
+    def build(out: Path) -> DatasetFigures:
         parts = look(spec, folder, seed=seed)
         if parts.read.errors:
             raise all_of(parts.read.errors)
         return _write(parts, out, report)
 
-    record, fresh = keep(out, work, build)
+    record, fresh = keep(out, work, build, DatasetFigures)
     return Dataset(path=out, record=record, fresh=fresh)
 
 
@@ -318,7 +319,7 @@ def _fraction(seed: int, messages: Messages) -> float:
 # Writing ------------------------------------------------------------------------------------------------------------------
 
 
-def _write(parts: Parts, out: Path, report: Reporter) -> Figures:
+def _write(parts: Parts, out: Path, report: Reporter) -> DatasetFigures:
     opening, texts = parts.opening, parts.texts()
     if opening:
         report.note(
@@ -331,7 +332,8 @@ def _write(parts: Parts, out: Path, report: Reporter) -> Figures:
     write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
     figures = _figures(parts.read, parts.train, parts.held_out, texts)
     report.note(
-        f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
+        f"{figures.entries} entries: {figures.train} conversations to learn, "
+        f"{figures.held_out} held out; "
         f"{len(texts)} texts; {len(parts.read.dropped)} dropped"
     )
     return figures
@@ -354,29 +356,27 @@ def _pages(entry: Entry) -> list[str]:
 
 def _figures(
     read: Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]
-) -> Figures:
+) -> DatasetFigures:
     phrasings = [phrasing for entry in (*train, *held_out) for phrasing in entry.phrasings]
-    return {
-        "entries": len(read.entries),
-        "documents": len(read.documents),
-        "train": sum(len(entry.phrasings) for entry in train),
-        "held_out": sum(len(entry.phrasings) for entry in held_out),
-        "texts": len(texts),
-        "question_chars": _lengths([phrasing[-2]["content"] for phrasing in phrasings]),
-        "answer_chars": _lengths([phrasing[-1]["content"] for phrasing in phrasings]),
-        "text_chars": _lengths(texts),
-        "dropped": dict(sorted(Counter(reason for _, reason in read.dropped).items())),
-        "dropped_lines": [f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
-        "unknown_keys": dict(
-            sorted(Counter(key for entry in read.entries for key in entry.unknown_keys).items())
-        ),
-    }
-
-
-def _lengths(texts: Sequence[str]) -> dict[str, float]:
-    counts = [len(text) for text in texts]
-    return (
-        {"mean": round(sum(counts) / len(counts), 1), "max": max(counts)}
-        if counts
-        else {"mean": 0.0, "max": 0}
+    dropped = Counter(reason for _, reason in read.dropped)
+    unknown_keys = Counter(key for entry in read.entries for key in entry.unknown_keys)
+    return DatasetFigures(
+        entries=len(read.entries),
+        documents=len(read.documents),
+        train=sum(len(entry.phrasings) for entry in train),
+        held_out=sum(len(entry.phrasings) for entry in held_out),
+        texts=len(texts),
+        question_chars=_lengths([phrasing[-2]["content"] for phrasing in phrasings]),
+        answer_chars=_lengths([phrasing[-1]["content"] for phrasing in phrasings]),
+        text_chars=_lengths(texts),
+        dropped=dict(sorted(dropped.items())),
+        dropped_lines=[f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
+        unknown_keys=dict(sorted(unknown_keys.items())),
     )
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    counts = [len(text) for text in texts]
+    if not counts:
+        return Lengths(mean=0.0, max=0)
+    return Lengths(mean=round(sum(counts) / len(counts), 1), max=max(counts))

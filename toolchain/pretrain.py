@@ -5,11 +5,13 @@ seen neither a question in the chat format nor a held-out phrasing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work
+from toolchain.artifacts import Checkpoint, Dataset, Work
 from toolchain.errors import ArtifactError
+from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import ScratchSpec
 from toolchain.training.processes import is_main, keep_together, speaking
@@ -26,6 +28,17 @@ SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
 """How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainFigures(StageFigures):
+    """What was trained from nothing."""
+
+    parameters: int
+    vocabulary: int
+    """Number of tokens."""
+    texts: int
+    training: TrainFigures = field(metadata=FLAT)
+
+
 def pretrain(
     dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, *, seed: int
 ) -> Checkpoint:
@@ -38,12 +51,17 @@ def pretrain(
         tools=TOOLS,
     )
     record, fresh = keep_together(
-        out, work, lambda folder: _build(dataset, spec, folder, speaking(report), seed)
+        out,
+        work,
+        lambda folder: _build(dataset, spec, folder, speaking(report), seed),
+        PretrainFigures,
     )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int) -> Figures:
+def _build(
+    dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
+) -> PretrainFigures:
     from toolchain.training.checkpoints import parameter_count, save_model
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import AnswerLoss
@@ -66,16 +84,16 @@ def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, see
         seed=seed,
     )
     examples = _examples(tokenizer, texts, spec.context)
-    figures = train(AnswerLoss(model), examples, course, out / "resume", report)
+    training = train(AnswerLoss(model), examples, course, out / "resume", report)
     if is_main():
         save_model(model, out)
         tokenizer.save_pretrained(out)
-    return {
-        "parameters": parameter_count(model),
-        "vocabulary": len(tokenizer),
-        "texts": len(texts),
-        **figures,
-    }
+    return PretrainFigures(
+        parameters=parameter_count(model),
+        vocabulary=len(tokenizer),
+        texts=len(texts),
+        training=TrainFigures.of(training),
+    )
 
 
 def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
@@ -97,7 +115,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,

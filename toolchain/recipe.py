@@ -20,7 +20,6 @@ from toolchain import config
 from toolchain.config import Frozen
 from toolchain.texts import decoded
 
-Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -174,7 +173,7 @@ class InFormatSpec(Frozen):
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
-    formats: tuple[Literal["gguf", "tflite"], ...] = ("gguf",)
+    formats: tuple[str, ...] = ("gguf",)
     """Several: each is measured on its own, and the report of a run says which is better on the board."""
     scheme: str = "Q4_K_M"
     """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement: `auto:400MB`, `auto:4.5bpw`."""
@@ -189,11 +188,6 @@ class QuantizeSpec(Frozen):
     """Learn the codes of a GGUF of 4 bits from the model it is made from; `true` for the defaults."""
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several skills."""
-
-    @property
-    def is_chosen(self) -> bool:
-        """Whether conversations decide what a GGUF becomes, of which the gate must then ask none."""
-        return "gguf" in self.formats and (bool(self.distill) or self.scheme.startswith("auto:"))
 
     @field_validator("distill", mode="before")
     @classmethod
@@ -210,8 +204,6 @@ class QuantizeSpec(Frozen):
             raise ValueError(
                 "`importance` of this recipe's own text makes a base that no other skill shares: name a file"
             )
-        if self.adapter == "beside" and "tflite" in self.formats:
-            raise ValueError("an adapter goes into a TFLite file: `beside` is for GGUF alone")
         return self
 
 
@@ -288,7 +280,7 @@ class Recipe(Frozen):
     )
     question: str = ""
     """Asked on the board when all is done; one that the training text does not hold."""
-    stages: tuple[Stage, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
+    stages: tuple[str, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
     seed: int = 0
     model: ModelSpec
     data: DataSpec
@@ -304,9 +296,7 @@ class Recipe(Frozen):
     def _stages_fit(self) -> "Recipe":
         if not self.targets:
             raise ValueError("`targets` names no board")
-        if self.stages != tuple(s for s in _ORDER if s in self.stages) and sorted(
-            self.stages
-        ) != sorted(set(self.stages)):
+        if len(set(self.stages)) < len(self.stages):
             raise ValueError("`stages` names a stage twice")
         if ("pretrain" in self.stages) != (self.model.scratch is not None):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
@@ -337,18 +327,6 @@ class Recipe(Frozen):
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""
         return decoded(self._path.read_bytes())
-
-
-_ORDER: tuple[Stage, ...] = (
-    "ingest",
-    "pretrain",
-    "tune",
-    "distill",
-    "trim",
-    "quantize",
-    "evaluate",
-    "package",
-)
 
 
 def load(path: Path) -> Recipe:

@@ -5,11 +5,13 @@ before; held-out questions, whose text is not looked at, must be answered as bef
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
+from toolchain.artifacts import Checkpoint, Dataset, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
+from toolchain.figures import StageFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.models.vocabulary import TOKENIZER, Tokens
@@ -20,6 +22,38 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOOLS = ("safetensors", "tokenizers", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabularies(StageFigures):
+    """Tokens before and after, and those that the recipe's text needs."""
+
+    before: int
+    after: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(StageFigures):
+    """One figure before and after."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimFigures(StageFigures):
+    """What was saved, and what other text pays."""
+
+    tokens: Vocabularies
+    tokens_compared: int
+    """Tokens of the recipe's text that are the same ones under their new ids."""
+    bytes: Change
+    questions: int
+    identical: float | None
+    """Share of held-out questions that are answered as before; None where nothing is held out."""
+    general_tokens_per_character: Change
+    general_nats_per_byte: Change
 
 
 def trim(
@@ -44,19 +78,21 @@ def trim(
     }
     work = Work(stage="trim", inputs=inputs, parameters=spec, tools=TOOLS)
     record, fresh = keep(
-        out, work, lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report)
+        out,
+        work,
+        lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report),
+        TrimFigures,
     )
-    made = Checkpoint(path=out, record=record, fresh=fresh)
-    share = made.figures["identical"]
+    share = TrimFigures.read(record.figures).identical
     if share is not None and share < spec.min_identical:
         problem = f"trim: {share:.1%} of the held-out answers are as before, the recipe asks {spec.min_identical:.1%}"
         raise GateError(problem, hint=f"raise `vocabulary`, which is {spec.vocabulary}")
-    return made
+    return Checkpoint(path=out, record=record, fresh=fresh)
 
 
 def _build(
     folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: Path, report: Reporter
-) -> Figures:
+) -> TrimFigures:
     tokens = Tokens(folder)
     before = _Side(folder, dataset, spec, general, report)
     texts = before.texts()
@@ -72,13 +108,20 @@ def _build(
         general.read_text(encoding="utf-8"),
     )
     after = _Side(out, dataset, spec, general, report)
-    figures = _figures(before, after)
-    report.note(_said(len(tokens), len(kept), len(needed), figures))
-    sizes = {
-        "tokens": {"before": len(tokens), "after": len(kept), "needed": len(needed)},
-        "tokens_compared": compared,
-    }
-    return sizes | {"bytes": {"before": size_bytes(folder), "after": size_bytes(out)}} | figures
+    pairs = list(zip(before.answers(), after.answers(), strict=True))
+    figures = TrimFigures(
+        tokens=Vocabularies(before=len(tokens), after=len(kept), needed=len(needed)),
+        tokens_compared=compared,
+        bytes=Change(before=size_bytes(folder), after=size_bytes(out)),
+        questions=len(pairs),
+        identical=round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
+        general_tokens_per_character=Change(
+            before=before.tokens_per_character(), after=after.tokens_per_character()
+        ),
+        general_nats_per_byte=Change(before=before.nats_per_byte(), after=after.nats_per_byte()),
+    )
+    report.note(_summary(figures))
+    return figures
 
 
 def prove(
@@ -169,27 +212,17 @@ class _Side:
         return loss_per_byte(self._model, self._tokenizer, self._general)
 
 
-def _figures(before: _Side, after: _Side) -> Figures:
-    pairs = list(zip(before.answers(), after.answers(), strict=True))
-    both = {"before": before, "after": after}
-    return {
-        "questions": len(pairs),
-        "identical": round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
-        "general_tokens_per_character": {
-            name: side.tokens_per_character() for name, side in both.items()
-        },
-        "general_nats_per_byte": {name: side.nats_per_byte() for name, side in both.items()},
-    }
-
-
-def _said(total: int, kept: int, needed: int, figures: Figures) -> str:
-    cut, loss = figures["general_tokens_per_character"], figures["general_nats_per_byte"]
+def _summary(figures: TrimFigures) -> str:
+    """Return what a trim saved and what it cost, in words."""
+    tokens = figures.tokens
+    cut, loss = figures.general_tokens_per_character, figures.general_nats_per_byte
     same = (
         "nothing is held out"
-        if figures["identical"] is None
-        else f"{figures['identical']:.1%} of held-out answers as before"
+        if figures.identical is None
+        else f"{figures.identical:.1%} of held-out answers as before"
     )
     return (
-        f"{total} tokens → {kept}, of which the recipe needs {needed}; {same}; on general text "
-        f"{cut['before']:.3f} → {cut['after']:.3f} tokens per character, {loss['before']:.3f} → {loss['after']:.3f} nats per byte"
+        f"{tokens.before} tokens → {tokens.after}, of which the recipe needs {tokens.needed}; "
+        f"{same}; on general text {cut.before:.3f} → {cut.after:.3f} tokens per character, "
+        f"{loss.before:.3f} → {loss.after:.3f} nats per byte"
     )

@@ -116,8 +116,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is inside a model file or folder, in one screen, from its headers alone."""
-    from toolchain.quantize import contents, folders
-    from toolchain.quantize.tflite import contents as tflite_contents
+    from toolchain.line import formats
+    from toolchain.quantize import folders
 
     if path.is_dir():
         show.folder(folders.describe(path), as_json=as_json)
@@ -125,8 +125,7 @@ def inspect(
             return
         console.show_text("")
         path = file
-    read = tflite_contents.read_contents if path.suffix == ".tflite" else contents.read_contents
-    show.contents(read(path), tensors=tensors, as_json=as_json)
+    show.contents(formats.of_file(path).inspect(path), tensors=tensors, as_json=as_json)
 
 
 @app.command()

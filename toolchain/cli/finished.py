@@ -9,7 +9,7 @@ import typer
 from toolchain import show, target
 from toolchain.delivery import Terms, board_facts, deliver
 from toolchain.errors import ConfigError, FitError
-from toolchain.pipeline import Settings
+from toolchain.line.flow import Settings
 from toolchain.progress import Reporter
 from toolchain.target import Target
 

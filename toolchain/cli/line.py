@@ -39,7 +39,9 @@ from toolchain.cli.words import (
 from toolchain.delivery import Terms, deliver, host_name_of, look_first, origin_of
 from toolchain.errors import FitError
 from toolchain.finished.source import is_finished
-from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
+from toolchain.line.schemes import USUAL, try_schemes
+from toolchain.line.stages import STAGES
+from toolchain.line.walk import Settings, known, plan, walk, work_folder
 from toolchain.recipe import Recipe
 
 
@@ -165,24 +167,12 @@ def _walk_to(
     show.walked(wanted, steps, None, as_json=as_json)
 
 
-for _name, _help in (
-    (
-        "ingest",
-        "Run a recipe's first stage: read the data, split it, say what was dropped and why.",
-    ),
-    ("tune", "Run a recipe up to its fine-tuned checkpoint (LoRA, merged)."),
-    ("distill", "Run a recipe up to its distilled student."),
-    ("trim", "Run a recipe up to its checkpoint with the vocabulary of its subject alone."),
-    ("quantize", "Run a recipe up to its quantized model file."),
-    (
-        "evaluate",
-        "Run a recipe up to the gate: measure the model file and say whether it may ship.",
-    ),
-):
-    _stage_verb(_name, _help)
+for _name, _row in STAGES.items():
+    if _row.help and _name != "package":  # which takes a finished model too
+        _stage_verb(_name, _row.help)
 
 
-@app.command()
+@app.command(name="package", help=STAGES["package"].help)
 def package(
     recipe_file: RecipeFile,
     target_id: TargetId = "",
@@ -195,7 +185,6 @@ def package(
     context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe up to the bundle that travels to boards, or make one of a finished model."""
     if not is_finished(str(recipe_file)):
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from device.manifest import endpoint
-from toolchain import recipe, target
+from toolchain import target
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.pipeline import Settings
+from toolchain.line.walk import Settings, open_recipe
 from toolchain.progress import Reporter
+from toolchain.recipe import Recipe
 
 app = typer.Typer(
     name="demitasse",
@@ -99,8 +100,8 @@ def device_at(address: str) -> Iterator[Device]:
 
 def settings_for(
     recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
-) -> tuple[recipe.Recipe, Settings]:
+) -> tuple[Recipe, Settings]:
     """Return a recipe, and how it is walked."""
-    wanted = recipe.load(recipe_file)
-    chosen = target.find(target_id or wanted.targets[0])
-    return wanted, Settings(out=out / wanted.id, target=chosen, report=report, offline=offline)
+    recipe = open_recipe(recipe_file)
+    board = target.find(target_id or recipe.targets[0])
+    return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)

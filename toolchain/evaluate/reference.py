@@ -80,7 +80,8 @@ class Reference:
             logits = self.model(input_ids=torch.tensor([own])).logits[0].double()
         if self.old_ids:
             logits = logits[:, list(self.old_ids)]
-        return logits.log_softmax(-1).numpy()
+        rows: np.ndarray = logits.log_softmax(-1).numpy()
+        return rows
 
     def ends(self, prompts: Sequence[Messages], max_tokens: int) -> list[bool]:
         """Say of each conversation whether the model's own greedy answer ends within `max_tokens`."""
@@ -112,7 +113,7 @@ def _answers_end(reference: Reference, prompts: list[list[int]], max_tokens: int
     pad, width = ends[0] if ends else 0, max(map(len, prompts))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    greedy = GenerationConfig(
+    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
@@ -170,9 +171,9 @@ def _model(original: Original) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             original.base,
             dtype=torch.float32,
             use_safetensors=True,
@@ -181,9 +182,10 @@ def _model(original: Original) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_loaded(original.base, error) from error
-    if found["missing_keys"]:
+    model, loading = loaded
+    if loading["missing_keys"]:
         raise ArtifactError(
-            f"{original.base.name}: tensor `{min(found['missing_keys'])}` is missing"
+            f"{original.base.name}: tensor `{min(loading['missing_keys'])}` is missing"
         )
     for number, adapter in enumerate(original.adapters, 1):
         model = _adapted(model, adapter)

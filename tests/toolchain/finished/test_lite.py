@@ -7,6 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
 from device.manifest.tflite import Header
+from tests.fakes.models import tiny_llama
 from toolchain.errors import ArtifactError
 from toolchain.finished import lite
 
@@ -37,6 +38,15 @@ def test_the_models_configuration_beside_it_names_the_end(folder: Path) -> None:
     settings = {"chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     assert lite.stop_ids(folder, header(), "x.tflite") == (1, END)
+
+
+def test_the_model_folder_beside_a_file_without_a_note_says_what_ends_an_answer(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_llama(tmp_path / "base")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ends = lite.stop_ids(folder, header(), "m.tflite")
+    assert tokenizer["model"]["vocab"]["<|im_end|>"] in ends
 
 
 def test_a_known_end_of_a_turn_will_do_without_a_configuration(folder: Path) -> None:
