@@ -72,10 +72,14 @@ class Row:
     @classmethod
     def of(cls, name: str, series: str, model: ModelFile, verdict: Path) -> "Row":
         """Return the row of a model file; the gate wrote its figures to `verdict`."""
-        found, figures = model.figures, json.loads((verdict / "verdict.json").read_text())
-        each = tuple(float(row["kl"]) for row in read_jsonl(verdict / "divergence.jsonl"))
-        size, bits = model.file.stat().st_size, float(found["real_bpw"])
-        return cls(name=name, series=series, size_bytes=size, bits=bits, figures=figures, each=each)
+        return cls(
+            name=name,
+            series=series,
+            size_bytes=model.file.stat().st_size,
+            bits=model.figures.real_bpw,
+            figures=json.loads((verdict / "verdict.json").read_text()),
+            each=tuple(float(row["kl"]) for row in read_jsonl(verdict / "divergence.jsonl")),
+        )
 
 
 def main() -> None:
@@ -179,7 +183,7 @@ class _Peers:
     def plain(self, wanted: Recipe, ours: Tried) -> Row:
         """Measure a scheme without an importance matrix."""
         file = self._quantize(ours.scheme, self._scratch / f"plain-{ours.scheme}", None)
-        figures = ours.model.figures | {"file": file.name}
+        figures = ours.model.record.figures | {"file": file.name}
         record = ours.model.record.model_copy(
             update={"figures": figures, "digest": f"llama.cpp {ours.scheme}"}
         )

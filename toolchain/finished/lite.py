@@ -1,7 +1,8 @@
-"""Finished TFLite decoders: a `.tflite` with its tokenizer beside it, or a `.litertlm` that has both in it.
+"""Finished TFLite decoders: a `.tflite` with its tokenizer beside it, or a `.litertlm` with all.
 
-`.litertlm` is LiteRT-LM's container: a head, a FlatBuffer that names sections by kind and place, and the sections, each a file.
-It is hostile until its places have been checked here; nothing of it is run.
+`.litertlm` is LiteRT-LM's container: a head, a FlatBuffer that names sections by kind and place,
+and the sections, each a file. It is hostile until its places have been checked here; nothing of it
+is run.
 """
 
 import json
@@ -28,11 +29,14 @@ _CONTRACT = "a decoder has the signatures `prefill_<n>` and `decode`, as litert-
 _NO_TEMPLATE = f"put `{TEMPLATE}` beside it, or give --template FILE"
 _HEAD_BYTES, _MAX_TABLE_BYTES, _MAX_TOKENIZER_BYTES = 32, 1 << 20, 256 << 20
 _STOPS = "stop_ids.json"
-"""What a container said of the tokens that end an answer, beside its parts."""
+"""File beside a container's unpacked parts, with the ids of its end tokens."""
 
 
 def seen(source: Source, template: str) -> Seen:
-    """Return what a TFLite decoder and the files beside it are; raise ArtifactError with what is missing."""
+    """Return what a TFLite decoder and the files beside it are.
+
+    Raises ArtifactError with what is missing.
+    """
     file, folder = source.file, source.folder or source.file.parent
     header = _header(file)
     sizes = lite_sizes(header)
@@ -81,7 +85,10 @@ def _template(folder: Path, name: str) -> str:
 
 
 def stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
-    """Return the tokens that end an answer: by the file's own note, the container, or the JSON files beside it."""
+    """Return the tokens that end an answer.
+
+    The file's own note names them, or the container, or the JSON files beside it.
+    """
     noted = header.note.get("stop_ids")
     if isinstance(noted, list) and noted and all(type(each) is int for each in noted):
         return tuple(noted)
@@ -97,7 +104,8 @@ def stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int,
     if not known:
         raise ArtifactError(
             f"{name}: no token ends an answer",
-            hint="put the model's `config.json` and `tokenizer_config.json` beside it: they name it",
+            hint="put the model's `config.json` and `tokenizer_config.json` beside it: "
+            "they name it",
         )
     return known
 
@@ -114,11 +122,14 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
     return dict(tokenizer.get_vocab()), added
 
 
-# Containers ---------------------------------------------------------------------------------------------------------------
+# Containers ---------------------------------------------------------------------------------------
 
 
 def taken_apart(source: Source, room: Path) -> Source:
-    """Write the parts of a `.litertlm` into `room`: model, tokenizer, template, end tokens; return the model as a source."""
+    """Write model, tokenizer, template and end tokens of a `.litertlm` into `room`.
+
+    Returns the model as a source.
+    """
     try:
         from litert_lm_builder import litertlm_header_schema_py_generated as schema
     except ImportError as error:
@@ -149,7 +160,10 @@ def taken_apart(source: Source, room: Path) -> Source:
 
 
 def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield kind and place of each section (litert_lm_builder's litertlm_peek.py), each inside the file."""
+    """Yield kind and place of each section, each place being inside the file.
+
+    Source: litert_lm_builder's litertlm_peek.py.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         end = struct.unpack_from("<Q", stream.read(_HEAD_BYTES), 24)[0]
@@ -169,7 +183,7 @@ def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: Any) -> bytes:
-    """Return tokenizer.json; LiteRT-LM keeps it packed by zlib behind the length of what comes out."""
+    """Return tokenizer.json; LiteRT-LM stores its unpacked length, then the zlib stream."""
     for kind, place in sections:
         if kind == kinds.HF_Tokenizer_Zlib:
             packed = _bytes(file, place, _MAX_TOKENIZER_BYTES)
@@ -185,7 +199,7 @@ def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: A
 
 
 def _write_metadata(content: bytes, room: Path) -> None:
-    """Write what LiteRT-LM's metadata says of the end of an answer and of the template."""
+    """Write the end tokens and the template from LiteRT-LM's metadata."""
     from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
     about = llm_metadata_pb2.LlmMetadata()
