@@ -1,4 +1,4 @@
-"""The model files of a walk before they are made: schemes, types that fall back, context, tokenizer, memory on the target."""
+"""The model files of a walk before they are made: schemes, context, tokenizer, memory."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from toolchain.tools.ggml import Type
 
 
 def check_schemes(ahead: Ahead, findings: Findings) -> None:
-    """Find schemes that do not exist and files that are missing, for which no model need be known."""
+    """Find unknown schemes and missing files; no model need be known for that."""
     spec, folder = ahead.recipe.quantize, ahead.recipe.folder
     named = {"trim": ahead.recipe.trim.general, "evaluate": ahead.recipe.evaluate.general}
     for stage, general in named.items():
@@ -32,7 +32,7 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
 
 
 def _wishes(ahead: Ahead) -> list[tuple[Format, QuantizeSpec]]:
-    """Return format and spec of each model file that is made."""
+    """Return format and spec of each model file to make."""
     spec = ahead.recipe.quantize
     if ahead.schemes:
         rows = [(FORMATS[of_scheme(name)], name) for name in ahead.schemes]
@@ -41,12 +41,13 @@ def _wishes(ahead: Ahead) -> list[tuple[Format, QuantizeSpec]]:
 
 
 def _typed(ahead: Ahead) -> list[str]:
-    """Return the schemes of the model files whose tensors have types that a scheme chooses one by one."""
+    """Return the schemes of those model files whose scheme chooses types tensor by tensor."""
     return [spec.scheme for row, spec in _wishes(ahead) if row.has_tensor_types]
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
-    """Find what keeps a model from its files: a foreign tokenizer, rows that no type fits, context, memory."""
+    """Find what keeps a model from its files: tokenizer, rows without a type, context, memory."""
+
     quantized, model = bases.quantized, bases.quantized.model
     if model is None or not ahead.walks("quantize"):
         return
@@ -66,7 +67,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
         return
     try:
         if any(FORMATS[form].has_tokenizer for form in ahead.formats):
-            with base.dressed() as folder:
+            with base.linked_folder() as folder:
                 tokenizer.understand(folder, model.sizes["vocab"])
         else:
             from tokenizers import Tokenizer
@@ -80,7 +81,10 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
 
 
 def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[str, int]:
-    """Return the bytes of each tensor under a scheme, nothing for a budget or where a row fits none of its types."""
+    """Return the bytes of each tensor under a scheme.
+
+    Empty for a budget, and if a row fits none of the scheme's types.
+    """
     from toolchain.quantize.gguf import choice
     from toolchain.tools import ggml
 
@@ -114,7 +118,7 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
 
 
 def _check_learned(kinds: set[Type], findings: Findings) -> None:
-    """Find a scheme of which no type is one whose codes are learned."""
+    """Find a scheme without any type whose codes are learned."""
     from toolchain.quantize.learned import grids
 
     if not kinds & set(grids.LAYOUTS):
@@ -140,12 +144,15 @@ def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
 
 
 def _fixed_context(ahead: Ahead) -> bool:
-    """Say whether the context becomes part of one of the model files."""
+    """Return whether the context becomes part of one of the model files."""
     return any(FORMATS[form].has_fixed_context for form in ahead.formats)
 
 
 def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings: Findings) -> None:
-    """Find a GGUF file that the target's memory does not hold; where only the machine knows its memory, push asks it."""
+    """Find a GGUF file that does not fit in the target's memory.
+
+    If only the machine itself knows its memory, push asks it.
+    """
     if ahead.target.memory_mb is None:
         return
     spec = ahead.recipe.package

@@ -183,10 +183,10 @@ def _wanted(archive: zipfile.ZipFile, unused: Sequence[str]) -> Iterator[zipfile
         checked_path(entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise zipfile.BadZipFile(f"`{entry.filename}` is a link")
-        papers = ".dist-info/" in entry.filename
+        is_metadata = ".dist-info/" in entry.filename
         if (
             _ABOUT.match(entry.filename)
-            if papers
+            if is_metadata
             else not any(fnmatch.fnmatchcase(entry.filename, each) for each in unused)
         ):
             yield entry
