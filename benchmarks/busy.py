@@ -92,6 +92,7 @@ def main() -> None:
         for name, engine in engines.items()
         for count in BESIDE
     }
+
     try:
         figures = measure.interleave(cases, rounds)
     finally:
@@ -105,12 +106,14 @@ def main() -> None:
     }
     idle = figures["ours beside 0"]
     claims = [measure.claim("idle", "stock", 0.99, idle, figures["stock beside 0"], conditions)]
+
     for count in BESIDE[1:]:
         ours, stock = figures[f"ours beside {count}"], figures[f"stock beside {count}"]
         claims += [
             measure.claim(f"beside {count}", "ours, beside none", 0.4, ours, idle, conditions),
             measure.claim(f"beside {count}, stock", "stock", 5, ours, stock, conditions),
         ]
+
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
 
@@ -126,6 +129,7 @@ def stock_libraries() -> Path:
         with zipfile.ZipFile(wheel) as packed:
             packed.extractall(part)
         part.rename(folder)
+
     return folder / "llama_cpp" / "lib"
 
 

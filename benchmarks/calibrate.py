@@ -53,8 +53,10 @@ def main() -> None:
     )
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
+
     for shape in (TINY,) if options.quick else (TINY, models.SMOLLM2_135M):
-        file, watch = models.random_gguf(shape), Watch()
+        file = models.random_gguf(shape)
+        watch = Watch()
         began = time.perf_counter()
         best = _sweep(file, plan)
         sweep_s = time.perf_counter() - began
@@ -100,6 +102,7 @@ def main() -> None:
             f"{name}, {shape.name}": [1000 * each for each in found]
             for name, found in seconds.items()
         }
+
     measure.show(claims, figures, "ms", as_json=options.json)
 
 
@@ -128,15 +131,14 @@ def _best_threads(file: Path, settings: Settings, plan: Plan) -> tuple[Settings,
         decode[threads] = statistics.mean(
             engine.time_decode(plan.answer) for _ in range(plan.repeat)
         )
+
     engine.close()
     seconds = (
         min(prefill.values()) / plan.prompt * TYPICAL_PROMPT
         + min(decode.values()) / plan.answer * TYPICAL_ANSWER
     )
-    threads, threads_batch = (
-        min(decode, key=decode.__getitem__),
-        min(prefill, key=prefill.__getitem__),
-    )
+    threads = min(decode, key=decode.__getitem__)
+    threads_batch = min(prefill, key=prefill.__getitem__)
     return replace(settings, threads=threads, threads_batch=threads_batch), seconds
 
 
@@ -148,6 +150,7 @@ def _in_turns(file: Path, settings: dict[str, Settings], rounds: int) -> dict[st
     found = measure.interleave(cases, rounds)
     for engine in engines.values():
         engine.close()
+
     return found
 
 

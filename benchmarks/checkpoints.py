@@ -83,6 +83,7 @@ def write_adapter(folder: Path, shape: Mapping[str, Any], *, r: int = 16) -> Pat
                 f"{module}.lora_A.weight": (r, columns[0]),
                 f"{module}.lora_B.weight": (rows, r),
             }
+
     _write_bf16(folder / "adapter_model.safetensors", pairs)
     modules = [name for names in LINEAR.values() for name in names]
     config = {
@@ -111,6 +112,7 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         "down_proj": hidden,
     }
     yield "model.embed_tokens.weight", (shape["vocab_size"], hidden)
+
     for layer in range(shape["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         for part, names in LINEAR.items():
@@ -123,6 +125,7 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{at}.self_attn.{name}.bias", (rows[name],)
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield f"{at}.{name}.weight", (hidden,)
+
     yield "model.norm.weight", (hidden,)
     if not shape.get("tie_word_embeddings"):
         yield "lm_head.weight", (shape["vocab_size"], hidden)
@@ -139,20 +142,25 @@ def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]], spread: float
     block, ones = (_bf16(values) for values in (weights, np.ones(_BLOCK, np.float32)))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
+
     for name, shape in shapes.items():
-        first, end = end, end + 2 * math.prod(shape)
+        first = end
+        end = end + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [first, end]}
+
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for number, (name, shape) in enumerate(shapes.items()):
-            left, at = math.prod(shape), number * 7919 % _BLOCK
+            left = math.prod(shape)
+            at = number * 7919 % _BLOCK
             source = ones if spread and "norm" in name else block
             while left:
                 part = source[at : at + left]
                 stream.write(part.data)
-                left, at = left - len(part), 0
+                left = left - len(part)
+                at = 0
 
 
 def _bf16(values: np.ndarray) -> np.ndarray:

@@ -92,6 +92,7 @@ def main() -> None:
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
     source = llama_cpp()
+
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
@@ -106,6 +107,7 @@ def main() -> None:
             conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
             claims += _claims(name, measured, peaks, _equal_tensors(root, source), conditions)
         figures |= {f"{side}, {name}": found for side, found in measured.items()}
+
     measure.show(claims, figures, "s", as_json=options.json)
 
 
@@ -163,6 +165,7 @@ def _conditions(root: Path, name: str) -> dict[str, object]:
 
     with open_weights(root / "model") as weights:
         largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6
+
     between = (
         sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors"))
         + (root / "bf16.gguf").stat().st_size
@@ -200,11 +203,9 @@ def _lives(root: Path, limit_bytes: int) -> str:
 
 
 def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
-    model, bf16, result = (
-        root / ("merged" if merged else "model"),
-        root / "bf16.gguf",
-        root / "peer.gguf",
-    )
+    model = root / ("merged" if merged else "model")
+    bf16 = root / "bf16.gguf"
+    result = root / "peer.gguf"
     costs = []
     if merged:
         costs.append(
@@ -221,6 +222,7 @@ def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
         )
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (model / file).write_bytes((root / "model" / file).read_bytes())
+
     script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
     costs.append(
         run(
@@ -244,10 +246,12 @@ def run(command: list[str], text: str = "") -> Cost:
         said = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
+
     if child.returncode:
         raise SystemExit(
             f"{' '.join(command[:3])[:80]}: exit code {child.returncode}\n{said[-2000:]}"
         )
+
     return Cost(time.monotonic() - began, usage.ru_maxrss / 1000)
 
 
@@ -277,6 +281,7 @@ def llama_cpp() -> Path:
     """Return a folder with llama.cpp's converter."""
     if named := os.environ.get("DEMITASSE_LLAMA_CPP"):
         return Path(named)
+
     version = importlib.metadata.version("llama-cpp-python")
     kept = Path(platformdirs.user_cache_dir("demitasse")) / "converter" / version
     if not kept.is_dir():
@@ -296,6 +301,7 @@ def llama_cpp() -> Path:
                 [*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL
             )
             _unpack(next(Path(scratch).glob("*.tar.gz")), kept)
+
     return kept
 
 

@@ -50,10 +50,8 @@ def main() -> None:
     options = measure.options(__doc__ or "")
     tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if options.quick else (TOKENS, ROUNDS)
     noise = models.random_gguf(models.SMOLLM2_135M)
-    ours, theirs = (
-        runtime.for_profile(PROFILE, Silent()),
-        cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench",
-    )
+    ours = runtime.for_profile(PROFILE, Silent())
+    theirs = cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench"
     guesses = _Guesses(tokens)
     cases: dict[str, measure.Case] = {
         "ours": lambda: _answered(ours, noise, tokens),
@@ -81,6 +79,7 @@ def main() -> None:
             conditions,
         )
     ]
+
     for text, goal in (("copy", 1.5), ("noise", 0.97), ("misled", 0.97)):
         name = "speculation" if text == "copy" else f"speculation, {text}"
         claims.append(
@@ -93,6 +92,7 @@ def main() -> None:
                 conditions,
             )
         )
+
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
 
@@ -108,10 +108,8 @@ class _Guesses:
             for at in begins
             for token in (*text[at : at + PIECE], draw.randrange(400, 40_000))
         ]
-        recites, noise = (
-            models.random_gguf(models.SMOLLM2_135M, recites=text),
-            models.random_gguf(models.SMOLLM2_135M),
-        )
+        recites = models.random_gguf(models.SMOLLM2_135M, recites=text)
+        noise = models.random_gguf(models.SMOLLM2_135M)
         self._tokens = tokens
         self.prompts = {
             "copy": (recites, [*text, text[0]]),

@@ -71,6 +71,7 @@ def main() -> None:
     )
     claims: list[measure.Claim] = []
     shown: dict[str, list[float]] = {}
+
     with tempfile.TemporaryDirectory() as scratch:
         for label, old, new, conditions in _updates(Path(scratch), layers, quick=options.quick):
             found = _measure(old, new, Path(scratch), slow=not label.endswith(("0.1%", "3.0%")))
@@ -78,10 +79,8 @@ def main() -> None:
             print(label, sizes, found.seconds, file=sys.stderr, flush=True)
             shown |= {f"{label}: {tool}": [size] for tool, size in sizes.items()}
             if "rsync" in sizes:
-                goal, facts = (
-                    1.0 if label.startswith("tune") else GOAL,
-                    {"mb": sizes, "cpu_s": found.seconds, **conditions},
-                )
+                goal = 1.0 if label.startswith("tune") else GOAL
+                facts = {"mb": sizes, "cpu_s": found.seconds, **conditions}
                 ours, theirs = [found.bytes["ours"]], [found.bytes["rsync"]]
                 claims.append(
                     measure.claim(
@@ -94,8 +93,10 @@ def main() -> None:
                         better="less",
                     )
                 )
+
     if not claims:
         sys.exit("rsync is not installed: apt-get install rsync")
+
     measure.show(claims, shown, "MB", as_json=options.json)
 
 
@@ -118,6 +119,7 @@ def _updates(
                 new,
                 conditions | {"file_mb": round(new.stat().st_size / 1e6, 1)},
             )
+
     if not quick:
         yield from _real_updates(scratch)
 
@@ -129,12 +131,15 @@ def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, An
     if not (STARTER / "pretrain").is_dir():
         print(f"no real update: {STARTER} is not there, `make demo` builds it", file=sys.stderr)
         return
+
     record = recorded(STARTER / "ingest")
     assert record
-    base, data = external(STARTER / "pretrain"), Dataset(path=STARTER / "ingest", record=record)
+    base = external(STARTER / "pretrain")
+    data = Dataset(path=STARTER / "ingest", record=record)
     old = quantize(
         base, QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), scratch / "base", Silent()
     ).file
+
     for label, modules in MODULES.items():
         tuned = STARTER / "tune"
         if label == "q,v":
@@ -159,17 +164,18 @@ def _measure(old: Path, new: Path, scratch: Path, *, slow: bool) -> Figures:
     found = Figures({}, {})
     began = _cpu_s()
     patch = delta.make(delta.old_file(old, "0" * 64), new, {}, Silent())
-    found.bytes["ours"], found.seconds["compare"] = (
-        patch.missing_bytes(0),
-        round(_cpu_s() - began, 2),
-    )
+    found.bytes["ours"] = patch.missing_bytes(0)
+    found.seconds["compare"] = round(_cpu_s() - began, 2)
     found.seconds["apply"] = _apply(patch, old, new, scratch)
+
     for tool, peer in peers.items():
         if not shutil.which(tool):
             print(f"{tool} is not installed: left out", file=sys.stderr)
             continue
         began = _cpu_s()
-        found.bytes[tool], found.seconds[tool] = peer(old, new, scratch), round(_cpu_s() - began, 2)
+        found.bytes[tool] = peer(old, new, scratch)
+        found.seconds[tool] = round(_cpu_s() - began, 2)
+
     return found
 
 
@@ -182,7 +188,8 @@ class _Sent:
     """Frames in memory, as a session gives them to the board."""
 
     def __init__(self, raw: bytes) -> None:
-        self._raw, self._at = raw, 0
+        self._raw = raw
+        self._at = 0
 
     def exactly(self, size: int) -> bytes:
         self._at += size
@@ -191,21 +198,23 @@ class _Sent:
 
 def _apply(patch: delta.Patch, old: Path, new: Path, scratch: Path) -> float:
     """Return the seconds in which the board's own code rebuilds and hashes the new file here."""
-    raw, made, size = b"".join(patch.chunks(patch.frames)), scratch / "made", new.stat().st_size
-    out, base = (
-        os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
-        os.open(old, os.O_RDONLY),
-    )
+    raw = b"".join(patch.chunks(patch.frames))
+    made = scratch / "made"
+    size = new.stat().st_size
+    out = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    base = os.open(old, os.O_RDONLY)
     began = _cpu_s()
     wrong_at = rebuild(_Sent(raw), base, rebuilt := Rebuilt(out, 0, 0), size)
     seconds = _cpu_s() - began
     os.close(out)
     os.close(base)
+
     with new.open("rb") as stream:
         assert (
             wrong_at is None
             and rebuilt.total.digest() == hashlib.file_digest(stream, "sha256").digest()
         )
+
     made.unlink()
     return round(seconds, 2)
 
@@ -283,6 +292,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
         0, 256, (VOCABULARY * layers // ALL_LAYERS, WIDTH // 32 * 34), np.uint8
     )
     writer.add_tensor("token_embd.weight", embedding, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
     for layer in range(layers):
         for name, shape in SHAPES.items():
             weights = draw.standard_normal(shape, np.float32)
@@ -298,6 +308,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
                 packed.reshape(shape[0], -1),
                 raw_dtype=gguf.GGMLQuantizationType.Q4_0,
             )
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -232,13 +232,13 @@ def _memory(
     folder: Path, cells: Sequence[tuple[models.Shape, str, int]]
 ) -> tuple[dict[str, float], list[str]]:
     """Return the error of each forecast peak, and the cells that did not live in what they need."""
-    errors, killed = {}, []
+    errors = {}
+    killed = []
     for shape, scheme, context in cells:
-        file, name = models.random_gguf(shape, scheme=scheme), f"{shape.name} {scheme} {context}"
-        expected, command = (
-            forecast(read_header(file), find("x86-64"), context),
-            _bench(folder, file, context),
-        )
+        file = models.random_gguf(shape, scheme=scheme)
+        name = f"{shape.name} {scheme} {context}"
+        expected = forecast(read_header(file), find("x86-64"), context)
+        command = _bench(folder, file, context)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         errors[name] = round(
             expected.peak_bytes / json.loads(done.stdout.splitlines()[-1])["peak_rss_bytes"] - 1, 3
@@ -246,6 +246,7 @@ def _memory(
         answers = [sys.executable, "-sEB", "-c", ANSWERS, str(folder), str(file), str(context)]
         if measure.lives_within(answers, expected.needs.total_bytes) is False:
             killed.append(name)
+
     return errors, killed
 
 

@@ -59,12 +59,14 @@ def options(description: str, *, names: bool = False, **flags: str) -> argparse.
         parser.add_argument(
             "names", nargs="*", metavar="NAME", help="benchmarks to run; by default all"
         )
+
     parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
     parser.add_argument(
         "--quick", action="store_true", help="small and few: shows that it runs, proves nothing"
     )
     for flag, meaning in flags.items():
         parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+
     return parser.parse_args()
 
 
@@ -85,9 +87,11 @@ def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
     )
     if not found:
         return None
+
     root, limit_file, members = found
     group = Path(root) / f"demitasse-{os.getpid()}"
     group.mkdir()
+
     try:
         (group / limit_file).write_text(str(limit_bytes))
         joined = [sys.executable, "-c", _JOIN, str(group / members), *command]
@@ -106,6 +110,7 @@ def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]
             figure = cases[name]()
             if number:
                 figures[name].append(figure)
+
     return figures
 
 
@@ -153,16 +158,17 @@ def paired(
 
     Its interval draws items anew, both sides at once.
     """
-    draw, items = random.Random(0), range(len(ours))
+    draw = random.Random(0)
+    items = range(len(ours))
     drawn = []
+
     for _ in range(RESAMPLES):
         picked = draw.choices(items, k=len(items))
         drawn.append(sum(ours[item] for item in picked) / sum(theirs[item] for item in picked))
+
     drawn.sort()
-    ratio, interval = (
-        sum(ours) / sum(theirs),
-        (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]),
-    )
+    ratio = sum(ours) / sum(theirs)
+    interval = (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)])
     return Claim(
         claim=name,
         peer=peer,
@@ -194,9 +200,11 @@ def show(
             json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1) + "\n"
         )
         return
+
     print(f"{'':24} {'median':>9} {'best':>9} {'worst':>9}   {unit}")
     for name, values in figures.items():
         print(f"{name:24} {statistics.median(values):9.1f} {max(values):9.1f} {min(values):9.1f}")
+
     print(f"\n{'claim':24} {'measured':>9} {'95 %':>15} {'goal':>6}")
     for one in claims:
         interval = f"{one.ci[0]:.2f} … {one.ci[1]:.2f}"
@@ -204,4 +212,5 @@ def show(
             f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  "
             f"{'holds' if one.holds else 'FAILS'}"
         )
+
     print("\n" + ", ".join(f"{name} {value}" for name, value in claims[0].conditions.items()))

@@ -67,6 +67,7 @@ def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_
         part = path.with_suffix(".part")
         _write(part, shape, list(recites), scheme)
         part.rename(path)
+
     return path
 
 
@@ -78,8 +79,10 @@ def _write(path: Path, shape: Shape, recites: list[int], scheme: str) -> None:
     _header(writer, shape)
     draw = np.random.default_rng(0)
     kinds = {"Q8_0": gguf.GGMLQuantizationType.Q8_0, "Q4_0": gguf.GGMLQuantizationType.Q4_0}
+
     for name, kind, weights in _tensors(shape, draw, recites, scheme):
         writer.add_tensor(name, weights, raw_dtype=kinds.get(kind))
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -121,14 +124,17 @@ def _vocabulary(size: int) -> tuple[list[str], list[str]]:
         chr(code)
         for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
     ]
-    tokens, merges = list(plain), []
+    tokens = list(plain)
+    merges = []
     pairs = ((a, b) for a, b in itertools.product(plain, plain))
     longer = ((a + b, c) for a, b, c in itertools.product(plain, plain, plain))
+
     for first, second in itertools.chain(pairs, longer):
         if len(tokens) == size - len(SPECIALS):
             break
         tokens.append(first + second)
         merges.append(f"{first} {second}")
+
     return [*tokens, *SPECIALS], merges
 
 
@@ -136,7 +142,8 @@ def _tensors(
     shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield name, type and bytes of each tensor; the blocks of a model that recites add nothing."""
-    width, kv = shape.width, shape.width // shape.heads * shape.kv_heads
+    width = shape.width
+    kv = shape.width // shape.heads * shape.kv_heads
     quiet = 0.0 if recites else 1.0
     embedding = draw.normal(0, 1, (shape.vocabulary, width)).astype(np.float32)
     yield "token_embd.weight", "Q8_0", _q8_0(embedding)
@@ -147,6 +154,7 @@ def _tensors(
     )
     if recites:
         yield "output.weight", "Q8_0", _q8_0(_recital(embedding, recites, draw))
+
     for layer in range(shape.layers):
         for norm in ("attn_norm", "ffn_norm"):
             yield f"blk.{layer}.{norm}.weight", "F32", _ones(width)

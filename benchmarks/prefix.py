@@ -56,6 +56,7 @@ def main() -> None:
         cases |= {f"stock {size}": partial(bench.stock, size) for size in SIZES}
         figures = measure.interleave(cases, QUICK_ROUNDS if options.quick else ROUNDS)
         bench.close()
+
     conditions = {
         "model": f"{shape.name}, random Q4_0",
         "unit": "ms",
@@ -92,7 +93,8 @@ class _Bench:
     """Releases in a store, with a prefix of each size, and what answers from them."""
 
     def __init__(self, folder: Path, file: Path) -> None:
-        self._file, self._cache = file, folder / "cache"
+        self._file = file
+        self._cache = folder / "cache"
         self._folder = folder
         self._engine: Engine = load(file, Settings(context=CONTEXT, threads=THREADS))
         self._runtime = runtime.for_this_computer()
@@ -119,6 +121,7 @@ class _Bench:
         )
         command = [sys.executable, str(_PEER)]
         began = time.perf_counter()
+
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -132,6 +135,7 @@ class _Bench:
             child.stdout.readline()
             milliseconds = (time.perf_counter() - began) * 1000
             child.stdout.read()
+
         return milliseconds
 
     def close(self) -> None:
@@ -144,6 +148,7 @@ class _Bench:
         began = time.perf_counter()
         if restored:
             assert leads.prepare(model, self._releases["loaded", size])
+
         first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), lead=lead)))
         milliseconds = (time.perf_counter() - began) * 1000
         assert first.id == self._answers.setdefault(size, first.id or 0)
@@ -155,12 +160,14 @@ class _Bench:
             kept = bundle.parent.parent / "leads" / bundle.name
             aside = kept.with_name(f"{bundle.name}.aside")
             kept.rename(aside)
+
         milliseconds = self._served(bundle)
         if not restored:
             for file in kept.iterdir():
                 file.unlink()
             kept.rmdir()
             aside.rename(kept)
+
         return milliseconds
 
     def _served(self, bundle: Path) -> float:
@@ -180,6 +187,7 @@ class _Bench:
         ]
         options = ["--bundle", str(bundle), "--port", "0", "--threads", str(THREADS)]
         began = time.perf_counter()
+
         with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as child:
             assert child.stdout
             port = json.loads(child.stdout.readline())["port"]
@@ -187,6 +195,7 @@ class _Bench:
                 time.sleep(0.005)
             milliseconds = (time.perf_counter() - began) * 1000
             child.terminate()
+
         assert first["choices"][0]["logprobs"], first
         return milliseconds
 
@@ -224,6 +233,7 @@ class _Bench:
             leads.prepare(self._model(size), folder)
         else:
             self._served(folder)
+
         return folder
 
 

@@ -39,6 +39,7 @@ def main() -> None:
             "sftp put": lambda: size_mb / _sftp_put(way, payload),
         }
         figures = measure.interleave(cases, rounds)
+
     conditions = {"size_mb": size_mb, "unit": "MB/s", "folder": str(_fast_folder())}
     claims = [
         measure.claim(
@@ -67,6 +68,7 @@ def _push(way: Route, payload: Path) -> float:
             send_blobs(device, channel, [blob], Silent())
         seconds = time.monotonic() - began
         assert (root / "blobs" / blob.sha256).stat().st_size == blob.size
+
     return seconds
 
 
@@ -121,6 +123,7 @@ def _sftp_put(way: Route, payload: Path) -> float:
             began = time.monotonic()
             sftp.put(str(payload), str(copy))
             seconds = time.monotonic() - began
+
     copy.unlink()
     return seconds
 

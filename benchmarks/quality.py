@@ -104,6 +104,7 @@ def main() -> None:
             peers.plain(wanted, tried[name]) for name in PLAIN
         ]
         same = sum(peers.same_bytes(tried[name]) for name in names) / len(names)
+
     rows.sort(key=lambda row: -row.size_bytes)
     if not options.quick:
         PICTURE.write_bytes(picture(rows))
@@ -111,6 +112,7 @@ def main() -> None:
         PAGE.write_text(
             head + MARK + "\n\n" + table(rows) + "\n" + conditions(rows) + "\n", encoding="utf-8"
         )
+
     sys.stderr.write(table(rows))
     measure.show(_claims({row.name: row for row in rows}, same), {}, "", as_json=options.json)
 
@@ -162,15 +164,15 @@ class _Peers:
     """Files of the same checkpoint by llama.cpp's converter and quantizer."""
 
     def __init__(self, out: Path, scratch: Path) -> None:
-        self._out, self._scratch, self._whole = out, scratch, scratch / "whole.gguf"
+        self._out = out
+        self._scratch = scratch
+        self._whole = scratch / "whole.gguf"
         checkpoint = next(
             out / stage for stage in ("distill", "tune", "pretrain") if (out / stage).is_dir()
         )
         self._originals = Originals(reference=Original(base=checkpoint))
-        script, job = (
-            Path(__file__).parent / "peers" / "llama_cpp_convert.py",
-            {"model": str(checkpoint), "out": str(self._whole)},
-        )
+        script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
+        job = {"model": str(checkpoint), "out": str(self._whole)}
         jobs = json.dumps([job | {"type": "ALL_F32"}])
         subprocess.run(
             [sys.executable, str(script), str(llama_cpp())],
@@ -187,14 +189,10 @@ class _Peers:
         record = ours.model.record.model_copy(
             update={"figures": figures, "digest": f"llama.cpp {ours.scheme}"}
         )
-        model, out = (
-            ModelFile(path=file.parent, record=record),
-            self._scratch / f"verdict-{ours.scheme}",
-        )
-        held_out, runs = (
-            Dataset(path=self._out / "ingest", record=_record(self._out / "ingest")),
-            runtime.for_this_computer(),
-        )
+        model = ModelFile(path=file.parent, record=record)
+        out = self._scratch / f"verdict-{ours.scheme}"
+        held_out = Dataset(path=self._out / "ingest", record=_record(self._out / "ingest"))
+        runs = runtime.for_this_computer()
         evaluate(
             model,
             self._originals,
@@ -223,7 +221,8 @@ class _Peers:
 
         folder.mkdir()
         parameters = library.llama_model_quantize_default_params()
-        parameters.ftype, parameters.nthread = find_scheme(scheme).file_type, 1
+        parameters.ftype = find_scheme(scheme).file_type
+        parameters.nthread = 1
         weights = importance.load(matrix).weights() if matrix else {}
         entries = [
             library.llama_model_imatrix_data(
@@ -238,6 +237,7 @@ class _Peers:
             parameters.imatrix = ctypes.cast(
                 listed, ctypes.POINTER(library.llama_model_imatrix_data)
             )
+
         file = folder / "peer.gguf"
         if library.llama_model_quantize(bytes(self._whole), bytes(file), ctypes.byref(parameters)):
             raise SystemExit(f"llama.cpp did not make {scheme}")
@@ -285,6 +285,7 @@ def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
         ),
         measure.claim("same bytes", "llama_model_quantize, same imatrix", 1.0, [same], [1.0], said),
     ]
+
     for auto in sorted(chosen, key=lambda row: row.bits)[-1:]:
         bits = said | {"bytes": auto.size_bytes, "peer_bytes": weighed.size_bytes}
         found.append(
@@ -297,6 +298,7 @@ def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
                 bits,
             )
         )
+
     return found
 
 
@@ -347,20 +349,21 @@ def picture(rows: Sequence[Row]) -> bytes:
     figure, axes = plt.subplots(figsize=(9, 6))
     for series, (marker, label) in SERIES.items():
         points = [row for row in shown if row.series == series]
-        sizes, kl = (
-            [row.size_bytes / 1000 for row in points],
-            [row.figures["mean_kl"] for row in points],
-        )
-        errors, large = [row.figures["kl_error"] for row in points], 13 if marker == "*" else 6
+        sizes = [row.size_bytes / 1000 for row in points]
+        kl = [row.figures["mean_kl"] for row in points]
+        errors = [row.figures["kl_error"] for row in points]
+        large = 13 if marker == "*" else 6
         axes.errorbar(
             sizes, kl, yerr=errors, fmt=marker, ms=large, lw=0.8, capsize=2, label=label, alpha=0.85
         )
+
     for left in (True, False):
         _name(
             axes,
             [row for row in shown if (row.series in ("learned", "auto", "tflite")) == left],
             -60 if left else 45,
         )
+
     axes.set(yscale="log", xlabel="file, kB", ylabel="KL to the teacher, nats per token")
     axes.set_title("The starter's student, held-out answers")
     axes.grid(visible=True, which="major", alpha=0.3)
@@ -376,7 +379,8 @@ def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
     """Write the names beside their points; where points are close, one below the other."""
     last = math.inf
     for row in sorted(rows, key=lambda row: -row.figures["mean_kl"]):
-        size, kl = row.size_bytes / 1000, row.figures["mean_kl"]
+        size = row.size_bytes / 1000
+        kl = row.figures["mean_kl"]
         last = min(kl, last / NAME_STEP)
         line = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
         side = "left" if away_kb > 0 else "right"

@@ -34,6 +34,7 @@ def main() -> None:
     known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
     if unknown := set(options.names) - known.keys():
         raise SystemExit(f"there is no benchmark `{min(unknown)}`: {', '.join(known)}")
+
     found = {
         name: _run(path, quick=options.quick)
         for name, path in known.items()
@@ -42,6 +43,7 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
+
     rows = (
         _kept(PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "") if options.names else {}
     )

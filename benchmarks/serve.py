@@ -52,6 +52,7 @@ def main() -> None:
     )
     clients, questions, rounds = counts
     file = models.random_gguf(models.SMOLLM2_135M, scheme="Q8_0")
+
     with (
         tempfile.TemporaryDirectory() as scratch,
         served(_bundle(Path(scratch), file)) as (port, pid),
@@ -64,6 +65,7 @@ def main() -> None:
                 Counter[int](),
             )
         after_mb = (_resident(pid) - _model_bytes(file)) / 1e6
+
     told = {
         "model": "SmolLM2-135M Q8_0",
         "prompt": f"{WORDS} words",
@@ -129,7 +131,8 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
             served(bundles["two"]) as (second, _),
             ThreadPoolExecutor(1) as pool,
         ):
-            ports, numbers = {"one": first, "two": second}, itertools.count(10_000)
+            ports = {"one": first, "two": second}
+            numbers = itertools.count(10_000)
 
             def seconds(port: int) -> float:
                 long = pool.submit(_answered, port, next(numbers), LONG, began := threading.Event())
@@ -154,6 +157,7 @@ def _answered(port: int, number: int, tokens: int, began: threading.Event | None
     for line in client.getresponse():
         if began and b'"content": "' in line:
             began.set()
+
     return time.perf_counter() - start
 
 
@@ -162,7 +166,8 @@ def _bundle(folder: Path, file: Path, slots: int = 1) -> Path:
         folder / file.name
     ).symlink_to(file)
     (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
-    names, needs = (file.name, "chat_template.jinja"), needs_of(read_header(file), CONTEXT)
+    names = (file.name, "chat_template.jinja")
+    needs = needs_of(read_header(file), CONTEXT)
     manifest = Manifest(
         name="bench",
         version="1.0",
@@ -222,7 +227,8 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
 
     The prompt has no prefix in the cache.
     """
-    began, first = time.perf_counter(), 0.0
+    began = time.perf_counter()
+    first = 0.0
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     client.request(
         "POST",
@@ -230,6 +236,7 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
         _body(number, stream=True),
         {"content-type": "application/json"},
     )
+
     for line in client.getresponse():
         if line.startswith(b"data: {"):
             event = json.loads(line[6:])
@@ -237,6 +244,7 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
             first = first or (time.perf_counter() if delta.get("content") else 0.0)
             if "timings" in event:
                 return event["timings"]["prompt_ms"] / 1000, first - began
+
     raise SystemExit("the stream ended without timings")
 
 
@@ -256,6 +264,7 @@ def _many(port: int, client: int, questions: int) -> Counter[int]:
             seen[status] += 1
             if status != 200:
                 time.sleep(float(answer.headers["retry-after"]))
+
     return seen
 
 

@@ -97,6 +97,7 @@ def main() -> None:
         if options.json:
             print("[]")
         return
+
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -109,8 +110,10 @@ def main() -> None:
         maker.join()
         seconds, peaks = _convert(root, referee, rounds)
         files = {side: next((root / side).rglob("*.tflite")) for side in seconds}
-        errors, rates = _errors(root / "model", files), _rates(files, rounds)
+        errors = _errors(root / "model", files)
+        rates = _rates(files, rounds)
         size_mb = round(files["ours"].stat().st_size / 1e6)
+
     conditions: dict[str, object] = {"file_mb": size_mb, "context": CONTEXT}
     conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
     exact = measure.claim(
@@ -188,8 +191,10 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
     network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     network.eval()
     tokens = _tokens(network.config.vocab_size)
+
     with torch.no_grad():
         expected = network(torch.tensor([tokens])).logits[0].numpy()[PREFILL:]
+
     found = {
         side: float(np.abs(_Running(file).decoded(tokens) - expected).max())
         for side, file in files.items()

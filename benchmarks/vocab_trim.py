@@ -54,6 +54,7 @@ def main() -> None:
             "file_mb": {side: round(file.stat().st_size / 1e6) for side, file in files.items()},
             "decoded": TOKENS,
         }
+
     claims = [
         measure.claim(
             "decode",
@@ -82,6 +83,7 @@ def _make(root: Path, shape: dict[str, int], kept: int) -> None:
     used = set(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SUBJECT).ids)
     (root / "small").mkdir()
     tokens.write(tokens.filled(used, kept), root / "small")
+
     for name, side in (("model", "whole"), ("small", "trimmed")):
         checkpoint = artifacts.external(root / name)
         quantize(

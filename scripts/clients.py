@@ -67,16 +67,21 @@ def main() -> int:
     token = Path(options.token_file).read_text().strip() if options.token_file else "none"
     headers = {"Authorization": f"Bearer {token}"}
     asked = urllib.request.Request(f"{options.url}/models", headers=headers)  # noqa: S310
+
     with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
+
     service = {"CLIENT_URL": options.url, "CLIENT_KEY": token, "CLIENT_MODEL": model}
-    lines, failed = [], False
+    lines = []
+    failed = False
+
     for client in CLIENTS:
         if options.only in client.name:
             _say(f"{client.name} …")
             problems = _run(client, service)
             failed = failed or any(problems.values())
             lines.append(_line(client, problems))
+
     table = "\n".join([_row(["client", "version", *STEPS, ""]), _row(["---"] * 7), *lines])
     print(table)
     if options.out:
@@ -112,17 +117,20 @@ def _installed(client: Client) -> list[str]:
         for file in (program, PROGRAMS / "steps.mjs"):
             (client.home / file.name).write_bytes(file.read_bytes())
         return ["node", str(client.home / program.name)]
+
     python = client.home / "bin" / "python"
     if not (client.home / "installed").exists():
         venv.create(client.home, with_pip=True, clear=True)
         _do(str(python), "-m", "pip", "install", "--quiet", "--no-compile", *client.packages)
         (client.home / "installed").touch()
+
     return [str(python), str(program)]
 
 
 def _version(client: Client) -> str:
     if not client.packages:
         return _do("curl", "--version").split()[1]
+
     package = client.packages[0].partition("[")[0]
     if client.of_node:
         return str(
@@ -130,6 +138,7 @@ def _version(client: Client) -> str:
                 "version"
             ]
         )
+
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return _do(str(client.home / "bin" / "python"), "-c", code).strip()
 

@@ -68,12 +68,14 @@ def survives(mutation: Mutation, folder: Path) -> bool:
         raise ValueError(
             f"mutations.toml: {mutation.name}: its line is not in {mutation.file} exactly once"
         )
+
     for name in TRAVELS:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
+
     file = folder / mutation.file
     lines = file.read_text(encoding="utf-8").splitlines()
     indent = lines[mutation.line][: len(lines[mutation.line]) - len(lines[mutation.line].lstrip())]
@@ -98,6 +100,7 @@ def _passes(test: str, folder: Path) -> bool:
             f"{test}: pytest ended with {done.returncode}: "
             f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
+
     return done.returncode == 0
 
 
@@ -150,6 +153,7 @@ def main(pattern: str) -> int:
                 f"{'NOT SEEN' if survived else 'seen'}: {mutation.name} ({mutation.test})",
                 flush=True,
             )
+
     return min(alive, 1)
 
 

@@ -20,6 +20,7 @@ def table(state: dict[str, dict[str, object]]) -> str:
         lines.append(
             f"| {entry['row']} | [{said}](../{file}) | {done} | {seen} | {entry['seconds']} |"
         )
+
     return "\n".join(lines)
 
 

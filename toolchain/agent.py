@@ -47,6 +47,7 @@ def build_agent() -> Path:
         for file in device_files():
             name = "device/" + file.relative_to(device_folder()).as_posix()
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+
     content = packed.getvalue()
     name = f"{sha256(content).hexdigest()}.pyz"
     try:

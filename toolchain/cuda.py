@@ -112,6 +112,7 @@ def check_target(target: Target) -> str:
             f"{target.id}: CPU only: its GPU has SM {sm}, a CUDA runtime needs {OLDEST_SM}",
             hint=target.notes[0],
         )
+
     return sm
 
 
@@ -149,12 +150,14 @@ def build_on(
         _send(connection, llama.path, f"{work}/source", report)
         _compile(connection, work, kit, target, int(facts["cores"] or 1), report)
         _fetch(connection, f"{work}/build/bin", kept, report)
+
     return _assemble(kept, kit, target, llama.version)
 
 
 def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolkit:
     if not facts["l4t"]:
         raise BoardError(f"{connection.address}: not a Jetson: there is no L4T on it")
+
     jetpack, brings = jetpack_of(facts["l4t"])
     said = connection.run(["sh", "-c", _TOOLS]).stdout.decode(errors="replace")
     tools = dict(re.findall(r"^(nvcc|cmake|c\+\+)=(.*)$", said, re.MULTILINE))
@@ -168,14 +171,17 @@ def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolk
             f"{connection.address}: {listed} not found",
             hint=f"on the board: sudo apt-get install {packages}",
         )
+
     found = re.search(r"release (\d+\.\d+)", said)
     return Toolkit(jetpack=jetpack, cuda=found[1] if found else brings, sm=sm, nvcc=tools["nvcc"])
 
 
 def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> None:
     files = sorted(path for path in tree.rglob("*") if path.is_file())
-    total, sent = sum(file.stat().st_size for file in files), 0
+    total = sum(file.stat().st_size for file in files)
+    sent = 0
     channel = connection.open(["python3", "-sE", "-c", _RECEIVE, there])
+
     try:
         for file in files:
             content = file.read_bytes()
@@ -209,8 +215,10 @@ def settings(kit: Toolkit, profile: str) -> Iterator[str]:
         "-DGGML_OPENMP=OFF",
     )
     yield f"-DGGML_CPU_ARM_ARCH={profile.replace('armv8.2', 'armv8.2-a')}"
+
     for part in ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP"):
         yield f"-DLLAMA_BUILD_{part}=OFF"
+
     yield from ("-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON")
     yield from (
         "-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda/lib64",
@@ -233,6 +241,7 @@ def _compile(
     channel = connection.open(
         ["cmake", "--build", f"{work}/build", "--target", "llama", "--parallel", str(cores)]
     )
+
     try:
         for line in lines(channel):
             if counted := re.match(rb"\[ *(\d+)%\]", line):
@@ -251,6 +260,7 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
     staged = kept.with_name(f".{kept.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
+
     for row in listed.stdout.splitlines():
         name, size, digest = json.loads(row)
         if not re.fullmatch(r"lib[a-z0-9_-]+\.so", name):
@@ -269,8 +279,10 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
             )
         (staged / name).write_bytes(content)
         report.note(f"{name}: {size:,} bytes")
+
     if not (staged / "libllama.so").is_file():
         raise BoardError(f"{connection.address}: the build made no libllama.so")
+
     staged.rename(kept)
 
 

@@ -31,13 +31,13 @@ class Decoder(tf.Module):
         """Read a checkpoint."""
         super().__init__()
         self.config = json.loads((folder / "config.json").read_text())
-        self.heads, self.shared = (
-            self.config["num_attention_heads"],
-            self.config["num_key_value_heads"],
-        )
+        self.heads = self.config["num_attention_heads"]
+        self.shared = self.config["num_key_value_heads"]
         self.width = self.config["hidden_size"] // self.heads
-        self.context, self.layers = context, self.config["num_hidden_layers"]
+        self.context = context
+        self.layers = self.config["num_hidden_layers"]
         found = load_file(folder / "model.safetensors")
+
         for names, fused in (
             (("q_proj", "k_proj", "v_proj"), "qkv"),
             (("gate_proj", "up_proj"), "gate_up"),
@@ -45,6 +45,7 @@ class Decoder(tf.Module):
             for first in [name for name in found if name.split(".")[-2:-1] == [names[0]]]:
                 parts = [found.pop(first.replace(names[0], name)) for name in names]
                 found[first.replace(names[0], fused)] = tf.concat(parts, 0)
+
         self.stored = {
             name: tf.Variable(tf.cast(tensor, tf.float32), trainable=False)
             for name, tensor in found.items()
@@ -54,10 +55,8 @@ class Decoder(tf.Module):
         )
         angles = tf.range(context, dtype=tf.float32)[:, None] * tf.tile(frequencies, [2])
         sign = tf.repeat([-1.0, 1.0], self.width // 2)
-        self.cos, self.sin = (
-            tf.Variable(tf.cos(angles), trainable=False),
-            tf.Variable(tf.sin(angles) * sign, trainable=False),
-        )
+        self.cos = tf.Variable(tf.cos(angles), trainable=False)
+        self.sin = tf.Variable(tf.sin(angles) * sign, trainable=False)
 
     def signature(self, count: int, *, answers: bool) -> Any:
         """Return the traced function for `count` tokens at a time."""
@@ -103,6 +102,7 @@ class Decoder(tf.Module):
             value += self._feed_forward(
                 self._norm(value, f"model.layers.{layer}.post_attention_layernorm"), layer
             )
+
         return value
 
     def _cached(
@@ -121,10 +121,12 @@ class Decoder(tf.Module):
             caches[name] = xla_dynamic_update_slice(
                 caches[name], tf.expand_dims(tf.transpose(rows, (1, 0, 2)), 0), start
             )
+
         return self._turned(query, place)
 
     def _attended(self, query: Any, mask: Any, layer: int, caches: Caches) -> Any:
-        count, group = query.shape[0], self.heads // self.shared
+        count = query.shape[0]
+        group = self.heads // self.shared
         by_key = (
             tf.transpose(tf.reshape(query, (count, self.shared, group, self.width)), (1, 2, 0, 3))
             * self.width**-0.5

@@ -316,6 +316,7 @@ def _is_deep(value: Any) -> bool:
         ]
         if not level:
             return False
+
     return True
 
 

@@ -40,6 +40,7 @@ def start(
         qemu.start(machine.arguments(name, made, boot, DISK), folder)
     except ToolError as error:
         raise _not_started(name, boot.port, error) from error
+
     try:
         port = _port(name, folder)
         _trust(folder, port)
@@ -47,6 +48,7 @@ def start(
     except BaseException:
         stop(folder)
         raise
+
     return port
 
 
@@ -69,9 +71,11 @@ def keep(name: str, folder: Path, state: str) -> None:
             wire.call("cont")
             raise BoardError(f"{name}: the machine's state cannot be kept: {said.strip()}")
         wire.call("quit")
+
     deadline = time.monotonic() + _QUIT_S
     while qmp.process(folder) and time.monotonic() < deadline:
         time.sleep(_POLL_S / 2)
+
     stop(folder)
 
 
@@ -124,11 +128,13 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
 
     with qmp.agent(name, folder, BOOT_S, look) as wire:
         set_clock(wire, name, time.time())
+
     while not _greets(port):
         if time.monotonic() - begun > BOOT_S:
             raise BoardError(f"{name}: its SSH server did not start in {BOOT_S:g} s")
         look()
         time.sleep(_POLL_S)
+
     report.step(f"{name} boots", _USUAL_BOOT_S, _USUAL_BOOT_S, "s")
 
 

@@ -86,11 +86,13 @@ class SshChannel:
     def read_line(self) -> bytes:
         """Return the next line with its newline, b"" at the end."""
         self._begin()
-        until, searched = time.monotonic() + ANSWER_S, 0
+        until = time.monotonic() + ANSWER_S
+        searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if not self._receive(until):
                 return self._take(len(self._buffer))
+
         return self._take(end + 1)
 
     def read(self, size: int) -> bytes:
@@ -122,6 +124,7 @@ class SshChannel:
         """
         if self._began:
             return
+
         until = time.monotonic() + BEGIN_S
         while (at := self._buffer.find(MARK)) < 0:
             if len(self._buffer) > MAX_BANNER_BYTES:
@@ -129,6 +132,7 @@ class SshChannel:
             if not self._receive(until):
                 code = self._exit_status(until)
                 raise self._no_begin(f"it ended with exit status {code}", self._last_words())
+
         del self._buffer[: at + len(MARK)]
         self._began = True
 
@@ -146,6 +150,7 @@ class SshChannel:
             while not self._channel.status_event.wait(0.2):
                 if time.monotonic() > (self._deadline or until):
                     raise TimeoutError
+
         self._listener.join(timeout=STALLED_S)
         if self._channel.exit_status < 0:
             raise self._lost()
@@ -154,6 +159,7 @@ class SshChannel:
     def _receive(self, until: float) -> bool:
         with self._watched(max(until - time.monotonic(), 0.01)):
             chunk = self._channel.recv(64 << 10)
+
         self._buffer += chunk
         if len(self._buffer) > MAX_ANSWER_BYTES or self._complained > MAX_STDERR_BYTES:
             raise self._flood()

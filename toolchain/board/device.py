@@ -66,12 +66,14 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
         raise BoardError(
             f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3"
         )
+
     printed = done.stdout.strip().splitlines()
     if done.code != 0 or not printed:
         raise BoardError(
             f"{connection.address}: its facts cannot be read: {_last_words(done)}",
             hint="is its python3 whole? on the board: python3 -c 'import json, platform'",
         )
+
     answer = answers.read(connection.address, printed[-1])
     seen = answers.checked(connection.address, "its facts", answer, answers.Seen)
     return seen["facts"], seen["stored"]
@@ -158,6 +160,7 @@ class Device:
                 f"the runtime of `{verb}` is built for another processor",
                 hint="push again: the board gets a runtime of its own kind",
             )
+
         said = _last_words(done) if done.stderr.strip() else "it said nothing"
         return BoardError(f"{self.address}: `{verb}` ended with exit status {done.code}: {said}")
 
@@ -201,6 +204,7 @@ class Device:
         check_python(self.address, facts)
         if agent.name in stored["agents"]:
             return 0
+
         content = agent.read_bytes()
         done = self._connection.run(
             ["python3", "-sE", "-c", _KEEP_AGENT, self._agent, agent.stem], stdin=content
@@ -216,19 +220,20 @@ class Device:
         """
         if not self._agent:
             self.install()
+
         python = ["python3", "-sE", self._agent]
         if verb not in ("ask", "bench"):
             return [*python, verb, "--root", self._connection.root, *arguments]
+
         status = self.call("status")
         if not (current := status["release"]):
             raise BoardError(f"{self.address}: there is no release on this board", hint="push one")
         if verb == "ask":
             return [*python, "ask", "--port", str(current["port"]), *arguments]
+
         root = status["root"]
-        runtime_folder, bundle = (
-            f"{root}/runtimes/{current['runtime']}",
-            f"{root}/releases/{current['release']}",
-        )
+        runtime_folder = f"{root}/runtimes/{current['runtime']}"
+        bundle = f"{root}/releases/{current['release']}"
         return [
             "python3",
             "-B",

@@ -107,6 +107,7 @@ def _plugged(board: VirtualBoard, node: dict[str, Any], mount: str) -> Iterator[
                 "romfile": "",
             },
         )
+
     try:
         _shell(board, mount.format(place=PLUGGED_DISK))
         yield

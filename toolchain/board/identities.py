@@ -73,7 +73,9 @@ class Keys:
         named = [(file, public) for file in self._way.identities for public in _publics(file)]
         named += [(file, public) for file in self._way.certificates for public in _publics(file)]
         by_key = {_plain(blob): blob for blob in held}
-        from_files, used = [], set()
+        from_files = []
+        used = set()
+
         for file, public in named:
             signer = public.blob if public.blob in held else by_key.get(_plain(public.blob))
             if signer is None:
@@ -81,10 +83,12 @@ class Keys:
             else:
                 used |= {public.blob, signer}
                 yield file, AgentKey(agent, public, signer, self.problems)
+
         if not self._way.only_identities:
             for blob, comment in held.items():
                 if blob not in used:
                     yield comment, AgentKey(agent, _of(blob), blob, self.problems)
+
         yield from self._from_files(from_files)
 
     def _from_files(
@@ -98,6 +102,7 @@ class Keys:
                     private.setdefault(_plain(public.blob), path)
                 if not _publics(file):
                     yield from self._loaded(path, None)
+
         for file, public in named:
             at = private.get(_plain(public.blob))
             if at is not None:
@@ -174,10 +179,12 @@ def _public_line(path: Path) -> Public | None:
     words = _read(path).split(None, 2)
     if len(words) < 2:
         return None
+
     try:
         public = _of(base64.b64decode(words[1], validate=True))
     except (ValueError, struct.error):
         return None
+
     return public if public.kind.encode() == words[0] else None
 
 
@@ -186,6 +193,7 @@ def _in_private(path: Path) -> Public | None:
     content = _unarmoured(_read(path))
     if not content:
         return None
+
     try:
         rest = content[len(_OPENSSH_MAGIC) :]
         for _ in range(3):  # cipher, key derivation, its options
@@ -200,12 +208,14 @@ def _unusable(path: Path) -> str:
     content = _read(path)
     if not content:
         return "cannot be read"
+
     seen = path.stat()
     if seen.st_uid == os.getuid() and seen.st_mode & 0o077:
         return (
             "others may read this private key, and OpenSSH does not take such a one "
             f"(chmod 600 '{path}')"
         )
+
     public = _in_private(path)
     inside = _unarmoured(content)
     locked = inside and not inside[len(_OPENSSH_MAGIC) :].startswith(b"\0\0\0\4none")
@@ -222,10 +232,12 @@ def _unarmoured(content: bytes) -> bytes:
     body, _, _ = rest.partition(b"-----END OPENSSH PRIVATE KEY-----")
     if head.strip() or not body:
         return b""
+
     try:
         inside = base64.b64decode(b"".join(body.split()), validate=True)
     except ValueError:
         return b""
+
     return inside if inside.startswith(_OPENSSH_MAGIC) else b""
 
 
@@ -241,10 +253,12 @@ def _private_key(content: bytes) -> paramiko.PKey:
         EllipticCurvePrivateKey: paramiko.ECDSAKey,
         Ed25519PrivateKey: paramiko.Ed25519Key,
     }
+
     for kind, key_class in kinds.items():
         if isinstance(loaded, kind):
             text = loaded.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
             return key_class.from_private_key(io.StringIO(text.decode()))
+
     raise ValueError("a kind of key that no board takes any more")
 
 
@@ -254,12 +268,15 @@ def _plain(blob: bytes) -> bytes:
     kind, rest = _string(blob)
     if not kind.endswith(_CERTIFICATE.encode()):
         return blob
+
     plain = kind.removesuffix(_CERTIFICATE.encode())
     kept = [plain + b"@openssh.com" if plain.startswith(b"sk-") else plain]
     _, rest = _string(rest)  # a nonce
+
     for _ in range(_KEY_PARTS.get(plain.partition(b"-nistp")[0], 0)):
         part, rest = _string(rest)
         kept.append(part)
+
     return b"".join(struct.pack(">I", len(part)) + part for part in kept)
 
 

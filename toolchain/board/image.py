@@ -124,6 +124,7 @@ def _build(debian: int, folder: Path, report: Reporter) -> None:
     report.note(
         f"building the image of a virtual board (Debian {debian} for arm64): once, some ten minutes"
     )
+
     try:
         _make(debian, part, folder.with_name("build.log"), report)
         whole = part / "whole"
@@ -159,7 +160,8 @@ class _Phases:
     """Translates mmdebstrap's lines into progress steps."""
 
     def __init__(self, report: Reporter) -> None:
-        self._report, self._phase = report, 0
+        self._report = report
+        self._phase = 0
 
     def hear(self, line: str) -> None:
         """Read one line."""

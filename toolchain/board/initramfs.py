@@ -47,6 +47,7 @@ def build(busybox: Path, modules: Path) -> bytes:
     for number, module in enumerate(load_order(modules)):
         name = f"modules/{number:02}-{Path(module).name.removesuffix('.xz')}"
         entries[name] = (_FILE, _module(modules / module))
+
     return gzip.compress(archive(entries), compresslevel=6, mtime=0)
 
 
@@ -59,11 +60,13 @@ def load_order(modules: Path) -> list[str]:
     }
     by_name = {_name(path): path for path in needs}
     order: list[str] = []
+
     for wanted in _WANTED:
         if wanted in by_name:
             _append(by_name[wanted], needs, order)
         elif wanted not in built_in and wanted not in _MAY_BE_ABSENT:
             raise ToolError(f"the kernel {modules.name} has no module `{wanted}`")
+
     return order
 
 

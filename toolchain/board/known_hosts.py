@@ -34,7 +34,8 @@ def host_name(host: str, port: int) -> str:
 
 def read(files: Iterable[Path]) -> KnownHosts:
     """Read known_hosts files; like OpenSSH, pass over lines that cannot be parsed."""
-    keys, revoked = paramiko.HostKeys(), set()
+    keys = paramiko.HostKeys()
+    revoked = set()
     for line in (line for file in files if file.is_file() for line in _lines(file)):
         marker, _, rest = line.partition(" ") if line.startswith("@") else ("", "", line)
         if marker in ("", "@revoked") and (entry := _entry(rest.strip())):
@@ -42,6 +43,7 @@ def read(files: Iterable[Path]) -> KnownHosts:
                 revoked.add(entry.key.asbytes())
             else:
                 _add(keys, entry)
+
     return KnownHosts(keys=keys, revoked=frozenset(revoked))
 
 

@@ -75,8 +75,10 @@ class ProxyProcess:
         """Return how it ended and its last line; "" while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=0.5)
+
         if self._process.poll() is None:
             return ""
+
         self._complaints.seek(0)
         said = self._complaints.read(64 << 10).decode(errors="replace").strip().splitlines()
         how = f"exit status {self._process.returncode}"
@@ -91,6 +93,7 @@ class ProxyProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
         self._complaints.close()
 
 
@@ -119,6 +122,7 @@ def greet(
     offered.digests = _strong(offered.digests)
     offered.kex = _strong(offered.kex)
     offered.key_types = _known_first(offered.key_types, known.keys.lookup(name) or {})
+
     try:
         transport.start_client(timeout=LOGIN_S)
         if not transport.initial_kex_done:
@@ -126,6 +130,7 @@ def greet(
     except BaseException:
         transport.close()
         raise
+
     greeted.exchanged()
     return transport
 
@@ -138,6 +143,7 @@ def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
         return
     if known.knows(way.known_as):
         raise changed(way, key)
+
     raise TrustError(
         f"{way.address}: unknown host key {fingerprint(key)}",
         hint="compare it on the board (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
@@ -158,8 +164,11 @@ def log_in(way: Route, transport: paramiko.Transport) -> None:
     except paramiko.BadAuthenticationType as error:
         if "publickey" not in error.allowed_types:
             raise _takes_no_keys(way, error.allowed_types) from error
-    keys, refused = Keys(way), []
+
+    keys = Keys(way)
+    refused = []
     transport.auth_timeout = SIGN_S
+
     for name, key in keys.candidates():
         try:
             further = transport.auth_publickey(way.user, key)
@@ -171,6 +180,7 @@ def log_in(way: Route, transport: paramiko.Transport) -> None:
         if further:
             raise _takes_no_keys(way, further)
         return
+
     raise _no_key(way, refused, keys.problems)
 
 
@@ -200,6 +210,7 @@ def _no_key(way: Route, refused: Sequence[str], problems: Sequence[str]) -> Boar
         )
     if not refused:
         return BoardError(f"{way.address}: no key can be tried: {'; '.join(problems)}")
+
     untried = f"; not tried: {'; '.join(problems)}" if problems else ""
     return BoardError(
         f"{way.address}: the board refused every key of `{way.user}`{untried}",
@@ -272,6 +283,7 @@ def _sentence(way: Route, error: Exception) -> BoardError:
             return BoardError(f"{where}: not a usable SSH server: {_reason(error)}")
         case EOFError() | OSError():
             return BoardError(f"{where}: not reachable: {_reason(error)}")
+
     return BoardError(f"{where}: not a usable SSH server: {type(error).__name__}: {_reason(error)}")
 
 

@@ -72,7 +72,8 @@ def server() -> Iterator[Route]:
     """
     user = _user()
     with tempfile.TemporaryDirectory(prefix="demitasse-sshd-", dir=_plain_folder()) as name:
-        folder, port = Path(name), _free_port()
+        folder = Path(name)
+        port = _free_port()
         for key in ("host", "user"):
             openssh.make_key(folder / key, f"demitasse loopback {key}")
         known, config = folder / "known_hosts", folder / "sshd_config"
@@ -113,6 +114,7 @@ def _plain_folder() -> str:
     for folder in (tempfile.gettempdir(), *usual):
         if re.fullmatch(r"[\w./-]+", folder, re.ASCII) and os.access(folder, os.W_OK | os.X_OK):
             return folder
+
     raise BoardError(
         f"{ADDRESS}: there is no folder for temporary files that sshd can use",
         hint="make /tmp writable",
@@ -126,6 +128,7 @@ def _refused(way: Route, error: BoardError) -> BoardError:
     reasons = [line for line in said.splitlines() if "not allowed" in line or "error" in line]
     if not reasons:
         return error
+
     return BoardError(
         f"{ADDRESS}: this computer's sshd lets `{way.user}` not in: {reasons[-1].strip()}",
         hint="unlock the account, or give it a login shell: `sshd` looks at both",
@@ -136,6 +139,7 @@ def _refused(way: Route, error: BoardError) -> BoardError:
 def _running(config: Path, port: int) -> Iterator[None]:
     if os.geteuid() == 0:
         _make_privilege_separation()
+
     openssh.check_server(config)
     log = config.with_name("log")
     command = [str(openssh.sshd()), "-D", "-E", str(log), "-f", str(config)]
@@ -147,6 +151,7 @@ def _running(config: Path, port: int) -> Iterator[None]:
         start_new_session=True,
     )
     assert guard.stdin
+
     try:
         _wait_for(port, log)
         yield
@@ -174,6 +179,7 @@ def _wait_for(port: int, log: Path) -> None:
         ):
             return
         time.sleep(0.02)
+
     said = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
     raise BoardError(f"{ADDRESS}: sshd did not start on port {port}: {said or 'it said nothing'}")
 

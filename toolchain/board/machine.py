@@ -67,6 +67,7 @@ def simulating(target: Target) -> Machine:
             f"{target.id}: no virtual board stands in for it",
             hint="take one of the Raspberry Pis: demitasse targets",
         )
+
     fastest = max(known, key=lambda cluster: cluster.max_mhz or 0)
     return Machine(
         processor=_PROCESSORS[fastest.core],

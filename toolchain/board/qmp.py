@@ -67,6 +67,7 @@ class Wire:
             if time.monotonic() > deadline:
                 raise BoardError(f"{self._name}: no answer in {self._timeout_s:g} s")
             self._receive()
+
         line, _, self._heard = self._heard.partition(b"\n")
         value: dict[str, Any] = json.loads(line.lstrip(b"\xff"))
         return value
@@ -79,8 +80,10 @@ class Wire:
             return
         except OSError:
             chunk = b""
+
         if not chunk:
             raise BoardError(f"{self._name}: QEMU has ended")
+
         self._heard += chunk
 
 
@@ -128,6 +131,7 @@ def execute(wire: Wire, name: str, argv: Sequence[str], *, timeout_s: float = 60
         if time.monotonic() > deadline:
             raise BoardError(f"{name}: {argv[0]}: no end after {timeout_s:g} s")
         time.sleep(0.1)
+
     if state.get("exitcode") != 0:
         said = base64.b64decode(state.get("err-data", "")).decode(errors="replace").strip()
         raise BoardError(f"{name}: {argv[0]}: {said or 'it failed'}")

@@ -52,7 +52,8 @@ class Recording:
             magic, _, _, sector = _SUPER.unpack(head) if len(head) == _SUPER.size else (0, 0, 0, 0)
             if magic != _MAGIC or not sector:
                 raise ArtifactError(f"{self.log.name}: not a log of writes")
-            found, at = [], sector
+            found = []
+            at = sector
             while at + sector <= size:
                 log.seek(at)
                 first, count, flags, _ = _ENTRY.unpack(log.read(_ENTRY.size))
@@ -80,6 +81,7 @@ class Recording:
         writes = self.writes()[:cut]
         flushed = max((number for number, write in enumerate(writes) if write.flushes), default=-1)
         shutil.copyfile(self.base, image)
+
         with self.log.open("rb") as log, image.open("r+b") as disk:
             for number, write in enumerate(writes):
                 lost = (

@@ -88,16 +88,19 @@ def overlay(host_key: Path, user_key: Path) -> bytes:
             "etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
             "/lib/systemd/system/systemd-networkd.service",
         )
+
     return stream.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), mode
+    entry.size = len(content)
+    entry.mode = mode
     tar.addfile(entry, io.BytesIO(content))
 
 
 def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
     entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    entry.type = tarfile.SYMTYPE
+    entry.linkname = target
     tar.addfile(entry)

@@ -95,6 +95,7 @@ def parse(address: str) -> Address:
         or (port is not None and not 0 < int(port) < 1 << 16)
     ):
         raise _no_address(address)
+
     return Address(host=host, user=user, port=int(port or 0))
 
 
@@ -117,9 +118,11 @@ def _route(address: str, config_file: Path | None, hops: int) -> Route:
             f"{address}: ProxyJump leads over more than {MOST_JUMPS} hosts",
             hint="does it lead back to itself? see `ssh -G`",
         )
+
     parts = parse(address)
     settings = _settings(parts, config_file)
-    host, port = _last(settings, "hostname"), int(_last(settings, "port"))
+    host = _last(settings, "hostname")
+    port = int(_last(settings, "port"))
     user = _last(settings, "user")
     alias = _last(settings, "hostkeyalias").lower()
     names = _Names(parts, settings)
@@ -151,6 +154,7 @@ def _settings(parts: Address, config_file: Path | None) -> Settings:
             raise ToolError(
                 f"{config}: only OpenSSH's client can read it: {error.message}", hint=error.hint
             ) from error
+
     return {
         "hostname": [parts.host],
         "user": [parts.user or _own_name()],
@@ -236,10 +240,12 @@ class _Names:
 
 def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
     users = _files(_last(settings, "userknownhostsfile"), names)
-    ours, theirs = Path.home() / ".ssh", _passwd_home() / ".ssh"
+    ours = Path.home() / ".ssh"
+    theirs = _passwd_home() / ".ssh"
     usual = [theirs / "known_hosts", theirs / "known_hosts2"]
     if not users or users == usual:
         users = [ours / "known_hosts", ours / "known_hosts2"]
+
     systems = _files(_last(settings, "globalknownhostsfile"), names) or _SYSTEM_KNOWN_HOSTS
     return (*users, *systems)
 

@@ -90,6 +90,7 @@ def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnec
     except BaseException:
         line.close()
         raise
+
     return SshConnection(way.address, line, environment)
 
 
@@ -107,6 +108,7 @@ class _Line:
         known = known_hosts.read(way.known_hosts)
         jump = dial(way.jump) if way.jump else None
         proxy = ProxyProcess(way.proxy_command) if way.proxy_command and not jump else None
+
         try:
             with explained(way, proxy):
                 transport = greet(_wire(way, jump, proxy), known, way.known_as)
@@ -115,6 +117,7 @@ class _Line:
                 if part:
                     part.close()
             raise
+
         return cls(transport=transport, jump=jump, proxy=proxy)
 
     def close(self) -> None:

@@ -54,6 +54,7 @@ class SshAgent:
                 return _string(body)[0]
         except (OSError, ValueError, struct.error) as error:
             raise ToolError(f"the SSH agent gives no signature: {error}") from error
+
         raise ToolError("the SSH agent gives no signature")
 
     def _ask(self, request: bytes, limit_s: float) -> tuple[int, bytes]:

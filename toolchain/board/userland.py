@@ -33,6 +33,7 @@ def command(
         raise ToolError(
             f"`{_PROGRAM}` is not installed", hint=apt.install_line([mmdebstrap.PACKAGES[_PROGRAM]])
         )
+
     root = obtain(debian, report)
     return [
         _PROGRAM,
@@ -55,6 +56,7 @@ def obtain(debian: int, report: Reporter) -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as work:
                 _unpack(used, Path(work))
                 (Path(work) / "root").rename(folder)
+
     return folder
 
 

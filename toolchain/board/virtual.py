@@ -131,6 +131,7 @@ def find(name: str) -> VirtualBoard:
             f"{name}: `{release}` is not a Debian release",
             hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13",
         )
+
     return _seen(target_id, debian)
 
 
@@ -141,6 +142,7 @@ def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:
         raise BoardError(
             f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}"
         )
+
     way = boot.route(board.address, board.folder, board.port)
     options = ("IdentitiesOnly=yes", f"UserKnownHostsFile={way.known_hosts[0]}", "LogLevel=ERROR")
     return [
@@ -191,6 +193,7 @@ def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
         report.note(f"{board.address}: kept by another QEMU or machine, so it boots from its disk")
         machine.make_device_tree(made, board.folder / boot.DEVICE_TREE)
         kept = dataclasses.replace(kept, machine=machine.state_id(made, used.id, version), state="")
+
     boot_from = _boot(used, board.folder, port=port, state=kept.state)
     port = boot.start(board.address, board.folder, made, boot_from, report)
     _write(board.folder, dataclasses.replace(kept, state="", port=port))
@@ -203,8 +206,10 @@ def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Rep
     snapshot = _snapshot(made, used, version, report)
     board.folder.mkdir(parents=True, exist_ok=True)
     image.check_space(board.folder, NEEDED_BYTES, "a virtual board's disk")
+
     for file in (boot.DEVICE_TREE, boot.DISK):
         shutil.copyfile(snapshot / file, board.folder / file)
+
     kept = _Kept(
         target_id=board.target_id,
         debian=board.debian,
@@ -227,7 +232,8 @@ def _snapshot(made: machine.Machine, used: Image, version: str, report: Reporter
 
 
 def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) -> None:
-    part, name = folder.with_name(f"{folder.name}.part"), "first boot"
+    part = folder.with_name(f"{folder.name}.part")
+    name = "first boot"
     boot.stop(part)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -235,6 +241,7 @@ def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) ->
     report.note("booting the board for the first time: a minute, once for each kind of board")
     qemu.make_overlay(part / boot.DISK, used.disk)
     machine.make_device_tree(made, part / boot.DEVICE_TREE)
+
     try:
         port = boot.start(name, part, made, _boot(used, part), report)
         boot.settle(name, part, port)
@@ -242,6 +249,7 @@ def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) ->
     except BaseException:
         boot.stop(part)
         raise
+
     part.rename(folder)
 
 
@@ -254,7 +262,8 @@ def _boot(used: Image, folder: Path, *, port: int = 0, state: str = "") -> machi
 
 def _seen(target_id: str, debian: int) -> VirtualBoard:
     folder = _boards() / f"{target_id}-debian{debian}"
-    pid, kept = qmp.process(folder), _read(folder)
+    pid = qmp.process(folder)
+    kept = _read(folder)
     port = kept.port if kept and pid else None
     return VirtualBoard(target_id=target_id, debian=debian, folder=folder, pid=pid, port=port)
 

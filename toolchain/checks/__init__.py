@@ -78,6 +78,7 @@ def check(ahead: Ahead) -> Findings:
     bases = model.look(ahead, findings)
     if bases:
         files.check_model(ahead, bases, findings)
+
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

@@ -47,6 +47,7 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
     trains = ahead.walks("tune", "distill", "trim", "quantize", "evaluate")
     if not trains or not bases or not base or not base.template:
         return _guessed(train, held_out)
+
     _note_unasked([*train, *held_out], findings)
     try:
         refused = _refused_opening(ahead, parts, base) or _refused(base, [*train, *held_out])
@@ -84,10 +85,12 @@ def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainEr
     """Return the template's refusal of what the recipe puts before every conversation."""
     if not parts.opening:
         return []
+
     asked = [*parts.opening, {"role": "user", "content": "?"}]
     (answer,) = render(base.template, base.tokens, [(asked, True)])
     if not isinstance(answer, Refused):
         return []
+
     spec = ahead.recipe.data
     key = "system" if spec.system else "documents" if spec.documents else "turns"
     line = line_of(ahead.recipe.text(), ["data"], key)
@@ -106,19 +109,23 @@ def _refused(base: Base, conversations: Sequence[Place]) -> list[ToolchainError]
     for where, row in conversations:
         roles = tuple(message["role"] for message in row["messages"])
         kinds.setdefault((*roles, str(row.get("opening", 0))), []).append((where, row))
+
     jobs = [(_jobs(places[0][1]), places) for places in list(kinds.values())[:KINDS]]
     answers = iter(render(base.template, base.tokens, [j for js, _ in jobs for j in js]))
     found: list[ToolchainError] = []
+
     for own, places in jobs:
         reasons = [answer for answer in [next(answers) for _ in own] if isinstance(answer, Refused)]
         if reasons:
             found.append(_refusal(base, reasons[0], places))
+
     return found
 
 
 def _jobs(row: Row) -> list[Job]:
     """Return what training and the gate render: each prompt that is answered, and the whole."""
-    messages, first = row["messages"], max(1, row.get("opening", 0))
+    messages = row["messages"]
+    first = max(1, row.get("opening", 0))
     asked = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n >= first]
     return [*((messages[:number], True) for number in asked), (messages, False)]
 
@@ -132,6 +139,7 @@ def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
         answers = render(base.template, base.tokens, _jobs(without))
         if not any(isinstance(answer, Refused) for answer in answers):
             hint = "this template takes no system prompt: leave it out, or put it into the question"
+
     roles = " → ".join(message["role"] for message in messages[:6])
     more = f" and {len(others):,} more of the same roles" if others else ""
     problem = f"{where}{more}: the model's chat template refuses {roles}: {reason}"
@@ -147,16 +155,20 @@ def _opening_has_room(
     """
     if not parts.opening or base.tokenizer is None or not ahead.walks("evaluate"):
         return True
+
     asked = [*parts.opening, {"role": "user", "content": "?"}]
     (text,) = render(base.template, base.tokens, [(asked, True)])
     tokens = (count_tokens(base.tokenizer, [str(text)]) or [0])[0]
-    before, recipe = len(findings.errors), ahead.recipe
+    before = len(findings.errors)
+    recipe = ahead.recipe
+
     with findings.gathering():
         if context:
             check_room("evaluate", tokens, recipe.evaluate.max_tokens, context)
         if ahead.walks("package"):
             package = recipe.package
             check_room("package: context", tokens, package.max_tokens, package.context)
+
     return len(findings.errors) == before
 
 
@@ -171,6 +183,7 @@ def _measured(
     train, held_out = both
     if base.tokenizer is None:
         return _guessed(train, held_out)
+
     stage, limit = _limit(ahead)
     long_train, mean = _too_long(base, train, limit)
     long_held_out, _ = _too_long(base, held_out, context)
@@ -236,12 +249,14 @@ def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str
 
 def _within(numbers: Sequence[int], sizes: Sequence[int]) -> list[int]:
     """Return the first conversations, as many as can be rendered within the limits."""
-    total, kept = 0, []
+    total = 0
+    kept = []
     for number in numbers:
         total += sizes[number]
         if total > MAX_BYTES // 4:
             break
         kept.append(number)
+
     return kept
 
 
@@ -250,11 +265,13 @@ def _tell_too_long(
 ) -> None:
     if not long:
         return
+
     count = f"{len(long):,} of {len(places):,} conversations"
     if len(long) < len(places):
         problem = f"{count} are longer ({limit} tokens) and are left out of {reader}"
         findings.notes.append(f"{_lines(long)}: {problem}")
         return
+
     problem = (
         f"{_lines(long)}: all {len(long):,} conversations for {reader} are too long: {limit} tokens"
     )

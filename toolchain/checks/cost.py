@@ -69,9 +69,11 @@ def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings)
     needed = sum(size for stage, size in sizes.items() if stage in todo)
     if "quantize" in todo:
         needed += parameters(bases.quantized) * 2 * len(ahead.formats)
+
     folder = ahead.out.absolute()
     while not folder.exists():
         folder = folder.parent
+
     free = shutil.disk_usage(folder).free
     if needed > free:
         problem = (
@@ -89,8 +91,10 @@ def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
     """Note the memory of training if it is more than this computer has left."""
     if not {"pretrain", "tune", "distill"} & set(todo):
         return
+
     trained = parameters(base) * (4 + ADAM_BYTES) if {"pretrain", "distill"} & set(todo) else 0
-    needed, available = max(trained, _weight_bytes(base)) + _weight_bytes(base), _available_bytes()
+    needed = max(trained, _weight_bytes(base)) + _weight_bytes(base)
+    available = _available_bytes()
     if available and needed > available:
         findings.notes.append(
             f"memory: training takes about {_size(needed)} or more, "
@@ -107,10 +111,12 @@ def _note_hours(
     }
     if not operations or Path("/dev/nvidia0").exists():
         return
+
     rate = SHARE * _rate()
     seconds = {stage: count / rate for stage, count in operations.items()}
     if sum(seconds.values()) < SHOWN_FROM_S:
         return
+
     each = ", ".join(f"{stage} {duration(taken)}" for stage, taken in seconds.items())
     findings.notes.append(
         f"time: about {duration(sum(seconds.values()))} on this computer's processors ({each})"
@@ -119,7 +125,8 @@ def _note_hours(
 
 def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float]:
     """Return the number of multiplications and additions of each stage that trains."""
-    recipe, found = ahead.recipe, {}
+    recipe = ahead.recipe
+    found = {}
     first, last = parameters(bases.trained), parameters(bases.quantized)
     if (scratch := recipe.model.scratch) and ahead.walks("pretrain"):
         mean = lengths.tokens / max(1, lengths.conversations)
@@ -146,10 +153,13 @@ def _rate() -> float:
 
     matrix = np.ones((CHUNK, CHUNK), np.float32)
     np.matmul(matrix, matrix)
-    began, done = time.process_time(), 0
+    began = time.process_time()
+    done = 0
+
     while done == 0 or time.process_time() - began < 0.05:
         np.matmul(matrix, matrix)
         done += 1
+
     each = 2 * CHUNK**3 * done / max(time.process_time() - began, 1e-6)
     return each * len(os.sched_getaffinity(0))
 

@@ -10,10 +10,12 @@ def look(ahead: Ahead, findings: Findings) -> Parts | None:
     """Return the data as `ingest` would split it, after finding its faults; None if unused."""
     if not ahead.walks("ingest"):
         return None
+
     recipe = ahead.recipe
     if not recipe.data.files:
         findings.errors.append(ConfigError(f"{ahead.file}: data: files: names no file"))
         return None
+
     parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed)
     if parts.read.errors:
         findings.errors += parts.read.errors
@@ -36,6 +38,7 @@ def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
         findings.errors.append(_nothing_held_out(ahead, parts))
     else:
         return True
+
     return False
 
 
@@ -50,7 +53,8 @@ def _left(parts: Parts) -> str:
 
 
 def _nothing_held_out(ahead: Ahead, parts: Parts) -> ConfigError:
-    spec, count = ahead.recipe.data, len(parts.read.entries)
+    spec = ahead.recipe.data
+    count = len(parts.read.entries)
     stage = "`evaluate` has nothing to measure on"
     if spec.hold_out == "phrasing":
         why = f"none of {count} entries has two phrasings"
@@ -65,5 +69,6 @@ def _nothing_held_out(ahead: Ahead, parts: Parts) -> ConfigError:
             f"add entries, raise `held_out_share` (0.5 holds out about {max(1, count // 2)}), "
             'or give each question several phrasings and hold_out = "phrasing"'
         )
+
     problem = f"{ahead.file}: data: nothing is held out, so {stage}: {why}"
     return ConfigError(problem, hint=hint)

@@ -20,11 +20,14 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
     for stage, general in named.items():
         if ahead.walks(stage) and general and not (folder / general).is_file():
             findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
+
     if not ahead.walks("quantize"):
         return
+
     for row, wish in _wishes(ahead):
         with findings.gathering():
             row.check(wish)
+
     if isinstance(spec.importance, str) and not (folder / spec.importance).is_file():
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
@@ -48,11 +51,14 @@ def _typed(ahead: Ahead) -> list[str]:
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
     """Find what keeps a model from its files: tokenizer, rows without a type, context, memory."""
 
-    quantized, model = bases.quantized, bases.quantized.model
+    quantized = bases.quantized
+    model = bases.quantized.model
     if model is None or not ahead.walks("quantize"):
         return
+
     with findings.gathering():
         _check_tokenizer(ahead, quantized, model)
+
     choices = [_types(ahead, name, model, findings) for name in _typed(ahead)]
     _check_context(ahead, model, findings)
     if ahead.walks("package") and choices and choices[0]:
@@ -65,6 +71,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
 
     if base.folder is None or base.tokenizer is None:
         return
+
     try:
         if any(FORMATS[form].has_tokenizer for form in ahead.formats):
             with base.linked_folder() as folder:
@@ -96,8 +103,10 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
     except ArtifactError as error:
         findings.errors.append(error)
         return {}
+
     if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
         _check_learned({k.type for n, k in chosen.items() if n.startswith("blk.")}, findings)
+
     falls = {
         (source.shape[-1], each.wanted.name, each.type.name)
         for source in model.tensors
@@ -109,11 +118,13 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
             for row, wanted, used in sorted(falls)
         )
         findings.notes.append(f"{scheme}: some tensors fall back: {said}")
+
     sizes = {}
     for source in model.tensors:
         if source.name in chosen:
             row_bytes = ggml.row_bytes(chosen[source.name].type, source.shape[-1])
             sizes[source.name] = row_bytes * source.weights // source.shape[-1]
+
     return sizes
 
 
@@ -132,11 +143,13 @@ def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
     asked = ahead.recipe.package.context
     if not ahead.walks("package") and not _fixed_context(ahead):
         return
+
     limit = int(model.metadata[f"{model.family.name}.context_length"])
     if asked > limit:
         problem = f"package: context: the model has {limit} tokens of context, `{asked}` asked"
         hint = f"[package] context = {limit}, or less"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}", hint=hint))
+
     prefill = ahead.recipe.quantize.prefill
     if _fixed_context(ahead) and (not prefill or min(prefill) < 2 or max(prefill) > asked):
         problem = f"quantize: prefill: lengths from 2 to the context of {asked} are possible"
@@ -155,6 +168,7 @@ def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings
     """
     if ahead.target.memory_mb is None:
         return
+
     spec = ahead.recipe.package
     width, inner = model.sizes["hidden"], model.sizes["intermediate"]
     needs = Needs(

@@ -86,6 +86,7 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
     spec = ahead.recipe.model
     if not ahead.walks("pretrain", "tune", "distill", "trim", "quantize", "evaluate"):
         return None
+
     distill = ahead.recipe.distill if ahead.walks("distill") else None
     student = distill.student if distill else ""
     is_quantized = bool(ahead.walks("quantize")) and student in ("", spec.base)
@@ -108,6 +109,7 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         quantized = _named(ahead, "student", student, findings, knows=knows)
     elif distill and distill.layers and trained and trained.model:
         quantized = _with_layers(ahead, trained, distill.layers, findings)
+
     return Bases(trained=trained, quantized=quantized) if trained and quantized else None
 
 
@@ -125,6 +127,7 @@ def _named(
         with findings.gathering():
             origin.find(name, ahead.recipe.folder)
         return None
+
     before = len(findings.errors)
     with findings.gathering():
         _check_name(ahead, role, name)
@@ -145,6 +148,7 @@ def _named(
         base = _spoken(folder, whole, configs, model, adapter, findings)
         # A template that fails, or that never ends, is not rendered again with the data.
         return base if len(findings.errors) == checked else replace(base, template="")
+
     return None
 
 
@@ -154,11 +158,13 @@ def _check_name(ahead: Ahead, role: str, name: str) -> None:
         last = "/".join(name.rstrip("/").split("/")[3:5])
         hint = f'a model of the hub is named without its address: {role} = "{last or "owner/name"}"'
         raise ConfigError(f"{where}: `{name}` is an address, not a name", hint=hint)
+
     try:
         is_file = (ahead.recipe.folder / Path(name).expanduser()).is_file()
     except (OSError, RuntimeError) as error:  # too long a name, or a user without a home
         problem = f"{where}: `{name[:60]}` is no name of a folder: {str(error).lower()[:80]}"
         raise ConfigError(problem) from error
+
     if is_file:
         hint = f'name its folder: {role} = "{Path(name).parent.as_posix()}"'
         raise ArtifactError(f"model `{name}`: a file, not a model folder", hint=hint)
@@ -177,6 +183,7 @@ def _find(ahead: Ahead, role: str, name: str, findings: Findings) -> tuple[Path 
     except hub.NotHere as error:
         findings.notes.append(f"model `{name}`: not judged before the walk: {error.reason}")
         return None, False
+
     return folder, local
 
 
@@ -198,6 +205,7 @@ def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
         raise ArtifactError(f"model `{name}`: model and adapter in one folder", hint=hint)
     if has_config:
         return
+
     inside = sorted(each.parent.name for each in folder.glob("*/config.json"))
     files = sorted(each.name for each in folder.glob("*.gguf"))
     if inside:
@@ -206,6 +214,7 @@ def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
         hint = f'did you mean "{name.rstrip("/")}/{files[0]}"?'
     else:
         hint = "a model folder is what `save_pretrained` writes"
+
     raise ArtifactError(f"{folder.name}: no `config.json`", hint=hint)
 
 
@@ -232,6 +241,7 @@ def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Mod
         # A value of a kind that no configuration has: only the reader that failed knows which.
         problem = f"{folder.name}: config.json: a value that no family has: {error}"
         findings.errors.append(ArtifactError(problem))
+
     return None
 
 
@@ -244,7 +254,8 @@ def _spoken(
     findings: Findings,
 ) -> Base:
     """Return a model with the template and the tokenizer of its training: its adapter's if any."""
-    source, settings = folder, configs["tokenizer_config.json"]
+    source = folder
+    settings = configs["tokenizer_config.json"]
     own = adapter / "tokenizer_config.json" if adapter else None
     if adapter and own and own.is_file():
         with findings.gathering():
@@ -252,9 +263,11 @@ def _spoken(
             settings = settings | theirs
             if theirs.get("chat_template") or (adapter / TEMPLATE).is_file():
                 source = adapter
+
     template = ""
     with findings.gathering():
         template = chat_template(source, settings)
+
     tokenizers = [each / "tokenizer.json" for each in (adapter, folder) if each]
     return Base(
         folder=folder,
@@ -296,6 +309,7 @@ def _from_nothing(spec: ScratchSpec) -> Base:
     }
     with _folder_with(config) as folder:
         model = understand(folder, None)
+
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
 
@@ -309,6 +323,7 @@ def _with_layers(
         problem = f"{ahead.file}: distill: layers: `{wrong[0]}` is not a layer of the teacher"
         findings.errors.append(ConfigError(problem, hint=f"it has layers 0 to {count - 1}"))
         return None
+
     config = {
         key: [value[layer] for layer in layers]
         if isinstance(value, list) and len(value) == count
@@ -321,6 +336,7 @@ def _with_layers(
             model = understand(folder, None)
     except ToolchainError:  # layers whose kinds no longer alternate as the family has them
         return None
+
     return Base(
         folder=base.folder,
         whole=base.whole,
@@ -356,6 +372,7 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
         if (folder / ADAPTER_CONFIG).is_file():
             json_in(folder / ADAPTER_CONFIG)
         return folder
+
     return None
 
 
@@ -368,5 +385,6 @@ def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:
     if not base.whole:
         read_lora(adapter)
         return
+
     with open_weights(base.folder) as weights:
         open_lora(adapter, weights, base.folder.name)

@@ -18,6 +18,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
 def _check_formats(ahead: Ahead, findings: Findings) -> None:
     if not any(STAGES[stage].per_format for stage in ahead.stages if stage in STAGES):
         return
+
     asked = ahead.recipe.quantize.formats
     lacking = [form for form in asked if form not in ahead.formats]
     runs = f"it runs {', '.join(ahead.target.engines)}"

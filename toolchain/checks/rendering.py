@@ -79,8 +79,10 @@ def render(template: str, tokens: Mapping[str, str], jobs: Sequence[Job]) -> lis
         answers = [json.loads(line) for line in done.stdout.splitlines()]
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise Unrendered("the child did not end") from error
+
     if done.returncode or len(answers) != len(jobs):
         raise Unrendered(done.stderr.strip().rpartition("\n")[2])
+
     return [
         answer["text"] if "text" in answer else Refused(answer["refused"].partition("\n")[0])
         for answer in answers
@@ -96,5 +98,6 @@ def count_tokens(tokenizer: Path, texts: Sequence[str]) -> list[int] | None:
         Exception
     ):  # the tokenizers library raises no narrower type; that it cannot be read is found elsewhere
         return None
+
     whole = reader.encode_batch(list(texts), add_special_tokens=False)
     return [len(each.ids) for each in whole]

@@ -72,14 +72,17 @@ def prepare(name: str, options: Options, settings: Settings) -> Wanted:
     source = resolve(name, offline=settings.offline)
     for sentence in source.dropped:
         settings.report.note(f"not honoured: {sentence}")
+
     seen = look(source, options.template, settings.out / source.id / "parts")
     if seen.engine not in settings.target.engines:
         raise FitError(
             f"{settings.target.id}: runs no {seen.format}",
             hint=f"it runs {', '.join(settings.target.engines)}",
         )
+
     for warning in seen.contents.warnings:
         settings.report.note(f"mind: {warning}")
+
     context, fits = _context(source, seen, options, settings)
     answer = min(source.max_tokens or PackageSpec().max_tokens, context - 1)
     return Wanted(
@@ -103,7 +106,8 @@ def plan(wanted: Wanted, settings: Settings) -> list[Step]:
 
 def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Step]:
     """Take a finished model, measure it and package it; yield each stage when it is done."""
-    report, out = settings.report, settings.out / wanted.id
+    report = settings.report
+    out = settings.out / wanted.id
     runtime = wanted.seen.row.runtime(report)
     steps = iter(plan(wanted, settings))
 
@@ -112,7 +116,8 @@ def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Ste
     yield _done(step, model, _taken(model))
 
     step = _noted(next(steps), settings)
-    against, spec = _against(wanted, options, settings), EvaluateSpec()
+    against = _against(wanted, options, settings)
+    spec = EvaluateSpec()
     verdict = measure(model, against, spec, runtime, out / "evaluate", report)
     yield _done(step, verdict, _measured(verdict))
 
@@ -185,16 +190,19 @@ def _context(
         raise ConfigError(
             f"--context: the model has {seen.context} tokens of context, `{asked}` asked"
         )
+
     wished = asked or min(source.context or usual_context(seen.context), seen.context)
     found = _fit(seen, wished, options, settings)
     if found is None or found.ok:
         return wished, found
+
     smaller = min(found.largest_context or 0, wished)
     if asked or smaller < LEAST_CONTEXT or seen.row.has_fixed_context:
         raise FitError(
             f"{settings.target.id}: {source.said} does not fit in memory: {found.reasons[0]}",
             hint=found.hint,
         )
+
     settings.report.note(
         f"context: {wished} tokens do not fit on {settings.target.id}, {smaller} do"
     )
@@ -242,6 +250,7 @@ def _dataset(source: Source, data: Path, settings: Settings, name: str) -> Datas
             f"{data.name}: no questions with answers in it",
             hint='a line is {"question": …, "answer": …} or {"messages": […]}',
         )
+
     return dataset
 
 
@@ -253,6 +262,7 @@ def _reference(name: str, settings: Settings) -> Checkpoint:
             f"--reference: {' and '.join(missing)} not installed",
             hint="pip install 'demitasse[train]'",
         )
+
     folder = hub.fetch(name, near=Path(), offline=settings.offline)
     check_folder(folder)
     return artifacts.external(folder)

@@ -37,7 +37,8 @@ def seen(source: Source, template: str) -> Seen:
 
     Raises ArtifactError with what is missing.
     """
-    file, folder = source.file, source.folder or source.file.parent
+    file = source.file
+    folder = source.folder or source.file.parent
     header = _header(file)
     sizes = lite_sizes(header)
     if not sizes.context or not sizes.n_vocab:
@@ -50,6 +51,7 @@ def seen(source: Source, template: str) -> Seen:
         raise ArtifactError(
             f"{file.name}: no `{TOKENIZER}` beside it", hint="copy it from the model's own folder"
         )
+
     template = template or _template(folder, file.name)
     check_template(template)
     ends = stop_ids(folder, header, file.name)
@@ -107,6 +109,7 @@ def stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int,
             hint="put the model's `config.json` and `tokenizer_config.json` beside it: "
             "they name it",
         )
+
     return known
 
 
@@ -118,6 +121,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises no narrower one
         raise ArtifactError(f"{TOKENIZER}: cannot be read: {str(error)[:200]}") from error
+
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     return dict(tokenizer.get_vocab()), added
 
@@ -136,26 +140,32 @@ def taken_apart(source: Source, room: Path) -> Source:
         raise ToolError(
             "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
         ) from error
-    kinds, name = schema.AnySectionDataType, source.file.name
+
+    kinds = schema.AnySectionDataType
+    name = source.file.name
     try:
         sections = list(_sections(source.file, schema))
     except (struct.error, IndexError, ValueError, TypeError) as error:
         raise ArtifactError(
             f"{name}: its table of sections cannot be read", hint="download or copy the file again"
         ) from error
+
     models = [place for kind, place in sections if kind == kinds.TFLiteModel]
     if len(models) != 1:
         raise ArtifactError(
             f"{name}: has {len(models)} TFLite models, a board runs one",
             hint="give the .tflite of its decoder with the tokenizer beside it",
         )
+
     room.mkdir(parents=True, exist_ok=True)
     file = room / Path(name).with_suffix(".tflite").name
     _copy(source.file, models[0], file)
     (room / TOKENIZER).write_bytes(_tokenizer(source.file, sections, kinds))
+
     for kind, place in sections:
         if kind == kinds.LlmMetadataProto:
             _write_metadata(_bytes(source.file, place, _MAX_TABLE_BYTES), room)
+
     return replace(source, file=file, folder=room, immutable=True)
 
 
@@ -170,10 +180,12 @@ def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
         if not _HEAD_BYTES < end <= min(size, _MAX_TABLE_BYTES):
             raise ValueError("the head is longer than the file")
         table = stream.read(end - _HEAD_BYTES)
+
     described = schema.LiteRTLMMetaData.GetRootAs(table, 0).SectionMetadata()
     count = described.ObjectsLength()
     if count > 256:
         raise ValueError("too many sections")
+
     for number in range(count):
         section = described.Objects(number)
         begin, stop = int(section.BeginOffset()), int(section.EndOffset())
@@ -192,6 +204,7 @@ def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: A
                 return unpacker.decompress(packed[8:], _MAX_TOKENIZER_BYTES)
             except zlib.error as error:
                 raise ArtifactError(f"{file.name}: its tokenizer cannot be unpacked") from error
+
     raise ArtifactError(
         f"{file.name}: no Hugging Face tokenizer in it",
         hint="boards read tokenizer.json; a SentencePiece model alone is not enough",
@@ -207,6 +220,7 @@ def _write_metadata(content: bytes, room: Path) -> None:
         about.ParseFromString(content)
     except Exception as error:  # protobuf's own kind differs by its implementation
         raise ArtifactError("the metadata of the .litertlm cannot be read") from error
+
     ids = [number for each in about.stop_tokens for number in each.token_ids.ids]
     if ids:
         (room / _STOPS).write_text(json.dumps(sorted(set(ids))), encoding="utf-8")
@@ -224,7 +238,8 @@ def _bytes(file: Path, place: tuple[int, int], most: int) -> bytes:
 
 
 def _copy(file: Path, place: tuple[int, int], out: Path) -> None:
-    begin, left = place[0], place[1] - place[0]
+    begin = place[0]
+    left = place[1] - place[0]
     with file.open("rb") as stream, out.open("wb") as target:
         stream.seek(begin)
         while left and (chunk := stream.read(min(left, 1 << 20))):

@@ -128,7 +128,8 @@ def _stranger(head: bytes) -> tuple[str, str]:
 
 
 def _gguf(source: Source, template: str, room: Path) -> Seen:
-    header, name = _header(source.file), source.file.name
+    header = _header(source.file)
+    name = source.file.name
     said = header.metadata
     architecture = str(said.get("general.architecture", ""))
     _refuse_no_decoder(name, header, architecture)
@@ -136,6 +137,7 @@ def _gguf(source: Source, template: str, room: Path) -> Seen:
     template = template or (found if isinstance(found, str) else "")
     if not template.strip():
         raise ArtifactError(f"{name}: no chat template in it", hint=_NO_TEMPLATE)
+
     check_template(template)
     context = trained_context(header)
     if not context:
@@ -145,6 +147,7 @@ def _gguf(source: Source, template: str, room: Path) -> Seen:
             "nobody can say how much context it has",
             hint="convert the original model again",
         )
+
     contents = read_contents(source.file)
     return Seen(
         format="gguf",
@@ -198,12 +201,14 @@ def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) 
         raise ArtifactError(f"{name}: is {what or f'of the type `{kind}`, no model'}")
     if not architecture:
         raise ArtifactError(f"{name}: no `general.architecture`: no engine can tell what it is")
+
     parts = said.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise ArtifactError(
             f"{name}: is one of {parts} parts, a board gets one file",
             hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` joins them",
         )
+
     pooled = said.get(f"{architecture}.pooling_type", 0)
     if architecture in _ENCODERS or pooled or said.get(f"{architecture}.attention.causal") is False:
         raise ArtifactError(

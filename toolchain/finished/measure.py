@@ -121,8 +121,10 @@ def measure(
             f"{model.file.name}: not good enough: " + "; ".join(missed),
             hint=f"all figures: {out / 'verdict.json'}",
         )
+
     for sentence in against.not_measured:
         report.note(f"not measured: {sentence}")
+
     return verdict
 
 
@@ -137,6 +139,7 @@ def _measure(
     opening = against.opening
     if opening:
         write_jsonl(out / "opening.jsonl", opening)
+
     with scorer(
         runtime,
         model.file,
@@ -157,6 +160,7 @@ def _measure(
             found |= _against_reference(child, reference, chats, spec, report)
             if answers:
                 found |= reference_ends(reference, answers, spec.max_tokens)
+
     figures = VerdictFigures(
         engine=about["version"],
         engine_name=about["engine"],
@@ -182,6 +186,7 @@ def _own_answers(child: Scorer, opening: Opening, report: Reporter) -> list[Answ
         messages[-1]["content"] = said.text
         answers.append(Answered(messages, said.prompt, said.tokens, said.text, said.stopped))
         report.step("answer prompts of ours", number, len(PROMPTS), "answers")
+
     return answers
 
 

@@ -31,13 +31,15 @@ _GREEDY = ("temperature", "top_k", "top_p", "min_p", "seed", "typical_p", "repea
 
 def stored(name: str) -> Source:
     """Return a model of Ollama's store; raise ArtifactError that names a missing part."""
-    root, parts = _root(), _parts(name)
+    root = _root()
+    parts = _parts(name)
     manifest = root.joinpath("manifests", *parts)
     layers = _layers(name, manifest, root)
     if "model" not in layers:
         raise ArtifactError(f"{OLLAMA}{name}: its manifest names no model file")
     if len(layers["model"]) > 1:
         raise ArtifactError(f"{OLLAMA}{name}: {len(layers['model'])} model files, one is possible")
+
     parameters = _parameters(name, layers)
     known = ("num_ctx", "num_predict", "stop")
     file = layers["model"][0]
@@ -76,6 +78,7 @@ def _parts(name: str) -> tuple[str, str, str, str]:
         raise ArtifactError(
             f"{OLLAMA}{name}: not a name of Ollama's", hint="it is [HOST/][NAMESPACE/]MODEL[:TAG]"
         )
+
     return whole[0], whole[1], whole[2], whole[3]
 
 
@@ -93,6 +96,7 @@ def _layers(name: str, manifest: Path, root: Path) -> dict[str, list[Path]]:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{OLLAMA}{name}: its manifest cannot be read") from error
+
     found: dict[str, list[Path]] = {}
     for kind, digest, size in entries:
         path = _blob(name, root, digest)
@@ -104,6 +108,7 @@ def _layers(name: str, manifest: Path, root: Path) -> dict[str, list[Path]]:
                 hint=f"ollama pull {name}",
             )
         found.setdefault(kind.removeprefix(_KIND), []).append(path)
+
     return found
 
 
@@ -155,6 +160,7 @@ def _dropped(layers: Mapping[str, list[Path]], parameters: Mapping[str, Any]) ->
         yield "its adapters after the first"
     if "messages" in layers and not list(_messages("", layers)):
         yield "its messages, which are not questions with their answers"
+
     drawn = [name for name in parameters if name in _GREEDY]
     others = [name for name in parameters if name not in _GREEDY]
     if drawn:

@@ -67,6 +67,7 @@ def resolve(name: str, *, offline: bool = False) -> Source:
         from toolchain.finished.ollama import stored
 
         return stored(name.removeprefix(OLLAMA))
+
     path = Path(name).expanduser()
     if _names_a_hub(name) and not path.exists():
         file = hub.fetch_gguf(name, offline=offline)

@@ -79,15 +79,18 @@ def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporte
         place(source.adapter, out / ADAPTER, immutable=source.immutable)
     if seen.tokenizer:
         place(seen.tokenizer, out / TOKENIZER)
+
     write_whole(out / TEMPLATE, seen.template)
     adapter = out / ADAPTER if source.adapter else None
     with scorer(runtime, file, context=min(_PROBE_CONTEXT, seen.context), adapter=adapter) as child:
         about = child.info()
         begins = _begins(child, seen)
         ends = _ends(child, source, seen, report)
+
     if begins:
         write_whole(out / TEMPLATE, "{{- bos_token }}" + seen.template)
         report.note(f"template: `{begins}` is put before it, as llama.cpp does for this file")
+
     contents = seen.contents
     stored = sum(share.size_bytes for share in contents.types)
     return ModelFigures(
@@ -118,6 +121,7 @@ def place(source: Path, target: Path, *, immutable: bool = False) -> None:
         with suppress(OSError):
             os.link(source.resolve(), target)
             return
+
     with source.open("rb") as old, target.open("wb") as new:
         try:
             fcntl.ioctl(new.fileno(), _CLONE, old.fileno())
@@ -152,6 +156,7 @@ def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[in
             report.note(
                 f"not honoured: the stop text {text!r}: it is no special token of this model"
             )
+
     if not ends and not seen.stop_ids:
         raise ArtifactError(
             f"{source.said}: no token ends an answer: "
@@ -159,6 +164,7 @@ def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[in
             hint="`gguf-set-metadata FILE tokenizer.ggml.eos_token_id ID` "
             "of the Python package gguf names one",
         )
+
     return {each for each in ends if each is not None}
 
 
@@ -170,11 +176,13 @@ def _after_an_answer(child: Scorer, seen: Seen) -> int | None:
     """
     if "<|channel|>" in seen.template:
         return None
+
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _MARK}]
     try:
         text = child.rendered([*talk, {"role": "user", "content": "and now?"}])
     except ArtifactError:
         return None
+
     tail = text.partition(_MARK)[2].lstrip()
     tokens = child.tokenize(tail[:64]) if tail else []
     return tokens[0] if tokens and seen.is_special(tokens[0]) else None

@@ -116,6 +116,7 @@ def push(
             signing.refuse_untrusted(
                 device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"]
             )
+
     loads = {
         key: [update(blob, manifest, device, report) for blob in blobs]
         for key, blobs in loads.items()
@@ -129,6 +130,7 @@ def push(
     )
     if not dry_run:
         _remember(cargos[1])
+
     return Deployment(
         release=cargos[1].id,
         name=manifest.name,
@@ -164,6 +166,7 @@ def plan(
         actions.append(
             Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size)
         )
+
     for cargo in cargos:
         if cargo.id in loads:
             missing = {blob.sha256: blob for blob in loads[cargo.id]}
@@ -180,6 +183,7 @@ def plan(
                 + len(cargo.signature)
             )
             actions.append(Action(verb="send", what=what, size_bytes=size, ways=ways))
+
     return [
         *actions,
         Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}"),
@@ -201,6 +205,7 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
     """Return a model file with the cheapest way to send it: as a patch, or whole."""
     if blob.path.suffix not in kept.SUFFIXES or blob.size - blob.offset < WORTH_BYTES:
         return blob
+
     from toolchain.push import delta
 
     try:
@@ -214,6 +219,7 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
         patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
     except ManifestError as error:
         raise ArtifactError(str(error), hint="package it again") from error
+
     return patched if patched.missing_bytes < blob.missing_bytes else blob
 
 
@@ -231,8 +237,10 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
     for file in kept.held(whole):
         with suppress(ManifestError):
             found.append(delta.old_file(file, file.name))
+
     if found or not stored["releases"] or build_agent().name not in stored["agents"]:
         return found
+
     with suppress(ToolchainError):
         described = device.call("tensors")
         return (
@@ -240,6 +248,7 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
             if described["sha256"] in whole
             else []
         )
+
     return []
 
 
@@ -276,6 +285,7 @@ def _cargo(
                 "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
             )
             raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
+
     signature = folder / f"{manifest_name}.sig"
     signed = signature.read_bytes() if signing.signature_of(folder / manifest_name) else b""
     return Cargo(
@@ -308,6 +318,7 @@ def _act(
                     )
             channel.close_input()
             channel.finish()
+
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
     kind = device.kind

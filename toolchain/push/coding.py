@@ -35,7 +35,11 @@ _FOUR, _NIBBLE = np.uint8(4), np.uint8(15)
 def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
     """Return the payload that turns `old` into `new`: whole blocks of one tensor type."""
     block = delta.block_bytes(kind)
-    before, after, place, sections = old.reshape(-1, block), new.reshape(-1, block), 0, []
+    before = old.reshape(-1, block)
+    after = new.reshape(-1, block)
+    place = 0
+    sections = []
+
     for width, lane in delta.fields(kind):
         one, other = before[:, place : place + width], after[:, place : place + width]
         if lane > 8:
@@ -43,12 +47,11 @@ def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
         elif lane == 8:
             sections.append(_section(_planes(other - one)))
         else:
-            low, high = (
-                _planes(other - one & _NIBBLE),
-                _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE),
-            )
+            low = _planes(other - one & _NIBBLE)
+            high = _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE)
             sections.append(_section(np.concatenate([low, high]), plain=low | high << _FOUR))
         place += width
+
     return b"".join(sections)
 
 
@@ -90,6 +93,7 @@ def _tokens(values: "Bytes") -> bytes | None:
     common, rare = order[:several], order[several:]
     if len(rare) > MAX_RARE:
         return None
+
     steps = delta.STEPS + len(delta.SMALL_STEPS)
     run = min((delta.TOKENS - len(rare) - steps) // max(several, 1), 255)
     deflated = _deflate(
@@ -111,7 +115,8 @@ def _spelled(
     first_step = len(common) * run
     first_rare = first_step + delta.STEPS + len(delta.SMALL_STEPS)
     token = np.zeros(256, np.int64)
-    token[common], token[rare] = np.arange(len(common)) * run, np.arange(len(rare)) + first_rare
+    token[common] = np.arange(len(common)) * run
+    token[rare] = np.arange(len(rare)) + first_rare
     is_rare = np.isin(np.arange(256), rare)[symbols]
     long, short = np.divmod(zeros, run)
     last = (token[symbols] + np.where(is_rare, 0, short))[:, None]

@@ -164,6 +164,7 @@ def make(
     header = read_header(new)
     spool = io.BytesIO()
     writer = _Writer(old, new, spool)
+
     with ThreadPoolExecutor(THREADS) as pool:
         for name, tensor, start, end in _stretches(header.tensors, header.size):
             if end <= begin:
@@ -183,6 +184,7 @@ def make(
                 writer.chunks(pool, tensor, before)
             writer.check(start, end)
             report.step("compare", end, header.size, "B")
+
     return Patch(
         old=old,
         new=new,
@@ -212,6 +214,7 @@ def _stretches(
             yield "", None, at, tensor.offset
         at = tensor.offset + tensor.size
         yield tensor.name, tensor, tensor.offset, at
+
     if size > at:
         yield "", None, at, size
 
@@ -258,10 +261,12 @@ class _Writer:
         )
         starts = iter(range(0, tensor.size, step))
         changed = False
+
         while window := list(islice(starts, WINDOW)):
             compared = pool.map(lambda start: self._compare(tensor, before, start, step), window)
             for start, payload in zip(window, compared, strict=True):
-                at, made = tensor.offset + start, min(step, tensor.size - start)
+                at = tensor.offset + start
+                made = min(step, tensor.size - start)
                 changed |= payload is not None
                 if payload is None:
                     self.copy(at, at + made, before.offset + start)
@@ -276,6 +281,7 @@ class _Writer:
                     )
                 else:
                     self.frames.append(Frame(delta.PLAIN, 0, made, made, 0, at))
+
         self.whole_tensor_bytes += tensor.size * changed
 
     def head(self, start: int, end: int) -> None:
@@ -323,7 +329,8 @@ def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
         if same:
             yield place, at, at + same
         at, place = at + same, place + same
-        skipped, found = 0, -1
+        skipped = 0
+        found = -1
         while at + skipped + ANCHOR <= len(new) and searches < SEARCHES:
             searches += 1
             found = old.find(new[at + skipped : at + skipped + ANCHOR], place)
@@ -333,7 +340,8 @@ def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
         literal = skipped if found >= 0 else len(new) - at
         if literal:
             yield None, at, at + literal
-        at, place = at + literal, max(found, 0)
+        at = at + literal
+        place = max(found, 0)
 
 
 def _common(one: bytes, other: bytes) -> int:

@@ -29,12 +29,14 @@ def refuse_board(address: str, facts: Facts) -> None:
             f"{address}: the board's system is 32-bit",
             hint="install the 64-bit image of the same system",
         )
+
     _refuse_old_jetpack(address, facts)
     check_python(address, facts)
     try:
         profile_of(facts["machine"], facts["cpu_features"])
     except FitError as error:
         raise FitError(f"{address}: {error.message}", hint=error.hint) from error
+
     _refuse_folder(address, facts)
 
 
@@ -43,7 +45,8 @@ def refuse_bundle(address: str, manifest: Manifest, facts: Facts, coming_bytes: 
     refuse_board(address, facts)
     _refuse_memory(address, manifest, facts)
     if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
-        free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
+        free = facts["disk_free_bytes"] >> 20
+        need = (coming_bytes + SPARE_DISK_BYTES) >> 20
         raise BoardError(
             f"{address}: disk full: {need} MB are needed, {free} MB are free",
             hint="make room on the board",
@@ -92,7 +95,8 @@ def refuse_unfit(
 
 def _refuse_folder(address: str, facts: Facts) -> None:
     """Raise BoardError for a store that cannot be written, or from which nothing can be run."""
-    folder, elsewhere = facts["disk_folder"], "DEMITASSE_ROOT=/another/folder names another place"
+    folder = facts["disk_folder"]
+    elsewhere = "DEMITASSE_ROOT=/another/folder names another place"
     if not facts["disk_writable"]:
         raise BoardError(
             f"{address}: `{folder}` cannot be written, the store is to be there", hint=elsewhere
@@ -120,6 +124,7 @@ def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
     needs = needs_of_bundle(manifest)
     if needs is None or facts["memory_total_mb"] is None:
         return
+
     total = int(facts["memory_total_mb"])
     board = _recognised(facts)
     found = fit(needs, board or total, total)

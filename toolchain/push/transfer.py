@@ -62,6 +62,7 @@ def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: 
     for blob in blobs:
         if blob.patch and (rest := _send_patch(device, channel, blob, progress, report)):
             whole.append(rest)
+
     for group in _groups(whole):
         entries = [
             {"sha256": blob.sha256, "size": blob.size, "offset": blob.offset} for blob in group
@@ -72,6 +73,7 @@ def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: 
                 device.send(channel, chunk)
                 progress.add(len(chunk))
         _hear(device, channel)
+
     return progress.sent
 
 
@@ -115,6 +117,7 @@ def _send_patch(
             f"sent whole from byte {there:,}"
         )
         patch = patch.without(there, report)
+
     return replace(blob, offset=there, patch=None)
 
 
@@ -152,5 +155,6 @@ def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:
             yield group
             group = []
         group.append(blob)
+
     if group:
         yield group

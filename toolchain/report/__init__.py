@@ -56,11 +56,13 @@ def read(path: Path) -> Report:
             f"{path}: cannot be read as a report",
             hint="`demitasse bench BOARD --save FILE` makes one",
         ) from error
+
     if isinstance(found, dict) and {"board", "emulated", "rows", "measured"} <= found.keys():
         return Report(
             **{name: found[name] for name in ("board", "emulated", "rows", "measured")},
             facts=found.get("facts", {}),
         )
+
     rows = found if isinstance(found, list) else [found]
     if not rows or not all(
         isinstance(row, dict) and {"n_prompt", "n_gen", "samples_ts"} <= row.keys() for row in rows
@@ -69,6 +71,7 @@ def read(path: Path) -> Report:
             f"{path}: holds neither a report nor rows of llama-bench",
             hint="with their samples: -o json or -o jsonl",
         )
+
     return Report(board=path.stem, emulated=False, rows=rows, measured={})
 
 
@@ -95,6 +98,7 @@ def compare(first: Report, second: Report) -> list[Comparison]:
             ", ".join(test_name(row) for row in report.rows) for report in (first, second)
         )
         raise ArtifactError(f"{first.board} and {second.board}: no test is in both: {tests}")
+
     both = caveats(first), caveats(second)
     return [
         _compared(test, row["samples_ts"], other["samples_ts"], both) for test, row, other in pairs
@@ -124,7 +128,8 @@ def _compared(
 
 def caveats(report: Report) -> list[str]:
     """Return reasons why a report's figures may not be what the board can do, a sentence each."""
-    measured, after = report.measured, report.measured.get("after", {})
+    measured = report.measured
+    after = report.measured.get("after", {})
     found = (
         ["an emulated board: its speed says nothing about a real one"] if report.emulated else []
     )

@@ -44,8 +44,10 @@ def render(reports: Sequence[Report]) -> str:
         "the dotted line joins those that no other beats in both.",
         "no report holds a release that went through the gate",
     )
+
     for report in reports:
         body += _report(report)
+
     head = (
         '<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -100,6 +102,7 @@ def _tests(report: Report) -> str:
                 str(row.get("n_threads", "")),
             )
         )
+
     return _table(head, rows)
 
 
@@ -111,17 +114,20 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         ("loading the model", "load_s"),
     ):
         yield name, _said(measured.get(key), lambda value: f"{value:.3f} s")
+
     for name, key in (
         ("peak resident memory", "peak_rss_bytes"),
         ("its own share (PSS)", "pss_bytes"),
     ):
         yield name, _said(measured.get(key), lambda value: f"{value / 1e6:.1f} MB")
+
     yield "major page faults", _said(measured.get("major_faults"), str)
     for name, value in measured.get("pressure", {}).items():
         yield (
             f"time in which something waited for {name}",
             _said(value, lambda share: f"{share:.1%}"),
         )
+
     yield (
         "memory bandwidth, read",
         _said(measured.get("roofline", {}).get("bandwidth_gb_s"), lambda value: f"{value:g} GB/s"),
@@ -155,6 +161,7 @@ def _origin(report: Report) -> Iterator[tuple[str, str]]:
     )
     release = report.measured.get("release", {})
     yield from ((name, str(release[name])) for name in ("release", "file") if name in release)
+
     for row in report.rows[:1]:
         yield "engine", f"{row.get('engine', 'llama.cpp')} {row.get('engine_version', '')}"
         yield (
@@ -162,6 +169,7 @@ def _origin(report: Report) -> Iterator[tuple[str, str]]:
             f"{row.get('model_type', '')}, {row.get('model_size', 0) / 1e6:.1f} MB of weights",
         )
         yield "when", str(row.get("test_time", ""))
+
     for name in ("before", "after"):
         condition = report.measured.get(name, {})
         yield (

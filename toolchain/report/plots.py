@@ -23,6 +23,7 @@ def quality_and_speed(reports: Sequence[Report]) -> str:
     points = [point for report in reports if (point := _point(report))]
     if not points:
         return ""
+
     with _figure(6.4, 3.6) as (axes, done):
         for number, (rate, kl, size, name) in enumerate(points):
             area = LEAST_AREA + size / 1e6 * AREA_PER_MB
@@ -62,6 +63,7 @@ def where_time_goes(report: Report) -> str:
     answer = report.measured.get("answer")
     if not answer:
         return ""
+
     parts = [("loading the model", report.measured["load_s"]), *answer["seconds"].items()]
     whole = sum(seconds for _, seconds in parts)
     with _figure(6.4, 1.5) as (axes, done):
@@ -91,6 +93,7 @@ def over_time(report: Report) -> str:
     tracks = [track for track in _tracks(report) if len(track[1]) > 1]
     if not tracks:
         return ""
+
     with _figure(6.4, 0.6 + 1.1 * len(tracks), rows=len(tracks)) as (axes, done):
         for row, (name, points), colour in zip(
             axes if len(tracks) > 1 else [axes], tracks, itertools.cycle(COLOURS), strict=False
@@ -114,6 +117,7 @@ def _tracks(report: Report) -> Iterator[tuple[str, list[tuple[float, float]]]]:
             name,
             [(sample["at_s"], sample[key]) for sample in samples if sample.get(key) is not None],
         )
+
     flags = [
         (sample["at_s"], float(bool(sample["throttled"])))
         for sample in samples

@@ -49,8 +49,10 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
         ).touch()  # without it a llama_cpp that the board has installed would be taken
         for name in LLAMA_PYTHON:
             _copy(llama / name, staged / "llama_cpp" / name)
+
         for library in libraries:
             _copy(library, staged / "llama_cpp" / "lib" / library.name)
+
         _copy_distribution("llama-cpp-python", staged)
 
     return _assemble(described, fill, "device.engine.llama")
@@ -92,6 +94,7 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
             ):
                 _check(staged, engine)
             staged.rename(final)
+
     return final
 
 

@@ -50,7 +50,8 @@ def build(
     """
     if with_bench and not out:
         raise ConfigError("--bench: where to?", hint="--out FOLDER names the place for llama-bench")
-    began, before = time.monotonic(), _compilers_s()
+    began = time.monotonic()
+    before = _compilers_s()
     folder = runtime.for_profile(target.profile, report)
     files = _take_away(target, report, out, with_bench=with_bench) if out else []
     return describe(target, folder, time.monotonic() - began, _compilers_s() - before, files)

@@ -64,8 +64,11 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
         raise ConfigError(
             f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES))
         )
-    processor, versions = PROFILES[profile], zig.verify()
+
+    processor = PROFILES[profile]
+    versions = zig.verify()
     folder = cache() / "cross"
+
     with _alone(folder, report):
         llama = source.fetch(folder / "source", report)
         common = _digest(
@@ -84,6 +87,7 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
             )
             file = _compile(project, product, llama, processor, profile, report)
             _keep(file, kept, product)
+
     return kept
 
 
@@ -93,7 +97,8 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
     It holds a copy of our project: cmake continues a build only where the source lies where it was,
     and the same files may come from another installation of demitasse.
     """
-    build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
+    build = folder / "build" / machine
+    made_of = folder / "build" / f"{machine}.inputs"
     project = build / "project"
     if (
         not project.is_dir()
@@ -103,6 +108,7 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
         shutil.rmtree(build, ignore_errors=True)
         shutil.copytree(_PROJECT, project)
         made_of.write_text(inputs, encoding="utf-8")
+
     return zig.Project(source=project, build=build, cache=folder / "zig")
 
 
@@ -151,6 +157,7 @@ def check(file: Path, machine: str) -> None:
         name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)
     ):
         raise ArtifactError(f"{file.name}: needs `{foreign[0]}`, which not every board has")
+
     floor = glibc_floor([file])
     if _release(floor) > _release(GLIBC):
         raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")

@@ -39,6 +39,7 @@ def needed_versions(library: Path) -> set[str]:
     image = library.read_bytes()
     if not image.startswith(_MAGIC):
         raise ArtifactError(f"{library.name}: not a 64-bit little-endian ELF library")
+
     try:
         sections = _sections(image)
         return {
@@ -77,7 +78,8 @@ def _sections(image: bytes) -> list[_Section]:
 
 def _names(image: bytes, needs: _Section, strings: _Section) -> list[str]:
     """Return the versions that are needed, from the list of libraries and its lists of versions."""
-    names, at = [], needs.offset
+    names = []
+    at = needs.offset
     for _ in range(needs.count):
         _, versions, _, first, following = struct.unpack_from("<HHIII", image, at)
         entry = at + first
@@ -87,6 +89,7 @@ def _names(image: bytes, needs: _Section, strings: _Section) -> list[str]:
             names.append(image[start : image.index(b"\0", start)].decode("ascii"))
             entry += step
         at += following
+
     return names
 
 

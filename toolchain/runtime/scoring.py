@@ -89,15 +89,18 @@ class Scorer:
             self._input.flush()
         except BrokenPipeError as error:
             raise self._gone() from error
+
         line = self._output.readline()
         if not line:
             raise self._gone()
+
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ArtifactError(
                 f"{self._model.name}: {answer['error']['message']}",
                 hint=answer["error"].get("hint", ""),
             )
+
         return answer
 
     def _gone(self) -> ArtifactError:
@@ -137,6 +140,7 @@ def scorer(
     argv += ["--opening", str(opening)] if opening else []
     argv += ["--escape"] if escape else []
     argv += ["--stop-ids", ",".join(map(str, stop_ids))] if stop_ids else []
+
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:

@@ -86,6 +86,7 @@ def site_folder(
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as work:
             _make(pins, place, Path(work), report)
             (Path(work) / "site").replace(kept)
+
     return kept
 
 
@@ -102,6 +103,7 @@ def python_of(abi: str) -> tuple[int, int]:
             hint="Raspberry Pi OS 12 or 13, Ubuntu 22.04 or 24.04 and JetPack 6 or 7 bring one: "
             "put such an image on the board",
         )
+
     return version
 
 
@@ -115,6 +117,7 @@ def _pin(name: str, place: Place) -> _Pin:
         raise ConfigError(
             f"`{name}` is not pinned for boards", hint=config.closest(name, list(_pins()))
         )
+
     facts = _pins()[name]
     by_python = facts.get("python", {})
     version = by_python.get(".".join(map(str, place.python)), facts["version"])
@@ -136,8 +139,10 @@ def _make(pins: Sequence[_Pin], place: Place, work: Path, report: Reporter) -> N
     )
     site = work / "site"
     site.mkdir()
+
     for wheel in wheels:
         unpack(wheel, site, [pattern for pin in pins for pattern in pin.drop])
+
     _check(site, place)
     record = {
         "place": asdict(place),
@@ -177,6 +182,7 @@ def _wanted(archive: zipfile.ZipFile, unused: Sequence[str]) -> Iterator[zipfile
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS or sum(entry.file_size for entry in entries) > MAX_TOTAL:
         raise zipfile.BadZipFile("larger than a wheel of ours can be")
+
     for entry in entries:
         if entry.is_dir():
             continue

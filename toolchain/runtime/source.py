@@ -74,6 +74,7 @@ def fetch(folder: Path, report: Reporter) -> Source:
         shutil.rmtree(kept, ignore_errors=True)
         (staged / "tree").rename(kept)
         shutil.rmtree(staged)
+
     return Source(path=kept / _ROOT, **json.loads((kept / _RECORD).read_text(encoding="utf-8")))
 
 
@@ -91,6 +92,7 @@ def unpack(archive: Path, folder: Path) -> None:
             f"{archive.name}: not a whole source archive: {error}",
             hint="pip cache purge, then try again",
         ) from error
+
     if not (folder / _ROOT / "CMakeLists.txt").is_file():
         raise ArtifactError(f"{archive.name}: there is no llama.cpp in it")
 

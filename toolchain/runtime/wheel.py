@@ -22,9 +22,11 @@ def write_wheel(library: Path, machine: str, out: Path) -> Path:
     about = f"llama_cpp_python-{installed.version}.dist-info"
     tag = f"py3-none-manylinux_{GLIBC.replace('.', '_')}_{machine}"
     contents = {f"llama_cpp/lib/{library.name}": library.read_bytes()}
+
     for file in installed.files or []:
         if _travels(file, about):
             contents[file.as_posix()] = Path(str(file.locate())).read_bytes()
+
     contents[f"{about}/WHEEL"] = (
         f"Wheel-Version: 1.0\nGenerator: {_GENERATOR}\n"
         f"Root-Is-Purelib: false\nTag: {tag}\n".encode()

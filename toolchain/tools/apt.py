@@ -44,6 +44,7 @@ def sources_from(listed: str, suite: str) -> list[str]:
     mirrors = {row[0]: row[2] for row in reversed(rows) if len(row) == 3 and row[1] == "main"}
     if "Debian" not in mirrors:
         return []
+
     lines = [f"deb {mirrors['Debian']} {suite}{part} main" for part in ("", "-updates")]
     if "Debian-Security" in mirrors:
         lines.append(f"deb {mirrors['Debian-Security']} {suite}-security main")

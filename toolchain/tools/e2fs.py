@@ -22,6 +22,7 @@ def make(image: Path, size_bytes: int) -> None:
     """Make an empty ext4 file system in a file."""
     with image.open("wb") as stream:
         stream.truncate(size_bytes)
+
     _run(
         [
             "mke2fs",
@@ -66,6 +67,7 @@ def _run(command: Sequence[str], codes: Sequence[int] = (0,)) -> "subprocess.Com
     program = shutil.which(command[0]) or shutil.which(command[0], path=_PATH)
     if not program:
         raise ToolError(f"`{command[0]}` is not installed", hint=apt.install_line(["e2fsprogs"]))
+
     done = subprocess.run(
         [program, *command[1:]],
         capture_output=True,

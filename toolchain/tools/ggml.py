@@ -83,6 +83,7 @@ def quantize_rows(
 
     if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous or not rows.size:
         raise ValueError("rows must be a contiguous float32 matrix")
+
     count, length = rows.shape
     size = count * row_bytes(kind, length)
     if (
@@ -94,6 +95,7 @@ def quantize_rows(
         raise ValueError(f"the output must be {size} writeable bytes")
     if not np.isfinite(rows.min()) or not np.isfinite(rows.max()):
         raise ValueError("a weight is NaN or infinite")
+
     _check_importance(kind, importance, length)
     weights = importance.ctypes.data if importance is not None else None
     library = _ready_for(kind)
@@ -121,6 +123,7 @@ def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "ND
         raise ValueError(f"rows of {length} weights are {size} bytes each")
     if kind == Type.F32:
         return packed.view(np.float32).reshape(-1, length)
+
     rows = np.empty((packed.size // size, length), np.float32)
     _reader(kind)(packed.ctypes.data, rows.ctypes.data, rows.size)
     return rows
@@ -170,6 +173,7 @@ def _reader(kind: Type) -> Callable[[int, int, int], None]:
             f"ggml does not say how {Type(kind).name} is read",
             hint="pip install the llama-cpp-python of constraints.txt",
         )
+
     reader: Callable[[int, int, int], None] = traits.to_float
     return reader
 
@@ -188,6 +192,7 @@ def _library() -> ctypes.CDLL:
             "llama-cpp-python is not installed, or without its libraries",
             hint="pip install llama-cpp-python",
         )
+
     try:
         return _declare(ctypes.CDLL(str(found)))
     except (OSError, AttributeError) as error:
@@ -212,4 +217,5 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+
     return library

@@ -124,6 +124,7 @@ def _vocabulary(file: Path) -> Iterator[tuple[Any, Any]]:
     model = library.llama_model_load_from_file(bytes(file), parameters)
     if not model:
         raise ArtifactError(f"{file.name}: llama.cpp cannot load this vocabulary")
+
     try:
         yield library, library.llama_model_get_vocab(model)
     finally:
@@ -145,6 +146,7 @@ def _library() -> Any:
             "llama-cpp-python is not installed, or without its libraries",
             hint="pip install llama-cpp-python",
         ) from error
+
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

@@ -86,6 +86,7 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
     settings = order.work / "apt.conf"
     settings.write_text(apt.settings(), encoding="utf-8")
     last = [""]
+
     with (
         log.open("w", encoding="utf-8", buffering=1) as kept,
         subprocess.Popen(
@@ -104,6 +105,7 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
                 kept.write(line)
                 last = [*last[-5:], line.strip()]
                 say(line.strip())
+
     if running.returncode:
         raise _failed(running.returncode, last, log)
 
@@ -161,5 +163,6 @@ def _failed(code: int, last: Sequence[str], log: Path) -> ToolError:
             hint="this user needs user namespaces and a line in /etc/subuid and /etc/subgid; "
             "or build it once as root",
         )
+
     reason = next((line for line in reversed(last) if line.startswith("E:")), last[-1])
     return ToolError(f"the image was not built: {reason}", hint=f"the whole log is {log}")

@@ -66,10 +66,12 @@ def client_settings(
             f"{host}: ssh cannot say how to get there: {problem[:1].lower()}{problem[1:]}",
             hint=f"`ssh -G {host}` says it too: correct ~/.ssh/config, or the address",
         )
+
     settings: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
         settings.setdefault(name.lower(), []).append(value)
+
     return settings
 
 
@@ -85,6 +87,7 @@ def make_key(path: Path, comment: str) -> None:
     """Make an ed25519 key without a passphrase at `path`, and `.pub`; keep an existing key."""
     if path.is_file():
         return
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
@@ -126,12 +129,14 @@ def sign(content: bytes, key: Path, namespace: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"ssh-keygen: {key.name}: no signature within {SIGN_S:.0f} s") from error
+
     if done.returncode != 0:
         said = _last_line(done.stderr.decode(errors="replace"))
         raise ToolError(
             f"ssh-keygen: {key.name} cannot sign: {said}",
             hint="is the key in the agent? ssh-add -l lists them",
         )
+
     return done.stdout.decode("ascii")
 
 

@@ -82,6 +82,7 @@ def _download(words: Sequence[str], folder: Path, step: Step, what: str) -> None
         raise ToolError(
             "pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip"
         )
+
     command = [
         sys.executable,
         "-m",
@@ -125,4 +126,5 @@ def _run(command: Sequence[str], step: Step) -> tuple[int, list[str]]:
         except BaseException:
             child.terminate()
             raise
+
     return child.returncode, said

@@ -52,6 +52,7 @@ def version() -> str:
             f"qemu-system-aarch64: too old: {said.splitlines()[0] if said else 'no version'}",
             hint=hint,
         )
+
     return found[0].removeprefix("version ")
 
 
@@ -123,6 +124,7 @@ def _run(command: Sequence[str], *, timeout_s: float = 30, folder: Path | None =
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{command[0]}: no end after {timeout_s:g} s") from error
+
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ToolError(f"{command[0]}: {said[-1].removeprefix(f'{command[0]}: ')}")

@@ -51,6 +51,7 @@ def program(package: str) -> Path:
         installed = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise ToolError(f"`{package}` is not installed", hint=_INSTALL) from error
+
     place = _PROGRAMS[package]
     found = Path(str(installed.locate_file(place))) if "/" in place else _script(installed, place)
     if found is None or not os.access(found, os.X_OK):
@@ -98,6 +99,7 @@ def _run(command: list[str], project: Project, step: Callable[[int, int], None])
         except BaseException:
             child.terminate()
             raise
+
     if child.returncode != 0:
         fault = next(filter(_FAULT.search, said), said[-1] if said else "it said nothing")
         raise ToolError(
