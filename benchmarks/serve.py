@@ -66,37 +66,19 @@ def main() -> None:
             )
         after_mb = (_resident(pid) - _model_bytes(file)) / 1e6
 
-    told = {
+    told: dict[str, object] = {
         "model": "SmolLM2-135M Q8_0",
         "prompt": f"{WORDS} words",
         "clients": clients,
         "statuses": dict(statuses),
     }
-    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
-    theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
+    theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     claims = [
         measure.claim(
             "first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"
         ),
-        measure.claim(
-            "memory beside the model, MB",
-            "60 MB",
-            1.0,
-            [idle_mb],
-            [RSS_GOAL_MB],
-            told,
-            better="less",
-        ),
-        measure.claim(
-            "memory after all clients, MB",
-            f"60 MB and the states of conversations, {allowed_mb:.0f} MB",
-            1.0,
-            [after_mb],
-            [allowed_mb],
-            told,
-            better="less",
-        ),
+        *_memory_claims(idle_mb, after_mb, told),
         measure.claim(
             "answered of 64 clients",
             "every question",
@@ -105,21 +87,51 @@ def main() -> None:
             [clients * questions],
             told,
         ),
-        measure.claim(
-            "short question beside a long answer, two slots",
-            "one slot",
-            SHORT_GOAL,
-            short["two"],
-            short["one"],
-            {
-                "model": "SmolLM2-135M Q8_0",
-                "prompts": f"{SHORT_WORDS} words",
-                "tokens": f"{SHORT} beside {LONG}",
-            },
-            better="less",
-        ),
+        _slots_claim(short),
     ]
     measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
+
+
+def _memory_claims(
+    idle_mb: float, after_mb: float, told: dict[str, object]
+) -> Iterator[measure.Claim]:
+    """Yield the claims on memory beside the model, before and after all clients."""
+    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
+    yield measure.claim(
+        "memory beside the model, MB",
+        "60 MB",
+        1.0,
+        [idle_mb],
+        [RSS_GOAL_MB],
+        told,
+        better="less",
+    )
+    yield measure.claim(
+        "memory after all clients, MB",
+        f"60 MB and the states of conversations, {allowed_mb:.0f} MB",
+        1.0,
+        [after_mb],
+        [allowed_mb],
+        told,
+        better="less",
+    )
+
+
+def _slots_claim(short: dict[str, list[float]]) -> measure.Claim:
+    """Return the claim on a short question beside a long answer, by slots."""
+    return measure.claim(
+        "short question beside a long answer, two slots",
+        "one slot",
+        SHORT_GOAL,
+        short["two"],
+        short["one"],
+        {
+            "model": "SmolLM2-135M Q8_0",
+            "prompts": f"{SHORT_WORDS} words",
+            "tokens": f"{SHORT} beside {LONG}",
+        },
+        better="less",
+    )
 
 
 def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:

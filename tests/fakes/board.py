@@ -1,4 +1,4 @@
-"""A board that is a folder of this computer: real commands and the real protocol, no SSH. It can lose the connection."""
+"""A board that is a folder of this computer: real commands, the real protocol, no SSH."""
 
 import os
 import subprocess
@@ -11,7 +11,10 @@ from toolchain.errors import BoardError
 
 
 class FakeConnection:
-    """Runs what a board would run, with its own home; after `cut_after` bytes to it, or `deaf_after` from it, the line is dead."""
+    """Runs a board's commands with a home of its own.
+
+    The line is dead after `cut_after` bytes to the board, or after `deaf_after` from it.
+    """
 
     def __init__(
         self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = ""

@@ -1,4 +1,4 @@
-"""CUDA runtimes: which Jetson has which CUDA, what is refused and why, and a build on a board that is a folder of this computer."""
+"""CUDA runtimes: the CUDA of each Jetson, refusals with their reasons, a build on a fake board."""
 
 import json
 import shutil

@@ -139,7 +139,7 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
 
 
 def _greets(port: int) -> bool:
-    """Say whether an SSH server answers; QEMU itself takes a connection before the board does."""
+    """Return whether an SSH server answers; QEMU itself connects before the board does."""
     with (
         contextlib.suppress(OSError),
         socket.create_connection(("127.0.0.1", port), timeout=5.0) as sock,

@@ -1,6 +1,7 @@
-"""Libraries for boards: one image for each kind of processor, the same bytes wherever it is built, nothing half.
+"""Libraries for boards: one for each kind of processor, the same bytes everywhere, never half.
 
-Most tests build a miniature of llama.cpp with the real compiler; zig's own libraries (a minute, once) are kept in the user's cache.
+Most tests build a miniature of llama.cpp with the real compiler; zig's own libraries (a minute,
+once) are kept in the user's cache.
 """
 
 import hashlib
