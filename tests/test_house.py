@@ -87,6 +87,12 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
         assert known <= GROUND
 
 
+@pytest.mark.parametrize(("here", "unknown"), [("board", "runtime"), ("runtime", "board")])
+def test_boards_and_runtimes_do_not_know_each_other(here: str, unknown: str) -> None:
+    known = {room(m) for path in modules(f"toolchain/{here}") for m in imports(path)}
+    assert unknown not in known
+
+
 def test_every_stage_has_a_room_of_its_name() -> None:
     rooms = {own_room(path) for path in modules("toolchain")}
     assert set(ROWS) - rooms == set()

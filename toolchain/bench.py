@@ -77,7 +77,7 @@ def bench(
     answer = device.call("bench", *wanted, timeout_s=3600 + sustained_s)
     report = Report(
         board=device.address,
-        emulated=device.address.startswith("virtual:"),
+        emulated=device.kind.emulated,
         rows=answer.pop("rows"),
         measured=answer,
         facts={name: value for name, value in device.facts().items() if name in FACTS},

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
-from toolchain import artifacts, runtime, signing, talk, target
+from toolchain import artifacts, runtime, signing, talk
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
-from toolchain.board import is_stand_in, open_board
+from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.line.flow import Step
+from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.recipe import PackageSpec
 
@@ -183,9 +184,9 @@ def _push(
 
     refuse_at_first_look(bundle.path, device)
     facts, stored = device.look()
-    profile = target.profile_of(facts["machine"], facts["cpu_features"])
+    profile = profile_of(facts["machine"], facts["cpu_features"])
     folder = runtime.for_board(_engine(bundle), profile, facts, report)
-    unsigned = terms.allow_unsigned or is_stand_in(device.address)
+    unsigned = terms.allow_unsigned or device.kind.simulated
     if not dry_run and (terms.sign or not unsigned):
         key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
         if terms.accept_new and not stored["signers"]:

@@ -16,7 +16,8 @@ from device.manifest import Manifest
 from device.manifest import tflite as lite
 from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
 from toolchain.figures import ModelFigures
-from toolchain.target import Needs, Profile, Target
+from toolchain.profiles import PROFILES, Profile
+from toolchain.target import Needs, Target
 
 BATCH = 512
 """Tokens that the device runtime evaluates at once."""
@@ -33,15 +34,7 @@ VOCABULARY_ENTRY_BYTES = 160
 SPEED_ERROR = 0.15
 """How far a forecast rate was from the published ones that it was not made from, at the most
 (benchmarks/fit.py)."""
-REPACKED: dict[Profile, frozenset[str]] = {
-    "x86-64": frozenset({"Q4_0", "Q4_K", "IQ4_NL"}),
-    "armv8.2+dotprod+fp16": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "Q8_0"}),
-}
-"""Types that llama.cpp copies into another order for a processor's instructions
-(ggml-cpu/repack.cpp)."""
 F16_BYTES, F32_BYTES = 2, 4
-_ROWS = {"x86-64": 8}
-"""Rows that are interleaved, where they are not 4."""
 
 
 class Rate(NamedTuple):
@@ -190,12 +183,13 @@ def _compute_bytes(header: Header) -> int:
 
 
 def _repacked_bytes(header: Header, profile: Profile) -> int:
-    rows = _ROWS.get(profile, 4)
-    kinds = REPACKED.get(profile, frozenset())
+    processor = PROFILES[profile]
     return sum(
         t.size
         for t in header.tensors
-        if t.type in kinds and t.name != EMBEDDING and t.shape[-1] % rows == 0
+        if t.type in processor.repacked
+        and t.name != EMBEDDING
+        and t.shape[-1] % processor.repacked_rows == 0
     )
 
 

@@ -6,7 +6,7 @@ not load. `_mb` counts 2**20 bytes, as `free -m` does.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from pydantic import Field, PrivateAttr, model_validator
 from device.manifest.memory import largest_context, shelf_bytes
 from toolchain import config
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError, FitError
+from toolchain.errors import ConfigError
+from toolchain.profiles import Profile
 
-Profile = Literal["armv8.0", "armv8.2+fp16", "armv8.2+dotprod+fp16", "x86-64"]
 MB = 1 << 20
 OS_RESERVE_MB = 512
 """Kept for the operating system where no target says more: above every headless Raspberry Pi and
@@ -226,20 +226,6 @@ def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     by_size = sorted(candidates, key=lambda target: target.memory.total_mb or 0)
     large_enough = [target for target in by_size if (target.memory.total_mb or 0) >= memory_mb]
     return next(iter(large_enough or by_size[::-1]), None)
-
-
-def profile_of(machine: str, features: Collection[str]) -> Profile:
-    """Return the newest profile that a processor can run, by its features.
-
-    Raise FitError for a foreign processor.
-    """
-    if machine == "x86_64":
-        return "x86-64"
-    if machine != "aarch64":
-        raise FitError(f"no runtime is built for `{machine}`", hint="64-bit Arm and x86-64 are")
-    if "asimdhp" not in features:
-        return "armv8.0"
-    return "armv8.2+dotprod+fp16" if "asimddp" in features else "armv8.2+fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

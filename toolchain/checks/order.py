@@ -7,7 +7,10 @@ from toolchain.line.stages import STAGES
 
 
 def check(ahead: Ahead, findings: Findings) -> None:
-    """Find stages without what they need before them, stages that come too late, and formats that the target cannot run."""
+    """Find faults of the order of stages, and formats that the target cannot run.
+
+    A stage may lack one that it needs before it, or come too late.
+    """
     findings.errors += order.faults(ahead.recipe, ahead.stages)
     _check_formats(ahead, findings)
 
@@ -15,6 +18,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
 def _check_formats(ahead: Ahead, findings: Findings) -> None:
     if not any(STAGES[stage].per_format for stage in ahead.stages if stage in STAGES):
         return
+
     asked = ahead.recipe.quantize.formats
     lacking = [form for form in asked if form not in ahead.formats]
     runs = f"it runs {', '.join(ahead.target.engines)}"

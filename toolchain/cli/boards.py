@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from toolchain import console, show, signing
-from toolchain.board import is_stand_in
+from toolchain.board.kind import kind_of
 from toolchain.cli.words import AsJson, Board, MaxTokens, Question, Sign, app, device_at
 from toolchain.errors import ConfigError
 
@@ -58,7 +58,7 @@ def rollback(board: Board, as_json: AsJson = False) -> None:
     """Take a board back to the release before the current one."""
     with device_at(board) as device:
         show.status(
-            board, device.call("rollback", *device.patience, timeout_s=3600), as_json=as_json
+            board, device.call("rollback", *device.kind.timeouts, timeout_s=3600), as_json=as_json
         )
 
 
@@ -139,7 +139,7 @@ def trust(
     as_json: AsJson = False,
 ) -> None:
     """Pin a new board's host key in known_hosts, and on the board the key that may sign for it."""
-    if not is_stand_in(board):
+    if not kind_of(board).simulated:
         _pin_host_key(board, yes=yes)
     elif not (sign or signer or revoke or target_id):
         console.show_text(

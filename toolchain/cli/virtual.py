@@ -122,7 +122,8 @@ def runtime_build(
     as_json: AsJson = False,
 ) -> None:
     """Build what a kind of board runs, before the first push: minutes, then half a minute."""
-    from toolchain.runtime.build import build, build_cuda
+    from toolchain.cuda import build_cuda
+    from toolchain.runtime.build import build
 
     board = target.find(target_id)
     if cuda != bool(on):

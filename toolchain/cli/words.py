@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from device.manifest import endpoint
 from toolchain import target
 from toolchain.board import open_board
 from toolchain.board.device import Device
@@ -60,6 +61,7 @@ AllowUnsigned = Annotated[
         "--allow-unsigned", help="Run it without a signature; the board's status says so."
     ),
 ]
+PORT = endpoint.PORT
 Port = Annotated[
     int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)
 ]
@@ -89,7 +91,6 @@ MaxTokens = Annotated[
 ]
 
 OUT = Path("build")
-PORT = 8080
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""take(Source) → ModelFile: the file as it came, with its template beside it and what the engine says of it.
+"""take(Source) → ModelFile: the file as it came, its template, and what the engine says of it.
 
-The engine runs as a child process, so a file that ends it is a sentence here. No byte of the model is changed.
+The engine runs as a child process, so a file that crashes it gives a sentence here. No byte of the
+model is changed.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ ADAPTER = "adapter.gguf"
 _CLONE = 0x40049409
 """FICLONE of linux/fs.h: a copy that shares its blocks, on file systems that can."""
 _MARK = "QUITE-ORDINARY-WORDS"
-"""An answer that no template contains: what a template writes behind it ends an answer."""
+"""Answer that no template contains; what a template writes after it ends an answer."""
 _PROBE_CONTEXT = 512
 
 
@@ -35,7 +36,10 @@ class _Parameters(Frozen):
 
 
 def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> ModelFile:
-    """Take a finished model as it is; raise ArtifactError where the engine cannot run it or no token ends its answers."""
+    """Take a finished model as it is.
+
+    Raises ArtifactError if the engine cannot run it, or if no token ends its answers.
+    """
     inputs = {
         "file": _digest(source, seen),
         "template": sha256(seen.template.encode()).hexdigest(),
@@ -58,7 +62,7 @@ def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter)
 
 
 def _digest(source: Source, seen: Seen) -> str:
-    """Return the digest of the file; raise ArtifactError where a store calls it by another."""
+    """Return the digest of the file; raise ArtifactError if a store names it by another."""
     found = digest(seen.file)
     if source.sha256 and found != source.sha256 and seen.file == source.file:
         raise ArtifactError(
@@ -75,15 +79,18 @@ def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporte
         place(source.adapter, out / ADAPTER, immutable=source.immutable)
     if seen.tokenizer:
         place(seen.tokenizer, out / TOKENIZER)
+
     write_whole(out / TEMPLATE, seen.template)
     adapter = out / ADAPTER if source.adapter else None
     with scorer(runtime, file, context=min(_PROBE_CONTEXT, seen.context), adapter=adapter) as child:
         about = child.info()
         begins = _begins(child, seen)
         ends = _ends(child, source, seen, report)
+
     if begins:
         write_whole(out / TEMPLATE, "{{- bos_token }}" + seen.template)
         report.note(f"template: `{begins}` is put before it, as llama.cpp does for this file")
+
     contents = seen.contents
     stored = sum(share.size_bytes for share in contents.types)
     return ModelFigures(
@@ -106,14 +113,15 @@ def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporte
 
 
 def place(source: Path, target: Path, *, immutable: bool = False) -> None:
-    """Put a file that is not ours into a folder of ours: a second name if it never changes, else a copy.
+    """Put a user's file into a folder of ours: a hard link if it never changes, else a copy.
 
-    A second name of a file that its owner writes to again would change what was packaged.
+    A hard link to a file that its owner writes again would change what was packaged.
     """
     if immutable:
         with suppress(OSError):
             os.link(source.resolve(), target)
             return
+
     with source.open("rb") as old, target.open("wb") as new:
         try:
             fcntl.ioctl(new.fileno(), _CLONE, old.fileno())
@@ -122,7 +130,10 @@ def place(source: Path, target: Path, *, immutable: bool = False) -> None:
 
 
 def _begins(child: Scorer, seen: Seen) -> str:
-    """Return the token that a prompt must begin with and does not; "" where the template writes it, or none is wanted."""
+    """Return the text of a token that a prompt must begin with and does not; "" for none.
+
+    None is missing if the template writes it, or if the file wants none.
+    """
     if not seen.begins:
         return ""
     with suppress(ArtifactError):
@@ -132,7 +143,10 @@ def _begins(child: Scorer, seen: Seen) -> str:
 
 
 def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[int]:
-    """Return the tokens that end an answer beside those of the header; raise ArtifactError where none does at all."""
+    """Return the tokens that end an answer and that the header does not name.
+
+    Raises ArtifactError if no token ends an answer at all.
+    """
     ends = {_after_an_answer(child, seen)} - {None}
     for text in source.stops:
         tokens = child.tokenize(text)
@@ -142,26 +156,33 @@ def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[in
             report.note(
                 f"not honoured: the stop text {text!r}: it is no special token of this model"
             )
+
     if not ends and not seen.stop_ids:
         raise ArtifactError(
-            f"{source.said}: no token ends an answer: the file names none, and its template writes none",
-            hint="`gguf-set-metadata FILE tokenizer.ggml.eos_token_id ID` of the Python package gguf names one",
+            f"{source.said}: no token ends an answer: "
+            "the file names none, and its template writes none",
+            hint="`gguf-set-metadata FILE tokenizer.ggml.eos_token_id ID` "
+            "of the Python package gguf names one",
         )
+
     return {each for each in ends if each is not None}
 
 
 def _after_an_answer(child: Scorer, seen: Seen) -> int | None:
-    """Return the special token that the template writes behind an answer; None where it writes none.
+    """Return the special token that the template writes after an answer; None for none.
 
-    Of a template with channels (gpt-oss) that token also stands between thoughts and answer, and ends neither.
+    In a template with channels (gpt-oss) that token also stands between thoughts and answer, and
+    does not end either.
     """
     if "<|channel|>" in seen.template:
         return None
+
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _MARK}]
     try:
         text = child.rendered([*talk, {"role": "user", "content": "and now?"}])
     except ArtifactError:
         return None
+
     tail = text.partition(_MARK)[2].lstrip()
     tokens = child.tokenize(tail[:64]) if tail else []
     return tokens[0] if tokens and seen.is_special(tokens[0]) else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain import console
 from toolchain.artifacts import Deployment
+from toolchain.board.kind import kind_of
 from toolchain.recipe import Recipe
 from toolchain.show.measured import bench
 from toolchain.show.words import size
@@ -113,7 +114,7 @@ def _next_commands(delivery: "Delivery") -> None:
         f'demitasse ask {address} "{delivery.question or "hello"}"',
         *(f"demitasse {verb} {address}" for verb in ("chat", "bench", "status")),
     ]
-    if address != "local":
+    if not kind_of(address).simulated:
         lines.append(
             f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours"
         )
