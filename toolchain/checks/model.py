@@ -14,9 +14,9 @@ from typing import Any
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub, origin
+from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.architecture import Model, understand
-from toolchain.models.lora import CONFIG as ADAPTER_CONFIG
 from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import TEMPLATE, chat_template

@@ -97,7 +97,7 @@ def _later_errors() -> tuple[type[Exception], ...]:
 
 
 def _bar(name: str, report: Reporter) -> type:
-    """Return a progress bar for huggingface_hub that shows nothing itself and tells ours how many bytes there are."""
+    """Return a tqdm class for huggingface_hub that shows nothing itself and reports the bytes."""
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]

@@ -21,7 +21,8 @@ Factors = dict[str, "NDArray[np.float32]"]
 PLAIN_BASE = 10000.0
 """What llama.cpp has built in where a family's rotary embedding has no metadata."""
 FREQUENCIES = "inv_freq"
-NEAR = {"rtol": 2e-2, "atol": 1e-7}
+NEAR_RELATIVE = 2e-2
+NEAR_ABSOLUTE = 1e-7
 """How near stored frequencies must be: they may have been rounded to 16 bits."""
 
 
@@ -62,7 +63,8 @@ def check_frequencies(
         stored = weights.rows(name, 0, weights.tensors[name].rows)[0]
         expected = _frequencies(metadata, factors, sizes)
         if not any(
-            len(values) == len(stored) and np.allclose(stored, values, **NEAR)
+            len(values) == len(stored)
+            and np.allclose(stored, values, rtol=NEAR_RELATIVE, atol=NEAR_ABSOLUTE)
             for values in expected
         ):
             base = float(str(metadata.get("rope.freq_base", PLAIN_BASE)))

@@ -16,11 +16,12 @@ from device.manifest import (
     read_manifest,
 )
 from toolchain.errors import ArtifactError
-from toolchain.models import lora, tokenizer, weights
+from toolchain.models import adapter_config, lora, tokenizer, weights
 from toolchain.models.tokenizer import TEMPLATE
 from toolchain.models.tokenizer_kinds import TOKENIZER
 
-MODEL, ADAPTER = "config.json", lora.CONFIG
+MODEL = "config.json"
+ADAPTER = adapter_config.CONFIG
 Rows = list[tuple[str, str]]
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint
-from toolchain.models.lora import CONFIG, WEIGHTS, Lora, open_lora
+from toolchain.models.adapter_config import CONFIG
+from toolchain.models.lora import WEIGHTS, Lora, open_lora
 from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
 from toolchain.models.weights import INDEX, Weights, open_weights
 

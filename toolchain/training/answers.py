@@ -194,17 +194,17 @@ def _continue(
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
     )
-    greedy = (
-        GenerationConfig(  # each said, as generate() takes what is unsaid from the model's folder
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=model.generation_config.eos_token_id,
-            pad_token_id=pad,
-        )
+    # Every setting is given: generate() takes those that are missing from the model's folder.
+    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=pad,
     )
     with in_float32(model), torch.inference_mode():
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-    return made[:, width:].tolist()
+        sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+    continuations: list[list[int]] = sequences[:, width:].tolist()
+    return continuations

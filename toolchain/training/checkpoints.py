@@ -1,8 +1,9 @@
 """Model folders in and out: safetensors only, no code from the folder, refusals that say why."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from toolchain.errors import ArtifactError
 from toolchain.models.weights import check_model_folder, read_json
@@ -38,23 +39,24 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
 
     check_model_folder(folder)
     refuse_quantised(folder)
-    logging.disable_progress_bar()
-    options = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        "local_files_only": True,
-    }
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # With `output_loading_info` a pair is returned; the declared type names the model alone.
+    load = cast(Callable[..., tuple[Any, dict[str, Any]]], AutoModelForCausalLM.from_pretrained)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, **options
+        model, loading = load(
+            folder,
+            output_loading_info=True,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder.name}: the model cannot be loaded: {_first_line(error)}"
         ) from error
-    if found["missing_keys"]:
-        raise ArtifactError(f"{folder.name}: tensor `{min(found['missing_keys'])}` is missing")
+    if loading["missing_keys"]:
+        raise ArtifactError(f"{folder.name}: tensor `{min(loading['missing_keys'])}` is missing")
     return model.eval()
 
 
@@ -78,7 +80,7 @@ def save_model(model: Any, out: Path) -> None:
     """Write config.json, safetensors and generation_config.json."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(out)
 
 

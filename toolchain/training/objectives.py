@@ -39,16 +39,19 @@ class Head:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._model.device
+        device: torch.device = self._model.device
+        return device
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states [rows, length, width]."""
-        return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        outputs = self._model.base_model(input_ids=ids, use_cache=False)
+        states: Tensor = outputs.last_hidden_state
+        return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits with what some families do behind the head (Granite, Cohere, Gemma 2)."""
         config = self._model.config.get_text_config()
-        logits = self._model.get_output_embeddings()(hidden)
+        logits: Tensor = self._model.get_output_embeddings()(hidden)
         logits = (
             logits
             / getattr(config, "logits_scaling", 1.0)

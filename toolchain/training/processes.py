@@ -46,9 +46,14 @@ def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tu
     skip = found is not None and found.key == work.key()
     wait_for_all()
     if is_main():
-        made = keep(out, work, lambda folder: (wait_for_all(), build(folder))[1])
+        # The others build too: they may begin only when `keep` has cleared the folder.
+        def build_together(folder: Path) -> Figures:
+            wait_for_all()
+            return build(folder)
+
+        kept = keep(out, work, build_together)
         wait_for_all()
-        return made
+        return kept
     if not skip:
         wait_for_all()
         build(out)

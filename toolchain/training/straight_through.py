@@ -6,7 +6,7 @@ file will hold, bit for bit.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class _Rounded(torch.autograd.Function):
 class _Codes(nn.Module):
     """From codes before rounding [rows, columns] to weights."""
 
+    unit: Tensor
+    times: Tensor
+    offset: Tensor
+
     def __init__(self, scales: Scales) -> None:
         super().__init__()
         for name in ("unit", "times", "offset"):
@@ -66,11 +70,16 @@ class _Codes(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         units = self.units()
         scale = units.repeat_interleave(self.times.shape[1] // units.shape[1], 1) * self.times
-        return _Rounded.apply(latent, scale, self.offset, self.low)
+        weights: Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]
+            latent, scale, self.offset, self.low
+        )
+        return weights
 
 
 class _Moved(nn.Module):
     """From steps to a vector that began at `start`."""
+
+    start: Tensor
 
     def __init__(self, start: Tensor, step: float) -> None:
         super().__init__()
@@ -97,8 +106,9 @@ def learn_vector(module: nn.Module, name: str, added: float) -> None:
 
 def learned_of(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the codes that a module has learned, as whole numbers, and its units."""
-    learned = module.parametrizations.weight
-    low = learned[0].low
-    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8), learned[
-        0
-    ].units().detach()
+    parametrizations = cast(nn.ModuleDict, module.parametrizations)
+    learned = cast(parametrize.ParametrizationList, parametrizations["weight"])
+    codes = cast(_Codes, learned[0])
+
+    whole = learned.original.detach().round().clamp(codes.low, codes.low + CODES - 1)
+    return whole.to(torch.int8), codes.units().detach()

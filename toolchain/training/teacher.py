@@ -115,7 +115,8 @@ def _file(number: int) -> str:
 
 def token_count(tokenizer: Any) -> int:
     """Return how many rows of an embedding are tokens; families pad theirs (Qwen2.5: 151665 of 151936 or of 152064)."""
-    return max(tokenizer.get_vocab().values()) + 1
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return max(vocabulary.values()) + 1
 
 
 def check_same_tokenizer(teacher: Any, student: Any) -> None:

@@ -133,7 +133,7 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
 
 
 def _rivals(model: Model, *, weighed: bool) -> dict[str, Kinds]:
-    found = {}
+    found: dict[str, Kinds] = {}
     for name in SCHEMES:
         try:
             found[name] = {

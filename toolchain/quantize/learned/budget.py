@@ -155,7 +155,7 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
     sizes = [[_tensor_bytes(source, kind) for kind in options[source.name]] for source in matrices]
     front = knapsack.solve(sizes, [damage[source.name] for source in matrices])
     fixed = case.size_bytes(_smallest(case, options)) - int(front.sizes[0])
-    found = {"auto": _kinds(case, matrices, options, front, limit - fixed)}
+    found: dict[str, Kinds] = {"auto": _kinds(case, matrices, options, front, limit - fixed)}
     fitting = sorted(
         (name for name in case.rivals if case.size_bytes(case.rivals[name]) <= limit),
         key=lambda n: _size(case, n),

@@ -40,7 +40,8 @@ def latent_codes(
 
 
 def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:
-    groups, free = [], 0
+    groups: list[list[str]] = []
+    free = 0
     for name, grid in grids.items():
         size = 4 * grid.codes.shape[1] ** 2
         if size > free:
@@ -120,7 +121,8 @@ def _upper_factor(moments: "Tensor") -> "Tensor":
     """Return the upper Cholesky factor of the inverse of the damped moments."""
     import torch
 
-    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (
-        DAMPING * moments.diagonal().mean() + 1e-12
-    )
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    added = DAMPING * moments.diagonal().mean() + 1e-12
+    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * added
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor

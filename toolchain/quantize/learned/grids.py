@@ -6,7 +6,7 @@ A scale is the float16 number that a block begins with, its unit, times a number
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -78,7 +78,8 @@ def _blocks(kind: Type, packed: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     return packed.reshape(-1, ggml.row_bytes(kind, ggml.block_size(kind)))
 
 
-Parts = "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
+Parts: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
+"""Unit of each block, times and offset of each group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from toolchain.artifacts import Figures
 from toolchain.errors import ConfigError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from toolchain.training.examples import Example
 
-Rows = "dict[str, NDArray[np.uint8]]"
-Codes = "tuple[NDArray[np.int8], NDArray[np.float32]]"
+Rows: TypeAlias = "dict[str, NDArray[np.uint8]]"
+Codes: TypeAlias = "tuple[NDArray[np.int8], NDArray[np.float32]]"
 """Codes of a tensor and the units of its blocks."""
 HIDDEN_WEIGHT = 2.0
 """Share of the hidden states' distance in the loss. With eight it was no nearer, and KL was 0.55 of the control's, not 0.51."""

@@ -122,7 +122,7 @@ class Judge:
                 ]
                 kl, same = (torch.cat(part) for part in zip(*parts, strict=True))
                 each = [int(count) for count in (batch.labels[:, 1:] != -100).sum(1)]
-                sums += [float(part.sum()) for part in kl.split(each)]
+                sums += [float(part.sum()) for part in torch.split(kl, each)]
                 counts += each
                 agreed += int(same.sum())
         return _divergence(sums, counts, agreed)

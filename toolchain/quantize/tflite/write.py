@@ -105,8 +105,8 @@ def _write(handle: int, weights: Weights | Merged, block: _Block) -> int:
             f"{weights.tensors[block.origin].file.name}: tensor `{block.origin}`: {problem}"
         )
     packed, scales = PACKERS[block.type](rows)
-    _put(handle, memoryview(packed).cast("B"), block.weights_at)
-    _put(handle, memoryview(scales).cast("B"), block.scales_at)
+    _put(handle, packed.data.cast("B"), block.weights_at)
+    _put(handle, scales.data.cast("B"), block.scales_at)
     return packed.size + scales.size
 
 
