@@ -364,8 +364,13 @@ def _external(flow: _Flow) -> Checkpoint:
     if not model.adapter:
         return base
     adapter = hub.fetch(model.adapter, near=flow.recipe.folder, offline=settings.offline)
-    revision = "" if (flow.recipe.folder / model.base).is_dir() else model.revision
-    check_base_name(adapter, model.base, revision=revision, same_as=model.adapter_base)
+    check_base_name(
+        adapter,
+        model.base,
+        near=flow.recipe.folder,
+        revision=model.revision,
+        same_as=model.adapter_base,
+    )
     check_folder(adapter)
     flow.original = Original(base=flow.base, adapters=(adapter,))
     return replace(base, adapter=adapter)

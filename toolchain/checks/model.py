@@ -355,8 +355,13 @@ def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:
     """Raise ArtifactError for an adapter of another kind, or made for another base."""
     assert base.folder
     spec = ahead.recipe.model
-    revision = "" if (ahead.recipe.folder / spec.base).is_dir() else spec.revision
-    check_base_name(adapter, spec.base, revision=revision, same_as=spec.adapter_base)
+    check_base_name(
+        adapter,
+        spec.base,
+        near=ahead.recipe.folder,
+        revision=spec.revision,
+        same_as=spec.adapter_base,
+    )
     if not base.whole:
         read_lora(adapter)
         return

@@ -101,12 +101,17 @@ def check_targets(folder: Path, config: Mapping[str, Any], modules: Iterable[str
             )
 
 
-def check_base_name(folder: Path, name: str, *, revision: str = "", same_as: str = "") -> None:
-    """Raise ArtifactError where an adapter says that it was trained on another base, or on another revision of it.
+def check_base_name(
+    folder: Path, name: str, *, near: Path | None = None, revision: str = "", same_as: str = ""
+) -> None:
+    """Raise ArtifactError for an adapter that names another base, or another revision of it.
 
-    `name` is what the recipe calls the base, `same_as` the name under which the recipe says that these weights are known too.
+    `name` is the recipe's name of the base and `same_as` a second name of the same weights. With
+    `near`, the recipe's folder, `revision` is checked only if the base is not a folder there.
     """
     config = read_adapter_config(folder)
+    if near is not None and (near / Path(name).expanduser()).is_dir():
+        revision = ""
     base = str(config.get("base_model_name_or_path") or "")
     if base and plain_name(base) not in {plain_name(known) for known in (name, same_as) if known}:
         raise ArtifactError(
