@@ -3,13 +3,14 @@
 Weights here are what the engine will read, activations stay in float: the gate measures the file itself afterwards.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.chat import IGNORED
 from toolchain.errors import ConfigError
+from toolchain.means import mean_and_error
 from toolchain.models.lora import Lora
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -121,7 +122,7 @@ class Judge:
                     for piece in head.chunks(len(ours))
                 ]
                 kl, same = (torch.cat(part) for part in zip(*parts, strict=True))
-                each = [int(count) for count in (batch.labels[:, 1:] != -100).sum(1)]
+                each = [int(count) for count in (batch.labels[:, 1:] != IGNORED).sum(1)]
                 sums += [float(part.sum()) for part in torch.split(kl, each)]
                 counts += each
                 agreed += int(same.sum())
@@ -135,11 +136,7 @@ def _compare(theirs: Any, ours: Any) -> tuple[Any, Any]:
 
 def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Divergence:
     tokens = sum(counts)
-    mean = sum(sums) / tokens
-    error = (
-        math.sqrt(sum((kl - mean * count) ** 2 for kl, count in zip(sums, counts, strict=True)))
-        / tokens
-    )
+    mean, error = mean_and_error(sums, counts)
     return Divergence(mean_kl=mean, error=error, agreement=agreed / tokens, tokens=tokens)
 
 
