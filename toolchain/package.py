@@ -3,9 +3,7 @@
 package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
 """
 
-import os
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from device.manifest import (
 )
 from device.manifest import gguf as gguf_files
 from device.manifest import tflite as tflite_files
-from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep, write_whole
+from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
+from toolchain.files import link_or_copy, write_whole
 from toolchain.forecast import RUNTIME_BYTES, needs_of, tflite_needs
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
@@ -190,14 +189,6 @@ def needs(model: ModelFile, context: int) -> dict[str, int]:
         found = needs_of(gguf_files.read_header(model.file), context, beside)
         return {part: size for part, size in asdict(found).items() if part.endswith("_bytes")}
     return tflite_needs(model.figures, context)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _provenance(origin: Origin) -> dict[str, Any]:

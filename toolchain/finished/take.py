@@ -12,9 +12,10 @@ from pathlib import Path
 
 from device.manifest import TEMPLATE, TOKENIZER
 from device.manifest import gguf as gguf_files
-from toolchain.artifacts import Figures, ModelFile, Work, digest, keep, write_whole
+from toolchain.artifacts import Figures, ModelFile, Work, digest, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.files import write_whole
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.models.tokenizer import CONTROL, USER_DEFINED

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Figures, Work, digest, write_whole
+from toolchain.artifacts import Checkpoint, Figures, Work, digest
 from toolchain.config import Frozen
+from toolchain.files import write_whole
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Source, sources_of, understand
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of

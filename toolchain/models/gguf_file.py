@@ -1,10 +1,8 @@
 """The GGUF container (ggml docs/gguf.md, version 3): header, and where each tensor's bytes go."""
 
 import math
-import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,19 +78,6 @@ def _laid_out(
         for name, kind, shape, start in claims
     }
     return head, slots, data + _padded(ends[-1])
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path whose file takes `file`'s name when all went well, and is gone otherwise."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _claim(name: str, kind: Type, shape: tuple[int, ...], offset: int) -> bytes:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import write_whole
+from toolchain.files import write_whole
 from toolchain.models.gguf_read import GgufFile
 from toolchain.models.template import check_template
 from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY

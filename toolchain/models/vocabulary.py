@@ -15,8 +15,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.files import write_whole
 from toolchain.models.weights import (
     INDEX,
     MAX_HEADER_BYTES,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError
+from toolchain.files import write_whole
 from toolchain.models.weights import INDEX, ITEM_BYTES
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ as safetensors.
 """
 
 import math
-import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.chat import IGNORED
+from toolchain.files import whole_file
 from toolchain.progress import Reporter
 from toolchain.recipe import TrainSpec
 from toolchain.training.examples import Batch, Example, batch_of, batches_from
@@ -286,11 +286,8 @@ def _save(
     tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
-    part = state.with_suffix(".part")
-    save_file(tensors, part, metadata=progress.header())
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(state)
+    with whole_file(state) as part:
+        save_file(tensors, part, metadata=progress.header())
     progress.saved = time.monotonic()
 
 

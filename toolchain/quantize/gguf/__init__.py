@@ -7,7 +7,6 @@ the other, without the file between them. Everything that could refuse the model
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,16 @@ from toolchain import artifacts
 from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.files import whole_file
 from toolchain.models import architecture as gguf_model
 from toolchain.models import tokenizer as gguf_tokenizer
 from toolchain.models.architecture import Model
-from toolchain.models.gguf_file import Metadata, Slot, whole_file, write_header
+from toolchain.models.gguf_file import Metadata, Slot, write_header
 from toolchain.models.lora import Lora, Merged, open_lora
-from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
+from toolchain.models.tokenizer import TEMPLATE_KEY, Vocabulary
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
+from toolchain.quantize.companions import write_companions
 from toolchain.quantize.gguf import choice as gguf_choice
 from toolchain.quantize.gguf.adapter import convert_adapter
 from toolchain.quantize.gguf.choice import Decision, Question
@@ -35,7 +36,6 @@ from toolchain.quantize.learned.budget import PREFIX
 from toolchain.quantize.learned.importance import Matrix
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import dressed
-from toolchain.training.checkpoints import GENERATION_CONFIG
 
 Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
@@ -170,7 +170,7 @@ def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> 
         vocabulary = _same_vocabulary(
             checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"]
         )
-        _write_companions(folder, vocabulary, out)
+        write_companions(folder, vocabulary.template, out)
         file = convert_adapter(checkpoint.adapter, checkpoint.path, out / ADAPTER)
     size = file.stat().st_size
     report.note(f"{ADAPTER}: {size / 1e6:.1f} MB, which run beside {figures['file']}")
@@ -235,7 +235,7 @@ def _build_file(
             decision=decision,
         )
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
-    _write_companions(folder, vocabulary, out)
+    write_companions(folder, vocabulary.template, out)
     more = {
         "tokens_compared": compared,
         "fallbacks": fallbacks,
@@ -298,13 +298,6 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
         f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
     )
     return figures
-
-
-def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
-    (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    gguf_tokenizer.write_tokenizer(folder, out)
-    if (folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, Any]]:

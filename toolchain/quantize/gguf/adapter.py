@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
+from toolchain.files import whole_file
 from toolchain.models import architecture as gguf_model
 from toolchain.models.architecture import Source
-from toolchain.models.gguf_file import Metadata, whole_file, write_header
+from toolchain.models.gguf_file import Metadata, write_header
 from toolchain.models.lora import Delta, Lora, open_lora
 from toolchain.models.weights import open_weights
 from toolchain.quantize.gguf.write import regrouped

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from device.manifest import ManifestError
 from device.manifest.gguf import Tensor, read_header
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.files import whole_file
 from toolchain.models.architecture import Model
-from toolchain.models.gguf_file import Metadata, whole_file, write_header
+from toolchain.models.gguf_file import Metadata, write_header
 from toolchain.models.lora import Lora
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.progress import Reporter

@@ -5,7 +5,6 @@ Everything that could refuse the model is asked before the first weight is read.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
+from toolchain.files import whole_file
 from toolchain.models import architecture as gguf_model
 from toolchain.models import tokenizer as gguf_tokenizer
 from toolchain.models.architecture import Model
 from toolchain.models.config_defaults import read_config
-from toolchain.models.gguf_file import whole_file
 from toolchain.models.lora import Merged
-from toolchain.models.tokenizer import TEMPLATE
 from toolchain.models.tokenizer_kinds import TOKENIZER
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
+from toolchain.quantize.companions import write_companions
 from toolchain.quantize.gguf import ModelLabel, file_name, fitting
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
@@ -32,7 +31,6 @@ from toolchain.quantize.tflite.schemes import Scheme, find_scheme
 from toolchain.quantize.tflite.write import write_matrices
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import dressed
-from toolchain.training.checkpoints import GENERATION_CONFIG
 
 NOTE = "demitasse"
 """Name of the metadata in the file: what a GGUF says in its header, as JSON."""
@@ -102,7 +100,7 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         vocabulary = _vocabulary(folder)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         promised = _write(file, decoder, parameters, vocabulary, report)
-        _write_companions(folder, vocabulary, out)
+        write_companions(folder, vocabulary.template, out)
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
     figures = _figures(file, model, parameters, promised, vocabulary)
@@ -174,13 +172,6 @@ def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) ->
         "base_model": label.base_model,
         "base_weights": label.base_weights,
     }
-
-
-def _write_companions(folder: Path, vocabulary: _Vocabulary, out: Path) -> None:
-    (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    gguf_tokenizer.write_tokenizer(folder, out)
-    if (folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _figures(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.errors import ToolError
-from toolchain.models.gguf_file import whole_file
+from toolchain.files import whole_file
 from toolchain.target import Target
 
 _HEAD_BYTES = 16 << 10
