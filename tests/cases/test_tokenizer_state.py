@@ -11,7 +11,7 @@ from tests.fakes.models import tiny_tokenizer
 from toolchain.models.tokenizer import (
     load_tokenizer,
     prove,
-    understand,
+    read_vocabulary,
     without_state,
     write_tokenizer,
 )
@@ -63,7 +63,7 @@ def test_no_text_is_cut_padded_or_merged_at_random(
     assert HuggingFaceTokenizer(folder).encode(TEXT, begin=False) == clean, "the board"
     assert load_tokenizer(folder).encode(TEXT).ids == clean, "the host"
     assert checkpoints.load_tokenizer(folder)(TEXT).input_ids == clean, "training"
-    assert prove(folder, understand(folder, 512), "llama") > 1000
+    assert prove(folder, read_vocabulary(folder, 512), "llama") > 1000
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.families import FAMILIES, tiny_family
 from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain.errors import ArtifactError
-from toolchain.models.architecture import HEAD, understand
+from toolchain.models.architecture import HEAD, read_architecture
 from toolchain.models.config_defaults import DEFAULTS, LOCAL_THETAS, THETA, THETAS
 from toolchain.models.weights import open_weights
 
@@ -39,7 +39,7 @@ def say(folder: Path, **settings: Any) -> Path:
 
 def understood(folder: Path) -> Any:
     with open_weights(folder) as weights:
-        return understand(folder, weights)
+        return read_architecture(folder, weights)
 
 
 def embedding(folder: Path) -> np.ndarray:

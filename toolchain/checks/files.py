@@ -69,7 +69,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
     try:
         if "gguf" in ahead.formats:
             with base.dressed() as folder:
-                tokenizer.understand(folder, model.sizes["vocab"])
+                tokenizer.read_vocabulary(folder, model.sizes["vocab"])
         else:
             from tokenizers import Tokenizer
 

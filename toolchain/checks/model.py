@@ -16,7 +16,7 @@ from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
-from toolchain.models.architecture import Model, understand
+from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import TEMPLATE, chat_template
@@ -214,9 +214,9 @@ def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Mod
     """Return what config.json, and the headers of the weights where they are here, say; None for a family that is not known."""
     try:
         if not whole:
-            return understand(folder, None)
+            return read_architecture(folder, None)
         with open_weights(folder) as weights:
-            return understand(folder, weights)
+            return read_architecture(folder, weights)
     except ToolchainError as error:
         if knows:
             findings.errors.append(error)
@@ -287,7 +287,7 @@ def _from_nothing(spec: ScratchSpec) -> Base:
         "hidden_act": "silu",
     }
     with _folder_with(config) as folder:
-        model = understand(folder, None)
+        model = read_architecture(folder, None)
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
 
@@ -310,7 +310,7 @@ def _with_layers(
     config["num_hidden_layers"] = len(layers)
     try:
         with _folder_with(config) as folder:
-            model = understand(folder, None)
+            model = read_architecture(folder, None)
     except ToolchainError:  # layers whose kinds no longer alternate as the family has them
         return None
     return Base(

@@ -12,7 +12,7 @@ from toolchain.errors import ArtifactError
 from toolchain.models.config_defaults import read_config
 from toolchain.models.families import FAMILIES, TOP, Family
 from toolchain.models.gguf_file import Metadata
-from toolchain.models.rope import check_frequencies, long_caveat, understand_rope
+from toolchain.models.rope import check_frequencies, long_caveat, read_rope
 from toolchain.models.weights import Weights
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Model:
         return 2 * 2 * self.sizes["layers"] * self.sizes["key"]
 
 
-def understand(folder: Path, weights: Weights | None) -> Model:
+def read_architecture(folder: Path, weights: Weights | None) -> Model:
     """Match a checkpoint with its family; raise ArtifactError for what differs. Without weights config.json alone is asked."""
     config = read_config(folder)
     family = _family(config)
@@ -89,7 +89,7 @@ def understand(folder: Path, weights: Weights | None) -> Model:
     tensors = _sources(family, config, sizes, tied)
     if weights is not None:
         _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
-    rope, factors = understand_rope(family, config, sizes)
+    rope, factors = read_rope(family, config, sizes)
     if weights is not None:
         check_frequencies(weights, rope, factors, sizes)
     tensors += [
@@ -315,7 +315,7 @@ def _metadata(
             "attention.key_length": sizes["head_dim"],
             "attention.value_length": sizes["head_dim"],
         }
-    if family.says_vocabulary:
+    if family.writes_vocabulary:
         metadata |= {"vocab_size": sizes["vocab"], "rope.dimension_count": sizes["head_dim"]}
     for key, named in family.numbers.items():
         value = config.get(named)

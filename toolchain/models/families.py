@@ -72,7 +72,7 @@ class Family:
     """llama.cpp's graph has no head but the embedding."""
     square_heads: bool = False
     """llama.cpp knows no other `head_dim` than hidden ÷ heads."""
-    says_vocabulary: bool = False
+    writes_vocabulary: bool = False
     """Whether `vocab_size` and `rope.dimension_count` are written."""
     plain_rope: bool = False
     """Rotary embedding at its defaults, of which nothing is written."""
@@ -94,18 +94,18 @@ class Family:
 
 
 _NO_WINDOW = {"use_sliding_window": (None, False)}
-_LLAMA = Family(name="llama", optional_biases=_BIASES, adjacent_pairs=True, says_vocabulary=True)
+_LLAMA = Family(name="llama", optional_biases=_BIASES, adjacent_pairs=True, writes_vocabulary=True)
 _GEMMA_FIXED = {"use_bidirectional_attention": (None, False), "attention_bias": (None, False)}
 
 FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": Family(
-        name="llama", adjacent_pairs=True, says_vocabulary=True, window="limit"
+        name="llama", adjacent_pairs=True, writes_vocabulary=True, window="limit"
     ),
     "SmolLM3ForCausalLM": Family(
         name="smollm3",
         adjacent_pairs=True,
-        says_vocabulary=True,
+        writes_vocabulary=True,
         fixed=_NO_WINDOW | {"attention_bias": (None, False), "mlp_bias": (None, False)},
         periods=_FULL | {"no_rope_layers": (4, 1, 0)},
     ),
@@ -158,7 +158,7 @@ FAMILIES = {
         name="granite",
         optional_biases=_BIASES,
         adjacent_pairs=True,
-        says_vocabulary=True,
+        writes_vocabulary=True,
         square_heads=True,
         numbers={
             "attention.scale": "attention_multiplier",

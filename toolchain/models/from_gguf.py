@@ -16,7 +16,7 @@ from toolchain.artifacts import Checkpoint, Figures, Work, digest
 from toolchain.config import Frozen
 from toolchain.files import write_whole
 from toolchain.models import tokenizer
-from toolchain.models.architecture import Source, sources_of, understand
+from toolchain.models.architecture import Source, read_architecture, sources_of
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
@@ -83,11 +83,11 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
         for licence in origin.licences:
             shutil.copyfile(licence, out / licence.name)
         with open_weights(out) as weights:
-            model = understand(out, weights)
+            model = read_architecture(out, weights)
         check_metadata(file, model)
         figures = _figures(origin, file, dtype)
         report.note(f"{origin.file.name}: {figures['quantization']}, taken as {_DTYPES[dtype]}")
-        vocabulary = tokenizer.understand(out, model.sizes["vocab"])
+        vocabulary = tokenizer.read_vocabulary(out, model.sizes["vocab"])
         compared = tokenizer.prove_file(file.path, out, vocabulary)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
     return figures | {"tokens_compared": compared}

@@ -50,7 +50,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         known = ", ".join(sorted({row.name for row in FAMILIES.values()}))
         raise file.fault(f"models of the family `{name}` are not known", hint=f"known: {known}")
     kind, family = found
-    said = _Said(file, family)
+    said = _FamilyMetadata(file, family)
     config = {
         "architectures": [kind],
         "model_type": _MODEL_TYPES.get(kind, kind.removesuffix("ForCausalLM").lower()),
@@ -67,7 +67,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     return config | _rope(said, config)
 
 
-class _Said:
+class _FamilyMetadata:
     """What the metadata says of the family's own keys."""
 
     def __init__(self, file: GgufFile, family: Family) -> None:
@@ -99,7 +99,7 @@ class _Said:
         return self.count("attention.key_length", usual)
 
 
-def _shape(said: _Said) -> dict[str, Any]:
+def _shape(said: _FamilyMetadata) -> dict[str, Any]:
     heads = said.count("attention.head_count")
     embedding = said.file.tensors.get("token_embd.weight")
     if embedding is None:
@@ -116,7 +116,7 @@ def _shape(said: _Said) -> dict[str, Any]:
     }
 
 
-def _attention(said: _Said) -> dict[str, Any]:
+def _attention(said: _FamilyMetadata) -> dict[str, Any]:
     family, layers = said.family, said.count("block_count")
     found: dict[str, Any] = {}
     kind = next(kind for kind, row in FAMILIES.items() if row is family)
@@ -133,7 +133,7 @@ def _attention(said: _Said) -> dict[str, Any]:
     return found
 
 
-def _window(said: _Said) -> int:
+def _window(said: _FamilyMetadata) -> int:
     """Return the window where nothing is said of it: only Gemma 2 has a default (src/models/gemma2.cpp)."""
     return 4096 if said.family.name == "gemma2" else 0
 
@@ -145,7 +145,7 @@ def _by_layer(family: Family, layers: int) -> dict[str, Any]:
     }
 
 
-def _biases(said: _Said) -> dict[str, Any]:
+def _biases(said: _FamilyMetadata) -> dict[str, Any]:
     """Return which optional biases there are; that all of them are there is asked when the tensors are compared."""
     found = {}
     for key, modules in said.family.optional_biases.items():
@@ -154,7 +154,7 @@ def _biases(said: _Said) -> dict[str, Any]:
     return found
 
 
-def _numbers(said: _Said) -> dict[str, Any]:
+def _numbers(said: _FamilyMetadata) -> dict[str, Any]:
     usual = _usual(said)
     found = {}
     for key, name in said.family.numbers.items():
@@ -163,7 +163,7 @@ def _numbers(said: _Said) -> dict[str, Any]:
     return found
 
 
-def _usual(said: _Said) -> dict[str, float]:
+def _usual(said: _FamilyMetadata) -> dict[str, float]:
     """Return what llama.cpp takes where the file says nothing, of the family's own numbers (src/models/*.cpp, llama-hparams.h)."""
     if said.family.name == "gemma2":
         return {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
@@ -173,7 +173,7 @@ def _usual(said: _Said) -> dict[str, float]:
     return {}
 
 
-def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
+def _rope(said: _FamilyMetadata, config: dict[str, Any]) -> dict[str, Any]:
     """Return `rope_parameters`, as transformers 5 spells them."""
     theta = said.number("rope.freq_base", PLAIN_BASE)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
@@ -206,7 +206,7 @@ def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
     return {"rope_parameters": settings}
 
 
-def _long(said: _Said) -> dict[str, Any]:
+def _long(said: _FamilyMetadata) -> dict[str, Any]:
     for name in (_LONG, _SHORT):
         if name not in said.file.tensors:
             raise said.file.fault(f"tensor `{name}` is missing")
@@ -222,7 +222,7 @@ def _decimals(values: "np.ndarray") -> list[float]:
     return [float(str(value)) for value in values]
 
 
-def _llama3(said: _Said, theta: float) -> dict[str, Any]:
+def _llama3(said: _FamilyMetadata, theta: float) -> dict[str, Any]:
     factors = said.file.whole(_LLAMA3)
     if len(factors) != said.head_dim // 2:
         raise said.file.fault(f"tensor `{_LLAMA3}` is not a list of {said.head_dim // 2} numbers")
@@ -236,7 +236,7 @@ def _llama3(said: _Said, theta: float) -> dict[str, Any]:
 def check_metadata(file: GgufFile, model: Model) -> None:
     """Raise ArtifactError unless the checkpoint that was made, understood again, says what the file says."""
     family = model.family
-    said = _Said(file, family)
+    said = _FamilyMetadata(file, family)
     whole, ours = (
         f"{family.name}.",
         {key.removeprefix(f"{family.name}."): value for key, value in model.metadata.items()},
@@ -264,7 +264,7 @@ def _limited(family: Family, key: str) -> bool:
     return family.window == "limit" and key in ("context_length", "attention.sliding_window")
 
 
-def _implied(said: _Said, key: str) -> Any:
+def _implied(said: _FamilyMetadata, key: str) -> Any:
     """Return what some converters say and others leave out, because it follows from the rest."""
     return {
         "attention.key_length": said.head_dim,
@@ -276,7 +276,7 @@ def _implied(said: _Said, key: str) -> Any:
     }.get(key)
 
 
-def _defaults(said: _Said) -> dict[str, Any]:
+def _defaults(said: _FamilyMetadata) -> dict[str, Any]:
     """Return what llama.cpp takes where the file says nothing (llama-model.cpp, `load_hparams`)."""
     heads = said.count("attention.head_count")
     width = said.count("embedding_length") // heads

@@ -26,7 +26,7 @@ NEAR_ABSOLUTE = 1e-7
 """How near stored frequencies must be: they may have been rounded to 16 bits."""
 
 
-def understand_rope(
+def read_rope(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[Metadata, Factors]:
     """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""

@@ -71,7 +71,7 @@ class Vocabulary:
     """What `general.name` must hold for llama.cpp to treat the added tokens rightly."""
 
 
-def understand(folder: Path, rows: int) -> Vocabulary:
+def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """Return the tokenizer of a checked model folder whose embedding has `rows`; raise ArtifactError for one that is not known."""
     fields = without_state(read_json(folder / TOKENIZER))
     settings = (

@@ -139,7 +139,7 @@ def _understood(folder: Path) -> None:
     from toolchain.models import architecture
 
     with weights.open_weights(folder) as opened:
-        architecture.understand(folder, opened)
+        architecture.read_architecture(folder, opened)
 
 
 def _adapter(folder: Path) -> FolderContents:

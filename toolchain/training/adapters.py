@@ -96,7 +96,7 @@ def _merged(weight: "Tensor", name: str, lora: Lora, *, whole: bool) -> "Tensor"
 
 
 @contextmanager
-def dressed(checkpoint: Checkpoint) -> Iterator[Path]:
+def checkpoint_folder(checkpoint: Checkpoint) -> Iterator[Path]:
     """Yield a folder to read the checkpoint from.
 
     With an unmerged adapter it is a temporary folder of symlinks, with the tokenizer and template that it was trained with.

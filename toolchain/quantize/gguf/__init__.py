@@ -17,9 +17,8 @@ from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, ke
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.files import whole_file
-from toolchain.models import architecture as gguf_model
-from toolchain.models import tokenizer as gguf_tokenizer
-from toolchain.models.architecture import Model
+from toolchain.models import tokenizer
+from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.gguf_file import Metadata, Slot, write_header
 from toolchain.models.lora import Lora, Merged, open_lora
 from toolchain.models.tokenizer import TEMPLATE_KEY, Vocabulary
@@ -35,7 +34,7 @@ from toolchain.quantize.learned import importance
 from toolchain.quantize.learned.budget import PREFIX
 from toolchain.quantize.learned.importance import Matrix
 from toolchain.recipe import QuantizeSpec
-from toolchain.training.adapters import dressed
+from toolchain.training.adapters import checkpoint_folder
 
 Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
@@ -163,7 +162,7 @@ def quantize(
 
 
 def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> Figures:
-    with dressed(checkpoint) as folder:
+    with checkpoint_folder(checkpoint) as folder:
         if not (checkpoint.adapter and wish.spec.adapter == "beside"):
             return _build_file(folder, checkpoint.adapter, wish, out, report)
         figures = _build_file(checkpoint.path, None, wish, out, report)
@@ -183,7 +182,7 @@ def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> 
 
 def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Vocabulary:
     """Return the vocabulary that an adapter was trained with; raise ArtifactError if it is not the base's, templates aside."""
-    theirs, ours = (gguf_tokenizer.understand(folder, rows) for folder in (base, adapted))
+    theirs, ours = (tokenizer.read_vocabulary(folder, rows) for folder in (base, adapted))
     if ours.metadata | {TEMPLATE_KEY: theirs.template} != theirs.metadata:
         hint = 'merge it: `quantize.adapter = "merged"`'
         raise ArtifactError(
@@ -198,9 +197,9 @@ def _build_file(
 ) -> Figures:
     scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+        model = read_architecture(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
-        vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
+        vocabulary = tokenizer.read_vocabulary(folder, model.sizes["vocab"])
         choices = gguf_choice.named(
             scheme, model, weighed=bool(additions.importance or additions.calibration)
         )
@@ -210,7 +209,7 @@ def _build_file(
         )
         for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
             report.note(note)
-        compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
+        compared = tokenizer.prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
         matrix = _importance(additions, folder, model, lora, out, report)
         metadata = _metadata(label, model, vocabulary, matrix)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
 from toolchain.files import whole_file
-from toolchain.models import architecture as gguf_model
-from toolchain.models.architecture import Source
+from toolchain.models.architecture import Source, read_architecture
 from toolchain.models.gguf_file import Metadata, write_header
 from toolchain.models.lora import Delta, Lora, open_lora
 from toolchain.models.weights import open_weights
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> Path:
     """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError if it was made for another base than `base`."""
     with open_weights(base) as weights:
-        model = gguf_model.understand(base, weights)
+        model = read_architecture(base, weights)
         lora = open_lora(adapter, weights, base.name)
     parts = _parts(lora, {source.origin: source for source in model.tensors})
     metadata: Metadata = {

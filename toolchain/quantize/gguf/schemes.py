@@ -28,7 +28,7 @@ class Layout:
     """Whether an importance matrix is at hand."""
 
 
-def _spread(layer: int, layout: Layout) -> bool:
+def _use_more_bits(layer: int, layout: Layout) -> bool:
     """Say whether a layer is in the first or last eighth, or every third between (`use_more_bits`)."""
     layers = layout.layers
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
@@ -46,7 +46,7 @@ _WHERE: dict[str, Where] = {
         not layout.weighed and layer < layout.layers // 8
     ),
     "shared by 4": lambda layer, layout: layout.group >= 4,
-    "spread": _spread,
+    "spread": _use_more_bits,
 }
 """In which layers a rule holds."""
 Rules = tuple[tuple[str, Type], ...]
@@ -181,11 +181,11 @@ def _nothing_fits(name: str, scheme: Scheme, lengths: list[int]) -> ArtifactErro
 def _choose(scheme: Scheme, tensor: str, shape: tuple[int, ...], layout: Layout) -> Choice:
     if len(shape) < 2 or not tensor.endswith(".weight") or tensor.endswith("_norm.weight"):
         return Choice(type=Type.F32, wanted=Type.F32)
-    wanted = _wanted(scheme, tensor, layout) if scheme.quantized else scheme.base
+    wanted = _type_by_rules(scheme, tensor, layout) if scheme.quantized else scheme.base
     return Choice(type=_fit(wanted, shape[-1]), wanted=wanted)
 
 
-def _wanted(scheme: Scheme, tensor: str, layout: Layout) -> Type:
+def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     """Follow `llama_tensor_get_type_impl` for models without experts."""
     if tensor == "output.weight" or (layout.tied and tensor == "token_embd.weight"):
         return Type.Q8_0 if scheme.base == Type.Q8_0 else Type.Q6_K

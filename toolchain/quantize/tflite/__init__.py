@@ -13,9 +13,8 @@ from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.files import whole_file
-from toolchain.models import architecture as gguf_model
-from toolchain.models import tokenizer as gguf_tokenizer
-from toolchain.models.architecture import Model
+from toolchain.models import tokenizer
+from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Merged
 from toolchain.models.tokenizer_kinds import TOKENIZER
@@ -30,7 +29,7 @@ from toolchain.quantize.tflite.litertlm import write_litertlm
 from toolchain.quantize.tflite.schemes import Scheme, find_scheme
 from toolchain.quantize.tflite.write import write_matrices
 from toolchain.recipe import QuantizeSpec
-from toolchain.training.adapters import dressed
+from toolchain.training.adapters import checkpoint_folder
 
 NOTE = "demitasse"
 """Name of the metadata in the file: what a GGUF says in its header, as JSON."""
@@ -86,8 +85,8 @@ def quantize(
 
 
 def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: Reporter) -> Figures:
-    with dressed(checkpoint) as folder, open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+    with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
+        model = read_architecture(folder, weights)
         _check_context(parameters, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
         decoder = Decoder(
@@ -129,17 +128,17 @@ def _vocabulary(folder: Path) -> _Vocabulary:
         if (folder / "tokenizer_config.json").is_file()
         else {}
     )
-    tokenizer = gguf_tokenizer.load_tokenizer(folder)
-    ids = tokenizer.get_vocab()
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    specials, stop_ids = gguf_tokenizer.special_ids(folder, settings, ids, added)
+    encoder = tokenizer.load_tokenizer(folder)
+    ids = encoder.get_vocab()
+    added = [token.content for token in encoder.get_added_tokens_decoder().values()]
+    specials, stop_ids = tokenizer.special_ids(folder, settings, ids, added)
     texts = {number: text for text, number in ids.items()}
     bos, eos = (
         texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
         for role in ("bos", "eos")
     )
     return _Vocabulary(
-        template=gguf_tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
+        template=tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
     )
 
 
