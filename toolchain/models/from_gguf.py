@@ -1,8 +1,8 @@
-"""A GGUF file → a checkpoint that can be trained: the base of a recipe, where no unquantized weights are to be had.
+"""Unpacks a GGUF file into a trainable checkpoint, for bases without published 16-bit weights.
 
-What comes out is the file's own model and no better: its weights are exactly those that the quantized file stands for, and the
-record says of which types they were. Three things are proved before it is taken: the checkpoint, understood again, says of itself
-what the file says; both tokenizers cut a mixed text alike; its logits are llama.cpp's for this very file (`gguf_proof`).
+The checkpoint's weights are exactly those that the quantized file stands for, and the record names
+their types. Three proofs come first: the checkpoint gives the file's metadata when it is read back,
+both tokenizers give equal tokens for a mixed text, and its logits are llama.cpp's (`gguf_proof`).
 """
 
 import json
@@ -45,10 +45,10 @@ class _Parameters(Frozen):
 def unpack(
     origin: Origin, runtime: Path, out: Path, report: Reporter, *, stage: str = "base"
 ) -> Checkpoint:
-    """Write the checkpoint that a model file stands for to `out`; raise ArtifactError for what is refused.
+    """Write the checkpoint of a model file to `out`; raise ArtifactError for one that is refused.
 
-    `runtime` is the device runtime for this computer, which the logits are compared with. Of several processes that train
-    together one writes.
+    `runtime` is the device runtime for this computer, whose logits are compared. Of several
+    processes that train together one writes.
     """
     work = Work(
         stage=stage,
@@ -72,7 +72,10 @@ def _build(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figure
 
 
 def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
-    """Write the checkpoint, its metadata and tokens proved, its logits not yet; raise ArtifactError for what is refused."""
+    """Write the checkpoint with metadata and tokens proved, before its logits are.
+
+    Raises ArtifactError for a file that is refused.
+    """
     with open_gguf(origin.file) as file:
         config = config_of(file)
         rules = write_tokenizer(file, out)
@@ -94,7 +97,10 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
 
 
 def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
-    """Return where each tensor of the checkpoint comes from; raise ArtifactError for one too few, too many, or of another shape."""
+    """Return the source of each tensor of the checkpoint.
+
+    Raises ArtifactError for a missing tensor, an extra one, and one of another shape.
+    """
     _, sources = sources_of(config)
     for source in sources:
         if source.name not in file.tensors:
@@ -112,7 +118,7 @@ def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
 
 
 def _dtype(file: GgufFile, sources: list[Source]) -> str:
-    """Return the smallest element type that holds every weight exactly: that of a 16-bit file, else float32."""
+    """Return the smallest element type that holds all weights exactly: F16, BF16 or F32."""
     import numpy as np
 
     kinds = {file.tensors[source.name].type for source in sources if len(source.shape) > 1}
@@ -170,7 +176,10 @@ def _rows(file: GgufFile, source: Source) -> Iterator["NDArray[np.float32]"]:
 
 
 def _ungrouped(rows: "NDArray[np.float32]", source: Source) -> "NDArray[np.float32]":
-    """Return heads with the halves of their rotary pairs apart: row i·d/2+j is row 2j+i (`permute`, conversion/llama.py)."""
+    """Return heads with the halves of their rotary pairs apart.
+
+    Row i·d/2+j is row 2j+i of the input (`permute`, conversion/llama.py).
+    """
     import numpy as np
 
     pairs = rows.reshape(-1, source.shape[0] // source.heads // 2, 2, rows.shape[1])

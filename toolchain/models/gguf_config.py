@@ -1,7 +1,8 @@
 """config.json from the metadata of a GGUF file: the inverse of `architecture` and `rope`.
 
-What the file leaves out is what llama.cpp takes then. Whether nothing was lost is asked afterwards, by `check_metadata`: the
-checkpoint, understood again, must say of itself what the file says, key by key, and a key that nothing is known of is refused.
+Keys that the file leaves out have llama.cpp's defaults. `check_metadata` proves afterwards that
+nothing was lost: the checkpoint, read back, must have the file's metadata, key by key. Unknown keys
+are refused.
 """
 
 import math
@@ -17,14 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MODEL_TYPES = {"Gemma3ForCausalLM": "gemma3_text"}
-"""`model_type` where it is not the class's name in small letters."""
-_LLAMA3, _LONG, _SHORT = (
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-)
+"""`model_type` that is not the class's name in lower case."""
+_LLAMA3 = "rope_freqs.weight"
+_LONG = "rope_factors_long.weight"
+_SHORT = "rope_factors_short.weight"
 COMPUTED = (_LLAMA3, _LONG, _SHORT)
-"""Tensors that a model file holds and a checkpoint does not: they are in config.json."""
+"""Tensors of a model file whose values a checkpoint has in config.json."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -43,7 +42,10 @@ _NOTES = ("rope.scaling.finetuned", "tensor_data_layout")
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
-    """Return the config.json of a model file; raise ArtifactError for a family that is not known, and for what it cannot say."""
+    """Return the config.json of a model file.
+
+    Raises ArtifactError for an unknown family and for settings that config.json cannot express.
+    """
     name = str(file.metadata.get("general.architecture", ""))
     found = next(((kind, row) for kind, row in FAMILIES.items() if row.name == name), None)
     if found is None:
@@ -68,7 +70,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
 
 
 class _FamilyMetadata:
-    """What the metadata says of the family's own keys."""
+    """The family's own keys in the metadata."""
 
     def __init__(self, file: GgufFile, family: Family) -> None:
         self.file, self.family = file, family
@@ -84,7 +86,7 @@ class _FamilyMetadata:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """Return a number as it was written down before it became a float32: 1e-05, not 9.999999747e-06."""
+        """Return a float32 number in the decimals it was written with: 1e-05, not 9.999999e-06."""
         import numpy as np
 
         value = self.get(key, default)
@@ -134,7 +136,7 @@ def _attention(said: _FamilyMetadata) -> dict[str, Any]:
 
 
 def _window(said: _FamilyMetadata) -> int:
-    """Return the window where nothing is said of it: only Gemma 2 has a default (src/models/gemma2.cpp)."""
+    """Return the window of a file that names none: Gemma 2's (src/models/gemma2.cpp), else 0."""
     return 4096 if said.family.name == "gemma2" else 0
 
 
@@ -146,7 +148,7 @@ def _by_layer(family: Family, layers: int) -> dict[str, Any]:
 
 
 def _biases(said: _FamilyMetadata) -> dict[str, Any]:
-    """Return which optional biases there are; that all of them are there is asked when the tensors are compared."""
+    """Return which optional biases exist; whether all do is checked when tensors are compared."""
     found = {}
     for key, modules in said.family.optional_biases.items():
         names = [said.family.modules[module][0] for module in modules]
@@ -164,7 +166,7 @@ def _numbers(said: _FamilyMetadata) -> dict[str, Any]:
 
 
 def _usual(said: _FamilyMetadata) -> dict[str, float]:
-    """Return what llama.cpp takes where the file says nothing, of the family's own numbers (src/models/*.cpp, llama-hparams.h)."""
+    """Return llama.cpp's defaults of the family's numbers (src/models/*.cpp, llama-hparams.h)."""
     if said.family.name == "gemma2":
         return {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     if said.family.name == "granite":
@@ -234,19 +236,18 @@ def _llama3(said: _FamilyMetadata, theta: float) -> dict[str, Any]:
 
 
 def check_metadata(file: GgufFile, model: Model) -> None:
-    """Raise ArtifactError unless the checkpoint that was made, understood again, says what the file says."""
+    """Raise ArtifactError unless the new checkpoint, read back, has the file's metadata."""
     family = model.family
     said = _FamilyMetadata(file, family)
-    whole, ours = (
-        f"{family.name}.",
-        {key.removeprefix(f"{family.name}."): value for key, value in model.metadata.items()},
-    )
+    whole = f"{family.name}."
+    ours = {key.removeprefix(whole): value for key, value in model.metadata.items()}
     theirs = {
         key.removeprefix(whole): value
         for key, value in file.metadata.items()
         if key.startswith(whole)
     }
     defaults = _defaults(said) | _usual(said)
+
     for key in sorted(ours.keys() | theirs.keys()):
         if key in _NOTES or _limited(family, key):
             continue
@@ -260,12 +261,12 @@ def check_metadata(file: GgufFile, model: Model) -> None:
 
 
 def _limited(family: Family, key: str) -> bool:
-    """Say whether a key is cut to what llama.cpp has when the model is written again: windows that it computes without."""
+    """Return whether llama.cpp computes a key without its window, so that the key is cut."""
     return family.window == "limit" and key in ("context_length", "attention.sliding_window")
 
 
 def _implied(said: _FamilyMetadata, key: str) -> Any:
-    """Return what some converters say and others leave out, because it follows from the rest."""
+    """Return a value that follows from the rest, and that only some converters write."""
     return {
         "attention.key_length": said.head_dim,
         "attention.value_length": said.head_dim,
@@ -277,7 +278,7 @@ def _implied(said: _FamilyMetadata, key: str) -> Any:
 
 
 def _defaults(said: _FamilyMetadata) -> dict[str, Any]:
-    """Return what llama.cpp takes where the file says nothing (llama-model.cpp, `load_hparams`)."""
+    """Return llama.cpp's defaults of missing keys (llama-model.cpp, `load_hparams`)."""
     heads = said.count("attention.head_count")
     width = said.count("embedding_length") // heads
     return {

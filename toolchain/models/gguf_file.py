@@ -42,7 +42,8 @@ class Slot:
 def write_header(
     file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
 ) -> dict[str, Slot]:
-    """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor."""
+    """Write the header and reserve the file's full size; return the slot of each tensor."""
+
     head, slots, size = _laid_out(metadata, tensors)
     with file.open("wb") as stream:
         stream.write(head)
@@ -53,7 +54,7 @@ def write_header(
 def file_bytes(
     metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
 ) -> int:
-    """Return how large a file would be."""
+    """Return the bytes that a file would have."""
     return _laid_out(metadata, tensors)[2]
 
 

@@ -1,7 +1,7 @@
-"""The model that a file must be like: the folders that its user brought or a stage trained, and none of our work on them.
+"""The model that a file is compared with: folders that the user brought or a stage trained.
 
-The gate's reference is loaded from these by transformers and peft (`evaluate/reference.py`). Nothing is shared, so a merge, a
-template or a default of ours that is wrong shows as a divergence.
+transformers and peft load the gate's reference from these folders (`evaluate/reference.py`). None
+of our code is shared, so a wrong merge, template or default of ours shows as a divergence.
 """
 
 import hashlib

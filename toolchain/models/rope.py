@@ -1,6 +1,6 @@
 """The rotary embedding as GGUF metadata, and the factors that some kinds scale their pairs with.
 
-Kinds that llama.cpp computes as Hugging Face does (transformers modeling_rope_utils.py) are known; others are refused.
+Only kinds that llama.cpp computes as transformers does (modeling_rope_utils.py) are accepted.
 """
 
 import math
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 Factors = dict[str, "NDArray[np.float32]"]
 """Tensor of the model file → its values."""
 PLAIN_BASE = 10000.0
-"""What llama.cpp has built in where a family's rotary embedding has no metadata."""
+"""Base frequency that llama.cpp uses without metadata."""
 FREQUENCIES = "inv_freq"
 NEAR_RELATIVE = 2e-2
 NEAR_ABSOLUTE = 1e-7
-"""How near stored frequencies must be: they may have been rounded to 16 bits."""
+"""Tolerance of stored frequencies, which may have been rounded to 16 bits."""
 
 
 def read_rope(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[Metadata, Factors]:
-    """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""
+    """Return the rotary embedding's metadata and factors; raise ArtifactError for unknown kinds."""
     architecture = config["architectures"][0]
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local_base = config.get("rope_local_base_freq") or LOCAL_THETAS.get(architecture)
@@ -46,7 +46,8 @@ def read_rope(
     if family.plain_rope:
         if kind != "default" or base != PLAIN_BASE:
             raise ArtifactError(
-                f"config.json: rotary embedding `{kind}` with base {base:g}, where `{family.name}` has none but {PLAIN_BASE:g}"
+                f"config.json: rotary embedding `{kind}` with base {base:g}, "
+                f"where `{family.name}` has none but {PLAIN_BASE:g}"
             )
         return {}, {}
     more, factors = _scaled(family, kind, settings, base, config, sizes)
@@ -56,7 +57,7 @@ def read_rope(
 def check_frequencies(
     weights: Weights, metadata: Metadata, factors: Factors, sizes: dict[str, int]
 ) -> None:
-    """Raise ArtifactError where rotary frequencies in the checkpoint are not those of config.json, scaled or not."""
+    """Raise ArtifactError if stored rotary frequencies contradict config.json, scaled or not."""
     import numpy as np
 
     for name in (name for name in weights.tensors if name.endswith(FREQUENCIES)):
@@ -69,7 +70,8 @@ def check_frequencies(
         ):
             base = float(str(metadata.get("rope.freq_base", PLAIN_BASE)))
             raise ArtifactError(
-                f"{weights.tensors[name].file.name}: tensor `{name}`: not the frequencies that config.json gives "
+                f"{weights.tensors[name].file.name}: tensor `{name}`: "
+                "not the frequencies that config.json gives "
                 f"(`rope_theta` {base:g})",
                 hint="transformers computes them from config.json; correct the one that is wrong",
             )
@@ -78,7 +80,7 @@ def check_frequencies(
 def _frequencies(
     metadata: Metadata, factors: Factors, sizes: dict[str, int]
 ) -> "list[NDArray[np.float64]]":
-    """Return the frequencies that a checkpoint may hold: before scaling, after it, and those of layers with a window."""
+    """Return the frequencies that a checkpoint may hold: unscaled, scaled, of window layers."""
     import numpy as np
 
     # only the families with a rotary share of a head (Phi) say its width
@@ -91,11 +93,17 @@ def _frequencies(
 
 
 def long_caveat(metadata: Metadata, factors: Factors) -> str:
-    """Return what is not the same with long-context factors: llama.cpp chooses them by what is served, not by what was said."""
+    """Return how llama.cpp differs with long-context factors; empty without such factors.
+
+    It chooses the factors by the context it serves, not by the length of the text.
+    """
     if "rope_factors_long.weight" not in factors:
         return ""
     short = metadata["rope.scaling.original_context_length"]
-    return f"served with more than {short} tokens of context, llama.cpp uses the factors for long text from the first token on"
+    return (
+        f"served with more than {short} tokens of context, "
+        "llama.cpp uses the factors for long text from the first token on"
+    )
 
 
 def _scaled(
@@ -143,7 +151,10 @@ def _original_context(settings: dict[str, Any], config: dict[str, Any]) -> int:
 
 
 def _long_attention(settings: dict[str, Any], original: int, config: dict[str, Any]) -> float:
-    """Return by what long-context attention is scaled (arXiv:2402.13753; `_compute_longrope_parameters`)."""
+    """Return the scale of long-context attention.
+
+    Source: arXiv:2402.13753; `_compute_longrope_parameters`.
+    """
     if settings.get("attention_factor"):
         return _setting(settings, "attention_factor")
     scale = settings.get("factor") or config["max_position_embeddings"] / original
@@ -166,7 +177,7 @@ def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
 
 
 def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "NDArray[np.float32]":
-    """Return by what each pair's frequency is divided (`_compute_llama3_parameters`)."""
+    """Return the divisor of each pair's frequency (`_compute_llama3_parameters`)."""
     import numpy as np
 
     factor, low, high = (
@@ -185,11 +196,12 @@ def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "ND
 def llama3_settings(
     factors: "NDArray[np.float32]", base: float, context: int
 ) -> dict[str, Any] | None:
-    """Return the settings that give these factors, by which each pair's frequency is divided; None where none do.
+    """Return llama3 settings that give these frequency divisors; None if there are none.
 
-    The largest factor is `factor`. Between the pairs that keep their frequency and those that are divided by it, `smooth` is a line
-    in one over the wavelength, and two points give it. Of `low_freq_factor`, `high_freq_factor` and the original context only
-    ratios can be told: the first is 1, as in every Llama.
+    The largest factor is `factor`. Between the pairs that keep their frequency and those that are
+    divided by `factor`, `smooth` is linear in 1 / wavelength, and two points give the line. Of
+    `low_freq_factor`, `high_freq_factor` and the original context only the ratios follow; the first
+    is taken as 1, as in every Llama.
     """
     import numpy as np
 
@@ -200,12 +212,12 @@ def llama3_settings(
     smooth = (1 / factors.astype(np.float64) - 1 / factor) / (1 - 1 / factor)
     per_wave = base ** (-np.arange(len(factors)) / len(factors)) / (2 * math.pi)
     between = (smooth > 1e-3) & (smooth < 1 - 1e-3)
-    guesses = [(4.0, float(1 << power)) for power in range(5, 21)] + [(4.0, float(context))]
+    candidates = [(4.0, float(1 << power)) for power in range(5, 21)] + [(4.0, float(context))]
     if between.sum() > 1:
         slope, start = np.polyfit(per_wave[between], smooth[between], 1)
         # smooth = (original · per_wave - 1) / (high - 1)
-        guesses.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
-    for high, original in guesses:
+        candidates.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
+    for high, original in candidates:
         settings = {
             "rope_type": "llama3",
             "factor": factor,

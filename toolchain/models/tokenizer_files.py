@@ -1,7 +1,8 @@
-"""Which tokenizer and template files a checkpoint with an adapter has: the adapter's own, as AutoTokenizer reads its folder.
+"""The tokenizer and template files of a checkpoint with an adapter: the adapter's own come first.
 
-A tokenizer is taken from one folder as a whole. Files of two folders mixed by name are a third tokenizer that nobody trained with:
-the base's `chat_template.jinja` hides a template that the adapter keeps in `tokenizer_config.json`.
+AutoTokenizer takes a tokenizer from one folder as a whole. Mixed files of two folders would be a
+third tokenizer that nobody trained with: the base's `chat_template.jinja` would hide the template
+in the adapter's `tokenizer_config.json`.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ TEMPLATE_FILES = (TEMPLATE, MORE_TEMPLATES)
 
 
 def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]:
-    """Return each tokenizer and template file by name: where it is, or its text where a template has no file of its own.
+    """Return each tokenizer and template file by name: its path, or a template's text.
 
     Raises ArtifactError for an adapter with a tokenizer that is not saved as `tokenizer.json`.
     """
@@ -30,7 +31,8 @@ def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]
     if slow and TOKENIZER not in own:
         raise ArtifactError(
             f"adapter {adapter.name}: has `{slow[0]}` but no `{TOKENIZER}`",
-            hint="save its tokenizer again with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+            hint="save its tokenizer again with "
+            "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
         )
     # a tokenizer.json without settings is completed with those of the base
     under = (SETTINGS,) if TOKENIZER in own else TOKENIZER_FILES

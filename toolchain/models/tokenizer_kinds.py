@@ -1,7 +1,8 @@
-"""What kind of tokenizer a tokenizer.json describes, by its exact structure: one that llama.cpp has as well, or none.
+"""Recognises the kind of a tokenizer by the exact structure of its tokenizer.json.
 
-Two kinds are known: byte-level BPE, cut before merging by one of a few patterns (`tokenizer.ggml.pre`); and SentencePiece BPE with
-bytes for what has no token, where llama.cpp knows no merges but scores: the merges must be the ones that the scores imply.
+Two kinds exist in llama.cpp too. Byte-level BPE splits text by one of a few patterns
+(`tokenizer.ggml.pre`). SentencePiece BPE has byte fallback; llama.cpp knows its scores instead of
+merges, so the merges must be the ones that the scores imply.
 """
 
 from collections import Counter
@@ -15,12 +16,16 @@ TOKENIZER = "tokenizer.json"
 SPACE = "▁"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -35,9 +40,9 @@ class Structure:
     space_prefix: bool = True
     """Whether a space is put before text, after each special token too (SentencePiece)."""
     begins: bool = False
-    """Hugging Face puts a space before text that begins with no special token; llama.cpp, told not to, does not."""
+    """Only Hugging Face puts a space before text that does not begin with a special token."""
     composed: bool = False
-    """Text is brought into NFC first."""
+    """Text is normalized to NFC first."""
     splits_marks: bool = False
     """llama.cpp cuts before combining marks, Hugging Face does not."""
     bytes: frozenset[str] = frozenset()
@@ -45,14 +50,15 @@ class Structure:
 
     @property
     def caveat(self) -> str:
-        """What is not the same in llama.cpp, in one line."""
+        """Difference of llama.cpp in one line; empty if there is none."""
         if self.begins:
             return (
                 "text that begins with no special token has no space before it in llama.cpp; "
                 "chats begin with one and are the same"
             )
         return (
-            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp"
+            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters "
+            "in llama.cpp"
             if self.splits_marks
             else ""
         )
@@ -75,11 +81,14 @@ _CUTS = {
     "smaug-bpe": (_split(_LLAMA3), False),
     "gpt-4o": (_split(_GPT4O), False),
 }
-"""`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
+"""`tokenizer.ggml.pre` → its pre-tokenizers, and `ignore_merges`.
+
+Source: llama-vocab.cpp, `llm_tokenizer_bpe`.
+"""
 
 
 def cut(pre: str) -> tuple[dict[str, Any], bool] | None:
-    """Return the pre-tokenizer that a `tokenizer.ggml.pre` stands for, and `ignore_merges`; None for one that is not known."""
+    """Return the pre-tokenizer of a `tokenizer.ggml.pre` and `ignore_merges`; None if unknown."""
     if pre not in _CUTS:
         return None
     steps, ignore_merges = _CUTS[pre]
@@ -111,7 +120,7 @@ _SPACES: tuple[tuple[Any, Any, bool, bool], ...] = (
     (None, _metaspace("never"), False, False),
     (None, _metaspace("first"), False, True),
 )
-"""Normalizer and pre-tokenizer of SentencePiece kinds (Llama 2, Gemma, Mistral); `space_prefix` and `begins` of each."""
+"""Normalizer, pre-tokenizer, `space_prefix` and `begins` of Llama 2, Gemma and Mistral."""
 _PLAIN_MODEL = {
     "type": "BPE",
     "dropout": None,
@@ -121,7 +130,7 @@ _PLAIN_MODEL = {
 
 
 def spaces(*, prefix: bool) -> dict[str, Any]:
-    """Return the normalizer of a SentencePiece kind that puts a space before text, or does not."""
+    """Return the normalizer of a SentencePiece kind, with or without a space before the text."""
     return _PREPEND if prefix else _REPLACE
 
 
@@ -140,7 +149,10 @@ def recognise(fields: dict[str, Any]) -> Structure:
         if found:
             return found
     kind = "+".join(str(step.get("type", "nothing")) for step in steps)
-    hint = f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, and SentencePiece BPE as Llama 2 and Gemma have it"
+    hint = (
+        f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, "
+        "and SentencePiece BPE as Llama 2 and Gemma have it"
+    )
     raise ArtifactError(
         f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}",
         hint=hint,
@@ -190,9 +202,10 @@ def _check_bytes(vocabulary: dict[str, int]) -> None:
 
 
 def scores(fields: dict[str, Any]) -> dict[int, float]:
-    """Return the score of each token id under which joining the best pair first does what the merges say.
+    """Return the score of each token id, so that joining the best pair first follows the merges.
 
-    Raises ArtifactError for merges that no scores imply: a token's must be all the ways to cut it in two, and stand together.
+    Raises ArtifactError for merges that no scores imply. The merges of a token must be all the ways
+    to split it in two, one after the other.
     """
     vocabulary: dict[str, int] = fields["model"]["vocab"]
     pairs = list(_pairs(fields))
@@ -211,9 +224,10 @@ def scores(fields: dict[str, Any]) -> dict[int, float]:
 
 
 def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
-    """Yield the tokens of equal score, the best first: those whose merges are mixed, which must be the longest left part first.
+    """Yield the tokens of equal score, the best first.
 
-    Of equal scores llama.cpp joins the leftmost pair, and so do merges in that order: what grew is joined on (Gemma's spaces).
+    Several tokens have one score if their merges are mixed. Then the longest left part must come
+    first: of equal scores llama.cpp joins the leftmost pair, as merges in that order do (Gemma).
     """
     last = {left + right: at for at, (left, right) in enumerate(pairs)}
     block: list[str] = []
@@ -238,6 +252,7 @@ def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _no_scores(text: str) -> ArtifactError:
     return ArtifactError(
-        f"{TOKENIZER}: the merges of `{text}` are not those of a SentencePiece model, and llama.cpp knows no others",
+        f"{TOKENIZER}: the merges of `{text}` are not those of a SentencePiece model, "
+        "and llama.cpp knows no others",
         hint="train the tokenizer with SentencePiece, or use a byte-level one",
     )

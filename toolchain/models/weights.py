@@ -1,6 +1,7 @@
 """The tensors of a Hugging Face model folder, found without loading them and read row by row.
 
-Every stage that is handed a folder calls `check_model_folder` first. Safetensors only: pickles run code when they are loaded.
+Every stage checks a given folder with `check_model_folder` first. Safetensors only: pickles run
+code when they are loaded.
 """
 
 import json
@@ -28,7 +29,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """Where one tensor stands."""
+    """Position of one tensor in its file."""
 
     file: Path
     dtype: str
@@ -107,12 +108,15 @@ def check_model_folder(folder: Path) -> None:
         )
     _weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
-        hint = "save the tokenizer beside the model with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+        hint = (
+            "save the tokenizer beside the model with "
+            "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+        )
         raise ArtifactError(f"{folder.name}: no `tokenizer.json`", hint=hint)
 
 
 def open_weights(folder: Path) -> Weights:
-    """Return the tensors of a checked model folder; raise ArtifactError that names file and tensor."""
+    """Return the tensors of a model folder; raise ArtifactError that names file and tensor."""
     check_model_folder(folder)
     index = folder / INDEX
     if not index.is_file():
@@ -190,7 +194,10 @@ def _shard(index: Path, file: str) -> Path:
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors header: 8 bytes of length, JSON, then the data without holes (safetensors format specification)."""
+    """Return the tensors in a safetensors header (safetensors format specification).
+
+    A file has 8 bytes of length, the JSON header, then the data without holes.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little") if size >= 8 else 0
@@ -222,7 +229,10 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
             f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`"
         )
     if dtype not in ITEM_BYTES:
-        hint = "4-bit and 8-bit checkpoints cannot be taken back; use the 16-bit model that this one was made from"
+        hint = (
+            "4-bit and 8-bit checkpoints cannot be taken back; "
+            "use the 16-bit model that this one was made from"
+        )
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: weights of type `{dtype}`, not F32, F16 or BF16",
             hint=hint,

@@ -1,6 +1,6 @@
-"""Safetensors written row by row: the header first, then each tensor's bytes as they come, so that memory is bounded.
+"""Writes safetensors row by row, in bounded memory: the header first, then each tensor's bytes.
 
-Format: safetensors' own specification; several files share an index, as `save_pretrained` writes it.
+Format: safetensors' own specification. Several files share an index, as with `save_pretrained`.
 """
 
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_BYTES = 4_000_000_000
-"""Of one file; transformers reads files one after the other."""
+"""Largest size of one file."""
 Shapes = Mapping[str, tuple[int, ...]]
 Rows = Callable[[str], Iterator["NDArray[np.float32]"]]
 """Name of a tensor → its rows as float32, a block at a time, in order."""
@@ -29,7 +29,7 @@ Rows = Callable[[str], Iterator["NDArray[np.float32]"]]
 def write_weights(
     out: Path, shapes: Shapes, dtype: str, rows: Rows, *, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write tensors of one element type into as many files as it takes; raise ArtifactError where the disk has no room."""
+    """Write tensors of one element type, in several files if large; ArtifactError on a full disk."""
     shards = _shards(shapes, dtype, shard_bytes)
     names = {
         tensor: _file_name(place, len(shards))
@@ -99,7 +99,9 @@ def _packed(block: "NDArray[np.float32]", dtype: str) -> bytes:
         return block.astype("<f4", copy=False).tobytes()
     if dtype == "F16":
         return block.astype("<f2").tobytes()
-    # bfloat16 is the upper half of a float32; what is written has come from one, or is rounded to the nearest even
+    # bfloat16 is the upper half of a float32: values that came from one are exact, others are
+    # rounded to the nearest even.
+
     bits = np.ascontiguousarray(block, "<f4").view("<u4")
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype("<u2").tobytes()
