@@ -30,9 +30,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Any:
-    """Return the causal language model of a folder, in evaluation mode, in its own type unless `dtype` names another.
+    """Return a folder's causal language model in evaluation mode; `dtype` "auto" keeps its type.
 
-    Raises ArtifactError for pickles, for quantised weights, and where a tensor is missing or of another shape.
+    Raises ArtifactError for pickles, quantised weights, and a missing or misshapen tensor.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -71,8 +71,10 @@ def refuse_quantised(folder: Path) -> None:
         else "unknown method"
     )
     raise ArtifactError(
-        f"{folder.name}: a quantised base ({method}): an adapter is merged onto 16-bit or 32-bit weights only",
-        hint="rounded weights plus a delta are not the model that was trained (transformers#31293); give the 16-bit original",
+        f"{folder.name}: a quantised base ({method}): "
+        "an adapter is merged onto 16-bit or 32-bit weights only",
+        hint="rounded weights plus a delta are not the model that was trained "
+        "(transformers#31293); give the 16-bit original",
     )
 
 

@@ -11,7 +11,8 @@ _LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 
 
 def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
-    """Return a float32 model with the named layers of the teacher, numbered anew, and all of its other weights."""
+    """Return a float32 model with the given layers of the teacher and all its other weights."""
+
     config = copy.deepcopy(teacher.config)
     count = config.num_hidden_layers
     if wrong := [layer for layer in layers if not 0 <= layer < count]:
