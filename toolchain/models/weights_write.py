@@ -29,7 +29,7 @@ Rows = Callable[[str], Iterator["NDArray[np.float32]"]]
 def write_weights(
     out: Path, shapes: Shapes, dtype: str, rows: Rows, *, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write tensors of one element type, in several files if large; ArtifactError on a full disk."""
+    """Write tensors of one element type to one or more files; ArtifactError on a full disk."""
     shards = _shards(shapes, dtype, shard_bytes)
     names = {
         tensor: _file_name(place, len(shards))

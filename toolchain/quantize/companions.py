@@ -1,4 +1,4 @@
-"""Files that travel beside a model file of any format: chat template, tokenizer, generation config."""
+"""Files beside a model file of any format: chat template, tokenizer, generation config."""
 
 import shutil
 from pathlib import Path

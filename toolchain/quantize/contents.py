@@ -1,7 +1,7 @@
-"""What is inside any GGUF file, from its checked header alone: no weight is read, no engine is started.
+"""Describes any GGUF file from its checked header: no weight is read, no engine is started.
 
-The label says little: what counts is which types the weights have, whether the tokenizer and the template travelled along, and
-whether an answer can end.
+The scheme in the file's label says little. What counts is the types of the weights, whether
+tokenizer and template are inside, and whether an answer can end.
 """
 
 import hashlib
@@ -221,7 +221,10 @@ def _warnings(
     elif "eos" not in ids and "eot" not in ids:
         yield "no token ends an answer"
     if ids.get("padding") is not None and ids.get("padding") == ids.get("eos") and "eot" not in ids:
-        yield "padding is the token that ends an answer: a model trained with padding masked may never have learned to stop"
+        yield (
+            "padding is the token that ends an answer: "
+            "a model trained with padding masked may never have learned to stop"
+        )
     if "tokenizer.chat_template" not in said:
         yield "no chat template: engines will guess one"
     if said.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in said:

@@ -1,6 +1,6 @@
-"""What a folder is that somebody brings: a checkpoint, an adapter or a bundle, from its JSON files and headers alone.
+"""Describes a checkpoint, adapter or bundle folder from its JSON files and headers alone.
 
-It refuses nothing: what a later stage would refuse stands among the warnings, so that it is known before.
+It refuses nothing. What a later stage would refuse is a warning here, so that it is known early.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def model_file(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-# Bundles ------------------------------------------------------------------------------------------------------------------
+# Bundles
 
 
 def _bundle(folder: Path) -> FolderContents:
@@ -111,7 +111,7 @@ def _bundle_warnings(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"`{entry.path}` has {size:,} bytes, the manifest says {entry.size:,}"
 
 
-# Model and adapter folders ------------------------------------------------------------------------------------------------
+# Model and adapter folders
 
 
 def _checkpoint(folder: Path) -> FolderContents:

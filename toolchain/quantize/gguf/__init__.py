@@ -1,7 +1,8 @@
-"""Checkpoint → one .gguf, in one streaming pass: rows are read, quantized and written where they belong, block by block.
+"""Checkpoint → one .gguf, in one streaming pass: rows are read, quantized and written in blocks.
 
-Between `tune` or `distill` and `evaluate`. The bytes of the tensors are those of llama.cpp's converter and quantizer run one after
-the other, without the file between them. Everything that could refuse the model is asked before the first weight is read.
+Between `tune` or `distill` and `evaluate`. The bytes of the tensors are those of llama.cpp's
+converter and quantizer in sequence, without the file between them. Every reason to refuse a model
+is checked before the first weight is read.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ QUANTIZATION_VERSION = 2
 
 
 class ModelLabel(Frozen):
-    """What the file says of its origin; empty fields are left out."""
+    """Origin of the model in the file's metadata; empty fields are left out."""
 
     name: str
     basename: str = ""
@@ -51,30 +52,30 @@ class ModelLabel(Frozen):
     version: str = ""
     licence: str = ""
     base_model: str = ""
-    """Hub id or name of the model that this one was made from."""
+    """Hub id or name of the base model."""
     base_weights: str = ""
-    """What the base's weights were, where they came from a quantized file."""
+    """Types of the base's weights, if they came from a quantized file."""
     description: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
-    """What a checkpoint is quantized with besides itself."""
+    """Further inputs of quantization, besides the checkpoint."""
 
     importance: Path | None = None
     """An importance matrix, ours or llama.cpp's."""
     calibration: tuple[str, ...] = ()
-    """Text to collect an importance matrix on, where none is given."""
+    """Texts to collect an importance matrix on, if none is given."""
     lessons: tuple[Conversation, ...] = ()
     """Conversations that codes may be learned on."""
     trials: tuple[Conversation, ...] = ()
-    """Conversations to compare candidates on: nothing is learned on them, and the gate does not ask them."""
+    """Conversations to compare candidates on; neither learned on nor asked by the gate."""
     trials_from: str = ""
-    """Where these come from, in words, for the record."""
+    """Origin of the trials in words, for the record."""
     seed: int = 0
 
     def digests(self) -> dict[str, str]:
-        """Return what these change in the result, by digest."""
+        """Return the digests of the additions that change the result."""
         digests = {"importance": artifacts.digest(self.importance)} if self.importance else {}
         if self.calibration and not self.importance:
             digests["calibration"] = _digest("\0".join(self.calibration))
@@ -86,7 +87,7 @@ class Additions:
         }
 
     def only_for(self, spec: QuantizeSpec) -> "Additions":
-        """Return what a spec asks for; the rest must not decide whether the work is done again."""
+        """Return the additions that a spec uses; others must not cause the work to be redone."""
         kept = self if spec.importance else replace(self, importance=None, calibration=())
         if spec.distill:
             return kept
@@ -107,8 +108,8 @@ class _Parameters(Frozen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What is asked for."""
+class _Request:
+    """Settings, label and additions of one file."""
 
     spec: QuantizeSpec
     label: ModelLabel
@@ -117,7 +118,7 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """All that is known before the first weight is read."""
+    """Everything that is decided before the first weight is written."""
 
     scheme: str
     label: ModelLabel
@@ -135,9 +136,9 @@ def quantize(
     report: Reporter,
     additions: Additions = NOTHING,
 ) -> ModelFile:
-    """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
+    """Write the checkpoint as a GGUF file with its companions; raise ArtifactError if refused.
 
-    Its adapter is merged while the weights are read, or put beside the base in a file of its own.
+    Its adapter is merged while the weights are read, or stays unmerged in a file of its own.
     """
     gguf_choice.check(spec)
     check_model_folder(checkpoint.path)
@@ -156,12 +157,12 @@ def quantize(
     )
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
-    wish = _Wish(spec=spec, label=label, additions=additions)
+    wish = _Request(spec=spec, label=label, additions=additions)
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, wish, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> Figures:
+def _build(checkpoint: Checkpoint, wish: _Request, out: Path, report: Reporter) -> Figures:
     with checkpoint_folder(checkpoint) as folder:
         if not (checkpoint.adapter and wish.spec.adapter == "beside"):
             return _build_file(folder, checkpoint.adapter, wish, out, report)
@@ -181,19 +182,23 @@ def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> 
 
 
 def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Vocabulary:
-    """Return the vocabulary that an adapter was trained with; raise ArtifactError if it is not the base's, templates aside."""
+    """Return the vocabulary that an adapter was trained with.
+
+    Raises ArtifactError if it is not the base's; templates may differ.
+    """
     theirs, ours = (tokenizer.read_vocabulary(folder, rows) for folder in (base, adapted))
     if ours.metadata | {TEMPLATE_KEY: theirs.template} != theirs.metadata:
         hint = 'merge it: `quantize.adapter = "merged"`'
         raise ArtifactError(
-            f"adapter {adapter}: brings another tokenizer than its base, which cannot serve beside it",
+            f"adapter {adapter}: brings another tokenizer than its base, "
+            "which cannot serve beside it",
             hint=hint,
         )
     return ours
 
 
 def _build_file(
-    folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter
+    folder: Path, adapter: Path | None, wish: _Request, out: Path, report: Reporter
 ) -> Figures:
     scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
     with open_weights(folder) as weights:
@@ -203,14 +208,17 @@ def _build_file(
         choices = gguf_choice.named(
             scheme, model, weighed=bool(additions.importance or additions.calibration)
         )
-        fallbacks, caveats = (
-            _fallbacks(choices, model),
-            [note for note in (vocabulary.structure.caveat, *model.caveats) if note],
-        )
-        for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
-            report.note(note)
+
+        fallbacks = _fallbacks(choices, model)
+        if fallbacks:
+            report.note(_describe_fallbacks(scheme, fallbacks))
+        caveats = [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
+        for caveat in caveats:
+            report.note(caveat)
+
         compared = tokenizer.prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
+
         matrix = _importance(additions, folder, model, lora, out, report)
         metadata = _metadata(label, model, vocabulary, matrix)
         question = Question(
@@ -225,6 +233,7 @@ def _build_file(
             metadata=metadata,
         )
         decision = gguf_choice.decide(question, out / RESUME, report)
+
         plan = _Plan(
             scheme=scheme,
             label=label,
@@ -248,7 +257,7 @@ def _build_file(
 
 
 def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:
-    """Return the adapter that is merged while the weights are read, checked against them; None where there is none."""
+    """Return the checked adapter to merge while the weights are read; None if there is none."""
     if adapter is None:
         return None
     lora = open_lora(adapter, weights, base)
@@ -275,26 +284,21 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
     model, kinds = plan.model, plan.decision.kinds
     tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
+    metadata = _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type)
+    treatment = Treatment(
+        importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
+    )
+
     with whole_file(file) as part:
-        slots = write_header(
-            part,
-            _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type),
-            tensors,
-        )
-        treatment = Treatment(
-            importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
-        )
-        write_tensors(
-            part,
-            weights,
-            [(source, slots[source.name]) for source in model.tensors],
-            treatment,
-            report,
-        )
+        slots = write_header(part, metadata, tensors)
+        planned = [(source, slots[source.name]) for source in model.tensors]
+        write_tensors(part, weights, planned, treatment, report)
+
     figures = _figures(file, plan, slots)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
     report.note(
-        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits "
+        f"per weight, here {real:.2f}"
     )
     return figures
 
@@ -370,7 +374,7 @@ def _size_label(model: Model) -> str:
 
 
 def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
-    """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md, naming convention)."""
+    """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md)."""
     version = f"v{label.version}" if label.version[:1].isdigit() else label.version
     parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
     return (

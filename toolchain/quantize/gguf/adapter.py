@@ -1,6 +1,7 @@
 """A LoRA adapter as a GGUF file of its own, so that one base on the board serves several skills.
 
-llama.cpp adds alpha ÷ rank · B·A to its base while it runs (src/llama-adapter.cpp); names and rows follow the base's family.
+llama.cpp adds alpha ÷ rank · B·A to the base at run time (src/llama-adapter.cpp). Names and the
+order of rows follow the base's family.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> Path:
-    """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError if it was made for another base than `base`."""
+    """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError for another base."""
     with open_weights(base) as weights:
         model = read_architecture(base, weights)
         lora = open_lora(adapter, weights, base.name)
@@ -56,7 +57,8 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
             )
         if source.name == "token_embd.weight":
             raise ArtifactError(
-                f"adapter {lora.name}: changes the embedding `{weight}`, which is not adapted while it runs"
+                f"adapter {lora.name}: changes the embedding `{weight}`, "
+                "which is not adapted while it runs"
             )
         b = _scaled(delta, lora.alpha)
         parts[f"{source.name}.lora_a"] = delta.a
@@ -69,7 +71,10 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
 
 
 def _scaled(delta: Delta, alpha: float) -> "NDArray[np.float32]":
-    """Return B so that alpha ÷ rank, which is all llama.cpp knows, gives the adapter's own scale (rsLoRA, alpha patterns)."""
+    """Return B scaled so that llama.cpp's alpha ÷ rank gives the adapter's own scale.
+
+    The two differ with rsLoRA and alpha patterns.
+    """
     import numpy as np
 
     own = delta.scale * delta.rank / alpha

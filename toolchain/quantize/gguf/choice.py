@@ -1,7 +1,7 @@
-"""Which type each tensor of a model file gets, and which bytes are made before it is written: by name, by budget, by learning.
+"""Decides the type of each tensor of a model file, and the bytes that are computed in advance.
 
-A named scheme is decided from names and shapes (`gguf_schemes`), a budget by measurement (`budget`); the codes of either may then
-be learned (`in_format`).
+Names and shapes decide a named scheme (`schemes`), measurements a budget (`budget`). The codes of
+either may then be learned (`in_format`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 Conversations = Sequence[Mapping[str, Any]]
 _LABELS = {Type.Q4_K: "Q4_K_M", Type.Q5_K: "Q5_K_M", Type.Q3_K: "Q3_K_M"}
-"""Schemes whose name is not that of the type that they are mostly of."""
+"""Schemes that are not named after the type of most of their weights."""
 _UNNAMED = {Type.Q4_1: 3, Type.Q5_0: 8, Type.Q5_1: 9}
 """`general.file_type` of types that no scheme here is named after (llama.h, `llama_ftype`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is known when the types are decided."""
+    """Input of the decision about types."""
 
     folder: Path
     model: Model
@@ -48,12 +48,12 @@ class Question:
     """Conversations to compare on."""
     seed: int
     metadata: Metadata
-    """Of the file, for its size."""
+    """Metadata of the file, to know its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What each tensor is stored as."""
+    """Type of each tensor, and bytes that are ready."""
 
     file_type: int
     """`general.file_type`."""
@@ -61,7 +61,7 @@ class Decision:
     """Bits per weight of the type that most of the file is named after."""
     choices: Mapping[str, Choice]
     ready: "Mapping[str, NDArray[np.uint8]]"
-    """Bytes of tensors that are made already."""
+    """Bytes of tensors that are already computed."""
     figures: Figures
 
     @property
@@ -71,13 +71,16 @@ class Decision:
 
 
 def check(spec: QuantizeSpec) -> None:
-    """Raise ConfigError for a scheme that does not exist and a budget that is none."""
+    """Raise ConfigError for an unknown scheme and a malformed budget."""
     if parse(spec.scheme) is None:
         find_scheme(spec.scheme)
 
 
 def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
-    """Return what a scheme gives each tensor, nothing for a budget; raise ArtifactError where no tensor fits the scheme."""
+    """Return a named scheme's type of each tensor; empty for a budget.
+
+    Raises ArtifactError if no tensor fits the scheme.
+    """
     if parse(scheme):
         return {}
     layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
@@ -91,7 +94,7 @@ def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
 
 
 def decide(question: Question, resume: Path, report: Reporter) -> Decision:
-    """Return the types of the tensors and the bytes that were learned; raise ConfigError for what cannot be had."""
+    """Return the types of the tensors and the learned bytes; raise ConfigError if impossible."""
     spec, budget = question.spec, parse(question.spec.scheme)
     if budget:
         decided = _within(budget, question, report)
@@ -146,7 +149,7 @@ def _rivals(model: Model, *, weighed: bool) -> dict[str, Kinds]:
 
 
 def _bytes(budget: Budget, question: Question, kinds: Kinds) -> int:
-    """Return what counts against the budget: tensors where it is in bits per weight, else the file."""
+    """Return the bytes that count: of the tensors for a budget in bits per weight, else all."""
     tensors = {source.name: (kinds[source.name], source.shape) for source in question.model.tensors}
     whole = file_bytes(question.metadata, tensors)
     return whole if budget.counts_file else whole - file_bytes(question.metadata, {})

@@ -1,7 +1,7 @@
-"""Blocks of four bits as what can be learned of them: each weight is `scale · code − offset`, and a code is a whole number.
+"""Blocks of four bits taken apart: each weight is `scale · code − offset` with an integer code.
 
-A scale is the float16 number that a block begins with, its unit, times a number that stays. ggml's blocks (ggml-common.h,
-`block_q4_0`, `block_q4_1`, `block_q4_K`) taken apart and put together again, bit for bit.
+A scale is the block's leading float16 number, its unit, times a fixed factor. ggml's blocks
+(ggml-common.h, `block_q4_0`, `block_q4_1`, `block_q4_K`) are split and joined again bit for bit.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ GROUP = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The values that a tensor's weights may take, and those that they take."""
+    """Scales, offsets and codes of a tensor's weights."""
 
     unit: "NDArray[np.float32]"
     """[rows, blocks], each a float16 number."""
     times: "NDArray[np.float32]"
-    """What of its unit a scale is, [rows, groups]."""
+    """Each scale as a multiple of its unit, [rows, groups]."""
     offset: "NDArray[np.float32]"
     """[rows, groups]"""
     codes: "NDArray[np.int8]"
@@ -128,4 +128,4 @@ LAYOUTS = {
     Type.Q4_1: _Layout(head=4, chunk=16, low=0, scales=_scale_and_least),
     Type.Q4_K: _Layout(head=16, chunk=32, low=0, scales=_scales_of_256),
 }
-"""The types that can be taken apart."""
+"""Types that can be split into codes and scales."""

@@ -1,7 +1,8 @@
-"""The importance matrix: the mean square of what each column of a weight is multiplied with, over calibration text.
+"""The importance matrix: mean square of the input of each weight column, over calibration text.
 
-Quantizing weighs the errors of columns with it. Collected here on the Hugging Face model; kept in llama.cpp's own GGUF form
-(tools/imatrix/imatrix.cpp, common/imatrix-loader.cpp), so that stock llama-quantize reads ours, and theirs is read here.
+Quantizing weighs column errors with it. It is collected on the Hugging Face model and stored in
+llama.cpp's own GGUF form (tools/imatrix/imatrix.cpp, common/imatrix-loader.cpp). So stock
+llama-quantize reads our files, and we read theirs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK_TOKENS = 512
-"""Tokens that are read at once, as upstream's tool does."""
+"""Tokens in one chunk, as in upstream's tool."""
 MAX_CHUNKS = 64
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -37,13 +38,13 @@ class Matrix:
     sums: Mapping[str, "NDArray[np.float32]"]
     """Tensor of the model file → sum of squares of each column's inputs."""
     counts: Mapping[str, int]
-    """Tensor → rows of input that were summed."""
+    """Tensor → number of summed rows of input."""
     dataset: str = ""
     chunks: int = 0
     chunk_tokens: int = CHUNK_TOKENS
 
     def weights(self) -> dict[str, "NDArray[np.float32]"]:
-        """Return the mean of each tensor; ones for a tensor that saw nothing (`load_imatrix`, tools/quantize)."""
+        """Return each tensor's mean; ones without input (tools/quantize, `load_imatrix`)."""
         import numpy as np
 
         means = {
@@ -65,7 +66,7 @@ class Matrix:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the hooks have seen so far, by the weight's name in the checkpoint."""
+    """Sums of the hooks so far, by the weight's name in the checkpoint."""
 
     totals: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -85,9 +86,9 @@ class _Sums:
 def collect(
     folder: Path, model: Model, texts: Sequence[str], report: Reporter, *, lora: Lora | None = None
 ) -> Matrix:
-    """Run a model folder, its adapter merged, over calibration texts; raise ConfigError if they are too short for one chunk.
+    """Run a model folder with its adapter merged over calibration texts.
 
-    Head and embedding are left out, as upstream leaves them out.
+    Head and embedding are left out, as upstream does. Raises ConfigError for too little text.
     """
     import torch
 
@@ -121,7 +122,8 @@ def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
     if len(tokens) < CHUNK_TOKENS:
         hint = "give more data, or set `importance = false`"
         raise ConfigError(
-            f"quantize: {len(tokens)} tokens of calibration text, an importance matrix needs {CHUNK_TOKENS}",
+            f"quantize: {len(tokens)} tokens of calibration text, "
+            f"an importance matrix needs {CHUNK_TOKENS}",
             hint=hint,
         )
     whole = min(len(tokens) // CHUNK_TOKENS, MAX_CHUNKS)
@@ -165,9 +167,10 @@ def save(matrix: Matrix, file: Path) -> None:
 
 
 def load(file: Path, model: Model | None = None) -> Matrix:
-    """Read an importance matrix, ours or llama.cpp's; raise ArtifactError that names file and tensor for one that is not sound.
+    """Read an importance matrix, ours or llama.cpp's.
 
-    With a model, one that was collected on another model is refused too.
+    Raises ArtifactError that names file and tensor for a bad one; with a model, also for the matrix
+    of another model.
     """
     try:
         header = read_header(file)
@@ -176,7 +179,8 @@ def load(file: Path, model: Model | None = None) -> Matrix:
         raise ArtifactError(f"{file.name}: not an importance matrix: {error}", hint=hint) from error
     if header.metadata.get("general.type") != "imatrix":
         raise ArtifactError(
-            f"{file.name}: not an importance matrix but `{header.metadata.get('general.type', 'a model')}`"
+            f"{file.name}: not an importance matrix "
+            f"but `{header.metadata.get('general.type', 'a model')}`"
         )
     values = {tensor.name: _values(file, tensor) for tensor in header.tensors}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
@@ -202,7 +206,8 @@ def _check_fits(file: Path, sums: "Mapping[str, NDArray[np.float32]]", model: Mo
     for name in sorted(sums.keys() & columns.keys()):
         if sums[name].size != columns[name]:
             raise ArtifactError(
-                f"{file.name}: tensor `{name}`: {sums[name].size} columns, the model has {columns[name]}"
+                f"{file.name}: tensor `{name}`: {sums[name].size} columns, "
+                f"the model has {columns[name]}"
             )
 
 

@@ -1,6 +1,8 @@
-"""The model in torch beside its quantized self: what a choice of types or codes costs, before a file is written.
+"""Compares a model in torch with its quantized self: the damage of types or codes before writing.
 
-Weights here are what the engine will read, activations stay in float: the gate measures the file itself afterwards.
+Weights are those that the engine will read; activations stay in float. The gate measures the file
+itself afterwards.
+
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +25,19 @@ if TYPE_CHECKING:
 
 BATCH = 8
 JUDGED_TOKENS = 8192
-"""Tokens of answers that two models are compared on, at most."""
+"""Largest number of answer tokens that two models are compared on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """How far a model is from its teacher."""
+    """Divergence of a model from its teacher."""
 
     mean_kl: float
     """Nats per token of an answer."""
     error: float
-    """Standard error of the mean, conversations drawn anew."""
+    """Standard error of the mean, over conversations drawn anew."""
     agreement: float
-    """Share of the tokens where both name the same next one."""
+    """Share of positions at which both predict the same next token."""
     tokens: int
 
 
@@ -130,8 +132,11 @@ class Judge:
 
 
 def _compare(theirs: Any, ours: Any) -> tuple[Any, Any]:
-    wanted, given = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
-    return (wanted.exp() * (wanted - given)).sum(-1), wanted.argmax(-1) == given.argmax(-1)
+    """Return KL(theirs ‖ ours) and whether both predict the same token, at each position."""
+    teacher = theirs.double().log_softmax(-1)
+    student = ours.double().log_softmax(-1)
+    kl = (teacher.exp() * (teacher - student)).sum(-1)
+    return kl, teacher.argmax(-1) == student.argmax(-1)
 
 
 def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Divergence:

@@ -1,6 +1,7 @@
-"""Checkpoint → one .tflite, in one streaming pass, for every LiteRT runtime: signatures `prefill_<n>` and `decode`.
+"""Checkpoint → one .tflite, in one streaming pass: signatures `prefill_<n>` and `decode`.
 
-Between `tune` or `distill` and `evaluate`, as `gguf` is. The context is part of the file: its cache has that many places.
+Between `tune` or `distill` and `evaluate`, as `gguf` is, for every LiteRT runtime. The context is
+part of the file, as the size of its cache.
 Everything that could refuse the model is asked before the first weight is read.
 """
 
@@ -61,9 +62,9 @@ def quantize(
     context: int,
     litertlm: bool = False,
 ) -> ModelFile:
-    """Write the checkpoint as a TFLite file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
+    """Write the checkpoint as a TFLite file with its companions; raise ArtifactError if refused.
 
-    Its adapter is merged while the weights are read. `litertlm` has the same written as one file for LiteRT-LM too.
+    Its adapter is merged while the weights are read. `litertlm` adds one file for LiteRT-LM.
     """
     find_scheme(spec.tflite_scheme)
     check_model_folder(checkpoint.path)
@@ -105,7 +106,8 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
     figures = _figures(file, model, parameters, promised, vocabulary)
     size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
     report.note(
-        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
+        f"per weight, here {real:.2f}"
     )
     return figures | {"adapter": lora.name if lora else ""}
 
@@ -118,7 +120,8 @@ def _check_context(parameters: _Parameters, model: Model) -> None:
         )
     if not parameters.prefill or max(parameters.prefill) > context or min(parameters.prefill) < 2:
         raise ConfigError(
-            f"quantize: prefill: lengths from 2 to the context of {context} are possible, not {parameters.prefill}"
+            f"quantize: prefill: lengths from 2 to the context of {context} are possible, "
+            f"not {parameters.prefill}"
         )
 
 

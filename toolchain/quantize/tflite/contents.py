@@ -1,4 +1,4 @@
-"""What is inside any TFLite file, from its checked structure alone: no weight is read, no engine is started."""
+"""Describes any TFLite file from its checked structure: no weight is read, no engine is started."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ _BITS = dict(TYPES.values())
 
 
 def read_contents(file: Path) -> Contents:
-    """Return what is inside a TFLite file; raise ArtifactError for one whose structure does not hold."""
+    """Return what is inside a TFLite file; raise ArtifactError for a broken structure."""
     try:
         header = read_header(file)
     except ManifestError as error:
@@ -96,7 +96,10 @@ def _context(decode: Signature | None) -> int:
 def _warnings(header: Header, decode: Signature | None) -> Iterator[str]:
     """Yield what an engineer would want to know before this file is served."""
     if foreign := foreign_operators(header):
-        yield f"computes with {len(foreign)} operators that our engine does not run, such as {foreign[0]}"
+        yield (
+            f"computes with {len(foreign)} operators that our engine does not run, "
+            f"such as {foreign[0]}"
+        )
     if decode is None:
         yield "no signature `decode`: no decoder in litert-torch's contract"
     if fault := legacy_fault(header):

@@ -1,7 +1,8 @@
-"""A decoder of any known family as TFLite signatures, in litert-torch's contract: `prefill_<n>` and `decode` over one cache.
+"""A decoder of a known family as TFLite signatures in litert-torch's contract, over one cache.
 
-Inputs `tokens` [1,T], `input_pos` [T], `mask` [1,1,T,S] (added to the scores) and `kv_cache_{k,v}_<layer>` [1,heads,S,width];
-outputs the caches, of `decode` also `logits` [1,1,V]. Families are those of `gguf_families`, as Hugging Face computes them.
+The signatures are `prefill_<n>` and `decode`. Inputs are `tokens` [1,T], `input_pos` [T], `mask`
+[1,1,T,S] (added to the scores) and `kv_cache_{k,v}_<layer>` [1,heads,S,width]. Outputs are the
+caches, and `logits` [1,1,V] of `decode`. Families (`models/families`) compute as in Hugging Face.
 """
 
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 KNOWN = ("llama", "qwen2", "qwen3", "gemma3", "phi3")
 """`Family.name` of the families whose graph is written here; Mistral's is `llama`."""
 OUT_OF_SIGHT = -1e9
-"""Added to the score of a key outside of a window, once for each step that it is too far away."""
+"""Added to the score of a key outside of a window, once for each step beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A checkpoint understood, and how it is to be stored."""
+    """A checkpoint and the way it is stored."""
 
     model: Model
     config: dict[str, Any]
@@ -44,7 +45,10 @@ class Decoder:
             )
 
     def blueprint(self, prefill: tuple[int, ...]) -> Blueprint:
-        """Return the model with `decode` first: only of the first graph do all runtimes show the tensors in place."""
+        """Return the model with `decode` first.
+
+        Only the first graph's tensors are visible in place in all runtimes.
+        """
         made = Blueprint()
         for tokens in (1, *sorted(prefill)):
             _Signature(self, made, tokens).build()
@@ -56,14 +60,14 @@ class Decoder:
         return Matrix(origins, sum(tensor.rows for tensor in found), found[0].columns)
 
     def vector(self, *origins: str) -> "NDArray[np.float32]":
-        """Return vectors of the checkpoint one after the other; norms with what their family adds to them."""
+        """Return vectors of the checkpoint one after the other, with the family's norm offset."""
         import numpy as np
 
         offset = np.float32(self.model.family.norm_offset if "norm" in origins[0] else 0.0)
         return np.concatenate([self.weights.rows(origin, 0, 1)[0] for origin in origins]) + offset
 
     def slides(self, layer: int) -> bool:
-        """Say whether a layer sees a window only."""
+        """Return whether a layer attends to a window only."""
         if self.model.family.name == "gemma3":
             kinds = self.config["layer_types"]
             return bool(kinds[layer] == "sliding_attention")
@@ -121,7 +125,7 @@ class _Signature:
         return value
 
     def _after(self, value: Value, layer: int, place: str) -> Value:
-        """Return what a module says, with the norm behind it where the family has one (Gemma)."""
+        """Return a module's output, normalized after it if the family does so (Gemma)."""
         if not self.decoder.model.family.norm_offset:
             return value
         return self._norm(value, f"model.layers.{layer}.{place}_layernorm")
@@ -169,7 +173,7 @@ class _Signature:
     # Attention
 
     def _attention(self, value: Value, layer: int) -> Value | None:
-        """Return what a layer attends to; None where only its keys and values were asked for."""
+        """Return a layer's attention output; None if only its keys and values are needed."""
         graph, sizes, name = self.graph, self.sizes, f"model.layers.{layer}.self_attn"
         width, heads, shared = sizes["head_dim"], sizes["heads"], sizes["kv_heads"]
         fused = "self_attn.qkv_proj" in self.decoder.model.family.modules
@@ -202,7 +206,7 @@ class _Signature:
         return float((scalar or self.sizes["head_dim"]) ** -0.5)
 
     def _heads(self, value: Value, first: int, count: int, norm: str = "") -> Value:
-        """Return `count` heads as (tokens, heads, width), normed where the family norms its heads."""
+        """Return `count` heads as (tokens, heads, width), normalized if the family does so."""
         width = self.sizes["head_dim"]
         found = self.graph.reshape(
             self.graph.slice(value, 1, first * width, count * width), self.tokens, count, width
@@ -256,7 +260,7 @@ class _Signature:
         return graph.reshape(graph.add(apart, mask), *scores.shape)
 
     def _mask(self, sliding: bool) -> Value:
-        """Return the mask, for layers with a window also what is behind it: a key at least a window away is out of sight."""
+        """Return the mask; layers with a window also hide keys at least a window away."""
         import numpy as np
 
         window = int(self.decoder.config.get("sliding_window") or 0)
@@ -275,7 +279,7 @@ class _Signature:
         return self.masks[sliding]
 
     def _rotated(self, value: Value, sliding: bool) -> Value:
-        """Return heads with their rotary part turned by their positions (`apply_rotary_pos_emb`)."""
+        """Return heads with their rotary part turned by position (`apply_rotary_pos_emb`)."""
         cos, sin = self._place(sliding and self.decoder.model.family.name == "gemma3")
         graph, width = self.graph, cos.shape[-1]
         turned, half = graph.slice(value, 2, 0, width), width // 2
@@ -302,7 +306,7 @@ class _Signature:
     # Layers' parts
 
     def _norm(self, value: Value, name: str) -> Value:
-        """Return the value divided by its root mean square, times the weights (arXiv:1910.07467)."""
+        """Return the value divided by its root mean square, times weights (arXiv:1910.07467)."""
         graph, config = self.graph, self.decoder.config
         mean = graph.mean(graph.mul(value, value), len(value.shape) - 1)
         root = graph.rsqrt(graph.add(mean, graph.scalar(config["rms_norm_eps"])))
@@ -311,7 +315,10 @@ class _Signature:
         )
 
     def _linear(self, value: Value, *modules: str) -> Value:
-        """Return what linear modules say to the same value, one after the other, by one multiplication."""
+        """Return the outputs of linear modules of one value, one after the other.
+
+        They are computed by one multiplication.
+        """
         decoder = self.decoder
         biases = [
             f"{module}.bias" for module in modules if f"{module}.bias" in decoder.weights.tensors

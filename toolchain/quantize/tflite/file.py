@@ -1,6 +1,7 @@
-"""The TFLite container: the flatbuffer with empty buffers first, then every buffer's bytes at a place of their own.
+"""The TFLite container: the flatbuffer with empty buffers, then each buffer's bytes in its place.
 
-So weights never pass through the flatbuffer's builder: each is written where it belongs, and memory does not grow with the model.
+Weights do not pass through the flatbuffer's builder: each is written in its place, and memory does
+not grow with the model.
 """
 
 import struct
@@ -19,7 +20,7 @@ _SMALLER = {"fp32": ("fp16", 2.0), "fp16": ("dynamic_wi8_afp32", 2.0)}
 
 
 def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise, int]:
-    """Write all but the promised bytes, the file at its full size; return where each promise begins.
+    """Write all but the promised bytes in a file of full size; return each promise's offset.
 
     Raises ArtifactError for a model that is too large for the format, before anything is written.
     """
@@ -60,7 +61,7 @@ def _packed(blueprint: Blueprint) -> bytearray:
 
 
 def _places(blueprint: Blueprint, head: int) -> tuple[list[int], int]:
-    """Return where the bytes of each buffer begin, a length of 4 bytes before them, and the file's end."""
+    """Return the offset of each buffer, 4 bytes after its length, and the file's size."""
     starts, end = [], head
     for content in blueprint.buffers:
         starts.append((end + 4 + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)

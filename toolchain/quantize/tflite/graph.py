@@ -1,7 +1,8 @@
-"""TFLite graphs, made of the official schema's objects: what operators there are to use, their versions, options and shapes.
+"""TFLite graphs, built of the official schema's objects: operators, versions, options and shapes.
 
-Only operators that every LiteRT runtime since tflite-runtime 2.14 has, in their oldest version that holds the types given. No bytes
-of weights pass through here: a buffer is a promise, which `tflite_file` gives a place and `tflite_write` fills.
+Operators are those of every LiteRT runtime since tflite-runtime 2.14, in the oldest version for
+their types. Weights do not pass through here: a buffer is a promise, which `file` gives a place and
+`write` fills.
 """
 
 import math
@@ -32,7 +33,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Bytes that are written later: a matrix in a type, or the scales of its rows or blocks."""
+    """Bytes that are written later: a matrix, or the scales of its rows or blocks."""
 
     matrix: Matrix
     type: str
@@ -42,9 +43,11 @@ class Promise:
 
     @property
     def name(self) -> str:
-        """The first tensor of the checkpoint that is in it, how many more there are, and `.scales` for those."""
+        """First tensor of the checkpoint, number of others, and `.scales` for scales."""
         first, *more = self.matrix.origins
-        return first + f"+{len(more)}" * bool(more) + f".{self.part}" * (self.part != "weights")
+        others = f"+{len(more)}" if more else ""
+        suffix = f".{self.part}" if self.part != "weights" else ""
+        return first + others + suffix
 
     @property
     def size_bytes(self) -> int:
@@ -67,13 +70,12 @@ class Blueprint:
     def __init__(self) -> None:
         self.schema = litert.schema()
         self.model = self.schema.ModelT()
-        self.model.version, self.model.description = 3, "demitasse"
-        (
-            self.model.operatorCodes,
-            self.model.subgraphs,
-            self.model.signatureDefs,
-            self.model.metadata,
-        ) = [], [], [], []
+        self.model.version = 3
+        self.model.description = "demitasse"
+        self.model.operatorCodes = []
+        self.model.subgraphs = []
+        self.model.signatureDefs = []
+        self.model.metadata = []
         self.buffers: list[bytes | Promise] = [b""]
         """The first one is empty, as the format asks."""
         self._codes: dict[tuple[str, int], int] = {}
@@ -154,7 +156,7 @@ class Graph:
         )
 
     def once(self, key: Any, make: Callable[[], Value]) -> Value:
-        """Return what was made for a key, made when it is first asked for."""
+        """Return the value of a key, made at the first call."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -170,12 +172,11 @@ class Graph:
         import numpy as np
 
         schema, entry = self.blueprint.schema, self.blueprint.schema.TensorT()
-        entry.shape, entry.type, entry.buffer = (
-            np.array(shape, np.int32),
-            getattr(schema.TensorType, kind),
-            buffer,
-        )
-        entry.name, entry.quantization = name or f"{self.name}/{len(self._tensors)}", quantization
+        entry.shape = np.array(shape, np.int32)
+        entry.type = getattr(schema.TensorType, kind)
+        entry.buffer = buffer
+        entry.name = name or f"{self.name}/{len(self._tensors)}"
+        entry.quantization = quantization
         self._tensors.append(entry)
         return Value(len(self._tensors) - 1, tuple(shape), kind)
 
@@ -237,11 +238,11 @@ class Graph:
         return self._run(operator, [value], value.shape, options=options)
 
     def relu(self, value: Value) -> Value:
-        """Return what is above zero."""
+        """Return the value, with negative elements set to 0."""
         return self._each("RELU", value)
 
     def rsqrt(self, value: Value) -> Value:
-        """Return one by the square root."""
+        """Return 1 / √value."""
         return self._each("RSQRT", value)
 
     def tanh(self, value: Value) -> Value:
@@ -285,7 +286,7 @@ class Graph:
         )
 
     def slice(self, value: Value, axis: int, first: int, count: int) -> Value:
-        """Return `count` places along an axis (SLICE: STRIDED_SLICE made decoding five times as slow)."""
+        """Return `count` places along an axis; STRIDED_SLICE would decode five times as slowly."""
         if (first, count) == (0, value.shape[axis]):
             return value
         begin, shape = [0] * len(value.shape), list(value.shape)
@@ -343,7 +344,7 @@ class Graph:
     def linear(
         self, value: Value, weights: Value, bias: Value | None = None, version: int = 1
     ) -> Value:
-        """Return value · weightsᵀ + bias; integer weights have the value quantized row by row while it runs."""
+        """Return value · weightsᵀ + bias; for integer weights the value is quantized by row."""
         options = {"asymmetricQuantizeInputs": weights.type in (I8, I4)}
         shape = (*value.shape[:-1], weights.shape[0])
         return self._run(
@@ -380,23 +381,21 @@ def quantization(blueprint: Blueprint, scale: "NDArray[np.float32]") -> Any:
     import numpy as np
 
     entry = blueprint.schema.QuantizationParametersT()
-    entry.scale, entry.zeroPoint, entry.quantizedDimension = (
-        scale,
-        np.zeros(len(scale), np.int64),
-        0,
-    )
+    entry.scale = scale
+    entry.zeroPoint = np.zeros(len(scale), np.int64)
+    entry.quantizedDimension = 0
     return entry
 
 
 def in_blocks(blueprint: Blueprint, scales: Value, block: int) -> Any:
     """Return the quantization of a tensor whose rows are cut into blocks with a scale each."""
-    entry, details = (
-        blueprint.schema.QuantizationParametersT(),
-        blueprint.schema.BlockwiseQuantizationT(),
-    )
-    details.scales, details.blockSize, details.zeroPoints = scales.index, block, -1
-    entry.detailsType, entry.details = (
-        blueprint.schema.QuantizationDetails.BlockwiseQuantization,
-        details,
-    )
+    schema = blueprint.schema
+    details = schema.BlockwiseQuantizationT()
+    details.scales = scales.index
+    details.blockSize = block
+    details.zeroPoints = -1
+
+    entry = schema.QuantizationParametersT()
+    entry.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+    entry.details = details
     return entry

@@ -1,6 +1,7 @@
-"""A TFLite file with its tokenizer as one `.litertlm`, for Google's LiteRT-LM: phones, desktops, boards with LSE atomics.
+"""A TFLite file with its tokenizer as one `.litertlm`, for Google's LiteRT-LM.
 
-LiteRT-LM itself ends with an illegal instruction on a Cortex-A72 (Raspberry Pi 4 and older): only targets that can run it get one.
+LiteRT-LM runs on phones, desktops and boards with LSE atomics. On a Cortex-A72 (Raspberry Pi 4 and
+older) it ends with an illegal instruction, so only targets that can run it get one.
 """
 
 import re
@@ -23,7 +24,7 @@ def runs_on(target: Target) -> bool:
 
 
 def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], context: int) -> Path:
-    """Write `<model>.litertlm` beside a TFLite file and return it; raise ToolError where the builder is missing."""
+    """Write `<model>.litertlm` beside a TFLite file; raise ToolError if the builder is missing."""
     try:
         from litert_lm_builder import litertlm_builder
         from litert_lm_builder.runtime.proto import llm_metadata_pb2
@@ -55,7 +56,7 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
 
 
 def _settle(file: Path) -> None:
-    """Put constants in the place of the builder's random id and clock: the same inputs give the same bytes."""
+    """Replace the builder's random id and clock by constants: equal inputs give equal bytes."""
     with file.open("r+b") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)

@@ -1,4 +1,4 @@
-"""Rotary tables: the cosine and sine of every position of the context, with the kind of scaling that a model was trained with."""
+"""Rotary tables: cosine and sine of every position of the context, scaled as in training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ class Rotation:
 
     cos: "NDArray[np.float32]"
     sin: "NDArray[np.float32]"
-    """Its first half negated: the sign of the rotation."""
+    """The first half is negated, which is the sign of the rotation."""
 
 
 def tables(model: Model, context: int, *, local: bool = False) -> Rotation:
-    """Return the tables of a model, or those of its layers that see a window only; as Hugging Face computes them, in float32.
+    """Return a model's tables, or those of its window layers, in float32 as in Hugging Face.
 
-    Scaling is that of `gguf_rope`; factors for long text are used for all of it where the context goes beyond the short one.
+    Scaling is that of `models/rope`. Factors for long text are used throughout if the context
+    exceeds the short one.
     """
     import numpy as np
 

@@ -1,7 +1,8 @@
-"""How matrices are stored under each scheme, named as LiteRT names them, and how a graph multiplies with them.
+"""How each scheme stores matrices, and how a graph multiplies with them; named as in LiteRT.
 
-`dynamic_wi8_afp32` has the one form of 8 bits that every runtime computes rightly: rows quantized by their own scale, the tensor's
-scale 1, and an explicit multiplication. With scales in the tensor, tflite-runtime 2.14 answers nonsense and says nothing.
+`dynamic_wi8_afp32` has the one 8-bit form that every runtime computes correctly: rows quantized by
+their own scale, the tensor's scale 1, and an explicit multiplication. With scales in the tensor,
+tflite-runtime 2.14 answers nonsense without an error.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class Scheme:
     layers: str
     """Type of all other matrices."""
     engines: tuple[str, ...] = (LITERT, LEGACY)
-    """Engines that compute it rightly."""
+    """Engines that compute it correctly."""
 
     @property
     def nominal_bpw(self) -> float:
@@ -60,7 +61,7 @@ SCHEMES = {
         Scheme(name="dynamic_wi4_afp32_block32", head=I8, layers=I4, engines=(LITERT,)),
     )
 }
-"""Schemes by name. 4 bits in blocks end tflite-runtime 2.14 with a segmentation fault."""
+"""Schemes by name. tflite-runtime 2.14 crashes on 4 bits in blocks (segmentation fault)."""
 
 
 def find_scheme(name: str) -> Scheme:
@@ -88,7 +89,7 @@ def linear(
 
 
 def look_up(graph: Graph, tokens: Value, kind: str, matrix: Matrix) -> Value:
-    """Return the rows of an embedding that tokens have."""
+    """Return the embedding rows of tokens."""
     if kind == F32:
         return graph.look_up(_plain(graph, F32, matrix), tokens, 1)
     if kind == F16:
@@ -146,7 +147,7 @@ def _pack_plain(kind: str) -> Callable[["NDArray[np.float32]"], Packed]:
 
 
 def _pack_rows(rows: "NDArray[np.float32]") -> Packed:
-    """Quantize each row to -127…127 by its largest weight; the remainder of a row of zeros is zeros."""
+    """Quantize each row to -127…127 by its largest weight; a row of zeros stays zeros."""
     import numpy as np
 
     scales = np.maximum(np.abs(rows).max(1), np.float32(1e-12)) / np.float32(127)
@@ -154,7 +155,7 @@ def _pack_rows(rows: "NDArray[np.float32]") -> Packed:
 
 
 def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
-    """Quantize each block of 32 to -7…7 by its largest weight, two in a byte, the first in the lower half."""
+    """Quantize blocks of 32 to -7…7 by the largest weight, two in a byte, lower half first."""
     import numpy as np
 
     blocks = rows.reshape(-1, BLOCK)
@@ -176,4 +177,4 @@ PACKERS: dict[str, Callable[["NDArray[np.float32]"], Packed]] = {
     I8: _pack_rows,
     I4: _pack_blocks,
 }
-"""Type → what turns rows of float32 into its bytes."""
+"""Type → function from float32 rows to its bytes."""

@@ -1,4 +1,4 @@
-"""The weights into a TFLite file: blocks of rows, each read, quantized and written where it belongs, on a pool of threads.
+"""Writes a TFLite file's weights: a thread pool reads, quantizes and writes blocks of rows.
 
 A thread holds one block at a time, so memory is bounded whatever the model's size.
 """
@@ -44,7 +44,8 @@ class _Block:
 def write_matrices(
     part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter
 ) -> None:
-    """Keep the promises of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
+    """Write the promised bytes of a file that has its header; raise ArtifactError for bad ones."""
+
     blocks = [
         block
         for promise in promised
