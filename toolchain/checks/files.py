@@ -97,9 +97,9 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
     if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
         _check_learned({k.type for n, k in chosen.items() if n.startswith("blk.")}, findings)
     falls = {
-        (source.shape[-1], each.wanted.name, each.type.name)
+        (source.shape[-1], each.requested.name, each.type.name)
         for source in model.tensors
-        if (each := chosen.get(source.name)) and each.type != each.wanted
+        if (each := chosen.get(source.name)) and each.type != each.requested
     }
     if falls:
         said = "; ".join(

@@ -94,8 +94,8 @@ def pattern_value(config: Mapping[str, Any], patterns: str, module: str, default
     `patterns` is `rank_pattern` or `alpha_pattern` (peft, `get_pattern_key`).
     """
     named: Mapping[str, Any] = config.get(patterns) or {}
-    found = [value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)]
-    return found[0] if found else default
+    values = [value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)]
+    return values[0] if values else default
 
 
 def check_targets(folder: Path, config: Mapping[str, Any], modules: Iterable[str]) -> None:
@@ -228,11 +228,11 @@ def _in_layers(config: Mapping[str, Any], module: str) -> bool:
     if layers is None or layers == []:
         return True
     names = [patterns] if isinstance(patterns, str) else patterns
-    found = [
+    matches = [
         match
         for name in names or [r"[^.]*"]
         # the first number is the layer's; the last one may be an expert's
         if (match := re.match(rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\.", module))
     ]
-    wanted = [layers] if isinstance(layers, int) else layers
-    return bool(found) and int(found[0]["layer"]) in wanted
+    indices = [layers] if isinstance(layers, int) else layers
+    return bool(matches) and int(matches[0]["layer"]) in indices

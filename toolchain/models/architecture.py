@@ -345,15 +345,15 @@ def _context(
     window, context = config.get("sliding_window"), sizes["context"]
     if family.window == "written":
         return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
-    said: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
+    metadata: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
     if family.window == "limit" and window and window < context:
         return (
             window,
-            said,
+            metadata,
             f"llama.cpp has no sliding window for `{family.name}`: "
             f"the context ends with it, at {window} of {context}",
         )
-    return context, said, ""
+    return context, metadata, ""
 
 
 def _file_order(source: Source) -> tuple[int, str]:

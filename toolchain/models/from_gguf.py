@@ -197,13 +197,13 @@ def _figures(origin: Origin, file: GgufFile, dtype: str) -> Figures:
     shares = {
         kind: count / total for kind, count in sorted(weights.items(), key=lambda kind: -kind[1])
     }
-    said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
+    listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
     bits = stored * 8 / total
     general = {key: str(file.metadata.get(f"general.{key}", "")) for key in ("name", "license")}
     return {
         "file": origin.file.name,
         "file_bytes": origin.file.stat().st_size,
-        "quantization": f"weights of {bits:.2f} bits ({said})",
+        "quantization": f"weights of {bits:.2f} bits ({listed})",
         "bits_per_weight": round(bits, 3),
         "types": {kind: round(share, 6) for kind, share in shares.items()},
         "parameters": total,

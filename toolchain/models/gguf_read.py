@@ -55,15 +55,15 @@ class GgufFile:
 
         Raises ArtifactError for any other value.
         """
-        found = self.metadata.get(key, ())
-        if isinstance(found, tuple) and all(isinstance(text, str) for text in found):
-            return list(found)
-        if not isinstance(found, Array) or found.kind != _STRING:
+        value = self.metadata.get(key, ())
+        if isinstance(value, tuple) and all(isinstance(text, str) for text in value):
+            return list(value)
+        if not isinstance(value, Array) or value.kind != _STRING:
             raise self.fault(f"metadata `{key}` is not a list of texts")
         texts = []
         with self.path.open("rb") as stream:
-            stream.seek(found.offset)
-            for place in range(found.count):
+            stream.seek(value.offset)
+            for place in range(value.count):
                 (length,) = struct.unpack("<Q", stream.read(8))
                 try:
                     texts.append(stream.read(length).decode("utf-8"))
@@ -78,14 +78,14 @@ class GgufFile:
         """
         import numpy as np
 
-        found = self.metadata.get(key)
-        if found is None:
+        value = self.metadata.get(key)
+        if value is None:
             return None
-        if isinstance(found, tuple) and all(type(item) in (int, float) for item in found):
-            return np.array(found)
-        if not isinstance(found, Array) or found.kind not in _NUMBERS:
+        if isinstance(value, tuple) and all(type(item) in (int, float) for item in value):
+            return np.array(value)
+        if not isinstance(value, Array) or value.kind not in _NUMBERS:
             raise self.fault(f"metadata `{key}` is not a list of numbers")
-        return np.fromfile(self.path, _NUMBERS[found.kind], count=found.count, offset=found.offset)
+        return np.fromfile(self.path, _NUMBERS[value.kind], count=value.count, offset=value.offset)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape as checkpoints have it: the length of a row last."""

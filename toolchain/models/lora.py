@@ -129,20 +129,20 @@ def check_fits(lora: Lora, weights: Weights, base: str) -> None:
     """Raise ArtifactError unless the base has every changed weight in the same shape."""
     hint = f"it was trained on `{lora.base}`" if lora.base else ""
     for weight, delta in lora.deltas.items():
-        made = f"adapter {lora.name}: made for another base"
-        found = weights.tensors.get(weight)
-        if found is None and weight == "lm_head.weight":
+        problem = f"adapter {lora.name}: made for another base"
+        tensor = weights.tensors.get(weight)
+        if tensor is None and weight == "lm_head.weight":
             raise ArtifactError(
                 f"adapter {lora.name}: changes `{weight}`, which `{base}` does not have: "
                 "it is tied to the embedding",
                 hint=ELSEWHERE,
             )
-        if found is None:
-            raise ArtifactError(f"{made}: `{base}` has no tensor `{weight}`", hint=hint)
+        if tensor is None:
+            raise ArtifactError(f"{problem}: `{base}` has no tensor `{weight}`", hint=hint)
         shape = (delta.b.shape[0], delta.a.shape[1])
-        if found.shape != shape:
+        if tensor.shape != shape:
             raise ArtifactError(
-                f"{made}: `{weight}` is {_by(found.shape)} in `{base}`, "
+                f"{problem}: `{weight}` is {_by(tensor.shape)} in `{base}`, "
                 f"{_by(shape)} in the adapter",
                 hint=hint,
             )
@@ -192,12 +192,12 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
     """Return the modules with the names of their A and B."""
     sides: dict[str, dict[str, str]] = {}
     for key, tensor in tensors.items():
-        found = _PART.fullmatch(key.removeprefix(_PREFIX))
-        if not found or len(tensor.shape) != 2:
+        match = _PART.fullmatch(key.removeprefix(_PREFIX))
+        if not match or len(tensor.shape) != 2:
             raise ArtifactError(
                 f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=ELSEWHERE
             )
-        sides.setdefault(found["module"], {})[found["side"]] = key
+        sides.setdefault(match["module"], {})[match["side"]] = key
     if not sides or any(len(pair) < 2 for pair in sides.values()):
         raise ArtifactError(
             f"{folder.name}: {WEIGHTS}: a LoRA pair is missing",

@@ -50,8 +50,8 @@ def _checked(origin: Origin) -> Origin:
 
 def _packaged(name: str) -> Origin:
     """Return the file that `package:NAME/FILE` names; FILE may omit folders if it stays unique."""
-    package, _, wanted = name.removeprefix(PREFIX).partition("/")
-    if not package or not wanted:
+    package, _, file_name = name.removeprefix(PREFIX).partition("/")
+    if not package or not file_name:
         raise ArtifactError(
             f"model `{name}`: a package and a file of it are needed",
             hint="write `package:NAME/FILE`, "
@@ -59,7 +59,7 @@ def _packaged(name: str) -> Origin:
         )
     distribution = _distribution(name, package)
     files = list(distribution.files or ())
-    matches = [path for path in files if _ends_with(path, wanted)]
+    matches = [path for path in files if _ends_with(path, file_name)]
     if len(matches) != 1:
         raise _no_such_file(name, package, matches or files, several=bool(matches))
     file = Path(str(distribution.locate_file(matches[0])))
@@ -87,8 +87,8 @@ def _distribution(name: str, package: str) -> importlib.metadata.Distribution:
         ) from error
 
 
-def _ends_with(path: PurePosixPath, wanted: str) -> bool:
-    parts = PurePosixPath(wanted).parts
+def _ends_with(path: PurePosixPath, file_name: str) -> bool:
+    parts = PurePosixPath(file_name).parts
     return ".." not in parts and path.parts[-len(parts) :] == parts
 
 

@@ -144,10 +144,10 @@ def _unknown(kind: str) -> ArtifactError:
 
 
 def _original_context(settings: dict[str, Any], config: dict[str, Any]) -> int:
-    found = settings.get("original_max_position_embeddings") or config.get(
+    context = settings.get("original_max_position_embeddings") or config.get(
         "original_max_position_embeddings"
     )
-    return int(found or config["max_position_embeddings"])
+    return int(context or config["max_position_embeddings"])
 
 
 def _long_attention(settings: dict[str, Any], original: int, config: dict[str, Any]) -> float:
@@ -165,15 +165,15 @@ def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
     import numpy as np
 
     pairs = sizes["rotary"] // 2
-    found: Factors = {}
+    factors: Factors = {}
     for length in ("long", "short"):
         values = settings.get(f"{length}_factor")
         if not isinstance(values, list) or len(values) != pairs:
             raise ArtifactError(
                 f"config.json: rope setting `{length}_factor` is not a list of {pairs} numbers"
             )
-        found[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
-    return found
+        factors[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
+    return factors
 
 
 def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "NDArray[np.float32]":
@@ -233,8 +233,8 @@ def llama3_settings(
 def _gives(settings: dict[str, Any], base: float, factors: "NDArray[np.float32]") -> bool:
     import numpy as np
 
-    found = _llama3_factors(settings, base, 2 * len(factors))
-    return bool(np.allclose(found, factors, rtol=1e-5, atol=0))
+    computed = _llama3_factors(settings, base, 2 * len(factors))
+    return bool(np.allclose(computed, factors, rtol=1e-5, atol=0))
 
 
 def _setting(settings: dict[str, Any], key: str) -> float:

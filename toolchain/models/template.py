@@ -161,8 +161,10 @@ def _render(
         raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
     if done.returncode == 0:
         return str(json.loads(done.stdout))
-    said = done.stderr.strip().splitlines()
-    reason = said[-1] if said else f"the process was stopped by its limits (exit {done.returncode})"
+    lines = done.stderr.strip().splitlines()
+    reason = (
+        lines[-1] if lines else f"the process was stopped by its limits (exit {done.returncode})"
+    )
     raise ArtifactError(f"chat template: cannot be rendered: {reason}")
 
 

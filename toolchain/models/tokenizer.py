@@ -194,13 +194,15 @@ def _proof_texts(
         if structure.begins and _BOS in vocabulary.metadata
         else ""
     )
-    found = [
+    contents = [
         token.content
         for token in tokenizer.get_added_tokens_decoder().values()
         if token.content not in _BEYOND
     ]
     added = (
-        [content.replace(SPACE, " ") for content in found] if structure.model == "llama" else found
+        [content.replace(SPACE, " ") for content in contents]
+        if structure.model == "llama"
+        else contents
     )
     around = [
         f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}"
@@ -234,27 +236,29 @@ def _mismatch(
 
 def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[list[str], list[int]]:
     """Return text and type of each of `rows` tokens; rows that no token has are padding."""
-    found = {
+    tokens = {
         number: (text, BYTE if text in structure.bytes else NORMAL)
         for text, number in fields["model"]["vocab"].items()
     }
     for token in fields.get("added_tokens") or []:
         kind = _added_type(token)
         spaced = structure.model == "llama" and token.get("normalized")
-        found[token["id"]] = (
+        tokens[token["id"]] = (
             token["content"].replace(SPACE, " ") if spaced else token["content"],
             kind,
         )
-    found = {
-        number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND
+    tokens = {
+        number: token
+        for number, token in tokens.items()
+        if number < rows or token[0] not in _BEYOND
     }
-    if (highest := max(found)) >= rows:
+    if (highest := max(tokens)) >= rows:
         problem = (
-            f"token {highest} (`{found[highest][0]}`) has no row "
+            f"token {highest} (`{tokens[highest][0]}`) has no row "
             f"in `model.embed_tokens.weight` of {rows}"
         )
         raise ArtifactError(f"{TOKENIZER}: {problem}", hint="resize the embedding")
-    listed = [found.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
+    listed = [tokens.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
     seen: set[str] = set()
     for text, _ in listed:
         if text in seen:
@@ -396,14 +400,14 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
     """
     if (file := folder / TEMPLATE).is_file():
         return file.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-    if not isinstance(found, str) or not found:
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    if not isinstance(template, str) or not template:
         raise ArtifactError(
             f"{folder.name}: no chat template", hint=f"put `{TEMPLATE}` beside config.json"
         )
-    return found
+    return template
 
 
 def _text(token: Any) -> str:

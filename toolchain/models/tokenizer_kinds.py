@@ -141,13 +141,13 @@ def recognise(fields: dict[str, Any]) -> Structure:
     if not isinstance(model.get("vocab"), dict | list):
         raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
     if all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items()):
-        found = (
+        structure = (
             _sentence_piece(fields, model)
             if model.get("byte_fallback")
             else _bytes_first(fields, model, steps)
         )
-        if found:
-            return found
+        if structure:
+            return structure
     kind = "+".join(str(step.get("type", "nothing")) for step in steps)
     hint = (
         f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, "

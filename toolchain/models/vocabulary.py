@@ -152,10 +152,10 @@ class Tokens:
         from tokenizers import pre_tokenizers
 
         fallback = (f"<0x{byte:02X}>" for byte in range(256))
-        wanted = (
+        texts = (
             fallback if self._model.get("byte_fallback") else pre_tokenizers.ByteLevel.alphabet()
         )
-        return {self._ids[text] for text in wanted if text in self._ids}
+        return {self._ids[text] for text in texts if text in self._ids}
 
     def _named(self) -> set[int]:
         """Return the tokens that the configuration names by their ids."""

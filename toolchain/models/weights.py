@@ -143,10 +143,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if found := sorted(folder.glob("*.safetensors")):
-        if strange := [file.name for file in found if not file.is_file()]:
+    if files := sorted(folder.glob("*.safetensors")):
+        if strange := [file.name for file in files if not file.is_file()]:
             raise ArtifactError(f"{folder.name}: `{strange[0]}` is not a file")
-        return found
+        return files
     if (folder / INDEX).is_file():
         return []
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES):

@@ -90,21 +90,21 @@ def read_contents(file: Path) -> Contents:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
-    said = header.metadata
-    architecture = str(said.get("general.architecture", ""))
+    metadata = header.metadata
+    architecture = str(metadata.get("general.architecture", ""))
     weights = [tensor for tensor in header.tensors if tensor.name not in _COMPUTED]
     types = _types(weights)
-    template = str(said.get("tokenizer.chat_template", ""))
+    template = str(metadata.get("tokenizer.chat_template", ""))
     parameters = sum(share.weights for share in types)
-    specials, scheme = _specials(file, header), _scheme(said.get("general.file_type"))
+    specials, scheme = _specials(file, header), _scheme(metadata.get("general.file_type"))
     return Contents(
         file=file.name,
         size_bytes=header.size,
-        kind=str(said.get("general.type", "model")),
+        kind=str(metadata.get("general.type", "model")),
         architecture=architecture,
-        name=str(said.get("general.name", "")),
-        licence=str(said.get("general.license", "")),
-        base=_base(said),
+        name=str(metadata.get("general.name", "")),
+        licence=str(metadata.get("general.license", "")),
+        base=_base(metadata),
         scheme=scheme,
         parameters=parameters,
         bits=round(sum(share.size_bytes for share in types) * 8 / max(parameters, 1), 3),
@@ -112,14 +112,16 @@ def read_contents(file: Path) -> Contents:
         shape={
             label: value
             for label, key in _SHAPE.items()
-            if isinstance(value := said.get(f"{architecture}.{key}"), int)
+            if isinstance(value := metadata.get(f"{architecture}.{key}"), int)
         },
-        context=_int(said.get(f"{architecture}.context_length")),
-        rope=_rope(said, architecture),
+        context=_int(metadata.get(f"{architecture}.context_length")),
+        rope=_rope(metadata, architecture),
         tokenizer=" ".join(
-            str(said[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in said
+            str(metadata[key])
+            for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre")
+            if key in metadata
         ),
-        vocabulary=_count(said.get("tokenizer.ggml.tokens")),
+        vocabulary=_count(metadata.get("tokenizer.ggml.tokens")),
         specials=specials,
         template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
         template_line=template.strip().partition("\n")[0][:100],
@@ -153,10 +155,12 @@ def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))
 
 
-def _base(said: dict[str, Any]) -> str:
-    parts = [str(said.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")]
+def _base(metadata: dict[str, Any]) -> str:
+    parts = [
+        str(metadata.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")
+    ]
     named = "/".join(part for part in parts if part)
-    more = str(said.get("general.base_model.0.description", ""))
+    more = str(metadata.get("general.base_model.0.description", ""))
     return f"{named} ({more})" if named and more else named
 
 
@@ -169,12 +173,12 @@ def _scheme(file_type: object) -> str:
         return ""
 
 
-def _rope(said: dict[str, Any], architecture: str) -> str:
+def _rope(metadata: dict[str, Any], architecture: str) -> str:
     base, kind = (
-        said.get(f"{architecture}.rope.freq_base"),
-        said.get(f"{architecture}.rope.scaling.type"),
+        metadata.get(f"{architecture}.rope.freq_base"),
+        metadata.get(f"{architecture}.rope.scaling.type"),
     )
-    factor = said.get(f"{architecture}.rope.scaling.factor")
+    factor = metadata.get(f"{architecture}.rope.scaling.factor")
     parts = [
         f"base {base:g}" if isinstance(base, int | float) else "",
         f"{kind} scaling" if kind else "",
@@ -206,12 +210,12 @@ def _warnings(
     header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str
 ) -> Iterator[str]:
     """Yield what an engineer would want to know before this file is served."""
-    said = header.metadata
-    if said.get("general.type", "model") != "model":
+    metadata = header.metadata
+    if metadata.get("general.type", "model") != "model":
         return
     ids, vocabulary = (
         {special.role: special.id for special in specials},
-        _count(said.get("tokenizer.ggml.tokens")),
+        _count(metadata.get("tokenizer.ggml.tokens")),
     )
     for special in specials:
         if special.id >= vocabulary:
@@ -225,9 +229,9 @@ def _warnings(
             "padding is the token that ends an answer: "
             "a model trained with padding masked may never have learned to stop"
         )
-    if "tokenizer.chat_template" not in said:
+    if "tokenizer.chat_template" not in metadata:
         yield "no chat template: engines will guess one"
-    if said.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in said:
+    if metadata.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in metadata:
         yield "no `tokenizer.ggml.pre`: text is cut in a default way before it is merged"
     yield from _label_warnings(types, scheme)
 

@@ -120,7 +120,7 @@ def _checkpoint(folder: Path) -> FolderContents:
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     rows = [
-        ("kind", " ".join(map(str, _listed(config.get("architectures")))) or _said(config)),
+        ("kind", " ".join(map(str, _listed(config.get("architectures")))) or _model_type(config)),
         ("size", _stored(folder, warnings)),
         ("shape", _shape(inner)),
         ("context", str(inner.get("max_position_embeddings") or "")),
@@ -131,7 +131,7 @@ def _checkpoint(folder: Path) -> FolderContents:
         warnings.append("an adapter lies in the same folder: say which of the two is meant")
     if config.get("quantization_config"):
         warnings.append("its weights are quantized already: recipes need the 16-bit original")
-    _asked(lambda: _understood(folder), warnings)
+    _warn_if_refused(lambda: _understood(folder), warnings)
     return _contents(folder, "checkpoint", rows, warnings)
 
 
@@ -155,7 +155,7 @@ def _adapter(folder: Path) -> FolderContents:
         ("size", _stored(folder, warnings)),
         *_tokenizer_rows(folder, warnings, needed=False),
     ]
-    _asked(lambda: lora.read_lora(folder), warnings)
+    _warn_if_refused(lambda: lora.read_lora(folder), warnings)
     return _contents(folder, "adapter", rows, warnings)
 
 
@@ -168,7 +168,7 @@ def _contents(folder: Path, kind: str, rows: Rows, warnings: list[str]) -> Folde
     )
 
 
-def _asked(question: Callable[[], object], warnings: list[str]) -> None:
+def _warn_if_refused(question: Callable[[], object], warnings: list[str]) -> None:
     """Ask what a later stage will ask; its refusal becomes a warning."""
     try:
         question()
@@ -229,7 +229,7 @@ def _rope(config: Mapping[str, Any]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _said(config: Mapping[str, Any]) -> str:
+def _model_type(config: Mapping[str, Any]) -> str:
     return str(config.get("model_type", ""))
 
 

@@ -308,11 +308,11 @@ def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, An
         {
             "tensor": source.name,
             "row": source.shape[-1],
-            "wanted": choice.wanted.name,
+            "wanted": choice.requested.name,
             "type": choice.type.name,
         }
         for source in model.tensors
-        if (choice := choices.get(source.name)) and choice.type != choice.wanted
+        if (choice := choices.get(source.name)) and choice.type != choice.requested
     ]
 
 

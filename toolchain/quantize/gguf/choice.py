@@ -129,7 +129,9 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
     return Decision(
         file_type=_UNNAMED[main] if main in _UNNAMED else find_scheme(label).file_type,
         nominal_bpw=ggml.row_bytes(main, 256) * 8 / 256,
-        choices={name: Choice(type=kind, wanted=kind) for name, kind in allocation.kinds.items()},
+        choices={
+            name: Choice(type=kind, requested=kind) for name, kind in allocation.kinds.items()
+        },
         ready={},
         figures={"allocation": allocation.figures},
     )

@@ -145,7 +145,7 @@ class Choice:
     """The type of one tensor."""
 
     type: Type
-    wanted: Type
+    requested: Type
     """Type that the scheme asks for; differs from `type` if a row is not whole blocks."""
 
 
@@ -165,8 +165,8 @@ def choose_types(
     """
     scheme = find_scheme(name)
     choices = {tensor: _choose(scheme, tensor, shape, layout) for tensor, shape in shapes.items()}
-    matrices = [tensor for tensor in shapes if choices[tensor].wanted != Type.F32]
-    if matrices and all(choices[tensor].type != choices[tensor].wanted for tensor in matrices):
+    matrices = [tensor for tensor in shapes if choices[tensor].requested != Type.F32]
+    if matrices and all(choices[tensor].type != choices[tensor].requested for tensor in matrices):
         raise _nothing_fits(name, scheme, sorted({shapes[tensor][-1] for tensor in matrices}))
     return choices
 
@@ -186,9 +186,9 @@ def _nothing_fits(name: str, scheme: Scheme, lengths: list[int]) -> ArtifactErro
 
 def _choose(scheme: Scheme, tensor: str, shape: tuple[int, ...], layout: Layout) -> Choice:
     if len(shape) < 2 or not tensor.endswith(".weight") or tensor.endswith("_norm.weight"):
-        return Choice(type=Type.F32, wanted=Type.F32)
-    wanted = _type_by_rules(scheme, tensor, layout) if scheme.quantized else scheme.base
-    return Choice(type=_fit(wanted, shape[-1]), wanted=wanted)
+        return Choice(type=Type.F32, requested=Type.F32)
+    requested = _type_by_rules(scheme, tensor, layout) if scheme.quantized else scheme.base
+    return Choice(type=_fit(requested, shape[-1]), requested=requested)
 
 
 def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
@@ -199,20 +199,20 @@ def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     if not match:
         return scheme.base
     rules = scheme.rules(match[2])
-    wanted = next(
+    requested = next(
         (kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base
     )
     if (
         match[2] in ("attn_v", "attn_qkv")
         and layout.wide_groups
-        and wanted in (Type.Q3_K, Type.Q4_K)
+        and requested in (Type.Q3_K, Type.Q4_K)
     ):
         return Type.Q5_K
-    return wanted
+    return requested
 
 
-def _fit(wanted: Type, length: int) -> Type:
-    for kind in (wanted, _FALLBACK.get(wanted, Type.F16)):
+def _fit(requested: Type, length: int) -> Type:
+    for kind in (requested, _FALLBACK.get(requested, Type.F16)):
         if length % ggml.block_size(kind) == 0:
             return kind
     return Type.F16

@@ -56,12 +56,12 @@ class Matrix:
 
     def provenance(self) -> Metadata:
         """Return what llama-quantize writes of an importance matrix into the model file."""
-        said = {
+        fields = {
             "dataset": self.dataset,
             "entries_count": len(self.sums),
             "chunks_count": self.chunks,
         }
-        return {f"quantize.imatrix.{key}": value for key, value in said.items() if value}
+        return {f"quantize.imatrix.{key}": value for key, value in fields.items() if value}
 
 
 @dataclass(slots=True)

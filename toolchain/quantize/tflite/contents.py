@@ -25,7 +25,7 @@ def read_contents(file: Path) -> Contents:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
-    said, types = header.note, _types(header)
+    note, types = header.note, _types(header)
     decode = next(
         (signature for signature in header.signatures if signature.name == "decode"), None
     )
@@ -34,11 +34,11 @@ def read_contents(file: Path) -> Contents:
         file=file.name,
         size_bytes=header.size,
         kind="model",
-        architecture=str(said.get("architecture", "TFLite")),
-        name=str(said.get("name", "")),
-        licence=str(said.get("licence", "")),
-        base=_base(said),
-        scheme=str(said.get("scheme", "")),
+        architecture=str(note.get("architecture", "TFLite")),
+        name=str(note.get("name", "")),
+        licence=str(note.get("licence", "")),
+        base=_base(note),
+        scheme=str(note.get("scheme", "")),
         parameters=weights,
         types=types,
         rope="",
@@ -55,8 +55,8 @@ def read_contents(file: Path) -> Contents:
     )
 
 
-def _base(said: dict[str, Any]) -> str:
-    named, weights = str(said.get("base_model", "")), str(said.get("base_weights", ""))
+def _base(note: dict[str, Any]) -> str:
+    named, weights = str(note.get("base_model", "")), str(note.get("base_weights", ""))
     return f"{named} ({weights})" if named and weights else named
 
 
