@@ -177,7 +177,8 @@ def _check_initialisation(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
-    alpha, r = config.get("lora_alpha"), config.get("r", 8)
+    alpha = config.get("lora_alpha")
+    r = config.get("r", 8)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise ArtifactError(f"{folder.name}: {CONFIG}: `lora_alpha` is `{alpha}`, not a number")
     if type(r) is not int or r < 1:
@@ -209,7 +210,8 @@ def _targeted(config: Mapping[str, Any], module: str) -> bool:
 
     True where the configuration leaves the choice to peft.
     """
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    targets = config.get("target_modules")
+    excluded = config.get("exclude_modules")
     if excluded and _matches(excluded, module):
         return False
     if not targets or targets == "all-linear":
@@ -224,7 +226,8 @@ def _matches(patterns: str | list[str], module: str) -> bool:
 
 
 def _in_layers(config: Mapping[str, Any], module: str) -> bool:
-    layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern") or []
+    layers = config.get("layers_to_transform")
+    patterns = config.get("layers_pattern") or []
     if layers is None or layers == []:
         return True
     names = [patterns] if isinstance(patterns, str) else patterns

@@ -342,7 +342,8 @@ def _context(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[int, Metadata, str]:
     """Return the largest context, the window's metadata, and why the context is shorter."""
-    window, context = config.get("sliding_window"), sizes["context"]
+    window = config.get("sliding_window")
+    context = sizes["context"]
     if family.window == "written":
         return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
     metadata: Metadata = {"attention.sliding_window": 0} if family.original_context else {}

@@ -73,7 +73,8 @@ class _FamilyMetadata:
     """The family's own keys in the metadata."""
 
     def __init__(self, file: GgufFile, family: Family) -> None:
-        self.file, self.family = file, family
+        self.file = file
+        self.family = family
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.file.metadata.get(f"{self.family.name}.{key}", default)
@@ -119,7 +120,8 @@ def _shape(metadata: _FamilyMetadata) -> dict[str, Any]:
 
 
 def _attention(metadata: _FamilyMetadata) -> dict[str, Any]:
-    family, layers = metadata.family, metadata.count("block_count")
+    family = metadata.family
+    layers = metadata.count("block_count")
     settings: dict[str, Any] = {}
     kind = next(kind for kind, row in FAMILIES.items() if row is family)
     if DEFAULTS[kind].get("head_dim") or metadata.get("attention.key_length"):

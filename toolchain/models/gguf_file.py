@@ -63,7 +63,8 @@ def _laid_out(
 ) -> tuple[bytes, dict[str, Slot], int]:
     """Return the header's bytes, the slot of each tensor, and the file's size."""
     entries = b"".join(_string(key) + _value(value) for key, value in metadata.items())
-    claims, ends = [], [0]
+    claims = []
+    ends = [0]
     for name, (kind, shape) in tensors.items():
         start = _padded(ends[-1])
         claims.append((name, kind, shape, start))

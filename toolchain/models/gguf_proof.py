@@ -83,7 +83,8 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
     with scorer(runtime, file, context=2 * TOKENS) as child:
         theirs = np.array(child.logits(tokens))
     exact, rounded = _both(folder, tokens, types)
-    delta, noise = theirs - exact, rounded - exact
+    delta = theirs - exact
+    noise = rounded - exact
     floor = FLOOR * float(exact.std())
     proof = Proof(
         tokens=len(tokens),

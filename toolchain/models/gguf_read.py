@@ -96,7 +96,8 @@ class GgufFile:
         import numpy as np
 
         tensor = self.tensors[name]
-        length, kind = tensor.shape[0], Type[tensor.type]
+        length = tensor.shape[0]
+        kind = Type[tensor.type]
         row_bytes = ggml.row_bytes(kind, length)
         raw = os.pread(self._handle, count * row_bytes, tensor.offset + first * row_bytes)
         if len(raw) != count * row_bytes:

@@ -153,7 +153,8 @@ class Merged:
 
     def __init__(self, weights: Weights, lora: Lora) -> None:
         self.tensors = weights.tensors
-        self._weights, self._lora = weights, lora
+        self._weights = weights
+        self._lora = lora
 
     def rows(self, name: str, first: int, count: int) -> "NDArray[np.float32]":
         """Return rows of base + scale · B·A, rounded to float32 once."""

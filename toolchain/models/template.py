@@ -171,7 +171,8 @@ def _render(
 def check_folder(model: Path) -> None:
     """Try the chat templates of a foreign model folder; raise ArtifactError for one that fails."""
 
-    file, config = model / TEMPLATE, model / "tokenizer_config.json"
+    file = model / TEMPLATE
+    config = model / "tokenizer_config.json"
     templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
     try:
         named = (

@@ -188,7 +188,8 @@ def _proof_texts(
     tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]
 ) -> Iterator[str]:
     """Yield the texts without what the structure's caveat names, which llama.cpp does otherwise."""
-    structure, tokens = vocabulary.structure, vocabulary.metadata["tokenizer.ggml.tokens"]
+    structure = vocabulary.structure
+    tokens = vocabulary.metadata["tokenizer.ggml.tokens"]
     begin = (
         tokens[vocabulary.metadata[_BOS]]
         if structure.begins and _BOS in vocabulary.metadata

@@ -136,7 +136,8 @@ def spaces(*, prefix: bool) -> dict[str, Any]:
 
 def recognise(fields: dict[str, Any]) -> Structure:
     """Return the kind of tokenizer; raise ArtifactError for one that is not known."""
-    model, first = fields.get("model") or {}, fields.get("pre_tokenizer") or {}
+    model = fields.get("model") or {}
+    first = fields.get("pre_tokenizer") or {}
     steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
     if not isinstance(model.get("vocab"), dict | list):
         raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")

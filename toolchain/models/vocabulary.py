@@ -66,9 +66,11 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         check_model_folder(folder)
-        self.folder, self.fields = folder, read_json(folder / TOKENIZER)
+        self.folder = folder
+        self.fields = read_json(folder / TOKENIZER)
         self._model = self.fields.get("model") or {}
-        kind, words = self._model.get("type", "unknown"), self._model.get("vocab")
+        kind = self._model.get("type", "unknown")
+        words = self._model.get("vocab")
         if (
             kind != "BPE"
             or not isinstance(words, dict)
@@ -132,7 +134,8 @@ class Tokens:
         for left, right in self._pairs:
             token = self._ids.get(left + right, -1)
             if token >= 0 and token not in ranks and token not in used:
-                kind, nearness = _kind(texts[token]), _nearness(_word(texts[token]), words)
+                kind = _kind(texts[token])
+                nearness = _nearness(_word(texts[token]), words)
                 places[kind] += 1
                 pace = nearness * max(kinds[kind], int(nearness > 1))
                 ranks[token] = places[kind] / pace if pace else math.inf

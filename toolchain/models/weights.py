@@ -218,7 +218,9 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        dtype = entry["dtype"]
+        shape = tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
         sound = isinstance(dtype, str) and all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         )

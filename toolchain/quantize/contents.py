@@ -96,7 +96,8 @@ def read_contents(file: Path) -> Contents:
     types = _types(weights)
     template = str(metadata.get("tokenizer.chat_template", ""))
     parameters = sum(share.weights for share in types)
-    specials, scheme = _specials(file, header), _scheme(metadata.get("general.file_type"))
+    specials = _specials(file, header)
+    scheme = _scheme(metadata.get("general.file_type"))
     return Contents(
         file=file.name,
         size_bytes=header.size,
@@ -174,10 +175,8 @@ def _scheme(file_type: object) -> str:
 
 
 def _rope(metadata: dict[str, Any], architecture: str) -> str:
-    base, kind = (
-        metadata.get(f"{architecture}.rope.freq_base"),
-        metadata.get(f"{architecture}.rope.scaling.type"),
-    )
+    base = metadata.get(f"{architecture}.rope.freq_base")
+    kind = metadata.get(f"{architecture}.rope.scaling.type")
     factor = metadata.get(f"{architecture}.rope.scaling.factor")
     parts = [
         f"base {base:g}" if isinstance(base, int | float) else "",
@@ -213,10 +212,8 @@ def _warnings(
     metadata = header.metadata
     if metadata.get("general.type", "model") != "model":
         return
-    ids, vocabulary = (
-        {special.role: special.id for special in specials},
-        _count(metadata.get("tokenizer.ggml.tokens")),
-    )
+    ids = {special.role: special.id for special in specials}
+    vocabulary = _count(metadata.get("tokenizer.ggml.tokens"))
     for special in specials:
         if special.id >= vocabulary:
             yield f"the {special.role} token {special.id} is not in the vocabulary of {vocabulary}"
@@ -237,7 +234,8 @@ def _warnings(
 
 
 def _label_warnings(types: tuple[Share, ...], scheme: str) -> Iterator[str]:
-    known, total = SCHEMES.get(scheme), sum(share.weights for share in types)
+    known = SCHEMES.get(scheme)
+    total = sum(share.weights for share in types)
     if known and total:
         base = sum(share.weights for share in types if share.type == known.base.name) / total
         if base < 0.5:

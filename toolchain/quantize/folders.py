@@ -187,7 +187,8 @@ def _json(path: Path, warnings: list[str]) -> dict[str, Any]:
 def _stored(folder: Path, warnings: list[str]) -> str:
     """Return parameters, bytes and types of all safetensors files of a folder."""
     counts: dict[str, int] = {}
-    stored, files = 0, sorted(folder.glob("*.safetensors"))
+    stored = 0
+    files = sorted(folder.glob("*.safetensors"))
     for file in files:
         try:
             tensors = weights.read_header(file)
@@ -221,7 +222,8 @@ def _shape(config: Mapping[str, Any]) -> str:
 
 
 def _rope(config: Mapping[str, Any]) -> str:
-    theta, scaling = config.get("rope_theta"), config.get("rope_scaling")
+    theta = config.get("rope_theta")
+    scaling = config.get("rope_scaling")
     parts = [f"base {theta:g}" if isinstance(theta, int | float) else ""]
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type", ""))

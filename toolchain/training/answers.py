@@ -67,7 +67,8 @@ def scores(conversations: Sequence[Mapping[str, Any]], given: Sequence[str]) -> 
     if not conversations:
         return {"questions": 0, "exact_match": None, "f1": None}
     expected = [conversation["messages"][-1]["content"] for conversation in conversations]
-    count, pairs = len(expected), list(zip(given, expected, strict=True))
+    count = len(expected)
+    pairs = list(zip(given, expected, strict=True))
     return {
         "questions": count,
         "exact_match": round(sum(exact_match(*pair) for pair in pairs) / count, 4),

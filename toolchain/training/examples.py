@@ -59,7 +59,8 @@ def conversations(
 
     Raises ArtifactError if no conversation is left.
     """
-    examples, too_long = [], 0
+    examples = []
+    too_long = 0
     for row in rows:
         try:
             ids, labels = encode(tokenizer, row["messages"], max_tokens, row.get("opening", 0))
@@ -157,7 +158,8 @@ def batches_from(
 ) -> Iterator[list[int]]:
     """Yield the batches of steps `first` to `last`, epoch after epoch."""
     per_epoch = -(-len(examples) // batch_size)
-    epoch, order = -1, []
+    epoch = -1
+    order = []
     for step in range(first, last):
         if step // per_epoch != epoch:
             epoch = step // per_epoch

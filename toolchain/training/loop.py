@@ -97,7 +97,8 @@ class _Progress:
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
         self.tokens += tokens
         self.step += 1
-        before, self._clock = self._clock, (time.monotonic(), time.process_time())
+        before = self._clock
+        self._clock = (time.monotonic(), time.process_time())
         self.seconds += self._clock[0] - before[0]
         self.cpu_s += self._clock[1] - before[1]
         figures = (
@@ -145,7 +146,8 @@ class _Mean:
         self, objective: "nn.Module", steps: int, values: "Mapping[str, torch.Tensor]"
     ) -> None:
         trained = {name: p for name, p in objective.named_parameters() if p.requires_grad and steps}
-        self._trained, self._steps = trained, steps
+        self._trained = trained
+        self._steps = steps
         self.values = {
             name: values.get(name, p).detach().to(p.device, copy=True)
             for name, p in trained.items()
@@ -177,7 +179,8 @@ def train(
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=many_on_cpu())
-    process, processes = accelerator.process_index, accelerator.num_processes
+    process = accelerator.process_index
+    processes = accelerator.num_processes
     state = resume / course.name / STATE
     optimizer = _optimizer(objective, course)
     progress = _Progress(course, report)

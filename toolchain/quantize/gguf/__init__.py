@@ -157,16 +157,16 @@ def quantize(
     )
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
-    wish = _Request(spec=spec, label=label, additions=additions)
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint, wish, folder, report))
+    request = _Request(spec=spec, label=label, additions=additions)
+    record, fresh = keep(out, work, lambda folder: _build(checkpoint, request, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(checkpoint: Checkpoint, wish: _Request, out: Path, report: Reporter) -> Figures:
+def _build(checkpoint: Checkpoint, request: _Request, out: Path, report: Reporter) -> Figures:
     with checkpoint_folder(checkpoint) as folder:
-        if not (checkpoint.adapter and wish.spec.adapter == "beside"):
-            return _build_file(folder, checkpoint.adapter, wish, out, report)
-        figures = _build_file(checkpoint.path, None, wish, out, report)
+        if not (checkpoint.adapter and request.spec.adapter == "beside"):
+            return _build_file(folder, checkpoint.adapter, request, out, report)
+        figures = _build_file(checkpoint.path, None, request, out, report)
         vocabulary = _same_vocabulary(
             checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"]
         )
@@ -198,9 +198,11 @@ def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Voca
 
 
 def _build_file(
-    folder: Path, adapter: Path | None, wish: _Request, out: Path, report: Reporter
+    folder: Path, adapter: Path | None, request: _Request, out: Path, report: Reporter
 ) -> Figures:
-    scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
+    scheme = request.spec.scheme
+    label = request.label
+    additions = request.additions
     with open_weights(folder) as weights:
         model = read_architecture(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
@@ -226,7 +228,7 @@ def _build_file(
             model=model,
             lora=lora,
             matrix=matrix,
-            spec=wish.spec,
+            spec=request.spec,
             lessons=additions.lessons,
             trials=additions.trials,
             seed=additions.seed,
@@ -281,7 +283,8 @@ def _importance(
 
 
 def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
-    model, kinds = plan.model, plan.decision.kinds
+    model = plan.model
+    kinds = plan.decision.kinds
     tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
     metadata = _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type)
@@ -295,7 +298,9 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
         write_tensors(part, weights, planned, treatment, report)
 
     figures = _figures(file, plan, slots)
-    size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
+    size = figures["size_bytes"] / 1e6
+    nominal = figures["nominal_bpw"]
+    real = figures["real_bpw"]
     report.note(
         f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits "
         f"per weight, here {real:.2f}"
@@ -383,7 +388,8 @@ def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
-    model, nominal = plan.model, plan.decision.nominal_bpw
+    model = plan.model
+    nominal = plan.decision.nominal_bpw
     stored = sum(slot.size_bytes for slot in slots.values())
     return {
         "file": file.name,

@@ -95,7 +95,8 @@ def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
 
 def decide(question: Question, resume: Path, report: Reporter) -> Decision:
     """Return the types of the tensors and the learned bytes; raise ConfigError if impossible."""
-    spec, budget = question.spec, parse(question.spec.scheme)
+    spec = question.spec
+    budget = parse(question.spec.scheme)
     if budget:
         decided = _within(budget, question, report)
     else:
@@ -112,7 +113,8 @@ def decide(question: Question, resume: Path, report: Reporter) -> Decision:
 
 
 def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
-    model, matrix = question.model, question.matrix
+    model = question.model
+    matrix = question.matrix
     case = Case(
         folder=question.folder,
         model=model,
@@ -169,7 +171,8 @@ def _main_type(kinds: Kinds, model: Model) -> Type:
 def _learned(decided: Decision, question: Question, resume: Path, report: Reporter) -> Decision:
     from toolchain.quantize.learned.in_format import Lesson, learn
 
-    spec, matrix = question.spec.distill, question.matrix
+    spec = question.spec.distill
+    matrix = question.matrix
     assert spec
     if not question.lessons:
         raise ConfigError(

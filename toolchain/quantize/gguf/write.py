@@ -90,7 +90,8 @@ def reserve(handle: int, total: int) -> None:
 
 
 def _blocks(source: Source, slot: Slot) -> Iterator[_Block]:
-    rows, unit = math.prod(slot.shape[:-1]), 1
+    rows = math.prod(slot.shape[:-1])
+    unit = 1
     if source.heads and len(slot.shape) > 1:
         unit = rows // source.heads
     step = max(unit, BLOCK_WEIGHTS // slot.shape[-1] // unit * unit)
@@ -110,7 +111,8 @@ def _write_block(
 ) -> int:
     import numpy as np
 
-    source, slot = block.source, block.slot
+    source = block.source
+    slot = block.slot
     first, last = block.first * slot.row_bytes, (block.first + block.count) * slot.row_bytes
     packed = np.empty(last - first, np.uint8)
     try:

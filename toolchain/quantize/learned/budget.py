@@ -266,7 +266,8 @@ def _damage(
     if len(groups) < len(sources):
         report.note(f"measure damage: {len(sources)} tensors in {len(groups)} groups")
 
-    damage, probed = {}, copy.deepcopy(teacher)
+    damage = {}
+    probed = copy.deepcopy(teacher)
     for number, names in enumerate(groups, 1):
         error = 0.0
         for source in (sources[name] for name in names):

@@ -48,7 +48,8 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     import numpy as np
 
     layout = LAYOUTS[kind]
-    rows, blocks = packed.size // ggml.row_bytes(kind, columns), _blocks(kind, packed)
+    rows = packed.size // ggml.row_bytes(kind, columns)
+    blocks = _blocks(kind, packed)
     nibbles = blocks[:, layout.head :].reshape(len(blocks), -1, layout.chunk)
     codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(
         np.int8
@@ -65,7 +66,8 @@ def join(
     """Return rows with other codes and units; the rest is as it was."""
     import numpy as np
 
-    layout, blocks = LAYOUTS[kind], _blocks(kind, packed).copy()
+    layout = LAYOUTS[kind]
+    blocks = _blocks(kind, packed).copy()
     blocks[:, :2] = unit.astype(np.float16).reshape(-1, 1).view(np.uint8)
     nibbles = (
         (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)

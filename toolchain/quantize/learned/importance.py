@@ -96,7 +96,8 @@ def collect(
     names = {
         source.origin: source.name for source in model.tensors if source.name.startswith("blk.")
     }
-    network, seen = _load(folder, lora), _Sums()
+    network = _load(folder, lora)
+    seen = _Sums()
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in names:
             module.register_forward_pre_hook(seen.hook(f"{name}.weight"))

@@ -146,7 +146,8 @@ def _train(
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import TwinLoss
 
-    spec, examples = lesson.spec, _examples(lesson)
+    spec = lesson.spec
+    examples = _examples(lesson)
     found = {source.origin: _grid(source, packed, lesson) for source in taught}
     vectors = [
         source for source in lesson.model.tensors if source.origin and len(source.shape) == 1
@@ -205,7 +206,8 @@ def _examples(lesson: Lesson) -> "list[Example]":
     from toolchain.training.examples import exchanged, reworded
 
     examples: list[Example] = []
-    tokens, turn = 0, 0
+    tokens = 0
+    turn = 0
     while tokens < lesson.spec.tokens:
         seed = lesson.seed + turn
         rows = exchanged(

@@ -103,7 +103,8 @@ class Judge:
 
         from toolchain.training.objectives import Head, learned
 
-        self._head, self._batches = Head(teacher), _batches(examples)
+        self._head = Head(teacher)
+        self._batches = _batches(examples)
         with torch.inference_mode():
             self._states = [
                 learned(self._head.hidden(batch.ids), batch.labels)[0] for batch in self._batches
@@ -115,7 +116,10 @@ class Judge:
 
         from toolchain.training.objectives import Head, learned
 
-        head, sums, counts, agreed = Head(network), [], [], 0
+        head = Head(network)
+        sums = []
+        counts = []
+        agreed = 0
         with torch.inference_mode():
             for batch, theirs in zip(self._batches, self._states, strict=True):
                 ours, _ = learned(head.hidden(batch.ids), batch.labels)
@@ -148,7 +152,8 @@ def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Di
 def _batches(examples: "Sequence[Example]") -> list[Any]:
     from toolchain.training.examples import batch_of
 
-    kept, tokens = 0, 0
+    kept = 0
+    tokens = 0
     while kept < len(examples) and tokens < JUDGED_TOKENS:
         tokens += examples[kept].targets
         kept += 1

@@ -104,7 +104,9 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
     figures = _figures(file, model, parameters, promised, vocabulary)
-    size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
+    size = figures["size_bytes"] / 1e6
+    nominal = figures["nominal_bpw"]
+    real = figures["real_bpw"]
     report.note(
         f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
         f"per weight, here {real:.2f}"
@@ -113,7 +115,8 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
 
 
 def _check_context(parameters: _Parameters, model: Model) -> None:
-    context, longest = parameters.context, model.sizes["context"]
+    context = parameters.context
+    longest = model.sizes["context"]
     if context > longest:
         raise ConfigError(
             f"package: context: the model has {longest} tokens of context, `{context}` asked"
@@ -159,7 +162,8 @@ def _write(
 
 
 def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) -> dict[str, Any]:
-    model, label = decoder.model, parameters.label
+    model = decoder.model
+    label = parameters.label
     return {
         "architecture": model.family.name,
         "scheme": parameters.scheme,

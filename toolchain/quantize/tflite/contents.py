@@ -25,7 +25,8 @@ def read_contents(file: Path) -> Contents:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
-    note, types = header.note, _types(header)
+    note = header.note
+    types = _types(header)
     decode = next(
         (signature for signature in header.signatures if signature.name == "decode"), None
     )
@@ -56,7 +57,8 @@ def read_contents(file: Path) -> Contents:
 
 
 def _base(note: dict[str, Any]) -> str:
-    named, weights = str(note.get("base_model", "")), str(note.get("base_weights", ""))
+    named = str(note.get("base_model", ""))
+    weights = str(note.get("base_weights", ""))
     return f"{named} ({weights})" if named and weights else named
 
 

@@ -78,14 +78,17 @@ class _Signature:
     """One graph: `tokens` at a time; one token has its logits computed."""
 
     def __init__(self, decoder: Decoder, blueprint: Blueprint, tokens: int) -> None:
-        self.decoder, self.tokens, self.sizes = decoder, tokens, decoder.model.sizes
+        self.decoder = decoder
+        self.tokens = tokens
+        self.sizes = decoder.model.sizes
         self.graph = Graph(blueprint, "decode" if tokens == 1 else f"prefill_{tokens}")
         self.places: dict[bool, tuple[Value, Value]] = {}
         self.masks: dict[bool, Value] = {}
 
     def build(self) -> None:
         """Write the graph."""
-        graph, sizes = self.graph, self.sizes
+        graph = self.graph
+        sizes = self.sizes
         tokens = graph.reshape(graph.input("tokens", (1, self.tokens), I32), self.tokens)
         self.position = graph.input("input_pos", (self.tokens,), I32)
         self.mask = graph.input("mask", (1, 1, self.tokens, self.decoder.context))
@@ -95,7 +98,8 @@ class _Signature:
             for layer in range(sizes["layers"])
             for part in "kv"
         }
-        none, first = graph.numbers(0), graph.slice(self.position, 0, 0, 1)
+        none = graph.numbers(0)
+        first = graph.slice(self.position, 0, 0, 1)
         self.start = graph.concat([none, none, first, none], 0)
         self._finish(self._layers(self._embed(tokens)))
 
@@ -131,9 +135,11 @@ class _Signature:
         return self._norm(value, f"model.layers.{layer}.{place}_layernorm")
 
     def _feed_forward(self, value: Value, layer: int) -> Value:
-        graph, name = self.graph, f"model.layers.{layer}"
+        graph = self.graph
+        name = f"model.layers.{layer}"
         before = "pre_feedforward" if self.decoder.model.family.norm_offset else "post_attention"
-        normed, inner = self._norm(value, f"{name}.{before}_layernorm"), self.sizes["intermediate"]
+        normed = self._norm(value, f"{name}.{before}_layernorm")
+        inner = self.sizes["intermediate"]
         fused = "mlp.gate_up_proj" in self.decoder.model.family.modules
         both = self._linear(
             normed,
@@ -161,7 +167,8 @@ class _Signature:
         self.graph.finish(outputs)
 
     def _logits(self, value: Value) -> Value:
-        graph, decoder = self.graph, self.decoder
+        graph = self.graph
+        decoder = self.decoder
         matrix = decoder.matrix(EMBEDDING if decoder.model.tied else HEAD)
         scores = linear(graph, value, decoder.scheme.head, matrix, None)
         if cap := decoder.config.get("final_logit_softcapping"):
@@ -174,8 +181,12 @@ class _Signature:
 
     def _attention(self, value: Value, layer: int) -> Value | None:
         """Return a layer's attention output; None if only its keys and values are needed."""
-        graph, sizes, name = self.graph, self.sizes, f"model.layers.{layer}.self_attn"
-        width, heads, shared = sizes["head_dim"], sizes["heads"], sizes["kv_heads"]
+        graph = self.graph
+        sizes = self.sizes
+        name = f"model.layers.{layer}.self_attn"
+        width = sizes["head_dim"]
+        heads = sizes["heads"]
+        shared = sizes["kv_heads"]
         fused = "self_attn.qkv_proj" in self.decoder.model.family.modules
         all_three = self._linear(
             value, *([f"{name}.qkv_proj"] if fused else [f"{name}.{part}_proj" for part in "qkv"])
@@ -226,14 +237,17 @@ class _Signature:
 
     def _by_head(self, value: Value) -> Value:
         """Turn (tokens, heads, width) into (1, heads, tokens, width)."""
-        graph, (tokens, heads, width) = self.graph, value.shape
+        graph = self.graph
+        (tokens, heads, width) = value.shape
         if tokens == 1:
             return graph.reshape(value, 1, heads, 1, width)
         return graph.transpose(graph.reshape(value, 1, tokens, heads, width), 0, 2, 1, 3)
 
     def _grouped(self, query: Value) -> Value:
         """Turn (tokens, heads, width) into (1, key heads, query heads of each × tokens, width)."""
-        graph, (tokens, heads, width), shared = self.graph, query.shape, self.sizes["kv_heads"]
+        graph = self.graph
+        (tokens, heads, width) = query.shape
+        shared = self.sizes["kv_heads"]
         if tokens > 1:
             query = graph.transpose(
                 graph.reshape(query, tokens, shared, heads // shared, width), 1, 2, 0, 3
@@ -241,7 +255,9 @@ class _Signature:
         return graph.reshape(query, 1, shared, heads // shared * tokens, width)
 
     def _ungrouped(self, value: Value, width: int) -> Value:
-        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        graph = self.graph
+        shared = self.sizes["kv_heads"]
+        tokens = self.tokens
         if tokens > 1:
             apart = graph.reshape(
                 value, shared, self.sizes["heads"] // shared, tokens, self.sizes["head_dim"]
@@ -250,7 +266,9 @@ class _Signature:
         return graph.reshape(value, tokens, width)
 
     def _masked(self, scores: Value, sliding: bool) -> Value:
-        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        graph = self.graph
+        shared = self.sizes["kv_heads"]
+        tokens = self.tokens
         mask = self._mask(sliding)
         if tokens == 1:
             return graph.add(scores, mask)
@@ -267,7 +285,8 @@ class _Signature:
         if not sliding or window >= self.decoder.context:
             return self.mask
         if sliding not in self.masks:
-            graph, tokens = self.graph, self.tokens
+            graph = self.graph
+            tokens = self.tokens
             here = graph.reshape(graph.real(self.position), 1, 1, tokens, 1)
             keys = graph.constant(
                 np.arange(self.decoder.context, dtype=np.float32).reshape(1, 1, 1, -1)
@@ -281,8 +300,10 @@ class _Signature:
     def _rotated(self, value: Value, sliding: bool) -> Value:
         """Return heads with their rotary part turned by position (`apply_rotary_pos_emb`)."""
         cos, sin = self._place(sliding and self.decoder.model.family.name == "gemma3")
-        graph, width = self.graph, cos.shape[-1]
-        turned, half = graph.slice(value, 2, 0, width), width // 2
+        graph = self.graph
+        width = cos.shape[-1]
+        turned = graph.slice(value, 2, 0, width)
+        half = width // 2
         swapped = graph.concat(
             [graph.slice(turned, 2, half, half), graph.slice(turned, 2, 0, half)], 2
         )
@@ -307,7 +328,8 @@ class _Signature:
 
     def _norm(self, value: Value, name: str) -> Value:
         """Return the value divided by its root mean square, times weights (arXiv:1910.07467)."""
-        graph, config = self.graph, self.decoder.config
+        graph = self.graph
+        config = self.decoder.config
         mean = graph.mean(graph.mul(value, value), len(value.shape) - 1)
         root = graph.rsqrt(graph.add(mean, graph.scalar(config["rms_norm_eps"])))
         return graph.mul(

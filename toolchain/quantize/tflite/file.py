@@ -62,7 +62,8 @@ def _packed(blueprint: Blueprint) -> bytearray:
 
 def _places(blueprint: Blueprint, head: int) -> tuple[list[int], int]:
     """Return the offset of each buffer, 4 bytes after its length, and the file's size."""
-    starts, end = [], head
+    starts = []
+    end = head
     for content in blueprint.buffers:
         starts.append((end + 4 + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
         end = starts[-1] + _size(content)

@@ -91,7 +91,8 @@ class Blueprint:
     def note(self, name: str, content: bytes) -> None:
         """Put a named piece of metadata into the file."""
         entry = self.schema.MetadataT()
-        entry.name, entry.buffer = name, self.buffer(content)
+        entry.name = name
+        entry.buffer = self.buffer(content)
         self.model.metadata.append(entry)
 
     def code(self, operator: str, version: int) -> int:
@@ -99,7 +100,8 @@ class Blueprint:
         if (operator, version) not in self._codes:
             entry = self.schema.OperatorCodeT()
             entry.builtinCode = getattr(self.schema.BuiltinOperator, operator)
-            entry.deprecatedBuiltinCode, entry.version = min(entry.builtinCode, 127), version
+            entry.deprecatedBuiltinCode = min(entry.builtinCode, 127)
+            entry.version = version
             self._codes[operator, version] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(entry)
         return self._codes[operator, version]
@@ -171,7 +173,8 @@ class Graph:
     ) -> Value:
         import numpy as np
 
-        schema, entry = self.blueprint.schema, self.blueprint.schema.TensorT()
+        schema = self.blueprint.schema
+        entry = self.blueprint.schema.TensorT()
         entry.shape = np.array(shape, np.int32)
         entry.type = getattr(schema.TensorType, kind)
         entry.buffer = buffer
@@ -193,7 +196,8 @@ class Graph:
     ) -> Value:
         import numpy as np
 
-        schema, entry = self.blueprint.schema, self.blueprint.schema.OperatorT()
+        schema = self.blueprint.schema
+        entry = self.blueprint.schema.OperatorT()
         result = self._tensor(shape, kind)
         entry.opcodeIndex = self.blueprint.code(operator, version)
         entry.inputs = np.array(
@@ -289,8 +293,10 @@ class Graph:
         """Return `count` places along an axis; STRIDED_SLICE would decode five times as slowly."""
         if (first, count) == (0, value.shape[axis]):
             return value
-        begin, shape = [0] * len(value.shape), list(value.shape)
-        begin[axis], shape[axis] = first, count
+        begin = [0] * len(value.shape)
+        shape = list(value.shape)
+        begin[axis] = first
+        shape[axis] = count
         inputs = [value, self.numbers(*begin), self.numbers(*shape)]
         return self._run("SLICE", inputs, shape, value.type, options=("Slice", {}))
 
@@ -357,13 +363,19 @@ class Graph:
 
     def finish(self, outputs: dict[str, Value]) -> None:
         """Make the graph a signature of the model."""
-        schema, model = self.blueprint.schema, self.blueprint.model
-        entry, signature = schema.SubGraphT(), schema.SignatureDefT()
-        entry.name, entry.tensors, entry.operators = self.name, self._tensors, self._operators
+        schema = self.blueprint.schema
+        model = self.blueprint.model
+        entry = schema.SubGraphT()
+        signature = schema.SignatureDefT()
+        entry.name = self.name
+        entry.tensors = self._tensors
+        entry.operators = self._operators
         entry.inputs = [value.index for value in self.inputs.values()]
         entry.outputs = [value.index for value in outputs.values()]
-        signature.signatureKey, signature.subgraphIndex = self.name, len(model.subgraphs)
-        signature.inputs, signature.outputs = self._map(self.inputs), self._map(outputs)
+        signature.signatureKey = self.name
+        signature.subgraphIndex = len(model.subgraphs)
+        signature.inputs = self._map(self.inputs)
+        signature.outputs = self._map(outputs)
         model.subgraphs.append(entry)
         model.signatureDefs.append(signature)
 
@@ -371,7 +383,8 @@ class Graph:
         entries = []
         for name, value in values.items():
             entry = self.blueprint.schema.TensorMapT()
-            entry.name, entry.tensorIndex = name, value.index
+            entry.name = name
+            entry.tensorIndex = value.index
             entries.append(entry)
         return entries
 

@@ -81,7 +81,8 @@ def _blocks(
     scales = next(
         (other for other in promised if other.part == "scales" and other.matrix == matrix), None
     )
-    step, above = max(1, BLOCK_WEIGHTS // matrix.columns), 0
+    step = max(1, BLOCK_WEIGHTS // matrix.columns)
+    above = 0
     for origin in matrix.origins:
         rows = weights.tensors[origin].rows
         for first in range(0, rows, step):
