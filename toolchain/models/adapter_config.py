@@ -69,16 +69,19 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"{folder.name}: no `{CONFIG}`",
             hint="an adapter folder is what peft's `save_pretrained` writes",
         )
+
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ArtifactError(
             f"{folder.name}: adapters of kind `{kind}` are not merged", hint=ELSEWHERE
         )
+
     _check_fields(folder, config)
     _check_task(folder, config)
     _check_initialisation(folder, config)
     _check_numbers(folder, config)
+
     return config
 
 
@@ -124,6 +127,7 @@ def check_base_name(
     config = read_adapter_config(folder)
     if near is not None and (near / Path(name).expanduser()).is_dir():
         revision = ""
+
     base = str(config.get("base_model_name_or_path") or "")
     if base and plain_name(base) not in {plain_name(known) for known in (name, same_as) if known}:
         raise ArtifactError(
@@ -131,6 +135,7 @@ def check_base_name(
             hint="where both are the same weights under two names, the recipe says so: "
             f'`[model] adapter_base = "{base}"`',
         )
+
     trained = str(config.get("revision") or "main")
     if base and revision and trained != "main" and trained != revision:
         raise ArtifactError(
@@ -183,6 +188,7 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{folder.name}: {CONFIG}: `lora_alpha` is `{alpha}`, not a number")
     if type(r) is not int or r < 1:
         raise ArtifactError(f"{folder.name}: {CONFIG}: `r` is `{r}`, not a rank")
+
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict) or not all(
@@ -191,6 +197,7 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
             raise ArtifactError(f"{folder.name}: {CONFIG}: `{key}` is not a table of numbers")
         for pattern in patterns:
             _check_pattern(folder, key, pattern)
+
     for key in ("target_modules", "exclude_modules"):
         if isinstance(config.get(key), str):
             _check_pattern(folder, key, config[key])
@@ -230,6 +237,7 @@ def _in_layers(config: Mapping[str, Any], module: str) -> bool:
     patterns = config.get("layers_pattern") or []
     if layers is None or layers == []:
         return True
+
     names = [patterns] if isinstance(patterns, str) else patterns
     matches = [
         match
@@ -238,4 +246,5 @@ def _in_layers(config: Mapping[str, Any], module: str) -> bool:
         if (match := re.match(rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\.", module))
     ]
     indices = [layers] if isinstance(layers, int) else layers
+
     return bool(matches) and int(matches[0]["layer"]) in indices

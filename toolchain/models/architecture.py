@@ -83,6 +83,7 @@ def read_architecture(folder: Path, weights: Weights | None) -> Model:
     sizes = _sizes(family, config)
     if weights is not None:
         _refuse_more_layers_than_tensors(sizes, weights)
+
     _check_features(family, config, sizes)
 
     tied = bool(config["tie_word_embeddings"]) and not (weights and has_own_head(weights))
@@ -99,6 +100,7 @@ def read_architecture(folder: Path, weights: Weights | None) -> Model:
     rope, factors = read_rope(family, config, sizes)
     if weights is not None:
         check_frequencies(weights, rope, factors, sizes)
+
     tensors += [
         Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
     ]
@@ -202,6 +204,7 @@ def has_own_head(weights: Weights) -> bool:
         return False
     if head.shape != embedding.shape:
         return True
+
     return any(
         not np.array_equal(
             weights.rows(HEAD, first, count), weights.rows(EMBEDDING, first, count), equal_nan=True
@@ -231,6 +234,7 @@ def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int
             for key, period in family.periods.items()
         },
     }
+
     for key, differs in wrong.items():
         if differs:
             raise _no_place(config, key)
@@ -261,6 +265,7 @@ def _sources(
         for origin, (name, shape) in TOP.items()
         if not (tied and origin == HEAD)
     ]
+
     for layer in range(sizes["layers"]):
         for module, (name, named_shape) in family.modules.items():
             shape = tuple(sizes[size] for size in named_shape)
@@ -275,6 +280,7 @@ def _sources(
                         shape if part == "weight" else shape[:1],
                     )
                 )
+
     return sources
 
 
@@ -327,14 +333,17 @@ def _metadata(
             "attention.key_length": sizes["head_dim"],
             "attention.value_length": sizes["head_dim"],
         }
+
     if family.writes_vocabulary:
         metadata |= {"vocab_size": sizes["vocab"], "rope.dimension_count": sizes["head_dim"]}
+
     for key, named in family.numbers.items():
         value = config.get(named)
         if value:
             metadata[key] = float(value)
         elif key in family.needed:
             raise ArtifactError(f"config.json: `{named}` is `{value}`, not a number")
+
     return metadata, limit
 
 
@@ -346,6 +355,7 @@ def _context(
     context = sizes["context"]
     if family.window == "written":
         return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
+
     metadata: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
     if family.window == "limit" and window and window < context:
         return (
@@ -354,6 +364,7 @@ def _context(
             f"llama.cpp has no sliding window for `{family.name}`: "
             f"the context ends with it, at {window} of {context}",
         )
+
     return context, metadata, ""
 
 

@@ -83,16 +83,20 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
         dtype = _dtype(file, sources)
         _write_config(config, rules, dtype, out)
         _write_weights(file, sources, dtype, out, report)
+
         for licence in origin.licences:
             shutil.copyfile(licence, out / licence.name)
+
         with open_weights(out) as weights:
             model = read_architecture(out, weights)
+
         check_metadata(file, model)
         figures = _figures(origin, file, dtype)
         report.note(f"{origin.file.name}: {figures['quantization']}, taken as {_DTYPES[dtype]}")
         vocabulary = tokenizer.read_vocabulary(out, model.sizes["vocab"])
         compared = tokenizer.prove_file(file.path, out, vocabulary)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
+
     return figures | {"tokens_compared": compared}
 
 
@@ -110,10 +114,12 @@ def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
             raise file.fault(f"tensor `{source.name}`: shape {list(shape)}, {asked}")
         if source.heads and source.shape[0] % (2 * source.heads):
             raise file.fault(f"tensor `{source.name}`: heads of an odd size have no rotary pairs")
+
     known = {source.name for source in sources}
     for name in file.tensors:
         if name not in known and name not in COMPUTED:
             raise file.fault(f"tensor `{name}` has no place in a checkpoint")
+
     return sources
 
 
@@ -124,6 +130,7 @@ def _dtype(file: GgufFile, sources: list[Source]) -> str:
     kinds = {file.tensors[source.name].type for source in sources if len(source.shape) > 1}
     if len(kinds) != 1 or not kinds <= {"F16", "BF16"}:
         return "F32"
+
     (kind,) = kinds
     vectors = [source for source in sources if len(source.shape) == 1]
     values = np.concatenate([block.ravel() for source in vectors for block in _rows(file, source)])
@@ -131,6 +138,7 @@ def _dtype(file: GgufFile, sources: list[Source]) -> str:
         rounded = values.astype(np.float16).astype(np.float32)
     else:
         rounded = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
     return kind if np.array_equal(rounded, values) else "F32"
 
 
@@ -166,6 +174,7 @@ def _rows(file: GgufFile, source: Source) -> Iterator["NDArray[np.float32]"]:
     if source.heads and len(source.shape) == 1:
         yield _ungrouped(file.whole(source.name).reshape(-1, 1), source).reshape(1, -1)
         return
+
     unit = count // source.heads if source.heads else 1
     step = max(unit, BLOCK_WEIGHTS // source.shape[-1] // unit * unit)
     for first in range(0, count, step):
@@ -193,6 +202,7 @@ def _figures(origin: Origin, file: GgufFile, dtype: str) -> Figures:
         if tensor.name not in COMPUTED:
             weights[tensor.type] = weights.get(tensor.type, 0) + math.prod(tensor.shape)
             stored += tensor.size
+
     total = sum(weights.values())
     shares = {
         kind: count / total for kind, count in sorted(weights.items(), key=lambda kind: -kind[1])
@@ -200,6 +210,7 @@ def _figures(origin: Origin, file: GgufFile, dtype: str) -> Figures:
     listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
     bits = stored * 8 / total
     general = {key: str(file.metadata.get(f"general.{key}", "")) for key in ("name", "license")}
+
     return {
         "file": origin.file.name,
         "file_bytes": origin.file.stat().st_size,

@@ -51,6 +51,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     if match is None:
         known = ", ".join(sorted({row.name for row in FAMILIES.values()}))
         raise file.fault(f"models of the family `{name}` are not known", hint=f"known: {known}")
+
     kind, family = match
     metadata = _FamilyMetadata(file, family)
     config = {
@@ -66,6 +67,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     }
     if family.activation != "silu":
         config["hidden_activation"] = family.activation
+
     return config | _rope(metadata, config)
 
 
@@ -107,6 +109,7 @@ def _shape(metadata: _FamilyMetadata) -> dict[str, Any]:
     embedding = metadata.file.tensors.get("token_embd.weight")
     if embedding is None:
         raise metadata.file.fault("tensor `token_embd.weight` is missing")
+
     return {
         "vocab_size": embedding.shape[-1],
         "hidden_size": metadata.count("embedding_length"),
@@ -126,14 +129,17 @@ def _attention(metadata: _FamilyMetadata) -> dict[str, Any]:
     kind = next(kind for kind, row in FAMILIES.items() if row is family)
     if DEFAULTS[kind].get("head_dim") or metadata.get("attention.key_length"):
         settings["head_dim"] = metadata.head_dim
+
     if family.scaled_by_hidden:
         whole = metadata.count("embedding_length") // metadata.count("attention.head_count")
         settings["query_pre_attn_scalar"] = (
             whole if layers == family.scaled_by_hidden else metadata.head_dim
         )
+
     if family.window:
         window = metadata.get("attention.sliding_window", _window(metadata)) or None
         settings["sliding_window"] = window
+
     return settings
 
 
@@ -190,8 +196,10 @@ def _rope(metadata: _FamilyMetadata, config: dict[str, Any]) -> dict[str, Any]:
     elif kind not in ("", "none", "linear"):
         hint = "known: linear; llama3 and longrope by their tensors"
         raise metadata.file.fault(f"rope scaling `{kind}` is not known", hint=hint)
+
     if _LLAMA3 in metadata.file.tensors:
         settings |= _llama3(metadata, theta)
+
     if metadata.family.original_context:
         settings["partial_rotary_factor"] = (
             metadata.count("rope.dimension_count", metadata.head_dim) / metadata.head_dim
@@ -207,6 +215,7 @@ def _rope(metadata: _FamilyMetadata, config: dict[str, Any]) -> dict[str, Any]:
             "rope_theta": metadata.number("rope.freq_base_swa", PLAIN_BASE),
         }
         return {"rope_parameters": {"full_attention": settings, "sliding_attention": local}}
+
     return {"rope_parameters": settings}
 
 

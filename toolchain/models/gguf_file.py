@@ -65,10 +65,12 @@ def _laid_out(
     entries = b"".join(_string(key) + _value(value) for key, value in metadata.items())
     claims = []
     ends = [0]
+
     for name, (kind, shape) in tensors.items():
         start = _padded(ends[-1])
         claims.append((name, kind, shape, start))
         ends.append(start + math.prod(shape[:-1]) * ggml.row_bytes(kind, shape[-1]))
+
     head = (
         struct.pack("<4sIQQ", b"GGUF", 3, len(claims), len(metadata))
         + entries
@@ -79,6 +81,7 @@ def _laid_out(
         name: Slot(type=kind, shape=shape, offset=data + start)
         for name, kind, shape, start in claims
     }
+
     return head, slots, data + _padded(ends[-1])
 
 

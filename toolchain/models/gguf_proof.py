@@ -82,6 +82,7 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
     tokens = _tokens(folder)
     with scorer(runtime, file, context=2 * TOKENS) as child:
         theirs = np.array(child.logits(tokens))
+
     exact, rounded = _both(folder, tokens, types)
     delta = theirs - exact
     noise = rounded - exact
@@ -101,6 +102,7 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
             hint="this is a fault of the toolchain or a file that contradicts itself: "
             "give the model's original folder instead",
         )
+
     return proof
 
 
@@ -151,6 +153,7 @@ def _like_llama_cpp(model: Any, types: set[str]) -> "Iterator[None]":
         for module in model.modules()
         if isinstance(module, torch.nn.Linear)
     ]
+
     try:
         yield
     finally:
@@ -166,10 +169,12 @@ def _rounded(values: "torch.Tensor", types: set[str]) -> "torch.Tensor":
         for kind in sorted(types & _FLOATS.keys()):
             values = values.to(getattr(torch, _FLOATS[kind])).float()
         return values
+
     wide = any(mark in kind for kind in quantized for mark in _BLOCKS)
     block = 256 if wide and values.shape[-1] % 256 == 0 else 32
     if values.shape[-1] % block:
         return values
+
     blocks = values.reshape(*values.shape[:-1], -1, block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     steps = (blocks / scale.clamp_min(1e-30)).round()

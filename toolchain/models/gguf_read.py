@@ -60,6 +60,7 @@ class GgufFile:
             return list(value)
         if not isinstance(value, Array) or value.kind != _STRING:
             raise self.fault(f"metadata `{key}` is not a list of texts")
+
         texts = []
         with self.path.open("rb") as stream:
             stream.seek(value.offset)
@@ -69,6 +70,7 @@ class GgufFile:
                     texts.append(stream.read(length).decode("utf-8"))
                 except UnicodeDecodeError as error:
                     raise self.fault(f"item {place} of `{key}` is not UTF-8") from error
+
         return texts
 
     def numbers(self, key: str) -> "NDArray[Any] | None":

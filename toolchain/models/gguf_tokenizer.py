@@ -47,19 +47,23 @@ def write_tokenizer(file: GgufFile, out: Path) -> Rules:
             "a base without a template has never seen a conversation"
         )
         raise file.fault("no chat template", hint=hint)
+
     check_template(template)
     tokens = file.strings("tokenizer.ggml.tokens")
     rows = file.shape("token_embd.weight")[0]
     if len(tokens) != rows:
         raise file.fault(f"{len(tokens)} tokens, but `token_embd.weight` has {rows} rows")
+
     fields = _kind(file, tokens)
     rules = llama.vocabulary_rules(file.path)
     if not rules.ends:
         raise file.fault("no token ends an answer")
+
     write_whole(out / TOKENIZER, json.dumps(_whole(fields, tokens, rules), ensure_ascii=False))
     _check_readable(file, out)
     write_whole(out / TEMPLATE, template)
     _write_settings(tokens, rules, out)
+
     return rules
 
 
@@ -95,12 +99,14 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
                 "this file does not say how its text is cut"
             )
         raise file.fault(f"a tokenizer cut as `{name[:40]}` is not known", hint=hint)
+
     pre_tokenizer, ignore_merges = found
     # A piece may begin with the separating space: llama.cpp searches it from the second byte on.
     listed = file.strings("tokenizer.ggml.merges")
     pairs = [(merge[: merge.find(" ", 1)], merge[merge.find(" ", 1) + 1 :]) for merge in listed]
     known = set(tokens)
     merges = [list(pair) for pair in pairs if {*pair, "".join(pair)} <= known]
+
     return {
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
@@ -136,6 +142,7 @@ def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
     scores = file.numbers("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
         raise file.fault(f"no scores for its {len(tokens)} tokens")
+
     types = file.numbers("tokenizer.ggml.token_type")
     joined = [
         (float(scores[number]), text)
@@ -151,6 +158,7 @@ def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
     ]
     # The text comes last, so that equal files give equal bytes.
     pairs.sort(key=lambda pair: (-pair[0], -len(pair[1]), -len(pair[2]), pair[1] + pair[2]))
+
     return [[left, right] for _, left, right in pairs]
 
 
@@ -194,6 +202,7 @@ def _whole(fields: dict[str, Any], tokens: list[str], rules: Rules) -> dict[str,
         "unk_token": unknown[0] if unknown and fields["model"]["byte_fallback"] else None,
         "vocab": {tokens[number]: number for number in used},
     }
+
     return {
         "version": "1.0",
         "truncation": None,
@@ -238,6 +247,7 @@ def _around(tokens: list[str], rules: Rules) -> dict[str, Any] | None:
         tokens[number]: {"id": tokens[number], "ids": [number], "tokens": [tokens[number]]}
         for number in before + behind
     }
+
     return {
         "type": "TemplateProcessing",
         "single": once("A", 0),
@@ -255,6 +265,7 @@ def _write_settings(tokens: list[str], rules: Rules, out: Path) -> None:
     }
     ids = {f"{role}_token_id": number for role, number in rules.roles.items()}
     generation = {**ids, "eos_token_id": list(rules.ends)}
+
     for name, content in (
         ("tokenizer_config.json", settings),
         ("generation_config.json", generation),

@@ -184,6 +184,7 @@ def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
             hint="fetch the parts, join them with "
             "`llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
         )
+
     return chosen
 
 

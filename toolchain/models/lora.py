@@ -107,14 +107,17 @@ def read_lora(folder: Path) -> Lora:
         raise ArtifactError(
             f"{folder.name}: {problem}", hint="save the adapter again with peft's `save_pretrained`"
         )
+
     tensors = read_header(folder / WEIGHTS)
     sides = _sides(folder, tensors)
     check_targets(folder, config, [module for module, _ in sides])
+
     with _Parts(tensors) as parts:
         deltas = {
             f"{module}.weight": _delta(folder, config, module, parts, pair)
             for module, pair in sides
         }
+
     kind = initialisation(config)
     return Lora(
         name=folder.name,
@@ -139,6 +142,7 @@ def check_fits(lora: Lora, weights: Weights, base: str) -> None:
             )
         if tensor is None:
             raise ArtifactError(f"{problem}: `{base}` has no tensor `{weight}`", hint=hint)
+
         shape = (delta.b.shape[0], delta.a.shape[1])
         if tensor.shape != shape:
             raise ArtifactError(
@@ -199,11 +203,13 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
                 f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=ELSEWHERE
             )
         sides.setdefault(match["module"], {})[match["side"]] = key
+
     if not sides or any(len(pair) < 2 for pair in sides.values()):
         raise ArtifactError(
             f"{folder.name}: {WEIGHTS}: a LoRA pair is missing",
             hint="download or copy the adapter again",
         )
+
     return sorted(sides.items())
 
 

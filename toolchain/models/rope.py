@@ -43,6 +43,7 @@ def read_rope(
         if (local.get("rope_type") or "default") != "default":
             raise _unknown(local["rope_type"])
         metadata["rope.freq_base_swa"] = float(local["rope_theta"])
+
     if family.plain_rope:
         if kind != "default" or base != PLAIN_BASE:
             raise ArtifactError(
@@ -50,6 +51,7 @@ def read_rope(
                 f"where `{family.name}` has none but {PLAIN_BASE:g}"
             )
         return {}, {}
+
     more, factors = _scaled(family, kind, settings, base, config, sizes)
     return metadata | more, factors
 
@@ -133,6 +135,7 @@ def _scaled(
             return extended | {
                 "rope.scaling.attn_factor": _long_attention(settings, original, config)
             }, _long_factors(settings, sizes)
+
     raise _unknown(kind)
 
 
@@ -190,6 +193,7 @@ def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "ND
     factors = np.where(
         wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between)
     )
+
     return np.ascontiguousarray(factors, dtype=np.float32)
 
 
@@ -208,6 +212,7 @@ def llama3_settings(
     factor = float(str(factors.max()))
     if not factor > 1 or not np.isfinite(factors).all():
         return None
+
     # 1/factors = (1 - smooth) / factor + smooth
     smooth = (1 / factors.astype(np.float64) - 1 / factor) / (1 - 1 / factor)
     per_wave = base ** (-np.arange(len(factors)) / len(factors)) / (2 * math.pi)
@@ -217,6 +222,7 @@ def llama3_settings(
         slope, start = np.polyfit(per_wave[between], smooth[between], 1)
         # smooth = (original · per_wave - 1) / (high - 1)
         candidates.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
+
     for high, original in candidates:
         settings = {
             "rope_type": "llama3",
@@ -227,6 +233,7 @@ def llama3_settings(
         }
         if high > 1 and original >= 1 and _gives(settings, base, factors):
             return settings
+
     return None
 
 

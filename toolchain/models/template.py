@@ -140,6 +140,7 @@ def _render(
     """
     if len(template.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ArtifactError(f"chat template: larger than {MAX_BYTES >> 20} MiB")
+
     code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES, now=RENDERED_AT)
     request = {
         "template": template,
@@ -149,6 +150,7 @@ def _render(
         "others": others,
         "tokens": dict(tokens or {}),
     }
+
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", code],
@@ -159,8 +161,10 @@ def _render(
         )
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
+
     if done.returncode == 0:
         return str(json.loads(done.stdout))
+
     lines = done.stderr.strip().splitlines()
     reason = (
         lines[-1] if lines else f"the process was stopped by its limits (exit {done.returncode})"
@@ -174,6 +178,7 @@ def check_folder(model: Path) -> None:
     file = model / TEMPLATE
     config = model / "tokenizer_config.json"
     templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
+
     try:
         named = (
             json.loads(config.read_text(encoding="utf-8")).get("chat_template")
@@ -182,11 +187,13 @@ def check_folder(model: Path) -> None:
         )
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{config.name}: not valid JSON") from error
+
     several = (
         [entry.get("template") for entry in named if isinstance(entry, dict)]
         if isinstance(named, list)
         else [named]
     )
+
     for template in (*templates, *several):
         if isinstance(template, str):
             check_template(template)

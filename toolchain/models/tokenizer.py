@@ -104,6 +104,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         TEMPLATE_KEY: template,
     }
     mark = _name_mark(fields)
+
     return Vocabulary(
         metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark
     )
@@ -181,6 +182,7 @@ def prove_file(
                 if ours != theirs:
                     raise _mismatch(tokenizer, text, ours, theirs)
                 compared += len(ours)
+
     return compared
 
 
@@ -209,6 +211,7 @@ def _proof_texts(
         f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}"
         for token in added
     ]
+
     for text in (*texts, *around):
         normal = unicodedata.normalize("NFC", text) if structure.composed else text
         marks = (
@@ -241,6 +244,7 @@ def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[li
         number: (text, BYTE if text in structure.bytes else NORMAL)
         for text, number in fields["model"]["vocab"].items()
     }
+
     for token in fields.get("added_tokens") or []:
         kind = _added_type(token)
         spaced = structure.model == "llama" and token.get("normalized")
@@ -248,6 +252,7 @@ def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[li
             token["content"].replace(SPACE, " ") if spaced else token["content"],
             kind,
         )
+
     tokens = {
         number: token
         for number, token in tokens.items()
@@ -259,12 +264,14 @@ def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[li
             f"in `model.embed_tokens.weight` of {rows}"
         )
         raise ArtifactError(f"{TOKENIZER}: {problem}", hint="resize the embedding")
+
     listed = [tokens.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
     seen: set[str] = set()
     for text, _ in listed:
         if text in seen:
             raise ArtifactError(f"{TOKENIZER}: two tokens have the text `{text}`")
         seen.add(text)
+
     return [text for text, _ in listed], [kind for _, kind in listed]
 
 
@@ -316,6 +323,7 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
                 merge if isinstance(merge, str) else " ".join(merge) for merge in merges
             ]
         }
+
     by_id = scores(fields)
     fixed = {CONTROL: -1000.0, USER_DEFINED: -1000.0, UNUSED: -10000.0, BYTE: 0.0}
     listed = [fixed[kind] if kind in fixed else by_id[number] for number, kind in enumerate(types)]
@@ -340,6 +348,7 @@ def special_ids(
         else {}
     )
     metadata: Metadata = {}
+
     for role, key in _ROLES.items():
         numbers = [
             ids.get(_text(settings.get(f"{role}_token")), -1),
@@ -347,12 +356,15 @@ def special_ids(
         ]
         if known := [number for number in numbers if 0 <= number < len(ids)]:
             metadata[key] = known[0]
+
     turns = [ids[token] for token in END_OF_TURN if token in ids]
     written = _written_end(folder, settings, added)
     if written in ids and ids[written] != metadata.get(_EOS):
         turns = [ids[written], *(number for number in turns if number != ids[written])]
+
     if turns:
         metadata["tokenizer.ggml.eot_token_id"] = turns[0]
+
     stops = {
         *_numbers(config.get("eos_token_id")),
         *_numbers(generation.get("eos_token_id")),
@@ -368,6 +380,7 @@ def special_ids(
         raise ArtifactError(
             f"{folder.name}: `eos_token_id` {highest} is not in the vocabulary of {len(ids)}"
         )
+
     return metadata, tuple(sorted(stops))
 
 
@@ -382,6 +395,7 @@ def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a", add_special_tokens=True).ids
     bos, eos = ([specials[key]] if key in specials else [] for key in (_BOS, _EOS))
+
     for add_bos in (False, True):
         for add_eos in (False, True):
             if whole == bos * add_bos + bare + eos * add_eos:
@@ -389,6 +403,7 @@ def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
                     "tokenizer.ggml.add_bos_token": add_bos,
                     "tokenizer.ggml.add_eos_token": add_eos,
                 }
+
     raise ArtifactError(
         f"{TOKENIZER}: puts tokens {whole} around `a`, not the begin and end tokens that it names"
     )

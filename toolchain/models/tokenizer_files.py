@@ -26,6 +26,7 @@ def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]
     """
     if adapter is None:
         return {**_existing(base, TOKENIZER_FILES), **_existing(base, TEMPLATE_FILES)}
+
     own = _existing(adapter, TOKENIZER_FILES)
     slow = [name for name in _SLOW if name in own]
     if slow and TOKENIZER not in own:
@@ -34,6 +35,7 @@ def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]
             hint="save its tokenizer again with "
             "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
         )
+
     # a tokenizer.json without settings is completed with those of the base
     under = (SETTINGS,) if TOKENIZER in own else TOKENIZER_FILES
     files: dict[str, Path | str] = {**_existing(base, under), **own}

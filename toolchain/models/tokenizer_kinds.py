@@ -141,6 +141,7 @@ def recognise(fields: dict[str, Any]) -> Structure:
     steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
     if not isinstance(model.get("vocab"), dict | list):
         raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
+
     if all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items()):
         structure = (
             _sentence_piece(fields, model)
@@ -149,6 +150,7 @@ def recognise(fields: dict[str, Any]) -> Structure:
         )
         if structure:
             return structure
+
     kind = "+".join(str(step.get("type", "nothing")) for step in steps)
     hint = (
         f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, "
@@ -177,6 +179,7 @@ def _bytes_first(
                 composed=normalizer is not None,
                 splits_marks=name == "gpt-4o",
             )
+
     return None
 
 
@@ -212,12 +215,14 @@ def scores(fields: dict[str, Any]) -> dict[int, float]:
     pairs = list(_pairs(fields))
     ways = Counter(left + right for left, right in pairs)
     added = {token["content"] for token in fields.get("added_tokens") or []} | set(_BYTES)
+
     for text in vocabulary.keys() - added:
         cuts = sum(
             text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text))
         )
         if cuts != ways[text]:
             raise _no_scores(text)
+
     ranks = {text: rank for rank, block in enumerate(_blocks(pairs)) for text in block}
     others = sorted((vocabulary[text], text) for text in vocabulary.keys() - added - ranks.keys())
     ranks |= {text: len(ranks) + place for place, (_, text) in enumerate(others)}
@@ -233,6 +238,7 @@ def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
     last = {left + right: at for at, (left, right) in enumerate(pairs)}
     block: list[str] = []
     first = end = 0
+
     for at, (left, right) in enumerate(pairs):
         if left + right not in block:
             block.append(left + right)

@@ -80,6 +80,7 @@ class Tokens:
             raise ArtifactError(
                 f"{TOKENIZER}: a vocabulary of kind `{kind}` is not trimmed", hint=hint
             )
+
         self._added = {
             str(token["content"]): int(token["id"])
             for token in self.fields.get("added_tokens") or []
@@ -109,6 +110,7 @@ class Tokens:
             raise ConfigError(
                 f"trim: vocabulary: the recipe's text needs {len(full)} tokens, `{size}` asked"
             )
+
         size = -(-max(size, len(full)) // ROUND) * ROUND
         for token in itertools.chain(self._likely(used), sorted(self._texts)):
             if len(full) == size:
@@ -116,6 +118,7 @@ class Tokens:
             missing = set(self._made_of(token)) - full
             if len(full) + len(missing) <= size:
                 full |= missing
+
         return full
 
     def _likely(self, used: Set[int]) -> list[int]:
@@ -139,6 +142,7 @@ class Tokens:
                 places[kind] += 1
                 pace = nearness * max(kinds[kind], int(nearness > 1))
                 ranks[token] = places[kind] / pace if pace else math.inf
+
         return sorted(ranks, key=lambda token: ranks[token])
 
     def _plain(self) -> dict[int, str]:
@@ -175,6 +179,7 @@ class Tokens:
         text = self._texts.get(token)
         if text is None:
             return []
+
         parts = list(text) if text not in self._added else []
         seen = [token, *(self._ids[part] for part in parts if part in self._ids)]
         while len(parts) > 1:
@@ -186,6 +191,7 @@ class Tokens:
                 break
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
             seen.append(self._ids[parts[at]])
+
         return seen
 
     def write(self, kept: set[int], out: Path) -> None:
@@ -196,11 +202,13 @@ class Tokens:
         places = {old: new for new, old in enumerate(sorted(kept))}
         _write_weights(self.folder, sorted(kept), out)
         write_whole(out / TOKENIZER, json.dumps(self._trimmed(places), ensure_ascii=False))
+
         for name in CONFIGS:
             if (self.folder / name).is_file():
                 write_whole(
                     out / name, json.dumps(_renumbered(self.folder / name, places), indent=2) + "\n"
                 )
+
         if (self.folder / SETTINGS).is_file():
             settings = read_json(self.folder / SETTINGS)
             listed = settings.get("added_tokens_decoder") or {}
@@ -208,6 +216,7 @@ class Tokens:
                 str(places[int(old)]): token for old, token in listed.items() if int(old) in places
             }
             write_whole(out / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+
         for name in CARRIED:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, out / name)
@@ -221,6 +230,7 @@ class Tokens:
             if token["id"] in places
         ]
         after = _post_processor(self.fields.get("post_processor"), places)
+
         return self.fields | {
             "added_tokens": added,
             "post_processor": after,
@@ -308,16 +318,19 @@ def _write_weights(folder: Path, kept: Sequence[int], out: Path) -> None:
         per_token = {
             name: weights.tensors[name] for name in (EMBEDDING, HEAD) if name in weights.tensors
         }
+
     if EMBEDDING not in per_token:
         raise ArtifactError(
             f"{folder.name}: no tensor `{EMBEDDING}`, so there is no vocabulary to trim"
         )
+
     for name, tensor in per_token.items():
         if kept[-1] >= tensor.rows:
             raise ArtifactError(
                 f"{tensor.file.name}: tensor `{name}` has {tensor.rows} rows, "
                 f"{TOKENIZER} has token {kept[-1]}"
             )
+
     total = sum(
         _write_shard(file, kept, out / file.name) for file in sorted(folder.glob("*.safetensors"))
     )
@@ -336,17 +349,21 @@ def _write_shard(file: Path, kept: Sequence[int], out: Path) -> int:
     }
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
+
     for name, tensor in tensors:
         first, end = end, end + raw[name].size
         shape = (len(raw[name]), *tensor.shape[1:]) if name in (EMBEDDING, HEAD) else tensor.shape
         header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [first, end]}
+
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     assert len(text) <= MAX_HEADER_BYTES
+
     with out.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for values in raw.values():
             values.tofile(stream)
+
     return end
 
 

@@ -106,6 +106,7 @@ def check_model_folder(folder: Path) -> None:
             f"{folder.name}: no `config.json`",
             hint="a model folder is what `save_pretrained` writes",
         )
+
     _weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
         hint = (
@@ -155,6 +156,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder.name}: `{pickles[0]}` is a pickle, which can run code when it is loaded",
             hint=hint,
         )
+
     raise ArtifactError(
         f"{folder.name}: no weights (`*.safetensors`)",
         hint="a model folder is what `save_pretrained` writes",
@@ -206,11 +208,13 @@ def read_header(file: Path) -> dict[str, Tensor]:
         if 8 + length > size:
             raise _cut(file, size, 8 + length)
         text = stream.read(length)
+
     try:
         fields = json.loads(text)
         entries = {name: entry for name, entry in fields.items() if name != "__metadata__"}
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{file.name}: not a safetensors file") from error
+
     tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in entries.items()}
     _check_layout(file, tensors, 8 + length, size)
     return tensors
@@ -226,6 +230,7 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
         )
     except (TypeError, KeyError, ValueError):
         sound = False
+
     if not sound:
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`"
@@ -239,11 +244,13 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
             f"{file.name}: tensor `{name}`: weights of type `{dtype}`, not F32, F16 or BF16",
             hint=hint,
         )
+
     tensor = Tensor(file=file, dtype=dtype, shape=shape, offset=start + begin)
     if tensor.size_bytes != end - begin:
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: {end - begin} bytes for shape {list(shape)} of {dtype}"
         )
+
     return tensor
 
 
@@ -260,6 +267,7 @@ def _check_layout(file: Path, tensors: dict[str, Tensor], start: int, size: int)
             )
             raise ArtifactError(f"{file.name}: tensor `{name}`: {problem}")
         end += tensor.size_bytes
+
     if size < end:
         raise _cut(file, size, end)
     if size > end:

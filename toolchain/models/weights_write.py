@@ -42,6 +42,7 @@ def write_weights(
         raise ArtifactError(
             f"no room for a checkpoint of {total / 1e6:.0f} MB: {free / 1e6:.0f} MB are free"
         )
+
     try:
         for place, shard in enumerate(shards):
             with (out / _file_name(place, len(shards))).open("wb") as stream:
@@ -55,6 +56,7 @@ def write_weights(
         raise ArtifactError(
             f"no room for a checkpoint of {total / 1e6:.0f} MB: {error.strerror}"
         ) from error
+
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": names}
         write_whole(out / INDEX, json.dumps(index, indent=2) + "\n")

@@ -90,6 +90,7 @@ def read_contents(file: Path) -> Contents:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
+
     metadata = header.metadata
     architecture = str(metadata.get("general.architecture", ""))
     weights = [tensor for tensor in header.tensors if tensor.name not in _COMPUTED]
@@ -98,6 +99,7 @@ def read_contents(file: Path) -> Contents:
     parameters = sum(share.weights for share in types)
     specials = _specials(file, header)
     scheme = _scheme(metadata.get("general.file_type"))
+
     return Contents(
         file=file.name,
         size_bytes=header.size,
@@ -200,6 +202,7 @@ def _specials(file: Path, header: Header) -> tuple[Special, ...]:
             place: str(text)
             for place, text in enumerate(tokens if isinstance(tokens, tuple) else ())
         }
+
     return tuple(
         Special(role=role, id=number, text=texts.get(number, "")) for role, number in known.items()
     )
@@ -212,24 +215,30 @@ def _warnings(
     metadata = header.metadata
     if metadata.get("general.type", "model") != "model":
         return
+
     ids = {special.role: special.id for special in specials}
     vocabulary = _count(metadata.get("tokenizer.ggml.tokens"))
     for special in specials:
         if special.id >= vocabulary:
             yield f"the {special.role} token {special.id} is not in the vocabulary of {vocabulary}"
+
     if not vocabulary:
         yield "there is no vocabulary"
     elif "eos" not in ids and "eot" not in ids:
         yield "no token ends an answer"
+
     if ids.get("padding") is not None and ids.get("padding") == ids.get("eos") and "eot" not in ids:
         yield (
             "padding is the token that ends an answer: "
             "a model trained with padding masked may never have learned to stop"
         )
+
     if "tokenizer.chat_template" not in metadata:
         yield "no chat template: engines will guess one"
+
     if metadata.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in metadata:
         yield "no `tokenizer.ggml.pre`: text is cut in a default way before it is merged"
+
     yield from _label_warnings(types, scheme)
 
 

@@ -67,6 +67,7 @@ def _bundle(folder: Path) -> FolderContents:
         manifest = read_manifest(folder)
     except ManifestError as error:
         raise ArtifactError(f"{folder.name}: {error}", hint="package it again") from error
+
     needs = sum(size for part, size in manifest.needs.items() if part != "runtime_bytes") / 1e6
     signed = (folder / f"{BUNDLE_MANIFEST}.sig").is_file()
     origin = manifest.provenance.get("base") or manifest.provenance.get("recipe")
@@ -82,6 +83,7 @@ def _bundle(folder: Path) -> FolderContents:
         ("signature", "beside it; the board checks it" if signed else "none yet"),
         ("files", ", ".join(entry.path for entry in manifest.files)),
     ]
+
     return _contents(folder, "bundle", rows, list(_bundle_warnings(folder, manifest)))
 
 
@@ -98,6 +100,7 @@ def _gate(manifest: Manifest) -> str:
         )
         if isinstance(manifest.gate.get(name), int | float)
     ]
+
     return ", ".join(shown) or "nothing was measured against a reference"
 
 
@@ -129,8 +132,10 @@ def _checkpoint(folder: Path) -> FolderContents:
     ]
     if (folder / ADAPTER).is_file():
         warnings.append("an adapter lies in the same folder: say which of the two is meant")
+
     if config.get("quantization_config"):
         warnings.append("its weights are quantized already: recipes need the 16-bit original")
+
     _warn_if_refused(lambda: _understood(folder), warnings)
     return _contents(folder, "checkpoint", rows, warnings)
 
@@ -156,6 +161,7 @@ def _adapter(folder: Path) -> FolderContents:
         *_tokenizer_rows(folder, warnings, needed=False),
     ]
     _warn_if_refused(lambda: lora.read_lora(folder), warnings)
+
     return _contents(folder, "adapter", rows, warnings)
 
 
@@ -189,6 +195,7 @@ def _stored(folder: Path, warnings: list[str]) -> str:
     counts: dict[str, int] = {}
     stored = 0
     files = sorted(folder.glob("*.safetensors"))
+
     for file in files:
         try:
             tensors = weights.read_header(file)
@@ -198,11 +205,14 @@ def _stored(folder: Path, warnings: list[str]) -> str:
         for tensor in tensors.values():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.rows * tensor.columns
             stored += tensor.size_bytes
+
     pickles = sorted({p.name for ending in ("*.bin", "*.pt", "*.pth") for p in folder.glob(ending)})
     if pickles and not files:
         warnings.append(f"`{pickles[0]}` is a pickle, which can run code when it is loaded")
+
     if not counts:
         return ""
+
     types = ", ".join(sorted(counts, key=lambda kind: -counts[kind]))
     return f"{stored / 1e6:.1f} MB, {sum(counts.values()) / 1e6:.2f} M parameters, {types}"
 
@@ -244,6 +254,7 @@ def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
     present = (folder / TOKENIZER).is_file()
     if not present and needed:
         warnings.append(f"no `{TOKENIZER}`")
+
     file = folder / "tokenizer_config.json"
     settings = _json(file, warnings) if file.is_file() else {}
     try:
@@ -252,11 +263,13 @@ def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
         template = ""
         if needed:
             warnings.append(error.message)
+
     rows = [("tokenizer", _vocabulary(folder, warnings) if present else "")]
     if template:
         digest = hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:12]
         where = TEMPLATE if (folder / TEMPLATE).is_file() else file.name
         rows.append(("template", f"{digest}  of {where}"))
+
     return rows
 
 

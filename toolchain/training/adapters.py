@@ -58,6 +58,7 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
     with open_weights(base) as weights:
         lora = open_lora(adapter, weights, base.name)
         error = _merge_error(weights, lora)
+
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             merged = {
@@ -65,8 +66,10 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
                 for name in tensors.keys()  # noqa: SIM118 - not a dict
             }
             save_file(merged, out / file.name, metadata=tensors.metadata())
+
     if (base / INDEX).is_file():
         (out / INDEX).write_bytes((base / INDEX).read_bytes())
+
     return len(lora.deltas), error
 
 
@@ -109,6 +112,7 @@ def checkpoint_folder(checkpoint: Checkpoint) -> Iterator[Path]:
     if checkpoint.adapter is None:
         yield checkpoint.path
         return
+
     sources = tokenizer_sources(checkpoint.path, checkpoint.adapter)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, checkpoint.path.name)

@@ -111,8 +111,10 @@ def in_float32(model: Any) -> Iterator[None]:
         for tensor in tensors
         if tensor.is_floating_point() and tensor.dtype != torch.float32
     ]
+
     for tensor, own in rounded:
         tensor.data = own.float()
+
     try:
         yield
     finally:
@@ -141,12 +143,14 @@ def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
 
     if not (count := sum(example.targets for example in examples)):
         return None
+
     objective = AnswerLoss(model).eval()
     with in_float32(model), torch.inference_mode():
         total = 0.0
         for first in range(0, len(examples), BATCH):
             batch = batch_of(examples, range(first, min(first + BATCH, len(examples))))
             total += float(objective(batch.to(model.device)))
+
     return round(total / count, 6)
 
 
@@ -197,7 +201,9 @@ def _continue(
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=pad,
     )
+
     with in_float32(model), torch.inference_mode():
         sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+
     continuations: list[list[int]] = sequences[:, width:].tolist()
     return continuations

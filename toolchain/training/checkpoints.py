@@ -24,8 +24,10 @@ def load_tokenizer(folder: Path) -> Any:
         raise ArtifactError(
             f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}"
         ) from error
+
     if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
         tokenizer.backend_tokenizer.model.dropout = None
+
     return tokenizer
 
 
@@ -42,6 +44,7 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # With `output_loading_info` a pair is returned; the declared type names the model alone.
     load = cast(Callable[..., tuple[Any, dict[str, Any]]], AutoModelForCausalLM.from_pretrained)
+
     try:
         model, loading = load(
             folder,
@@ -55,8 +58,10 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
         raise ArtifactError(
             f"{folder.name}: the model cannot be loaded: {_first_line(error)}"
         ) from error
+
     if loading["missing_keys"]:
         raise ArtifactError(f"{folder.name}: tensor `{min(loading['missing_keys'])}` is missing")
+
     return model.eval()
 
 
@@ -65,6 +70,7 @@ def refuse_quantised(folder: Path) -> None:
     settings = read_json(folder / "config.json").get("quantization_config")
     if not settings:
         return
+
     method = (
         settings.get("quant_method", "unknown method")
         if isinstance(settings, dict)

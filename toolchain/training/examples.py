@@ -68,11 +68,13 @@ def conversations(
             too_long += 1
             continue
         examples.append(Example(ids=ids, labels=labels))
+
     if rows and not examples:
         raise ArtifactError(
             f"data set: all {too_long} conversations are longer than {max_tokens} tokens",
             hint="raise `max_tokens`",
         )
+
     return examples, too_long
 
 

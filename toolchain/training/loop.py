@@ -201,6 +201,7 @@ def train(
         progress.count_step(loss, sum(len(examples[row].ids) for row in rows))
         if accelerator.is_main_process and _save_is_due(progress):
             _save(state, accelerator.unwrap_model(prepared), optimizer, mean, progress)
+
     mean.apply()
     accelerator.unwrap_model(prepared).eval()
     return progress.figures()
@@ -221,6 +222,7 @@ def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer
             "weight_decay": 0.0,
         },
     ]
+
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=course.learning_rate,
@@ -286,10 +288,13 @@ def _save(
         if p.requires_grad
     }
     tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
+
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
+
     with whole_file(state) as part:
         save_file(tensors, part, metadata=progress.header())
+
     progress.saved = time.monotonic()
 
 
@@ -304,6 +309,7 @@ def _restore(
     moments: dict[int, dict[str, torch.Tensor]] = {}
     if not state.is_file():
         return mean
+
     with safe_open(state, "pt") as tensors, torch.no_grad():
         parameters = dict(objective.named_parameters())
         for key in tensors.keys():  # noqa: SIM118 - not a dict
@@ -316,10 +322,12 @@ def _restore(
                 place, _, moment = name.partition(".")
                 moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
         header = tensors.metadata()
+
     optimizer.load_state_dict(
         {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
     )
     progress.resume_from(header)
+
     return mean
 
 

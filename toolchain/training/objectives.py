@@ -92,6 +92,7 @@ class Head:
             ours = self.logits(self.hidden(ids))
             theirs = self._model(input_ids=ids, use_cache=False).logits.float()
             self._model.train(was_training)
+
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
             kind = self._model.config.model_type
             raise ArtifactError(

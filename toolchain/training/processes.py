@@ -55,10 +55,13 @@ def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tu
         kept = keep(out, work, build_together)
         wait_for_all()
         return kept
+
     if not skip:
         wait_for_all()
         build(out)
+
     wait_for_all()
     if (record := recorded(out)) is None:
         raise ArtifactError(f"{out.name}: the first process left no record")
+
     return record, not skip

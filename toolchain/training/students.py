@@ -20,9 +20,11 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
             f"distill: layers: `{wrong[0]}` is not a layer of the teacher",
             hint=f"it has layers 0 to {count - 1}",
         )
+
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == count:
             setattr(config, name, [value[layer] for layer in layers])
+
     config.num_hidden_layers = len(layers)
     student = type(teacher)(config).float()
     weights = teacher.state_dict()
@@ -32,4 +34,5 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
             for name in student.state_dict()
         }
     )
+
     return student

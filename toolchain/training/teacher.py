@@ -77,6 +77,7 @@ def write_logits(
         for start in range(0, len(shard), BATCH):
             parts.append(_distributions(head, shard[start : start + BATCH], temperature, k, tokens))
             report.step("teacher", first + start, len(examples), "conversations")
+
         offsets = torch.tensor([0, *(example.targets for example in shard)]).cumsum(0)
         ids, log_probs, tail = (torch.cat(part) for part in zip(*parts, strict=True))
         save_file(
@@ -89,6 +90,7 @@ def write_logits(
             out / _file(number),
         )
         positions += len(ids)
+
     report.step("teacher", len(examples), len(examples), "conversations")
     return {
         "conversations": len(examples),

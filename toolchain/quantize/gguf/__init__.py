@@ -147,6 +147,7 @@ def quantize(
             "quantize: `importance` is set, but there is no text to collect it on",
             hint="stage `ingest` gives the text",
         )
+
     additions = additions.only_for(spec)
     work = Work(
         stage="quantize",
@@ -157,6 +158,7 @@ def quantize(
     )
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
+
     request = _Request(spec=spec, label=label, additions=additions)
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, request, folder, report))
     return ModelFile(path=out, record=record, fresh=fresh)
@@ -172,6 +174,7 @@ def _build(checkpoint: Checkpoint, request: _Request, out: Path, report: Reporte
         )
         write_companions(folder, vocabulary.template, out)
         file = convert_adapter(checkpoint.adapter, checkpoint.path, out / ADAPTER)
+
     size = file.stat().st_size
     report.note(f"{ADAPTER}: {size / 1e6:.1f} MB, which run beside {figures['file']}")
     return figures | {
@@ -203,6 +206,7 @@ def _build_file(
     scheme = request.spec.scheme
     label = request.label
     additions = request.additions
+
     with open_weights(folder) as weights:
         model = read_architecture(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
@@ -214,6 +218,7 @@ def _build_file(
         fallbacks = _fallbacks(choices, model)
         if fallbacks:
             report.note(_describe_fallbacks(scheme, fallbacks))
+
         caveats = [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
         for caveat in caveats:
             report.note(caveat)
@@ -245,6 +250,7 @@ def _build_file(
             decision=decision,
         )
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
+
     write_companions(folder, vocabulary.template, out)
     more = {
         "tokens_compared": compared,
@@ -255,6 +261,7 @@ def _build_file(
     if additions.trials:
         count = len(additions.trials)
         more["trials"] = {"conversations": count, "from": additions.trials_from}
+
     return figures | more
 
 
@@ -305,6 +312,7 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
         f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits "
         f"per weight, here {real:.2f}"
     )
+
     return figures
 
 
@@ -347,6 +355,7 @@ def _metadata(
         "license": label.licence,
         "description": label.description,
     }
+
     return {
         "general.architecture": model.family.name,
         **{f"general.{key}": value for key, value in general.items() if value},

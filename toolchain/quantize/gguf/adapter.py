@@ -26,6 +26,7 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
     with open_weights(base) as weights:
         model = read_architecture(base, weights)
         lora = open_lora(adapter, weights, base.name)
+
     parts = _parts(lora, {source.origin: source for source in model.tensors})
     metadata: Metadata = {
         "general.architecture": model.family.name,
@@ -34,6 +35,7 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
         "adapter.type": "lora",
         "adapter.lora.alpha": lora.alpha,
     }
+
     with whole_file(out) as file:
         slots = write_header(
             file, metadata, {part: (Type.F32, values.shape) for part, values in parts.items()}
@@ -42,6 +44,7 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
             for part, values in parts.items():
                 stream.seek(slots[part].offset)
                 stream.write(values.tobytes())
+
     return out
 
 
@@ -60,6 +63,7 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
                 f"adapter {lora.name}: changes the embedding `{weight}`, "
                 "which is not adapted while it runs"
             )
+
         b = _scaled(delta, lora.alpha)
         parts[f"{source.name}.lora_a"] = delta.a
         parts[f"{source.name}.lora_b"] = (
@@ -67,6 +71,7 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
             if source.heads
             else np.ascontiguousarray(b)
         )
+
     return parts
 
 

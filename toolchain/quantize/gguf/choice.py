@@ -109,6 +109,7 @@ def decide(question: Question, resume: Path, report: Reporter) -> Decision:
             ready={},
             figures={},
         )
+
     return _learned(decided, question, resume, report) if spec.distill else decided
 
 
@@ -128,6 +129,7 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
     allocation = allocate(case, budget, report)
     main = _main_type(allocation.kinds, model)
     label = _LABELS.get(main, main.name)
+
     return Decision(
         file_type=_UNNAMED[main] if main in _UNNAMED else find_scheme(label).file_type,
         nominal_bpw=ggml.row_bytes(main, 256) * 8 / 256,
@@ -179,6 +181,7 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
             "quantize: distill: there are no conversations to learn on",
             hint="stage `ingest` gives them",
         )
+
     lesson = Lesson(
         folder=question.folder,
         model=question.model,
@@ -191,6 +194,7 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
         seed=question.seed,
     )
     ready, figures = learn(lesson, resume, report)
+
     return Decision(
         file_type=decided.file_type,
         nominal_bpw=decided.nominal_bpw,

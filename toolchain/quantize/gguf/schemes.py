@@ -195,9 +195,11 @@ def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     """Follow `llama_tensor_get_type_impl` for models without experts."""
     if tensor == "output.weight" or (layout.tied and tensor == "token_embd.weight"):
         return Type.Q8_0 if scheme.base == Type.Q8_0 else Type.Q6_K
+
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor)
     if not match:
         return scheme.base
+
     rules = scheme.rules(match[2])
     requested = next(
         (kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base
@@ -208,6 +210,7 @@ def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
         and requested in (Type.Q3_K, Type.Q4_K)
     ):
         return Type.Q5_K
+
     return requested
 
 

@@ -60,12 +60,14 @@ def write_tensors(
     blocks = [block for source, slot in planned for block in _blocks(source, slot)]
     total = sum(slot.size_bytes for _, slot in planned)
     done, read, began = 0, 0, time.monotonic()
+
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
         written = [
             pool.submit(_write_block, stream.fileno(), weights, block, treatment)
             for block in blocks
         ]
+
         try:
             for block, size in zip(blocks, written, strict=True):
                 done += size.result()
@@ -115,6 +117,7 @@ def _write_block(
     slot = block.slot
     first, last = block.first * slot.row_bytes, (block.first + block.count) * slot.row_bytes
     packed = np.empty(last - first, np.uint8)
+
     try:
         if source.name in treatment.ready:
             packed[:] = treatment.ready[source.name][first:last]
@@ -126,10 +129,12 @@ def _write_block(
         raise ArtifactError(
             f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}"
         ) from error
+
     left, at = packed.data, slot.offset + first
     while left:
         size = os.pwrite(handle, left, at)
         left, at = left[size:], at + size
+
     return int(packed.size)
 
 

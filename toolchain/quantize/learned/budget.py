@@ -92,6 +92,7 @@ def parse(scheme: str) -> Budget | None:
     """Return the budget of a scheme, None for a named one; raise ConfigError for a bad amount."""
     if not scheme.startswith(PREFIX):
         return None
+
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
     units = [*_BYTES, _BITS]
     if not found:
@@ -108,6 +109,7 @@ def parse(scheme: str) -> Budget | None:
             f"quantize: scheme `{scheme}`: a budget of nothing",
             hint="such as `auto:400MB` or `auto:4.5bpw`",
         )
+
     return Budget(text=scheme, amount=float(found[1]), unit=found[2])
 
 
@@ -183,6 +185,7 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
         "compared": compared,
         "front": list(_shown(front, fixed)),
     }
+
     return Allocation(kinds=dict(candidates[shipped]), shipped=shipped, figures=figures)
 
 
@@ -243,6 +246,7 @@ def group(names: Sequence[str], most: int) -> list[list[str]]:
         count = min(bands, len(kind))
         edges = [round(len(kind) * band / count) for band in range(count + 1)]
         groups += [kind[begin:end] for begin, end in pairwise(edges)]
+
     return groups
 
 
@@ -287,7 +291,9 @@ def _damage(
             damage[source.name] = [
                 sensitivity * _error(rows, kind, weigh) for kind in options[source.name]
             ]
+
         report.step("measure damage", number, len(groups), "groups")
+
     return damage
 
 

@@ -83,8 +83,10 @@ def _second_moments(
             lengths = torch.tensor([len(examples[row].ids) for row in some])
             tokens = torch.arange(batch.ids.shape[1]) < lengths[:, None]
             network.base_model(input_ids=batch.ids, use_cache=False)
+
     for placed in hooks:
         placed.remove()
+
     return {weight: total.clone() for weight, total in sums.items()}
 
 

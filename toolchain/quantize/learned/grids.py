@@ -57,6 +57,7 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     unit, times, offset = (
         part.reshape(rows, -1) for part in layout.scales(blocks[:, : layout.head])
     )
+
     return Grid(unit=unit, times=times, offset=offset, codes=codes, low=layout.low)
 
 

@@ -98,13 +98,16 @@ def collect(
     }
     network = _load(folder, lora)
     seen = _Sums()
+
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in names:
             module.register_forward_pre_hook(seen.hook(f"{name}.weight"))
+
     with torch.inference_mode():
         for number, chunk in enumerate(chunks, 1):
             network(torch.tensor([chunk]), use_cache=False)
             report.step("importance", number * CHUNK_TOKENS, len(chunks) * CHUNK_TOKENS, "tokens")
+
     return Matrix(
         sums={names[weight]: total.float().numpy() for weight, total in seen.totals.items()},
         counts={names[weight]: count for weight, count in seen.counts.items()},
@@ -120,6 +123,7 @@ def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
         tokens += tokenizer.encode(text).ids
         if len(tokens) >= MAX_CHUNKS * CHUNK_TOKENS:
             break
+
     if len(tokens) < CHUNK_TOKENS:
         hint = "give more data, or set `importance = false`"
         raise ConfigError(
@@ -127,6 +131,7 @@ def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
             f"an importance matrix needs {CHUNK_TOKENS}",
             hint=hint,
         )
+
     whole = min(len(tokens) // CHUNK_TOKENS, MAX_CHUNKS)
     return [tokens[number * CHUNK_TOKENS : (number + 1) * CHUNK_TOKENS] for number in range(whole)]
 
@@ -154,9 +159,11 @@ def save(matrix: Matrix, file: Path) -> None:
         "imatrix.chunk_size": matrix.chunk_tokens,
     }
     values: dict[str, NDArray[np.float32]] = {}
+
     for name in sorted(matrix.sums):
         values[name + _SUMS] = matrix.sums[name].reshape(1, -1).astype(np.float32)
         values[name + _COUNTS] = np.full((1, 1), matrix.counts[name], np.float32)
+
     with whole_file(file) as part:
         slots = write_header(
             part, metadata, {name: (Type.F32, array.shape) for name, array in values.items()}
@@ -178,19 +185,23 @@ def load(file: Path, model: Model | None = None) -> Matrix:
     except ManifestError as error:
         hint = "llama-imatrix writes this form with `--output-format gguf`"
         raise ArtifactError(f"{file.name}: not an importance matrix: {error}", hint=hint) from error
+
     if header.metadata.get("general.type") != "imatrix":
         raise ArtifactError(
             f"{file.name}: not an importance matrix "
             f"but `{header.metadata.get('general.type', 'a model')}`"
         )
+
     values = {tensor.name: _values(file, tensor) for tensor in header.tensors}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
     if missing := next((name for name in names if values.get(name + _COUNTS) is None), None):
         raise ArtifactError(f"{file.name}: tensor `{missing}{_COUNTS}` is missing")
+
     datasets = header.metadata.get("imatrix.datasets")
     sums = {name: values[name + _SUMS] for name in names}
     if model:
         _check_fits(file, sums, model)
+
     return Matrix(
         sums=sums,
         counts={name: int(values[name + _COUNTS][0]) for name in names},

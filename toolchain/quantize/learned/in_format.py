@@ -74,6 +74,7 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
         known = ", ".join(kind.name for kind in grids.LAYOUTS)
         problem = f"quantize: distill: no tensor is of a type that is learned ({known})"
         raise ConfigError(problem, hint="choose scheme `Q4_0` or `Q4_K_M`")
+
     judge_on = network.encoded(lesson.folder, lesson.trials, lesson.spec.max_tokens)
     teacher = network.load(lesson.folder, lesson.lora)
     student = copy.deepcopy(teacher).requires_grad_(False)
@@ -82,14 +83,17 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
     packed = {source.origin: _round(source, student, lesson) for source in matrices}
     control = judge.compare(student)
     codes, vectors, figures = _train(taught, packed, teacher, student, lesson, resume, report)
+
     for source in taught:
         packed[source.origin] = grids.join(
             lesson.kinds[source.name], packed[source.origin], *codes[source.origin]
         )
+
     made = judge.compare(_with(teacher, lesson, packed, vectors))
     shipped, verdict = decide(made, control)
     report.note(f"in-format distillation: {verdict}")
     ready = _file_rows(taught, packed, vectors, lesson) if shipped == "learned" else {}
+
     return ready, {
         "shipped": shipped,
         "verdict": verdict,
@@ -112,6 +116,7 @@ def decide(made: Divergence, control: Divergence) -> tuple[str, str]:
             "the learned file is nearer to the teacher than rounding by importance: "
             f"{scores}; it ships",
         )
+
     return (
         "control",
         "the learned file is not nearer to the teacher than rounding by importance: "
@@ -166,8 +171,10 @@ def _train(
     )
     objective = TwinLoss(student, teacher, hidden_weight=HIDDEN_WEIGHT)
     figures = train(objective, examples, course, resume, report)
+
     for model in (student, teacher):
         model.cpu()
+
     codes = {name: _learned(student, name) for name in found}
     learned = {source.origin: _value(student, source.origin) for source in vectors}
     return codes, learned, figures
@@ -197,6 +204,7 @@ def _begin(
         )
         scales = straight_through.Scales(unit=unit, times=times, offset=offset, low=grid.low)
         straight_through.learn_codes(_module(student, name)[0], latent[name], scales)
+
     for source in vectors:
         straight_through.learn_vector(*_module(student, source.origin), source.offset)
 
@@ -208,6 +216,7 @@ def _examples(lesson: Lesson) -> "list[Example]":
     examples: list[Example] = []
     tokens = 0
     turn = 0
+
     while tokens < lesson.spec.tokens:
         seed = lesson.seed + turn
         rows = exchanged(
@@ -221,6 +230,7 @@ def _examples(lesson: Lesson) -> "list[Example]":
             examples.append(example)
             tokens += len(example.ids)
         turn += 1
+
     return examples
 
 

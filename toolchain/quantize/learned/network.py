@@ -120,6 +120,7 @@ class Judge:
         sums = []
         counts = []
         agreed = 0
+
         with torch.inference_mode():
             for batch, theirs in zip(self._batches, self._states, strict=True):
                 ours, _ = learned(head.hidden(batch.ids), batch.labels)
@@ -132,6 +133,7 @@ class Judge:
                 sums += [float(part.sum()) for part in torch.split(kl, each)]
                 counts += each
                 agreed += int(same.sum())
+
         return _divergence(sums, counts, agreed)
 
 

@@ -82,6 +82,7 @@ def quantize(
         tools=("ai-edge-litert", "flatbuffers", "litert-lm-builder"),
     )
     record, fresh = keep(out, work, lambda folder: _build(checkpoint, parameters, folder, report))
+
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
@@ -101,8 +102,10 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         promised = _write(file, decoder, parameters, vocabulary, report)
         write_companions(folder, vocabulary.template, out)
+
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
+
     figures = _figures(file, model, parameters, promised, vocabulary)
     size = figures["size_bytes"] / 1e6
     nominal = figures["nominal_bpw"]
@@ -111,6 +114,7 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
         f"per weight, here {real:.2f}"
     )
+
     return figures | {"adapter": lora.name if lora else ""}
 
 
@@ -143,6 +147,7 @@ def _vocabulary(folder: Path) -> _Vocabulary:
         texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
         for role in ("bos", "eos")
     )
+
     return _Vocabulary(
         template=tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
     )

@@ -25,12 +25,14 @@ def read_contents(file: Path) -> Contents:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
+
     note = header.note
     types = _types(header)
     decode = next(
         (signature for signature in header.signatures if signature.name == "decode"), None
     )
     weights = sum(share.weights for share in types)
+
     return Contents(
         file=file.name,
         size_bytes=header.size,

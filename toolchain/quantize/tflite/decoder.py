@@ -156,6 +156,7 @@ class _Signature:
             else graph.silu(gate)
         )
         down = self._linear(graph.mul(active, up), f"{name}.mlp.down_proj")
+
         return graph.add(value, self._after(down, layer, "post_feedforward"))
 
     def _finish(self, value: Value) -> None:
@@ -195,17 +196,21 @@ class _Signature:
         query = self._rotated(self._heads(all_three, 0, heads, f"{name}.q_norm"), sliding)
         key = self._rotated(self._heads(all_three, heads, shared, f"{name}.k_norm"), sliding)
         worth = self._heads(all_three, heads + shared, shared)
+
         for part, rows in (("k", key), ("v", worth)):
             self.caches[part, layer] = graph.put(
                 self.caches[part, layer], self._by_head(rows), self.start
             )
+
         if self.tokens > 1 and layer == sizes["layers"] - 1:
             return None
+
         scaled = graph.mul(query, graph.scalar(self._scale()))
         scores = graph.matmul(self._grouped(scaled), self.caches["k", layer], transposed=True)
         attended = graph.matmul(
             graph.softmax(self._masked(scores, sliding)), self.caches["v", layer]
         )
+
         return self._linear(self._ungrouped(attended, heads * width), f"{name}.o_proj")
 
     def _scale(self) -> float:
@@ -284,6 +289,7 @@ class _Signature:
         window = int(self.decoder.config.get("sliding_window") or 0)
         if not sliding or window >= self.decoder.context:
             return self.mask
+
         if sliding not in self.masks:
             graph = self.graph
             tokens = self.tokens
@@ -295,6 +301,7 @@ class _Signature:
             self.masks[sliding] = graph.add(
                 self.mask, graph.mul(beyond, graph.scalar(OUT_OF_SIGHT))
             )
+
         return self.masks[sliding]
 
     def _rotated(self, value: Value, sliding: bool) -> Value:

@@ -28,6 +28,7 @@ def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise,
     starts, end = _places(blueprint, len(head))
     if end > MAX_FILE_BYTES:
         raise _too_large(scheme, end)
+
     with file.open("wb") as stream:
         _link(head, starts, blueprint)
         stream.write(head)
@@ -37,6 +38,7 @@ def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise,
             if isinstance(content, bytes):
                 stream.write(content)
         stream.truncate(end)
+
     return {
         content: starts[number]
         for number, content in enumerate(blueprint.buffers)
@@ -93,6 +95,7 @@ def _too_large(scheme: str, size: int) -> ArtifactError:
                 f"{scheme}: {size / 1e9:.2f} GB, {limit}",
                 hint=f"`{smaller}` takes {left / 1e9:.2f} GB",
             )
+
     return ArtifactError(
         f"{scheme}: {size / 1e9:.2f} GB, {limit}",
         hint='use `formats = ["gguf"]`, which has no such limit',

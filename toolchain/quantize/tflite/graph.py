@@ -210,6 +210,7 @@ class Graph:
             entry.builtinOptions = getattr(schema, f"{name}OptionsT")()
             for key, value in fields.items():
                 setattr(entry.builtinOptions, key, value)
+
         self._operators.append(entry)
         return result
 

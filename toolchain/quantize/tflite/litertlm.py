@@ -32,10 +32,12 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         raise ToolError(
             "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
         ) from error
+
     about = llm_metadata_pb2.LlmMetadata(max_num_tokens=context)
     about.llm_model_type.generic_model.SetInParent()
     for token in stop_ids:
         about.stop_tokens.add().token_ids.ids.append(token)
+
     out = model.with_suffix(".litertlm")
     with tempfile.NamedTemporaryFile(suffix=".pb") as metadata, whole_file(out) as part:
         metadata.write(about.SerializeToString(deterministic=True))
@@ -49,9 +51,12 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         builder.add_llm_metadata(metadata.name)
         builder.add_hf_tokenizer(str(tokenizer))
         builder.add_tflite_model(str(model), litertlm_builder.TfLiteModelType.PREFILL_DECODE)
+
         with part.open("wb") as stream:
             builder.build(stream)
+
         _settle(part)
+
     return out
 
 

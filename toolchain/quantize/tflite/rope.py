@@ -32,8 +32,10 @@ def tables(model: Model, context: int, *, local: bool = False) -> Rotation:
     metadata = {key.partition(".")[2]: value for key, value in model.metadata.items()}
     if not local and metadata.get("rope.scaling.type") not in (None, "linear"):
         raise ArtifactError(
-            f"config.json: rope scaling `{metadata['rope.scaling.type']}` has no place in a TFLite file"
+            f"config.json: rope scaling `{metadata['rope.scaling.type']}` "
+            "has no place in a TFLite file"
         )
+
     base = metadata.get("rope.freq_base_swa") if local else metadata.get("rope.freq_base", 10000.0)
     width = metadata.get("rope.dimension_count", model.sizes["head_dim"])
     frequencies = 1.0 / np.float32(base) ** (
@@ -47,10 +49,12 @@ def tables(model: Model, context: int, *, local: bool = False) -> Rotation:
             / np.float32(metadata.get("rope.scaling.factor", 1.0))
         )
         scale = np.float32(metadata.get("rope.scaling.attn_factor", 1.0))
+
     angles = np.outer(np.arange(context, dtype=np.float32), frequencies.astype(np.float32)).astype(
         np.float64
     )
     cos, sin = np.cos(angles) * scale, np.sin(angles) * scale
+
     return Rotation(
         np.concatenate([cos, cos], 1).astype(np.float32),
         np.concatenate([-sin, sin], 1).astype(np.float32),

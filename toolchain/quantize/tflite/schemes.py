@@ -168,6 +168,7 @@ def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
         .view(np.uint8)
         .reshape(-1)
     )
+
     return (whole[0::2] & 0xF) | (whole[1::2] << 4), scales.view(np.uint8)
 
 

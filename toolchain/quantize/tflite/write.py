@@ -54,6 +54,7 @@ def write_matrices(
     ]
     total = sum(promise.size_bytes for promise in promised)
     done, read, began = 0, 0, time.monotonic()
+
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
         written = [pool.submit(_write, stream.fileno(), weights, block) for block in blocks]
@@ -83,6 +84,7 @@ def _blocks(
     )
     step = max(1, BLOCK_WEIGHTS // matrix.columns)
     above = 0
+
     for origin in matrix.origins:
         rows = weights.tensors[origin].rows
         for first in range(0, rows, step):
@@ -96,6 +98,7 @@ def _blocks(
                 if scales
                 else 0,
             )
+
         above += rows
 
 
