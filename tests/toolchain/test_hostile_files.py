@@ -1,4 +1,4 @@
-"""Files on this computer that somebody else made: what they claim is bounded, and what is no file holds nobody up."""
+"""Foreign files on this computer: their claims are bounded, and special files do not block."""
 
 import json
 import os

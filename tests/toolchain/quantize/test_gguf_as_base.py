@@ -1,4 +1,4 @@
-"""A GGUF file read back as a checkpoint: every family and kind of tokenizer, what a file may leave out, and what is refused by name."""
+"""A GGUF file read as a checkpoint: families, tokenizers, missing keys, and refusals by name."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def rewritten(
     drop: tuple[str, ...] = (),
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """Copy a model file with the gguf package: metadata changed (None: taken out), tensors left out, others put in."""
+    """Copy a model file with the gguf package and change metadata (None removes) and tensors."""
     from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
     reader, changes = GGUFReader(file), dict(says or {})

@@ -1,4 +1,4 @@
-"""SentencePiece-style tokenizers: which merges scores can express, and real vocabularies against llama.cpp's own test vectors."""
+"""SentencePiece tokenizers: merges that scores can express, and llama.cpp's own test vectors."""
 
 import json
 import os
@@ -305,7 +305,7 @@ def _write_tokenizer(folder: Path, name: str, fields: dict[str, Any]) -> int:
 
 
 def _implied_merges(vocabulary: dict[str, int], ranks: list[float]) -> list[list[str]]:
-    """Return the merges that scores imply, the best first (transformers convert_slow_tokenizer.py, `generate_merges`)."""
+    """Return merges in the order of scores (convert_slow_tokenizer.py, `generate_merges`)."""
     best = sorted(
         (text for text, number in vocabulary.items() if number > 258),
         key=lambda text: -ranks[vocabulary[text]],
@@ -325,7 +325,8 @@ def _byte_level(name: str, vocabulary: dict[str, int], merges: list[list[str]]) 
 
     split = {"refact": "smollm"}.get(name, name)
     blank = Tokenizer.from_str(
-        '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}'
+        '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, '
+        '"added_tokens": []}'
     )
     blank.pre_tokenizer = _pre_tokenizer(split)
     model = {

@@ -1,4 +1,4 @@
-"""The tokenizer in the file: recognised by structure, proved by encoding, its specials and template carried."""
+"""The tokenizer in the file: recognised by structure, proved by encoding, with its template."""
 
 import json
 import random
@@ -104,8 +104,8 @@ def test_a_name_that_does_not_hold_is_found_out(folder: Path) -> None:
         "tokenizer.json: llama.cpp cuts this tokenizer's text differently near "
     )
     assert (
-        caught.value.hint
-        == "the model would see other tokens on the board than in training, so no model file is written"
+        caught.value.hint == "the model would see other tokens on the board than in training, "
+        "so no model file is written"
     )
 
 
@@ -216,7 +216,8 @@ def test_an_end_token_outside_the_vocabulary_is_refused(folder: Path) -> None:
 def test_more_tokens_than_rows_are_refused(folder: Path) -> None:
     with pytest.raises(
         ArtifactError,
-        match=r"^tokenizer\.json: token 511 \(`.+`\) has no row in `model\.embed_tokens\.weight` of 500$",
+        match=r"^tokenizer\.json: token 511 \(`.+`\) has no row "
+        r"in `model\.embed_tokens\.weight` of 500$",
     ):
         read_vocabulary(folder, 500)
 
@@ -268,7 +269,8 @@ def test_an_added_token_that_swallows_spaces_is_refused(folder: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         read_vocabulary(folder, ROWS)
     assert caught.value.message == (
-        "tokenizer.json: added token `<|im_start|>` takes white space or words with it, which llama.cpp does not"
+        "tokenizer.json: added token `<|im_start|>` takes white space or words with it, "
+        "which llama.cpp does not"
     )
 
 

@@ -1,4 +1,4 @@
-"""The importance matrix: what is collected, the form it is kept in, and that it does what it is for."""
+"""The importance matrix: what is collected, its file form, and its effect on quantizing."""
 
 import ctypes
 from collections.abc import Callable
