@@ -28,12 +28,12 @@ SLACK_TOKENS = 16
 def words(text: str) -> list[str]:
     """Return the compared words: lower case, no punctuation or articles, CJK by character."""
     plain = unicodedata.normalize("NFKC", text).lower()
-    kept = "".join(
+    letters = "".join(
         c
         for c in plain
         if c not in string.punctuation and not unicodedata.category(c).startswith("P")
     )
-    return [word for word in _CJK.sub(r" \1 ", kept).split() if word not in _ARTICLES]
+    return [word for word in _CJK.sub(r" \1 ", letters).split() if word not in _ARTICLES]
 
 
 def exact_match(answer: str, expected: str) -> bool:

@@ -117,15 +117,18 @@ def _reworded(
     if len(row["messages"]) < 2:
         return row
     changed = MOST_CHANGED * draw.random()
-    kept: list[str] = []
+    words_left: list[str] = []
     for word in _WORDS.findall(_question(row)):
         fate = draw.random()
         if fate >= changed:
-            kept.append(word)
+            words_left.append(word)
         elif fate >= changed / 2:
-            kept.append(draw.choice(words))
+            words_left.append(draw.choice(words))
     *before, question, answer = row["messages"]
-    return {**row, "messages": [*before, {**question, "content": "".join(kept).strip()}, answer]}
+    return {
+        **row,
+        "messages": [*before, {**question, "content": "".join(words_left).strip()}, answer],
+    }
 
 
 def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:

@@ -43,8 +43,8 @@ def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tu
 
     `build` must write files only where `is_main()`.
     """
-    found = recorded(out)
-    skip = found is not None and found.key == work.key()
+    record = recorded(out)
+    skip = record is not None and record.key == work.key()
     wait_for_all()
     if is_main():
         # The others build too: they may begin only when `keep` has cleared the folder.
@@ -52,9 +52,9 @@ def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tu
             wait_for_all()
             return build(folder)
 
-        kept = keep(out, work, build_together)
+        outcome = keep(out, work, build_together)
         wait_for_all()
-        return kept
+        return outcome
 
     if not skip:
         wait_for_all()

@@ -30,7 +30,7 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
     weights = teacher.state_dict()
     student.load_state_dict(
         {
-            name: weights[_LAYER.sub(lambda found: str(layers[int(found[0])]), name)]
+            name: weights[_LAYER.sub(lambda layer: str(layers[int(layer[0])]), name)]
             for name in student.state_dict()
         }
     )

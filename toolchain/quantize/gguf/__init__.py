@@ -88,11 +88,11 @@ class Additions:
 
     def only_for(self, spec: QuantizeSpec) -> "Additions":
         """Return the additions that a spec uses; others must not cause the work to be redone."""
-        kept = self if spec.importance else replace(self, importance=None, calibration=())
+        used = self if spec.importance else replace(self, importance=None, calibration=())
         if spec.distill:
-            return kept
-        kept = replace(kept, lessons=(), seed=0)
-        return kept if spec.scheme.startswith(PREFIX) else replace(kept, trials=(), trials_from="")
+            return used
+        used = replace(used, lessons=(), seed=0)
+        return used if spec.scheme.startswith(PREFIX) else replace(used, trials=(), trials_from="")
 
 
 def _digest(text: str) -> str:
@@ -372,13 +372,13 @@ def _base_model(base: str, weights: str) -> Metadata:
     organization, _, name = base.rpartition("/")
     if not base:
         return {}
-    found = {
+    fields = {
         "general.base_model.count": 1,
         "general.base_model.0.name": name,
         "general.base_model.0.organization": organization,
         "general.base_model.0.description": weights,
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in fields.items() if value}
 
 
 def _size_label(model: Model) -> str:

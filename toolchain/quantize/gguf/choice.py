@@ -142,16 +142,16 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
 
 
 def _rivals(model: Model, *, weighed: bool) -> dict[str, Kinds]:
-    found: dict[str, Kinds] = {}
+    kinds: dict[str, Kinds] = {}
     for name in SCHEMES:
         try:
-            found[name] = {
+            kinds[name] = {
                 tensor: choice.type
                 for tensor, choice in named(name, model, weighed=weighed).items()
             }
         except ArtifactError:  # no row of this model is whole blocks of the scheme's type
             continue
-    return found
+    return kinds
 
 
 def _bytes(budget: Budget, question: Question, kinds: Kinds) -> int:

@@ -93,24 +93,24 @@ def parse(scheme: str) -> Budget | None:
     if not scheme.startswith(PREFIX):
         return None
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
     units = [*_BYTES, _BITS]
-    if not found:
+    if not match:
         raise ConfigError(
             f"quantize: scheme `{scheme}`: not an amount",
             hint="such as `auto:400MB` or `auto:4.5bpw`",
         )
-    if found[2] not in units:
+    if match[2] not in units:
         raise ConfigError(
-            f"quantize: scheme `{scheme}`: unknown unit `{found[2]}`", hint=closest(found[2], units)
+            f"quantize: scheme `{scheme}`: unknown unit `{match[2]}`", hint=closest(match[2], units)
         )
-    if not float(found[1]):
+    if not float(match[1]):
         raise ConfigError(
             f"quantize: scheme `{scheme}`: a budget of nothing",
             hint="such as `auto:400MB` or `auto:4.5bpw`",
         )
 
-    return Budget(text=scheme, amount=float(found[1]), unit=found[2])
+    return Budget(text=scheme, amount=float(match[1]), unit=match[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,15 +29,15 @@ def latent_codes(
     network: Any, grids: Mapping[str, Grid], examples: "Sequence[Example]", report: Reporter
 ) -> "dict[str, Tensor]":
     """Return unrounded codes of each weight, whose rounded values have compensated errors."""
-    found: dict[str, Tensor] = {}
+    latent: dict[str, Tensor] = {}
     for names in _groups(grids):
         moments = _second_moments(network, names, examples)
         for name in names:
-            found[name] = compensated(
+            latent[name] = compensated(
                 network.get_parameter(name).detach(), grids[name], moments[name]
             )
-            report.step("compensate", len(found), len(grids), "tensors")
-    return found
+            report.step("compensate", len(latent), len(grids), "tensors")
+    return latent
 
 
 def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:

@@ -89,28 +89,28 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
             lesson.kinds[source.name], packed[source.origin], *codes[source.origin]
         )
 
-    made = judge.compare(_with(teacher, lesson, packed, vectors))
-    shipped, verdict = decide(made, control)
+    learned = judge.compare(_with(teacher, lesson, packed, vectors))
+    shipped, verdict = decide(learned, control)
     report.note(f"in-format distillation: {verdict}")
     ready = _file_rows(taught, packed, vectors, lesson) if shipped == "learned" else {}
 
     return ready, {
         "shipped": shipped,
         "verdict": verdict,
-        "learned": asdict(made),
+        "learned": asdict(learned),
         "control": asdict(control),
         **figures,
     }
 
 
-def decide(made: Divergence, control: Divergence) -> tuple[str, str]:
+def decide(learned: Divergence, control: Divergence) -> tuple[str, str]:
     """Return which of the two ships, by its KL to the teacher, and the reason."""
-    ratio = made.mean_kl / control.mean_kl if control.mean_kl else 1.0
+    ratio = learned.mean_kl / control.mean_kl if control.mean_kl else 1.0
     scores = (
-        f"KL {made.mean_kl:.5f} against {control.mean_kl:.5f} "
-        f"over {made.tokens} tokens ({ratio:.2f}×)"
+        f"KL {learned.mean_kl:.5f} against {control.mean_kl:.5f} "
+        f"over {learned.tokens} tokens ({ratio:.2f}×)"
     )
-    if made.mean_kl < control.mean_kl:
+    if learned.mean_kl < control.mean_kl:
         return (
             "learned",
             "the learned file is nearer to the teacher than rounding by importance: "
@@ -153,11 +153,11 @@ def _train(
 
     spec = lesson.spec
     examples = _examples(lesson)
-    found = {source.origin: _grid(source, packed, lesson) for source in taught}
+    starting = {source.origin: _grid(source, packed, lesson) for source in taught}
     vectors = [
         source for source in lesson.model.tensors if source.origin and len(source.shape) == 1
     ]
-    _begin(student, teacher, found, vectors, examples[: spec.compensated], report)
+    _begin(student, teacher, starting, vectors, examples[: spec.compensated], report)
     steps = -(-len(examples) // spec.batch_size)
     course = Course(
         name="in-format",
@@ -175,7 +175,7 @@ def _train(
     for model in (student, teacher):
         model.cpu()
 
-    codes = {name: _learned(student, name) for name in found}
+    codes = {name: _learned(student, name) for name in starting}
     learned = {source.origin: _value(student, source.origin) for source in vectors}
     return codes, learned, figures
 
@@ -187,7 +187,7 @@ def _grid(source: Source, packed: "Rows", lesson: Lesson) -> Grid:
 def _begin(
     student: Any,
     teacher: Any,
-    found: Mapping[str, Grid],
+    starting: Mapping[str, Grid],
     vectors: Sequence[Source],
     examples: "Sequence[Example]",
     report: Reporter,
@@ -197,8 +197,8 @@ def _begin(
 
     from toolchain.training import straight_through
 
-    latent = compensate.latent_codes(teacher, found, examples, report)
-    for name, grid in found.items():
+    latent = compensate.latent_codes(teacher, starting, examples, report)
+    for name, grid in starting.items():
         unit, times, offset = (
             torch.from_numpy(part) for part in (grid.unit, grid.times, grid.offset)
         )

@@ -53,10 +53,10 @@ def _merged(front: Front, size: "NDArray[np.int64]", damage: "NDArray[np.float64
     damages = (front.damages[:, None] + damage).ravel()
     order = np.lexsort((damages, sizes))
     least = np.minimum.accumulate(damages[order])
-    kept = order[np.concatenate([[True], least[1:] < least[:-1]])]
-    parent, pick = np.divmod(kept, len(size))
+    points = order[np.concatenate([[True], least[1:] < least[:-1]])]
+    parent, pick = np.divmod(points, len(size))
     picks = np.concatenate([front.picks[parent], pick[:, None].astype(np.int8)], axis=1)
-    return Front(sizes=sizes[kept], damages=damages[kept], picks=picks)
+    return Front(sizes=sizes[points], damages=damages[points], picks=picks)
 
 
 def _thinned(front: Front, max_points: int) -> Front:
@@ -64,5 +64,9 @@ def _thinned(front: Front, max_points: int) -> Front:
 
     if len(front.sizes) <= max_points:
         return front
-    kept = np.unique(np.linspace(0, len(front.sizes) - 1, max_points).round().astype(np.int64))
-    return Front(sizes=front.sizes[kept], damages=front.damages[kept], picks=front.picks[kept])
+    points = np.unique(np.linspace(0, len(front.sizes) - 1, max_points).round().astype(np.int64))
+    return Front(
+        sizes=front.sizes[points],
+        damages=front.damages[points],
+        picks=front.picks[points],
+    )

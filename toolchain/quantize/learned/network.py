@@ -154,12 +154,12 @@ def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Di
 def _batches(examples: "Sequence[Example]") -> list[Any]:
     from toolchain.training.examples import batch_of
 
-    kept = 0
+    count = 0
     tokens = 0
-    while kept < len(examples) and tokens < JUDGED_TOKENS:
-        tokens += examples[kept].targets
-        kept += 1
+    while count < len(examples) and tokens < JUDGED_TOKENS:
+        tokens += examples[count].targets
+        count += 1
     return [
-        batch_of(examples, range(first, min(first + BATCH, kept)))
-        for first in range(0, kept, BATCH)
+        batch_of(examples, range(first, min(first + BATCH, count)))
+        for first in range(0, count, BATCH)
     ]

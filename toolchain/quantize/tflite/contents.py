@@ -68,11 +68,14 @@ def _types(header: Header) -> tuple[Share, ...]:
     kinds = sorted({tensor.type for tensor in header.constants})
     shares = []
     for kind in kinds:
-        found = [tensor for tensor in header.constants if tensor.type == kind]
-        stored = sum(tensor.size for tensor in found)
+        tensors = [tensor for tensor in header.constants if tensor.type == kind]
+        stored = sum(tensor.size for tensor in tensors)
         shares.append(
             Share(
-                type=kind, tensors=len(found), weights=stored * 8 // _BITS[kind], size_bytes=stored
+                type=kind,
+                tensors=len(tensors),
+                weights=stored * 8 // _BITS[kind],
+                size_bytes=stored,
             )
         )
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))

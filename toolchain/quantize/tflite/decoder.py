@@ -49,15 +49,15 @@ class Decoder:
 
         Only the first graph's tensors are visible in place in all runtimes.
         """
-        made = Blueprint()
+        blueprint = Blueprint()
         for tokens in (1, *sorted(prefill)):
-            _Signature(self, made, tokens).build()
-        return made
+            _Signature(self, blueprint, tokens).build()
+        return blueprint
 
     def matrix(self, *origins: str) -> Matrix:
         """Return tensors of the checkpoint as one matrix, below each other."""
-        found = [self.weights.tensors[origin] for origin in origins]
-        return Matrix(origins, sum(tensor.rows for tensor in found), found[0].columns)
+        tensors = [self.weights.tensors[origin] for origin in origins]
+        return Matrix(origins, sum(tensor.rows for tensor in tensors), tensors[0].columns)
 
     def vector(self, *origins: str) -> "NDArray[np.float32]":
         """Return vectors of the checkpoint one after the other, with the family's norm offset."""
@@ -106,13 +106,13 @@ class _Signature:
     def _embed(self, tokens: Value) -> Value:
         import numpy as np
 
-        found = look_up(
+        embedded = look_up(
             self.graph, tokens, self.decoder.scheme.head, self.decoder.matrix(EMBEDDING)
         )
         if self.decoder.model.family.name != "gemma3":
-            return found
+            return embedded
         return self.graph.mul(
-            found, self.graph.scalar(float(np.sqrt(np.float32(self.sizes["hidden"]))))
+            embedded, self.graph.scalar(float(np.sqrt(np.float32(self.sizes["hidden"]))))
         )
 
     def _layers(self, value: Value) -> Value:
@@ -224,13 +224,13 @@ class _Signature:
     def _heads(self, value: Value, first: int, count: int, norm: str = "") -> Value:
         """Return `count` heads as (tokens, heads, width), normalized if the family does so."""
         width = self.sizes["head_dim"]
-        found = self.graph.reshape(
+        part = self.graph.reshape(
             self.graph.slice(value, 1, first * width, count * width), self.tokens, count, width
         )
         return (
-            self._norm(found, norm)
+            self._norm(part, norm)
             if norm.partition("self_attn.")[2] in self._norms_of_heads()
-            else found
+            else part
         )
 
     def _norms_of_heads(self) -> set[str]:
@@ -320,8 +320,8 @@ class _Signature:
 
     def _place(self, local: bool) -> tuple[Value, Value]:
         if local not in self.places:
-            found = self._tables(local)
-            self.places[local] = (self._at_position(found.cos), self._at_position(found.sin))
+            rotation = self._tables(local)
+            self.places[local] = (self._at_position(rotation.cos), self._at_position(rotation.sin))
         return self.places[local]
 
     def _tables(self, local: bool) -> Rotation:

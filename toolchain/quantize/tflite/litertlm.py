@@ -65,4 +65,4 @@ def _settle(file: Path) -> None:
     with file.open("r+b") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)
-        stream.write(_STAMPS.sub(lambda found: re.sub(rb"[0-9a-f]", b"0", found[0]), head))
+        stream.write(_STAMPS.sub(lambda stamp: re.sub(rb"[0-9a-f]", b"0", stamp[0]), head))

@@ -66,11 +66,15 @@ def _factors(
 ) -> "NDArray[np.float32] | np.float32":
     import numpy as np
 
-    found = {source.name: source.values for source in model.tensors if source.values is not None}
+    factors_by_name = {
+        source.name: source.values for source in model.tensors if source.values is not None
+    }
     length = (
         "long"
         if context > metadata.get("rope.scaling.original_context_length", context)
         else "short"
     )
-    factors = found.get("rope_freqs.weight", found.get(f"rope_factors_{length}.weight"))
+    factors = factors_by_name.get(
+        "rope_freqs.weight", factors_by_name.get(f"rope_factors_{length}.weight")
+    )
     return np.float32(1.0) if factors is None else factors

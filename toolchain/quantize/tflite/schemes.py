@@ -77,15 +77,15 @@ def linear(
     graph: Graph, value: Value, kind: str, matrix: Matrix, bias: "NDArray[np.float32] | None"
 ) -> Value:
     """Return value · matrixᵀ + bias."""
-    made = None if bias is None else graph.constant(bias)
+    offset = None if bias is None else graph.constant(bias)
     if kind == F32:
-        return graph.linear(value, _plain(graph, F32, matrix), made)
+        return graph.linear(value, _plain(graph, F32, matrix), offset)
     if kind == F16:
-        return graph.linear(value, _widened(graph, matrix), made)
+        return graph.linear(value, _widened(graph, matrix), offset)
     if kind == I4:
-        return _biased(graph, graph.linear(value, _blocks(graph, matrix), version=12), made)
+        return _biased(graph, graph.linear(value, _blocks(graph, matrix), version=12), offset)
     product = graph.linear(value, _rows(graph, matrix), version=9)
-    return _biased(graph, graph.mul(product, _scales(graph, matrix, (matrix.rows,))), made)
+    return _biased(graph, graph.mul(product, _scales(graph, matrix, (matrix.rows,))), offset)
 
 
 def look_up(graph: Graph, tokens: Value, kind: str, matrix: Matrix) -> Value:
@@ -94,8 +94,8 @@ def look_up(graph: Graph, tokens: Value, kind: str, matrix: Matrix) -> Value:
         return graph.look_up(_plain(graph, F32, matrix), tokens, 1)
     if kind == F16:
         return graph.look_up(_widened(graph, matrix), tokens, 1)
-    found = graph.look_up(_rows(graph, matrix), tokens, 3)
-    return graph.mul(found, graph.gather(_scales(graph, matrix, (matrix.rows, 1)), tokens))
+    rows = graph.look_up(_rows(graph, matrix), tokens, 3)
+    return graph.mul(rows, graph.gather(_scales(graph, matrix, (matrix.rows, 1)), tokens))
 
 
 def _biased(graph: Graph, value: Value, bias: Value | None) -> Value:
