@@ -32,7 +32,7 @@ _HANDLED = {
     "peft_type",
     "task_type",
 }
-"""Fields whose value the merge or a check here follows."""
+"""Fields that the merge or a check here uses."""
 _WITHOUT_EFFECT = {
     "auto_mapping",
     "inference_mode",
@@ -48,7 +48,7 @@ _WITHOUT_EFFECT = {
     "megatron_core",
     "qalora_group_size",
 }
-"""Fields that change training, or nothing, but not what the saved weights mean."""
+"""Fields that do not change the meaning of the saved weights."""
 _BASE_UNCHANGED = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """`init_lora_weights` that leave the base as it is. `mica` trains A alone and saves B with it."""
 _TASKS = (None, "CAUSAL_LM")

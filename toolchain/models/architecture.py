@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_COUNT = 2**31 - 1
-"""GGUF keeps counts in 32 bits."""
+"""Largest count: GGUF keeps counts in 32 bits."""
 _IGNORED = ".rotary_emb.inv_freq"
 """Tensors of old checkpoints that transformers computes from config.json: compared, not stored."""
 _BLOCK_ROWS = 4096
-"""Rows of embedding and head that are compared at a time."""
+"""Number of rows of embedding and head that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Source:
     name: str
     shape: tuple[int, ...]
     origin: str = ""
-    """Tensor of the checkpoint; empty where `values` are given."""
+    """Tensor of the checkpoint; empty if there are `values`."""
     heads: int = 0
     """Number of heads whose rows are regrouped; 0: rows keep their order."""
     offset: float = 0.0

@@ -38,7 +38,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Keys that change nothing at these values (llama-model.cpp, `load_hparams`)."""
 _NOTES = ("rope.scaling.finetuned", "tensor_data_layout")
-"""Keys that llama.cpp reads nothing from."""
+"""Keys that llama.cpp ignores."""
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:

@@ -20,13 +20,13 @@ _PACKED = {bool: (_BOOL, "<?"), int: (_UINT32, "<I"), float: (_FLOAT32, "<f")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The place of one tensor in the file."""
+    """Place of one tensor in the file."""
 
     type: Type
     shape: tuple[int, ...]
     """As in the checkpoint: the length of a row last."""
     offset: int
-    """Byte in the file at which it begins."""
+    """Offset of its first byte in the file."""
 
     @property
     def row_bytes(self) -> int:

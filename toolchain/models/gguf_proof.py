@@ -48,7 +48,7 @@ class Proof:
     """Root of the mean square over all positions and tokens."""
     rms_bound: float
     agreement: float
-    """Share of positions at which both name the same next token."""
+    """Share of positions at which both predict the same next token."""
 
     def sentence(self) -> str:
         """Return the result in one line."""
@@ -60,7 +60,7 @@ class Proof:
         )
 
     def figures(self) -> Figures:
-        """Return what the record keeps."""
+        """Return the figures for the record."""
         return {
             "proof_tokens": self.tokens,
             "proof_max_delta": round(self.max_delta, 5),

@@ -120,7 +120,10 @@ def _bar(name: str, report: Reporter) -> type:
 
 
 def fetch_gguf(name: str, *, offline: bool = False) -> Path:
-    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` does."""
+    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` does.
+
+    Raises ArtifactError if the repository has none, or the hub gives none.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
 
     repo, _, quant = name.partition(":")

@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters read without torch: which weights they change and by how much, row by row.
+"""Reads PEFT LoRA adapters without torch: the weights they change and by how much, row by row.
 
 Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged.
 Only LoRA on linear layers is supported: anything else would be lost silently (`adapter_config`).

@@ -22,11 +22,11 @@ class Original:
     tokenizer: Optional["Original"] = None
     """The model whose tokenizer and template this one uses; None: its own."""
     trimmed: Path | None = None
-    """The trimmed checkpoint whose token ids stand for tokens of this model."""
+    """Trimmed checkpoint whose token ids are mapped to tokens of this model."""
 
     @property
     def digest(self) -> str:
-        """The digest of all its folders."""
+        """Digest of all its folders."""
         folders = [self.base, *self.adapters, *([self.trimmed] if self.trimmed else [])]
         parts = [artifacts.digest(folder) for folder in folders]
         parts += [self.tokenizer.digest] if self.tokenizer else []

@@ -135,7 +135,7 @@ def spaces(*, prefix: bool) -> dict[str, Any]:
 
 
 def recognise(fields: dict[str, Any]) -> Structure:
-    """Return the kind of tokenizer; raise ArtifactError for one that is not known."""
+    """Return the kind of tokenizer; raise ArtifactError for an unknown one."""
     model = fields.get("model") or {}
     first = fields.get("pre_tokenizer") or {}
     steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]

@@ -36,7 +36,7 @@ class Tensor:
     """`F32`, `F16` or `BF16`."""
     shape: tuple[int, ...]
     offset: int
-    """Byte in the file at which it begins."""
+    """Offset of its first byte in the file."""
 
     @property
     def columns(self) -> int:

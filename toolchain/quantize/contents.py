@@ -54,7 +54,7 @@ class Special:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a GGUF file says of itself, and what is odd about it."""
+    """Contents of a GGUF file, with warnings about what is odd."""
 
     file: str
     size_bytes: int
@@ -65,7 +65,7 @@ class Contents:
     licence: str
     base: str
     scheme: str
-    """What the file says it is, such as `Q4_K_M`."""
+    """The file's own label, such as `Q4_K_M`."""
     parameters: int
     bits: float
     """Bits per weight over all tensors."""
@@ -85,7 +85,7 @@ class Contents:
 
 
 def read_contents(file: Path) -> Contents:
-    """Return what is inside a GGUF file; raise ArtifactError for one whose header does not hold."""
+    """Return what is inside a GGUF file; raise ArtifactError for a broken header."""
     try:
         header = read_header(file)
     except ManifestError as error:
@@ -211,7 +211,7 @@ def _specials(file: Path, header: Header) -> tuple[Special, ...]:
 def _warnings(
     header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str
 ) -> Iterator[str]:
-    """Yield what an engineer would want to know before this file is served."""
+    """Yield what to know before this file is served."""
     metadata = header.metadata
     if metadata.get("general.type", "model") != "model":
         return

@@ -27,13 +27,13 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderContents:
-    """What a folder says of itself, and what is odd about it."""
+    """Contents of a folder, with warnings about what is odd."""
 
     name: str
     kind: str
     """`checkpoint`, `adapter` or `bundle`."""
     rows: tuple[tuple[str, str], ...]
-    """Name and value of what is worth a line."""
+    """Name and value of each shown line."""
     warnings: tuple[str, ...]
 
 
@@ -175,7 +175,7 @@ def _contents(folder: Path, kind: str, rows: Rows, warnings: list[str]) -> Folde
 
 
 def _warn_if_refused(question: Callable[[], object], warnings: list[str]) -> None:
-    """Ask what a later stage will ask; its refusal becomes a warning."""
+    """Run a later stage's check; its refusal becomes a warning."""
     try:
         question()
     except ArtifactError as error:
@@ -250,7 +250,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
-    """Return what a folder says of its tokenizer; an adapter needs none of its own."""
+    """Return the rows about a folder's tokenizer; an adapter needs none of its own."""
     present = (folder / TOKENIZER).is_file()
     if not present and needed:
         warnings.append(f"no `{TOKENIZER}`")

@@ -36,7 +36,7 @@ class MergeError:
     """Error of a merge by its data type: ‖merged − exact‖ ÷ ‖ΔW‖ over all changed weights."""
 
     own: float
-    """In the types of the base."""
+    """Error in the types of the base."""
     float32: float
 
     @property

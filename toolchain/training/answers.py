@@ -136,7 +136,7 @@ def loss_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
-    """Return the mean cross-entropy of the learned tokens in nats; None where there are none."""
+    """Return the mean cross-entropy of the learned tokens in nats; None if there are none."""
     import torch
 
     from toolchain.training.objectives import AnswerLoss

@@ -1,4 +1,4 @@
-"""Model folders in and out: safetensors only, no code from the folder, refusals that say why."""
+"""Loads and saves model folders: safetensors only, and no code from the folder."""
 
 import shutil
 from collections.abc import Callable
@@ -93,14 +93,14 @@ def save_model(model: Any, out: Path) -> None:
 
 
 def carry(source: Path, out: Path, *names: str) -> None:
-    """Copy those of the named files that a folder has, byte by byte."""
+    """Copy the named files that exist in a folder, byte for byte."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
 
 
 def parameter_count(model: Any) -> int:
-    """Return the parameters of a model; tied ones count once."""
+    """Return the number of parameters of a model; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -24,7 +24,7 @@ _WORDS = re.compile(r"\s*(?:[\u2e80-\u9fff\uac00-\ud7af]|[^\s\u2e80-\u9fff\uac00
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One sequence; its label is IGNORED where nothing is learned."""
+    """One sequence; a label is IGNORED where nothing is learned."""
 
     ids: Sequence[int]
     labels: Sequence[int]
@@ -132,7 +132,7 @@ def _reworded(
 
 
 def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
-    """Return the named examples as one batch."""
+    """Return the examples at `rows` as one batch."""
     import torch
 
     width = max(len(examples[row].ids) for row in rows)

@@ -48,7 +48,7 @@ class Course:
     mean_steps: int = 0
     """Window of the running mean, which replaces the last parameters; 0: no mean."""
     save_every_s: float = 60.0
-    """Seconds between two saves of the state that a killed run goes on from."""
+    """Seconds between two saves of the state."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step.
@@ -171,9 +171,9 @@ def train(
     resume: Path,
     report: Reporter,
 ) -> Figures:
-    """Train the parameters of `objective` that require a gradient; return what it took.
+    """Train the parameters of `objective` that require a gradient; return its figures.
 
-    State is kept in `resume`/`course.name` and found again there.
+    Its state is saved in `resume`/`course.name`, and an interrupted run resumes from there.
     """
     import torch
     from accelerate import Accelerator

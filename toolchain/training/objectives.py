@@ -42,7 +42,7 @@ class Head:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         device: torch.device = self._model.device
         return device
 

@@ -14,7 +14,7 @@ from toolchain.progress import Reporter, Silent
 
 
 def is_main() -> bool:
-    """Return whether this process writes and speaks."""
+    """Return whether this process writes and reports."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

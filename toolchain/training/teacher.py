@@ -22,7 +22,7 @@ PROBE = "for i in range(10):\n\tprint('¿Qué?')  # 你好，世界 🍵 Straße
 
 
 class CachedLogits:
-    """What `write_logits` wrote, read back an example at a time (the Targets of a TeacherLoss)."""
+    """Reads the distributions of `write_logits` by example: the Targets of a TeacherLoss."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

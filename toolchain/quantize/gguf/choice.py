@@ -30,7 +30,7 @@ Conversations = Sequence[Mapping[str, Any]]
 _LABELS = {Type.Q4_K: "Q4_K_M", Type.Q5_K: "Q5_K_M", Type.Q3_K: "Q3_K_M"}
 """Schemes that are not named after the type of most of their weights."""
 _UNNAMED = {Type.Q4_1: 3, Type.Q5_0: 8, Type.Q5_1: 9}
-"""`general.file_type` of types that no scheme here is named after (llama.h, `llama_ftype`)."""
+"""`general.file_type` of types without a scheme of their name (llama.h, `llama_ftype`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Decision:
     file_type: int
     """`general.file_type`."""
     nominal_bpw: float
-    """Bits per weight of the type that most of the file is named after."""
+    """Bits per weight of the type that the file is named after."""
     choices: Mapping[str, Choice]
     ready: "Mapping[str, NDArray[np.uint8]]"
     """Bytes of tensors that are already computed."""

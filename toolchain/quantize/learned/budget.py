@@ -1,4 +1,4 @@
-"""Types for each tensor under a budget: `auto:400MB`, `auto:4.5bpw`.
+"""Chooses the type of each tensor under a budget: `auto:400MB`, `auto:4.5bpw`.
 
 The cost of a type for a tensor is predicted as its squared rounding error, with columns weighed by
 importance, times the tensor's sensitivity. The sensitivity is the KL to the teacher per unit of
@@ -54,7 +54,7 @@ PROBE = Type.Q4_0
 RIVALS = 3
 """Number of named schemes that are measured too: the largest that fit."""
 SHOWN = 16
-"""Points of the front that are reported, at most."""
+"""Largest number of reported points of the front."""
 MAX_TOKENS = 512
 """Longest conversation that models are compared on, without its opening."""
 _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -133,7 +133,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """The types that ship, and how they were found."""
+    """The types that ship, and the figures of their choice."""
 
     kinds: dict[str, Type]
     shipped: str

@@ -65,7 +65,7 @@ def _second_moments(
     tokens = torch.empty(0)
 
     def watch(weight: str) -> Any:
-        """Add up what a weight is multiplied with from now on."""
+        """Add up the inputs of a weight from now on."""
 
         def add(module: Any, inputs: tuple[Any, ...]) -> None:
             rows = inputs[0][tokens]

@@ -55,7 +55,7 @@ class Matrix:
         }
 
     def provenance(self) -> Metadata:
-        """Return what llama-quantize writes of an importance matrix into the model file."""
+        """Return the metadata that llama-quantize writes about an importance matrix."""
         fields = {
             "dataset": self.dataset,
             "entries_count": len(self.sums),

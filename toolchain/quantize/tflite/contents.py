@@ -101,7 +101,7 @@ def _context(decode: Signature | None) -> int:
 
 
 def _warnings(header: Header, decode: Signature | None) -> Iterator[str]:
-    """Yield what an engineer would want to know before this file is served."""
+    """Yield what to know before this file is served."""
     if foreign := foreign_operators(header):
         yield (
             f"computes with {len(foreign)} operators that our engine does not run, "
