@@ -66,7 +66,7 @@ room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii
 now = datetime.datetime.fromisoformat("{now}")
 room.globals.update(raise_exception=refuse, strftime_now=now.strftime)
 """
-"""Beginning of a child's program: `request` from stdin, and `room`, transformers' environment, in limits.
+"""Beginning of a child's program with limits: `request` from stdin, `room` as in transformers.
 
 A string to be formatted with `memory` (bytes), `seconds` and `now` (ISO 8601).
 """

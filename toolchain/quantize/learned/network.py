@@ -56,7 +56,7 @@ def load(folder: Path, lora: Lora | None) -> Any:
 
 
 def rows_of(network: Any, weight: str) -> "NDArray[np.float32]":
-    """Return a weight of the network as rows."""
+    """Return the rows of a weight of the network."""
     values: NDArray[np.float32] = network.get_parameter(weight).detach().numpy()
     return values
 
@@ -73,7 +73,7 @@ def pack(
 
 
 def put(network: Any, weight: str, kind: Type, packed: "NDArray[np.uint8]") -> None:
-    """Give the network what the engine will read of a weight."""
+    """Set a weight of the network to the values that the engine will read."""
     import torch
 
     parameter = network.get_parameter(weight)

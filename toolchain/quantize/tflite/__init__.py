@@ -2,7 +2,7 @@
 
 Between `tune` or `distill` and `evaluate`, as `gguf` is, for every LiteRT runtime. The context is
 part of the file, as the size of its cache.
-Everything that could refuse the model is asked before the first weight is read.
+Every reason to refuse a model is checked before the first weight is read.
 """
 
 import json
@@ -33,7 +33,7 @@ from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import checkpoint_folder
 
 NOTE = "demitasse"
-"""Name of the metadata in the file: what a GGUF says in its header, as JSON."""
+"""Name of the JSON metadata in the file, which stands for a GGUF header."""
 
 
 class _Parameters(Frozen):

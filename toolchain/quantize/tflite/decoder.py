@@ -37,7 +37,7 @@ class Decoder:
     context: int
 
     def __post_init__(self) -> None:
-        """Refuse a family that has no graph here."""
+        """Raise ArtifactError for a family that has no graph here."""
         if self.model.family.name not in KNOWN:
             raise ArtifactError(
                 f"config.json: `{self.model.family.name}` has no TFLite graph",
@@ -75,7 +75,7 @@ class Decoder:
 
 
 class _Signature:
-    """One graph: `tokens` at a time; one token has its logits computed."""
+    """One graph of `tokens` tokens at a time; a graph of one token computes logits."""
 
     def __init__(self, decoder: Decoder, blueprint: Blueprint, tokens: int) -> None:
         self.decoder = decoder

@@ -126,7 +126,7 @@ class Graph:
         return self.inputs[name]
 
     def constant(self, values: "NDArray[Any]") -> Value:
-        """Return a tensor of values known now."""
+        """Return a constant tensor."""
         content = values.tobytes()
         kind = _CONSTANTS[values.dtype.name]
         return self.once(

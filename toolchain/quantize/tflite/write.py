@@ -44,7 +44,7 @@ class _Block:
 def write_matrices(
     part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter
 ) -> None:
-    """Write the promised bytes of a file that has its header; raise ArtifactError for bad weights."""
+    """Write the promised bytes of a file with its header; raise ArtifactError for bad weights."""
 
     blocks = [
         block
