@@ -10,11 +10,11 @@ from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from tests.fakes.models import tiny_tokenizer
 from toolchain.models.tokenizer import (
     load_tokenizer,
-    prove,
     read_vocabulary,
     without_state,
     write_tokenizer,
 )
+from toolchain.models.tokenizer_proof import prove
 from toolchain.training import checkpoints
 
 TEXT = " ".join(f"word{number} 树莓派" for number in range(60))

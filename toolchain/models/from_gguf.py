@@ -22,6 +22,7 @@ from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
 from toolchain.models.origin import Origin
+from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
 from toolchain.progress import Reporter
@@ -94,7 +95,7 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
         figures = _figures(origin, file, dtype)
         report.note(f"{origin.file.name}: {figures['quantization']}, taken as {_DTYPES[dtype]}")
         vocabulary = tokenizer.read_vocabulary(out, model.sizes["vocab"])
-        compared = tokenizer.prove_file(file.path, out, vocabulary)
+        compared = prove_file(file.path, out, vocabulary)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
 
     return figures | {"tokens_compared": compared}

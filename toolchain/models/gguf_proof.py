@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.errors import ArtifactError
-from toolchain.models.tokenizer import PROOF
+from toolchain.models.tokenizer_proof import PROOF
 from toolchain.models.weights import open_weights
 from toolchain.runtime.scoring import scorer
 

@@ -2,7 +2,7 @@
 
 The vocabulary is read as llama.cpp reads it: the library itself is asked for its defaults, for the
 tokens with a role, and for those that end an answer. Afterwards both libraries encode a mixed text
-(`tokenizer.prove_file`); one different token refuses the file.
+(`tokenizer_proof`); one different token refuses the file.
 """
 
 import json

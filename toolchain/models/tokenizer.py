@@ -1,24 +1,21 @@
-"""A Hugging Face tokenizer as GGUF metadata, with a proof that llama.cpp gives the same tokens.
+"""A Hugging Face tokenizer as GGUF metadata.
 
-The exact structure of tokenizer.json decides the kind (`tokenizer_kinds`), never its name. Then
-both libraries encode a mixed text; one different token refuses the model.
+The exact structure of tokenizer.json decides the kind (`tokenizer_kinds`), never its name.
+`tokenizer_proof` shows afterwards that llama.cpp gives the same tokens.
 """
 
 import json
 import shutil
-import tempfile
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.gguf_file import Metadata, write_header
+from toolchain.models.gguf_file import Metadata
 from toolchain.models.template import behind_an_answer, first_token
 from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, Structure, recognise, scores
 from toolchain.models.weights import read_json
-from toolchain.tools.llama import open_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,36 +29,17 @@ END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
 PHI3 = "phi-3"
 """In `general.name`: added tokens of such a model strip the white space after them in llama.cpp."""
 _PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}
-_BEYOND = ("<image_soft_token>",)
+BEYOND = ("<image_soft_token>",)
 """Tokens that text-only models list without a row in the embedding (Gemma 3)."""
 _SPECIAL_WORDS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 
-_BOS, _EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
+BOS, EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
 _ROLES = {
-    "bos": _BOS,
-    "eos": _EOS,
+    "bos": BOS,
+    "eos": EOS,
     "pad": "tokenizer.ggml.padding_token_id",
     "unk": "tokenizer.ggml.unknown_token_id",
 }
-
-PROOF = (
-    "How hot is too hot? At 80 °C a Raspberry Pi 5 slows down; at 85 °C it stops. "
-    "Don't WE'LL they'Ve I'M you'd it's",
-    "def answer(text: str) -> dict[str, int]:\n    if not text:\n\t\treturn {}\n\n\n"
-    "    return {text[::-1]: 12345678}\n",
-    "for (int i=0;i<100;++i) { sum += a[i]*0x1F; }\r\n\r\n#include <stdio.h>\r\n"
-    "/* -- */ https://example.org/a?b=c&d=%20e#f",
-    "  two spaces,   three,\ttab,\t\ttabs \n \n\n  lines   \n   end   ",
-    "树莓派的温度超过八十度时会降频。温度是多少？１２３４５度，请检查散热片！",
-    "ラズベリーパイは熱くなりますか？ 라즈베리 파이가 뜨거워지나요? Привет, мир! "
-    "Γειά σου Κόσμε. مرحبا بالعالم שלום עולם नमस्ते สวัสดี",
-    "🙂🍵🔥 👩‍💻👨‍👩‍👧‍👦 🇩🇪🏳️‍🌈 ☕️ ½ × 3 = 1½, x² + y₂ ≤ ∞; Ⅷ ① ﷽ ﬁ",
-    "Grüße aus Köln! Ça va? Åse, naïve café, İstanbul, ǅ, ß, e\u0301 a\u0308 \u00a0nbsp "
-    "\u200bzero\u2009thin \ufeffbom",
-    "1 12 123 1234 12345 3.14159 1e-9 2026-11-21 0b1010 +49 (0)221/12 34-56 $1,000.00 100% "
-    "###!!!???... ----====____",
-)
-"""Code, numbers, white space, scripts, emoji: where tokenizers split text differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,93 +129,6 @@ def added_tokens(fields: dict[str, Any]) -> list[str]:
     return [str(token["content"]) for token in fields.get("added_tokens") or []]
 
 
-def prove(
-    folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequence[str] = PROOF
-) -> int:
-    """Encode `texts` and every added token with both libraries; return the tokens compared.
-
-    Raises ArtifactError for a mismatch. llama.cpp does not normalize to NFC: for a tokenizer that
-    does, texts are compared in their normal form.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, "vocabulary.gguf")
-        name = {"general.architecture": architecture, "general.name": vocabulary.name_mark}
-        write_header(file, name | vocabulary.metadata, {})
-        return prove_file(file, folder, vocabulary, texts)
-
-
-def prove_file(
-    file: Path, folder: Path, vocabulary: Vocabulary, texts: Sequence[str] = PROOF
-) -> int:
-    """Compare as `prove` does, with an existing model file."""
-    tokenizer = load_tokenizer(folder)
-    compared = 0
-    with open_vocabulary(file) as encode:
-        for text in _proof_texts(tokenizer, vocabulary, texts):
-            for around in (False, True):
-                ours, theirs = (
-                    encode(text, around),
-                    tokenizer.encode(text, add_special_tokens=around).ids,
-                )
-                if ours != theirs:
-                    raise _mismatch(tokenizer, text, ours, theirs)
-                compared += len(ours)
-
-    return compared
-
-
-def _proof_texts(
-    tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]
-) -> Iterator[str]:
-    """Yield the texts without what the structure's caveat names, which llama.cpp does otherwise."""
-    structure = vocabulary.structure
-    tokens = vocabulary.metadata["tokenizer.ggml.tokens"]
-    begin = (
-        tokens[vocabulary.metadata[_BOS]]
-        if structure.begins and _BOS in vocabulary.metadata
-        else ""
-    )
-    contents = [
-        token.content
-        for token in tokenizer.get_added_tokens_decoder().values()
-        if token.content not in _BEYOND
-    ]
-    added = (
-        [content.replace(SPACE, " ") for content in contents]
-        if structure.model == "llama"
-        else contents
-    )
-    around = [
-        f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}"
-        for token in added
-    ]
-
-    for text in (*texts, *around):
-        normal = unicodedata.normalize("NFC", text) if structure.composed else text
-        marks = (
-            {char for char in normal if unicodedata.category(char).startswith("M")}
-            if structure.splits_marks
-            else set()
-        )
-        yield begin + "".join(char for char in normal if char not in marks)
-
-
-def _mismatch(
-    tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[int]
-) -> ArtifactError:
-    at = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
-        min(len(ours), len(theirs)),
-    )
-    near = tokenizer.decode(theirs[max(at - 2, 0) : at + 3], skip_special_tokens=False)
-    return ArtifactError(
-        f"{TOKENIZER}: llama.cpp cuts this tokenizer's text differently "
-        f"near {near!r} of {text[:20]!r}…",
-        hint="the model would see other tokens on the board than in training, "
-        "so no model file is written",
-    )
-
-
 def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[list[str], list[int]]:
     """Return text and type of each of `rows` tokens; rows that no token has are padding."""
     tokens = {
@@ -254,9 +145,7 @@ def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[li
         )
 
     tokens = {
-        number: token
-        for number, token in tokens.items()
-        if number < rows or token[0] not in _BEYOND
+        number: token for number, token in tokens.items() if number < rows or token[0] not in BEYOND
     }
     if (highest := max(tokens)) >= rows:
         problem = (
@@ -359,7 +248,7 @@ def special_ids(
 
     turns = [ids[token] for token in END_OF_TURN if token in ids]
     written = _written_end(folder, settings, added)
-    if written in ids and ids[written] != metadata.get(_EOS):
+    if written in ids and ids[written] != metadata.get(EOS):
         turns = [ids[written], *(number for number in turns if number != ids[written])]
 
     if turns:
@@ -370,7 +259,7 @@ def special_ids(
         *_numbers(generation.get("eos_token_id")),
         *turns,
     }
-    stops |= {metadata[_EOS]} if _EOS in metadata else set()
+    stops |= {metadata[EOS]} if EOS in metadata else set()
     if not stops:
         raise ArtifactError(
             f"{folder.name}: no token ends an answer",
@@ -394,7 +283,7 @@ def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
     """Return which tokens the tokenizer puts around a text, by encoding one."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a", add_special_tokens=True).ids
-    bos, eos = ([specials[key]] if key in specials else [] for key in (_BOS, _EOS))
+    bos, eos = ([specials[key]] if key in specials else [] for key in (BOS, EOS))
 
     for add_bos in (False, True):
         for add_eos in (False, True):

@@ -24,6 +24,7 @@ from toolchain.models import architecture, tokenizer
 from toolchain.models.from_gguf import write_checkpoint
 from toolchain.models.gguf_read import GgufFile
 from toolchain.models.origin import Origin
+from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Silent
 
@@ -491,7 +492,7 @@ def test_scores_of_another_order_give_the_tokens_that_llama_cpp_gives(
     ]
     other = rewritten(file, tmp_path / "other.gguf", says={"tokenizer.ggml.scores": worst})
     out = read_back(other, tmp_path / "base")
-    assert tokenizer.prove_file(other, out, tokenizer.read_vocabulary(out, len(texts))) > 1000
+    assert prove_file(other, out, tokenizer.read_vocabulary(out, len(texts))) > 1000
 
 
 @pytest.mark.parametrize("cut", [100, 5000, -1000])

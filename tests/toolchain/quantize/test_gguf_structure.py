@@ -18,12 +18,11 @@ from toolchain.models.tokenizer import (
     CONTROL,
     NORMAL,
     PHI3,
-    PROOF,
     USER_DEFINED,
-    prove,
     read_vocabulary,
 )
 from toolchain.models.tokenizer_kinds import recognise, scores
+from toolchain.models.tokenizer_proof import PROOF, prove
 from toolchain.models.vocabulary import Tokens
 
 ROWS = 700

@@ -16,9 +16,9 @@ from toolchain.models.tokenizer import (
     NORMAL,
     UNUSED,
     USER_DEFINED,
-    prove,
     read_vocabulary,
 )
+from toolchain.models.tokenizer_proof import prove
 
 ROWS = 520
 """Eight rows more than the tokenizer has tokens."""

@@ -7,7 +7,6 @@ is checked before the first weight is read.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +19,18 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.files import whole_file
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Model, read_architecture
-from toolchain.models.gguf_file import Metadata, Slot, write_header
+from toolchain.models.gguf_file import Slot, write_header
 from toolchain.models.lora import Lora, Merged, open_lora
 from toolchain.models.tokenizer import TEMPLATE_KEY, Vocabulary
+from toolchain.models.tokenizer_proof import prove
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
 from toolchain.quantize.companions import write_companions
 from toolchain.quantize.gguf import choice as gguf_choice
 from toolchain.quantize.gguf.adapter import convert_adapter
 from toolchain.quantize.gguf.choice import Decision, Question
+from toolchain.quantize.gguf.metadata import ModelLabel as ModelLabel
+from toolchain.quantize.gguf.metadata import file_metadata, file_name
 from toolchain.quantize.gguf.schemes import Choice
 from toolchain.quantize.gguf.write import Treatment, write_tensors
 from toolchain.quantize.learned import importance
@@ -39,23 +41,6 @@ from toolchain.training.adapters import checkpoint_folder
 
 Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
-QUANTIZATION_VERSION = 2
-"""`general.quantization_version` (ggml.h, GGML_QNT_VERSION)."""
-
-
-class ModelLabel(Frozen):
-    """Origin of the model in the file's metadata; empty fields are left out."""
-
-    name: str
-    basename: str = ""
-    finetune: str = ""
-    version: str = ""
-    licence: str = ""
-    base_model: str = ""
-    """Hub id or name of the base model."""
-    base_weights: str = ""
-    """Types of the base's weights, if they came from a quantized file."""
-    description: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,11 +208,11 @@ def _build_file(
         for caveat in caveats:
             report.note(caveat)
 
-        compared = tokenizer.prove(folder, vocabulary, model.family.name)
+        compared = prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
 
         matrix = _importance(additions, folder, model, lora, out, report)
-        metadata = _metadata(label, model, vocabulary, matrix)
+        metadata = file_metadata(label, model, vocabulary, matrix)
         question = Question(
             folder=folder,
             model=model,
@@ -294,7 +279,9 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
     kinds = plan.decision.kinds
     tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
-    metadata = _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type)
+    metadata = file_metadata(
+        plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type
+    )
     treatment = Treatment(
         importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
     )
@@ -335,65 +322,6 @@ def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
         f"rows of {row} do not fit {wanted}'s blocks, {used} instead" for row, wanted, used in kinds
     )
     return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
-
-
-def _metadata(
-    label: ModelLabel,
-    model: Model,
-    vocabulary: Vocabulary,
-    matrix: Matrix | None,
-    file_type: int = 0,
-) -> Metadata:
-    marked = vocabulary.name_mark in label.name.lower()
-    general = {
-        "type": "model",
-        "name": label.name if marked else f"{label.name} ({vocabulary.name_mark})",
-        "basename": label.basename,
-        "finetune": label.finetune,
-        "version": label.version,
-        "size_label": _size_label(model),
-        "license": label.licence,
-        "description": label.description,
-    }
-
-    return {
-        "general.architecture": model.family.name,
-        **{f"general.{key}": value for key, value in general.items() if value},
-        **_base_model(label.base_model, label.base_weights),
-        **model.metadata,
-        **vocabulary.metadata,
-        "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": file_type,
-        **(matrix.provenance() if matrix else {}),
-    }
-
-
-def _base_model(base: str, weights: str) -> Metadata:
-    organization, _, name = base.rpartition("/")
-    if not base:
-        return {}
-    fields = {
-        "general.base_model.count": 1,
-        "general.base_model.0.name": name,
-        "general.base_model.0.organization": organization,
-        "general.base_model.0.description": weights,
-    }
-    return {key: value for key, value in fields.items() if value}
-
-
-def _size_label(model: Model) -> str:
-    from gguf import size_label
-
-    return str(size_label(model.parameters, 0, 0, 0))
-
-
-def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
-    """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md)."""
-    version = f"v{label.version}" if label.version[:1].isdigit() else label.version
-    parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
-    return (
-        "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
-    )
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:

@@ -22,10 +22,11 @@ from toolchain.models.tokenizer_kinds import TOKENIZER
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize.companions import write_companions
-from toolchain.quantize.gguf import ModelLabel, file_name, fitting
+from toolchain.quantize.gguf import fitting
+from toolchain.quantize.gguf.metadata import ModelLabel, file_name
+from toolchain.quantize.tflite.blueprint import Promise
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
-from toolchain.quantize.tflite.graph import Promise
 from toolchain.quantize.tflite.litertlm import write_litertlm
 from toolchain.quantize.tflite.schemes import Scheme, find_scheme
 from toolchain.quantize.tflite.write import write_matrices

@@ -12,7 +12,8 @@ from toolchain.errors import ArtifactError
 from toolchain.models.architecture import EMBEDDING, HEAD, Model
 from toolchain.models.lora import Merged
 from toolchain.models.weights import Weights
-from toolchain.quantize.tflite.graph import I32, Blueprint, Graph, Matrix, Value
+from toolchain.quantize.tflite.blueprint import I32, Blueprint, Matrix
+from toolchain.quantize.tflite.graph import Graph, Value
 from toolchain.quantize.tflite.rope import Rotation, tables
 from toolchain.quantize.tflite.schemes import Scheme, linear, look_up
 

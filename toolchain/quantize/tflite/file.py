@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from toolchain.errors import ArtifactError
-from toolchain.quantize.tflite.graph import Blueprint, Promise
+from toolchain.quantize.tflite.blueprint import Blueprint, Promise
 
 ALIGNMENT = 64
 MAX_FILE_BYTES = (1 << 31) - 1

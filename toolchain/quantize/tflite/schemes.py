@@ -11,19 +11,8 @@ from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.quantize.tflite.graph import (
-    BITS,
-    F16,
-    F32,
-    I4,
-    I8,
-    Graph,
-    Matrix,
-    Promise,
-    Value,
-    in_blocks,
-    quantization,
-)
+from toolchain.quantize.tflite.blueprint import BITS, F16, F32, I4, I8, Matrix, Promise
+from toolchain.quantize.tflite.graph import Graph, Value, in_blocks, quantization
 
 if TYPE_CHECKING:
     import numpy as np

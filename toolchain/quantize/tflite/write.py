@@ -16,7 +16,7 @@ from toolchain.models.lora import Merged
 from toolchain.models.weights import Weights
 from toolchain.progress import Reporter
 from toolchain.quantize.gguf.write import reserve
-from toolchain.quantize.tflite.graph import F16, Promise
+from toolchain.quantize.tflite.blueprint import F16, Promise
 from toolchain.quantize.tflite.schemes import PACKERS
 
 if TYPE_CHECKING:
