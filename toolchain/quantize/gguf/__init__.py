@@ -7,7 +7,7 @@ is checked before the first weight is read.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,30 +189,23 @@ def _build_file(
     folder: Path, adapter: Path | None, request: _Request, out: Path, report: Reporter
 ) -> Figures:
     scheme = request.spec.scheme
-    label = request.label
     additions = request.additions
 
     with open_weights(folder) as weights:
         model = read_architecture(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
         vocabulary = tokenizer.read_vocabulary(folder, model.sizes["vocab"])
-        choices = gguf_choice.named(
-            scheme, model, weighed=bool(additions.importance or additions.calibration)
-        )
+        weighed = bool(additions.importance or additions.calibration)
+        choices = gguf_choice.named(scheme, model, weighed=weighed)
 
         fallbacks = _fallbacks(choices, model)
-        if fallbacks:
-            report.note(_describe_fallbacks(scheme, fallbacks))
-
         caveats = [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
-        for caveat in caveats:
-            report.note(caveat)
-
+        for note in (*_describe_fallbacks(scheme, fallbacks), *caveats):
+            report.note(note)
         compared = prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
 
         matrix = _importance(additions, folder, model, lora, out, report)
-        metadata = file_metadata(label, model, vocabulary, matrix)
         question = Question(
             folder=folder,
             model=model,
@@ -222,13 +215,13 @@ def _build_file(
             lessons=additions.lessons,
             trials=additions.trials,
             seed=additions.seed,
-            metadata=metadata,
+            metadata=file_metadata(request.label, model, vocabulary, matrix),
         )
         decision = gguf_choice.decide(question, out / RESUME, report)
 
         plan = _Plan(
             scheme=scheme,
-            label=label,
+            label=request.label,
             model=model,
             vocabulary=vocabulary,
             matrix=matrix,
@@ -316,12 +309,16 @@ def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, An
     ]
 
 
-def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
+def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield one line about the fallbacks, if there are any."""
+    if not fallbacks:
+        return
+
     kinds = sorted({(entry["row"], entry["wanted"], entry["type"]) for entry in fallbacks})
     each = (
         f"rows of {row} do not fit {wanted}'s blocks, {used} instead" for row, wanted, used in kinds
     )
-    return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
+    yield f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
