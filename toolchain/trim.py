@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
 from toolchain.general import GENERAL, passages
+from toolchain.models.names import TOKENIZER
 from toolchain.models.tokenizer import load_tokenizer
-from toolchain.models.vocabulary import TOKENIZER, Tokens
+from toolchain.models.vocabulary import Tokens
 from toolchain.progress import Reporter
 from toolchain.recipe import TrimSpec
 

@@ -12,6 +12,7 @@ from toolchain.errors import ArtifactError
 from toolchain.models.config_defaults import read_config
 from toolchain.models.families import FAMILIES, TOP, Family
 from toolchain.models.gguf_file import Metadata
+from toolchain.models.names import EMBEDDING, HEAD
 from toolchain.models.rope import check_frequencies, long_caveat, read_rope
 from toolchain.models.weights import Weights
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_COUNT = 2**31 - 1
 """Largest count: GGUF keeps counts in 32 bits."""
 _IGNORED = ".rotary_emb.inv_freq"

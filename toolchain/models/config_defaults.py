@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.models.names import CONFIG
 from toolchain.models.weights import read_json
 
 _COMMON: dict[str, Any] = {
@@ -116,7 +117,7 @@ LOCAL_THETAS = {"Gemma3ForCausalLM": 10000.0}
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a model folder, completed with the defaults of its architecture."""
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     architecture = str((config.get("architectures") or ["none"])[0])
     complete = {**DEFAULTS.get(architecture, {}), **config}
     if "Gemma" in architecture:

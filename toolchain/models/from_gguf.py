@@ -21,6 +21,7 @@ from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
+from toolchain.models.names import CONFIG
 from toolchain.models.origin import Origin
 from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights
@@ -146,7 +147,7 @@ def _dtype(file: GgufFile, sources: list[Source]) -> str:
 def _write_config(config: dict[str, Any], rules: Rules, dtype: str, out: Path) -> None:
     ids = {f"{role}_token_id": number for role, number in rules.roles.items()}
     whole = config | ids | {"dtype": _DTYPES[dtype], "use_cache": True}
-    write_whole(out / "config.json", json.dumps(whole, indent=2) + "\n")
+    write_whole(out / CONFIG, json.dumps(whole, indent=2) + "\n")
 
 
 def _write_weights(

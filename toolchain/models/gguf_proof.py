@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TOKENIZER
 from toolchain.models.tokenizer_proof import PROOF
 from toolchain.models.weights import open_weights
 from toolchain.runtime.scoring import scorer
@@ -122,7 +123,7 @@ def _check_memory(file: Path, folder: Path) -> None:
 def _tokens(folder: Path) -> list[int]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     return list(tokenizer.encode("\n".join(PROOF[:2])).ids[:TOKENS])
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from toolchain.files import write_whole
 from toolchain.models.gguf_read import GgufFile
+from toolchain.models.names import TEMPLATE, TOKENIZER
 from toolchain.models.template import check_template
-from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY
-from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, cut, spaces
+from toolchain.models.tokenizer import TEMPLATE_KEY
+from toolchain.models.tokenizer_kinds import SPACE, cut, spaces
 from toolchain.tools import llama
 from toolchain.tools.llama import Rules
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from device.manifest import TEMPLATE
 from device.manifest.moment import RENDERED_AT
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TEMPLATE, TOKENIZER_CONFIG
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -176,7 +176,7 @@ def check_folder(model: Path) -> None:
     """Try the chat templates of a foreign model folder; raise ArtifactError for one that fails."""
 
     file = model / TEMPLATE
-    config = model / "tokenizer_config.json"
+    config = model / TOKENIZER_CONFIG
     templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
 
     try:

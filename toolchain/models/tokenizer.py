@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.gguf_file import Metadata
+from toolchain.models.names import CONFIG, GENERATION_CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolchain.models.template import behind_an_answer, first_token
-from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, Structure, recognise, scores
+from toolchain.models.tokenizer_kinds import SPACE, Structure, recognise, scores
 from toolchain.models.weights import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TEMPLATE = "chat_template.jinja"
 TEMPLATE_KEY = "tokenizer.chat_template"
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 """`tokenizer.ggml.token_type` (llama.h, `llama_token_type`)."""
@@ -61,11 +61,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     Raises ArtifactError for an unknown kind.
     """
     fields = without_state(read_json(folder / TOKENIZER))
-    settings = (
-        read_json(folder / "tokenizer_config.json")
-        if (folder / "tokenizer_config.json").is_file()
-        else {}
-    )
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     structure = recognise(fields)
     tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
@@ -230,11 +226,9 @@ def special_ids(
     tokens. The one that the chat template writes after an answer ends it too, whatever the
     configuration says: training teaches it as the end.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     generation = (
-        read_json(folder / "generation_config.json")
-        if (folder / "generation_config.json").is_file()
-        else {}
+        read_json(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else {}
     )
     metadata: Metadata = {}
 

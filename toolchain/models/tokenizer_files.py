@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolchain.models.weights import read_json
 
-TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"
 _SLOW = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
-TOKENIZER_FILES = (TOKENIZER, SETTINGS, "special_tokens_map.json", "added_tokens.json", *_SLOW)
+TOKENIZER_FILES = (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    *_SLOW,
+)
 TEMPLATE_FILES = (TEMPLATE, MORE_TEMPLATES)
 """What AutoTokenizer reads before `chat_template` in `tokenizer_config.json`."""
 
@@ -37,7 +43,7 @@ def tokenizer_sources(base: Path, adapter: Path | None) -> dict[str, Path | str]
         )
 
     # a tokenizer.json without settings is completed with those of the base
-    under = (SETTINGS,) if TOKENIZER in own else TOKENIZER_FILES
+    under = (TOKENIZER_CONFIG,) if TOKENIZER in own else TOKENIZER_FILES
     files: dict[str, Path | str] = {**_existing(base, under), **own}
     return files | _templates(base, adapter, files)
 
@@ -47,7 +53,7 @@ def _templates(base: Path, adapter: Path, files: dict[str, Path | str]) -> dict[
     if own or _settings(adapter).get("chat_template"):
         return own
     theirs: dict[str, Path | str] = {**_existing(base, TEMPLATE_FILES)}
-    if theirs or files.get(SETTINGS) == base / SETTINGS:
+    if theirs or files.get(TOKENIZER_CONFIG) == base / TOKENIZER_CONFIG:
         return theirs
     # the adapter's settings replace those that hold the base's template
     template = _settings(base).get("chat_template")
@@ -61,4 +67,4 @@ def _existing(folder: Path, names: tuple[str, ...]) -> dict[str, Path | str]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    return read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    return read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 SPACE = "▁"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 

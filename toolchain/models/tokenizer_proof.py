@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
 from toolchain.models.gguf_file import write_header
+from toolchain.models.names import TOKENIZER
 from toolchain.models.tokenizer import BEYOND, BOS, Vocabulary, load_tokenizer
-from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER
+from toolchain.models.tokenizer_kinds import SPACE
 from toolchain.tools.llama import open_vocabulary
 
 if TYPE_CHECKING:

@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.files import write_whole
+from toolchain.models.names import (
+    CONFIG,
+    EMBEDDING,
+    GENERATION_CONFIG,
+    HEAD,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from toolchain.models.weights import (
     INDEX,
     MAX_HEADER_BYTES,
@@ -32,15 +41,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZER = "tokenizer.json"
-SETTINGS = "tokenizer_config.json"
-CONFIGS = ("config.json", "generation_config.json")
-CARRIED = ("chat_template.jinja", "special_tokens_map.json")
+CONFIGS = (CONFIG, GENERATION_CONFIG)
+CARRIED = (TEMPLATE, "special_tokens_map.json")
 """Files that name tokens by their text.
 
 Other files with a vocabulary (tokenizer.model, vocab.json) are left out: they would contradict it.
 """
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROUND = 64
 """Multiple to which the number of tokens is rounded up, because kernels take rows in groups."""
 _RESERVED = re.compile(r"[<\[]\|?(reserved|unused)\D*\d+\|?[>\]]")
@@ -209,13 +215,15 @@ class Tokens:
                     out / name, json.dumps(_renumbered(self.folder / name, places), indent=2) + "\n"
                 )
 
-        if (self.folder / SETTINGS).is_file():
-            settings = read_json(self.folder / SETTINGS)
+        if (self.folder / TOKENIZER_CONFIG).is_file():
+            settings = read_json(self.folder / TOKENIZER_CONFIG)
             listed = settings.get("added_tokens_decoder") or {}
             settings["added_tokens_decoder"] = {
                 str(places[int(old)]): token for old, token in listed.items() if int(old) in places
             }
-            write_whole(out / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+            write_whole(
+                out / TOKENIZER_CONFIG, json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+            )
 
         for name in CARRIED:
             if (self.folder / name).is_file():

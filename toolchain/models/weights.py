@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import CONFIG, TOKENIZER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,14 +102,14 @@ def check_model_folder(folder: Path) -> None:
     """Raise ArtifactError unless `folder` has config.json, tokenizer.json and safetensors."""
     if not folder.is_dir():
         raise ArtifactError(f"{folder.name}: no such model folder")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ArtifactError(
             f"{folder.name}: no `config.json`",
             hint="a model folder is what `save_pretrained` writes",
         )
 
     _weight_files(folder)
-    if not (folder / "tokenizer.json").is_file():
+    if not (folder / TOKENIZER).is_file():
         hint = (
             "save the tokenizer beside the model with "
             "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`"

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from toolchain.models.tokenizer import TEMPLATE, write_tokenizer
-from toolchain.training.checkpoints import GENERATION_CONFIG
+from toolchain.models.names import GENERATION_CONFIG, TEMPLATE
+from toolchain.models.tokenizer import write_tokenizer
 
 
 def write_companions(folder: Path, template: str, out: Path) -> None:

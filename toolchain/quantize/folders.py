@@ -17,10 +17,8 @@ from device.manifest import (
 )
 from toolchain.errors import ArtifactError
 from toolchain.models import adapter_config, lora, tokenizer, weights
-from toolchain.models.tokenizer import TEMPLATE
-from toolchain.models.tokenizer_kinds import TOKENIZER
+from toolchain.models.names import CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 
-MODEL = "config.json"
 ADAPTER = adapter_config.CONFIG
 Rows = list[tuple[str, str]]
 
@@ -41,13 +39,13 @@ def describe(folder: Path) -> FolderContents:
     """Return what is in a folder; raise ArtifactError for one that is none of the three."""
     if (folder / BUNDLE_MANIFEST).is_file():
         return _bundle(folder)
-    if (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
+    if (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file():
         return _adapter(folder)
-    if (folder / MODEL).is_file():
+    if (folder / CONFIG).is_file():
         return _checkpoint(folder)
     raise ArtifactError(
         f"{folder.name or folder}: not a model, adapter or bundle folder",
-        hint=f"they have `{MODEL}`, `{ADAPTER}` or `{BUNDLE_MANIFEST}`",
+        hint=f"they have `{CONFIG}`, `{ADAPTER}` or `{BUNDLE_MANIFEST}`",
     )
 
 
@@ -119,7 +117,7 @@ def _bundle_warnings(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _checkpoint(folder: Path) -> FolderContents:
     warnings: list[str] = []
-    config = _json(folder / MODEL, warnings)
+    config = _json(folder / CONFIG, warnings)
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     rows = [
@@ -255,7 +253,7 @@ def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
     if not present and needed:
         warnings.append(f"no `{TOKENIZER}`")
 
-    file = folder / "tokenizer_config.json"
+    file = folder / TOKENIZER_CONFIG
     settings = _json(file, warnings) if file.is_file() else {}
     try:
         template = tokenizer.chat_template(folder, settings)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import CONFIG
 from toolchain.models.weights import check_model_folder, read_json
-
-GENERATION_CONFIG = "generation_config.json"
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -67,7 +66,7 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
 
 def refuse_quantised(folder: Path) -> None:
     """Raise ArtifactError for a base of 4 or 8 bits, with the reason."""
-    settings = read_json(folder / "config.json").get("quantization_config")
+    settings = read_json(folder / CONFIG).get("quantization_config")
     if not settings:
         return
 

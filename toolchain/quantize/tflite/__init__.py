@@ -18,7 +18,7 @@ from toolchain.models import tokenizer
 from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Merged
-from toolchain.models.tokenizer_kinds import TOKENIZER
+from toolchain.models.names import TOKENIZER, TOKENIZER_CONFIG
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize.companions import write_companions
@@ -134,11 +134,7 @@ def _check_context(parameters: _Parameters, model: Model) -> None:
 
 
 def _vocabulary(folder: Path) -> _Vocabulary:
-    settings = (
-        read_json(folder / "tokenizer_config.json")
-        if (folder / "tokenizer_config.json").is_file()
-        else {}
-    )
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     encoder = tokenizer.load_tokenizer(folder)
     ids = encoder.get_vocab()
     added = [token.content for token in encoder.get_added_tokens_decoder().values()]

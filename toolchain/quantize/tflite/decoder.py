@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.architecture import EMBEDDING, HEAD, Model
+from toolchain.models.architecture import Model
 from toolchain.models.lora import Merged
+from toolchain.models.names import EMBEDDING, HEAD
 from toolchain.models.weights import Weights
 from toolchain.quantize.tflite.blueprint import I32, Blueprint, Matrix
 from toolchain.quantize.tflite.graph import Graph, Value
