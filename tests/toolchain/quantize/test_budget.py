@@ -1,4 +1,4 @@
-"""Types under a budget: never over it, never worse than the named scheme that fits, and every bad budget in one sentence."""
+"""Types under a budget: never over it, never worse than a named scheme that fits; bad budgets."""
 
 from pathlib import Path
 from typing import Any
