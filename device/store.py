@@ -53,6 +53,7 @@ STATE_COPIES = ("state.json", "state.copy.json")
 """The second is written after the first is on the disk, and read where the first has rotted."""
 SERVICES = ("systemd", "supervised")
 MANIFEST_OF = {RELEASES: BUNDLE_MANIFEST, RUNTIMES: RUNTIME_MANIFEST}
+_MISSING = {RELEASES: "missing_release", RUNTIMES: "missing_runtime"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Store:
         folder = self.folder(kind, name)
         if not folder.is_dir():
             raise DeviceError(
-                "missing_" + kind[:-1],
+                _MISSING[kind],
                 f"there is no {kind[:-1]} {name[:12]} on this board",
                 "push it again",
             )

@@ -9,15 +9,34 @@ import json
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field
-from dataclasses import fields as dataclass_fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from device.manifest import fields as rules
+from device.manifest.fields import (
+    ALTERNATING,
+    ENGINE,
+    FILES,
+    MAX_CHARS,
+    MAX_CONTEXT,
+    MAX_NUMBER,
+    MAX_TOKEN,
+    MESSAGES,
+    NAME,
+    TENSORS,
+    check_fields,
+    each,
+    is_a,
+    is_schema,
+    number,
+    one_of,
+    text,
+    values,
+)
 from device.manifest.fields import ESCAPE as ESCAPE
 from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
 from device.manifest.fields import PARSE as PARSE
+from device.manifest.fields import ManifestError as ManifestError
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from device.manifest.reading import parse_json, stream_of
 from device.manifest.reading import read_bounded as read_bounded
@@ -32,14 +51,6 @@ MAX_MANIFEST_BYTES = 8 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
 """Codes of files that are not what the manifest says; every other file's is `wrong_digest`."""
-
-
-class ManifestError(ValueError):
-    """A manifest, a name or a digest that breaks the rules; `code` is stable and names the fault."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def checked_digest(text: str) -> str:
@@ -97,41 +108,41 @@ class Engine:
 class Manifest:
     """What is in a bundle (DESIGN section 6)."""
 
-    name: str
-    version: str
-    counter: int
+    name: Annotated[str, NAME]
+    version: Annotated[str, text()]
+    counter: Annotated[int, number(0, MAX_NUMBER)]
     """Grows with every release of this name: a board does not go back without being told to."""
-    target: str
-    context: int
+    target: Annotated[str, text()]
+    context: Annotated[int, number(1, MAX_CONTEXT)]
     """Tokens of context the release is served with."""
-    engine: Engine
-    model: str
+    engine: Annotated[Engine, ENGINE]
+    model: Annotated[str, text(1024)]
     """Path of the model file inside the bundle."""
-    files: tuple[File, ...]
-    tensors: tuple[dict[str, Any], ...] = ()
+    files: Annotated[tuple[File, ...], FILES]
+    tensors: Annotated[tuple[dict[str, Any], ...], TENSORS] = ()
     """Name, type, size and sha256 of each tensor."""
-    kv_type: str = "f16"
-    stop_ids: tuple[int, ...] = ()
-    system: str = ""
+    kv_type: Annotated[str, text(16)] = "f16"
+    stop_ids: Annotated[tuple[int, ...], each(number(0, MAX_TOKEN))] = ()
+    system: Annotated[str, is_a(str)] = ""
     """Instructions put before every conversation that brings none of its own."""
-    turns: tuple[dict[str, Any], ...] = ()
+    turns: Annotated[tuple[dict[str, Any], ...], MESSAGES, ALTERNATING] = ()
     """Questions and answers between the instructions and the conversation, as messages."""
-    max_tokens: int = 256
+    max_tokens: Annotated[int, number(1, MAX_TOKEN)] = 256
     """Longest answer where the request names none."""
-    slots: int = 1
+    slots: Annotated[int, number(1, MAX_SLOTS)] = 1
     """Questions that are answered at the same time where a board has the memory for it."""
-    special_tokens: str = PARSE
+    special_tokens: Annotated[str, one_of(PARSE, ESCAPE)] = PARSE
     """What becomes of control tokens in a client's text: `parse` takes them as such, `escape` as the text that they are."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    licences: tuple[str, ...] = ()
-    gate: dict[str, Any] = field(default_factory=dict)
-    arithmetic: str = ""
+    provenance: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
+    licences: Annotated[tuple[str, ...], each(text(MAX_CHARS))] = ()
+    gate: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
+    arithmetic: Annotated[str, text(MAX_CHARS)] = ""
     """`RuntimeManifest.arithmetic` of the runtime that the goldens were taken with."""
-    adapter: str = ""
+    adapter: Annotated[str, text(1024)] = ""
     """Path of a LoRA adapter that the engine adds to the model file, which other bundles may share; empty where there is none."""
-    needs: dict[str, int] = field(default_factory=dict)
+    needs: Annotated[dict[str, int], values(number(0, MAX_NUMBER))] = field(default_factory=dict)
     """Bytes of memory it takes: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
-    schema: int = SCHEMA
+    schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of a newer schema, kept as they came."""
 
@@ -161,23 +172,23 @@ class Manifest:
 class RuntimeManifest:
     """What runs a bundle: libraries and the device package, for one kind of processor."""
 
-    machine: str
+    machine: Annotated[str, text(64)]
     """`uname -m`: aarch64 or x86_64."""
-    features: tuple[str, ...]
+    features: Annotated[tuple[str, ...], each(text(64))]
     """CPU features the libraries use, spelled as /proc/cpuinfo spells them."""
-    glibc: str
+    glibc: Annotated[str, text(32, r"\d{1,4}(\.\d{1,4}){0,3}")]
     """Oldest glibc the libraries load on."""
-    python: tuple[int, int]
+    python: Annotated[tuple[int, int], each(number(0, 999), most=2, least=2)]
     """Oldest Python it runs on."""
-    engines: dict[str, str]
+    engines: Annotated[dict[str, str], values(text())]
     """Engine name and version."""
-    files: tuple[File, ...]
-    profile: str = ""
-    python_tag: str = ""
+    files: Annotated[tuple[File, ...], FILES]
+    profile: Annotated[str, text()] = ""
+    python_tag: Annotated[str, text(16, r"(cp\d+)?")] = ""
     """The one Python whose extension modules are in it, such as `cp311`; empty: any."""
-    dispatches: bool = False
+    dispatches: Annotated[bool, is_a(bool)] = False
     """Whether its libraries choose their kernels by the processor they find, so that other processors give other last bits."""
-    schema: int = SCHEMA
+    schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -199,11 +210,10 @@ def to_bytes(manifest: "Manifest | RuntimeManifest") -> bytes:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json` of a bundle; raise ManifestError with the fault's code."""
-    fields = _read(folder / BUNDLE_MANIFEST, rules.BUNDLE, Manifest)
+    fields = _read(folder / BUNDLE_MANIFEST, Manifest)
     fields["engine"] = Engine(**fields["engine"])
-    for name in ("tensors", "stop_ids", "licences"):
+    for name in ("tensors", "stop_ids", "licences", "turns"):
         fields[name] = tuple(fields.get(name, ()))
-    fields["turns"] = _turns(fields.get("turns", []))
     manifest: Manifest = _build(Manifest, fields)
 
     for path in filter(None, (manifest.model, manifest.adapter)):
@@ -215,7 +225,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def read_runtime(folder: Path) -> RuntimeManifest:
     """Read and check `runtime.json` of a runtime folder; raise ManifestError with the fault's code."""
-    fields = _read(folder / RUNTIME_MANIFEST, rules.RUNTIME, RuntimeManifest)
+    fields = _read(folder / RUNTIME_MANIFEST, RuntimeManifest)
     for name in ("python", "features"):
         fields[name] = tuple(fields[name])
     runtime: RuntimeManifest = _build(RuntimeManifest, fields)
@@ -267,7 +277,7 @@ def sha256_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def _read(path: Path, known: rules.Rules, kind: Any) -> dict[str, Any]:
+def _read(path: Path, kind: type) -> dict[str, Any]:
     """Return the fields of a manifest, each of its kind and within its bounds."""
     content = read_bounded(path, MAX_MANIFEST_BYTES)
     if content is None:
@@ -285,28 +295,13 @@ def _read(path: Path, known: rules.Rules, kind: Any) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ManifestError("bad_manifest", f"{path.name} is not an object")
 
-    if wrong := rules.first_wrong(fields, known, _required(kind)):
-        raise ManifestError("bad_manifest", f"{path.name}: {wrong}")
-    if fields["schema"] != SCHEMA:
-        raise ManifestError(
-            "newer_schema",
-            f"{path.name} has schema {fields['schema']}, this runtime knows {SCHEMA}",
-        )
+    check_fields(kind, fields, path.name)
     fields["files"] = tuple(
         File(checked_path(entry["path"]), checked_digest(entry.get("sha256", "")), entry["size"])
         for entry in fields["files"]
     )
     _check_names([entry.path for entry in fields["files"]], path.name)
     return fields
-
-
-def _required(kind: Any) -> "frozenset[str]":
-    """Return the names of a dataclass's fields that have no default, and `schema`."""
-    return frozenset(
-        field.name
-        for field in dataclass_fields(kind)
-        if field.default is MISSING and field.default_factory is MISSING
-    ) | {"schema"}
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -338,27 +333,6 @@ def _check_names(paths: list[str], manifest_name: str) -> None:
     for path in paths:
         if path in taken:
             raise ManifestError("bad_path", f"the name `{path}` is taken")
-
-
-def _turns(value: Any) -> "tuple[dict[str, Any], ...]":
-    if not isinstance(value, list) or not all(_is_message(turn) for turn in value):
-        raise ManifestError(
-            "bad_manifest", "`turns` must be a list of messages with `role` and `content`"
-        )
-    if [turn["role"] for turn in value] != ["user", "assistant"] * (len(value) // 2):
-        raise ManifestError(
-            "bad_manifest",
-            "`turns` must be questions of `user`, each followed by its answer of `assistant`",
-        )
-    return tuple(value)
-
-
-def _is_message(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"role", "content"}
-        and isinstance(value["content"], str)
-    )
 
 
 def _check_opening(manifest: Manifest) -> None:

@@ -27,36 +27,6 @@ KEY_KINDS = (
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
 """Keys that may sign; the strength of an RSA key lies in its length, which OpenSSH's verifier does not ask for."""
-TRUST_CODES = (
-    "unsigned",
-    "signature_too_large",
-    "signature_garbage",
-    "signature_truncated",
-    "signature_trailing",
-    "signature_version",
-    "bad_key",
-    "weak_key",
-    "weak_hash",
-    "wrong_namespace",
-    "wrong_principal",
-    "wrong_signature",
-    "unknown_signer",
-    "signer_namespace",
-    "signer_revoked",
-    "revoked_broken",
-    "no_signers",
-    "signers_authority",
-    "signers_broken",
-    "signers_expire",
-    "signers_link",
-    "signers_too_large",
-    "signers_writable",
-    "target_broken",
-    "wrong_name",
-    "wrong_target",
-    "downgrade",
-)
-"""Codes with which a board says that it does not trust what it was given; those of a runtime begin with `runtime_`."""
 _HASHES = ("sha256", "sha512")
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----\n"
 _LINES = re.compile(r"(?:[A-Za-z0-9+/]{1,76}\n)*[A-Za-z0-9+/]{1,76}={0,2}")
