@@ -33,7 +33,7 @@ VERBS = {
     "supervise": "device.supervisor:supervise",
     "tensors": "device.patch:tensors",
     "trust": "device.trust:trust",
-    "verify": "device.store:verify",
+    "verify": "device.verify:verify",
 }
 """Verb → its module and function."""
 
