@@ -14,7 +14,7 @@ from device.errors import DeviceError, of_the_disk
 from device.manifest import ManifestError
 
 VERBS = {
-    "activate": "device.activation:activate",
+    "activate": "device.switching:activate",
     "ask": "device.ask:ask",
     "bench": "device.bench:bench",
     "calibrate": "device.calibration:calibrate",
@@ -22,17 +22,17 @@ VERBS = {
     "facts": "device.facts:facts",
     "logs": "device.logs:logs",
     "receive": "device.receive:receive",
-    "rollback": "device.activation:rollback",
+    "rollback": "device.switching:rollback",
     "score": "device.score:score",
     "search": "device.search:search",
     "scrub": "device.scrub:scrub",
     "selftest": "device.selftest:selftest",
     "serve": "device.serve.serving:serve",
-    "status": "device.activation:status",
-    "stop": "device.activation:stop",
+    "status": "device.switching:status",
+    "stop": "device.switching:stop",
     "supervise": "device.supervisor:supervise",
     "tensors": "device.patch:tensors",
-    "trust": "device.trust:trust",
+    "trust": "device.signers:trust",
     "verify": "device.verify:verify",
 }
 """Verb → its module and function."""

@@ -5,15 +5,12 @@ model is in memory at a time: the running service stops before the next release 
 (device/supervisor.py): however this process ends before it commits, the last release that was healthy runs again.
 """
 
-import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,102 +31,11 @@ class Limits:
     """Why the speed is not to be judged, where it is not."""
 
 
-def activate(argv: list[str]) -> int:
-    """Switch to a release that is on the board; go back if it is not healthy."""
-    parser = _parser("activate")
-    parser.add_argument("release")
-    parser.add_argument("--runtime", required=True)
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument(
-        "--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto"
-    )
-    parser.add_argument(
-        "--allow-unsigned",
-        action="store_true",
-        help="run it without a signature; `status` will say so",
-    )
-    parser.add_argument(
-        "--host-name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name by which the service may be called; repeatable",
-    )
-    parser.add_argument(
-        "--cors-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="an origin whose pages may call the service; repeatable",
-    )
-    parser.add_argument(
-        "--unjudged", default="", metavar="WHY", help="why the speed says nothing here"
-    )
-    _add_limits(parser)
-    options = parser.parse_args(argv)
-    store, limits = (
-        Store(options.root),
-        Limits(options.check_timeout, options.health_timeout, options.unjudged),
-    )
-    kind = service.kind_here() if options.service == "auto" else options.service
-    wanted = Deployment(
-        release=options.release,
-        runtime=options.runtime,
-        port=options.port,
-        service=kind,
-        host_names=tuple(options.host_name),
-        cors_origins=tuple(options.cors_origin),
-    )
-    with store.locked():
-        store.recover()
-        unsigned = options.allow_unsigned and not trust.is_signed(store, wanted)
-        answer = _activate(store, replace(wanted, unsigned=unsigned), limits)
-    print(json.dumps(answer))
-    return 0
+def activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+    """Switch to a release that is on the board and return what the verb prints; raise DeviceError.
 
-
-def rollback(argv: list[str]) -> int:
-    """Go back to the previous release."""
-    parser = _parser("rollback")
-    _add_limits(parser)
-    options = parser.parse_args(argv)
-    store, limits = (
-        Store(options.root),
-        Limits(options.check_timeout, options.health_timeout, "a way back may be slower"),
-    )
-    with store.locked():
-        store.recover()
-        previous, current = store.previous(), store.current()
-        if not previous:
-            raise DeviceError("no_previous", "there is no previous release to go back to")
-        trust.check(store, previous, store.verify)
-        _replace(store, previous, current, limits)
-    print(json.dumps(_state(store), ensure_ascii=False))
-    return 0
-
-
-def status(argv: list[str]) -> int:
-    """Print what is on the board, what serves and how it is."""
-    store = Store(_parser("status").parse_args(argv).root)
-    print(json.dumps(_state(store), ensure_ascii=False))
-    return 0
-
-
-def stop(argv: list[str]) -> int:
-    """Stop the service; it stays stopped."""
-    store = Store(_parser("stop").parse_args(argv).root)
-    with store.locked():
-        store.recover()
-        current = store.current()
-        with suppress(OSError):  # what runs is ended on a disk that takes no byte any more, too
-            store.note_stopped()
-        if current:
-            service.choose(store, current.service).stop()
-    print(json.dumps(_state(store), ensure_ascii=False))
-    return 0
-
-
-def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+    Nothing is done where the release runs already, with the same runtime and the same options.
+    """
     trust.check(store, wanted, store.verify)
     current = store.current()
     answer = {
@@ -145,7 +51,7 @@ def _activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any
     if not current or current.runtime != wanted.runtime:
         run_verb(store, wanted, "selftest", limits.check_s or health.CHECK_S)
     store.sweep(wanted)
-    answer["check"] = _replace(store, wanted, current, limits)
+    answer["check"] = replace_release(store, wanted, current, limits)
     store.sweep()
     _sweep_agents(store)
     return answer
@@ -161,7 +67,7 @@ def refuse_downgrade(store: Store, wanted: Deployment) -> None:
         raise DeviceError("downgrade", problem, hint)
 
 
-def _replace(
+def replace_release(
     store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
     """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so.
@@ -206,7 +112,7 @@ def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
 
 def run_again(store: Store, current: Deployment) -> dict[str, Any]:
     """Check the current release and start it anew, as after a change of its settings; raise DeviceError where it does not run."""
-    return _replace(store, current, current, Limits(unjudged="its settings are being tried"))
+    return replace_release(store, current, current, Limits(unjudged="its settings are being tried"))
 
 
 def _fault(error: BaseException) -> tuple[str, str, str]:
@@ -320,51 +226,6 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
     raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
 
 
-def _state(store: Store) -> dict[str, Any]:
-    current = store.current()
-    return {
-        "root": str(store.root),
-        "release": _described(store, current),
-        "previous": _described(store, store.previous()),
-        "confirmed": current is not None and store.confirmed() == current,
-        "speed": store.state().get("measured"),
-        "refused": health.refusal(store),
-        "disk_free_bytes": shutil.disk_usage(store.root).free,
-        "store_bytes": store.size_bytes(),
-        "service": _service_state(store, current) if current else None,
-    }
-
-
-def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
-    running = service.choose(store, current.service)
-    lost = service.revive(store, current)
-    answer = service.healthy(current.port)
-    return {
-        "kind": running.kind,
-        "pid": running.pid(),
-        "port": current.port,
-        "healthy": answer is not None,
-        "health": answer,
-        "failure": lost or running.failure(),
-        "stopped": store.is_stopped,
-        "survives_reboot": running.survives_reboot,
-        "hint": running.hint,
-    }
-
-
-def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | None:
-    if not deployment:
-        return None
-    manifest = store.read_release(deployment.release)
-    named = {
-        "name": manifest.name,
-        "version": manifest.version,
-        "counter": manifest.counter,
-        "target": manifest.target,
-    }
-    return dict(asdict(deployment), **named, signed_by=trust.signed_by(store, deployment.release))
-
-
 def _sweep_agents(store: Store) -> None:
     """Delete the agents of earlier toolchains; the one that runs now also runs the service."""
     own = Path(service.agent())
@@ -372,21 +233,3 @@ def _sweep_agents(store: Store) -> None:
         for other in own.parent.iterdir():
             if other != own:
                 disk.remove(other)
-
-
-def _parser(verb: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=verb)
-    parser.add_argument("--root", type=Path, required=True)
-    return parser
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--check-timeout", type=float, default=0.0, help="seconds for the goldens; 0: by its size"
-    )
-    parser.add_argument(
-        "--health-timeout",
-        type=float,
-        default=0.0,
-        help="seconds until the service answers; 0: by its size",
-    )

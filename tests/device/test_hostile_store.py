@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from device import disk, health, leads, service, trust, tuned
+from device import disk, health, leads, service, tuned
 from device.counters import COPIES, Counters
 from device.engine.base import Settings
 from device.errors import DeviceError
 from device.facts import stored
+from device.signers import PINNED, REVOKED, SIGNERS
+from device.signers import state as signers_state
 from device.store import STATE_COPIES, Store
 from device.supervisor import LOG_LIMIT_BYTES, _bound
 from tests.conftest import Rounds
@@ -126,7 +128,7 @@ def look(store: Store) -> None:
     store.size_bytes()
     stored(str(store.root))
     try:
-        trust.state(store)
+        signers_state(store)
     except DeviceError as error:
         assert error.code
     with store.locked():
@@ -153,7 +155,7 @@ def places(store: Store) -> list[Path]:
 
 
 def trust_files() -> list[str]:
-    return [trust.SIGNERS, trust.REVOKED, trust.PINNED]
+    return [SIGNERS, REVOKED, PINNED]
 
 
 @pytest.mark.timeout(120)

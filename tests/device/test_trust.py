@@ -16,6 +16,7 @@ import pytest
 from device import trust
 from device.errors import DeviceError
 from device.manifest.signature import fingerprint
+from device.signers import SIGNERS
 from device.store import RELEASES, RUNTIMES
 from tests.device.test_activation import free_port, wait_until
 from tests.fakes import signers
@@ -129,13 +130,11 @@ def test_a_key_may_be_held_to_some_models(board: Board) -> None:
     ],
 )
 def test_what_may_not_sign_is_not_let_in(board: Board, words: tuple[str, ...], code: str) -> None:
-    before = (board.store.root / trust.SIGNERS).read_text()
+    before = (board.store.root / SIGNERS).read_text()
     with pytest.raises(DeviceError) as caught:
         board.trust(*(word.format(owner=signers.public(board.keys.owner)) for word in words))
     assert caught.value.code == code
-    assert (board.store.root / trust.SIGNERS).read_text() == (
-        "" if code == "signer_revoked" else before
-    )
+    assert (board.store.root / SIGNERS).read_text() == ("" if code == "signer_revoked" else before)
 
 
 def test_unsigned_runs_only_where_it_was_told_to(board: Board) -> None:
