@@ -1,7 +1,8 @@
-"""Verbs of the board side. Run as `python3 -sE RUNTIME VERB …`, where RUNTIME is a runtime folder or the agent file.
+"""The verbs of the board side, run as `python3 -sE RUNTIME VERB …`.
 
-Each verb is a function `(argv) -> exit code` that prints JSON; it is imported when it is asked for, so that the agent
-(standard library only) carries the verbs of the engine without being able to run them.
+RUNTIME is a runtime folder or the agent file. Each verb is a function `(argv) -> exit code` that
+prints JSON. It is imported when it is called, so that the agent (standard library only) carries the
+verbs of the engine without being able to run them.
 """
 
 import importlib
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
     # A store is its owner's alone, whatever umask the login shell or systemd gives.
     os.umask(0o077)
     module, function = VERBS[argv[0]].split(":")
+
     try:
         return int(getattr(importlib.import_module(module), function)(argv[1:]))
     except DeviceError as error:
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         traceback.print_exc()
         _print_error(_bug(argv[0], error))
+
     return 1
 
 

@@ -1,8 +1,9 @@
-"""The switch from one release to the next, and back: check, switch, start, wait until it is healthy, commit.
+"""The switch from one release to the next: check, switch, start, wait, commit; or the way back.
 
-At any moment `current` is a release whose bytes were verified and whose goldens were reproduced on this board. Only one
-model is in memory at a time: the running service stops before the next release is checked. Meanwhile a supervisor waits
-(device/supervisor.py): however this process ends before it commits, the last release that was healthy runs again.
+At any moment `current` is a release whose bytes were verified and whose goldens were reproduced on
+this board. Only one model is in memory at a time: the running service stops before the next release
+is checked. Meanwhile a supervisor waits (device/supervisor.py). However this process ends before it
+commits, the last healthy release runs again.
 """
 
 import json
@@ -22,19 +23,19 @@ from device.store import RELEASES, Deployment, Store
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a release may take to prove itself."""
+    """Time limits for a release to prove itself."""
 
     check_s: float = 0.0
-    """0: by the size of the release."""
+    """Seconds for the check; 0 chooses by the size of the release."""
     health_s: float = 0.0
     unjudged: str = ""
-    """Why the speed is not to be judged, where it is not."""
+    """Reason not to judge the speed; empty to judge it."""
 
 
 def activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
     """Switch to a release that is on the board and return what the verb prints; raise DeviceError.
 
-    Nothing is done where the release runs already, with the same runtime and the same options.
+    Nothing changes if the release already runs with the same runtime and options.
     """
     trust.check(store, wanted, store.verify)
     current = store.current()
@@ -46,38 +47,53 @@ def activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]
     }
     if current == wanted and service.healthy(wanted.port):
         return dict(answer, unchanged=True)
+
     if not current or current.release != wanted.release:
         refuse_downgrade(store, wanted)
+
     if not current or current.runtime != wanted.runtime:
         run_verb(store, wanted, "selftest", limits.check_s or health.CHECK_S)
+
     store.sweep(wanted)
     answer["check"] = replace_release(store, wanted, current, limits)
     store.sweep()
     _sweep_agents(store)
+
     return answer
 
 
 def refuse_downgrade(store: Store, wanted: Deployment) -> None:
-    """Raise DeviceError `downgrade` for a release with a lower counter than one of its name that was committed before."""
+    """Raise DeviceError `downgrade` if a release of the same name with a higher counter was
+    committed before.
+    """
     manifest = store.read_release(wanted.release)
     lowest = store.lowest_counter(manifest.name)
     if manifest.counter < lowest:
-        problem = f"{manifest.name} {manifest.version} has counter {manifest.counter}, this board had {lowest} already"
-        hint = "package it with a higher counter; `demitasse rollback` goes back to the previous release"
+        problem = (
+            f"{manifest.name} {manifest.version} has counter {manifest.counter}, "
+            f"this board had {lowest} already"
+        )
+        hint = (
+            "package it with a higher counter; "
+            "`demitasse rollback` goes back to the previous release"
+        )
         raise DeviceError("downgrade", problem, hint)
 
 
 def replace_release(
     store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
-    """Run `wanted` instead of what runs and return what its check saw; on any failure run `way_back` again and say so.
+    """Run `wanted` instead of the current service and return the result of its check.
 
-    A service that its owner stopped before stays stopped then.
+    On any failure run `way_back` again and raise DeviceError that says so. A service that its owner
+    had stopped stays stopped then.
     """
-    before, stopped = store.previous(), store.is_stopped
+    before = store.previous()
+    stopped = store.is_stopped
     again = way_back is not None and way_back.release == wanted.release
     if stopped or not way_back or way_back.port != wanted.port:
         _refuse_taken_port(store, wanted)
+
     store.settle(wanted)
     try:
         with service.paused(store):
@@ -90,15 +106,19 @@ def replace_release(
         store.commit(wanted, checked["speed"])
     except BaseException as error:
         code, reason, hint = _fault(error)
-        after = _go_back(store, wanted, _WayBack(way_back, before, stopped), limits)
+        after = _roll_back(store, wanted, _Before(way_back, before, stopped), limits)
         health.note_refusal(store, wanted, code, reason)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
+
     health.forget_refusal(store)
     return checked
 
 
 def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
-    """Let a release load, reproduce its goldens and show its speed; where it is slow a second time it is refused."""
+    """Let a release load, reproduce its goldens and show its speed.
+
+    If it is too slow twice, raise DeviceError.
+    """
     limit_s = limits.check_s or health.check_limit_s(store, wanted.release)
     for _ in range(2):
         checked = run_verb(
@@ -107,11 +127,15 @@ def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
         speed = health.measured(store, wanted, checked, limits.unjudged)
         if not health.is_slow(speed):
             return dict(checked, speed=speed)
+
     raise health.too_slow(speed)
 
 
 def run_again(store: Store, current: Deployment) -> dict[str, Any]:
-    """Check the current release and start it anew, as after a change of its settings; raise DeviceError where it does not run."""
+    """Check the current release and restart it, as after a change of its settings.
+
+    Raise DeviceError if it fails.
+    """
     return replace_release(store, current, current, Limits(unjudged="its settings are being tried"))
 
 
@@ -122,17 +146,17 @@ def _fault(error: BaseException) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True)
-class _WayBack:
-    """What was there before a switch."""
+class _Before:
+    """The state of the board before a switch."""
 
     release: "Deployment | None"
     previous: "Deployment | None"
     stopped: bool
-    """Whether its owner had stopped it: then it stays so."""
+    """Whether its owner had stopped it; then it stays stopped."""
 
 
-def _go_back(store: Store, failed: Deployment, before: _WayBack, limits: Limits) -> str:
-    """Run what was there before again; return in words what runs now."""
+def _roll_back(store: Store, failed: Deployment, before: _Before, limits: Limits) -> str:
+    """Run the release from before the switch again; return in words what runs now."""
     way_back = before.release
     try:
         with service.paused(store):
@@ -140,20 +164,27 @@ def _go_back(store: Store, failed: Deployment, before: _WayBack, limits: Limits)
             if way_back and store.confirmed() == failed:
                 store.commit(way_back)
             _hand_over(store, failed, None if before.stopped else way_back)
+
         if not way_back:
             return "nothing runs: there was no release before"
+
         manifest = store.read_release(way_back.release)
         if before.stopped:
             store.note_stopped()
             return f"{manifest.name} {manifest.version} stays stopped"
+
         _watch(store, way_back, limits)
     except (DeviceError, OSError) as error:
         return f"the release before does not run either: {error}"
+
     return f"{manifest.name} {manifest.version} runs again"
 
 
 def _hand_over(store: Store, running: Deployment | None, coming: Deployment | None) -> None:
-    """End what runs and have another run as soon as there is no pause; at no moment would a reboot find no service."""
+    """Stop one service and start another after the pause.
+
+    At no moment would a reboot find no service.
+    """
     if running and (not coming or coming.service != running.service):
         service.choose(store, running.service).stop()
     if coming:
@@ -161,7 +192,7 @@ def _hand_over(store: Store, running: Deployment | None, coming: Deployment | No
 
 
 def _refuse_taken_port(store: Store, wanted: Deployment) -> None:
-    """Raise DeviceError `port_taken`, and note it; what runs, or does not run, stays as it is."""
+    """Raise DeviceError `port_taken` and note it; the running service is not touched."""
     if service.port_is_taken(wanted.port):
         problem = f"another program listens on port {wanted.port}"
         health.note_refusal(store, wanted, "port_taken", problem)
@@ -171,7 +202,7 @@ def _refuse_taken_port(store: Store, wanted: Deployment) -> None:
 def run_verb(
     store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str
 ) -> dict[str, Any]:
-    """Return what a verb of the runtime prints: `selftest`, `check`, which lets the release reproduce its goldens, or `search`."""
+    """Return the JSON that a verb of the runtime prints: `selftest`, `check` or `search`."""
     command = [*service.python_command(store, wanted.runtime), verb, *words]
     with subprocess.Popen(
         command,
@@ -188,14 +219,16 @@ def run_verb(
             raise DeviceError(
                 "unhealthy", f"the {verb} did not end within {limit_s:g} s"
             ) from error
+
     if child.returncode != 0:
         raise _failed(verb, said, complaints, child.returncode)
+
     answer: dict[str, Any] = json.loads(said)
     return answer
 
 
 def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError:
-    """Return why a child failed: the error it printed, else how it ended and its last words."""
+    """Return the error that a child printed; else how it ended, with its last line."""
     lines = said.decode(errors="replace").strip().splitlines()
     try:
         error = json.loads(lines[-1])["error"]
@@ -213,6 +246,7 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
     limit_s = limits.health_s or health.start_limit_s(store, deployment.release)
     running = service.choose(store, deployment.service)
     deadline = time.monotonic() + limit_s
+
     while time.monotonic() < deadline:
         if service.healthy(deployment.port):
             return
@@ -223,11 +257,14 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
                 f"its log: {store.root / 'run' / 'service.log'}",
             )
         time.sleep(0.1)
+
     raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
 
 
 def _sweep_agents(store: Store) -> None:
-    """Delete the agents of earlier toolchains; the one that runs now also runs the service."""
+    """Delete the agents of earlier toolchains, except the one that runs now: it also runs the
+    service.
+    """
     own = Path(service.agent())
     if own.parent == store.root / "agents":
         for other in own.parent.iterdir():

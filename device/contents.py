@@ -1,4 +1,5 @@
-"""The bytes of a store: blobs, and the releases and runtimes that are folders of hard links to them.
+"""The bytes of a store: blobs, and the releases and runtimes that are folders of hard links to
+them.
 
 The rule: everything that a name stands for is on the disk before the name is (fsync of the files,
 then of the folder, then the rename).
@@ -36,7 +37,7 @@ _MISSING = {RELEASES: "missing_release", RUNTIMES: "missing_runtime"}
 
 
 class Contents:
-    """The files of one store, by its folder."""
+    """The files of one store, by its root folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -46,7 +47,10 @@ class Contents:
 
     @contextmanager
     def locked(self, wait_s: float = 1.0) -> Iterator[None]:
-        """Keep every other change out; raise DeviceError `busy` if one is under way and stays so."""
+        """Hold the store's lock.
+
+        Raise DeviceError `busy` if another change keeps it longer than `wait_s`.
+        """
         with open(disk.open_lock(self.root / "lock")) as stream:
             deadline = time.monotonic() + wait_s
             while not _lock(stream):
@@ -59,11 +63,11 @@ class Contents:
             yield
 
     def blob(self, digest: str) -> Path:
-        """Return where a blob is or will be."""
+        """Return the path of a blob, whether it exists or not."""
         return self.root / "blobs" / checked_digest(digest)
 
     def part(self, digest: str) -> Path:
-        """Return where a blob is kept while it comes."""
+        """Return the path of a blob that is still arriving."""
         return self.root / "blobs" / f".{checked_digest(digest)}.part"
 
     def folder(self, kind: str, name: str) -> Path:
@@ -71,7 +75,10 @@ class Contents:
         return self.root / kind / checked_digest(name)
 
     def present(self, kind: str, name: str) -> Path:
-        """Return the folder of a release or a runtime that is here; raise DeviceError `missing_release` or `missing_runtime`."""
+        """Return the folder of a release or a runtime.
+
+        Raise DeviceError `missing_release` or `missing_runtime` if it is not on the board.
+        """
         folder = self.folder(kind, name)
         if not folder.is_dir():
             raise DeviceError(
@@ -79,10 +86,11 @@ class Contents:
                 f"there is no {kind[:-1]} {name[:12]} on this board",
                 "push it again",
             )
+
         return folder
 
     def keep_blobs(self, digests: list[str]) -> None:
-        """Give blobs that came whole their names."""
+        """Give blobs that arrived whole their names."""
         for digest in digests:
             sync(self.part(digest))
         for digest in digests:
@@ -90,7 +98,10 @@ class Contents:
         sync(self.root / "blobs")
 
     def stage(self, kind: str, name: str, manifest: bytes, signature: bytes) -> None:
-        """Make a release or a runtime of blobs that are here; raise DeviceError `missing_blob` if one is not."""
+        """Make a release or a runtime from blobs.
+
+        Raise DeviceError `missing_blob` if one is not here.
+        """
         final = self.folder(kind, name)
         staged = final.with_name(f".{name}.part")
         remove(staged)
@@ -98,11 +109,13 @@ class Contents:
         write_new(staged / MANIFEST_OF[kind], manifest)
         if signature:
             write_new(staged / (MANIFEST_OF[kind] + ".sig"), signature)
+
         self._link(staged, (read_manifest if kind == RELEASES else read_runtime)(staged).files)
         if final.is_dir():
             self._mend(final, staged)
         else:
             disk.replace(staged, final)
+
         sync(final.parent)
 
     def read_release(self, name: str) -> Manifest:
@@ -114,7 +127,10 @@ class Contents:
         return read_runtime(self.present(RUNTIMES, name))
 
     def check(self, kind: str, name: str) -> None:
-        """Compare every byte of a release or a runtime with its manifest; raise DeviceError with what is wrong."""
+        """Compare every byte of a release or a runtime with its manifest.
+
+        Raise DeviceError with the fault.
+        """
         folder = self.present(kind, name)
         try:
             if sha256_of(folder / MANIFEST_OF[kind]) != name:
@@ -134,20 +150,20 @@ class Contents:
             ) from error
 
     def sweep_blobs(self) -> None:
-        """Delete the blobs, whole or not, that no release and no runtime holds."""
+        """Delete the blobs, whole or not, that no release and no runtime has."""
         for blob in list((self.root / "blobs").iterdir()):
             seen = blob.lstat()
             if seen.st_nlink == 1 or not stat.S_ISREG(seen.st_mode):
                 remove(blob)
 
     def sweep_staging(self) -> None:
-        """Delete what interrupted staging left behind; parts of blobs stay, to be resumed."""
+        """Delete what an interrupted `stage` left behind; parts of blobs stay, to be resumed."""
         for kind in (RELEASES, RUNTIMES):
             for folder in list((self.root / kind).glob(".*")):
                 remove(folder)
 
     def size_bytes(self) -> int:
-        """Return the bytes that blobs take, whole or not."""
+        """Return the bytes of all blobs, whole or not."""
         return sum(blob.lstat().st_size for blob in (self.root / "blobs").iterdir())
 
     def _link(self, staged: Path, files: tuple[File, ...]) -> None:
@@ -163,31 +179,39 @@ class Contents:
                 raise DeviceError(
                     "missing_blob", f"`{entry.path}` did not arrive", "push it again"
                 ) from error
+
         for folder in sorted(folders, reverse=True):
             sync(folder)
 
     def _mend(self, folder: Path, staged: Path) -> None:
-        """Put the files of a staged folder into one that may be in use, each by one rename, and take what is too much away."""
+        """Replace the files of a folder by those of a staged one, each by one rename, and delete
+        all others.
+
+        The folder may be in use meanwhile.
+        """
         wanted = {path.relative_to(staged) for path in staged.rglob("*") if not path.is_dir()}
         for path in sorted(wanted):
             make_folder((folder / path).parent)
             disk.replace(staged / path, folder / path)
+
         keep_only(folder, wanted)
         for path in [*folder.rglob("*"), folder]:
             if path.is_dir():
                 sync(path)
+
         remove(staged)
 
 
 def keep_only(folder: Path, wanted: "set[Path]") -> None:
-    """Delete every file but these, named from the folder."""
+    """Delete every file whose path (relative to the folder) is not one of these."""
     for path in list(folder.rglob("*")):
         if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder) not in wanted:
             disk.unlink(path)
 
 
 def discard(folder: Path) -> None:
-    """Delete a release or a runtime: its name first, so that at no moment it stands for less than it says."""
+    """Delete a release or a runtime."""
+    # Its name goes first, so that at no moment a name stands for an incomplete folder.
     if folder.is_dir():
         doomed = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.part")
         if doomed != folder:

@@ -1,4 +1,4 @@
-"""How a release is run, and the check of what a store's file says about it."""
+"""A deployment: how a release is run, and the check of a stored one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +18,15 @@ class Deployment:
     service: str
     """`systemd` or `supervised`."""
     unsigned: bool = False
-    """Whether it was told to run without a signature."""
+    """Whether it may run without a signature."""
     host_names: tuple[str, ...] = ()
-    """Names by which the service may be called, beside its addresses and the board's own name."""
+    """Host names of the service besides its addresses and the board's own name."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the service."""
 
 
 def read_deployment(fields: dict[str, Any]) -> Deployment | None:
-    """Return the deployment that fields spell, None where one of them is missing or cannot be."""
+    """Return the deployment in fields of a file; None if a field is missing or impossible."""
     known: dict[str, Any] = {
         name: fields[name] for name in Deployment.__dataclass_fields__ if name in fields
     }
@@ -38,6 +38,7 @@ def read_deployment(fields: dict[str, Any]) -> Deployment | None:
             checked_digest(digest)
     except (ManifestError, TypeError):
         return None
+
     sound = (
         type(deployment.port) is int
         and 0 < deployment.port < 1 << 16

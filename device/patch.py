@@ -1,8 +1,10 @@
-"""Make a file of an older one on this board and of the frames of a patch (device/manifest/delta.py), in bounded memory.
+"""A new file from an older one on this board and the frames of a patch (device/manifest/delta.py),
+in bounded memory.
 
-Every stretch is checked by its own sha256 before the next: where the old file is not what the host took it for, the new one ends
-before that stretch, and the answer says from which byte it has to come whole. Addition within lanes is done on whole runs of
-blocks as one long integer: the fastest that Python does without a library.
+Every stretch is checked by its own sha256 before the next. If the old file is not what the host
+assumed, the new file ends before that stretch, and the answer says from which byte the host must
+send it whole. Addition within lanes is done on whole runs of blocks as one long integer: the
+fastest that Python does without a library.
 """
 
 import argparse
@@ -27,26 +29,31 @@ _BYTE = b"\x80"
 
 
 class Source(Protocol):
-    """Where frames come from."""
+    """The stream of frames."""
 
     def exactly(self, size: int) -> bytes:
-        """Return so many bytes; raise DeviceError if there are fewer."""
+        """Return exactly `size` bytes; raise DeviceError if there are fewer."""
 
 
 class _WrongBaseError(Exception):
-    """The old file does not hold what the patch was made against."""
+    """The old file is not the one that the patch was made for."""
 
 
 class Rebuilt:
-    """The new file as far as it is made."""
+    """The new file, as far as it is made."""
 
     def __init__(self, descriptor: int, at: int, checked: int) -> None:
-        """Go on at byte `at`; what stands from `checked` on belongs to a stretch that is not checked yet."""
+        """Continue at byte `at`.
+
+        Bytes from `checked` on belong to a stretch that is not checked yet.
+        """
         self._descriptor = descriptor
         self.at = self.checked = checked
         self.total = hashlib.sha256()
+
         for chunk in _read(descriptor, 0, checked):
             self.total.update(chunk)
+
         self._stretch = hashlib.sha256()
         for chunk in _read(descriptor, checked, at - checked):
             self._count(chunk)
@@ -57,7 +64,7 @@ class Rebuilt:
         self._count(chunk)
 
     def close_stretch(self, digest: bytes) -> None:
-        """Compare what came since the last time with its sha256; on a difference it is taken away again."""
+        """Compare the stretch since the last check with its sha256; cut it off if it differs."""
         if self._stretch.digest() != digest:
             raise _WrongBaseError
         self.checked, self._stretch = self.at, hashlib.sha256()
@@ -69,7 +76,9 @@ class Rebuilt:
 
 
 def tensors(argv: "list[str]") -> int:
-    """Print where each tensor of the current release's model file stands, with its sha256: `tensors --root ROOT`."""
+    """Print offset and sha256 of each tensor in the current release's model file: `tensors --root
+    ROOT`.
+    """
     parser = argparse.ArgumentParser(prog="tensors")
     parser.add_argument("--root", type=Path, required=True)
     store = Store(parser.parse_args(argv).root)
@@ -85,13 +94,20 @@ def tensors(argv: "list[str]") -> int:
             dict(asdict(tensor), sha256=digests.get(tensor.name, "")) for tensor in header.tensors
         ]
         answer = {"sha256": manifest.file(manifest.model).sha256, "tensors": found}
+
     print(json.dumps(answer))
     return 0
 
 
 def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
-    """Read frames until `size` bytes are made and checked; return None, or the byte from which the old file was of no use."""
-    at, closed, wrong_at = out.at, out.checked, None
+    """Read frames until `size` bytes are made and checked.
+
+    Return None, or the byte from which the old file was of no use.
+    """
+    at = out.at
+    closed = out.checked
+    wrong_at = None
+
     while closed < size:
         kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(
             source.exactly(delta.FRAME.size)
@@ -105,6 +121,7 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
                 _apply(kind, tensor_type, payload, made, first, base, out)
         except _WrongBaseError:
             wrong_at = out.checked
+
     return wrong_at
 
 
@@ -119,8 +136,10 @@ def _refuse_odd(
     sound = sound and first <= delta.LAST_BYTE
     if kind == delta.ADD:
         sound = sound and tensor_type in TYPES and made % delta.block_bytes(tensor_type) == 0
+
     if kind == delta.CHECK:
         sound = sound and payload == delta.DIGEST_BYTES
+
     if not sound or kind > delta.CHECK or (not made and kind != delta.CHECK):
         raise DeviceError(
             "bad_patch", f"frame of kind {kind} with {payload:,} bytes for {made:,}", "push again"
@@ -143,9 +162,13 @@ def _apply(
 
 
 def difference(payload: bytes, kind: int, size: int) -> bytes:
-    """Return the difference that a payload stands for, in blocks as they lie in the file."""
-    block, blocks = delta.block_bytes(kind), size // delta.block_bytes(kind)
-    out, sections, place = bytearray(size), _Sections(payload), 0
+    """Return the difference in a payload, in blocks as they lie in the file."""
+    block = delta.block_bytes(kind)
+    blocks = size // delta.block_bytes(kind)
+    out = bytearray(size)
+    sections = _Sections(payload)
+    place = 0
+
     for width, lane in delta.fields(kind):
         planes = (
             sections.number(width, blocks)
@@ -155,17 +178,19 @@ def difference(payload: bytes, kind: int, size: int) -> bytes:
         for byte in range(width):
             out[place + byte :: block] = planes[byte * blocks : (byte + 1) * blocks]
         place += width
+
     return bytes(out)
 
 
 def add(one: bytes, other: bytes, kind: int) -> bytes:
-    """Return the sum of two runs of blocks, each lane for itself."""
+    """Return the sum of two runs of blocks, lane by lane."""
     return _add(one, other, delta.high_bits(kind))
 
 
 def _add(one: bytes, other: bytes, pattern: bytes) -> bytes:
     high, low = _masks(pattern, len(one) // len(pattern))
-    left, right = int.from_bytes(one, "little"), int.from_bytes(other, "little")
+    left = int.from_bytes(one, "little")
+    right = int.from_bytes(other, "little")
     return ((left & low) + (right & low) ^ (left ^ right) & high).to_bytes(len(one), "little")
 
 
@@ -176,18 +201,20 @@ def _masks(pattern: bytes, count: int) -> "tuple[int, int]":
 
 
 class _Sections:
-    """The sections of a payload, one after the other."""
+    """The sections of a payload, in order."""
 
     def __init__(self, payload: bytes) -> None:
         self._left = memoryview(payload)
 
     def number(self, width: int, blocks: int) -> bytes:
-        """Return the planes of a number of some bytes, the lowest first; each came less the sign of the one below."""
+        """Return the byte planes of numbers, the lowest first."""
+        # Each plane was sent minus the sign of the one below.
         planes = [self.take(blocks, nibbles=False)]
         while len(planes) < width:
             planes.append(
                 _add(self.take(blocks, nibbles=False), planes[-1].translate(_SIGNS), _BYTE)
             )
+
         return b"".join(planes)
 
     def take(self, size: int, *, nibbles: bool) -> bytes:
@@ -201,6 +228,7 @@ class _Sections:
             nibbles and max(symbols, default=0) > 15
         ):
             raise _bad("a section has too many words")
+
         spread = _spell(
             _inflate(body, 2 * size),
             delta.words(symbols[:common], symbols[common:], run),
@@ -209,12 +237,13 @@ class _Sections:
         return _pack(spread) if nibbles else spread
 
     def _bytes(self, size: int) -> bytes:
-        taken, self._left = self._left[:size], self._left[size:]
+        taken = self._left[:size]
+        self._left = self._left[size:]
         return _exactly(size, bytes(taken))
 
 
 def _spell(tokens: bytes, words: "list[bytes]", size: int) -> bytes:
-    """Return what tokens stand for, with the zeros behind the last one."""
+    """Return the bytes that tokens stand for, with the zeros behind the last one."""
     if tokens and max(tokens) >= len(words):
         raise _bad("a token stands for nothing")
     if sum(tokens.count(token) * len(word) for token, word in enumerate(words)) > size:
@@ -223,9 +252,10 @@ def _spell(tokens: bytes, words: "list[bytes]", size: int) -> bytes:
 
 
 def _pack(nibbles: bytes) -> bytes:
-    """Return bytes of low nibbles and then as many high ones."""
+    """Return bytes of low nibbles followed by as many high ones."""
     half = len(nibbles) // 2
-    low, high = int.from_bytes(nibbles[:half], "little"), int.from_bytes(nibbles[half:], "little")
+    low = int.from_bytes(nibbles[:half], "little")
+    high = int.from_bytes(nibbles[half:], "little")
     return (low | high << 4).to_bytes(half, "little")
 
 
@@ -235,8 +265,10 @@ def _inflate(packed: bytes, limit: int) -> bytes:
         raw = stream.decompress(packed, limit + 1)
     except zlib.error as error:
         raise _bad("a section cannot be inflated") from error
+
     if not stream.eof or len(raw) > limit:
         raise _bad("a section is cut or too long")
+
     return raw
 
 
@@ -247,7 +279,7 @@ def _exactly(size: int, raw: bytes) -> bytes:
 
 
 def _read(descriptor: int, first: int, size: int) -> Iterator[bytes]:
-    """Yield so many bytes of a file; raise _WrongBaseError if it has fewer."""
+    """Yield `size` bytes of a file; raise _WrongBaseError if it has fewer."""
     for start in range(first, first + size, delta.FRAME_BYTES):
         chunk = os.pread(descriptor, min(delta.FRAME_BYTES, first + size - start), start)
         if len(chunk) < min(delta.FRAME_BYTES, first + size - start):

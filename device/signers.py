@@ -26,7 +26,8 @@ from device.store import Store
 SIGNERS, REVOKED, PINNED = "allowed_signers", "revoked_signers", "trust.json"
 MAX_SIGNERS_BYTES = 64 << 10
 _LINE = re.compile(
-    r'(?P<names>[^\s"#]+) namespaces="(?P<namespaces>[a-z0-9@.,-]+)" (?P<kind>\S+) (?P<key>\S+)(?: (?P<comment>.*))?'
+    r'(?P<names>[^\s"#]+) namespaces="(?P<namespaces>[a-z0-9@.,-]+)" '
+    r"(?P<kind>\S+) (?P<key>\S+)(?: (?P<comment>.*))?"
 )
 
 
@@ -42,7 +43,10 @@ class Signer:
 
 
 def trust(argv: list[str]) -> int:
-    """Change or show who may sign: `trust --root ROOT [--signer KEY [--names PATTERNS]] [--revoke KEY] [--target ID]`."""
+    """Change or show who may sign.
+
+    `trust --root ROOT [--signer KEY [--names PATTERNS]] [--revoke KEY] [--target ID]`
+    """
     parser = argparse.ArgumentParser(prog="trust")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--signer", metavar="KEY", help="a public key as in its .pub file")
@@ -53,6 +57,7 @@ def trust(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     store = Store(options.root)
+
     with store.locked():
         if options.revoke:
             _revoke(store, options.revoke)
@@ -62,12 +67,13 @@ def trust(argv: list[str]) -> int:
             write_json(
                 store.root / PINNED, {"target": "" if options.target == "any" else options.target}
             )
+
     print(json.dumps(state(store), ensure_ascii=False))
     return 0
 
 
 def state(store: Store) -> dict[str, Any]:
-    """Return who may sign for this board, and for what kind of board."""
+    """Return who may sign for this board, and the pinned target."""
     signers = [
         {"key": fingerprint(one.key), "names": one.names, "comment": one.comment}
         for one in read_signers(store)
@@ -80,7 +86,10 @@ def state(store: Store) -> dict[str, Any]:
 
 
 def read_signers(store: Store) -> list[Signer]:
-    """Return the keys that may sign; raise DeviceError for a file that others could have written, or that asks for a clock."""
+    """Return the keys that may sign.
+
+    Raise DeviceError for a file that others could have written, or that needs a clock.
+    """
     text = _private_text(store, SIGNERS)
     return [_signer(line) for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -101,23 +110,30 @@ def _signer(line: str) -> Signer:
                 hint,
             )
         raise DeviceError("signers_broken", f"{SIGNERS}: not a line of ours: {line[:60]!r}")
+
     try:
         key = read_key(found["kind"], found["key"])
     except ManifestError as error:
         code = error.code if error.code == "weak_key" else "signers_broken"
         raise DeviceError(code, f"{SIGNERS}: {error}") from error
+
     return Signer(
         found["names"], tuple(found["namespaces"].split(",")), key, found["comment"] or ""
     )
 
 
 def _private_text(store: Store, name: str) -> str:
-    """Return a file that decides about trust, "" if there is none; raise DeviceError where others could have written it."""
+    """Return a file that decides about trust; empty if there is none.
+
+    Raise DeviceError if other users could have written it.
+    """
     path = store.root / name
     try:
-        seen, folder = path.lstat(), store.root.stat()
+        seen = path.lstat()
+        folder = store.root.stat()
     except FileNotFoundError:
         return ""
+
     if not stat.S_ISREG(seen.st_mode):
         raise DeviceError(
             "signers_link", f"{name} is a link or a device, not a file", f"look at {path}"
@@ -128,15 +144,18 @@ def _private_text(store: Store, name: str) -> str:
             f"other users of this board can write {name}",
             f"chmod go-w {path}; look who did",
         )
+
     content = read_bounded(path, MAX_SIGNERS_BYTES) or b""
     if len(content) > MAX_SIGNERS_BYTES:
         raise DeviceError(
             "signers_too_large", f"{name} is larger than {MAX_SIGNERS_BYTES >> 10} KiB"
         )
+
     return content.decode("utf-8", "replace")
 
 
 def revoked_keys(store: Store) -> list[bytes]:
+    """Return the keys that may never sign again; raise DeviceError `revoked_broken`."""
     lines = [line.split() for line in _private_text(store, REVOKED).splitlines() if line]
     try:
         return [read_key(kind, key) for kind, key in (line[:2] for line in lines)]
@@ -155,6 +174,7 @@ def _public_key(text: str) -> tuple[str, str, str]:
             f"a signer's key: {error}",
             "give the text of a .pub file of kind ed25519 or ecdsa",
         ) from error
+
     return kind, key, "".join(char for char in comment if char.isprintable())[:80]
 
 
@@ -164,6 +184,7 @@ def _allow(store: Store, text: str, names: str) -> None:
         raise DeviceError(
             "signer_revoked", "this key was revoked on this board for ever", "sign with another"
         )
+
     line = f'{names} namespaces="{",".join(NAMESPACES.values())}" {kind} {key} {comment}'.rstrip()
     _signer(line)
     kept = [other for other in _private_text(store, SIGNERS).splitlines() if f" {key}" not in other]
@@ -183,9 +204,14 @@ def _revoke(store: Store, text: str) -> None:
 
 
 def pinned_target(store: Store) -> str:
+    """Return the only target that releases may be made for; empty for all.
+
+    Raise DeviceError `target_broken` if its file cannot be read.
+    """
     said = read_json(store.root / PINNED)
     if said is None and os.path.lexists(store.root / PINNED):
         raise DeviceError(
             "target_broken", f"{PINNED} cannot be read", "demitasse trust BOARD --target ID"
         )
+
     return str((said or {}).get("target", ""))

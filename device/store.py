@@ -1,19 +1,22 @@
-"""The store on the board: blobs named by their sha256, releases and runtimes made of links to them, and the switch.
+"""The store on the board: its files, and the switch from one release to the next.
 
-    blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they come
-    runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the sha256 of the manifest's bytes
+    blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they arrive
+    runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the manifest's sha256
     tuned/<release>.json           how the release runs fastest on this board (tuned.py)
-    leads/<release>/               what the release's model has read of its lead (leads.py)
+    leads/<release>/               the saved states of the release's prefix (prefixes.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
-    state.json, state.copy.json    the last deployment that was healthy, and the one before it: what a cut switch is taken back to
-    stopped                        is there while the owner has stopped the service
+    state.json, state.copy.json    the last healthy deployment and the one before it
+    stopped                        exists while the owner has stopped the service
     agents/<sha256>.pyz            the program that runs the service; its name is its digest
-    counters.json, counters.copy.json   the highest counter of each name that was ever committed (counters.py)
-    allowed_signers and others     who may sign for this board (trust.py)
+    counters.json, counters.copy.json
+                                   the highest committed counter of each name (counters.py)
+    allowed_signers and others     who may sign for this board (signers.py)
 
-The rule: everything a name stands for is on the disk (fsync of the files, then of the folder) before the name is.
-The other rule: what is read here is bounded and typed, and what has rotted is as if it were not there (docs/trust.md).
+A switch that was cut short is undone by what state.json says. The rule: everything that a name
+stands for is on the disk before the name is (fsync of the files, then of the folder). The other
+rule: whatever is read here is bounded and typed, and a rotten file counts as missing
+(docs/trust.md).
 """
 
 import os
@@ -36,16 +39,17 @@ from device.disk import read_json, remove, sync, write_json
 from device.errors import DeviceError
 from device.manifest import ManifestError, checked_digest, paths_of, sha256_of
 
-LEADS, TUNED = "leads", "tuned"
+PREFIXES, TUNED = "leads", "tuned"
 STATE_COPIES = ("state.json", "state.copy.json")
-"""The second is written after the first is on the disk, and read where the first has rotted."""
+"""Files with the state."""
+# The second is written after the first is on the disk, and read if the first has rotted.
 
 
 class Store(Contents):
     """One store, by its folder: its contents, and what is switched on."""
 
     def verify(self, kind: str, name: str) -> None:
-        """Do as `check`; what is damaged is forgotten, so that it will be sent again."""
+        """Check a release or a runtime; forget damaged files, so that they are sent again."""
         try:
             self.check(kind, name)
         except DeviceError:
@@ -53,37 +57,43 @@ class Store(Contents):
             raise
 
     def settle(self, deployment: Deployment) -> None:
-        """Put on the disk what a release and its runtime are made of: who brought them may have been killed before it could."""
+        """Put a release and its runtime on the disk (fsync)."""
+        # Their transfer may have been killed before it could.
         for kind, name in ((RELEASES, deployment.release), (RUNTIMES, deployment.runtime)):
             folder = self.folder(kind, name)
             for path in [*folder.rglob("*"), folder, folder.parent]:
                 sync(path)
 
     def current(self) -> Deployment | None:
-        """Return what is switched on."""
+        """Return the deployment that is switched on."""
         return self._deployed("current")
 
     def previous(self) -> Deployment | None:
-        """Return what `rollback` goes back to."""
+        """Return the deployment that `rollback` returns to."""
         return self._deployed("previous")
 
     def confirmed(self) -> Deployment | None:
-        """Return the last deployment that was healthy; not the current one if an activation was cut short."""
+        """Return the last deployment that was healthy.
+
+        It is not the current one if an activation was cut short.
+        """
         return self.current() if self._state_is_lost() else self._present_deployment(self.state())
 
     def state(self) -> dict[str, Any]:
-        """Return what was noted at the last commit, nothing if there was none."""
+        """Return the notes of the last commit; empty if there was none."""
         noted = (read_json(self.root / copy) or {} for copy in STATE_COPIES)
         return next((fields for fields in noted if read_deployment(fields)), {})
 
     def recover(self) -> None:
-        """Take `current` and `previous` back to the last commit, where a switch was cut short.
+        """Restore `current` and `previous` of the last commit after a switch that was cut short.
 
-        Where both notes of that commit have rotted nothing is known that is better than the names as they are.
+        If both copies of its notes have rotted, the names stay: nothing better is known.
         """
         if self._state_is_lost():
             return
-        confirmed, previous = self.confirmed(), self._way_back()
+
+        confirmed = self.confirmed()
+        previous = self._way_back()
         if (self.current(), self.previous()) != (confirmed, previous):
             self.switch(confirmed, previous)
 
@@ -91,7 +101,10 @@ class Store(Contents):
         return not self.state() and any(os.path.lexists(self.root / copy) for copy in STATE_COPIES)
 
     def _way_back(self) -> Deployment | None:
-        """Return the deployment before the last one that was healthy; its own file may have rotted since."""
+        """Return the deployment before the last healthy one.
+
+        Its own file may have rotted since; then it is read from the notes.
+        """
         state = self.state()
         noted = state.get("way_back")
         if isinstance(noted, dict) and (way_back := self._present_deployment(noted)):
@@ -99,20 +112,26 @@ class Store(Contents):
         return self._deployment(str(state.get("previous")))
 
     def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
-        """Make `wanted` current and `way_back` previous, each by one rename; no release is its own way back.
+        """Make `wanted` current and `way_back` previous, each by one rename.
 
-        What is committed decides after a power cut: that these names are on the disk is as late as that.
+        A release is never its own way back. After a power cut the commit decides, so these names
+        may be lost until then.
         """
         if wanted:
             self._note_deployment(wanted)
             way_back = None if way_back and way_back.release == wanted.release else way_back
+
         if way_back:
             self._note_deployment(way_back)
+
         for name, deployment in (("previous", way_back), ("current", wanted)):
             self._point(name, deployment)
 
     def commit(self, deployment: Deployment, measured: dict[str, Any] | None = None) -> None:
-        """Note that the current deployment is healthy, and what was measured; its counter is the lowest that may come after it."""
+        """Note that the current deployment is healthy, and its measured speed.
+
+        From now on its counter is the lowest that is accepted.
+        """
         manifest = self.read_release(deployment.release)
         Counters(self.root).keep(manifest.name, manifest.counter)
         previous = self.previous()
@@ -123,52 +142,63 @@ class Store(Contents):
             "measured": measured or {},
         }
         remove(self.root / "stopped")
+
         for copy in STATE_COPIES:
             write_json(self.root / copy, dict(asdict(deployment), **noted))
 
     def mend_copies(self) -> None:
-        """Write the notes of the last commit again where one of their copies has rotted."""
+        """Write the notes of the last commit again if one of their copies has rotted."""
         state = self.state()
         if state and any(read_json(self.root / copy) != state for copy in STATE_COPIES):
             for copy in STATE_COPIES:
                 write_json(self.root / copy, state)
+
         Counters(self.root).mend()
         self.recover()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the owner stopped the service: then nothing but the owner starts it."""
+        """Whether the owner stopped the service; then only the owner starts it."""
         return os.path.lexists(self.root / "stopped")
 
     def note_stopped(self) -> None:
-        """Keep that the owner stopped the service, until a release is committed again."""
+        """Note that the owner stopped the service, until a release is committed again."""
         write_json(self.root / "stopped", {"since": int(time.time())})
 
     def lowest_counter(self, name: str) -> int:
-        """Return the counter under which no release of a name may come: the highest that was ever committed.
+        """Return the lowest counter that a release of this name may have: the highest that was ever
+        committed.
 
-        Should both copies be lost, the release that is healthy now still bears witness.
+        If both copies of the counters are lost, the counter of the current healthy release counts.
         """
-        lowest, confirmed = Counters(self.root).read().get(name, 0), self.confirmed()
+        lowest = Counters(self.root).read().get(name, 0)
+        confirmed = self.confirmed()
         with suppress(ManifestError):
             manifest = self.read_release(confirmed.release) if confirmed else None
             return max(lowest, manifest.counter) if manifest and manifest.name == name else lowest
+
         return lowest
 
     def sweep(self, coming: Deployment | None = None) -> None:
-        """Delete what neither the current, the previous, the last healthy nor the coming deployment needs."""
+        """Delete all that the current, previous, last healthy and coming deployments do not
+        need.
+        """
         kept = [d for d in (self.current(), self.previous(), self.confirmed(), coming) if d]
         named = {RELEASES: {d.release for d in kept}, RUNTIMES: {d.runtime for d in kept}}
+
         for kind, names in named.items():
             for folder in list((self.root / kind).iterdir()):
                 if folder.name not in names:
                     discard(folder)
-        for folder in list((self.root / LEADS).glob("*")):
+
+        for folder in list((self.root / PREFIXES).glob("*")):
             if folder.name not in named[RELEASES]:
                 remove(folder)
+
         for record in [*(self.root / "deployments").iterdir(), *(self.root / TUNED).glob("*")]:
             if record.stem not in named[RELEASES]:
                 remove(record)
+
         remove(self.root / "run" / "pycache")  # earlier toolchains executed byte code from there
         self.sweep_blobs()
 
@@ -179,10 +209,12 @@ class Store(Contents):
         except (DeviceError, ManifestError):
             discard(folder)
             return
+
         for entry in files:
             blob = self.blob(entry.sha256)
             if blob.is_file() and sha256_of(blob) != entry.sha256:
                 disk.unlink(blob)
+
         current = self.current()
         if not current or folder.name not in (current.release, current.runtime):
             discard(folder)
@@ -203,7 +235,10 @@ class Store(Contents):
             return None
 
     def _present_deployment(self, fields: dict[str, Any]) -> Deployment | None:
-        """Return the deployment that a file of the store names, None where it is none or its release is not here."""
+        """Return the deployment in a file of the store.
+
+        None if it is broken or its release is not here.
+        """
         deployment = read_deployment(fields)
         if deployment and self.folder(RELEASES, deployment.release).is_dir():
             return deployment
@@ -227,13 +262,16 @@ class Store(Contents):
             disk.replace(fresh, link)
 
 
-def leads_of(bundle: Path) -> Path | None:
-    """Return where the states of a release's lead are kept; None for a bundle that is in no store."""
-    return _beside(bundle, LEADS, "")
+def prefixes_of(bundle: Path) -> Path | None:
+    """Return the folder of a release's prefix states; None for a bundle outside of a store."""
+    return _beside(bundle, PREFIXES, "")
 
 
 def tuned_of(bundle: Path) -> Path | None:
-    """Return where the settings of a release on this board are kept; None for a bundle that is in no store."""
+    """Return the file of a release's settings on this board.
+
+    None for a bundle outside of a store.
+    """
     return _beside(bundle, TUNED, ".json")
 
 

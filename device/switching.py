@@ -15,7 +15,7 @@ from device.store import Deployment, Store
 
 
 def activate(argv: list[str]) -> int:
-    """Switch to a release that is on the board; go back if it is not healthy."""
+    """Switch to a release that is on the board; roll back if it is not healthy."""
     parser = _parser("activate")
     parser.add_argument("release")
     parser.add_argument("--runtime", required=True)
@@ -47,10 +47,8 @@ def activate(argv: list[str]) -> int:
     )
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = (
-        Store(options.root),
-        Limits(options.check_timeout, options.health_timeout, options.unjudged),
-    )
+    store = Store(options.root)
+    limits = Limits(options.check_timeout, options.health_timeout, options.unjudged)
     kind = service.kind_here() if options.service == "auto" else options.service
     wanted = Deployment(
         release=options.release,
@@ -60,36 +58,40 @@ def activate(argv: list[str]) -> int:
         host_names=tuple(options.host_name),
         cors_origins=tuple(options.cors_origin),
     )
+
     with store.locked():
         store.recover()
         unsigned = options.allow_unsigned and not trust.is_signed(store, wanted)
         answer = activation.activate(store, replace(wanted, unsigned=unsigned), limits)
+
     print(json.dumps(answer))
     return 0
 
 
 def rollback(argv: list[str]) -> int:
-    """Go back to the previous release."""
+    """Roll back to the previous release."""
     parser = _parser("rollback")
     _add_limits(parser)
     options = parser.parse_args(argv)
-    store, limits = (
-        Store(options.root),
-        Limits(options.check_timeout, options.health_timeout, "a way back may be slower"),
-    )
+    store = Store(options.root)
+    limits = Limits(options.check_timeout, options.health_timeout, "a way back may be slower")
+
     with store.locked():
         store.recover()
-        previous, current = store.previous(), store.current()
+        previous = store.previous()
+        current = store.current()
         if not previous:
             raise DeviceError("no_previous", "there is no previous release to go back to")
+
         trust.check(store, previous, store.verify)
         activation.replace_release(store, previous, current, limits)
+
     print(json.dumps(_state(store), ensure_ascii=False))
     return 0
 
 
 def status(argv: list[str]) -> int:
-    """Print what is on the board, what serves and how it is."""
+    """Print what is on the board, what it serves and its health."""
     store = Store(_parser("status").parse_args(argv).root)
     print(json.dumps(_state(store), ensure_ascii=False))
     return 0
@@ -105,6 +107,7 @@ def stop(argv: list[str]) -> int:
             store.note_stopped()
         if current:
             service.choose(store, current.service).stop()
+
     print(json.dumps(_state(store), ensure_ascii=False))
     return 0
 
@@ -144,6 +147,7 @@ def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
 def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | None:
     if not deployment:
         return None
+
     manifest = store.read_release(deployment.release)
     named = {
         "name": manifest.name,

@@ -23,14 +23,15 @@ from device.signers import REVOKED, SIGNERS, pinned_target, read_signers, revoke
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 
 RUNTIME = "runtime"
-"""The name that a key must be allowed for to sign a runtime."""
+"""Name that a key must be allowed for to sign a runtime."""
 VERIFY_S = 60.0
 
 
 def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], None]) -> None:
-    """Check who signed a deployment's release and runtime, and all that they hold; raise DeviceError with the attack's code.
+    """Check the signers and all bytes of a deployment's release and runtime.
 
-    `check_bytes` is the store's `check`, or its `verify`, which forgets what is damaged.
+    Raise DeviceError with the code of the attack. `check_bytes` is the store's `check`, or its
+    `verify`, which forgets damaged files.
     """
     for kind, name in ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime)):
         try:
@@ -44,7 +45,10 @@ def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], No
 
 
 def is_signed(store: Store, wanted: Deployment) -> bool:
-    """Say whether a deployment carries signatures on a board that knows signers: then they must hold, whatever is allowed."""
+    """Say whether a deployment is signed, on a board that knows signers.
+
+    Then its signatures must hold, even with `--allow-unsigned`.
+    """
     named = ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime))
     return os.path.lexists(store.root / SIGNERS) and all(
         os.path.lexists(_signature_file(store, kind, name)) for kind, name in named
@@ -52,7 +56,10 @@ def is_signed(store: Store, wanted: Deployment) -> bool:
 
 
 def signed_by(store: Store, release: str) -> str:
-    """Return the fingerprint of the key that a release's signature names, "" if there is none."""
+    """Return the fingerprint of the key that a release's signature names.
+
+    Empty if there is none.
+    """
     try:
         return read_signature(
             read_bounded(_signature_file(store, RELEASES, release), MAX_SIGNATURE_BYTES) or b""
@@ -62,7 +69,7 @@ def signed_by(store: Store, release: str) -> str:
 
 
 def _named(error: "DeviceError | ManifestError", kind: str, name: str) -> DeviceError:
-    """Return an error with what it is about, those of a runtime with codes of their own."""
+    """Return an error that names its release or runtime; a runtime's code gets a prefix."""
     what = f"{kind[:-1]} {name[:12]}"
     message = str(error) if str(error).startswith(what) else f"{what}: {error}"
     plain = kind == RELEASES or error.code in ("missing_runtime", "no_ssh_keygen")
@@ -85,6 +92,7 @@ def _check_signature(store: Store, kind: str, name: str) -> None:
             "it is not signed",
             "push it from a computer with your key, or with --allow-unsigned",
         )
+
     signature = read_signature(content)
     namespace = NAMESPACES[MANIFEST_OF[kind]]
     if signature.namespace != namespace:
@@ -92,6 +100,7 @@ def _check_signature(store: Store, kind: str, name: str) -> None:
             "wrong_namespace",
             f"its signature is for `{signature.namespace[:60]}`, not for `{namespace}`",
         )
+
     _check_signer(store, signature, namespace)
     name_signed = store.read_release(name).name if kind == RELEASES else RUNTIME
     _verify(store, file, name_signed, namespace, manifest)
@@ -104,6 +113,7 @@ def _check_signer(store: Store, signature: Signature, namespace: str) -> None:
         raise DeviceError(
             "no_signers", "this board knows nobody who may sign", "demitasse trust BOARD"
         )
+
     lines = [signer for signer in known if signer.key == signature.key]
     if not lines:
         hint = "if it is yours: demitasse trust BOARD --sign KEY"
@@ -119,7 +129,10 @@ def _check_signer(store: Store, signature: Signature, namespace: str) -> None:
 
 
 def _verify(store: Store, signature: Path, name: str, namespace: str, manifest: bytes) -> None:
-    """Let ssh-keygen decide; where it refuses, tell a false signature from one for a name that the key may not sign."""
+    """Let ssh-keygen decide about a signature.
+
+    If it refuses, tell a false signature from one for a name that the key may not sign.
+    """
     asked = ["-n", namespace, "-s", str(signature)]
     revoked = ["-r", str(store.root / REVOKED)] if (store.root / REVOKED).exists() else []
     signers = str(store.root / SIGNERS)
@@ -128,6 +141,7 @@ def _verify(store: Store, signature: Path, name: str, namespace: str, manifest: 
         return
     if _ssh_keygen("check-novalidate", *asked, content=manifest):
         raise DeviceError("wrong_principal", f"the key that signed it may not sign for `{name}`")
+
     raise DeviceError(
         "wrong_signature", "its signature is of another manifest: this one was changed"
     )
@@ -142,6 +156,7 @@ def _ssh_keygen(verb: str, *words: str, content: bytes) -> bool:
             "ssh-keygen is not installed on this board: no signature can be checked",
             hint,
         )
+
     try:
         done = subprocess.run(
             [program, "-Y", verb, *words],
@@ -152,6 +167,7 @@ def _ssh_keygen(verb: str, *words: str, content: bytes) -> bool:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise DeviceError("no_ssh_keygen", f"ssh-keygen cannot be run: {error}", hint) from error
+
     return done.returncode == 0
 
 
@@ -160,7 +176,8 @@ def _signature_file(store: Store, kind: str, name: str) -> Path:
 
 
 def _check_target(store: Store, release: str) -> None:
-    pinned, made_for = pinned_target(store), store.read_release(release).target
+    pinned = pinned_target(store)
+    made_for = store.read_release(release).target
     if pinned and made_for != pinned:
         hint = "package it for this board, or: demitasse trust BOARD --target any"
         raise DeviceError(

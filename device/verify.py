@@ -1,4 +1,4 @@
-"""`verify`: the check of every byte of what is current; what is damaged is forgotten and sent again."""
+"""`verify`: checks every byte of what is current; damaged files are forgotten and sent again."""
 
 import argparse
 import json
@@ -16,7 +16,9 @@ def verify(argv: list[str]) -> int:
     current = store.current()
     if not current:
         raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+
     store.verify(RELEASES, current.release)
     store.verify(RUNTIMES, current.runtime)
     print(json.dumps({"verified": current.release}))
+
     return 0

@@ -1,4 +1,4 @@
-"""Every error code of the board: what `python -m device` prints as `{"error": {"code", …}}` and what the service answers.
+"""Every error code of the board: of the program (`{"error": {"code", …}}`) and of the service.
 
 Programs read the code and people read the message. A code that was released keeps its name and its
 meaning. The host chooses its exit code by these lists (toolchain/board/device.py), and
@@ -11,7 +11,7 @@ Codes = Mapping[str, str]
 """Code → what happened."""
 
 RUNTIME_PREFIX = "runtime_"
-"""Put before the code of a fault in a runtime's signature, manifest or files."""
+"""Prefix of a code whose fault is in a runtime's signature, manifest or files."""
 
 TRUST: Codes = {
     "unsigned": "the manifest has no signature",

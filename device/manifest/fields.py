@@ -1,4 +1,4 @@
-"""Rules for the values of a manifest's fields: kind, range and error code, declared beside each field.
+"""Rules for the fields of a manifest: kind, range and error code, declared beside each field.
 
 A dataclass writes `counter: Annotated[int, number(0, MAX_NUMBER)]`. `check_fields` reads the rules
 from there and applies them to JSON before anything else is made of it. The rule to keep: whatever a
@@ -48,7 +48,7 @@ def number(least: int, most: int) -> Rule:
 
 
 def text(most: int = 256, pattern: str = "") -> Rule:
-    """Return the rule of a text of at most `most` characters that matches `pattern`, if one is given."""
+    """Return the rule of a text of at most `most` characters that matches `pattern`, if given."""
     return Rule(
         lambda value: (
             isinstance(value, str)
@@ -144,7 +144,7 @@ def is_schema(known: int) -> Rule:
 
 
 def rules_of(kind: type) -> "dict[str, tuple[Rule, ...]]":
-    """Return the rules of each field of a dataclass, from its `Annotated` types; `extra` has none."""
+    """Return the rules of a dataclass's fields, from their `Annotated` types; `extra` has none."""
     return {
         field.name: tuple(rule for rule in field.type.__metadata__ if isinstance(rule, Rule))
         for field in dataclass_fields(kind)

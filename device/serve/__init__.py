@@ -1,1 +1,3 @@
-"""The service: one process that answers questions over HTTP, and the worker in which its engine runs."""
+"""The service: one process that answers questions over HTTP, and the threads in which
+engines run.
+"""

@@ -1,4 +1,6 @@
-"""A store in which somebody put what does not belong there: nothing waits for it, and a board comes back all the same."""
+"""A store with foreign things in it: nothing waits for them, and a board comes back all the
+same.
+"""
 
 import errno
 import json
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from device import disk, health, leads, service, tuned
+from device import disk, health, prefixes, service, tuned
 from device.counters import COPIES, Counters
 from device.engine.base import Settings
 from device.errors import DeviceError
@@ -119,7 +121,7 @@ def look(store: Store) -> None:
     bundle = store.root / "releases" / (release.release if release else "0" * 64)
     tuned.apply(bundle, Settings(context=64))
     for file in (store.root / "leads").glob("*/*.state"):
-        leads.is_recorded(file)
+        prefixes.is_recorded(file)
     health.refusal(store)
     health.measured(store, release, {"decode_tok_s": 5}, "") if release else None
     run = store.root / "run"

@@ -1,4 +1,7 @@
-"""Who may sign for a board: each attack is refused by its own name, whatever the clock says; keys that people have are taken."""
+"""Who may sign for a board: each attack is refused by its own code, whatever the clock says.
+
+Usual keys are accepted.
+"""
 
 import base64
 import dataclasses
@@ -63,7 +66,8 @@ def test_no_clock_changes_an_answer(tmp_path: Path) -> None:
 
 
 CLOCKS = {"1970": 86_400, "2000": 951_782_400, "2038": 2_147_558_400, "2100": 4_102_444_800}
-"""The second days of 1970 and of the time after 32 bits, a leap day of 2000, the first day of 2100."""
+"""The second days of 1970 and of the time after 32 bits, a leap day of 2000, the first day
+of 2100."""
 
 
 def _codes_at(seconds: int, shim: Path, folder: Path) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""The list of error codes is whole: the board uses no other code, each code is used, and the docs show the list."""
+"""The list of error codes is complete: the board uses no other code, each code is used, and the
+docs show it.
+"""
 
 import ast
 from collections.abc import Iterator

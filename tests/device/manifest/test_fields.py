@@ -1,4 +1,6 @@
-"""Every field of a manifest with every wrong value: one kind of error with one code, and nothing else was read."""
+"""Every field of a manifest with every wrong value: the same error, a listed code, and no other
+file was read.
+"""
 
 import dataclasses
 import json
