@@ -176,7 +176,7 @@ class ReadSequence:
             self._cache_conversation()
             if cached and cached[0] > usable:
                 length, memory, state = cached
-                usable = length if self._load(memory, state) else usable
+                usable = length if self._load(memory, state) else 0
 
         usable = usable if self.cut_to(usable) else 0
         self.live.prefix = prefix
@@ -195,6 +195,8 @@ class ReadSequence:
             return False
 
         self.live.asked = len(prefix)
+        if self.live.cuts[-1] != len(prefix):
+            self.live.cuts.append(len(prefix))  # the prompt after it begins a batch here
         self._save()
         return True
 
