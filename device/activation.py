@@ -63,9 +63,7 @@ def activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]
 
 
 def refuse_downgrade(store: Store, wanted: Deployment) -> None:
-    """Raise DeviceError `downgrade` if a release of the same name with a higher counter was
-    committed before.
-    """
+    """Raise DeviceError `downgrade` if a higher counter of this name was committed before."""
     manifest = store.read_release(wanted.release)
     lowest = store.lowest_counter(manifest.name)
     if manifest.counter < lowest:
@@ -262,9 +260,7 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
 
 
 def _sweep_agents(store: Store) -> None:
-    """Delete the agents of earlier toolchains, except the one that runs now: it also runs the
-    service.
-    """
+    """Delete the agents of earlier toolchains, but not the one that runs now."""
     own = Path(service.agent())
     if own.parent == store.root / "agents":
         for other in own.parent.iterdir():

@@ -1,5 +1,4 @@
-"""`bench`: the speed of one model on this board, measured as llama-bench does, and the times that a
-user waits.
+"""`bench`: the speed of one model on this board, measured as llama-bench does; and waiting times.
 
 `pp` evaluates a prompt in batches and `tg` tokens one at a time. Both run without tokenizing and
 sampling, after a warm-up, on an empty context (llama.cpp tools/llama-bench). Time to first token
@@ -221,8 +220,9 @@ def _tenth(values: list[float]) -> float:
 
 
 def _common(model: Description) -> Row:
-    """Return llama-bench's fields that all tests share (tools/llama-bench, `test::get_fields`), and
-    two of ours.
+    """Return llama-bench's fields that all tests share, and two of ours.
+
+    Source: tools/llama-bench, `test::get_fields`.
     """
     return {
         "engine": model.engine,
@@ -291,8 +291,9 @@ def _processor() -> str:
 
 
 def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
-    """Return the model and its description: name, version, the gate's figures, bytes that each
-    token reads.
+    """Return the model and its description.
+
+    Name, version, the gate's figures, and the bytes that each token reads.
     """
     if options.bundle:
         folder = Path(options.bundle)

@@ -1,5 +1,4 @@
-"""`calibrate`: finds the fastest settings of the current release on this board and runs it with
-them.
+"""`calibrate`: finds the fastest settings of the current release here and runs it with them.
 
 The service pauses meanwhile: a search beside it would measure both. New settings are kept only if
 the release still gives its goldens with them and becomes healthy. Otherwise nothing changes.

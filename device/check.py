@@ -146,9 +146,7 @@ def _agreement(followed: list[list[bool]]) -> Result:
 
 
 def _follow(model: "Model", golden: Golden, where: str) -> list[bool]:
-    """Return for each token of a golden answer whether the model predicts it after those
-    before it.
-    """
+    """Return for each token of a golden answer whether the model predicts it."""
     prompt = model.prompt(golden.messages, golden.now)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
     model.forget(golden.now)

@@ -1,6 +1,4 @@
-"""Engine work in a child process: a library that kills it is a result, not the end of the
-caller.
-"""
+"""Engine work in a child process: a library that kills it does not end the caller."""
 
 import ctypes
 import json

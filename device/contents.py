@@ -1,5 +1,4 @@
-"""The bytes of a store: blobs, and the releases and runtimes that are folders of hard links to
-them.
+"""The files of a store: blobs, and releases and runtimes, which are folders of links to blobs.
 
 The rule: everything that a name stands for is on the disk before the name is (fsync of the files,
 then of the folder, then the rename).
@@ -184,10 +183,9 @@ class Contents:
             sync(folder)
 
     def _mend(self, folder: Path, staged: Path) -> None:
-        """Replace the files of a folder by those of a staged one, each by one rename, and delete
-        all others.
+        """Replace the files of a folder by those of a staged one, each by one rename.
 
-        The folder may be in use meanwhile.
+        All other files are deleted. The folder may be in use meanwhile.
         """
         wanted = {path.relative_to(staged) for path in staged.rglob("*") if not path.is_dir()}
         for path in sorted(wanted):

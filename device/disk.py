@@ -86,8 +86,9 @@ def rmdir(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Open a file for locking, also on a disk that became read-only (flock needs no right to
-    write).
+    """Open a file for locking, also on a disk that became read-only.
+
+    flock needs no right to write.
     """
     return _opened(path, os.O_RDONLY | os.O_CREAT | _SAFELY)
 

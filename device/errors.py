@@ -1,6 +1,4 @@
-"""Errors of the board side: a stable code for programs, a sentence for people, a hint what to do
-next.
-"""
+"""Errors of the board side: a code for programs, a sentence for people, and a hint."""
 
 import errno
 from typing import Any

@@ -52,8 +52,7 @@ def start_limit_s(store: Store, release: str) -> float:
 def measured(
     store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str
 ) -> dict[str, Any]:
-    """Return the speed that a check saw, with the expected speed or the reason not to judge it
-    (`unjudged`).
+    """Return the speed that a check saw, with the expected speed or the reason not to judge it.
 
     The expected speed follows from the last speed that was measured here on a calm board, with the
     same engine and a model of about the same size. `calm` keeps that measurement for the next

@@ -1,6 +1,4 @@
-"""A model file opened for use: its engine, its chat template, and its bundle's settings for
-answers.
-"""
+"""A model file opened for use: its engine, its chat template and its bundle's settings."""
 
 import json
 from collections.abc import Mapping
@@ -115,9 +113,7 @@ class Model:
         return replace(self, engine=engine, _prefixes={}, _states={}) if engine else None
 
     def forget(self, now: "datetime | None" = None) -> None:
-        """Empty the memory except for the prefix, which is read once and then restored, as a
-        service does.
-        """
+        """Empty the memory except for the prefix, which is read once and then restored."""
         prefix = self.prefix(now=now)
         state = self._state_of(prefix)
         self.engine.forget()
@@ -160,9 +156,7 @@ def _asked(text: str) -> Mapping[str, Any]:
 
 
 def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
-    """Return the settings of a bundle's model: the manifest's, with the context and slots that the
-    memory allows.
-    """
+    """Return the settings of a bundle's model, with the context and slots that memory allows."""
     adapter = folder / manifest.adapter if manifest.adapter else None
     usual = Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
     available = memory_bytes("MemAvailable")

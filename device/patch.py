@@ -1,5 +1,4 @@
-"""A new file from an older one on this board and the frames of a patch (device/manifest/delta.py),
-in bounded memory.
+"""A new file made from an older one and the frames of a patch, in bounded memory.
 
 Every stretch is checked by its own sha256 before the next. If the old file is not what the host
 assumed, the new file ends before that stretch, and the answer says from which byte the host must
@@ -76,9 +75,7 @@ class Rebuilt:
 
 
 def tensors(argv: "list[str]") -> int:
-    """Print offset and sha256 of each tensor in the current release's model file: `tensors --root
-    ROOT`.
-    """
+    """Print offset and sha256 of each tensor in the current model file: `tensors --root ROOT`."""
     parser = argparse.ArgumentParser(prog="tensors")
     parser.add_argument("--root", type=Path, required=True)
     store = Store(parser.parse_args(argv).root)

@@ -1,5 +1,4 @@
-"""States of prefixes on the disk: the beginning of every conversation is read once, and restored
-after each start.
+"""Saved prefixes on the disk: a conversation's beginning is read once and restored at each start.
 
     leads/<release>/<name>.state   what the engine saved; the name is a digest of all it depends on
     leads/<release>/<name>.json    its size and sha256, written last: the store's own record

@@ -1,5 +1,4 @@
-"""One transfer session on stdin and stdout: blobs arrive, and releases and runtimes are made of
-them.
+"""A transfer session on stdin and stdout: blobs arrive and become releases and runtimes.
 
 Each request is a JSON line, and raw bytes follow it if it says so. Each answer is a JSON line.
 

@@ -1,5 +1,4 @@
-"""`search`: the fastest settings of a model on this board: threads for answers and for prompts,
-cores, batches.
+"""`search`: the fastest settings of a model on this board: threads, cores, batches, KV type.
 
 Threads are found by successive halving (Jamieson and Talwalkar 2016): all candidates run a little,
 then the better half runs twice as much, until one is left. They take turns, and each round runs in
@@ -108,9 +107,7 @@ def arms(clusters: "Sequence[tuple[int, ...]]", most: int) -> "list[Arm]":
 
 
 def clusters(folder: Path = Path("/sys/devices/system/cpu")) -> "list[tuple[int, ...]]":
-    """Return the cores that this process may use, grouped by their highest clock, the fastest
-    first.
-    """
+    """Return the cores that this process may use, grouped by clock, the fastest first."""
     by_clock: "dict[int, list[int]]" = {}
     for cpu in sorted(os.sched_getaffinity(0)):
         clock = folder / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq"

@@ -1,5 +1,4 @@
-"""`selftest`: the first thing that a runtime does on a board: its libraries load and compute
-correctly.
+"""`selftest`: checks first of all that a runtime's libraries load and compute correctly.
 
 It runs before the current service stops, and in a child process: libraries for another processor
 die on their first wide instruction, and that is a result here.
@@ -46,9 +45,7 @@ def answer(module: str) -> None:
 
 
 def _hint(error: Exception) -> str:
-    """Return a hint for a library that may not be executed (dlopen(3), of a mount with
-    `noexec`).
-    """
+    """Return a hint for a library that the kernel does not execute (dlopen(3), `noexec`)."""
     if "failed to map segment" in str(error):
         return (
             "the store is on a file system mounted with noexec: DEMITASSE_ROOT names another place"

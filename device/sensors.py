@@ -1,5 +1,4 @@
-"""The board while it works: clock, temperature, throttling, power, pressure, faults, processor
-time.
+"""The board while it works: clock, temperature, throttling, power, pressure, processor time.
 
 A value without a sensor is None, which a report shows as "not measured". Formats: the boards' real
 outputs, in tests/device/test_sensors.py. Standard library only.
@@ -102,8 +101,9 @@ def pmic_power(text: str) -> Optional[float]:
 
 
 def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
-    """Return the watts of the rail that feeds a Jetson, from its INA3221 (millivolts,
-    milliamperes).
+    """Return the watts of the rail that feeds a Jetson.
+
+    Its INA3221 gives millivolts and milliamperes.
     """
     for monitor in monitors:
         for channel in "1234":
@@ -119,9 +119,7 @@ def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
 
 
 def over(before: Sample, after: Sample, seconds: float) -> Sample:
-    """Return the difference of two readings of `_counters`, and the reasons why the run was not
-    alone.
-    """
+    """Return the difference of two readings, and why the run was not alone, if so."""
     ticks = {name: after[name] - before[name] for name in ("busy", "stolen", "own", "all")}
     whole = max(ticks["all"], 1)
     others = max(0.0, (ticks["busy"] - ticks["own"]) / whole)

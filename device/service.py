@@ -331,9 +331,7 @@ def how_it_ended(code: int) -> str:
 
 
 def python_command(store: Store, runtime: str) -> list[str]:
-    """Return the command of a runtime: it runs its signed sources and writes nothing into its
-    folder.
-    """
+    """Return the command of a runtime: it runs signed sources and writes no file there."""
     return [sys.executable, *UNCOMPILED, "-sE", str(store.folder(RUNTIMES, runtime))]
 
 

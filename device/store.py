@@ -166,8 +166,9 @@ class Store(Contents):
         write_json(self.root / "stopped", {"since": int(time.time())})
 
     def lowest_counter(self, name: str) -> int:
-        """Return the lowest counter that a release of this name may have: the highest that was ever
-        committed.
+        """Return the lowest counter that a release of this name may have.
+
+        It is the highest that was ever committed.
 
         If both copies of the counters are lost, the counter of the current healthy release counts.
         """
@@ -180,9 +181,7 @@ class Store(Contents):
         return lowest
 
     def sweep(self, coming: Deployment | None = None) -> None:
-        """Delete all that the current, previous, last healthy and coming deployments do not
-        need.
-        """
+        """Delete all that no current, previous, last healthy or coming deployment needs."""
         kept = [d for d in (self.current(), self.previous(), self.confirmed(), coming) if d]
         named = {RELEASES: {d.release for d in kept}, RUNTIMES: {d.runtime for d in kept}}
 

@@ -328,9 +328,7 @@ class Engine(Protocol):
         """Return the seconds that a prompt of random tokens takes, as llama-bench measures `pp`."""
 
     def time_decode(self, n_tokens: int) -> float:
-        """Return the seconds that random tokens take one at a time, as llama-bench measures
-        `tg`.
-        """
+        """Return the seconds of random tokens, one at a time, as llama-bench measures `tg`."""
 
     def new_context(self) -> "Engine | None":
         """Return another context on the same weights, for another thread.

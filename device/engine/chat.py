@@ -1,5 +1,4 @@
-"""A chat template, rendered as transformers renders it, so that the model is asked as it was
-trained.
+"""A chat template, rendered as transformers renders it and as the model was trained.
 
 The settings are those of transformers' `utils/chat_template_utils.py`. The sandbox keeps a template
 from running code (CVE-2024-34359). A template was checked on the host within limits, and is signed

@@ -1,5 +1,4 @@
-"""Speculative decoding without a second model: drafts of the next tokens, and a budget for trying
-them.
+"""Speculative decoding without a second model: drafts of tokens, and a budget for trying them.
 
 A draft is the text that followed the last time the same n-gram occurred (prompt lookup, Saxena
 2023). It costs nothing to make, but several tokens at once take longer to verify than one. So a
@@ -61,8 +60,9 @@ class Lookup:
         text.append(token)
 
     def draft(self, most: int) -> list[int]:
-        """Return a draft of `most` tokens: the continuation of the last earlier occurrence of the
-        current n-gram.
+        """Return a draft of `most` tokens.
+
+        It is the continuation of the last earlier occurrence of the current n-gram.
 
         The continuation is repeated if it reaches the end of the text. Empty if the n-gram is new.
         """

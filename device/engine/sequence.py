@@ -1,6 +1,4 @@
-"""The one sequence in an engine's memory: extended, cut, saved to the prefix cache, loaded
-again.
-"""
+"""The one sequence in an engine's memory: extended, cut, cached and loaded again."""
 
 import random
 import time

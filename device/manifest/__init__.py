@@ -354,8 +354,9 @@ def _twice(names: list[str]) -> str:
 
 
 def _check_names(paths: list[str], manifest_name: str) -> None:
-    """Raise ManifestError unless every path can be a file of its own beside the manifest and its
-    signature.
+    """Raise ManifestError unless every path can be a file of its own.
+
+    The names of the manifest and its signature are taken.
     """
     taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
     taken |= {manifest_name, manifest_name + ".sig"}

@@ -1,5 +1,4 @@
-"""The format of a model update: frames that copy from an older file on the board, and frames that
-add to it.
+"""The format of a model update: frames that copy from an older file, and frames that add to it.
 
 A frame is a FRAME header and its payload. COPY takes bytes of the old file unchanged. PLAIN and
 PACKED bring bytes. ADD brings the difference to a run of whole blocks of the old file. CHECK closes
@@ -71,8 +70,9 @@ def fields(kind: int) -> "tuple[tuple[int, int], ...]":
 
 
 def high_bits(kind: int) -> bytes:
-    """Return a block with the highest bit of every lane set: addition within lanes excludes
-    these.
+    """Return a block with the highest bit of every lane set.
+
+    Addition within lanes leaves these bits out.
     """
     return b"".join(
         b"\x88" * size if lane == 4 else (bytes(lane // 8 - 1) + b"\x80") * (size * 8 // lane)

@@ -1,6 +1,4 @@
-"""The numbers by which memory is divided: the host predicts with them, and the board
-follows them.
-"""
+"""The shares of memory: the host predicts with these numbers, and the board follows them."""
 
 from device.manifest import Manifest
 
@@ -22,8 +20,9 @@ def largest_context(kv_bytes: int, context: int, spare_bytes: int) -> int:
 
 
 def fitting_context(manifest: Manifest, available_bytes: int) -> int:
-    """Return the context to serve a bundle with: its own, or the largest that fits, at least one
-    step.
+    """Return the context to serve a bundle with: its own, or the largest that fits.
+
+    At least one step.
     """
     needs = manifest.needs
     if not needs.get("kv_bytes"):
@@ -35,8 +34,9 @@ def fitting_context(manifest: Manifest, available_bytes: int) -> int:
 
 
 def fitting_slots(manifest: Manifest, available_bytes: int) -> int:
-    """Return how many questions to answer at once: the bundle's own number, or as many as fit, at
-    least one.
+    """Return how many questions to answer at once: the bundle's number, or as many as fit.
+
+    At least one.
 
     Each has a cache of the whole context and a batch of its own; the weights are loaded once.
     """

@@ -1,5 +1,4 @@
-"""The opening of a bundle's conversations: its instructions, and turns that show how questions are
-answered.
+"""The opening of a bundle's conversations: instructions, and turns that show how to answer.
 
 The rule: an opening is put before a conversation that has no instructions of its own and does not
 begin with the opening already. So host and board see the same prompts, and putting it there twice
@@ -31,9 +30,7 @@ def opened(messages: Messages, opening: Messages) -> Messages:
 
 
 def bare(messages: Messages, opening: Messages) -> Messages:
-    """Return the messages for a client to send, such that `opened` gives the same conversation
-    again.
-    """
+    """Return the messages that a client sends: `opened` gives the same conversation again."""
     rest = messages[len(opening) :]
     return (
         rest

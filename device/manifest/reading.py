@@ -1,5 +1,4 @@
-"""Files that somebody else may have made, read within bounds: their kind, their size, the depth of
-their JSON.
+"""Files that somebody else may have made, read within bounds of kind, size and JSON depth.
 
 The rule: a file is checked before it is opened, and only a regular file is opened. So a FIFO, a
 device, a link, a deep or a huge text cannot block or end the reader. Standard library only, Python

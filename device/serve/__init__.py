@@ -1,3 +1,1 @@
-"""The service: one process that answers questions over HTTP, and the threads in which
-engines run.
-"""
+"""The service: one process that answers questions over HTTP, with engines in its threads."""

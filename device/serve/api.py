@@ -1,5 +1,4 @@
-"""OpenAI's requests, read strictly: every field is listed, has a kind and a range, and is named
-when it is refused.
+"""OpenAI's requests, read strictly: every field is listed, has a range, and is named in errors.
 
 A field that restricts the answer is enforced or refused, never dropped. Optional fields that
 clients send by default are accepted only with their no-op value, and every field may be null. A

@@ -1,5 +1,4 @@
-"""One client's connection: time limits for a request, a limit on connections, and half-closed
-clients.
+"""One client's connection: its time limits, the limit on connections, half-closed clients.
 
 The rule to keep: a client that sends nothing, or sends slowly, takes a place from nobody. A
 connection without a whole request is closed after a while, and at once if another one needs its
@@ -135,9 +134,7 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP with an error in OpenAI's shape, like every other
-        error.
-        """
+        """Answer bytes that are not HTTP with an error in OpenAI's shape."""
         text = "this is not HTTP, or its headers are too large"
         body = json.dumps(error_body(DeviceError("bad_request", text, status=400))).encode()
         head = (

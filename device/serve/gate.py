@@ -1,6 +1,4 @@
-"""The middleware before the routes: it counts replies, refuses strangers and answers CORS
-preflights.
-"""
+"""The middleware before the routes: counts replies, refuses strangers, answers preflights."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -62,8 +60,9 @@ class Gate:
 
 
 def error_response(error: DeviceError) -> Response:
-    """Return an error in OpenAI's shape, with `retry-after` or `www-authenticate` where
-    they apply.
+    """Return an error in OpenAI's shape, with the headers that belong to its status.
+
+    They are `retry-after` and `www-authenticate`.
     """
     headers = {"retry-after": RETRY_AFTER_S[error.status]} if error.status in RETRY_AFTER_S else {}
     if error.status == 401:

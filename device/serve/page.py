@@ -15,8 +15,9 @@ def page() -> bytes:
 
 
 def headers(html: bytes) -> "dict[str, str]":
-    """Return the page's security headers: only its own script and style run, and it calls this
-    service only.
+    """Return the page's security headers: only its own script and style may run.
+
+    It may call this service only.
     """
     script, style = (_digest(html, tag) for tag in ("script", "style"))
     policy = (

@@ -123,8 +123,7 @@ class Reply:
         }
 
     def _logprobs(self, steps: Sequence[Token], offset: int) -> "dict[str, Any] | None":
-        """Return the log-probabilities of the tokens, in the shape for a conversation or a plain
-        prompt.
+        """Return the log-probabilities of the tokens, in a conversation's or a prompt's shape.
 
         None if the request did not ask for them.
         """

@@ -150,8 +150,9 @@ class _Writer:
         return self._value(self._resolved(target, where), where, depth)
 
     def _resolved(self, target: Any, where: str) -> Any:
-        """Return the schema that a reference names: a JSON pointer (RFC 6901) as a URI fragment,
-        `#/$defs/a~1b`.
+        """Return the schema that a reference names: a JSON pointer as a URI fragment (RFC 6901).
+
+        Example: `#/$defs/a~1b`.
         """
         if not isinstance(target, str) or not target.startswith("#"):
             raise refused(where, f"`{str(target)[:80]}` is not in this schema")
@@ -177,9 +178,7 @@ class _Writer:
         )
 
     def _one(self, choices: Any, where: str, depth: int) -> str:
-        """Return the rule of `oneOf`: exactly one choice holds, so no two may describe the same
-        value.
-        """
+        """Return the rule of `oneOf`; raise FieldError if two choices fit the same value."""
         if len(schemas(choices, where)) > MAX_CHOICES:
             raise refused(where, f"has more than {MAX_CHOICES} choices to tell apart: use `anyOf`")
 
@@ -287,9 +286,7 @@ class _Writer:
         return self._rule(f'"[" ws {items} ws "]"' if least else f'"[" ws ({items} ws)? "]"')
 
     def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        """Return the rule of a list with a schema for each place: all of these places, and
-        no more.
-        """
+        """Return the rule of a list with a schema for each place, and no more places."""
         places = schemas(schema["prefixItems"], f"{where}.prefixItems")
         least, most = bounds(schema, "minItems", "maxItems", where)
         if least > len(places) or (most is not None and most < len(places)):

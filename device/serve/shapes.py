@@ -101,8 +101,9 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _objects_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether a property tells two objects apart: by its values, or because the other object
-    lacks it.
+    """Say whether a property tells two objects apart.
+
+    Its values differ, or one object cannot have it.
     """
     names = [each.get("properties") or {} for each in (one, other)]
     needed = [set(each.get("required") or []) for each in (one, other)]

@@ -1,5 +1,4 @@
-"""The threads that answer, each with an engine of its own on the same weights, and the bounded
-queue before them.
+"""The threads that answer, each with a context of its own, and the bounded queue before them.
 
 A question that cannot be answered never waits: prompts are made and checked before the queue, in a
 thread of their own. There is one decoding slot unless the bundle and the board's memory allow more.

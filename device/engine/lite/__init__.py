@@ -1,5 +1,6 @@
-"""TFLite files through LiteRT's interpreter: ai-edge-litert, or tflite-runtime 2.14 for files that
-it computes correctly.
+"""TFLite files through LiteRT's interpreter.
+
+The library is ai-edge-litert, or tflite-runtime 2.14 for files that it computes correctly.
 
 This module is imported by `device.engine.load` only, when a file is loaded. CompiledModel is not
 used (docs/adr/0010).
@@ -112,9 +113,7 @@ class LiteEngine(SequenceEngine):
         return self._tokenizer.piece(token)
 
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
-        """Raise DeviceError for a prompt that cannot be evaluated, or a request that these graphs
-        cannot serve.
-        """
+        """Raise DeviceError for a prompt or a request that these graphs cannot serve."""
         if sampling is None:
             # The graphs give the scores of tokens, not what the last layer makes of them.
             raise DeviceError(

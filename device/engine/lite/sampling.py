@@ -19,9 +19,7 @@ class Sampler:
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: "NDArray[np.float32]") -> Chosen:
-        """Return the likeliest token, or a drawn one, with log-probabilities if they are
-        asked for.
-        """
+        """Return the likeliest token or a drawn one, with log-probabilities if asked for."""
         token = int(logits.argmax()) if self._sampling.temperature == 0 else self._drawn(logits)
         return token, [] if self._sampling.top_logprobs is None else self._likely(
             logits, token, self._sampling.top_logprobs

@@ -103,8 +103,9 @@ class LlamaEngine(SequenceEngine):
         }
 
     def control_tokens(self) -> list[str]:
-        """Return the text of every control token: llama.cpp parses those in a text
-        (`tokenizer_st_partition`).
+        """Return the text of every control token.
+
+        llama.cpp parses those in a text (`tokenizer_st_partition`).
         """
         steering = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         return [
@@ -145,9 +146,7 @@ class LlamaEngine(SequenceEngine):
     def embed(
         self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
     ) -> "list[float] | None":
-        """Return the mean of the last layer over all tokens, always evaluated from the
-        beginning.
-        """
+        """Return the mean of the last layer over all tokens; nothing is reused."""
         self.check(tokens, None)
         self._sequence.clear()
         llama.llama_set_embeddings(self._ctx, True)

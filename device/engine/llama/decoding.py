@@ -156,9 +156,7 @@ class LlamaDecoder:
         return follow
 
     def _follow(self, picker: Picker, tokens: list[int]) -> list[int]:
-        """Return the token after each row of a batch, up to the first that differs from the
-        batch.
-        """
+        """Return the token after each row of a batch, up to the first that differs from it."""
         follow = []
         for row, right in enumerate([*tokens[1:], None]):
             follow.append(picker.pick(row)[0])

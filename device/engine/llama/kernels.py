@@ -1,5 +1,4 @@
-"""Self-test of llama.cpp's arithmetic: small matrix products in the formats of models, compared
-with plain Python's.
+"""Self-test of llama.cpp's arithmetic: small matrix products compared with plain Python's.
 
 It needs no model. A library that was built for another processor dies here, on its first wide
 instruction.
