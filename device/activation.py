@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device import disk, health, service, trust
+from device import disk, health, processes, service, trust
 from device.child import die_with_parent
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
@@ -94,7 +94,7 @@ def replace_release(
 
     store.settle(wanted)
     try:
-        with service.paused(store):
+        with processes.paused(store):
             _hand_over(store, store.current(), None if stopped else way_back)
             _refuse_taken_port(store, wanted)
             checked = _check(store, wanted, limits)
@@ -157,7 +157,7 @@ def _roll_back(store: Store, failed: Deployment, before: _Before, limits: Limits
     """Run the release from before the switch again; return in words what runs now."""
     way_back = before.release
     try:
-        with service.paused(store):
+        with processes.paused(store):
             store.switch(way_back, before.previous)
             if way_back and store.confirmed() == failed:
                 store.commit(way_back)
@@ -236,7 +236,7 @@ def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError
     except (IndexError, KeyError, TypeError, ValueError):
         words = complaints.decode(errors="replace").strip().splitlines()
         last = f": {words[-1][:300]}" if words and code >= 0 else ""
-        return DeviceError("unhealthy", f"the {verb} {service.how_it_ended(code)}{last}")
+        return DeviceError("unhealthy", f"the {verb} {processes.how_it_ended(code)}{last}")
 
 
 def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from device import activation, service, tuned
+from device import activation, processes, service, tuned
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
 
@@ -77,7 +77,7 @@ def _proved(
 
 
 def _searched(store: Store, current: Deployment, bundle: Path, budget_s: float) -> "dict[str, Any]":
-    with service.paused(store):
+    with processes.paused(store):
         service.choose(store, current.service).stop()
         limit_s = LIMIT_FACTOR * budget_s + LIMIT_EXTRA_S
         return activation.run_verb(

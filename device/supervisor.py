@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from device import disk, service, trust
+from device import disk, processes, service, trust
 from device.errors import DeviceError
 from device.logs import LOG
 from device.manifest import ManifestError
@@ -44,9 +44,9 @@ def supervise(argv: list[str]) -> int:
 
     with open(disk.open_lock(run / "service.lock")) as lock:
         if options.after:
-            service.note_supervisor(run, *service.left_behind(run))
+            processes.note_supervisor(run, *processes.left_behind(run))
         else:
-            service.end_supervisor(run)
+            processes.end_supervisor(run)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _Supervisor(store, lock.fileno()).run()
 
@@ -82,7 +82,7 @@ class _Supervisor:
 
         with suppress(OSError):
             disk.remove(
-                self._run / service.NOTE
+                self._run / processes.NOTE
             )  # one that stays is of a supervisor that was killed
 
     def _try(self) -> str:
@@ -91,7 +91,7 @@ class _Supervisor:
         Empty if the end was intended.
         """
         try:
-            return "" if service.is_paused(self._store) else self._serve()
+            return "" if processes.is_paused(self._store) else self._serve()
         except Exception as error:  # a supervisor that ends is a board that does not come back
             traceback.print_exc()
             _bound(self._run / service.OWN_LOG)
@@ -115,7 +115,7 @@ class _Supervisor:
             return ""
 
         code = self._wait(child)
-        return "" if self._stopping else service.how_it_ended(code)
+        return "" if self._stopping else processes.how_it_ended(code)
 
     def _stands(self, child: "subprocess.Popen[bytes]", deployment: Deployment) -> bool:
         """Wait until a trial ends; return False if the activation died before it committed."""
@@ -201,7 +201,7 @@ class _Supervisor:
             time.sleep(LOOK_S)
 
     def _note_child(self, pid: "int | None") -> None:
-        service.note_supervisor(self._run, pid)
+        processes.note_supervisor(self._run, pid)
 
     def _note(self, name: str, value: "dict[str, Any]") -> None:
         with suppress(OSError):
@@ -221,7 +221,7 @@ def _bound(log: Path) -> None:
 def _end(child: "subprocess.Popen[bytes]") -> None:
     child.terminate()
     try:
-        child.wait(timeout=service.STOP_S)
+        child.wait(timeout=processes.STOP_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from device import disk, health, prefixes, service, tuned
+from device import disk, health, prefixes, processes, service, tuned
 from device.counters import COPIES, Counters
 from device.engine.base import Settings
 from device.errors import DeviceError
@@ -125,7 +125,7 @@ def look(store: Store) -> None:
     health.refusal(store)
     health.measured(store, release, {"decode_tok_s": 5}, "") if release else None
     run = store.root / "run"
-    service.last_end(run), service.serving_process(run), service.is_paused(store)
+    processes.last_end(run), processes.serving_process(run), processes.is_paused(store)
     Counters(store.root).read()
     store.size_bytes()
     stored(str(store.root))
@@ -368,7 +368,7 @@ def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
         patch.setattr(disk, "create", full)
         seen = service.revive(board.store, current)
     assert seen == "lost its supervisor, and none can be started: No space left on device"
-    assert not service.supervisor_lives(board.store.root / "run")
+    assert not processes.supervisor_lives(board.store.root / "run")
 
 
 def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) -> None:
@@ -378,8 +378,8 @@ def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) 
     try:
         for group in (other, os.getpgid(0), 1, 0, -1, "x", None, [other], 2**70):
             note.write_text(json.dumps({"group": group, "child": other, "left": group}))
-            service._groups(board.store.root / "run")
-            assert service._groups(board.store.root / "run") == []
+            processes.groups(board.store.root / "run")
+            assert processes.groups(board.store.root / "run") == []
         assert lives(other)
     finally:
         os.kill(other, signal.SIGKILL)

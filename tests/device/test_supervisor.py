@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from device import service, supervisor
+from device import processes, supervisor
 from device.errors import DeviceError
 from device.store import RELEASES, Store
 from device.supervisor import _bound, _Supervisor
@@ -89,7 +89,7 @@ def test_a_pause_starts_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError("started during a pause")
 
     monkeypatch.setattr(_Supervisor, "_serve", serve)
-    with service.paused(store):
+    with processes.paused(store):
         assert _Supervisor(store, 0)._try() == ""
 
 
