@@ -32,39 +32,39 @@ class Limits:
     """Reason not to judge the speed; empty to judge it."""
 
 
-def activate(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+def activate(store: Store, requested: Deployment, limits: Limits) -> dict[str, Any]:
     """Switch to a release that is on the board and return what the verb prints; raise DeviceError.
 
     Nothing changes if the release already runs with the same runtime and options.
     """
-    trust.check(store, wanted, store.verify)
+    trust.check(store, requested, store.verify)
     current = store.current()
     answer = {
-        "release": wanted.release,
-        "port": wanted.port,
-        "service": wanted.service,
+        "release": requested.release,
+        "port": requested.port,
+        "service": requested.service,
         "unchanged": False,
     }
-    if current == wanted and service.healthy(wanted.port):
+    if current == requested and service.healthy(requested.port):
         return dict(answer, unchanged=True)
 
-    if not current or current.release != wanted.release:
-        refuse_downgrade(store, wanted)
+    if not current or current.release != requested.release:
+        refuse_downgrade(store, requested)
 
-    if not current or current.runtime != wanted.runtime:
-        run_verb(store, wanted, "selftest", limits.check_s or health.CHECK_S)
+    if not current or current.runtime != requested.runtime:
+        run_verb(store, requested, "selftest", limits.check_s or health.CHECK_S)
 
-    store.sweep(wanted)
-    answer["check"] = replace_release(store, wanted, current, limits)
+    store.sweep(requested)
+    answer["check"] = replace_release(store, requested, current, limits)
     store.sweep()
     _sweep_agents(store)
 
     return answer
 
 
-def refuse_downgrade(store: Store, wanted: Deployment) -> None:
+def refuse_downgrade(store: Store, requested: Deployment) -> None:
     """Raise DeviceError `downgrade` if a higher counter of this name was committed before."""
-    manifest = store.read_release(wanted.release)
+    manifest = store.read_release(requested.release)
     lowest = store.lowest_counter(manifest.name)
     if manifest.counter < lowest:
         problem = (
@@ -79,50 +79,55 @@ def refuse_downgrade(store: Store, wanted: Deployment) -> None:
 
 
 def replace_release(
-    store: Store, wanted: Deployment, way_back: Deployment | None, limits: Limits
+    store: Store, requested: Deployment, way_back: Deployment | None, limits: Limits
 ) -> dict[str, Any]:
-    """Run `wanted` instead of the current service and return the result of its check.
+    """Run `requested` instead of the current service and return the result of its check.
 
     On any failure run `way_back` again and raise DeviceError that says so. A service that its owner
     had stopped stays stopped then.
     """
     before = store.previous()
     stopped = store.is_stopped
-    again = way_back is not None and way_back.release == wanted.release
-    if stopped or not way_back or way_back.port != wanted.port:
-        _refuse_taken_port(store, wanted)
+    again = way_back is not None and way_back.release == requested.release
+    if stopped or not way_back or way_back.port != requested.port:
+        _refuse_taken_port(store, requested)
 
-    store.settle(wanted)
+    store.settle(requested)
     try:
         with processes.paused(store):
             _hand_over(store, store.current(), None if stopped else way_back)
-            _refuse_taken_port(store, wanted)
-            checked = _check(store, wanted, limits)
-            store.switch(wanted, before if again else way_back)
-            _hand_over(store, way_back, wanted)
-        _watch(store, wanted, limits)
-        store.commit(wanted, checked["speed"])
+            _refuse_taken_port(store, requested)
+            checked = _check(store, requested, limits)
+            store.switch(requested, before if again else way_back)
+            _hand_over(store, way_back, requested)
+        _watch(store, requested, limits)
+        store.commit(requested, checked["speed"])
     except BaseException as error:
         code, reason, hint = _fault(error)
-        after = _roll_back(store, wanted, _Before(way_back, before, stopped), limits)
-        health.note_refusal(store, wanted, code, reason)
+        after = _roll_back(store, requested, _Before(way_back, before, stopped), limits)
+        health.note_refusal(store, requested, code, reason)
         raise DeviceError(code, f"{reason}; {after}", hint) from error
 
     health.forget_refusal(store)
     return checked
 
 
-def _check(store: Store, wanted: Deployment, limits: Limits) -> dict[str, Any]:
+def _check(store: Store, requested: Deployment, limits: Limits) -> dict[str, Any]:
     """Let a release load, reproduce its goldens and show its speed.
 
     If it is too slow twice, raise DeviceError.
     """
-    limit_s = limits.check_s or health.check_limit_s(store, wanted.release)
+    limit_s = limits.check_s or health.check_limit_s(store, requested.release)
     for _ in range(2):
         checked = run_verb(
-            store, wanted, "check", limit_s, "--bundle", str(store.folder(RELEASES, wanted.release))
+            store,
+            requested,
+            "check",
+            limit_s,
+            "--bundle",
+            str(store.folder(RELEASES, requested.release)),
         )
-        speed = health.measured(store, wanted, checked, limits.unjudged)
+        speed = health.measured(store, requested, checked, limits.unjudged)
         if not health.is_slow(speed):
             return dict(checked, speed=speed)
 
@@ -189,19 +194,19 @@ def _hand_over(store: Store, running: Deployment | None, coming: Deployment | No
         service.choose(store, coming.service).start()
 
 
-def _refuse_taken_port(store: Store, wanted: Deployment) -> None:
+def _refuse_taken_port(store: Store, requested: Deployment) -> None:
     """Raise DeviceError `port_taken` and note it; the running service is not touched."""
-    if service.port_is_taken(wanted.port):
-        problem = f"another program listens on port {wanted.port}"
-        health.note_refusal(store, wanted, "port_taken", problem)
+    if service.port_is_taken(requested.port):
+        problem = f"another program listens on port {requested.port}"
+        health.note_refusal(store, requested, "port_taken", problem)
         raise DeviceError("port_taken", problem, "choose another with --port")
 
 
 def run_verb(
-    store: Store, wanted: Deployment, verb: str, limit_s: float, *words: str
+    store: Store, requested: Deployment, verb: str, limit_s: float, *words: str
 ) -> dict[str, Any]:
     """Return the JSON that a verb of the runtime prints: `selftest`, `check` or `search`."""
-    command = [*service.python_command(store, wanted.runtime), verb, *words]
+    command = [*service.python_command(store, requested.runtime), verb, *words]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -211,7 +216,7 @@ def run_verb(
         preexec_fn=die_with_parent,
     ) as child:
         try:
-            said, complaints = child.communicate(timeout=limit_s)
+            output, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired as error:
             os.killpg(child.pid, signal.SIGKILL)
             raise DeviceError(
@@ -219,22 +224,22 @@ def run_verb(
             ) from error
 
     if child.returncode != 0:
-        raise _failed(verb, said, complaints, child.returncode)
+        raise _failed(verb, output, errors, child.returncode)
 
-    answer: dict[str, Any] = json.loads(said)
+    answer: dict[str, Any] = json.loads(output)
     return answer
 
 
-def _failed(verb: str, said: bytes, complaints: bytes, code: int) -> DeviceError:
+def _failed(verb: str, output: bytes, errors: bytes, code: int) -> DeviceError:
     """Return the error that a child printed; else how it ended, with its last line."""
-    lines = said.decode(errors="replace").strip().splitlines()
+    lines = output.decode(errors="replace").strip().splitlines()
     try:
         error = json.loads(lines[-1])["error"]
         if error["code"] == "illegal_instruction":
             return DeviceError(error["code"], error["message"], error["hint"])
         return DeviceError("unhealthy", f"the {verb} failed: {error['message']}", error["hint"])
     except (IndexError, KeyError, TypeError, ValueError):
-        words = complaints.decode(errors="replace").strip().splitlines()
+        words = errors.decode(errors="replace").strip().splitlines()
         last = f": {words[-1][:300]}" if words and code >= 0 else ""
         return DeviceError("unhealthy", f"the {verb} {processes.how_it_ended(code)}{last}")
 

@@ -187,12 +187,12 @@ class Contents:
 
         All other files are deleted. The folder may be in use meanwhile.
         """
-        wanted = {path.relative_to(staged) for path in staged.rglob("*") if not path.is_dir()}
-        for path in sorted(wanted):
+        paths = {path.relative_to(staged) for path in staged.rglob("*") if not path.is_dir()}
+        for path in sorted(paths):
             make_folder((folder / path).parent)
             disk.replace(staged / path, folder / path)
 
-        keep_only(folder, wanted)
+        keep_only(folder, paths)
         for path in [*folder.rglob("*"), folder]:
             if path.is_dir():
                 sync(path)
@@ -200,10 +200,10 @@ class Contents:
         remove(staged)
 
 
-def keep_only(folder: Path, wanted: "set[Path]") -> None:
+def keep_only(folder: Path, paths: "set[Path]") -> None:
     """Delete every file whose path (relative to the folder) is not one of these."""
     for path in list(folder.rglob("*")):
-        if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder) not in wanted:
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder) not in paths:
             disk.unlink(path)
 
 

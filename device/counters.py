@@ -48,7 +48,7 @@ class Counters:
 
 def _counters(copy: "dict[str, Any] | None") -> dict[str, int]:
     """Return the counters in a copy; empty if it is not what was written."""
-    said = (copy or {}).get("counters")
-    if not isinstance(said, dict):
+    counters = (copy or {}).get("counters")
+    if not isinstance(counters, dict):
         return {}
-    return {name: counter for name, counter in said.items() if type(counter) is int}
+    return {name: counter for name, counter in counters.items() if type(counter) is int}

@@ -50,7 +50,7 @@ def start_limit_s(store: Store, release: str) -> float:
 
 
 def measured(
-    store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str
+    store: Store, requested: Deployment, checked: dict[str, Any], unjudged: str
 ) -> dict[str, Any]:
     """Return the speed that a check saw, with the expected speed or the reason not to judge it.
 
@@ -58,7 +58,7 @@ def measured(
     same engine and a model of about the same size. `calm` keeps that measurement for the next
     release: this one if the board was calm, else the one before.
     """
-    seen = _seen(store, wanted, checked)
+    seen = _seen(store, requested, checked)
     before = _noted(store.state().get("measured"))
     calm = before if _is_calm(before) else before.get("calm") or {}
     reason = unjudged or _unjudged(seen, before, calm)
@@ -71,9 +71,9 @@ def measured(
     return dict(seen, expected_tok_s=round(calm["decode_tok_s"] * share, 2))
 
 
-def _seen(store: Store, wanted: Deployment, checked: dict[str, Any]) -> dict[str, Any]:
+def _seen(store: Store, requested: Deployment, checked: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured, and what must be equal for two measurements to be compared."""
-    manifest = store.read_release(wanted.release)
+    manifest = store.read_release(requested.release)
     others = checked.get("others_share")
     throttled = checked.get("throttled")
     files = [manifest.model, *([manifest.adapter] if manifest.adapter else [])]
@@ -81,7 +81,7 @@ def _seen(store: Store, wanted: Deployment, checked: dict[str, Any]) -> dict[str
         "decode_tok_s": float(checked.get("decode_tok_s", 0.0)),
         "model_bytes": _model_bytes(manifest),
         "engine": manifest.engine.name,
-        "runtime": wanted.runtime,
+        "runtime": requested.runtime,
         "weights": [manifest.file(name).sha256 for name in files],
         "others_share": None if others is None else float(others),
         "throttled": list(throttled or []),
@@ -160,18 +160,18 @@ def too_slow(seen: dict[str, Any]) -> DeviceError:
     )
 
 
-def note_refusal(store: Store, wanted: Deployment, code: str, reason: str) -> None:
+def note_refusal(store: Store, requested: Deployment, code: str, reason: str) -> None:
     """Keep why a release was refused, for `status`."""
     with suppress(OSError):
-        manifest = store.read_release(wanted.release)
-        said = {
-            "release": wanted.release,
+        manifest = store.read_release(requested.release)
+        note = {
+            "release": requested.release,
             "name": manifest.name,
             "version": manifest.version,
             "code": code,
             "reason": reason,
         }
-        disk.write_note(_refused(store), said)
+        disk.write_note(_refused(store), note)
 
 
 def forget_refusal(store: Store) -> None:

@@ -126,7 +126,7 @@ def search(argv: "list[str]") -> int:
     manifest = read_manifest(options.bundle)
     usual = replace(bundle_settings(options.bundle, manifest), slots=1)
     found, evidence = find(
-        lambda wanted: open_with(options.bundle, manifest, wanted).engine, usual, budget
+        lambda changed: open_with(options.bundle, manifest, changed).engine, usual, budget
     )
     evidence["seconds"] = round(time.monotonic() - began, 1)
     chosen = {name: value for name, value in asdict(found).items() if name in CHOSEN}
@@ -198,12 +198,12 @@ def _changed(
         if budget.spent():
             break
 
-        wanted = replace(best, **change)
-        seconds = _typical_s(opened(wanted))
+        changed = replace(best, **change)
+        seconds = _typical_s(opened(changed))
         kept = least is not None and seconds * GAIN < least
         found.append({"change": change, "seconds": round(seconds, 4), "kept": kept})
         if least is None or kept:
-            best = wanted
+            best = changed
             least = seconds
 
     return best, found

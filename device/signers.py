@@ -208,10 +208,10 @@ def pinned_target(store: Store) -> str:
 
     Raise DeviceError `target_broken` if its file cannot be read.
     """
-    said = read_json(store.root / PINNED)
-    if said is None and os.path.lexists(store.root / PINNED):
+    pinned = read_json(store.root / PINNED)
+    if pinned is None and os.path.lexists(store.root / PINNED):
         raise DeviceError(
             "target_broken", f"{PINNED} cannot be read", "demitasse trust BOARD --target ID"
         )
 
-    return str((said or {}).get("target", ""))
+    return str((pinned or {}).get("target", ""))

@@ -111,20 +111,20 @@ class Store(Contents):
             return way_back
         return self._deployment(str(state.get("previous")))
 
-    def switch(self, wanted: Deployment | None, way_back: Deployment | None) -> None:
-        """Make `wanted` current and `way_back` previous, each by one rename.
+    def switch(self, requested: Deployment | None, way_back: Deployment | None) -> None:
+        """Make `requested` current and `way_back` previous, each by one rename.
 
         A release is never its own way back. After a power cut the commit decides, so these names
         may be lost until then.
         """
-        if wanted:
-            self._note_deployment(wanted)
-            way_back = None if way_back and way_back.release == wanted.release else way_back
+        if requested:
+            self._note_deployment(requested)
+            way_back = None if way_back and way_back.release == requested.release else way_back
 
         if way_back:
             self._note_deployment(way_back)
 
-        for name, deployment in (("previous", way_back), ("current", wanted)):
+        for name, deployment in (("previous", way_back), ("current", requested)):
             self._point(name, deployment)
 
     def commit(self, deployment: Deployment, measured: dict[str, Any] | None = None) -> None:

@@ -50,7 +50,7 @@ def activate(argv: list[str]) -> int:
     store = Store(options.root)
     limits = Limits(options.check_timeout, options.health_timeout, options.unjudged)
     kind = service.kind_here() if options.service == "auto" else options.service
-    wanted = Deployment(
+    requested = Deployment(
         release=options.release,
         runtime=options.runtime,
         port=options.port,
@@ -61,8 +61,8 @@ def activate(argv: list[str]) -> int:
 
     with store.locked():
         store.recover()
-        unsigned = options.allow_unsigned and not trust.is_signed(store, wanted)
-        answer = activation.activate(store, replace(wanted, unsigned=unsigned), limits)
+        unsigned = options.allow_unsigned and not trust.is_signed(store, requested)
+        answer = activation.activate(store, replace(requested, unsigned=unsigned), limits)
 
     print(json.dumps(answer))
     return 0

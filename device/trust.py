@@ -27,16 +27,16 @@ RUNTIME = "runtime"
 VERIFY_S = 60.0
 
 
-def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], None]) -> None:
+def check(store: Store, requested: Deployment, check_bytes: Callable[[str, str], None]) -> None:
     """Check the signers and all bytes of a deployment's release and runtime.
 
     Raise DeviceError with the code of the attack. `check_bytes` is the store's `check`, or its
     `verify`, which forgets damaged files.
     """
-    for kind, name in ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime)):
+    for kind, name in ((RELEASES, requested.release), (RUNTIMES, requested.runtime)):
         try:
             check_bytes(kind, name)
-            if not wanted.unsigned:
+            if not requested.unsigned:
                 _check_signature(store, kind, name)
             if kind == RELEASES:
                 _check_target(store, name)
@@ -44,12 +44,12 @@ def check(store: Store, wanted: Deployment, check_bytes: Callable[[str, str], No
             raise _named(error, kind, name) from error
 
 
-def is_signed(store: Store, wanted: Deployment) -> bool:
+def is_signed(store: Store, requested: Deployment) -> bool:
     """Say whether a deployment is signed, on a board that knows signers.
 
     Then its signatures must hold, even with `--allow-unsigned`.
     """
-    named = ((RELEASES, wanted.release), (RUNTIMES, wanted.runtime))
+    named = ((RELEASES, requested.release), (RUNTIMES, requested.runtime))
     return os.path.lexists(store.root / SIGNERS) and all(
         os.path.lexists(_signature_file(store, kind, name)) for kind, name in named
     )

@@ -153,15 +153,15 @@ def streamed_bytes(header: Header) -> int:
 
 
 def read_strings(
-    path: "str | os.PathLike[str]", array: Array, wanted: "set[int]"
+    path: "str | os.PathLike[str]", array: Array, indices: "set[int]"
 ) -> dict[int, str]:
     """Return the strings of an array at some indices, from a file that `read_header` has passed."""
     found: dict[int, str] = {}
     with open(path, "rb") as stream:
         stream.seek(array.offset)
-        for place in range(min(max(wanted, default=-1) + 1, array.count)):
+        for place in range(min(max(indices, default=-1) + 1, array.count)):
             (length,) = U64.unpack(stream.read(U64.size))
-            if place in wanted:
+            if place in indices:
                 found[place] = stream.read(length).decode("utf-8", "replace")
             else:
                 stream.seek(length, os.SEEK_CUR)

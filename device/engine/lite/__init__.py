@@ -268,7 +268,7 @@ def _check_signatures(path: Path, header: Header) -> None:
         tokens = (
             int(name.removeprefix("prefill_")) if re.fullmatch(r"prefill_[1-9]\d{0,5}", name) else 1
         )
-        wanted = {
+        expected = {
             "tokens": (1, tokens),
             "input_pos": (tokens,),
             "mask": (1, 1, tokens, context),
@@ -277,7 +277,7 @@ def _check_signatures(path: Path, header: Header) -> None:
         outputs = {key: tensor.shape for key, tensor in signature.outputs.items()}
         inputs = {key: tensor.shape for key, tensor in signature.inputs.items()}
         if (
-            inputs != wanted
+            inputs != expected
             or not caches.items() <= outputs.items()
             or (name == "decode") != (tokens == 1)
         ):

@@ -40,16 +40,16 @@ class Sampler:
 
     def _kept(self, logits: "NDArray[np.float32]") -> "NDArray[np.int64]":
         """Return the tokens that can be drawn, the likeliest first."""
-        wanted = self._sampling
-        count = min(wanted.top_k or len(logits), len(logits))
+        sampling = self._sampling
+        count = min(sampling.top_k or len(logits), len(logits))
         order = np.argpartition(-logits, count - 1)[:count]
         order = order[np.argsort(-logits[order], kind="stable")]
         chances = _softmax(logits[order].astype(np.float64))
-        if wanted.top_p < 1:
-            order = order[: int(np.searchsorted(chances.cumsum(), wanted.top_p)) + 1]
+        if sampling.top_p < 1:
+            order = order[: int(np.searchsorted(chances.cumsum(), sampling.top_p)) + 1]
             chances = _softmax(logits[order].astype(np.float64))
 
-        kept: NDArray[np.int64] = order[chances >= wanted.min_p * chances[0]]
+        kept: NDArray[np.int64] = order[chances >= sampling.min_p * chances[0]]
         return kept
 
 

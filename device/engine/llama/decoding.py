@@ -117,12 +117,12 @@ class LlamaDecoder:
     def _handed_out(self, tokens: list[int]) -> Stream:
         """Yield tokens; take those that the reader does not want out of memory again."""
         end = len(self._sequence)
-        wanted = 0
+        taken = 0
         try:
-            for wanted, token in enumerate(tokens, 1):  # noqa: B007
+            for taken, token in enumerate(tokens, 1):  # noqa: B007
                 yield token, []
         finally:
-            self._take_back(end - len(tokens) + wanted)
+            self._take_back(end - len(tokens) + taken)
 
     def _take_back(self, length: int) -> None:
         if not self._sequence.cut_to(length):
@@ -178,21 +178,21 @@ class LlamaDecoder:
         together = [self._row(row) for row in range(len(follow))]
         self._take_back(base)
         tried_s = time.perf_counter() - began
-        said: list[int] = []
+        alone: list[int] = []
         same = True
 
-        while len(said) < len(follow) and said == follow[: len(said)]:
-            self._sequence.decode([tokens[len(said)]])
-            same = same and self._row(-1) == together[len(said)]
-            said.append(picker.pick()[0])
+        while len(alone) < len(follow) and alone == follow[: len(alone)]:
+            self._sequence.decode([tokens[len(alone)]])
+            same = same and self._row(-1) == together[len(alone)]
+            alone.append(picker.pick()[0])
 
-        clock.ran(len(said), began)
-        if len(said) > 1 or not same:
+        clock.ran(len(alone), began)
+        if len(alone) > 1 or not same:
             self.exact[way] = same
         else:  # nothing was proved, so it will be tried again: that must not be free
             self._budget.tried(len(tokens), 0, tried_s)
 
-        return said
+        return alone
 
     def _row(self, row: int) -> bytes:
         return ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._row_bytes)

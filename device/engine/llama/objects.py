@@ -90,8 +90,8 @@ def context(loaded: Any, path: Path, settings: Settings) -> Any:
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
     opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None
     if not opened:
-        wanted = f"{settings.context} tokens of {settings.kv_type} context"
-        refused = f"`{path.name}` cannot be run with {wanted}"
+        requested = f"{settings.context} tokens of {settings.kv_type} context"
+        refused = f"`{path.name}` cannot be run with {requested}"
         raise DeviceError("bad_model", refused + because())
 
     return opened
