@@ -35,14 +35,14 @@ def model(template: str, system: str = "", turns: Messages = ()) -> Model:
         (GEMMA, "<user>be very brief\n"),
     ],
 )
-def test_the_lead_ends_where_the_first_question_begins(template: str, prefix: str) -> None:
+def test_the_prefix_ends_where_the_first_question_begins(template: str, prefix: str) -> None:
     bundled = model(template, "be very brief")
     prompt = bundled.prompt([ASKED])
     assert bytes(prompt.tokens[: prompt.prefix]).decode() == prefix
     assert bytes(bundled.prefix()).decode() == prefix
 
 
-def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
+def test_instructions_of_the_conversation_have_a_prefix_of_their_own() -> None:
     prompt = model(CHATML, "be very brief").prompt([{"role": "system", "content": "sing"}, ASKED])
     assert (
         bytes(prompt.tokens[: prompt.prefix]).decode()
@@ -51,7 +51,7 @@ def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("system", ["", "be very brief"])
-def test_the_lead_covers_the_turns_that_every_conversation_begins_with(system: str) -> None:
+def test_the_prefix_covers_the_turns_that_every_conversation_begins_with(system: str) -> None:
     bundled = model(CHATML, system, TURNS)
     instructed = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     assert bytes(bundled.prefix()).decode() == f"{instructed}{SHOWN}<|im_start|>user\n"
@@ -83,7 +83,7 @@ def test_instructions_of_the_conversation_take_the_place_of_the_whole_opening() 
     assert model(CHATML, "be very brief", TURNS).prompt(asked) == model(CHATML).prompt(asked)
 
 
-def test_a_few_tokens_are_no_lead() -> None:
+def test_a_few_tokens_are_no_prefix() -> None:
     assert (
         model("{% for message in messages %}{{ message.content }}{% endfor %}", "brief")
         .prompt([ASKED])
@@ -92,16 +92,16 @@ def test_a_few_tokens_are_no_lead() -> None:
     )
 
 
-def test_a_conversation_that_does_not_begin_with_a_question_has_no_lead() -> None:
+def test_a_conversation_that_does_not_begin_with_a_question_has_no_prefix() -> None:
     answered = [{"role": "assistant", "content": "hello"}, ASKED]
     assert model(CHATML, "be very brief").prompt(answered).prefix == 0
 
 
-def test_a_template_that_refuses_instructions_refuses_the_conversation_and_has_no_lead() -> None:
+def test_a_template_that_refuses_instructions_refuses_the_conversation_and_has_no_prefix() -> None:
     assert model(STRICT, "be very brief").prefix() == ()
 
 
-def test_leads_of_many_clients_are_bounded() -> None:
+def test_prefixes_of_many_clients_are_bounded() -> None:
     asked = model(CHATML)
     for number in range(100):
         asked.prompt([{"role": "system", "content": f"instruction {number}"}, ASKED])

@@ -73,7 +73,7 @@ def answered(model: Model, asked: "list[dict[str, str]]" = ASKED) -> tuple[int, 
     return steps[-1].timing.reused_tokens, [step.id for step in steps]
 
 
-def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(
+def test_a_restart_takes_the_prefix_from_the_disk_and_answers_token_for_token(
     bundle: Path, started: Callable[[], Model]
 ) -> None:
     plain = started()
@@ -174,7 +174,7 @@ def test_another_kind_of_state_takes_the_place_of_the_one_before(
 
 
 @pytest.mark.parametrize(("folder", "system"), [("releases", ""), ("elsewhere", SYSTEM)])
-def test_nothing_is_written_without_a_lead_or_outside_of_a_store(
+def test_nothing_is_written_without_a_prefix_or_outside_of_a_store(
     tmp_path: Path, folder: str, system: str
 ) -> None:
     bundle = tiny_bundle(tmp_path / folder / "one", system=system)
@@ -184,7 +184,7 @@ def test_nothing_is_written_without_a_lead_or_outside_of_a_store(
     assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
-def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
+def test_a_disk_that_takes_nothing_is_told_and_the_prefix_is_in_memory(
     bundle: Path, started: Callable[[], Model], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (bundle.parent.parent / "leads").write_text("in the way")
@@ -194,7 +194,7 @@ def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
     assert answered(model)[0] == len(model.prefix())
 
 
-def test_a_lead_that_has_no_room_in_memory_is_told_and_not_kept(
+def test_a_prefix_that_has_no_room_in_memory_is_told_and_not_kept(
     bundle: Path, opening: Opening, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = FakeEngine()
@@ -216,7 +216,7 @@ def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with
     assert first == answered(model) == (len(model.prefix()), answered(fresh)[1])
 
 
-def test_the_store_sweeps_the_leads_of_releases_that_are_gone(
+def test_the_store_sweeps_the_prefixes_of_releases_that_are_gone(
     bundle: Path, started: Callable[[], Model]
 ) -> None:
     prefixes.prepare(started(), bundle)

@@ -28,7 +28,7 @@ STEP_S = 0.01
         "none asked",
     ],
 )
-def test_a_guess_is_what_followed_the_last_time(
+def test_a_draft_is_what_followed_the_last_time(
     text: list[int], most: int, draft: list[int]
 ) -> None:
     assert Lookup(text).draft(most) == draft
@@ -44,13 +44,13 @@ def paced(steps: int, right: int) -> DraftBudget:
     return budget
 
 
-def test_nothing_is_tried_before_guesses_were_right() -> None:
+def test_nothing_is_tried_before_drafts_were_right() -> None:
     assert DraftBudget().size(15) == 1
     assert paced(40, 0).size(15) == 1
     assert paced(40, 3).size(15) == 1
 
 
-def test_the_more_guesses_were_right_the_more_are_tried_at_once() -> None:
+def test_the_more_drafts_were_right_the_more_are_tried_at_once() -> None:
     sizes = [paced(40, right).size(15) for right in range(40)]
     assert sizes == sorted(sizes)
     assert {1, min(SIZES)} <= set(sizes)
@@ -67,7 +67,7 @@ def test_a_size_is_tried_with_what_smaller_ones_have_earned() -> None:
     assert (tried[0], tried[-1]) == (4, 16)
 
 
-def test_no_more_are_tried_than_were_guessed() -> None:
+def test_no_more_are_tried_than_were_drafted() -> None:
     budget = paced(40, 30)
     for _ in range(6):
         budget.tried(4, 4, 2.6 * STEP_S)
@@ -100,7 +100,7 @@ def test_a_debt_is_paid_by_later_answers() -> None:
     [{4: 2.6, 8: 3.5, 16: 5.0}, {4: 2.4, 8: 4.2, 16: 7.6}, {4: 3.1, 8: 5.7, 16: 10.8}],
     ids=["two threads", "one thread", "one thread, Q4_1"],
 )
-def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(
+def test_drafts_that_look_good_and_are_wrong_cost_an_answer_little(
     length: int, costs: dict[int, float]
 ) -> None:
     budget = paced(200, 200)

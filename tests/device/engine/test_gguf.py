@@ -141,7 +141,7 @@ def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(
     assert ids(second) == ids(fresh)
 
 
-def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginning(
+def test_another_question_reuses_the_prefix_alone_and_answers_as_from_the_beginning(
     engine: Engine,
 ) -> None:
     prefix = b"system: be brief. "
@@ -198,7 +198,7 @@ def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(
         engine.close()
 
 
-def test_scores_behind_a_lead_come_from_its_state(engine: Engine) -> None:
+def test_scores_behind_a_prefix_come_from_its_state(engine: Engine) -> None:
     prefix, rest = [*b"system: be very brief. "], [*b"what is it?"]
     whole = list(engine.logits([*prefix, *rest]))[len(prefix) :]
     apart = list(engine.logits([*prefix, *rest], len(prefix)))
@@ -241,7 +241,7 @@ def guessing(file: Path, *, speculative: bool = True) -> LlamaEngine:
     return loaded
 
 
-def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier: Path) -> None:
+def test_an_answer_that_repeats_its_prompt_is_drafted_and_stays_the_same(copier: Path) -> None:
     prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
     one, other = guessing(copier), guessing(copier, speculative=False)
     steps, plain = (list(engine.generate(prompt, sampling)) for engine in (one, other))
@@ -255,7 +255,7 @@ def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier:
     other.close()
 
 
-def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
+def test_noise_is_the_same_with_drafts_and_without(random_file: Path) -> None:
     one, other = guessing(random_file), guessing(random_file, speculative=False)
     for prompt in (QUESTION, [*b"ab" * 40], [*b"the same, the same, the same"]):
         answers = [
@@ -267,7 +267,7 @@ def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", range(9, 40, 3))
-def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(
+def test_an_answer_that_is_left_among_drafts_leaves_no_token_too_many(
     copier: Path, taken: int
 ) -> None:
     engine = guessing(copier)

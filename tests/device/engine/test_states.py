@@ -53,7 +53,7 @@ def test_what_is_cut_off_is_no_cut_any_more() -> None:
     assert (len(memory.tokens), memory.cuts, memory.asked) == (612, [0, 100, 612], 612)
 
 
-def test_the_shelf_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> None:
+def test_the_prefix_cache_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> None:
     cache = PrefixCache(100)
     cache.put(of_prefix(LEAD), b"x" * 40, pinned=True)
     cache.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 30)
@@ -69,7 +69,9 @@ def test_the_shelf_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> N
     ]
 
 
-def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves_the_lead() -> None:
+def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves_the_prefix() -> (
+    None
+):
     cache = PrefixCache(1000)
     cache.put(of_prefix(LEAD), b"prefix")
     cache.put(TALK, b"talk")
@@ -80,7 +82,7 @@ def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves
     assert cache.best([*LEAD, 1], 100) is not None
 
 
-def test_a_state_larger_than_the_shelf_is_not_kept() -> None:
+def test_a_state_larger_than_the_prefix_cache_is_not_kept() -> None:
     cache = PrefixCache(10)
     cache.put(TALK, b"x" * 11)
     assert cache.size_bytes == 0
