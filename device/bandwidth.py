@@ -59,7 +59,11 @@ def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) 
 
 def _size(text: str) -> int:
     found = re.match(r"(\d+)([KM]?)", text)
-    return int(found.group(1)) << {"": 0, "K": 10, "M": 20}[found.group(2)] if found else 0
+    if not found:
+        return 0
+
+    shift = {"": 0, "K": 10, "M": 20}[found.group(2)]
+    return int(found.group(1)) << shift
 
 
 def _compare_s(blocks: "list[bytearray]", size: int, threads: int) -> float:

@@ -224,7 +224,8 @@ def _compare(where: str, expected: list[int], found: list[int]) -> None:
     if expected == found:
         return
 
-    at = next(at for at in range(len(expected) + 1) if expected[at : at + 1] != found[at : at + 1])
+    shorter = min(len(expected), len(found))
+    at = next((at for at in range(shorter) if expected[at] != found[at]), shorter)
     due, got = (str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found))
     message = f"{where} differs at token {at + 1} of {len(expected)}: expected {due}, got {got}"
     raise DeviceError(

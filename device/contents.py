@@ -109,7 +109,7 @@ class Contents:
         if signature:
             write_new(staged / (MANIFEST_OF[kind] + ".sig"), signature)
 
-        self._link(staged, (read_manifest if kind == RELEASES else read_runtime)(staged).files)
+        self._link(staged, _read(kind, staged).files)
         if final.is_dir():
             self._mend(final, staged)
         else:
@@ -125,6 +125,10 @@ class Contents:
         """Return a runtime's manifest."""
         return read_runtime(self.present(RUNTIMES, name))
 
+    def files_of(self, kind: str, name: str) -> tuple[File, ...]:
+        """Return the files that the manifest of a release or a runtime names."""
+        return _read(kind, self.present(kind, name)).files
+
     def check(self, kind: str, name: str) -> None:
         """Compare every byte of a release or a runtime with its manifest.
 
@@ -136,7 +140,7 @@ class Contents:
                 raise ManifestError(
                     "wrong_name", f"`{MANIFEST_OF[kind]}` is not what its name says"
                 )
-            files = (read_manifest if kind == RELEASES else read_runtime)(folder).files
+            files = _read(kind, folder).files
             verify_files(folder, files, MANIFEST_OF[kind])
         except ManifestError as error:
             raise DeviceError(
@@ -224,3 +228,7 @@ def _lock(stream: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _read(kind: str, folder: Path) -> "Manifest | RuntimeManifest":
+    return read_manifest(folder) if kind == RELEASES else read_runtime(folder)

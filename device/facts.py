@@ -384,4 +384,5 @@ def _number(text: str) -> Optional[int]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"facts": read(sys.argv[1]), "stored": stored(sys.argv[1])}) + "\n")
+    place = sys.argv[1]
+    sys.stdout.write(json.dumps({"facts": read(place), "stored": stored(place)}) + "\n")

@@ -83,8 +83,11 @@ def groups(run: Path) -> list[int]:
     with suppress(ProcessLookupError):
         of_child = os.getpgid(child) if child else 0
 
-    named = [group for group in (note.get("group"), note.get("left")) if type(group) is int]
-    return [group for group in named if _is_ours(run, group, "supervise") or 0 < group == of_child]
+    return [
+        group
+        for group in (note.get("group"), note.get("left"))
+        if type(group) is int and (_is_ours(run, group, "supervise") or 0 < group == of_child)
+    ]
 
 
 def _is_ours(run: Path, pid: Any, verb: str) -> bool:

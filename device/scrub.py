@@ -112,9 +112,7 @@ def _faults(store: Store, kind: str, rotten: "set[str]") -> "list[dict[str, str]
         if folder.name.startswith("."):
             continue
         try:
-            files = (store.read_release if kind == RELEASES else store.read_runtime)(
-                folder.name
-            ).files
+            files = store.files_of(kind, folder.name)
             damaged = [file.path for file in files if file.sha256 in rotten]
             found += [
                 {"in": folder.name, "kind": kind[:-1], "what": f"`{path}` has rotted"}

@@ -87,10 +87,11 @@ def halve(arms: Sequence[Arm], rate: Rate, tokens: int, budget: Budget) -> "list
             for arm in left if turn % 2 == 0 else left[::-1]:
                 samples[arm].append(rate(arm, tokens))
 
-        trials.update(
-            {arm: Trial(arm, statistics.median(found), rounds) for arm, found in samples.items()}
-        )
-        left = sorted(left, key=lambda arm: trials[arm].rate, reverse=True)[: (len(left) + 1) // 2]
+        for arm, rates in samples.items():
+            trials[arm] = Trial(arm, statistics.median(rates), rounds)
+
+        left.sort(key=lambda arm: trials[arm].rate, reverse=True)
+        left = left[: (len(left) + 1) // 2]
         tokens *= 2
 
     return sorted(trials.values(), key=lambda trial: (trial.rounds, trial.rate), reverse=True)

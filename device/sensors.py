@@ -153,15 +153,16 @@ def memory() -> Sample:
 
 def _stall(before: Optional[int], after: Optional[int], seconds: float) -> Optional[float]:
     """Return the share of time in which some thread waited (pressure stall information)."""
-    return (
-        None
-        if before is None or after is None
-        else round((after - before) / 1e6 / max(seconds, 1e-9), 4)
-    )
+    if before is None or after is None:
+        return None
+
+    stalled_s = (after - before) / 1e6
+    return round(stalled_s / max(seconds, 1e-9), 4)
 
 
 def _counters() -> Sample:
-    fields = [int(value) for value in _text("/proc/stat").partition("\n")[0].split()[1:]] or [0] * 8
+    first_line = _text("/proc/stat").partition("\n")[0]
+    fields = [int(value) for value in first_line.split()[1:]] or [0] * 8
     used = os.times()
     own = (used.user + used.system + used.children_user + used.children_system) * os.sysconf(
         "SC_CLK_TCK"

@@ -194,7 +194,9 @@ class Store(Contents):
             if folder.name not in named[RELEASES]:
                 remove(folder)
 
-        for record in [*(self.root / "deployments").iterdir(), *(self.root / TUNED).glob("*")]:
+        deployments = list((self.root / "deployments").iterdir())
+        settings = list((self.root / TUNED).glob("*"))
+        for record in deployments + settings:
             if record.stem not in named[RELEASES]:
                 remove(record)
 
@@ -204,7 +206,7 @@ class Store(Contents):
     def _forget_damaged(self, kind: str, name: str) -> None:
         folder = self.folder(kind, name)
         try:
-            files = (self.read_release if kind == RELEASES else self.read_runtime)(name).files
+            files = self.files_of(kind, name)
         except (DeviceError, ManifestError):
             discard(folder)
             return

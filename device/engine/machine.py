@@ -17,7 +17,8 @@ def default_threads(model_size: int) -> int:
 def others_run(loadavg: Path = Path("/proc/loadavg")) -> bool:
     """Say whether any other thread of this computer runs or waits for a core right now."""
     try:
-        return int(loadavg.read_text(encoding="ascii").split()[3].partition("/")[0]) > 1
+        running, _, _ = loadavg.read_text(encoding="ascii").split()[3].partition("/")
+        return int(running) > 1
     except (OSError, ValueError, IndexError):
         return False
 
@@ -28,7 +29,8 @@ def memory_bytes(entry: str, meminfo: Path = Path("/proc/meminfo")) -> "int | No
     None if there is none.
     """
     try:
-        return int(meminfo.read_text(encoding="ascii").partition(f"{entry}:")[2].split()[0]) * 1024
+        _, _, rest = meminfo.read_text(encoding="ascii").partition(f"{entry}:")
+        return int(rest.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
         return None
 

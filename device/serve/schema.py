@@ -160,7 +160,9 @@ class _Writer:
         path = unquote(target[1:])
         at: Any = self._schema
 
-        for part in path.split("/")[1:] if path.startswith("/") else [] if not path else [path]:
+        # The pointer of the whole schema is empty, and every other one begins with a slash.
+        parts = path.split("/")[1:] if path.startswith("/") or not path else [path]
+        for part in parts:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(at, dict) and name in at:
                 at = at[name]

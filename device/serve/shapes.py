@@ -105,13 +105,16 @@ def _objects_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
     Its values differ, or one object cannot have it.
     """
-    names = [each.get("properties") or {} for each in (one, other)]
-    needed = [set(each.get("required") or []) for each in (one, other)]
-    told = needed[0] & needed[1]
-    if any(apart(names[0].get(name) or {}, names[1].get(name) or {}) for name in told):
+    ours = one.get("properties") or {}
+    theirs = other.get("properties") or {}
+    we_need = set(one.get("required") or [])
+    they_need = set(other.get("required") or [])
+
+    both_need = we_need & they_need
+    if any(apart(ours.get(name) or {}, theirs.get(name) or {}) for name in both_need):
         return True
 
-    return bool(needed[0] - set(names[1])) and bool(needed[1] - set(names[0]))
+    return bool(we_need - set(theirs)) and bool(they_need - set(ours))
 
 
 def _values_of(schema: Mapping[str, Any]) -> "list[Any] | None":

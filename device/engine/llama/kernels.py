@@ -56,7 +56,8 @@ def _error(kind: int) -> float:
         _dot(weights, row, values, column) for column in range(COLUMNS) for row in range(ROWS)
     ]
     found = _product(kind, weights, values)
-    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / max(map(abs, expected))
+    largest_error = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+    return largest_error / max(map(abs, expected))
 
 
 def _dot(weights: "array[float]", row: int, values: "array[float]", column: int) -> float:
