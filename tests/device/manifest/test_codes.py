@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from device.manifest import codes
+from tests.fakes.attacks import ATTACKS
 from toolchain.board.device import ERRORS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,6 +66,11 @@ def test_a_runtime_prefix_never_makes_another_code() -> None:
 def test_the_host_chooses_its_error_by_the_list() -> None:
     assert set(ERRORS) <= set(codes.CODES)
     assert set(codes.TRUST) <= set(ERRORS)
+
+
+def test_the_codes_of_all_attacks_are_listed() -> None:
+    seen = {code for _, code, _ in ATTACKS}
+    assert {code.removeprefix(codes.RUNTIME_PREFIX) for code in seen} <= set(codes.CODES)
 
 
 def test_the_page_of_codes_is_the_list() -> None:
