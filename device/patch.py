@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,6 +96,19 @@ def tensors(argv: "list[str]") -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """The header of a frame."""
+
+    kind: int
+    tensor_type: int
+    payload_bytes: int
+    made: int
+    """Bytes of the new file that it makes."""
+    first: int
+    """First byte in the old file."""
+
+
 def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     """Read frames until `size` bytes are made and checked.
 
@@ -106,56 +119,60 @@ def rebuild(source: Source, base: int, out: Rebuilt, size: int) -> "int | None":
     wrong_at = None
 
     while closed < size:
-        kind, tensor_type, payload_bytes, made, first = delta.FRAME.unpack(
-            source.exactly(delta.FRAME.size)
-        )
-        _refuse_odd(kind, tensor_type, payload_bytes, made, first, size - at)
-        payload = source.exactly(payload_bytes)
-        at += made
-        closed = at if kind == delta.CHECK else closed
+        frame = _Frame(*delta.FRAME.unpack(source.exactly(delta.FRAME.size)))
+        _refuse_odd(frame, size - at)
+        payload = source.exactly(frame.payload_bytes)
+
+        at += frame.made
+        if frame.kind == delta.CHECK:
+            closed = at
+
         try:
             if wrong_at is None:
-                _apply(kind, tensor_type, payload, made, first, base, out)
+                _apply(frame, payload, base, out)
         except _WrongBaseError:
             wrong_at = out.checked
 
     return wrong_at
 
 
-def _refuse_odd(
-    kind: int, tensor_type: int, payload: int, made: int, first: int, left: int
-) -> None:
+def _refuse_odd(frame: _Frame, left: int) -> None:
+    """Raise DeviceError for a frame that is out of bounds, or makes more than `left` bytes."""
     sound = (
-        payload <= delta.PAYLOAD_BYTES
-        and made <= left
-        and (made <= delta.FRAME_BYTES or kind == delta.COPY)
+        frame.kind <= delta.CHECK
+        and frame.payload_bytes <= delta.PAYLOAD_BYTES
+        and frame.made <= left
+        and (frame.made <= delta.FRAME_BYTES or frame.kind == delta.COPY)
+        and (frame.made > 0 or frame.kind == delta.CHECK)
+        and frame.first <= delta.LAST_BYTE
     )
-    sound = sound and first <= delta.LAST_BYTE
-    if kind == delta.ADD:
-        sound = sound and tensor_type in TYPES and made % delta.block_bytes(tensor_type) == 0
-
-    if kind == delta.CHECK:
-        sound = sound and payload == delta.DIGEST_BYTES
-
-    if not sound or kind > delta.CHECK or (not made and kind != delta.CHECK):
-        raise DeviceError(
-            "bad_patch", f"frame of kind {kind} with {payload:,} bytes for {made:,}", "push again"
+    if frame.kind == delta.ADD:
+        whole_blocks = (
+            frame.tensor_type in TYPES and frame.made % delta.block_bytes(frame.tensor_type) == 0
         )
+        sound = sound and whole_blocks
+    if frame.kind == delta.CHECK:
+        sound = sound and frame.payload_bytes == delta.DIGEST_BYTES
+
+    if not sound:
+        size = f"{frame.payload_bytes:,} bytes for {frame.made:,}"
+        raise DeviceError("bad_patch", f"frame of kind {frame.kind} with {size}", "push again")
 
 
-def _apply(
-    kind: int, tensor_type: int, payload: bytes, made: int, first: int, base: int, out: Rebuilt
-) -> None:
-    if kind == delta.CHECK:
+def _apply(frame: _Frame, payload: bytes, base: int, out: Rebuilt) -> None:
+    """Write what a frame makes, or close the stretch; raise _WrongBaseError."""
+    if frame.kind == delta.CHECK:
         out.close_stretch(payload)
-    elif kind == delta.COPY:
-        for chunk in _read(base, first, made):
+    elif frame.kind == delta.COPY:
+        for chunk in _read(base, frame.first, frame.made):
             out.write(chunk)
-    elif kind == delta.ADD:
-        (old,) = _read(base, first, made)
-        out.write(add(old, difference(payload, tensor_type, made), tensor_type))
+    elif frame.kind == delta.ADD:
+        (old,) = _read(base, frame.first, frame.made)
+        more = difference(payload, frame.tensor_type, frame.made)
+        out.write(add(old, more, frame.tensor_type))
     else:
-        out.write(_exactly(made, payload if kind == delta.PLAIN else _inflate(payload, made)))
+        content = payload if frame.kind == delta.PLAIN else _inflate(payload, frame.made)
+        out.write(_exactly(frame.made, content))
 
 
 def difference(payload: bytes, kind: int, size: int) -> bytes:

@@ -26,8 +26,8 @@ class Clock:
     def ran(self, steps: int, since: float) -> float:
         """Count steps that began at `since` and end now; return their seconds."""
         seconds = time.perf_counter() - since
-        self.steps = self.steps + steps
-        self.seconds = self.seconds + seconds
+        self.steps += steps
+        self.seconds += seconds
         return seconds
 
 

@@ -70,7 +70,7 @@ def parse_json(content: bytes, *, pairs: "Pairs | None" = None) -> Any:
         if depth > MAX_DEPTH:
             raise ValueError("nested too deep")
         level = [child for each in level for child in _children(each)]
-        depth = depth + 1
+        depth += 1
 
     return value
 

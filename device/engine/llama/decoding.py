@@ -75,7 +75,7 @@ class LlamaDecoder:
             chosen = self._step(picker, token, clock)
             yield chosen
             token = chosen[0]
-            room = room - 1
+            room -= 1
 
     def _step(self, picker: Picker, token: int, clock: Clock) -> Chosen:
         began = time.perf_counter()
@@ -112,7 +112,7 @@ class LlamaDecoder:
                 lookup.add(token)
 
             last = tokens[-1]
-            room = room - len(tokens)
+            room -= len(tokens)
 
     def _handed_out(self, tokens: list[int]) -> Stream:
         """Yield tokens; take those that the reader does not want out of memory again."""
