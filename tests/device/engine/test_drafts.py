@@ -1,4 +1,4 @@
-"""Guesses come from the text itself, and are tried only with time that was earned."""
+"""Drafts come from the text itself, and are tried only with time that was earned."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_draft_is_what_followed_the_last_time(
 
 
 def paced(steps: int, right: int) -> DraftBudget:
-    """Return a budget after so many steps, the last of them guessed right."""
+    """Return a budget after so many steps, of which the last were drafted right."""
     budget = DraftBudget()
     budget.begin()
     for number in range(steps):
@@ -71,7 +71,7 @@ def test_no_more_are_tried_than_were_drafted() -> None:
     budget = paced(40, 30)
     for _ in range(6):
         budget.tried(4, 4, 2.6 * STEP_S)
-    assert [budget.size(guessed) for guessed in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
+    assert [budget.size(drafted) for drafted in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
 
 
 def test_a_batch_that_costs_as_much_as_its_tokens_is_not_tried_again() -> None:

@@ -7,21 +7,21 @@ import pytest
 
 from device.engine.states import BATCH, Memory, PrefixCache, of_prefix
 
-LEAD = list(range(100))
+PREFIX = list(range(100))
 QUESTION, ANSWER = [200, 201, 202], [300, 301]
-TALK = Memory([*LEAD, *QUESTION, *ANSWER], 100, [0, 100], 103)
+TALK = Memory([*PREFIX, *QUESTION, *ANSWER], 100, [0, 100], 103)
 
 
 @pytest.mark.parametrize(
     ("prompt", "prefix", "usable"),
     [
-        ([*LEAD, *QUESTION, *ANSWER, 7], 100, 105),
-        ([*LEAD, *QUESTION, 300, 9], 100, 104),
-        ([*LEAD, *QUESTION], 100, 100),
-        ([*LEAD, 200, 9], 100, 100),
-        ([*LEAD[:50], 9], 100, 0),
-        ([*LEAD, *QUESTION, *ANSWER, 7], 0, 0),
-        ([*LEAD, *QUESTION, *ANSWER, 7], 50, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 100, 105),
+        ([*PREFIX, *QUESTION, 300, 9], 100, 104),
+        ([*PREFIX, *QUESTION], 100, 100),
+        ([*PREFIX, 200, 9], 100, 100),
+        ([*PREFIX[:50], 9], 100, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 0, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 50, 0),
         ([9, 9], 0, 0),
     ],
     ids=[
@@ -55,14 +55,14 @@ def test_what_is_cut_off_is_no_cut_any_more() -> None:
 
 def test_the_prefix_cache_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> None:
     cache = PrefixCache(100)
-    cache.put(of_prefix(LEAD), b"x" * 40, pinned=True)
+    cache.put(of_prefix(PREFIX), b"x" * 40, pinned=True)
     cache.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 30)
     cache.put(Memory([4, 5, 6], 0, [0], 2), b"2" * 30)
     assert cache.best([1, 2, 3, 4], 0)
     cache.put(Memory([7, 8, 9], 0, [0], 2), b"3" * 30)
     assert cache.size_bytes == 100
     assert cache.best([4, 5, 6, 7], 0) is None
-    assert [cache.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], LEAD)] == [
+    assert [cache.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], PREFIX)] == [
         b"1",
         b"3",
         b"x",
@@ -73,13 +73,13 @@ def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves
     None
 ):
     cache = PrefixCache(1000)
-    cache.put(of_prefix(LEAD), b"prefix")
+    cache.put(of_prefix(PREFIX), b"prefix")
     cache.put(TALK, b"talk")
     longer = Memory([*TALK.tokens, 7, 8, 9], 100, [0, 100, 105], 107)
     cache.put(longer, b"longer")
     assert cache.size_bytes == len(b"prefix" + b"longer")
     assert cache.best([*longer.tokens, 1], 100) == (108, longer, b"longer")
-    assert cache.best([*LEAD, 1], 100) is not None
+    assert cache.best([*PREFIX, 1], 100) is not None
 
 
 def test_a_state_larger_than_the_prefix_cache_is_not_kept() -> None:
@@ -95,5 +95,5 @@ def test_room_is_made_before_there_is_a_state() -> None:
     assert cache.size_bytes == 60
     assert cache.make_room(TALK, 41)
     assert cache.size_bytes == 0
-    cache.put(of_prefix(LEAD), b"x" * 60, pinned=True)
+    cache.put(of_prefix(PREFIX), b"x" * 60, pinned=True)
     assert not cache.make_room(TALK, 41)
