@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain import recipe, target
+from toolchain import recipe, shipped, target
 from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.pipeline import Settings
@@ -22,7 +22,8 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")
+    Path,
+    typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of one in `recipes`."),
 ]
 Board = Annotated[
     str,
@@ -100,6 +101,6 @@ def settings_for(
     recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
 ) -> tuple[recipe.Recipe, Settings]:
     """Return a recipe, and how it is walked."""
-    wanted = recipe.load(recipe_file)
+    wanted = recipe.load(shipped.find(recipe_file))
     chosen = target.find(target_id or wanted.targets[0])
     return wanted, Settings(out=out / wanted.id, target=chosen, report=report, offline=offline)
