@@ -4,11 +4,11 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain import console
+from toolchain import board_text, console, doctor
 from toolchain.artifacts import Deployment, Report
 from toolchain.doctor import Finding
 from toolchain.forecast import SPEED_ERROR, Forecast, Rate
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from toolchain.quantize.contents import Contents
     from toolchain.quantize.folders import FolderContents
     from toolchain.runtime.build import Built
-
-SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
 def plan(
@@ -371,21 +369,7 @@ def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         console.show_json(facts)
         return
-    console.show_table(
-        (address, ""), [[name.replace("_", " "), _plain(value)] for name, value in _flat(facts, "")]
-    )
-
-
-def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Yield nested facts one by one, those that say nothing left out."""
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name} ")
-        elif value not in ("", None):
-            yield (
-                f"{above}{name.removesuffix('_bytes')}",
-                size(value) if name.endswith("_bytes") else value,
-            )
+    console.show_text("\n".join(board_text.lines(address, facts)))
 
 
 def _plain(value: Any) -> str:
@@ -397,10 +381,7 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         console.show_json([asdict(finding) for finding in found])
         return
-    console.show_table(
-        ("check", "state", "seen", "to mend"),
-        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in found],
-    )
+    console.show_text("\n".join(doctor.lines(found)))
 
 
 def virtual_boards(found: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
