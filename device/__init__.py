@@ -1,3 +1,3 @@
 """The board side of demitasse: keeps releases, serves one of them, measures it; standard library first."""
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"
