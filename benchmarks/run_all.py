@@ -6,6 +6,7 @@ python benchmarks/run_all.py [NAME…]        all of them, or those alone; the s
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHARED = {"checkpoints.py", "measure.py", "models.py", Path(__file__).name}
 HEAD = """# Benchmarks
 
-Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark, both sides in turns. *Measured* is
-ours ÷ the peer's, with its 95 % bootstrap interval. A goal that was missed stays in the table. Take the ratios, not the rates.
+Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark,
+both sides in turns. *Measured* is ours ÷ the peer's, with its 95 % bootstrap interval. A goal that
+was missed stays in the table. Take the ratios, not the rates.
 
 """
 COLUMNS = """| claim | peer | goal | measured | 95 % | holds |
@@ -86,9 +88,10 @@ def section(name: str, claims: Sequence[Claim]) -> str:
             apart.setdefault(rest, []).append(claim["claim"])
 
     text = f"## `{name}`\n\n{COLUMNS}" + "".join(map(_row, claims))
-    text += f"\nConditions: {_listed(shared)}.\n"
+    text += "\n" + _wrapped(f"Conditions: {_listed(shared)}.")
     if apart:
-        text += "\n" + "".join(f"- *{'; '.join(who)}*: {rest}\n" for rest, who in apart.items())
+        text += "\n"
+        text += "".join(_wrapped(f"- *{'; '.join(who)}*: {rest}") for rest, who in apart.items())
     return text
 
 
@@ -120,6 +123,12 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value)
+
+
+def _wrapped(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    lines = textwrap.wrap(text, 100, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 def _listed(conditions: Mapping[str, str]) -> str:
