@@ -1,6 +1,7 @@
-"""Runs the benchmarks beside this file and writes docs/benchmarks.md: a section each, with its claims and their conditions.
+"""Runs the benchmarks of this folder and writes docs/benchmarks.md, a section each.
 
-python benchmarks/run_all.py [NAME…]        all of them, or those alone; the sections of the others stay as they are
+python benchmarks/run_all.py           all of them
+python benchmarks/run_all.py NAME…     those alone; the sections of the others stay as they are
 """
 
 import json
@@ -31,7 +32,7 @@ Claim = Mapping[str, Any]
 
 
 def main() -> None:
-    """Run the benchmarks that are named, or all, one after the other, and write their rows into the page."""
+    """Run the named benchmarks, or all of them, in turn; write their sections into the page."""
     options = measure.options(__doc__ or "", names=True)
     known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
     if unknown := set(options.names) - known.keys():

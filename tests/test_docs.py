@@ -1,4 +1,4 @@
-"""The pages hold together: every link within the repository leads somewhere, every page is in the index."""
+"""The pages hold together: links lead to files, every page is in an index, pictures are small."""
 
 import re
 from pathlib import Path

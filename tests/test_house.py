@@ -42,8 +42,8 @@ ENGINE_LIBRARIES = {
     "tokenizers",
 }
 INDEXES_AND_HUBS = re.compile(
-    r"(^|\.)(pypi\.org|pythonhosted\.org|npmjs\.(org|com)|crates\.io|anaconda\.org|proxy\.golang\.org"
-    r"|huggingface\.co|hf\.co|modelscope\.(cn|ai)|ollama\.(com|ai)|kaggle\.com|lmstudio\.ai)$"
+    r"(^|\.)(pypi\.org|pythonhosted\.org|npmjs\.(org|com)|crates\.io|anaconda\.org"
+    r"|proxy\.golang\.org|huggingface\.co|hf\.co|modelscope\.(cn|ai)|ollama\.(com|ai)|kaggle\.com|lmstudio\.ai)$"
     r"|(^|[.-])(pypi|simple|mirrors?|registry|artifactory|nexus|devpi)([.-]|$)"
 )
 """Hosts of package indexes and model hubs, and how mirrors of them are called: not to be named."""
@@ -212,7 +212,10 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_no_file_names_a_place_that_only_one_machine_has() -> None:
-    """Neither this checkout's own path nor a package index or model hub: tools are set up for those outside of the project."""
+    """Neither this checkout's own path nor a package index or a model hub.
+
+    Tools are set up for those outside of the project.
+    """
     patterns = ("*.py", "*.toml", "*.md", "*.sh", "*.txt", "Makefile", "run")
     files = [path for pattern in patterns for path in ROOT.rglob(pattern) if path.is_file()]
     tracked = [

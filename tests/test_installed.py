@@ -1,4 +1,4 @@
-"""Installed, not cloned: without the repository, in an empty home, recipes and boards are found by name."""
+"""Installed, not cloned: in an empty home without the repository, recipes are found by name."""
 
 import json
 import os

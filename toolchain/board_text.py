@@ -1,7 +1,7 @@
 """A board's answers, laid out for people: what it serves, since when, how fast, what to do next.
 
-Used by `status`, `rollback`, `stop`, `scrub` and `trust`; `--json` prints the answer itself instead.
-The rule to keep: an answer comes from a board, and of most fields nobody has checked the type. A
+Used by `status`, `rollback`, `stop`, `scrub` and `trust`; `--json` prints the answer itself.
+The rule to keep: an answer comes from a board, and nobody has checked the types of most fields. A
 field that is missing or of another type is left out; it never ends the command.
 """
 
@@ -187,7 +187,7 @@ def size(count: float) -> str:
 
 
 def _since(moment: object) -> str:
-    """Return a Unix time as this computer's local time and how long ago it was; "" if it says nothing."""
+    """Return a Unix time in local time and how long ago it was; "" if the time is not plausible."""
     if not isinstance(moment, int) or isinstance(moment, bool) or moment < _FIRST_PLAUSIBLE_S:
         return ""
     try:

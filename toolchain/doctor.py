@@ -1,7 +1,7 @@
 """Checks of this computer and of a board's facts: what is wrong, and what mends it.
 
-A check of a board is a pure function of its facts. A finding has one line that says what was seen and
-one that mends it.
+A check of a board is a pure function of its facts. A finding has one line that says what was seen
+and one that mends it.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ class Finding:
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """Return findings as lines of text: what was seen, what mends it beneath, a count at the end."""
+    """Return findings as lines of text: what was seen, what mends it, a count at the end."""
     width = max(len(finding.check) for finding in findings)
     text = []
     for finding in findings:
@@ -72,7 +72,7 @@ def host_findings() -> list[Finding]:
 
 
 def _engine() -> list[Finding]:
-    """Check llama.cpp's libraries: in a child process first, since a wrong build of them kills it."""
+    """Check llama.cpp's libraries, first in a child process: a wrong build kills its process."""
     try:
         engine_check.run()
     except ToolError as error:
@@ -103,7 +103,9 @@ def _threads() -> Finding:
         check="threads",
         state="warning",
         seen="llama.cpp's spin where they wait: many times slower where other programs run",
-        mend="build it with our patch: make (or scripts/engine-wheel.sh, then pip install its wheel)",
+        mend=(
+            "build it with our patch: make (or scripts/engine-wheel.sh, then pip install its wheel)"
+        ),
     )
 
 

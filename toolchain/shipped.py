@@ -20,7 +20,7 @@ class Summary:
     name: str
     title: str
     model: str
-    """Where the weights come from, as the recipe names it; `trained here` where a stage makes them."""
+    """Where the weights come from, as the recipe says; `trained here` if a stage makes them."""
     target: str
     """Id of the board that it is built for when nobody names another."""
     file: str
@@ -42,8 +42,8 @@ def find(asked: Path) -> Path:
     """Return the file of a recipe that is named by its path or by a shipped recipe's name.
 
     The order is: this very file, a file of this name with `.toml` in the current folder, a shipped
-    recipe. A path that is none of them is returned as it is. Raises ConfigError for a bare word that
-    names no recipe.
+    recipe. A path that is none of them is returned as it is. Raises ConfigError for a bare word
+    that names no recipe.
     """
     name = str(asked)
     if asked.is_file() or asked.suffix or asked.parent != Path():
@@ -65,8 +65,8 @@ def summaries() -> list[Summary]:
 def copy(name: str, into: Path) -> list[Path]:
     """Copy a shipped recipe and its data into a folder; return the files that were written.
 
-    Raises ConfigError for a name that is not shipped, and before anything is written for a file that
-    is there already.
+    Raises ConfigError for a name that is not shipped. Raises it for a file that exists already,
+    before anything is written.
     """
     source = _shipped(name)
     files = _files(recipe.load(source))
@@ -100,7 +100,7 @@ def _shipped(name: str) -> Path:
 
 
 def _files(shipped: Recipe) -> list[Path]:
-    """Return the recipe's own file, its data and what describes the data, relative to its folder."""
+    """Return the recipe's file, its data and the data's README, relative to its folder."""
     data = [Path(file) for file in (*shipped.data.files, *shipped.data.documents)]
     notes = sorted({file.parent / "README.md" for file in data if file.parent != Path()})
     present = [file for file in notes if (shipped.folder / file).is_file()]

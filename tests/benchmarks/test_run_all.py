@@ -1,4 +1,4 @@
-"""The page of benchmarks: claims as a table, conditions under it, sections of other benchmarks kept."""
+"""The page of benchmarks: claims as a table, conditions under it, other sections kept."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a board answers is laid out for people; a field of a wrong type is left out and ends nothing."""
+"""A board's answers are laid out for people; a field of a wrong type is left out."""
 
 import copy
 import time

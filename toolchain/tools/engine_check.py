@@ -1,13 +1,14 @@
-"""llama.cpp's installed libraries, exercised in a child process: a build for another processor kills it.
+"""Self-test of llama.cpp's installed libraries, in a child process.
 
-`pip install llama-cpp-python` compiles llama.cpp with `-march=native`, for the very processor of the
-build. On another computer its first wide instruction ends the process with signal 4 (SIGILL).
+`pip install llama-cpp-python` compiles llama.cpp with `-march=native`: for the very processor of
+the build. On another computer its first wide instruction ends the process with signal 4 (SIGILL).
 """
 
 import importlib.metadata
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,8 @@ from toolchain.agent import device_folder
 from toolchain.errors import ToolError
 
 _PATIENCE_S = 120
-PORTABLE = "CMAKE_ARGS='-DGGML_NATIVE=OFF' pip install --force-reinstall --no-deps --no-cache-dir"
-"""The command that builds a Python package with llama.cpp in it for any processor of this kind.
-
-Without `--no-cache-dir` pip takes the wheel that it built the first time.
-"""
+PORTABLE = "CMAKE_ARGS='-DGGML_NATIVE=OFF'"
+"""Setting with which llama.cpp is built for any processor of this kind."""
 
 
 def run(folder: Path | None = None) -> None:
@@ -48,11 +46,12 @@ def run(folder: Path | None = None) -> None:
     if fault.get("code") == "illegal_instruction":
         raise ToolError(
             "llama.cpp was built for another processor than this one (illegal instruction)",
-            hint=f"{PORTABLE} {_requirement()}",
+            # Without --no-cache-dir pip takes the wheel that it built the first time.
+            hint=f"{PORTABLE} {_reinstall('--no-cache-dir')}",
         )
     raise ToolError(
         str(fault.get("message") or f"its self-test ended with exit status {done.returncode}"),
-        hint=f"pip install --force-reinstall {_requirement()}",
+        hint=_reinstall(),
     )
 
 
@@ -66,8 +65,11 @@ def _fault(output: str) -> dict[str, Any]:
     return fault if isinstance(fault, dict) else {}
 
 
-def _requirement() -> str:
+def _reinstall(*options: str) -> str:
+    """Return the command that installs this version of llama-cpp-python again, for this Python."""
     try:
-        return f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
+        package = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
     except importlib.metadata.PackageNotFoundError:
-        return "llama-cpp-python"
+        package = "llama-cpp-python"
+    pip = [sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps"]
+    return shlex.join([*pip, *options, package])

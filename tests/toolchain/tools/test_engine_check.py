@@ -1,6 +1,7 @@
 """An engine that was built for another processor is named, and the command that mends it."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def test_an_engine_for_another_processor_is_named_with_its_remedy(tmp_path: Path
         "llama.cpp was built for another processor than this one (illegal instruction)"
     )
     assert caught.value.hint.startswith(
-        "CMAKE_ARGS='-DGGML_NATIVE=OFF' pip install --force-reinstall --no-deps --no-cache-dir "
-        "llama-cpp-python=="
+        f"CMAKE_ARGS='-DGGML_NATIVE=OFF' {sys.executable} -m pip install --force-reinstall "
+        "--no-deps --no-cache-dir llama-cpp-python=="
     )
 
 
