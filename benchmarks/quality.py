@@ -21,11 +21,13 @@ import measure
 from convert import llama_cpp
 
 from device.manifest.gguf import tensor_digests
-from toolchain import console, pipeline, recipe, runtime, target
+from toolchain import console, recipe, runtime, target
 from toolchain.artifacts import Dataset, ModelFile, read_jsonl, recorded
 from toolchain.evaluate import Originals, Texts, evaluate
+from toolchain.line.flow import Settings
+from toolchain.line.formats import LEARNED
+from toolchain.line.schemes import Tried, open_gate, try_schemes
 from toolchain.models.original import Original
-from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
 from toolchain.quantize.gguf import IMPORTANCE
 from toolchain.quantize.gguf.schemes import SCHEMES, find_scheme
 from toolchain.quantize.learned import importance
@@ -91,7 +93,7 @@ def main() -> None:
         names = ["Q8_0", "Q4_K_M", "Q4_0"] if options.quick else list(SCHEMES)
         lite = [INT8] if options.quick else [name for name in TFLITE if name != "fp32"]
         asked = [f"Q4_0{LEARNED}", *(AUTO[:1] if options.quick else AUTO), *names, *lite]
-        tried = {one.scheme: one for one in pipeline.try_schemes(wanted, settings, asked)}
+        tried = {one.scheme: one for one in try_schemes(wanted, settings, asked)}
         peers = _Peers(settings.out, Path(scratch))
         rows = [_row(one) for one in tried.values()] + [
             peers.plain(wanted, tried[name]) for name in PLAIN

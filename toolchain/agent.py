@@ -1,6 +1,7 @@
 """The device package as it leaves the host: the agent, the first thing that is sent to a board.
 
-Boards are reached through it and runtimes contain the same files; neither of the two needs to know the other for that.
+Boards are reached through it and runtimes contain the same files; neither of the two needs to know
+the other for that.
 """
 
 import atexit
@@ -17,8 +18,12 @@ import device.manifest
 
 OLDEST_PYTHON = (3, 10)
 """Oldest Python on which the device package runs."""
-MAIN = "import sys\n\nsys.dont_write_bytecode = True\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
-"""`__main__.py` of the agent and of every runtime; a folder that is signed stays as it is, however it is run."""
+MAIN = (
+    "import sys\n\nsys.dont_write_bytecode = True\n\n"
+    "from device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+)
+"""`__main__.py` of the agent and of every runtime; a folder that is signed stays as it is, however
+it is run."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every archive member: the same files give the same bytes."""
 
@@ -34,7 +39,7 @@ def device_folder() -> Path:
 
 
 def build_agent() -> Path:
-    """Return the agent, `<sha256>.pyz`: the device package alone, the first thing that is sent to a board."""
+    """Return the agent, `<sha256>.pyz`: the device package alone, sent to a board first."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), MAIN)

@@ -6,19 +6,15 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.forecast import BATCH, RUNTIME_BYTES
+from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.models.architecture import Model
+from toolchain.recipe import QuantizeSpec
 from toolchain.target import Needs, fit
 from toolchain.tools.ggml import Type
-
-LEARNED = "+learned"
-"""Behind the name of a scheme: its codes are learned in the format."""
 
 
 def check_schemes(ahead: Ahead, findings: Findings) -> None:
     """Find schemes that do not exist and files that are missing, for which no model need be known."""
-    from toolchain.quantize.gguf import choice
-    from toolchain.quantize.tflite.schemes import find_scheme
-
     spec, folder = ahead.recipe.quantize, ahead.recipe.folder
     named = {"trim": ahead.recipe.trim.general, "evaluate": ahead.recipe.evaluate.general}
     for stage, general in named.items():
@@ -26,25 +22,27 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
             findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
     if not ahead.walks("quantize"):
         return
-    for name in gguf_schemes(ahead):
+    for row, wish in _wishes(ahead):
         with findings.gathering():
-            choice.check(spec.model_copy(update={"scheme": name}))
-    if "tflite" in ahead.formats and not ahead.schemes:
-        with findings.gathering():
-            find_scheme(spec.tflite_scheme)
+            row.check(wish)
     if isinstance(spec.importance, str) and not (folder / spec.importance).is_file():
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
         findings.errors.append(ArtifactError(problem, hint=hint))
 
 
-def gguf_schemes(ahead: Ahead) -> list[str]:
-    """Return the schemes of GGUF files that are made, without what says that codes are learned."""
-    from toolchain.quantize.tflite.schemes import SCHEMES
-
+def _wishes(ahead: Ahead) -> list[tuple[Format, QuantizeSpec]]:
+    """Return format and spec of each model file that is made."""
+    spec = ahead.recipe.quantize
     if ahead.schemes:
-        return [name.removesuffix(LEARNED) for name in ahead.schemes if name not in SCHEMES]
-    return [ahead.recipe.quantize.scheme] if "gguf" in ahead.formats else []
+        rows = [(FORMATS[of_scheme(name)], name) for name in ahead.schemes]
+        return [(row, row.with_scheme(spec, name)) for row, name in rows]
+    return [(FORMATS[form], spec) for form in ahead.formats]
+
+
+def _typed(ahead: Ahead) -> list[str]:
+    """Return the schemes of the model files whose tensors have types that a scheme chooses one by one."""
+    return [spec.scheme for row, spec in _wishes(ahead) if row.has_tensor_types]
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
@@ -54,7 +52,7 @@ def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
         return
     with findings.gathering():
         _check_tokenizer(ahead, quantized, model)
-    choices = [_types(ahead, name, model, findings) for name in gguf_schemes(ahead)]
+    choices = [_types(ahead, name, model, findings) for name in _typed(ahead)]
     _check_context(ahead, model, findings)
     if ahead.walks("package") and choices and choices[0]:
         _check_memory(ahead, model, choices[0], findings)
@@ -67,7 +65,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
     if base.folder is None or base.tokenizer is None:
         return
     try:
-        if "gguf" in ahead.formats:
+        if any(FORMATS[form].has_tokenizer for form in ahead.formats):
             with base.dressed() as folder:
                 tokenizer.understand(folder, model.sizes["vocab"])
         else:
@@ -128,7 +126,7 @@ def _check_learned(kinds: set[Type], findings: Findings) -> None:
 
 def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
     asked = ahead.recipe.package.context
-    if not ahead.walks("package") and "tflite" not in ahead.formats:
+    if not ahead.walks("package") and not _fixed_context(ahead):
         return
     limit = int(model.metadata[f"{model.family.name}.context_length"])
     if asked > limit:
@@ -136,9 +134,14 @@ def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
         hint = f"[package] context = {limit}, or less"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}", hint=hint))
     prefill = ahead.recipe.quantize.prefill
-    if "tflite" in ahead.formats and (not prefill or min(prefill) < 2 or max(prefill) > asked):
+    if _fixed_context(ahead) and (not prefill or min(prefill) < 2 or max(prefill) > asked):
         problem = f"quantize: prefill: lengths from 2 to the context of {asked} are possible"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}, not {prefill}"))
+
+
+def _fixed_context(ahead: Ahead) -> bool:
+    """Say whether the context becomes part of one of the model files."""
+    return any(FORMATS[form].has_fixed_context for form in ahead.formats)
 
 
 def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings: Findings) -> None:

@@ -84,7 +84,7 @@ def logs(
 
 @app.command()
 def scrub(board: Board, as_json: AsJson = False) -> None:
-    """Have a board read every byte of its store again; what has rotted is named and taken out of use."""
+    """Have a board read every byte of its store again; name what has rotted and stop using it."""
     with device_at(board) as device:
         seen = device.call("scrub", timeout_s=3600)
     show.status(board, seen, as_json=as_json)
@@ -138,7 +138,7 @@ def trust(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Pin a new board's host key in known_hosts, and on the board the key that signs what may run there."""
+    """Pin a new board's host key in known_hosts, and on the board the key that may sign for it."""
     if not is_stand_in(board):
         _pin_host_key(board, yes=yes)
     elif not (sign or signer or revoke or target_id):
@@ -165,7 +165,8 @@ def _pin_host_key(board: str, *, yes: bool) -> None:
     if not yes and not console.confirm("pin this key?"):
         raise ConfigError(
             f"{board}: not pinned",
-            hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            hint="compare the fingerprint on the board: "
+            "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
         )
     ssh.pin(board, key)
     console.show_text(f"{board} is trusted")

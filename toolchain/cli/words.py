@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
-from toolchain import recipe, shipped, target
+from toolchain import shipped, target
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.pipeline import Settings
+from toolchain.line.walk import Settings, open_recipe
 from toolchain.progress import Reporter
+from toolchain.recipe import Recipe
 
 app = typer.Typer(
     name="demitasse",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="From a fine-tuned language model to a healthy, measured, offline service on a Raspberry Pi or Jetson.",
+    help="From a fine-tuned language model to a healthy, measured, offline service "
+    "on a Raspberry Pi or Jetson.",
 )
 
 RecipeFile = Annotated[
@@ -75,7 +77,8 @@ CorsOrigins = Annotated[
     typer.Option(
         "--cors-origin",
         metavar="ORIGIN",
-        help="An origin whose pages may call the service, such as http://kitchen.example:3000; repeatable.",
+        help="An origin whose pages may call the service, such as http://kitchen.example:3000; "
+        "repeatable.",
     ),
 ]
 Question = Annotated[
@@ -99,8 +102,8 @@ def device_at(address: str) -> Iterator[Device]:
 
 def settings_for(
     recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
-) -> tuple[recipe.Recipe, Settings]:
+) -> tuple[Recipe, Settings]:
     """Return a recipe, and how it is walked."""
-    wanted = recipe.load(shipped.find(recipe_file))
-    chosen = target.find(target_id or wanted.targets[0])
-    return wanted, Settings(out=out / wanted.id, target=chosen, report=report, offline=offline)
+    recipe = open_recipe(shipped.find(recipe_file))
+    board = target.find(target_id or recipe.targets[0])
+    return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)

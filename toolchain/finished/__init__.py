@@ -5,11 +5,11 @@ skipped the second time. Nothing is trained or quantized, and the release says "
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolchain import artifacts, runtime
+from toolchain import artifacts
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError, ToolError
 from toolchain.finished.look import Seen, look
@@ -17,10 +17,11 @@ from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
 from toolchain.finished.take import take
 from toolchain.forecast import usual_context
+from toolchain.line.flow import Settings, Step
+from toolchain.line.stages import likeness, packaged, task_scores
 from toolchain.models import hub
 from toolchain.opening import Opening
 from toolchain.package import Origin, package
-from toolchain.pipeline import Settings, Step
 from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
 
@@ -101,23 +102,41 @@ def plan(wanted: Wanted, settings: Settings) -> list[Step]:
 def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Step]:
     """Take a finished model, measure it and package it, yielding each stage as it is done."""
     report, out = settings.report, settings.out / wanted.id
-    runs = _runtime(wanted.seen.format, settings)
+    runtime = wanted.seen.row.runtime(report)
     steps = iter(plan(wanted, settings))
-    records: list[Record] = []
-
-    def done(step: Step, made: artifacts.Artifact) -> Step:
-        records.append(made.record)
-        return Step(stage=step.stage, folder=made.path, what=step.what, artifact=made)
 
     step = _noted(next(steps), settings)
-    model = take(wanted.source, wanted.seen, runs, out / "take", report)
-    yield done(step, model)
+    model = take(wanted.source, wanted.seen, runtime, out / "take", report)
+    yield _done(step, model, _taken(model))
+
     step = _noted(next(steps), settings)
     against, spec = _against(wanted, options, settings), EvaluateSpec()
-    verdict = measure(model, against, spec, runs, out / "evaluate", report)
-    yield done(step, verdict)
+    verdict = measure(model, against, spec, runtime, out / "evaluate", report)
+    yield _done(step, verdict, _measured(verdict))
+
     step = _noted(next(steps), settings)
-    yield done(step, _packaged(wanted, model, verdict, against.opening, records, settings))
+    records = [model.record, verdict.record]
+    bundle = _packaged(wanted, model, verdict, against.opening, records, settings)
+    yield _done(step, bundle, packaged(bundle))
+
+
+def _done(step: Step, artifact: artifacts.Artifact, result: str) -> Step:
+    return replace(step, folder=artifact.path, artifact=artifact, result=result)
+
+
+def _taken(model: ModelFile) -> str:
+    """Return what a file is, in one line."""
+    figures = model.figures
+    bits = f"{figures.real_bpw:.2f} bits per weight"
+    return f"{figures.architecture} {figures.scheme}: {bits}, as it came"
+
+
+def _measured(verdict: Verdict) -> str:
+    """Return what was measured of a finished model, and that the rest was not."""
+    figures = verdict.figures
+    ended = f"{figures.own_ended} of {figures.own_prompts} answers of its own ended"
+    like = "no reference" if figures.measured.mean_kl is None else likeness(figures.measured)
+    return f"{ended}; {like}; {task_scores(figures.measured) or 'no data'}"
 
 
 def _noted(step: Step, settings: Settings) -> Step:
@@ -151,17 +170,11 @@ def _stages(wanted: Wanted, settings: Settings) -> list[tuple[str, str]]:
     ]
 
 
-def _runtime(form: str, settings: Settings) -> Path:
-    if form == "tflite":
-        return runtime.lite_for_this_computer(settings.report)
-    return runtime.for_this_computer()
-
-
 def _context(
     source: Source, seen: Seen, options: Options, settings: Settings
 ) -> tuple[int, Fit | None]:
     """Return the context that a model is served with, and its fit; one that nobody asked for shrinks to what the target holds."""
-    asked = options.context or (seen.context if seen.format == "tflite" else 0)
+    asked = options.context or (seen.context if seen.row.has_fixed_context else 0)
     if asked > seen.context:
         raise ConfigError(
             f"--context: the model has {seen.context} tokens of context, `{asked}` asked"
@@ -171,7 +184,7 @@ def _context(
     if found is None or found.ok:
         return wished, found
     smaller = min(found.largest_context or 0, wished)
-    if asked or smaller < LEAST_CONTEXT or seen.format == "tflite":
+    if asked or smaller < LEAST_CONTEXT or seen.row.has_fixed_context:
         raise FitError(
             f"{settings.target.id}: {source.said} does not fit in memory: {found.reasons[0]}",
             hint=found.hint,
@@ -265,4 +278,5 @@ def _packaged(
         wanted.package,
         origin,
         settings.out / wanted.id / "package",
+        wanted.seen.row.packing,
     )

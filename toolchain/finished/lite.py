@@ -18,7 +18,7 @@ from toolchain.errors import ArtifactError, ToolError
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.fitting import weigh
-from toolchain.forecast import tflite_figures
+from toolchain.forecast import lite_sizes
 from toolchain.models import tokenizer as tokenizers
 from toolchain.models.template import check_template
 from toolchain.models.weights import read_json
@@ -35,8 +35,8 @@ def seen(source: Source, template: str) -> Seen:
     """Return what a TFLite decoder and the files beside it are; raise ArtifactError with what is missing."""
     file, folder = source.file, source.folder or source.file.parent
     header = _header(file)
-    figures = tflite_figures(header)
-    if not figures["context"] or not figures["n_vocab"]:
+    sizes = lite_sizes(header)
+    if not sizes.context or not sizes.n_vocab:
         raise ArtifactError(f"{file.name}: is no decoder of text", hint=_CONTRACT)
     if foreign := tflite_files.foreign_operators(header):
         raise ArtifactError(
@@ -48,17 +48,20 @@ def seen(source: Source, template: str) -> Seen:
         )
     template = template or _template(folder, file.name)
     check_template(template)
+    stop_ids = _stop_ids(folder, header, file.name)
     return Seen(
         format="tflite",
         file=file,
         weighed=weigh(file),
         contents=read_contents(file),
         template=template,
-        context=int(figures["context"]),
-        stop_ids=_stop_ids(folder, header, file.name),
+        context=sizes.context,
+        stop_ids=stop_ids,
+        is_special=stop_ids.__contains__,
         tokenizer=folder / TOKENIZER,
         kv_type="f32",
-        more=figures,
+        prefill=sizes.prefill,
+        kv_bytes_per_token=sizes.kv_bytes_per_token,
     )
 
 
@@ -85,12 +88,10 @@ def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int
     if (folder / _STOPS).is_file():
         return tuple(json.loads((folder / _STOPS).read_text(encoding="utf-8")))
     if (folder / "config.json").is_file():
-        settings = folder / "tokenizer_config.json"
-        ids = _vocabulary(folder)
-        return tokenizers.special_ids(
-            folder, read_json(settings) if settings.is_file() else {}, ids
-        )[1]
-    ids = _vocabulary(folder)
+        file = folder / "tokenizer_config.json"
+        settings = read_json(file) if file.is_file() else {}
+        return tokenizers.special_ids(folder, settings, *_vocabulary(folder))[1]
+    ids, _ = _vocabulary(folder)
     ends = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
     if not ends:
         raise ArtifactError(
@@ -100,13 +101,16 @@ def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int
     return ends
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the id of each token, and the texts of the added tokens."""
     from tokenizers import Tokenizer
 
     try:
-        return dict(Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab())
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises no narrower one
         raise ArtifactError(f"{TOKENIZER}: cannot be read: {str(error)[:200]}") from error
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    return dict(tokenizer.get_vocab()), added
 
 
 # Containers ---------------------------------------------------------------------------------------------------------------

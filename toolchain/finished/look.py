@@ -3,21 +3,24 @@
 Headers alone are read, within the bounds of device.manifest; what a header cannot tell is asked of the engine later (`take`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from device.manifest import ManifestError
 from device.manifest import gguf as gguf_files
 from toolchain.errors import ArtifactError
 from toolchain.finished.source import Source
-from toolchain.fitting import Weighed, weigh
+from toolchain.fitting import weigh
 from toolchain.forecast import trained_context
+from toolchain.line.formats import FORMATS, Format
 from toolchain.models.template import MAX_BYTES, check_template
+from toolchain.models.tokenizer import CONTROL, USER_DEFINED
 from toolchain.quantize.contents import Contents, read_contents
+from toolchain.weighing import Weighed
 
-ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
 _TEMPLATE_KEY = "tokenizer.chat_template"
 _NO_TEMPLATE = (
     "give the one it was trained with: --template FILE (the chat_template of its tokenizer_config.json, "
@@ -36,7 +39,7 @@ _KINDS = {
 class Seen:
     """What a file's header says that a release needs."""
 
-    format: Literal["gguf", "tflite"]
+    format: str
     file: Path
     weighed: Weighed
     contents: Contents
@@ -50,13 +53,22 @@ class Seen:
     tokenizer: Path | None = None
     """`tokenizer.json`, where the file has none in it."""
     kv_type: str = "f16"
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of its format."""
+    is_special: Callable[[int], bool]
+    """Says whether a token is one that no ordinary text makes."""
+    prefill: tuple[int, ...] | None = None
+    """Lengths of the pieces that it reads prompts in; None where it takes any."""
+    kv_bytes_per_token: int | None = None
+    """Bytes of keys and values that a token takes; None where the header says it."""
+
+    @property
+    def row(self) -> Format:
+        """What is known of its format."""
+        return FORMATS[self.format]
 
     @property
     def engine(self) -> str:
-        """The engine that runs it."""
-        return ENGINES[self.format]
+        """Name of the engine that runs it."""
+        return self.row.engine
 
 
 def look(source: Source, template: Path | None, room: Path) -> Seen:
@@ -64,29 +76,24 @@ def look(source: Source, template: Path | None, room: Path) -> Seen:
 
     A container is taken apart into `room`.
     """
-    kind = _kind(source.file)
     given = _given(template) if template else ""
-    if kind == "gguf":
-        return _gguf(source, given)
-    from toolchain.finished import lite
-
-    if kind == "litertlm":
-        source = lite.taken_apart(source, room)
-    return lite.seen(source, given)
+    return _LOOKS[_kind(source.file)](source, given, room)
 
 
 # The kind of a file is what its first bytes say, whatever its name ----------------------------------------------------------
 
 
+_MAGIC = {"gguf": (0, b"GGUF"), "litertlm": (0, b"LITERTLM"), "tflite": (4, b"TFL3")}
+"""Kind of file → where its mark stands, and the mark."""
+
+
 def _kind(file: Path) -> str:
+    """Return the kind of a file; raise ArtifactError for one that no board runs."""
     with file.open("rb") as stream:
         head = stream.read(512)
-    if head[:4] == b"GGUF":
-        return "gguf"
-    if head[:8] == b"LITERTLM":
-        return "litertlm"
-    if head[4:8] == b"TFL3":
-        return "tflite"
+    for kind, (start, mark) in _MAGIC.items():
+        if head[start : start + len(mark)] == mark:
+            return kind
     problem, hint = _stranger(head)
     raise ArtifactError(f"{file.name}: {problem}", hint=hint)
 
@@ -118,7 +125,7 @@ def _stranger(head: bytes) -> tuple[str, str]:
 # GGUF ---------------------------------------------------------------------------------------------------------------------
 
 
-def _gguf(source: Source, template: str) -> Seen:
+def _gguf(source: Source, template: str, room: Path) -> Seen:
     header, name = _header(source.file), source.file.name
     said = header.metadata
     architecture = str(said.get("general.architecture", ""))
@@ -145,7 +152,24 @@ def _gguf(source: Source, template: str) -> Seen:
         context=context,
         stop_ids=_stop_ids(said, contents.vocabulary),
         begins=_begins(said, contents),
+        is_special=partial(_is_special, source.file),
     )
+
+
+def _is_special(file: Path, token: int) -> bool:
+    types = gguf_files.read_header(file).metadata.get("tokenizer.ggml.token_type")
+    return _number(file, types, token) in (CONTROL, USER_DEFINED)
+
+
+def _number(file: Path, array: object, place: int) -> int:
+    """Return an item of an array of 32-bit numbers, whether it was read or passed over; -1 where there is none."""
+    if isinstance(array, tuple):
+        return int(array[place]) if place < len(array) else -1
+    if not isinstance(array, gguf_files.Array) or array.kind not in (4, 5) or place >= array.count:
+        return -1
+    with file.open("rb") as stream:
+        stream.seek(array.offset + 4 * place)
+        return int.from_bytes(stream.read(4), "little")
 
 
 def _header(file: Path) -> gguf_files.Header:
@@ -214,3 +238,23 @@ def _given(template: Path) -> str:
         return template.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{template.name}: cannot be read as a template") from error
+
+
+def _tflite(source: Source, template: str, room: Path) -> Seen:
+    from toolchain.finished import lite
+
+    return lite.seen(source, template)
+
+
+def _litertlm(source: Source, template: str, room: Path) -> Seen:
+    from toolchain.finished import lite
+
+    return lite.seen(lite.taken_apart(source, room), template)
+
+
+_LOOKS: dict[str, Callable[[Source, str, Path], Seen]] = {
+    "gguf": _gguf,
+    "litertlm": _litertlm,
+    "tflite": _tflite,
+}
+"""Kind of file → what looks at one."""

@@ -13,7 +13,6 @@ from typing import Any
 from toolchain.artifacts import (
     Checkpoint,
     Dataset,
-    Figures,
     ModelFile,
     Verdict,
     Work,
@@ -27,6 +26,7 @@ from toolchain.evaluate.answers import Answered, answer_all, golden, reference_e
 from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.figures import Measured, VerdictFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.original import Original
 from toolchain.opening import Opening
@@ -102,10 +102,13 @@ def measure(
         tools=("torch", "transformers") if against.reference else (),
     )
     record, fresh = keep(
-        out, work, lambda folder: _measure(model, against, spec, runtime, folder, report)
+        out,
+        work,
+        lambda folder: _measure(model, against, spec, runtime, folder, report),
+        VerdictFigures,
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
-    if missed := verdict.figures["failures"]:
+    if missed := verdict.figures.failures:
         raise GateError(
             f"{model.file.name}: not good enough: " + "; ".join(missed),
             hint=f"all figures: {out / 'verdict.json'}",
@@ -122,43 +125,43 @@ def _measure(
     runtime: Path,
     out: Path,
     report: Reporter,
-) -> Figures:
+) -> VerdictFigures:
     opening = against.opening
     if opening:
         write_jsonl(out / "opening.jsonl", opening)
     with scorer(
         runtime,
         model.file,
-        context=min(int(model.figures["context"]), 4096),
+        context=min(model.figures.context, 4096),
         adapter=model.adapter,
         opening=out / "opening.jsonl" if opening else None,
-        stop_ids=model.figures["stop_ids"],
+        stop_ids=model.figures.stop_ids,
     ) as child:
         about = child.info()
-        figures: Figures = {
-            "engine": about["version"],
-            "engine_name": about["engine"],
-            "arithmetic": about["arithmetic"],
-            "own_prompts": len(PROMPTS),
-        }
-        if opening:
-            figures["opening_tokens"] = len(child.render(_asked(opening, "?")[:-1]))
+        opening_tokens = len(child.render(_asked(opening, "?")[:-1])) if opening else None
         _refuse_nan(child, opening, model.file.name)
         own = _own_answers(child, opening, report)
-        figures["own_ended"] = sum(answer.stopped for answer in own)
         answers = answer_all(child, against.questions()[: spec.questions], spec.max_tokens, report)
-        if answers:
-            figures |= task_scores(answers, spec.max_tokens)
+        found = task_scores(answers, spec.max_tokens) if answers else Measured()
         if against.reference:
-            chats = against.questions() or [_as_chat(answer) for answer in own]
+            chats = against.questions() or [dict(_as_chat(answer)) for answer in own]
             reference = Reference.load(Original(base=against.reference.path), report)
-            figures |= _against_reference(child, reference, chats, spec, report)
+            found |= _against_reference(child, reference, chats, spec, report)
             if answers:
-                figures |= reference_ends(reference, answers, spec.max_tokens)
-    figures["not_measured"] = against.not_measured
-    figures["failures"] = [*_silence(own), *failures(figures, spec.gate)]
+                found |= reference_ends(reference, answers, spec.max_tokens)
+    figures = VerdictFigures(
+        engine=about["version"],
+        engine_name=about["engine"],
+        arithmetic=about["arithmetic"],
+        opening_tokens=opening_tokens,
+        own_prompts=len(PROMPTS),
+        own_ended=sum(answer.stopped for answer in own),
+        measured=found,
+        not_measured=against.not_measured,
+        failures=[*_silence(own), *failures(found, spec.gate)],
+    )
     _write(out, [*own, *answers], opening, spec)
-    write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
+    write_whole(out / "verdict.json", json.dumps(figures.as_json(), indent=1) + "\n")
     return figures
 
 
@@ -203,12 +206,12 @@ def _against_reference(
     chats: Sequence[Mapping[str, Any]],
     spec: EvaluateSpec,
     report: Reporter,
-) -> Figures:
+) -> Measured:
     """Return how far the file is from the model that it was made of, as the gate measures it."""
-    figures = template_parity(child, reference, chats[: spec.gate.template_chats])
-    figures |= divergence(child, reference, chats, spec.kl_tokens, report)[0]
+    found = template_parity(child, reference, chats[: spec.gate.template_chats])
+    found |= divergence(child, reference, chats, spec.kl_tokens, report)[0]
     text = passages(GENERAL)
-    return figures | general_divergence(child, reference, text, spec.kl_tokens, report)
+    return found | general_divergence(child, reference, text, spec.kl_tokens, report)
 
 
 def _silence(own: Sequence[Answered]) -> Iterator[str]:

@@ -11,13 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from device.manifest import TEMPLATE, TOKENIZER
-from device.manifest import gguf as gguf_files
-from toolchain.artifacts import Figures, ModelFile, Work, digest, keep, write_whole
+from toolchain.artifacts import ModelFile, Work, digest, keep, write_whole
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.figures import ModelFigures
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
-from toolchain.models.tokenizer import CONTROL, USER_DEFINED
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer, scorer
 
@@ -52,7 +51,9 @@ def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter)
         inputs=inputs,
         parameters=_Parameters(stop_ids=seen.stop_ids, stops=source.stops, context=seen.context),
     )
-    record, fresh = keep(out, work, lambda folder: _build(source, seen, runtime, folder, report))
+    record, fresh = keep(
+        out, work, lambda folder: _build(source, seen, runtime, folder, report), ModelFigures
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
@@ -67,8 +68,8 @@ def _digest(source: Source, seen: Seen) -> str:
     return found
 
 
-def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> Figures:
-    file = out / f"{source.id}.{seen.format}"
+def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> ModelFigures:
+    file = out / f"{source.id}{seen.row.suffix}"
     place(seen.file, file, immutable=source.immutable)
     if source.adapter:
         place(source.adapter, out / ADAPTER, immutable=source.immutable)
@@ -85,22 +86,23 @@ def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporte
         report.note(f"template: `{begins}` is put before it, as llama.cpp does for this file")
     contents = seen.contents
     stored = sum(share.size_bytes for share in contents.types)
-    return {
-        **seen.more,
-        "file": file.name,
-        "scheme": contents.scheme,
-        "architecture": contents.architecture,
-        "size_bytes": file.stat().st_size,
-        "real_bpw": contents.bits,
-        "parameters": contents.parameters,
-        "context": seen.context,
-        "stop_ids": sorted({*seen.stop_ids, *ends}),
-        "weights_bytes": stored,
-        "n_vocab": int(about["n_vocab"]),
-        "kv_type": seen.kv_type,
-        "warnings": list(contents.warnings),
-        **({"adapter_file": ADAPTER} if adapter else {}),
-    }
+    return ModelFigures(
+        file=file.name,
+        scheme=contents.scheme,
+        architecture=contents.architecture,
+        size_bytes=file.stat().st_size,
+        real_bpw=contents.bits,
+        parameters=contents.parameters,
+        context=seen.context,
+        stop_ids=sorted({*seen.stop_ids, *ends}),
+        weights_bytes=stored,
+        kv_bytes_per_token=seen.kv_bytes_per_token,
+        n_vocab=int(about["n_vocab"]),
+        kv_type=seen.kv_type,
+        prefill=list(seen.prefill) if seen.prefill is not None else None,
+        warnings=list(contents.warnings),
+        adapter_file=ADAPTER if adapter else None,
+    )
 
 
 def place(source: Path, target: Path, *, immutable: bool = False) -> None:
@@ -134,7 +136,7 @@ def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[in
     ends = {_after_an_answer(child, seen)} - {None}
     for text in source.stops:
         tokens = child.tokenize(text)
-        if len(tokens) == 1 and _is_special(seen, tokens[0]):
+        if len(tokens) == 1 and seen.is_special(tokens[0]):
             ends.add(tokens[0])
         else:
             report.note(
@@ -162,23 +164,4 @@ def _after_an_answer(child: Scorer, seen: Seen) -> int | None:
         return None
     tail = text.partition(_MARK)[2].lstrip()
     tokens = child.tokenize(tail[:64]) if tail else []
-    return tokens[0] if tokens and _is_special(seen, tokens[0]) else None
-
-
-def _is_special(seen: Seen, token: int) -> bool:
-    """Say whether a token is one that no ordinary text makes."""
-    if seen.format != "gguf":
-        return token in seen.stop_ids
-    types = gguf_files.read_header(seen.file).metadata.get("tokenizer.ggml.token_type")
-    return _number(seen.file, types, token) in (CONTROL, USER_DEFINED)
-
-
-def _number(file: Path, array: object, place: int) -> int:
-    """Return an item of an array of 32-bit numbers, whether it was read or passed over; -1 where there is none."""
-    if isinstance(array, tuple):
-        return int(array[place]) if place < len(array) else -1
-    if not isinstance(array, gguf_files.Array) or array.kind not in (4, 5) or place >= array.count:
-        return -1
-    with file.open("rb") as stream:
-        stream.seek(array.offset + 4 * place)
-        return int.from_bytes(stream.read(4), "little")
+    return tokens[0] if tokens and seen.is_special(tokens[0]) else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Figures, Work, digest, write_whole
 from toolchain.config import Frozen
+from toolchain.figures import BaseFigures
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Source, sources_of, understand
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
@@ -56,10 +57,12 @@ def unpack(
         tools=("llama-cpp-python", "transformers"),
     )
 
-    def build(folder: Path) -> Figures:
-        return _build(origin, runtime, folder, report) if is_main() else {}
+    def build(folder: Path) -> BaseFigures | None:
+        if not is_main():
+            return None
+        return BaseFigures.of(_build(origin, runtime, folder, report))
 
-    record, fresh = keep_together(out, work, build)
+    record, fresh = keep_together(out, work, build, BaseFigures)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 

@@ -195,7 +195,7 @@ def _ways(blob: Blob) -> dict[str, int]:
 
 def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
     """Return a model file with the cheapest way to send it: as what changed against one that the board holds, or whole."""
-    if blob.path.suffix != ".gguf" or blob.size - blob.offset < WORTH_BYTES:
+    if blob.path.suffix not in kept.SUFFIXES or blob.size - blob.offset < WORTH_BYTES:
         return blob
     from toolchain.push import delta
 
@@ -333,5 +333,5 @@ def _goldens(check: Facts) -> str:
 
 def _remember(cargo: Cargo) -> None:
     for file in cargo.files:
-        if file.path.endswith(".gguf") and file.size >= WORTH_BYTES:
+        if Path(file.path).suffix in kept.SUFFIXES and file.size >= WORTH_BYTES:
             kept.keep(cargo.folder / file.path, file.sha256)

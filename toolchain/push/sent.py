@@ -13,6 +13,8 @@ from pathlib import Path
 import platformdirs
 
 NEWEST = 8
+SUFFIXES = (".gguf",)
+"""Ends of the names of files that can be sent as a delta: what device/manifest/delta.py reads."""
 
 
 def keep(file: Path, sha256: str) -> None:

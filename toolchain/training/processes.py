@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from toolchain.artifacts import Figures, Record, Work, keep, recorded
+from toolchain.artifacts import Kept, Record, Work, keep, recorded, recorded_as
 from toolchain.errors import ArtifactError
 from toolchain.progress import Reporter, Silent
 
@@ -37,16 +37,17 @@ def wait_for_all() -> None:
         PartialState(cpu=many_on_cpu()).wait_for_everyone()
 
 
-def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
+def keep_together(
+    out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
+) -> tuple[Record, bool]:
     """Do what `artifacts.keep` does, with `build` called in every process and the record written by one.
 
-    `build` must write files only where `is_main()`.
+    `build` must write files and return figures only where `is_main()`.
     """
-    found = recorded(out)
-    skip = found is not None and found.key == work.key()
+    skip = recorded_as(out, work.key(), shape) is not None
     wait_for_all()
     if is_main():
-        made = keep(out, work, lambda folder: (wait_for_all(), build(folder))[1])
+        made = keep(out, work, lambda folder: (wait_for_all(), build(folder))[1], shape)
         wait_for_all()
         return made
     if not skip:

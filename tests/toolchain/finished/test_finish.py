@@ -21,7 +21,7 @@ from toolchain.artifacts import Bundle
 from toolchain.errors import ArtifactError, ConfigError, FitError, GateError, ToolchainError
 from toolchain.finished import Options, Wanted, finish, plan, prepare
 from toolchain.finished.measure import NO_DATA, NO_REFERENCE
-from toolchain.pipeline import Settings, Step
+from toolchain.line.walk import Settings, Step
 from toolchain.progress import Silent
 
 TEXT = "Paris!"

@@ -17,6 +17,7 @@ from toolchain import artifacts
 from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.figures import ModelFigures
 from toolchain.models import architecture as gguf_model
 from toolchain.models import tokenizer as gguf_tokenizer
 from toolchain.models.architecture import Model
@@ -158,7 +159,12 @@ def quantize(
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
     wish = _Wish(spec=spec, label=label, additions=additions)
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint, wish, folder, report))
+    record, fresh = keep(
+        out,
+        work,
+        lambda folder: ModelFigures.of(_build(checkpoint, wish, folder, report)),
+        ModelFigures,
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 

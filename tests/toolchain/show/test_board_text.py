@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toolchain.board_text import lines, size
+from toolchain.show.board_text import lines
 
 STATUS: dict[str, Any] = {
     "root": "/home/pi/.local/share/demitasse",
@@ -180,11 +180,3 @@ def test_trust_without_a_key_says_so() -> None:
     text = lines("pi", {"signers": [], "revoked": [], "target": ""})
     assert "  none yet: the key of the first push is pinned" in text
     assert text[-1] == "bundles made for: any board"
-
-
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [(7, "7 B"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (64e9, "64.0 GB"), (5e12, "5000.0 GB")],
-)
-def test_a_size_is_in_powers_of_a_thousand(count: float, words: str) -> None:
-    assert size(count) == words

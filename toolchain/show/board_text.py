@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from toolchain.show.words import size
+
 Answer = Mapping[str, Any]
 Row = tuple[str, str]
 _DAY_S = 86_400
@@ -175,15 +177,6 @@ def _trusted(address: str, answer: Answer) -> list[str]:
         text += ["", f"revoked for ever: {revoked}"]
     target = _word(answer, "target")
     return [*text, "", f"bundles made for: {target or 'any board'}"]
-
-
-def size(count: float) -> str:
-    """Return bytes as people read them (1 MB = 10**6)."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _since(moment: object) -> str:
