@@ -3,4 +3,4 @@
 Mostly the standard library.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"
