@@ -33,8 +33,9 @@ _ENGINE = """
 import json, sys
 from pathlib import Path
 from device.engine import load
-from device.engine.base import Sampling, Settings, usable_cores
-engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=usable_cores(), guess=False))
+from device.engine.base import Sampling, Settings
+from device.engine.machine import usable_cores
+engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=usable_cores(), speculative=False))
 said = [step.id for step in engine.generate([700], Sampling(max_tokens=16))]
 print(json.dumps(said), flush=True)
 for least in map(float, sys.stdin):

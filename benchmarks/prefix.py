@@ -1,4 +1,4 @@
-"""Time to the first token after a restart, without ÷ with the state of the lead: 512 or 2048 tokens of instructions, 16 new ones.
+"""Time to the first token after a restart, without ÷ with the state of the prefix: 512 or 2048 tokens of instructions, 16 new ones.
 
 With the model loaded: from the empty engine to the first token, reading and hashing the state included. From process start: from
 the spawn of `serve` to the first token over HTTP. The second peer is stock llama-cpp-python with its LlamaDiskCache, a process each
@@ -17,7 +17,7 @@ from typing import Any
 import measure
 import models
 
-from device import leads
+from device import prefixes
 from device.engine import load
 from device.engine.base import Engine, Sampling, Settings
 from device.engine.chat import ChatTemplate
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 class _Bench:
-    """Releases with a lead of each size in a store, and what answers from them."""
+    """Releases with a prefix of each size in a store, and what answers from them."""
 
     def __init__(self, folder: Path, file: Path) -> None:
         self._file, self._cache = file, folder / "cache"
@@ -135,12 +135,12 @@ class _Bench:
         self._engine.close()
 
     def _loaded(self, size: int, *, restored: bool) -> float:
-        model, (lead, tokens) = self._model(size), self._prompt(size)
+        model, (prefix, tokens) = self._model(size), self._prompt(size)
         self._engine.forget()
         began = time.perf_counter()
         if restored:
-            assert leads.prepare(model, self._releases["loaded", size])
-        first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), lead=lead)))
+            assert prefixes.prepare(model, self._releases["loaded", size])
+        first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), prefix=prefix)))
         milliseconds = (time.perf_counter() - began) * 1000
         assert first.id == self._answers.setdefault(size, first.id or 0)
         return milliseconds
@@ -192,10 +192,10 @@ class _Bench:
         )
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
-        """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""
-        lead = list(self._model(size).lead())
-        assert abs(len(lead) - size) < 8, len(lead)
-        return len(lead), [*lead, *range(700, 700 + NEW)]
+        """Return the length of the prefix, and the tokens of a prompt with NEW tokens more."""
+        prefix = list(self._model(size).prefix())
+        assert abs(len(prefix) - size) < 8, len(prefix)
+        return len(prefix), [*prefix, *range(700, 700 + NEW)]
 
     def _release(self, kind: str, size: int) -> Path:
         """Return a release in a store, its state written by the process that will read it."""
@@ -205,7 +205,7 @@ class _Bench:
         (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
         files = tuple(file_entry(folder, name) for name in ("model.gguf", "chat_template.jinja"))
         manifest = Manifest(
-            name="lead",
+            name="prefix",
             version="1",
             counter=1,
             target="x86-64",
@@ -217,7 +217,7 @@ class _Bench:
         )
         (folder / "manifest.json").write_bytes(to_bytes(manifest))
         if kind == "loaded":
-            leads.prepare(self._model(size), folder)
+            prefixes.prepare(self._model(size), folder)
         else:
             self._served(folder)
         return folder

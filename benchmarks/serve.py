@@ -24,10 +24,10 @@ from pathlib import Path
 import measure
 import models
 
-from device.engine.base import memory_bytes
+from device.engine.machine import memory_bytes
 from device.manifest import Engine, Manifest, file_entry, to_bytes
 from device.manifest.gguf import read_header
-from device.manifest.memory import shelf_bytes
+from device.manifest.memory import prefix_cache_bytes
 from toolchain import runtime
 from toolchain.forecast import needs_of
 
@@ -69,7 +69,7 @@ def main() -> None:
         "clients": clients,
         "statuses": dict(statuses),
     }
-    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
+    allowed_mb = RSS_GOAL_MB + prefix_cache_bytes(memory_bytes("MemTotal")) / 1e6
     theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
     claims = [

@@ -1,4 +1,6 @@
-"""The bounded look at a GGUF header: what a sound file says, and one sentence for each way of being hostile."""
+"""The check of a GGUF header: what a sound file contains, and one sentence for each hostile
+fault.
+"""
 
 import hashlib
 import struct
