@@ -120,6 +120,7 @@ def _state(store: Store) -> dict[str, Any]:
         "release": _described(store, current),
         "previous": _described(store, store.previous()),
         "confirmed": current is not None and store.confirmed() == current,
+        "since": store.state().get("since"),
         "speed": store.state().get("measured"),
         "refused": health.refusal(store),
         "disk_free_bytes": shutil.disk_usage(store.root).free,
