@@ -1,4 +1,4 @@
-"""A GGUF file as the base of a recipe: the whole way to a bundle, what the records say of it, and the proof that can fail."""
+"""A GGUF file as the base of a recipe: its way to a bundle, its record, its proof."""
 
 import json
 import shutil

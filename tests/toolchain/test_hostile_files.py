@@ -1,4 +1,4 @@
-"""Files on this computer that somebody else made: what they claim is bounded, and what is no file holds nobody up."""
+"""Files that somebody else made: what they claim is bounded, and none blocks us."""
 
 import json
 import os
