@@ -187,6 +187,9 @@ class QuantizeSpec(Frozen):
     scheme: str = "Q4_K_M"
     """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement:
     `auto:400MB`, `auto:4.5bpw`."""
+    probes: Positive = 64
+    """Number of measurements that `auto:` makes, at most: tensors are measured in so many groups.
+    Each costs about a pass of the model over the questions that were put aside for it."""
     tflite_scheme: str = "dynamic_wi8_afp32"
     prefill: tuple[Positive, ...] = (16, 128)
     """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on

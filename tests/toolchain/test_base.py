@@ -1,4 +1,4 @@
-"""A GGUF file as the base of a recipe: its way to a bundle, its record, its proof."""
+"""A GGUF file as the base of a recipe: the way to a bundle, its records, and a proof that fails."""
 
 import json
 import shutil

@@ -12,8 +12,9 @@ from device.manifest import ManifestError, sha256_of, tflite
 from device.manifest.tflite import foreign_operators, legacy_fault, read_header, tensor_digests
 from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
+from toolchain.quantize.tflite.blueprint import I8, Blueprint, Matrix, Promise
 from toolchain.quantize.tflite.file import write_header
-from toolchain.quantize.tflite.graph import I8, Blueprint, Graph, Matrix, Promise, quantization
+from toolchain.quantize.tflite.graph import Graph, quantization
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Types under a budget: never over it, never worse than the named scheme that fits, and every bad budget in one sentence."""
+"""Types under a budget: never over it, never worse than a named scheme that fits; bad budgets."""
 
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,51 @@ def test_bits_per_weight_stay_within_the_budget_and_no_named_scheme_that_fits_is
     assert compared[found["allocation"]["shipped"]] == min(compared.values())
     assert "auto" in compared
     assert len(compared) > 1 or bits < 4
+
+
+NAMES = [
+    "token_embd.weight",
+    *(f"blk.{layer}.{kind}.weight" for layer in range(30) for kind in ("attn_q", "ffn_up")),
+]
+
+
+@pytest.mark.parametrize(
+    ("most", "count"), [(61, 61), (100, 61), (60, 59), (21, 21), (20, 19), (4, 3), (1, 3)]
+)
+def test_groups_are_no_more_than_asked_for_but_one_for_each_kind_of_tensor(
+    most: int, count: int
+) -> None:
+    groups = budget.group(NAMES, most)
+    assert len(groups) == count
+    assert sorted(name for names in groups for name in names) == sorted(NAMES)
+
+
+def test_a_group_has_one_kind_of_tensor_of_neighbouring_layers() -> None:
+    groups = budget.group(NAMES, 7)
+    assert groups[0] == ["token_embd.weight"]
+    assert groups[1] == [f"blk.{layer}.attn_q.weight" for layer in range(10)]
+    assert groups[6] == [f"blk.{layer}.ffn_up.weight" for layer in range(20, 30)]
+
+
+def test_grouped_tensors_stay_within_the_budget_and_are_measured_as_often_as_asked_for(
+    tmp_path: Path,
+) -> None:
+    layers = tiny_llama(tmp_path / "llama", tied=True, **SHAPE | {"layers": 4})
+    said = Recorder()
+    with one_thread():
+        found = quantize(
+            checkpoint(layers),
+            QuantizeSpec(scheme="auto:5.5bpw", probes=16),
+            LABEL,
+            tmp_path / "out",
+            said,
+            ADDITIONS,
+        ).figures
+    assert found["real_bpw"] <= 5.5
+    assert "measure damage: 29 tensors in 15 groups" in said.notes
+    assert [step for step in said.steps if step[2] == "groups"][-1] == (15, 15, "groups")
+    compared = {one["scheme"]: one["mean_kl"] for one in found["allocation"]["compared"]}
+    assert compared[found["allocation"]["shipped"]] == min(compared.values())
 
 
 def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_path: Path) -> None:
