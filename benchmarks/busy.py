@@ -1,9 +1,10 @@
 """Decoding beside other programs: how much speed is left, and how much the stock engine keeps.
 
-Beside none, one and two programs that never stop, our engine and the stock one decode in turn, with a thread for each core.
-Stock is the same llama.cpp built by the same flags without our patch, driven as llama-cpp-python drives it: its threads are
-started anew for each token, and spin where they wait. Both give the same tokens, which is checked. Other work on the computer
-counts as one more program: take the figures on a calm one.
+Beside none, one and two programs that never stop, our engine and the stock one decode in turn, with
+a thread for each core. Stock is the same llama.cpp built with the same flags without our patch,
+driven as llama-cpp-python drives it: its threads are started anew for each token, and spin while
+they wait. Both give the same tokens, which is checked. Other work on the computer counts as one
+more program: take the figures on a calm one.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,18 +25,19 @@ import models
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, QUICK_ROUNDS = 7, 2
 SECONDS, QUICK_SECONDS = 1.0, 0.1
-"""Of decoding in each case; four tokens at least, which may take many times as long."""
+"""Seconds of decoding in each case; at least four tokens, which may take many times as long."""
 CONTEXT = 256
 BESIDE = (0, 1, 2)
 SETTLES_S = 0.3
-"""Until the scheduler has spread what was started."""
+"""Seconds until the scheduler has spread what was started."""
 _PROGRAM = "while True: pass"
 _ENGINE = """
 import json, sys
 from pathlib import Path
 from device.engine import load
 from device.engine.base import Sampling, Settings, usable_cores
-engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=usable_cores(), guess=False))
+threads = usable_cores()
+engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=threads, guess=False))
 said = [step.id for step in engine.generate([700], Sampling(max_tokens=16))]
 print(json.dumps(said), flush=True)
 for least in map(float, sys.stdin):
@@ -46,7 +49,7 @@ for least in map(float, sys.stdin):
 
 
 class Engine:
-    """A process that decodes when it is asked to."""
+    """A process that decodes on request."""
 
     def __init__(self, libraries: Path | None) -> None:
         file = models.random_gguf(models.SMOLLM2_135M)
@@ -62,7 +65,7 @@ class Engine:
         self.said: list[int | None] = json.loads(self._line())
 
     def rate(self, seconds: float) -> float:
-        """Return the tokens a second of so many seconds."""
+        """Return the tokens a second over at least so many seconds."""
         assert self._process.stdin
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
@@ -85,12 +88,11 @@ def main() -> None:
     engines = {"ours": Engine(None), "stock": Engine(stock_libraries())}
     assert engines["ours"].said == engines["stock"].said, "the patch changed an answer"
     cases: dict[str, measure.Case] = {
-        f"{name} beside {count}": lambda name=name, count=count: _rate(
-            engines[name], count, seconds
-        )
-        for name in engines
+        f"{name} beside {count}": partial(_rate, engine, count, seconds)
+        for name, engine in engines.items()
         for count in BESIDE
-    }  # type: ignore[misc]
+    }
+
     try:
         figures = measure.interleave(cases, rounds)
     finally:
@@ -104,17 +106,19 @@ def main() -> None:
     }
     idle = figures["ours beside 0"]
     claims = [measure.claim("idle", "stock", 0.99, idle, figures["stock beside 0"], conditions)]
+
     for count in BESIDE[1:]:
         ours, stock = figures[f"ours beside {count}"], figures[f"stock beside {count}"]
         claims += [
             measure.claim(f"beside {count}", "ours, beside none", 0.4, ours, idle, conditions),
             measure.claim(f"beside {count}, stock", "stock", 5, ours, stock, conditions),
         ]
+
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
 
 def stock_libraries() -> Path:
-    """Return the folder of the stock engine's libraries, built where it is not there yet (about five minutes)."""
+    """Return the folder of the stock engine's libraries, built if missing (five minutes)."""
     engine = version("llama-cpp-python")
     script = [str(ROOT / "scripts" / "engine-wheel.sh"), sys.executable, engine, "stock"]
     told = subprocess.run(["sh", *script], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -125,6 +129,7 @@ def stock_libraries() -> Path:
         with zipfile.ZipFile(wheel) as packed:
             packed.extractall(part)
         part.rename(folder)
+
     return folder / "llama_cpp" / "lib"
 
 
@@ -135,7 +140,7 @@ def _rate(engine: Engine, count: int, seconds: float) -> float:
 
 @contextmanager
 def _beside(count: int) -> Iterator[None]:
-    """Run so many programs meanwhile."""
+    """Run so many busy programs within this block."""
     programs = [subprocess.Popen([sys.executable, "-c", _PROGRAM]) for _ in range(count)]
     time.sleep(SETTLES_S)
     try:

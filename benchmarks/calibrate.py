@@ -1,9 +1,10 @@
-"""`demitasse calibrate` against a full sweep, and against llama-bench's default of one thread a core.
+"""`demitasse calibrate` against a full sweep, and against llama-bench's thread a core.
 
-The sweep is what llama-bench does when it is given every thread count, with each of the changes that the search knows too: pp512
-and tg128, five times each. The search gets a tenth of its time. Then the settings that each of the three came to answer the same
-typical question in turns. A thread that waits for a processor holds up all others: where other programs ran, the conditions say so,
-and the ratio to the defaults says nothing.
+The sweep is what llama-bench does with every thread count, combined with each change that the
+search knows: pp512 and tg128, five times each. The search gets a tenth of its time. Then the
+settings of the three answer the same typical question in turn. A thread that waits for a processor
+holds up all others: where other programs ran, the conditions say so, and the ratio to the defaults
+says nothing.
 """
 
 import os
@@ -25,11 +26,11 @@ from device.sensors import Watch
 PROMPT, ANSWER, REPEAT, ROUNDS = 512, 128, 5, 9
 QUICK_PROMPT, QUICK_ANSWER, QUICK_REPEAT, QUICK_ROUNDS = 64, 16, 2, 3
 SHARE = 0.1
-"""Of the sweep's time."""
+"""Share of the sweep's time that the search gets."""
 TINY = models.Shape(
     name="Tiny-2M", width=256, layers=2, inner=768, heads=4, kv_heads=2, vocabulary=2048
 )
-"""So small that a second thread only waits for the first: where a thread a core is the wrong default."""
+"""Model so small that a second thread only waits: a thread for each core is the wrong default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,10 @@ def main() -> None:
     )
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
+
     for shape in (TINY,) if options.quick else (TINY, models.SMOLLM2_135M):
-        file, watch = models.random_gguf(shape), Watch()
+        file = models.random_gguf(shape)
+        watch = Watch()
         began = time.perf_counter()
         best = _sweep(file, plan)
         sweep_s = time.perf_counter() - began
@@ -99,11 +102,12 @@ def main() -> None:
             f"{name}, {shape.name}": [1000 * each for each in found]
             for name, found in seconds.items()
         }
+
     measure.show(claims, figures, "ms", as_json=options.json)
 
 
 def _sweep(file: Path, plan: Plan) -> Settings:
-    """Return the best point of all."""
+    """Return the best settings of the whole sweep."""
     points = [
         _best_threads(file, replace(_default(plan), **change), plan) for change in ({}, *CHANGES)
     ]
@@ -111,7 +115,10 @@ def _sweep(file: Path, plan: Plan) -> Settings:
 
 
 def _best_threads(file: Path, settings: Settings, plan: Plan) -> tuple[Settings, float]:
-    """Return the best thread counts with these settings, decoding and prefill apart, and the seconds of a typical question."""
+    """Return the best thread counts for decoding and for prefill with these settings.
+
+    Also the seconds of a typical question with them.
+    """
     engine = load(file, settings)
     decode, prefill = {}, {}
     for threads in range(1, _cores() + 1):
@@ -124,15 +131,14 @@ def _best_threads(file: Path, settings: Settings, plan: Plan) -> tuple[Settings,
         decode[threads] = statistics.mean(
             engine.time_decode(plan.answer) for _ in range(plan.repeat)
         )
+
     engine.close()
     seconds = (
         min(prefill.values()) / plan.prompt * TYPICAL_PROMPT
         + min(decode.values()) / plan.answer * TYPICAL_ANSWER
     )
-    threads, threads_batch = (
-        min(decode, key=decode.__getitem__),
-        min(prefill, key=prefill.__getitem__),
-    )
+    threads = min(decode, key=decode.__getitem__)
+    threads_batch = min(prefill, key=prefill.__getitem__)
     return replace(settings, threads=threads, threads_batch=threads_batch), seconds
 
 
@@ -144,6 +150,7 @@ def _in_turns(file: Path, settings: dict[str, Settings], rounds: int) -> dict[st
     found = measure.interleave(cases, rounds)
     for engine in engines.values():
         engine.close()
+
     return found
 
 
@@ -153,7 +160,7 @@ def _question_s(engine: Engine) -> float:
 
 
 def _default(plan: Plan) -> Settings:
-    """Return what llama-bench runs with: a thread for each core, not for each of its threads (common.cpp, cpu_get_num_math)."""
+    """Return llama-bench's settings: a thread for each core (common.cpp, cpu_get_num_math)."""
     cpus = [
         Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings")
         for cpu in os.sched_getaffinity(0)
@@ -167,7 +174,8 @@ def _cores() -> int:
 
 
 def _chosen(settings: Settings) -> str:
-    told = f"{settings.threads} and {settings.threads_batch} threads, batch {settings.batch or 512}, flash {settings.flash}"
+    threads = f"{settings.threads} and {settings.threads_batch} threads"
+    told = f"{threads}, batch {settings.batch or 512}, flash {settings.flash}"
     return f"{told}, mmap {settings.mmap}, kv {settings.kv_type}"
 
 

@@ -1,4 +1,6 @@
-"""Models of true shapes with random weights, written tensor by tensor: what is measured does not depend on what the weights are.
+"""Models of true shapes with random weights, written tensor by tensor.
+
+For measurements that do not depend on what the weights are.
 
 Shared by the benchmarks; needs neither a network nor the memory of a whole model.
 """
@@ -41,7 +43,8 @@ def write_qwen2(
 ) -> Path:
     """Write a Qwen2 of this shape in BF16, with a byte-level tokenizer of `tokens` tokens.
 
-    With `telling` weights every part moves the logits, so that whatever is computed otherwise shows there; else they are all small.
+    With `telling` weights each part moves the logits, so that a wrong computation shows there;
+    without it all weights are small.
     """
     folder.mkdir(parents=True)
     _write_tokenizer(folder, tokens)
@@ -80,6 +83,7 @@ def write_adapter(folder: Path, shape: Mapping[str, Any], *, r: int = 16) -> Pat
                 f"{module}.lora_A.weight": (r, columns[0]),
                 f"{module}.lora_B.weight": (rows, r),
             }
+
     _write_bf16(folder / "adapter_model.safetensors", pairs)
     modules = [name for names in LINEAR.values() for name in names]
     config = {
@@ -108,6 +112,7 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         "down_proj": hidden,
     }
     yield "model.embed_tokens.weight", (shape["vocab_size"], hidden)
+
     for layer in range(shape["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         for part, names in LINEAR.items():
@@ -120,33 +125,42 @@ def _tensors(shape: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{at}.self_attn.{name}.bias", (rows[name],)
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield f"{at}.{name}.weight", (hidden,)
+
     yield "model.norm.weight", (hidden,)
     if not shape.get("tie_word_embeddings"):
         yield "lm_head.weight", (shape["vocab_size"], hidden)
 
 
 def _write_bf16(file: Path, shapes: Mapping[str, tuple[int, ...]], spread: float = 0.0) -> None:
-    """Write tensors of normal weights: one random block, from another place for each tensor; with a spread, norms are 1."""
+    """Write tensors of normal weights: one random block, from another offset for each tensor.
+
+    With a `spread`, norms are 1.
+    """
     weights = np.random.default_rng(0).standard_normal(_BLOCK, np.float32) * np.float32(
         spread or 0.02
     )
     block, ones = (_bf16(values) for values in (weights, np.ones(_BLOCK, np.float32)))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
+
     for name, shape in shapes.items():
-        first, end = end, end + 2 * math.prod(shape)
+        first = end
+        end = end + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [first, end]}
+
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for number, (name, shape) in enumerate(shapes.items()):
-            left, at = math.prod(shape), number * 7919 % _BLOCK
+            left = math.prod(shape)
+            at = number * 7919 % _BLOCK
             source = ones if spread and "norm" in name else block
             while left:
                 part = source[at : at + left]
                 stream.write(part.data)
-                left, at = left - len(part), 0
+                left = left - len(part)
+                at = 0
 
 
 def _bf16(values: np.ndarray) -> np.ndarray:
@@ -154,7 +168,10 @@ def _bf16(values: np.ndarray) -> np.ndarray:
 
 
 def _write_tokenizer(folder: Path, size: int) -> None:
-    """Write a byte-level BPE of bytes, combinations of letters in their order, and three special tokens, cut as Qwen cuts."""
+    """Write a byte-level BPE: bytes, combinations of letters in order, and three special tokens.
+
+    It splits text as Qwen's does.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -177,9 +194,8 @@ def _write_tokenizer(folder: Path, size: int) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIALS))
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIALS[2], pad_token=SPECIALS[0]
-    )
+    wrapper: Any = PreTrainedTokenizerFast
+    wrapped = wrapper(tokenizer_object=tokenizer, eos_token=SPECIALS[2], pad_token=SPECIALS[0])
     wrapped.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
     )

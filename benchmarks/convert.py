@@ -1,8 +1,10 @@
-"""From a checkpoint and its adapter to a Q4_K_M file: our one pass against peft's merge, llama.cpp's converter and its quantizer.
+"""Checkpoint and adapter to a Q4_K_M file: our one pass against peft's merge and llama.cpp's tools.
 
-Each side runs as the child processes a user would start, imports and all; a child's peak is the most memory it held (`ru_maxrss`,
-which begins with what its parent holds: so the model is made in a process of its own).
-llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that DEMITASSE_LLAMA_CPP names.
+The peers are llama.cpp's converter and quantizer. Each side runs as the child processes that a user
+would start, imports and all. A child's peak is the most memory it held (`ru_maxrss`). That begins
+with what its parent holds, so the model is made in a process of its own.
+llama.cpp's converter comes out of llama-cpp-python's source by pip, or from the folder that
+DEMITASSE_LLAMA_CPP names.
 """
 
 import importlib.metadata
@@ -26,9 +28,9 @@ from device.manifest.gguf import tensor_digests
 
 SCHEME, FILE_TYPE = "Q4_K_M", 15
 ROUNDS, QUICK_ROUNDS = {"166M": 5, "Qwen2.5-0.5B": 5, "Qwen2.5-1.5B": 5}, 1
-"""The largest shape takes 13 GB of disk, and minutes a round."""
+"""Rounds by shape; the largest one takes 13 GB of disk and minutes a round."""
 ALLOWANCE_MB = 300
-"""Besides twice the largest tensor."""
+"""Memory that is allowed in addition to twice the largest tensor."""
 SHAPES: dict[str, dict[str, Any]] = {
     "166M": {
         "vocab_size": 4096,
@@ -77,7 +79,7 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some child processes took."""
+    """What child processes took."""
 
     seconds: float
     peak_mb: float
@@ -90,6 +92,7 @@ def main() -> None:
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
     source = llama_cpp()
+
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)
@@ -104,6 +107,7 @@ def main() -> None:
             conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
             claims += _claims(name, measured, peaks, _equal_tensors(root, source), conditions)
         figures |= {f"{side}, {name}": found for side, found in measured.items()}
+
     measure.show(claims, figures, "s", as_json=options.json)
 
 
@@ -161,6 +165,7 @@ def _conditions(root: Path, name: str) -> dict[str, object]:
 
     with open_weights(root / "model") as weights:
         largest = max(tensor.size_bytes for tensor in weights.tensors.values()) / 1e6
+
     between = (
         sum(file.stat().st_size for file in (root / "merged").glob("*.safetensors"))
         + (root / "bf16.gguf").stat().st_size
@@ -191,18 +196,16 @@ def _our_command(root: Path, adapter: str, out: str) -> list[str]:
 
 
 def _lives(root: Path, limit_bytes: int) -> str:
-    """Say whether we live in a memory cgroup of what is allowed."""
+    """Return in words whether we live in a memory cgroup of the allowed size."""
     _forget(root / "limited")
     found = measure.lives_within(_our_command(root, "adapter", "limited"), limit_bytes)
     return "no cgroup here, so VmHWM alone" if found is None else "lives" if found else "killed"
 
 
 def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
-    model, bf16, result = (
-        root / ("merged" if merged else "model"),
-        root / "bf16.gguf",
-        root / "peer.gguf",
-    )
+    model = root / ("merged" if merged else "model")
+    bf16 = root / "bf16.gguf"
+    result = root / "peer.gguf"
     costs = []
     if merged:
         costs.append(
@@ -219,6 +222,7 @@ def _peer(root: Path, source: Path, *, merged: bool) -> Cost:
         )
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (model / file).write_bytes((root / "model" / file).read_bytes())
+
     script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
     costs.append(
         run(
@@ -242,15 +246,17 @@ def run(command: list[str], text: str = "") -> Cost:
         said = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
+
     if child.returncode:
         raise SystemExit(
             f"{' '.join(command[:3])[:80]}: exit code {child.returncode}\n{said[-2000:]}"
         )
+
     return Cost(time.monotonic() - began, usage.ru_maxrss / 1000)
 
 
 def _equal_tensors(root: Path, source: Path) -> float:
-    """Return the share of the file's tensors whose bytes are the peer's, both made of the base alone."""
+    """Return the share of tensors whose bytes are the peer's; both sides convert only the base."""
     _ours(root, adapter="", out="plain")
     _peer(root, source, merged=False)
     ours, theirs = (
@@ -275,6 +281,7 @@ def llama_cpp() -> Path:
     """Return a folder with llama.cpp's converter."""
     if named := os.environ.get("DEMITASSE_LLAMA_CPP"):
         return Path(named)
+
     version = importlib.metadata.version("llama-cpp-python")
     kept = Path(platformdirs.user_cache_dir("demitasse")) / "converter" / version
     if not kept.is_dir():
@@ -294,6 +301,7 @@ def llama_cpp() -> Path:
                 [*command, f"llama-cpp-python=={version}"], check=True, stdout=subprocess.DEVNULL
             )
             _unpack(next(Path(scratch).glob("*.tar.gz")), kept)
+
     return kept
 
 

@@ -1,8 +1,10 @@
-"""Decoding: our answering loop against llama-bench with the same kernels, file and threads; and what guessed tokens bring.
+"""Decoding: our answering loop against llama-bench, and what speculative decoding brings.
 
-Ours samples, detokenizes and streams; llama-bench's `tg` does none of it. Guesses: an answer that copies its prompt of 600 tokens,
-one that has nothing in common with it, and one whose prompt misleads: each piece is right for a while and then something else.
-Weights are random, but for the heads that recite. With guesses and without, the tokens are the same, which is checked.
+Kernels, file and threads are the same. Ours samples, detokenizes and streams; llama-bench's `tg`
+does none of it. The n-gram drafts are tried on three answers: one that copies its prompt of 600
+tokens, one that has nothing in common with it, and one whose prompt misleads, since each piece of
+it is right for a while and then something else. Weights are random, but for the heads that recite.
+With drafts and without, the tokens are the same, which is checked.
 """
 
 import json
@@ -10,6 +12,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import measure
@@ -23,7 +26,7 @@ from toolchain.runtime import cross
 
 PROFILE = "x86-64-v3"
 THREADS = 1
-"""One: several wait for each other as soon as anything else runs."""
+"""One: several threads wait for each other as soon as anything else runs."""
 TOKENS, QUICK_TOKENS = 128, 32
 ROUNDS, QUICK_ROUNDS = 7, 2
 COPIED = 600
@@ -47,20 +50,18 @@ def main() -> None:
     options = measure.options(__doc__ or "")
     tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if options.quick else (TOKENS, ROUNDS)
     noise = models.random_gguf(models.SMOLLM2_135M)
-    ours, theirs = (
-        runtime.for_profile(PROFILE, Silent()),
-        cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench",
-    )
+    ours = runtime.for_profile(PROFILE, Silent())
+    theirs = cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench"
     guesses = _Guesses(tokens)
     cases: dict[str, measure.Case] = {
         "ours": lambda: _answered(ours, noise, tokens),
         "llama-bench": lambda: _benched(theirs, noise, tokens),
     }
     cases |= {
-        f"{text} {how}": lambda text=text, how=how: guesses.rate(text, how)
+        f"{text} {how}": partial(guesses.rate, text, how)
         for text in guesses.prompts
         for how in ("with", "without")
-    }  # type: ignore[misc]
+    }
     figures = measure.interleave(cases, rounds)
     conditions = {
         "model": f"{models.SMOLLM2_135M.name}, Q4_0",
@@ -78,6 +79,7 @@ def main() -> None:
             conditions,
         )
     ]
+
     for text, goal in (("copy", 1.5), ("noise", 0.97), ("misled", 0.97)):
         name = "speculation" if text == "copy" else f"speculation, {text}"
         claims.append(
@@ -90,11 +92,12 @@ def main() -> None:
                 conditions,
             )
         )
+
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
 
 class _Guesses:
-    """Engines that guess and that do not, and prompts of three kinds."""
+    """Engines with and without drafts, and prompts of three kinds."""
 
     def __init__(self, tokens: int) -> None:
         draw = random.Random(0)
@@ -105,10 +108,8 @@ class _Guesses:
             for at in begins
             for token in (*text[at : at + PIECE], draw.randrange(400, 40_000))
         ]
-        recites, noise = (
-            models.random_gguf(models.SMOLLM2_135M, recites=text),
-            models.random_gguf(models.SMOLLM2_135M),
-        )
+        recites = models.random_gguf(models.SMOLLM2_135M, recites=text)
+        noise = models.random_gguf(models.SMOLLM2_135M)
         self._tokens = tokens
         self.prompts = {
             "copy": (recites, [*text, text[0]]),

@@ -1,11 +1,11 @@
-"""Bytes of a model update against rsync, `zstd --patch-from` and xdelta3; and the processor's seconds that each of them takes.
+"""Bytes and processor seconds of a model update, against rsync, `zstd --patch-from` and xdelta3.
 
-The model has the shape of Qwen2.5-0.5B in Q4_0 with fewer layers (DEMITASSE_BENCH_LAYERS, 24 are all of them) and the vocabulary
-cut in the same ratio; its weights are random, its updates of rank 16 and of a relative size: what a fine-tune changed in a weight
-÷ the weight, by their norms. The real updates are what `tune` makes of the starter's base (all-linear as `make demo` left it): a
-tiny model, which moves far more.
-rsync, zstd and xdelta3 come from the system's packages (apt-get install rsync zstd xdelta3); one that is missing is left out.
-xdelta3 is slow, so it is asked at 1 % alone.
+The model has the shape of Qwen2.5-0.5B in Q4_0 with fewer layers (DEMITASSE_BENCH_LAYERS; 24 are
+all of them) and a vocabulary cut in the same ratio. Its weights are random. Its updates have rank
+16 and a relative size: the norm of a weight's change ÷ the norm of the weight. The real updates are
+what `tune` makes of the starter's base (all-linear as `make demo` left it): a tiny model, which
+moves far more. rsync, zstd and xdelta3 come from the system's packages (apt-get install rsync zstd
+xdelta3); a missing one is left out. xdelta3 is slow, so it runs at 1 % only.
 """
 
 import hashlib
@@ -58,17 +58,20 @@ class Figures:
 
     bytes: dict[str, float]
     seconds: dict[str, float]
-    """Of the processor: ours to compare and, with the code of the board, to apply; of the others to do all they do."""
+    """Processor seconds by program.
+
+    Ours: to compare and, with the board's code, to apply. The others: to do all they do."""
 
 
 def main() -> None:
-    """Measure every update against every peer that is there."""
+    """Measure every update against every peer that is installed."""
     options = measure.options(__doc__ or "")
     layers = (
         QUICK_LAYERS if options.quick else int(os.environ.get("DEMITASSE_BENCH_LAYERS", LAYERS))
     )
     claims: list[measure.Claim] = []
     shown: dict[str, list[float]] = {}
+
     with tempfile.TemporaryDirectory() as scratch:
         for label, old, new, conditions in _updates(Path(scratch), layers, quick=options.quick):
             found = _measure(old, new, Path(scratch), slow=not label.endswith(("0.1%", "3.0%")))
@@ -76,10 +79,8 @@ def main() -> None:
             print(label, sizes, found.seconds, file=sys.stderr, flush=True)
             shown |= {f"{label}: {tool}": [size] for tool, size in sizes.items()}
             if "rsync" in sizes:
-                goal, facts = (
-                    1.0 if label.startswith("tune") else GOAL,
-                    {"mb": sizes, "cpu_s": found.seconds, **conditions},
-                )
+                goal = 1.0 if label.startswith("tune") else GOAL
+                facts = {"mb": sizes, "cpu_s": found.seconds, **conditions}
                 ours, theirs = [found.bytes["ours"]], [found.bytes["rsync"]]
                 claims.append(
                     measure.claim(
@@ -92,8 +93,10 @@ def main() -> None:
                         better="less",
                     )
                 )
+
     if not claims:
         sys.exit("rsync is not installed: apt-get install rsync")
+
     measure.show(claims, shown, "MB", as_json=options.json)
 
 
@@ -116,23 +119,27 @@ def _updates(
                 new,
                 conditions | {"file_mb": round(new.stat().st_size / 1e6, 1)},
             )
+
     if not quick:
         yield from _real_updates(scratch)
 
 
 def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
-    """Yield what `tune` makes of the starter's base, if `make demo` has built it."""
+    """Yield the updates that `tune` makes of the starter's base, if `make demo` has built it."""
     from toolchain.tune import tune
 
     if not (STARTER / "pretrain").is_dir():
         print(f"no real update: {STARTER} is not there, `make demo` builds it", file=sys.stderr)
         return
+
     record = recorded(STARTER / "ingest")
     assert record
-    base, data = external(STARTER / "pretrain"), Dataset(path=STARTER / "ingest", record=record)
+    base = external(STARTER / "pretrain")
+    data = Dataset(path=STARTER / "ingest", record=record)
     old = quantize(
         base, QuantizeSpec(scheme="Q4_0"), ModelLabel(name="base"), scratch / "base", Silent()
     ).file
+
     for label, modules in MODULES.items():
         tuned = STARTER / "tune"
         if label == "q,v":
@@ -157,30 +164,32 @@ def _measure(old: Path, new: Path, scratch: Path, *, slow: bool) -> Figures:
     found = Figures({}, {})
     began = _cpu_s()
     patch = delta.make(delta.old_file(old, "0" * 64), new, {}, Silent())
-    found.bytes["ours"], found.seconds["compare"] = (
-        patch.missing_bytes(0),
-        round(_cpu_s() - began, 2),
-    )
+    found.bytes["ours"] = patch.missing_bytes(0)
+    found.seconds["compare"] = round(_cpu_s() - began, 2)
     found.seconds["apply"] = _apply(patch, old, new, scratch)
+
     for tool, peer in peers.items():
         if not shutil.which(tool):
             print(f"{tool} is not installed: left out", file=sys.stderr)
             continue
         began = _cpu_s()
-        found.bytes[tool], found.seconds[tool] = peer(old, new, scratch), round(_cpu_s() - began, 2)
+        found.bytes[tool] = peer(old, new, scratch)
+        found.seconds[tool] = round(_cpu_s() - began, 2)
+
     return found
 
 
 def _cpu_s() -> float:
-    """Return the seconds of the processor that this program and its children took."""
+    """Return the processor seconds of this program and its children."""
     return sum(os.times()[:4])
 
 
 class _Sent:
-    """Frames in memory, as a session hands them to the board."""
+    """Frames in memory, as a session gives them to the board."""
 
     def __init__(self, raw: bytes) -> None:
-        self._raw, self._at = raw, 0
+        self._raw = raw
+        self._at = 0
 
     def exactly(self, size: int) -> bytes:
         self._at += size
@@ -188,22 +197,24 @@ class _Sent:
 
 
 def _apply(patch: delta.Patch, old: Path, new: Path, scratch: Path) -> float:
-    """Return the seconds that the board's own code takes here to rebuild and hash the new file."""
-    raw, made, size = b"".join(patch.chunks(patch.frames)), scratch / "made", new.stat().st_size
-    out, base = (
-        os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND),
-        os.open(old, os.O_RDONLY),
-    )
+    """Return the seconds in which the board's own code rebuilds and hashes the new file here."""
+    raw = b"".join(patch.chunks(patch.frames))
+    made = scratch / "made"
+    size = new.stat().st_size
+    out = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    base = os.open(old, os.O_RDONLY)
     began = _cpu_s()
     wrong_at = rebuild(_Sent(raw), base, rebuilt := Rebuilt(out, 0, 0), size)
     seconds = _cpu_s() - began
     os.close(out)
     os.close(base)
+
     with new.open("rb") as stream:
         assert (
             wrong_at is None
             and rebuilt.total.digest() == hashlib.file_digest(stream, "sha256").digest()
         )
+
     made.unlink()
     return round(seconds, 2)
 
@@ -268,7 +279,7 @@ def _file(command: list[str], scratch: Path) -> int:
 
 
 def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> Path:
-    """Write the model, with the matrices called so moved; the same seed gives the same weights and the same directions."""
+    """Write the model with the named matrices moved; a seed fixes weights and directions."""
     import gguf
 
     draw = np.random.default_rng(0)
@@ -281,6 +292,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
         0, 256, (VOCABULARY * layers // ALL_LAYERS, WIDTH // 32 * 34), np.uint8
     )
     writer.add_tensor("token_embd.weight", embedding, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
     for layer in range(layers):
         for name, shape in SHAPES.items():
             weights = draw.standard_normal(shape, np.float32)
@@ -296,6 +308,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
                 packed.reshape(shape[0], -1),
                 raw_dtype=gguf.GGMLQuantizationType.Q4_0,
             )
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -304,7 +317,7 @@ def _write(path: Path, layers: int, names: tuple[str, ...], relative: float) -> 
 
 
 def _relative(before: Path, after: Path, modules: tuple[str, ...]) -> float:
-    """Return how far the weights that were tuned moved: the norm of the difference ÷ the norm."""
+    """Return how far the tuned weights moved: the norm of the difference ÷ the norm."""
     from safetensors.numpy import load_file
 
     one, other = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")

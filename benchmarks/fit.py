@@ -1,8 +1,9 @@
-"""What `demitasse fit` says before a board is bought: memory against measured peaks, speed against published runs.
+"""`demitasse fit` against reality: memory against measured peaks, speed against published runs.
 
-Memory: the device runtime measures itself (VmHWM) on models of true shapes, in several schemes and contexts; then each runs once
-more in a memory cgroup of exactly what `fit` says it needs, without swap, where a wrong "it fits" is killed.
-Speed: runs of llama.cpp on boards that others published and that no target's figures were made from.
+Memory: the device runtime measures itself (VmHWM) on models of true shapes, in several schemes and
+contexts. Then each runs once more in a memory cgroup of exactly what `fit` says it needs, without
+swap, where a wrong "it fits" is killed. Speed: runs of llama.cpp on boards that others published
+and that no target's figures were made from.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import measure
 import models
 
-from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from device.manifest.gguf import TYPES, Array, Header, Tensor, Value, read_header
 from toolchain import runtime
 from toolchain.forecast import BATCH, forecast
 from toolchain.target import find
@@ -38,13 +39,15 @@ engine = load(Path(sys.argv[2]), Settings(context=int(sys.argv[3])))
 engine.time_prompt(min(512, int(sys.argv[3]) - 1))
 engine.time_decode(8)
 """
-"""What a service does in memory: `bench` itself needs more, for the memory speed that it measures at its end."""
+"""Program that does a service's work in memory.
+
+`bench` itself needs more, for the memory speed that it measures at its end."""
 HUNGRY = [sys.executable, "-c", "b'x' * (128 << 20)"]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A run on a board, as somebody else measured it with llama.cpp."""
+    """A run on a board that somebody else measured with llama.cpp."""
 
     target: str
     model: str
@@ -186,7 +189,7 @@ PUBLISHED = (
 
 
 def main() -> None:
-    """Compare each forecast with what was measured."""
+    """Compare each forecast with a measurement."""
     options = measure.options(__doc__ or "")
     shapes, schemes, contexts = (
         (QUICK_SHAPES, QUICK_SCHEMES, QUICK_CONTEXTS)
@@ -228,14 +231,14 @@ def main() -> None:
 def _memory(
     folder: Path, cells: Sequence[tuple[models.Shape, str, int]]
 ) -> tuple[dict[str, float], list[str]]:
-    """Return how far each forecast peak is from the measured one, and which cells did not live in what they need."""
-    errors, killed = {}, []
+    """Return the error of each forecast peak, and the cells that did not live in what they need."""
+    errors = {}
+    killed = []
     for shape, scheme, context in cells:
-        file, name = models.random_gguf(shape, scheme=scheme), f"{shape.name} {scheme} {context}"
-        expected, command = (
-            forecast(read_header(file), find("x86-64"), context),
-            _bench(folder, file, context),
-        )
+        file = models.random_gguf(shape, scheme=scheme)
+        name = f"{shape.name} {scheme} {context}"
+        expected = forecast(read_header(file), find("x86-64"), context)
+        command = _bench(folder, file, context)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         errors[name] = round(
             expected.peak_bytes / json.loads(done.stdout.splitlines()[-1])["peak_rss_bytes"] - 1, 3
@@ -243,6 +246,7 @@ def _memory(
         answers = [sys.executable, "-sEB", "-c", ANSWERS, str(folder), str(file), str(context)]
         if measure.lives_within(answers, expected.needs.total_bytes) is False:
             killed.append(name)
+
     return errors, killed
 
 
@@ -265,7 +269,7 @@ def _speed(run: Published) -> float:
 
 
 def _header(run: Published) -> Header:
-    """Return the header that a file of this shape would have."""
+    """Return the header of a file of this shape."""
     shapes = {"attn_q": (run.width, run.width), "attn_output": (run.width, run.width)}
     shapes |= {"attn_k": (run.width, run.kv_width), "attn_v": (run.width, run.kv_width)}
     shapes |= {
@@ -280,7 +284,7 @@ def _header(run: Published) -> Header:
         for n in range(run.layers)
         for name, shape in shapes.items()
     ]
-    said = {
+    said: dict[str, Value] = {
         "general.architecture": "llama",
         "llama.embedding_length": run.width,
         "llama.feed_forward_length": run.inner,

@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved rounds, a ratio of medians with its interval, one table for people, JSON for programs.
+"""What all benchmarks share: interleaved rounds, ratios of medians with intervals, output.
 
 A benchmark measures one claim against a named peer in one run. `measured` is ours ÷ the peer's.
 """
@@ -23,19 +23,22 @@ CGROUPS = (
     ("/sys/fs/cgroup", "memory.max", "cgroup.procs"),
 )
 """Folder, file of the limit and file of the members: cgroup v1, then v2."""
-_JOIN = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+_JOIN = (
+    "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
 Case = Callable[[], float]
-"""Does the work once and returns its figure: MB/s, seconds, bytes."""
+"""Does the work once and returns a figure: MB/s, seconds or bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One claim and what became of it."""
+    """One claim and its result."""
 
     claim: str
     peer: str
     goal: float
-    """The least ratio that keeps the claim, or the most where less is better."""
+    """Least ratio that keeps the claim; the most where less is better."""
     measured: float
     """Median of ours ÷ median of the peer's."""
     ci: tuple[float, float]
@@ -45,9 +48,9 @@ class Claim:
 
 
 def options(description: str, *, names: bool = False, **flags: str) -> argparse.Namespace:
-    """Read the arguments that every benchmark takes, and a benchmark's own flags with what they are for.
+    """Read the arguments of every benchmark, and a benchmark's own flags (name → help text).
 
-    With `names` those of several benchmarks are read too.
+    With `names` it also reads names of benchmarks.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,19 +59,23 @@ def options(description: str, *, names: bool = False, **flags: str) -> argparse.
         parser.add_argument(
             "names", nargs="*", metavar="NAME", help="benchmarks to run; by default all"
         )
+
     parser.add_argument("--json", action="store_true", help="print the claims as JSON on stdout")
     parser.add_argument(
         "--quick", action="store_true", help="small and few: shows that it runs, proves nothing"
     )
     for flag, meaning in flags.items():
         parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+
     return parser.parse_args()
 
 
 def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
-    """Return whether a command ends well in a memory cgroup of so many bytes; None where this computer has no cgroup to give.
+    """Return whether a command ends well in a memory cgroup of so many bytes.
 
-    The files that it reads and writes count as well, but give way.
+    None if this computer has no cgroup to give.
+
+    Files that it reads and writes count too, but their cache gives way.
     """
     found = next(
         (
@@ -80,9 +87,11 @@ def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
     )
     if not found:
         return None
+
     root, limit_file, members = found
     group = Path(root) / f"demitasse-{os.getpid()}"
     group.mkdir()
+
     try:
         (group / limit_file).write_text(str(limit_bytes))
         joined = [sys.executable, "-c", _JOIN, str(group / members), *command]
@@ -92,7 +101,7 @@ def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:
 
 
 def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]:
-    """Run every case once a round, in another order each time, after one round that does not count."""
+    """Run every case once a round, in another order each time; the first round does not count."""
     figures: dict[str, list[float]] = {name: [] for name in cases}
     order = list(cases)
     for number in range(rounds + 1):
@@ -101,6 +110,7 @@ def interleave(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]
             figure = cases[name]()
             if number:
                 figures[name].append(figure)
+
     return figures
 
 
@@ -144,17 +154,21 @@ def paired(
     theirs: Sequence[float],
     conditions: Mapping[str, object],
 ) -> Claim:
-    """Return the ratio of two sums over the same items, less being better; its interval draws items anew, both sides at once."""
-    draw, items = random.Random(0), range(len(ours))
+    """Return the ratio of two sums over the same items; less is better.
+
+    Its interval draws items anew, both sides at once.
+    """
+    draw = random.Random(0)
+    items = range(len(ours))
     drawn = []
+
     for _ in range(RESAMPLES):
         picked = draw.choices(items, k=len(items))
         drawn.append(sum(ours[item] for item in picked) / sum(theirs[item] for item in picked))
+
     drawn.sort()
-    ratio, interval = (
-        sum(ours) / sum(theirs),
-        (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]),
-    )
+    ratio = sum(ours) / sum(theirs)
+    interval = (drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)])
     return Claim(
         claim=name,
         peer=peer,
@@ -180,19 +194,23 @@ def machine() -> dict[str, object]:
 def show(
     claims: Sequence[Claim], figures: Mapping[str, Sequence[float]], unit: str, *, as_json: bool
 ) -> None:
-    """Print the claims as JSON, or what was measured and what became of the claims as tables."""
+    """Print the claims as JSON, or figures and claims as tables."""
     if as_json:
         sys.stdout.write(
             json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1) + "\n"
         )
         return
+
     print(f"{'':24} {'median':>9} {'best':>9} {'worst':>9}   {unit}")
     for name, values in figures.items():
         print(f"{name:24} {statistics.median(values):9.1f} {max(values):9.1f} {min(values):9.1f}")
+
     print(f"\n{'claim':24} {'measured':>9} {'95 %':>15} {'goal':>6}")
     for one in claims:
         interval = f"{one.ci[0]:.2f} … {one.ci[1]:.2f}"
         print(
-            f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  {'holds' if one.holds else 'FAILS'}"
+            f"{one.claim:24} {one.measured:9.2f} {interval:>15} {one.goal:6.2f}  "
+            f"{'holds' if one.holds else 'FAILS'}"
         )
+
     print("\n" + ", ".join(f"{name} {value}" for name, value in claims[0].conditions.items()))

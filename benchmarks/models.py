@@ -1,8 +1,11 @@
-"""Model files of the shapes that boards run, with random weights: as fast as the trained ones, and their answers are noise.
+"""Model files of the shapes that boards run, with random weights.
 
-Two things make the noise strict, so that one differing bit shows within a few tokens: the four-bit values are drawn from 1 to 15
-(from 0 to 15 their mean is not zero, which makes every row nearly the same), and the last norm is ±1 (a tied head would else
-name the token it was given). A file is written once and kept in build/.
+They are as fast as trained ones, and their answers are noise.
+
+Two things make the noise strict, so that one differing bit shows within a few tokens. The four-bit
+values are drawn from 1 to 15: from 0 to 15 their mean is not zero, which makes every row nearly the
+same. The last norm is ±1: a tied head would else name the token it was given. A file is written
+once and kept in build/.
 """
 
 import itertools
@@ -16,11 +19,12 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "models"
 BLOCK = 32
-"""Weights that share a scale in Q4_0 and Q8_0."""
+"""Number of weights that share a scale in Q4_0 and Q8_0."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTROL, NORMAL = 3, 1
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -50,7 +54,10 @@ QWEN25_05B = Shape(
 
 
 def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_0") -> Path:
-    """Return a file of a shape, Q4_0 with a Q8_0 embedding or all Q8_0; or one that recites these tokens for ever."""
+    """Return a file of a shape: Q4_0 with a Q8_0 embedding, or all Q8_0.
+
+    With `recites` its answer is these tokens, over and over.
+    """
     kind = (
         f"recites-{sha256(repr(list(recites)).encode()).hexdigest()[:8]}" if recites else "random"
     )
@@ -60,6 +67,7 @@ def random_gguf(shape: Shape, *, recites: Sequence[int] = (), scheme: str = "Q4_
         part = path.with_suffix(".part")
         _write(part, shape, list(recites), scheme)
         part.rename(path)
+
     return path
 
 
@@ -71,8 +79,10 @@ def _write(path: Path, shape: Shape, recites: list[int], scheme: str) -> None:
     _header(writer, shape)
     draw = np.random.default_rng(0)
     kinds = {"Q8_0": gguf.GGMLQuantizationType.Q8_0, "Q4_0": gguf.GGMLQuantizationType.Q4_0}
+
     for name, kind, weights in _tensors(shape, draw, recites, scheme):
         writer.add_tensor(name, weights, raw_dtype=kinds.get(kind))
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,27 +116,34 @@ def _header(writer: Any, shape: Shape) -> None:
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[str]]:
-    """Return the 256 bytes, then pairs and pairs of pairs of them, and the specials; and the merges that make them."""
+    """Return the vocabulary and the merges that make it.
+
+    It has the 256 bytes, then pairs and pairs of pairs of them, and the special tokens.
+    """
     plain = [
         chr(code)
         for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
     ]
-    tokens, merges = list(plain), []
+    tokens = list(plain)
+    merges = []
     pairs = ((a, b) for a, b in itertools.product(plain, plain))
     longer = ((a + b, c) for a, b, c in itertools.product(plain, plain, plain))
+
     for first, second in itertools.chain(pairs, longer):
         if len(tokens) == size - len(SPECIALS):
             break
         tokens.append(first + second)
         merges.append(f"{first} {second}")
+
     return [*tokens, *SPECIALS], merges
 
 
 def _tensors(
     shape: Shape, draw: np.random.Generator, recites: list[int], scheme: str
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield name, type and bytes of each tensor; a model that recites has blocks that add nothing to what comes in."""
-    width, kv = shape.width, shape.width // shape.heads * shape.kv_heads
+    """Yield name, type and bytes of each tensor; the blocks of a model that recites add nothing."""
+    width = shape.width
+    kv = shape.width // shape.heads * shape.kv_heads
     quiet = 0.0 if recites else 1.0
     embedding = draw.normal(0, 1, (shape.vocabulary, width)).astype(np.float32)
     yield "token_embd.weight", "Q8_0", _q8_0(embedding)
@@ -137,6 +154,7 @@ def _tensors(
     )
     if recites:
         yield "output.weight", "Q8_0", _q8_0(_recital(embedding, recites, draw))
+
     for layer in range(shape.layers):
         for norm in ("attn_norm", "ffn_norm"):
             yield f"blk.{layer}.{norm}.weight", "F32", _ones(width)

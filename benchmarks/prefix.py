@@ -1,8 +1,11 @@
-"""Time to the first token after a restart, without ÷ with the state of the lead: 512 or 2048 tokens of instructions, 16 new ones.
+"""Time to the first token after a restart, without ÷ with the saved state of the prompt's prefix.
 
-With the model loaded: from the empty engine to the first token, reading and hashing the state included. From process start: from
-the spawn of `serve` to the first token over HTTP. The second peer is stock llama-cpp-python with its LlamaDiskCache, a process each
-time. The model has the shape of a real one and random weights; with the state and without, its tokens are the same.
+The prefix has 512 or 2048 tokens of instructions; 16 new tokens follow.
+
+With the model loaded: from the empty engine to the first token, reading and hashing the state
+included. From process start: from the spawn of `serve` to the first token over HTTP. The second
+peer is stock llama-cpp-python with its LlamaDiskCache, a process each time. The model has the shape
+of a real one and random weights; with the state and without, its tokens are the same.
 """
 
 import http.client
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +48,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bench = _Bench(Path(name), models.random_gguf(shape))
         cases = {
-            f"{kind} {size} {how}": lambda kind=kind, size=size, how=how: bench.run(kind, size, how)
+            f"{kind} {size} {how}": partial(bench.run, kind, size, how)
             for kind in GOALS
             for size in SIZES
             for how in ("without", "with")
         }
-        cases |= {f"stock {size}": lambda size=size: bench.stock(size) for size in SIZES}
+        cases |= {f"stock {size}": partial(bench.stock, size) for size in SIZES}
         figures = measure.interleave(cases, QUICK_ROUNDS if options.quick else ROUNDS)
         bench.close()
+
     conditions = {
         "model": f"{shape.name}, random Q4_0",
         "unit": "ms",
@@ -85,10 +90,11 @@ def main() -> None:
 
 
 class _Bench:
-    """Releases with a lead of each size in a store, and what answers from them."""
+    """Releases in a store, with a prefix of each size, and what answers from them."""
 
     def __init__(self, folder: Path, file: Path) -> None:
-        self._file, self._cache = file, folder / "cache"
+        self._file = file
+        self._cache = folder / "cache"
         self._folder = folder
         self._engine: Engine = load(file, Settings(context=CONTEXT, threads=THREADS))
         self._runtime = runtime.for_this_computer()
@@ -102,7 +108,7 @@ class _Bench:
         return (self._loaded if kind == "loaded" else self._started)(size, restored=how == "with")
 
     def stock(self, size: int) -> float:
-        """Return the milliseconds of a process of the peer, its cache filled by the ones before."""
+        """Return the milliseconds of a process of the peer, whose cache earlier runs filled."""
         prompt = self._prompt(size)[1]
         asked = json.dumps(
             {
@@ -115,6 +121,7 @@ class _Bench:
         )
         command = [sys.executable, str(_PEER)]
         began = time.perf_counter()
+
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -128,10 +135,11 @@ class _Bench:
             child.stdout.readline()
             milliseconds = (time.perf_counter() - began) * 1000
             child.stdout.read()
+
         return milliseconds
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         self._engine.close()
 
     def _loaded(self, size: int, *, restored: bool) -> float:
@@ -140,6 +148,7 @@ class _Bench:
         began = time.perf_counter()
         if restored:
             assert leads.prepare(model, self._releases["loaded", size])
+
         first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), lead=lead)))
         milliseconds = (time.perf_counter() - began) * 1000
         assert first.id == self._answers.setdefault(size, first.id or 0)
@@ -151,16 +160,18 @@ class _Bench:
             kept = bundle.parent.parent / "leads" / bundle.name
             aside = kept.with_name(f"{bundle.name}.aside")
             kept.rename(aside)
+
         milliseconds = self._served(bundle)
         if not restored:
             for file in kept.iterdir():
                 file.unlink()
             kept.rmdir()
             aside.rename(kept)
+
         return milliseconds
 
     def _served(self, bundle: Path) -> float:
-        """Return the milliseconds from the start of a service to the first text of its answer."""
+        """Return the milliseconds from a service's start to the first text of its answer."""
         asked = {
             "messages": [{"role": "user", "content": "0123456789"}],
             "stream": True,
@@ -176,6 +187,7 @@ class _Bench:
         ]
         options = ["--bundle", str(bundle), "--port", "0", "--threads", str(THREADS)]
         began = time.perf_counter()
+
         with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as child:
             assert child.stdout
             port = json.loads(child.stdout.readline())["port"]
@@ -183,6 +195,7 @@ class _Bench:
                 time.sleep(0.005)
             milliseconds = (time.perf_counter() - began) * 1000
             child.terminate()
+
         assert first["choices"][0]["logprobs"], first
         return milliseconds
 
@@ -192,13 +205,13 @@ class _Bench:
         )
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
-        """Return the length of the lead, and the tokens of a prompt with NEW tokens more."""
+        """Return the length of the prefix, and the tokens of a prompt with NEW tokens more."""
         lead = list(self._model(size).lead())
         assert abs(len(lead) - size) < 8, len(lead)
         return len(lead), [*lead, *range(700, 700 + NEW)]
 
     def _release(self, kind: str, size: int) -> Path:
-        """Return a release in a store, its state written by the process that will read it."""
+        """Return a release in a store; the process that will read its state has written it."""
         folder = self._folder / kind / "releases" / f"{size:064x}"
         folder.mkdir(parents=True)
         (folder / "model.gguf").symlink_to(self._file)
@@ -220,11 +233,12 @@ class _Bench:
             leads.prepare(self._model(size), folder)
         else:
             self._served(folder)
+
         return folder
 
 
 def _system(size: int) -> str:
-    """Return a system prompt that takes `size` tokens with what the template puts around it."""
+    """Return a system prompt of `size` tokens, what the template puts around it included."""
     return "".join(chr(97 + number % 26) + chr(65 + number % 25) for number in range(size - 12))
 
 

@@ -1,6 +1,7 @@
-"""Upload of 500 MB over loopback SSH: our push against `scp` as it comes and paramiko's `SFTPClient.put`.
+"""Upload of 500 MB over loopback SSH: our push against plain `scp` and `SFTPClient.put`.
 
-Ours hashes every byte on the board, keeps it resumable, and puts it on the disk before it counts; theirs do none of it.
+Ours hashes every byte on the board, keeps it resumable, and puts it on the disk before it counts;
+the peers do none of it.
 """
 
 import os
@@ -38,6 +39,7 @@ def main() -> None:
             "sftp put": lambda: size_mb / _sftp_put(way, payload),
         }
         figures = measure.interleave(cases, rounds)
+
     conditions = {"size_mb": size_mb, "unit": "MB/s", "folder": str(_fast_folder())}
     claims = [
         measure.claim(
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def _push(way: Route, payload: Path) -> float:
-    """Return the seconds that our transfer takes from request to answer, connected and hashed beforehand as theirs are."""
+    """Return the seconds of our transfer from request to answer, connected and hashed before."""
     blob = Blob(path=payload, sha256=_digest(payload), size=payload.stat().st_size, offset=0)
     with _store(payload.parent) as root, _connected(way) as connection:
         device = Device(connection)
@@ -66,6 +68,7 @@ def _push(way: Route, payload: Path) -> float:
             send_blobs(device, channel, [blob], Silent())
         seconds = time.monotonic() - began
         assert (root / "blobs" / blob.sha256).stat().st_size == blob.size
+
     return seconds
 
 
@@ -95,7 +98,7 @@ def _scp(way: Route, payload: Path) -> float:
 
 
 def _login_s(way: Route, trust: list[str]) -> float:
-    """Return the seconds that scp's login takes: ours is not counted either."""
+    """Return the seconds of scp's login: ours is not counted either."""
     began = time.monotonic()
     subprocess.run(
         ["ssh", "-F", "none", *trust, "-p", str(way.port), f"{way.user}@{way.host}", "true"],
@@ -112,7 +115,7 @@ def _sftp_put(way: Route, payload: Path) -> float:
             way.host,
             way.port,
             way.user,
-            key_filename=list(way.identities),
+            key_filename=way.identities[0],
             allow_agent=False,
             look_for_keys=False,
         )
@@ -120,6 +123,7 @@ def _sftp_put(way: Route, payload: Path) -> float:
             began = time.monotonic()
             sftp.put(str(payload), str(copy))
             seconds = time.monotonic() - began
+
     copy.unlink()
     return seconds
 
@@ -145,7 +149,7 @@ def _digest(path: Path) -> str:
 
 
 def _fast_folder() -> Path:
-    """Return a folder in memory where there is one: the line is measured, not the disk."""
+    """Return a folder in memory if there is one: the line is measured, not the disk."""
     return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
 
 

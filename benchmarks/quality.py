@@ -1,8 +1,9 @@
-"""Quality by bytes on the starter's student: KL to the teacher and task score of every scheme, llama.cpp's own quantizer beside.
+"""Quality by size on the starter's student: KL to the teacher and task score of every scheme.
 
-What is learned or chosen uses training text and the held-out questions behind the first 200; figures are of the first 200, through
-the device runtime. Finished stages in build/, or in the folder that DEMITASSE_BUILD names, are used as they are, missing ones are
-made. Writes docs/quality.svg and the table of docs/quality.md.
+llama.cpp's own quantizer is the peer. What is learned or chosen uses training text and the held-out
+questions after the first 200; figures are of the first 200, through the device runtime. Finished
+stages in build/, or in the folder that DEMITASSE_BUILD names, are used as they are; missing ones
+are made. Writes docs/quality.svg and the table of docs/quality.md.
 """
 
 import ctypes
@@ -21,11 +22,13 @@ import measure
 from convert import llama_cpp
 
 from device.manifest.gguf import tensor_digests
-from toolchain import console, pipeline, recipe, runtime, target
+from toolchain import console, recipe, runtime, target
 from toolchain.artifacts import Dataset, ModelFile, read_jsonl, recorded
 from toolchain.evaluate import Originals, Texts, evaluate
+from toolchain.line.flow import Settings
+from toolchain.line.formats import LEARNED
+from toolchain.line.schemes import Tried, open_gate, try_schemes
 from toolchain.models.original import Original
-from toolchain.pipeline import LEARNED, Settings, Tried, open_gate
 from toolchain.quantize.gguf import IMPORTANCE
 from toolchain.quantize.gguf.schemes import SCHEMES, find_scheme
 from toolchain.quantize.learned import importance
@@ -38,7 +41,7 @@ MARK = "<!-- measured by benchmarks/quality.py -->"
 PLAIN = ("Q4_K_M", "Q4_0")
 """Schemes that are measured without an importance matrix too."""
 AUTO = ("auto:5.85bpw", "auto:5.55bpw", "auto:4.6bpw")
-"""Budgets: what Q4_K_M and Q4_0 take of this student, and less."""
+"""Budgets: those of Q4_K_M and Q4_0 on this student, and a smaller one."""
 INT8 = "dynamic_wi8_afp32"
 SERIES = {
     "imatrix": ("o", "named scheme, importance matrix"),
@@ -49,7 +52,7 @@ SERIES = {
 }
 """Marker and name of each kind of row."""
 NAME_STEP = 1.2
-"""By how much names in the plot are apart, as a ratio of KL."""
+"""Distance between names in the plot, as a ratio of KL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +61,25 @@ class Row:
 
     name: str
     series: str
-    """A key of SERIES."""
+    """Key of SERIES."""
     size_bytes: int
     bits: float
     figures: dict[str, Any]
-    """Of the gate."""
+    """Figures of the gate."""
     each: tuple[float, ...]
-    """KL of each conversation, nats."""
+    """KL of each conversation, in nats."""
 
     @classmethod
     def of(cls, name: str, series: str, model: ModelFile, verdict: Path) -> "Row":
-        """Return the row of a model file whose gate wrote its figures to `verdict`."""
-        found, figures = model.figures, json.loads((verdict / "verdict.json").read_text())
-        each = tuple(float(row["kl"]) for row in read_jsonl(verdict / "divergence.jsonl"))
-        size, bits = model.file.stat().st_size, float(found["real_bpw"])
-        return cls(name=name, series=series, size_bytes=size, bits=bits, figures=figures, each=each)
+        """Return the row of a model file; the gate wrote its figures to `verdict`."""
+        return cls(
+            name=name,
+            series=series,
+            size_bytes=model.file.stat().st_size,
+            bits=model.figures.real_bpw,
+            figures=json.loads((verdict / "verdict.json").read_text()),
+            each=tuple(float(row["kl"]) for row in read_jsonl(verdict / "divergence.jsonl")),
+        )
 
 
 def main() -> None:
@@ -91,12 +98,13 @@ def main() -> None:
         names = ["Q8_0", "Q4_K_M", "Q4_0"] if options.quick else list(SCHEMES)
         lite = [INT8] if options.quick else [name for name in TFLITE if name != "fp32"]
         asked = [f"Q4_0{LEARNED}", *(AUTO[:1] if options.quick else AUTO), *names, *lite]
-        tried = {one.scheme: one for one in pipeline.try_schemes(wanted, settings, asked)}
+        tried = {one.scheme: one for one in try_schemes(wanted, settings, asked)}
         peers = _Peers(settings.out, Path(scratch))
         rows = [_row(one) for one in tried.values()] + [
             peers.plain(wanted, tried[name]) for name in PLAIN
         ]
         same = sum(peers.same_bytes(tried[name]) for name in names) / len(names)
+
     rows.sort(key=lambda row: -row.size_bytes)
     if not options.quick:
         PICTURE.write_bytes(picture(rows))
@@ -104,6 +112,7 @@ def main() -> None:
         PAGE.write_text(
             head + MARK + "\n\n" + table(rows) + "\n" + conditions(rows) + "\n", encoding="utf-8"
         )
+
     sys.stderr.write(table(rows))
     measure.show(_claims({row.name: row for row in rows}, same), {}, "", as_json=options.json)
 
@@ -152,18 +161,18 @@ def _row(tried: Tried) -> Row:
 
 
 class _Peers:
-    """What llama.cpp's converter and quantizer make of the same checkpoint."""
+    """Files of the same checkpoint by llama.cpp's converter and quantizer."""
 
     def __init__(self, out: Path, scratch: Path) -> None:
-        self._out, self._scratch, self._whole = out, scratch, scratch / "whole.gguf"
+        self._out = out
+        self._scratch = scratch
+        self._whole = scratch / "whole.gguf"
         checkpoint = next(
             out / stage for stage in ("distill", "tune", "pretrain") if (out / stage).is_dir()
         )
         self._originals = Originals(reference=Original(base=checkpoint))
-        script, job = (
-            Path(__file__).parent / "peers" / "llama_cpp_convert.py",
-            {"model": str(checkpoint), "out": str(self._whole)},
-        )
+        script = Path(__file__).parent / "peers" / "llama_cpp_convert.py"
+        job = {"model": str(checkpoint), "out": str(self._whole)}
         jobs = json.dumps([job | {"type": "ALL_F32"}])
         subprocess.run(
             [sys.executable, str(script), str(llama_cpp())],
@@ -176,18 +185,14 @@ class _Peers:
     def plain(self, wanted: Recipe, ours: Tried) -> Row:
         """Measure a scheme without an importance matrix."""
         file = self._quantize(ours.scheme, self._scratch / f"plain-{ours.scheme}", None)
-        figures = ours.model.figures | {"file": file.name}
+        figures = ours.model.record.figures | {"file": file.name}
         record = ours.model.record.model_copy(
             update={"figures": figures, "digest": f"llama.cpp {ours.scheme}"}
         )
-        model, out = (
-            ModelFile(path=file.parent, record=record),
-            self._scratch / f"verdict-{ours.scheme}",
-        )
-        held_out, runs = (
-            Dataset(path=self._out / "ingest", record=_record(self._out / "ingest")),
-            runtime.for_this_computer(),
-        )
+        model = ModelFile(path=file.parent, record=record)
+        out = self._scratch / f"verdict-{ours.scheme}"
+        held_out = Dataset(path=self._out / "ingest", record=_record(self._out / "ingest"))
+        runs = runtime.for_this_computer()
         evaluate(
             model,
             self._originals,
@@ -200,7 +205,7 @@ class _Peers:
         return Row.of(f"{ours.scheme}, plain", "plain", model, out)
 
     def same_bytes(self, ours: Tried) -> float:
-        """Return the share of a file's tensors whose bytes are llama.cpp's with the same importance matrix."""
+        """Return the share of tensors with llama.cpp's bytes, both with one importance matrix."""
         theirs = self._quantize(
             ours.scheme, self._scratch / f"weighed-{ours.scheme}", ours.model.path / IMPORTANCE
         )
@@ -216,7 +221,8 @@ class _Peers:
 
         folder.mkdir()
         parameters = library.llama_model_quantize_default_params()
-        parameters.ftype, parameters.nthread = find_scheme(scheme).file_type, 1
+        parameters.ftype = find_scheme(scheme).file_type
+        parameters.nthread = 1
         weights = importance.load(matrix).weights() if matrix else {}
         entries = [
             library.llama_model_imatrix_data(
@@ -231,6 +237,7 @@ class _Peers:
             parameters.imatrix = ctypes.cast(
                 listed, ctypes.POINTER(library.llama_model_imatrix_data)
             )
+
         file = folder / "peer.gguf"
         if library.llama_model_quantize(bytes(self._whole), bytes(file), ctypes.byref(parameters)):
             raise SystemExit(f"llama.cpp did not make {scheme}")
@@ -278,6 +285,7 @@ def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
         ),
         measure.claim("same bytes", "llama_model_quantize, same imatrix", 1.0, [same], [1.0], said),
     ]
+
     for auto in sorted(chosen, key=lambda row: row.bits)[-1:]:
         bits = said | {"bytes": auto.size_bytes, "peer_bytes": weighed.size_bytes}
         found.append(
@@ -290,26 +298,33 @@ def _claims(rows: dict[str, Row], same: float) -> list[measure.Claim]:
                 bits,
             )
         )
+
     return found
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table of Markdown."""
-    head = "| file | kB | bits | KL ± error | KL 99 % | agreement | exact match | F1 |\n|---|---|---|---|---|---|---|---|\n"
+    head = (
+        "| file | kB | bits | KL ± error | KL 99 % | agreement | exact match | F1 |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+    )
     return head + "".join(_line(row) for row in rows)
 
 
 def _line(row: Row) -> str:
     found = row.figures
-    kl = f"{found['mean_kl']:.5f} ± {found['kl_error']:.5f} | {found['p99_kl']:.4f} | {found['agreement']:.2%}"
+    kl = f"{found['mean_kl']:.5f} ± {found['kl_error']:.5f} | {found['p99_kl']:.4f}"
+    size = f"{row.size_bytes / 1000:.0f} | {row.bits:.2f}"
+    score = f"{found['agreement']:.2%} | {found['exact_match']:.1%} | {found['f1']:.1%}"
     name = f"**{row.name}**" if row.series in ("learned", "auto") else row.name
-    return f"| {name} | {row.size_bytes / 1000:.0f} | {row.bits:.2f} | {kl} | {found['exact_match']:.1%} | {found['f1']:.1%} |\n"
+    return f"| {name} | {size} | {kl} | {score} |\n"
 
 
 def conditions(rows: Sequence[Row]) -> str:
-    """Return what the table stands on."""
+    """Return the conditions under which the table was measured."""
     found = rows[0].figures
-    counts = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers, {found['questions']} questions"
+    tokens = f"{found['kl_tokens']} tokens of {len(rows[0].each)} held-out answers"
+    counts = f"{tokens}, {found['questions']} questions"
     engines = {
         f"{each['engine_name']} {each['engine']} on {each['arithmetic']}"
         for each in (row.figures for row in rows)
@@ -318,7 +333,10 @@ def conditions(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[Row]) -> bytes:
-    """Return KL by bytes as SVG, the same bytes for the same rows; files of 16 bits lie beyond its edge."""
+    """Return a plot of KL by size as SVG, the same bytes for the same rows.
+
+    Files of 16 bits lie beyond its edge.
+    """
     import io
 
     import matplotlib as mpl
@@ -331,20 +349,21 @@ def picture(rows: Sequence[Row]) -> bytes:
     figure, axes = plt.subplots(figsize=(9, 6))
     for series, (marker, label) in SERIES.items():
         points = [row for row in shown if row.series == series]
-        sizes, kl = (
-            [row.size_bytes / 1000 for row in points],
-            [row.figures["mean_kl"] for row in points],
-        )
-        errors, large = [row.figures["kl_error"] for row in points], 13 if marker == "*" else 6
+        sizes = [row.size_bytes / 1000 for row in points]
+        kl = [row.figures["mean_kl"] for row in points]
+        errors = [row.figures["kl_error"] for row in points]
+        large = 13 if marker == "*" else 6
         axes.errorbar(
             sizes, kl, yerr=errors, fmt=marker, ms=large, lw=0.8, capsize=2, label=label, alpha=0.85
         )
+
     for left in (True, False):
         _name(
             axes,
             [row for row in shown if (row.series in ("learned", "auto", "tflite")) == left],
             -60 if left else 45,
         )
+
     axes.set(yscale="log", xlabel="file, kB", ylabel="KL to the teacher, nats per token")
     axes.set_title("The starter's student, held-out answers")
     axes.grid(visible=True, which="major", alpha=0.3)
@@ -357,10 +376,11 @@ def picture(rows: Sequence[Row]) -> bytes:
 
 
 def _name(axes: Any, rows: Sequence[Row], away_kb: float) -> None:
-    """Write the names beside their points, one under the other where points are close."""
+    """Write the names beside their points; where points are close, one below the other."""
     last = math.inf
     for row in sorted(rows, key=lambda row: -row.figures["mean_kl"]):
-        size, kl = row.size_bytes / 1000, row.figures["mean_kl"]
+        size = row.size_bytes / 1000
+        kl = row.figures["mean_kl"]
         last = min(kl, last / NAME_STEP)
         line = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
         side = "left" if away_kb > 0 else "right"

@@ -1,6 +1,8 @@
-"""Runs the benchmarks beside this file and writes docs/benchmarks.md: each claim, its peer, the goal and what was measured.
+"""Runs the benchmarks in this folder and writes docs/benchmarks.md.
 
-python benchmarks/run_all.py [NAME…]        all of them, or those alone; the rows of the others stay as they are
+A row has the claim, its peer, the goal and the measured ratio.
+
+python benchmarks/run_all.py [NAME…]        all of them, or only those; other rows stay as they are
 """
 
 import json
@@ -16,8 +18,9 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHARED = {"checkpoints.py", "measure.py", "models.py", Path(__file__).name}
 HEAD = """# Benchmarks
 
-Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark, interleaved;
-*measured* is ours ÷ the peer's, with its 95 % bootstrap interval. A goal that was missed stays in the table.
+Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark,
+interleaved; *measured* is ours ÷ the peer's, with its 95 % bootstrap interval. A missed goal
+stays in the table.
 Take the ratios, not the rates.
 
 | benchmark | claim | peer | goal | measured | 95 % | holds | conditions |
@@ -26,11 +29,12 @@ Take the ratios, not the rates.
 
 
 def main() -> None:
-    """Run the benchmarks that are named, or all, one after the other, and write their rows into the page."""
+    """Run all benchmarks, or those that are named, in turn; write their rows into the page."""
     options = measure.options(__doc__ or "", names=True)
     known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
     if unknown := set(options.names) - known.keys():
         raise SystemExit(f"there is no benchmark `{min(unknown)}`: {', '.join(known)}")
+
     found = {
         name: _run(path, quick=options.quick)
         for name, path in known.items()
@@ -39,6 +43,7 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
+
     rows = (
         _kept(PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "") if options.names else {}
     )
@@ -50,7 +55,7 @@ def main() -> None:
 
 
 def _kept(page: str) -> dict[str, list[str]]:
-    """Return the rows of a page by their benchmark."""
+    """Return the rows of a page, by benchmark."""
     rows: dict[str, list[str]] = {}
     for line in page.splitlines(keepends=True):
         if line.startswith("| `"):
@@ -72,8 +77,10 @@ def _row(name: str, claim: dict[str, Any]) -> str:
     conditions = ", ".join(
         f"{key} {value}" for key, value in claim["conditions"].items() if key != "folder"
     )
-    measured = f"{claim['measured']:.2f} | {low:.2f} … {high:.2f} | {'yes' if claim['holds'] else '**no**'}"
-    return f"| `{name}` | {claim['claim']} | {claim['peer']} | {claim['goal']:g} | {measured} | {conditions} |\n"
+    holds = "yes" if claim["holds"] else "**no**"
+    measured = f"{claim['measured']:.2f} | {low:.2f} … {high:.2f} | {holds}"
+    what = f"{claim['claim']} | {claim['peer']} | {claim['goal']:g}"
+    return f"| `{name}` | {what} | {measured} | {conditions} |\n"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The service around the engine: what it costs before a first token, what memory it takes beside the model, and 64 clients at once.
+"""The service around the engine: time before a first token, memory, and 64 clients at once.
 
-With two slots a short question is asked while a long answer is under way, of a service with two slots and of one with one.
-The engine's own time to a first token is what it reports itself for the same prompt (`timings.prompt_ms`), read by its own clock in
-the very same request; the client's begins before its connection and ends with the first text.
+With two slots a short question is asked while a long answer is under way, of a service with two
+slots and of one with one. The engine's own time to a first token is what it reports for the same
+prompt (`timings.prompt_ms`), by its own clock in the very same request. The client's begins before
+its connection and ends with the first text.
 """
 
 import functools
@@ -38,7 +39,7 @@ RSS_GOAL_MB, TTFT_GOAL = 60, 1.2
 LONG, SHORT, TURNS = 256, 8, 5
 """Tokens of a long answer and of a short one, and how often both are asked."""
 SHORT_GOAL = 0.5
-"""Of the seconds that a short question takes where it has to wait for the long answer."""
+"""Share of the seconds that a short question takes if it must wait for the long answer."""
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
     )
     clients, questions, rounds = counts
     file = models.random_gguf(models.SMOLLM2_135M, scheme="Q8_0")
+
     with (
         tempfile.TemporaryDirectory() as scratch,
         served(_bundle(Path(scratch), file)) as (port, pid),
@@ -63,37 +65,20 @@ def main() -> None:
                 Counter[int](),
             )
         after_mb = (_resident(pid) - _model_bytes(file)) / 1e6
-    told = {
+
+    told: dict[str, object] = {
         "model": "SmolLM2-135M Q8_0",
         "prompt": f"{WORDS} words",
         "clients": clients,
         "statuses": dict(statuses),
     }
-    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
-    theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     short = _beside_long(file, QUICK_ROUNDS if options.quick else TURNS)
+    theirs, ours = [each[0] for each in asked], [each[1] for each in asked]
     claims = [
         measure.claim(
             "first token", "the engine's own", TTFT_GOAL, ours, theirs, told, better="less"
         ),
-        measure.claim(
-            "memory beside the model, MB",
-            "60 MB",
-            1.0,
-            [idle_mb],
-            [RSS_GOAL_MB],
-            told,
-            better="less",
-        ),
-        measure.claim(
-            "memory after all clients, MB",
-            f"60 MB and the states of conversations, {allowed_mb:.0f} MB",
-            1.0,
-            [after_mb],
-            [allowed_mb],
-            told,
-            better="less",
-        ),
+        *_memory_claims(idle_mb, after_mb, told),
         measure.claim(
             "answered of 64 clients",
             "every question",
@@ -102,25 +87,55 @@ def main() -> None:
             [clients * questions],
             told,
         ),
-        measure.claim(
-            "short question beside a long answer, two slots",
-            "one slot",
-            SHORT_GOAL,
-            short["two"],
-            short["one"],
-            {
-                "model": "SmolLM2-135M Q8_0",
-                "prompts": f"{SHORT_WORDS} words",
-                "tokens": f"{SHORT} beside {LONG}",
-            },
-            better="less",
-        ),
+        _slots_claim(short),
     ]
     measure.show(claims, {"client": ours, "engine": theirs}, "s", as_json=options.json)
 
 
+def _memory_claims(
+    idle_mb: float, after_mb: float, told: dict[str, object]
+) -> Iterator[measure.Claim]:
+    """Yield the claims on memory beside the model, before and after all clients."""
+    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
+    yield measure.claim(
+        "memory beside the model, MB",
+        "60 MB",
+        1.0,
+        [idle_mb],
+        [RSS_GOAL_MB],
+        told,
+        better="less",
+    )
+    yield measure.claim(
+        "memory after all clients, MB",
+        f"60 MB and the states of conversations, {allowed_mb:.0f} MB",
+        1.0,
+        [after_mb],
+        [allowed_mb],
+        told,
+        better="less",
+    )
+
+
+def _slots_claim(short: dict[str, list[float]]) -> measure.Claim:
+    """Return the claim on a short question beside a long answer, by slots."""
+    return measure.claim(
+        "short question beside a long answer, two slots",
+        "one slot",
+        SHORT_GOAL,
+        short["two"],
+        short["one"],
+        {
+            "model": "SmolLM2-135M Q8_0",
+            "prompts": f"{SHORT_WORDS} words",
+            "tokens": f"{SHORT} beside {LONG}",
+        },
+        better="less",
+    )
+
+
 def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of short questions that are asked while a long answer is under way, by two slots and by one."""
+    """Return the seconds of short questions during a long answer, by two slots and by one."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         bundles = {"one": _bundle(Path(one), file), "two": _bundle(Path(two), file, slots=2)}
         with (
@@ -128,7 +143,8 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
             served(bundles["two"]) as (second, _),
             ThreadPoolExecutor(1) as pool,
         ):
-            ports, numbers = {"one": first, "two": second}, itertools.count(10_000)
+            ports = {"one": first, "two": second}
+            numbers = itertools.count(10_000)
 
             def seconds(port: int) -> float:
                 long = pool.submit(_answered, port, next(numbers), LONG, began := threading.Event())
@@ -143,7 +159,7 @@ def _beside_long(file: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def _answered(port: int, number: int, tokens: int, began: threading.Event | None = None) -> float:
-    """Return the seconds of a short question's whole answer; say when its first token is there."""
+    """Return the seconds of a short question's whole answer; `began` is set at its first token."""
     start = time.perf_counter()
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = json.loads(_body(number, stream=True, words=SHORT_WORDS)) | {"max_tokens": tokens}
@@ -153,6 +169,7 @@ def _answered(port: int, number: int, tokens: int, began: threading.Event | None
     for line in client.getresponse():
         if began and b'"content": "' in line:
             began.set()
+
     return time.perf_counter() - start
 
 
@@ -161,7 +178,8 @@ def _bundle(folder: Path, file: Path, slots: int = 1) -> Path:
         folder / file.name
     ).symlink_to(file)
     (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
-    names, needs = (file.name, "chat_template.jinja"), needs_of(read_header(file), CONTEXT)
+    names = (file.name, "chat_template.jinja")
+    needs = needs_of(read_header(file), CONTEXT)
     manifest = Manifest(
         name="bench",
         version="1.0",
@@ -217,8 +235,12 @@ def _body(number: int, *, stream: bool, words: int = WORDS) -> str:
 
 
 def _first_token(port: int, number: int) -> tuple[float, float]:
-    """Return the seconds to a first token as the engine and as the client saw them, for a prompt that nothing is known of."""
-    began, first = time.perf_counter(), 0.0
+    """Return the seconds to a first token, by the engine's and by the client's clock.
+
+    The prompt has no prefix in the cache.
+    """
+    began = time.perf_counter()
+    first = 0.0
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     client.request(
         "POST",
@@ -226,6 +248,7 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
         _body(number, stream=True),
         {"content-type": "application/json"},
     )
+
     for line in client.getresponse():
         if line.startswith(b"data: {"):
             event = json.loads(line[6:])
@@ -233,11 +256,12 @@ def _first_token(port: int, number: int) -> tuple[float, float]:
             first = first or (time.perf_counter() if delta.get("content") else 0.0)
             if "timings" in event:
                 return event["timings"]["prompt_ms"] / 1000, first - began
+
     raise SystemExit("the stream ended without timings")
 
 
 def _many(port: int, client: int, questions: int) -> Counter[int]:
-    """Ask one question after the other, again after as long as a full line says; return the statuses that were seen."""
+    """Ask questions in turn; after a refusal wait as long as it says. Return the statuses."""
     seen: Counter[int] = Counter()
     for number in range(questions):
         status = 0
@@ -252,6 +276,7 @@ def _many(port: int, client: int, questions: int) -> Counter[int]:
             seen[status] += 1
             if status != 200:
                 time.sleep(float(answer.headers["retry-after"]))
+
     return seen
 
 
@@ -262,7 +287,7 @@ def _resident(pid: int) -> int:
 
 
 def _model_bytes(file: Path) -> int:
-    """Return what the model itself takes: weights, cache, and what is computed with."""
+    """Return the model's own memory: weights, KV cache and compute buffers."""
     needs = needs_of(read_header(file), CONTEXT)
     return needs.weights_bytes + needs.kv_bytes + needs.compute_bytes
 

@@ -1,8 +1,9 @@
-"""From a checkpoint to a float32 TFLite file: our writer against litert-torch's `export_hf` and TensorFlow's converter.
+"""Checkpoint to a float32 TFLite file: our writer against litert-torch and TensorFlow's converter.
 
-How fast each file decodes is measured too. The peers cannot live beside what is installed here: DEMITASSE_REFEREE names the Python
-of an environment that has them (docs/tflite.md); without it nothing is measured. Each side converts in a child process, imports and
-all (a child's peak begins with what its parent holds: so the model is made in a process of its own). The files then run in the same
+How fast each file decodes is measured too. The peers do not fit into this environment:
+DEMITASSE_REFEREE names the Python of another one that has them (docs/tflite.md). Without it nothing
+is measured. Each side converts in a child process, imports and all. A child's peak begins with what
+its parent holds, so the model is made in a process of its own. The files then run in the same
 interpreter, in turn, with one thread.
 """
 
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ from convert import run as run_child
 CONTEXT, PREFILL, STEPS = 256, 64, 48
 ROUNDS, QUICK_ROUNDS = 5, 1
 SAME_MODEL = 1e-4
-"""How far a logit of a peer may be from Hugging Face's: one that computes something else would prove nothing."""
+"""Limit of a logit's difference from Hugging Face's: another model would prove nothing."""
 Figures = dict[str, list[float]]
-"""Side → what was measured in each round."""
+"""Side → figure of each round."""
 SHAPE: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 512,
@@ -52,14 +54,16 @@ from toolchain.quantize.tflite import quantize
 from toolchain.recipe import QuantizeSpec
 model, out, prefill, context = sys.argv[1:]
 spec = QuantizeSpec(tflite_scheme="fp32", prefill=(int(prefill),))
-quantize(artifacts.external(Path(model)), spec, ModelLabel(name="bench"), Path(out), Silent(), context=int(context))
+label = ModelLabel(name="bench")
+quantize(artifacts.external(Path(model)), spec, label, Path(out), Silent(), context=int(context))
 """
 TENSORFLOW = Path(__file__).parent / "peers" / "tensorflow_convert.py"
 LITERT_TORCH = """
 import sys
 from litert_torch.generative.export_hf.export import export
 model, out, prefill, context = sys.argv[1:]
-export(model=model, output_dir=out, prefill_lengths=[int(prefill)], cache_length=int(context), quantization_recipe="none",
+export(model=model, output_dir=out, prefill_lengths=[int(prefill)],
+       cache_length=int(context), quantization_recipe="none",
        bundle_litert_lm=False, keep_temporary_files=True)
 """
 
@@ -71,7 +75,7 @@ class Peer:
     name: str
     program: tuple[str, ...]
     behind: str = ""
-    """What the names of its claims end in."""
+    """End of the names of its claims."""
 
 
 PEERS = {
@@ -86,12 +90,14 @@ def main() -> None:
     referee = os.environ.get("DEMITASSE_REFEREE", "")
     if not referee:
         print(
-            "DEMITASSE_REFEREE names no Python with litert-torch and tensorflow: nothing is measured",
+            "DEMITASSE_REFEREE names no Python with litert-torch and tensorflow: "
+            "nothing is measured",
             file=sys.stderr,
         )
         if options.json:
             print("[]")
         return
+
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -104,8 +110,10 @@ def main() -> None:
         maker.join()
         seconds, peaks = _convert(root, referee, rounds)
         files = {side: next((root / side).rglob("*.tflite")) for side in seconds}
-        errors, rates = _errors(root / "model", files), _rates(files, rounds)
+        errors = _errors(root / "model", files)
+        rates = _rates(files, rounds)
         size_mb = round(files["ours"].stat().st_size / 1e6)
+
     conditions: dict[str, object] = {"file_mb": size_mb, "context": CONTEXT}
     conditions |= {"peak_mb": {side: round(max(found)) for side, found in peaks.items()}}
     exact = measure.claim(
@@ -176,14 +184,17 @@ def _tokens(vocabulary: int) -> list[int]:
 
 
 def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
-    """Return for each file the largest difference of a logit from Hugging Face's, teacher-forced after a prompt."""
+    """Return the largest difference of a logit from Hugging Face's, by file; teacher-forced."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network.eval()
     tokens = _tokens(network.config.vocab_size)
+
     with torch.no_grad():
         expected = network(torch.tensor([tokens])).logits[0].numpy()[PREFILL:]
+
     found = {
         side: float(np.abs(_Running(file).decoded(tokens) - expected).max())
         for side, file in files.items()
@@ -194,11 +205,12 @@ def _errors(model: Path, files: dict[str, Path]) -> dict[str, float]:
 
 
 def _rates(files: dict[str, Path], rounds: int) -> Figures:
-    """Return tokens per second of processor time: one thread waits for nothing, and other programs' turns are not counted."""
-    running, tokens = (
-        {side: _Running(file) for side, file in files.items()},
-        _tokens(SHAPE["vocab_size"]),
-    )
+    """Return tokens per second of processor time, with one thread.
+
+    One thread waits for nothing, and other programs' time is not counted.
+    """
+    running = {side: _Running(file) for side, file in files.items()}
+    tokens = _tokens(SHAPE["vocab_size"])
 
     def rate(side: str) -> float:
         running[side].read(tokens)
@@ -206,9 +218,7 @@ def _rates(files: dict[str, Path], rounds: int) -> Figures:
         running[side].steps(tokens)
         return STEPS / (time.process_time() - began)
 
-    return measure.interleave(
-        {side: lambda side=side: rate(side) for side in running}, max(rounds, 5)
-    )
+    return measure.interleave({side: partial(rate, side) for side in running}, max(rounds, 5))
 
 
 class _Running:

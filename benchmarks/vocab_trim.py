@@ -1,13 +1,15 @@
-"""Decoding with a vocabulary trimmed to a subject, against the same model with all its tokens, in the same runtime.
+"""Decoding with a vocabulary trimmed to a subject, against the same model with all its tokens.
 
-The true shape of Qwen2.5-0.5B with random weights: bytes read for each token decide the speed, and not what they are. Each round
-is a child process that loads one file and decodes; a prompt's speed is hardly changed, as one row of scores is made for it.
+The shape is that of Qwen2.5-0.5B, with random weights: the bytes that are read for each token
+decide the speed, not their values. Each round is a child process that loads one file and decodes. A
+prompt's speed hardly changes, since only one row of scores is computed for it.
 """
 
 import multiprocessing
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import checkpoints
@@ -43,7 +45,7 @@ def main() -> None:
         maker.join()
         files = {side: next((root / side).glob("*.gguf")) for side in ("trimmed", "whole")}
         figures = measure.interleave(
-            {side: lambda file=file: _decode(file) for side, file in files.items()}, rounds
+            {side: partial(_decode, file) for side, file in files.items()}, rounds
         )
         conditions = {
             "shape": "small" if options.quick else "Qwen2.5-0.5B",
@@ -52,6 +54,7 @@ def main() -> None:
             "file_mb": {side: round(file.stat().st_size / 1e6) for side, file in files.items()},
             "decoded": TOKENS,
         }
+
     claims = [
         measure.claim(
             "decode",
@@ -80,6 +83,7 @@ def _make(root: Path, shape: dict[str, int], kept: int) -> None:
     used = set(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SUBJECT).ids)
     (root / "small").mkdir()
     tokens.write(tokens.filled(used, kept), root / "small")
+
     for name, side in (("model", "whole"), ("small", "trimmed")):
         checkpoint = artifacts.external(root / name)
         quantize(

@@ -20,6 +20,7 @@ from typing import Any
 from device import disk, health, service, trust
 from device.child import die_with_parent
 from device.errors import DeviceError
+from device.manifest.endpoint import PORT
 from device.store import RELEASES, Deployment, Store
 
 
@@ -39,7 +40,7 @@ def activate(argv: list[str]) -> int:
     parser = _parser("activate")
     parser.add_argument("release")
     parser.add_argument("--runtime", required=True)
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument(
         "--service", choices=("auto", service.SYSTEMD, service.SUPERVISED), default="auto"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from device.errors import DeviceError
+from device.manifest.endpoint import PORT
 
 TIMEOUT_S = 600.0
 """Longest silence of the service: a long prompt on a slow board is read in minutes."""
@@ -206,7 +207,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ask", description="Ask the service on this board.")
     parser.add_argument("question", nargs="?", default="", help="`-` reads it from stdin")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--max-tokens", type=int, help="longest answer; by default the release's")
     parser.add_argument(
         "--temperature", type=float, help="0, the default, takes the likeliest token each time"

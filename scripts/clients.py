@@ -1,9 +1,13 @@
-"""Nine clients, unchanged, against a served bundle: two turns, structured output, streaming, embeddings; prints a matrix.
+"""Runs nine unchanged clients against a served bundle, and prints a matrix.
 
-    python scripts/clients.py http://127.0.0.1:8080/v1 [--token-file FILE] [--only NAME] [--out docs/clients.md]
+Each does two turns, structured output, streaming and embeddings.
 
-Each client gets an environment of its own under build/clients/, made once, from the registries that pip and npm are set up for.
-What a client does stands in scripts/clients/with_NAME; a step that is missing there is one that the client does not have.
+    python scripts/clients.py http://127.0.0.1:8080/v1 [--token-file FILE] [--only NAME]
+                              [--out docs/clients.md]
+
+Each client gets an environment of its own under build/clients/, made once, from the registries that
+pip and npm are set up for. Its steps are in scripts/clients/with_NAME; a missing step is one that
+the client does not have.
 """
 
 import argparse
@@ -26,7 +30,7 @@ STEP_S = 900
 
 @dataclass(frozen=True)
 class Client:
-    """A client: its program, and what it is installed from; nothing for one that every system has."""
+    """A client: its program and its packages; no packages for one that every system has."""
 
     name: str
     program: str
@@ -35,7 +39,7 @@ class Client:
 
     @property
     def home(self) -> Path:
-        """Its environment."""
+        """Folder of its environment."""
         return BUILD / self.program.replace(".", "-")
 
     @property
@@ -58,21 +62,26 @@ CLIENTS = (
 
 
 def main() -> int:
-    """Run the clients; return 1 where one of them could not do what it has."""
+    """Run the clients; return 1 if a step of one failed."""
     options = _options()
     token = Path(options.token_file).read_text().strip() if options.token_file else "none"
     headers = {"Authorization": f"Bearer {token}"}
     asked = urllib.request.Request(f"{options.url}/models", headers=headers)  # noqa: S310
+
     with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310
         model = json.load(answer)["data"][0]["id"]
+
     service = {"CLIENT_URL": options.url, "CLIENT_KEY": token, "CLIENT_MODEL": model}
-    lines, failed = [], False
+    lines = []
+    failed = False
+
     for client in CLIENTS:
         if options.only in client.name:
             _say(f"{client.name} …")
             problems = _run(client, service)
             failed = failed or any(problems.values())
             lines.append(_line(client, problems))
+
     table = "\n".join([_row(["client", "version", *STEPS, ""]), _row(["---"] * 7), *lines])
     print(table)
     if options.out:
@@ -81,7 +90,7 @@ def main() -> int:
 
 
 def _run(client: Client, service: dict[str, str]) -> dict[str, str]:
-    """Return what went wrong in each step, "" where nothing did."""
+    """Return the problem of each step, "" for none."""
     command = _installed(client)
     environment = {**os.environ, **service, "LLM_USER_PATH": str(client.home / "user")}
     environment["PYTHONPATH"] = ""
@@ -108,17 +117,20 @@ def _installed(client: Client) -> list[str]:
         for file in (program, PROGRAMS / "steps.mjs"):
             (client.home / file.name).write_bytes(file.read_bytes())
         return ["node", str(client.home / program.name)]
+
     python = client.home / "bin" / "python"
     if not (client.home / "installed").exists():
         venv.create(client.home, with_pip=True, clear=True)
         _do(str(python), "-m", "pip", "install", "--quiet", "--no-compile", *client.packages)
         (client.home / "installed").touch()
+
     return [str(python), str(program)]
 
 
 def _version(client: Client) -> str:
     if not client.packages:
         return _do("curl", "--version").split()[1]
+
     package = client.packages[0].partition("[")[0]
     if client.of_node:
         return str(
@@ -126,6 +138,7 @@ def _version(client: Client) -> str:
                 "version"
             ]
         )
+
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return _do(str(client.home / "bin" / "python"), "-c", code).strip()
 
@@ -144,7 +157,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _write(path: Path, table: str) -> None:
-    """Put the matrix and its date into a page, in place of what stands between its marks."""
+    """Replace the part of a page between its marks by the matrix and its date."""
     begin, end = "<!-- matrix -->", "<!-- /matrix -->"
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(begin)

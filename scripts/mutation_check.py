@@ -1,9 +1,10 @@
-"""Take one safety check out of the product at a time, and see that the test which is named for it fails.
+"""Takes out one safety check of the product at a time, and sees that the test named for it fails.
 
-    python scripts/mutation_check.py [PATTERN]      all of them, or those whose name has PATTERN in it
+    python scripts/mutation_check.py [PATTERN]    all of them, or those with PATTERN in the name
 
-What is taken out: every fsync of the board side, found by itself, and each line that scripts/mutations.toml names. It is done on a
-copy of the tree. A mutant that no test notices is an error, and so is a line of mutations.toml that is not there any more.
+Taken out are every fsync of the board side, found by this script, and each line that
+scripts/mutations.toml names. It is done on a copy of the tree. A mutant that no test notices is an
+error, and so is a line of mutations.toml that is not there any more.
 """
 
 import ast
@@ -45,29 +46,36 @@ class Mutation:
     name: str
     file: str
     line: int
-    """Counted from 0, NOWHERE if it is not there exactly once; the statement that begins there is replaced."""
+    """Line number from 0; NOWHERE unless the text is there exactly once.
+
+    The statement that begins there is replaced."""
     lines: int
     becomes: str
     test: str
 
 
 def mutations() -> list[Mutation]:
-    """Return all of them."""
+    """Return every mutation."""
     return [*_fsyncs(), *_listed()]
 
 
 def survives(mutation: Mutation, folder: Path) -> bool:
-    """Say whether the test passes without the line, on a copy of the tree in `folder`; raise ValueError if it is not there."""
+    """Return whether the test passes without the line, on a copy of the tree in `folder`.
+
+    Raises ValueError if the line is not there.
+    """
     if mutation.line == NOWHERE:
         raise ValueError(
             f"mutations.toml: {mutation.name}: its line is not in {mutation.file} exactly once"
         )
+
     for name in TRAVELS:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
+
     file = folder / mutation.file
     lines = file.read_text(encoding="utf-8").splitlines()
     indent = lines[mutation.line][: len(lines[mutation.line]) - len(lines[mutation.line].lstrip())]
@@ -89,8 +97,10 @@ def _passes(test: str, folder: Path) -> bool:
     )
     if done.returncode not in (0, 1):
         raise RuntimeError(
-            f"{test}: pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+            f"{test}: pytest ended with {done.returncode}: "
+            f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
+
     return done.returncode == 0
 
 
@@ -99,7 +109,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _fsyncs() -> Iterator[Mutation]:
-    """Yield each statement of the board side that is nothing but a call which puts something on the disk."""
+    """Yield each statement of the board side that only puts something on the disk."""
     for path in sorted((ROOT / "device").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -143,6 +153,7 @@ def main(pattern: str) -> int:
                 f"{'NOT SEEN' if survived else 'seen'}: {mutation.name} ({mutation.test})",
                 flush=True,
             )
+
     return min(alive, 1)
 
 

@@ -1,4 +1,4 @@
-"""Write what `make soak` saw (build/soak.json) into docs/reliability.md, between its two marks."""
+"""Writes the result of `make soak` (build/soak.json) into docs/reliability.md, between marks."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,19 @@ def table(state: dict[str, dict[str, object]]) -> str:
     lines = ["| row | test | rounds | seen | seconds |", "|---|---|---|---|---|"]
     for test, entry in sorted(state.items(), key=lambda item: (int(str(item[1]["row"])), item[0])):
         file, _, name = test.partition("::")
-        seen = ", ".join(f"{count:,} {what}" for what, count in sorted(dict(entry["seen"]).items()))  # type: ignore[call-overload]
+        counts = sorted(dict(entry["seen"]).items())  # type: ignore[call-overload]
+        seen = ", ".join(f"{count:,} {what}" for what, count in counts)
         said = name.removeprefix("test_").replace("_", " ")
         done = f"{entry['done']:,} of {entry['whole']:,}"
         lines.append(
             f"| {entry['row']} | [{said}](../{file}) | {done} | {seen} | {entry['seconds']} |"
         )
+
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the part between the marks."""
     text = PAGE.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     PAGE.write_text(f"{before}\n{table(json.loads(STATE.read_text()))}\n{after}", encoding="utf-8")

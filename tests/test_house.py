@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from toolchain.line.formats import FORMATS
+from toolchain.line.stages import STAGES as ROWS
+
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {
-    "ingest",
-    "pretrain",
-    "tune",
-    "distill",
-    "trim",
-    "quantize",
-    "evaluate",
-    "package",
-    "push",
-    "bench",
-}
+STAGES = {*ROWS, "push", "bench"}
+"""Rooms of the stages: those of a recipe, and those of a board."""
 PIPELINE = {
-    "pipeline",
+    "line",
     "checks",
     "finished",
     "fitting",
@@ -92,6 +85,43 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
         assert known & (STAGES | PIPELINE) == set(), "the rooms below the stages must not know them"
     if here in GROUND:
         assert known <= GROUND
+
+
+@pytest.mark.parametrize(("here", "unknown"), [("board", "runtime"), ("runtime", "board")])
+def test_boards_and_runtimes_do_not_know_each_other(here: str, unknown: str) -> None:
+    known = {room(m) for path in modules(f"toolchain/{here}") for m in imports(path)}
+    assert unknown not in known
+
+
+def test_every_stage_has_a_room_of_its_name() -> None:
+    rooms = {own_room(path) for path in modules("toolchain")}
+    assert set(ROWS) - rooms == set()
+
+
+def test_every_stage_with_a_help_text_is_a_verb() -> None:
+    from toolchain.cli import app
+
+    helps = {command.name: command.help for command in app.registered_commands if command.name}
+    assert {name: helps.get(name) for name, row in ROWS.items() if row.help} == {
+        name: row.help for name, row in ROWS.items() if row.help
+    }
+
+
+OWN_FILES = re.compile(r"gguf|tflite|litert|/lite|/formats\.py")
+"""Files of one format, and the list of all formats."""
+
+
+@pytest.mark.parametrize("path", modules("toolchain"), ids=names(modules("toolchain")))
+def test_only_a_formats_own_files_compare_its_name(path: Path) -> None:
+    own = {*FORMATS, *(row.suffix for row in FORMATS.values())}
+    compared = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        for side in (node.left, *node.comparators)
+        if isinstance(side, ast.Constant) and side.value in own
+    ]
+    assert OWN_FILES.search(path.as_posix()) or compared == []
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:

@@ -1,6 +1,7 @@
 """The device package as it leaves the host: the agent, the first thing that is sent to a board.
 
-Boards are reached through it and runtimes contain the same files; neither of the two needs to know the other for that.
+Boards are reached through it, and runtimes contain the same files: so neither of the two needs to
+know the other.
 """
 
 import atexit
@@ -17,36 +18,43 @@ import device.manifest
 
 OLDEST_PYTHON = (3, 10)
 """Oldest Python on which the device package runs."""
-MAIN = "import sys\n\nsys.dont_write_bytecode = True\n\nfrom device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
-"""`__main__.py` of the agent and of every runtime; a folder that is signed stays as it is, however it is run."""
+OLDEST_PYTHON_NAME = ".".join(map(str, OLDEST_PYTHON))
+MAIN = (
+    "import sys\n\nsys.dont_write_bytecode = True\n\n"
+    "from device.__main__ import main\n\nsys.exit(main(sys.argv[1:]))\n"
+)
+# A signed folder must stay as it is, however it is run: hence no byte code.
+"""`__main__.py` of the agent and of every runtime."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every archive member: the same files give the same bytes."""
 
 
 def cache() -> Path:
-    """Return where runtimes and agents are kept on this computer."""
+    """Return the folder of runtimes and agents on this computer."""
     return Path(platformdirs.user_cache_dir("demitasse"))
 
 
 def device_folder() -> Path:
-    """Return the package that runs on boards."""
+    """Return the folder of the package that runs on boards."""
     return Path(device.manifest.__file__).parent.parent
 
 
 def build_agent() -> Path:
-    """Return the agent, `<sha256>.pyz`: the device package alone, the first thing that is sent to a board."""
+    """Return the agent, `<sha256>.pyz`: the device package alone, the first file on a board."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), MAIN)
         for file in device_files():
             name = "device/" + file.relative_to(device_folder()).as_posix()
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), file.read_bytes())
+
     content = packed.getvalue()
     name = f"{sha256(content).hexdigest()}.pyz"
     try:
         return _kept(cache() / "agents" / name, content)
     except OSError:
-        # A home that cannot be written is no reason to leave a board alone.
+        # A home that cannot be written must not make a board unreachable.
+
         folder = tempfile.mkdtemp(prefix="demitasse-agent-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return _kept(Path(folder) / name, content)

@@ -1,7 +1,8 @@
 """Typed results of the stages, and the records that say how each was made.
 
-A stage writes its outputs into its own `out` folder through `keep`, and `record.json` comes last, by rename: a folder
-without a record never happened, and one whose record matches is not made again. Digests cover relative POSIX paths and bytes.
+A stage writes its outputs into its own `out` folder through `keep`, and `record.json` comes last,
+by rename: a folder without a record never happened, and one whose record matches is not made again.
+Digests cover relative POSIX paths and bytes.
 """
 
 import hashlib
@@ -12,21 +13,33 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.figures import (
+    BundleFigures,
+    DatasetFigures,
+    ModelFigures,
+    StageFigures,
+    VerdictFigures,
+)
 from toolchain.files import write_whole
 from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
 STARTED = "started.json"
-"""The key of work under way: with the same key an interrupted stage finds its own resume files, with another they go."""
+"""The key of work under way: with the same key an interrupted stage finds its own resume files,
+with another they go."""
 RESUME = "resume"
-"""The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage is done."""
+"""The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage
+is done."""
 
 Figures = dict[str, Any]
-"""What a stage measured: JSON values only, units in the names."""
+"""Figures as a record keeps them: JSON values only, units in the names."""
+
+
+Kept = TypeVar("Kept", bound=StageFigures)
 
 
 class Record(Frozen):
@@ -88,17 +101,18 @@ class Artifact:
         """The digest that later stages record as their input."""
         return self.record.digest
 
-    @property
-    def figures(self) -> Figures:
-        """What the stage measured."""
-        return self.record.figures
-
 
 class Dataset(Artifact):
-    """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line) and `texts.jsonl` ({"text": …} a line).
+    """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line), `texts.jsonl` ({"text": …}).
 
-    Where conversations have an opening, `opening.jsonl` holds its messages, and `opening` in a line says how many of them are that.
+    Where conversations have an opening, `opening.jsonl` holds its messages, and `opening` in a line
+    says how many of them are that.
     """
+
+    @property
+    def figures(self) -> DatasetFigures:
+        """What was read and how it was split."""
+        return DatasetFigures.read(self.record.figures)
 
     @property
     def opening_file(self) -> Path | None:
@@ -160,30 +174,45 @@ def external(folder: Path) -> Checkpoint:
 
 
 class TeacherLogits(Artifact):
-    """The teacher's distribution at each position of the training text: top-k and the tail's mass."""
+    """Teacher's distribution at each position of the training text: top-k and the tail's mass."""
 
 
 class ModelFile(Artifact):
     """One .gguf or .tflite file with `tokenizer.json` and `chat_template.jinja` beside it."""
 
     @property
+    def figures(self) -> ModelFigures:
+        """What the file is."""
+        return ModelFigures.read(self.record.figures)
+
+    @property
     def file(self) -> Path:
-        """The model file itself."""
-        return self.path / str(self.figures["file"])
+        """Path to the model file itself."""
+        return self.path / self.figures.file
 
     @property
     def adapter(self) -> Path | None:
-        """The LoRA adapter that runs beside it."""
-        name = self.figures.get("adapter_file")
-        return self.path / str(name) if name else None
+        """Path to the unmerged LoRA adapter; None if there is none."""
+        name = self.figures.adapter_file
+        return self.path / name if name else None
 
 
 class Verdict(Artifact):
-    """`verdict.json`: what was measured on the model file, and what the gate says; `goldens.jsonl`."""
+    """`verdict.json`: what was measured, and what the gate says; `goldens.jsonl`."""
+
+    @property
+    def figures(self) -> VerdictFigures:
+        """What was measured, and the limits that were missed."""
+        return VerdictFigures.read(self.record.figures)
 
 
 class Bundle(Artifact):
     """The folder that travels to boards; device.manifest says what is in it."""
+
+    @property
+    def figures(self) -> BundleFigures:
+        """What was packaged."""
+        return BundleFigures.read(self.record.figures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +224,8 @@ class Action:
     size_bytes: int = 0
     """What goes over the line."""
     ways: Mapping[str, int] = field(default_factory=dict)
-    """Where there was a choice, the bytes of each way: the delta that is taken, and what it saves."""
+    """Where there was a choice, the bytes of each way: the delta that is taken, and what it
+    saves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,23 +254,28 @@ class Report:
     rows: list[Figures]
     """One a test: llama-bench's fields."""
     measured: Figures
-    """Everything else: seconds and bytes, the board's condition before, through and after the run."""
+    """Everything else: seconds and bytes, the board's condition before, through and after the
+    run."""
     facts: Figures = field(default_factory=dict)
     """What the board is."""
 
 
-def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
-    """Return the record of `out` and whether it is fresh: made now by `build(out)`, or found with the same key.
+def keep(
+    out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
+) -> tuple[Record, bool]:
+    """Return the record of `out`, and whether it is fresh: made now, not found with the same key.
 
-    `build` writes its files under `out` and returns its figures. If it is interrupted nothing is recorded; started again
-    with the same key it finds what it left under `out`/resume.
+    `build` writes its files under `out` and returns its figures. If it is interrupted nothing is
+    recorded; started again with the same key it finds what it left under `out`/resume. A record
+    whose figures are not of `shape` is made again.
     """
     key = work.key()
-    if (found := recorded(out)) and found.key == key:
-        return found, False
+    if record := recorded_as(out, key, shape):
+        return record, False
     _prepare(out, key)
     began = time.monotonic()
     figures = build(out)
+    assert figures is not None
     shutil.rmtree(out / RESUME, ignore_errors=True)
     record = Record(
         stage=work.stage,
@@ -252,7 +287,7 @@ def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Recor
         digest=digest(out),
         size_bytes=size_bytes(out),
         seconds=round(time.monotonic() - began, 2),
-        figures=figures,
+        figures=figures.as_json(),
     )
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
@@ -260,11 +295,23 @@ def keep(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Recor
 
 
 def recorded(out: Path) -> Record | None:
-    """Return the record of a finished folder, None for one that never happened or cannot be read."""
+    """Return the record of a finished folder, None if there is none that can be read."""
     try:
         return Record.model_validate_json((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def recorded_as(out: Path, key: str, shape: type[StageFigures]) -> Record | None:
+    """Return the record of a folder if it has this key and figures of this shape, else None."""
+    record = recorded(out)
+    if record is None or record.key != key:
+        return None
+    try:
+        shape.read(record.figures)
+    except ArtifactError:
+        return None
+    return record
 
 
 def _prepare(out: Path, key: str) -> None:
@@ -280,7 +327,10 @@ def _prepare(out: Path, key: str) -> None:
 
 
 def files_in(path: Path, *, without: Sequence[str] = ()) -> list[Path]:
-    """Return the output files under a folder, sorted by relative POSIX path; bookkeeping is left out, and the files `without`."""
+    """Return the output files under a folder, sorted by relative POSIX path.
+
+    Bookkeeping is left out, and so are the files `without`.
+    """
     skip = {RECORD, STARTED, *without}
     found = [
         p for p in path.rglob("*") if p.is_file() and not (p.parent == path and p.name in skip)
@@ -292,7 +342,10 @@ def files_in(path: Path, *, without: Sequence[str] = ()) -> list[Path]:
 
 
 def digest(path: Path, *, without: Sequence[str] = ()) -> str:
-    """Return the sha256 of a file, or of a folder's relative paths and bytes, but for the files `without`."""
+    """Return the sha256 of a file, or of a folder's relative paths and bytes.
+
+    The files `without` are left out.
+    """
     if path.is_file():
         return file_digest(path)
     total = hashlib.sha256()
@@ -317,7 +370,7 @@ def size_bytes(path: Path) -> int:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; raise ArtifactError with file and line for a bad one."""
+    """Yield the objects of a JSON-lines file; raise ArtifactError with the line of a bad one."""
     for where, line in lines_of(path.name, path):
         if not line.strip():
             continue

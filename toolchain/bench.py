@@ -1,7 +1,7 @@
 """The numbers of a board, measured by its own runtime and read from the host.
 
-bench(Endpoint) → Report. Rows carry llama-bench's field names, so that its readers read them; what a row leaves out
-(tokenizing, HTTP) is measured apart as time to first token.
+bench(Endpoint) → Report. Rows carry llama-bench's field names, so that its readers read them; what
+a row leaves out (tokenizing, HTTP) is measured apart as time to first token.
 """
 
 import csv
@@ -46,7 +46,8 @@ COLUMNS = (
     *("no_op_offload", "no_host", "repack", "fit_target", "fit_min_ctx"),
     *("n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", *_RATES),
 )
-"""llama-bench's columns in its order (tools/llama-bench, `test::get_fields`): scripts/compare-llama-bench.py needs most of them."""
+"""llama-bench's columns in its order (tools/llama-bench, `test::get_fields`):
+scripts/compare-llama-bench.py needs most of them."""
 FORMS = ("md", "csv", "json", "jsonl", "sql")
 
 
@@ -58,9 +59,10 @@ def bench(
     repeat: int = 5,
     sustained_s: float = 0.0,
 ) -> Report:
-    """Measure the board's current release with its runtime; the service keeps running beside it only if it is idle.
+    """Measure the board's current release with its runtime, and its service if that is idle.
 
-    Raises BoardError for a speed that the board's own memory could not feed: such a figure is a mistake of the measurement.
+    Raises BoardError for a speed that the board's own memory could not feed: such a figure is a
+    mistake of the measurement.
     """
     wanted = (
         "--pp",
@@ -75,7 +77,7 @@ def bench(
     answer = device.call("bench", *wanted, timeout_s=3600 + sustained_s)
     report = Report(
         board=device.address,
-        emulated=device.address.startswith("virtual:"),
+        emulated=device.kind.emulated,
         rows=answer.pop("rows"),
         measured=answer,
         facts={name: value for name, value in device.facts().items() if name in FACTS},
@@ -90,7 +92,8 @@ def _refuse_impossible(report: Report) -> None:
         rate = next(row["median_ts"] for row in report.rows if row["n_gen"])
         needed = rate * roof["bytes_per_token"] / 1e9
         raise BoardError(
-            f"{report.board}: {rate:g} tokens/s would read {needed:.1f} GB/s, the memory gives {roof['bandwidth_gb_s']:g}: "
+            f"{report.board}: {rate:g} tokens/s would read {needed:.1f} GB/s, "
+            f"the memory gives {roof['bandwidth_gb_s']:g}: "
             "this cannot be true",
             hint="close what else runs and measure again",
         )

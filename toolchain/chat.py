@@ -1,11 +1,13 @@
-"""Conversations to token ids through the tokenizer's own chat template, for training and for comparing with the device.
+"""Conversations to token ids through the tokenizer's chat template, for training and the gate.
 
-The one rule: a model is trained on exactly the ids that it will see when it is asked, so the prompt as it is rendered for the last
-answer must be the beginning of the conversation as it is rendered with it.
+The one rule: a model is trained on exactly the ids that it will see when it is asked, so the prompt
+as it is rendered for the last answer must be the beginning of the conversation as it is rendered
+with it.
 
-Where an answer lies is found in the very text that is learned, by rendering the conversation once more with a mark in the answer's
-place: templates render a last answer otherwise than an earlier one (`<think>` blocks are taken out of history), trim texts, and
-repeat end tokens, so that no other rendering tells.
+Where an answer lies is found in the very text that is learned, by rendering the conversation once
+more with a mark in the answer's place: templates render a last answer otherwise than an earlier one
+(`<think>` blocks are taken out of history), trim texts, and repeat end tokens, so that no other
+rendering tells.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,22 +26,26 @@ IGNORED = -100
 Messages = Sequence[Mapping[str, str]]
 
 
-class TooLong(ArtifactError):  # noqa: N818 - a name, not a suffix: callers that drop long conversations catch it
+# Callers that drop long conversations catch it.
+class TooLong(ArtifactError):  # noqa: N818 - a name, not a suffix
     """A conversation that has more tokens than allowed."""
 
 
 class Refused(ArtifactError):  # noqa: N818 - as above: a plan catches it and names the line
-    """A conversation that the chat template does not take, or of which it cannot be told what the assistant says."""
+    """A conversation that the chat template refuses, or in which the answers cannot be found."""
 
 
 def encode(
     tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0
 ) -> tuple[list[int], list[int]]:
-    """Return (ids, labels) of a conversation: labels are the ids of each answer with its end token, IGNORED elsewhere.
+    """Return (ids, labels) of a conversation.
 
-    Answers in the first `opening` messages, with which every conversation begins, are not learned, nor is an answer that nobody
-    asked for. What a template writes after the last answer's end token is cut off; where it writes no end token, the tokenizer's
-    own is learned. Raises TooLong, and Refused for a conversation or template that cannot be learned from.
+    Labels are the ids of each answer with its end token, IGNORED elsewhere.
+
+    Answers in the first `opening` messages, with which every conversation begins, are not learned,
+    nor is an answer that nobody asked for. What a template writes after the last answer's end token
+    is cut off; where it writes no end token, the tokenizer's own is learned. Raises TooLong, and
+    Refused for a conversation or template that cannot be learned from.
     """
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     shown = messages[: answers[-1] + 1] if answers else messages
@@ -63,7 +69,10 @@ def render_prompt(tokenizer: Any, messages: Messages) -> list[int]:
 
 @contextmanager
 def fixed_clock() -> Iterator[None]:
-    """Let chat templates that ask transformers for the time be told RENDERED_AT, as the board is where prompts are compared."""
+    """Give RENDERED_AT as the time to chat templates that ask transformers for it.
+
+    The board is given the same time where prompts are compared.
+    """
     from transformers.utils import chat_template_utils
 
     class Stopped:
@@ -71,13 +80,15 @@ def fixed_clock() -> Iterator[None]:
         def now() -> datetime:
             return moment(RENDERED_AT)
 
-    # transformers gives a template no other clock: of what a caller hands it, only plain values reach it.
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = Stopped
+    # transformers gives a template no other clock: of what a caller hands it, only plain values
+    # reach it.
+    module: Any = chat_template_utils
+    clock = module.datetime
+    module.datetime = Stopped
     try:
         yield
     finally:
-        chat_template_utils.datetime = clock
+        module.datetime = clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +115,8 @@ def _find_answer(tokenizer: Any, messages: Messages, number: int, text: str) -> 
     if text.startswith(prompt):
         start = len(prompt)
     elif text.startswith(before) and not last:
-        # An earlier answer is rendered without what its own prompt ended with (`<think>`): it is learned as history shows it.
+        # An earlier answer is rendered without what its own prompt ended with (`<think>`): it is
+        # learned as history shows it.
         start = len(before)
     else:
         raise _untold(number, "the prompt is not how the conversation begins")
@@ -118,7 +130,7 @@ def _find_answer(tokenizer: Any, messages: Messages, number: int, text: str) -> 
 
 
 def _around(tokenizer: Any, messages: Messages, number: int) -> tuple[str, str]:
-    """Return what the template writes before and after the text of a message, found with a mark in its place."""
+    """Return what the template writes before and after the text of a message."""
     marked = [*messages[:number], {**messages[number], "content": MARK}, *messages[number + 1 :]]
     parts = _render(tokenizer, marked).split(MARK)
     if len(parts) != 2:
@@ -127,13 +139,14 @@ def _around(tokenizer: Any, messages: Messages, number: int) -> tuple[str, str]:
 
 
 def _end_token(tokenizer: Any, messages: Messages, after: str, *, last: bool) -> str:
-    """Return the token that ends an answer in the text behind it; empty where the template writes none."""
+    """Return the token that ends an answer, from the text behind it; empty if there is none."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values()]
     token = first_token(after, added)
     if last or not token:
         return token
 
-    # Behind an earlier answer the first token may be the beginning of the next message: only one that ends answers counts.
+    # Behind an earlier answer the first token may be the beginning of the next message: only one
+    # that ends answers counts.
     _, behind_last = _around(tokenizer, messages, len(messages) - 1)
     ends = {first_token(behind_last, added), tokenizer.eos_token}
     return token if token in ends else ""
@@ -172,7 +185,8 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 def _untold(number: int, why: str) -> Refused:
     return Refused(
         f"chat template: message {number + 1}: {why}",
-        hint="training needs a template whose prompt is the beginning of the rendered answer, and that shows each answer once",
+        hint="training needs a template whose prompt is the beginning of the rendered answer, "
+        "and that shows each answer once",
     )
 
 

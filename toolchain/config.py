@@ -1,7 +1,7 @@
 """TOML files into frozen models: says which key is wrong, where, and what was probably meant.
 
-Everything that a person writes (recipes, targets) is read by `load`, and by nothing else. Values are taken as they are written:
-`"16"` is no number and `true` is no 1.
+Everything that a person writes (recipes, targets) is read by `load`, and by nothing else. Values
+are taken as they are written: `"16"` is no number and `true` is no 1.
 """
 
 import difflib
@@ -29,7 +29,7 @@ _TABLE = re.compile(r"^\s*\[\[?\s*([\w.\-\s\"']+?)\s*\]\]?")
 
 
 class Frozen(BaseModel):
-    """Base of all models of files that people write: immutable, unknown keys refused, numbers finite."""
+    """Base of all models of files that people write: frozen, no unknown keys, finite numbers."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
@@ -40,7 +40,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file as `model`; raise ConfigError with the file, the key and the likely intent, for each key that is wrong."""
+    """Read a TOML file as `model`.
+
+    Raise ConfigError with the file, the key and the likely intent, for each key that is wrong.
+    """
     text, tables = _read(path)
     if "extends" in tables:
         _, base = _read(path.parent / f"{tables.pop('extends')}.toml")
@@ -61,7 +64,7 @@ def closest(word: str, words: list[str]) -> str:
 
 
 def line_of(text: str, parents: list[str], key: str) -> int:
-    """Return the line of a TOML text on which a key of a table is given a value, or the table itself; 0 where neither is."""
+    """Return the line of a TOML text with the value of a key, or with its table; 0 for neither."""
     path = [*parents, key]
     while path:
         names = [part for part in path if not part.isdigit()]
@@ -89,7 +92,7 @@ def _names(dotted: str) -> list[str]:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of a file and its tables; raise ConfigError with the line where it is no TOML."""
+    """Return the text of a file and its tables; raise ConfigError with the line that is no TOML."""
     text = ""
     try:
         _check_plain(path)
@@ -112,7 +115,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _check_plain(path: Path) -> None:
-    """Raise ConfigError for a pipe or a device, which could be read for ever, and for what no person wrote."""
+    """Raise ConfigError for a pipe, a device or a file that is too large for a person's work."""
+    # A pipe or a device could be read for ever.
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path.name}: not a plain file")
     if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -126,7 +130,7 @@ def _unreadable(path: Path, error: Unreadable) -> ConfigError:
 
 
 def _not_toml(path: Path, said: str, text: str) -> ConfigError:
-    """Return tomllib's complaint with its line where we put lines; at the end of a text that is the last one."""
+    """Return tomllib's complaint in our words, with its line; the last one at the end of a text."""
     at = _AT.search(said)
     line = int(at[1]) if at else max(1, len(text.rstrip("\n").splitlines()))
     reason = _AT.sub("", said).removesuffix(" (at end of document)")
@@ -163,7 +167,8 @@ def _long_number(text: str) -> Unreadable:
 
 
 def _merged(base: Any, over: Any) -> Any:
-    """Return a file over the one that it extends: it holds only what differs from that file of the same folder."""
+    """Return the values of a file over those of the file that it extends."""
+    # A file that extends another of the same folder holds only what differs from it.
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
@@ -175,7 +180,8 @@ def _similar_file(path: Path) -> str:
 
 
 def _place(problem: ErrorDetails) -> tuple[str, ...]:
-    """Return the path to the value that is wrong: where a key takes several kinds, pydantic complains once for each of them."""
+    """Return the path to the value that is wrong, without pydantic's name of the kind it tried."""
+    # Where a key takes several kinds, pydantic complains once for each of them.
     place = tuple(str(part) for part in problem["loc"])
     return place[:-1] if place[1:] and place[-1] in _KINDS else place
 
@@ -200,7 +206,7 @@ def _explain(name: str, problem: ErrorDetails, model: type[BaseModel], text: str
 
 
 def _wrong_value(name: str, problem: ErrorDetails, text: str) -> ConfigError:
-    """Return the error of a value of another kind or out of its range, with the line that holds it."""
+    """Return the error of a value of a wrong type or out of range, with the line that holds it."""
     *parents, key = _place(problem)
     line = line_of(text, parents, key)
     where = ": ".join([f"{name}:{line}" if line else name, *([".".join(parents)] * bool(parents))])

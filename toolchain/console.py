@@ -1,7 +1,8 @@
 """The only module that prints: data to stdout, progress and words to stderr, through rich.
 
-The one rule: whatever is printed goes through `visible` first. Names, errors, facts, logs and a model's text come from boards,
-files and strangers; none of them may move the cursor, set a title, change what was printed before, or be read as rich's markup.
+The one rule: whatever is printed goes through `visible` first. Names, errors, facts, logs and a
+model's text come from boards, files and strangers; none of them may move the cursor, set a title,
+change what was printed before, or be read as rich's markup.
 """
 
 import json
@@ -34,14 +35,19 @@ PIPE_WIDTH = 160
 
 
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c"
+    "\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
 )
-"""What a terminal obeys rather than shows: controls of C0 and C1 but the newline and the tab, line separators, what turns the
-direction of text (Unicode's UTR 36, section 2.6), and halves of characters, which no file can hold."""
+"""What a terminal obeys rather than shows: controls of C0 and C1 but the newline and the tab, line
+separators, what turns the direction of text (Unicode's UTR 36, section 2.6), and halves of
+characters, which no file can hold."""
 
 
 def visible(text: str, *, one_line: bool = False) -> str:
-    """Return text with what a terminal would obey spelled out, such as `\\x1b`; `one_line` spells newlines and tabs too."""
+    """Return text with control characters spelled out, such as `\\x1b`.
+
+    With `one_line` newlines and tabs too.
+    """
     spelled = _UNSEEN.sub(_spelled, text)
     return spelled.replace("\n", "\\n").replace("\t", "\\t") if one_line else spelled
 
@@ -66,7 +72,7 @@ class Terminal:
         self._console.print(Text(visible(text)))
 
     def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
-        """Move the bar called `name`; it goes when it is full. Without a terminal a line now and then says the same."""
+        """Move the bar called `name`; without a terminal, write a line now and then instead."""
         self._pace.step(name, done, total, unit, figures)
         if not self._console.is_terminal:
             return
@@ -88,7 +94,7 @@ class Terminal:
         self._progress, self._tasks = None, {}
 
     def at(self) -> str:
-        """Return where the work is, to be put behind what ended it; empty where nothing was begun."""
+        """Return how far the work came, for an error's message; empty if nothing was begun."""
         return self._pace.at()
 
     @contextmanager
@@ -148,7 +154,8 @@ def terminal() -> Iterator[Terminal]:
 def show_json(value: Any) -> None:
     """Print one JSON value on stdout."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    # JSON itself escapes C0; the rest stands within strings, where this is JSON's own spelling of it.
+    # JSON itself escapes C0; the rest stands within strings, where this is JSON's own spelling of
+    # it.
     sys.stdout.write(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 

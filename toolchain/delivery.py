@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
-from toolchain import artifacts, runtime, signing, talk, target
+from toolchain import artifacts, runtime, signing, talk
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
-from toolchain.board import is_stand_in, open_board
+from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.pipeline import Step
+from toolchain.line.flow import Step
+from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.recipe import PackageSpec
 
 
-class Wanted(Protocol):
+class Product(Protocol):
     """What is delivered, by a recipe or as a finished model."""
 
     @property
@@ -65,7 +66,8 @@ class Terms:
 
     port: int
     accept_new: bool = False
-    """Pin the key of a board that is seen for the first time, and there the key that signs, if it knows none."""
+    """Pin the key of a board that is seen for the first time, and there the key that signs, if it
+    knows none."""
     sign: str = ""
     """The key to sign with; empty: the usual one, where a signature is needed and missing."""
     allow_unsigned: bool = False
@@ -99,15 +101,15 @@ def origin_of(text: str) -> str:
 
 
 def deliver(
-    wanted: Wanted, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
+    product: Product, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
 ) -> Delivery:
-    """Push the bundles of a walk to a board, ask each the recipe's question and measure it there; the fastest one stays."""
+    """Push the bundles of a walk to a board, ask and measure each there; the fastest one stays."""
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
     if not bundles:
-        raise ConfigError(f"{wanted.id}: stages: without `package` there is nothing to push")
+        raise ConfigError(f"{product.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=terms.accept_new) as connection:
         device = Device(connection)
-        tried = [_try(wanted, bundle, device, report, terms) for bundle in bundles]
+        tried = [_try(product, bundle, device, report, terms) for bundle in bundles]
         best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
         if best != len(tried) - 1:
             _push(bundles[best], device, report, terms)
@@ -117,7 +119,7 @@ def deliver(
 
 
 def look_first(address: str, terms: Terms) -> None:
-    """Raise FitError, BoardError or TrustError for a board that cannot take what a walk of hours would make for it."""
+    """Raise FitError, BoardError or TrustError for a board that could not run the walk's result."""
     from toolchain.push.fitness import refuse_board
 
     with open_board(address, accept_new=terms.accept_new) as connection:
@@ -125,15 +127,17 @@ def look_first(address: str, terms: Terms) -> None:
 
 
 def _try(
-    wanted: Wanted, bundle: Bundle, device: Device, report: Reporter, terms: Terms
+    product: Product, bundle: Bundle, device: Device, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push one bundle, ask it and measure it."""
     deployment = _push(bundle, device, report, terms)
-    answer = talk.ask(device, wanted.question)["text"] if wanted.question else ""
+    answer = talk.ask(device, product.question)["text"] if product.question else ""
     report.note(f"bench: {device.address}")
-    longest = wanted.package.context - 1
+    longest = product.package.context - 1
     measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
-    return Delivery(deployment=deployment, question=wanted.question, answer=answer, report=measured)
+    return Delivery(
+        deployment=deployment, question=product.question, answer=answer, report=measured
+    )
 
 
 def push_bundle(
@@ -162,7 +166,8 @@ def _bundle(folder: Path) -> Bundle:
     if folder.is_file():
         raise ArtifactError(
             f"{folder}: a file, not a bundle",
-            hint=f"`demitasse run {folder} --to BOARD` makes a bundle of a model file and pushes it",
+            hint=f"`demitasse run {folder} --to BOARD` makes a bundle of a model file "
+            "and pushes it",
         )
     record = artifacts.recorded(folder)
     if record is None or record.stage != "package":
@@ -179,9 +184,9 @@ def _push(
 
     refuse_at_first_look(bundle.path, device)
     facts, stored = device.look()
-    profile = target.profile_of(facts["machine"], facts["cpu_features"])
+    profile = profile_of(facts["machine"], facts["cpu_features"])
     folder = runtime.for_board(_engine(bundle), profile, facts, report)
-    unsigned = terms.allow_unsigned or is_stand_in(device.address)
+    unsigned = terms.allow_unsigned or device.kind.simulated
     if not dry_run and (terms.sign or not unsigned):
         key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
         if terms.accept_new and not stored["signers"]:
@@ -203,7 +208,9 @@ def _push(
 
 
 def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.SigningKey | None:
-    """Sign what is not signed yet, all of it where a key is asked for; return the key, None if none was needed.
+    """Sign the manifests that have no signature, all of them if a key is named; return the key.
+
+    None if nothing was to be signed.
 
     Raise TrustError for a signature that is there and false.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from toolchain.agent import OLDEST_PYTHON
+from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME
 from toolchain.errors import ToolError
 from toolchain.target import Target, recognise
 from toolchain.tools import ggml, llama, openssh
@@ -143,7 +143,7 @@ def _board_python(facts: Facts) -> Finding:
     return Finding(
         check="python",
         state="problem",
-        seen=f"{version}, 3.10 is the oldest",
+        seen=f"{version}, {OLDEST_PYTHON_NAME} is the oldest",
         mend="install a newer image of the system",
     )
 

@@ -1,6 +1,7 @@
-"""The error tree: one root, one child for each thing the reader can do next, one exit code each (DESIGN section 8).
+"""Errors: one root, a child for each thing that the reader can do next, an exit code each.
 
-A message is `where: before what: problem` in lower case, with the offending value in backticks and no full stop.
+A message is `where: before what: problem` in lower case, with the offending value in backticks and
+no full stop.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ class ToolchainError(Exception):
         self.message = message
         self.hint = hint
         self.others: tuple[ToolchainError, ...] = ()
-        """What else is wrong, where several things were found at once; the first one has the exit code."""
+        """What else is wrong, where several things were found at once; the first one has the exit
+        code."""
 
 
 def all_of(errors: "Sequence[ToolchainError]") -> ToolchainError:

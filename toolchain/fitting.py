@@ -1,58 +1,40 @@
 """What `fit` weighs: any model that people have on disk, before it is packaged for a board.
 
-A GGUF or TFLite file, a bundle of either, or a checkpoint folder as it will be once it is quantized. No weight is read.
+A GGUF or TFLite file, a bundle of either, or a checkpoint folder as it will be once it is
+quantized. No weight is read.
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import BUNDLE_MANIFEST, ManifestError, read_manifest
 from device.manifest import gguf as gguf_files
-from device.manifest import tflite as tflite_files
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.forecast import (
-    Forecast,
-    forecast,
-    tflite_figures,
-    tflite_forecast,
-    trained_context,
-    usual_context,
-)
+from toolchain.line import formats
 from toolchain.target import Target
+from toolchain.weighing import Weighed, weigh_header
 
 SCHEME = "Q4_K_M"
-"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by default."""
+"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by
+default."""
 _HINT = "give a GGUF or TFLite file, a bundle as `demitasse package` makes it, or a model folder"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weighed:
-    """A model that can be asked what it takes."""
-
-    what: str
-    """Its file or folder, and as what it was weighed."""
-    usual_context: int
-    """Tokens it is served with where nobody says how many."""
-    trained_context: int
-    """Tokens that it was trained for, or that its file has room for; 0 where that is not known."""
-    forecast: Callable[[Target, int, int], Forecast]
-    """Target, tokens of context and threads (0: the fastest known) → what it takes and gives there."""
-
-
 def weigh(path: Path, scheme: str = SCHEME) -> Weighed:
-    """Return what a file or folder is to `fit`; raise ArtifactError for what is no model, ConfigError for an unknown scheme."""
+    """Return what a file or folder is to `fit`.
+
+    Raise ArtifactError for what is no model, ConfigError for an unknown scheme.
+    """
     try:
         if path.is_dir():
             return _folder(path, scheme)
-        return _tflite(path) if path.suffix == ".tflite" else _gguf(path)
+        return formats.of_file(path).weigh(path, 0, 0)
     except ManifestError as error:
         raise ArtifactError(str(error), hint=_HINT) from error
 
 
 def memory_here_mb(board: Target) -> int | None:
-    """Return this computer's memory where a target is of its kind and says nothing of its own; None elsewhere."""
+    """Return this computer's memory if a target of its kind names none of its own, else None."""
     if board.memory_mb is not None or board.machine != platform.machine():
         return None
     try:
@@ -73,58 +55,21 @@ def _folder(folder: Path, scheme: str) -> Weighed:
             hint="`demitasse fit` of the base's folder says how much",
         )
     raise ArtifactError(
-        f"{folder.name}: neither a bundle nor a model folder: it has no `{BUNDLE_MANIFEST}` and no `config.json`",
+        f"{folder.name}: neither a bundle nor a model folder: it has no `{BUNDLE_MANIFEST}` and no "
+        "`config.json`",
         hint=_HINT,
-    )
-
-
-def _gguf(file: Path, *, context: int = 0, beside_bytes: int = 0) -> Weighed:
-    return _of_header(
-        gguf_files.read_header(file), file.name, context=context, beside_bytes=beside_bytes
-    )
-
-
-def _of_header(
-    header: gguf_files.Header, what: str, *, context: int = 0, beside_bytes: int = 0
-) -> Weighed:
-    trained = trained_context(header)
-    return Weighed(
-        what=what,
-        usual_context=context or usual_context(trained),
-        trained_context=trained,
-        forecast=lambda board, tokens, threads: forecast(
-            header, board, tokens, threads, beside_bytes=beside_bytes
-        ),
-    )
-
-
-def _tflite(file: Path) -> Weighed:
-    header = tflite_files.read_header(file)
-    context = int(tflite_figures(header)["context"])
-    if not context:
-        raise ArtifactError(
-            f"{file.name}: no decoder: it has no signature `decode` with a mask",
-            hint="a decoder has the signatures `prefill_<n>` and `decode`, as litert-torch writes them",
-        )
-    return Weighed(
-        what=file.name,
-        usual_context=context,
-        trained_context=context,
-        forecast=lambda board, tokens, threads: tflite_forecast(header, board),
     )
 
 
 def _bundle(folder: Path) -> Weighed:
     manifest = read_manifest(folder)
     file = folder / manifest.model
-    if file.suffix == ".tflite":
-        return _tflite(file)
-    adapter = manifest.file(manifest.adapter).size if manifest.adapter else 0
-    return _gguf(file, context=manifest.context, beside_bytes=adapter)
+    adapter_bytes = manifest.file(manifest.adapter).size if manifest.adapter else 0
+    return formats.of_file(file).weigh(file, manifest.context, adapter_bytes)
 
 
 def _checkpoint(folder: Path, scheme: str) -> Weighed:
-    """Return a checkpoint as the GGUF file that `quantize` would write: the same tensors, in the types of the scheme."""
+    """Return a checkpoint as the GGUF file that `quantize` would write: same tensors and types."""
     from toolchain.models import architecture
     from toolchain.models.weights import open_weights
     from toolchain.quantize.gguf import choice
@@ -147,7 +92,7 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
         _tensor(source.name, source.shape, kinds[source.name].type.name) for source in model.tensors
     )
     header = gguf_files.Header(metadata, tensors, sum(tensor.size for tensor in tensors))
-    return _of_header(header, f"{folder.name} as {scheme}")
+    return weigh_header(header, f"{folder.name} as {scheme}")
 
 
 def _as_read(value: object) -> gguf_files.Value:

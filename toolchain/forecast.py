@@ -1,41 +1,40 @@
-"""What a model file will take and give on a board that nobody has at hand: memory and speed, from its header and a target's facts.
+"""Memory and speed of a model file on a board, forecast from its header and a target's facts.
 
-Memory follows llama.cpp's and LiteRT's own allocations; benchmarks/fit.py compares it with measured peaks. Speed follows the
-roofline: a token costs one reading of the weights, a prompt one multiplication a weight and token. Both rates of a board are
-measured ones; where nobody has measured how fast it decodes, the rate of its memory is a bound.
+Memory follows llama.cpp's and LiteRT's own allocations; benchmarks/fit.py compares it with measured
+peaks. Speed follows the roofline: a token costs one reading of the weights, a prompt one
+multiplication a weight and token. Both rates of a board are measured ones; where nobody has
+measured how fast it decodes, the rate of its memory is a bound.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from device.manifest import Manifest
 from device.manifest import tflite as lite
-from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, streamed_bytes
-from toolchain.target import Needs, Profile, Target
+from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
+from toolchain.figures import ModelFigures
+from toolchain.profiles import PROFILES, Profile
+from toolchain.target import Needs, Target
 
 BATCH = 512
 """Tokens that the device runtime evaluates at once."""
 USUAL_CONTEXT = 4096
-"""Tokens that the device runtime takes where nobody says how many, if the model was trained for so many."""
+"""Tokens that the device runtime takes where nobody says how many, if the model was trained for so
+many."""
 OUTPUT_ROWS = 32
 """Rows of scores that it keeps of a batch."""
 RUNTIME_BYTES = 42 << 20
-"""The interpreter, the server and the engine's library, before a model is loaded (VmRSS, measured)."""
+"""The interpreter, the server and the engine's library, before a model is loaded (VmRSS,
+measured)."""
 VOCABULARY_ENTRY_BYTES = 160
 """llama.cpp's tables for one token or one merge (measured: 158)."""
 SPEED_ERROR = 0.15
-"""How far a forecast rate was from the published ones that it was not made from, at the most (benchmarks/fit.py)."""
-REPACKED: dict[Profile, frozenset[str]] = {
-    "x86-64": frozenset({"Q4_0", "Q4_K", "IQ4_NL"}),
-    "armv8.2+dotprod+fp16": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "Q8_0"}),
-}
-"""Types that llama.cpp copies into another order for a processor's instructions (ggml-cpu/repack.cpp)."""
+"""How far a forecast rate was from the published ones that it was not made from, at the most
+(benchmarks/fit.py)."""
 F16_BYTES, F32_BYTES = 2, 4
-_ROWS = {"x86-64": 8}
-"""Rows that are interleaved, where they are not 4."""
 
 
 class Rate(NamedTuple):
@@ -55,17 +54,22 @@ class Forecast:
     bytes_per_token: int
     """Weights that are read for each token of an answer."""
     decode: Rate | None
-    """Tokens a second of an answer; None where nobody has measured how fast the target reads while it decodes."""
+    """Tokens a second of an answer; None where nobody has measured how fast the target reads while
+    it decodes."""
     prefill: Rate | None
-    """Tokens a second of a prompt; None where nobody has measured a file of this type on the target."""
+    """Tokens a second of a prompt; None where nobody has measured a file of this type on the
+    target."""
     decode_at_most: float | None = None
-    """Tokens a second of an answer that the target's memory could feed; None where its bandwidth is not known."""
+    """Tokens a second of an answer that the target's memory could feed; None where its bandwidth is
+    not known."""
 
 
 def forecast(
     header: Header, target: Target, context: int, threads: int = 0, *, beside_bytes: int = 0
 ) -> Forecast:
-    """Return what a file with this header takes and gives on a target, with an adapter of so many bytes beside it.
+    """Return what a file with this header takes and gives on a target.
+
+    `beside_bytes` are those of an unmerged adapter.
 
     0 threads: as many as are fastest for each.
     """
@@ -100,7 +104,8 @@ def forecast(
 def _decode_bound(target: Target, bytes_per_token: int) -> float | None:
     """Return the tokens a second that no runtime exceeds.
 
-    Only the bandwidth of the memory as built is a bound: the measured ones in `targets/` are of one core, and several read more.
+    Only the bandwidth of the memory as built is a bound: the measured ones in `targets/` are of one
+    core, and several read more.
     """
     bandwidth = target.memory.bandwidth_theoretical_gb_s
     return bandwidth * 1e9 / bytes_per_token if bandwidth and bytes_per_token else None
@@ -121,8 +126,15 @@ def needs_of(header: Header, context: int, beside_bytes: int = 0) -> Needs:
     )
 
 
+def gguf_needs(file: Path, context: int, adapter: Path | None) -> dict[str, int]:
+    """Return the bytes of memory of each kind that a GGUF file takes, with an unmerged adapter."""
+    adapter_bytes = adapter.stat().st_size if adapter else 0
+    needs = asdict(needs_of(read_header(file), context, adapter_bytes))
+    return {part: size for part, size in needs.items() if part.endswith("_bytes")}
+
+
 def trained_context(header: Header) -> int:
-    """Return the tokens of context that a GGUF file says its model was trained for; 0 where it says none."""
+    """Return the tokens of context that a GGUF's model was trained for; 0 if it does not say."""
     return int(_most(_field(header, "context_length", 0)))
 
 
@@ -143,7 +155,7 @@ _PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes"}
 
 
 def _kv_bytes(header: Header, context: int) -> int:
-    """Return what grows with the context: keys and values, and the mask of who sees whom in a batch.
+    """Return the bytes that grow with the context: keys and values, and a batch's attention mask.
 
     The runtime keeps the whole context of layers with a window too (`swa_full`).
     """
@@ -171,17 +183,19 @@ def _compute_bytes(header: Header) -> int:
 
 
 def _repacked_bytes(header: Header, profile: Profile) -> int:
-    rows = _ROWS.get(profile, 4)
-    kinds = REPACKED.get(profile, frozenset())
+    processor = PROFILES[profile]
     return sum(
         t.size
         for t in header.tensors
-        if t.type in kinds and t.name != EMBEDDING and t.shape[-1] % rows == 0
+        if t.type in processor.repacked
+        and t.name != EMBEDDING
+        and t.shape[-1] % processor.repacked_rows == 0
     )
 
 
 def _layers(header: Header) -> list[Tensor]:
-    """Return what each token of a prompt is multiplied with: the head is used once, at the prompt's end."""
+    """Return the tensors that each token of a prompt is multiplied with: all but the head."""
+    # The head is used once, at the prompt's end.
     return [tensor for tensor in header.tensors if tensor.name not in (EMBEDDING, HEAD)]
 
 
@@ -210,11 +224,24 @@ def _padded(tokens: int) -> int:
     return -(-tokens // 256) * 256
 
 
-# TFLite -------------------------------------------------------------------------------------------------------------------
+# TFLite -------------------------------------------------------------------------------------------
 
 
-def tflite_figures(header: lite.Header) -> dict[str, Any]:
-    """Return what a TFLite decoder's signatures say of its size: the figures that `tflite_needs` counts with."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteSizes:
+    """What a TFLite decoder's signatures say of its size."""
+
+    context: int
+    """Tokens of context that its cache has places for; 0 for a file that is no decoder."""
+    prefill: tuple[int, ...]
+    """Lengths of the pieces that it reads prompts in."""
+    weights_bytes: int
+    kv_bytes_per_token: int
+    n_vocab: int
+
+
+def lite_sizes(header: lite.Header) -> LiteSizes:
+    """Return what a TFLite decoder's signatures say of its size."""
     decode = next((each for each in header.signatures if each.name == "decode"), None)
     mask, logits = (
         (decode.inputs.get("mask"), decode.outputs.get("logits")) if decode else (None, None)
@@ -225,46 +252,54 @@ def tflite_figures(header: lite.Header) -> dict[str, Any]:
         for name, tensor in (decode.inputs if decode else {}).items()
         if name.startswith("kv_cache_")
     ]
-    return {
-        "context": context,
-        "prefill": tuple(
-            sorted(
-                int(each.name.removeprefix("prefill_"))
-                for each in header.signatures
-                if each.name.removeprefix("prefill_").isdigit()
-            )
-        ),
-        "weights_bytes": sum(tensor.size for tensor in header.constants),
-        "kv_bytes_per_token": sum(caches) // context if context else 0,
-        "n_vocab": logits.shape[-1] if logits and logits.shape else 0,
-    }
+    lengths = [each.name.removeprefix("prefill_") for each in header.signatures]
+    return LiteSizes(
+        context=context,
+        prefill=tuple(sorted(int(length) for length in lengths if length.isdigit())),
+        weights_bytes=sum(tensor.size for tensor in header.constants),
+        kv_bytes_per_token=sum(caches) // context if context else 0,
+        n_vocab=logits.shape[-1] if logits and logits.shape else 0,
+    )
 
 
-def tflite_needs(model: Mapping[str, Any], context: int) -> dict[str, int]:
+def sizes_of(figures: ModelFigures) -> LiteSizes:
+    """Return the sizes of a TFLite file that a stage made or took."""
+    return LiteSizes(
+        context=figures.context,
+        prefill=tuple(figures.prefill or ()),
+        weights_bytes=figures.weights_bytes,
+        kv_bytes_per_token=figures.kv_bytes_per_token or 0,
+        n_vocab=figures.n_vocab,
+    )
+
+
+def tflite_needs(sizes: LiteSizes, context: int) -> dict[str, int]:
     """Return the bytes of memory that a TFLite file takes.
 
-    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and one that goes out.
+    LiteRT packs the weights for each of its graphs, and each graph has a cache that comes in and
+    one that goes out.
     """
-    graphs = 1 + len(model["prefill"])
+    graphs = 1 + len(sizes.prefill)
     return {
-        "weights_bytes": int(model["weights_bytes"]) * graphs,
-        "kv_bytes": int(model["kv_bytes_per_token"]) * context * 2 * graphs,
-        "compute_bytes": BATCH * int(model["n_vocab"]) * 4 + (16 << 20),
+        "weights_bytes": sizes.weights_bytes * graphs,
+        "kv_bytes": sizes.kv_bytes_per_token * context * 2 * graphs,
+        "compute_bytes": BATCH * sizes.n_vocab * 4 + (16 << 20),
     }
 
 
 def tflite_forecast(header: lite.Header, target: Target) -> Forecast:
     """Return what a TFLite file takes and gives on a target: its context is part of the file.
 
-    Nobody has published how fast LiteRT decodes on these boards: its memory's bandwidth is what is known.
+    Nobody has published how fast LiteRT decodes on these boards: its memory's bandwidth is what is
+    known.
     """
-    figures = tflite_figures(header)
+    sizes = lite_sizes(header)
     needs = Needs(
-        context=figures["context"],
+        context=sizes.context,
         runtime_bytes=RUNTIME_BYTES,
-        **tflite_needs(figures, figures["context"]),
+        **tflite_needs(sizes, sizes.context),
     )
-    read = figures["weights_bytes"] - _looked_up_bytes(header, figures["n_vocab"])
+    read = sizes.weights_bytes - _looked_up_bytes(header, sizes.n_vocab)
     return Forecast(
         needs=needs,
         peak_bytes=needs.total_bytes,
@@ -276,7 +311,7 @@ def tflite_forecast(header: lite.Header, target: Target) -> Forecast:
 
 
 def _looked_up_bytes(header: lite.Header, n_vocab: int) -> int:
-    """Return the bytes of an embedding that stands beside a head of its own: of it one row is read for a token."""
+    """Return the bytes of an untied embedding: one row of it is read for a token."""
     tables = [
         tensor.size
         for tensor in header.constants

@@ -1,7 +1,8 @@
-"""General text: prose, code, numbers and several languages, which show what a model lost outside of its subject.
+"""General text: prose, code, numbers and several languages, to measure what a model forgot.
 
-What a model memorised survives rounding that ruins the rest of it: Q4_0 of a tuned SmolLM2-135M kept 97 % of its next tokens on
-held-out answers and 62 % on this text. `trim`, `tune` and the gate measure on it; a recipe may name a text of its own.
+What a model memorised survives rounding that ruins the rest of it: Q4_0 of a tuned SmolLM2-135M
+kept 97 % of its next tokens on held-out answers and 62 % on this text. `trim`, `tune` and the gate
+measure on it; a recipe may name a text of its own.
 """
 
 from pathlib import Path
@@ -34,7 +35,10 @@ def passages(file: Path) -> list[str]:
 
 
 def pieces(tokenizer: Any, text: str, room: int = PIECE_TOKENS) -> list[list[int]]:
-    """Return the token ids of a passage in pieces of at most `room`, each begun as the tokenizer begins a text."""
+    """Return the token ids of a passage in pieces of at most `room` tokens.
+
+    Each begins as the tokenizer begins a text.
+    """
     start = tokenizer.bos_token_id
     if start is None:
         start = tokenizer.eos_token_id

@@ -1,7 +1,8 @@
 """Which held-out conversations the gate asks, and which decide between candidates before it.
 
-A choice that was made on the gate's own questions is measured too kindly by them. So where types are chosen or codes are learned,
-the held-out conversations are split: what decides (`trials`) is nothing that the gate asks.
+A choice that was made on the gate's own questions is measured too kindly by them. So where types
+are chosen or codes are learned, the held-out conversations are split: what decides (`trials`) is
+nothing that the gate asks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ class Split:
 
 
 def split(dataset: Dataset, questions: int) -> Split:
-    """Return the split of a data set for a gate that asks `questions` conversations; the same one each time.
+    """Return the split of a data set for a gate of `questions` conversations, always the same one.
 
     A question that stands in the data twice is on one side only.
     """

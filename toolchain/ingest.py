@@ -1,8 +1,9 @@
 """Questions, conversations and documents into a Dataset; the first stage of the flow.
 
-`.jsonl` holds one entry a line: {"question": text or a list of phrasings, "answer": text} or {"messages": […]}. A `.md` file is one
-document, a `.txt` file is one document a paragraph (blank lines between). Text is kept as it is, never normalised; the one rule
-is that no held-out phrasing reaches anything that is trained on. What is wrong is told at once: every bad line of every file.
+`.jsonl` holds one entry a line: {"question": text or a list of phrasings, "answer": text} or
+{"messages": […]}. A `.md` file is one document, a `.txt` file is one document a paragraph (blank
+lines between). Text is kept as it is, never normalised; the one rule is that no held-out phrasing
+reaches anything that is trained on. What is wrong is told at once: every bad line of every file.
 """
 
 import hashlib
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest.opening import bare, opened
-from toolchain.artifacts import Dataset, Figures, Work, digest, keep, write_jsonl
+from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, ToolchainError, all_of
+from toolchain.figures import DatasetFigures, Lengths
 from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.progress import Reporter
 from toolchain.recipe import DataSpec
@@ -27,7 +29,8 @@ Row = dict[str, Any]
 """A conversation as training reads it: `messages`, and how many of them are the `opening`."""
 ROLES = ("system", "user", "assistant")
 SHOWN = 20
-"""Dropped lines that are named one by one in the figures, and bad ones that are named one by one as errors."""
+"""Dropped lines that are named one by one in the figures, and bad ones that are named one by one as
+errors."""
 _OTHER_ENDINGS = {
     ".json": "one entry a line in a .jsonl file: jq -c '.[]' {0} > {1}.jsonl",
     ".gz": "unpack it first: gunzip {0}",
@@ -44,7 +47,7 @@ _OTHER_ENDINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One line of a JSONL file: the phrasings of one question as whole conversations, all with the same answer."""
+    """One line of a JSONL file: phrasings of one question as conversations with the same answer."""
 
     where: str
     """`file.jsonl:12`."""
@@ -74,7 +77,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What becomes of the files of a recipe: known from the files and the seed alone, before anything is written."""
+    """Contents of a recipe's files and their split, from the files and the seed alone."""
 
     read: Read
     train: tuple[Entry, ...]
@@ -82,7 +85,7 @@ class Parts:
     opening: Opening
 
     def conversations(self, entries: Sequence[Entry]) -> list[tuple[str, Row]]:
-        """Return each phrasing of some entries as a conversation with its opening, and where it was read."""
+        """Return each phrasing of some entries: where it was read, and its conversation."""
         return [
             (entry.where, _row(phrasing, self.opening))
             for entry in entries
@@ -96,9 +99,10 @@ class Parts:
 
 
 def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: int) -> Dataset:
-    """Read `spec.files` (relative to `folder`), split them by hash, and write the data set under `out`, each with its opening.
+    """Read `spec.files`, relative to `folder`, split them by hash, write the data set under `out`.
 
-    Raises ArtifactError for a file that is missing or a line that is no entry, with `file.jsonl:12`.
+    Raises ArtifactError for a file that is missing or a line that is no entry, with
+    `file.jsonl:12`.
     """
     files, documents = (
         existing(spec.files, folder, "files"),
@@ -107,18 +111,22 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     inputs = {name: digest(path) for name, path in (files | documents).items()}
     work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
 
-    def build(out: Path) -> Figures:
+    def build(out: Path) -> DatasetFigures:
         parts = look(spec, folder, seed=seed)
         if parts.read.errors:
             raise all_of(parts.read.errors)
         return _write(parts, out, report)
 
-    record, fresh = keep(out, work, build)
+    record, fresh = keep(out, work, build, DatasetFigures)
     return Dataset(path=out, record=record, fresh=fresh)
 
 
 def look(spec: DataSpec, folder: Path, *, seed: int) -> Parts:
-    """Read what `ingest` would read, and split it as it would, without writing anything; what is wrong stands in `read.errors`."""
+    """Read and split what `ingest` would, without writing anything.
+
+    What is wrong stands in `read.errors`.
+    """
+    # A question that the opening answers is not to be learned, and not to be asked.
     read = Read(seen={_question_key(dialogue(turn.question, turn.answer)) for turn in spec.turns})
     opening: Opening = ()
     for name in spec.files:
@@ -137,11 +145,11 @@ def look(spec: DataSpec, folder: Path, *, seed: int) -> Parts:
     return Parts(read=read, train=tuple(train), held_out=tuple(held_out), opening=opening)
 
 
-# Reading ------------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def _read_file(name: str, path: Path, read: Read) -> None:
-    """Read one file; a question that the opening answers is none to be learned, and none to be asked."""
+    """Read one file into `read`."""
     match path.suffix.lower():
         case ".jsonl":
             for where, line in lines_of(name, path):
@@ -224,11 +232,12 @@ def _messages(where: str, value: Any) -> Messages:
     )
 
 
-# Cleaning -----------------------------------------------------------------------------------------------------------------
+# Cleaning -----------------------------------------------------------------------------------------
 
 
 def _no_empty_text(entry: Entry) -> Entry | str:
-    """Drop what asks or answers nothing; an empty system prompt says that there is none, which a template may render otherwise."""
+    """Drop what asks or answers nothing."""
+    # An empty system prompt says that there is none, which a template may render otherwise.
     kept = tuple(
         phrasing
         for phrasing in entry.phrasings
@@ -247,7 +256,8 @@ def _ends_with_an_answer(entry: Entry) -> Entry | str:
 
 
 CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_with_an_answer)
-"""Each takes an entry and returns it, changed or not, or the reason why it is dropped; they run in this order."""
+"""Each takes an entry and returns it, changed or not, or the reason why it is dropped; they run in
+this order."""
 
 
 def _take_entry(entry: Entry | None, read: Read) -> None:
@@ -281,18 +291,19 @@ def _take_document(document: Document, read: Read) -> None:
 
 
 def _question_key(messages: Messages) -> str:
-    """Return what two askings of the same thing share: everything but the last answer, without case, spaces and end marks."""
+    """Return what repeated questions share: all but the answer, without case, spaces, end marks."""
     asked = "\0".join(
         message["content"] for message in messages[:-1] if message["role"] != "system"
     )
     return " ".join(unicodedata.normalize("NFKC", asked).casefold().split()).rstrip(" ?!.。")
 
 
-# Splitting ----------------------------------------------------------------------------------------------------------------
+# Splitting ----------------------------------------------------------------------------------------
 
 
 def _split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[list[Entry], list[Entry]]:
-    """Return (train, held out). What an entry gets depends on its own text and the seed only, so others may come and go."""
+    """Return (train, held out), split by each entry's own text and the seed."""
+    # Nothing else decides, so that other entries may come and go.
     if spec.hold_out == "conversation":
         out = [_fraction(seed, entry.phrasings[0]) < spec.held_out_share for entry in entries]
         return [e for e, o in zip(entries, out, strict=True) if not o], [
@@ -315,14 +326,15 @@ def _fraction(seed: int, messages: Messages) -> float:
     return int.from_bytes(hashed[:8], "big") / 2**64
 
 
-# Writing ------------------------------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
-def _write(parts: Parts, out: Path, report: Reporter) -> Figures:
+def _write(parts: Parts, out: Path, report: Reporter) -> DatasetFigures:
     opening, texts = parts.opening, parts.texts()
     if opening:
         report.note(
-            f"opening: {sum(len(message['content']) for message in opening):,} characters in {len(opening)} messages"
+            f"opening: {sum(len(message['content']) for message in opening):,} characters "
+            f"in {len(opening)} messages"
         )
         write_jsonl(out / "opening.jsonl", opening)
     for name, entries in (("train", parts.train), ("held_out", parts.held_out)):
@@ -331,14 +343,16 @@ def _write(parts: Parts, out: Path, report: Reporter) -> Figures:
     write_jsonl(out / "texts.jsonl", [{"text": text} for text in texts])
     figures = _figures(parts.read, parts.train, parts.held_out, texts)
     report.note(
-        f"{figures['entries']} entries: {figures['train']} conversations to learn, {figures['held_out']} held out; "
+        f"{figures.entries} entries: {figures.train} conversations to learn, "
+        f"{figures.held_out} held out; "
         f"{len(texts)} texts; {len(parts.read.dropped)} dropped"
     )
     return figures
 
 
 def _row(messages: Messages, opening: Opening) -> Row:
-    """Return a conversation with its opening, and how many messages that is, as nothing is learned of them."""
+    """Return a conversation with its opening, and the number of the opening's messages."""
+    # Nothing is learned of these.
     whole = opened(messages, opening)
     count = len(whole) - len(bare(whole, opening))
     return {"messages": list(whole), **({"opening": count} if count else {})}
@@ -354,29 +368,27 @@ def _pages(entry: Entry) -> list[str]:
 
 def _figures(
     read: Read, train: Sequence[Entry], held_out: Sequence[Entry], texts: Sequence[str]
-) -> Figures:
+) -> DatasetFigures:
     phrasings = [phrasing for entry in (*train, *held_out) for phrasing in entry.phrasings]
-    return {
-        "entries": len(read.entries),
-        "documents": len(read.documents),
-        "train": sum(len(entry.phrasings) for entry in train),
-        "held_out": sum(len(entry.phrasings) for entry in held_out),
-        "texts": len(texts),
-        "question_chars": _lengths([phrasing[-2]["content"] for phrasing in phrasings]),
-        "answer_chars": _lengths([phrasing[-1]["content"] for phrasing in phrasings]),
-        "text_chars": _lengths(texts),
-        "dropped": dict(sorted(Counter(reason for _, reason in read.dropped).items())),
-        "dropped_lines": [f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
-        "unknown_keys": dict(
-            sorted(Counter(key for entry in read.entries for key in entry.unknown_keys).items())
-        ),
-    }
-
-
-def _lengths(texts: Sequence[str]) -> dict[str, float]:
-    counts = [len(text) for text in texts]
-    return (
-        {"mean": round(sum(counts) / len(counts), 1), "max": max(counts)}
-        if counts
-        else {"mean": 0.0, "max": 0}
+    dropped = Counter(reason for _, reason in read.dropped)
+    unknown_keys = Counter(key for entry in read.entries for key in entry.unknown_keys)
+    return DatasetFigures(
+        entries=len(read.entries),
+        documents=len(read.documents),
+        train=sum(len(entry.phrasings) for entry in train),
+        held_out=sum(len(entry.phrasings) for entry in held_out),
+        texts=len(texts),
+        question_chars=_lengths([phrasing[-2]["content"] for phrasing in phrasings]),
+        answer_chars=_lengths([phrasing[-1]["content"] for phrasing in phrasings]),
+        text_chars=_lengths(texts),
+        dropped=dict(sorted(dropped.items())),
+        dropped_lines=[f"{where}: {reason}" for where, reason in read.dropped[:SHOWN]],
+        unknown_keys=dict(sorted(unknown_keys.items())),
     )
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    counts = [len(text) for text in texts]
+    if not counts:
+        return Lengths(mean=0.0, max=0)
+    return Lengths(mean=round(sum(counts) / len(counts), 1), max=max(counts))

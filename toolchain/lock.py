@@ -1,7 +1,7 @@
-"""One walk at a time in a work folder: the kernel keeps the lock, and gives it back however its holder ends.
+"""One walk at a time in a work folder, by a lock that the kernel frees when its holder ends.
 
-The lock (flock(2)) is on the folder itself, so that it needs no file and works where nothing may be written. It is advisory:
-`--dry-run` and whatever only reads take none.
+The lock (flock(2)) is on the folder itself, so that it needs no file and works where nothing may be
+written. It is advisory: `--dry-run` and whatever only reads take none.
 """
 
 import errno
@@ -21,14 +21,15 @@ HOLDER = ".running"
 """Who holds the lock, in words; of no meaning where nobody does."""
 EVERY_S = 0.5
 _held: set[tuple[int, int]] = set()
-"""Device and inode of the folders that this process has locked: a walk within a walk does not wait for itself."""
+"""Device and inode of the folders that this process has locked: a walk within a walk does not wait
+for itself."""
 _NO_LOCKS = {errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems of a network say that have no locks, or none on folders."""
 
 
 @contextmanager
 def locked(folder: Path, report: Reporter) -> Iterator[None]:
-    """Hold a work folder, made where it is missing; where another process holds it, say which one and wait."""
+    """Hold a work folder, made if it is missing; say which process holds it, and wait for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,6 +1,7 @@
-"""The opening of a recipe's conversations: its system prompt with the text of its documents, and its few-shot turns.
+"""Opening of a recipe's conversations: system prompt, text of its documents, few-shot turns.
 
-`ingest` makes it, once; training, gate, goldens and bundle take it from the data set. Where it goes says device.manifest.opening.
+`ingest` makes it, once; training, gate, goldens and bundle take it from the data set. Where it goes
+says device.manifest.opening.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ Opening = Sequence[Mapping[str, str]]
 
 
 def read_opening(spec: DataSpec, documents: Mapping[str, Path]) -> Opening:
-    """Return the messages of an opening; raise ArtifactError for a document without text or for more than a board takes."""
+    """Return the messages of an opening.
+
+    Raise ArtifactError for a document without text, or for more text than a board takes.
+    """
     texts = [spec.system, *(_document(name, path) for name, path in documents.items())]
     opening = opening_of(
         "\n\n".join(filter(None, texts)),
@@ -42,13 +46,14 @@ def size_bytes(opening: Opening) -> int:
 
 
 def check_room(where: str, tokens: int, answer: int, context: int) -> None:
-    """Raise ConfigError unless a question has room between an opening of so many tokens and the longest answer."""
+    """Raise ConfigError unless a question has room between an opening and the longest answer."""
     if tokens + answer < context:
         return
     problem = f"the opening takes {tokens:,} tokens and an answer up to {answer:,}"
     raise ConfigError(
         f"{where}: {problem}: {context:,} tokens of context leave no room for a question",
-        hint="shorten `system`, `documents` or `turns` of `[data]`, or let answers be shorter with `max_tokens`",
+        hint="shorten `system`, `documents` or `turns` of `[data]`, "
+        "or let answers be shorter with `max_tokens`",
     )
 
 

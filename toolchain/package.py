@@ -1,10 +1,11 @@
 """The bundle: a folder that travels to boards, complete in itself and checked by device.manifest.
 
-package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
+package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in
+`manifest.json`; every tensor too.
 """
 
-import re
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from device.manifest import gguf as gguf_files
-from device.manifest import tflite as tflite_files
-from toolchain.artifacts import Bundle, Figures, ModelFile, Record, Verdict, Work, keep
+from toolchain.artifacts import Bundle, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
+from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
 from toolchain.files import link_or_copy, write_whole
-from toolchain.forecast import RUNTIME_BYTES, needs_of, tflite_needs
+from toolchain.forecast import RUNTIME_BYTES
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
@@ -41,7 +41,8 @@ class Origin:
     """Its name; empty where the model was trained from scratch."""
     licence: str
     base_digest: str = ""
-    """sha256 of the base's folder: a name may stand for two models, and a path says nothing elsewhere."""
+    """sha256 of the base's folder: a name may stand for two models, and a path says nothing
+    elsewhere."""
     opening: Opening = ()
     """What every conversation begins with."""
     records: tuple[Record, ...] = ()
@@ -51,6 +52,24 @@ class Origin:
     """Of licences that are no files of their own."""
     came: str = ""
     """Where a finished model came from: nothing was trained or quantized here."""
+
+
+def _none(model: ModelFile, spec: PackageSpec, opening: Opening) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """What a bundle must know of its model file's format."""
+
+    tensor_digests: Callable[[Path], Sequence[dict[str, Any]]]
+    """Returns name, type, size and sha256 of each tensor of a file."""
+    needs: Callable[[ModelFile, int], dict[str, int]]
+    """Model file and tokens of context → bytes of memory of each kind on a board."""
+    companions: Callable[[ModelFile, PackageSpec, Opening], Mapping[str, str]] = _none
+    """Returns name and text of files that go with this format alone."""
+    has_slots: bool = False
+    """Whether its engine can answer several questions at once."""
 
 
 class _Parameters(Frozen):
@@ -65,10 +84,16 @@ class _Parameters(Frozen):
 
 
 def package(
-    model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin, out: Path
+    model: ModelFile,
+    verdict: Verdict,
+    target: Target,
+    spec: PackageSpec,
+    origin: Origin,
+    out: Path,
+    packing: Packing,
 ) -> Bundle:
     """Put a model file that passed the gate into a bundle for one kind of board."""
-    limit = int(model.figures["context"])
+    limit = model.figures.context
     if spec.context > limit:
         raise ConfigError(
             f"package: context: the model has {limit} tokens of context, `{spec.context}` asked"
@@ -76,11 +101,12 @@ def package(
     if origin.opening:
         check_room(
             "package: context",
-            int(verdict.figures["opening_tokens"]),
+            verdict.figures.opening_tokens or 0,
             spec.max_tokens,
             spec.context,
         )
-    refuse_unfit(origin.name, model, target, spec.context)
+    needs = packing.needs(model, spec.context)
+    refuse_unfit(origin.name, needs, target, spec.context)
     parameters = _Parameters(
         package=spec,
         target=target.id,
@@ -98,14 +124,23 @@ def package(
         tools=("gguf",),
     )
     record, fresh = keep(
-        out, work, lambda folder: _fill(folder, model, verdict, target, spec, origin)
+        out,
+        work,
+        lambda folder: _fill(folder, model, verdict, target, spec, origin, packing),
+        BundleFigures,
     )
     return Bundle(path=out, record=record, fresh=fresh)
 
 
 def _fill(
-    out: Path, model: ModelFile, verdict: Verdict, target: Target, spec: PackageSpec, origin: Origin
-) -> Figures:
+    out: Path,
+    model: ModelFile,
+    verdict: Verdict,
+    target: Target,
+    spec: PackageSpec,
+    origin: Origin,
+    packing: Packing,
+) -> BundleFigures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     link_or_copy(model.file, out / model.file.name)
     if model.adapter:
@@ -118,77 +153,66 @@ def _fill(
         link_or_copy(licence, out / licence.name)
     for number, text in enumerate(origin.licence_texts):
         write_whole(out / f"LICENSE{number or ''}.txt", text)
-    if model.file.suffix == ".gguf":
-        write_whole(out / "Modelfile", modelfile(model, spec, origin.opening))
+    for name, text in packing.companions(model, spec, origin.opening).items():
+        write_whole(out / name, text)
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(
         p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
     )
+    figures = verdict.figures
     manifest = Manifest(
         name=origin.name,
         version=spec.version,
         counter=spec.counter,
         target=target.id,
         context=spec.context,
-        engine=Engine(
-            name=str(verdict.figures["engine_name"]), oldest=str(verdict.figures["engine"])
-        ),
+        engine=Engine(name=figures.engine_name, oldest=figures.engine),
         model=model.file.name,
         files=tuple(file_entry(out, name) for name in names),
-        tensors=tuple(_FORMATS[model.file.suffix].tensor_digests(model.file)),
-        kv_type=str(model.figures.get("kv_type", Manifest.kv_type)),
-        stop_ids=tuple(model.figures["stop_ids"]),
+        tensors=tuple(packing.tensor_digests(model.file)),
+        kv_type=model.figures.kv_type or Manifest.kv_type,
+        stop_ids=tuple(model.figures.stop_ids),
         max_tokens=spec.max_tokens,
         system="".join(
             message["content"] for message in origin.opening if message["role"] == "system"
         ),
         turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
         special_tokens=spec.special_tokens,
-        slots=spec.slots if model.file.suffix == ".gguf" else 1,
+        slots=spec.slots if packing.has_slots else 1,
         provenance=_provenance(origin),
         licences=(origin.licence,) if origin.licence else (),
-        gate={
-            name: value
-            for name, value in verdict.figures.items()
-            if name not in ("arithmetic", "failures")
-        },
-        arithmetic=str(verdict.figures["arithmetic"]),
-        needs=needs(model, spec.context),
+        gate=_gate(figures),
+        arithmetic=figures.arithmetic,
+        needs=packing.needs(model, spec.context),
         adapter=model.adapter.name if model.adapter else "",
     )
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
-    return {"release": manifest.release_id(), "files": len(names), "needs": manifest.needs}
+    return BundleFigures(
+        release=manifest.release_id(), files=len(names), needs=dict(manifest.needs)
+    )
 
 
-_FORMATS = {".gguf": gguf_files, ".tflite": tflite_files}
-"""Suffix → what knows the form of such a file."""
+def _gate(figures: VerdictFigures) -> dict[str, Any]:
+    """Return what the manifest says of the gate: what was measured."""
+    measured = figures.as_json()
+    del measured["arithmetic"], measured["failures"]
+    return measured
 
 
-def refuse_unfit(
-    name: str, model: ModelFile, target: Target, context: int, memory_mb: int | None = None
-) -> None:
-    """Raise FitError, with the number that failed, where a target has not the memory for a model file, whatever its format.
+def refuse_unfit(name: str, needs: Mapping[str, int], target: Target, context: int) -> None:
+    """Raise FitError, with the number that failed, if a target lacks the memory for a model file.
 
-    `memory_mb` is what the board itself reports. A target whose memory only the machine knows is judged when a bundle is pushed.
+    `needs` are its bytes of each kind at `context` tokens. A target whose memory only the machine
+    knows is judged when a bundle is pushed.
     """
-    if target.memory_mb is None and memory_mb is None:
+    if target.memory_mb is None:
         return
-    wanted = Needs(**{"context": context, "runtime_bytes": RUNTIME_BYTES, **needs(model, context)})
-    found = fit(wanted, target, memory_mb)
+    found = fit(Needs(**{"context": context, "runtime_bytes": RUNTIME_BYTES, **needs}), target)
     if not found.ok:
         raise FitError(
             f"package: {target.id}: {name} does not fit in memory: {found.reasons[0]}",
             hint=found.hint,
         )
-
-
-def needs(model: ModelFile, context: int) -> dict[str, int]:
-    """Return the bytes of memory that a model takes on a board at this context."""
-    if model.file.suffix == ".gguf":
-        beside = model.adapter.stat().st_size if model.adapter else 0
-        found = needs_of(gguf_files.read_header(model.file), context, beside)
-        return {part: size for part, size in asdict(found).items() if part.endswith("_bytes")}
-    return tflite_needs(model.figures, context)
 
 
 def _provenance(origin: Origin) -> dict[str, Any]:
@@ -208,39 +232,14 @@ def _provenance(origin: Origin) -> dict[str, Any]:
 
 def _weights(origin: Origin) -> str:
     """Return what the base's weights were, where they came from a quantized file."""
-    found = next((r.figures for r in origin.records if r.stage == "base"), {})
-    return f" ({found['quantization']})" if found else ""
-
-
-def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
-    """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
-    lines = [
-        f"FROM ./{model.file.name}",
-        *([f"ADAPTER ./{model.adapter.name}"] if model.adapter else []),
-        f"PARAMETER num_ctx {spec.context}",
-        f"PARAMETER num_predict {spec.max_tokens}",
-        "PARAMETER temperature 0",
-        *(_instruction(message["role"], message["content"]) for message in opening),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_CLOSING = re.compile(r'"""(?=\s*\n)')
-
-
-def _instruction(role: str, text: str) -> str:
-    """Return a message as a Modelfile gives it.
-
-    Ollama's parser (parser/parser.go) knows no escapes and takes a text as ended where a line of it ends in three double quotes:
-    there they become single ones.
-    """
-    name, text = "SYSTEM" if role == "system" else f"MESSAGE {role}", _CLOSING.sub("'''", text)
-    return f'{name} """{text}"""'
+    base = next((record for record in origin.records if record.stage == "base"), None)
+    return f" ({BaseFigures.read(base.figures).quantization})" if base else ""
 
 
 def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Origin) -> str:
     """Return the card: what the model is, what it was made of, and what the gate measured."""
-    file = model.figures
+    file, figures = model.figures, verdict.figures
+    base = origin.base or ("not said" if origin.came else "trained from scratch")
     lines = (
         "---",
         f"license: {origin.licence or 'unknown'}",
@@ -248,18 +247,19 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "---",
         f"# {origin.name} {spec.version}",
         "",
-        f"- file: `{model.file.name}`, {file['size_bytes']:,} bytes, {file['real_bpw']:.2f} bits per weight",
+        f"- file: `{model.file.name}`, {file.size_bytes:,} bytes, "
+        f"{file.real_bpw:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
         *([f"- {origin.came}"] if origin.came else []),
-        f"- base: {origin.base or ('not said' if origin.came else 'trained from scratch')}{_weights(origin)}",
+        f"- base: {base}{_weights(origin)}",
         *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),
         f"- stages: {' → '.join(record.stage for record in origin.records)}",
         f"- context: {spec.context} tokens",
         "",
         "| measured with the device runtime | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _measured(verdict.figures)),
-        *(f"\nnot measured: {sentence}" for sentence in verdict.figures.get("not_measured", [])),
+        *(f"| {name} | {value} |" for name, value in _measured(figures)),
+        *(f"\nnot measured: {sentence}" for sentence in figures.not_measured or ()),
     )
     return "\n".join(lines) + "\n"
 
@@ -277,12 +277,14 @@ _CARD = {
     "own_prompts": ("prompts of ours, answered for the goldens", "{}"),
     "own_ended": ("of these, answers that ended by themselves", "{}"),
 }
-"""Figures of a verdict that the card shows, if they were measured: what they are called and how they are written."""
+"""Figures of a verdict that the card shows, if they were measured: what they are called and how
+they are written."""
 
 
-def _measured(figures: Figures) -> list[tuple[str, str]]:
+def _measured(figures: VerdictFigures) -> list[tuple[str, str]]:
+    measured = figures.as_json()
     return [
-        (words, form.format(figures[name]))
+        (words, form.format(measured[name]))
         for name, (words, form) in _CARD.items()
-        if name in figures
+        if name in measured
     ]

@@ -1,7 +1,8 @@
-"""Our changes to llama.cpp's source: a patch file, applied exactly or refused with the versions named.
+"""Our changes to llama.cpp's source: a patch file, applied exactly or refused with a reason.
 
-Everything that builds an engine applies it: the cross-build for boards (`runtime/source.py`), and the wheel for this computer
-(`scripts/engine-wheel.sh`), whose Python has no other package yet. So this module needs the standard library alone.
+Everything that builds an engine applies it: the cross-build for boards (`runtime/source.py`), and
+the wheel for this computer (`scripts/engine-wheel.sh`), whose Python has no other package yet. So
+this module needs the standard library alone.
 
     python -m toolchain.patching FOLDER VERSION     patch an unpacked source of llama-cpp-python
 """
@@ -34,8 +35,8 @@ class Change:
 def apply(folder: Path, version: str, patch: Path = PATCH) -> None:
     """Patch the source of a version of llama-cpp-python, all of it or nothing.
 
-    Raise ArtifactError where a file has not exactly the lines that the patch changes: the source is another version's, or was
-    patched before.
+    Raise ArtifactError where a file has not exactly the lines that the patch changes: the source is
+    another version's, or was patched before.
     """
     texts: dict[str, str] = {}
     for change in changes(patch):
@@ -44,7 +45,8 @@ def apply(folder: Path, version: str, patch: Path = PATCH) -> None:
             raise ArtifactError(
                 f"llama-cpp-python {version}: `{change.file}` has not the lines that "
                 f"`{patch.name}` changes",
-                hint=f"the patch is made for {made_for(patch)}; install that version, or renew the patch",
+                hint=f"the patch is made for {made_for(patch)}; install that version, "
+                "or renew the patch",
             )
         texts[change.file] = text.replace(change.before, change.after)
     for file, text in texts.items():
@@ -77,7 +79,8 @@ def digest(patch: Path = PATCH) -> str:
 
 
 def _field(said: str, name: str) -> str:
-    return dict(_FIELD.findall(said))[name]
+    fields: dict[str, str] = dict(_FIELD.findall(said))
+    return fields[name]
 
 
 def _read(file: Path) -> str:

@@ -1,15 +1,17 @@
 """A small Llama and its tokenizer, trained from nothing on the data set's own texts.
 
-pretrain(Dataset, ScratchSpec) → Checkpoint: the base that the starter recipe tunes. It has read the texts and nothing else; it has
-seen neither a question in the chat format nor a held-out phrasing.
+pretrain(Dataset, ScratchSpec) → Checkpoint: the base that the starter recipe tunes. It has read the
+texts and nothing else; it has seen neither a question in the chat format nor a held-out phrasing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work
+from toolchain.artifacts import Checkpoint, Dataset, Work
 from toolchain.errors import ArtifactError
+from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import ScratchSpec
 from toolchain.training.processes import is_main, keep_together, speaking
@@ -22,8 +24,23 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2` (src/llama-vocab.cpp)."""
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 cuts text before merging; llama.cpp knows it as pre-tokenizer `qwen2`
+(src/llama-vocab.cpp)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainFigures(StageFigures):
+    """What was trained from nothing."""
+
+    parameters: int
+    vocabulary: int
+    """Number of tokens."""
+    texts: int
+    training: TrainFigures = field(metadata=FLAT)
 
 
 def pretrain(
@@ -38,12 +55,17 @@ def pretrain(
         tools=TOOLS,
     )
     record, fresh = keep_together(
-        out, work, lambda folder: _build(dataset, spec, folder, speaking(report), seed)
+        out,
+        work,
+        lambda folder: _build(dataset, spec, folder, speaking(report), seed),
+        PretrainFigures,
     )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
-def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int) -> Figures:
+def _build(
+    dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
+) -> PretrainFigures:
     from toolchain.training.checkpoints import parameter_count, save_model
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import AnswerLoss
@@ -66,20 +88,23 @@ def _build(dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, see
         seed=seed,
     )
     examples = _examples(tokenizer, texts, spec.context)
-    figures = train(AnswerLoss(model), examples, course, out / "resume", report)
+    training = train(AnswerLoss(model), examples, course, out / "resume", report)
     if is_main():
         save_model(model, out)
         tokenizer.save_pretrained(out)
-    return {
-        "parameters": parameter_count(model),
-        "vocabulary": len(tokenizer),
-        "texts": len(texts),
-        **figures,
-    }
+    return PretrainFigures(
+        parameters=parameter_count(model),
+        vocabulary=len(tokenizer),
+        texts=len(texts),
+        training=TrainFigures.of(training),
+    )
 
 
 def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
-    """Return a byte-level BPE tokenizer with the chat template, trained on `texts`; it adds no beginning of its own."""
+    """Return a byte-level BPE tokenizer with the chat template, trained on `texts`.
+
+    It adds no token at the beginning of a text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -97,7 +122,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
@@ -110,7 +135,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
 
 
 def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
-    """Return a Llama whose layers begin as nothing added, with weights of 1/√width: at this size both halve the steps needed."""
+    """Return a Llama with random weights, ready to be trained."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -125,6 +150,8 @@ def _make_model(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
         max_position_embeddings=spec.context,
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
+        # At this size, weights of 1/√width and layers that begin by adding nothing (below)
+        # halve the steps that are needed, each of them.
         initializer_range=spec.hidden_size**-0.5,
         bos_token_id=None,
         eos_token_id=end,

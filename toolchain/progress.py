@@ -35,7 +35,7 @@ SILENT: Reporter = Silent()
 
 
 class Pace:
-    """How far the work is and how fast it goes on, in a line that is due where nothing was said for a while."""
+    """A line of progress and rate that is due when nothing was written for a while."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,6 +1,7 @@
-"""What we want, as a file: one model, its data, the stages in order, and the parameters of each (`recipes/<id>.toml`).
+"""A recipe: one model, its data, its stages in order, and their parameters (`recipes/<id>.toml`).
 
-Each default stands here and nowhere else. Paths in a recipe are relative to the recipe's own folder.
+Each default stands here and nowhere else. Paths in a recipe are relative to the recipe's own
+folder.
 """
 
 from pathlib import Path
@@ -20,7 +21,6 @@ from toolchain import config
 from toolchain.config import Frozen
 from toolchain.texts import decoded
 
-Stage = Literal["ingest", "pretrain", "tune", "distill", "trim", "quantize", "evaluate", "package"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -43,18 +43,20 @@ class ScratchSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Where the weights come from: a Hub id, a folder or a GGUF file, or nothing yet (`scratch`)."""
+    """Source of the weights: a Hub id, a folder, a GGUF file, or nothing yet (`scratch`)."""
 
     base: str = Field(
         default="",
-        description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, a model folder, a `.gguf` file, "
+        description="a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`, a model folder, "
+        "a `.gguf` file, "
         "or `package:NAME/FILE`: a `.gguf` file that an installed Python package ships",
     )
     revision: str = Field(default="main", description="branch, tag or commit of a Hub model")
     adapter: str = Field(default="", description="a PEFT adapter to merge: a Hub id or a folder")
     adapter_base: str = Field(
         default="",
-        description="the name of the base in the adapter's configuration, where it differs from `base` but means the same weights",
+        description="the name of the base in the adapter's configuration, where it differs from "
+        "`base` but means the same weights",
     )
     scratch: ScratchSpec | None = None
     name: str = Field(
@@ -71,7 +73,7 @@ class ModelSpec(Frozen):
 
 
 class TurnSpec(Frozen):
-    """A question and its answer with which every conversation begins, to show how answers are to be."""
+    """A question and its answer that every conversation begins with, as an example of an answer."""
 
     question: Text
     answer: Text
@@ -84,13 +86,15 @@ class DataSpec(Frozen):
         description="JSONL, text or Markdown files, relative to the recipe"
     )
     hold_out: Literal["phrasing", "conversation"] = "conversation"
-    """`phrasing`: of each question with several phrasings one is held out; `conversation`: a share of whole entries."""
+    """`phrasing`: of each question with several phrasings one is held out; `conversation`: a share
+    of whole entries."""
     held_out_share: Fraction = 0.1
     """Share of the entries that are held out where `hold_out` is `conversation`."""
     system: str = ""
     """System prompt of every conversation that has none."""
     documents: tuple[str, ...] = ()
-    """Text files, relative to the recipe, whose text follows the system prompt: what every conversation may draw on."""
+    """Text files, relative to the recipe, whose text follows the system prompt: what every
+    conversation may draw on."""
     turns: tuple[TurnSpec, ...] = ()
     """Behind it: turns that every such conversation begins with."""
 
@@ -143,18 +147,21 @@ class TrimSpec(Frozen):
     """A vocabulary of the recipe's subject alone."""
 
     vocabulary: int = Field(default=16384, ge=0)
-    """Tokens that stay: those that the text needs, filled up with the likeliest others; 0 keeps only the first."""
+    """Tokens that stay: those that the text needs, filled up with the likeliest others; 0 keeps
+    only the first."""
     min_identical: Fraction = 0.995
     """Share of held-out questions that must be answered as before."""
     questions: int = Field(default=200, ge=0)
-    """Questions that are answered, at most: learned ones for the tokens of their answers, held-out ones to compare."""
+    """Questions that are answered, at most: learned ones for the tokens of their answers, held-out
+    ones to compare."""
     max_tokens: Positive = 96
     general: str = ""
-    """A text file, relative to the recipe, on which the loss outside of the subject is measured; empty: one of ours."""
+    """A text file, relative to the recipe, on which the loss outside of the subject is measured;
+    empty: one of ours."""
 
 
 class InFormatSpec(Frozen):
-    """The codes of a quantized file learned from the model that it is made from, in the file's own types and bytes."""
+    """How the codes of a quantized file are learned from its model, in the file's own types."""
 
     tokens: Annotated[int, Field(gt=0, le=2_000_000)] = 600_000
     """Tokens that are learned on, questions counted."""
@@ -174,29 +181,31 @@ class InFormatSpec(Frozen):
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
-    formats: tuple[Literal["gguf", "tflite"], ...] = ("gguf",)
-    """Several: each is measured on its own, and the report of a run says which is better on the board."""
+    formats: tuple[str, ...] = ("gguf",)
+    """Several: each is measured on its own, and the report of a run says which is better on the
+    board."""
     scheme: str = "Q4_K_M"
-    """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement: `auto:400MB`, `auto:4.5bpw`."""
+    """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement:
+    `auto:400MB`, `auto:4.5bpw`."""
     probes: Positive = 64
-    """Number of measurements that `auto:` makes, at most: tensors are measured in so many groups. Each costs about a
-    pass of the model over the questions that were put aside for it."""
+    """Number of measurements that `auto:` makes, at most: tensors are measured in so many groups.
+    Each costs about a pass of the model over the questions that were put aside for it."""
     tflite_scheme: str = "dynamic_wi8_afp32"
     prefill: tuple[Positive, ...] = (16, 128)
-    """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on the board."""
+    """Lengths of the pieces that a TFLite file reads prompts in; each takes memory of its own on
+    the board."""
     litertlm: bool = False
-    """Write the TFLite file with its tokenizer as one `.litertlm` too, for targets on which LiteRT-LM runs."""
+    """Write the TFLite file with its tokenizer as one `.litertlm` too, for targets on which
+    LiteRT-LM runs."""
     importance: bool | str = False
-    """Weigh the columns of each tensor by an importance matrix: collected on the training text, or read from a file."""
+    """Weigh the columns of each tensor by an importance matrix: collected on the training text, or
+    read from a file."""
     distill: InFormatSpec | None = None
-    """Learn the codes of a GGUF of 4 bits from the model it is made from; `true` for the defaults."""
+    """Learn the codes of a GGUF of 4 bits from the model it is made from; `true` for the
+    defaults."""
     adapter: Literal["merged", "beside"] = "merged"
-    """`beside`: the adapter travels in a file of its own, and one base on a board serves several skills."""
-
-    @property
-    def is_chosen(self) -> bool:
-        """Whether conversations decide what a GGUF becomes, of which the gate must then ask none."""
-        return "gguf" in self.formats and (bool(self.distill) or self.scheme.startswith("auto:"))
+    """`beside`: the adapter travels in a file of its own, and one base on a board serves several
+    skills."""
 
     @field_validator("distill", mode="before")
     @classmethod
@@ -207,19 +216,22 @@ class QuantizeSpec(Frozen):
     def _one_base_for_all(self) -> "QuantizeSpec":
         if self.adapter == "beside" and (self.distill or self.scheme.startswith("auto:")):
             raise ValueError(
-                "what is chosen or learned on this recipe's text makes a base that no other skill shares"
+                "what is chosen or learned on this recipe's text makes a base "
+                "that no other skill shares"
             )
         if self.adapter == "beside" and self.importance is True:
             raise ValueError(
-                "`importance` of this recipe's own text makes a base that no other skill shares: name a file"
+                "`importance` of this recipe's own text makes a base "
+                "that no other skill shares: name a file"
             )
-        if self.adapter == "beside" and "tflite" in self.formats:
-            raise ValueError("an adapter goes into a TFLite file: `beside` is for GGUF alone")
         return self
 
 
 class GateSpec(Frozen):
-    """What a model file must reach on held-out data; the reference is the user's own model, run by transformers and peft."""
+    """What a model file must reach on held-out data.
+
+    The reference is the user's own model, run by transformers and peft.
+    """
 
     # A limit that is infinite asks for nothing; NaN is no number that is at least 0.
     model_config = ConfigDict(allow_inf_nan=True)
@@ -228,17 +240,19 @@ class GateSpec(Frozen):
     """Mean KL divergence from the reference, in nats per token."""
     min_agreement: Fraction = 0.9
     """Share of positions where both name the same next token."""
-    # On general text (toolchain/general.txt, 1587 tokens) files of the starter's student had KL 0.0014 and agreement 98 % as
-    # Q8_0, 0.043 and 86 % as Q4_K_M, 0.11 and 79 % as Q4_0, 0.15 and 78 % as Q3_K_M, 0.68 and 55 % as Q2_K; on its held-out
-    # answers all but Q2_K had 0.004 or less and over 99 %. A tuned SmolLM2-135M as Q4_0, of whose answers two in three were
-    # lost, had 62 %. The limits lie between what still answers like its model and what does not.
+    # On general text (toolchain/general.txt, 1587 tokens) files of the starter's student had KL
+    # 0.0014 and agreement 98 % as Q8_0, 0.043 and 86 % as Q4_K_M, 0.11 and 79 % as Q4_0, 0.15 and
+    # 78 % as Q3_K_M, 0.68 and 55 % as Q2_K; on its held-out answers all but Q2_K had 0.004 or less
+    # and over 99 %. A tuned SmolLM2-135M as Q4_0, of whose answers two in three were lost, had 62
+    # %. The limits lie between what still answers like its model and what does not.
     max_general_kl: float = Field(default=0.5, ge=0)
     """On general text: mean KL divergence from the reference, in nats per token."""
     min_general_agreement: Fraction = 0.7
     """On general text: share of positions where both name the same next token."""
-    # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed (the same words for each
-    # question: several nats a token, few positions in agreement), which is as near to itself as any other. How good a student
-    # must be is said by its task score, `min_exact_match` or `min_f1`.
+    # A student is smaller than its teacher, so its limits are wide. They catch one that collapsed
+    # (the same words for each question: several nats a token, few positions in agreement), which is
+    # as near to itself as any other. How good a student must be is said by its task score,
+    # `min_exact_match` or `min_f1`.
     max_teacher_kl: float = Field(default=1.0, ge=0)
     """After `distill`: mean KL divergence from the teacher, in nats per token."""
     min_teacher_agreement: Fraction = 0.5
@@ -246,7 +260,8 @@ class GateSpec(Frozen):
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
     max_eos_drop: Fraction = 0.05
-    """How much lower the share of answers that end by themselves may be than the reference's to the same questions."""
+    """How much lower the share of answers that end by themselves may be than the reference's to the
+    same questions."""
     min_eos_rate: Fraction = 0.0
     """Share of answers that must end by themselves, whatever the reference does."""
     template_chats: Positive = 16
@@ -259,9 +274,11 @@ class EvaluateSpec(Frozen):
     questions: Positive = 200
     """Held-out questions that are answered, at most."""
     kl_tokens: Positive = 4096
-    """Tokens whose distributions are compared, at most: so many of held-out answers, and so many of general text."""
+    """Tokens whose distributions are compared, at most: so many of held-out answers, and so many of
+    general text."""
     general: str = ""
-    """A text file, relative to the recipe, that stands for all but the recipe's subject; empty: one of ours."""
+    """A text file, relative to the recipe, that stands for all but the recipe's subject; empty: one
+    of ours."""
     max_tokens: Positive = 96
     goldens: Positive = 8
     """Answers whose token ids travel with the bundle, to be reproduced on the board."""
@@ -276,9 +293,11 @@ class PackageSpec(Frozen):
     context: Positive = 1024
     max_tokens: Positive = 256
     slots: int = Field(default=1, ge=1, le=MAX_SLOTS)
-    """Questions that are answered at the same time where the board has the memory: each has its share of the cores. GGUF alone."""
+    """Questions that are answered at the same time where the board has the memory: each has its
+    share of the cores. GGUF alone."""
     special_tokens: Literal["parse", "escape"] = "parse"
-    """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape` as plain text."""
+    """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
+    as plain text."""
     licence: str = Field(default="", description="SPDX id of the result's licence")
 
 
@@ -291,7 +310,7 @@ class Recipe(Frozen):
     )
     question: str = ""
     """Asked on the board when all is done; one that the training text does not hold."""
-    stages: tuple[Stage, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
+    stages: tuple[str, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
     seed: int = 0
     model: ModelSpec
     data: DataSpec
@@ -307,9 +326,7 @@ class Recipe(Frozen):
     def _stages_fit(self) -> "Recipe":
         if not self.targets:
             raise ValueError("`targets` names no board")
-        if self.stages != tuple(s for s in _ORDER if s in self.stages) and sorted(
-            self.stages
-        ) != sorted(set(self.stages)):
+        if len(set(self.stages)) < len(self.stages):
             raise ValueError("`stages` names a stage twice")
         if ("pretrain" in self.stages) != (self.model.scratch is not None):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
@@ -340,18 +357,6 @@ class Recipe(Frozen):
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""
         return decoded(self._path.read_bytes())
-
-
-_ORDER: tuple[Stage, ...] = (
-    "ingest",
-    "pretrain",
-    "tune",
-    "distill",
-    "trim",
-    "quantize",
-    "evaluate",
-    "package",
-)
 
 
 def load(path: Path) -> Recipe:

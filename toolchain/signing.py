@@ -1,8 +1,8 @@
 """Signatures over what travels, by the SSH key that the user already has (docs/trust.md).
 
-A signature lies beside its manifest as `<manifest>.sig` and travels with it. It is no part of a release's name nor of the stage's
-record: the same inputs give the same release, whoever signs it. The rule: only a missing signature is made, and only over a folder
-that still is what was made.
+A signature lies beside its manifest as `<manifest>.sig` and travels with it. It is no part of a
+release's name nor of the stage's record: the same inputs give the same release, whoever signs it.
+The rule: only a missing signature is made, and only over a folder that still is what was made.
 """
 
 import os
@@ -40,7 +40,10 @@ ENVIRONMENT = "DEMITASSE_SIGN_KEY"
 USUAL = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk")
 """The names under which OpenSSH keeps the keys that may sign."""
 _CHANGED_HINT = "do not sign it: find out who changed the folder, then package it again"
-_KINDS_HINT = "a key of kind ed25519 or ecdsa, with or without a security key, may sign: ssh-keygen -t ed25519 makes one"
+_KINDS_HINT = (
+    "a key of kind ed25519 or ecdsa, with or without a security key, may sign: "
+    "ssh-keygen -t ed25519 makes one"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,10 @@ class SigningKey:
 
 
 def find_key(asked: str = "") -> SigningKey:
-    """Return the key to sign with: the one asked for, the only usual one in ~/.ssh, or the agent's first; raise ConfigError."""
+    """Return the key to sign with; raise ConfigError if there is none, or no single one.
+
+    It is the one that is named, the only usual one in ~/.ssh, or the agent's first.
+    """
     if asked := asked or os.environ.get(ENVIRONMENT, ""):
         return _from_file(Path(asked).expanduser())
     usual = [
@@ -90,7 +96,8 @@ def find_key(asked: str = "") -> SigningKey:
 def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
     """Sign manifests, those that this key has signed before left as they are.
 
-    Raise TrustError, before anything is signed, where a signature is false or a folder is not what was made.
+    Raise TrustError, before anything is signed, where a signature is false or a folder is not what
+    was made.
     """
     signatures = {manifest: signature_of(manifest) for manifest in manifests}
     unsigned = [path for path, made in signatures.items() if not made or made.key != key.key]
@@ -109,7 +116,7 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
 
 
 def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequence[str]) -> None:
-    """Raise TrustError if a board that knows these keys (in base64) would not run what bears this signature."""
+    """Raise TrustError if a board that knows these keys (in base64) would refuse this signature."""
     if not signature:
         raise TrustError(
             f"{address}: {what} is not signed",
@@ -122,7 +129,10 @@ def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequenc
             f"{address}: {what}: {error}", hint="sign it again: demitasse sign BUNDLE"
         ) from error
     if b64encode(said.key).decode() not in signers:
-        hint = f"demitasse trust {address} pins your key there; --sign KEY signs with one that it knows"
+        hint = (
+            f"demitasse trust {address} pins your key there; "
+            "--sign KEY signs with one that it knows"
+        )
         raise TrustError(
             f"{address}: the board does not know the key {said.fingerprint} that signed {what}",
             hint=hint,
@@ -130,7 +140,7 @@ def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequenc
 
 
 def signature_of(manifest: Path) -> Signature | None:
-    """Return the signature beside a manifest, None if there is none; raise TrustError if it is there and false.
+    """Return the signature of a manifest, None if there is none; raise TrustError for a false one.
 
     A false one is never replaced: who signs what somebody else has changed vouches for the change.
     """
@@ -150,14 +160,15 @@ def signature_of(manifest: Path) -> Signature | None:
     namespace = NAMESPACES[manifest.name]
     if signature.namespace != namespace or not openssh.is_signature_of(signed, file, namespace):
         raise TrustError(
-            f"{where}: a signature of other bytes: `{manifest.name}` was changed after it was signed",
+            f"{where}: a signature of other bytes: "
+            f"`{manifest.name}` was changed after it was signed",
             hint=_CHANGED_HINT,
         )
     return signature
 
 
 def _refuse_changed(manifest: Path) -> None:
-    """Raise TrustError unless a folder still holds what was made: a bundle by its record, a runtime by its manifest."""
+    """Raise TrustError unless a folder holds what its record or manifest says."""
     folder = manifest.parent
     if manifest.name == RUNTIME_MANIFEST:
         try:

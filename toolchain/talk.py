@@ -1,4 +1,4 @@
-"""Questions to a board's service and its answers, token by token, through the device runtime's own client."""
+"""Questions to a board's service and its answers, through the device runtime's own client."""
 
 import json
 from collections.abc import Callable
@@ -11,13 +11,16 @@ Say = Callable[[str], None]
 MAX_ANSWER_CHARS = 16 << 20
 """More than any context holds."""
 USUAL_ANSWER = 256
-"""Tokens that an answer is given room for where nobody says how many: what bundles allow by default."""
+"""Tokens that an answer is given room for where nobody says how many: what bundles allow by
+default."""
 
 
 def ask(
     device: Device, question: str, *, max_tokens: int = 0, say: Say | None = None
 ) -> dict[str, Any]:
-    """Ask one question and return what the device's client reports: text, tokens, ttft_s, decode_tok_s, finish_reason.
+    """Ask one question and return what the device's client reports.
+
+    That is text, tokens, ttft_s, decode_tok_s and finish_reason.
 
     `say` gets the answer's text piece by piece as it comes.
     """
@@ -99,9 +102,10 @@ class Conversation:
         self._tokens_per_char = tokens / max(1, _chars(said)) if tokens else 1.0
 
     def _is_full(self, question: str) -> bool:
-        """Say whether the context would have no room for an answer: it would end in the middle of a sentence."""
+        """Say whether the context has no room for another answer."""
         if not self._context:
             return False
+        # Without room the answer would end in the middle of a sentence.
         tokens = (_chars(self._messages) + len(question)) * self._tokens_per_char
         return tokens + min(self._reserve, self._context // 4) > self._context
 

@@ -1,11 +1,12 @@
 """Target: what a kind of board is, as data with sources, and whether a model fits in its memory.
 
-One board a file in `targets/`; the stem is its id. A figure that nobody has written down or measured is absent, never guessed:
-each fact names its source, and a file with an unsourced one does not load. `_mb` counts 2**20 bytes, as `free -m` does.
+One board a file in `targets/`; the stem is its id. A figure that nobody has written down or
+measured is absent, never guessed: each fact names its source, and a file with an unsourced one does
+not load. `_mb` counts 2**20 bytes, as `free -m` does.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +16,18 @@ from pydantic import Field, PrivateAttr, model_validator
 from device.manifest.memory import largest_context, shelf_bytes
 from toolchain import config
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError, FitError
+from toolchain.errors import ConfigError
+from toolchain.profiles import Profile
 
-Profile = Literal["armv8.0", "armv8.2+fp16", "armv8.2+dotprod+fp16", "x86-64"]
 MB = 1 << 20
 OS_RESERVE_MB = 512
-"""Kept for the operating system where no target says more: above every headless Raspberry Pi and RK3588 in `targets/`."""
+"""Kept for the operating system where no target says more: above every headless Raspberry Pi and
+RK3588 in `targets/`."""
 VISIBLE_SHARE = 0.88
-"""Share of its RAM that Linux shows on a board that nobody has measured: the lowest of the measured ones with 1 GB or more."""
-"""llama.cpp reserves its cache in steps of this many tokens (GGML_PAD of n_ctx in llama-context.cpp)."""
+"""Share of its RAM that Linux shows on a board that nobody has measured: the lowest of the measured
+ones with 1 GB or more."""
+"""llama.cpp reserves its cache in steps of this many tokens (GGML_PAD of n_ctx in
+llama-context.cpp)."""
 
 
 class Cluster(Frozen):
@@ -77,13 +81,14 @@ class Threads(Frozen):
 
 
 class Speed(Frozen):
-    """How fast a board works through weights while it answers, as llama.cpp runs were measured there."""
+    """Rates at which a board reads and multiplies weights, as measured in runs of llama.cpp."""
 
     threads: int
     decode_gb_s: float | None = None
     """Bytes of weights that are read in a second of decoding."""
     prefill_gweights_s: dict[str, float] = Field(default_factory=dict)
-    """Weights that are multiplied with a token in a second of prefill, in 10**9, by the type that most of them have."""
+    """Weights that are multiplied with a token in a second of prefill, in 10**9, by the type that
+    most of them have."""
 
 
 class Target(Frozen):
@@ -116,7 +121,8 @@ class Target(Frozen):
     sources: dict[str, str] = Field(description="the table that says where each fact was read")
     """Dotted name of a fact, or of the table it is in, to where it was read.
 
-    `owner/repo#7` is an issue on GitHub; `sbc-bench` is ThomasKaiser/sbc-bench, whose `results/` are logs of real boards.
+    `owner/repo#7` is an issue on GitHub; `sbc-bench` is ThomasKaiser/sbc-bench, whose `results/`
+    are logs of real boards.
     """
     _path: Path = PrivateAttr(default=Path())
 
@@ -171,7 +177,7 @@ def _with_parents(name: str) -> list[str]:
 
 
 def folder() -> Path:
-    """Return where the target files are: inside an installed wheel, or beside the package in the repository."""
+    """Return the folder of the target files: in an installed wheel, or in the repository."""
     shipped = Path(__file__).parent / "_shipped" / "targets"
     return shipped if shipped.is_dir() else Path(__file__).parent.parent / "targets"
 
@@ -210,7 +216,8 @@ def find(target_id: str) -> Target:
 def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     """Return the target that a board is, from its device-tree model, `uname -m` and MemTotal in MB.
 
-    Of boards that differ in RAM alone it is the smallest that has so much, or else the largest there is.
+    Of boards that differ in RAM alone it is the smallest that has so much, or else the largest
+    there is.
     """
     model = model_string.strip("\0 \n").partition(" Rev ")[0]
     same_machine = [target for target in all_targets() if target.machine == machine]
@@ -219,17 +226,6 @@ def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     by_size = sorted(candidates, key=lambda target: target.memory.total_mb or 0)
     large_enough = [target for target in by_size if (target.memory.total_mb or 0) >= memory_mb]
     return next(iter(large_enough or by_size[::-1]), None)
-
-
-def profile_of(machine: str, features: Collection[str]) -> Profile:
-    """Return the newest profile that a processor can run, by the features it reports; raise FitError for a foreign one."""
-    if machine == "x86_64":
-        return "x86-64"
-    if machine != "aarch64":
-        raise FitError(f"no runtime is built for `{machine}`", hint="64-bit Arm and x86-64 are")
-    if "asimdhp" not in features:
-        return "armv8.0"
-    return "armv8.2+dotprod+fp16" if "asimddp" in features else "armv8.2+fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,9 +260,11 @@ class Fit:
     reasons: tuple[str, ...]
     """Why it does not fit; empty where it does."""
     largest_context: int | None
-    """Tokens that would fit with all else as it is, in steps of CONTEXT_STEP, and no more than the model was trained for.
+    """Tokens that would fit with all else as it is, in steps of CONTEXT_STEP, and no more than the
+    model was trained for.
 
-    None where the context costs nothing."""
+    None where the context costs nothing.
+    """
     trained_context: int = 0
     """Tokens that the model was trained for; 0 where it does not say."""
 
@@ -292,9 +290,10 @@ def fit(
 ) -> Fit:
     """Return whether `needs` fit on a target, or in that many MB.
 
-    `memory_mb` is what the board itself reports (MemTotal); it goes before the target's figure. Weights must fit in memory whole:
-    a model that is read from storage again for each token does not count as fitting, nor does one with more context than the
-    `trained_context` that it knows. Raises ConfigError for a target whose memory only the machine itself knows.
+    `memory_mb` is what the board itself reports (MemTotal); it goes before the target's figure.
+    Weights must fit in memory whole: a model that is read from storage again for each token does
+    not count as fitting, nor does one with more context than the `trained_context` that it knows.
+    Raises ConfigError for a target whose memory only the machine itself knows.
     """
     visible_mb = _visible_mb(board, memory_mb)
     available_mb = max(0, visible_mb - _reserve_mb(board))

@@ -1,7 +1,8 @@
 """Text as people write it, and JSON as it is: read whole, or refused in one sentence with its line.
 
-Everything that is valid JSON or TOML and that Python cannot work with (half characters, numbers of ten thousand digits, a
-thousand brackets, a key twice) ends here, where the line is still known, and not in a traceback behind it.
+Everything that is valid JSON or TOML and that Python cannot work with (half characters, numbers of
+ten thousand digits, a thousand brackets, a key twice) ends here, where the line is still known, and
+not in a traceback behind it.
 """
 
 import codecs
@@ -15,9 +16,11 @@ from typing import Any, NoReturn
 from toolchain.errors import ArtifactError
 
 MAX_DEPTH = 100
-"""Brackets within brackets, from which on a refusal names the line; Python's readers give up at their recursion limit."""
+"""Brackets within brackets, from which on a refusal names the line; Python's readers give up at
+their recursion limit."""
 MAX_DIGITS = 300
-"""Digits of a number: no float has more before its point, and Python reads no more than 4300 (CVE-2020-10735)."""
+"""Digits of a number: no float has more before its point, and Python reads no more than 4300
+(CVE-2020-10735)."""
 _BYTE_ORDERS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -49,7 +52,7 @@ class Unreadable(ValueError):  # noqa: N818 - what a text is, and not what went 
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of a file in UTF-8, without the byte order mark that some editors put before it; raise Unreadable."""
+    """Return the text of a file in UTF-8, without a byte order mark; raise Unreadable."""
     for mark, name in _BYTE_ORDERS.items():
         if content.startswith(mark):
             raise Unreadable(1, f"text in {name}, not in UTF-8", hint=_AS_UTF8.format(name))
@@ -85,7 +88,7 @@ def lines_of(name: str, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; raise Unreadable for what is no JSON, or none that can be worked with."""
+    """Return the value of a JSON text; raise Unreadable for what is not valid or not usable."""
     _check_numbers(text)
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
@@ -106,7 +109,7 @@ def parse_json(text: str) -> Any:
 
 
 def json_in(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise ArtifactError with file and line if there is none that can be used."""
+    """Return the object in a JSON file; raise ArtifactError with file and line if there is none."""
     try:
         value = parse_json(decoded(path.read_bytes()))
     except Unreadable as error:
@@ -121,7 +124,7 @@ def json_in(path: Path) -> dict[str, Any]:
 
 
 def first_of(characters: re.Pattern[str], value: Any) -> str:
-    """Return the first of some characters among the keys and texts of a value, "" where there is none."""
+    """Return the first of some characters among the keys and texts of a value, or ""."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
@@ -136,7 +139,10 @@ def first_of(characters: re.Pattern[str], value: Any) -> str:
 
 
 def existing(names: tuple[str, ...], folder: Path, key: str) -> dict[str, Path]:
-    """Return the files that a recipe's `key` names, relative to its folder; raise ArtifactError for one that is missing."""
+    """Return the files that a recipe's `key` names, relative to its folder.
+
+    Raise ArtifactError for one that is missing.
+    """
     files = {name: folder / name for name in names}
     for name, path in files.items():
         try:
@@ -173,7 +179,7 @@ def _check_numbers(text: str) -> None:
 
 
 def too_deep(text: str) -> Unreadable:
-    """Return the refusal of a text whose brackets made a reader give up, with the line on which they become too many."""
+    """Return the refusal of brackets that are nested too deeply, with their line."""
     problem = f"more than {MAX_DEPTH} brackets within one another"
     depth, bare = 0, _STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
     for found in re.finditer(r"[\[{}\]]", bare):

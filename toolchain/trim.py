@@ -1,15 +1,20 @@
-"""A checkpoint with the vocabulary of its subject alone: the scores of all tokens are a large part of what is read for each token.
+"""A checkpoint with the vocabulary of its subject alone.
 
-trim(Checkpoint, Dataset) → Checkpoint. What the recipe's text and the model's own answers need is kept, and proved to come out as
-before; held-out questions, whose text is not looked at, must be answered as before; what other text pays is measured and said.
+The scores of all tokens are a large part of what is read for each token of an answer.
+
+trim(Checkpoint, Dataset) → Checkpoint. What the recipe's text and the model's own answers need is
+kept, and proved to come out as before; held-out questions, whose text is not looked at, must be
+answered as before; what other text pays is measured and said.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, keep, size_bytes
+from toolchain.artifacts import Checkpoint, Dataset, Work, digest, keep, size_bytes
 from toolchain.errors import ArtifactError, GateError
+from toolchain.figures import StageFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.names import TOKENIZER
 from toolchain.models.tokenizer import load_tokenizer
@@ -23,6 +28,38 @@ if TYPE_CHECKING:
 TOOLS = ("safetensors", "tokenizers", "torch", "transformers")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabularies(StageFigures):
+    """Tokens before and after, and those that the recipe's text needs."""
+
+    before: int
+    after: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(StageFigures):
+    """One figure before and after."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimFigures(StageFigures):
+    """What was saved, and what other text pays."""
+
+    tokens: Vocabularies
+    tokens_compared: int
+    """Tokens of the recipe's text that are the same ones under their new ids."""
+    bytes: Change
+    questions: int
+    identical: float | None
+    """Share of held-out questions that are answered as before; None where nothing is held out."""
+    general_tokens_per_character: Change
+    general_nats_per_byte: Change
+
+
 def trim(
     checkpoint: Checkpoint,
     dataset: Dataset,
@@ -32,9 +69,12 @@ def trim(
     *,
     general: Path = GENERAL,
 ) -> Checkpoint:
-    """Write `checkpoint` with fewer tokens to `out`; raise GateError if held-out questions are answered otherwise than before.
+    """Write `checkpoint` with fewer tokens to `out`.
 
-    Figures: tokens, bytes, `identical` answers, and tokens per character and loss per byte on `general` text, before and after.
+    Raise GateError if fewer held-out questions are answered as before than the recipe asks.
+
+    Figures: tokens, bytes, `identical` answers, and tokens per character and loss per byte on
+    `general` text, before and after.
     """
     if not general.is_file():
         raise ArtifactError(f"trim: general: no such file `{general.name}`")
@@ -45,19 +85,24 @@ def trim(
     }
     work = Work(stage="trim", inputs=inputs, parameters=spec, tools=TOOLS)
     record, fresh = keep(
-        out, work, lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report)
+        out,
+        work,
+        lambda folder: _build(checkpoint.path, dataset, spec, general, folder, report),
+        TrimFigures,
     )
-    made = Checkpoint(path=out, record=record, fresh=fresh)
-    share = made.figures["identical"]
+    share = TrimFigures.read(record.figures).identical
     if share is not None and share < spec.min_identical:
-        problem = f"trim: {share:.1%} of the held-out answers are as before, the recipe asks {spec.min_identical:.1%}"
+        problem = (
+            f"trim: {share:.1%} of the held-out answers are as before, "
+            f"the recipe asks {spec.min_identical:.1%}"
+        )
         raise GateError(problem, hint=f"raise `vocabulary`, which is {spec.vocabulary}")
-    return made
+    return Checkpoint(path=out, record=record, fresh=fresh)
 
 
 def _build(
     folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, out: Path, report: Reporter
-) -> Figures:
+) -> TrimFigures:
     tokens = Tokens(folder)
     before = _Side(folder, dataset, spec, general, report)
     texts = before.texts()
@@ -73,19 +118,28 @@ def _build(
         general.read_text(encoding="utf-8"),
     )
     after = _Side(out, dataset, spec, general, report)
-    figures = _figures(before, after)
-    report.note(_said(len(tokens), len(kept), len(needed), figures))
-    sizes = {
-        "tokens": {"before": len(tokens), "after": len(kept), "needed": len(needed)},
-        "tokens_compared": compared,
-    }
-    return sizes | {"bytes": {"before": size_bytes(folder), "after": size_bytes(out)}} | figures
+    pairs = list(zip(before.answers(), after.answers(), strict=True))
+    figures = TrimFigures(
+        tokens=Vocabularies(before=len(tokens), after=len(kept), needed=len(needed)),
+        tokens_compared=compared,
+        bytes=Change(before=size_bytes(folder), after=size_bytes(out)),
+        questions=len(pairs),
+        identical=round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
+        general_tokens_per_character=Change(
+            before=before.tokens_per_character(), after=after.tokens_per_character()
+        ),
+        general_nats_per_byte=Change(before=before.nats_per_byte(), after=after.nats_per_byte()),
+    )
+    report.note(_summary(figures))
+    return figures
 
 
 def prove(
     old: "Tokenizer", new: "Tokenizer", kept: Sequence[int], texts: Sequence[str], general: str
 ) -> int:
-    """Return how many tokens of `texts` are the same ones under their new ids; raise ArtifactError for one that is not.
+    """Return how many tokens of `texts` are the same ones under their new ids.
+
+    Raise ArtifactError for one that is not.
 
     Any other text may be cut in smaller pieces, but must come back as it was.
     """
@@ -118,7 +172,7 @@ class _Side:
         self._general = passages(general)
 
     def texts(self) -> list[str]:
-        """Return all text of the recipe that is not held out, as chats and plain, with the model's own answers."""
+        """Return the text that is not held out, as chats and plain, with the model's answers."""
         chats = [row["messages"] for row in self._dataset.train()]
         answers = self._answers(chats[: self._spec.questions], "answer to be trimmed")
         own = [
@@ -164,33 +218,23 @@ class _Side:
         return round(count / sum(map(len, self._general)), 4)
 
     def nats_per_byte(self) -> float:
-        """Return the loss on general text by byte, so that it does not depend on how the text is cut."""
+        """Return the loss on general text per byte, which does not depend on the tokenizer."""
         from toolchain.training.answers import loss_per_byte
 
         return loss_per_byte(self._model, self._tokenizer, self._general)
 
 
-def _figures(before: _Side, after: _Side) -> Figures:
-    pairs = list(zip(before.answers(), after.answers(), strict=True))
-    both = {"before": before, "after": after}
-    return {
-        "questions": len(pairs),
-        "identical": round(sum(a == b for a, b in pairs) / len(pairs), 4) if pairs else None,
-        "general_tokens_per_character": {
-            name: side.tokens_per_character() for name, side in both.items()
-        },
-        "general_nats_per_byte": {name: side.nats_per_byte() for name, side in both.items()},
-    }
-
-
-def _said(total: int, kept: int, needed: int, figures: Figures) -> str:
-    cut, loss = figures["general_tokens_per_character"], figures["general_nats_per_byte"]
+def _summary(figures: TrimFigures) -> str:
+    """Return what a trim saved and what it cost, in words."""
+    tokens = figures.tokens
+    cut, loss = figures.general_tokens_per_character, figures.general_nats_per_byte
     same = (
         "nothing is held out"
-        if figures["identical"] is None
-        else f"{figures['identical']:.1%} of held-out answers as before"
+        if figures.identical is None
+        else f"{figures.identical:.1%} of held-out answers as before"
     )
     return (
-        f"{total} tokens → {kept}, of which the recipe needs {needed}; {same}; on general text "
-        f"{cut['before']:.3f} → {cut['after']:.3f} tokens per character, {loss['before']:.3f} → {loss['after']:.3f} nats per byte"
+        f"{tokens.before} tokens → {tokens.after}, of which the recipe needs {tokens.needed}; "
+        f"{same}; on general text {cut.before:.3f} → {cut.after:.3f} tokens per character, "
+        f"{loss.before:.3f} → {loss.after:.3f} nats per byte"
     )

@@ -1,6 +1,7 @@
-"""LoRA on a base, merged into a plain checkpoint; and the merge alone, for an adapter that somebody else trained.
+"""LoRA on a base, merged into a plain checkpoint; and the merge alone, for a ready adapter.
 
-tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept under `out`/adapter.
+tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is the adapter, kept
+under `out`/adapter.
 """
 
 import hashlib
@@ -8,13 +9,14 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Figures, Work, digest, write_jsonl
+from toolchain.artifacts import Checkpoint, Dataset, Work, digest, write_jsonl
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.names import GENERATION_CONFIG
@@ -29,6 +31,54 @@ if TYPE_CHECKING:
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"
 ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamFigures(StageFigures):
+    """What one model scored; None where nothing was held out to ask."""
+
+    questions: int
+    exact_match: float | None
+    f1: float | None
+    held_out_loss: float | None
+    """Nats per token of held-out answers."""
+    general_nats_per_byte: float | None = None
+    """Loss on general text; None in a record of an earlier version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeError(StageFigures):
+    """Share of an adapter's changes that rounding loses, by the type of the merged weights."""
+
+    rounded: float
+    float32: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeFigures(StageFigures):
+    """What a merge changed."""
+
+    merged_tensors: int
+    dtypes: list[str]
+    """Types of the base's weights."""
+    merge_error: MergeError | None = None
+    """None for a base in float32, which loses nothing."""
+    written_as: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneFigures(StageFigures):
+    """What was learned, and what base and tuned model scored."""
+
+    trainable_parameters: int
+    total_parameters: int
+    conversations: int
+    too_long: int
+    """Conversations that were left out."""
+    base: ExamFigures
+    merge: MergeFigures = field(metadata=FLAT)
+    training: TrainFigures = field(metadata=FLAT)
+    tuned: ExamFigures = field(metadata=FLAT)
 
 
 class _MergeSpec(Frozen):
@@ -47,11 +97,11 @@ def tune(
     seed: int,
     general: Path = GENERAL,
 ) -> Checkpoint:
-    """Train a LoRA adapter on the conversations of `dataset` and write the merged checkpoint to `out`.
+    """Train a LoRA adapter on the conversations of `dataset`; write the merged checkpoint to `out`.
 
-    Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and after: exact match, F1 and
-    loss on the held-out conversations, and the loss on `general` text, which says what was forgotten. `answers.jsonl` has the
-    answers of both side by side.
+    Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and
+    after: exact match, F1 and loss on the held-out conversations, and the loss on `general` text,
+    which says what was forgotten. `answers.jsonl` has the answers of both side by side.
     """
     exam = _Exam(dataset, spec, tuple(passages(general)))
     inputs = {
@@ -61,7 +111,10 @@ def tune(
     }
     work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
-        out, work, lambda folder: _build(base.path, exam, folder, speaking(report), seed)
+        out,
+        work,
+        lambda folder: _build(base.path, exam, folder, speaking(report), seed),
+        TuneFigures,
     )
     return Checkpoint(path=out, record=record, fresh=fresh)
 
@@ -69,9 +122,12 @@ def tune(
 def merge(
     base: Checkpoint, adapter: Path, out: Path, report: Reporter, *, base_name: str = ""
 ) -> Checkpoint:
-    """Merge a ready PEFT adapter onto `base`; raise ArtifactError for an adapter of another base and for a quantised base.
+    """Merge a ready PEFT adapter onto `base`.
 
-    `base_name` is what the recipe calls the base; with it the name in the adapter's configuration is compared too.
+    Raise ArtifactError for an adapter of another base and for a quantised base.
+
+    `base_name` is what the recipe calls the base; with it the name in the adapter's configuration
+    is compared too.
     """
     inputs = {"base": base.digest, "adapter": digest(adapter)}
     work = Work(
@@ -81,12 +137,12 @@ def merge(
         tools=("safetensors", "torch"),
     )
 
-    def build(folder: Path) -> Figures:
+    def build(folder: Path) -> MergeFigures:
         if base_name:
             check_base_name(adapter, base_name)
         return _merge_folders(base.path, adapter, folder, report)
 
-    record, fresh = keep_together(out, work, build)
+    record, fresh = keep_together(out, work, build, MergeFigures)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
@@ -104,7 +160,7 @@ class _Exam:
 
     def take(
         self, model: Any, tokenizer: Any, report: Reporter, name: str
-    ) -> tuple[Figures, list[str]]:
+    ) -> tuple[ExamFigures, list[str]]:
         """Return a model's scores and losses in float32, and its answers."""
         from toolchain.training.answers import (
             ask,
@@ -118,14 +174,14 @@ class _Exam:
         with in_float32(model):
             answers = ask(model, tokenizer, asked, report, name=name)
             held_out = _that_fit(tokenizer, asked, self.spec.max_tokens)
-            figures = scores(asked, answers) | {
+            losses = {
                 "held_out_loss": loss_per_token(model, held_out),
                 "general_nats_per_byte": loss_per_byte(model, tokenizer, self.general),
             }
-        return figures, answers
+        return ExamFigures.of(scores(asked, answers) | losses), answers
 
 
-def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> Figures:
+def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> TuneFigures | None:
     from toolchain.training.adapters import save_adapter
     from toolchain.training.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
@@ -135,46 +191,46 @@ def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> F
     tokenizer, model = load_tokenizer(base), load_model(base)
     spec = exam.spec
     examples, too_long = conversations(tokenizer, exam.dataset.train(), spec.max_tokens)
-    before, first = {}, []
-    if is_main():
-        before, first = exam.take(model, tokenizer, report, "ask the base")
+    first = exam.take(model, tokenizer, report, "ask the base") if is_main() else None
     adapted = _with_lora(model, spec, seed)
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(
-        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {len(examples)} conversations"
+        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), "
+        f"{len(examples)} conversations"
     )
-    figures = train(
+    training = train(
         AnswerLoss(adapted.get_base_model()),
         examples,
         course("tune", spec, examples, seed),
         out / "resume",
         report,
     )
-    if not is_main():
-        return figures
+    if first is None:
+        return None
     save_adapter(adapted, out / ADAPTER, base=base.name)
     merged = _merge_folders(base, out / ADAPTER, out, report)
-    after, last = exam.take(load_model(out), tokenizer, report, "ask the tuned model")
-    _write_answers(exam.asked(), first, last, out / ANSWERS)
-    report.note(_said(before, after))
-    return {
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "conversations": len(examples),
-        "too_long": too_long,
-        "base": before,
-        **merged,
-        **figures,
-        **after,
-    }
+    last = exam.take(load_model(out), tokenizer, report, "ask the tuned model")
+    _write_answers(exam.asked(), first[1], last[1], out / ANSWERS)
+    report.note(_summary(first[0], last[0]))
+    return TuneFigures(
+        trainable_parameters=trainable,
+        total_parameters=total,
+        conversations=len(examples),
+        too_long=too_long,
+        base=first[0],
+        merge=merged,
+        training=TrainFigures.of(training),
+        tuned=last[0],
+    )
 
 
 def _that_fit(
     tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> "list[Example]":
-    """Return the conversations that are not too long; none is no reason to lose a training that is done."""
+    """Return the conversations that are not too long, none if all are."""
     from toolchain.training.examples import conversations
 
+    # That all are too long is no reason to lose a training that is done.
     with suppress(ArtifactError):
         return conversations(tokenizer, rows, max_tokens)[0]
     return []
@@ -227,8 +283,8 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
         ) from error
 
 
-def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Figures:
-    """Write the merged model with the base's configuration and the tokenizer that the adapter was trained with."""
+def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:
+    """Write the merged model, with the base's configuration and the adapter's tokenizer."""
     from toolchain.training.adapters import carry_tokenizer, merge_into
     from toolchain.training.checkpoints import carry, refuse_quantised
 
@@ -241,20 +297,25 @@ def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Fi
         _say_float32(out / "config.json")
     carry_tokenizer(base, adapter, out)
     _check_vocabulary(adapter, out)
-    figures: Figures = {"merged_tensors": touched, "dtypes": dtypes}
-    said = f"merged {touched} tensors onto {', '.join(dtypes)} weights"
-    if dtypes != ["F32"]:
-        figures["merge_error"] = {"rounded": error.own, "float32": error.float32}
-        figures["written_as"] = "F32" if error.whole else "as the base"
-        said += f"; rounding to them loses {error.own:.2%} of the changes" + (
-            ", so the merge is written in float32" if error.whole else ""
-        )
-    report.note(said)
-    return figures
+    note = f"merged {touched} tensors onto {', '.join(dtypes)} weights"
+    if dtypes == ["F32"]:
+        report.note(note)
+        return MergeFigures(merged_tensors=touched, dtypes=dtypes)
+
+    note += f"; rounding to them loses {error.own:.2%} of the changes"
+    if error.whole:
+        note += ", so the merge is written in float32"
+    report.note(note)
+    return MergeFigures(
+        merged_tensors=touched,
+        dtypes=dtypes,
+        merge_error=MergeError(rounded=error.own, float32=error.float32),
+        written_as="F32" if error.whole else "as the base",
+    )
 
 
 def _say_float32(file: Path) -> None:
-    """Set the type in a config.json, which transformers would otherwise round the weights to when it loads them."""
+    """Set float32 in a config.json: transformers rounds weights to the type that stands there."""
     config = read_json(file)
     config.pop("torch_dtype", None)
     file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
@@ -269,22 +330,25 @@ def _check_vocabulary(adapter: Path, merged: Path) -> None:
             "its embeddings were resized in training; save the whole model instead of the adapter"
         )
         raise ArtifactError(
-            f"adapter {adapter.name}: its tokenizer has {known} tokens, the base has room for {rows}",
+            f"adapter {adapter.name}: its tokenizer has {known} tokens, "
+            f"the base has room for {rows}",
             hint=hint,
         )
 
 
-def _said(before: Figures, after: Figures) -> str:
+def _summary(before: ExamFigures, after: ExamFigures) -> str:
+    """Return what a tuning changed, in words."""
     general = (
-        f"general text {before['general_nats_per_byte']:.3f} → {after['general_nats_per_byte']:.3f} "
+        f"general text {before.general_nats_per_byte:.3f} → {after.general_nats_per_byte:.3f} "
         "nats per byte"
     )
-    if not after["questions"]:
+    if after.exact_match is None:
         return f"nothing is held out, so nothing was asked; {general}"
-    said = (
-        f"{after['questions']} held-out questions: exact match {before['exact_match']:.1%} → {after['exact_match']:.1%}, "
-        f"F1 {before['f1']:.1%} → {after['f1']:.1%}"
+    text = (
+        f"{after.questions} held-out questions: "
+        f"exact match {before.exact_match:.1%} → {after.exact_match:.1%}, "
+        f"F1 {before.f1:.1%} → {after.f1:.1%}"
     )
-    if after["held_out_loss"] is not None:
-        said += f", loss {before['held_out_loss']:.3f} → {after['held_out_loss']:.3f} a token"
-    return f"{said}; {general}"
+    if after.held_out_loss is not None:
+        text += f", loss {before.held_out_loss:.3f} → {after.held_out_loss:.3f} a token"
+    return f"{text}; {general}"

@@ -1,7 +1,10 @@
-"""Runs llama.cpp's own converter on model folders: `python llama_cpp_convert.py SOURCE < jobs.json`, in a process of its own.
+"""Runs llama.cpp's own converter on model folders, in a process of its own.
 
-Byte-level tokenizers that it does not know by their hash are given the name that ours has proved; SentencePiece ones need their
-original `tokenizer.model`, which the tiny models do not have: their vocabulary is left out.
+python llama_cpp_convert.py SOURCE < jobs.json
+
+A byte-level tokenizer that it does not know by hash gets the name that ours has proved.
+SentencePiece tokenizers need their original `tokenizer.model`, which the tiny models do not have:
+their vocabulary is left out.
 """
 
 import json
@@ -11,7 +14,7 @@ from typing import Any
 
 
 def main(source: Path) -> None:
-    """Convert every job of standard input, to BF16 where it names no other type."""
+    """Convert every job of standard input, to BF16 unless it names another type."""
     sys.path[:0] = [str(source), str(source / "gguf-py")]
     import gguf
     import torch

@@ -1,4 +1,6 @@
-"""Peer: stock llama-cpp-python with its own cache on the disk; prints a line at the first token, then saves its state as it does.
+"""Peer: stock llama-cpp-python with its own cache on the disk.
+
+Prints a line at the first token, then saves its state.
 
 stdin: {"model", "cache", "tokens", "context", "threads"}.
 """

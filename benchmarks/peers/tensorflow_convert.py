@@ -1,9 +1,12 @@
-"""Peer: the same Qwen 2 as a TensorFlow graph, through TensorFlow's own converter; for a Python that has tensorflow.
+"""Peer: the same Qwen 2 as a TensorFlow graph, by TensorFlow's converter; needs tensorflow.
 
-python tensorflow_convert.py MODEL OUT PREFILL CONTEXT      writes OUT/model.tflite; signatures are `prefill_<n>` and `decode`
+python tensorflow_convert.py MODEL OUT PREFILL CONTEXT
 
-What is known to make such a graph fast is in it: the cache is updated by one operator, projections that read the same value are one
-multiplication, a prompt ends at the keys and values of the last layer, and nothing is sliced by strides.
+Writes OUT/model.tflite with the signatures `prefill_<n>` and `decode`.
+
+All that is known to make such a graph fast is in it: one operator updates the cache, projections
+that read the same value are one multiplication, a prompt ends at the keys and values of the last
+layer, and nothing is sliced by strides.
 """
 
 import json
@@ -22,19 +25,19 @@ Caches = dict[str, Any]
 
 
 class Decoder(tf.Module):
-    """A checkpoint's weights as variables, and what they compute."""
+    """A checkpoint's weights as variables, and the computation on them."""
 
     def __init__(self, folder: Path, context: int) -> None:
         """Read a checkpoint."""
         super().__init__()
         self.config = json.loads((folder / "config.json").read_text())
-        self.heads, self.shared = (
-            self.config["num_attention_heads"],
-            self.config["num_key_value_heads"],
-        )
+        self.heads = self.config["num_attention_heads"]
+        self.shared = self.config["num_key_value_heads"]
         self.width = self.config["hidden_size"] // self.heads
-        self.context, self.layers = context, self.config["num_hidden_layers"]
+        self.context = context
+        self.layers = self.config["num_hidden_layers"]
         found = load_file(folder / "model.safetensors")
+
         for names, fused in (
             (("q_proj", "k_proj", "v_proj"), "qkv"),
             (("gate_proj", "up_proj"), "gate_up"),
@@ -42,6 +45,7 @@ class Decoder(tf.Module):
             for first in [name for name in found if name.split(".")[-2:-1] == [names[0]]]:
                 parts = [found.pop(first.replace(names[0], name)) for name in names]
                 found[first.replace(names[0], fused)] = tf.concat(parts, 0)
+
         self.stored = {
             name: tf.Variable(tf.cast(tensor, tf.float32), trainable=False)
             for name, tensor in found.items()
@@ -51,13 +55,11 @@ class Decoder(tf.Module):
         )
         angles = tf.range(context, dtype=tf.float32)[:, None] * tf.tile(frequencies, [2])
         sign = tf.repeat([-1.0, 1.0], self.width // 2)
-        self.cos, self.sin = (
-            tf.Variable(tf.cos(angles), trainable=False),
-            tf.Variable(tf.sin(angles) * sign, trainable=False),
-        )
+        self.cos = tf.Variable(tf.cos(angles), trainable=False)
+        self.sin = tf.Variable(tf.sin(angles) * sign, trainable=False)
 
     def signature(self, count: int, *, answers: bool) -> Any:
-        """Return the function of `count` tokens at a time, traced."""
+        """Return the traced function for `count` tokens at a time."""
         shape = (1, self.shared, self.context, self.width)
         caches = {
             f"kv_cache_{part}_{layer}": tf.TensorSpec(shape, tf.float32)
@@ -100,12 +102,13 @@ class Decoder(tf.Module):
             value += self._feed_forward(
                 self._norm(value, f"model.layers.{layer}.post_attention_layernorm"), layer
             )
+
         return value
 
     def _cached(
         self, value: Any, layer: int, place: tuple[Any, Any], start: Any, caches: Caches
     ) -> Any:
-        """Return the queries of a layer, its keys and values put into the caches."""
+        """Return the queries of a layer, and put its keys and values into the caches."""
         joined = tf.reshape(
             self._linear(value, f"model.layers.{layer}.self_attn.qkv"),
             (-1, self.heads + 2 * self.shared, self.width),
@@ -118,10 +121,12 @@ class Decoder(tf.Module):
             caches[name] = xla_dynamic_update_slice(
                 caches[name], tf.expand_dims(tf.transpose(rows, (1, 0, 2)), 0), start
             )
+
         return self._turned(query, place)
 
     def _attended(self, query: Any, mask: Any, layer: int, caches: Caches) -> Any:
-        count, group = query.shape[0], self.heads // self.shared
+        count = query.shape[0]
+        group = self.heads // self.shared
         by_key = (
             tf.transpose(tf.reshape(query, (count, self.shared, group, self.width)), (1, 2, 0, 3))
             * self.width**-0.5

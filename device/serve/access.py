@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.errors import DeviceError
+from device.manifest.endpoint import PORT
 
 HEALTH = ("/health", "/v1/health")
 """What is answered by any name and without one: load balancers and HTTP/1.0 probes send none that is known."""
@@ -101,7 +102,8 @@ def access_for(
     address = _address(host)
     loopback = host == "localhost" or (address is not None and address.is_loopback)
     if not loopback and not token:
-        hint = "give `--token-file FILE`, or keep 127.0.0.1 and use a tunnel: ssh -L 8080:localhost:8080"
+        tunnel = f"ssh -L {PORT}:localhost:{PORT}"
+        hint = f"give `--token-file FILE`, or keep 127.0.0.1 and use a tunnel: {tunnel}"
         raise DeviceError(
             "token_required",
             f"`{host}` can be reached from the network and no token is asked for",

@@ -14,6 +14,7 @@ from device.engine import import_engine
 from device.errors import DeviceError
 from device.leads import prepare
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
+from device.manifest.endpoint import PORT
 from device.model import open_bundle
 from device.serve.access import access_for
 from device.serve.worker import Worker
@@ -102,7 +103,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--bundle", required=True, metavar="DIR")
     parser.add_argument("--host", default="127.0.0.1", help="another one needs --token-file")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=PORT, help="0 takes a free one")
     parser.add_argument(
         "--threads", type=int, default=0, help="0 chooses by the model and the processors"
     )

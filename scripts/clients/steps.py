@@ -1,13 +1,14 @@
-"""What each client does with a service, and how it says so: one line of JSON a step."""
+"""Steps that each client does with a service; prints one line of JSON a step."""
 
 import json
 import os
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 URL, KEY, MODEL = (os.environ[name] for name in ("CLIENT_URL", "CLIENT_KEY", "CLIENT_MODEL"))
 FIRST, SECOND = "How hot may the board get?", "And what happens then?"
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "topic": {"type": "string", "enum": ["heat", "power", "storage"]},
@@ -21,7 +22,7 @@ MAX_TOKENS = 60
 
 
 def run(*steps: Callable[[], object]) -> None:
-    """Do each step and print its name and what went wrong; a step returns what it got, which must not be empty."""
+    """Do each step and print its name and its problem; the result of a step is not empty."""
     for step in steps:
         try:
             got = step()
@@ -33,7 +34,8 @@ def run(*steps: Callable[[], object]) -> None:
 
 
 def report(value: object) -> bool:
-    """Say whether a value is what the schema describes, as an object or its fields."""
+    """Return whether a value fits the schema, as an object or as its fields."""
+
     fields = value if isinstance(value, dict) else vars(value)
     plain = getattr(fields["topic"], "value", fields["topic"])
     return plain in SCHEMA["properties"]["topic"]["enum"] and 1 <= fields["stars"] <= 5

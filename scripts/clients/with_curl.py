@@ -2,8 +2,11 @@
 
 import json
 import subprocess
+from typing import Any
 
 from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, run
+
+Message = dict[str, Any]
 
 
 def curl(path: str, **fields: object) -> str:
@@ -15,9 +18,10 @@ def curl(path: str, **fields: object) -> str:
     ).stdout
 
 
-def chat(messages: list, **more: object) -> dict:
+def chat(messages: list[Message], **more: object) -> Message:
     reply = curl("/chat/completions", messages=messages, max_tokens=MAX_TOKENS, **more)
-    return json.loads(reply)["choices"][0]["message"]
+    message: Message = json.loads(reply)["choices"][0]["message"]
+    return message
 
 
 def turns() -> object:

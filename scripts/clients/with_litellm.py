@@ -1,6 +1,7 @@
 """litellm."""
 
 import json
+from typing import Any
 
 import litellm
 from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, run
@@ -8,7 +9,7 @@ from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, ru
 asked = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY}
 
 
-def ask(messages: list, **more: object) -> object:
+def ask(messages: list[Any], **more: object) -> Any:
     return litellm.completion(messages=messages, max_tokens=MAX_TOKENS, **asked, **more)
 
 

@@ -1,6 +1,6 @@
 """openai for Python."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import openai
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ class Report(BaseModel):
 
 
 def turns() -> object:
-    messages = [{"role": "user", "content": FIRST}]
+    messages: list[Any] = [{"role": "user", "content": FIRST}]
     for question in (SECOND, None):
         reply = client.chat.completions.create(
             model=MODEL, messages=messages, max_tokens=MAX_TOKENS
@@ -26,7 +26,7 @@ def turns() -> object:
 
 
 def structured() -> object:
-    asked = [{"role": "user", "content": FIRST}]
+    asked: list[Any] = [{"role": "user", "content": FIRST}]
     for _ in range(2):
         reply = client.chat.completions.parse(
             model=MODEL, messages=asked, response_format=Report, max_tokens=MAX_TOKENS
@@ -41,11 +41,9 @@ def streaming() -> object:
     ) as stream:
         texts = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion().choices[0].message
-    again = client.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": FIRST}, final, {"role": "user", "content": SECOND}],
-        max_tokens=MAX_TOKENS,
-    )
+    asked: list[Any] = [{"role": "user", "content": FIRST}, final]
+    asked += [{"role": "user", "content": SECOND}]
+    again = client.chat.completions.create(model=MODEL, messages=asked, max_tokens=MAX_TOKENS)
     return "".join(texts) == final.content and again.choices[0].message.content
 
 

@@ -4,21 +4,22 @@ import pytest
 
 from toolchain.evaluate.divergence import from_teacher
 from toolchain.evaluate.limits import failures
+from toolchain.figures import Measured
 from toolchain.recipe import GateSpec
 
-LIKE_ITSELF = {
-    "mean_kl": 0.003,
-    "agreement": 0.99,
-    "exact_match": 0.0,
-    "f1": 0.1,
-    "eos_rate": 1.0,
-    "questions": 10,
-    "template_mismatches": 0,
-}
+LIKE_ITSELF = Measured(
+    mean_kl=0.003,
+    agreement=0.99,
+    exact_match=0.0,
+    f1=0.1,
+    eos_rate=1.0,
+    questions=10,
+    template_mismatches=0,
+)
 
 
-def teacher(kl: float, agreement: float) -> dict[str, float]:
-    return from_teacher({"mean_kl": kl, "kl_error": 0.1, "agreement": agreement})
+def teacher(kl: float, agreement: float) -> Measured:
+    return from_teacher(Measured(mean_kl=kl, kl_error=0.1, agreement=agreement))
 
 
 def test_a_collapsed_student_is_refused_by_its_teacher() -> None:

@@ -17,7 +17,8 @@ from tests.fakes.models import CHATML, tiny_llama
 from toolchain import recipe, target
 from toolchain.checks import Findings
 from toolchain.errors import ToolchainError
-from toolchain.pipeline import Settings, known, try_schemes, walk
+from toolchain.line.schemes import try_schemes
+from toolchain.line.walk import Settings, known, walk
 from toolchain.progress import Silent
 
 RECIPE = """
@@ -631,7 +632,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from toolchain import recipe, target
-from toolchain.pipeline import Settings, known
+from toolchain.line.walk import Settings, known
 from toolchain.progress import Silent
 folder = Path(sys.argv[1])
 settings = Settings(out=folder / "out", target=target.find("x86-64"), report=Silent(), offline=sys.argv[2] == "offline")

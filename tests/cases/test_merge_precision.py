@@ -31,7 +31,7 @@ def test_a_small_change_of_16_bit_weights_is_written_in_32_bits(
         before, after = weights.rows(NAME, 0, 64), stored.rows(NAME, 0, 64)
         assert stored.tensors[NAME].dtype == written
     lost = np.linalg.norm(after - exact) / np.linalg.norm(exact - before)
-    errors = made.figures["merge_error"]
+    errors = made.record.figures["merge_error"]
     assert lost <= 0.02
     assert errors["float32"] < 1e-3
     assert (errors["rounded"] > 0.01) == (written == "F32")

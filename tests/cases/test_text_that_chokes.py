@@ -171,7 +171,7 @@ def test_endings_are_read_in_capital_letters_too(tmp_path: Path) -> None:
     (tmp_path / "B.Md").write_text("text")
     spec = DataSpec(files=("A.JSONL", "B.Md"), held_out_share=0)
     made = ingest(spec, tmp_path, tmp_path / "out", Silent(), seed=0)
-    assert (len(made.train()), made.figures["documents"]) == (1, 1)
+    assert (len(made.train()), made.record.figures["documents"]) == (1, 1)
 
 
 def test_an_empty_system_prompt_is_kept_and_drops_nothing(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_empty_system_prompt_is_kept_and_drops_nothing(tmp_path: Path) -> Non
     spec = DataSpec(files=("a.jsonl",), held_out_share=0)
     made = ingest(spec, tmp_path, tmp_path / "out", Silent(), seed=0)
     assert made.train() == [{"messages": messages}]
-    assert made.figures["dropped"] == {}
+    assert made.record.figures["dropped"] == {}
 
 
 @pytest.mark.parametrize(

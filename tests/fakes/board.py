@@ -1,4 +1,4 @@
-"""A board that is a folder of this computer: real commands and the real protocol, no SSH. It can lose the connection."""
+"""A board that is a folder of this computer: real commands, the real protocol, no SSH."""
 
 import os
 import subprocess
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.board.connection import Finished
+from toolchain.board.kind import Kind, kind_of
 from toolchain.errors import BoardError
 
 
 class FakeConnection:
-    """Runs what a board would run, with its own home; after `cut_after` bytes to it, or `deaf_after` from it, the line is dead."""
+    """Runs a board's commands with a home of its own.
+
+    The line is dead after `cut_after` bytes to the board, or after `deaf_after` from it.
+    """
 
     def __init__(
         self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = ""
@@ -29,6 +33,10 @@ class FakeConnection:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self._address)
 
     @property
     def root(self) -> str:

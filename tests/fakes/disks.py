@@ -1,7 +1,10 @@
-"""A disk that can be cut off at any moment: what was written and not put on it by an fsync may be there or not, in any mixture.
+"""A disk that can be cut off at any moment: without an fsync, a write may be there or not.
 
-It is stricter than ext4: the bytes of a file, each change of a folder's names and a link's target are lost or kept on their own until
-an fsync of that file or that folder covers them. A rename within one folder is one change, between two folders it is two.
+Unsynced writes are lost in any mixture.
+
+It is stricter than ext4: the bytes of a file, each change of a folder's names and a link's target
+are lost or kept on their own until an fsync of that file or that folder covers them. A rename
+within one folder is one change, between two folders it is two.
 """
 
 import linecache
@@ -186,14 +189,20 @@ class CrashModel:
     """The states of the disk after a cut, of a recording."""
 
     def __init__(self, recorded: Recorder, *, window: int, without: str = "") -> None:
-        """`window`: so many of the last unsynced changes are combined freely; `without`: a line whose fsyncs did not happen."""
+        """`window`: so many of the last unsynced changes are combined freely.
+
+        `without`: a line whose fsyncs did not happen.
+        """
         self._recorded, self._window = recorded, window
         self._fsyncs = [fsync for fsync in recorded.fsyncs if without not in fsync.lines]
         self._synced_at = {effect: self._synced(effect) for effect in recorded.effects}
         """At which change an fsync puts each effect on the disk."""
 
     def states(self, place: int) -> Iterator[Node]:
-        """Yield each tree that a cut right after a change may leave: the oldest unsynced changes by ones and all, the last ones freely."""
+        """Yield each tree that a cut right after a change may leave.
+
+        The oldest unsynced changes are lost by ones and all together, the last ones freely.
+        """
         done = [effect for effect in self._recorded.effects if effect.place <= place]
         loose = [
             effect
@@ -310,7 +319,7 @@ def _path(descriptor: int) -> Path:
 
 
 def _lines() -> frozenset[str]:
-    """Return the statements of the product that are nothing but the call which leads to this fsync."""
+    """Return the statements of the product that only lead to this fsync."""
     found, frame = set(), sys._getframe(1)
     while frame:
         path, number = frame.f_code.co_filename, frame.f_lineno

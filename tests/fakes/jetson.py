@@ -1,6 +1,7 @@
 """A Jetson's programs as far as a CUDA build uses them: nvcc, c++ and cmake, in a folder for PATH.
 
-cmake checks what it is asked as the real one does: it configures a folder with a CMakeLists.txt, and builds one that is configured.
+cmake checks its arguments as the real one does: it configures a folder with a CMakeLists.txt, and
+builds a folder that is configured.
 """
 
 import json
@@ -12,7 +13,10 @@ NVCC = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 1
 
 
 def install(folder: Path, *, library: Path, without: str = "") -> str:
-    """Make the programs, but for one; return a PATH with them and little else. What cmake builds are copies of `library`."""
+    """Make the programs, but for one; return a PATH with them and little else.
+
+    What cmake builds are copies of `library`.
+    """
     folder.mkdir(parents=True)
     programs = {
         "nvcc": f"cat <<'X'\n{NVCC}X",
@@ -38,7 +42,8 @@ def main(library: Path, argv: list[str]) -> int:
     source, made = Path(argv[argv.index("-S") + 1]), Path(argv[argv.index("-B") + 1])
     if not (source / "CMakeLists.txt").is_file():
         return refuse(
-            f'CMake Error: The source directory "{source}" does not appear to contain CMakeLists.txt.'
+            f'CMake Error: The source directory "{source}" '
+            "does not appear to contain CMakeLists.txt."
         )
     made.mkdir(parents=True, exist_ok=True)
     (made / "CMakeCache.txt").write_text(

@@ -1,4 +1,7 @@
-"""A Modelfile read by the rules of Ollama's parser (parser/parser.go): no escapes; a value ends at a line's end unless a quote is open."""
+"""A Modelfile read by the rules of Ollama's parser (parser/parser.go).
+
+There are no escapes; a value ends at the line's end unless a quote is open.
+"""
 
 import re
 

@@ -1,6 +1,7 @@
-"""QEMU as far as virtual boards use it: QMP, the guest's agent, a forwarded port that greets, kept states in the disk's file.
+"""QEMU as far as virtual boards use it: QMP, the guest's agent, a forwarded port, kept states.
 
-`install` puts it in a folder for PATH under the programs' names; the disk is a text file with one kept state a line.
+`install` puts it in a folder for PATH under the programs' names; the disk is a text file with one
+kept state a line.
 """
 
 import base64
@@ -23,7 +24,8 @@ def install(folder: Path, *, version: str = VERSION) -> None:
         program = folder / name
         said = f"QEMU emulator version {version} (a fake)"
         program.write_text(
-            f'#!/bin/sh\n[ "$1" = --version ] && exec echo "{said}"\nexec {sys.executable} -IS {__file__} {name} "$@"\n'
+            f'#!/bin/sh\n[ "$1" = --version ] && exec echo "{said}"\n'
+            f'exec {sys.executable} -IS {__file__} {name} "$@"\n'
         )
         program.chmod(0o755)
 
@@ -122,7 +124,8 @@ class Monitor:
 
     def command(self, line: str) -> str:
         if line == "info usernet":
-            return f"Hub -1 (link):\r\n  TCP[HOST_FORWARD]  12       127.0.0.1 {self.port}       10.0.2.15    22     0     0\r\n"
+            host = f"  TCP[HOST_FORWARD]  12       127.0.0.1 {self.port}"
+            return f"Hub -1 (link):\r\n{host}       10.0.2.15    22     0     0\r\n"
         verb, _, name = line.partition(" ")
         if verb != "savevm":
             return f"unknown command: '{line}'\r\n"

@@ -1,4 +1,4 @@
-"""Source archives of llama-cpp-python in miniature: the real one's folders and CMake targets, one small file each."""
+"""Source archives of llama-cpp-python in miniature: one small file in each real folder."""
 
 import importlib.metadata
 import io
@@ -83,7 +83,7 @@ def write(folder: Path, contents: Mapping[str, str | bytes]) -> Path:
 
 
 def _before(name: str) -> str:
-    """Return the lines of a file that our patch changes, as comments: the miniature compiles none of them."""
+    """Return the lines of a file that our patch changes, as comments that nobody compiles."""
     return "".join(
         f"/*\n{change.before}*/\n"
         for change in patching.changes()

@@ -1,4 +1,7 @@
-"""People who sign: real OpenSSH keys, a security key in software, and an agent that holds it (OpenSSH's PROTOCOL.agent, .u2f, .sshsig)."""
+"""People who sign: real OpenSSH keys, a security key in software, and an agent that holds it.
+
+Formats: OpenSSH's PROTOCOL.agent, PROTOCOL.u2f and PROTOCOL.sshsig.
+"""
 
 import base64
 import contextlib
@@ -19,7 +22,7 @@ _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----
 
 
 def make_key(file: Path, *words: str) -> Path:
-    """Make a key pair without a passphrase; `words` such as `-t ecdsa -b 384`, ed25519 by default."""
+    """Make a key pair without a passphrase; `words` such as `-t ecdsa -b 384`, else ed25519."""
     command = [
         "ssh-keygen",
         "-q",
@@ -77,7 +80,7 @@ class SecurityKey:
         )
 
     def signature(self, content: bytes) -> bytes:
-        """Sign as the key would: over the application, that the user was there, a counter, and the content."""
+        """Sign as the key would: over application, user presence, a counter and the content."""
         self._count += 1
         said = USER_PRESENT + struct.pack(">I", self._count)
         signed = hashlib.sha256(b"ssh:").digest() + said + hashlib.sha256(content).digest()

@@ -1,7 +1,7 @@
-"""Stock interpreters of TFLite files, driven by hand over litert-torch's contract: the referee of what is computed.
+"""Stock interpreters of TFLite files, driven by hand over litert-torch's contract: the referee.
 
-Needs numpy and one of three libraries, nothing of this project: so the Python that DEMITASSE_REFEREE names runs it as a script,
-`stock_litert.py LIBRARY FILE PREFILL TOKENS OUT.npy`.
+It needs numpy and one of three libraries, nothing of this project: the Python that
+DEMITASSE_REFEREE names runs it as a script, `stock_litert.py LIBRARY FILE PREFILL TOKENS OUT.npy`.
 """
 
 import json
@@ -13,7 +13,8 @@ import numpy as np
 
 
 def interpreter(file: Path, library: str = "ai_edge_litert") -> Any:
-    """Return an interpreter of one of the three libraries that have one, all with the same interface."""
+    """Return an interpreter of one of three libraries; all have the same interface."""
+
     if library == "tensorflow":
         import tensorflow
 

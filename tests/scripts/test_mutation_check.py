@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.mutation_check import mutations, survives
+from scripts.mutation_check import NOWHERE, mutations, survives
 from tests.conftest import Rounds
 
 LISTED = mutations()
+
+
+def test_every_line_that_the_table_names_is_there_once() -> None:
+    assert [each.name for each in LISTED if each.line == NOWHERE] == []
 
 
 @pytest.mark.slow

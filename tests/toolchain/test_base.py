@@ -14,10 +14,10 @@ from tests.fakes.models import tiny_llama
 from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Checkpoint, external
 from toolchain.errors import ArtifactError
+from toolchain.line.walk import Settings, walk
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
-from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
 from toolchain.quantize.contents import read_contents
 from toolchain.quantize.gguf import ModelLabel, quantize

@@ -12,7 +12,7 @@ from tests.fakes.tiny_gguf import tiny_gguf
 from tests.fakes.updates import make_update
 from toolchain.progress import Silent
 from toolchain.push import sent as kept
-from toolchain.push.delta import known_file, likest, make, matches, old_file
+from toolchain.push.delta import closest, known_file, make, matches, old_file
 
 WORDS = b" ".join(b"token %d" % number for number in range(2000))
 
@@ -87,9 +87,9 @@ def test_the_file_with_most_in_common_is_the_base(tmp_path: Path) -> None:
     old, new = make_update(tmp_path)
     stranger = tiny_gguf(tmp_path / "tiny.gguf")
     files = [old_file(stranger, "stranger"), old_file(old, "old")]
-    found = likest(new, files)
+    found = closest(new, files)
     assert found and found.sha256 == "old"
-    assert likest(tiny_gguf(tmp_path / "other.gguf"), [old_file(old, "old")]) is None
+    assert closest(tiny_gguf(tmp_path / "other.gguf"), [old_file(old, "old")]) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """distill: the student learns from cached probabilities, beside a control that always runs, and the better one ships."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from tests.fakes.datasets import Recorder, tiny_dataset
 from tests.fakes.models import tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
-from toolchain.distill import decide, distill
+from toolchain.distill import Mark, decide, distill
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.progress import Silent
 from toolchain.recipe import DistillSpec
@@ -54,7 +53,7 @@ def distilled(
 def test_student_and_control_are_both_trained_and_both_told(
     distilled: Checkpoint, report: Recorder
 ) -> None:
-    figures = distilled.figures
+    figures = distilled.record.figures
     assert report.bars >= {"student", "control", "teacher"}
     for name in ("student", "control"):
         assert figures[name]["steps"] == 4
@@ -246,8 +245,8 @@ def test_a_student_without_room_for_all_tokens_is_refused(
         )
 
 
-def marks(loss: float | None, exact: float | None) -> dict[str, Any]:
-    return {"held_out_loss": loss, "exact_match": exact}
+def marks(loss: float | None, exact: float | None) -> Mark:
+    return Mark(parameters=1, held_out_loss=loss, questions=10, exact_match=exact, f1=exact)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +282,6 @@ def marks(loss: float | None, exact: float | None) -> dict[str, Any]:
     ],
 )
 def test_the_better_one_ships_and_the_stage_says_which(
-    student: dict[str, Any], control: dict[str, Any], shipped: str, verdict: str
+    student: Mark, control: Mark, shipped: str, verdict: str
 ) -> None:
     assert decide(student, control) == (shipped, verdict)

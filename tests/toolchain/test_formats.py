@@ -10,12 +10,15 @@ import pytest
 from device.manifest import read_manifest, read_runtime
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import tiny_llama
+from tests.fakes.records import model_figures, record_of
 from toolchain import recipe, runtime, show, target
-from toolchain.artifacts import Bundle, ModelFile, Record
+from toolchain.artifacts import Bundle, ModelFile
 from toolchain.errors import FitError
-from toolchain.forecast import tflite_needs
+from toolchain.forecast import LiteSizes, tflite_needs
+from toolchain.line import formats
+from toolchain.line.schemes import try_schemes
+from toolchain.line.walk import Settings, plan, walk
 from toolchain.package import refuse_unfit
-from toolchain.pipeline import Settings, plan, try_schemes, walk
 from toolchain.progress import Silent
 
 RECIPE = """
@@ -84,41 +87,31 @@ def test_a_board_that_can_run_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_graph_of_a_tflite_file_takes_memory_of_its_own() -> None:
-    figures = {"weights_bytes": 100, "kv_bytes_per_token": 4, "n_vocab": 10}
-    two = tflite_needs({**figures, "prefill": [16]}, 8)
+    sizes = LiteSizes(context=8, prefill=(16,), weights_bytes=100, kv_bytes_per_token=4, n_vocab=10)
+    two = tflite_needs(sizes, 8)
     assert (two["weights_bytes"], two["kv_bytes"]) == (200, 128)
 
 
 def test_package_asks_of_every_format_whether_it_fits(tmp_path: Path) -> None:
     """A TFLite file of 806 MB by its own figures was once packaged for a board with 287 MB left."""
-    figures = {
-        "file": "m.tflite",
-        "weights_bytes": 150 << 20,
-        "prefill": [16, 128],
-        "kv_bytes_per_token": 40_000,
-        "n_vocab": 49_152,
-    }
-    record = Record(
-        stage="quantize",
-        key="",
-        inputs={},
-        parameters={},
-        seed=0,
-        tools={},
-        digest="",
-        size_bytes=0,
-        seconds=0,
-        figures=figures,
+    figures = model_figures(
+        "m.tflite",
+        weights_bytes=150 << 20,
+        prefill=[16, 128],
+        kv_bytes_per_token=40_000,
+        n_vocab=49_152,
     )
+    record = record_of("quantize", figures)
     model = ModelFile(path=tmp_path, record=record)
+    needs = formats.of_file(model.file).packing.needs(model, 512)
     with pytest.raises(FitError) as caught:
-        refuse_unfit("tiny", model, target.find("rpi-zero-2w"), 512)
+        refuse_unfit("tiny", needs, target.find("rpi-zero-2w"), 512)
     assert caught.value.message == (
         "package: rpi-zero-2w: tiny does not fit in memory: the weights alone take 450 MB, "
         "287 MB are left beside the operating system"
     )
-    refuse_unfit("tiny", model, target.find("rpi-5-4gb"), 512)
-    refuse_unfit("tiny", model, target.find("x86-64"), 512)
+    refuse_unfit("tiny", needs, target.find("rpi-5-4gb"), 512)
+    refuse_unfit("tiny", needs, target.find("x86-64"), 512)
 
 
 @pytest.mark.slow
@@ -159,7 +152,7 @@ def test_schemes_of_both_formats_are_measured_side_by_side(
         ("Q8_0", ".gguf"),
         ("fp16", ".tflite"),
     ]
-    assert tried[1].verdict.figures["mean_kl"] < tried[0].verdict.figures["mean_kl"]
+    assert tried[1].verdict.record.figures["mean_kl"] < tried[0].verdict.record.figures["mean_kl"]
     show.schemes(tried, as_json=False)
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-2:]] == ["fp16", "Q8_0"]
 

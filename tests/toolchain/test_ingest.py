@@ -183,7 +183,7 @@ def test_a_question_that_the_opening_answers_is_neither_learned_nor_held_out(
         "does it run?",
         "is it hot?",
     ]
-    assert dataset.figures["dropped_lines"] == ["few.jsonl:1: duplicate question"]
+    assert dataset.record.figures["dropped_lines"] == ["few.jsonl:1: duplicate question"]
 
 
 def test_another_text_of_a_document_is_another_data_set(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> 
         {"question": ["e", ""], "answer": "f", "topic": "y"},
     ]
     write_lines(tmp_path / "mixed.jsonl", rows)
-    figures = ingested(tmp_path, "mixed.jsonl", held_out_share=0).figures
+    figures = ingested(tmp_path, "mixed.jsonl", held_out_share=0).record.figures
     assert figures["dropped_lines"] == [
         "mixed.jsonl:2: duplicate question",
         "mixed.jsonl:3: empty question or answer",

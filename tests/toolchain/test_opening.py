@@ -16,13 +16,14 @@ from device.store import Store
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import tiny_llama
 from tests.fakes.ollama import read_modelfile
+from tests.fakes.records import model_figures, record_of
 from toolchain import recipe, target
-from toolchain.artifacts import Artifact, ModelFile, Record
+from toolchain.artifacts import Artifact, ModelFile
 from toolchain.errors import ConfigError
+from toolchain.line.walk import Settings, walk
 from toolchain.opening import check_room
-from toolchain.package import modelfile
-from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
+from toolchain.quantize.gguf.ollama import modelfile
 from toolchain.recipe import PackageSpec
 
 RECIPE = """
@@ -99,7 +100,7 @@ def test_the_bundle_brings_the_opening_and_the_gate_has_seen_it(made: dict[str, 
         {"role": "user", "content": "Is anybody at home?"},
         {"role": "assistant", "content": "Nobody."},
     )
-    assert made["evaluate"].figures["template_mismatches"] == 0
+    assert made["evaluate"].record.figures["template_mismatches"] == 0
     golden = read_goldens(made["package"].path / "goldens.jsonl")[0]
     assert [message["role"] for message in golden.messages] == ["user"], "what a client sends"
     assert len(golden.prompt_tokens) > manifest.gate["opening_tokens"] > 60
@@ -144,7 +145,7 @@ def test_a_board_that_does_not_put_the_opening_there_does_not_pass(
 def test_an_opening_that_leaves_no_room_is_refused_with_its_tokens(
     desk: Path, made: dict[str, Artifact]
 ) -> None:
-    tokens = made["evaluate"].figures["opening_tokens"]
+    tokens = made["evaluate"].record.figures["opening_tokens"]
     text = RECIPE.replace("context = 256", f"context = {tokens + 48}")
     with pytest.raises(ConfigError) as caught:
         run(desk, text)
@@ -213,16 +214,5 @@ def test_what_ollama_would_take_for_the_end_of_a_text_is_quoted_otherwise() -> N
 
 
 def written(opening: Any) -> str:
-    record = Record(
-        stage="quantize",
-        key="",
-        inputs={},
-        parameters={},
-        seed=0,
-        tools={},
-        digest="",
-        size_bytes=0,
-        seconds=0,
-        figures={"file": "tiny.gguf"},
-    )
+    record = record_of("quantize", model_figures("tiny.gguf"))
     return modelfile(ModelFile(path=Path(), record=record), PackageSpec(), opening)

@@ -16,8 +16,8 @@ from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.line.walk import Settings, walk
 from toolchain.models.lora import read_lora
-from toolchain.pipeline import Settings, walk
 from toolchain.progress import Silent
 from toolchain.push import push
 from toolchain.runtime.scoring import scorer
@@ -128,8 +128,8 @@ def test_no_path_of_this_computer_travels(
 @pytest.mark.slow
 def test_the_gate_compares_with_the_merged_teacher(skills: dict[str, dict[str, Artifact]]) -> None:
     for made in skills.values():
-        assert made["evaluate"].figures["mean_kl"] < 1e-3
-        assert made["evaluate"].figures["template_mismatches"] == 0
+        assert made["evaluate"].record.figures["mean_kl"] < 1e-3
+        assert made["evaluate"].record.figures["template_mismatches"] == 0
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_an_adapter_that_is_tuned_in_the_line_travels_apart_from_its_base(
     made = run(desk, "tuned", "beside", tmp_path, text=TUNED)
     learned = read_lora(made["tune"].path / "adapter")
     assert max(float(abs(delta.b).max()) for delta in learned.deltas.values()) > 1e-3
-    assert made["evaluate"].figures["mean_kl"] < 1e-3
+    assert made["evaluate"].record.figures["mean_kl"] < 1e-3
     tuned, ready = (
         read_manifest(bundle.path)
         for bundle in (made["package"], skills["cooking beside"]["package"])

@@ -41,7 +41,7 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Checkpoi
 def test_the_base_is_a_plain_model_folder(base: Checkpoint) -> None:
     model = load_model(base.path)
     assert model.config.model_type == "llama"
-    assert base.figures["parameters"] == parameter_count(model)
+    assert base.record.figures["parameters"] == parameter_count(model)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert sorted(file.name for file in base.path.iterdir()) == [
         "chat_template.jinja",
@@ -93,7 +93,7 @@ def test_a_document_longer_than_the_context_is_learned_in_windows(tmp_path: Path
     dataset = ingest.ingest(
         DataSpec(files=("long.md",)), tmp_path, tmp_path / "data", Silent(), seed=0
     )
-    figures = pretrain(dataset, SPEC, tmp_path / "base", Silent(), seed=0).figures
+    figures = pretrain(dataset, SPEC, tmp_path / "base", Silent(), seed=0).record.figures
     assert figures["texts"] == 1
     assert figures["steps"] == 6
 

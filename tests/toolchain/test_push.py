@@ -224,7 +224,8 @@ def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
     )
     deployment = push_unsigned(updated, runtime, Device(board), report, port=port)
     assert [note for note in report.notes if "damaged" in note] == [
-        f"local: tiny.gguf: the file before is damaged on the board; sent whole from byte {hurt.offset:,}"
+        "local: tiny.gguf: the file before is damaged on the board; "
+        f"sent whole from byte {hurt.offset:,}"
     ]
     assert hurt.size < deployment.bytes_sent < hurt.size + 2 * deployment.actions[0].size_bytes
     assert Device(board).call("verify") == {"verified": deployment.release}
@@ -338,12 +339,14 @@ def test_a_cut_push_goes_on_where_it_stopped(
         (
             {"check": "illegal"},
             HealthError,
-            "local: the check died by signal 4 (illegal instruction); nothing runs: there was no release before",
+            "local: the check died by signal 4 (illegal instruction); "
+            "nothing runs: there was no release before",
         ),
         (
             {"serve": "exit"},
             HealthError,
-            "local: the service ended with exit status 3; nothing runs: there was no release before",
+            "local: the service ended with exit status 3; "
+            "nothing runs: there was no release before",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from toolchain import recipe, target
 from toolchain.errors import ConfigError
-from toolchain.pipeline import Settings, plan
+from toolchain.line.walk import Settings, plan
 from toolchain.progress import Silent
 from toolchain.recipe import InFormatSpec
 

@@ -38,7 +38,7 @@ def test_figures_say_what_was_saved_and_what_other_text_pays(
 ) -> None:
     report = Recorder()
     made = trim(artifacts.external(model), dataset, LEAST, tmp_path / "out", report)
-    tokens, figures = made.figures["tokens"], made.figures
+    tokens, figures = made.record.figures["tokens"], made.record.figures
     assert tokens["needed"] <= tokens["after"] < tokens["before"] == 512
     assert json.loads((made.path / "config.json").read_text())["vocab_size"] == tokens["after"]
     assert figures["bytes"]["after"] < figures["bytes"]["before"]
@@ -58,7 +58,7 @@ def test_a_vocabulary_that_is_kept_whole_answers_as_before(
     spec = LEAST.model_copy(update={"vocabulary": 16384, "min_identical": 1.0})
     figures = trim(
         artifacts.external(model), dataset, spec, tmp_path / "out", Silent(), general=text
-    ).figures
+    ).record.figures
     assert figures["identical"] == 1.0
     assert figures["tokens"]["after"] == figures["tokens"]["before"]
     assert figures["general_nats_per_byte"]["before"] == figures["general_nats_per_byte"]["after"]
@@ -82,7 +82,9 @@ def test_text_of_the_users_own_is_measured(
     (tmp_path / "digits.txt").write_text("0123456789 9876543210\n\n31415926535\n")
     checkpoint = artifacts.external(model)
     prose, digits = (
-        trim(checkpoint, dataset, LEAST, tmp_path / file.stem, Silent(), general=file).figures
+        trim(
+            checkpoint, dataset, LEAST, tmp_path / file.stem, Silent(), general=file
+        ).record.figures
         for file in (text, tmp_path / "digits.txt")
     )
     assert prose["general_nats_per_byte"] != digits["general_nats_per_byte"]

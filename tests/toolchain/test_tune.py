@@ -53,7 +53,10 @@ def test_trainable_and_all_parameters_are_counted_exactly(
     trainable = sum(tensor.numel() for tensor in adapter.values())
     total = sum(parameter.numel() for parameter in load_model(base.path).parameters()) + trainable
     assert trainable == 2 * (4 * (64 + 64) + 4 * (64 + 32))
-    assert (tuned.figures["trainable_parameters"], tuned.figures["total_parameters"]) == (
+    assert (
+        tuned.record.figures["trainable_parameters"],
+        tuned.record.figures["total_parameters"],
+    ) == (
         trainable,
         total,
     )
@@ -75,7 +78,7 @@ def test_only_the_named_modules_change(base: Checkpoint, tuned: Checkpoint) -> N
 def test_speed_memory_and_scores_before_and_after_are_in_the_figures(
     tuned: Checkpoint, report: Recorder
 ) -> None:
-    figures = tuned.figures
+    figures = tuned.record.figures
     assert figures["base"].keys() == {
         "questions",
         "exact_match",
@@ -98,7 +101,10 @@ def test_losses_are_those_of_the_folders_before_and_after(
     tokenizer = load_tokenizer(base.path)
     held_out, _ = conversations(tokenizer, dataset.held_out()[:2], SPEC.max_tokens)
     text = passages(GENERAL)
-    for folder, figures in ((base.path, tuned.figures["base"]), (tuned.path, tuned.figures)):
+    for folder, figures in (
+        (base.path, tuned.record.figures["base"]),
+        (tuned.path, tuned.record.figures),
+    ):
         model = load_model(folder)
         assert figures["held_out_loss"] == pytest.approx(loss_per_token(model, held_out))
         assert figures["general_nats_per_byte"] == loss_per_byte(model, tokenizer, text)

@@ -4,25 +4,24 @@ import contextlib
 from collections.abc import Iterator
 
 from toolchain.board.connection import Connection
-
-
-def is_stand_in(address: str) -> bool:
-    """Say whether an address is this computer or a virtual board: nobody else can reach those, so they ask for no signature."""
-    from toolchain.board import loopback, virtual
-
-    return address == loopback.ADDRESS or address.startswith(virtual.PREFIX)
+from toolchain.board.kind import THIS_COMPUTER, VIRTUAL, kind_of
 
 
 @contextlib.contextmanager
 def open_board(address: str, *, accept_new: bool = False) -> Iterator[Connection]:
-    """Open a connection to `user@host[:port]`, an alias of ~/.ssh/config, `local` or `virtual:<target>`, and hang up afterwards."""
+    """Open a connection to a board and hang up afterwards.
+
+    `address` is `user@host[:port]`, an alias of ~/.ssh/config, `local` or `virtual:<target>`.
+    """
     from toolchain.board import loopback, ssh, virtual
 
-    if address == loopback.ADDRESS:
+    kind = kind_of(address)
+    if kind is THIS_COMPUTER:
         with loopback.connect() as connection:
             yield connection
         return
-    is_virtual = address.startswith(virtual.PREFIX)
+
+    is_virtual = kind is VIRTUAL
     opened = virtual.connect(address) if is_virtual else ssh.connect(address, accept_new=accept_new)
     try:
         yield opened

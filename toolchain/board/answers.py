@@ -1,7 +1,9 @@
-"""What a board says, read as hostile input: bounded, of the right types, or one BoardError that names the field.
+"""Answers of a board, checked as hostile input: bounded in size and depth, with the right types.
 
-A board may be broken, may have another program behind `python3`, or may belong to somebody else by now. The one rule: what the
-host works with came through one of these models. Fields that are only shown may be of any kind; `console` makes them visible.
+A board may be broken, may have another program behind `python3`, or may have another owner by now.
+The one rule: what the host works with came through one of these models. A wrong answer is one
+BoardError that names the field. Fields that are only shown may be of any kind; `console` makes
+control characters in them visible.
 """
 
 import json
@@ -90,7 +92,7 @@ class Facts(_Said):
 
 
 class Stored(_Said):
-    """What a board's store holds (device/facts.py); names that are none of ours are left out there."""
+    """What a board's store holds. device/facts.py leaves out file names that are not ours."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -273,11 +275,11 @@ VERBS: Mapping[str, type[_Said]] = {
     "stop": _Status,
     "tensors": _Tensors,
 }
-"""verb → what of its answers the host works with; the answer of another one is only shown."""
+"""verb → model of the fields that the host works with; any other verb's answer is only shown."""
 
 
 def read(address: str, content: bytes) -> Answer:
-    """Return the JSON object in bytes from a board; raise BoardError for anything else."""
+    """Return the JSON object in a board's bytes; raise BoardError for anything else."""
     try:
         value = json.loads(content.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -288,7 +290,7 @@ def read(address: str, content: bytes) -> Answer:
 
 
 def checked(address: str, what: str, answer: Answer, model: type[BaseModel]) -> Answer:
-    """Return an answer whose fields have the types of a model; raise BoardError with the field that has not."""
+    """Return an answer whose fields have a model's types; raise BoardError with the wrong field."""
     try:
         return model.model_validate(answer).model_dump(exclude_unset=True)
     except ValidationError as error:
@@ -314,6 +316,7 @@ def _is_deep(value: Any) -> bool:
         ]
         if not level:
             return False
+
     return True
 
 

@@ -1,4 +1,4 @@
-"""Start a virtual board's QEMU in a folder, wait until it answers, keep and stop it: what `virtual` makes boards of."""
+"""Starts a virtual board's QEMU in a folder, waits until it answers, keeps its state, stops it."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from toolchain.board import image, machine, qmp, rootfs, ssh
 from toolchain.board.initramfs import NO_ROOT
+from toolchain.board.kind import VIRTUAL_PREFIX
 from toolchain.board.route import Route
 from toolchain.errors import BoardError, ToolchainError, ToolError
 from toolchain.progress import Reporter
@@ -17,25 +18,29 @@ from toolchain.tools import qemu
 
 DISK, DEVICE_TREE, KNOWN_HOSTS = "disk.qcow2", "board.dtb", "known_hosts"
 READY, PAUSED = "ready", "paused"
-"""Names of kept states in a disk's file: as after its first boot, and as when the board was last taken down."""
+"""Names of kept states in the disk file: after the first boot, and when the board was last down."""
 BOOT_S = 600.0
-"""A cold boot takes 15 to 45 s; an emulator on a busy computer may take many times that."""
-_SETTLED = "systemctl is-system-running --wait; systemctl --user is-system-running --wait; python3 -c 'import json, hashlib'; sync"
+"""Limit of a cold boot. It takes 15 to 45 s, on a busy computer many times that."""
+_SETTLED = (
+    "systemctl is-system-running --wait; systemctl --user is-system-running --wait; "
+    "python3 -c 'import json, hashlib'; sync"
+)
 _POLL_S, _USUAL_BOOT_S, _QUIT_S = 0.1, 45.0, 60.0
 
 
 def start(
     name: str, folder: Path, made: machine.Machine, boot: machine.Boot, report: Reporter
 ) -> int:
-    """Start QEMU and wait until the board answers; return its SSH port. Nothing runs any more if it does not answer.
+    """Start QEMU, wait until the board answers and return its SSH port.
 
-    Raise BoardError with what QEMU or the board's kernel said.
+    Raises BoardError with what QEMU or the board's kernel printed; nothing runs any more then.
     """
     (folder / machine.SERIAL_LOG).unlink(missing_ok=True)
     try:
         qemu.start(machine.arguments(name, made, boot, DISK), folder)
     except ToolError as error:
         raise _not_started(name, boot.port, error) from error
+
     try:
         port = _port(name, folder)
         _trust(folder, port)
@@ -43,11 +48,12 @@ def start(
     except BaseException:
         stop(folder)
         raise
+
     return port
 
 
 def stop(folder: Path) -> None:
-    """Kill the QEMU of a folder, if one runs: its board loses what it has not written."""
+    """Kill the QEMU of a folder, if one runs. Its board loses what it has not written."""
     pid = qmp.process(folder)
     if pid is None:
         return
@@ -57,7 +63,7 @@ def stop(folder: Path) -> None:
 
 
 def keep(name: str, folder: Path, state: str) -> None:
-    """Save the running machine in its disk's file under a name and end it."""
+    """Save the running machine under a name in its disk file, and end it."""
     with qmp.monitor(name, folder) as wire:
         wire.call("stop")
         said = wire.call("human-monitor-command", {"command-line": f"savevm {state}"})
@@ -65,9 +71,11 @@ def keep(name: str, folder: Path, state: str) -> None:
             wire.call("cont")
             raise BoardError(f"{name}: the machine's state cannot be kept: {said.strip()}")
         wire.call("quit")
+
     deadline = time.monotonic() + _QUIT_S
     while qmp.process(folder) and time.monotonic() < deadline:
         time.sleep(_POLL_S / 2)
+
     stop(folder)
 
 
@@ -86,7 +94,7 @@ def route(name: str, folder: Path, port: int) -> Route:
 
 
 def settle(name: str, folder: Path, port: int) -> None:
-    """Wait until a board that answers has started all its services, and has Python in its memory."""
+    """Wait until a board has started all its services and has Python in its page cache."""
     connection = ssh.dial(route(name, folder, port))
     try:
         connection.run(["sh", "-c", _SETTLED], timeout_s=BOOT_S)
@@ -100,7 +108,7 @@ def set_clock(wire: qmp.Wire, name: str, seconds: float) -> None:
 
 
 def check_alive(name: str, folder: Path) -> None:
-    """Raise BoardError with the last words on its serial port if a board that is to boot never will."""
+    """Raise BoardError with the last lines of its serial port if a board cannot boot any more."""
     said = _last_words(folder)
     if NO_ROOT in said or "Kernel panic" in said or qmp.process(folder) is None:
         raise BoardError(
@@ -120,16 +128,18 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
 
     with qmp.agent(name, folder, BOOT_S, look) as wire:
         set_clock(wire, name, time.time())
+
     while not _greets(port):
         if time.monotonic() - begun > BOOT_S:
             raise BoardError(f"{name}: its SSH server did not start in {BOOT_S:g} s")
         look()
         time.sleep(_POLL_S)
+
     report.step(f"{name} boots", _USUAL_BOOT_S, _USUAL_BOOT_S, "s")
 
 
 def _greets(port: int) -> bool:
-    """Say whether an SSH server answers; QEMU itself takes a connection before the board does."""
+    """Return whether an SSH server answers; QEMU itself connects before the board does."""
     with (
         contextlib.suppress(OSError),
         socket.create_connection(("127.0.0.1", port), timeout=5.0) as sock,
@@ -168,4 +178,4 @@ def _not_started(name: str, port: int, error: ToolError) -> ToolchainError:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("virtual:")
+    return name.removeprefix(VIRTUAL_PREFIX)

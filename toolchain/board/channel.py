@@ -1,7 +1,8 @@
 """A command that runs on a board, over an SSH channel (`connection.Channel`).
 
-What a board prints is hostile input: an answer is bounded in bytes and in time, and what the login shell printed before the
-command began is skipped. The one rule: nothing that comes from the board can make this side wait or grow without end.
+What a board prints is hostile input. An answer is bounded in bytes and in time, and what the login
+shell prints before the command is skipped. The one rule: nothing that comes from the board can make
+this side wait or grow without end.
 """
 
 import contextlib
@@ -17,14 +18,15 @@ from toolchain.board.shell import MARK
 from toolchain.errors import BoardError
 
 SEND_BYTES = (32 << 10) - 64
-"""What paramiko fits into one of OpenSSH's packets: 64 bytes more would go as a second one, a long rest is copied each time."""
+# 64 bytes more would go as a second packet, and paramiko copies a long rest each time.
+"""Largest payload that paramiko fits into one of OpenSSH's packets."""
 STALLED_S = 120.0
 ANSWER_S = 3600.0
-"""The longest that a command may take for one line of its answer; a check on a slow board takes minutes."""
+"""Seconds a a command may need for a line of its answer; a check on a slow board takes minutes."""
 BEGIN_S = 60.0
-"""The longest that a login shell may take until the command begins."""
+"""Seconds that a login shell may take until the command begins."""
 MAX_ANSWER_BYTES = 16 << 20
-"""More than any answer of ours: the longest one names each tensor of a model, some 200 bytes each."""
+"""Limit of an answer. Our longest one names each tensor of a model, some 200 bytes each."""
 MAX_BANNER_BYTES = 1 << 20
 KEPT_STDERR_BYTES = 64 << 10
 MAX_STDERR_BYTES = 64 << 20
@@ -38,11 +40,11 @@ WIRE_ERRORS = (
     TypeError,
     struct.error,
 )
-"""What paramiko raises for a line that is lost or for bytes that are no SSH: its reader's own errors come through."""
+"""What paramiko raises for a lost line, or for bytes that are not SSH (errors of its reader)."""
 
 
 class SshChannel:
-    """A command that is running on the board; with a time limit where it is run to its end."""
+    """A command that is running on the board; it has a time limit if it is run to its end."""
 
     def __init__(self, address: str, channel: paramiko.Channel, timeout_s: float | None) -> None:
         self._address, self._channel, self._limit_s = address, channel, timeout_s
@@ -68,7 +70,10 @@ class SshChannel:
                 self._sent += len(piece)
 
     def feed(self, content: bytes) -> None:
-        """Write all of the input and end it; a command may end without having read it, and says so by its exit status."""
+        """Write all of the input and end it.
+
+        A command may end without having read its input; its exit status says so.
+        """
         with contextlib.suppress(BoardError):
             self.send(content)
             self.close_input()
@@ -81,11 +86,13 @@ class SshChannel:
     def read_line(self) -> bytes:
         """Return the next line with its newline, b"" at the end."""
         self._begin()
-        until, searched = time.monotonic() + ANSWER_S, 0
+        until = time.monotonic() + ANSWER_S
+        searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if not self._receive(until):
                 return self._take(len(self._buffer))
+
         return self._take(end + 1)
 
     def read(self, size: int) -> bytes:
@@ -107,13 +114,17 @@ class SshChannel:
         return Finished(code=code, stdout=self._take(len(self._buffer)), stderr=stderr)
 
     def close(self) -> None:
-        """Stop caring."""
+        """Close the channel; the command on the board may go on."""
         self._channel.close()
 
     def _begin(self) -> None:
-        """Skip what the login shell printed before the command; raise BoardError with its words if that never began."""
+        """Skip what the login shell printed before the command.
+
+        Raises BoardError with the shell's last words if the command never began.
+        """
         if self._began:
             return
+
         until = time.monotonic() + BEGIN_S
         while (at := self._buffer.find(MARK)) < 0:
             if len(self._buffer) > MAX_BANNER_BYTES:
@@ -121,6 +132,7 @@ class SshChannel:
             if not self._receive(until):
                 code = self._exit_status(until)
                 raise self._no_begin(f"it ended with exit status {code}", self._last_words())
+
         del self._buffer[: at + len(MARK)]
         self._began = True
 
@@ -129,7 +141,8 @@ class SshChannel:
         words = f" and printed `{' '.join(printed.split())[-300:]}`" if printed else ""
         return BoardError(
             f"{self._address}: the login shell runs no commands: {how}{words}",
-            hint="log in and look at the user's shell and its start files: `ssh BOARD true` must end without an error",
+            hint="log in and look at the user's shell and its start files: "
+            "`ssh BOARD true` must end without an error",
         )
 
     def _exit_status(self, until: float) -> int:
@@ -137,6 +150,7 @@ class SshChannel:
             while not self._channel.status_event.wait(0.2):
                 if time.monotonic() > (self._deadline or until):
                     raise TimeoutError
+
         self._listener.join(timeout=STALLED_S)
         if self._channel.exit_status < 0:
             raise self._lost()
@@ -145,6 +159,7 @@ class SshChannel:
     def _receive(self, until: float) -> bool:
         with self._watched(max(until - time.monotonic(), 0.01)):
             chunk = self._channel.recv(64 << 10)
+
         self._buffer += chunk
         if len(self._buffer) > MAX_ANSWER_BYTES or self._complained > MAX_STDERR_BYTES:
             raise self._flood()
@@ -169,7 +184,7 @@ class SshChannel:
                     return
 
     def _last_words(self) -> str:
-        """Return the end of what the command printed on its standard error."""
+        """Return the end of the command's standard error."""
         said = bytes(self._complaints).rpartition(MARK)[2]
         return said[-KEPT_STDERR_BYTES:].decode(errors="replace")
 
@@ -194,7 +209,8 @@ class SshChannel:
     def _flood(self) -> BoardError:
         self._channel.close()
         return BoardError(
-            f"{self._address}: it prints more than {MAX_ANSWER_BYTES >> 20} MB, no answer of ours is so long",
+            f"{self._address}: it prints more than {MAX_ANSWER_BYTES >> 20} MB, "
+            "no answer of ours is so long",
             hint="is this the board that you mean? its python3 may be another program",
         )
 

@@ -1,11 +1,14 @@
-"""The seam between the toolchain and any board: run a command, feed it, read it. Nothing else crosses.
+"""The seam between the toolchain and any board: run a command, write to it, read from it.
 
-`ssh` implements it for real boards, `loopback` for this computer through an sshd of its own, `tests/fakes` for tests.
+Nothing else crosses. `ssh` implements it for real boards, `loopback` for this computer through an
+sshd of its own, `tests/fakes` for tests.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from toolchain.board.kind import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,28 +37,32 @@ class Channel(Protocol):
         """Return exactly `size` bytes of standard output, fewer at the end."""
 
     def finish(self) -> Finished:
-        """Wait for the end; `stdout` holds what was not read before."""
+        """Wait for the end; `stdout` of the result holds what was not read before."""
 
     def close(self) -> None:
-        """Stop caring: the command loses its terminal and ends."""
+        """Close the channel: the command loses its terminal and ends."""
 
 
 class Connection(Protocol):
-    """An open, authenticated way to one board."""
+    """An open, authenticated connection to one board."""
 
     @property
     def address(self) -> str:
         """How the user names the board."""
 
     @property
+    def kind(self) -> Kind:
+        """What kind of board the address names."""
+
+    @property
     def root(self) -> str:
         """Folder of the store on the board; `~` stands for the board user's home."""
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
-        """Run a command to its end; raise BoardError if the connection is lost or the time is over."""
+        """Run a command to its end; raise BoardError for a lost connection or past the limit."""
 
     def open(self, argv: Sequence[str]) -> Channel:
-        """Start a command and talk to it."""
+        """Start a command and return the channel to it."""
 
     def close(self) -> None:
         """Hang up."""

@@ -1,6 +1,6 @@
-"""The device side of a board, called from the host: facts, and the verbs of the agent and of the runtime.
+"""The device side of a board, called from the host: facts, and the verbs of agent and runtime.
 
-What a verb prints is JSON; an error that it prints becomes one of ours, by its code.
+A verb prints JSON. An error that it prints becomes one of ours, by its code.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from device.manifest.signature import TRUST_CODES
-from toolchain.agent import OLDEST_PYTHON, build_agent, device_folder
+from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, build_agent, device_folder
 from toolchain.board import answers
 from toolchain.board.answers import Answer
 from toolchain.board.connection import Channel, Connection, Finished, lines
+from toolchain.board.kind import Kind
 from toolchain.errors import (
     ArtifactError,
     BoardError,
@@ -37,8 +38,6 @@ ERRORS: dict[str, type[ToolchainError]] = {
     "prompt_too_long": TooLongError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
-PATIENCE = ("--check-timeout", "900", "--health-timeout", "300")
-"""What an emulated board is told with a release: the longest that any board may take (device/health.py)."""
 _KEEP_AGENT = (
     "import hashlib, os, sys\n"
     "os.umask(0o077)\n"
@@ -52,23 +51,29 @@ _KEEP_AGENT = (
     "os.replace(path + '.part', path)\n"
     "os.fsync(os.open(os.path.dirname(path), os.O_RDONLY))\n"
 )
-"""Puts the agent on the board; neither a pipe nor a power supply that was cut must leave half a program there."""
+# The write is atomic: neither a cut pipe nor a power cut may leave half a program there.
+"""Program that stores the agent on the board, from its standard input."""
 
 
 def look(connection: Connection) -> tuple[Answer, Answer]:
-    """Return what a board is and what its store holds (device/facts.py), from a board that may have nothing of ours yet."""
+    """Return a board's facts and what its store holds, by device/facts.py.
+
+    The board needs nothing of ours for it.
+    """
     source = (device_folder() / "facts.py").read_bytes()
     done = connection.run(["python3", "-sE", "-", connection.root], stdin=source)
     if done.code == 127:
         raise BoardError(
             f"{connection.address}: python3 is not installed", hint="sudo apt-get install python3"
         )
+
     printed = done.stdout.strip().splitlines()
     if done.code != 0 or not printed:
         raise BoardError(
             f"{connection.address}: its facts cannot be read: {_last_words(done)}",
             hint="is its python3 whole? on the board: python3 -c 'import json, platform'",
         )
+
     answer = answers.read(connection.address, printed[-1])
     seen = answers.checked(connection.address, "its facts", answer, answers.Seen)
     return seen["facts"], seen["stored"]
@@ -77,10 +82,12 @@ def look(connection: Connection) -> tuple[Answer, Answer]:
 def check_python(address: str, facts: Mapping[str, Any]) -> None:
     """Raise BoardError if a board's Python is older than the device package can run on."""
     if tuple(map(int, str(facts["python"]).split(".")[:2])) < OLDEST_PYTHON:
-        hint = "put a newer image on the board: Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6 bring Python 3.10 or newer"
+        images = "Raspberry Pi OS 12, Ubuntu 22.04 and JetPack 6"
         raise BoardError(
-            f"{address}: Python {facts['python']} is too old, the oldest that works is 3.10",
-            hint=hint,
+            f"{address}: Python {facts['python']} is too old, "
+            f"the oldest that works is {OLDEST_PYTHON_NAME}",
+            hint="put a newer image on the board: "
+            f"{images} bring Python {OLDEST_PYTHON_NAME} or newer",
         )
 
 
@@ -107,7 +114,7 @@ def _last_words(done: Finished) -> str:
 
 
 class Device:
-    """A board whose agent we talk to; the agent is sent when it is first needed."""
+    """A board whose agent we call; the agent is sent when it is first needed."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -116,7 +123,7 @@ class Device:
 
     @property
     def connection(self) -> Connection:
-        """The way to it."""
+        """Connection to it."""
         return self._connection
 
     @property
@@ -125,21 +132,21 @@ class Device:
         return self._connection.address
 
     @property
-    def patience(self) -> tuple[str, ...]:
-        """Words that give a release the time that it needs here; none where its size tells it."""
-        return PATIENCE if self.address.startswith("virtual:") else ()
+    def kind(self) -> Kind:
+        """What kind of board it is: real or simulated."""
+        return self._connection.kind
 
     def facts(self) -> Answer:
-        """Return what the board is."""
+        """Return the board's facts."""
         return self.look()[0]
 
     def look(self, *, again: bool = False) -> tuple[Answer, Answer]:
-        """Return what the board is and what its store holds, as first seen or as it is now."""
+        """Return the board's facts and what its store holds: cached, or read `again`."""
         self._seen = look(self._connection) if again or not self._seen else self._seen
         return self._seen
 
     def call(self, verb: str, *arguments: str, timeout_s: float = 120.0) -> Answer:
-        """Run a verb to its end and return what it printed last; raise the error that it printed."""
+        """Run a verb to its end and return the last object that it printed, or raise its error."""
         done = self._connection.run(self._command(verb, arguments), timeout_s=timeout_s)
         printed = done.stdout.strip().splitlines()
         if not printed:
@@ -149,15 +156,17 @@ class Device:
     def _ended(self, verb: str, done: Finished) -> BoardError:
         if done.code == _ILLEGAL_INSTRUCTION:
             return BoardError(
-                f"{self.address}: illegal instruction: the runtime of `{verb}` is built for another processor",
+                f"{self.address}: illegal instruction: "
+                f"the runtime of `{verb}` is built for another processor",
                 hint="push again: the board gets a runtime of its own kind",
             )
+
         said = _last_words(done) if done.stderr.strip() else "it said nothing"
         return BoardError(f"{self.address}: `{verb}` ended with exit status {done.code}: {said}")
 
     @contextmanager
     def talk(self, verb: str, *arguments: str) -> Iterator[Channel]:
-        """Start a verb and talk to it."""
+        """Start a verb and yield the channel to it."""
         channel = self._connection.open(self._command(verb, arguments))
         try:
             yield channel
@@ -165,7 +174,10 @@ class Device:
             channel.close()
 
     def events(self, channel: Channel, verb: str) -> Iterator[Answer]:
-        """Yield the objects that a verb prints until it ends; raise the error that it prints, or its last words if it failed."""
+        """Yield the objects that a verb prints until it ends.
+
+        Raises the error that it prints, or BoardError with its last words if it failed.
+        """
         for line in lines(channel):
             yield parse(self.address, verb, line)
         done = channel.finish()
@@ -173,7 +185,7 @@ class Device:
             raise self._ended(verb, done)
 
     def send(self, channel: Channel, chunk: bytes | memoryview, verb: str = "receive") -> None:
-        """Write to a verb's input; where it ended, raise what it said rather than that it is gone."""
+        """Write to a verb's input; if the verb has ended, raise its error, not the lost pipe."""
         try:
             channel.send(chunk)
         except BoardError:
@@ -192,6 +204,7 @@ class Device:
         check_python(self.address, facts)
         if agent.name in stored["agents"]:
             return 0
+
         content = agent.read_bytes()
         done = self._connection.run(
             ["python3", "-sE", "-c", _KEEP_AGENT, self._agent, agent.stem], stdin=content
@@ -201,22 +214,26 @@ class Device:
         return len(content)
 
     def _command(self, verb: str, arguments: Sequence[str]) -> list[str]:
-        """Return how a verb is run: `ask` on the service's port, `bench` in the runtime, all others on the store."""
+        """Return the command line of a verb.
+
+        `ask` gets the service's port, `bench` runs in the runtime, all others work on the store.
+        """
         if not self._agent:
             self.install()
+
         python = ["python3", "-sE", self._agent]
         if verb not in ("ask", "bench"):
             return [*python, verb, "--root", self._connection.root, *arguments]
+
         status = self.call("status")
         if not (current := status["release"]):
             raise BoardError(f"{self.address}: there is no release on this board", hint="push one")
         if verb == "ask":
             return [*python, "ask", "--port", str(current["port"]), *arguments]
+
         root = status["root"]
-        runtime_folder, bundle = (
-            f"{root}/runtimes/{current['runtime']}",
-            f"{root}/releases/{current['release']}",
-        )
+        runtime_folder = f"{root}/runtimes/{current['runtime']}"
+        bundle = f"{root}/releases/{current['release']}"
         return [
             "python3",
             "-B",

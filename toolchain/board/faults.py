@@ -1,7 +1,7 @@
-"""What goes wrong on real boards, on demand on a virtual one that is up: for tests, and for those who want to see it.
+"""Faults of real boards, caused on demand on a virtual board that is up: for tests and for demos.
 
-A power cut is `virtual.power_cut`, and every power cut there could have been is a `recorded_disk`; memory runs out by itself, it
-is as small as the real board's.
+A power cut is `virtual.power_cut`. Every power cut there could have been is a `recorded_disk`.
+Memory runs out by itself: it is as small as the real board's.
 """
 
 import contextlib
@@ -16,11 +16,15 @@ from toolchain.board.virtual import VirtualBoard
 from toolchain.tools import e2fs, qemu
 
 NEVER_SET = 30 * 86400.0
-"""The clock of a board without a battery, in seconds since 1970; Linux takes no time that is less than its uptime."""
+"""Clock of a board without a battery, in seconds since 1970."""
+# Linux takes no time that is less than its uptime.
 PLUGGED_DISK, _NODE = "/mnt", "extra"
 _PLUG_S = 30.0
 _LINK = "$(ls /sys/class/net | grep -v lo)"
-_SLOW = f"modprobe sch_netem && tc qdisc replace dev {_LINK} root netem delay {{delay_ms}}ms rate {{rate_kbit}}kbit"
+_SLOW = (
+    f"modprobe sch_netem && tc qdisc replace dev {_LINK} root netem "
+    "delay {delay_ms}ms rate {rate_kbit}kbit"
+)
 _FAST = f"tc qdisc del dev {_LINK} root"
 _APPEARS = "for try in $(seq 200); do [ -b /dev/vdb ] && break; sleep 0.1; done"
 _FORMAT, _MOUNT = "mkfs.ext4 -q /dev/vdb", "mount /dev/vdb {place} && chown pi: {place}"
@@ -28,7 +32,7 @@ _FORMAT, _MOUNT = "mkfs.ext4 -q /dev/vdb", "mount /dev/vdb {place} && chown pi: 
 
 @contextlib.contextmanager
 def pulled_cable(board: VirtualBoard) -> Iterator[None]:
-    """Nothing reaches the board or leaves it within this block."""
+    """Cut the board off from the network within this block, in both directions."""
     _set_link(board, up=False)
     try:
         yield
@@ -38,7 +42,7 @@ def pulled_cable(board: VirtualBoard) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_link(board: VirtualBoard, *, delay_ms: int, rate_kbit: int) -> Iterator[None]:
-    """What the board sends is late and slow within this block; what it receives is not."""
+    """Make what the board sends late and slow within this block; what it receives is not."""
     _shell(board, _SLOW.format(delay_ms=delay_ms, rate_kbit=rate_kbit))
     try:
         yield
@@ -48,7 +52,7 @@ def slow_link(board: VirtualBoard, *, delay_ms: int, rate_kbit: int) -> Iterator
 
 @contextlib.contextmanager
 def small_disk(board: VirtualBoard, *, size_mb: int) -> Iterator[str]:
-    """Yield a folder of user `pi` on an ext4 disk of that size, soon full; the disk goes with the block."""
+    """Yield a folder of user `pi` on a small ext4 disk, which is removed with the block."""
     file = board.folder / "small.qcow2"
     qemu.make_empty(file, size_mb << 20)
     try:
@@ -62,9 +66,10 @@ def small_disk(board: VirtualBoard, *, size_mb: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def recorded_disk(board: VirtualBoard, folder: Path, *, size_mb: int) -> Iterator[Recording]:
-    """Plug in an ext4 disk, mounted at PLUGGED_DISK for user `pi`, whose every write is recorded in files of `folder`.
+    """Plug in an ext4 disk for user `pi` and record each of its writes in files of `folder`.
 
-    What is on it after a power cut at any write, `Recording.disk_after` tells; the recording outlives the block.
+    It is mounted at PLUGGED_DISK. `Recording.disk_after` makes the disk as it is after a power cut
+    at any write; the recording outlives the block.
     """
     disk = folder / "disk.ext4"
     recording = Recording(base=folder / "base.ext4", log=folder / "writes.log")
@@ -89,7 +94,7 @@ def _set_link(board: VirtualBoard, *, up: bool) -> None:
 
 @contextlib.contextmanager
 def _plugged(board: VirtualBoard, node: dict[str, Any], mount: str) -> Iterator[None]:
-    """Plug a disk into the running board and have it mounted; it is torn out at the end, in use or not."""
+    """Plug a disk into the running board and mount it; at the end pull it out, in use or not."""
     with qmp.monitor(board.address, board.folder) as wire:
         wire.call("blockdev-add", {"node-name": _NODE, **node})
         wire.call(
@@ -102,6 +107,7 @@ def _plugged(board: VirtualBoard, node: dict[str, Any], mount: str) -> Iterator[
                 "romfile": "",
             },
         )
+
     try:
         _shell(board, mount.format(place=PLUGGED_DISK))
         yield

@@ -1,7 +1,8 @@
 """Which keys are tried on a board, in OpenSSH's order.
 
-First those of the configuration that the agent holds, then the agent's other keys, then private keys in files. A key that
-cannot be tried is no fault of the board: why it could not is kept, and told if no other one is taken.
+First the configured keys that the agent holds, then the agent's other keys, then private keys in
+files. A key that cannot be tried is no fault of the board: the reason is kept, and reported if no
+other key is accepted.
 """
 
 import base64
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_ssh_private_key,
 )
+from paramiko.pkey import PublicBlob
 
 from toolchain.board.route import Route
 from toolchain.board.ssh_agent import SshAgent
@@ -45,7 +47,7 @@ _NO_SIGNATURE = b"\0\0\0\0\0\0\0\0"
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """A public key or a certificate."""
+    """A public key or a certificate, in parts."""
 
     kind: str
     blob: bytes
@@ -57,21 +59,23 @@ class Public:
 
 
 class Keys:
-    """The keys to try on a board, and why others cannot be."""
+    """Keys to try on a board, and the reasons why others cannot be tried."""
 
     def __init__(self, way: Route) -> None:
         self._way = way
         self.problems: list[str] = []
-        """A sentence for each key that was named or found and could not be tried."""
+        """One sentence for each key that was named or found and could not be tried."""
 
     def candidates(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        """Yield keys by their names, the agent's first."""
+        """Yield name and key of each candidate, the agent's first."""
         agent = SshAgent(self._way.agent)
         held = agent.keys() if self._way.agent else {}
         named = [(file, public) for file in self._way.identities for public in _publics(file)]
         named += [(file, public) for file in self._way.certificates for public in _publics(file)]
         by_key = {_plain(blob): blob for blob in held}
-        from_files, used = [], set()
+        from_files = []
+        used = set()
+
         for file, public in named:
             signer = public.blob if public.blob in held else by_key.get(_plain(public.blob))
             if signer is None:
@@ -79,10 +83,12 @@ class Keys:
             else:
                 used |= {public.blob, signer}
                 yield file, AgentKey(agent, public, signer, self.problems)
+
         if not self._way.only_identities:
             for blob, comment in held.items():
                 if blob not in used:
                     yield comment, AgentKey(agent, _of(blob), blob, self.problems)
+
         yield from self._from_files(from_files)
 
     def _from_files(
@@ -96,6 +102,7 @@ class Keys:
                     private.setdefault(_plain(public.blob), path)
                 if not _publics(file):
                     yield from self._loaded(path, None)
+
         for file, public in named:
             at = private.get(_plain(public.blob))
             if at is not None:
@@ -104,13 +111,13 @@ class Keys:
                 self.problems.append(f"{file}: the agent does not hold it")
 
     def _loaded(self, path: Path, public: Public | None) -> Iterator[tuple[str, paramiko.PKey]]:
-        """Yield a private key of a file, shown as `public`: the key itself, or a certificate of it."""
+        """Yield a private key of a file, shown as `public`: the key itself or a certificate."""
         problem = _unusable(path)
         if not problem:
             try:
                 key = _private_key(_read(path))
                 if public and public.kind.endswith(_CERTIFICATE):
-                    key.public_blob = paramiko.pkey.PublicBlob(public.kind, public.blob)
+                    key.public_blob = PublicBlob(public.kind, public.blob)
                 yield str(path), key
                 return
             except (paramiko.SSHException, UnsupportedAlgorithm, ValueError, TypeError) as error:
@@ -119,26 +126,31 @@ class Keys:
             self.problems.append(sentence)
 
 
-class AgentKey(paramiko.PKey):  # type: ignore[misc]  # paramiko has no types
+class AgentKey(paramiko.PKey):
     """A key that the agent holds.
 
-    Where it gives no signature, the board gets an empty one and refuses it, so that the next key is tried: paramiko signs in the
-    thread that reads the line, and an error there would end the connection.
+    When the agent gives no signature, the board gets an empty one and refuses it, and the next key
+    is tried. paramiko signs in the thread that reads the line: an error there would end the
+    connection.
     """
 
     def __init__(self, agent: SshAgent, public: Public, signer: bytes, problems: list[str]) -> None:
         self._agent, self._signer, self._problems = agent, signer, problems
-        self.public_blob = paramiko.pkey.PublicBlob(public.kind, public.blob)
+        self._public = public
+        self.public_blob = PublicBlob(public.kind, public.blob)
 
     def get_name(self) -> str:
         """Return the kind of key."""
-        return str(self.public_blob.key_type)
+        return self._public.kind
 
     def asbytes(self) -> bytes:
         """Return the public key as SSH writes it."""
-        return bytes(self.public_blob.key_blob)
+        return self._public.blob
 
-    def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> bytes:
+    # paramiko's own `PKey.sign_ssh_data` returns bytes where its types say Message.
+    def sign_ssh_data(  # type: ignore[override]
+        self, data: bytes, algorithm: str | None = None
+    ) -> bytes:
         """Return a signature by the agent."""
         try:
             return self._agent.sign(self._signer, data, algorithm or self.get_name())
@@ -148,7 +160,10 @@ class AgentKey(paramiko.PKey):  # type: ignore[misc]  # paramiko has no types
 
 
 def _publics(file: str) -> list[Public]:
-    """Return the public key of a file's name and its certificate, read as OpenSSH finds them: beside the private key, or in it."""
+    """Return the public key of a key file and its certificate, as OpenSSH finds them.
+
+    They lie beside the private key, or in it.
+    """
     path = Path(file)
     known = [
         _public_line(path.with_name(path.name + ".pub")),
@@ -164,18 +179,21 @@ def _public_line(path: Path) -> Public | None:
     words = _read(path).split(None, 2)
     if len(words) < 2:
         return None
+
     try:
         public = _of(base64.b64decode(words[1], validate=True))
     except (ValueError, struct.error):
         return None
+
     return public if public.kind.encode() == words[0] else None
 
 
 def _in_private(path: Path) -> Public | None:
-    """Return the public half that OpenSSH writes in front of a private key, whether that is locked or not."""
+    """Return the public half that OpenSSH writes in front of a private key, encrypted or not."""
     content = _unarmoured(_read(path))
     if not content:
         return None
+
     try:
         rest = content[len(_OPENSSH_MAGIC) :]
         for _ in range(3):  # cipher, key derivation, its options
@@ -186,13 +204,18 @@ def _in_private(path: Path) -> Public | None:
 
 
 def _unusable(path: Path) -> str:
-    """Return why OpenSSH would not sign with a private key file without asking, "" where it would."""
+    """Return why OpenSSH would not sign with a private key file unasked; "" if it would."""
     content = _read(path)
     if not content:
         return "cannot be read"
+
     seen = path.stat()
     if seen.st_uid == os.getuid() and seen.st_mode & 0o077:
-        return f"others may read this private key, and OpenSSH does not take such a one (chmod 600 '{path}')"
+        return (
+            "others may read this private key, and OpenSSH does not take such a one "
+            f"(chmod 600 '{path}')"
+        )
+
     public = _in_private(path)
     inside = _unarmoured(content)
     locked = inside and not inside[len(_OPENSSH_MAGIC) :].startswith(b"\0\0\0\4none")
@@ -204,42 +227,56 @@ def _unusable(path: Path) -> str:
 
 
 def _unarmoured(content: bytes) -> bytes:
-    """Return what is in OpenSSH's own format of private keys, nothing for another format."""
+    """Return the content of a key in OpenSSH's own format; b"" for another format."""
     head, _, rest = content.partition(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     body, _, _ = rest.partition(b"-----END OPENSSH PRIVATE KEY-----")
     if head.strip() or not body:
         return b""
+
     try:
         inside = base64.b64decode(b"".join(body.split()), validate=True)
     except ValueError:
         return b""
+
     return inside if inside.startswith(_OPENSSH_MAGIC) else b""
 
 
 def _private_key(content: bytes) -> paramiko.PKey:
-    """Return a private key of OpenSSH's format or PEM's; raise ValueError for another kind than paramiko signs with."""
+    """Return a private key in OpenSSH's or PEM's format.
+
+    Raises ValueError for a kind of key that paramiko does not sign with.
+    """
     load = load_ssh_private_key if _unarmoured(content) else load_pem_private_key
     loaded = load(content, None)
-    kinds = {RSAPrivateKey: paramiko.RSAKey, EllipticCurvePrivateKey: paramiko.ECDSAKey}
-    kinds[Ed25519PrivateKey] = paramiko.Ed25519Key
+    kinds: dict[type, type[paramiko.PKey]] = {
+        RSAPrivateKey: paramiko.RSAKey,
+        EllipticCurvePrivateKey: paramiko.ECDSAKey,
+        Ed25519PrivateKey: paramiko.Ed25519Key,
+    }
+
     for kind, key_class in kinds.items():
         if isinstance(loaded, kind):
             text = loaded.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
             return key_class.from_private_key(io.StringIO(text.decode()))
+
     raise ValueError("a kind of key that no board takes any more")
 
 
 def _plain(blob: bytes) -> bytes:
-    """Return the key that a certificate is about, and a plain key as it is (OpenSSH's PROTOCOL.certkeys)."""
+    """Return a certificate's public key, a plain key unchanged (OpenSSH's PROTOCOL.certkeys)."""
+
     kind, rest = _string(blob)
     if not kind.endswith(_CERTIFICATE.encode()):
         return blob
+
     plain = kind.removesuffix(_CERTIFICATE.encode())
     kept = [plain + b"@openssh.com" if plain.startswith(b"sk-") else plain]
     _, rest = _string(rest)  # a nonce
+
     for _ in range(_KEY_PARTS.get(plain.partition(b"-nistp")[0], 0)):
         part, rest = _string(rest)
         kept.append(part)
+
     return b"".join(struct.pack(">I", len(part)) + part for part in kept)
 
 

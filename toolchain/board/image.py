@@ -1,7 +1,7 @@
-"""The image of a virtual board: Debian for arm64 from its packages, a kernel and its initramfs, built once and kept.
+"""The image of a virtual board: Debian for arm64, a kernel and its initramfs; built once, kept.
 
-Images are named by the digest of what they are made from. One is built beside its place and moved there when it is whole: an
-interrupted build leaves nothing that could be taken for one.
+Images are named by the digest of their inputs. An image is built beside its final path and moved
+there when it is whole: an interrupted build leaves nothing that could be taken for an image.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from toolchain.progress import Reporter
 from toolchain.tools import apt, mmdebstrap, openssh, qemu
 
 DISK_SIZE = "8G"
-"""What the board sees; the file holds what is used of it."""
+"""Size of the disk that the board sees; its sparse file holds only what is used."""
 NEEDED_BYTES = 3 << 30
-"""Room that a build takes on the way; what is left of it is about half a gigabyte."""
+"""Free space that a build needs on the way; about half a gigabyte of it stays used."""
 _PHASES = (
     ("running apt-get update", "reading package lists"),
     ("downloading packages", "downloading packages"),
@@ -34,7 +34,7 @@ _PHASES = (
     ("installing remaining", "installing packages"),
     ("running --customize-hook", "kernel and disk"),
 )
-"""What mmdebstrap says when a phase begins → what we say."""
+"""Line of mmdebstrap at the begin of a phase → name of the phase as we show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,44 +45,44 @@ class Image:
 
     @property
     def id(self) -> str:
-        """The digest of what it is made from."""
+        """Digest of the inputs."""
         return self.folder.name
 
     @property
     def kernel(self) -> Path:
-        """The kernel."""
+        """Path to the kernel."""
         return self.folder / "vmlinuz"
 
     @property
     def initramfs(self) -> Path:
-        """Its first file system."""
+        """Path to the first file system."""
         return self.folder / "initramfs"
 
     @property
     def disk(self) -> Path:
-        """The disk that every board's disk begins as; never written."""
+        """Path to the disk that every board's disk begins as; never written."""
         return self.folder / "disk.qcow2"
 
 
 def cache() -> Path:
-    """Return the folder of everything that can be built again."""
+    """Return the folder of everything that can be rebuilt."""
     return Path(platformdirs.user_cache_dir("demitasse")) / "virtual"
 
 
 def host_key() -> Path:
-    """Return the private host key of every virtual board of this user; `.pub` is beside it."""
+    """Return the private host key of this user's virtual boards; `.pub` is beside it."""
     return _key("host")
 
 
 def user_key() -> Path:
-    """Return the private key that logs in to every virtual board of this user; `.pub` is beside it."""
+    """Return the private key that logs in to this user's virtual boards; `.pub` is beside it."""
     return _key("user")
 
 
 def obtain(debian: int, report: Reporter) -> Image:
-    """Return the image of a Debian release; build it where it is not there yet, which takes minutes.
+    """Return the image of a Debian release; build it, which takes minutes, unless it is there.
 
-    Raises ToolError for what must be installed, BoardError where there is no room.
+    Raises ToolError for a missing tool, BoardError for a full disk.
     """
     folder = place(debian)
     if not folder.is_dir():
@@ -94,7 +94,7 @@ def obtain(debian: int, report: Reporter) -> Image:
 
 @contextlib.contextmanager
 def locked(folder: Path, report: Reporter, meanwhile: str) -> Iterator[None]:
-    """Keep other processes out while something is made at `folder`; say what they do if we must wait."""
+    """Hold the lock of `folder` within this block; tell what the others do if we must wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         try:
@@ -106,7 +106,7 @@ def locked(folder: Path, report: Reporter, meanwhile: str) -> Iterator[None]:
 
 
 def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Raise BoardError if a folder's disk has less room than is needed."""
+    """Raise BoardError if there are fewer free bytes than needed on a folder's disk."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise BoardError(
@@ -124,6 +124,7 @@ def _build(debian: int, folder: Path, report: Reporter) -> None:
     report.note(
         f"building the image of a virtual board (Debian {debian} for arm64): once, some ten minutes"
     )
+
     try:
         _make(debian, part, folder.with_name("build.log"), report)
         whole = part / "whole"
@@ -156,13 +157,14 @@ def _verify() -> None:
 
 
 class _Phases:
-    """Turns mmdebstrap's lines into steps."""
+    """Translates mmdebstrap's lines into progress steps."""
 
     def __init__(self, report: Reporter) -> None:
-        self._report, self._phase = report, 0
+        self._report = report
+        self._phase = 0
 
     def hear(self, line: str) -> None:
-        """Take one line."""
+        """Read one line."""
         begun = [
             number
             for number, (sign, _) in enumerate(_PHASES)

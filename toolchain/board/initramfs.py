@@ -1,6 +1,7 @@
-"""The first file system of a virtual board's kernel: busybox and the modules that reach the disk, in a cpio archive.
+"""The first file system of a virtual board's kernel: a cpio archive with busybox and disk modules.
 
-Made here, byte by byte and without being root (Linux, Documentation/driver-api/early-userspace/buffer-format.rst, "newc").
+It is made here byte by byte, without root. Format: Linux,
+Documentation/driver-api/early-userspace/buffer-format.rst, "newc".
 """
 
 import gzip
@@ -11,10 +12,10 @@ from pathlib import Path
 from toolchain.errors import ToolError
 
 NO_ROOT = "BOARD-NO-ROOT"
-"""What the board says on its serial port when it has no disk."""
+"""Text that the board prints on its serial port when it has no disk."""
 _WANTED = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 _MAY_BE_ABSENT = ("crc32c_generic",)
-"""Linux 6.16 has it no more."""
+"""Modules that newer kernels do not have: Linux 6.16 dropped this one."""
 INIT = f"""#!/bin/sh
 export PATH=/bin
 B=/bin/busybox
@@ -36,7 +37,7 @@ _FOLDER, _FILE, _LINK = 0o040755, 0o100755, 0o120777
 
 
 def build(busybox: Path, modules: Path) -> bytes:
-    """Return a compressed initramfs from an arm64 busybox and one kernel's modules folder (after depmod)."""
+    """Return a gzipped initramfs from an arm64 busybox and a modules folder (after depmod)."""
     entries: dict[str, tuple[int, bytes]] = dict.fromkeys(_FOLDERS, (_FOLDER, b""))
     entries |= {
         "init": (_FILE, INIT.encode()),
@@ -46,11 +47,12 @@ def build(busybox: Path, modules: Path) -> bytes:
     for number, module in enumerate(load_order(modules)):
         name = f"modules/{number:02}-{Path(module).name.removesuffix('.xz')}"
         entries[name] = (_FILE, _module(modules / module))
+
     return gzip.compress(archive(entries), compresslevel=6, mtime=0)
 
 
 def load_order(modules: Path) -> list[str]:
-    """Return the modules that reach the disk, each after those it needs, as paths of `modules.dep`."""
+    """Return the modules that reach the disk, dependencies first, as paths of `modules.dep`."""
     needs = dict(_dependencies((modules / "modules.dep").read_text(encoding="utf-8")))
     built_in = {
         _name(line)
@@ -58,11 +60,13 @@ def load_order(modules: Path) -> list[str]:
     }
     by_name = {_name(path): path for path in needs}
     order: list[str] = []
+
     for wanted in _WANTED:
         if wanted in by_name:
             _append(by_name[wanted], needs, order)
         elif wanted not in built_in and wanted not in _MAY_BE_ABSENT:
             raise ToolError(f"the kernel {modules.name} has no module `{wanted}`")
+
     return order
 
 

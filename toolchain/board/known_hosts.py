@@ -1,4 +1,4 @@
-"""Which host keys are trusted: OpenSSH's known_hosts files, read whole, and written only by `pin`."""
+"""Trusted host keys: OpenSSH's known_hosts files, read whole, and written only by `pin`."""
 
 import os
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from toolchain.errors import BoardError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHosts:
-    """The keys that are trusted, by host, and those that are trusted nowhere."""
+    """Trusted keys by host, and revoked keys."""
 
     keys: paramiko.HostKeys
     revoked: frozenset[bytes]
 
     def knows(self, name: str) -> bool:
-        """Say whether any key is known under a name."""
+        """Return whether any key is known under a name."""
         return self.keys.lookup(name) is not None
 
     def trusts(self, name: str, key: paramiko.PKey) -> bool:
-        """Say whether this very key is known under a name and not revoked."""
+        """Return whether this very key is known under a name and not revoked."""
         return self.keys.check(name, key) and key.asbytes() not in self.revoked
 
 
@@ -33,8 +33,9 @@ def host_name(host: str, port: int) -> str:
 
 
 def read(files: Iterable[Path]) -> KnownHosts:
-    """Read known_hosts files; lines that OpenSSH would not understand are passed over, as it does."""
-    keys, revoked = paramiko.HostKeys(), set()
+    """Read known_hosts files; like OpenSSH, pass over lines that cannot be parsed."""
+    keys = paramiko.HostKeys()
+    revoked = set()
     for line in (line for file in files if file.is_file() for line in _lines(file)):
         marker, _, rest = line.partition(" ") if line.startswith("@") else ("", "", line)
         if marker in ("", "@revoked") and (entry := _entry(rest.strip())):
@@ -42,6 +43,7 @@ def read(files: Iterable[Path]) -> KnownHosts:
                 revoked.add(entry.key.asbytes())
             else:
                 _add(keys, entry)
+
     return KnownHosts(keys=keys, revoked=frozenset(revoked))
 
 

@@ -1,6 +1,7 @@
-"""Logging in: the key exchange, the check of the host key, and the user's keys one after the other. Passwords are never asked for.
+"""Logging in: the key exchange, the check of the host key, then the user's keys one by one.
 
-The order is the rule: until the host key is known to be the board's own, nothing of the user is told, not even a name.
+The order is the rule: until the host key is known to be the board's own, nothing about the user is
+sent, not even a name. Passwords are never asked for.
 """
 
 import contextlib
@@ -8,9 +9,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
 
 from toolchain.board.channel import WIRE_ERRORS
 from toolchain.board.identities import Keys
@@ -22,15 +24,15 @@ from toolchain.errors import BoardError, ToolchainError, TrustError
 CONNECT_S = 10.0
 LOGIN_S = 30.0
 LOST_AFTER_MS = 30_000
-"""A link that acknowledges nothing for so long is lost (TCP_USER_TIMEOUT, tcp(7))."""
+"""Milliseconds without acknowledgement after which a link is lost (TCP_USER_TIMEOUT, tcp(7))."""
 MAX_GREETING_BYTES = 256 << 10
-"""More than any server says until the keys are exchanged: its version, its algorithms, its key."""
+"""Limit of what a server sends until the keys are exchanged: its version, algorithms and key."""
 _FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _WEAK = ("cbc", "3des", "md5", "sha1")
 
 
 class Greeted:
-    """A socket that takes only so many bytes until the keys are exchanged; paramiko reads a version of any length."""
+    """A socket with a limit of bytes until the keys are exchanged; paramiko itself has none."""
 
     def __init__(self, wire: "socket.socket | paramiko.Channel") -> None:
         self._wire = wire
@@ -46,16 +48,16 @@ class Greeted:
         return chunk
 
     def exchanged(self) -> None:
-        """The keys are exchanged: from here on any number of bytes may come."""
+        """Lift the limit: the keys are exchanged."""
         self._left = None
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the socket's own."""
+        """Return any other attribute of the socket itself."""
         return getattr(self._wire, name)
 
 
 class ProxyProcess:
-    """A ProxyCommand: a program of this computer whose input and output are the way to a server."""
+    """A ProxyCommand: a local program whose input and output are the line to a server."""
 
     def __init__(self, command: str) -> None:
         self.wire, theirs = socket.socketpair()
@@ -70,18 +72,20 @@ class ProxyProcess:
             )
 
     def last_words(self) -> str:
-        """Return how it ended and its last line, "" while it runs."""
+        """Return how it ended and its last line; "" while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=0.5)
+
         if self._process.poll() is None:
             return ""
+
         self._complaints.seek(0)
         said = self._complaints.read(64 << 10).decode(errors="replace").strip().splitlines()
         how = f"exit status {self._process.returncode}"
         return f"{how}: {said[-1]}" if said else how
 
     def close(self) -> None:
-        """End it."""
+        """End the program."""
         self.wire.close()
         self._process.terminate()
         try:
@@ -89,11 +93,12 @@ class ProxyProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
         self._complaints.close()
 
 
 def dial_socket(way: Route) -> socket.socket:
-    """Connect to a server."""
+    """Return a socket that is connected to a server."""
     sock = socket.create_connection((way.host, way.port), timeout=CONNECT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -106,7 +111,8 @@ def greet(
 ) -> paramiko.Transport:
     """Exchange keys with a server; the host key is not checked yet."""
     greeted = Greeted(wire)
-    transport = paramiko.Transport(greeted)
+    # `Greeted` has all that Transport uses of a socket.
+    transport = paramiko.Transport(cast("socket.socket", greeted))
     transport.banner_timeout = transport.handshake_timeout = LOGIN_S
     offered = transport.get_security_options()
     offered.ciphers = (
@@ -116,6 +122,7 @@ def greet(
     offered.digests = _strong(offered.digests)
     offered.kex = _strong(offered.kex)
     offered.key_types = _known_first(offered.key_types, known.keys.lookup(name) or {})
+
     try:
         transport.start_client(timeout=LOGIN_S)
         if not transport.initial_kex_done:
@@ -123,18 +130,20 @@ def greet(
     except BaseException:
         transport.close()
         raise
+
     greeted.exchanged()
     return transport
 
 
 def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
-    """Raise TrustError unless this very key is known for a board."""
+    """Raise TrustError unless this very key is known for the board."""
     if key.asbytes() in known.revoked:
         raise TrustError(f"{way.address}: the host key {fingerprint(key)} is revoked")
     if known.trusts(way.known_as, key):
         return
     if known.knows(way.known_as):
         raise changed(way, key)
+
     raise TrustError(
         f"{way.address}: unknown host key {fingerprint(key)}",
         hint="compare it on the board (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
@@ -143,17 +152,23 @@ def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
 
 
 def log_in(way: Route, transport: paramiko.Transport) -> None:
-    """Show the user's keys until one is taken; raise BoardError with what became of each where none is."""
+    """Try the user's keys until one is accepted.
+
+    Raises BoardError with what became of each key if none is.
+    """
     transport.auth_timeout = LOGIN_S
     try:
-        # What OpenSSH asks first: some servers know the user already, the others name what they take.
+        # OpenSSH asks this first: some servers accept the user at once, others list their methods.
         if not transport.auth_none(way.user):
             return
     except paramiko.BadAuthenticationType as error:
         if "publickey" not in error.allowed_types:
             raise _takes_no_keys(way, error.allowed_types) from error
-    keys, refused = Keys(way), []
+
+    keys = Keys(way)
+    refused = []
     transport.auth_timeout = SIGN_S
+
     for name, key in keys.candidates():
         try:
             further = transport.auth_publickey(way.user, key)
@@ -165,13 +180,16 @@ def log_in(way: Route, transport: paramiko.Transport) -> None:
         if further:
             raise _takes_no_keys(way, further)
         return
+
     raise _no_key(way, refused, keys.problems)
 
 
 def _takes_no_keys(way: Route, allowed: Sequence[str]) -> BoardError:
     return BoardError(
-        f"{way.address}: the board asks for more than a key: {', '.join(allowed) or 'nothing is allowed'}",
-        hint="passwords are never asked for here: let the board take a key alone (PubkeyAuthentication in its sshd_config)",
+        f"{way.address}: the board asks for more than a key: "
+        f"{', '.join(allowed) or 'nothing is allowed'}",
+        hint="passwords are never asked for here: let the board take a key alone "
+        "(PubkeyAuthentication in its sshd_config)",
     )
 
 
@@ -183,7 +201,7 @@ def _too_many(way: Route, refused: Sequence[str]) -> BoardError:
 
 
 def _no_key(way: Route, refused: Sequence[str], problems: Sequence[str]) -> BoardError:
-    """Return why nobody could log in: what the board refused, and what could not even be tried."""
+    """Return the error of a failed login: the refused keys and those that were not tried."""
     if not refused and not problems:
         looked = f": looked for {' and '.join(way.identities)}" if len(way.identities) < 4 else ""
         return BoardError(
@@ -192,6 +210,7 @@ def _no_key(way: Route, refused: Sequence[str], problems: Sequence[str]) -> Boar
         )
     if not refused:
         return BoardError(f"{way.address}: no key can be tried: {'; '.join(problems)}")
+
     untried = f"; not tried: {'; '.join(problems)}" if problems else ""
     return BoardError(
         f"{way.address}: the board refused every key of `{way.user}`{untried}",
@@ -200,7 +219,7 @@ def _no_key(way: Route, refused: Sequence[str], problems: Sequence[str]) -> Boar
 
 
 def _known_first(kinds: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return kinds of host keys, the known ones first: a server with several then shows one of these."""
+    """Return kinds of host keys with the known ones first; a server then shows a known one."""
     return tuple(
         sorted(kinds, key=lambda kind: ("ssh-rsa" if "rsa" in kind else kind) not in known)
     )
@@ -211,22 +230,23 @@ def _strong(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def fingerprint(key: paramiko.PKey) -> str:
-    """Return a key as `ssh-keygen -l` shows it, and its kind."""
+    """Return a key's fingerprint as `ssh-keygen -l` shows it, and its kind."""
     return f"{key.fingerprint} ({key.get_name()})"
 
 
 def changed(way: Route, key: paramiko.PKey) -> TrustError:
-    """Return the error of a host key that is not the known one."""
+    """Return the error of a changed host key."""
     return TrustError(
         f"{way.address}: the host key changed: it is now {fingerprint(key)}",
-        hint=f"somebody may be in between; if the board was set up anew: ssh-keygen -R '{way.known_as}', then: "
+        hint="somebody may be in between; if the board was set up anew: "
+        f"ssh-keygen -R '{way.known_as}', then: "
         f"demitasse trust {way.address}",
     )
 
 
 @contextlib.contextmanager
 def explained(way: Route, proxy: ProxyProcess | None = None) -> Iterator[None]:
-    """Turn what the network and the server do into a sentence of ours."""
+    """Raise errors of the network and of the server as BoardError, in a sentence of ours."""
     try:
         yield
     except ToolchainError:
@@ -256,13 +276,14 @@ def _sentence(way: Route, error: Exception) -> BoardError:
         case ConnectionRefusedError():
             hint = "is SSH enabled? on Raspberry Pi OS: sudo raspi-config nonint do_ssh 0"
             return BoardError(f"{where}: nothing listens on port {way.port}", hint=hint)
-        case paramiko.IncompatiblePeer() if "no acceptable" in str(error):
+        case IncompatiblePeer() if "no acceptable" in str(error):
             hint = "update the SSH server of the board: what it offers is not safe any more"
             return BoardError(f"{where}: no common algorithm: {_reason(error)}", hint=hint)
         case paramiko.SSHException():
             return BoardError(f"{where}: not a usable SSH server: {_reason(error)}")
         case EOFError() | OSError():
             return BoardError(f"{where}: not reachable: {_reason(error)}")
+
     return BoardError(f"{where}: not a usable SSH server: {type(error).__name__}: {_reason(error)}")
 
 

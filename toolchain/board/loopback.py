@@ -1,7 +1,8 @@
-"""This computer as a board: an OpenSSH server of its own on a loopback port, as the calling user, for as long as it is needed.
+"""This computer as a board: an OpenSSH server on a loopback port, run by the calling user.
 
-All that it needs, its keys included, is in a folder of its own that goes with it, so that neither the name nor the state of
-the user's home matters. Commands run with the caller's HOME: two homes are two stores.
+The server lives as long as it is needed. Its keys and files are in a temporary folder of its own,
+so that neither name nor state of the user's home matters. Commands run with the caller's HOME: two
+homes are two stores.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolchain.board import ssh
+from toolchain.board.kind import LOCAL as ADDRESS
 from toolchain.board.route import Route
 from toolchain.errors import BoardError
 from toolchain.tools import openssh
 
-ADDRESS = "local"
 START_S = 10.0
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
-"""OpenSSH started by root insists on this empty folder; service files make it, we may have to."""
+"""Empty folder that OpenSSH insists on when root starts it; without a service file we make it."""
 _UNTIL_INPUT_ENDS = '"$@" & trap "kill $!; wait" EXIT; cat >/dev/null'
 """Runs a program until our end of the pipe is gone, however we end."""
 _CONFIG = """\
@@ -65,10 +66,14 @@ def connect() -> Iterator[ssh.SshConnection]:
 
 @contextlib.contextmanager
 def server() -> Iterator[Route]:
-    """Start a server of the calling user's own and yield the way to it; it ends with this block or this process."""
+    """Start a server of the calling user and yield the route to it.
+
+    It ends with this block or with this process.
+    """
     user = _user()
     with tempfile.TemporaryDirectory(prefix="demitasse-sshd-", dir=_plain_folder()) as name:
-        folder, port = Path(name), _free_port()
+        folder = Path(name)
+        port = _free_port()
         for key in ("host", "user"):
             openssh.make_key(folder / key, f"demitasse loopback {key}")
         known, config = folder / "known_hosts", folder / "sshd_config"
@@ -89,22 +94,27 @@ def server() -> Iterator[Route]:
 
 
 def _user() -> str:
-    """Return the calling user's name: who the kernel says that they are, not who the environment does."""
+    """Return the calling user's name by the kernel's user id, not by the environment."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError as error:
         raise BoardError(
-            f"{ADDRESS}: user {os.geteuid()} has no name on this computer, and sshd lets nobody in without one",
+            f"{ADDRESS}: user {os.geteuid()} has no name on this computer, "
+            "and sshd lets nobody in without one",
             hint="add a line for it to /etc/passwd",
         ) from error
 
 
 def _plain_folder() -> str:
-    """Return a folder for temporary files whose name sshd reads as it is: its configuration has no way to write every name."""
+    """Return a folder for temporary files whose name needs no quoting.
+
+    sshd's configuration has no way to quote every name.
+    """
     usual = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of mode 0700 is made in it
     for folder in (tempfile.gettempdir(), *usual):
         if re.fullmatch(r"[\w./-]+", folder, re.ASCII) and os.access(folder, os.W_OK | os.X_OK):
             return folder
+
     raise BoardError(
         f"{ADDRESS}: there is no folder for temporary files that sshd can use",
         hint="make /tmp writable",
@@ -112,12 +122,13 @@ def _plain_folder() -> str:
 
 
 def _refused(way: Route, error: BoardError) -> BoardError:
-    """Return the error of a server of our own that does not let us in, with its reason: what it wrote in its log."""
+    """Return the error of our own server that refuses us, with the reason from its log."""
     log = way.known_hosts[0].with_name("log")
     said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     reasons = [line for line in said.splitlines() if "not allowed" in line or "error" in line]
     if not reasons:
         return error
+
     return BoardError(
         f"{ADDRESS}: this computer's sshd lets `{way.user}` not in: {reasons[-1].strip()}",
         hint="unlock the account, or give it a login shell: `sshd` looks at both",
@@ -128,6 +139,7 @@ def _refused(way: Route, error: BoardError) -> BoardError:
 def _running(config: Path, port: int) -> Iterator[None]:
     if os.geteuid() == 0:
         _make_privilege_separation()
+
     openssh.check_server(config)
     log = config.with_name("log")
     command = [str(openssh.sshd()), "-D", "-E", str(log), "-f", str(config)]
@@ -139,6 +151,7 @@ def _running(config: Path, port: int) -> Iterator[None]:
         start_new_session=True,
     )
     assert guard.stdin
+
     try:
         _wait_for(port, log)
         yield
@@ -166,6 +179,7 @@ def _wait_for(port: int, log: Path) -> None:
         ):
             return
         time.sleep(0.02)
+
     said = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
     raise BoardError(f"{ADDRESS}: sshd did not start on port {port}: {said or 'it said nothing'}")
 

@@ -1,4 +1,4 @@
-"""Which QEMU machine stands in for a target: its processor, cores, memory and name, and the command line that starts it."""
+"""The QEMU machine that simulates a target: processor, cores, memory, name, command line."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from toolchain.target import Target
 from toolchain.tools import qemu
 
 DEVICES_VERSION = 1
-"""Counts changes of `arguments`: a snapshot only loads into the devices that it was taken of."""
+"""Version of `arguments`: a snapshot loads only into the devices that it was taken with."""
 SERIAL_LOG = "serial.log"
 _PROCESSORS = {
     "Cortex-A53": "cortex-a53",
@@ -21,30 +21,33 @@ _PROCESSORS = {
     "Cortex-A76": "cortex-a76",
     "Cortex-A78AE": "cortex-a76",
 }
-"""Core of a target → processor of QEMU 7.1; the A76 has the A78AE's instructions as far as our profiles go."""
+# The A76 has the A78AE's instructions as far as our profiles go.
+"""Core of a target → processor of QEMU 7.1."""
 _REVISION = " Rev 1.4"
 _KERNEL_OPTIONS = "console=ttyAMA0 quiet systemd.show_status=0 panic=-1 audit=0"
 _JIT_CACHE_MB = 128
-"""Without a limit the cache of translated code alone can take a gigabyte."""
+# Without a limit this cache alone can take a gigabyte.
+"""Size of QEMU's cache of translated code."""
 _KERNEL_SHARE, _KERNEL_MB = 0.0186, 24
-"""What the guest's kernel keeps for itself: measured as 43 of 1024 and 62 of 2048 MB."""
+# Measured: 43 of 1024 MB and 62 of 2048 MB.
+"""Memory that the guest's kernel keeps for itself: share of all, and a fixed part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine as QEMU makes it."""
+    """A simulated machine, in QEMU's terms."""
 
     processor: str
     cores: int
     memory_mb: int
-    """RAM of the machine: what its Linux shows is as much as the real board's."""
+    """RAM of the machine, such that its Linux shows as much as the real board's."""
     model: str
     """Device-tree model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """Files and settings that one start needs."""
+    """Files and settings of one start."""
 
     kernel: Path
     initramfs: Path
@@ -52,11 +55,11 @@ class Boot:
     port: int
     """Loopback port of its SSH server; 0: any free one."""
     snapshot: str = ""
-    """State to go on from; none: a cold boot."""
+    """State to resume; empty: a cold boot."""
 
 
-def stand_in(target: Target) -> Machine:
-    """Return the machine that stands in for a target; raise ConfigError if none does."""
+def simulating(target: Target) -> Machine:
+    """Return the machine that simulates a target; raise ConfigError if none does."""
     known = [cluster for cluster in target.clusters if cluster.core in _PROCESSORS]
     visible_mb = target.memory_mb
     if not known or visible_mb is None or not target.model_strings:
@@ -64,6 +67,7 @@ def stand_in(target: Target) -> Machine:
             f"{target.id}: no virtual board stands in for it",
             hint="take one of the Raspberry Pis: demitasse targets",
         )
+
     fastest = max(known, key=lambda cluster: cluster.max_mhz or 0)
     return Machine(
         processor=_PROCESSORS[fastest.core],
@@ -74,17 +78,18 @@ def stand_in(target: Target) -> Machine:
 
 
 def make_device_tree(machine: Machine, file: Path) -> None:
-    """Write the machine's device tree, which names the real board."""
+    """Write the machine's device tree, with the model name of the real board."""
     qemu.make_device_tree(file, _hardware(machine), machine.model)
 
 
 def arguments(name: str, machine: Machine, boot: Boot, disk: str) -> list[str]:
-    """Return QEMU's arguments; sockets, log and disk are files of the folder in which it is started.
+    """Return QEMU's arguments; sockets, log and disk are files of its working folder.
 
-    The disk's flushes end in the host's memory: that outlives QEMU, which is all that a power cut here takes away.
-    virtio-blk and not nvme: QEMU takes no snapshot of an nvme disk. Two free PCI ports are there for disks that come later.
-    The guest reaches nothing; only the loopback port leads to it.
+    The guest reaches no network; only the loopback port leads to it.
     """
+    # Flushes of the disk end in the host's memory: it outlives QEMU, which is all that dies here.
+    # virtio-blk and not nvme: QEMU takes no snapshot of an nvme disk.
+    # Two free PCI ports are there for disks that are plugged in later.
     return [
         *_hardware(machine),
         "-name",
@@ -134,13 +139,13 @@ def arguments(name: str, machine: Machine, boot: Boot, disk: str) -> list[str]:
 
 
 def state_id(machine: Machine, image_id: str, qemu_version: str) -> str:
-    """Return the id of all that must be the same where a kept state is loaded."""
+    """Return the id of all that must be equal where a kept state is loaded."""
     parts = [*dataclasses.astuple(machine), image_id, qemu_version, DEVICES_VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _hardware(machine: Machine) -> list[str]:
-    """Version 3 of the interrupt controller: version 2 has room for eight cores."""
+    """Return the machine type. The interrupt controller's version 2 has room for eight cores."""
     return [
         "-M",
         "virt,gic-version=3",

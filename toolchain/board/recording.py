@@ -1,8 +1,9 @@
-"""A disk whose every write is recorded, and what is left of it after a power cut at any of them.
+"""A disk whose every write is recorded, and its content after a power cut at any of them.
 
-QEMU's driver `blklogwrites` writes down what the board sends to its disk, in the format of Linux's dm-log-writes
-(Documentation/admin-guide/device-mapper/log-writes.rst). The disk is then made again on this computer, up to any write: with all
-that was written, as a disk without a cache has it, or without some of what came after the last flush, as an SD card may lose it.
+QEMU's driver `blklogwrites` logs what the board sends to its disk, in the format of Linux's
+dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst). This module rebuilds the
+disk up to any write: with every write, as on a disk without a cache, or without some of those after
+the last flush, as an SD card may lose them.
 """
 
 import os
@@ -26,32 +27,33 @@ class Write:
     """One entry of the log."""
 
     offset: int
-    """On the disk, in bytes."""
+    """Place on the disk, in bytes."""
     size: int
     at: int
-    """Of its bytes in the log; 0 where it has none."""
+    """Place of its bytes in the log; 0 if it has none."""
     flushes: bool
-    """Whether all writes before it are on the disk for good from here on."""
+    """Whether it makes all writes before it durable."""
     lasting: bool
-    """Whether it is itself on the disk for good (forced unit access)."""
+    """Whether it is durable itself (forced unit access)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """A disk as it was when the recording began, and the log of what was written since."""
+    """A disk at the begin of the recording, and the log of the writes since."""
 
     base: Path
     log: Path
 
     def writes(self) -> list[Write]:
-        """Return what was recorded until now; raise ArtifactError for a file that is no such log."""
+        """Return the writes until now; raise ArtifactError for a file that is no such log."""
         with self.log.open("rb") as log:
             size = os.fstat(log.fileno()).st_size
             head = log.read(_SUPER.size)
             magic, _, _, sector = _SUPER.unpack(head) if len(head) == _SUPER.size else (0, 0, 0, 0)
             if magic != _MAGIC or not sector:
                 raise ArtifactError(f"{self.log.name}: not a log of writes")
-            found, at = [], sector
+            found = []
+            at = sector
             while at + sector <= size:
                 log.seek(at)
                 first, count, flags, _ = _ENTRY.unpack(log.read(_ENTRY.size))
@@ -72,10 +74,14 @@ class Recording:
             return found
 
     def disk_after(self, cut: int, image: Path, lottery: random.Random | None = None) -> None:
-        """Make the disk as it is if the power goes after `cut` writes; with a lottery half of what was not flushed is lost."""
+        """Write the disk to `image` as it is if the power goes after `cut` writes.
+
+        With a `lottery`, half of the writes that were not flushed are lost.
+        """
         writes = self.writes()[:cut]
         flushed = max((number for number, write in enumerate(writes) if write.flushes), default=-1)
         shutil.copyfile(self.base, image)
+
         with self.log.open("rb") as log, image.open("r+b") as disk:
             for number, write in enumerate(writes):
                 lost = (

@@ -1,6 +1,7 @@
-"""What is on a virtual board's disk: Debian packages, and the few files that make them a board that answers.
+"""Content of a virtual board's disk: Debian packages, and the few files that make it answer.
 
-User `pi` has no rights of root; what only root may do on a board (set the clock, slow the link) goes through QEMU's guest agent.
+User `pi` has no root rights. What only root may do on a board (set the clock, slow the link) goes
+through QEMU's guest agent.
 """
 
 import io
@@ -8,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 SUITES = {12: "bookworm", 13: "trixie"}
-"""Debian release → suite, the two that Raspberry Pi OS is made from."""
+"""Debian release → suite: the two that Raspberry Pi OS is made from."""
 DEFAULT_DEBIAN = 12
 PACKAGES = (
     "busybox-static",
@@ -49,11 +50,14 @@ _FILES = {
     "etc/fstab": "/dev/vda / ext4 defaults,noatime 0 0\n",
     "etc/machine-id": "d0000000000000000000000000000de3\n",
     "etc/systemd/network/10-board.network": (
-        "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+        "[Match]\nName=en* eth*\n"
+        "[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
+        "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
     ),
     "etc/systemd/journald.conf.d/board.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=8M\n",
     "etc/ssh/sshd_config.d/board.conf": (
-        "HostKey /etc/ssh/ssh_host_ed25519_key\nAllowUsers pi\nPasswordAuthentication no\nUseDNS no\nMaxSessions 32\n"
+        "HostKey /etc/ssh/ssh_host_ed25519_key\nAllowUsers pi\n"
+        "PasswordAuthentication no\nUseDNS no\nMaxSessions 32\n"
         "AuthorizedKeysFile /etc/ssh/board_authorized_keys\n"
     ),
     "var/lib/systemd/linger/pi": "",
@@ -61,7 +65,10 @@ _FILES = {
 
 
 def overlay(host_key: Path, user_key: Path) -> bytes:
-    """Return a tar of the files that are laid over the packages: settings, the host's key, and the public key that `pi` lets in."""
+    """Return a tar of the files that are laid over the packages.
+
+    They are settings, the host key, and the public key that logs in as `pi`.
+    """
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, text in _FILES.items():
@@ -81,16 +88,19 @@ def overlay(host_key: Path, user_key: Path) -> bytes:
             "etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
             "/lib/systemd/system/systemd-networkd.service",
         )
+
     return stream.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), mode
+    entry.size = len(content)
+    entry.mode = mode
     tar.addfile(entry, io.BytesIO(content))
 
 
 def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
     entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    entry.type = tarfile.SYMTYPE
+    entry.linkname = target
     tar.addfile(entry)

@@ -1,8 +1,8 @@
-"""How to get to a board: an address, and what OpenSSH's own client says of it.
+"""The route to a board: an address, and what OpenSSH's own client knows about it.
 
-An address is `user@host[:port]`, an alias of ~/.ssh/config, or `ssh://user@host:port`. `ssh -G` reads the configuration, so that
-Include, Match, comments, escapes and the rest mean here what they mean there. Where there is no client, an address is enough as
-long as there is no configuration.
+An address is `user@host[:port]`, an alias of ~/.ssh/config, or `ssh://user@host:port`. `ssh -G`
+reads the configuration: Include, Match, comments, escapes and the rest mean here what they mean
+there. Without a client an address is enough, as long as there is no configuration.
 """
 
 import getpass
@@ -24,7 +24,7 @@ from toolchain.tools import openssh
 KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, `local`, or `virtual:<target>`"
 SSH_PORT = 22
 MOST_JUMPS = 8
-"""Hosts on the way; more is a configuration that leads back to itself."""
+"""Limit of hosts on the way; more is a configuration that leads back to itself."""
 _KEY_NAMES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
 _SYSTEM_KNOWN_HOSTS = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
 _HOST = re.compile(r"\[(?P<address>[0-9A-Fa-f:.%\w]+)\](?::(?P<port>\d{1,5}))?")
@@ -35,12 +35,12 @@ Settings = Mapping[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """What a user wrote, in parts."""
+    """An address as the user wrote it, in parts."""
 
     host: str
     user: str = ""
     port: int = 0
-    """0 where it was not written."""
+    """0 if it was not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,26 +55,29 @@ class Route:
     known_as: str
     """Its name in known_hosts."""
     known_hosts: tuple[Path, ...]
-    """The first one takes new keys."""
+    """Paths of the known_hosts files; the first one takes new keys."""
     identities: tuple[str, ...] = ()
-    """Files of keys to try: private ones, or public ones whose private half the agent holds."""
+    """Paths of keys to try: private ones, or public ones whose private half the agent holds."""
     certificates: tuple[str, ...] = ()
-    """Files of certificates beside those that stand next to a key."""
+    """Paths of certificates that do not lie beside their key."""
     agent: str = ""
-    """Socket of the agent, empty for none."""
+    """Path to the agent's socket; empty for none."""
     only_identities: bool = False
-    """Try no key of the agent that is not among the identities."""
+    """Whether to leave out keys of the agent that are not among the identities."""
     jump: "Route | None" = None
     proxy_command: str = ""
 
 
 def route(address: str, config_file: Path | None = None) -> Route:
-    """Return the way to an address; raise ConfigError if it is none, or if OpenSSH does not take its configuration."""
+    """Return the route to an address.
+
+    Raises ConfigError for a bad address, or if OpenSSH refuses its configuration.
+    """
     return _route(address, config_file, hops=0)
 
 
 def parse(address: str) -> Address:
-    """Return the parts of an address; raise ConfigError if it is none."""
+    """Return the parts of an address; raise ConfigError for a bad one."""
     is_url = address.startswith("ssh://")
     text = address.removeprefix("ssh://").rstrip("/") if is_url else address
     user, _, place = text.rpartition("@")
@@ -92,6 +95,7 @@ def parse(address: str) -> Address:
         or (port is not None and not 0 < int(port) < 1 << 16)
     ):
         raise _no_address(address)
+
     return Address(host=host, user=user, port=int(port or 0))
 
 
@@ -114,9 +118,11 @@ def _route(address: str, config_file: Path | None, hops: int) -> Route:
             f"{address}: ProxyJump leads over more than {MOST_JUMPS} hosts",
             hint="does it lead back to itself? see `ssh -G`",
         )
+
     parts = parse(address)
     settings = _settings(parts, config_file)
-    host, port = _last(settings, "hostname"), int(_last(settings, "port"))
+    host = _last(settings, "hostname")
+    port = int(_last(settings, "port"))
     user = _last(settings, "user")
     alias = _last(settings, "hostkeyalias").lower()
     names = _Names(parts, settings)
@@ -137,7 +143,7 @@ def _route(address: str, config_file: Path | None, hops: int) -> Route:
 
 
 def _settings(parts: Address, config_file: Path | None) -> Settings:
-    """Return what OpenSSH's client says, or would say without any configuration where there is no client."""
+    """Return the settings that OpenSSH's client prints; its defaults where there is no client."""
     config = config_file or Path.home() / ".ssh" / "config"
     try:
         return openssh.client_settings(
@@ -148,6 +154,7 @@ def _settings(parts: Address, config_file: Path | None) -> Settings:
             raise ToolError(
                 f"{config}: only OpenSSH's client can read it: {error.message}", hint=error.hint
             ) from error
+
     return {
         "hostname": [parts.host],
         "user": [parts.user or _own_name()],
@@ -157,7 +164,10 @@ def _settings(parts: Address, config_file: Path | None) -> Settings:
 
 
 def _unusual(config: Path) -> Path | None:
-    """Return a configuration that OpenSSH does not read by itself: it takes the home of the user database, whatever HOME says."""
+    """Return a configuration file that OpenSSH does not read by itself, or None.
+
+    OpenSSH takes the home of the user database, whatever HOME says.
+    """
     usual = _passwd_home() / ".ssh" / "config"
     if config == usual:
         return None
@@ -172,7 +182,7 @@ def _passwd_home() -> Path:
 
 
 def _own_name() -> str:
-    """Return the name of who runs this, as the user database has it."""
+    """Return the calling user's name by the user database."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -185,7 +195,7 @@ def _last(settings: Settings, name: str) -> str:
 
 
 class _Names:
-    """The tokens and variables of ssh_config(5), which `ssh -G` leaves in the names of files and in commands."""
+    """Tokens and variables of ssh_config(5), which `ssh -G` leaves in file names and commands."""
 
     def __init__(self, parts: Address, settings: Settings) -> None:
         host, port = _last(settings, "hostname"), _last(settings, "port")
@@ -213,7 +223,7 @@ class _Names:
         return re.sub(r"%(.)", lambda token: self._token(token, text), text)
 
     def path(self, text: str) -> str:
-        """Return a path with its tokens and variables filled in and `~` as the user's home."""
+        """Return a path with tokens and variables filled in, `~` being the user's home."""
         filled = re.sub(r"\$\{(\w+)\}", lambda name: self._variable(name, text), self.command(text))
         return str(Path(filled).expanduser())
 
@@ -230,16 +240,18 @@ class _Names:
 
 def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
     users = _files(_last(settings, "userknownhostsfile"), names)
-    ours, theirs = Path.home() / ".ssh", _passwd_home() / ".ssh"
+    ours = Path.home() / ".ssh"
+    theirs = _passwd_home() / ".ssh"
     usual = [theirs / "known_hosts", theirs / "known_hosts2"]
     if not users or users == usual:
         users = [ours / "known_hosts", ours / "known_hosts2"]
+
     systems = _files(_last(settings, "globalknownhostsfile"), names) or _SYSTEM_KNOWN_HOSTS
     return (*users, *systems)
 
 
 def _files(text: str, names: _Names) -> list[Path]:
-    """Return the paths of a line: OpenSSH prints them with a space between, those within a name included."""
+    """Return the paths of a line. OpenSSH separates them by spaces and does not quote spaces."""
     return [Path(names.path(part)) for part in re.split(r" (?=[/~])", text) if part]
 
 
@@ -248,7 +260,7 @@ def _key_files(settings: Settings, name: str, names: _Names) -> tuple[str, ...]:
 
 
 def _agent(setting: str, names: _Names) -> str:
-    """Return the agent's socket, as IdentityAgent or the environment names it."""
+    """Return the agent's socket by IdentityAgent, or by the environment."""
     if setting.lower() == "none":
         return ""
     if setting == "SSH_AUTH_SOCK":
@@ -266,7 +278,7 @@ def _command(settings: Settings, names: _Names) -> str:
 
 
 def _jump(text: str, config_file: Path | None, hops: int) -> Route | None:
-    """Return the way to the last host of a ProxyJump, which leads over those before it."""
+    """Return the route to the last host of a ProxyJump, through the hosts before it."""
     if not text:
         return None
     before, _, last = text.rpartition(",")

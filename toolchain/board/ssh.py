@@ -1,10 +1,12 @@
-"""Boards over SSH (paramiko 5): connect, run, talk. Host keys are always verified and passwords never asked for.
+"""Boards over SSH (paramiko 5): connect, run, talk.
 
-A key that nobody pinned is refused here; `pin` is the only way to trust one, and it refuses a changed key.
+Host keys are always verified and passwords never asked for. An unknown key is refused here; `pin`
+is the only way to trust one, and it refuses a changed key.
 """
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import paramiko
 from toolchain.board import known_hosts
 from toolchain.board.channel import GO_ON, STALLED_S, WIRE_ERRORS, SshChannel
 from toolchain.board.connection import Finished
+from toolchain.board.kind import Kind, kind_of
 from toolchain.board.login import (
     CONNECT_S,
     ProxyProcess,
@@ -38,7 +41,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
     """Open a connection to `user@host[:port]` or an alias of ~/.ssh/config.
 
-    Raise TrustError for a host key that is unknown (`accept_new` pins it instead) or changed, BoardError for the rest.
+    Raises TrustError for a host key that is unknown (`accept_new` pins it instead) or changed,
+    BoardError for the rest.
     """
     way = route(address)
     if accept_new and not known_hosts.read(way.known_hosts).knows(way.known_as):
@@ -47,7 +51,7 @@ def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
 
 
 def fetch_host_key(address: str) -> paramiko.PKey:
-    """Ask a board for its host key, without logging in."""
+    """Return a board's host key, without logging in."""
     way = route(address)
     line = _Line.to(way)
     try:
@@ -57,13 +61,13 @@ def fetch_host_key(address: str) -> paramiko.PKey:
 
 
 def is_pinned(address: str, key: paramiko.PKey) -> bool:
-    """Say whether a board's key is trusted already."""
+    """Return whether a board's key is trusted already."""
     way = route(address)
     return known_hosts.read(way.known_hosts).trusts(way.known_as, key)
 
 
 def pin(address: str, key: paramiko.PKey) -> None:
-    """Trust a host key from now on; raise TrustError if another one is known for that name."""
+    """Trust a host key from now on; raise TrustError if another key is known for that name."""
     way = route(address)
     known = known_hosts.read(way.known_hosts)
     if known.trusts(way.known_as, key):
@@ -74,7 +78,7 @@ def pin(address: str, key: paramiko.PKey) -> None:
 
 
 def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnection":
-    """Open a connection along a route; its commands get these variables."""
+    """Open a connection along a route; its commands get the variables of `environment`."""
     line = _Line.to(way)
     try:
         with explained(way, line.proxy):
@@ -86,12 +90,13 @@ def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnec
     except BaseException:
         line.close()
         raise
+
     return SshConnection(way.address, line, environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A server that was greeted, and what leads to it: the host before it or a program."""
+    """A server after the key exchange, and what leads to it: a jump host or a program."""
 
     transport: paramiko.Transport
     jump: "SshConnection | None"
@@ -103,16 +108,16 @@ class _Line:
         known = known_hosts.read(way.known_hosts)
         jump = dial(way.jump) if way.jump else None
         proxy = ProxyProcess(way.proxy_command) if way.proxy_command and not jump else None
+
         try:
             with explained(way, proxy):
-                wire = jump.forward(way.host, way.port) if jump else None
-                wire = wire or (proxy.wire if proxy else dial_socket(way))
-                transport = greet(wire, known, way.known_as)
+                transport = greet(_wire(way, jump, proxy), known, way.known_as)
         except BaseException:
             for part in (proxy, jump):
                 if part:
                     part.close()
             raise
+
         return cls(transport=transport, jump=jump, proxy=proxy)
 
     def close(self) -> None:
@@ -123,8 +128,17 @@ class _Line:
                 part.close()
 
 
+def _wire(
+    way: Route, jump: "SshConnection | None", proxy: ProxyProcess | None
+) -> "socket.socket | paramiko.Channel":
+    """Return the wire to a server: through a jump host, through a program, or direct."""
+    if jump:
+        return jump.forward(way.host, way.port)
+    return proxy.wire if proxy else dial_socket(way)
+
+
 class SshConnection:
-    """An open, authenticated connection (`connection.Connection`), and the one it goes through if there is one."""
+    """An open, authenticated connection (`connection.Connection`), and its jump host if any."""
 
     def __init__(
         self, address: str, line: _Line, environment: Mapping[str, str] | None = None
@@ -135,6 +149,11 @@ class SshConnection:
     def address(self) -> str:
         """How the user names the board."""
         return self._address
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of board the address names."""
+        return kind_of(self._address)
 
     @property
     def root(self) -> str:
@@ -161,7 +180,7 @@ class SshConnection:
         self._line.close()
 
     def forward(self, host: str, port: int) -> paramiko.Channel:
-        """Return a connection from the board on to another host."""
+        """Return a wire from the board on to another host."""
         try:
             return self._line.transport.open_channel(
                 "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_S
@@ -169,7 +188,8 @@ class SshConnection:
         except WIRE_ERRORS as error:
             reason = str(error) or "no answer"
             raise BoardError(
-                f"{self._address}: does not lead to {host} port {port}: {reason[:1].lower()}{reason[1:]}"
+                f"{self._address}: does not lead to {host} port {port}: "
+                f"{reason[:1].lower()}{reason[1:]}"
             ) from error
 
     def _start(self, argv: Sequence[str], timeout_s: float | None) -> SshChannel:

@@ -1,6 +1,7 @@
-"""The SSH agent that the user runs: which keys it holds, and signatures by them (OpenSSH's PROTOCOL.agent).
+"""The SSH agent that the user runs: the keys that it holds, and signatures by them.
 
-Any kind of key works, hardware keys and certificates too: the agent knows what they are, and we only carry bytes.
+Any kind of key works, hardware keys and certificates too: the agent knows what they are, and this
+module only carries bytes. Protocol: OpenSSH's PROTOCOL.agent.
 """
 
 import socket
@@ -11,21 +12,24 @@ from toolchain.errors import ToolError
 
 LIST_S = 10.0
 SIGN_S = 120.0
-"""Time to confirm, or to touch a hardware key."""
+"""Seconds to confirm, or to touch a hardware key."""
 _MAX_ANSWER_BYTES = 256 << 10
-"""What ssh-agent itself takes as the longest message (AGENT_MAX_LEN)."""
+"""Longest message of ssh-agent itself (AGENT_MAX_LEN)."""
 _REQUEST_IDENTITIES, _IDENTITIES, _SIGN_REQUEST, _SIGN_RESPONSE = 11, 12, 13, 14
 _FLAGS = {"rsa-sha2-256": 2, "rsa-sha2-512": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class SshAgent:
-    """An agent, by its socket."""
+    """An agent, reached by its socket."""
 
     path: str
 
     def keys(self) -> dict[bytes, str]:
-        """Return the public keys and certificates that it holds, with their comments; nothing where no agent answers."""
+        """Return the public keys and certificates that it holds, each with its comment.
+
+        Empty if no agent answers.
+        """
         try:
             kind, body = self._ask(bytes([_REQUEST_IDENTITIES]), LIST_S)
             if kind != _IDENTITIES:
@@ -50,6 +54,7 @@ class SshAgent:
                 return _string(body)[0]
         except (OSError, ValueError, struct.error) as error:
             raise ToolError(f"the SSH agent gives no signature: {error}") from error
+
         raise ToolError("the SSH agent gives no signature")
 
     def _ask(self, request: bytes, limit_s: float) -> tuple[int, bytes]:

@@ -1,6 +1,7 @@
-"""A board's Python without a board: arm64 programs of its image under QEMU's user mode, in seconds and without a boot.
+"""A board's Python without a board: arm64 programs of its image under QEMU's user mode.
 
-It has the processor's instructions and the image's libraries, and nothing else of a board: no kernel, no memory of its own.
+It starts in seconds, without a boot. It has the processor's instructions and the image's libraries,
+and nothing else of a board: no kernel and no memory of its own.
 """
 
 import shutil
@@ -22,14 +23,17 @@ _LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 def command(
     processor: str, words: Sequence[str], report: Reporter, *, debian: int = rootfs.DEFAULT_DEBIAN
 ) -> list[str]:
-    """Return the command that runs a board's `python3` with these words on a processor, named as QEMU names it.
+    """Return the command that runs a board's `python3` with these arguments.
 
-    The files are taken out of the board's image once. Raise ToolError if QEMU's user mode is not installed.
+    `processor` is QEMU's name of it.
+
+    The files are taken out of the board's image once. Raises ToolError without QEMU's user mode.
     """
     if not shutil.which(_PROGRAM):
         raise ToolError(
             f"`{_PROGRAM}` is not installed", hint=apt.install_line([mmdebstrap.PACKAGES[_PROGRAM]])
         )
+
     root = obtain(debian, report)
     return [
         _PROGRAM,
@@ -43,7 +47,7 @@ def command(
 
 
 def obtain(debian: int, report: Reporter) -> Path:
-    """Return a folder with the Python of a board's image, its modules and the libraries they need."""
+    """Return a folder with the Python of a board's image, its modules and their libraries."""
     used = image.obtain(debian, report)
     folder = image.cache() / "userland" / used.id
     with image.locked(folder, report, "it is being unpacked by another process"):
@@ -52,6 +56,7 @@ def obtain(debian: int, report: Reporter) -> Path:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as work:
                 _unpack(used, Path(work))
                 (Path(work) / "root").rename(folder)
+
     return folder
 
 
@@ -73,7 +78,7 @@ def _unpack(used: image.Image, work: Path) -> None:
 def run(
     argv: Sequence[str], *, stdin: str = "", timeout_s: float = 300
 ) -> "subprocess.CompletedProcess[str]":
-    """Run what `command` returned; a program that dies of a signal has its negative number as return code."""
+    """Run what `command` returned; the return code is -n after a death by signal n."""
     return subprocess.run(
         argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
     )

@@ -1,7 +1,8 @@
-"""Virtual boards: arm64 machines in QEMU that stand in for targets, reached over SSH like any other board (DESIGN section 7).
+"""Virtual boards: arm64 machines in QEMU that simulate targets, reached over SSH like any board.
 
-A board is named by its target, `rpi-4b-2gb`, with `:13` for Debian 13. It begins as a snapshot of a booted machine, goes on
-where it was after `down`, and boots cold from what was on its disk after a power cut. Its speed says nothing about the real one's.
+A board is named by its target, `rpi-4b-2gb`, with `:13` for Debian 13. It starts from the snapshot
+of a booted machine, resumes after `down`, and boots cold from its disk after a power cut. Its speed
+says nothing about the real board's.
 """
 
 import contextlib
@@ -17,13 +18,13 @@ import platformdirs
 from toolchain import target
 from toolchain.board import boot, image, machine, qmp, rootfs, ssh
 from toolchain.board.image import Image
+from toolchain.board.kind import VIRTUAL_PREFIX as PREFIX
 from toolchain.errors import BoardError, ConfigError
 from toolchain.progress import Reporter, Silent
 from toolchain.tools import openssh, qemu
 
-PREFIX = "virtual:"
 NEEDED_BYTES = 1 << 30
-"""Room for a board's disk file to begin with."""
+"""Free space that a board's disk file needs at first."""
 _STATE = "board.json"
 
 
@@ -34,38 +35,40 @@ class VirtualBoard:
     target_id: str
     debian: int
     folder: Path
-    """Its disk, logs and sockets."""
+    """Folder of its disk, logs and sockets."""
     pid: int | None = None
-    """QEMU's; None while the board is down."""
+    """Process id of QEMU; None while the board is down."""
     port: int | None = None
-    """Of its SSH server, on 127.0.0.1."""
+    """Port of its SSH server on 127.0.0.1; None while the board is down."""
 
     @property
     def address(self) -> str:
-        """How a board is named wherever one is asked for."""
+        """Address of the board, wherever one is asked for."""
         release = "" if self.debian == rootfs.DEFAULT_DEBIAN else f":{self.debian}"
         return f"{PREFIX}{self.target_id}{release}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """What is written down of a board."""
+    """What is stored about a board between two starts."""
 
     target_id: str
     debian: int
     image: str
-    """Id of the image that its disk stands on."""
+    """Id of the image under its disk."""
     machine: str
-    """Id of the machine that its states were kept of."""
+    """Id of the machine that its states belong to."""
     state: str
-    """State to go on from; empty: boot cold."""
+    """Name of the state to resume; empty: boot cold."""
     port: int
 
 
 def up(name: str, report: Reporter, *, port: int = 0) -> VirtualBoard:
-    """Start a board, on a loopback port of its own or the one given, and return it when its SSH server answers.
+    """Start a board and return it when its SSH server answers.
 
-    Seconds where it can go on from a kept state; the first of its kind builds image and snapshot. One that is up stays as it is.
+    `port` is its loopback port; 0 takes a free one. It takes seconds where a kept state can be
+    resumed; the first board of its kind builds image and snapshot. A board that is up stays as it
+    is.
     """
     with _alone(name, report) as board:
         if not board.pid:
@@ -80,7 +83,7 @@ def up(name: str, report: Reporter, *, port: int = 0) -> VirtualBoard:
 
 
 def down(name: str, report: Reporter) -> None:
-    """Keep a board's state and end it; the next `up` goes on from there. Nothing happens to a board that is down."""
+    """Keep a board's state and stop it; the next `up` resumes it. A board that is down stays so."""
     with _alone(name, report) as board:
         kept = _read(board.folder)
         if not board.pid or not kept:
@@ -91,7 +94,7 @@ def down(name: str, report: Reporter) -> None:
 
 
 def reset(name: str, report: Reporter) -> VirtualBoard:
-    """Throw away what a board has become and start it as it was after its first boot."""
+    """Throw a board's disk away and start it as it was after its first boot."""
     with _alone(name, report) as board:
         boot.stop(board.folder)
         shutil.rmtree(board.folder, ignore_errors=True)
@@ -99,7 +102,7 @@ def reset(name: str, report: Reporter) -> VirtualBoard:
 
 
 def power_cut(name: str) -> None:
-    """Pull the plug: what the board has not written to its disk is lost, and the next `up` boots from what is there."""
+    """Pull the plug: unwritten data is lost, and the next `up` boots from the disk as it is."""
     board = find(name)
     if not board.pid:
         raise BoardError(
@@ -115,7 +118,10 @@ def listing() -> list[VirtualBoard]:
 
 
 def find(name: str) -> VirtualBoard:
-    """Return the board of a name, whether or not it was ever started; raise ConfigError for an unknown target or Debian release."""
+    """Return the board of a name, whether it was ever started or not.
+
+    Raises ConfigError for an unknown target or Debian release.
+    """
     target_id, _, release = name.removeprefix(PREFIX).partition(":")
     target_id = target.find(target_id).id
     debian = int(release) if release.isdigit() else rootfs.DEFAULT_DEBIAN if not release else 0
@@ -125,16 +131,18 @@ def find(name: str) -> VirtualBoard:
             f"{name}: `{release}` is not a Debian release",
             hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13",
         )
+
     return _seen(target_id, debian)
 
 
 def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:
-    """Return the command line that logs in to a board that is up; raise BoardError for one that is down."""
+    """Return the command line that logs in to a board; raise BoardError if it is down."""
     board = find(name)
     if not board.port:
         raise BoardError(
             f"{board.address}: the board is not up", hint=f"demitasse board up {_name(board)}"
         )
+
     way = boot.route(board.address, board.folder, board.port)
     options = ("IdentitiesOnly=yes", f"UserKnownHostsFile={way.known_hosts[0]}", "LogLevel=ERROR")
     return [
@@ -152,7 +160,8 @@ def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:
 
 
 def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:
-    """Open a connection to `virtual:<target>`; a board that is down is started for it and stays up."""
+    """Open a connection to `virtual:<target>`. A board that is down is started, and stays up."""
+
     report = report or Silent()
     with _alone(address, report) as board:
         if not board.pid:
@@ -164,14 +173,14 @@ def connect(address: str, report: Reporter | None = None) -> ssh.SshConnection:
 
 @contextlib.contextmanager
 def _alone(name: str, report: Reporter) -> Iterator[VirtualBoard]:
-    """Yield a board as it is while no other process starts or ends it."""
+    """Yield a board while no other process starts or stops it."""
     folder = find(name).folder
     with image.locked(folder, report, "another process works on this board"):
         yield find(name)
 
 
 def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
-    made = machine.stand_in(target.find(board.target_id))
+    made = machine.simulating(target.find(board.target_id))
     version = qemu.verify()
     kept = _read(board.folder) or _fresh(board, made, version, report)
     used = Image(folder=image.cache() / "images" / kept.image)
@@ -184,6 +193,7 @@ def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
         report.note(f"{board.address}: kept by another QEMU or machine, so it boots from its disk")
         machine.make_device_tree(made, board.folder / boot.DEVICE_TREE)
         kept = dataclasses.replace(kept, machine=machine.state_id(made, used.id, version), state="")
+
     boot_from = _boot(used, board.folder, port=port, state=kept.state)
     port = boot.start(board.address, board.folder, made, boot_from, report)
     _write(board.folder, dataclasses.replace(kept, state="", port=port))
@@ -191,13 +201,15 @@ def _start(board: VirtualBoard, report: Reporter, port: int) -> VirtualBoard:
 
 
 def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Reporter) -> _Kept:
-    """Give a board the disk of a machine that has just booted."""
+    """Give a board the disk of a freshly booted machine."""
     used = image.obtain(board.debian, report)
     snapshot = _snapshot(made, used, version, report)
     board.folder.mkdir(parents=True, exist_ok=True)
     image.check_space(board.folder, NEEDED_BYTES, "a virtual board's disk")
+
     for file in (boot.DEVICE_TREE, boot.DISK):
         shutil.copyfile(snapshot / file, board.folder / file)
+
     kept = _Kept(
         target_id=board.target_id,
         debian=board.debian,
@@ -211,7 +223,7 @@ def _fresh(board: VirtualBoard, made: machine.Machine, version: str, report: Rep
 
 
 def _snapshot(made: machine.Machine, used: Image, version: str, report: Reporter) -> Path:
-    """Return the folder of a machine that has just booted; boot it where it is not there yet."""
+    """Return the folder of a freshly booted machine; boot it unless it is there."""
     folder = image.cache() / "machines" / machine.state_id(made, used.id, version)
     with image.locked(folder, report, "its snapshot is being taken by another process"):
         if not folder.is_dir():
@@ -220,7 +232,8 @@ def _snapshot(made: machine.Machine, used: Image, version: str, report: Reporter
 
 
 def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) -> None:
-    part, name = folder.with_name(f"{folder.name}.part"), "first boot"
+    part = folder.with_name(f"{folder.name}.part")
+    name = "first boot"
     boot.stop(part)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -228,6 +241,7 @@ def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) ->
     report.note("booting the board for the first time: a minute, once for each kind of board")
     qemu.make_overlay(part / boot.DISK, used.disk)
     machine.make_device_tree(made, part / boot.DEVICE_TREE)
+
     try:
         port = boot.start(name, part, made, _boot(used, part), report)
         boot.settle(name, part, port)
@@ -235,6 +249,7 @@ def _take(made: machine.Machine, used: Image, folder: Path, report: Reporter) ->
     except BaseException:
         boot.stop(part)
         raise
+
     part.rename(folder)
 
 
@@ -247,7 +262,8 @@ def _boot(used: Image, folder: Path, *, port: int = 0, state: str = "") -> machi
 
 def _seen(target_id: str, debian: int) -> VirtualBoard:
     folder = _boards() / f"{target_id}-debian{debian}"
-    pid, kept = qmp.process(folder), _read(folder)
+    pid = qmp.process(folder)
+    kept = _read(folder)
     port = kept.port if kept and pid else None
     return VirtualBoard(target_id=target_id, debian=debian, folder=folder, pid=pid, port=port)
 
@@ -261,7 +277,8 @@ def _name(board: VirtualBoard) -> str:
 
 
 def _read(folder: Path) -> _Kept | None:
-    """Return what is written down of a board; None also where another version wrote it down in another form."""
+    """Return what is stored about a board; None if nothing is, or another version stored it."""
+
     try:
         return _Kept(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

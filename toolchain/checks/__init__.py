@@ -1,8 +1,8 @@
-"""What is known of a walk before it begins: from the recipe, the configurations, the data and the target alone.
+"""What is known of a walk before it begins: from recipe, configurations, data and target alone.
 
-`check` is called by every walk and by `--dry-run`. It takes seconds, trains and builds nothing, and tells all that it finds at
-once. Errors are what would end the walk later, of the class that they would have then; notes are what a person wants to know before
-hours pass.
+Every walk calls `check`, and so does `--dry-run`. It takes seconds, trains and builds nothing, and
+reports all findings at once. Errors are what would end the walk later, with the class that they
+would have then. Notes are what a person wants to know before hours pass.
 """
 
 from collections.abc import Iterator
@@ -22,34 +22,34 @@ class Ahead:
     recipe: Recipe
     target: Target
     stages: tuple[str, ...]
-    """Those that are walked: up to the one that was asked for."""
+    """Stages that are walked, up to the requested one."""
     formats: tuple[str, ...]
     """Formats of the model file that the target has an engine for."""
     out: Path
     offline: bool = False
     schemes: tuple[str, ...] = ()
-    """Schemes to try, where it is not the recipe's own that is built."""
+    """Schemes to try instead of the recipe's own."""
 
     @property
     def file(self) -> str:
-        """Name of the recipe's file, with which messages begin."""
+        """Name of the recipe's file; messages begin with it."""
         return f"{self.recipe.id}.toml"
 
     def walks(self, *stages: str) -> list[str]:
-        """Return which of some stages are walked, in the walk's order."""
+        """Return which of these stages are walked, in the walk's order."""
         return [stage for stage in self.stages if stage in stages]
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was found: errors, of which each would end the walk, and notes."""
+    """Findings: errors, each of which would end the walk, and notes."""
 
     errors: list[ToolchainError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Take an error of the block among the findings instead of ending there."""
+        """Add an error of the block to the findings instead of ending there."""
         try:
             yield
         except ToolchainError as error:
@@ -57,13 +57,17 @@ class Findings:
             error.others = ()
 
     def end_walk(self) -> None:
-        """Raise all errors as one, if there are any; the class that comes first in DESIGN's list decides the exit code."""
+        """Raise all errors as one, if there are any.
+
+        The class that comes first in the list of exit codes decides the exit code.
+        """
         if self.errors:
             raise all_of(sorted(self.errors, key=lambda error: error.exit_code))
 
 
 def check(ahead: Ahead) -> Findings:
-    """Return what is known of a walk before it begins."""
+    """Return the findings on a walk before it begins."""
+
     from toolchain.checks import conversations, cost, data, files, model, order
 
     findings = Findings()
@@ -74,6 +78,7 @@ def check(ahead: Ahead) -> Findings:
     bases = model.look(ahead, findings)
     if bases:
         files.check_model(ahead, bases, findings)
+
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

@@ -1,4 +1,4 @@
-"""The conversations of a recipe before anything is trained: which the chat template refuses, and which are too long."""
+"""The conversations of a recipe: which the chat template refuses, and which are too long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,40 +9,45 @@ from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, coun
 from toolchain.config import line_of
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
+from toolchain.line.formats import FORMATS
 from toolchain.opening import check_room, size_bytes
 
 NAMED = 3
-"""Lines that are named in a note, at most."""
+"""Limit of lines that a note names."""
 MEASURED = 500
-"""Conversations whose tokens are counted for the mean, at most."""
+"""Limit of conversations whose tokens are counted for the mean."""
 KINDS = 200
-"""Orders of roles that are tried, at most."""
+"""Limit of orders of roles that are tried."""
 MARKS = 32
-"""Bytes that a template puts around a message, at most in the templates of the known families."""
+"""Most bytes that templates of the known families put around a message."""
 PREAMBLE = 512
-"""Bytes that a template puts before a conversation, at most in them: a date, a system prompt of its own."""
+"""Most bytes that they put before a conversation: a date, a system prompt of their own."""
 Place = tuple[str, Row]
 """Where a conversation was read, and the conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """How much text there is."""
+    """Amount of text to learn from."""
 
     conversations: int
-    """To learn from, longer ones left out."""
+    """Number of conversations, without those that are too long."""
     tokens: int
-    """In them."""
+    """Number of tokens in them."""
     held_out: int
 
 
 def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) -> Lengths | None:
-    """Find conversations that the chat template refuses and those that are too long; return how much is left to learn from."""
+    """Find conversations that the chat template refuses and those that are too long.
+
+    Returns how much is left to learn from; None if that is not known.
+    """
     train, held_out = parts.conversations(parts.train), parts.conversations(parts.held_out)
     base = bases.trained if bases else None
     trains = ahead.walks("tune", "distill", "trim", "quantize", "evaluate")
-    if not trains or not base or not base.template:
+    if not trains or not bases or not base or not base.template:
         return _guessed(train, held_out)
+
     _note_unasked([*train, *held_out], findings)
     try:
         refused = _refused_opening(ahead, parts, base) or _refused(base, [*train, *held_out])
@@ -58,7 +63,7 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
 
 
 def _note_unasked(conversations: Sequence[Place], findings: Findings) -> None:
-    """Note answers that nobody asked for: a conversation may begin with one, but it is not learned."""
+    """Note answers without a question: a conversation may begin with one, but it is not learned."""
     where = [
         where
         for where, row in conversations
@@ -70,20 +75,22 @@ def _note_unasked(conversations: Sequence[Place], findings: Findings) -> None:
 
 
 def _lines(found: Sequence[str]) -> str:
-    """Return the first of some lines, and how many more there are."""
+    """Return the first few places, and the number of the others."""
     where = list(dict.fromkeys(found))
     more = len(where) - NAMED
     return ", ".join(where[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainError]:
-    """Return the refusal of what the recipe puts before every conversation."""
+    """Return the template's refusal of what the recipe puts before every conversation."""
     if not parts.opening:
         return []
+
     asked = [*parts.opening, {"role": "user", "content": "?"}]
     (answer,) = render(base.template, base.tokens, [(asked, True)])
     if not isinstance(answer, Refused):
         return []
+
     spec = ahead.recipe.data
     key = "system" if spec.system else "documents" if spec.documents else "turns"
     line = line_of(ahead.recipe.text(), ["data"], key)
@@ -94,24 +101,31 @@ def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainEr
 
 
 def _refused(base: Base, conversations: Sequence[Place]) -> list[ToolchainError]:
-    """Return a refusal for each order of roles that the template does not take: of what is said it hardly ever depends."""
+    """Return a refusal for each order of roles that the template does not take.
+
+    Templates hardly ever refuse by the text of a message.
+    """
     kinds: dict[tuple[str, ...], list[Place]] = {}
     for where, row in conversations:
         roles = tuple(message["role"] for message in row["messages"])
         kinds.setdefault((*roles, str(row.get("opening", 0))), []).append((where, row))
+
     jobs = [(_jobs(places[0][1]), places) for places in list(kinds.values())[:KINDS]]
     answers = iter(render(base.template, base.tokens, [j for js, _ in jobs for j in js]))
     found: list[ToolchainError] = []
+
     for own, places in jobs:
         reasons = [answer for answer in [next(answers) for _ in own] if isinstance(answer, Refused)]
         if reasons:
             found.append(_refusal(base, reasons[0], places))
+
     return found
 
 
 def _jobs(row: Row) -> list[Job]:
-    """Return what training and the gate render of a conversation: each prompt that is answered, and the whole."""
-    messages, first = row["messages"], max(1, row.get("opening", 0))
+    """Return what training and the gate render: each prompt that is answered, and the whole."""
+    messages = row["messages"]
+    first = max(1, row.get("opening", 0))
     asked = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n >= first]
     return [*((messages[:number], True) for number in asked), (messages, False)]
 
@@ -125,6 +139,7 @@ def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
         answers = render(base.template, base.tokens, _jobs(without))
         if not any(isinstance(answer, Refused) for answer in answers):
             hint = "this template takes no system prompt: leave it out, or put it into the question"
+
     roles = " → ".join(message["role"] for message in messages[:6])
     more = f" and {len(others):,} more of the same roles" if others else ""
     problem = f"{where}{more}: the model's chat template refuses {roles}: {reason}"
@@ -134,19 +149,26 @@ def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
 def _opening_has_room(
     ahead: Ahead, parts: Parts, base: Base, context: int, findings: Findings
 ) -> bool:
-    """Say whether a question has room behind the recipe's opening, in the gate and on the board; find where it has none."""
+    """Return whether a question fits after the recipe's opening, in the gate and on the board.
+
+    If it does not, that is a finding.
+    """
     if not parts.opening or base.tokenizer is None or not ahead.walks("evaluate"):
         return True
+
     asked = [*parts.opening, {"role": "user", "content": "?"}]
     (text,) = render(base.template, base.tokens, [(asked, True)])
     tokens = (count_tokens(base.tokenizer, [str(text)]) or [0])[0]
-    before, recipe = len(findings.errors), ahead.recipe
+    before = len(findings.errors)
+    recipe = ahead.recipe
+
     with findings.gathering():
         if context:
             check_room("evaluate", tokens, recipe.evaluate.max_tokens, context)
         if ahead.walks("package"):
             package = recipe.package
             check_room("package: context", tokens, package.max_tokens, package.context)
+
     return len(findings.errors) == before
 
 
@@ -157,10 +179,11 @@ def _measured(
     context: int,
     findings: Findings,
 ) -> Lengths:
-    """Count tokens of what may be too long, and of some more for the mean; find what is left out."""
+    """Count tokens of what may be too long, and of a sample for the mean; find what is left out."""
     train, held_out = both
     if base.tokenizer is None:
         return _guessed(train, held_out)
+
     stage, limit = _limit(ahead)
     long_train, mean = _too_long(base, train, limit)
     long_held_out, _ = _too_long(base, held_out, context)
@@ -171,7 +194,7 @@ def _measured(
 
 
 def _limit(ahead: Ahead) -> tuple[str, int]:
-    """Return the stage that learns with the least room for a conversation, and that room."""
+    """Return the stage that learns with the least context, and that context in tokens."""
     recipe = ahead.recipe
     specs = {
         "tune": recipe.tune,
@@ -188,20 +211,23 @@ def _limit(ahead: Ahead) -> tuple[str, int]:
 
 
 def _context(ahead: Ahead, bases: Bases, opening_bytes: int) -> int:
-    """Return the tokens that the gate's engine has room for (toolchain/evaluate: `_context`); 0 where it is not known."""
+    """Return the context of the gate's engine (toolchain/evaluate: `_context`); 0 if not known."""
     model = bases.quantized.model
     if not ahead.walks("evaluate") or model is None:
         return 0
-    if ahead.formats == ("tflite",):
+    if ahead.formats and all(FORMATS[form].has_fixed_context for form in ahead.formats):
         return ahead.recipe.package.context
     limit = int(model.metadata[f"{model.family.name}.context_length"])
     return min(limit, 4096 + opening_bytes)
 
 
 def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str], float]:
-    """Return where conversations of more tokens than `limit` are (0: none is too long), and the mean length of the others."""
+    """Return the places of conversations of more than `limit` tokens, and the others' mean length.
+
+    With a `limit` of 0 none is too long.
+    """
     assert base.tokenizer
-    # A token is a byte or more: what has fewer bytes than tokens are allowed, the template's own included, is not too long.
+    # A token is a byte or more: a text of fewer bytes than the limit, its template included, fits.
     sizes = [
         PREAMBLE + sum(len(m["content"].encode()) + MARKS for m in row["messages"])
         for _, row in places
@@ -211,7 +237,7 @@ def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str
     step = max(1, len(order) // MEASURED)
     chosen = sorted({*_within(suspects, sizes), *_within(order[::step], sizes)})
     jobs: list[Job] = [(places[number][1]["messages"], False) for number in chosen]
-    # What a template writes behind the last answer's end token, such as a line end, is not learned and does not count.
+    # What a template writes after the last answer's end token is not learned and does not count.
     texts = [text.rstrip() for text in render(base.template, base.tokens, jobs)]
     counts = count_tokens(base.tokenizer, texts) or [0] * len(texts)
     long = [number for number, count in zip(chosen, counts, strict=True) if limit and count > limit]
@@ -222,13 +248,15 @@ def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str
 
 
 def _within(numbers: Sequence[int], sizes: Sequence[int]) -> list[int]:
-    """Return the first of some conversations, as many as can be rendered within the limits."""
-    total, kept = 0, []
+    """Return the first conversations, as many as can be rendered within the limits."""
+    total = 0
+    kept = []
     for number in numbers:
         total += sizes[number]
         if total > MAX_BYTES // 4:
             break
         kept.append(number)
+
     return kept
 
 
@@ -237,11 +265,13 @@ def _tell_too_long(
 ) -> None:
     if not long:
         return
+
     count = f"{len(long):,} of {len(places):,} conversations"
     if len(long) < len(places):
         problem = f"{count} are longer ({limit} tokens) and are left out of {reader}"
         findings.notes.append(f"{_lines(long)}: {problem}")
         return
+
     problem = (
         f"{_lines(long)}: all {len(long):,} conversations for {reader} are too long: {limit} tokens"
     )

@@ -1,6 +1,7 @@
-"""What a walk will take: disk, memory and hours, about: known before they are spent.
+"""Estimates of what a walk will take before it begins: disk, memory and hours.
 
-Hours are multiplications ÷ the rate at which this computer multiplies now, of which training gets a share that was measured.
+Hours are multiplications ÷ the rate at which this computer multiplies now; training gets a measured
+share of that rate.
 """
 
 import os
@@ -16,23 +17,26 @@ from toolchain.errors import FitError
 from toolchain.progress import duration
 
 SHARE = 0.3
-"""Of the rate of large matrices that training gets: 0.25 and 0.39 for the tuning and the pretraining of the starter's
-3.1 M parameters (20 and 31 of 80 thousand million operations in a processor second, x86-64, torch 2.13)."""
+# Measured: 0.25 and 0.39 for tuning and pretraining the starter's 3.1 M parameters. That is 20 and
+# 31 of 80 thousand million operations in a processor second (x86-64, torch 2.13).
+"""Share of the rate of large matrices that training gets."""
 FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
-"""Operations a parameter and token (arXiv:2001.08361, table 1): forward; backward through frozen weights; backward to all."""
+"""Operations per parameter and token: forward, backward through frozen weights, full backward.
+
+Source: arXiv:2001.08361, table 1."""
 ANSWER_TOKENS = 64
-"""Of an answer that is asked for to measure, prompt and all read once."""
+"""Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
-"""A trained parameter's gradient and both moments in float32."""
+"""Bytes for a trained parameter: its gradient and both moments in float32."""
 CHUNK = 512
-"""Side of the matrices that are multiplied to see how fast this computer is."""
+"""Side of the matrices that are multiplied to measure this computer's rate."""
 SHOWN_FROM_S = 60
 
 
 def forecast(
     ahead: Ahead, bases: Bases | None, lengths: Lengths | None, findings: Findings
 ) -> None:
-    """Note what a walk takes; a disk that does not hold it is an error."""
+    """Note what a walk takes; too little disk is an error."""
     if bases is None or bases.trained.model is None:
         return
     todo = [stage for stage in ahead.stages if not (ahead.out / stage / RECORD).is_file()]
@@ -43,7 +47,7 @@ def forecast(
 
 
 def parameters(base: Base) -> int:
-    """Return the weights of a model."""
+    """Return the number of a model's weights."""
     return base.model.parameters if base.model else 0
 
 
@@ -56,18 +60,26 @@ def _weight_bytes(base: Base) -> int:
 
 
 def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings) -> None:
-    """Find a disk that does not hold what the stages write: checkpoints as large as their base, and the model file."""
+    """Find a disk that is too small for the stages.
+
+    Checkpoints are as large as their base; the model file comes in addition.
+    """
     first, last = _weight_bytes(bases.trained), _weight_bytes(bases.quantized)
     sizes = {"pretrain": first, "tune": first, "distill": last, "trim": last}
     needed = sum(size for stage, size in sizes.items() if stage in todo)
     if "quantize" in todo:
         needed += parameters(bases.quantized) * 2 * len(ahead.formats)
+
     folder = ahead.out.absolute()
     while not folder.exists():
         folder = folder.parent
+
     free = shutil.disk_usage(folder).free
     if needed > free:
-        problem = f"{ahead.out}: the stages write about {_size(needed)}, {_size(free)} are free on the disk"
+        problem = (
+            f"{ahead.out}: the stages write about {_size(needed)}, "
+            f"{_size(free)} are free on the disk"
+        )
         findings.errors.append(
             FitError(problem, hint="make room, or name a folder on another disk with --out")
         )
@@ -76,30 +88,35 @@ def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings)
 
 
 def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
-    """Note how much memory training takes, where it is more than this computer has left."""
+    """Note the memory of training if it is more than this computer has left."""
     if not {"pretrain", "tune", "distill"} & set(todo):
         return
+
     trained = parameters(base) * (4 + ADAM_BYTES) if {"pretrain", "distill"} & set(todo) else 0
-    needed, available = max(trained, _weight_bytes(base)) + _weight_bytes(base), _available_bytes()
+    needed = max(trained, _weight_bytes(base)) + _weight_bytes(base)
+    available = _available_bytes()
     if available and needed > available:
         findings.notes.append(
-            f"memory: training takes about {_size(needed)} or more, {_size(available)} are available here"
+            f"memory: training takes about {_size(needed)} or more, "
+            f"{_size(available)} are available here"
         )
 
 
 def _note_hours(
     ahead: Ahead, bases: Bases, lengths: Lengths, todo: list[str], findings: Findings
 ) -> None:
-    """Note how long the stages take that train."""
+    """Note the time of the stages that train."""
     operations = {
         stage: count for stage, count in _operations(ahead, bases, lengths).items() if stage in todo
     }
     if not operations or Path("/dev/nvidia0").exists():
         return
+
     rate = SHARE * _rate()
     seconds = {stage: count / rate for stage, count in operations.items()}
     if sum(seconds.values()) < SHOWN_FROM_S:
         return
+
     each = ", ".join(f"{stage} {duration(taken)}" for stage, taken in seconds.items())
     findings.notes.append(
         f"time: about {duration(sum(seconds.values()))} on this computer's processors ({each})"
@@ -107,8 +124,9 @@ def _note_hours(
 
 
 def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float]:
-    """Return the multiplications and additions of each stage that trains."""
-    recipe, found = ahead.recipe, {}
+    """Return the number of multiplications and additions of each stage that trains."""
+    recipe = ahead.recipe
+    found = {}
     first, last = parameters(bases.trained), parameters(bases.quantized)
     if (scratch := recipe.model.scratch) and ahead.walks("pretrain"):
         mean = lengths.tokens / max(1, lengths.conversations)
@@ -127,15 +145,21 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
 
 
 def _rate() -> float:
-    """Return operations a second that all processors here would do on matrices, were they free: measured in a twentieth second."""
+    """Return operations a second of all processors here on matrices, if they were free.
+
+    Measured in a twentieth of a second.
+    """
     import numpy as np
 
     matrix = np.ones((CHUNK, CHUNK), np.float32)
     np.matmul(matrix, matrix)
-    began, done = time.process_time(), 0
+    began = time.process_time()
+    done = 0
+
     while done == 0 or time.process_time() - began < 0.05:
         np.matmul(matrix, matrix)
         done += 1
+
     each = 2 * CHUNK**3 * done / max(time.process_time() - began, 1e-6)
     return each * len(os.sched_getaffinity(0))
 

@@ -1,4 +1,4 @@
-"""The data of a recipe before anything is trained: lines that are wrong, data that is too little, nothing held out."""
+"""The data of a recipe before any training: wrong lines, too little data, nothing held out."""
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
@@ -7,13 +7,15 @@ from toolchain.ingest import look as look_at_files
 
 
 def look(ahead: Ahead, findings: Findings) -> Parts | None:
-    """Return what becomes of the data, after finding what is wrong with it; None where no stage reads it."""
+    """Return the data as `ingest` would split it, after finding its faults; None if unused."""
     if not ahead.walks("ingest"):
         return None
+
     recipe = ahead.recipe
     if not recipe.data.files:
         findings.errors.append(ConfigError(f"{ahead.file}: data: files: names no file"))
         return None
+
     parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed)
     if parts.read.errors:
         findings.errors += parts.read.errors
@@ -22,7 +24,7 @@ def look(ahead: Ahead, findings: Findings) -> Parts | None:
 
 
 def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
-    """Say whether there is data for the stages that are walked, and find what is missing."""
+    """Return whether there is data for the stages that are walked, and find what is missing."""
     files = ", ".join(ahead.recipe.data.files)
     learned = ahead.walks("tune", "distill") or (
         ahead.walks("quantize") if ahead.recipe.quantize.distill else []
@@ -36,11 +38,12 @@ def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
         findings.errors.append(_nothing_held_out(ahead, parts))
     else:
         return True
+
     return False
 
 
 def _left(parts: Parts) -> str:
-    """Return why nothing is left, in words."""
+    """Return in words why nothing is left."""
     if parts.held_out and not parts.train:
         return f": all {len(parts.held_out)} entries are held out"
     if not parts.read.dropped:
@@ -50,7 +53,8 @@ def _left(parts: Parts) -> str:
 
 
 def _nothing_held_out(ahead: Ahead, parts: Parts) -> ConfigError:
-    spec, count = ahead.recipe.data, len(parts.read.entries)
+    spec = ahead.recipe.data
+    count = len(parts.read.entries)
     stage = "`evaluate` has nothing to measure on"
     if spec.hold_out == "phrasing":
         why = f"none of {count} entries has two phrasings"
@@ -59,10 +63,12 @@ def _nothing_held_out(ahead: Ahead, parts: Parts) -> ConfigError:
         why, hint = "`held_out_share` is 0", "a share of 0.1 holds out one entry in ten"
     else:
         share = spec.held_out_share
-        why = f"{share:g} of {count} {'entry' if count == 1 else 'entries'}, drawn by its question, is none"
+        entries = "entry" if count == 1 else "entries"
+        why = f"{share:g} of {count} {entries}, drawn by its question, is none"
         hint = (
             f"add entries, raise `held_out_share` (0.5 holds out about {max(1, count // 2)}), "
             'or give each question several phrasings and hold_out = "phrasing"'
         )
+
     problem = f"{ahead.file}: data: nothing is held out, so {stage}: {why}"
     return ConfigError(problem, hint=hint)

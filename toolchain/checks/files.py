@@ -1,4 +1,4 @@
-"""The model files of a walk before they are made: schemes, types that fall back, context, tokenizer, memory on the target."""
+"""The model files of a walk before they are made: schemes, context, tokenizer, memory."""
 
 from collections.abc import Mapping
 
@@ -6,55 +6,60 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.forecast import BATCH, RUNTIME_BYTES
+from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.models.architecture import Model
+from toolchain.recipe import QuantizeSpec
 from toolchain.target import Needs, fit
 from toolchain.tools.ggml import Type
 
-LEARNED = "+learned"
-"""Behind the name of a scheme: its codes are learned in the format."""
-
 
 def check_schemes(ahead: Ahead, findings: Findings) -> None:
-    """Find schemes that do not exist and files that are missing, for which no model need be known."""
-    from toolchain.quantize.gguf import choice
-    from toolchain.quantize.tflite.schemes import find_scheme
-
+    """Find unknown schemes and missing files; no model need be known for that."""
     spec, folder = ahead.recipe.quantize, ahead.recipe.folder
     named = {"trim": ahead.recipe.trim.general, "evaluate": ahead.recipe.evaluate.general}
     for stage, general in named.items():
         if ahead.walks(stage) and general and not (folder / general).is_file():
             findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
+
     if not ahead.walks("quantize"):
         return
-    for name in gguf_schemes(ahead):
+
+    for row, wish in _wishes(ahead):
         with findings.gathering():
-            choice.check(spec.model_copy(update={"scheme": name}))
-    if "tflite" in ahead.formats and not ahead.schemes:
-        with findings.gathering():
-            find_scheme(spec.tflite_scheme)
+            row.check(wish)
+
     if isinstance(spec.importance, str) and not (folder / spec.importance).is_file():
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
         findings.errors.append(ArtifactError(problem, hint=hint))
 
 
-def gguf_schemes(ahead: Ahead) -> list[str]:
-    """Return the schemes of GGUF files that are made, without what says that codes are learned."""
-    from toolchain.quantize.tflite.schemes import SCHEMES
-
+def _wishes(ahead: Ahead) -> list[tuple[Format, QuantizeSpec]]:
+    """Return format and spec of each model file to make."""
+    spec = ahead.recipe.quantize
     if ahead.schemes:
-        return [name.removesuffix(LEARNED) for name in ahead.schemes if name not in SCHEMES]
-    return [ahead.recipe.quantize.scheme] if "gguf" in ahead.formats else []
+        rows = [(FORMATS[of_scheme(name)], name) for name in ahead.schemes]
+        return [(row, row.with_scheme(spec, name)) for row, name in rows]
+    return [(FORMATS[form], spec) for form in ahead.formats]
+
+
+def _typed(ahead: Ahead) -> list[str]:
+    """Return the schemes of those model files whose scheme chooses types tensor by tensor."""
+    return [spec.scheme for row, spec in _wishes(ahead) if row.has_tensor_types]
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
-    """Find what keeps a model from its files: a foreign tokenizer, rows that no type fits, context, memory."""
-    quantized, model = bases.quantized, bases.quantized.model
+    """Find what keeps a model from its files: tokenizer, rows without a type, context, memory."""
+
+    quantized = bases.quantized
+    model = bases.quantized.model
     if model is None or not ahead.walks("quantize"):
         return
+
     with findings.gathering():
         _check_tokenizer(ahead, quantized, model)
-    choices = [_types(ahead, name, model, findings) for name in gguf_schemes(ahead)]
+
+    choices = [_types(ahead, name, model, findings) for name in _typed(ahead)]
     _check_context(ahead, model, findings)
     if ahead.walks("package") and choices and choices[0]:
         _check_memory(ahead, model, choices[0], findings)
@@ -66,9 +71,10 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
 
     if base.folder is None or base.tokenizer is None:
         return
+
     try:
-        if "gguf" in ahead.formats:
-            with base.dressed() as folder:
+        if any(FORMATS[form].has_tokenizer for form in ahead.formats):
+            with base.linked_folder() as folder:
                 tokenizer.read_vocabulary(folder, model.sizes["vocab"])
         else:
             from tokenizers import Tokenizer
@@ -82,7 +88,10 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
 
 
 def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[str, int]:
-    """Return the bytes of each tensor under a scheme, nothing for a budget or where a row fits none of its types."""
+    """Return the bytes of each tensor under a scheme.
+
+    Empty for a budget, and if a row fits none of the scheme's types.
+    """
     from toolchain.quantize.gguf import choice
     from toolchain.tools import ggml
 
@@ -94,8 +103,10 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
     except ArtifactError as error:
         findings.errors.append(error)
         return {}
+
     if ahead.recipe.quantize.distill and chosen and not ahead.schemes:
         _check_learned({k.type for n, k in chosen.items() if n.startswith("blk.")}, findings)
+
     falls = {
         (source.shape[-1], each.requested.name, each.type.name)
         for source in model.tensors
@@ -107,16 +118,18 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
             for row, wanted, used in sorted(falls)
         )
         findings.notes.append(f"{scheme}: some tensors fall back: {said}")
+
     sizes = {}
     for source in model.tensors:
         if source.name in chosen:
             row_bytes = ggml.row_bytes(chosen[source.name].type, source.shape[-1])
             sizes[source.name] = row_bytes * source.weights // source.shape[-1]
+
     return sizes
 
 
 def _check_learned(kinds: set[Type], findings: Findings) -> None:
-    """Find a scheme of which no type is one whose codes are learned."""
+    """Find a scheme without any type whose codes are learned."""
     from toolchain.quantize.learned import grids
 
     if not kinds & set(grids.LAYOUTS):
@@ -128,23 +141,34 @@ def _check_learned(kinds: set[Type], findings: Findings) -> None:
 
 def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
     asked = ahead.recipe.package.context
-    if not ahead.walks("package") and "tflite" not in ahead.formats:
+    if not ahead.walks("package") and not _fixed_context(ahead):
         return
+
     limit = int(model.metadata[f"{model.family.name}.context_length"])
     if asked > limit:
         problem = f"package: context: the model has {limit} tokens of context, `{asked}` asked"
         hint = f"[package] context = {limit}, or less"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}", hint=hint))
+
     prefill = ahead.recipe.quantize.prefill
-    if "tflite" in ahead.formats and (not prefill or min(prefill) < 2 or max(prefill) > asked):
+    if _fixed_context(ahead) and (not prefill or min(prefill) < 2 or max(prefill) > asked):
         problem = f"quantize: prefill: lengths from 2 to the context of {asked} are possible"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}, not {prefill}"))
 
 
+def _fixed_context(ahead: Ahead) -> bool:
+    """Return whether the context becomes part of one of the model files."""
+    return any(FORMATS[form].has_fixed_context for form in ahead.formats)
+
+
 def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings: Findings) -> None:
-    """Find a GGUF file that the target's memory does not hold; where only the machine knows its memory, push asks it."""
+    """Find a GGUF file that does not fit in the target's memory.
+
+    If only the machine itself knows its memory, push asks it.
+    """
     if ahead.target.memory_mb is None:
         return
+
     spec = ahead.recipe.package
     width, inner = model.sizes["hidden"], model.sizes["intermediate"]
     needs = Needs(

@@ -1,6 +1,7 @@
-"""The models of a recipe before anything is trained: what each folder is, what its configurations say, and what people mistake.
+"""The models of a recipe before any training: what each folder is, and typical mistakes.
 
-A model of the hub that is not here yet is judged by its small files alone; with `--offline` it is said what could not be judged.
+A model of the hub that is not here yet is judged by its small files; with `--offline`, a note says
+what could not be judged.
 """
 
 import json
@@ -34,7 +35,7 @@ CONFIGURATIONS = (
 )
 """Small JSON files of a model folder that later stages read."""
 _OTHER_SOURCES = (".gguf",)
-"""Endings of a `base` that is no folder; such a file is unpacked, and judged, where it is read."""
+"""Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +43,24 @@ class Base:
     """A model that a recipe names, as far as it is known."""
 
     folder: Path | None
-    """None where it is trained from nothing."""
+    """Path to the model; None if it is trained from nothing."""
     whole: bool
     """Whether its weights are here, too."""
     config: dict[str, Any]
     model: Model | None
     """None for a family that no stage of the walk has to know."""
     template: str = ""
-    """The chat template that training renders with; empty where it is not known."""
+    """Chat template of training; empty if it is not known."""
     tokens: dict[str, str]
-    """What the template may name: `bos_token`, `eos_token` and their like."""
+    """Texts of special tokens that the template may name: `bos_token`, `eos_token` and others."""
     tokenizer: Path | None = None
-    """tokenizer.json."""
+    """Path to tokenizer.json."""
     adapter: Path | None = None
-    """Whose own template and tokenizer go before the model's."""
+    """Path to an adapter; its own template and tokenizer replace the model's."""
 
     @contextmanager
-    def dressed(self) -> Iterator[Path]:
-        """Yield a folder of links to the model's small files, with those that its adapter brings in their place."""
+    def linked_folder(self) -> Iterator[Path]:
+        """Yield a folder of links to the model's small files; the adapter's files replace some."""
         with tempfile.TemporaryDirectory() as scratch:
             links = Path(scratch, self.folder.name if self.folder else "model")
             links.mkdir()
@@ -76,16 +77,17 @@ class Bases:
     """The models of a walk."""
 
     trained: Base
-    """What the first training stage begins with."""
+    """Model that the first training stage begins with."""
     quantized: Base
-    """What is quantized in the end: the same, or a student of `distill`."""
+    """Model that is quantized in the end: the same, or a student of `distill`."""
 
 
 def look(ahead: Ahead, findings: Findings) -> Bases | None:
-    """Return the models of a walk; None where none is needed, or none can be judged."""
+    """Return the models of a walk; None if none is needed, or none can be judged."""
     spec = ahead.recipe.model
     if not ahead.walks("pretrain", "tune", "distill", "trim", "quantize", "evaluate"):
         return None
+
     distill = ahead.recipe.distill if ahead.walks("distill") else None
     student = distill.student if distill else ""
     is_quantized = bool(ahead.walks("quantize")) and student in ("", spec.base)
@@ -108,6 +110,7 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         quantized = _named(ahead, "student", student, findings, knows=knows)
     elif distill and distill.layers and trained and trained.model:
         quantized = _with_layers(ahead, trained, distill.layers, findings)
+
     return Bases(trained=trained, quantized=quantized) if trained and quantized else None
 
 
@@ -125,6 +128,7 @@ def _named(
         with findings.gathering():
             origin.find(name, ahead.recipe.folder)
         return None
+
     before = len(findings.errors)
     with findings.gathering():
         _check_name(ahead, role, name)
@@ -145,6 +149,7 @@ def _named(
         base = _spoken(folder, whole, configs, model, adapter, findings)
         # A template that fails, or that never ends, is not rendered again with the data.
         return base if len(findings.errors) == checked else replace(base, template="")
+
     return None
 
 
@@ -154,18 +159,23 @@ def _check_name(ahead: Ahead, role: str, name: str) -> None:
         last = "/".join(name.rstrip("/").split("/")[3:5])
         hint = f'a model of the hub is named without its address: {role} = "{last or "owner/name"}"'
         raise ConfigError(f"{where}: `{name}` is an address, not a name", hint=hint)
+
     try:
         is_file = (ahead.recipe.folder / Path(name).expanduser()).is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+    except (OSError, RuntimeError) as error:  # too long a name, or a user without a home
         problem = f"{where}: `{name[:60]}` is no name of a folder: {str(error).lower()[:80]}"
         raise ConfigError(problem) from error
+
     if is_file:
         hint = f'name its folder: {role} = "{Path(name).parent.as_posix()}"'
         raise ArtifactError(f"model `{name}`: a file, not a model folder", hint=hint)
 
 
 def _find(ahead: Ahead, role: str, name: str, findings: Findings) -> tuple[Path | None, bool]:
-    """Return the folder of a model and whether it is whole; of one of the hub that is not here, what its small files say."""
+    """Return the folder of a model and whether it is whole.
+
+    A model of the hub that is not here gets a folder of its small files.
+    """
     recipe = ahead.recipe
     revision = recipe.model.revision if role == "base" else "main"
     local = (recipe.folder / Path(name).expanduser()).is_dir()
@@ -174,11 +184,12 @@ def _find(ahead: Ahead, role: str, name: str, findings: Findings) -> tuple[Path 
     except hub.NotHere as error:
         findings.notes.append(f"model `{name}`: not judged before the walk: {error.reason}")
         return None, False
+
     return folder, local
 
 
 def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
-    """Raise ArtifactError for a folder that is something else than a model, with what was probably meant."""
+    """Raise ArtifactError for a folder that is no model, with what was probably meant."""
     has_config, has_adapter = (
         (folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)
     )
@@ -188,12 +199,14 @@ def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
         raise ArtifactError(f"model `{name}`: an adapter, not a model", hint=hint)
     if has_adapter and whole:
         hint = (
-            f"put the adapter's files into a folder of their own and name it in `adapter`; if it is merged already, "
+            f"put the adapter's files into a folder of their own and name it in `adapter`; "
+            f"if it is merged already, "
             f"take {ADAPTER_CONFIG} away"
         )
         raise ArtifactError(f"model `{name}`: model and adapter in one folder", hint=hint)
     if has_config:
         return
+
     inside = sorted(each.parent.name for each in folder.glob("*/config.json"))
     files = sorted(each.name for each in folder.glob("*.gguf"))
     if inside:
@@ -202,6 +215,7 @@ def _check_mistakes(role: str, name: str, folder: Path, *, whole: bool) -> None:
         hint = f'did you mean "{name.rstrip("/")}/{files[0]}"?'
     else:
         hint = "a model folder is what `save_pretrained` writes"
+
     raise ArtifactError(f"{folder.name}: no `config.json`", hint=hint)
 
 
@@ -212,7 +226,10 @@ def _config(path: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Model | None:
-    """Return what config.json, and the headers of the weights where they are here, say; None for a family that is not known."""
+    """Return what config.json says, and the headers of the weights if they are here.
+
+    None for an unknown family.
+    """
     try:
         if not whole:
             return read_architecture(folder, None)
@@ -222,9 +239,10 @@ def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Mod
         if knows:
             findings.errors.append(error)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A value of a kind that no configuration has: which one, only the reader that tripped over it knows.
+        # A value of a kind that no configuration has: only the reader that failed knows which.
         problem = f"{folder.name}: config.json: a value that no family has: {error}"
         findings.errors.append(ArtifactError(problem))
+
     return None
 
 
@@ -236,18 +254,21 @@ def _spoken(
     adapter: Path | None,
     findings: Findings,
 ) -> Base:
-    """Return a model with the template and the tokenizer that it is trained with: those of its adapter where that brings some."""
-    dressed, settings = folder, configs["tokenizer_config.json"]
+    """Return a model with the template and the tokenizer of its training: its adapter's if any."""
+    source = folder
+    settings = configs["tokenizer_config.json"]
     own = adapter / "tokenizer_config.json" if adapter else None
     if adapter and own and own.is_file():
         with findings.gathering():
             theirs = json_in(own)
             settings = settings | theirs
             if theirs.get("chat_template") or (adapter / TEMPLATE).is_file():
-                dressed = adapter
+                source = adapter
+
     template = ""
     with findings.gathering():
-        template = chat_template(dressed, settings)
+        template = chat_template(source, settings)
+
     tokenizers = [each / "tokenizer.json" for each in (adapter, folder) if each]
     return Base(
         folder=folder,
@@ -262,7 +283,7 @@ def _spoken(
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """Return the special tokens that a tokenizer's configuration names, as a template sees them."""
+    """Return the special tokens of a tokenizer's configuration, as a template sees them."""
     found = {}
     for key, value in settings.items():
         text = value.get("content") if isinstance(value, dict) else value
@@ -272,7 +293,7 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _from_nothing(spec: ScratchSpec) -> Base:
-    """Return the model that `pretrain` will make, judged by the configuration that it will have."""
+    """Return the model that `pretrain` will make, by its future configuration."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -289,6 +310,7 @@ def _from_nothing(spec: ScratchSpec) -> Base:
     }
     with _folder_with(config) as folder:
         model = read_architecture(folder, None)
+
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
 
@@ -302,6 +324,7 @@ def _with_layers(
         problem = f"{ahead.file}: distill: layers: `{wrong[0]}` is not a layer of the teacher"
         findings.errors.append(ConfigError(problem, hint=f"it has layers 0 to {count - 1}"))
         return None
+
     config = {
         key: [value[layer] for layer in layers]
         if isinstance(value, list) and len(value) == count
@@ -314,6 +337,7 @@ def _with_layers(
             model = read_architecture(folder, None)
     except ToolchainError:  # layers whose kinds no longer alternate as the family has them
         return None
+
     return Base(
         folder=base.folder,
         whole=base.whole,
@@ -333,7 +357,7 @@ def _folder_with(config: dict[str, Any]) -> Iterator[Path]:
 
 
 def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
-    """Return the folder of the recipe's adapter; None for one that is none, or is not here."""
+    """Return the folder of the recipe's adapter; None if it has none, or it is not here."""
     name = ahead.recipe.model.adapter
     with findings.gathering():
         try:
@@ -349,6 +373,7 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
         if (folder / ADAPTER_CONFIG).is_file():
             json_in(folder / ADAPTER_CONFIG)
         return folder
+
     return None
 
 
@@ -366,5 +391,6 @@ def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:
     if not base.whole:
         read_lora(adapter)
         return
+
     with open_weights(base.folder) as weights:
         open_lora(adapter, weights, base.folder.name)

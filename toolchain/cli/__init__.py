@@ -1,6 +1,7 @@
-"""Verbs to stages: reads the command line, calls the pipeline or a stage, hands what came out to be shown.
+"""Command line: reads the user's words, calls the line or a stage, hands the result to `show`.
 
-The only place that knows both the user's words and the stages; everything heavy is imported inside its verb.
+The only place that knows both the user's words and the stages; everything heavy is imported inside
+its verb.
 """
 
 from typing import Annotated  # noqa: I001 - the verbs below are in the order of the help

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from toolchain import console, show, signing
-from toolchain.board import is_stand_in
+from toolchain.board.kind import kind_of
 from toolchain.cli.words import AsJson, Board, MaxTokens, Question, Sign, app, device_at
 from toolchain.errors import ConfigError
 
@@ -58,7 +58,7 @@ def rollback(board: Board, as_json: AsJson = False) -> None:
     """Take a board back to the release before the current one."""
     with device_at(board) as device:
         show.status(
-            board, device.call("rollback", *device.patience, timeout_s=3600), as_json=as_json
+            board, device.call("rollback", *device.kind.timeouts, timeout_s=3600), as_json=as_json
         )
 
 
@@ -84,7 +84,7 @@ def logs(
 
 @app.command()
 def scrub(board: Board, as_json: AsJson = False) -> None:
-    """Have a board read every byte of its store again; what has rotted is named and taken out of use."""
+    """Have a board read every byte of its store again; name what has rotted and stop using it."""
     with device_at(board) as device:
         seen = device.call("scrub", timeout_s=3600)
     show.status(board, seen, as_json=as_json)
@@ -138,8 +138,8 @@ def trust(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Pin a new board's host key in known_hosts, and on the board the key that signs what may run there."""
-    if not is_stand_in(board):
+    """Pin a new board's host key in known_hosts, and on the board the key that may sign for it."""
+    if not kind_of(board).simulated:
         _pin_host_key(board, yes=yes)
     elif not (sign or signer or revoke or target_id):
         console.show_text(
@@ -165,7 +165,8 @@ def _pin_host_key(board: str, *, yes: bool) -> None:
     if not yes and not console.confirm("pin this key?"):
         raise ConfigError(
             f"{board}: not pinned",
-            hint="compare the fingerprint on the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            hint="compare the fingerprint on the board: "
+            "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
         )
     ssh.pin(board, key)
     console.show_text(f"{board} is trusted")

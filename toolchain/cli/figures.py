@@ -54,11 +54,11 @@ def calibrate(
     budget: Annotated[float, typer.Option(help="Seconds that the search may take.", min=1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Find the threads, cores and batches with which a board runs its release fastest, and run it so."""
+    """Find the threads, cores and batches that are fastest on a board, and use them."""
     with console.terminal() as report, device_at(board) as device:
         report.note(f"{board}: the service pauses for about {budget:g} s")
-        found = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
-    show.calibrated(board, found, as_json=as_json)
+        calibration = device.call("calibrate", "--budget", str(budget), timeout_s=4 * budget + 1800)
+    show.calibrated(board, calibration, as_json=as_json)
 
 
 @app.command(name="report")
@@ -70,7 +70,7 @@ def make_report(
         "report.html"
     ),
 ) -> None:
-    """Show kept reports side by side as one page: quality against speed, heat over time, where the time goes."""
+    """Show kept reports as one page: quality against speed, heat over time, where time goes."""
     from toolchain import report as reports
 
     _write_page([reports.read(file) for file in saved], out)
@@ -116,8 +116,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is inside a model file or folder, in one screen, from its headers alone."""
-    from toolchain.quantize import contents, folders
-    from toolchain.quantize.tflite import contents as tflite_contents
+    from toolchain.line import formats
+    from toolchain.quantize import folders
 
     if path.is_dir():
         show.folder(folders.describe(path), as_json=as_json)
@@ -125,8 +125,7 @@ def inspect(
             return
         console.show_text("")
         path = file
-    read = tflite_contents.read_contents if path.suffix == ".tflite" else contents.read_contents
-    show.contents(read(path), tensors=tensors, as_json=as_json)
+    show.contents(formats.of_file(path).inspect(path), tensors=tensors, as_json=as_json)
 
 
 @app.command()
@@ -158,19 +157,19 @@ def fit(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a model fits on a board that you need not own, what it takes there and how fast it will be."""
+    """Say whether a model fits on a board, what it takes there and how fast it will be."""
     from toolchain.fitting import memory_here_mb, weigh
 
     board, weighed = target.find(target_id), weigh(model, scheme)
     here_mb = 0 if memory else memory_here_mb(board)
     expected = weighed.forecast(board, context or weighed.usual_context, threads)
     needs = replace(expected.needs, context=context) if context else expected.needs
-    found = target.fit(
+    fits = target.fit(
         needs, board, memory or here_mb or None, trained_context=weighed.trained_context
     )
     where = f"{board.name}: this computer has {here_mb} MB" if here_mb else board.name
-    show.fitted(weighed.what, expected, found, board, where=where, as_json=as_json)
-    raise typer.Exit(0 if found.ok else FitError.exit_code)
+    show.fitted(weighed.what, expected, fits, board, where=where, as_json=as_json)
+    raise typer.Exit(0 if fits.ok else FitError.exit_code)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`run` and `package` of a finished model: a file, Ollama's or a hub's, where others give a recipe."""
+"""`run` and `package` of a finished model instead of a recipe: a file, Ollama's or a hub's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from toolchain import show, target
 from toolchain.delivery import Terms, board_facts, deliver
 from toolchain.errors import ConfigError, FitError
-from toolchain.pipeline import Settings
+from toolchain.line.flow import Settings
 from toolchain.progress import Reporter
 from toolchain.target import Target
 
@@ -73,7 +73,7 @@ def finished(asked: Asked, terms: Terms | None, report: Reporter) -> None:
 
 
 def refuse_for_recipe(**given: object) -> None:
-    """Raise ConfigError for options of a finished model beside a recipe, which says these things itself."""
+    """Raise ConfigError for options of a finished model that are given with a recipe."""
     for name, value in given.items():
         if value:
             raise ConfigError(
@@ -83,7 +83,7 @@ def refuse_for_recipe(**given: object) -> None:
 
 
 def _board(asked: Asked, terms: Terms | None) -> tuple[Target, int | None]:
-    """Return the target: the one that is named, or the one that the board is, with the memory that the board reports."""
+    """Return the target, named or recognised, and the memory that the board reports."""
     if not asked.to:
         if not asked.target_id:
             raise ConfigError(

@@ -39,7 +39,9 @@ from toolchain.cli.words import (
 from toolchain.delivery import Terms, deliver, host_name_of, look_first, origin_of
 from toolchain.errors import FitError
 from toolchain.finished.source import is_finished
-from toolchain.pipeline import USUAL, Settings, known, plan, try_schemes, walk, work_folder
+from toolchain.line.schemes import USUAL, try_schemes
+from toolchain.line.stages import STAGES
+from toolchain.line.walk import Settings, known, plan, walk, work_folder
 from toolchain.recipe import Recipe
 
 
@@ -63,7 +65,7 @@ def run(
     context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe, or bring a finished model as it is; with --to, on to a measured service that answers on the board."""
+    """Run a recipe or bring a finished model; with --to, on to a measured service on the board."""
     with console.terminal() as report:
         if is_finished(str(recipe_file)):
             asked = Asked(
@@ -85,33 +87,33 @@ def run(
             finished(asked, terms, report)
             return
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            _show_plan(wanted, settings, to=to, as_json=as_json)
+            _show_plan(recipe, settings, to=to, as_json=as_json)
             return
         terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
         with work_folder(settings):
             if to:
                 look_first(to, terms)
-            steps = list(walk(wanted, settings))
-            delivery = deliver(wanted, steps, to, report, terms) if to else None
-    show.walked(wanted, steps, delivery, as_json=as_json)
+            steps = list(walk(recipe, settings))
+            delivery = deliver(recipe, steps, to, report, terms) if to else None
+    show.walked(recipe, steps, delivery, as_json=as_json)
 
 
 def _show_plan(
-    wanted: Recipe, settings: Settings, *, until: str = "", to: str = "", as_json: bool
+    recipe: Recipe, settings: Settings, *, until: str = "", to: str = "", as_json: bool
 ) -> None:
     """Show what a walk would do and what is known of it; raise what would end it."""
-    found = known(wanted, settings, until=until)
+    findings = known(recipe, settings, until=until)
     try:
-        steps = plan(wanted, settings, until=until)
+        steps = plan(recipe, settings, until=until)
     except FitError:  # no format is left to plan with: that is among the findings
-        found.end_walk()
+        findings.end_walk()
         raise
-    for note in found.notes if as_json else ():
+    for note in findings.notes if as_json else ():
         settings.report.note(note)
-    show.plan(wanted, steps, found.notes, to=to, as_json=as_json)
-    found.end_walk()
+    show.plan(recipe, steps, findings.notes, to=to, as_json=as_json)
+    findings.end_walk()
 
 
 def _terms(
@@ -157,32 +159,20 @@ def _walk_to(
     as_json: bool,
 ) -> None:
     with console.terminal() as report:
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if dry_run:
-            _show_plan(wanted, settings, until=stage, as_json=as_json)
+            _show_plan(recipe, settings, until=stage, as_json=as_json)
             return
-        steps = list(walk(wanted, settings, until=stage))
-    show.walked(wanted, steps, None, as_json=as_json)
+        steps = list(walk(recipe, settings, until=stage))
+    show.walked(recipe, steps, None, as_json=as_json)
 
 
-for _name, _help in (
-    (
-        "ingest",
-        "Run a recipe's first stage: read the data, split it, say what was dropped and why.",
-    ),
-    ("tune", "Run a recipe up to its fine-tuned checkpoint (LoRA, merged)."),
-    ("distill", "Run a recipe up to its distilled student."),
-    ("trim", "Run a recipe up to its checkpoint with the vocabulary of its subject alone."),
-    ("quantize", "Run a recipe up to its quantized model file."),
-    (
-        "evaluate",
-        "Run a recipe up to the gate: measure the model file and say whether it may ship.",
-    ),
-):
-    _stage_verb(_name, _help)
+for _name, _row in STAGES.items():
+    if _row.help and _name != "package":  # which takes a finished model too
+        _stage_verb(_name, _row.help)
 
 
-@app.command()
+@app.command(name="package", help=STAGES["package"].help)
 def package(
     recipe_file: RecipeFile,
     target_id: TargetId = "",
@@ -195,7 +185,6 @@ def package(
     context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe up to the bundle that travels to boards, or make one of a finished model."""
     if not is_finished(str(recipe_file)):
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)
@@ -232,7 +221,7 @@ def push(
     cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Put a bundle on a board: look, plan, send what is missing, check it there, switch; go back if it is not healthy."""
+    """Put a bundle on a board: send what is missing, check it, switch; roll back if unhealthy."""
     from toolchain.delivery import push_bundle
 
     with console.terminal() as report:
@@ -273,6 +262,6 @@ def schemes(
 ) -> None:
     """Measure what each scheme makes of a recipe's model: bytes, KL to the teacher, task score."""
     with console.terminal() as report:
-        wanted, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
-        found = list(try_schemes(wanted, settings, names.split(",") if names else USUAL))
-    show.schemes(found, as_json=as_json)
+        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        tried = list(try_schemes(recipe, settings, names.split(",") if names else USUAL))
+    show.schemes(tried, as_json=as_json)

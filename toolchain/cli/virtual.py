@@ -79,7 +79,7 @@ def board_ssh(
         list[str] | None, typer.Argument(metavar="[COMMAND]", help="What to run there.")
     ] = None,
 ) -> None:
-    """Log in to a virtual board that is up, or run a command there (behind `--` if it has options of its own)."""
+    """Log in to a virtual board that is up, or run a command there (after `--` if with options)."""
     from toolchain.board import virtual
 
     argv = virtual.ssh_command(name, command or [])
@@ -121,10 +121,11 @@ def runtime_build(
     on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build what a kind of board runs, ahead of the first push; minutes for the first, half a minute for a next kind."""
-    from toolchain.runtime.build import build, build_cuda
+    """Build what a kind of board runs, before the first push: minutes, then half a minute."""
+    from toolchain.cuda import build_cuda
+    from toolchain.runtime.build import build
 
-    wanted = target.find(target_id)
+    board = target.find(target_id)
     if cuda != bool(on):
         raise ConfigError(
             "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
@@ -132,7 +133,7 @@ def runtime_build(
     with console.terminal() as report:
         if cuda:
             with device_at(on) as device:
-                built = build_cuda(wanted, device, report)
+                built = build_cuda(board, device, report)
         else:
-            built = build(wanted, report, out=out, with_bench=with_bench)
+            built = build(board, report, out=out, with_bench=with_bench)
     show.runtime(built, as_json=as_json)

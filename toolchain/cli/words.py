@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
-from toolchain import recipe, target
+from device.manifest import endpoint
+from toolchain import target
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.pipeline import Settings
+from toolchain.line.walk import Settings, open_recipe
 from toolchain.progress import Reporter
+from toolchain.recipe import Recipe
 
 app = typer.Typer(
     name="demitasse",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="From a fine-tuned language model to a healthy, measured, offline service on a Raspberry Pi or Jetson.",
+    help="From a fine-tuned language model to a healthy, measured, offline service "
+    "on a Raspberry Pi or Jetson.",
 )
 
 RecipeFile = Annotated[
@@ -58,6 +61,7 @@ AllowUnsigned = Annotated[
         "--allow-unsigned", help="Run it without a signature; the board's status says so."
     ),
 ]
+PORT = endpoint.PORT
 Port = Annotated[
     int, typer.Option("--port", help="Port of the service on the board.", min=1, max=65535)
 ]
@@ -74,7 +78,8 @@ CorsOrigins = Annotated[
     typer.Option(
         "--cors-origin",
         metavar="ORIGIN",
-        help="An origin whose pages may call the service, such as http://kitchen.example:3000; repeatable.",
+        help="An origin whose pages may call the service, such as http://kitchen.example:3000; "
+        "repeatable.",
     ),
 ]
 Question = Annotated[
@@ -86,7 +91,6 @@ MaxTokens = Annotated[
 ]
 
 OUT = Path("build")
-PORT = 8080
 
 
 @contextmanager
@@ -98,8 +102,8 @@ def device_at(address: str) -> Iterator[Device]:
 
 def settings_for(
     recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
-) -> tuple[recipe.Recipe, Settings]:
+) -> tuple[Recipe, Settings]:
     """Return a recipe, and how it is walked."""
-    wanted = recipe.load(recipe_file)
-    chosen = target.find(target_id or wanted.targets[0])
-    return wanted, Settings(out=out / wanted.id, target=chosen, report=report, offline=offline)
+    recipe = open_recipe(recipe_file)
+    board = target.find(target_id or recipe.targets[0])
+    return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)

@@ -1,10 +1,11 @@
-"""The gate: the model file, run by the device runtime itself, against the user's own model on held-out data.
+"""The gate: the model file, run by the device runtime, against the user's own model.
 
-evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that the board must
-reproduce are taken here too, from the same runtime.
+evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that
+the board must reproduce are taken here too, from the same runtime.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 from device.manifest import ESCAPE
 from toolchain.artifacts import (
     Dataset,
-    Figures,
     ModelFile,
     Verdict,
     Work,
@@ -31,6 +31,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.figures import VerdictFigures
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.held_out import split
@@ -48,7 +49,8 @@ class Originals:
     reference: Original
     """The model that the file was made of."""
     teacher: Original | None = None
-    """After `distill` the model that taught it: a student that is like itself may still be unlike its teacher."""
+    """After `distill` the model that taught it: a student that is like itself may still be unlike
+    its teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,8 @@ class Texts:
     general: Path = GENERAL
     """Text outside of the recipe's subject."""
     split: bool = False
-    """Whether some held-out conversations decided between candidates before: the gate does not ask these."""
+    """Whether some held-out conversations decided between candidates before: the gate does not ask
+    these."""
 
     def held_out(self, questions: int) -> list[Mapping[str, Any]]:
         """Return the conversations that the gate asks."""
@@ -102,13 +105,14 @@ def evaluate(
         lambda folder: _measure(
             model, originals, texts, spec, runtime, folder, report, escape=escape
         ),
+        VerdictFigures,
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
-    if verdict.figures["failures"]:
-        hint = f"all figures: {out / 'verdict.json'}; change the model, the scheme or, knowingly, `[evaluate.gate]`"
+    if missed := verdict.figures.failures:
         raise GateError(
-            f"{model.file.name}: not good enough: " + "; ".join(verdict.figures["failures"]),
-            hint=hint,
+            f"{model.file.name}: not good enough: " + "; ".join(missed),
+            hint=f"all figures: {out / 'verdict.json'}; change the model, the scheme or, "
+            "knowingly, `[evaluate.gate]`",
         )
     return verdict
 
@@ -123,9 +127,7 @@ def _measure(
     report: Reporter,
     *,
     escape: bool,
-) -> Figures:
-    import json
-
+) -> VerdictFigures:
     held_out = texts.held_out(spec.questions)
     opening = texts.dataset.opening()
     with scorer(
@@ -137,34 +139,43 @@ def _measure(
         escape=escape,
     ) as child:
         about = child.info()
-        figures: Figures = {
-            "engine": about["version"],
-            "engine_name": about["engine"],
-            "arithmetic": about["arithmetic"],
-        }
-        figures |= _room(child, opening, spec.max_tokens, int(about["context"]))
+        context = int(about["context"])
+        opening_tokens = _room(child, opening, spec.max_tokens, context)
         reference = Reference.load(originals.reference, report)
-        held_out, figures["too_long"] = with_room(
-            reference.tokenizer, held_out, int(about["context"])
-        )
-        if figures["too_long"]:
+        held_out, too_long = with_room(reference.tokenizer, held_out, context)
+        if too_long:
             report.note(
-                f"evaluate: {figures['too_long']} held-out conversations are longer than {about['context']} tokens and left out"
+                f"evaluate: {too_long} held-out conversations are longer than {context} tokens "
+                "and left out"
             )
-        figures |= template_parity(child, reference, held_out[: spec.gate.template_chats])
+
+        measured = template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
         text = passages(texts.general)
-        diverged |= general_divergence(child, reference, text, spec.kl_tokens, report)
+        measured |= diverged | general_divergence(child, reference, text, spec.kl_tokens, report)
+
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
-        diverged |= reference_ends(reference, answers, spec.max_tokens)
+        measured |= task_scores(answers, spec.max_tokens)
+        measured |= reference_ends(reference, answers, spec.max_tokens)
+        # Reference and teacher are not held in memory at the same time.
         del reference
         if originals.teacher:
             teacher = Reference.load(originals.teacher, report)
-            figures |= from_teacher(divergence(child, teacher, held_out, spec.kl_tokens, report)[0])
+            measured |= from_teacher(
+                divergence(child, teacher, held_out, spec.kl_tokens, report)[0]
+            )
             del teacher
-    figures |= diverged | task_scores(answers, spec.max_tokens)
+
+    figures = VerdictFigures(
+        engine=about["version"],
+        engine_name=about["engine"],
+        arithmetic=about["arithmetic"],
+        opening_tokens=opening_tokens,
+        too_long=too_long,
+        measured=measured,
+        failures=failures(measured, spec.gate),
+    )
     write_jsonl(out / "divergence.jsonl", each)
-    figures["failures"] = failures(figures, spec.gate)
     write_jsonl(
         out / "goldens.jsonl",
         [golden(answer, opening) for answer in answers if answer.text.strip()][: spec.goldens],
@@ -173,19 +184,22 @@ def _measure(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],
     )
-    write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
+    write_whole(out / "verdict.json", json.dumps(figures.as_json(), indent=1) + "\n")
     return figures
 
 
-def _room(child: Scorer, opening: Opening, answer: int, context: int) -> Figures:
-    """Return the tokens of an opening with the shortest question; raise ConfigError where no other has room."""
+def _room(child: Scorer, opening: Opening, answer: int, context: int) -> int | None:
+    """Return the tokens of an opening with the shortest question, None if there is no opening.
+
+    Raise ConfigError where no other question has room.
+    """
     if not opening:
-        return {}
+        return None
     tokens = len(child.render([*opening, {"role": "user", "content": "?"}]))
     check_room("evaluate", tokens, answer, context)
-    return {"opening_tokens": tokens}
+    return tokens
 
 
 def _context(model: ModelFile, opening: Opening) -> int:
     """Return the model's context, or one that leaves at least 4096 tokens beside an opening."""
-    return min(int(model.figures["context"]), 4096 + size_bytes(opening))
+    return min(model.figures.context, 4096 + size_bytes(opening))

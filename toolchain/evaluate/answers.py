@@ -1,4 +1,4 @@
-"""What a model file answers to held-out questions: task scores, and the goldens that a board must reproduce."""
+"""Answers of a model file to held-out questions: task scores, and goldens for the board."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any
 
 from device.manifest.moment import RENDERED_AT
 from device.manifest.opening import bare
-from toolchain.artifacts import Figures
 from toolchain.chat import fixed_clock
 from toolchain.evaluate.reference import Reference
+from toolchain.figures import Measured
 from toolchain.opening import Opening
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
@@ -47,33 +47,34 @@ def answer_all(
     return answered
 
 
-def task_scores(answers: Sequence[Answered], max_tokens: int) -> Figures:
+def task_scores(answers: Sequence[Answered], max_tokens: int) -> Measured:
     """Return how good answers of at most `max_tokens` are, and how many ended by themselves."""
     count = max(1, len(answers))
-    return {
-        "questions": len(answers),
-        "answer_tokens": max_tokens,
-        "exact_match": sum(exact_match(a.text, a.expected) for a in answers) / count,
-        "f1": sum(token_f1(a.text, a.expected) for a in answers) / count,
-        "eos_rate": sum(a.stopped for a in answers) / count,
-    }
+    return Measured(
+        questions=len(answers),
+        answer_tokens=max_tokens,
+        exact_match=sum(exact_match(a.text, a.expected) for a in answers) / count,
+        f1=sum(token_f1(a.text, a.expected) for a in answers) / count,
+        eos_rate=sum(a.stopped for a in answers) / count,
+    )
 
 
-def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens: int) -> Figures:
-    """Return the share of the same questions to which the reference's own answers end, where not all of the file's did.
+def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens: int) -> Measured:
+    """Return the share of the reference's own answers that end, if not all of the file's did.
 
-    A reference that never ends leaves nothing to ask of the file, and where all of the file's answers ended none can be lost.
+    A reference that never ends leaves nothing to ask of the file, and where all of the file's
+    answers ended none can be lost.
     """
     if all(answer.stopped for answer in answers):
-        return {}
+        return Measured()
     prompts = [answer.messages[:-1] for answer in answers]
     with fixed_clock():
         ended = reference.ends(prompts, max_tokens)
-    return {"reference_eos_rate": sum(ended) / len(ended)}
+    return Measured(reference_eos_rate=sum(ended) / len(ended))
 
 
-def golden(answer: Answered, opening: Opening) -> Figures:
-    """Return what a client sends, and what must come of it: the board itself puts the opening before it."""
+def golden(answer: Answered, opening: Opening) -> dict[str, Any]:
+    """Return what a client sends and what must come of it; the board adds the opening."""
     end = {"finish_reason": "stop"} if answer.stopped else {}
     return {
         "messages": list(bare(answer.messages[:-1], opening)),

@@ -1,16 +1,16 @@
-"""How far a model file's predictions are from its reference's: template parity, KL divergence, top-1 agreement.
+"""Distance of a model file from its reference: template parity, KL divergence, top-1 agreement.
 
-Measured twice: on held-out answers, which are what the model was trained for, and on general text, which shows what was lost
-outside of it.
+Measured twice: on held-out answers, which are what the model was trained for, and on general text,
+which shows what was lost outside of it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Figures
 from toolchain.chat import encode, fixed_clock
 from toolchain.evaluate.reference import Reference
+from toolchain.figures import Measured
 from toolchain.general import pieces
 from toolchain.means import mean_and_error
 from toolchain.progress import Reporter
@@ -32,15 +32,15 @@ class _Compared:
     """Whether both name the same next token there."""
 
 
-def template_parity(child: Scorer, reference: Reference, chats: Sequence[Conversation]) -> Figures:
-    """Return how many conversations the model file renders otherwise than the user's own tokenizer and template."""
+def template_parity(child: Scorer, reference: Reference, chats: Sequence[Conversation]) -> Measured:
+    """Return how many prompts differ from those of the user's own tokenizer and template."""
     mismatches = 0
     for chat in chats:
         prompt = chat["messages"][:-1]
         with fixed_clock():
             same = reference.is_prompt(child.render(prompt), prompt)
         mismatches += not same
-    return {"template_chats": len(chats), "template_mismatches": mismatches}
+    return Measured(template_chats=len(chats), template_mismatches=mismatches)
 
 
 def divergence(
@@ -49,10 +49,13 @@ def divergence(
     chats: Sequence[Conversation],
     limit: int,
     report: Reporter,
-) -> tuple[Figures, list[Figures]]:
-    """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions (Kullback and Leibler 1951).
+) -> tuple[Measured, list[dict[str, Any]]]:
+    """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions.
 
-    Behind it the sums of each conversation; the standard error of the mean is that of drawing the conversations anew.
+    The divergence is Kullback and Leibler's (1951).
+
+    Behind it the sums of each conversation; the standard error of the mean is that of drawing the
+    conversations anew.
     """
     import numpy as np
 
@@ -81,7 +84,7 @@ def divergence(
 
 def general_divergence(
     child: Scorer, reference: Reference, passages: Sequence[str], limit: int, report: Reporter
-) -> Figures:
+) -> Measured:
     """Return KL and agreement over the tokens of general text, at most about `limit` of them."""
     import numpy as np
 
@@ -96,26 +99,26 @@ def general_divergence(
         report.step("compare on general text", min(count, total), total, "tokens")
         if count >= limit:
             break
-    return general_names(_summary(compared)) if compared else {}
+    return on_general_text(_summary(compared)) if compared else Measured()
 
 
-def general_names(figures: Figures) -> Figures:
+def on_general_text(measured: Measured) -> Measured:
     """Return a divergence under the names that it has where the text is general."""
-    return {
-        "general_tokens": figures["kl_tokens"],
-        "general_kl": figures["mean_kl"],
-        "general_kl_error": figures["kl_error"],
-        "general_agreement": figures["agreement"],
-    }
+    return Measured(
+        general_tokens=measured.kl_tokens,
+        general_kl=measured.mean_kl,
+        general_kl_error=measured.kl_error,
+        general_agreement=measured.agreement,
+    )
 
 
-def from_teacher(figures: Figures) -> Figures:
-    """Return a divergence under the names that it has where the reference is the teacher of a distillation."""
-    return {
-        "teacher_kl": figures["mean_kl"],
-        "teacher_kl_error": figures["kl_error"],
-        "teacher_agreement": figures["agreement"],
-    }
+def from_teacher(measured: Measured) -> Measured:
+    """Return a divergence under the names that it has where the reference is the teacher."""
+    return Measured(
+        teacher_kl=measured.mean_kl,
+        teacher_kl_error=measured.kl_error,
+        teacher_agreement=measured.agreement,
+    )
 
 
 def _compare(
@@ -131,24 +134,25 @@ def _compare(
     return _Compared(kl, theirs.argmax(-1) == ours.argmax(-1))
 
 
-def _summary(compared: Sequence[_Compared]) -> Figures:
+def _summary(compared: Sequence[_Compared]) -> Measured:
     import numpy as np
 
     total = np.concatenate([part.kl for part in compared])
     mean, error = mean_and_error(
         [float(part.kl.sum()) for part in compared], [len(part.kl) for part in compared]
     )
-    return {
-        "kl_tokens": len(total),
-        "mean_kl": mean,
-        "kl_error": error,
-        "p99_kl": float(np.quantile(total, 0.99)),
-        "agreement": float(np.concatenate([part.agree for part in compared]).mean()),
-    }
+    return Measured(
+        kl_tokens=len(total),
+        mean_kl=mean,
+        kl_error=error,
+        p99_kl=float(np.quantile(total, 0.99)),
+        agreement=float(np.concatenate([part.agree for part in compared]).mean()),
+    )
 
 
 def _log_softmax(logits: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    log_probabilities: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_probabilities

@@ -1,120 +1,118 @@
-"""The limits of the gate: what a recipe asks of a model file, and the sentence for each that was missed.
+"""Limits of the gate: what a recipe asks of a model file, and a sentence for each missed one.
 
-What was not measured has no limit: a finished model without its weights has no KL, and only a student has a teacher.
+What was not measured has no limit: a finished model without its weights has no KL, and only a
+student has a teacher.
 """
 
 from collections.abc import Iterator
 
-from toolchain.artifacts import Figures
+from toolchain.figures import Measured
 from toolchain.recipe import GateSpec
 
 ROUNDING = 1e-9
-"""What two shares may differ by that are one in exact arithmetic: 1 - 0.95 is more than 0.05 to a computer."""
+"""Largest difference of two shares that are equal in exact arithmetic: 1 - 0.95 is more than 0.05
+to a computer."""
 
 
-def failures(figures: Figures, gate: GateSpec) -> list[str]:
+def failures(measured: Measured, gate: GateSpec) -> list[str]:
     """Return one sentence for each limit of the gate that was missed."""
     return [
-        *_too_far(figures, gate),
-        *_too_seldom(figures, gate),
-        *_wrong(figures, gate),
-        *_endless(figures, gate),
-        *_rendered_otherwise(figures),
+        *_too_far(measured, gate),
+        *_too_seldom(measured, gate),
+        *_wrong(measured, gate),
+        *_endless(measured, gate),
+        *_rendered_otherwise(measured),
     ]
 
 
-def _too_far(figures: Figures, gate: GateSpec) -> Iterator[str]:
-    for name, place, limit in (
-        ("mean_kl", "on held-out answers the mean KL divergence from the reference", gate.max_kl),
-        (
-            "general_kl",
-            "on general text the mean KL divergence from the reference",
-            gate.max_general_kl,
-        ),
-        (
-            "teacher_kl",
-            "on held-out answers the mean KL divergence from the teacher",
-            gate.max_teacher_kl,
-        ),
+def _too_far(measured: Measured, gate: GateSpec) -> Iterator[str]:
+    answers = "on held-out answers the mean KL divergence from the"
+    general = "on general text the mean KL divergence from the"
+    for kl, place, limit in (
+        (measured.mean_kl, f"{answers} reference", gate.max_kl),
+        (measured.general_kl, f"{general} reference", gate.max_general_kl),
+        (measured.teacher_kl, f"{answers} teacher", gate.max_teacher_kl),
     ):
         # Written so that NaN, which is neither more nor less, is missed too.
-        if name in figures and not figures[name] <= limit:
-            yield f"{place} is {figures[name]:.4g} nats per token, the gate allows {limit:g}"
+        if kl is not None and not kl <= limit:
+            yield f"{place} is {kl:.4g} nats per token, the gate allows {limit:g}"
 
 
-def _too_seldom(figures: Figures, gate: GateSpec) -> Iterator[str]:
-    for name, tokens, models, limit in (
+def _too_seldom(measured: Measured, gate: GateSpec) -> Iterator[str]:
+    answers = "on held-out answers file and"
+    for share, tokens, models, limit in (
+        (measured.agreement, measured.kl_tokens, f"{answers} reference", gate.min_agreement),
         (
-            "agreement",
-            "kl_tokens",
-            "on held-out answers file and reference",
-            gate.min_agreement,
-        ),
-        (
-            "general_agreement",
-            "general_tokens",
+            measured.general_agreement,
+            measured.general_tokens,
             "on general text file and reference",
             gate.min_general_agreement,
         ),
         (
-            "teacher_agreement",
-            "kl_tokens",
-            "on held-out answers file and teacher",
+            measured.teacher_agreement,
+            measured.kl_tokens,
+            f"{answers} teacher",
             gate.min_teacher_agreement,
         ),
     ):
-        if name in figures and not figures[name] >= limit:
-            count = _count(figures, name, tokens)
+        if share is not None and not share >= limit:
+            count = _count(share, tokens)
             yield f"{models} name the same next token at {count}, the gate asks {_share(limit)}"
 
 
-def _wrong(figures: Figures, gate: GateSpec) -> Iterator[str]:
-    if "exact_match" in figures and not figures["exact_match"] >= gate.min_exact_match:
-        right = _count(figures, "exact_match", "questions", "answers")
+def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
+    if measured.exact_match is not None and not measured.exact_match >= gate.min_exact_match:
+        right = _count(measured.exact_match, measured.questions, "answers")
         limit = _share(gate.min_exact_match)
         yield f"{right} are word for word the expected ones, the gate asks {limit}"
-    if "f1" in figures and not figures["f1"] >= gate.min_f1:
-        answers = figures.get("questions", 0)
+
+    if measured.f1 is not None and not measured.f1 >= gate.min_f1:
+        answers = measured.questions or 0
         yield (
-            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} is {_share(figures['f1'])}, "
+            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} is {_share(measured.f1)}, "
             f"the gate asks {_share(gate.min_f1)}"
         )
 
 
-def _endless(figures: Figures, gate: GateSpec) -> Iterator[str]:
-    """Yield what is wrong with the ends of answers: more without one than the reference leaves, or than the recipe bears."""
-    if "eos_rate" not in figures:
+def _endless(measured: Measured, gate: GateSpec) -> Iterator[str]:
+    """Yield what is wrong with the ends of answers.
+
+    More answers than the reference's may be without an end, or fewer may end than the recipe asks.
+    """
+    rate, questions = measured.eos_rate, measured.questions
+    if rate is None or questions is None:
         return
 
-    rate, questions = figures["eos_rate"], figures["questions"]
-    theirs = figures.get("reference_eos_rate", 1.0)
+    theirs = 1.0 if measured.reference_eos_rate is None else measured.reference_eos_rate
     open_ends = f"{round((1 - rate) * questions)} of {questions} answers did not end"
-    if "answer_tokens" in figures:
-        open_ends += f" within {figures['answer_tokens']} tokens"
+    if measured.answer_tokens is not None:
+        open_ends += f" within {measured.answer_tokens} tokens"
+
     if theirs - rate > gate.max_eos_drop + ROUNDING:
         allowed = f"the gate allows {_share(gate.max_eos_drop)}"
-        if "reference_eos_rate" in figures:
+        if measured.reference_eos_rate is None:
+            yield f"{open_ends}, {allowed}"
+        else:
             count = round((1 - theirs) * questions)
             yield f"{open_ends}, of the reference's {count}: {allowed} more"
-        else:
-            yield f"{open_ends}, {allowed}"
     elif rate < gate.min_eos_rate:
         yield f"{open_ends}, the gate asks that {_share(gate.min_eos_rate)} end"
 
 
-def _rendered_otherwise(figures: Figures) -> Iterator[str]:
-    if mismatches := figures.get("template_mismatches", 0):
-        chats = figures["template_chats"]
-        were = "was" if mismatches == 1 else "were"
-        yield f"{mismatches} of {chats} conversations {were} not rendered as the model's own template and tokenizer do"
+def _rendered_otherwise(measured: Measured) -> Iterator[str]:
+    if measured.template_mismatches:
+        were = "was" if measured.template_mismatches == 1 else "were"
+        yield (
+            f"{measured.template_mismatches} of {measured.template_chats} conversations {were} not "
+            "rendered as the model's own template and tokenizer do"
+        )
 
 
-def _count(figures: Figures, name: str, of: str, unit: str = "positions") -> str:
+def _count(share: float, total: int | None, unit: str = "positions") -> str:
     """Return a share with the counts that it stands for."""
-    total = figures.get(of)
     if not total:
-        return f"{_share(figures[name])} of the {unit}"
-    return f"{round(figures[name] * total)} of {total} {unit} ({_share(figures[name])})"
+        return f"{_share(share)} of the {unit}"
+    return f"{round(share * total)} of {total} {unit} ({_share(share)})"
 
 
 def _share(value: float) -> str:

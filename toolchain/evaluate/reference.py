@@ -1,7 +1,8 @@
-"""The reference of the gate: the user's own model, run by transformers and peft as these libraries load it.
+"""Reference of the gate: the user's own model, as transformers and peft load and run it.
 
-Nothing that made the model file may be used here: not our merge, our template carrying, our reading of a tokenizer, our view of a
-config. A check that shares code with what it checks passes every fault that they share.
+Nothing that made the model file may be used here: not our merge, our template carrying, our reading
+of a tokenizer, our view of a config. A check that shares code with what it checks passes every
+fault that they share.
 """
 
 import json
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 FLOAT32_BYTES = 4
 HEADROOM = 1.15
-"""Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and activations of one conversation."""
+"""Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and
+activations of one conversation."""
 BATCH = 16
 """Questions that the reference answers at once."""
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -37,13 +39,17 @@ class Reference:
     """The tokenizer whose ids the model file uses."""
     model: Any
     own: Any
-    """The model's own tokenizer: another one than `tokenizer` only where the vocabulary was trimmed."""
+    """The model's own tokenizer: another one than `tokenizer` only where the vocabulary was
+    trimmed."""
     old_ids: tuple[int, ...] = ()
     """Own id of each id of the model file; empty where both are the same."""
 
     @classmethod
     def load(cls, original: Original, report: Reporter) -> "Reference":
-        """Load a model in float32; raise FitError where this computer has not the memory, ArtifactError for what is not loaded."""
+        """Load a model in float32.
+
+        Raise FitError if this computer lacks the memory, ArtifactError for what cannot be loaded.
+        """
         _check_memory(original, report)
         own = _tokenizer(original)
         tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
@@ -63,7 +69,8 @@ class Reference:
     def is_prompt(self, ids: Sequence[int], messages: Messages) -> bool:
         """Say whether these ids of the model file are the prompt of a conversation.
 
-        With a trimmed vocabulary a word may be cut into smaller pieces: then the text must be the same, marks of turns included.
+        With a trimmed vocabulary a word may be cut into smaller pieces: then the text must be the
+        same, marks of turns included.
         """
         expected = self.prompt(messages)
         if not self.old_ids:
@@ -72,7 +79,10 @@ class Reference:
         return len(own) == len(ids) and bool(self.own.decode(own) == self.own.decode(expected))
 
     def log_probabilities(self, ids: Sequence[int]) -> "np.ndarray":
-        """Return float64 [len(ids), vocabulary of the model file]; of a trimmed vocabulary the tokens that stayed sum to one."""
+        """Return float64 [len(ids), vocabulary of the model file].
+
+        The probabilities of the tokens that stayed in a trimmed vocabulary sum to one.
+        """
         import torch
 
         own = [self.old_ids[number] for number in ids] if self.old_ids else list(ids)
@@ -80,10 +90,11 @@ class Reference:
             logits = self.model(input_ids=torch.tensor([own])).logits[0].double()
         if self.old_ids:
             logits = logits[:, list(self.old_ids)]
-        return logits.log_softmax(-1).numpy()
+        rows: np.ndarray = logits.log_softmax(-1).numpy()
+        return rows
 
     def ends(self, prompts: Sequence[Messages], max_tokens: int) -> list[bool]:
-        """Say of each conversation whether the model's own greedy answer ends within `max_tokens`."""
+        """Say for each conversation whether the model's own greedy answer ends in `max_tokens`."""
         ids = [self.prompt(messages) for messages in prompts]
         found = [False] * len(ids)
         # Prompts of about one length are answered together: little of such a batch is padding.
@@ -112,7 +123,7 @@ def _answers_end(reference: Reference, prompts: list[list[int]], max_tokens: int
     pad, width = ends[0] if ends else 0, max(map(len, prompts))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    greedy = GenerationConfig(
+    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
@@ -147,7 +158,8 @@ def _check_memory(original: Original, report: Reporter) -> None:
         raise FitError(
             f"evaluate: the reference `{names}` needs {need / 1e9:.1f} GB of memory in float32, "
             f"{free / 1e9:.1f} GB are available on this computer",
-            hint="close other programs, or run this stage on a computer with more memory: the work folder can be copied there",
+            hint="close other programs, or run this stage on a computer with more memory: "
+            "the work folder can be copied there",
         )
 
 
@@ -170,9 +182,9 @@ def _model(original: Original) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             original.base,
             dtype=torch.float32,
             use_safetensors=True,
@@ -181,9 +193,10 @@ def _model(original: Original) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_loaded(original.base, error) from error
-    if found["missing_keys"]:
+    model, loading = loaded
+    if loading["missing_keys"]:
         raise ArtifactError(
-            f"{original.base.name}: tensor `{min(found['missing_keys'])}` is missing"
+            f"{original.base.name}: tensor `{min(loading['missing_keys'])}` is missing"
         )
     for number, adapter in enumerate(original.adapters, 1):
         model = _adapted(model, adapter)
@@ -210,7 +223,7 @@ def _adapted(model: Any, adapter: Path) -> Any:
 
 
 def _tokenizer(original: Original) -> Any:
-    """Return the tokenizer of the newest folder that has one, with the template of the newest that has one."""
+    """Return the tokenizer and template of the newest folders that have one."""
     folders = original.tokenizer_folders
     number = next(
         (place for place, folder in enumerate(folders) if (folder / "tokenizer.json").is_file()),
@@ -225,7 +238,7 @@ def _tokenizer(original: Original) -> Any:
 
 
 def _own_template(folder: Path) -> Any:
-    """Return the template of an adapter folder that has no tokenizer, which AutoTokenizer could not load."""
+    """Return the template of an adapter folder without a tokenizer; AutoTokenizer loads none."""
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -261,5 +274,6 @@ def _old_ids(own: Any, trimmed: Any) -> tuple[int, ...]:
 def _not_loaded(folder: Path, error: Exception) -> ArtifactError:
     text = str(error).strip().splitlines()
     return ArtifactError(
-        f"{folder.name}: the reference cannot be loaded: {text[0] if text else type(error).__name__}"
+        f"{folder.name}: the reference cannot be loaded: "
+        f"{text[0] if text else type(error).__name__}"
     )

@@ -1,4 +1,4 @@
-"""Held-out conversations that the context has room for: longer ones are left out and counted, as training leaves them out."""
+"""Held-out conversations that fit in the context; longer ones are left out and counted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,10 @@ Conversation = Mapping[str, Any]
 def with_room(
     tokenizer: Any, chats: Sequence[Conversation], context: int
 ) -> tuple[list[Conversation], int]:
-    """Return the conversations of at most `context` tokens, and how many have more; raise ArtifactError where none is left."""
+    """Return the conversations of at most `context` tokens, and the number of longer ones.
+
+    Raise ArtifactError if none is left.
+    """
     if not chats:
         raise ArtifactError(
             "evaluate: nothing is held out, so there is nothing to measure on",

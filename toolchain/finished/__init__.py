@@ -1,15 +1,16 @@
-"""A finished model as it is, onto a board: look at it, take it, measure what can be measured, package it.
+"""A finished model as it is, onto a board: look at it, take it, measure it, package it.
 
-Most people who fine-tune bring one file and want it served. It walks as a recipe does: each stage has a folder and a record, and is
-skipped the second time. Nothing is trained or quantized, and the release says "as it came".
+Most people who fine-tune bring one file and want it served. It walks as a recipe does: each stage
+has a folder and a record, and is skipped the second time. Nothing is trained or quantized, and the
+release says "as it came".
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolchain import artifacts, runtime
+from toolchain import artifacts
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError, ToolError
 from toolchain.finished.look import Seen, look
@@ -17,39 +18,40 @@ from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
 from toolchain.finished.take import take
 from toolchain.forecast import usual_context
+from toolchain.line.flow import Settings, Step
+from toolchain.line.stages import likeness, packaged, task_scores
 from toolchain.models import hub
 from toolchain.opening import Opening
 from toolchain.package import Origin, package
-from toolchain.pipeline import Settings, Step
 from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
 
 __all__ = ["Options", "Wanted", "finish", "is_finished", "plan", "prepare"]
 
 QUESTION = "What is the capital of France?"
-"""Asked on the board when all is done."""
+"""Question that the board is asked when all is done."""
 LEAST_CONTEXT = 512
-"""Tokens below which a model is not said to fit: a question and its answer need so many."""
+"""Least context of a model that is said to fit, in tokens: room for a question and its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is said of a finished model on the command line; all of it may be left out."""
+    """Options for a finished model on the command line; all of them may be left out."""
 
     template: Path | None = None
-    """Chat template, where the file has none or a wrong one."""
+    """Path to a chat template, for a file that has none or a wrong one."""
     reference: str = ""
-    """Folder or Hub id of the model that the file was made of."""
+    """Folder or Hub id of the model that the file was made from."""
     data: Path | None = None
-    """Questions and answers."""
+    """Path to questions and answers."""
     context: int = 0
     memory_mb: int | None = None
-    """What the board itself reports."""
+    """Memory that the board itself reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is made of a finished model: what a recipe says, for the parts of the walk that come after it."""
+    """What is to be made from a finished model, as a recipe says it for the same stages."""
 
     id: str
     title: str
@@ -58,25 +60,29 @@ class Wanted:
     source: Source
     seen: Seen
     fits: Fit | None
-    """None for a target whose memory only the machine knows."""
+    """Whether it fits; None for a target whose memory only the machine itself knows."""
 
 
 def prepare(name: str, options: Options, settings: Settings) -> Wanted:
-    """Look at a finished model and at what it takes on the target; raise what says why it cannot be served there.
+    """Return what is to be made from a finished model, after a look at it and at the target.
 
-    The header alone decides. `settings.out` gets a folder of the model's own by `Wanted.id`.
+    Only its header is read. `settings.out` gets a folder for the model, named by `Wanted.id`.
+    Raises an error of ours with the reason if the model cannot be served there.
     """
     source = resolve(name, offline=settings.offline)
     for sentence in source.dropped:
         settings.report.note(f"not honoured: {sentence}")
+
     seen = look(source, options.template, settings.out / source.id / "parts")
     if seen.engine not in settings.target.engines:
         raise FitError(
             f"{settings.target.id}: runs no {seen.format}",
             hint=f"it runs {', '.join(settings.target.engines)}",
         )
+
     for warning in seen.contents.warnings:
         settings.report.note(f"mind: {warning}")
+
     context, fits = _context(source, seen, options, settings)
     answer = min(source.max_tokens or PackageSpec().max_tokens, context - 1)
     return Wanted(
@@ -91,7 +97,7 @@ def prepare(name: str, options: Options, settings: Settings) -> Wanted:
 
 
 def plan(wanted: Wanted, settings: Settings) -> list[Step]:
-    """Return what a walk would do; the file has been looked at already, nothing else is done."""
+    """Return the stages of a walk without doing them; the file has been looked at already."""
     return [
         Step(stage=stage, folder=settings.out / wanted.id / stage, what=what)
         for stage, what in _stages(wanted, settings)
@@ -99,25 +105,45 @@ def plan(wanted: Wanted, settings: Settings) -> list[Step]:
 
 
 def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Step]:
-    """Take a finished model, measure it and package it, yielding each stage as it is done."""
-    report, out = settings.report, settings.out / wanted.id
-    runs = _runtime(wanted.seen.format, settings)
+    """Take a finished model, measure it and package it; yield each stage when it is done."""
+    report = settings.report
+    out = settings.out / wanted.id
+    runtime = wanted.seen.row.runtime(report)
     steps = iter(plan(wanted, settings))
-    records: list[Record] = []
-
-    def done(step: Step, made: artifacts.Artifact) -> Step:
-        records.append(made.record)
-        return Step(stage=step.stage, folder=made.path, what=step.what, artifact=made)
 
     step = _noted(next(steps), settings)
-    model = take(wanted.source, wanted.seen, runs, out / "take", report)
-    yield done(step, model)
+    model = take(wanted.source, wanted.seen, runtime, out / "take", report)
+    yield _done(step, model, _taken(model))
+
     step = _noted(next(steps), settings)
-    against, spec = _against(wanted, options, settings), EvaluateSpec()
-    verdict = measure(model, against, spec, runs, out / "evaluate", report)
-    yield done(step, verdict)
+    against = _against(wanted, options, settings)
+    spec = EvaluateSpec()
+    verdict = measure(model, against, spec, runtime, out / "evaluate", report)
+    yield _done(step, verdict, _measured(verdict))
+
     step = _noted(next(steps), settings)
-    yield done(step, _packaged(wanted, model, verdict, against.opening, records, settings))
+    records = [model.record, verdict.record]
+    bundle = _packaged(wanted, model, verdict, against.opening, records, settings)
+    yield _done(step, bundle, packaged(bundle))
+
+
+def _done(step: Step, artifact: artifacts.Artifact, result: str) -> Step:
+    return replace(step, folder=artifact.path, artifact=artifact, result=result)
+
+
+def _taken(model: ModelFile) -> str:
+    """Return in one line what a file is."""
+    figures = model.figures
+    bits = f"{figures.real_bpw:.2f} bits per weight"
+    return f"{figures.architecture} {figures.scheme}: {bits}, as it came"
+
+
+def _measured(verdict: Verdict) -> str:
+    """Return what was measured of a finished model, and a note on what was not."""
+    figures = verdict.figures
+    ended = f"{figures.own_ended} of {figures.own_prompts} answers of its own ended"
+    like = "no reference" if figures.measured.mean_kl is None else likeness(figures.measured)
+    return f"{ended}; {like}; {task_scores(figures.measured) or 'no data'}"
 
 
 def _noted(step: Step, settings: Settings) -> Step:
@@ -141,7 +167,8 @@ def _stages(wanted: Wanted, settings: Settings) -> list[tuple[str, str]]:
     return [
         (
             "take",
-            f"{wanted.source.said}: {contents.architecture} {contents.scheme or seen.format}, {size}, as it came",
+            f"{wanted.source.said}: {contents.architecture} {contents.scheme or seen.format}, "
+            f"{size}, as it came",
         ),
         ("evaluate", "goldens of its own answers"),
         (
@@ -151,31 +178,31 @@ def _stages(wanted: Wanted, settings: Settings) -> list[tuple[str, str]]:
     ]
 
 
-def _runtime(form: str, settings: Settings) -> Path:
-    if form == "tflite":
-        return runtime.lite_for_this_computer(settings.report)
-    return runtime.for_this_computer()
-
-
 def _context(
     source: Source, seen: Seen, options: Options, settings: Settings
 ) -> tuple[int, Fit | None]:
-    """Return the context that a model is served with, and its fit; one that nobody asked for shrinks to what the target holds."""
-    asked = options.context or (seen.context if seen.format == "tflite" else 0)
+    """Return the context that a model is served with, and its fit.
+
+    A context that nobody asked for shrinks to what the target holds.
+    """
+    asked = options.context or (seen.context if seen.row.has_fixed_context else 0)
     if asked > seen.context:
         raise ConfigError(
             f"--context: the model has {seen.context} tokens of context, `{asked}` asked"
         )
+
     wished = asked or min(source.context or usual_context(seen.context), seen.context)
     found = _fit(seen, wished, options, settings)
     if found is None or found.ok:
         return wished, found
+
     smaller = min(found.largest_context or 0, wished)
-    if asked or smaller < LEAST_CONTEXT or seen.format == "tflite":
+    if asked or smaller < LEAST_CONTEXT or seen.row.has_fixed_context:
         raise FitError(
             f"{settings.target.id}: {source.said} does not fit in memory: {found.reasons[0]}",
             hint=found.hint,
         )
+
     settings.report.note(
         f"context: {wished} tokens do not fit on {settings.target.id}, {smaller} do"
     )
@@ -191,7 +218,7 @@ def _fit(seen: Seen, context: int, options: Options, settings: Settings) -> Fit 
 
 
 def _against(wanted: Wanted, options: Options, settings: Settings) -> Against:
-    """Return what the model is measured against, each read in its own way."""
+    """Return what the model is measured against."""
     source = wanted.source
     dataset = _dataset(source, options.data, settings, wanted.id) if options.data else None
     return Against(
@@ -208,7 +235,7 @@ def _opening(source: Source) -> Opening:
 
 
 def _dataset(source: Source, data: Path, settings: Settings, name: str) -> Dataset:
-    """Return a file of questions and answers as a data set of which everything is held out."""
+    """Return a file of questions and answers as a data set that is held out as a whole."""
     from toolchain.ingest import ingest
 
     turns = tuple(
@@ -223,6 +250,7 @@ def _dataset(source: Source, data: Path, settings: Settings, name: str) -> Datas
             f"{data.name}: no questions with answers in it",
             hint='a line is {"question": …, "answer": …} or {"messages": […]}',
         )
+
     return dataset
 
 
@@ -234,6 +262,7 @@ def _reference(name: str, settings: Settings) -> Checkpoint:
             f"--reference: {' and '.join(missing)} not installed",
             hint="pip install 'demitasse[train]'",
         )
+
     folder = hub.fetch(name, near=Path(), offline=settings.offline)
     check_folder(folder)
     return artifacts.external(folder)
@@ -265,4 +294,5 @@ def _packaged(
         wanted.package,
         origin,
         settings.out / wanted.id / "package",
+        wanted.seen.row.packing,
     )

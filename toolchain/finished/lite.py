@@ -1,7 +1,8 @@
-"""Finished TFLite decoders: a `.tflite` with its tokenizer beside it, or a `.litertlm` that has both in it.
+"""Finished TFLite decoders: a `.tflite` with its tokenizer beside it, or a `.litertlm` with all.
 
-`.litertlm` is LiteRT-LM's container: a head, a FlatBuffer that names sections by kind and place, and the sections, each a file.
-It is hostile until its places have been checked here; nothing of it is run.
+`.litertlm` is LiteRT-LM's container: a head, a FlatBuffer that names sections by kind and place,
+and the sections, each a file. It is hostile until its places have been checked here; nothing of it
+is run.
 """
 
 import json
@@ -18,7 +19,7 @@ from toolchain.errors import ArtifactError, ToolError
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.fitting import weigh
-from toolchain.forecast import tflite_figures
+from toolchain.forecast import lite_sizes
 from toolchain.models import tokenizer as tokenizers
 from toolchain.models.template import check_template
 from toolchain.models.weights import read_json
@@ -28,15 +29,19 @@ _CONTRACT = "a decoder has the signatures `prefill_<n>` and `decode`, as litert-
 _NO_TEMPLATE = f"put `{TEMPLATE}` beside it, or give --template FILE"
 _HEAD_BYTES, _MAX_TABLE_BYTES, _MAX_TOKENIZER_BYTES = 32, 1 << 20, 256 << 20
 _STOPS = "stop_ids.json"
-"""What a container said of the tokens that end an answer, beside its parts."""
+"""File beside a container's unpacked parts, with the ids of its end tokens."""
 
 
 def seen(source: Source, template: str) -> Seen:
-    """Return what a TFLite decoder and the files beside it are; raise ArtifactError with what is missing."""
-    file, folder = source.file, source.folder or source.file.parent
+    """Return what a TFLite decoder and the files beside it are.
+
+    Raises ArtifactError with what is missing.
+    """
+    file = source.file
+    folder = source.folder or source.file.parent
     header = _header(file)
-    figures = tflite_figures(header)
-    if not figures["context"] or not figures["n_vocab"]:
+    sizes = lite_sizes(header)
+    if not sizes.context or not sizes.n_vocab:
         raise ArtifactError(f"{file.name}: is no decoder of text", hint=_CONTRACT)
     if foreign := tflite_files.foreign_operators(header):
         raise ArtifactError(
@@ -46,19 +51,23 @@ def seen(source: Source, template: str) -> Seen:
         raise ArtifactError(
             f"{file.name}: no `{TOKENIZER}` beside it", hint="copy it from the model's own folder"
         )
+
     template = template or _template(folder, file.name)
     check_template(template)
+    ends = stop_ids(folder, header, file.name)
     return Seen(
         format="tflite",
         file=file,
         weighed=weigh(file),
         contents=read_contents(file),
         template=template,
-        context=int(figures["context"]),
-        stop_ids=_stop_ids(folder, header, file.name),
+        context=sizes.context,
+        stop_ids=ends,
+        is_special=ends.__contains__,
         tokenizer=folder / TOKENIZER,
         kv_type="f32",
-        more=figures,
+        prefill=sizes.prefill,
+        kv_bytes_per_token=sizes.kv_bytes_per_token,
     )
 
 
@@ -77,84 +86,106 @@ def _template(folder: Path, name: str) -> str:
         raise ArtifactError(f"{name}: no chat template beside it", hint=_NO_TEMPLATE) from error
 
 
-def _stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
-    """Return the tokens that end an answer: by the file's own note, the container, or the JSON files beside it."""
+def stop_ids(folder: Path, header: tflite_files.Header, name: str) -> tuple[int, ...]:
+    """Return the tokens that end an answer.
+
+    The file's own note names them, or the container, or the JSON files beside it.
+    """
     noted = header.note.get("stop_ids")
     if isinstance(noted, list) and noted and all(type(each) is int for each in noted):
         return tuple(noted)
     if (folder / _STOPS).is_file():
         return tuple(json.loads((folder / _STOPS).read_text(encoding="utf-8")))
     if (folder / "config.json").is_file():
-        settings = folder / "tokenizer_config.json"
-        ids = _vocabulary(folder)
-        return tokenizers.special_ids(
-            folder, read_json(settings) if settings.is_file() else {}, ids
-        )[1]
-    ids = _vocabulary(folder)
-    ends = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
-    if not ends:
+        file = folder / "tokenizer_config.json"
+        settings = read_json(file) if file.is_file() else {}
+        return tokenizers.special_ids(folder, settings, *_vocabulary(folder))[1]
+
+    ids, _ = _vocabulary(folder)
+    known = tuple(sorted(ids[token] for token in tokenizers.END_OF_TURN if token in ids))
+    if not known:
         raise ArtifactError(
             f"{name}: no token ends an answer",
-            hint="put the model's `config.json` and `tokenizer_config.json` beside it: they name it",
+            hint="put the model's `config.json` and `tokenizer_config.json` beside it: "
+            "they name it",
         )
-    return ends
+
+    return known
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _vocabulary(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the id of each token, and the texts of the added tokens."""
     from tokenizers import Tokenizer
 
     try:
-        return dict(Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab())
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises no narrower one
         raise ArtifactError(f"{TOKENIZER}: cannot be read: {str(error)[:200]}") from error
 
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    return dict(tokenizer.get_vocab()), added
 
-# Containers ---------------------------------------------------------------------------------------------------------------
+
+# Containers ---------------------------------------------------------------------------------------
 
 
 def taken_apart(source: Source, room: Path) -> Source:
-    """Write the parts of a `.litertlm` into `room`: model, tokenizer, template, end tokens; return the model as a source."""
+    """Write model, tokenizer, template and end tokens of a `.litertlm` into `room`.
+
+    Returns the model as a source.
+    """
     try:
         from litert_lm_builder import litertlm_header_schema_py_generated as schema
     except ImportError as error:
         raise ToolError(
             "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
         ) from error
-    kinds, name = schema.AnySectionDataType, source.file.name
+
+    kinds = schema.AnySectionDataType
+    name = source.file.name
     try:
         sections = list(_sections(source.file, schema))
     except (struct.error, IndexError, ValueError, TypeError) as error:
         raise ArtifactError(
             f"{name}: its table of sections cannot be read", hint="download or copy the file again"
         ) from error
+
     models = [place for kind, place in sections if kind == kinds.TFLiteModel]
     if len(models) != 1:
         raise ArtifactError(
             f"{name}: has {len(models)} TFLite models, a board runs one",
             hint="give the .tflite of its decoder with the tokenizer beside it",
         )
+
     room.mkdir(parents=True, exist_ok=True)
     file = room / Path(name).with_suffix(".tflite").name
     _copy(source.file, models[0], file)
     (room / TOKENIZER).write_bytes(_tokenizer(source.file, sections, kinds))
+
     for kind, place in sections:
         if kind == kinds.LlmMetadataProto:
             _write_metadata(_bytes(source.file, place, _MAX_TABLE_BYTES), room)
+
     return replace(source, file=file, folder=room, immutable=True)
 
 
 def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield kind and place of each section (litert_lm_builder's litertlm_peek.py), each inside the file."""
+    """Yield kind and place of each section, each place being inside the file.
+
+    Source: litert_lm_builder's litertlm_peek.py.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         end = struct.unpack_from("<Q", stream.read(_HEAD_BYTES), 24)[0]
         if not _HEAD_BYTES < end <= min(size, _MAX_TABLE_BYTES):
             raise ValueError("the head is longer than the file")
         table = stream.read(end - _HEAD_BYTES)
+
     described = schema.LiteRTLMMetaData.GetRootAs(table, 0).SectionMetadata()
     count = described.ObjectsLength()
     if count > 256:
         raise ValueError("too many sections")
+
     for number in range(count):
         section = described.Objects(number)
         begin, stop = int(section.BeginOffset()), int(section.EndOffset())
@@ -164,7 +195,7 @@ def _sections(file: Path, schema: Any) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: Any) -> bytes:
-    """Return tokenizer.json; LiteRT-LM keeps it packed by zlib behind the length of what comes out."""
+    """Return tokenizer.json; LiteRT-LM stores its unpacked length, then the zlib stream."""
     for kind, place in sections:
         if kind == kinds.HF_Tokenizer_Zlib:
             packed = _bytes(file, place, _MAX_TOKENIZER_BYTES)
@@ -173,6 +204,7 @@ def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: A
                 return unpacker.decompress(packed[8:], _MAX_TOKENIZER_BYTES)
             except zlib.error as error:
                 raise ArtifactError(f"{file.name}: its tokenizer cannot be unpacked") from error
+
     raise ArtifactError(
         f"{file.name}: no Hugging Face tokenizer in it",
         hint="boards read tokenizer.json; a SentencePiece model alone is not enough",
@@ -180,7 +212,7 @@ def _tokenizer(file: Path, sections: list[tuple[int, tuple[int, int]]], kinds: A
 
 
 def _write_metadata(content: bytes, room: Path) -> None:
-    """Write what LiteRT-LM's metadata says of the end of an answer and of the template."""
+    """Write the end tokens and the template from LiteRT-LM's metadata."""
     from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
     about = llm_metadata_pb2.LlmMetadata()
@@ -188,6 +220,7 @@ def _write_metadata(content: bytes, room: Path) -> None:
         about.ParseFromString(content)
     except Exception as error:  # protobuf's own kind differs by its implementation
         raise ArtifactError("the metadata of the .litertlm cannot be read") from error
+
     ids = [number for each in about.stop_tokens for number in each.token_ids.ids]
     if ids:
         (room / _STOPS).write_text(json.dumps(sorted(set(ids))), encoding="utf-8")
@@ -205,7 +238,8 @@ def _bytes(file: Path, place: tuple[int, int], most: int) -> bytes:
 
 
 def _copy(file: Path, place: tuple[int, int], out: Path) -> None:
-    begin, left = place[0], place[1] - place[0]
+    begin = place[0]
+    left = place[1] - place[0]
     with file.open("rb") as stream, out.open("wb") as target:
         stream.seek(begin)
         while left and (chunk := stream.read(min(left, 1 << 20))):

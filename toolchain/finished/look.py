@@ -1,26 +1,31 @@
-"""A finished model looked at before anything runs it: its format, what a board needs to know of it, or why none can serve it.
+"""Looks at a finished model before anything runs it: its format, its needs, or why it is refused.
 
-Headers alone are read, within the bounds of device.manifest; what a header cannot tell is asked of the engine later (`take`).
+Only headers are read, within the bounds of device.manifest. The engine is asked later (`take`) for
+what a header does not tell.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from device.manifest import ManifestError
 from device.manifest import gguf as gguf_files
 from toolchain.errors import ArtifactError
 from toolchain.finished.source import Source
-from toolchain.fitting import Weighed, weigh
+from toolchain.fitting import weigh
 from toolchain.forecast import trained_context
+from toolchain.line.formats import FORMATS, Format
 from toolchain.models.template import MAX_BYTES, check_template
+from toolchain.models.tokenizer import CONTROL, USER_DEFINED
 from toolchain.quantize.contents import Contents, read_contents
+from toolchain.weighing import Weighed
 
-ENGINES = {"gguf": "llama.cpp", "tflite": "litert"}
 _TEMPLATE_KEY = "tokenizer.chat_template"
 _NO_TEMPLATE = (
-    "give the one it was trained with: --template FILE (the chat_template of its tokenizer_config.json, "
+    "give the one it was trained with: "
+    "--template FILE (the chat_template of its tokenizer_config.json, "
     "or chat_template.jinja)"
 )
 _ENCODERS = ("t5", "t5encoder", "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "neo-bert")
@@ -34,9 +39,9 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a file's header says that a release needs."""
+    """What a file's header says for a release."""
 
-    format: Literal["gguf", "tflite"]
+    format: str
     file: Path
     weighed: Weighed
     contents: Contents
@@ -44,55 +49,59 @@ class Seen:
     context: int
     """Tokens that the model was trained for, or that its file has room for."""
     stop_ids: tuple[int, ...]
-    """Tokens that the file says end an answer."""
+    """Ids of the tokens that end an answer, by the file."""
     begins: str = ""
-    """Text of the token that the file wants before every text; empty where it wants none."""
+    """Text of the token that the file wants before every text; empty for none."""
     tokenizer: Path | None = None
-    """`tokenizer.json`, where the file has none in it."""
+    """Path to `tokenizer.json`; None if the file contains its tokenizer."""
     kv_type: str = "f16"
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of its format."""
+    is_special: Callable[[int], bool]
+    """Returns whether a token is special, so that no ordinary text makes it."""
+    prefill: tuple[int, ...] | None = None
+    """Lengths of the pieces in which it reads prompts; None for any length."""
+    kv_bytes_per_token: int | None = None
+    """Bytes of keys and values per token; None if the header says it itself."""
+
+    @property
+    def row(self) -> Format:
+        """Row of its format."""
+        return FORMATS[self.format]
 
     @property
     def engine(self) -> str:
-        """The engine that runs it."""
-        return ENGINES[self.format]
+        """Name of the engine that runs it."""
+        return self.row.engine
 
 
 def look(source: Source, template: Path | None, room: Path) -> Seen:
-    """Return what a finished model is; raise ArtifactError with what is wrong and what would mend it.
+    """Return what a finished model is; raise ArtifactError with the fault and what would mend it.
 
-    A container is taken apart into `room`.
+    A container is unpacked into `room`.
     """
-    kind = _kind(source.file)
     given = _given(template) if template else ""
-    if kind == "gguf":
-        return _gguf(source, given)
-    from toolchain.finished import lite
-
-    if kind == "litertlm":
-        source = lite.taken_apart(source, room)
-    return lite.seen(source, given)
+    return _LOOKS[_kind(source.file)](source, given, room)
 
 
-# The kind of a file is what its first bytes say, whatever its name ----------------------------------------------------------
+# The kind of a file is what its first bytes say, whatever its name --------------------------------
+
+
+_MAGIC = {"gguf": (0, b"GGUF"), "litertlm": (0, b"LITERTLM"), "tflite": (4, b"TFL3")}
+"""Kind of file → offset of its mark, and the mark."""
 
 
 def _kind(file: Path) -> str:
+    """Return the kind of a file; raise ArtifactError for a kind that no board runs."""
     with file.open("rb") as stream:
         head = stream.read(512)
-    if head[:4] == b"GGUF":
-        return "gguf"
-    if head[:8] == b"LITERTLM":
-        return "litertlm"
-    if head[4:8] == b"TFL3":
-        return "tflite"
+    for kind, (start, mark) in _MAGIC.items():
+        if head[start : start + len(mark)] == mark:
+            return kind
     problem, hint = _stranger(head)
     raise ArtifactError(f"{file.name}: {problem}", hint=hint)
 
 
 def _stranger(head: bytes) -> tuple[str, str]:
-    """Return what a file is that is no model file of ours, and what to do about it."""
+    """Return what a foreign file is, and what to do about it."""
     again = "download it again"
     if not head:
         return "is empty", again
@@ -115,11 +124,12 @@ def _stranger(head: bytes) -> tuple[str, str]:
     return "is neither GGUF nor TFLite nor LiteRT-LM", again
 
 
-# GGUF ---------------------------------------------------------------------------------------------------------------------
+# GGUF ---------------------------------------------------------------------------------------------
 
 
-def _gguf(source: Source, template: str) -> Seen:
-    header, name = _header(source.file), source.file.name
+def _gguf(source: Source, template: str, room: Path) -> Seen:
+    header = _header(source.file)
+    name = source.file.name
     said = header.metadata
     architecture = str(said.get("general.architecture", ""))
     _refuse_no_decoder(name, header, architecture)
@@ -127,14 +137,17 @@ def _gguf(source: Source, template: str) -> Seen:
     template = template or (found if isinstance(found, str) else "")
     if not template.strip():
         raise ArtifactError(f"{name}: no chat template in it", hint=_NO_TEMPLATE)
+
     check_template(template)
     context = trained_context(header)
     if not context:
         raise ArtifactError(
-            f"{name}: `{architecture}.context_length` is {said.get(f'{architecture}.context_length', 'missing')}: "
+            f"{name}: `{architecture}.context_length` is "
+            f"{said.get(f'{architecture}.context_length', 'missing')}: "
             "nobody can say how much context it has",
             hint="convert the original model again",
         )
+
     contents = read_contents(source.file)
     return Seen(
         format="gguf",
@@ -145,7 +158,24 @@ def _gguf(source: Source, template: str) -> Seen:
         context=context,
         stop_ids=_stop_ids(said, contents.vocabulary),
         begins=_begins(said, contents),
+        is_special=partial(_is_special, source.file),
     )
+
+
+def _is_special(file: Path, token: int) -> bool:
+    types = gguf_files.read_header(file).metadata.get("tokenizer.ggml.token_type")
+    return _number(file, types, token) in (CONTROL, USER_DEFINED)
+
+
+def _number(file: Path, array: object, place: int) -> int:
+    """Return an item of an array of 32-bit numbers, also of one that was not read; -1 for none."""
+    if isinstance(array, tuple):
+        return int(array[place]) if place < len(array) else -1
+    if not isinstance(array, gguf_files.Array) or array.kind not in (4, 5) or place >= array.count:
+        return -1
+    with file.open("rb") as stream:
+        stream.seek(array.offset + 4 * place)
+        return int.from_bytes(stream.read(4), "little")
 
 
 def _header(file: Path) -> gguf_files.Header:
@@ -163,7 +193,7 @@ def _header(file: Path) -> gguf_files.Header:
 
 
 def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) -> None:
-    """Raise ArtifactError for what is GGUF, but answers no questions."""
+    """Raise ArtifactError for a GGUF file that answers no questions."""
     said = header.metadata
     kind = said.get("general.type", "model")
     if kind != "model" or architecture == "clip":
@@ -171,16 +201,19 @@ def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) 
         raise ArtifactError(f"{name}: is {what or f'of the type `{kind}`, no model'}")
     if not architecture:
         raise ArtifactError(f"{name}: no `general.architecture`: no engine can tell what it is")
+
     parts = said.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise ArtifactError(
             f"{name}: is one of {parts} parts, a board gets one file",
             hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` joins them",
         )
+
     pooled = said.get(f"{architecture}.pooling_type", 0)
     if architecture in _ENCODERS or pooled or said.get(f"{architecture}.attention.causal") is False:
         raise ArtifactError(
-            f"{name}: is an embedding model or an encoder (`{architecture}`): it answers no questions",
+            f"{name}: is an embedding model or an encoder (`{architecture}`): "
+            "it answers no questions",
             hint="give an instruct or chat model",
         )
     if not header.tensors:
@@ -194,7 +227,7 @@ def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) 
 
 
 def _stop_ids(said: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
-    """Return the tokens that the header says end an answer; one that is not in the vocabulary ends none."""
+    """Return the header's tokens that end an answer, without those outside of the vocabulary."""
     named = [said.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
     return tuple(sorted({each for each in named if type(each) is int and 0 <= each < vocabulary}))
 
@@ -214,3 +247,23 @@ def _given(template: Path) -> str:
         return template.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{template.name}: cannot be read as a template") from error
+
+
+def _tflite(source: Source, template: str, room: Path) -> Seen:
+    from toolchain.finished import lite
+
+    return lite.seen(source, template)
+
+
+def _litertlm(source: Source, template: str, room: Path) -> Seen:
+    from toolchain.finished import lite
+
+    return lite.seen(lite.taken_apart(source, room), template)
+
+
+_LOOKS: dict[str, Callable[[Source, str, Path], Seen]] = {
+    "gguf": _gguf,
+    "litertlm": _litertlm,
+    "tflite": _tflite,
+}
+"""Kind of file → function that looks at one."""

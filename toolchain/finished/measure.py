@@ -1,7 +1,8 @@
-"""measure(ModelFile) → Verdict of a finished model: goldens from its own answers, and whatever else can be measured.
+"""measure(ModelFile) → Verdict of a finished model: goldens, and all else that can be measured.
 
-Without the weights that a file was made of, nothing says how far it is from them; without questions and answers, nothing says how
-good it is. The verdict says both plainly. With a reference, or with data, the figures are those of the gate, and so are its limits.
+Goldens are its own answers. Without the weights that a file was made from, nothing says how far it
+is from them; without questions and answers, nothing says how good it is. The verdict says both
+plainly. With a reference, or with data, the figures and the limits are those of the gate.
 """
 
 import json
@@ -13,7 +14,6 @@ from typing import Any
 from toolchain.artifacts import (
     Checkpoint,
     Dataset,
-    Figures,
     ModelFile,
     Verdict,
     Work,
@@ -26,6 +26,7 @@ from toolchain.evaluate.answers import Answered, answer_all, golden, reference_e
 from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
+from toolchain.figures import Measured, VerdictFigures
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.models.original import Original
@@ -40,26 +41,30 @@ PROMPTS = (
     "How much is 17 plus 25? Answer with the number.",
     'Translate to German: "Good morning, how are you?"',
 )
-"""Asked of every finished model: what it answers must come again on the board. Whether it is right is another question."""
+"""Questions for every finished model. The board must give the same answers, right or wrong."""
 OWN_TOKENS = 48
-"""Longest answer to one of them: long enough to tell two models apart, short enough for a slow board."""
+# Long enough to tell two models apart, short enough for a slow board.
+"""Longest answer to one of PROMPTS, in tokens."""
 NO_REFERENCE = (
     "how far this file is from the weights it was made of (KL divergence, agreement), "
     "and whether its template and tokenizer are theirs: --reference FOLDER measures it"
 )
-NO_DATA = "how well it answers your questions (exact match, F1, answers that end): --data FILE measures it"
+NO_DATA = (
+    "how well it answers your questions (exact match, F1, answers that end): "
+    "--data FILE measures it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Against:
-    """What a finished model is measured against; nothing of it has to be there."""
+    """What a finished model is measured against; every part may be missing."""
 
     opening: Opening = ()
-    """What every conversation begins with."""
+    """Messages that every conversation begins with."""
     dataset: Dataset | None = None
-    """Questions with their answers, all of them held out."""
+    """Questions with their answers; all of them are held out."""
     reference: Checkpoint | None = None
-    """The model that the file was made of."""
+    """Model that the file was made from."""
 
     def questions(self) -> list[dict[str, Any]]:
         """Return the conversations of the data."""
@@ -67,7 +72,7 @@ class Against:
 
     @property
     def not_measured(self) -> list[str]:
-        """What the verdict cannot say, a sentence each."""
+        """Return what the verdict cannot say, a sentence each."""
         return [
             *([] if self.reference else [NO_REFERENCE]),
             *([] if self.dataset else [NO_DATA]),
@@ -82,7 +87,10 @@ def measure(
     out: Path,
     report: Reporter,
 ) -> Verdict:
-    """Take the goldens of a finished model and measure what can be; raise GateError with every limit that was missed."""
+    """Write the goldens of a finished model and measure what can be measured.
+
+    Raises GateError with every limit that was missed.
+    """
     inputs = {"model": model.digest, "runtime": runtime.name}
     inputs |= {
         name: artifact.digest
@@ -102,16 +110,21 @@ def measure(
         tools=("torch", "transformers") if against.reference else (),
     )
     record, fresh = keep(
-        out, work, lambda folder: _measure(model, against, spec, runtime, folder, report)
+        out,
+        work,
+        lambda folder: _measure(model, against, spec, runtime, folder, report),
+        VerdictFigures,
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
-    if missed := verdict.figures["failures"]:
+    if missed := verdict.figures.failures:
         raise GateError(
             f"{model.file.name}: not good enough: " + "; ".join(missed),
             hint=f"all figures: {out / 'verdict.json'}",
         )
+
     for sentence in against.not_measured:
         report.note(f"not measured: {sentence}")
+
     return verdict
 
 
@@ -122,48 +135,50 @@ def _measure(
     runtime: Path,
     out: Path,
     report: Reporter,
-) -> Figures:
+) -> VerdictFigures:
     opening = against.opening
     if opening:
         write_jsonl(out / "opening.jsonl", opening)
+
     with scorer(
         runtime,
         model.file,
-        context=min(int(model.figures["context"]), 4096),
+        context=min(model.figures.context, 4096),
         adapter=model.adapter,
         opening=out / "opening.jsonl" if opening else None,
-        stop_ids=model.figures["stop_ids"],
+        stop_ids=model.figures.stop_ids,
     ) as child:
         about = child.info()
-        figures: Figures = {
-            "engine": about["version"],
-            "engine_name": about["engine"],
-            "arithmetic": about["arithmetic"],
-            "own_prompts": len(PROMPTS),
-        }
-        if opening:
-            figures["opening_tokens"] = len(child.render(_asked(opening, "?")[:-1]))
+        opening_tokens = len(child.render(_asked(opening, "?")[:-1])) if opening else None
         _refuse_nan(child, opening, model.file.name)
         own = _own_answers(child, opening, report)
-        figures["own_ended"] = sum(answer.stopped for answer in own)
         answers = answer_all(child, against.questions()[: spec.questions], spec.max_tokens, report)
-        if answers:
-            figures |= task_scores(answers, spec.max_tokens)
+        found = task_scores(answers, spec.max_tokens) if answers else Measured()
         if against.reference:
-            chats = against.questions() or [_as_chat(answer) for answer in own]
+            chats = against.questions() or [dict(_as_chat(answer)) for answer in own]
             reference = Reference.load(Original(base=against.reference.path), report)
-            figures |= _against_reference(child, reference, chats, spec, report)
+            found |= _against_reference(child, reference, chats, spec, report)
             if answers:
-                figures |= reference_ends(reference, answers, spec.max_tokens)
-    figures["not_measured"] = against.not_measured
-    figures["failures"] = [*_silence(own), *failures(figures, spec.gate)]
+                found |= reference_ends(reference, answers, spec.max_tokens)
+
+    figures = VerdictFigures(
+        engine=about["version"],
+        engine_name=about["engine"],
+        arithmetic=about["arithmetic"],
+        opening_tokens=opening_tokens,
+        own_prompts=len(PROMPTS),
+        own_ended=sum(answer.stopped for answer in own),
+        measured=found,
+        not_measured=against.not_measured,
+        failures=[*_silence(own), *failures(found, spec.gate)],
+    )
     _write(out, [*own, *answers], opening, spec)
-    write_whole(out / "verdict.json", json.dumps(figures, indent=1) + "\n")
+    write_whole(out / "verdict.json", json.dumps(figures.as_json(), indent=1) + "\n")
     return figures
 
 
 def _own_answers(child: Scorer, opening: Opening, report: Reporter) -> list[Answered]:
-    """Return what the model answers to the prompts that every finished model is asked."""
+    """Return the model's answers to PROMPTS."""
     answers = []
     for number, prompt in enumerate(PROMPTS, 1):
         messages = _asked(opening, prompt)
@@ -171,6 +186,7 @@ def _own_answers(child: Scorer, opening: Opening, report: Reporter) -> list[Answ
         messages[-1]["content"] = said.text
         answers.append(Answered(messages, said.prompt, said.tokens, said.text, said.stopped))
         report.step("answer prompts of ours", number, len(PROMPTS), "answers")
+
     return answers
 
 
@@ -180,13 +196,13 @@ def _asked(opening: Opening, question: str) -> list[dict[str, str]]:
     return [*(dict(message) for message in opening), ask, {"role": "assistant", "content": ""}]
 
 
-def _as_chat(answer: Answered) -> Mapping[str, Any]:
-    """Return a model's own answer as a conversation to be compared along."""
+def _as_chat(answer: Answered) -> dict[str, Any]:
+    """Return a model's own answer as a conversation that two models can be compared on."""
     return {"messages": list(answer.messages), "opening": len(answer.messages) - 2}
 
 
 def _refuse_nan(child: Scorer, opening: Opening, name: str) -> None:
-    """Raise ArtifactError where the scores are no numbers: such a file answers, but anything."""
+    """Raise ArtifactError if scores are NaN: such a file answers, but with anything."""
     import numpy as np
 
     tokens = child.render(_asked(opening, PROMPTS[0])[:-1])
@@ -203,12 +219,12 @@ def _against_reference(
     chats: Sequence[Mapping[str, Any]],
     spec: EvaluateSpec,
     report: Reporter,
-) -> Figures:
-    """Return how far the file is from the model that it was made of, as the gate measures it."""
-    figures = template_parity(child, reference, chats[: spec.gate.template_chats])
-    figures |= divergence(child, reference, chats, spec.kl_tokens, report)[0]
+) -> Measured:
+    """Return the distance of the file from the model that it was made from, as the gate does."""
+    found = template_parity(child, reference, chats[: spec.gate.template_chats])
+    found |= divergence(child, reference, chats, spec.kl_tokens, report)[0]
     text = passages(GENERAL)
-    return figures | general_divergence(child, reference, text, spec.kl_tokens, report)
+    return found | general_divergence(child, reference, text, spec.kl_tokens, report)
 
 
 def _silence(own: Sequence[Answered]) -> Iterator[str]:
@@ -217,7 +233,7 @@ def _silence(own: Sequence[Answered]) -> Iterator[str]:
 
 
 def _write(out: Path, answers: Sequence[Answered], opening: Opening, spec: EvaluateSpec) -> None:
-    """Write the goldens, ours first, and every answer."""
+    """Write the goldens, ours first, and all answers."""
     kept = [answer for answer in answers if answer.text.strip()]
     own, others = kept[: len(PROMPTS)], kept[len(PROMPTS) :]
     chosen = [*own, *others[: max(0, spec.goldens - len(own))]]

@@ -1,7 +1,8 @@
-"""Ollama's store on this computer: a manifest names layers, each a file that is named by its digest.
+"""Ollama's store on this computer: a manifest names layers, each a file named by its digest.
 
-Read as Ollama writes it (server/modelpath.go, server/manifest.go, types/model/name.go). Nothing in it is changed. What a board can
-honour is taken over; what it cannot is said: Ollama's templates are Go's, another language than the one in the model file.
+It is read as Ollama writes it (server/modelpath.go, server/manifest.go, types/model/name.go), and
+never changed. What a board can honour is taken over, the rest is reported. Ollama's templates are
+Go's, another language than the one in the model file.
 """
 
 import json
@@ -16,27 +17,29 @@ from toolchain.errors import ArtifactError
 from toolchain.finished.source import OLLAMA, Source
 
 REGISTRY, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
-"""What a name leaves out (types/model/name.go, `DefaultName`)."""
+"""Parts that a name may leave out (types/model/name.go, `DefaultName`)."""
 _SERVICE = Path("/usr/share/ollama/.ollama/models")
-"""Where Ollama's Linux service, which runs as a user of its own, keeps its models."""
+"""Models of Ollama's Linux service, which runs as a user of its own."""
 _KIND = "application/vnd.ollama.image."
 _NAME_PART = re.compile(r"\w[\w.-]{0,79}(:\d{1,5})?", re.ASCII)
-"""No part leads out of the store; a host may have a port."""
+"""A part of a name; none leads out of the store, and a host may have a port."""
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _MAX_TEXT_BYTES = 1 << 20
 _GREEDY = ("temperature", "top_k", "top_p", "min_p", "seed", "typical_p", "repeat_penalty")
-"""Parameters of the draw: a board answers with the likeliest token, unless a request says otherwise."""
+"""Parameters of sampling: a board takes the likeliest token unless a request says otherwise."""
 
 
 def stored(name: str) -> Source:
-    """Return a model of Ollama's store; raise ArtifactError that names what is missing."""
-    root, parts = _root(), _parts(name)
+    """Return a model of Ollama's store; raise ArtifactError that names a missing part."""
+    root = _root()
+    parts = _parts(name)
     manifest = root.joinpath("manifests", *parts)
     layers = _layers(name, manifest, root)
     if "model" not in layers:
         raise ArtifactError(f"{OLLAMA}{name}: its manifest names no model file")
     if len(layers["model"]) > 1:
         raise ArtifactError(f"{OLLAMA}{name}: {len(layers['model'])} model files, one is possible")
+
     parameters = _parameters(name, layers)
     known = ("num_ctx", "num_predict", "stop")
     file = layers["model"][0]
@@ -65,7 +68,7 @@ def _root() -> Path:
 
 
 def _parts(name: str) -> tuple[str, str, str, str]:
-    """Return host, namespace, model and tag of a name such as `llama3.2:1b` or `hf.co/OWNER/REPO:Q4_K_M`."""
+    """Return host, namespace, model and tag of `llama3.2:1b` or `hf.co/OWNER/REPO:Q4_K_M`."""
     *above, last = name.split("/")
     model, _, tag = last.partition(":")
     parts = [*above, model, tag or TAG]
@@ -75,11 +78,12 @@ def _parts(name: str) -> tuple[str, str, str, str]:
         raise ArtifactError(
             f"{OLLAMA}{name}: not a name of Ollama's", hint="it is [HOST/][NAMESPACE/]MODEL[:TAG]"
         )
+
     return whole[0], whole[1], whole[2], whole[3]
 
 
 def _layers(name: str, manifest: Path, root: Path) -> dict[str, list[Path]]:
-    """Return the files of a manifest by kind, each checked to be there with its size."""
+    """Return the files of a manifest by kind, after a check of their sizes."""
     try:
         described = json.loads(_read(manifest))
         entries = [
@@ -92,6 +96,7 @@ def _layers(name: str, manifest: Path, root: Path) -> dict[str, list[Path]]:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{OLLAMA}{name}: its manifest cannot be read") from error
+
     found: dict[str, list[Path]] = {}
     for kind, digest, size in entries:
         path = _blob(name, root, digest)
@@ -103,6 +108,7 @@ def _layers(name: str, manifest: Path, root: Path) -> dict[str, list[Path]]:
                 hint=f"ollama pull {name}",
             )
         found.setdefault(kind.removeprefix(_KIND), []).append(path)
+
     return found
 
 
@@ -116,7 +122,7 @@ def _blob(name: str, root: Path, digest: str) -> Path:
 
 
 def _others(root: Path, manifest: Path) -> str:
-    """Return the nearest model that is there, or how one comes."""
+    """Return a hint: the nearest model in the store, or how to get one."""
     known = {
         f"{tag.parent.name}:{tag.name}" for tag in root.glob("manifests/*/*/*/*") if tag.is_file()
     }
@@ -134,7 +140,7 @@ def _parameters(name: str, layers: Mapping[str, list[Path]]) -> dict[str, Any]:
 
 
 def _messages(name: str, layers: Mapping[str, list[Path]]) -> Iterator[dict[str, str]]:
-    """Yield the turns that a Modelfile's MESSAGE lines gave; what does not go question, answer is dropped as a whole."""
+    """Yield the turns of a Modelfile's MESSAGE lines; none unless they alternate properly."""
     try:
         rows = json.loads(_text(layers, "messages") or "[]")
         turns = [{"role": str(row["role"]), "content": str(row["content"])} for row in rows]
@@ -145,7 +151,7 @@ def _messages(name: str, layers: Mapping[str, list[Path]]) -> Iterator[dict[str,
 
 
 def _dropped(layers: Mapping[str, list[Path]], parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a board does not do as Ollama does it."""
+    """Yield a sentence for each setting that a board does not honour as Ollama does."""
     if "template" in layers:
         yield "Ollama's own template, which is Go's: the one inside the model file is used"
     if "projector" in layers:
@@ -154,10 +160,14 @@ def _dropped(layers: Mapping[str, list[Path]], parameters: Mapping[str, Any]) ->
         yield "its adapters after the first"
     if "messages" in layers and not list(_messages("", layers)):
         yield "its messages, which are not questions with their answers"
+
     drawn = [name for name in parameters if name in _GREEDY]
     others = [name for name in parameters if name not in _GREEDY]
     if drawn:
-        yield f"its parameters {', '.join(sorted(drawn))}: a board takes the likeliest token unless a request says otherwise"
+        yield (
+            f"its parameters {', '.join(sorted(drawn))}: "
+            "a board takes the likeliest token unless a request says otherwise"
+        )
     if others:
         yield f"its parameters {', '.join(sorted(others))}"
 

@@ -1,4 +1,4 @@
-"""Where a finished model lies: a file, Ollama's own store, or a repository of a hub, named as people name them."""
+"""Where a finished model lies: a file, Ollama's own store, or a repository of a hub."""
 
 import re
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ _HUB = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*(:(?P<quant>[\w.-]+))?", re.AS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A finished model, and what was said of it beside its file."""
+    """A finished model, and what is known of it beside its file."""
 
     file: Path
     said: str
-    """As it is named in a release: a file's own name, `ollama:NAME`, `OWNER/REPO:QUANT`. No path of this computer."""
+    """Name in a release: the file's own, `ollama:NAME`, or `OWNER/REPO:QUANT`; never a path."""
     folder: Path | None = None
-    """Where its tokenizer and its template may lie; None where a store has nothing beside a file."""
+    """Folder where its tokenizer and template may lie; None for a store without such files."""
     immutable: bool = False
-    """Whether its bytes never change under this path, as in a store that names files by their digest."""
+    """Whether its bytes never change under this path, as in a store that names files by digest."""
     sha256: str = ""
-    """What the store says it is; empty for a file that nobody vouches for."""
+    """Digest by the store; empty for a file that nobody vouches for."""
     adapter: Path | None = None
     system: str = ""
     turns: tuple[dict[str, str], ...] = ()
@@ -36,11 +36,11 @@ class Source:
     licences: tuple[str, ...] = ()
     """Texts of licences."""
     dropped: tuple[str, ...] = ()
-    """What was said of it that a board cannot honour, a sentence each."""
+    """Settings that a board cannot honour, a sentence each."""
 
     @property
     def id(self) -> str:
-        """Name of the release and of its folder: the source's own words in characters that a file name can have."""
+        """Name of the release and of its folder: `said` in characters that file names may have."""
         words = self.said.removeprefix(OLLAMA)
         for suffix in SUFFIXES:
             words = words.removesuffix(suffix)
@@ -49,7 +49,7 @@ class Source:
 
 
 def is_finished(name: str) -> bool:
-    """Say whether a name is a finished model's and not a recipe's."""
+    """Return whether a name is a finished model's and not a recipe's."""
     path = Path(name)
     if name.startswith(OLLAMA) or path.suffix.lower() in SUFFIXES:
         return True
@@ -59,11 +59,15 @@ def is_finished(name: str) -> bool:
 
 
 def resolve(name: str, *, offline: bool = False) -> Source:
-    """Return the finished model of a name, fetched where it is a hub's; raise ArtifactError where there is none."""
+    """Return the finished model of a name; download it from a hub if it is there.
+
+    Raises ArtifactError if there is none.
+    """
     if name.startswith(OLLAMA):
         from toolchain.finished.ollama import stored
 
         return stored(name.removeprefix(OLLAMA))
+
     path = Path(name).expanduser()
     if _names_a_hub(name) and not path.exists():
         file = hub.fetch_gguf(name, offline=offline)
@@ -75,7 +79,7 @@ def resolve(name: str, *, offline: bool = False) -> Source:
 
 
 def _names_a_hub(name: str) -> bool:
-    """Say whether a name is OWNER/REPO[:QUANT]; what begins with a folder that is here is a path."""
+    """Return whether a name is OWNER/REPO[:QUANT]; a folder here makes it a path."""
     found = _HUB.fullmatch(name)
     if not found or Path(name).suffix.lower() in SUFFIXES:
         return False
@@ -90,7 +94,7 @@ def _begins_as_gguf(path: Path) -> bool:
 
 
 def _similar(path: Path) -> str:
-    """Return the model files beside a path that is none, as a hint."""
+    """Return a hint with the model files beside a path that does not exist."""
     folder = path if path.is_dir() else path.parent
     here = sorted(p.name for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)[:5]
     return f"model files there: {', '.join(here)}" if here else "give the path of a model file"

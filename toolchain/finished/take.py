@@ -1,6 +1,7 @@
-"""take(Source) → ModelFile: the file as it came, with its template beside it and what the engine says of it.
+"""take(Source) → ModelFile: the file as it came, its template, and what the engine says of it.
 
-The engine runs as a child process, so a file that ends it is a sentence here. No byte of the model is changed.
+The engine runs as a child process, so a file that crashes it gives a sentence here. No byte of the
+model is changed.
 """
 
 import fcntl
@@ -11,14 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from device.manifest import TEMPLATE, TOKENIZER
-from device.manifest import gguf as gguf_files
-from toolchain.artifacts import Figures, ModelFile, Work, digest, keep
+from toolchain.artifacts import ModelFile, Work, digest, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
+from toolchain.figures import ModelFigures
 from toolchain.files import write_whole
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
-from toolchain.models.tokenizer import CONTROL, USER_DEFINED
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer, scorer
 
@@ -26,7 +26,7 @@ ADAPTER = "adapter.gguf"
 _CLONE = 0x40049409
 """FICLONE of linux/fs.h: a copy that shares its blocks, on file systems that can."""
 _MARK = "QUITE-ORDINARY-WORDS"
-"""An answer that no template contains: what a template writes behind it ends an answer."""
+"""Answer that no template contains; what a template writes after it ends an answer."""
 _PROBE_CONTEXT = 512
 
 
@@ -37,7 +37,10 @@ class _Parameters(Frozen):
 
 
 def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> ModelFile:
-    """Take a finished model as it is; raise ArtifactError where the engine cannot run it or no token ends its answers."""
+    """Take a finished model as it is.
+
+    Raises ArtifactError if the engine cannot run it, or if no token ends its answers.
+    """
     inputs = {
         "file": _digest(source, seen),
         "template": sha256(seen.template.encode()).hexdigest(),
@@ -53,12 +56,14 @@ def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter)
         inputs=inputs,
         parameters=_Parameters(stop_ids=seen.stop_ids, stops=source.stops, context=seen.context),
     )
-    record, fresh = keep(out, work, lambda folder: _build(source, seen, runtime, folder, report))
+    record, fresh = keep(
+        out, work, lambda folder: _build(source, seen, runtime, folder, report), ModelFigures
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
 def _digest(source: Source, seen: Seen) -> str:
-    """Return the digest of the file; raise ArtifactError where a store calls it by another."""
+    """Return the digest of the file; raise ArtifactError if a store names it by another."""
     found = digest(seen.file)
     if source.sha256 and found != source.sha256 and seen.file == source.file:
         raise ArtifactError(
@@ -68,51 +73,56 @@ def _digest(source: Source, seen: Seen) -> str:
     return found
 
 
-def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> Figures:
-    file = out / f"{source.id}.{seen.format}"
+def _build(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter) -> ModelFigures:
+    file = out / f"{source.id}{seen.row.suffix}"
     place(seen.file, file, immutable=source.immutable)
     if source.adapter:
         place(source.adapter, out / ADAPTER, immutable=source.immutable)
     if seen.tokenizer:
         place(seen.tokenizer, out / TOKENIZER)
+
     write_whole(out / TEMPLATE, seen.template)
     adapter = out / ADAPTER if source.adapter else None
     with scorer(runtime, file, context=min(_PROBE_CONTEXT, seen.context), adapter=adapter) as child:
         about = child.info()
         begins = _begins(child, seen)
         ends = _ends(child, source, seen, report)
+
     if begins:
         write_whole(out / TEMPLATE, "{{- bos_token }}" + seen.template)
         report.note(f"template: `{begins}` is put before it, as llama.cpp does for this file")
+
     contents = seen.contents
     stored = sum(share.size_bytes for share in contents.types)
-    return {
-        **seen.more,
-        "file": file.name,
-        "scheme": contents.scheme,
-        "architecture": contents.architecture,
-        "size_bytes": file.stat().st_size,
-        "real_bpw": contents.bits,
-        "parameters": contents.parameters,
-        "context": seen.context,
-        "stop_ids": sorted({*seen.stop_ids, *ends}),
-        "weights_bytes": stored,
-        "n_vocab": int(about["n_vocab"]),
-        "kv_type": seen.kv_type,
-        "warnings": list(contents.warnings),
-        **({"adapter_file": ADAPTER} if adapter else {}),
-    }
+    return ModelFigures(
+        file=file.name,
+        scheme=contents.scheme,
+        architecture=contents.architecture,
+        size_bytes=file.stat().st_size,
+        real_bpw=contents.bits,
+        parameters=contents.parameters,
+        context=seen.context,
+        stop_ids=sorted({*seen.stop_ids, *ends}),
+        weights_bytes=stored,
+        kv_bytes_per_token=seen.kv_bytes_per_token,
+        n_vocab=int(about["n_vocab"]),
+        kv_type=seen.kv_type,
+        prefill=list(seen.prefill) if seen.prefill is not None else None,
+        warnings=list(contents.warnings),
+        adapter_file=ADAPTER if adapter else None,
+    )
 
 
 def place(source: Path, target: Path, *, immutable: bool = False) -> None:
-    """Put a file that is not ours into a folder of ours: a second name if it never changes, else a copy.
+    """Put a user's file into a folder of ours: a hard link if it never changes, else a copy.
 
-    A second name of a file that its owner writes to again would change what was packaged.
+    A hard link to a file that its owner writes again would change what was packaged.
     """
     if immutable:
         with suppress(OSError):
             os.link(source.resolve(), target)
             return
+
     with source.open("rb") as old, target.open("wb") as new:
         try:
             fcntl.ioctl(new.fileno(), _CLONE, old.fileno())
@@ -121,7 +131,10 @@ def place(source: Path, target: Path, *, immutable: bool = False) -> None:
 
 
 def _begins(child: Scorer, seen: Seen) -> str:
-    """Return the token that a prompt must begin with and does not; "" where the template writes it, or none is wanted."""
+    """Return the text of a token that a prompt must begin with and does not; "" for none.
+
+    None is missing if the template writes it, or if the file wants none.
+    """
     if not seen.begins:
         return ""
     with suppress(ArtifactError):
@@ -131,55 +144,46 @@ def _begins(child: Scorer, seen: Seen) -> str:
 
 
 def _ends(child: Scorer, source: Source, seen: Seen, report: Reporter) -> set[int]:
-    """Return the tokens that end an answer beside those of the header; raise ArtifactError where none does at all."""
+    """Return the tokens that end an answer and that the header does not name.
+
+    Raises ArtifactError if no token ends an answer at all.
+    """
     ends = {_after_an_answer(child, seen)} - {None}
     for text in source.stops:
         tokens = child.tokenize(text)
-        if len(tokens) == 1 and _is_special(seen, tokens[0]):
+        if len(tokens) == 1 and seen.is_special(tokens[0]):
             ends.add(tokens[0])
         else:
             report.note(
                 f"not honoured: the stop text {text!r}: it is no special token of this model"
             )
+
     if not ends and not seen.stop_ids:
         raise ArtifactError(
-            f"{source.said}: no token ends an answer: the file names none, and its template writes none",
-            hint="`gguf-set-metadata FILE tokenizer.ggml.eos_token_id ID` of the Python package gguf names one",
+            f"{source.said}: no token ends an answer: "
+            "the file names none, and its template writes none",
+            hint="`gguf-set-metadata FILE tokenizer.ggml.eos_token_id ID` "
+            "of the Python package gguf names one",
         )
+
     return {each for each in ends if each is not None}
 
 
 def _after_an_answer(child: Scorer, seen: Seen) -> int | None:
-    """Return the special token that the template writes behind an answer; None where it writes none.
+    """Return the special token that the template writes after an answer; None for none.
 
-    Of a template with channels (gpt-oss) that token also stands between thoughts and answer, and ends neither.
+    In a template with channels (gpt-oss) that token also stands between thoughts and answer, and
+    does not end either.
     """
     if "<|channel|>" in seen.template:
         return None
+
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _MARK}]
     try:
         text = child.rendered([*talk, {"role": "user", "content": "and now?"}])
     except ArtifactError:
         return None
+
     tail = text.partition(_MARK)[2].lstrip()
     tokens = child.tokenize(tail[:64]) if tail else []
-    return tokens[0] if tokens and _is_special(seen, tokens[0]) else None
-
-
-def _is_special(seen: Seen, token: int) -> bool:
-    """Say whether a token is one that no ordinary text makes."""
-    if seen.format != "gguf":
-        return token in seen.stop_ids
-    types = gguf_files.read_header(seen.file).metadata.get("tokenizer.ggml.token_type")
-    return _number(seen.file, types, token) in (CONTROL, USER_DEFINED)
-
-
-def _number(file: Path, array: object, place: int) -> int:
-    """Return an item of an array of 32-bit numbers, whether it was read or passed over; -1 where there is none."""
-    if isinstance(array, tuple):
-        return int(array[place]) if place < len(array) else -1
-    if not isinstance(array, gguf_files.Array) or array.kind not in (4, 5) or place >= array.count:
-        return -1
-    with file.open("rb") as stream:
-        stream.seek(array.offset + 4 * place)
-        return int.from_bytes(stream.read(4), "little")
+    return tokens[0] if tokens and seen.is_special(tokens[0]) else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Figures, Work, digest
 from toolchain.config import Frozen
+from toolchain.figures import BaseFigures
 from toolchain.files import write_whole
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Source, read_architecture, sources_of
@@ -59,10 +60,12 @@ def unpack(
         tools=("llama-cpp-python", "transformers"),
     )
 
-    def build(folder: Path) -> Figures:
-        return _build(origin, runtime, folder, report) if is_main() else {}
+    def build(folder: Path) -> BaseFigures | None:
+        if not is_main():
+            return None
+        return BaseFigures.of(_build(origin, runtime, folder, report))
 
-    record, fresh = keep_together(out, work, build)
+    record, fresh = keep_together(out, work, build, BaseFigures)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 

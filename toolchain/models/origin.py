@@ -102,7 +102,7 @@ def _is_licence(path: PurePosixPath) -> bool:
 def _no_such_file(
     name: str, package: str, listed: list[importlib.metadata.PackagePath], *, several: bool
 ) -> ArtifactError:
-    models = sorted(str(path) for path in listed if path.suffix.lower() == ".gguf")
+    models = sorted(str(path) for path in listed if path.suffix.lower() == SUFFIX)
     if several:
         return ArtifactError(
             f"model `{name}`: the package has several files of that name",

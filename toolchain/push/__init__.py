@@ -1,7 +1,8 @@
 """push(Bundle, Device) → Deployment: look at the board, plan, act.
 
-What does not fit or would crash there is refused before the first byte. Only what the board does not hold is sent, each blob
-from the byte where it was cut; the board itself checks, switches, and goes back if the release is not healthy.
+What does not fit or would crash there is refused before the first byte. Only what the board does
+not hold is sent, each blob from the byte where it was cut. The board itself checks the release,
+switches to it, and rolls back if it is not healthy.
 """
 
 import time
@@ -22,6 +23,7 @@ from device.manifest import (
     read_manifest,
     read_runtime,
 )
+from device.manifest.endpoint import PORT
 from toolchain import signing
 from toolchain.agent import build_agent
 from toolchain.artifacts import Action, Bundle, Deployment
@@ -30,18 +32,16 @@ from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.progress import Reporter
 from toolchain.push import sent as kept
 from toolchain.push.fitness import note_other_target, refuse_bundle, refuse_unfit
-from toolchain.push.transfer import Blob, send_blobs, send_papers
+from toolchain.push.transfer import Blob, send_blobs, send_manifest
 
 if TYPE_CHECKING:
     from toolchain.push.delta import Old
 
 Facts = Mapping[str, Any]
 Loads = Mapping[str, Sequence[Blob]]
-"""What is missing of each cargo that is not there, by the cargo's id."""
+"""Missing blobs of each cargo that is not complete on the board, by cargo id."""
 WORTH_BYTES = 1 << 20
-"""A smaller file is not worth comparing."""
-UNJUDGED = {"local": "this computer is no board of its own", "virtual:": "the board is emulated"}
-"""Addresses on which the speed of a release says nothing."""
+"""Smallest file that is compared with older ones, in bytes."""
 ACTIVATION_S = 3600.0
 
 
@@ -54,15 +54,15 @@ class Cargo:
     files: tuple[File, ...]
     manifest: bytes
     signature: bytes
-    """Empty where there is none."""
+    """Bytes of the signature file; empty if the folder is not signed."""
 
     @property
     def id(self) -> str:
-        """Its name on a board."""
+        """Id of the folder on a board: the sha256 of its manifest."""
         return sha256(self.manifest).hexdigest()
 
     def missing(self, stored: Facts) -> list[Blob]:
-        """Return what the board lacks of it, each content once."""
+        """Return the blobs of it that the board lacks, each content once."""
         blobs: Mapping[str, int | None] = stored["blobs"]
         wanted = {file.sha256: file for file in self.files if blobs.get(file.sha256, 0) is not None}
         return [
@@ -76,11 +76,11 @@ class Cargo:
         ]
 
     def path_of(self, blob: Blob) -> str:
-        """Return the name of a blob in this folder."""
+        """Return the path of a blob within this folder."""
         return blob.path.relative_to(self.folder).as_posix()
 
     def is_there(self, stored: Facts) -> bool:
-        """Say whether nothing of it has to be sent: neither bytes nor another signature."""
+        """Return whether nothing of it has to be sent: neither bytes nor another signature."""
         signed = (
             not self.signature
             or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
@@ -94,14 +94,15 @@ def push(
     device: Device,
     report: Reporter,
     *,
-    port: int = 8080,
+    port: int = PORT,
     dry_run: bool = False,
     allow_unsigned: bool = False,
     names: Sequence[str] = (),
 ) -> Deployment:
-    """Put a bundle and its runtime on a board and run it there; raise HealthError if the board went back.
+    """Put a bundle and its runtime on a board and run it there.
 
-    `names` are words for the service (device/serve): who may call it by which name.
+    Raises HealthError if the board rolled back. `names` are options of the service (device/serve):
+    who may call it by which name.
     """
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
@@ -115,6 +116,7 @@ def push(
             signing.refuse_untrusted(
                 device.address, f"{cargo.kind} {cargo.id[:12]}", cargo.signature, stored["signers"]
             )
+
     loads = {
         key: [update(blob, manifest, device, report) for blob in blobs]
         for key, blobs in loads.items()
@@ -128,6 +130,7 @@ def push(
     )
     if not dry_run:
         _remember(cargos[1])
+
     return Deployment(
         release=cargos[1].id,
         name=manifest.name,
@@ -142,7 +145,10 @@ def push(
 
 
 def refuse_at_first_look(bundle: Path, device: Device) -> None:
-    """Raise FitError or BoardError if a board's facts alone say that it cannot run a bundle: before a runtime is made for it."""
+    """Raise FitError or BoardError if a board's facts alone say that it cannot run a bundle.
+
+    Called before a runtime is made for the board.
+    """
     manifest = _manifest(bundle)
     facts, stored = device.look()
     model = _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST)
@@ -153,13 +159,14 @@ def refuse_at_first_look(bundle: Path, device: Device) -> None:
 def plan(
     manifest: Manifest, cargos: tuple[Cargo, Cargo], loads: Loads, stored: Facts, *, port: int
 ) -> list[Action]:
-    """Return what a push would do, with the bytes that each step sends."""
+    """Return what a push would do, with the bytes of each step."""
     agent = build_agent()
     actions = []
     if agent.name not in stored["agents"]:
         actions.append(
             Action(verb="send", what=f"agent {agent.stem[:12]}", size_bytes=agent.stat().st_size)
         )
+
     for cargo in cargos:
         if cargo.id in loads:
             missing = {blob.sha256: blob for blob in loads[cargo.id]}
@@ -176,6 +183,7 @@ def plan(
                 + len(cargo.signature)
             )
             actions.append(Action(verb="send", what=what, size_bytes=size, ways=ways))
+
     return [
         *actions,
         Action(verb="activate", what=f"{manifest.name} {manifest.version} on port {port}"),
@@ -183,7 +191,7 @@ def plan(
 
 
 def _ways(blob: Blob) -> dict[str, int]:
-    """Return the bytes that each way to send a file takes, where there is a choice; the first one is taken."""
+    """Return the bytes of each way to send a file, the one taken first; empty without a choice."""
     if not blob.patch:
         return {}
     return {
@@ -194,13 +202,14 @@ def _ways(blob: Blob) -> dict[str, int]:
 
 
 def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
-    """Return a model file with the cheapest way to send it: as what changed against one that the board holds, or whole."""
-    if blob.path.suffix != ".gguf" or blob.size - blob.offset < WORTH_BYTES:
+    """Return a model file with the cheapest way to send it: as a patch, or whole."""
+    if blob.path.suffix not in kept.SUFFIXES or blob.size - blob.offset < WORTH_BYTES:
         return blob
+
     from toolchain.push import delta
 
     try:
-        old = delta.likest(blob.path, _old_files(device, device.look()[1]))
+        old = delta.closest(blob.path, _old_files(device, device.look()[1]))
         if not old:
             return blob
         report.note(
@@ -210,13 +219,16 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
         patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
     except ManifestError as error:
         raise ArtifactError(str(error), hint="package it again") from error
+
     return patched if patched.missing_bytes < blob.missing_bytes else blob
 
 
 def _old_files(device: Device, stored: Facts) -> "list[Old]":
-    """Return model files that the board holds: those that this computer sent, the last one first; else what the board serves.
+    """Return model files that the board holds, to make a patch of.
 
-    One that is damaged, here or there, is no base: the push that is under way mends it.
+    They are the files that this computer sent, newest first, or else the one that the board serves.
+
+    A file that is damaged, here or there, is left out: the push that is under way repairs it.
     """
     from toolchain.push import delta
 
@@ -225,8 +237,10 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
     for file in kept.held(whole):
         with suppress(ManifestError):
             found.append(delta.old_file(file, file.name))
+
     if found or not stored["releases"] or build_agent().name not in stored["agents"]:
         return found
+
     with suppress(ToolchainError):
         described = device.call("tensors")
         return (
@@ -234,6 +248,7 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
             if described["sha256"] in whole
             else []
         )
+
     return []
 
 
@@ -270,6 +285,7 @@ def _cargo(
                 "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
             )
             raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
+
     signature = folder / f"{manifest_name}.sig"
     signed = signature.read_bytes() if signing.signature_of(folder / manifest_name) else b""
     return Cargo(
@@ -289,7 +305,7 @@ def _act(
     how: list[str],
     report: Reporter,
 ) -> tuple[int, str]:
-    """Return the bytes that were sent, and how the board gave the goldens."""
+    """Return the bytes that were sent, and how the board answered the goldens."""
     sent = device.install()
     if loads:
         blobs = {blob.sha256: blob for load in loads.values() for blob in load}
@@ -297,23 +313,18 @@ def _act(
             sent += send_blobs(device, channel, list(blobs.values()), report)
             for cargo in cargos:
                 if cargo.id in loads:
-                    sent += send_papers(
+                    sent += send_manifest(
                         device, channel, cargo.kind, cargo.manifest, cargo.signature
                     )
             channel.close_input()
             channel.finish()
+
     report.note(f"{device.address}: {manifest.name} {manifest.version}: load, goldens, switch")
     runtime, release = cargos
-    kind = ["--service", "supervised"] if device.address == "local" else []
-    unjudged = next(
-        (
-            ["--unjudged", why]
-            for start, why in UNJUDGED.items()
-            if device.address.startswith(start)
-        ),
-        [],
-    )
-    words = [*how, *kind, *unjudged, *device.patience]
+    kind = device.kind
+    service = ["--service", kind.service] if kind.service else []
+    unjudged = ["--unjudged", kind.unjudged] if kind.unjudged else []
+    words = [*how, *service, *unjudged, *kind.timeouts]
     answer = device.call(
         "activate", release.id, "--runtime", runtime.id, *words, timeout_s=ACTIVATION_S
     )
@@ -323,15 +334,19 @@ def _act(
 
 
 def _goldens(check: Facts) -> str:
-    """Return in words what the board's check saw of the goldens (device/check.py)."""
+    """Return in words how the board answered the goldens (device/check.py)."""
     if "goldens" not in check:
         return ""
     if "agreement" in check:
-        return f"{check['goldens']} goldens agree in {check['agreement']:.1%} of their tokens: this processor rounds otherwise"
+        return (
+            f"{check['goldens']} goldens agree in {check['agreement']:.1%} of their tokens: "
+            "this processor rounds otherwise"
+        )
+
     return f"{check['goldens']} goldens, equal token for token"
 
 
 def _remember(cargo: Cargo) -> None:
     for file in cargo.files:
-        if file.path.endswith(".gguf") and file.size >= WORTH_BYTES:
+        if Path(file.path).suffix in kept.SUFFIXES and file.size >= WORTH_BYTES:
             kept.keep(cargo.folder / file.path, file.sha256)

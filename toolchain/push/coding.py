@@ -1,8 +1,11 @@
-"""The difference of two runs of blocks as the payload of an ADD frame (device/manifest/delta.py has the form).
+"""The difference between two runs of blocks, as the payload of an ADD frame.
 
-Order-0 entropy is what an update's difference comes down to; runs of zeros with the symbol that ends them, Huffman-coded by
-deflate, come within 5 % of it (measured on Q4_0 at 1 %: 0.100 of the tensor's bytes, entropy 0.096, XOR and zstd -3 0.189).
+The format is in device/manifest/delta.py. A payload is runs of zeros with the symbol that ends
+each, Huffman-coded by deflate.
 """
+# An update's difference comes down to its order-0 entropy, and this is within 5 % of it.
+# Measured on Q4_0 at 1 % changes, as a share of the tensor's bytes: this 0.100, entropy 0.096,
+# XOR with zstd -3 0.189.
 
 import zlib
 from typing import TYPE_CHECKING
@@ -18,17 +21,25 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 SPARSE, DENSE = 0.2, 0.4
-"""Share of values that are not zero: below the one tokens are always smaller, above the other never; both are tried between."""
+"""Shares of non-zero values. Below SPARSE tokens are always smaller, above DENSE never.
+
+Between the two, both forms are tried."""
 COVERED, MAX_COMMON, MAX_RARE = 0.97, 16, 120
-"""The most frequent symbols, that are so much of all, get words with runs; with more rare ones than this it is not worth it."""
+"""Which symbols get words with runs: the most frequent ones, COVERED of all, at most MAX_COMMON.
+
+With more than MAX_RARE other symbols, tokens are not worth it."""
 _DIGITS = 4
 _FOUR, _NIBBLE = np.uint8(4), np.uint8(15)
 
 
 def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
-    """Return the payload that makes `new` of `old`: whole blocks of one tensor type."""
+    """Return the payload that turns `old` into `new`: whole blocks of one tensor type."""
     block = delta.block_bytes(kind)
-    before, after, place, sections = old.reshape(-1, block), new.reshape(-1, block), 0, []
+    before = old.reshape(-1, block)
+    after = new.reshape(-1, block)
+    place = 0
+    sections = []
+
     for width, lane in delta.fields(kind):
         one, other = before[:, place : place + width], after[:, place : place + width]
         if lane > 8:
@@ -36,12 +47,11 @@ def difference(old: "Bytes", new: "Bytes", kind: int) -> bytes:
         elif lane == 8:
             sections.append(_section(_planes(other - one)))
         else:
-            low, high = (
-                _planes(other - one & _NIBBLE),
-                _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE),
-            )
+            low = _planes(other - one & _NIBBLE)
+            high = _planes((other >> _FOUR) - (one >> _FOUR) & _NIBBLE)
             sections.append(_section(np.concatenate([low, high]), plain=low | high << _FOUR))
         place += width
+
     return b"".join(sections)
 
 
@@ -55,7 +65,7 @@ def _planes(values: "Bytes") -> "Bytes":
 
 
 def _number_planes(one: "Bytes", other: "Bytes", width: int) -> "list[Bytes]":
-    """Return the bytes of the difference of numbers, the lowest first, each less the sign of the one below."""
+    """Return the bytes of numbers' differences, lowest first, less the sign of the one below."""
     number = np.dtype(f"<u{width}")
     wrapped = np.ascontiguousarray(other).view(number) - np.ascontiguousarray(one).view(number)
     planes = np.ascontiguousarray(wrapped.view(np.uint8).reshape(-1, width).T)
@@ -63,7 +73,7 @@ def _number_planes(one: "Bytes", other: "Bytes", width: int) -> "list[Bytes]":
 
 
 def _section(values: "Bytes", plain: "Bytes | None" = None) -> bytes:
-    """Return a field as the smaller of its two forms; `plain` are the bytes that `values` (nibbles) make."""
+    """Return a field in its smaller form; `plain` are the bytes of `values` (nibbles)."""
     filled = np.count_nonzero(values) / max(values.size, 1)
     spelled = _tokens(values) if filled < DENSE else None
     if spelled is not None and filled < SPARSE:
@@ -74,7 +84,7 @@ def _section(values: "Bytes", plain: "Bytes | None" = None) -> bytes:
 
 
 def _tokens(values: "Bytes") -> bytes | None:
-    """Return a section of tokens, None where too many symbols occur."""
+    """Return a section of tokens; None if too many symbols occur."""
     places = np.flatnonzero(values)
     counts = np.bincount(values[places], minlength=256)
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
@@ -83,6 +93,7 @@ def _tokens(values: "Bytes") -> bytes | None:
     common, rare = order[:several], order[several:]
     if len(rare) > MAX_RARE:
         return None
+
     steps = delta.STEPS + len(delta.SMALL_STEPS)
     run = min((delta.TOKENS - len(rare) - steps) // max(several, 1), 255)
     deflated = _deflate(
@@ -100,11 +111,12 @@ def _spelled(
     rare: "NDArray[np.int64]",
     run: int,
 ) -> bytes:
-    """Return the tokens (delta.words) of symbols, each after so many zeros."""
+    """Return the tokens (delta.words) of symbols, each with the number of zeros before it."""
     first_step = len(common) * run
     first_rare = first_step + delta.STEPS + len(delta.SMALL_STEPS)
     token = np.zeros(256, np.int64)
-    token[common], token[rare] = np.arange(len(common)) * run, np.arange(len(rare)) + first_rare
+    token[common] = np.arange(len(common)) * run
+    token[rare] = np.arange(len(rare)) + first_rare
     is_rare = np.isin(np.arange(256), rare)[symbols]
     long, short = np.divmod(zeros, run)
     last = (token[symbols] + np.where(is_rare, 0, short))[:, None]
@@ -116,7 +128,7 @@ def _spelled(
 
 
 def _base_4(numbers: "Counts") -> "Counts":
-    """Return four digits of each number, the lowest first; the last one has no bound."""
+    """Return four digits of each number, lowest first; the last one has no upper bound."""
     digits = [numbers >> 2 * place & 3 for place in range(_DIGITS - 1)]
     return np.stack([*digits, numbers >> 2 * (_DIGITS - 1)], axis=1)
 

@@ -1,8 +1,9 @@
-"""What a board needs to make a new model file of one that it holds: the frames of device/manifest/delta.py, counted and held ready.
+"""Patches: frames that turn a model file on the board into a new one (device/manifest/delta.py).
 
-Taken tensor by tensor and chunk by chunk: what is equal is copied on the board, what has the same type and shape travels as its
-difference where that is smaller, all else as it is. The old file's bytes are needed for that; with its digests alone
-(a board that another computer pushed to) equal tensors are copied and the others travel whole.
+A patch is made tensor by tensor and chunk by chunk. Equal bytes are copied on the board. A tensor
+of the same type and shape travels as its difference if that is smaller; everything else travels as
+it is. Differences need the old file's bytes. With its digests alone (a board that another computer
+pushed to), equal tensors are copied and the others travel whole.
 """
 
 import hashlib
@@ -23,9 +24,9 @@ from toolchain.push.coding import difference, packed
 
 THREADS = 2
 WINDOW = 16
-"""Chunks that are worked on at once: what is held in memory."""
+"""Chunks that are worked on at once: a bound of the memory."""
 ANCHOR, SEARCHES = 64, 200
-"""Bytes that must be equal for a place in two headers to be the same, and how often one is looked for."""
+"""Bytes that must be equal for a match in two headers, and how many matches are looked for."""
 _NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 
 
@@ -36,51 +37,54 @@ class Old:
     sha256: str
     tensors: Mapping[str, Tensor]
     path: Path | None = None
-    """Its bytes, where this computer has them."""
+    """Path to its bytes; None if this computer does not have them."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Of its tensors, where it has not."""
+    """sha256 by tensor name; only if this computer does not have the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame whose payload lies in the spool, or for PLAIN in the new file."""
+    """A frame. Its payload lies in the spool; that of PLAIN lies in the new file."""
 
     kind: int
     type: int
     payload: int
     made: int
     first: int
-    """Byte in the old file."""
+    """Byte offset in the old file."""
     at: int
-    """Byte of the new file that it begins with."""
+    """Byte offset in the new file where it begins."""
     spooled: int = 0
-    """Where its payload lies in the spool."""
+    """Byte offset of its payload in the spool."""
 
     @property
     def wire_bytes(self) -> int:
-        """What goes over the line."""
+        """Number of bytes that are sent for it."""
         return delta.FRAME.size + self.payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """The frames that make `new` of an old file, from byte `begin` on."""
+    """The frames that turn an old file into `new`, from byte `begin` on."""
 
     old: Old
     new: Path
     digests: Mapping[str, str]
-    """Of the new file's tensors."""
+    """sha256 of the new file's tensors, by name."""
     begin: int
     whole: frozenset[int]
-    """Where the stretches begin that are sent as they are."""
+    """Byte offsets where the stretches begin that are sent as they are."""
     frames: Sequence[Frame]
     spool: io.BytesIO
-    """In memory: about a tenth of the model."""
+    """Payloads in memory: about a tenth of the model's size."""
     whole_tensor_bytes: int
-    """What would be sent if every tensor that changed went as it is."""
+    """Bytes that would be sent if every changed tensor went as it is."""
 
     def resumed(self, there: int) -> "tuple[int, int, Sequence[Frame]]":
-        """Return the byte to go on from where so many are there, the end of the last check before it, and what is to be sent."""
+        """Return where to resume if the board holds `there` bytes of the new file.
+
+        That is the byte to resume at, the end of the last check before it, and the frames to send.
+        """
         frames = enumerate(self.frames)
         place = next(
             n
@@ -91,15 +95,18 @@ class Patch:
         return self.frames[place].at, next(checks, self.begin), self.frames[place:]
 
     def missing_bytes(self, there: int) -> int:
-        """Return what is to be sent where so many bytes of the new file are there."""
+        """Return the bytes to send if the board holds `there` bytes of the new file."""
         return sum(frame.wire_bytes for frame in self.resumed(there)[2])
 
     def without(self, at: int, report: Reporter) -> "Patch":
-        """Return the patch from byte `at` on, where the old file turned out to be damaged: that stretch is sent as it is."""
+        """Return the patch from byte `at` on, with the stretch there sent as it is.
+
+        For an old file that turned out to be damaged on the board.
+        """
         return make(self.old, self.new, self.digests, report, begin=at, whole=self.whole | {at})
 
     def chunks(self, frames: Iterable[Frame]) -> Iterator[bytes]:
-        """Yield frames as they travel."""
+        """Yield the bytes of frames as they are sent."""
         with self.new.open("rb") as plain:
             for frame in frames:
                 stream = plain if frame.kind == delta.PLAIN else self.spool
@@ -110,7 +117,7 @@ class Patch:
 
 
 def old_file(path: Path, sha256: str) -> Old:
-    """Return a model file whose bytes are on this computer; raise ManifestError for a bad one."""
+    """Return a model file with its bytes on this computer; raise ManifestError for a bad one."""
     return Old(
         sha256=sha256,
         path=path,
@@ -119,7 +126,7 @@ def old_file(path: Path, sha256: str) -> Old:
 
 
 def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
-    """Return a model file as a board describes it (device/patch.py, `tensors`)."""
+    """Return a model file from a board's description (device/patch.py, `tensors`)."""
     tensors = [
         Tensor(e["name"], e["type"], tuple(e["shape"]), e["offset"], e["size"]) for e in described
     ]
@@ -127,8 +134,11 @@ def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
     return Old(sha256=sha256, tensors={tensor.name: tensor for tensor in tensors}, digests=digests)
 
 
-def likest(new: Path, olds: Sequence[Old]) -> Old | None:
-    """Return the file that has most in common with the new one: tensors of the same name, type and shape; None where none has."""
+def closest(new: Path, olds: Sequence[Old]) -> Old | None:
+    """Return the file that has most bytes of tensors in common with the new one; None if none has.
+
+    Tensors are in common by name, type and shape.
+    """
     tensors = read_header(new).tensors
     common = [
         sum(tensor.size for tensor in tensors if _alike(tensor, old.tensors.get(tensor.name)))
@@ -146,13 +156,15 @@ def make(
     begin: int = 0,
     whole: frozenset[int] = frozenset(),
 ) -> Patch:
-    """Return the patch that makes `new` of `old`, from byte `begin` on; what begins at a byte in `whole` is sent as it is.
+    """Return the patch that turns `old` into `new`, from byte `begin` on.
 
-    Raise ManifestError if `new` is no sound GGUF file.
+    Stretches that begin at a byte in `whole` are sent as they are. Raises ManifestError if `new` is
+    no sound GGUF file.
     """
     header = read_header(new)
     spool = io.BytesIO()
     writer = _Writer(old, new, spool)
+
     with ThreadPoolExecutor(THREADS) as pool:
         for name, tensor, start, end in _stretches(header.tensors, header.size):
             if end <= begin:
@@ -172,6 +184,7 @@ def make(
                 writer.chunks(pool, tensor, before)
             writer.check(start, end)
             report.step("compare", end, header.size, "B")
+
     return Patch(
         old=old,
         new=new,
@@ -191,19 +204,23 @@ def _alike(one: Tensor, other: Tensor | None) -> bool:
 def _stretches(
     tensors: Sequence[Tensor], size: int
 ) -> Iterator[tuple[str, Tensor | None, int, int]]:
-    """Yield name, tensor, first and last byte of all parts of a file: the header, the tensors, the padding between them."""
+    """Yield name, tensor, first and last byte of all parts of a file.
+
+    Parts are the header, the tensors and the padding between them.
+    """
     at = 0
     for tensor in tensors:
         if tensor.offset > at:
             yield "", None, at, tensor.offset
         at = tensor.offset + tensor.size
         yield tensor.name, tensor, tensor.offset, at
+
     if size > at:
         yield "", None, at, size
 
 
 class _Writer:
-    """Frames as they are found, their payloads in a spool."""
+    """Collects frames; their payloads go into a spool."""
 
     def __init__(self, old: Old, new: Path, spool: io.BytesIO) -> None:
         self._new = np.memmap(new, np.uint8, "r")
@@ -216,7 +233,7 @@ class _Writer:
         self.whole_tensor_bytes = 0
 
     def copy(self, start: int, end: int, first: int) -> None:
-        """Take bytes of the old file; one frame with the one before where that goes on."""
+        """Copy bytes of the old file; the frame before is extended if it ends there."""
         last = self.frames[-1] if self.frames else None
         if (
             last
@@ -229,14 +246,14 @@ class _Writer:
             self.frames.append(Frame(delta.COPY, 0, 0, end - start, first, start))
 
     def plain(self, start: int, end: int) -> None:
-        """Send bytes as they are."""
+        """Add bytes that are sent as they are."""
         self.whole_tensor_bytes += end - start
         for at in range(start, end, delta.FRAME_BYTES):
             made = min(delta.FRAME_BYTES, end - at)
             self.frames.append(Frame(delta.PLAIN, 0, made, made, 0, at))
 
     def chunks(self, pool: ThreadPoolExecutor, tensor: Tensor, before: Tensor) -> None:
-        """Send a tensor as what is equal and what differs."""
+        """Add a tensor: equal chunks are copied, others sent as differences."""
         step = (
             delta.FRAME_BYTES
             // delta.block_bytes(_NUMBERS[tensor.type])
@@ -244,10 +261,12 @@ class _Writer:
         )
         starts = iter(range(0, tensor.size, step))
         changed = False
+
         while window := list(islice(starts, WINDOW)):
             compared = pool.map(lambda start: self._compare(tensor, before, start, step), window)
             for start, payload in zip(window, compared, strict=True):
-                at, made = tensor.offset + start, min(step, tensor.size - start)
+                at = tensor.offset + start
+                made = min(step, tensor.size - start)
                 changed |= payload is not None
                 if payload is None:
                     self.copy(at, at + made, before.offset + start)
@@ -262,10 +281,11 @@ class _Writer:
                     )
                 else:
                     self.frames.append(Frame(delta.PLAIN, 0, made, made, 0, at))
+
         self.whole_tensor_bytes += tensor.size * changed
 
     def head(self, start: int, end: int) -> None:
-        """Send the header as what stands in the old one and what is between."""
+        """Add the header: parts that the old header has are copied, the rest is sent."""
         for first, at, stop in matches(
             bytes(self._old[: self._old_head]), bytes(self._new[start:end])
         ):
@@ -279,11 +299,11 @@ class _Writer:
                 )
 
     def check(self, start: int, end: int) -> None:
-        """Close a stretch."""
+        """Close a stretch with its check."""
         self._spooled(delta.CHECK, hashlib.sha256(self._new[start:end].data).digest(), 0, end)
 
     def _compare(self, tensor: Tensor, before: Tensor, start: int, step: int) -> bytes | None:
-        """Return the difference of a chunk, None where there is none."""
+        """Return the difference of a chunk; None if it is equal."""
         size = min(step, tensor.size - start)
         old = self._old[before.offset + start : before.offset + start + size]
         new = self._new[tensor.offset + start : tensor.offset + start + size]
@@ -299,14 +319,18 @@ class _Writer:
 
 
 def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
-    """Yield all of `new` in order as (place in `old` or None, first byte, last byte); looks for equal stretches in order."""
+    """Yield all of `new` in order as (offset in `old` or None, first byte, last byte).
+
+    Equal stretches are looked for in order.
+    """
     at = place = searches = 0
     while at < len(new):
         same = _common(old[place:], new[at:])
         if same:
             yield place, at, at + same
         at, place = at + same, place + same
-        skipped, found = 0, -1
+        skipped = 0
+        found = -1
         while at + skipped + ANCHOR <= len(new) and searches < SEARCHES:
             searches += 1
             found = old.find(new[at + skipped : at + skipped + ANCHOR], place)
@@ -316,11 +340,12 @@ def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
         literal = skipped if found >= 0 else len(new) - at
         if literal:
             yield None, at, at + literal
-        at, place = at + literal, max(found, 0)
+        at = at + literal
+        place = max(found, 0)
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Return how many bytes two begin with alike."""
+    """Return the length of the common beginning."""
     length = min(len(one), len(other))
     differing = np.frombuffer(one, np.uint8, length) != np.frombuffer(other, np.uint8, length)
     return int(differing.argmax()) if differing.any() else length

@@ -1,6 +1,7 @@
-"""Whether a board can run what would be sent: refused with the number that failed, as early as it is known.
+"""Whether a board can run what would be sent. A refusal names the number that failed.
 
-By the facts alone before anything is made for the board, then by the bundle, then by the runtime.
+The check comes as early as possible: by the facts before anything is made for the board, then by
+the bundle, then by the runtime.
 """
 
 from collections.abc import Mapping
@@ -10,29 +11,32 @@ from device.manifest import Manifest, RuntimeManifest
 from toolchain.board.device import check_python
 from toolchain.errors import BoardError, FitError
 from toolchain.forecast import needs_of_bundle
+from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.runtime.cross import PAGES
-from toolchain.target import Target, fit, profile_of, recognise
+from toolchain.target import Target, fit, recognise
 
 Facts = Mapping[str, Any]
 SPARE_DISK_BYTES = 32 << 20
 OLDEST_L4T = (36,)
-"""JetPack 6: the first with Python 3.10."""
+"""Oldest L4T release: JetPack 6, the first with Python 3.10."""
 
 
 def refuse_board(address: str, facts: Facts) -> None:
-    """Raise FitError or BoardError if a board can run nothing of ours, whatever the model."""
+    """Raise FitError or BoardError if a board cannot run any release."""
     if facts["userland_bits"] != 64:
         raise FitError(
             f"{address}: the board's system is 32-bit",
             hint="install the 64-bit image of the same system",
         )
+
     _refuse_old_jetpack(address, facts)
     check_python(address, facts)
     try:
         profile_of(facts["machine"], facts["cpu_features"])
     except FitError as error:
         raise FitError(f"{address}: {error.message}", hint=error.hint) from error
+
     _refuse_folder(address, facts)
 
 
@@ -41,7 +45,8 @@ def refuse_bundle(address: str, manifest: Manifest, facts: Facts, coming_bytes: 
     refuse_board(address, facts)
     _refuse_memory(address, manifest, facts)
     if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
-        free, need = facts["disk_free_bytes"] >> 20, (coming_bytes + SPARE_DISK_BYTES) >> 20
+        free = facts["disk_free_bytes"] >> 20
+        need = (coming_bytes + SPARE_DISK_BYTES) >> 20
         raise BoardError(
             f"{address}: disk full: {need} MB are needed, {free} MB are free",
             hint="make room on the board",
@@ -51,7 +56,7 @@ def refuse_bundle(address: str, manifest: Manifest, facts: Facts, coming_bytes: 
 def refuse_unfit(
     address: str, manifest: Manifest, runtime: RuntimeManifest, facts: Facts, coming_bytes: int
 ) -> None:
-    """Raise FitError or BoardError, with the number that failed, if a board cannot run what would be sent."""
+    """Raise FitError or BoardError if a board cannot run what would be sent."""
     refuse_bundle(address, manifest, facts, coming_bytes)
     if facts["machine"] != runtime.machine:
         raise FitError(
@@ -62,43 +67,50 @@ def refuse_unfit(
     ):
         hint = "push again: the runtime for the board's Python is made then"
         raise FitError(
-            f"{address}: the runtime is for `{runtime.python_tag}`, the board has Python {facts['python']}",
+            f"{address}: the runtime is for `{runtime.python_tag}`, "
+            f"the board has Python {facts['python']}",
             hint=hint,
         )
     if manifest.engine.name not in runtime.engines:
         raise FitError(
-            f"{address}: the model runs with {manifest.engine.name}, the runtime has {', '.join(runtime.engines)}"
+            f"{address}: the model runs with {manifest.engine.name}, "
+            f"the runtime has {', '.join(runtime.engines)}"
         )
     if lacking := sorted(set(runtime.features) - set(facts["cpu_features"])):
         raise FitError(
-            f"{address}: the runtime needs `{'`, `'.join(lacking)}`, which the board's processor lacks"
+            f"{address}: the runtime needs `{'`, `'.join(lacking)}`, "
+            "which the board's processor lacks"
         )
     if _version(facts["glibc"]) < _version(runtime.glibc):
         raise FitError(
-            f"{address}: the runtime needs glibc {runtime.glibc}, the board has {facts['glibc'] or 'none'}"
+            f"{address}: the runtime needs glibc {runtime.glibc}, "
+            f"the board has {facts['glibc'] or 'none'}"
         )
     if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
         raise FitError(
-            f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, the board has {page}"
+            f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, "
+            f"the board has {page}"
         )
 
 
 def _refuse_folder(address: str, facts: Facts) -> None:
-    """Raise BoardError for a store where nothing can be kept, or nothing of it be run."""
-    folder, elsewhere = facts["disk_folder"], "DEMITASSE_ROOT=/another/folder names another place"
+    """Raise BoardError for a store that cannot be written, or from which nothing can be run."""
+    folder = facts["disk_folder"]
+    elsewhere = "DEMITASSE_ROOT=/another/folder names another place"
     if not facts["disk_writable"]:
         raise BoardError(
             f"{address}: `{folder}` cannot be written, the store is to be there", hint=elsewhere
         )
     if facts["disk_noexec"]:
         raise BoardError(
-            f"{address}: `{folder}` is mounted noexec: a runtime's libraries cannot be loaded there",
+            f"{address}: `{folder}` is mounted noexec: "
+            "a runtime's libraries cannot be loaded there",
             hint=f"{elsewhere}; or mount it with exec",
         )
 
 
 def _refuse_old_jetpack(address: str, facts: Facts) -> None:
-    """Raise FitError for a Jetson whose system is older than the first with a Python that is new enough."""
+    """Raise FitError for a Jetson whose system is older than OLDEST_L4T."""
     l4t = facts.get("l4t")
     if l4t and _version(l4t) < OLDEST_L4T:
         raise FitError(
@@ -108,10 +120,11 @@ def _refuse_old_jetpack(address: str, facts: Facts) -> None:
 
 
 def _refuse_memory(address: str, manifest: Manifest, facts: Facts) -> None:
-    """Raise FitError where the board has not the memory, by what it reports itself."""
+    """Raise FitError if the board has too little memory, by its own report."""
     needs = needs_of_bundle(manifest)
     if needs is None or facts["memory_total_mb"] is None:
         return
+
     total = int(facts["memory_total_mb"])
     board = _recognised(facts)
     found = fit(needs, board or total, total)
@@ -129,14 +142,18 @@ def _recognised(facts: Facts) -> Target | None:
 
 
 def note_other_target(address: str, manifest: Manifest, facts: Facts, report: Reporter) -> None:
-    """Say where a bundle was packaged for another kind of board than the one that was found."""
+    """Note that a bundle was packaged for another kind of board than this one."""
     board = _recognised(facts)
     if other := _packaged_for_another(manifest, board):
         report.note(f"{address}: {other}; it fits here, with its context of {manifest.context}")
 
 
 def _packaged_for_another(manifest: Manifest, board: Target | None) -> str:
-    """Return in words that a bundle is for another target, with the command that packages for this one; "" where it is not."""
+    """Return a sentence if a bundle is for another target, with the command that makes another.
+
+
+    "" if it is for this one.
+    """
     if board is None or board.id == manifest.target:
         return ""
     return (

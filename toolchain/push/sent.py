@@ -1,7 +1,7 @@
-"""Model files that were sent to boards, kept on this computer by their sha256: an update is counted against the one a board has.
+"""Model files that were sent to boards, kept here by sha256: an update is compared with them.
 
-They are hard links where the file system has them, and only the last few stay: without them a push sends more, never something
-wrong, since the board checks every tensor.
+They are hard links where the file system has them, and only the last few are kept. Without them a
+push sends more, never something wrong: the board checks every tensor.
 """
 
 import os
@@ -14,10 +14,12 @@ import platformdirs
 from toolchain.files import link_or_copy
 
 NEWEST = 8
+SUFFIXES = (".gguf",)
+"""Ends of the names of files that can be sent as a delta: what device/manifest/delta.py reads."""
 
 
 def keep(file: Path, sha256: str) -> None:
-    """Remember a file; the oldest is forgotten for it. A full or read-only disk is no reason to stop a push."""
+    """Keep a file and drop the oldest one; a full or read-only disk does not stop a push."""
     place = _folder() / sha256
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +31,7 @@ def keep(file: Path, sha256: str) -> None:
 
 
 def held(digests: Collection[str]) -> list[Path]:
-    """Return which of these files are remembered, the last one first; a file's name is its sha256."""
+    """Return the paths of those files that are kept, newest first; a file's name is its sha256."""
     return [file for file in _by_age() if file.name in digests]
 
 

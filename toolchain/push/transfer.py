@@ -1,5 +1,6 @@
-"""Blobs on their way to a board, in a `receive` session (the protocol is in device/receive.py): whole, from the byte where they
-were cut, or as what changed against a model file that the board holds.
+"""Blobs on their way to a board in a `receive` session (protocol: device/receive.py).
+
+A blob is sent whole, from the byte where it was cut, or as a patch of a file that the board holds.
 """
 
 import json
@@ -19,31 +20,31 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 GROUP_BYTES = 8 << 20
 GROUP_BLOBS = 500
-"""Blobs that are put in one request: small files share the board's fsyncs."""
+"""Blobs in one request: small files share the board's fsyncs."""
 MAX_WRONG = 3
-"""Times that a board may find its old file damaged before all the rest is sent as it is."""
+"""Times that a board may find its old file damaged before the whole rest is sent as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A file that the board lacks, whole or in part."""
+    """A file that the board lacks, or a part of it."""
 
     path: Path
     sha256: str
     size: int
     offset: int
-    """The first byte that is missing."""
+    """Offset of the first missing byte."""
     patch: "Patch | None" = None
-    """How the board makes it of a file that it has."""
+    """Patch from a file that the board holds; None: the bytes are sent."""
 
     @property
     def missing_bytes(self) -> int:
-        """What has to be sent."""
+        """Number of bytes to send."""
         return self.patch.missing_bytes(self.offset) if self.patch else self.size - self.offset
 
 
 class _Progress:
-    """Counts what is sent."""
+    """Counts the bytes that are sent."""
 
     def __init__(self, total: int, report: Reporter) -> None:
         self._total, self._report = total, report
@@ -55,12 +56,13 @@ class _Progress:
 
 
 def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: Reporter) -> int:
-    """Send what is missing of each blob; return the bytes."""
+    """Send the missing bytes of each blob; return their number."""
     progress = _Progress(sum(blob.missing_bytes for blob in blobs), report)
     whole = [blob for blob in blobs if not blob.patch]
     for blob in blobs:
         if blob.patch and (rest := _send_patch(device, channel, blob, progress, report)):
             whole.append(rest)
+
     for group in _groups(whole):
         entries = [
             {"sha256": blob.sha256, "size": blob.size, "offset": blob.offset} for blob in group
@@ -71,13 +73,14 @@ def send_blobs(device: Device, channel: Channel, blobs: Sequence[Blob], report: 
                 device.send(channel, chunk)
                 progress.add(len(chunk))
         _hear(device, channel)
+
     return progress.sent
 
 
-def send_papers(
+def send_manifest(
     device: Device, channel: Channel, kind: str, manifest: bytes, signature: bytes
 ) -> int:
-    """Have a folder made of blobs that are there; return the bytes."""
+    """Have the board make a folder from blobs that it holds; return the bytes sent for that."""
     device.send(
         channel, _line({"op": kind, "size": len(manifest), "signature_size": len(signature)})
     )
@@ -89,7 +92,7 @@ def send_papers(
 def _send_patch(
     device: Device, channel: Channel, blob: Blob, progress: _Progress, report: Reporter
 ) -> Blob | None:
-    """Send the frames of a patch; return what of the blob is to be sent whole, since the board's old file is damaged."""
+    """Send the frames of a patch; return the rest of the blob if the old file is damaged."""
     patch, there = blob.patch, blob.offset
     for _ in range(MAX_WRONG):
         assert patch
@@ -110,14 +113,16 @@ def _send_patch(
             return None
         there = int(answer["wrong_at"])
         report.note(
-            f"{device.address}: {blob.path.name}: the file before is damaged on the board; sent whole from byte {there:,}"
+            f"{device.address}: {blob.path.name}: the file before is damaged on the board; "
+            f"sent whole from byte {there:,}"
         )
         patch = patch.without(there, report)
+
     return replace(blob, offset=there, patch=None)
 
 
 def _chunks(blob: Blob) -> Iterator[memoryview]:
-    """Yield the missing bytes; each chunk is valid until the next."""
+    """Yield the missing bytes in chunks; a chunk is valid until the next one."""
     buffer = memoryview(bytearray(READ_BYTES))
     with blob.path.open("rb", buffering=0) as stream:
         stream.seek(blob.offset)
@@ -133,13 +138,14 @@ def _hear(device: Device, channel: Channel) -> dict[str, Any]:
     if not (line := channel.read_line()):
         ended = channel.finish()
         raise BoardError(
-            f"{device.address}: the transfer ended early: {ended.stderr.strip()[-300:] or ended.code}"
+            f"{device.address}: the transfer ended early: "
+            f"{ended.stderr.strip()[-300:] or ended.code}"
         )
     return parse(device.address, "receive", line)
 
 
 def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:
-    """Yield blobs in the order they came, small ones together."""
+    """Yield blobs in their order, small ones in one group."""
     group: list[Blob] = []
     for blob in blobs:
         if group and (
@@ -149,5 +155,6 @@ def _groups(blobs: Sequence[Blob]) -> Iterator[list[Blob]]:
             yield group
             group = []
         group.append(blob)
+
     if group:
         yield group

@@ -1,6 +1,7 @@
-"""Reports of boards: kept as JSON, compared with an interval, and shown as one HTML page that needs nothing else.
+"""Reports of boards: stored as JSON, compared with an interval, shown as one HTML page.
 
-A report's rows are llama-bench's, so what llama-bench itself printed (`-o json`, `-o jsonl`) compares just as well.
+A report's rows are llama-bench's, so output of llama-bench itself (`-o json`, `-o jsonl`) can be
+compared too.
 """
 
 import json
@@ -20,11 +21,11 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One test of two reports."""
+    """One test in two reports."""
 
     test: str
     first: float
-    """Median tokens a second."""
+    """Median tokens a second of the first report."""
     second: float
     ratio: float
     """The second's median ÷ the first's."""
@@ -32,21 +33,23 @@ class Comparison:
     high: float
     """95 % bootstrap interval of the ratio."""
     caveats: tuple[list[str], list[str]]
-    """Why the figures of the first and of the second may not be what their boards can do: the interval knows nothing of it."""
+    """Reasons why the first's and the second's figures may not be what their boards can do.
+
+    The interval knows nothing of them."""
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """Return in words what the interval says."""
         return "faster" if self.low > 1 else "slower" if self.high < 1 else "no difference shown"
 
 
 def save(report: Report, path: Path) -> None:
-    """Keep a report as JSON."""
+    """Write a report as JSON."""
     write_whole(path, json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> Report:
-    """Return a kept report, or rows of llama-bench as one; raise ArtifactError for anything else."""
+    """Return a stored report, or llama-bench's rows as one; raise ArtifactError for other files."""
     try:
         found = _parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -54,11 +57,13 @@ def read(path: Path) -> Report:
             f"{path}: cannot be read as a report",
             hint="`demitasse bench BOARD --save FILE` makes one",
         ) from error
+
     if isinstance(found, dict) and {"board", "emulated", "rows", "measured"} <= found.keys():
         return Report(
             **{name: found[name] for name in ("board", "emulated", "rows", "measured")},
             facts=found.get("facts", {}),
         )
+
     rows = found if isinstance(found, list) else [found]
     if not rows or not all(
         isinstance(row, dict) and {"n_prompt", "n_gen", "samples_ts"} <= row.keys() for row in rows
@@ -67,6 +72,7 @@ def read(path: Path) -> Report:
             f"{path}: holds neither a report nor rows of llama-bench",
             hint="with their samples: -o json or -o jsonl",
         )
+
     return Report(board=path.stem, emulated=False, rows=rows, measured={})
 
 
@@ -78,9 +84,9 @@ def _parse(text: str) -> Any:
 
 
 def compare(first: Report, second: Report) -> list[Comparison]:
-    """Return each test that both hold; raise ArtifactError where there is none.
+    """Return each test that both reports hold; raise ArtifactError if there is none.
 
-    The interval is that of runs which are independent; two boards, or one board before and after a change.
+    The interval is that of independent runs: of two boards, or of one before and after a change.
     """
     pairs = [
         (test_name(row), row, other)
@@ -93,6 +99,7 @@ def compare(first: Report, second: Report) -> list[Comparison]:
             ", ".join(test_name(row) for row in report.rows) for report in (first, second)
         )
         raise ArtifactError(f"{first.board} and {second.board}: no test is in both: {tests}")
+
     both = caveats(first), caveats(second)
     return [
         _compared(test, row["samples_ts"], other["samples_ts"], both) for test, row, other in pairs
@@ -121,8 +128,9 @@ def _compared(
 
 
 def caveats(report: Report) -> list[str]:
-    """Return why a report's figures may not be what the board can do, a sentence each."""
-    measured, after = report.measured, report.measured.get("after", {})
+    """Return reasons why a report's figures may not be what the board can do, a sentence each."""
+    measured = report.measured
+    after = report.measured.get("after", {})
     found = (
         ["an emulated board: its speed says nothing about a real one"] if report.emulated else []
     )

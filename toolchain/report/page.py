@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, nothing from elsewhere, light or dark as its reader likes it."""
+"""A report as one HTML page: no script, no foreign resource, light or dark as the reader likes."""
 
 import html
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,23 @@ from toolchain.report import caveats, plots, test_name
 
 NOT_MEASURED = "not measured"
 STYLE = """
-:root { color-scheme: light dark; --paper: light-dark(#fbf9f6, #171412); --ink: light-dark(#2a211b, #ece5df);
-  --quiet: light-dark(#6b5d53, #a89a8f); --line: light-dark(#e3dbd3, #362e29); --alarm: light-dark(#a3231a, #ff8a7d) }
-body { margin: 0 auto; max-width: 54rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+:root { color-scheme: light dark;
+  --paper: light-dark(#fbf9f6, #171412); --ink: light-dark(#2a211b, #ece5df);
+  --quiet: light-dark(#6b5d53, #a89a8f); --line: light-dark(#e3dbd3, #362e29);
+  --alarm: light-dark(#a3231a, #ff8a7d) }
+body { margin: 0 auto; max-width: 54rem; padding: 2rem 1.25rem 4rem;
+  background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.5rem 0 .25rem } p { margin: .4rem 0 } .quiet { color: var(--quiet); font-size: .9rem }
+h1 { font-size: 1.5rem; margin: 0 }
+h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem } p { margin: .4rem 0 }
+.quiet { color: var(--quiet); font-size: .9rem }
 .caveat { color: var(--alarm) } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
-th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: normal }
-thead th { color: var(--quiet) } td.number { text-align: right } svg { width: 100%; max-width: 46rem; height: auto; display: block }
+th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; font-weight: normal;
+  border-bottom: 1px solid var(--line) }
+thead th { color: var(--quiet) } td.number { text-align: right }
+svg { width: 100%; max-width: 46rem; height: auto; display: block }
 """
 
 
@@ -27,16 +34,20 @@ def render(reports: Sequence[Report]) -> str:
     title = " · ".join(dict.fromkeys(report.board for report in reports))
     body = [
         f"<h1>{_text(title)}</h1>",
-        '<p class="quiet">measured by demitasse, on the boards themselves, with the runtime that serves</p>',
+        '<p class="quiet">measured by demitasse, on the boards themselves, '
+        "with the runtime that serves</p>",
     ]
     body += _figure(
         "Quality against speed",
         plots.quality_and_speed(reports),
-        "The area of a circle is the size of the file; the dotted line joins those that no other beats in both.",
+        "The area of a circle is the size of the file; "
+        "the dotted line joins those that no other beats in both.",
         "no report holds a release that went through the gate",
     )
+
     for report in reports:
         body += _report(report)
+
     head = (
         '<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -91,6 +102,7 @@ def _tests(report: Report) -> str:
                 str(row.get("n_threads", "")),
             )
         )
+
     return _table(head, rows)
 
 
@@ -102,17 +114,20 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         ("loading the model", "load_s"),
     ):
         yield name, _said(measured.get(key), lambda value: f"{value:.3f} s")
+
     for name, key in (
         ("peak resident memory", "peak_rss_bytes"),
         ("its own share (PSS)", "pss_bytes"),
     ):
         yield name, _said(measured.get(key), lambda value: f"{value / 1e6:.1f} MB")
+
     yield "major page faults", _said(measured.get("major_faults"), str)
     for name, value in measured.get("pressure", {}).items():
         yield (
             f"time in which something waited for {name}",
             _said(value, lambda share: f"{share:.1%}"),
         )
+
     yield (
         "memory bandwidth, read",
         _said(measured.get("roofline", {}).get("bandwidth_gb_s"), lambda value: f"{value:g} GB/s"),
@@ -146,6 +161,7 @@ def _origin(report: Report) -> Iterator[tuple[str, str]]:
     )
     release = report.measured.get("release", {})
     yield from ((name, str(release[name])) for name in ("release", "file") if name in release)
+
     for row in report.rows[:1]:
         yield "engine", f"{row.get('engine', 'llama.cpp')} {row.get('engine_version', '')}"
         yield (
@@ -153,6 +169,7 @@ def _origin(report: Report) -> Iterator[tuple[str, str]]:
             f"{row.get('model_type', '')}, {row.get('model_size', 0) / 1e6:.1f} MB of weights",
         )
         yield "when", str(row.get("test_time", ""))
+
     for name in ("before", "after"):
         condition = report.measured.get(name, {})
         yield (
@@ -166,7 +183,8 @@ def _said(value: Any, words: Any) -> str:
 
 
 def _figure(title: str, svg: str, caption: str, absent: str) -> list[str]:
-    shown = f'<div class="wide" role="img" aria-label="{_text(title)}">{svg}</div><p class="quiet">{_text(caption)}</p>'
+    picture = f'<div class="wide" role="img" aria-label="{_text(title)}">{svg}</div>'
+    shown = f'{picture}<p class="quiet">{_text(caption)}</p>'
     return [
         f"<h3>{_text(title)}</h3>",
         shown if svg else f'<p class="quiet">{NOT_MEASURED}: {_text(absent)}</p>',

@@ -1,25 +1,29 @@
-"""The pictures of a report, as SVG that takes the colour of the page around it."""
+"""The plots of a report, as SVG in the colour of the page around it."""
 
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from toolchain.artifacts import Figures, Report
 
 INK = "#010203"
-"""Drawn in this colour, shown in the page's own."""
+"""Colour that is drawn with; the page's own colour replaces it."""
 COLOURS = ("#b5622a", "#3f7fb0", "#6b9a4b", "#a05fa8", "#c0a030")
 LEAST_AREA, AREA_PER_MB = 60.0, 0.4
 
 
 def quality_and_speed(reports: Sequence[Report]) -> str:
-    """Return quality against speed, a circle a release with its size as area, the front of the best ones joined; or nothing."""
+    """Return a plot of quality against speed; "" without a point.
+
+    Each release is a circle with its size as area. A line joins those that no other beats.
+    """
     points = [point for report in reports if (point := _point(report))]
     if not points:
         return ""
+
     with _figure(6.4, 3.6) as (axes, done):
         for number, (rate, kl, size, name) in enumerate(points):
             area = LEAST_AREA + size / 1e6 * AREA_PER_MB
@@ -46,7 +50,7 @@ def quality_and_speed(reports: Sequence[Report]) -> str:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other one beats in both speed (more) and KL (less), from the slowest to the fastest."""
+    """Return the points that no other beats in both speed (more) and KL (less), slowest first."""
     best: list[tuple[float, float]] = []
     for rate, kl in sorted(set(points), key=lambda point: (-point[0], point[1])):
         if not best or kl < best[-1][1]:
@@ -55,10 +59,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def where_time_goes(report: Report) -> str:
-    """Return the parts of one answer as one bar; nothing where none was asked for."""
+    """Return the parts of one answer's time as a bar; "" if no answer was measured."""
     answer = report.measured.get("answer")
     if not answer:
         return ""
+
     parts = [("loading the model", report.measured["load_s"]), *answer["seconds"].items()]
     whole = sum(seconds for _, seconds in parts)
     with _figure(6.4, 1.5) as (axes, done):
@@ -84,10 +89,11 @@ def where_time_goes(report: Report) -> str:
 
 
 def over_time(report: Report) -> str:
-    """Return temperature, clock, power and speed through the run, one below the other; nothing where nothing was sampled."""
+    """Return plots of temperature, clock, power and speed over the run; "" without samples."""
     tracks = [track for track in _tracks(report) if len(track[1]) > 1]
     if not tracks:
         return ""
+
     with _figure(6.4, 0.6 + 1.1 * len(tracks), rows=len(tracks)) as (axes, done):
         for row, (name, points), colour in zip(
             axes if len(tracks) > 1 else [axes], tracks, itertools.cycle(COLOURS), strict=False
@@ -111,6 +117,7 @@ def _tracks(report: Report) -> Iterator[tuple[str, list[tuple[float, float]]]]:
             name,
             [(sample["at_s"], sample[key]) for sample in samples if sample.get(key) is not None],
         )
+
     flags = [
         (sample["at_s"], float(bool(sample["throttled"])))
         for sample in samples
@@ -136,12 +143,12 @@ def _seconds(seconds: float) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
-    """Yield the axes of a figure, and what turns it into SVG."""
+def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """Yield the axes of a figure, and a function that returns it as SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "demitasse",
         "font.size": 9,

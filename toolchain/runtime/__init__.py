@@ -1,4 +1,7 @@
-"""What boards run: the agent (our own code alone) and runtimes (with the engine's libraries), for one kind of processor each."""
+"""Runtimes: what a board runs to serve a model, a folder with the engine's libraries.
+
+Each one is for one kind of processor (profile). Also for this computer itself.
+"""
 
 import importlib.metadata
 import os
@@ -12,6 +15,7 @@ from typing import Any
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.agent import OLDEST_PYTHON
 from toolchain.errors import ArtifactError, ToolError
+from toolchain.profiles import PROFILES, THIS_COMPUTER
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
 from toolchain.runtime.assemble import assemble_llama, assemble_site
@@ -30,15 +34,14 @@ __all__ = [
 
 LITERT = "litert"
 SITE = ("ai-edge-litert", "numpy", "tokenizers")
-"""What a board imports to run TFLite files."""
-THIS_COMPUTER = {"x86_64": "x86-64"}
-"""`uname -m` → the profile whose runtime a computer of that kind assembles of its own installed libraries."""
+"""Distributions that a board imports to run TFLite files."""
 
 
 def for_profile(profile: str, report: Reporter) -> Path:
-    """Return the runtime folder for boards of a profile; DEMITASSE_RUNTIME names a folder to use instead.
+    """Return the runtime folder for boards of a profile.
 
-    This computer's own kind is assembled of what is installed, every other is cross-built once (minutes). Raise ToolError
+    DEMITASSE_RUNTIME names a folder to use instead. This computer's own kind is assembled from the
+    installed packages, every other one is cross-built once, which takes minutes. Raises ToolError
     if a tool for that is missing.
     """
     if given := os.environ.get("DEMITASSE_RUNTIME"):
@@ -46,12 +49,12 @@ def for_profile(profile: str, report: Reporter) -> Path:
     if profile == THIS_COMPUTER.get(platform.machine()):
         return for_this_computer()
     libraries = [cross.build_library(profile, report) / "lib" / "libllama.so"]
-    processor = cross.PROFILES[profile]
+    processor = PROFILES[profile]
     return _assemble(profile, processor.machine, processor.features, libraries)
 
 
 def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Reporter) -> Path:
-    """Return the runtime folder with an engine for a board of a profile, whose facts tell the rest."""
+    """Return the runtime folder with an engine, for a board of a profile with these facts."""
     if engine == LITERT and not os.environ.get("DEMITASSE_RUNTIME"):
         return lite(
             facts["machine"], facts["python_abi"], facts["glibc"] or "0", report, profile=profile
@@ -60,7 +63,7 @@ def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Repor
 
 
 def lite(machine: str, python_abi: str, glibc: str, report: Reporter, *, profile: str = "") -> Path:
-    """Return the runtime folder with LiteRT for one machine and Python, of wheels that are fetched once."""
+    """Return the runtime folder with LiteRT for one machine and Python; wheels are fetched once."""
     site = site_folder(SITE, machine, python_abi, glibc, report)
     python = python_of(python_abi)
     about = next(site.glob("ai_edge_litert-*.dist-info"))
@@ -79,7 +82,7 @@ def lite(machine: str, python_abi: str, glibc: str, report: Reporter, *, profile
 
 
 def lite_for_this_computer(report: Reporter) -> Path:
-    """Return the runtime folder with LiteRT for this very computer and Python."""
+    """Return the runtime folder with LiteRT for this very computer and its Python."""
     machine = platform.machine()
     libc = platform.libc_ver()[1]
     return lite(
@@ -92,7 +95,7 @@ def lite_for_this_computer(report: Reporter) -> Path:
 
 
 def for_this_computer() -> Path:
-    """Return the runtime folder for this very computer, of the llama-cpp-python that is installed; built once."""
+    """Return the runtime folder for this very computer, from its llama-cpp-python; built once."""
     folder = bindings() / "lib"
     machine = platform.machine()
     libraries = [folder / "libllama.so", *_ggml(folder)]
@@ -135,7 +138,7 @@ def bindings() -> Path:
 
 
 def _ggml(folder: Path) -> list[Path]:
-    """Return the libraries that libllama.so finds beside itself, under the one name that it asks for."""
+    """Return the libraries that libllama.so loads from its own folder, each under one name."""
     return sorted(
         file for file in folder.iterdir() if re.fullmatch(r"libggml[a-z-]*\.so\.\d+", file.name)
     )

@@ -1,6 +1,6 @@
-"""Assembles a runtime folder from installed distributions: what a board runs, free of the host's Python version.
+"""Assembles a runtime folder from installed distributions, free of the host's Python version.
 
-The same inputs give the same folder, and so the same id; a folder is built once and kept by its id.
+The same inputs give the same folder and so the same id. A folder is built once and kept by its id.
 """
 
 import importlib.metadata
@@ -27,15 +27,20 @@ SERVER = (
     "typing_extensions",
     "uvicorn",
 )
-"""Pure-Python distributions of the runtime; exceptiongroup for Python 3.10, which anyio needs there."""
+# anyio needs exceptiongroup on Python 3.10.
+"""Pure-Python distributions of the runtime."""
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
-"""llama-cpp-python's low-level interface, without the package around it (which wants numpy and diskcache)."""
+# The package around it needs numpy and diskcache.
+"""llama-cpp-python's low-level interface, without the package around it."""
 THIS_PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
-_IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import device.serve.server, device.serve.serving, "
+_IMPORTS = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "import device.serve.server, device.serve.serving, "
+)
 
 
 def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
-    """Return the runtime folder with these native libraries of llama.cpp; `llama` holds LLAMA_PYTHON."""
+    """Return the runtime folder with llama.cpp's native libraries; `llama` holds LLAMA_PYTHON."""
 
     def fill(staged: Path) -> None:
         (staged / "llama_cpp" / "lib").mkdir(parents=True)
@@ -44,8 +49,10 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
         ).touch()  # without it a llama_cpp that the board has installed would be taken
         for name in LLAMA_PYTHON:
             _copy(llama / name, staged / "llama_cpp" / name)
+
         for library in libraries:
             _copy(library, staged / "llama_cpp" / "lib" / library.name)
+
         _copy_distribution("llama-cpp-python", staged)
 
     return _assemble(described, fill, "device.engine.llama")
@@ -63,9 +70,9 @@ def assemble_site(described: RuntimeManifest, site: Path) -> Path:
 
 
 def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: str) -> Path:
-    """Return the runtime folder, checked by importing it where it can run here; built once.
+    """Return the runtime folder, built once and checked by an import where it can run here.
 
-    `described` says what its libraries need; its files are filled in here.
+    `described` says what its libraries need; its list of files is filled in here.
     """
     runtimes = cache() / "runtimes"
     runtimes.mkdir(parents=True, exist_ok=True)
@@ -87,6 +94,7 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
             ):
                 _check(staged, engine)
             staged.rename(final)
+
     return final
 
 
@@ -100,7 +108,7 @@ def _fill(staged: Path) -> None:
 
 
 def _copy_distribution(name: str, staged: Path) -> None:
-    """Copy a distribution's Python files and licences; of llama-cpp-python only the licences."""
+    """Copy a distribution's Python files and licences; only the licences of llama-cpp-python."""
     for file in importlib.metadata.files(name) or []:
         parts = file.parts
         about = parts[0].endswith(".dist-info") and (

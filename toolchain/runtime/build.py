@@ -1,4 +1,7 @@
-"""`runtime build`: what a kind of board will run, built ahead of a push and measured; on request as files to take away."""
+"""`runtime build`: builds the runtime of a target ahead of a push, and measures it.
+
+On request it also writes files to take away.
+"""
 
 import resource
 import shutil
@@ -9,7 +12,6 @@ from pathlib import Path
 
 from device.manifest import read_runtime
 from toolchain import runtime
-from toolchain.board.device import Device, check_python
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
@@ -19,52 +21,46 @@ from toolchain.target import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A runtime on this computer."""
+    """A runtime on this computer, and what its build took."""
 
     target: str
     profile: str
     features: tuple[str, ...]
-    """What of a processor it needs."""
+    """Processor features that it needs, as /proc/cpuinfo spells them."""
     glibc: str
-    """The oldest on which it loads."""
+    """Oldest glibc on which it loads."""
     runtime: str
-    """Its id: the sha256 of its manifest."""
+    """Id: the sha256 of its manifest."""
     folder: str
     size_bytes: int
     seconds: float
     cpu_s: float
-    """Processor time of compilers; 0 where it was found."""
+    """Processor seconds of compilers; 0 if nothing had to be built."""
     files: tuple[str, ...] = ()
-    """What was written into the folder of `--out`."""
+    """Names of the files that were written into the folder of `--out`."""
 
 
 def build(
     target: Target, report: Reporter, *, out: Path | None = None, with_bench: bool = False
 ) -> Built:
-    """Return the runtime of a target, built where it is not there yet; `out` gets the wheel, and llama-bench if it is wanted."""
+    """Return the runtime of a target, and build it unless it is there.
+
+    `out` gets the wheel, and llama-bench too if `with_bench` is set. Raises ConfigError for
+    `with_bench` without `out`.
+    """
     if with_bench and not out:
         raise ConfigError("--bench: where to?", hint="--out FOLDER names the place for llama-bench")
-    began, before = time.monotonic(), _compilers_s()
+    began = time.monotonic()
+    before = _compilers_s()
     folder = runtime.for_profile(target.profile, report)
     files = _take_away(target, report, out, with_bench=with_bench) if out else []
-    return _measured(target, folder, time.monotonic() - began, _compilers_s() - before, files)
+    return describe(target, folder, time.monotonic() - began, _compilers_s() - before, files)
 
 
-def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
-    """Return the CUDA runtime of a kind of Jetson, compiled on one where it is not there yet."""
-    from toolchain.runtime import cuda
-
-    cuda.check_target(target)
-    began, facts = time.monotonic(), device.facts()
-    check_python(device.address, facts)
-    folder = cuda.build_on(device.connection, facts, target, report)
-    report.note(f"to use it: DEMITASSE_RUNTIME={folder} demitasse push BUNDLE {device.address}")
-    return _measured(target, folder, time.monotonic() - began, 0.0, [])
-
-
-def _measured(
+def describe(
     target: Target, folder: Path, seconds: float, cpu_s: float, files: Sequence[Path]
 ) -> Built:
+    """Return what a runtime folder holds, and what its build took."""
     described = read_runtime(folder)
     return Built(
         target=target.id,

@@ -1,7 +1,8 @@
-"""Builds llama.cpp for boards on any Linux host: one libllama.so for each kind of processor, without root or a system compiler.
+"""Builds llama.cpp for boards on any Linux host, without root and without a system compiler.
 
-One image on purpose: zig gives each shared library a C++ runtime of its own, and several that pass C++ objects to each other abort.
-Same inputs, same bytes: what is built is kept under the digest of its inputs, and is found there the next time.
+Each kind of processor gets one libllama.so. It is a single library on purpose: zig gives every
+shared library a C++ runtime of its own, and libraries that pass C++ objects to each other abort.
+The same inputs give the same bytes; a build is kept under the digest of its inputs.
 """
 
 import fcntl
@@ -17,68 +18,26 @@ from pathlib import Path
 from toolchain import config
 from toolchain.agent import cache
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.profiles import PROFILES, Processor
 from toolchain.progress import Reporter
 from toolchain.runtime import source
 from toolchain.runtime.elf import glibc_floor, largest_page, needed_versions
 from toolchain.tools import zig
 
 GLIBC = "2.31"
-"""Newest glibc that may be asked for: that of Debian 11 and Ubuntu 20.04, JetPack 5's base; JetPack 6 and Pi OS 12 are newer."""
+# Debian 11 and Ubuntu 20.04 (the base of JetPack 5) have it; JetPack 6 and Pi OS 12 are newer.
+"""Newest glibc that a build may need."""
 PAGES = {"aarch64": 16 << 10, "x86_64": 4 << 10}
-"""Largest pages of a machine's kernels: a Raspberry Pi 5 has 16 KiB."""
+"""Largest memory page of a machine's kernels, in bytes; a Raspberry Pi 5 has 16 KiB."""
 _PROJECT = Path(__file__).parent / "image"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processor:
-    """What a library is compiled for."""
-
-    machine: str
-    """`uname -m`."""
-    cpu: str
-    """Of ggml's kernels, as zig spells it; all else is compiled for any processor of the machine."""
-    features: tuple[str, ...]
-    """What that implies, as /proc/cpuinfo spells it: a board without one of them dies by SIGILL."""
-
-
-_ARMV8_2 = ("asimd", "asimdrdm", "atomics", "crc32", "fp")
-_X86_64_V3 = (
-    "abm",
-    "avx",
-    "avx2",
-    "bmi1",
-    "bmi2",
-    "cx16",
-    "f16c",
-    "fma",
-    "movbe",
-    "popcnt",
-    "sse4_1",
-    "sse4_2",
-    "ssse3",
-)
-PROFILES = {
-    "armv8.0": Processor(machine="aarch64", cpu="generic+v8a", features=("asimd", "fp")),
-    "armv8.2+fp16": Processor(
-        machine="aarch64", cpu="generic+v8_2a+fullfp16", features=(*_ARMV8_2, "asimdhp", "fphp")
-    ),
-    "armv8.2+dotprod+fp16": Processor(
-        machine="aarch64",
-        cpu="generic+v8_2a+dotprod+fullfp16",
-        features=(*_ARMV8_2, "asimddp", "asimdhp", "fphp"),
-    ),
-    "x86-64": Processor(machine="x86_64", cpu="x86_64", features=("sse2",)),
-    "x86-64-v3": Processor(machine="x86_64", cpu="x86_64_v3", features=_X86_64_V3),
-}
-"""`x86-64` loads on every such computer; `-v3` (AVX2, since 2013) is several times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Product:
     target: str
-    """In image/CMakeLists.txt."""
+    """Name of the target in image/CMakeLists.txt."""
     file: str
-    """Where it lies in the folder that is returned."""
+    """Path in the folder that is returned."""
 
 
 _LIBRARY = _Product("image", "lib/libllama.so")
@@ -86,16 +45,17 @@ _BENCH = _Product("bench", "bin/llama-bench")
 
 
 def build_library(profile: str, report: Reporter) -> Path:
-    """Return a folder with `lib/libllama.so` for boards of a profile, built once: 250 to 360 CPU-seconds, its next profile 31.
+    """Return a folder with `lib/libllama.so` for boards of a profile, built once.
 
-    Raises ConfigError for an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result would
-    not load on the boards.
+    The first build takes 250 to 360 CPU-seconds, that of another profile 31. Raises ConfigError for
+    an unknown profile, ToolError if a tool or the source is missing, ArtifactError if the result
+    would not load on the boards.
     """
     return _built(_LIBRARY, profile, report)
 
 
 def build_bench(profile: str, report: Reporter) -> Path:
-    """Return a folder with `bin/llama-bench`, llama.cpp inside: the referee on the board; otherwise as build_library."""
+    """Return a folder with `bin/llama-bench`, llama.cpp inside; otherwise as build_library."""
     return _built(_BENCH, profile, report)
 
 
@@ -104,8 +64,11 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
         raise ConfigError(
             f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES))
         )
-    processor, versions = PROFILES[profile], zig.verify()
+
+    processor = PROFILES[profile]
+    versions = zig.verify()
     folder = cache() / "cross"
+
     with _alone(folder, report):
         llama = source.fetch(folder / "source", report)
         common = _digest(
@@ -124,16 +87,18 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
             )
             file = _compile(project, product, llama, processor, profile, report)
             _keep(file, kept, product)
+
     return kept
 
 
 def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
-    """Return the build folder of a machine; one that was made of other inputs is begun anew.
+    """Return the build folder of a machine, emptied if it was made from other inputs.
 
-    It holds a copy of our project: cmake builds on only where the source lies where it was, and the same files may come from
-    another installation of demitasse.
+    It holds a copy of our project: cmake continues a build only where the source lies where it was,
+    and the same files may come from another installation of demitasse.
     """
-    build, made_of = folder / "build" / machine, folder / "build" / f"{machine}.inputs"
+    build = folder / "build" / machine
+    made_of = folder / "build" / f"{machine}.inputs"
     project = build / "project"
     if (
         not project.is_dir()
@@ -143,6 +108,7 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
         shutil.rmtree(build, ignore_errors=True)
         shutil.copytree(_PROJECT, project)
         made_of.write_text(inputs, encoding="utf-8")
+
     return zig.Project(source=project, build=build, cache=folder / "zig")
 
 
@@ -155,7 +121,8 @@ def _compile(
     report: Reporter,
 ) -> Path:
     report.note(
-        f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; minutes the first time"
+        f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; "
+        "minutes the first time"
     )
     zig.configure(project, _settings(project, llama, processor))
     zig.build(
@@ -182,17 +149,22 @@ def _settings(project: zig.Project, llama: source.Source, processor: Processor) 
 
 
 def check(file: Path, machine: str) -> None:
-    """Raise ArtifactError if a library or program needs more than an old board's C library, or smaller pages than a board's."""
+    """Raise ArtifactError if a library or program would not load on the oldest boards.
+
+    It may need no newer glibc than GLIBC and no smaller pages than a board's.
+    """
     if foreign := sorted(
         name for name in needed_versions(file) if not re.fullmatch(r"GLIBC_[\d.]+", name)
     ):
         raise ArtifactError(f"{file.name}: needs `{foreign[0]}`, which not every board has")
+
     floor = glibc_floor([file])
     if _release(floor) > _release(GLIBC):
         raise ArtifactError(f"{file.name}: needs glibc {floor}, boards have {GLIBC}")
     if largest_page(file) < PAGES[machine]:
         raise ArtifactError(
-            f"{file.name}: made for pages of {largest_page(file)} bytes, boards have up to {PAGES[machine]}"
+            f"{file.name}: made for pages of {largest_page(file)} bytes, "
+            f"boards have up to {PAGES[machine]}"
         )
 
 
@@ -206,7 +178,7 @@ def _keep(file: Path, kept: Path, product: _Product) -> None:
 
 @contextmanager
 def _alone(folder: Path, report: Reporter) -> Iterator[None]:
-    """Hold the cache for one build at a time; another process waits."""
+    """Hold the build cache for one build at a time; another process waits."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:

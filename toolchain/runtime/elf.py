@@ -1,6 +1,6 @@
-"""What a shared library asks of the system: the versions of glibc's symbols that it needs, and pages of at most some size.
+"""Needs of a shared library: versions of glibc's symbols, and the page size of its segments.
 
-Reads 64-bit little-endian ELF (System V ABI; the version needs are in the Linux Standard Base, "Symbol Versioning").
+Reads 64-bit little-endian ELF: System V ABI, and Linux Standard Base, "Symbol Versioning".
 """
 
 import re
@@ -32,10 +32,14 @@ def glibc_floor(libraries: list[Path]) -> str:
 
 
 def needed_versions(library: Path) -> set[str]:
-    """Return the symbol versions that a library needs, such as `GLIBC_2.34`; raise ArtifactError if it is no such library."""
+    """Return the symbol versions that a library needs, such as `GLIBC_2.34`.
+
+    Raises ArtifactError for a file that is no such library.
+    """
     image = library.read_bytes()
     if not image.startswith(_MAGIC):
         raise ArtifactError(f"{library.name}: not a 64-bit little-endian ELF library")
+
     try:
         sections = _sections(image)
         return {
@@ -49,7 +53,7 @@ def needed_versions(library: Path) -> set[str]:
 
 
 def largest_page(library: Path) -> int:
-    """Return the largest page size, in bytes, with which a library's segments can be mapped; 0 where it has none."""
+    """Return the largest page size, in bytes, that a library can be mapped with, or 0."""
     image = library.read_bytes()
     table, size, count = struct.unpack_from("<Q", image, 0x20) + struct.unpack_from(
         "<HH", image, 0x36
@@ -73,8 +77,9 @@ def _sections(image: bytes) -> list[_Section]:
 
 
 def _names(image: bytes, needs: _Section, strings: _Section) -> list[str]:
-    """Walk the list of libraries, and of each the list of versions."""
-    names, at = [], needs.offset
+    """Return the versions that are needed, from the list of libraries and its lists of versions."""
+    names = []
+    at = needs.offset
     for _ in range(needs.count):
         _, versions, _, first, following = struct.unpack_from("<HHIII", image, at)
         entry = at + first
@@ -84,6 +89,7 @@ def _names(image: bytes, needs: _Section, strings: _Section) -> list[str]:
             names.append(image[start : image.index(b"\0", start)].decode("ascii"))
             entry += step
         at += following
+
     return names
 
 

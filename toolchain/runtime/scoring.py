@@ -1,4 +1,4 @@
-"""A conversation with the device runtime as a child process on this computer: what is measured is what ships.
+"""A conversation with the device runtime as a child process here: what is measured is what ships.
 
 The child is `RUNTIME score` (device/score.py): JSON lines in, JSON lines and raw float32 rows out.
 """
@@ -23,17 +23,17 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the runtime generated."""
+    """Answer that the runtime generated."""
 
     prompt: list[int]
     tokens: list[int]
     text: str
     stopped: bool
-    """True where the model ended by itself, False where the length limit ended it."""
+    """Whether the model ended by itself; False if the length limit ended it."""
 
 
 class Scorer:
-    """The running child; use `scorer` to get one."""
+    """The running child process; `scorer` starts one."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", model: Path) -> None:
         assert child.stdin and child.stdout
@@ -42,7 +42,7 @@ class Scorer:
         self._output: IO[bytes] = child.stdout
 
     def info(self) -> dict[str, Any]:
-        """Return what the engine says of itself and of the model."""
+        """Return what the engine reports of itself and of the model."""
         return self._call(op="info")
 
     def tokenize(self, text: str) -> list[int]:
@@ -50,14 +50,14 @@ class Scorer:
         return list(self._call(op="tokenize", text=text)["tokens"])
 
     def render(self, messages: Messages) -> list[int]:
-        """Return the token ids of a conversation, rendered with the model's own template, ready to be answered.
+        """Return the token ids of a conversation in the model's template, ready to be answered.
 
-        A template that reads the clock is told RENDERED_AT.
+        A template that reads the clock gets RENDERED_AT.
         """
         return list(self._call(op="render", messages=list(messages), now=RENDERED_AT)["tokens"])
 
     def rendered(self, messages: Messages) -> str:
-        """Return the text of a conversation, as the model's own template renders it."""
+        """Return the text of a conversation, rendered with the model's own template."""
         return str(self._call(op="render", messages=list(messages), now=RENDERED_AT)["text"])
 
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
@@ -73,7 +73,7 @@ class Scorer:
         )
 
     def logits(self, tokens: Sequence[int]) -> "np.ndarray":
-        """Return float32 [len(tokens), vocabulary]: at row i the scores of the token after `tokens[: i + 1]`."""
+        """Return float32 [len(tokens), vocabulary]; row i scores what follows `tokens[: i + 1]`."""
         import numpy as np
 
         head = self._call(op="logits", tokens=list(tokens))
@@ -89,15 +89,18 @@ class Scorer:
             self._input.flush()
         except BrokenPipeError as error:
             raise self._gone() from error
+
         line = self._output.readline()
         if not line:
             raise self._gone()
+
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ArtifactError(
                 f"{self._model.name}: {answer['error']['message']}",
                 hint=answer["error"].get("hint", ""),
             )
+
         return answer
 
     def _gone(self) -> ArtifactError:
@@ -117,14 +120,14 @@ def scorer(
     stop_ids: Sequence[int] = (),
     escape: bool = False,
 ) -> Iterator[Scorer]:
-    """Yield a Scorer for a model file, the adapter that runs beside it and what its conversations begin with.
+    """Yield a Scorer for a model file, with its unmerged adapter and its opening if there are any.
 
-    `stop_ids` end an answer beside the tokens that the file itself names. With `escape` control tokens in messages are broken up.
-    The child ends with the block.
+    `stop_ids` end an answer, as do the tokens that the file itself names. `escape` breaks up
+    control tokens in messages. The child ends with the block.
     """
     argv = [
         sys.executable,
-        "-B",  # what is measured is what a board runs: the sources, not byte code of an earlier day
+        "-B",  # what is measured is what a board runs: the sources, not old byte code
         "-sE",
         str(runtime),
         "score",
@@ -137,6 +140,7 @@ def scorer(
     argv += ["--opening", str(opening)] if opening else []
     argv += ["--escape"] if escape else []
     argv += ["--stop-ids", ",".join(map(str, stop_ids))] if stop_ids else []
+
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:

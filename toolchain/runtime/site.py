@@ -1,7 +1,8 @@
-"""Site folders: the packages of PyPI that a board's Python imports, for its processor, fetched and unpacked on the host.
+"""Site folders: packages that a board's Python imports, fetched and unpacked on the host.
 
-The board itself installs nothing. One folder serves all boards of one machine, one Python and one glibc; it is made once and
-kept by the digest of what it is made from. Wheels are strangers' archives: they are unpacked within bounds.
+The board itself installs nothing. One folder serves all boards of one machine, Python and glibc; it
+is made once and kept by the digest of its inputs. Wheels come from strangers: they are unpacked
+within bounds.
 """
 
 import fnmatch
@@ -18,10 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
+from typing import Any
 
 from device.manifest import ManifestError, checked_path
 from toolchain import config
-from toolchain.agent import OLDEST_PYTHON, cache
+from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, cache
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.progress import Reporter, Silent
 from toolchain.runtime.elf import glibc_floor
@@ -29,9 +31,10 @@ from toolchain.tools import pip
 from toolchain.tools.pip import Place
 
 MAX_TOTAL, MAX_MEMBERS = 512 << 20, 20_000
-"""Bounds of what one wheel may hold (bytes, files); the largest of ours, numpy, holds 51 MB in 1,042 files."""
+# The largest of ours, numpy, holds 51 MB in 1,042 files.
+"""Bounds of the content of one wheel: bytes, files."""
 RECORD = "site.json"
-"""Beside the folder's packages: what it was made of."""
+"""File beside the folder's packages that says what it was made from."""
 _NEWEST_PYTHON = (3, 13)
 _UNUSED = (
     "*.pyi",
@@ -46,7 +49,7 @@ _UNUSED = (
     "*.data/*",
 )
 _ABOUT = re.compile(r"[^/]+\.dist-info/(METADATA$|(?i:licen|copying|notice))")
-"""What stays of a distribution's papers."""
+"""Metadata of a distribution that stays: its description and licences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +66,13 @@ def site_folder(
     glibc: str,
     report: Reporter | None = None,
 ) -> Path:
-    """Return the folder that a board puts on its `sys.path` to import distributions that `site.toml` pins; made once.
+    """Return the folder for a board's `sys.path` with pinned distributions; made once.
 
-    Machine, ABI (`cpython-311-aarch64-linux-gnu`, or `cp311`) and glibc are as a board's facts tell them. Raise FitError for a
-    Python or a glibc that there are no wheels for, ToolError if pip cannot get one, ArtifactError for one that is broken.
+    `site.toml` pins them.
+
+    Machine, ABI (`cpython-311-aarch64-linux-gnu`, or `cp311`) and glibc are spelled as in a board's
+    facts. Raises FitError for a Python or a glibc without wheels, ToolError if pip cannot get a
+    wheel, ArtifactError for a broken one.
     """
     report = report or Silent()
     place = Place(machine=machine, python=python_of(python_abi), glibc=glibc)
@@ -80,24 +86,29 @@ def site_folder(
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as work:
             _make(pins, place, Path(work), report)
             (Path(work) / "site").replace(kept)
+
     return kept
 
 
 def python_of(abi: str) -> tuple[int, int]:
-    """Return the version of a board's Python by its ABI; raise FitError if no runtime can be made for it."""
+    """Return the Python version of a board's ABI; raise FitError if there is no runtime for it."""
     found = re.match(r"(?:cpython-|cp)3(\d+)(t?)(?:-|$)", abi)
     version = (3, int(found[1])) if found and not found[2] else None
     if not version or not OLDEST_PYTHON <= version <= _NEWEST_PYTHON:
         shown = f"Python {version[0]}.{version[1]}" if version else f"the Python ABI `{abi}`"
         raise FitError(
-            f"there are no packages for {shown}, boards may have Python 3.10 to 3.13",
-            hint="Raspberry Pi OS 12 or 13, Ubuntu 22.04 or 24.04 and JetPack 6 or 7 bring one: put such an image on the board",
+            f"there are no packages for {shown}, "
+            f"boards may have Python {OLDEST_PYTHON_NAME} to "
+            f"{_NEWEST_PYTHON[0]}.{_NEWEST_PYTHON[1]}",
+            hint="Raspberry Pi OS 12 or 13, Ubuntu 22.04 or 24.04 and JetPack 6 or 7 bring one: "
+            "put such an image on the board",
         )
+
     return version
 
 
 @once
-def _pins() -> dict[str, dict]:
+def _pins() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("site.toml").read_text(encoding="utf-8"))
 
 
@@ -106,6 +117,7 @@ def _pin(name: str, place: Place) -> _Pin:
         raise ConfigError(
             f"`{name}` is not pinned for boards", hint=config.closest(name, list(_pins()))
         )
+
     facts = _pins()[name]
     by_python = facts.get("python", {})
     version = by_python.get(".".join(map(str, place.python)), facts["version"])
@@ -113,7 +125,7 @@ def _pin(name: str, place: Place) -> _Pin:
 
 
 def _make(pins: Sequence[_Pin], place: Place, work: Path, report: Reporter) -> None:
-    """Fill `work/site`."""
+    """Download the wheels and fill `work/site`."""
     names = ", ".join(f"{pin.name} {pin.version}" for pin in pins)
     report.note(
         f"getting {names} for Python {place.python[0]}.{place.python[1]} on {place.machine}, once"
@@ -127,8 +139,10 @@ def _make(pins: Sequence[_Pin], place: Place, work: Path, report: Reporter) -> N
     )
     site = work / "site"
     site.mkdir()
+
     for wheel in wheels:
         unpack(wheel, site, [pattern for pin in pins for pattern in pin.drop])
+
     _check(site, place)
     record = {
         "place": asdict(place),
@@ -140,7 +154,10 @@ def _make(pins: Sequence[_Pin], place: Place, work: Path, report: Reporter) -> N
 
 
 def unpack(wheel: Path, site: Path, drop: Sequence[str] = ()) -> None:
-    """Take out of a wheel what a board imports; raise ArtifactError for one that is broken or out of bounds."""
+    """Unpack the files of a wheel that a board imports.
+
+    Raises ArtifactError for a wheel that is broken or out of bounds.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             for entry in _wanted(archive, (*_UNUSED, *drop)):
@@ -165,23 +182,27 @@ def _wanted(archive: zipfile.ZipFile, unused: Sequence[str]) -> Iterator[zipfile
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS or sum(entry.file_size for entry in entries) > MAX_TOTAL:
         raise zipfile.BadZipFile("larger than a wheel of ours can be")
+
     for entry in entries:
         if entry.is_dir():
             continue
         checked_path(entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise zipfile.BadZipFile(f"`{entry.filename}` is a link")
-        papers = ".dist-info/" in entry.filename
+        is_metadata = ".dist-info/" in entry.filename
         if (
             _ABOUT.match(entry.filename)
-            if papers
+            if is_metadata
             else not any(fnmatch.fnmatchcase(entry.filename, each) for each in unused)
         ):
             yield entry
 
 
 def _check(site: Path, place: Place) -> None:
-    """Raise FitError if a library needs a newer glibc than the board's: the names of some wheels promise too much."""
+    """Raise FitError if a library needs a newer glibc than the board's.
+
+    The names of some wheels promise too much.
+    """
     for library in sorted(file for file in site.rglob("*.so*") if file.is_file()):
         floor = glibc_floor([library])
         if tuple(map(int, floor.split("."))) > tuple(map(int, place.glibc.split("."))):

@@ -1,7 +1,8 @@
-"""llama.cpp's source as llama-cpp-python ships it, with our patch: a board's engine is built of the same text as the host's.
+"""llama.cpp's source as llama-cpp-python ships it, with our patch: boards and host build the same.
 
-It comes by pip, from whatever index pip is set up for, once; later it is found on disk. The archive is a stranger's: only the
-files that the build needs are taken out, within bounds, and the folder appears whole or not at all.
+pip downloads it once, from the index that it is set up for; later it is found on disk. The archive
+comes from a stranger: only files that the build needs are unpacked, within bounds, and the folder
+appears whole or not at all.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from toolchain.tools import pip
 
 PACKAGE = "llama-cpp-python"
 MAX_FILE, MAX_TOTAL, MAX_MEMBERS = 16 << 20, 128 << 20, 50_000
-"""Bounds of what is unpacked (bytes, bytes, entries of the archive); version 0.3.36: 4 MB, 18 MB, 3,884 entries."""
+# Version 0.3.36 has 4 MB, 18 MB and 3,884 entries.
+"""Bounds of what is unpacked: bytes of a file, bytes of all, entries of the archive."""
 _ROOT = "vendor/llama.cpp/"
 _FOLDERS = (
     "cmake/",
@@ -45,17 +47,18 @@ class Source:
     """An unpacked source."""
 
     path: Path
-    """The folder of llama.cpp's CMakeLists.txt."""
+    """Path to the folder of llama.cpp's CMakeLists.txt."""
     version: str
-    """Of llama-cpp-python."""
+    """Version of llama-cpp-python."""
     sha256: str
-    """Of the archive it came in and of the patch, together."""
+    """Digest of the archive that it came in and of the patch, together."""
 
 
 def fetch(folder: Path, report: Reporter) -> Source:
-    """Return the source of the installed llama-cpp-python's version, kept under `folder`; pip is asked only the first time.
+    """Return the source for the installed llama-cpp-python; pip downloads it only the first time.
 
-    Raises ToolError if pip cannot get it, ArtifactError if what it got is broken. One caller at a time.
+    It is kept under `folder`, and only one caller may do so at a time. Raises ToolError if pip
+    cannot get it, ArtifactError if it is broken.
     """
     version = _installed()
     kept = folder / f"{version}-{patching.digest()[:12]}"
@@ -71,11 +74,15 @@ def fetch(folder: Path, report: Reporter) -> Source:
         shutil.rmtree(kept, ignore_errors=True)
         (staged / "tree").rename(kept)
         shutil.rmtree(staged)
+
     return Source(path=kept / _ROOT, **json.loads((kept / _RECORD).read_text(encoding="utf-8")))
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Take out of a source archive what the build needs; raise ArtifactError for one that is broken or out of bounds."""
+    """Unpack the files that the build needs from a source archive.
+
+    Raises ArtifactError for an archive that is broken or out of bounds.
+    """
     try:
         with tarfile.open(archive, "r:gz") as opened:
             for member in _wanted(opened):
@@ -85,12 +92,13 @@ def unpack(archive: Path, folder: Path) -> None:
             f"{archive.name}: not a whole source archive: {error}",
             hint="pip cache purge, then try again",
         ) from error
+
     if not (folder / _ROOT / "CMakeLists.txt").is_file():
         raise ArtifactError(f"{archive.name}: there is no llama.cpp in it")
 
 
 def _wanted(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the regular files that are needed, named without the archive's own first folder."""
+    """Yield the regular files that are needed, named without the archive's top folder."""
     total = 0
     for number, member in enumerate(opened):
         if number >= MAX_MEMBERS:

@@ -1,6 +1,7 @@
-"""llama-cpp-python as a wheel for boards: its own Python files around our one library, for any Python 3, the same bytes each time.
+"""llama-cpp-python as a wheel for boards: its own Python files around our one library.
 
-For those who install with pip on a board; our own runtimes travel without it. (Wheels: PyPA, binary distribution format.)
+It fits any Python 3 and has the same bytes each time. It is for those who install with pip on a
+board; our own runtimes travel without it. Format: PyPA, binary distribution format.
 """
 
 import base64
@@ -21,11 +22,14 @@ def write_wheel(library: Path, machine: str, out: Path) -> Path:
     about = f"llama_cpp_python-{installed.version}.dist-info"
     tag = f"py3-none-manylinux_{GLIBC.replace('.', '_')}_{machine}"
     contents = {f"llama_cpp/lib/{library.name}": library.read_bytes()}
+
     for file in installed.files or []:
         if _travels(file, about):
             contents[file.as_posix()] = Path(str(file.locate())).read_bytes()
+
     contents[f"{about}/WHEEL"] = (
-        f"Wheel-Version: 1.0\nGenerator: {_GENERATOR}\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
+        f"Wheel-Version: 1.0\nGenerator: {_GENERATOR}\n"
+        f"Root-Is-Purelib: false\nTag: {tag}\n".encode()
     )
     out.mkdir(parents=True, exist_ok=True)
     wheel = out / f"llama_cpp_python-{installed.version}-{tag}.whl"
@@ -35,7 +39,7 @@ def write_wheel(library: Path, machine: str, out: Path) -> Path:
 
 
 def _travels(file: importlib.metadata.PackagePath, about: str) -> bool:
-    """Say whether an installed file is one of the package's own Python files or papers."""
+    """Return whether an installed file is a Python file, licence or metadata of the package."""
     if file.parts[0] == about:
         return file.name == "METADATA" or "licenses" in file.parts
     return file.parts[0] == "llama_cpp" and (file.suffix == ".py" or file.name == "py.typed")

@@ -1,4 +1,4 @@
-"""apt on this computer: where it gets Debian packages from, with which settings, and the line that installs what is missing.
+"""apt on this computer: its Debian mirrors and their settings, and the line that installs packages.
 
 The only module that calls `apt-get` and `apt-config`; it never installs anything itself.
 """
@@ -14,7 +14,7 @@ _SETTINGS = (
     "Acquire::Check-Date",
     "Acquire::Retries",
 )
-"""What of apt's settings decides whether a mirror can be used."""
+"""Parts of apt's settings that decide whether a mirror can be used."""
 
 
 def install_line(packages: Sequence[str]) -> str:
@@ -25,7 +25,10 @@ def install_line(packages: Sequence[str]) -> str:
 
 
 def sources(suite: str) -> list[str]:
-    """Return the lines of sources.list for a Debian suite, from the mirrors that apt uses here; none if it uses none of Debian."""
+    """Return sources.list's lines for a Debian suite, from the mirrors that apt uses here.
+
+    Empty if apt uses no mirror of Debian.
+    """
     fields = "$(LABEL) $(COMPONENT) $(REPO_URI)"
     return sources_from(
         _output("apt-get", "indextargets", "--format", fields, "Created-By: Packages"), suite
@@ -33,11 +36,15 @@ def sources(suite: str) -> list[str]:
 
 
 def sources_from(listed: str, suite: str) -> list[str]:
-    """Return the lines of sources.list from rows of label, component and address, as `apt-get indextargets` lists them."""
+    """Return sources.list's lines for a suite.
+
+    `listed` has rows of label, component and address, as `apt-get indextargets` prints them.
+    """
     rows = [line.split() for line in listed.splitlines()]
     mirrors = {row[0]: row[2] for row in reversed(rows) if len(row) == 3 and row[1] == "main"}
     if "Debian" not in mirrors:
         return []
+
     lines = [f"deb {mirrors['Debian']} {suite}{part} main" for part in ("", "-updates")]
     if "Debian-Security" in mirrors:
         lines.append(f"deb {mirrors['Debian-Security']} {suite}-security main")
@@ -45,7 +52,7 @@ def sources_from(listed: str, suite: str) -> list[str]:
 
 
 def settings() -> str:
-    """Return apt's settings for reaching its mirrors, as a configuration file."""
+    """Return apt's settings for its mirrors, as a configuration file."""
     dumped = _output("apt-config", "dump", "--format", '%F "%v";%n', *_SETTINGS).splitlines()
     return (
         "\n".join(

@@ -1,6 +1,7 @@
-"""ext4 images on this computer, without being root and without mounting them: made, repaired after a power cut, and read.
+"""ext4 images on this computer, without root and without a mount: make, repair, read.
 
-The only module that calls `mke2fs`, `e2fsck` and `debugfs` (mmdebstrap's hook, a shell script, calls the first one too).
+The only module that calls `mke2fs`, `e2fsck` and `debugfs`. (mmdebstrap's hook, a shell script,
+calls `mke2fs` too.)
 """
 
 import os
@@ -14,13 +15,14 @@ from toolchain.tools import apt
 
 _PATH = os.defpath + ":/usr/sbin:/sbin"
 _MENDED = (0, 1, 2)
-"""Exit codes of e2fsck for a file system that is in order, at first or now."""
+"""Exit codes of e2fsck for a file system that is sound, as found or after a repair."""
 
 
 def make(image: Path, size_bytes: int) -> None:
     """Make an empty ext4 file system in a file."""
     with image.open("wb") as stream:
         stream.truncate(size_bytes)
+
     _run(
         [
             "mke2fs",
@@ -36,16 +38,20 @@ def make(image: Path, size_bytes: int) -> None:
 
 
 def mend(image: Path) -> None:
-    """Replay the journal as a mount does, and check; raise ArtifactError if the file system cannot be mended."""
+    """Replay the journal as a mount does, and check the file system.
+
+    Raises ArtifactError if it cannot be repaired.
+    """
     done = _run(["e2fsck", "-f", "-y", str(image)], codes=(*_MENDED, 4, 8))
     if done.returncode not in _MENDED:
         raise ArtifactError(
-            f"{image.name}: the file system is beyond repair: {done.stdout.strip().splitlines()[-1]}"
+            f"{image.name}: the file system is beyond repair: "
+            f"{done.stdout.strip().splitlines()[-1]}"
         )
 
 
 def extract(image: Path, paths: Sequence[str], folder: Path) -> None:
-    """Copy files and folders of an image, links and all; what is not there is left out."""
+    """Copy files and folders out of an image, links included; missing ones are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _run(["debugfs", "-R", f'rdump "{path}" "{folder}"', str(image)])
@@ -61,6 +67,7 @@ def _run(command: Sequence[str], codes: Sequence[int] = (0,)) -> "subprocess.Com
     program = shutil.which(command[0]) or shutil.which(command[0], path=_PATH)
     if not program:
         raise ToolError(f"`{command[0]}` is not installed", hint=apt.install_line(["e2fsprogs"]))
+
     done = subprocess.run(
         [program, *command[1:]],
         capture_output=True,

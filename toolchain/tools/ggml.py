@@ -1,6 +1,7 @@
-"""ggml's own kernels that write and read blocks (ggml/include/ggml.h, `ggml_quantize_chunk`), from llama-cpp-python's library.
+"""ggml's own kernels that write and read blocks, from llama-cpp-python's library.
 
-The kernels trust their caller: a wrong type aborts the process and a short buffer is overrun. Nothing is passed on unchecked.
+The kernels trust their caller: a wrong type aborts the process and a short buffer is overrun. So
+every argument is checked here. Source: ggml/include/ggml.h, `ggml_quantize_chunk`.
 """
 
 import ctypes
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROW = 1 << 31
-"""Longest row: the kernels count some of its parts in 32 bits."""
+# The kernels count some parts of a row in 32 bits.
+"""Longest row, in weights."""
 
 
 class Type(IntEnum):
-    """Tensor types that can be written, numbered as ggml.h numbers them."""
+    """Tensor types that can be written, with ggml.h's numbers."""
 
     F32 = 0
     F16 = 1
@@ -54,12 +56,12 @@ def verify() -> str:
 
 
 def block_size(kind: Type) -> int:
-    """Return the weights in one block: a row's length must be a multiple of it."""
+    """Return the number of weights in one block; the length of a row must be a multiple of it."""
     return int(_library().ggml_blck_size(Type(kind)))
 
 
 def row_bytes(kind: Type, length: int) -> int:
-    """Return the bytes of one row of `length` weights; raise ValueError if it is not whole blocks."""
+    """Return the bytes of a row of `length` weights; raise ValueError if it is not whole blocks."""
     if not 0 < length <= MAX_ROW or length % block_size(kind):
         raise ValueError(f"rows of {length} are not divisible by {block_size(kind)}")
     return int(_library().ggml_row_size(Type(kind), length))
@@ -71,14 +73,17 @@ def quantize_rows(
     out: "NDArray[np.uint8]",
     importance: "NDArray[np.float32] | None" = None,
 ) -> None:
-    """Write `rows` (float32, shape (count, length)) as `kind` into `out` (count × row_bytes); releases the interpreter lock.
+    """Write `rows` as `kind` into `out`; releases the interpreter lock.
 
-    `importance` weighs the errors of the columns, shape (length,). Raises ValueError for what the kernels cannot take.
+    `rows` is float32 of shape (count, length), `out` has count × row_bytes bytes. `importance`,
+    shape (length,), weighs the errors of the columns. Raises ValueError for what the kernels cannot
+    take.
     """
     import numpy as np
 
     if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous or not rows.size:
         raise ValueError("rows must be a contiguous float32 matrix")
+
     count, length = rows.shape
     size = count * row_bytes(kind, length)
     if (
@@ -90,6 +95,7 @@ def quantize_rows(
         raise ValueError(f"the output must be {size} writeable bytes")
     if not np.isfinite(rows.min()) or not np.isfinite(rows.max()):
         raise ValueError("a weight is NaN or infinite")
+
     _check_importance(kind, importance, length)
     weights = importance.ctypes.data if importance is not None else None
     library = _ready_for(kind)
@@ -101,7 +107,10 @@ def quantize_rows(
 
 
 def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "NDArray[np.float32]":
-    """Return what the engine reads from rows that `quantize_rows` wrote, shape (count, length); ValueError for half a row."""
+    """Return what the engine reads from rows that `quantize_rows` wrote, shape (count, length).
+
+    Raises ValueError if the bytes are not whole rows.
+    """
     import numpy as np
 
     size = row_bytes(kind, length)
@@ -114,6 +123,7 @@ def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "ND
         raise ValueError(f"rows of {length} weights are {size} bytes each")
     if kind == Type.F32:
         return packed.view(np.float32).reshape(-1, length)
+
     rows = np.empty((packed.size // size, length), np.float32)
     _reader(kind)(packed.ctypes.data, rows.ctypes.data, rows.size)
     return rows
@@ -143,7 +153,7 @@ def _ready_for(kind: Type) -> ctypes.CDLL:
 
 
 class _Traits(ctypes.Structure):
-    """How a type is read (ggml.h, `ggml_type_traits`)."""
+    """How to read a type (ggml.h, `ggml_type_traits`)."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -163,6 +173,7 @@ def _reader(kind: Type) -> Callable[[int, int, int], None]:
             f"ggml does not say how {Type(kind).name} is read",
             hint="pip install the llama-cpp-python of constraints.txt",
         )
+
     reader: Callable[[int, int, int], None] = traits.to_float
     return reader
 
@@ -181,6 +192,7 @@ def _library() -> ctypes.CDLL:
             "llama-cpp-python is not installed, or without its libraries",
             hint="pip install llama-cpp-python",
         )
+
     try:
         return _declare(ctypes.CDLL(str(found)))
     except (OSError, AttributeError) as error:
@@ -205,4 +217,5 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+
     return library

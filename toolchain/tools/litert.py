@@ -6,7 +6,7 @@ from toolchain.errors import ToolError
 
 
 def schema() -> Any:
-    """Return the generated module of the TFLite schema; raise ToolError where it is not installed."""
+    """Return the generated module of the TFLite schema; raise ToolError if it is not installed."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:

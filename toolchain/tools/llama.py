@@ -1,4 +1,7 @@
-"""llama.cpp's own tokenizer, through llama-cpp-python's low-level API: the referee for vocabularies that we write."""
+"""llama.cpp's own tokenizer, through llama-cpp-python's low-level API.
+
+It is the referee for vocabularies that we write.
+"""
 
 import ctypes
 import re
@@ -31,7 +34,9 @@ _FEATURES = {
 }
 """Features as llama.cpp prints them → as /proc/cpuinfo spells them."""
 Encode = Callable[[str, bool], list[int]]
-"""(text, with the tokens that the model wants around it) → token ids; special tokens in the text are recognised."""
+"""(text, whether to add the tokens that the model wants around it) → token ids.
+
+Special tokens in the text are recognised."""
 
 
 def verify() -> str:
@@ -43,16 +48,20 @@ def verify() -> str:
 
 
 def features() -> tuple[str, ...]:
-    """Return the CPU features that the installed libraries were compiled to use, spelled as /proc/cpuinfo spells them.
+    """Return the CPU features that the installed libraries use, as /proc/cpuinfo spells them.
 
-    The library says so itself (ggml-cpu.cpp, `ggml_backend_cpu_get_features`); what it does not use is not needed.
+    The library reports them itself (ggml-cpu.cpp, `ggml_backend_cpu_get_features`). A feature that
+    it does not use is not needed.
     """
     said = re.findall(r"(\w+) = 1", _library().llama_print_system_info().decode())
     return tuple(sorted(_FEATURES[name] for name in said if name in _FEATURES))
 
 
 def sleeps_at_barriers() -> bool:
-    """Return whether the installed library's threads sleep where they wait: it was built with our patch, or with OpenMP."""
+    """Return whether the threads of the installed library sleep while they wait.
+
+    They do if it was built with our patch or with OpenMP.
+    """
     said = _library().llama_print_system_info().decode()
     return "BARRIER_SLEEP = 1" in said or "OPENMP = 1" in said
 
@@ -63,21 +72,24 @@ UNKNOWN, UNUSED, CONTROL, USER_DEFINED, TAKES_SPACE = 1, 2, 8, 16, 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What llama.cpp makes of a vocabulary beyond its texts: its own defaults, and tokens that it knows by name, counted in."""
+    """What llama.cpp adds to a vocabulary: its defaults, and tokens that it knows by name."""
 
     attributes: tuple[int, ...]
-    """Of each token."""
+    """Attributes of each token, by id."""
     roles: dict[str, int]
-    """`bos`, `eos` and `pad` → token, where there is one."""
+    """`bos`, `eos` and `pad` → token id; a missing role has no entry."""
     ends: tuple[int, ...]
-    """Tokens that end an answer."""
+    """Ids of the tokens that end an answer."""
     add_bos: bool
     add_eos: bool
 
 
 @contextmanager
 def open_vocabulary(file: Path) -> Iterator[Encode]:
-    """Load the vocabulary of a GGUF file, no weights; raise ArtifactError if llama.cpp refuses it."""
+    """Load the vocabulary of a GGUF file without weights, and yield its tokenizer.
+
+    Raises ArtifactError if llama.cpp refuses the file.
+    """
     with _vocabulary(file) as (library, vocabulary):
         yield lambda text, around: _tokenize(library, vocabulary, text.encode(), around)
 
@@ -112,6 +124,7 @@ def _vocabulary(file: Path) -> Iterator[tuple[Any, Any]]:
     model = library.llama_model_load_from_file(bytes(file), parameters)
     if not model:
         raise ArtifactError(f"{file.name}: llama.cpp cannot load this vocabulary")
+
     try:
         yield library, library.llama_model_get_vocab(model)
     finally:
@@ -133,6 +146,7 @@ def _library() -> Any:
             "llama-cpp-python is not installed, or without its libraries",
             hint="pip install llama-cpp-python",
         ) from error
+
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

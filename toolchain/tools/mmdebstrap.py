@@ -1,7 +1,8 @@
-"""mmdebstrap: a Debian root folder from packages, for another processor too, without being root.
+"""mmdebstrap: a Debian root folder from packages, for a foreign processor too, without root.
 
-The only module that calls mmdebstrap. It runs in namespaces of its own: what it mounts and registers ends with it, however it ends.
-Where the packages come from is what apt on this computer is configured to use; on a computer that is no Debian, mmdebstrap knows.
+The only module that calls mmdebstrap. It runs in namespaces of its own: its mounts and
+registrations end with it, however it ends. Packages come from the mirrors that apt on this computer
+uses; on a computer that is no Debian, from mmdebstrap's own choice.
 """
 
 import os
@@ -21,7 +22,7 @@ PACKAGES = {
     "mke2fs": "e2fsprogs",
     "newuidmap": "uidmap",
 }
-"""program → Debian package; `newuidmap` only where the caller is not root."""
+"""program → Debian package; `newuidmap` is needed only by callers other than root."""
 _PATH = os.defpath + ":/usr/sbin:/sbin"
 _BINFMT = "/proc/sys/fs/binfmt_misc"
 ENDS_WITH_US = """
@@ -31,31 +32,34 @@ trap 'exit 143' TERM
 "$@" </dev/null 3<&- &
 wait $!
 """
-"""Runs a program until it ends or our end of its input is closed; the first process of a namespace takes all others along."""
+# The first process of a namespace takes all others along when it ends.
+"""Runs a program until it ends or our end of its input is closed."""
 _RUNS_ARM64 = f"""
 if [ "$(uname -m)" != aarch64 ] && [ ! -e {_BINFMT}/qemu-aarch64 ]; then
     mount -t binfmt_misc binfmt_misc {_BINFMT} 2>/dev/null || true
-    [ -e {_BINFMT}/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register || exit 88
+    [ -e {_BINFMT}/qemu-aarch64 ] \\
+        || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register || exit 88
 fi
 """
-"""Lets arm64 programs run in this namespace: since Linux 6.7 a user namespace has a list of its own; root may always."""
+# Since Linux 6.7 a user namespace has a list of its own; root may always.
+"""Lets arm64 programs run in this namespace."""
 _NO_BINFMT = 88
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to build."""
+    """A root folder to build."""
 
     suite: str
     packages: tuple[str, ...]
     hook: str
-    """Shell command that is run on the finished root folder, which is its `$1`."""
+    """Shell command that runs on the finished root folder, which is its `$1`."""
     work: Path
-    """Folder for everything on the way."""
+    """Folder for all intermediate files."""
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that an image build misses."""
+    """Return the Debian packages that an image build needs and that are not installed."""
     native = platform.machine() == "aarch64"
     needed = [name for name in PACKAGES if not (name == "newuidmap" and os.geteuid() == 0)]
     needed = [name for name in needed if not (name == "qemu-aarch64-static" and native)]
@@ -67,9 +71,10 @@ def missing_packages() -> list[str]:
 
 
 def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
-    """Build a root folder and run the hook on it; raise ToolError with the end of the log if that fails.
+    """Build a root folder and run the hook on it.
 
-    `say` hears every line. Nothing outside `order.work` is written but what the hook writes.
+    `say` gets every line. Only the hook writes outside of `order.work`. Raises ToolError with the
+    end of the log if it fails.
     """
     command = [*namespace(), *command_line(order, apt.sources(order.suite))]
     environment = {
@@ -81,6 +86,7 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
     settings = order.work / "apt.conf"
     settings.write_text(apt.settings(), encoding="utf-8")
     last = [""]
+
     with (
         log.open("w", encoding="utf-8", buffering=1) as kept,
         subprocess.Popen(
@@ -99,12 +105,13 @@ def build(order: Order, log: Path, say: Callable[[str], None]) -> None:
                 kept.write(line)
                 last = [*last[-5:], line.strip()]
                 say(line.strip())
+
     if running.returncode:
         raise _failed(running.returncode, last, log)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that may hold files of the namespace's other users."""
+    """Remove a folder that may hold files of the namespace's other user ids."""
     if folder.exists():
         remover = [*namespace(), "rm", "-rf", "--one-file-system", str(folder)]
         with subprocess.Popen(remover, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
@@ -113,7 +120,7 @@ def remove(folder: Path) -> None:
 
 
 def namespace() -> list[str]:
-    """Return what to put before a command so that it runs as root among mounts and processes of its own."""
+    """Return the prefix of a command that runs as root, with mounts and processes of its own."""
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         unshare += ["--map-root-user", "--map-auto"]
@@ -121,7 +128,7 @@ def namespace() -> list[str]:
 
 
 def command_line(order: Order, lines: Sequence[str]) -> list[str]:
-    """Return mmdebstrap's command line; `lines` are apt sources, none: its own for the suite."""
+    """Return mmdebstrap's command line; `lines` are apt sources, empty: its own for the suite."""
     without = ("man", "doc", "locale", "info")
     return [
         "mmdebstrap",
@@ -147,12 +154,15 @@ def _failed(code: int, last: Sequence[str], log: Path) -> ToolError:
     if code == _NO_BINFMT:
         return ToolError(
             "arm64 programs cannot run on this computer while the image is built",
-            hint="once, as root: sudo apt-get install binfmt-support && sudo update-binfmts --enable qemu-aarch64",
+            hint="once, as root: "
+            "sudo apt-get install binfmt-support && sudo update-binfmts --enable qemu-aarch64",
         )
     if any("unshare failed" in line or "newuidmap" in line for line in last):
         return ToolError(
             f"the image cannot be built as this user: {last[-1]}",
-            hint="this user needs user namespaces and a line in /etc/subuid and /etc/subgid; or build it once as root",
+            hint="this user needs user namespaces and a line in /etc/subuid and /etc/subgid; "
+            "or build it once as root",
         )
+
     reason = next((line for line in reversed(last) if line.startswith("E:")), last[-1])
     return ToolError(f"the image was not built: {reason}", hint=f"the whole log is {log}")

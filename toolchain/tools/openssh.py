@@ -1,6 +1,7 @@
-"""OpenSSH's programs on this computer: where they are, which version, the keys and the signatures that they make.
+"""OpenSSH's programs on this computer: their paths and version, keys and signatures.
 
-The only module that calls `sshd`, `ssh-keygen`, `ssh-add` and `ssh -G`, which is the one parser of ssh's configuration here.
+The only module that calls `sshd`, `ssh-keygen`, `ssh-add` and `ssh -G`. `ssh -G` is the one parser
+of ssh's configuration here.
 """
 
 import os
@@ -14,39 +15,40 @@ from pathlib import Path
 from toolchain.errors import ConfigError, ToolError
 
 SIGN_S = 120.0
-"""Time to type a passphrase or to touch a security key."""
+"""Seconds to type a passphrase or to touch a security key."""
 _CLIENT = ("ssh-keygen", "ssh-add", "ssh")
 _PACKAGES = {"sshd": "openssh-server", **dict.fromkeys(_CLIENT, "openssh-client")}
 """program → Debian package."""
 _AND_THE_SYSTEMS = b"\nMatch all\nInclude /etc/ssh/ssh_config\n"
-"""What OpenSSH reads after the user's file, but not after one that `-F` names."""
+"""What OpenSSH reads after the user's file, but not after a file that `-F` names."""
 _NO_TTY = "Pseudo-terminal will not be allocated"
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
-"""Where programs hide from a user's PATH."""
+"""Folders of programs that are often not on a user's PATH."""
 
 
 def sshd() -> Path:
-    """Return the SSH server; raise ToolError if there is none."""
+    """Return the path to the SSH server; raise ToolError if there is none."""
     return _program("sshd")
 
 
 def ssh_keygen() -> Path:
-    """Return the key generator; raise ToolError if there is none."""
+    """Return the path to the key generator; raise ToolError if there is none."""
     return _program("ssh-keygen")
 
 
 def ssh() -> Path:
-    """Return the client; raise ToolError if there is none."""
+    """Return the path to the client; raise ToolError if there is none."""
     return _program("ssh")
 
 
 def client_settings(
     host: str, *, user: str = "", port: int = 0, config: Path | None = None
 ) -> dict[str, list[str]]:
-    """Return what `ssh` would do to reach a host, each setting by its name in lower case (`ssh -G`, which connects nowhere).
+    """Return the settings with which `ssh` would reach a host, by name in lower case.
 
-    `config` is the user's file where it is not the one that OpenSSH finds by itself. Raise ToolError if there is no client,
-    ConfigError with what it says of a configuration or a name that it does not take.
+    `ssh -G` prints them and connects nowhere. `config` is the user's file if it is not the one that
+    OpenSSH finds by itself. Raises ToolError if there is no client, ConfigError with what it says
+    of a configuration or a name that it does not take.
     """
     words = [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ()), "--", host]
     if config is None:
@@ -64,10 +66,12 @@ def client_settings(
             f"{host}: ssh cannot say how to get there: {problem[:1].lower()}{problem[1:]}",
             hint=f"`ssh -G {host}` says it too: correct ~/.ssh/config, or the address",
         )
+
     settings: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
         settings.setdefault(name.lower(), []).append(value)
+
     return settings
 
 
@@ -80,9 +84,10 @@ def version() -> str:
 
 
 def make_key(path: Path, comment: str) -> None:
-    """Make an ed25519 key without a passphrase at `path`, with `.pub` beside it; leave one that is there alone."""
+    """Make an ed25519 key without a passphrase at `path`, and `.pub`; keep an existing key."""
     if path.is_file():
         return
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
@@ -96,7 +101,10 @@ def make_key(path: Path, comment: str) -> None:
 
 
 def public_key(private: Path) -> str:
-    """Return the public half of a private key file, as in a .pub file; raise ToolError with what ssh-keygen says."""
+    """Return a private key file's public half, as in a .pub file.
+
+    Raises ToolError with ssh-keygen's message.
+    """
     done = _run([str(ssh_keygen()), "-y", "-f", str(private)])
     if done.returncode != 0:
         raise ToolError(f"{private}: not a private key that can be read: {_last_line(done.stderr)}")
@@ -104,13 +112,16 @@ def public_key(private: Path) -> str:
 
 
 def agent_keys() -> list[str]:
-    """Return the public keys that the SSH agent holds, as in .pub files; none where no agent runs."""
+    """Return the public keys that the SSH agent holds, as in .pub files; empty without an agent."""
     done = _run([str(_program("ssh-add")), "-L"])
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def sign(content: bytes, key: Path, namespace: str) -> str:
-    """Return an SSH signature over bytes. `key` is a private key, or a public one whose private half the agent holds."""
+    """Return an SSH signature over bytes.
+
+    `key` is a private key, or a public one whose private half the agent holds.
+    """
     command = [str(ssh_keygen()), "-Y", "sign", "-n", namespace, "-f", str(key)]
     try:
         done = subprocess.run(
@@ -118,17 +129,19 @@ def sign(content: bytes, key: Path, namespace: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"ssh-keygen: {key.name}: no signature within {SIGN_S:.0f} s") from error
+
     if done.returncode != 0:
         said = _last_line(done.stderr.decode(errors="replace"))
         raise ToolError(
             f"ssh-keygen: {key.name} cannot sign: {said}",
             hint="is the key in the agent? ssh-add -l lists them",
         )
+
     return done.stdout.decode("ascii")
 
 
 def is_signature_of(content: bytes, signature: Path, namespace: str) -> bool:
-    """Say whether a signature file is one over these bytes, by whatever key."""
+    """Return whether a signature file signs these bytes, by whatever key."""
     command = [str(ssh_keygen()), "-Y", "check-novalidate", "-n", namespace, "-s", str(signature)]
     return (
         subprocess.run(
@@ -143,7 +156,7 @@ def _last_line(said: str) -> str:
 
 
 def check_server(config: Path) -> None:
-    """Let sshd read a configuration without starting; raise ToolError with what it says."""
+    """Check a configuration with sshd, without starting it; raise ToolError with its message."""
     checked = _run([str(sshd()), "-t", "-f", str(config)])
     if checked.returncode != 0:
         raise ToolError(f"sshd: {checked.stderr.strip()}")
@@ -161,7 +174,7 @@ def _apt(name: str) -> str:
 
 
 def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a program to its end; what it prints is bytes that need not be UTF-8, since names of files are in it."""
+    """Run a program to its end. Its output is bytes: file names in it need not be UTF-8."""
     return subprocess.run(
         command,
         capture_output=True,

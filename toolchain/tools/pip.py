@@ -1,6 +1,7 @@
-"""pip: source archives and wheels from the index that pip is set up for here; nothing is installed.
+"""pip: source archives and wheels from the index that pip is set up for; installs nothing.
 
-The only module that calls pip. What it downloads may be for another processor and another Python than this computer's.
+The only module that calls pip. Its downloads may be for another processor and another Python than
+this computer's.
 """
 
 import importlib.util
@@ -15,25 +16,29 @@ from toolchain.errors import ToolError
 
 Step = Callable[[float, float], None]
 _OLDEST_GLIBC = 17
-"""Of manylinux wheels for Arm: manylinux2014 is glibc 2.17."""
-_HINT = "pip must reach its package index this once, or find the archive in a folder that PIP_FIND_LINKS names"
+"""Minor version of the oldest glibc of manylinux wheels for Arm (manylinux2014: glibc 2.17)."""
+_HINT = (
+    "pip must reach its package index this once, "
+    "or find the archive in a folder that PIP_FIND_LINKS names"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where wheels are to run."""
+    """A system where wheels are to run."""
 
     machine: str
     """`uname -m`."""
     glibc: str
-    """Of that system, such as `2.36`."""
+    """Version of its glibc, such as `2.36`."""
     python: tuple[int, int]
 
 
 def download_source(requirement: str, folder: Path, step: Step) -> Path:
-    """Download the source archive of a pinned requirement; raise ToolError with pip's last complaint.
+    """Download the source archive of a pinned requirement; raise ToolError with pip's last error.
 
-    pip asks the archive for its metadata, and gets the tools for that as wheels: `:all:` would compile cmake first.
+    pip asks the archive for its metadata and gets the tools for that as wheels: with `:all:` it
+    would compile cmake first.
     """
     package, _, version = requirement.partition("==")
     _download(
@@ -45,7 +50,7 @@ def download_source(requirement: str, folder: Path, step: Step) -> Path:
 def download_wheels(
     requirements: Sequence[str], place: Place, folder: Path, step: Step
 ) -> list[Path]:
-    """Download the wheels of pinned requirements for a board; raise ToolError with pip's last complaint."""
+    """Download the wheels of pinned requirements for a board; raise ToolError with pip's error."""
     version = ".".join(map(str, place.python))
     where = f"Python {version} on {place.machine} with glibc {place.glibc}"
     options = [
@@ -62,7 +67,7 @@ def download_wheels(
 
 
 def _platforms(place: Place) -> list[str]:
-    """Return the option for every platform tag that such a system can load: pip takes each one literally."""
+    """Return options for all platform tags that a system can load: pip takes each literally."""
     newest = int(place.glibc.split(".")[1])
     tags = [
         f"manylinux_2_{minor}_{place.machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)
@@ -77,6 +82,7 @@ def _download(words: Sequence[str], folder: Path, step: Step, what: str) -> None
         raise ToolError(
             "pip is not installed in this Python", hint=f"{sys.executable} -m ensurepip"
         )
+
     command = [
         sys.executable,
         "-m",
@@ -120,4 +126,5 @@ def _run(command: Sequence[str], step: Step) -> tuple[int, list[str]]:
         except BaseException:
             child.terminate()
             raise
+
     return child.returncode, said

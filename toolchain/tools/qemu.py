@@ -1,4 +1,4 @@
-"""QEMU's programs and fdtput on this computer: where they are, which version, and what they make.
+"""QEMU's programs and fdtput on this computer: their paths, their version and what they make.
 
 The only module that calls `qemu-system-aarch64`, `qemu-img` and `fdtput`.
 """
@@ -19,11 +19,15 @@ PACKAGES = {
 }
 """program → Debian package."""
 OLDEST = (7, 1)
-"""Its `virt` machine is the first with a Cortex-A76."""
+# Its `virt` machine is the first with a Cortex-A76.
+"""Oldest version that is accepted."""
 
 
 def verify() -> str:
-    """Return QEMU's version, such as `7.2.22`; raise ToolError that names all that is missing in one line of apt."""
+    """Return QEMU's version, such as `7.2.22`.
+
+    Raises ToolError with one line of apt for all that is missing.
+    """
     if missing := missing_packages():
         names = [name for name, package in PACKAGES.items() if package in missing]
         raise ToolError(
@@ -34,7 +38,7 @@ def verify() -> str:
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that running a virtual board misses."""
+    """Return the Debian packages that a virtual board needs and that are not installed."""
     return [package for name, package in PACKAGES.items() if not shutil.which(name)]
 
 
@@ -48,6 +52,7 @@ def version() -> str:
             f"qemu-system-aarch64: too old: {said.splitlines()[0] if said else 'no version'}",
             hint=hint,
         )
+
     return found[0].removeprefix("version ")
 
 
@@ -57,12 +62,12 @@ def to_qcow2(raw: Path, image: Path) -> None:
 
 
 def to_raw(image: Path, raw: Path) -> None:
-    """Convert a disk image to a raw one, which holds no bytes where it is empty."""
+    """Convert a disk image to a raw one, sparse where it is empty."""
     _run(["qemu-img", "convert", "-O", "raw", str(image), str(raw)], timeout_s=600)
 
 
 def make_overlay(image: Path, backing: Path) -> None:
-    """Make a disk image that holds what differs from another one, which must stay where it is."""
+    """Make a disk image of the differences from another one, which must stay where it is."""
     _run(
         [
             "qemu-img",
@@ -85,7 +90,7 @@ def make_empty(image: Path, size_bytes: int) -> None:
 
 
 def make_device_tree(file: Path, machine: Sequence[str], model: str) -> None:
-    """Write the device tree that QEMU would make for a machine (its options), with the model string of a real board."""
+    """Write QEMU's device tree for a machine (its options), with a real board's model string."""
     command = ["qemu-system-aarch64", *machine, "-nodefaults", "-display", "none"]
     option = command.index("-M") + 1
     command[option] += f",dumpdtb={file}"
@@ -94,9 +99,10 @@ def make_device_tree(file: Path, machine: Sequence[str], model: str) -> None:
 
 
 def start(arguments: Sequence[str], folder: Path) -> None:
-    """Start a machine that goes on after us, in its folder; raise ToolError with what QEMU says if it does not come up.
+    """Start a machine in its folder that outlives this process.
 
-    QEMU answers only after a snapshot is loaded and every port is open.
+    QEMU answers only after a snapshot is loaded and every port is open. Raises ToolError with
+    QEMU's message if it does not come up.
     """
     _run(["qemu-system-aarch64", *arguments, "-daemonize"], timeout_s=120, folder=folder)
 
@@ -118,6 +124,7 @@ def _run(command: Sequence[str], *, timeout_s: float = 30, folder: Path | None =
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{command[0]}: no end after {timeout_s:g} s") from error
+
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ToolError(f"{command[0]}: {said[-1].removeprefix(f'{command[0]}: ')}")

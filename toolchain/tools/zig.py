@@ -1,6 +1,7 @@
-"""zig as C and C++ compiler for other machines, driven by cmake and ninja: all three from the extra `cross`, none from the system.
+"""zig as C and C++ compiler for other machines, driven by cmake and ninja.
 
-The caller's environment does not reach them (CFLAGS, CPATH and their like would change the result): same inputs, same bytes.
+All three come from the extra `cross`, none from the system. The caller's environment does not reach
+them (CFLAGS, CPATH and their like would change the result): the same inputs give the same bytes.
 """
 
 import importlib.metadata
@@ -15,27 +16,30 @@ from pathlib import Path
 from toolchain.errors import ToolError
 
 _PROGRAMS = {"ziglang": "ziglang/zig", "cmake": "cmake/data/bin/cmake", "ninja": "ninja"}
-"""Package → its program: inside the package, or by its bare name among the scripts of the environment."""
+"""Package → its program: a path inside the package, or a name among the environment's scripts."""
 _INSTALL = "pip install 'demitasse[cross]'"
 _STEP = re.compile(r"\[(\d+)/(\d+)\] ")
 _KEPT = ("PATH", "TMPDIR")
 _FAULT = re.compile(r"error:|CMake Error|FAILED:", re.IGNORECASE)
 LOG = "build.log"
-"""What cmake and ninja said last, in the build folder."""
+"""Name of the file in the build folder with the last output of cmake and ninja."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A CMake project and the folder that it is built in."""
+    """A CMake project and its build folder."""
 
     source: Path
     build: Path
     cache: Path
-    """Where zig keeps what it compiles for itself: the C and C++ libraries of each machine."""
+    """Folder of zig's own compiled files: the C and C++ libraries of each machine."""
 
 
 def verify() -> dict[str, str]:
-    """Return the versions of zig, cmake and ninja by package; raise ToolError with the line that installs what is missing."""
+    """Return the versions of zig, cmake and ninja by package.
+
+    Raises ToolError with the line that installs a missing one.
+    """
     for package in _PROGRAMS:
         program(package)
     return {package: importlib.metadata.version(package) for package in _PROGRAMS}
@@ -47,6 +51,7 @@ def program(package: str) -> Path:
         installed = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise ToolError(f"`{package}` is not installed", hint=_INSTALL) from error
+
     place = _PROGRAMS[package]
     found = Path(str(installed.locate_file(place))) if "/" in place else _script(installed, place)
     if found is None or not os.access(found, os.X_OK):
@@ -55,7 +60,7 @@ def program(package: str) -> Path:
 
 
 def configure(project: Project, settings: Mapping[str, str]) -> None:
-    """Let cmake write the build folder; raise ToolError with its first complaint."""
+    """Let cmake write the build folder; raise ToolError with its first error."""
     project.build.mkdir(parents=True, exist_ok=True)
     command = [
         str(program("cmake")),
@@ -72,7 +77,10 @@ def configure(project: Project, settings: Mapping[str, str]) -> None:
 
 
 def build(project: Project, target: str, step: Callable[[int, int], None]) -> None:
-    """Build a target with all cores, telling how many files are done of how many; what an interrupted run made is kept."""
+    """Build a target with all cores; an interrupted build is resumed.
+
+    `step` gets the number of files that are done and of all files.
+    """
     jobs = len(os.sched_getaffinity(0))
     _run([str(program("ninja")), "-C", str(project.build), "-j", str(jobs), target], project, step)
 
@@ -91,6 +99,7 @@ def _run(command: list[str], project: Project, step: Callable[[int, int], None])
         except BaseException:
             child.terminate()
             raise
+
     if child.returncode != 0:
         fault = next(filter(_FAULT.search, said), said[-1] if said else "it said nothing")
         raise ToolError(

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from toolchain.artifacts import Figures, Record, Work, keep, recorded
+from toolchain.artifacts import Kept, Record, Work, keep, recorded, recorded_as
 from toolchain.errors import ArtifactError
 from toolchain.progress import Reporter, Silent
 
@@ -38,21 +38,24 @@ def wait_for_all() -> None:
         PartialState(cpu=many_on_cpu()).wait_for_everyone()
 
 
-def keep_together(out: Path, work: Work, build: Callable[[Path], Figures]) -> tuple[Record, bool]:
+def keep_together(
+    out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
+) -> tuple[Record, bool]:
     """Build in every process and record in one, otherwise as `artifacts.keep`.
 
-    `build` must write files only where `is_main()`.
+    `build` must write files and return figures only where `is_main()`.
     """
-    record = recorded(out)
-    skip = record is not None and record.key == work.key()
+    skip = recorded_as(out, work.key(), shape) is not None
     wait_for_all()
     if is_main():
         # The others build too: they may begin only when `keep` has cleared the folder.
-        def build_together(folder: Path) -> Figures:
+        def build_together(folder: Path) -> Kept:
             wait_for_all()
-            return build(folder)
+            figures = build(folder)
+            assert figures is not None
+            return figures
 
-        outcome = keep(out, work, build_together)
+        outcome = keep(out, work, build_together, shape)
         wait_for_all()
         return outcome
 

@@ -1,4 +1,4 @@
-"""A board's answers are somebody else's bytes: whatever they are, they end in a sentence, soon, and in little memory."""
+"""Answers of a board are foreign bytes: any of them ends in a sentence, soon, in little memory."""
 
 import contextlib
 import copy

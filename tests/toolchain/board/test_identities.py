@@ -1,4 +1,4 @@
-"""Keys are tried as OpenSSH tries them: what `ssh` gets in with, gets in here, and what cannot be tried is not blamed on the board."""
+"""Keys are tried as OpenSSH tries them; a key that cannot be is not blamed on the board."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ class Host:
         return file
 
     def certify(self, key: Path) -> str:
-        """Return the line that authorizes a certificate of this key, which stands beside it from now on."""
+        """Return the line that authorizes a new certificate of this key, written beside the key."""
         authority = self.key(f"authority-{key.name}")
         command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "x", "-n", self.server.user]
         subprocess.run([*command, f"{key}.pub"], check=True, capture_output=True)
@@ -58,7 +58,7 @@ class Host:
 
     @contextlib.contextmanager
     def agent(self, *keys: Path) -> Iterator[None]:
-        """Run a real agent that holds these keys; of one with a passphrase, what it was made with."""
+        """Run a real agent with these keys; one with a passphrase is added as it was made."""
         running = subprocess.Popen(
             ["ssh-agent", "-D", "-a", str(self.socket)], stdout=subprocess.DEVNULL
         )
@@ -228,7 +228,8 @@ def test_a_proxy_command_is_the_way_and_its_last_words_are_told(host: Host) -> N
     host.authorize(signers.public(key))
     relay = (
         'python3 -c \'import os,socket,sys,threading as t; s=socket.create_connection(("%h",%p)); '
-        't.Thread(target=lambda:[s.sendall(b) for b in iter(lambda:os.read(0,65536),b"")],daemon=True).start(); '
+        "t.Thread(target=lambda:[s.sendall(b) for b in "
+        'iter(lambda:os.read(0,65536),b"")],daemon=True).start(); '
         '[os.write(1,b) for b in iter(lambda:s.recv(65536),b"")]\''
     )
     host.configure(f"IdentityFile {key}", f"ProxyCommand {relay}")

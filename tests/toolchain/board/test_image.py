@@ -81,7 +81,10 @@ def test_all_that_is_missing_is_said_in_one_line(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with pytest.raises(ToolError) as caught:
         image.obtain(12, Silent())
-    packages = "qemu-system-arm qemu-utils device-tree-compiler mmdebstrap qemu-user-static e2fsprogs uidmap"
+    packages = (
+        "qemu-system-arm qemu-utils device-tree-compiler mmdebstrap "
+        "qemu-user-static e2fsprogs uidmap"
+    )
     assert caught.value.hint == REBUILD + packages
 
 

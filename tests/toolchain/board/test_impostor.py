@@ -1,4 +1,4 @@
-"""Somebody else answers in the board's place, and would take any password and any key: nothing is told to them."""
+"""An impostor answers in the board's place and would take any key: nothing is told to it."""
 
 import contextlib
 import socket

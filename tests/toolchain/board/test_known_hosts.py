@@ -46,7 +46,8 @@ def test_hashed_names_are_recognised(tmp_path: Path, key: paramiko.PKey) -> None
 def test_lines_that_mean_nothing_are_passed_over(tmp_path: Path, key: paramiko.PKey) -> None:
     file = tmp_path / "known_hosts"
     file.write_text(
-        f"# a comment\n\nhalf a-line\npi.local ssh-unheard-of AAAA\npi.local ssh-ed25519 not!base64\n{line('pi.local', key)}"
+        "# a comment\n\nhalf a-line\npi.local ssh-unheard-of AAAA\n"
+        f"pi.local ssh-ed25519 not!base64\n{line('pi.local', key)}"
     )
     assert known_hosts.read([file, tmp_path / "missing"]).trusts("pi.local", key)
 

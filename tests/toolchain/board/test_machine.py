@@ -27,7 +27,7 @@ BOOT = machine.Boot(
 def test_a_target_has_a_machine_of_its_size(
     target_id: str, processor: str, cores: int, memory_mb: int | None, model: str
 ) -> None:
-    made = machine.stand_in(find(target_id))
+    made = machine.simulating(find(target_id))
     assert (made.processor, made.cores, made.model) == (processor, cores, model)
     assert memory_mb is None or made.memory_mb == pytest.approx(memory_mb, abs=16)
 
@@ -36,19 +36,19 @@ def test_a_target_has_a_machine_of_its_size(
     "target_id", [target.id for target in all_targets() if target.machine == "aarch64"]
 )
 def test_every_arm64_target_has_a_machine_that_shows_its_memory(target_id: str) -> None:
-    made, shown = machine.stand_in(find(target_id)), find(target_id).memory_mb
+    made, shown = machine.simulating(find(target_id)), find(target_id).memory_mb
     assert shown and made.memory_mb * 0.9 < shown < made.memory_mb
 
 
 def test_a_pc_has_none() -> None:
     with pytest.raises(ConfigError) as caught:
-        machine.stand_in(find("x86-64"))
+        machine.simulating(find("x86-64"))
     assert caught.value.message == "x86-64: no virtual board stands in for it"
 
 
 def test_the_machine_reaches_nothing_and_one_loopback_port_leads_to_it() -> None:
     argv = machine.arguments(
-        "virtual:rpi-4b-2gb", machine.stand_in(find("rpi-4b-2gb")), BOOT, "disk.qcow2"
+        "virtual:rpi-4b-2gb", machine.simulating(find("rpi-4b-2gb")), BOOT, "disk.qcow2"
     )
     assert (
         argv[argv.index("-netdev") + 1] == "user,id=link,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22"
@@ -61,14 +61,14 @@ def test_a_state_is_loaded_only_where_one_is_named() -> None:
     boot = machine.Boot(
         kernel=Path("k"), initramfs=Path("i"), device_tree=Path("d"), port=0, snapshot="ready"
     )
-    assert machine.arguments("x", machine.stand_in(find("rpi-4b-2gb")), boot, "disk")[-2:] == [
+    assert machine.arguments("x", machine.simulating(find("rpi-4b-2gb")), boot, "disk")[-2:] == [
         "-loadvm",
         "ready",
     ]
 
 
 def test_a_state_belongs_to_one_machine_one_image_and_one_qemu() -> None:
-    pi, zero = machine.stand_in(find("rpi-4b-2gb")), machine.stand_in(find("rpi-zero-2w"))
+    pi, zero = machine.simulating(find("rpi-4b-2gb")), machine.simulating(find("rpi-zero-2w"))
     kept_of = [
         (pi, "image", "7.2.22"),
         (zero, "image", "7.2.22"),

@@ -1,4 +1,4 @@
-"""Power cuts: what a log of writes gives back, and that the store on a board survives a cut at every one of them."""
+"""Power cuts: what a log of writes gives back, and a store on a board that survives every cut."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""Whatever the login shell is, a command gets its words as they were sent, and what was printed before it can be told apart."""
+"""Any login shell: a command gets its words as they were sent, and earlier output is told apart."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Real SSH: an OpenSSH server of our own, reached as a board is; and the sentence for each way in which it can fail."""
+"""Real SSH to an OpenSSH server of our own, and the sentence for each way in which it can fail."""
 
 import contextlib
 import socket
@@ -36,7 +36,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Route) -> Path
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     (tmp_path / ".ssh").mkdir(mode=0o700)
     (tmp_path / ".ssh" / "config").write_text(
-        f"Host pi\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n IdentityFile {server.identities[0]}\n IdentitiesOnly yes\n"
+        f"Host pi\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n"
+        f" IdentityFile {server.identities[0]}\n IdentitiesOnly yes\n"
     )
     return tmp_path
 
@@ -189,7 +190,7 @@ def test_no_key_at_all_is_told_with_where_it_was_looked_for(home: Path, server: 
 
 @contextlib.contextmanager
 def listening(answer: bytes | None) -> Iterator[int]:
-    """Listen on a port; answer each connection with these bytes and hang up, or close the port at once."""
+    """Listen on a port; answer each connection with these bytes, or close the port at once."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
@@ -236,8 +237,8 @@ def test_a_name_that_nobody_knows_is_told_so(home: Path) -> None:
 def test_a_board_behind_another_is_reached_through_it(home: Path, server: Route) -> None:
     config = home / ".ssh" / "config"
     config.write_text(
-        config.read_text()
-        + f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n ProxyJump pi\n"
+        config.read_text() + f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n"
+        f" User {server.user}\n ProxyJump pi\n"
         f" HostKeyAlias inner-board\n IdentityFile {server.identities[0]}\n"
     )
     with pytest.raises(TrustError, match="pi: unknown host key"):

@@ -1,4 +1,4 @@
-"""Runtimes on the processors of boards, without a boot: they compute, they generate, and the wrong one is killed."""
+"""Runtimes on the processors of boards, without a boot: wrong ones are killed."""
 
 import json
 import shutil
@@ -21,8 +21,14 @@ pytestmark = [
 
 NEWER = "armv8.2+dotprod+fp16"
 PROFILES = {"cortex-a53": "armv8.0", "cortex-a72": "armv8.0", "cortex-a76": NEWER}
-EXERCISE = "import sys; sys.path.insert(0, sys.argv[1]); from device.selftest import answer; answer('device.engine.llama.kernels')"
-COMPUTE = "import sys; sys.path.insert(0, sys.argv[1]); import numpy, tokenizers; print(numpy.arange(9.0).reshape(3, 3) @ numpy.ones(3))"
+EXERCISE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from device.selftest import answer; "
+    "answer('device.engine.llama.kernels')"
+)
+COMPUTE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import numpy, tokenizers; "
+    "print(numpy.arange(9.0).reshape(3, 3) @ numpy.ones(3))"
+)
 
 
 def python(processor: str, *words: str, stdin: str = "") -> tuple[int, str]:

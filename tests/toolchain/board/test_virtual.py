@@ -1,4 +1,4 @@
-"""Virtual boards: their life with a QEMU that only says so, everywhere; and one real one where QEMU is installed."""
+"""Virtual boards: their life with a fake QEMU, and a real one where QEMU is installed."""
 
 import json
 import os
@@ -49,14 +49,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A computer with a fake QEMU, and with an image and a snapshot of NAME that were built before."""
+    """A computer with a fake QEMU; image and snapshot of NAME were built before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(keys, image.cache() / "keys")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fake.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     image.place(12).mkdir(parents=True)
-    made = machine.state_id(machine.stand_in(find(NAME)), image.place(12).name, fake.VERSION)
+    made = machine.state_id(machine.simulating(find(NAME)), image.place(12).name, fake.VERSION)
     snapshot = image.cache() / "machines" / made
     snapshot.mkdir(parents=True)
     (snapshot / boot.DISK).write_text("ready\n")
@@ -233,8 +233,8 @@ def test_a_state_that_qemu_refuses_is_reported_with_its_words(
     with pytest.raises(BoardError) as caught:
         virtual.up(NAME, report)
     assert (
-        caught.value.message
-        == "virtual:rpi-4b-2gb: qemu-system-aarch64: Device 'disk' does not have the requested snapshot 'paused'"
+        caught.value.message == "virtual:rpi-4b-2gb: qemu-system-aarch64: "
+        "Device 'disk' does not have the requested snapshot 'paused'"
     )
 
 
@@ -258,7 +258,7 @@ def test_what_root_is_refused_on_the_board_is_said(place: Path, report: Listener
 def test_several_boards_run_at_once(place: Path, report: Listener) -> None:
     one = virtual.up(NAME, report)
     other_id = machine.state_id(
-        machine.stand_in(find("rpi-zero-2w")), image.place(12).name, fake.VERSION
+        machine.simulating(find("rpi-zero-2w")), image.place(12).name, fake.VERSION
     )
     snapshots = image.cache() / "machines"
     (snapshots / one_machine(one)).rename(snapshots / other_id)

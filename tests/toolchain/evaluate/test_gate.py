@@ -84,7 +84,7 @@ def test_a_model_that_lost_all_but_what_it_memorised_does_not_pass_the_gate(
 def test_a_faithful_file_passes_on_both_texts(
     base: Path, dataset: Dataset, general: Path, tmp_path: Path
 ) -> None:
-    figures = judge(base, base, Texts(dataset=dataset, general=general), tmp_path).figures
+    figures = judge(base, base, Texts(dataset=dataset, general=general), tmp_path).record.figures
     assert figures["general_kl"] < 1e-3
     assert figures["general_agreement"] > 0.95
     assert figures["general_tokens"] > 30
@@ -94,7 +94,10 @@ def test_without_a_text_of_the_recipes_own_ours_is_measured(
     base: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     spec = SPEC.model_copy(update={"kl_tokens": 10})
-    assert judge(base, base, Texts(dataset=dataset), tmp_path, spec).figures["general_tokens"] > 50
+    assert (
+        judge(base, base, Texts(dataset=dataset), tmp_path, spec).record.figures["general_tokens"]
+        > 50
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 """The limits of the gate: each one's sentence has the counts, and what was not measured has no limit."""
 
 import math
+from typing import Any
 
 import pytest
 
-from toolchain.artifacts import Figures
 from toolchain.evaluate.limits import failures
+from toolchain.figures import Measured
 from toolchain.recipe import GateSpec
 
-GOOD: Figures = {
+GOOD: dict[str, Any] = {
     "kl_tokens": 400,
     "mean_kl": 0.02,
     "agreement": 0.97,
@@ -25,11 +26,17 @@ GOOD: Figures = {
     "template_chats": 12,
     "template_mismatches": 0,
 }
+
+
+def missed(figures: dict[str, Any], gate: GateSpec) -> list[str]:
+    return failures(Measured.of(figures), gate)
+
+
 STRICT = GateSpec(min_exact_match=0.6, min_f1=0.7)
 
 
 def test_a_file_within_all_limits_misses_none() -> None:
-    assert failures(GOOD, STRICT) == []
+    assert missed(GOOD, STRICT) == []
 
 
 @pytest.mark.parametrize(
@@ -77,46 +84,48 @@ def test_a_file_within_all_limits_misses_none() -> None:
         ),
     ],
 )
-def test_a_missed_limit_is_a_sentence_with_its_counts(figures: Figures, sentence: str) -> None:
-    assert failures(GOOD | figures, STRICT) == [sentence]
+def test_a_missed_limit_is_a_sentence_with_its_counts(
+    figures: dict[str, Any], sentence: str
+) -> None:
+    assert missed(GOOD | figures, STRICT) == [sentence]
 
 
 def test_a_figure_that_is_no_number_misses_its_limit() -> None:
-    missed = failures(GOOD | {"mean_kl": math.nan, "general_kl": math.nan}, STRICT)
-    assert [sentence.partition(" is ")[2][:3] for sentence in missed] == ["nan", "nan"]
+    sentences = missed(GOOD | {"mean_kl": math.nan, "general_kl": math.nan}, STRICT)
+    assert [sentence.partition(" is ")[2][:3] for sentence in sentences] == ["nan", "nan"]
 
 
 def test_a_share_that_is_just_missed_is_not_rounded_up_to_its_limit() -> None:
-    assert "(89.99%), the gate asks 90%" in failures(GOOD | {"agreement": 0.8999}, STRICT)[0]
+    assert "(89.99%), the gate asks 90%" in missed(GOOD | {"agreement": 0.8999}, STRICT)[0]
 
 
 def test_answers_may_be_without_an_end_as_often_as_the_references_are() -> None:
     half = GOOD | {"eos_rate": 0.5, "reference_eos_rate": 0.5}
-    assert failures(half, STRICT) == []
-    assert failures(half | {"eos_rate": 5 / 12}, STRICT) == [
+    assert missed(half, STRICT) == []
+    assert missed(half | {"eos_rate": 5 / 12}, STRICT) == [
         "7 of 12 answers did not end within 96 tokens, of the reference's 6: the gate allows 5% more"
     ]
-    assert failures(half | {"eos_rate": 7 / 12}, STRICT) == []
+    assert missed(half | {"eos_rate": 7 / 12}, STRICT) == []
 
 
 def test_a_drop_of_just_what_is_allowed_passes() -> None:
     twenty = GOOD | {"questions": 20, "eos_rate": 0.95, "reference_eos_rate": 1.0}
-    assert failures(twenty, STRICT) == []
+    assert missed(twenty, STRICT) == []
 
 
 def test_without_a_reference_answers_that_do_not_end_are_held_against_the_file_itself() -> None:
     alone = {"questions": 1, "answer_tokens": 96, "eos_rate": 0.0, "exact_match": 0.0, "f1": 0.0}
-    assert failures(alone, GateSpec()) == [
+    assert missed(alone, GateSpec()) == [
         "1 of 1 answers did not end within 96 tokens, the gate allows 5%"
     ]
 
 
 def test_a_recipe_may_ask_for_ends_whatever_the_reference_does() -> None:
     both = GOOD | {"eos_rate": 0.5, "reference_eos_rate": 0.5}
-    assert failures(both, GateSpec(min_eos_rate=0.9)) == [
+    assert missed(both, GateSpec(min_eos_rate=0.9)) == [
         "6 of 12 answers did not end within 96 tokens, the gate asks that 90% end"
     ]
 
 
 def test_what_was_not_measured_has_no_limit() -> None:
-    assert failures({}, GateSpec(min_exact_match=1.0, min_f1=1.0)) == []
+    assert missed({}, GateSpec(min_exact_match=1.0, min_f1=1.0)) == []

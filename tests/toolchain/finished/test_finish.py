@@ -1,4 +1,4 @@
-"""A finished model through the walk: as it came, into a release whose verdict says what nobody could measure."""
+"""A finished model through the walk: as it came, with a verdict that says what was not measured."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from toolchain.artifacts import Bundle
 from toolchain.errors import ArtifactError, ConfigError, FitError, GateError, ToolchainError
 from toolchain.finished import Options, Wanted, finish, plan, prepare
 from toolchain.finished.measure import NO_DATA, NO_REFERENCE
-from toolchain.pipeline import Settings, Step
+from toolchain.line.walk import Settings, Step
 from toolchain.progress import Silent
 
 TEXT = "Paris!"
@@ -193,7 +193,7 @@ def test_an_architecture_that_the_engine_does_not_know_is_its_sentence(
         walked(file, tmp_path)
 
 
-# What it takes on the target ----------------------------------------------------------------------------------------------
+# What it takes on the target ----------------------------------------------------------------------
 
 
 def prepared(file: Path, folder: Path, report: Any = None, **options: Any) -> Wanted:

@@ -1,4 +1,4 @@
-"""Files that people bring, and files that were made to hurt: one sentence each, before anything runs them."""
+"""Files that people bring, and files made to hurt: one sentence each, before anything runs them."""
 
 import io
 import zipfile
@@ -98,7 +98,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a broken template": ({"template": "{% for x"}, "chat template: cannot be rendered:"),
     "a template without end": (
         {
-            "template": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+            "template": "{% for a in range(99999) %}"
+            "{% for b in range(99999) %}{% endfor %}{% endfor %}"
         },
         "chat template: cannot be rendered:",
     ),

@@ -74,7 +74,7 @@ def test_a_missing_file_is_named_with_those_that_are_there(tmp_path: Path) -> No
     assert caught.value.hint == "model files there: right.gguf"
 
 
-# Ollama -------------------------------------------------------------------------------------------------------------------
+# Ollama -------------------------------------------------------------------------------------------
 
 
 def store(root: Path, layers: Mapping[str, Any], name: str = "library/tiny/latest") -> Path:
@@ -124,7 +124,8 @@ def test_a_model_of_ollamas_store_brings_what_a_board_can_honour(
     )
     assert found.dropped == (
         "Ollama's own template, which is Go's: the one inside the model file is used",
-        "its parameters temperature: a board takes the likeliest token unless a request says otherwise",
+        "its parameters temperature: "
+        "a board takes the likeliest token unless a request says otherwise",
     )
 
 
@@ -179,7 +180,7 @@ def test_what_is_missing_or_damaged_in_the_store_is_named(models: Path) -> None:
         resolve("ollama:tiny")
 
 
-# A hub --------------------------------------------------------------------------------------------------------------------
+# A hub --------------------------------------------------------------------------------------------
 
 FILES = [
     "README.md",

@@ -48,7 +48,7 @@ def made(
 def test_bits_per_weight_stay_within_the_budget_and_no_named_scheme_that_fits_is_better(
     model: Path, bits: float, tmp_path: Path
 ) -> None:
-    found = made(model, f"auto:{bits}bpw", tmp_path / "out").figures
+    found = made(model, f"auto:{bits}bpw", tmp_path / "out").record.figures
     assert found["real_bpw"] <= bits
     compared = {one["scheme"]: one["mean_kl"] for one in found["allocation"]["compared"]}
     assert compared[found["allocation"]["shipped"]] == min(compared.values())
@@ -111,7 +111,7 @@ def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_p
 def test_more_room_never_costs_quality_and_the_front_is_reported(
     model: Path, tmp_path: Path
 ) -> None:
-    figures = made(model, "auto:5bpw", tmp_path / "out").figures["allocation"]
+    figures = made(model, "auto:5bpw", tmp_path / "out").record.figures["allocation"]
     points = [(point["size_bytes"], point["predicted_kl"]) for point in figures["front"]]
     assert points == sorted(points)
     assert [kl for _, kl in points] == sorted((kl for _, kl in points), reverse=True)
@@ -153,9 +153,9 @@ def test_an_opening_does_not_count_for_the_longest_conversation_that_is_compared
     )
     long = {"role": "system", "content": "a house of rooms. " * 60}
     opened = tuple({"messages": [long, *row["messages"]], "opening": 1} for row in TRIALS)
-    assert made(folder, "auto:5bpw", tmp_path / "out", additions=Additions(trials=opened)).figures[
-        "allocation"
-    ]["shipped"]
+    assert made(
+        folder, "auto:5bpw", tmp_path / "out", additions=Additions(trials=opened)
+    ).record.figures["allocation"]["shipped"]
     with pytest.raises(ArtifactError, match=r"conversations are longer than 512 tokens$"):
         unmarked = tuple({"messages": row["messages"]} for row in opened)
         made(folder, "auto:5bpw", tmp_path / "plain", additions=Additions(trials=unmarked))

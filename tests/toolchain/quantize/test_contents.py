@@ -23,7 +23,7 @@ Family = Callable[[str], Path]
 
 def test_the_figures_are_those_of_the_stage(family: Family, quantized: Quantized) -> None:
     model = quantized(family("qwen3"), "Q8_0")
-    found, figures = read_contents(model.file), model.figures
+    found, figures = read_contents(model.file), model.record.figures
     assert (found.architecture, found.kind, found.scheme, found.licence, found.base) == (
         "qwen3",
         "model",

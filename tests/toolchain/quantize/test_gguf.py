@@ -46,8 +46,8 @@ def test_shards_give_the_same_bytes_as_one_file(
 def test_what_is_written_passes_the_boards_own_check(make: Make, quantized: Quantized) -> None:
     model = quantized(make(), "Q4_K_M")
     header = read_header(model.file)
-    assert header.size == model.figures["size_bytes"]
-    assert sum(tensor.size for tensor in header.tensors) == model.figures["weights_bytes"]
+    assert header.size == model.record.figures["size_bytes"]
+    assert sum(tensor.size for tensor in header.tensors) == model.record.figures["weights_bytes"]
     assert len(tensor_digests(model.file)) == len(header.tensors) == 21
 
 
@@ -75,7 +75,7 @@ def test_the_name_of_the_file_follows_the_convention(make: Make, quantized: Quan
 
 
 def test_the_figures_say_what_a_board_needs(make: Make, quantized: Quantized) -> None:
-    figures = quantized(make(), "Q8_0").figures
+    figures = quantized(make(), "Q8_0").record.figures
     expected = {
         "scheme": "Q8_0",
         "nominal_bpw": 8.5,
@@ -104,7 +104,11 @@ def test_tokenizer_template_and_stop_ids_lie_beside_the_file(
 def test_progress_is_told_in_bytes_to_the_end(make: Make, quantized: Quantized) -> None:
     report = Recorder()
     model = quantized(make(), "Q8_0", report)
-    assert report.steps[-1] == (model.figures["weights_bytes"], model.figures["weights_bytes"], "B")
+    assert report.steps[-1] == (
+        model.record.figures["weights_bytes"],
+        model.record.figures["weights_bytes"],
+        "B",
+    )
     assert [done for done, _, _ in report.steps] == sorted({done for done, _, _ in report.steps})
     assert (
         report.notes[-1] == "tiny-model-1.4M-v1.0-Q8_0.gguf: 1.6 MB; "
@@ -119,8 +123,8 @@ def test_a_fallback_is_named_before_anything_is_written(make: Make, quantized: Q
         "Q4_K_M: 14 tensors fall back: rows of 320 do not fit Q4_K's blocks, Q5_0 instead;"
         " rows of 320 do not fit Q6_K's blocks, Q8_0 instead"
     )
-    assert len(model.figures["fallbacks"]) == 14
-    assert model.figures["fallbacks"][0] == {
+    assert len(model.record.figures["fallbacks"]) == 14
+    assert model.record.figures["fallbacks"][0] == {
         "tensor": "output.weight",
         "row": 320,
         "wanted": "Q6_K",
@@ -321,7 +325,7 @@ def test_broken_input_is_named_and_leaves_nothing(
 def test_padded_embeddings_are_normal(make: Make, quantized: Quantized) -> None:
     folder = make(vocab_size=544)
     model = quantized(folder, "Q8_0")
-    assert model.figures["n_vocab"] == 544
+    assert model.record.figures["n_vocab"] == 544
 
 
 def test_a_second_run_is_skipped_and_a_new_scheme_is_not(make: Make, quantized: Quantized) -> None:

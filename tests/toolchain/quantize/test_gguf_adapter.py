@@ -45,7 +45,7 @@ def test_merging_while_reading_gives_the_merged_checkpoints_file(
     base = tiny_llama(tmp_path / "model")
     adapter = tiny_adapter(tmp_path / "skill", base)
     ours = quantized(base, scheme, adapter=adapter)
-    assert ours.figures["adapter"] == "skill"
+    assert ours.record.figures["adapter"] == "skill"
     assert not list(tmp_path.rglob("*.safetensors"))[2:], "no merged checkpoint is written"
     raw = ours.file.read_bytes()
     assert raw == quantized(merged_folder(base, adapter), scheme).file.read_bytes()

@@ -94,16 +94,19 @@ def test_a_window_that_llama_cpp_does_not_have_ends_the_context(
     report = Recorder()
     model = quantized(tiny_family("mistral", tmp_path / "model", sliding_window=100), "F16", report)
     limit = "llama.cpp has no sliding window for `llama`: the context ends with it, at 100 of 256"
-    assert (model.figures["context"], read_header(model.file).metadata["llama.context_length"]) == (
+    assert (
+        model.record.figures["context"],
+        read_header(model.file).metadata["llama.context_length"],
+    ) == (
         100,
         100,
     )
-    assert model.figures["caveats"] == [limit]
+    assert model.record.figures["caveats"] == [limit]
     assert limit in report.notes
 
 
 def test_what_is_not_the_same_for_long_text_is_said(family: Family, quantized: Quantized) -> None:
-    assert quantized(family("phi-4-mini"), "F16").figures["caveats"] == [
+    assert quantized(family("phi-4-mini"), "F16").record.figures["caveats"] == [
         "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp",
         "served with more than 256 tokens of context, "
         "llama.cpp uses the factors for long text from the first token on",

@@ -171,7 +171,7 @@ def test_the_stage_collects_keeps_and_says_so(folder: Path, quantized: Quantized
         for key, value in metadata.items()
         if "imatrix" in key
     }
-    chunks = model.figures["importance_chunks"]
+    chunks = model.record.figures["importance_chunks"]
     assert said == {
         "dataset": "calibration text of the recipe",
         "entries_count": 14,
@@ -211,7 +211,7 @@ def test_the_recipe_decides_whether_a_matrix_is_used(folder: Path, tmp_path: Pat
     ignored = quantize(
         checkpoint(folder), QuantizeSpec(scheme="Q4_0"), LABEL, tmp_path / "plain", Silent(), given
     )
-    assert ignored.figures["importance_chunks"] == 0
+    assert ignored.record.figures["importance_chunks"] == 0
     with pytest.raises(ConfigError) as caught:
         quantize(
             checkpoint(folder),

@@ -72,7 +72,7 @@ def payload(file: Path, header: Header, name: str) -> bytes:
 def test_the_learned_file_ships_when_it_is_nearer_to_the_teacher(
     pair: tuple[ModelFile, ModelFile],
 ) -> None:
-    figures = pair[0].figures["distillation"]
+    figures = pair[0].record.figures["distillation"]
     assert figures["shipped"] == "learned"
     assert figures["learned"]["mean_kl"] < 0.9 * figures["control"]["mean_kl"]
     assert "it ships" in figures["verdict"]
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bytes(
 @pytest.mark.parametrize("scheme", ["Q4_K_M", "auto:5bpw"])
 def test_other_four_bit_files_are_learned_too_biases_included(scheme: str, tmp_path: Path) -> None:
     folder = tiny_qwen2(tmp_path / "qwen2", **SHAPE)
-    figures = made(folder, tmp_path / "out", scheme=scheme).figures["distillation"]
+    figures = made(folder, tmp_path / "out", scheme=scheme).record.figures["distillation"]
     assert figures["learned"]["mean_kl"] < figures["control"]["mean_kl"]
 
 
@@ -125,7 +125,7 @@ def test_the_control_ships_when_learning_went_wrong(
     wild = made(
         model, tmp_path / "wild", spec=InFormatSpec(tokens=600, batch_size=1, learning_rate=2.0)
     )
-    assert wild.figures["distillation"]["shipped"] == "control"
+    assert wild.record.figures["distillation"]["shipped"] == "control"
     ours, control = wild.file.read_bytes(), pair[1].file.read_bytes()
     assert ours == control
 

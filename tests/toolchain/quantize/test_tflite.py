@@ -59,7 +59,7 @@ def test_a_scheme_computes_with_the_weights_that_its_definition_gives(
 ) -> None:
     folder = make("qwen2")
     model = quantized_tflite(folder, tmp_path / "out", scheme)
-    assert model.figures["real_bpw"] <= SCHEMES[scheme]
+    assert model.record.figures["real_bpw"] <= SCHEMES[scheme]
     if scheme != "fp32":
         in_scheme(folder, scheme)
     expected, found = hugging_face_logits(folder, TOKENS)[64:], teacher_forced(model.file, TOKENS)
@@ -97,7 +97,10 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
         )
         for tied in (True, False)
     )
-    assert untied.figures["weights_bytes"] - tied.figures["weights_bytes"] == 512 * 256 * 4
+    assert (
+        untied.record.figures["weights_bytes"] - tied.record.figures["weights_bytes"]
+        == 512 * 256 * 4
+    )
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(make: Make, tmp_path: Path) -> None:
@@ -136,8 +139,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     model = quantized_tflite(folder, tmp_path / "out", "dynamic_wi8_afp32")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert model.figures["size_bytes"] > 50e6
-    assert peak < 0.5 * model.figures["size_bytes"]
+    assert model.record.figures["size_bytes"] > 50e6
+    assert peak < 0.5 * model.record.figures["size_bytes"]
 
 
 def test_what_a_board_needs_to_know_is_in_the_figures_and_in_the_file(
@@ -154,7 +157,7 @@ def test_what_a_board_needs_to_know_is_in_the_figures_and_in_the_file(
         "nominal_bpw": 8.0,
         "engines": ["litert", "tflite-runtime"],
     }
-    assert {key: model.figures[key] for key in expected} == expected
+    assert {key: model.record.figures[key] for key in expected} == expected
     noted = model.file.read_bytes()
     assert b'"stop_ids": [2]' in noted
     assert b'"licence": "Apache-2.0"' in noted
@@ -171,7 +174,7 @@ def test_tokenizer_and_template_lie_beside_the_file(make: Make, tmp_path: Path) 
 def test_progress_ends_where_the_file_does(make: Make, tmp_path: Path) -> None:
     report = Recorder()
     model = quantized_tflite(make(), tmp_path / "out", "dynamic_wi8_afp32", report=report)
-    assert report.steps[-1][:2] == (model.figures["weights_bytes"],) * 2
+    assert report.steps[-1][:2] == (model.record.figures["weights_bytes"],) * 2
     assert report.notes[-1].startswith(f"{model.file.name}: ")
 
 

@@ -48,7 +48,7 @@ def test_logits_are_those_of_hugging_face(kept: Kept, tmp_path: Path, case: str)
     name, changes = CASES[case]
     folder = kept(f"tflite {case}", lambda folder: tiny_family(name, folder, **changes))
     model = quantized_tflite(folder, tmp_path / "out", context=PREFILL + STEPS, prefill=(PREFILL,))
-    tokens = tokens_of(model.figures["n_vocab"], PREFILL + STEPS)
+    tokens = tokens_of(model.record.figures["n_vocab"], PREFILL + STEPS)
     expected, found = (
         hugging_face_logits(folder, tokens)[PREFILL:],
         teacher_forced(model.file, tokens, PREFILL),
@@ -62,7 +62,7 @@ def test_logits_are_those_of_hugging_face(kept: Kept, tmp_path: Path, case: str)
 def test_short_text_takes_the_factors_for_short_text(kept: Kept, tmp_path: Path) -> None:
     folder = kept("tflite phi-4-mini", lambda folder: tiny_family("phi-4-mini", folder))
     model = quantized_tflite(folder, tmp_path / "out", context=256, prefill=(PREFILL,))
-    tokens = tokens_of(model.figures["n_vocab"], 256)
+    tokens = tokens_of(model.record.figures["n_vocab"], 256)
     expected, found = (
         hugging_face_logits(folder, tokens)[PREFILL:],
         teacher_forced(model.file, tokens, PREFILL),

@@ -67,7 +67,10 @@ def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
 
 def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
     folder = runtime.for_this_computer()
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from llama_cpp import llama_cpp; print(llama_cpp.__file__)"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from llama_cpp import llama_cpp; print(llama_cpp.__file__)"
+    )
     done = subprocess.run(
         [sys.executable, "-sEB", "-c", code, str(folder)],
         capture_output=True,
@@ -87,8 +90,10 @@ def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
     """Without site-packages, in a folder of nobody: what it imports is its own."""
     folder = runtime.for_this_computer()
     program = (
-        f"import sys; sys.path.insert(0, {str(folder)!r}); import device.serve.server, device.engine.llama, llama_cpp;"
-        "print({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None) and 'site-packages' in m.__file__})"
+        f"import sys; sys.path.insert(0, {str(folder)!r}); "
+        "import device.serve.server, device.engine.llama, llama_cpp;"
+        "print({m.__file__ for m in sys.modules.values() "
+        "if getattr(m, '__file__', None) and 'site-packages' in m.__file__})"
     )
     done = subprocess.run(
         [sys.executable, "-sESB", "-c", program],

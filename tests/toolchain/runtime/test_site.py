@@ -1,4 +1,4 @@
-"""Site folders: the right wheels for a board's processor and Python, unpacked within bounds, made once."""
+"""Site folders: right wheels for a board's processor and Python, unpacked within bounds, once."""
 
 import io
 import stat
@@ -37,7 +37,9 @@ def wheel(folder: Path, file: str, contents: Mapping[str, str | bytes]) -> Path:
     name, version = file.split("-")[:2]
     about = f"{name}-{version}.dist-info"
     papers = {
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n",
+        f"{about}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
+        ),
         f"{about}/WHEEL": "Wheel-Version: 1.0\n",
         f"{about}/RECORD": "",
         f"{about}/licenses/LICENSE": "free",
@@ -142,7 +144,10 @@ def test_wheels_that_are_not_there_are_named_and_leave_nothing_behind(
 ) -> None:
     with pytest.raises(ToolError) as caught:
         site_folder(["numpy"], "aarch64", "cp311", "2.36")
-    wanted = "wheels for Python 3.11 on aarch64 with glibc 2.36 cannot be had: No matching distribution found for numpy==2.4.6"
+    wanted = (
+        "wheels for Python 3.11 on aarch64 with glibc 2.36 cannot be had: "
+        "No matching distribution found for numpy==2.4.6"
+    )
     assert caught.value.message == wanted and "PIP_FIND_LINKS" in caught.value.hint
     assert list((tmp_path / "cache" / "demitasse" / "sites").iterdir()) == []
 

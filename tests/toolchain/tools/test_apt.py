@@ -39,7 +39,8 @@ def test_settings_without_a_value_are_left_out(
 ) -> None:
     program = tmp_path / "apt-config"
     program.write_text(
-        "#!/bin/sh\necho 'Acquire::http \"\";'\necho 'Acquire::http::Proxy \"http://proxy.example\";'\n"
+        "#!/bin/sh\necho 'Acquire::http \"\";'\n"
+        "echo 'Acquire::http::Proxy \"http://proxy.example\";'\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""ext4 images without mounting them: made, mended, read; by the real programs, on a file of a few megabytes."""
+"""ext4 images without a mount: made, repaired and read by the real programs, on a small file."""
 
 import shutil
 from pathlib import Path

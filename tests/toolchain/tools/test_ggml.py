@@ -1,4 +1,4 @@
-"""The quantise kernels: right bytes for right arguments, ValueError for every other, and never an abort."""
+"""The quantize kernels: right bytes for right arguments, ValueError for others, never an abort."""
 
 import gguf
 import numpy as np

@@ -62,5 +62,5 @@ def test_all_that_runs_in_a_namespace_ends_when_we_do(tmp_path: Path) -> None:
 
 
 def test_apt_is_not_called_again_after_the_hook_has_cleared_up() -> None:
-    """It would find no configuration of its own any more, take this computer's, and empty its package lists."""
+    """Else it finds no configuration of its own, takes this computer's, and empties its lists."""
     assert "--skip=check/qemu,cleanup" in mmdebstrap.command_line(ORDER, [])

@@ -1,4 +1,4 @@
-"""The cross compiler: what is missing is named with the line that installs it; what fails is named with the place to read on."""
+"""The cross compiler: a missing tool is named with its install line, a failure with its log."""
 
 import subprocess
 import sys
@@ -18,8 +18,10 @@ def test_versions_of_all_three_are_told() -> None:
 
 def test_without_the_extra_the_line_that_installs_it_is_told() -> None:
     bare = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom toolchain.errors import ToolError\nfrom toolchain.tools import zig\n"
-        "try:\n    zig.verify()\nexcept ToolError as error:\n    print(error.message, '|', error.hint)"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from toolchain.errors import ToolError\nfrom toolchain.tools import zig\n"
+        "try:\n    zig.verify()\n"
+        "except ToolError as error:\n    print(error.message, '|', error.hint)"
     )
     said = subprocess.run(
         [sys.executable, "-ISBc", bare, str(ROOT)],
@@ -64,7 +66,8 @@ def test_the_callers_flags_do_not_reach_the_compiler(
 ) -> None:
     monkeypatch.setenv("CFLAGS", "-DSTRAY")
     (tmp_path / "CMakeLists.txt").write_text(
-        'cmake_minimum_required(VERSION 3.24)\nproject(x NONE)\nfile(WRITE seen "$ENV{CFLAGS}|$ENV{NINJA_STATUS}")\n'
+        "cmake_minimum_required(VERSION 3.24)\nproject(x NONE)\n"
+        'file(WRITE seen "$ENV{CFLAGS}|$ENV{NINJA_STATUS}")\n'
     )
     zig.configure(
         zig.Project(source=tmp_path, build=tmp_path / "build", cache=tmp_path / "cache"), {}

@@ -161,7 +161,7 @@ def test_a_merge_is_not_done_twice_and_says_what_it_touched(
     adapter, report = adapter_for(base.path, tmp_path / "adapter"), Recorder()
     first, again = (merge(base, adapter, tmp_path / "out", report) for _ in range(2))
     assert (first.fresh, again.fresh) == (True, False)
-    assert first.figures == {"merged_tensors": 4, "dtypes": ["F32"]}
+    assert first.record.figures == {"merged_tensors": 4, "dtypes": ["F32"]}
     assert report.notes == ["merged 4 tensors onto F32 weights"]
 
 
@@ -212,9 +212,9 @@ def test_the_same_base_under_its_usual_names_is_accepted(
     adapter = adapter_for(base.path, tmp_path / "adapter")
     with_settings(adapter, base_model_name_or_path=trained_on)
     assert (
-        merge(base, adapter, tmp_path / "out", Silent(), base_name="someone/Tiny-1B").figures[
-            "merged_tensors"
-        ]
+        merge(
+            base, adapter, tmp_path / "out", Silent(), base_name="someone/Tiny-1B"
+        ).record.figures["merged_tensors"]
         == 4
     )
 

@@ -16,6 +16,7 @@ from toolchain import artifacts
 from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.figures import ModelFigures
 from toolchain.files import whole_file
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Model, read_architecture
@@ -145,7 +146,12 @@ def quantize(
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
 
     request = _Request(spec=spec, label=label, additions=additions)
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint, request, folder, report))
+    record, fresh = keep(
+        out,
+        work,
+        lambda folder: ModelFigures.of(_build(checkpoint, request, folder, report)),
+        ModelFigures,
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 

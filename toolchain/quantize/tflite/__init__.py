@@ -13,6 +13,7 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
+from toolchain.figures import ModelFigures
 from toolchain.files import whole_file
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Model, read_architecture
@@ -82,8 +83,12 @@ def quantize(
         parameters=parameters,
         tools=("ai-edge-litert", "flatbuffers", "litert-lm-builder"),
     )
-    record, fresh = keep(out, work, lambda folder: _build(checkpoint, parameters, folder, report))
-
+    record, fresh = keep(
+        out,
+        work,
+        lambda folder: ModelFigures.of(_build(checkpoint, parameters, folder, report)),
+        ModelFigures,
+    )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 

@@ -1,13 +1,16 @@
-"""A CUDA runtime for a Jetson, built on one Jetson and kept for all with the same JetPack, CUDA and GPU.
+"""A CUDA runtime for a Jetson, built on one and kept for all of the same JetPack, CUDA and GPU.
 
-Not yet proved on hardware. It is built there because CUDA's compiler for an older JetPack exists nowhere else: the source and one
-recipe go to the board, the libraries come back and become a runtime like any other. An interrupted build goes on where it was.
+
+Not yet proved on hardware. It is built on the board because CUDA's compiler for an older JetPack
+exists nowhere else: source and cmake options go to the board, the libraries come back and become a
+runtime like any other. An interrupted build is resumed.
 """
 
 import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,13 @@ from device.manifest import RuntimeManifest
 from toolchain import runtime
 from toolchain.agent import OLDEST_PYTHON, cache
 from toolchain.board.connection import Connection, Finished, lines
+from toolchain.board.device import Device, check_python
 from toolchain.errors import BoardError, ConfigError, FitError
+from toolchain.profiles import PROFILES
 from toolchain.progress import Reporter
-from toolchain.runtime import cross, source
+from toolchain.runtime import source
 from toolchain.runtime.assemble import assemble_llama
+from toolchain.runtime.build import Built, describe
 from toolchain.runtime.elf import glibc_floor
 from toolchain.target import Target
 
@@ -36,9 +42,11 @@ JETPACKS = {
     "38.4": ("7.1", "13.0"),
     "39.2": ("7.2", "13.2"),
 }
-"""Beginning of an L4T release → JetPack and the CUDA it brings (rbonghi/jetson_stats, jtop/core/jetson_variables.py)."""
+# rbonghi/jetson_stats, jtop/core/jetson_variables.py
+"""Beginning of an L4T release → its JetPack and CUDA."""
 OLDEST_SM = 7.2
-"""GPUs before Xavier's have CUDA 10.2 as their last, and today's llama.cpp does not build with it."""
+# Older GPUs have CUDA 10.2 as their last, and today's llama.cpp does not build with it.
+"""Oldest compute capability of a GPU that a runtime can be built for: Xavier's."""
 BUILD_S = 6 * 3600.0
 _WORK = "~/.cache/demitasse/cuda"
 _TOOLS = """
@@ -60,7 +68,7 @@ for line in iter(stream.readline, b""):
             part.write(content)
         os.replace(path + ".part", path)
 """
-"""Writes what differs: a file that stays as it is will not be compiled again."""
+"""Program that writes the files that differ: a file that stays as it is will not be recompiled."""
 _LIST = """
 import glob, hashlib, json, os, sys
 for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.so"))):
@@ -71,18 +79,18 @@ for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.so"))):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolkit:
-    """What a CUDA runtime is built with and for: its key."""
+    """What a CUDA runtime is built with and for: the key of its cache."""
 
     jetpack: str
     cuda: str
     sm: str
     """Compute capability of the GPU, such as `8.7`."""
     nvcc: str
-    """Path of the compiler on the board."""
+    """Path to the compiler on the board."""
 
 
 def jetpack_of(l4t: str) -> tuple[str, str]:
-    """Return the JetPack and its CUDA of an L4T release; raise ConfigError for one that is not known."""
+    """Return the JetPack and CUDA of an L4T release; raise ConfigError for an unknown release."""
     for beginning in sorted(JETPACKS, key=len, reverse=True):
         if f"{l4t}.".startswith(beginning if beginning.endswith(".") else f"{beginning}."):
             return JETPACKS[beginning]
@@ -92,7 +100,10 @@ def jetpack_of(l4t: str) -> tuple[str, str]:
 
 
 def check_target(target: Target) -> str:
-    """Return the compute capability of a target's GPU; raise FitError where CUDA runtimes are not for it, with why."""
+    """Return the compute capability of a target's GPU.
+
+    Raises FitError, with the reason, if there are no CUDA runtimes for it.
+    """
     sm = target.accelerator.cuda_sm if target.accelerator else ""
     if not sm:
         raise FitError(f"{target.id}: it has no GPU with CUDA")
@@ -101,15 +112,28 @@ def check_target(target: Target) -> str:
             f"{target.id}: CPU only: its GPU has SM {sm}, a CUDA runtime needs {OLDEST_SM}",
             hint=target.notes[0],
         )
+
     return sm
+
+
+def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
+    """Return the CUDA runtime of a kind of Jetson, compiled on one unless it is in the cache."""
+    check_target(target)
+    began = time.monotonic()
+    facts = device.facts()
+    check_python(device.address, facts)
+    folder = build_on(device.connection, facts, target, report)
+    report.note(f"to use it: DEMITASSE_RUNTIME={folder} demitasse push BUNDLE {device.address}")
+    return describe(target, folder, time.monotonic() - began, 0.0, [])
 
 
 def build_on(
     connection: Connection, facts: Mapping[str, Any], target: Target, report: Reporter
 ) -> Path:
-    """Return the CUDA runtime for boards like the one at the other end of a connection; built there once, an hour and more.
+    """Return the CUDA runtime for boards like the one of a connection; an hour and more, once.
 
-    `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool, FitError for a GPU that is too old.
+    `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool,
+    FitError for a GPU that is too old.
     """
     kit = _toolkit(connection, facts, check_target(target))
     llama = source.fetch(cache() / "cross" / "source", report)
@@ -120,17 +144,20 @@ def build_on(
     if not kept.is_dir():
         work = f"{_WORK}/{key}"
         report.note(
-            f"{connection.address}: building for JetPack {kit.jetpack}, CUDA {kit.cuda}, SM {kit.sm}: once, an hour and more"
+            f"{connection.address}: building for JetPack {kit.jetpack}, CUDA {kit.cuda}, "
+            f"SM {kit.sm}: once, an hour and more"
         )
         _send(connection, llama.path, f"{work}/source", report)
         _compile(connection, work, kit, target, int(facts["cores"] or 1), report)
         _fetch(connection, f"{work}/build/bin", kept, report)
+
     return _assemble(kept, kit, target, llama.version)
 
 
 def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolkit:
     if not facts["l4t"]:
         raise BoardError(f"{connection.address}: not a Jetson: there is no L4T on it")
+
     jetpack, brings = jetpack_of(facts["l4t"])
     said = connection.run(["sh", "-c", _TOOLS]).stdout.decode(errors="replace")
     tools = dict(re.findall(r"^(nvcc|cmake|c\+\+)=(.*)$", said, re.MULTILINE))
@@ -144,14 +171,17 @@ def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolk
             f"{connection.address}: {listed} not found",
             hint=f"on the board: sudo apt-get install {packages}",
         )
+
     found = re.search(r"release (\d+\.\d+)", said)
     return Toolkit(jetpack=jetpack, cuda=found[1] if found else brings, sm=sm, nvcc=tools["nvcc"])
 
 
 def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> None:
     files = sorted(path for path in tree.rglob("*") if path.is_file())
-    total, sent = sum(file.stat().st_size for file in files), 0
+    total = sum(file.stat().st_size for file in files)
+    sent = 0
     channel = connection.open(["python3", "-sE", "-c", _RECEIVE, there])
+
     try:
         for file in files:
             content = file.read_bytes()
@@ -169,7 +199,10 @@ def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> N
 
 
 def settings(kit: Toolkit, profile: str) -> Iterator[str]:
-    """Yield cmake's options: the libraries alone, for one GPU and one processor, found beside each other."""
+    """Yield cmake's options: only the libraries, for one GPU and one processor.
+
+    The libraries find each other in their own folder.
+    """
     yield from (
         f"-DCMAKE_CUDA_COMPILER={kit.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={kit.sm.replace('.', '')}",
@@ -182,8 +215,10 @@ def settings(kit: Toolkit, profile: str) -> Iterator[str]:
         "-DGGML_OPENMP=OFF",
     )
     yield f"-DGGML_CPU_ARM_ARCH={profile.replace('armv8.2', 'armv8.2-a')}"
+
     for part in ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP"):
         yield f"-DLLAMA_BUILD_{part}=OFF"
+
     yield from ("-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON")
     yield from (
         "-DCMAKE_INSTALL_RPATH=$ORIGIN;/usr/local/cuda/lib64",
@@ -206,6 +241,7 @@ def _compile(
     channel = connection.open(
         ["cmake", "--build", f"{work}/build", "--target", "llama", "--parallel", str(cores)]
     )
+
     try:
         for line in lines(channel):
             if counted := re.match(rb"\[ *(\d+)%\]", line):
@@ -218,12 +254,13 @@ def _compile(
 
 
 def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) -> None:
-    """Bring the libraries here, whole or not at all."""
+    """Download the libraries, all or none."""
     listed = connection.run(["python3", "-sE", "-c", _LIST, folder])
     _check(connection, "its libraries cannot be read", listed)
     staged = kept.with_name(f".{kept.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
+
     for row in listed.stdout.splitlines():
         name, size, digest = json.loads(row)
         if not re.fullmatch(r"lib[a-z0-9_-]+\.so", name):
@@ -242,13 +279,16 @@ def _fetch(connection: Connection, folder: str, kept: Path, report: Reporter) ->
             )
         (staged / name).write_bytes(content)
         report.note(f"{name}: {size:,} bytes")
+
     if not (staged / "libllama.so").is_file():
         raise BoardError(f"{connection.address}: the build made no libllama.so")
+
     staged.rename(kept)
 
 
 def _assemble(kept: Path, kit: Toolkit, target: Target, version: str) -> Path:
-    libraries, processor = sorted(kept.glob("*.so")), cross.PROFILES[target.profile]
+    libraries = sorted(kept.glob("*.so"))
+    processor = PROFILES[target.profile]
     described = RuntimeManifest(
         machine=processor.machine,
         features=tuple(sorted(processor.features)),

@@ -1,4 +1,4 @@
-"""CUDA runtimes: which Jetson has which CUDA, what is refused and why, and a build on a board that is a folder of this computer."""
+"""CUDA runtimes: the CUDA of each Jetson, refusals with their reasons, a build on a fake board."""
 
 import json
 import shutil
@@ -10,12 +10,11 @@ import pytest
 from device.manifest import read_runtime
 from tests.fakes import jetson, sdists
 from tests.fakes.board import FakeConnection
-from toolchain import target
+from toolchain import cuda, target
 from toolchain.errors import BoardError, ConfigError, FitError, ToolchainError
 from toolchain.progress import Silent
-from toolchain.runtime import cuda
 
-FIXTURES = Path(__file__).parents[2] / "device" / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "device" / "fixtures"
 ORIN = target.find("jetson-orin-nano")
 FACTS: dict[str, Any] = {"l4t": "36.4.7", "cores": 6, "python": "3.10.12"}
 

@@ -1,0 +1,77 @@
+"""A recipe whose stages cannot run in their order, or whose format nobody knows, is refused when it is read."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from toolchain.cli import app
+from toolchain.errors import ConfigError
+from toolchain.line.walk import open_recipe
+
+RECIPE = """
+title = "a recipe"
+targets = ["x86-64"]
+stages = {stages}
+[model]
+base = "some/model"
+[data]
+files = ["facts.jsonl"]
+[quantize]
+formats = {formats}
+adapter = "{adapter}"
+"""
+GOOD = '["ingest", "tune", "quantize", "evaluate", "package"]'
+
+
+def refused(
+    folder: Path, stages: str = GOOD, formats: str = '["gguf"]', adapter: str = "merged"
+) -> ConfigError:
+    (folder / "r.toml").write_text(RECIPE.format(stages=stages, formats=formats, adapter=adapter))
+    with pytest.raises(ConfigError) as caught:
+        open_recipe(folder / "r.toml")
+    return caught.value
+
+
+def test_a_stage_without_what_it_needs_is_named_with_the_recipe_and_the_key(tmp_path: Path) -> None:
+    error = refused(tmp_path, '["ingest", "package"]')
+    assert error.message == "r.toml: stages: `package` needs `quantize` before it"
+    assert error.hint == 'such as stages = ["ingest", "quantize", "package"]'
+    assert [other.message for other in error.others] == [
+        "r.toml: stages: `package` needs `evaluate` before it"
+    ]
+
+
+def test_a_stage_that_comes_too_late_is_named(tmp_path: Path) -> None:
+    error = refused(tmp_path, '["ingest", "quantize", "tune"]')
+    assert error.message == (
+        "r.toml: stages: `tune` stands behind `quantize`: what it makes would not be shipped"
+    )
+
+
+def test_an_unknown_stage_is_named_with_the_closest_one(tmp_path: Path) -> None:
+    error = refused(tmp_path, '["ingest", "quantise"]')
+    assert error.message == "r.toml: stages: unknown stage `quantise`"
+    assert error.hint == "did you mean `quantize`?"
+
+
+def test_an_unknown_format_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    error = refused(tmp_path, formats='["onnx"]')
+    assert error.message == "r.toml: quantize: formats: unknown format `onnx`"
+    assert error.hint == "known: gguf, tflite"
+
+
+def test_an_unmerged_adapter_is_refused_for_a_format_that_has_no_place_for_one(
+    tmp_path: Path,
+) -> None:
+    error = refused(tmp_path, formats='["gguf", "tflite"]', adapter="beside")
+    assert error.message == (
+        "r.toml: quantize: adapter: `beside` is not for tflite: an adapter goes into such a file"
+    )
+
+
+def test_the_command_line_ends_with_the_code_of_a_wrong_recipe(tmp_path: Path) -> None:
+    refused(tmp_path, '["ingest", "package"]')
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "r.toml"), "--dry-run"])
+    assert isinstance(result.exception, ConfigError)
+    assert result.exception.exit_code == 2

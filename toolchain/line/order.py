@@ -1,0 +1,67 @@
+"""Order of a recipe's stages and names of its formats, checked against the rows.
+
+Each stage needs what it reads before it, and none may come too late to change the model file.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from toolchain.artifacts import Checkpoint, ModelFile
+from toolchain.config import closest
+from toolchain.errors import ConfigError
+from toolchain.line.formats import FORMATS
+from toolchain.line.stages import STAGES, Kind
+from toolchain.recipe import Recipe
+
+
+def faults(recipe: Recipe, stages: Sequence[str]) -> list[ConfigError]:
+    """Return what is wrong with the first stages of a recipe, `stages`, and with its formats."""
+    return [*_wrong_order(recipe, stages), *_wrong_formats(recipe)]
+
+
+def _wrong_order(recipe: Recipe, stages: Sequence[str]) -> Iterator[ConfigError]:
+    where = f"{recipe.id}.toml: stages"
+    if not recipe.stages:
+        yield ConfigError(f"{where}: names no stage")
+    unknown = [stage for stage in stages if stage not in STAGES]
+    for stage in unknown:
+        yield ConfigError(f"{where}: unknown stage `{stage}`", hint=closest(stage, list(STAGES)))
+    if unknown:
+        return
+
+    for place, stage in enumerate(stages):
+        row, before = STAGES[stage], stages[:place]
+        for kind in (*row.needs, *row.may_need(recipe)):
+            giver = _giver(kind, recipe)
+            if giver and giver not in before:
+                hint = _remedy(recipe, stages, stage, giver)
+                yield ConfigError(f"{where}: `{stage}` needs `{giver}` before it", hint=hint)
+        shipped = [name for name in before if STAGES[name].gives is ModelFile]
+        if shipped and row.gives is Checkpoint:
+            problem = f"`{stage}` stands behind `{shipped[0]}`: what it makes would not be shipped"
+            yield ConfigError(f"{where}: {problem}")
+
+
+def _giver(kind: Kind, recipe: Recipe) -> str:
+    """Return the stage that gives the first artifact of a kind; empty if the base is one."""
+    if kind is Checkpoint and recipe.model.base:
+        return ""
+    return next(name for name, row in STAGES.items() if row.gives is kind and kind not in row.needs)
+
+
+def _remedy(recipe: Recipe, stages: Sequence[str], stage: str, giver: str) -> str:
+    if giver in stages:
+        return f"move `{giver}` before `{stage}`"
+    place = recipe.stages.index(stage)
+    listed = [*recipe.stages[:place], giver, *recipe.stages[place:]]
+    return "such as stages = [" + ", ".join(f'"{name}"' for name in listed) + "]"
+
+
+def _wrong_formats(recipe: Recipe) -> Iterator[ConfigError]:
+    where, spec = f"{recipe.id}.toml: quantize", recipe.quantize
+    for form in spec.formats:
+        if form not in FORMATS:
+            hint = closest(form, list(FORMATS))
+            yield ConfigError(f"{where}: formats: unknown format `{form}`", hint=hint)
+        elif spec.adapter == "beside" and not FORMATS[form].has_unmerged_adapter:
+            problem = f"`beside` is not for {form}: an adapter goes into such a file"
+            yield ConfigError(f"{where}: adapter: {problem}")

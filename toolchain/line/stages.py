@@ -1,0 +1,461 @@
+"""Stages of the line, one row each: name, help, needs, what it gives, how it runs, its texts.
+
+A new stage is a module of its own with the stage's name, its row here, its spec in `recipe` and its
+test. The verbs of the command line, the check of a recipe's order and the tables of a walk are made
+from these rows. The order of the rows is the order of the verbs in `--help`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from device.manifest import ESCAPE
+from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, ModelFile, Verdict
+from toolchain.figures import (
+    BundleFigures,
+    DatasetFigures,
+    Measured,
+    ModelFigures,
+    VerdictFigures,
+)
+from toolchain.line.flow import Flow
+from toolchain.line.formats import FORMATS, is_chosen
+from toolchain.models.original import Original
+from toolchain.recipe import Recipe
+from toolchain.target import Target
+
+if TYPE_CHECKING:
+    from toolchain.distill import Mark
+    from toolchain.tune import ExamFigures
+
+Kind = type[Artifact]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage: a row of `STAGES`."""
+
+    help: str = ""
+    """Help text of the stage's verb; empty for a stage without one."""
+    run: Callable[[Flow], Artifact]
+    """Runs the stage on the newest artifacts and returns its own."""
+    plan: Callable[[Recipe, Target, str], str]
+    """Recipe, target and format → what the stage will do: the parameters that matter, in one
+    line."""
+    result: Callable[[Artifact], str]
+    """Artifact → what the stage measured, in one line."""
+    needs: tuple[Kind, ...] = ()
+    """Kinds of artifacts that the stage reads."""
+    may_need: Callable[[Recipe], tuple[Kind, ...]] = lambda recipe: ()
+    """Kinds that it reads as well with this recipe."""
+    gives: Kind
+    """Kind of the stage's artifact."""
+    per_format: bool = False
+    """Whether the stage is done for each format of the recipe."""
+
+
+# ingest -------------------------------------------------------------------------------------------
+
+
+def _ingest(flow: Flow) -> Dataset:
+    from toolchain.ingest import ingest
+
+    flow.dataset = ingest(
+        flow.recipe.data,
+        flow.recipe.folder,
+        flow.out("ingest"),
+        flow.report,
+        seed=flow.recipe.seed,
+    )
+    return flow.dataset
+
+
+def _plan_ingest(recipe: Recipe, target: Target, form: str) -> str:
+    data = recipe.data
+    turns = len(data.turns)
+    openings = list(data.documents)
+    if turns:
+        openings.append(f"{turns} turn{'s' * (turns > 1)}")
+    opened = f", opened by {' and '.join(openings)}" if openings else ""
+    return f"{', '.join(data.files)}, hold out by {data.hold_out}{opened}"
+
+
+def _ingested(artifact: Artifact) -> str:
+    figures = DatasetFigures.read(artifact.record.figures)
+    dropped = sum(figures.dropped.values())
+    return f"{figures.train} conversations to learn, {figures.held_out} held out, {dropped} dropped"
+
+
+# pretrain -----------------------------------------------------------------------------------------
+
+
+def _pretrain(flow: Flow) -> Checkpoint:
+    from toolchain.pretrain import pretrain
+
+    spec = flow.recipe.model.scratch
+    assert spec
+    flow.checkpoint = pretrain(
+        flow.data(),
+        spec,
+        flow.out("pretrain"),
+        flow.report,
+        seed=flow.recipe.seed,
+    )
+    flow.original = Original(base=flow.checkpoint.path)
+    return flow.checkpoint
+
+
+def _plan_pretrain(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.model.scratch
+    assert spec
+    return (
+        f"llama {spec.layers} × {spec.hidden_size}, vocabulary {spec.vocab_size}, "
+        f"{spec.steps} steps"
+    )
+
+
+def _pretrained(artifact: Artifact) -> str:
+    from toolchain.pretrain import PretrainFigures
+
+    figures = PretrainFigures.read(artifact.record.figures)
+    return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
+
+
+# tune ---------------------------------------------------------------------------------------------
+
+
+def _tune(flow: Flow) -> Checkpoint:
+    from toolchain.tune import ADAPTER, tune
+
+    recipe, out = flow.recipe, flow.out("tune")
+    base = flow.merged()
+    flow.checkpoint = tune(
+        base,
+        flow.data(),
+        recipe.tune,
+        out,
+        flow.report,
+        seed=recipe.seed,
+        general=flow.general(recipe.evaluate.general),
+    )
+    flow.unmerged = replace(base, adapter=out / ADAPTER)
+    flow.original = _after_tune(flow.reference(), out / ADAPTER)
+    return flow.checkpoint
+
+
+def _after_tune(original: Original, adapter: Path) -> Original:
+    """Return the model that was trained: the one before with an adapter more."""
+    if original.trimmed:
+        # What is trained after `trim` is the trimmed model, whose embedding an adapter may change:
+        # its checkpoint is the base then.
+        return Original(base=original.trimmed, adapters=(adapter,))
+    return replace(original, adapters=(*original.adapters, adapter))
+
+
+def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.tune
+    source = recipe.model.base or "trained from scratch"
+    return (
+        f"LoRA r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
+        f"{spec.epochs} epochs, base {source}"
+    )
+
+
+def _tuned(artifact: Artifact) -> str:
+    from toolchain.tune import TuneFigures
+
+    figures = TuneFigures.read(artifact.record.figures)
+    before, after = figures.base, figures.tuned
+    text = (
+        f"{figures.trainable_parameters:,} of {figures.total_parameters:,} parameters trained"
+        f"; base{_scores(before)}; tuned{_scores(after)}"
+    )
+    if before.general_nats_per_byte is None:  # measured by an earlier version
+        return text
+    return (
+        f"{text}; general text {before.general_nats_per_byte:.3f} → "
+        f"{after.general_nats_per_byte:.3f} nats per byte"
+    )
+
+
+def _scores(measured: "ExamFigures | Mark") -> str:
+    """Return exact match, F1 and loss on held-out answers, with a space before them."""
+    if measured.exact_match is None:
+        return " not asked"
+    text = f" exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+    return text if measured.held_out_loss is None else f"{text} loss {measured.held_out_loss:.2f}"
+
+
+# distill ------------------------------------------------------------------------------------------
+
+
+def _distill(flow: Flow) -> Checkpoint:
+    from toolchain.distill import distill
+
+    recipe, spec = flow.recipe, flow.recipe.distill
+    assert spec
+    teacher = flow.fetched(spec.teacher, "teacher") if spec.teacher else flow.merged()
+    student = flow.fetched(spec.student, "student") if spec.student else None
+    flow.checkpoint = distill(
+        teacher,
+        flow.data(),
+        spec,
+        flow.out("distill"),
+        flow.report,
+        seed=recipe.seed,
+        student=student,
+    )
+    flow.teacher = Original(base=teacher.path) if spec.teacher else flow.reference()
+    flow.original = Original(base=flow.checkpoint.path, tokenizer=flow.teacher)
+    return flow.checkpoint
+
+
+def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.distill
+    assert spec
+    student = spec.student or f"{len(spec.layers)} layers of the teacher"
+    return (
+        f"{spec.teacher or 'the tuned model'} → {student}, T={spec.temperature:g}, "
+        f"{spec.epochs} epochs"
+    )
+
+
+def _distilled(artifact: Artifact) -> str:
+    from toolchain.distill import DistillFigures
+
+    figures = DistillFigures.read(artifact.record.figures)
+    student, control = _scores(figures.student.mark), _scores(figures.control.mark)
+    return (
+        f"{figures.best.mark.parameters / 1e6:.2f} M parameters; "
+        f"student{student}; control{control}; the {figures.shipped} ships"
+    )
+
+
+# trim ---------------------------------------------------------------------------------------------
+
+
+def _trim(flow: Flow) -> Checkpoint:
+    from toolchain.trim import trim
+
+    spec = flow.recipe.trim
+    flow.checkpoint = trim(
+        flow.merged(),
+        flow.data(),
+        spec,
+        flow.out("trim"),
+        flow.report,
+        general=flow.general(spec.general),
+    )
+    flow.original = replace(flow.reference(), trimmed=flow.checkpoint.path)
+    if flow.teacher:
+        flow.teacher = replace(flow.teacher, trimmed=flow.checkpoint.path)
+    return flow.checkpoint
+
+
+def _plan_trim(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.trim
+    return f"{spec.vocabulary or 'as few'} tokens, answers the same in ≥ {spec.min_identical:.1%}"
+
+
+def _trimmed(artifact: Artifact) -> str:
+    from toolchain.trim import TrimFigures
+
+    figures = TrimFigures.read(artifact.record.figures)
+    share = figures.identical
+    same = "" if share is None else f"; {share:.1%} of answers as before"
+    return f"{figures.tokens.before} → {figures.tokens.after} tokens{same}"
+
+
+# quantize -----------------------------------------------------------------------------------------
+
+
+def _quantize(flow: Flow) -> ModelFile:
+    artifact = FORMATS[flow.format].quantize(flow, flow.recipe.quantize, flow.out("quantize"))
+    flow.models[flow.format] = artifact
+    return artifact
+
+
+def _needed_to_quantize(recipe: Recipe) -> tuple[Kind, ...]:
+    """Return the data set where the scheme is measured or learned on the recipe's text."""
+    spec = recipe.quantize
+    return (Dataset,) if spec.importance is True or spec.distill else ()
+
+
+def _plan_quantize(recipe: Recipe, target: Target, form: str) -> str:
+    return FORMATS[form].plan(recipe.quantize)
+
+
+def _quantized(artifact: Artifact) -> str:
+    figures = ModelFigures.read(artifact.record.figures)
+    bits = f"{figures.real_bpw:.2f} bits per weight (nominal {figures.nominal_bpw:.2f})"
+    is_learned = figures.distillation is not None and figures.distillation.shipped == "learned"
+    return f"{figures.scheme}: {bits}" + ", codes learned in the format" * is_learned
+
+
+# evaluate -----------------------------------------------------------------------------------------
+
+
+def _evaluate(flow: Flow) -> Verdict:
+    from toolchain.evaluate import Originals, Texts, evaluate
+
+    form = FORMATS[flow.format]
+    recipe = flow.recipe
+    verdict = evaluate(
+        flow.models[flow.format],
+        Originals(reference=flow.reference(), teacher=flow.teacher),
+        Texts(
+            dataset=flow.data(),
+            general=flow.general(recipe.evaluate.general),
+            split=is_chosen(recipe.quantize),
+        ),
+        recipe.evaluate,
+        form.runtime(flow.report),
+        flow.out("evaluate"),
+        flow.report,
+        escape=recipe.package.special_tokens == ESCAPE,
+    )
+    flow.verdicts[flow.format] = verdict
+    return verdict
+
+
+def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
+    gate = recipe.evaluate.gate
+    return (
+        f"gate: KL ≤ {gate.max_kl:g}, agreement ≥ {gate.min_agreement:.0%}, "
+        f"on general text {gate.max_general_kl:g} and {gate.min_general_agreement:.0%}, "
+        f"exact match ≥ {gate.min_exact_match:.0%}"
+    )
+
+
+def _evaluated(artifact: Artifact) -> str:
+    measured = VerdictFigures.read(artifact.record.figures).measured
+    return f"{likeness(measured)}, {task_scores(measured)}"
+
+
+def likeness(measured: Measured) -> str:
+    """Return how like its reference a model file is, on held-out answers and on general text."""
+    text = f"KL {measured.mean_kl:.4f}, agreement {measured.agreement:.1%}"
+    if measured.general_kl is None:  # measured by an earlier version
+        return text
+    return f"{text} (general text {measured.general_kl:.4f}, {measured.general_agreement:.1%})"
+
+
+def task_scores(measured: Measured) -> str:
+    """Return exact match and F1 of the answers to held-out questions; empty if none was asked."""
+    if measured.exact_match is None:
+        return ""
+    return f"exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+
+
+# package ------------------------------------------------------------------------------------------
+
+
+def _package(flow: Flow) -> Bundle:
+    from toolchain.package import Origin, package
+
+    recipe, form = flow.recipe, flow.format
+    licences = sorted(flow.base.glob("LICENSE*")) if flow.base else []
+    origin = Origin(
+        name=recipe.name,
+        recipe=recipe.id,
+        base=flow.base_name,
+        base_digest=flow.base_digest,
+        licence=recipe.package.licence,
+        opening=flow.data().opening(),
+        licence_files=tuple(licences),
+        records=tuple(flow.records_of(form)),
+    )
+    return package(
+        flow.models[form],
+        flow.verdicts[form],
+        flow.settings.target,
+        recipe.package,
+        origin,
+        flow.out("package"),
+        FORMATS[form].packing,
+    )
+
+
+def _plan_package(recipe: Recipe, target: Target, form: str) -> str:
+    return (
+        f"{recipe.name} {recipe.package.version} for {target.id}, "
+        f"{recipe.package.context} tokens of context"
+    )
+
+
+def packaged(artifact: Artifact) -> str:
+    """Return what a bundle is, in one line."""
+    figures = BundleFigures.read(artifact.record.figures)
+    return f"release {figures.release[:12]}, {figures.files} files"
+
+
+STAGES: dict[str, Stage] = {
+    "ingest": Stage(
+        help="Run a recipe's first stage: read the data, split it, say what was dropped and why.",
+        run=_ingest,
+        plan=_plan_ingest,
+        result=_ingested,
+        gives=Dataset,
+    ),
+    "pretrain": Stage(
+        run=_pretrain,
+        plan=_plan_pretrain,
+        result=_pretrained,
+        needs=(Dataset,),
+        gives=Checkpoint,
+    ),
+    "tune": Stage(
+        help="Run a recipe up to its fine-tuned checkpoint (LoRA, merged).",
+        run=_tune,
+        plan=_plan_tune,
+        result=_tuned,
+        needs=(Dataset, Checkpoint),
+        gives=Checkpoint,
+    ),
+    "distill": Stage(
+        help="Run a recipe up to its distilled student.",
+        run=_distill,
+        plan=_plan_distill,
+        result=_distilled,
+        needs=(Dataset, Checkpoint),
+        gives=Checkpoint,
+    ),
+    "trim": Stage(
+        help="Run a recipe up to its checkpoint with the vocabulary of its subject alone.",
+        run=_trim,
+        plan=_plan_trim,
+        result=_trimmed,
+        needs=(Dataset, Checkpoint),
+        gives=Checkpoint,
+    ),
+    "quantize": Stage(
+        help="Run a recipe up to its quantized model file.",
+        run=_quantize,
+        plan=_plan_quantize,
+        result=_quantized,
+        needs=(Checkpoint,),
+        may_need=_needed_to_quantize,
+        gives=ModelFile,
+        per_format=True,
+    ),
+    "evaluate": Stage(
+        help="Run a recipe up to the gate: measure the model file and say whether it may ship.",
+        run=_evaluate,
+        plan=_plan_evaluate,
+        result=_evaluated,
+        needs=(Dataset, ModelFile),
+        gives=Verdict,
+        per_format=True,
+    ),
+    "package": Stage(
+        help="Run a recipe up to the bundle that travels to boards, or make one of a finished "
+        "model.",
+        run=_package,
+        plan=_plan_package,
+        result=packaged,
+        needs=(Dataset, ModelFile, Verdict),
+        gives=Bundle,
+        per_format=True,
+    ),
+}

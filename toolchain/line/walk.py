@@ -1,0 +1,141 @@
+"""Walk through a recipe: stages in order, each in its own folder, skipped if its record matches."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolchain import recipe as recipes
+from toolchain.checks import Ahead, Findings, check
+from toolchain.errors import ConfigError, FitError, all_of
+from toolchain.line import order
+from toolchain.line.flow import Flow, Settings, Step
+from toolchain.line.formats import FORMATS
+from toolchain.line.stages import STAGES
+from toolchain.lock import locked
+from toolchain.progress import Reporter
+from toolchain.recipe import Recipe
+from toolchain.training.processes import is_main
+
+__all__ = ["Settings", "Step", "begin", "known", "open_recipe", "plan", "walk", "work_folder"]
+
+
+def open_recipe(path: Path) -> Recipe:
+    """Read a recipe and check the order of its stages; raise ConfigError with the wrong key."""
+    recipe = recipes.load(path)
+    if faults := order.faults(recipe, recipe.stages):
+        raise all_of(faults)
+    return recipe
+
+
+def plan(recipe: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
+    """Return what a walk would do, without doing or fetching anything."""
+    return [
+        Step(
+            stage=stage,
+            folder=settings.out / f"{stage}{_folder_suffix(form)}",
+            what=STAGES[stage].plan(recipe, settings.target, form),
+        )
+        for stage, form in _steps(recipe, settings, until)
+    ]
+
+
+def known(
+    recipe: Recipe, settings: Settings, *, until: str = "", schemes: Sequence[str] = ()
+) -> Findings:
+    """Return what is known of a walk before it begins.
+
+    `schemes` are those to try instead of the recipe's own.
+    """
+    stages = _stages(recipe, until)
+    if schemes:
+        before = recipe.stages[: recipe.stages.index("quantize")]
+        stages = (*before, "quantize", "evaluate")
+    ahead = Ahead(
+        recipe=recipe,
+        target=settings.target,
+        stages=stages,
+        formats=_formats(recipe, settings),
+        out=settings.out,
+        offline=settings.offline,
+        schemes=tuple(schemes),
+    )
+    return check(ahead)
+
+
+def begin(findings: Findings, report: Reporter) -> None:
+    """Say what is known before a walk; raise what would end it later."""
+    for note in findings.notes:
+        report.note(note)
+    findings.end_walk()
+
+
+def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
+    """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
+    begin(known(recipe, settings, until=until), settings.report)
+    with work_folder(settings):
+        flow = Flow(recipe=recipe, settings=settings)
+        for stage, form in _steps(recipe, settings, until):
+            row = STAGES[stage]
+            what = row.plan(recipe, settings.target, form)
+            settings.report.note(f"{stage}: {what}")
+
+            flow.format = form
+            flow.folder_suffix = _folder_suffix(form)
+            artifact = row.run(flow)
+            flow.records.append((form, artifact.record))
+            yield Step(
+                stage=stage,
+                folder=artifact.path,
+                what=what,
+                artifact=artifact,
+                result=row.result(artifact),
+            )
+
+
+@contextmanager
+def work_folder(settings: Settings) -> Iterator[None]:
+    """Hold the folder of a walk against other runs.
+
+    Of several processes that train together one holds it for all.
+    """
+    if not is_main():
+        yield
+        return
+    with locked(settings.out, settings.report):
+        yield
+
+
+def _folder_suffix(form: str) -> str:
+    return FORMATS[form].folder_suffix if form else ""
+
+
+def _steps(recipe: Recipe, settings: Settings, until: str) -> list[tuple[str, str]]:
+    """Return stages and formats in order: the common ones, then all others for each format."""
+    formats = _formats(recipe, settings)
+    stages = _stages(recipe, until)
+    per_format = [stage for stage in stages if STAGES[stage].per_format]
+    if per_format and not formats:
+        raise FitError(
+            f"{settings.target.id}: runs no {' and no '.join(recipe.quantize.formats)}",
+            hint=f"it runs {', '.join(settings.target.engines)}",
+        )
+    common = [(stage, "") for stage in stages if stage not in per_format]
+    return common + [(stage, form) for form in formats for stage in per_format]
+
+
+def _formats(recipe: Recipe, settings: Settings) -> tuple[str, ...]:
+    """Return the formats of a recipe that the target has an engine for."""
+    engines = settings.target.engines
+    named = recipe.quantize.formats
+    return tuple(form for form in named if form in FORMATS and FORMATS[form].engine in engines)
+
+
+def _stages(recipe: Recipe, until: str) -> tuple[str, ...]:
+    if not until:
+        return recipe.stages
+    if until not in recipe.stages:
+        raise ConfigError(
+            f"{recipe.id}: stages: this recipe has no `{until}`",
+            hint=f"it has {', '.join(recipe.stages)}",
+        )
+    return recipe.stages[: recipe.stages.index(until) + 1]

@@ -1,0 +1,31 @@
+"""What came out, as tables for people or as JSON: the shapes of the output, and nothing else.
+
+`console` knows how to print; these modules, one a kind of thing, know what is worth a column.
+"""
+
+from toolchain.show.boards import all_targets, findings, one_target, runtime, status, virtual_boards
+from toolchain.show.files import contents, folder
+from toolchain.show.fit import fitted
+from toolchain.show.line import deployed, plan, schemes, walked
+from toolchain.show.measured import bench, calibrated, compared
+from toolchain.show.words import size
+
+__all__ = [
+    "all_targets",
+    "bench",
+    "calibrated",
+    "compared",
+    "contents",
+    "deployed",
+    "findings",
+    "fitted",
+    "folder",
+    "one_target",
+    "plan",
+    "runtime",
+    "schemes",
+    "size",
+    "status",
+    "virtual_boards",
+    "walked",
+]

@@ -1,0 +1,111 @@
+"""Boards: what one serves, the doctor's findings, virtual boards, runtimes, known targets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from toolchain import console
+from toolchain.doctor import Finding
+from toolchain.show.words import plain, size
+from toolchain.target import Target
+
+if TYPE_CHECKING:
+    from toolchain.board.virtual import VirtualBoard
+    from toolchain.runtime.build import Built
+
+
+SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
+
+
+def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show what a board serves."""
+    if as_json:
+        console.show_json(facts)
+        return
+    console.show_table(
+        (address, ""), [[name.replace("_", " "), plain(value)] for name, value in _flat(facts, "")]
+    )
+
+
+def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Yield nested facts one by one, those that say nothing left out."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name} ")
+        elif value not in ("", None):
+            yield (
+                f"{above}{name.removesuffix('_bytes')}",
+                size(value) if name.endswith("_bytes") else value,
+            )
+
+
+def findings(each: Sequence[Finding], *, as_json: bool) -> None:
+    """Show what the doctor saw."""
+    if as_json:
+        console.show_json([asdict(finding) for finding in each])
+        return
+    console.show_table(
+        ("check", "state", "seen", "to mend"),
+        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in each],
+    )
+
+
+def virtual_boards(boards: "Sequence[VirtualBoard]", *, as_json: bool) -> None:
+    """Show the virtual boards, one a line."""
+    rows = [
+        {"address": b.address, "debian": b.debian, "up": b.pid is not None, "port": b.port}
+        for b in boards
+    ]
+    if as_json:
+        console.show_json(rows)
+        return
+    cells = [
+        [b.address, str(b.debian), f"up, port {b.port}" if b.pid is not None else "down"]
+        for b in boards
+    ]
+    console.show_table(("board", "Debian", "state"), cells)
+
+
+def runtime(built: "Built", *, as_json: bool) -> None:
+    """Show a runtime that was built, or board."""
+    if as_json:
+        console.show_json(asdict(built))
+        return
+    took = f"{built.seconds:.1f} s" + (
+        f", {built.cpu_s:.1f} CPU-seconds" if built.cpu_s > 1 else ""
+    )
+    rows = [
+        ["processor", f"{built.profile}: {' '.join(built.features)}"],
+        ["glibc", f"{built.glibc} or newer"],
+        ["size", size(built.size_bytes)],
+        ["runtime", built.runtime],
+        ["folder", built.folder],
+        ["took", took],
+    ]
+    console.show_table((built.target, ""), [*rows, *([["wrote", file] for file in built.files])])
+
+
+def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
+    """Show the boards that are known, one a line."""
+    if as_json:
+        console.show_json(
+            [{"id": t.id, **t.model_dump(mode="json", exclude_defaults=True)} for t in known]
+        )
+        return
+    rows = [
+        [t.id, t.name, t.soc or "-", "-" if t.memory_mb is None else f"{t.memory_mb}", t.profile]
+        for t in known
+    ]
+    console.show_table(("id", "board", "SoC", "memory MB", "runtime"), rows)
+
+
+def one_target(board: Target, *, as_json: bool) -> None:
+    """Show one board with the source of each fact."""
+    if as_json:
+        console.show_json({"id": board.id, **board.model_dump(mode="json", exclude_defaults=True)})
+        return
+    rows = [[name, plain(value), board.source_of(name)] for name, value in board.facts()]
+    proved = "" if board.proved_on_hardware else " (not yet proved on hardware)"
+    console.show_table(("fact", "value", "source"), rows, title=f"{board.id}: {board.name}{proved}")
+    for note in board.notes:
+        console.show_text(f"\nnote: {note}")

@@ -1,0 +1,192 @@
+"""What a walk through a recipe will do and did, and what a push did."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from toolchain import console
+from toolchain.artifacts import Deployment
+from toolchain.board.kind import kind_of
+from toolchain.recipe import Recipe
+from toolchain.show.measured import bench
+from toolchain.show.words import size
+
+if TYPE_CHECKING:
+    from toolchain.delivery import Delivery
+    from toolchain.finished import Wanted
+    from toolchain.line.flow import Step
+    from toolchain.line.schemes import Tried
+
+
+def plan(
+    recipe: "Recipe | Wanted",
+    steps: "Sequence[Step]",
+    notes: Sequence[str] = (),
+    *,
+    as_json: bool,
+    to: str = "",
+) -> None:
+    """Show what a walk would do, and what is known of it before it begins."""
+    if as_json:
+        console.show_json(
+            [
+                {"stage": s.stage, "folder": str(s.folder), "what": s.what, "recorded": s.recorded}
+                for s in steps
+            ]
+        )
+        return
+    rows = [[s.stage, "recorded" if s.recorded else "to do", s.what, str(s.folder)] for s in steps]
+    rows += [["push", "to do", f"to {to}", ""]] if to else []
+    console.show_table(("stage", "state", "what", "folder"), rows, title=recipe.title)
+    if notes:
+        console.show_text("\n" + "\n".join(notes))
+
+
+def walked(
+    recipe: "Recipe | Wanted",
+    steps: "Sequence[Step]",
+    delivery: "Delivery | None",
+    *,
+    as_json: bool,
+) -> None:
+    """Show the artifacts of a walk, and what the board did with the last one."""
+    if as_json:
+        stages = [
+            {"stage": s.stage, "folder": str(s.folder), **s.artifact.record.model_dump(mode="json")}
+            for s in steps
+            if s.artifact
+        ]
+        console.show_json(
+            {
+                "recipe": recipe.id,
+                "stages": stages,
+                "delivery": asdict(delivery) if delivery else None,
+            }
+        )
+        return
+    if delivery and delivery.question:
+        console.show_text(f"\nquestion: {delivery.question}\nanswer:   {delivery.answer}\n")
+    rows = [_step_row(step) for step in steps]
+    rows += [_delivery_row(delivery)] if delivery else []
+    console.show_table(("stage", "seconds", "size", "result"), rows)
+    if delivery:
+        console.show_text("")
+        bench(delivery.report, "md", as_json=False)
+        _choice(delivery)
+        _next_commands(delivery)
+    elif steps:
+        console.show_text(f"\n{steps[-1].stage}: {steps[-1].folder}")
+
+
+def _choice(delivery: "Delivery") -> None:
+    """Say which format is better on this board, by what was measured there."""
+    for other in delivery.others:
+        bench(other.report, "md", as_json=False)
+        better, worse = (str(each.report.rows[0]["model_type"]) for each in (delivery, other))
+        ratio = delivery.decode_tok_s / other.decode_tok_s
+        console.show_text(
+            f"\n{better} answers {ratio:.2f} times as fast as {worse} on this board, and stays"
+        )
+
+
+def _step_row(step: "Step") -> list[str]:
+    assert step.artifact
+    record = step.artifact.record
+    seconds = f"{record.seconds:.1f}" if step.artifact.fresh else f"{record.seconds:.1f} (recorded)"
+    return [step.stage, seconds, size(record.size_bytes), step.result]
+
+
+def _delivery_row(delivery: "Delivery") -> list[str]:
+    deployment = delivery.deployment
+    return [
+        "push",
+        f"{deployment.seconds:.1f}",
+        size(deployment.bytes_sent),
+        f"release {deployment.release[:12]} answers on port {deployment.port}",
+    ]
+
+
+def _next_commands(delivery: "Delivery") -> None:
+    address, port = delivery.deployment.address, delivery.deployment.port
+    api = f"http://127.0.0.1:{port}/v1"
+    lines = [
+        f'demitasse ask {address} "{delivery.question or "hello"}"',
+        *(f"demitasse {verb} {address}" for verb in ("chat", "bench", "status")),
+    ]
+    if not kind_of(address).simulated:
+        lines.append(
+            f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours"
+        )
+    body = json.dumps({"messages": [{"role": "user", "content": delivery.question or "hello"}]})
+    lines.append(f"curl {api}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def deployed(deployment: Deployment, *, as_json: bool) -> None:
+    """Show what a push did, or would do."""
+    if as_json:
+        console.show_json(asdict(deployment))
+        return
+    rows = []
+    for action in deployment.actions:
+        rows.append([action.verb, action.what, size(action.size_bytes)])
+        rows += [["", f"  {way}", size(count)] for way, count in action.ways.items()]
+    console.show_table(("action", "what", "bytes"), rows)
+    sent = (
+        f"{size(deployment.bytes_sent)} sent in {deployment.seconds:.1f} s"
+        if deployment.seconds
+        else f"{size(sum(action.size_bytes for action in deployment.actions))} to send"
+    )
+    console.show_text(f"\nrelease {deployment.release[:12]} on {deployment.address}: {sent}")
+
+
+def schemes(tried: "Sequence[Tried]", *, as_json: bool) -> None:
+    """Show what each scheme makes of a model, the largest file first."""
+    rows = [
+        {
+            **one.model.record.figures,
+            **one.verdict.record.figures,
+            "scheme": one.scheme,
+        }
+        for one in tried
+    ]
+    rows.sort(key=lambda row: -int(row["size_bytes"]))
+    if as_json:
+        console.show_json(rows)
+        return
+    cells = [[_scheme_cell(name, row.get(name, ())) for name in _SCHEMES] for row in rows]
+    console.show_table(tuple(_SCHEMES.values()), cells)
+
+
+_SCHEMES = {
+    "scheme": "scheme",
+    "size_bytes": "size",
+    "nominal_bpw": "nominal bits",
+    "real_bpw": "real bits",
+    "fallbacks": "fallbacks",
+    "mean_kl": "KL",
+    "kl_error": "± error",
+    "p99_kl": "KL 99 %",
+    "agreement": "agreement",
+    "general_kl": "general KL",
+    "general_agreement": "general agr.",
+    "exact_match": "exact",
+    "f1": "F1",
+}
+
+
+def _scheme_cell(name: str, value: Any) -> str:
+    if name in ("agreement", "general_agreement", "exact_match", "f1"):
+        return f"{value:.1%}"
+    if name in ("mean_kl", "kl_error", "p99_kl", "general_kl"):
+        return f"{value:.5f}"
+    if name == "fallbacks":
+        return f"{len(value)}"
+    return (
+        size(value)
+        if name == "size_bytes"
+        else f"{value:.2f}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,0 +1,99 @@
+"""What was measured on a board: its speed, its calibration, and how two reports differ."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from toolchain import console
+from toolchain.artifacts import Report
+from toolchain.report import Comparison, caveats
+from toolchain.show.words import size
+
+
+def bench(report: Report, form: str, *, as_json: bool) -> None:
+    """Show what was measured on a board."""
+    from toolchain.bench import render
+
+    if as_json:
+        console.show_json(asdict(report))
+        return
+    console.show_text(render(report, form))
+    if form == "md":
+        console.show_text("\n" + "\n".join(_measured(report)))
+
+
+def _measured(report: Report) -> list[str]:
+    names = ("load_s", "ttft_cold_s", "ttft_warm_s", "peak_rss_bytes")
+    lines = [
+        _figure(name, report.measured[name])
+        for name in names
+        if report.measured.get(name) is not None
+    ]
+    return [*lines, *(f"mind: {reason}" for reason in caveats(report))]
+
+
+def _figure(name: str, value: float) -> str:
+    words, unit = name.rsplit("_", 1)
+    return (
+        f"{words.replace('_', ' ')}: {size(value) if unit == 'bytes' else f'{value * 1000:.1f} ms'}"
+    )
+
+
+def calibrated(address: str, calibration: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show how a board runs its release from now on, and why."""
+    if as_json:
+        console.show_json(calibration)
+        return
+    evidence = calibration["evidence"]
+    rows = [
+        [
+            what,
+            str(trial["threads"]),
+            " ".join(map(str, trial["cpus"])),
+            f"{trial['tok_s']:.2f}",
+            str(trial["rounds"]),
+        ]
+        for what in ("decode", "prefill")
+        for trial in evidence[what]
+    ]
+    console.show_table(
+        ("phase", "threads", "cores", "tokens/s", "rounds"),
+        rows,
+        title=f"{address}: {evidence['seconds']:g} s",
+    )
+    for change in evidence["changes"][1:]:
+        name, value = next(iter(change["change"].items()), ("", ""))
+        console.show_text(
+            f"{name} = {value}: {'kept' if change['kept'] else 'no gain'}, "
+            f"{change['seconds']:.3f} s a question"
+        )
+    if refused := evidence.get("refused"):
+        console.show_text(f"taken back to the threads alone: {refused}")
+    chosen, before = calibration["settings"], evidence["before"]
+    console.show_text(
+        f"\n{chosen['threads']} threads answer (before: {before['threads']}), "
+        f"{chosen['threads_batch']} read prompts "
+        f"(before: {before['threads_batch']})"
+    )
+
+
+def compared(tests: Sequence[Comparison], first: str, second: str, *, as_json: bool) -> None:
+    """Show how two reports compare, test by test."""
+    if as_json:
+        console.show_json([{**asdict(test), "verdict": test.verdict} for test in tests])
+        return
+    rows = [
+        [
+            c.test,
+            f"{c.first:.2f}",
+            f"{c.second:.2f}",
+            f"{c.ratio:.3f}",
+            f"{c.low:.3f} … {c.high:.3f}",
+            c.verdict,
+        ]
+        for c in tests
+    ]
+    console.show_table(("test", first, second, "ratio", "95 %", f"{second} is"), rows)
+    for name, reasons in zip((first, second), tests[0].caveats, strict=True):
+        for reason in reasons:
+            console.show_text(f"mind: {name}: {reason}")
