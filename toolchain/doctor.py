@@ -1,6 +1,7 @@
-"""What is wrong here, and what to do about it: a list of checks of this computer, and of a board's facts.
+"""Checks of this computer and of a board's facts: what is wrong, and what to do about it.
 
-Each check is a pure function of facts; a finding has one line that says what was seen and one that mends it.
+Each check is a pure function of facts. A finding has one line with what was seen, and one with the
+remedy.
 """
 
 import importlib.util
@@ -70,7 +71,8 @@ def _threads() -> Finding:
         check="threads",
         state="warning",
         seen="llama.cpp's spin where they wait: many times slower where other programs run",
-        mend="build it with our patch: make (or scripts/engine-wheel.sh, then pip install its wheel)",
+        mend="build it with our patch: "
+        "make (or scripts/engine-wheel.sh, then pip install its wheel)",
     )
 
 
