@@ -9,8 +9,10 @@ from toolchain.cli import app
 from toolchain.errors import ToolchainError
 
 SURROUNDINGS = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # before torch is loaded: its threads are not to spin where others run
-    "TQDM_DISABLE": "1",  # bars of transformers, safetensors and peft: ours say what is under way
+    # Before torch is loaded: its threads must not spin while other programs run.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Bars of transformers, safetensors and peft; ours show the progress.
+    "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
@@ -18,7 +20,7 @@ SURROUNDINGS = {
 
 
 def main() -> None:
-    """Run `demitasse`; exits with the code of DESIGN section 8, 2 for a wrong command line, 130 for Ctrl-C."""
+    """Run `demitasse` and exit: the error's code, 2 for a wrong command line, 130 for Ctrl-C."""
     for name, value in SURROUNDINGS.items():
         os.environ.setdefault(name, value)
     # Nothing that is made here may be written by others, whatever umask the caller has.

@@ -1,6 +1,6 @@
 """Profiles: the kinds of processor that a runtime is built for, one row each.
 
-A target names its profile, `profile_of` finds the one of a board, `runtime/cross.py` compiles for it.
+A target names its profile, `profile_of` finds that of a board, `runtime/cross.py` compiles for it.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,9 +20,9 @@ class Processor:
     machine: str
     """`uname -m`."""
     cpu: str
-    """`-mcpu` for ggml's kernels, in zig's spelling; all other code targets the machine's baseline."""
+    """`-mcpu` for ggml's kernels, as zig spells it; other code targets the machine's baseline."""
     features: tuple[str, ...]
-    """What `cpu` implies, as /proc/cpuinfo spells it: a board without one of them dies by SIGILL."""
+    """Features of `cpu`, as /proc/cpuinfo spells them; a board without one dies by SIGILL."""
     repacked: frozenset[str] = frozenset()
     """Tensor types that llama.cpp copies into another order for these instructions."""
     repacked_rows: int = 4

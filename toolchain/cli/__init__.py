@@ -12,6 +12,8 @@ from toolchain import __version__, console
 from toolchain.cli import line, boards, figures, recipes, virtual  # noqa: F401
 from toolchain.cli.words import app
 
+__all__ = ["app"]
+
 
 @app.callback(invoke_without_command=True)
 def _root(
