@@ -269,11 +269,7 @@ def _vocabulary(folder: Path, size: int) -> tuple[list[str], list[int], dict[str
     tokens = [by_id[number] for number in range(size)]
     kinds = [_CONTROL if token in control else _NORMAL for token in tokens]
     spelled = [
-        token
-        if kind == _CONTROL
-        else token[2:]
-        if token.startswith("##")
-        else _WORD_START + token
+        token if kind == _CONTROL else token[2:] if token.startswith("##") else _WORD_START + token
         for token, kind in zip(tokens, kinds, strict=True)
     ]
     special = {key: model["vocab"][token] for token, key in _SPECIAL.items()}
