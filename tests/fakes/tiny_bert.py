@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-WORDS = (
+_WORDS = (
     "the pi fan spins hot board card how is my why cafe naive 8 80 degrees power over night "
     "##s ##ning ##er ##y ##t ##o ##w ##a ##e ! ? . , ' - a b c d e f g h i j k l m n o p q r s t u v w x y z "
     "树 莓 派 太 热 ##树"
-).split()
+)
+WORDS = _WORDS.split()
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXTS = (
     "How hot is my Pi?",
