@@ -7,6 +7,10 @@ ENGINE := $(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
+# Two processes, a file of tests each at a time: fixtures of a file are made once.
+WORKERS ?= 2
+SPREAD := --numprocesses $(WORKERS) --dist loadfile
+
 .PHONY: demo test check board soak bench referee lint system clean
 
 demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
@@ -14,11 +18,11 @@ demo: $(READY)            ## the main job: train, distill, quantize, push to thi
 
 test: $(READY)            ## everything that must hold; on virtual boards too where QEMU is (`make system BOARDS=1` installs it)
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 check: $(READY)           ## the fast tier, at most three minutes
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not slow and not board"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not board"
 
 board: $(READY)           ## the tests on virtual boards alone; builds a Debian image the first time (ten minutes and more)
 	$(MAKE) --no-print-directory system BOARDS=1

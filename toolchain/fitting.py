@@ -9,6 +9,7 @@ from pathlib import Path
 
 from device.manifest import BUNDLE_MANIFEST, ManifestError, read_manifest
 from device.manifest import gguf as gguf_files
+from device.manifest.gguf_values import Value
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.line import formats
 from toolchain.target import Target
@@ -95,7 +96,7 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
     return weigh_header(header, f"{folder.name} as {scheme}")
 
 
-def _as_read(value: object) -> gguf_files.Value:
+def _as_read(value: object) -> Value:
     """Return a value that is to be written as a reader of the file gives it."""
     return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
 

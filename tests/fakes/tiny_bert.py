@@ -1,11 +1,12 @@
-"""A tiny random BERT of true structure with a WordPiece tokenizer, as sentence-transformers saves an embedder."""
+"""A tiny random BERT with a WordPiece tokenizer, as sentence-transformers saves an embedder."""
 
 import json
 from pathlib import Path
 
 _WORDS = (
     "the pi fan spins hot board card how is my why cafe naive 8 80 degrees power over night "
-    "##s ##ning ##er ##y ##t ##o ##w ##a ##e ! ? . , ' - a b c d e f g h i j k l m n o p q r s t u v w x y z "
+    "##s ##ning ##er ##y ##t ##o ##w ##a ##e ! ? . , ' - "
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z "
     "树 莓 派 太 热 ##树"
 )
 WORDS = _WORDS.split()

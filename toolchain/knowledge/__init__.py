@@ -1,1 +1,1 @@
-"""Knowledge on the board: passages of the user's documents, and the embedder that finds the one which answers a question."""
+"""Knowledge on the board: passages of documents, and the embedder that finds them."""

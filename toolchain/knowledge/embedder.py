@@ -1,10 +1,11 @@
-"""The embedder: a BERT checkpoint written as a GGUF file that llama.cpp computes sentence vectors with.
+"""The embedder: a BERT checkpoint as a GGUF file, with which llama.cpp computes sentence vectors.
 
-The rule to keep: llama.cpp must give the vectors that sentence-transformers gives (tokens equal, cosine at least
-`MIN_COSINE`), or the file is not made. Whatever llama.cpp computes in another way is refused by name: another
-activation, another normalizer, a pooling that it does not have.
+The rule to keep: llama.cpp gives the tokens and vectors of sentence-transformers, or the file is
+not made. Whatever llama.cpp computes in another way is refused by name: another activation, another
+normalizer, a pooling that it does not have.
 
-Names of tensors and metadata follow llama.cpp's converter (conversion/bert.py) and its graph (src/models/bert.cpp).
+Names of tensors and metadata follow llama.cpp's converter (conversion/bert.py) and its graph
+(src/models/bert.cpp).
 """
 
 import math
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.gguf_file import Metadata, Slot, whole_file, write_header
+from toolchain.files import whole_file
+from toolchain.models.gguf_file import Metadata, Slot, write_header
 from toolchain.models.weights import Weights, open_weights, read_json
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -39,14 +41,16 @@ _NORMAL, _CONTROL = 1, 3
 _WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 """Before a token that begins a word, where WordPiece marks those that do not (`##`)."""
 
-_TOP = {
+_Sides = tuple[str, ...]
+"""A shape in names of sizes."""
+_TOP: dict[str, tuple[str, _Sides]] = {
     "embeddings.word_embeddings.weight": ("token_embd.weight", ("vocab", "hidden")),
     "embeddings.position_embeddings.weight": ("position_embd.weight", ("context", "hidden")),
     "embeddings.token_type_embeddings.weight": ("token_types.weight", ("types", "hidden")),
     "embeddings.LayerNorm.weight": ("token_embd_norm.weight", ("hidden",)),
     "embeddings.LayerNorm.bias": ("token_embd_norm.bias", ("hidden",)),
 }
-_LAYER = {
+_LAYER: dict[str, tuple[str, _Sides]] = {
     "attention.self.query": ("attn_q", ("hidden", "hidden")),
     "attention.self.key": ("attn_k", ("hidden", "hidden")),
     "attention.self.value": ("attn_v", ("hidden", "hidden")),
@@ -88,7 +92,10 @@ class _Part:
 
 
 def write_embedder(folder: Path, file: Path, scheme: str = "Q8_0") -> Embedder:
-    """Write the GGUF of a sentence-transformers folder; raise ArtifactError for a model that llama.cpp computes otherwise."""
+    """Write the GGUF of a sentence-transformers folder, and return what the board must know of it.
+
+    Raises ArtifactError for a model that llama.cpp computes in another way.
+    """
     if scheme not in TYPES:
         raise ArtifactError(
             f"embedder: scheme `{scheme}` is not known", hint=f"known: {', '.join(TYPES)}"
@@ -112,7 +119,7 @@ def write_embedder(folder: Path, file: Path, scheme: str = "Q8_0") -> Embedder:
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes that config.json gives; raise ArtifactError for what llama.cpp's graph does not have."""
+    """Return the sizes in config.json; raise ArtifactError for what llama.cpp's graph lacks."""
     expected: dict[str, tuple[Any, ...]] = {
         "architectures": (["BertModel"],),
         "hidden_act": ("gelu",),
@@ -179,13 +186,16 @@ def _module_types(text: str) -> Iterator[str]:
 
 
 def _parts(folder: Path, weights: Weights, sizes: dict[str, int], kind: Type) -> dict[str, _Part]:
-    """Return the tensors of the file, in its order; raise ArtifactError for one that is missing, strange or extra."""
+    """Return the tensors of the file, in its order.
+
+    Raises ArtifactError for a tensor that is missing, of another shape, or not part of an embedder.
+    """
     named = dict(_TOP)
     for layer in range(sizes["layers"]):
-        for module, (name, shape) in _LAYER.items():
+        for module, (name, sides) in _LAYER.items():
             prefix = f"encoder.layer.{layer}.{module}"
-            named[f"{prefix}.weight"] = (f"blk.{layer}.{name}.weight", shape)
-            named[f"{prefix}.bias"] = (f"blk.{layer}.{name}.bias", shape[:1])
+            named[f"{prefix}.weight"] = (f"blk.{layer}.{name}.weight", sides)
+            named[f"{prefix}.bias"] = (f"blk.{layer}.{name}.bias", sides[:1])
 
     # Checkpoints of BertModel and of a task model spell the same tensors without and with `bert.`.
     held = {name.removeprefix("bert."): name for name in weights.tensors}
@@ -235,7 +245,10 @@ def _metadata(
 
 
 def _vocabulary(folder: Path, size: int) -> tuple[list[str], list[int], dict[str, int]]:
-    """Return tokens as llama.cpp spells them, their kinds, and the special ones; raise ArtifactError for another tokenizer."""
+    """Return tokens as llama.cpp spells them, their kinds, and the special ones.
+
+    Raises ArtifactError for a tokenizer that llama.cpp does not have.
+    """
     tokenizer = read_json(folder / "tokenizer.json")
     model, normalizer = tokenizer.get("model") or {}, tokenizer.get("normalizer") or {}
     if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
@@ -251,7 +264,8 @@ def _vocabulary(folder: Path, size: int) -> tuple[list[str], list[int], dict[str
     for key, values in expected.items():
         if normalizer.get(key) not in values:
             raise ArtifactError(
-                f"tokenizer.json: normalizer: `{key}` is `{normalizer.get(key)}`, llama.cpp has `{values[-1]}`"
+                f"tokenizer.json: normalizer: `{key}` is `{normalizer.get(key)}`, "
+                f"llama.cpp has `{values[-1]}`"
             )
 
     by_id = {number: token for token, number in model["vocab"].items()}

@@ -1,6 +1,7 @@
-"""Sentence vectors by llama.cpp: an encoder with pooling (BERT family), as `toolchain/knowledge/embedder.py` writes it.
+"""Sentence vectors by llama.cpp: an encoder with pooling, of the BERT family.
 
-It is a model of its own beside the one that answers: small, and without a memory of what it read before.
+`toolchain/knowledge/embedder.py` writes its file. It is a small model of its own and remembers
+nothing of the text before.
 """
 
 import math
@@ -17,7 +18,7 @@ class Embedder:
     """An open embedder; one text at a time."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Open a file; raise DeviceError `bad_model` for one that is not an encoder with pooling."""
+        """Open a file; raise DeviceError `bad_model` for one without an encoder and pooling."""
         self._model = objects.model(path)
         self.width = int(llama.llama_model_n_embd_out(self._model))
         """Numbers in a vector."""

@@ -1,4 +1,4 @@
-"""The embedder's file against transformers, which computes the same vectors from the checkpoint itself."""
+"""The embedder's file against transformers, which computes from the checkpoint itself."""
 
 import json
 from collections.abc import Callable

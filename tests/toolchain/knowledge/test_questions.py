@@ -1,4 +1,4 @@
-"""The help desk's questions measure understanding and not shared words: what `fresh.jsonl` and `tuning.jsonl` promise."""
+"""What `fresh.jsonl` and `tuning.jsonl` promise: questions that share no words with their entry."""
 
 import json
 import re
