@@ -57,7 +57,8 @@ def _service_rows(answer: Answer) -> Iterator[Row]:
     health, speed = _table(service, "health"), _table(answer, "speed")
     if failure := _word(service, "failure"):
         yield "fault", f"the service {failure}"
-    if since := _since(answer.get("since")):
+    since = _since(answer.get("since"))
+    if since and service.get("stopped") is not True:
         yield "since", since
     if speed:
         yield "speed", _speed(speed)

@@ -105,6 +105,10 @@ def test_a_clock_that_was_never_set_says_no_time(moment: object) -> None:
     assert "since" not in text(status(since=moment))
 
 
+def test_a_stopped_service_has_no_since() -> None:
+    assert "since" not in text(status(since=int(time.time()), service__stopped=True))
+
+
 def test_a_clock_ahead_of_ours_is_named() -> None:
     assert "by the board's clock" in text(status(since=int(time.time()) + 90_000))
 
