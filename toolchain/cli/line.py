@@ -185,6 +185,7 @@ def package(
     context: Context = 0,
     as_json: AsJson = False,
 ) -> None:
+    """Package a recipe's model, or a finished one; the help text stands in the stage's row."""
     if not is_finished(str(recipe_file)):
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)

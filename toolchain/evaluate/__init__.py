@@ -6,7 +6,7 @@ the board must reproduce are taken here too, from the same runtime.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from toolchain.artifacts import (
     write_jsonl,
 )
 from toolchain.errors import GateError
-from toolchain.evaluate.answers import answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
 from toolchain.evaluate.divergence import (
     divergence,
     from_teacher,
@@ -144,10 +144,8 @@ def _measure(
         reference = Reference.load(originals.reference, report)
         held_out, too_long = with_room(reference.tokenizer, held_out, context)
         if too_long:
-            report.note(
-                f"evaluate: {too_long} held-out conversations are longer than {context} tokens "
-                "and left out"
-            )
+            longer = f"{too_long} held-out conversations are longer than {context} tokens"
+            report.note(f"evaluate: {longer} and left out")
 
         measured = template_parity(child, reference, held_out[: spec.gate.template_chats])
         diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
@@ -161,9 +159,8 @@ def _measure(
         del reference
         if originals.teacher:
             teacher = Reference.load(originals.teacher, report)
-            measured |= from_teacher(
-                divergence(child, teacher, held_out, spec.kl_tokens, report)[0]
-            )
+            distance, _ = divergence(child, teacher, held_out, spec.kl_tokens, report)
+            measured |= from_teacher(distance)
             del teacher
 
     figures = VerdictFigures(
@@ -176,16 +173,27 @@ def _measure(
         failures=failures(measured, spec.gate),
     )
     write_jsonl(out / "divergence.jsonl", each)
+    _write(out, figures, answers, opening, spec.goldens)
+    return figures
+
+
+def _write(
+    out: Path,
+    figures: VerdictFigures,
+    answers: Sequence[Answered],
+    opening: Opening,
+    goldens: int,
+) -> None:
+    """Write the goldens, at most so many, every answer, and the verdict last."""
     write_jsonl(
         out / "goldens.jsonl",
-        [golden(answer, opening) for answer in answers if answer.text.strip()][: spec.goldens],
+        [golden(answer, opening) for answer in answers if answer.text.strip()][:goldens],
     )
     write_jsonl(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],
     )
     write_whole(out / "verdict.json", json.dumps(figures.as_json(), indent=1) + "\n")
-    return figures
 
 
 def _room(child: Scorer, opening: Opening, answer: int, context: int) -> int | None:

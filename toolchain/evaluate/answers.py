@@ -19,24 +19,33 @@ Conversation = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
+    """A held-out conversation with the model file's own answer."""
+
     messages: Sequence[Mapping[str, str]]
+    """The conversation, the expected answer last."""
     prompt: list[int]
+    """Token ids of the prompt."""
     tokens: list[int]
+    """Token ids of the answer."""
     text: str
     stopped: bool
+    """Whether the answer ended by itself."""
 
     @property
     def question(self) -> str:
+        """The last question."""
         return self.messages[-2]["content"]
 
     @property
     def expected(self) -> str:
+        """The expected answer."""
         return self.messages[-1]["content"]
 
 
 def answer_all(
     child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter
 ) -> list[Answered]:
+    """Return the model file's answers of at most `max_tokens` to some conversations."""
     answered = []
     for number, chat in enumerate(chats, 1):
         answer = child.answer(chat["messages"][:-1], max_tokens)
