@@ -69,8 +69,8 @@ def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
     if measured.f1 is not None and not measured.f1 >= gate.min_f1:
         answers = measured.questions or 0
         yield (
-            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} is {_share(measured.f1)}, "
-            f"the gate asks {_share(gate.min_f1)}"
+            f"the mean token F1 of {answers} answer{'s' * (answers != 1)} "
+            f"is {_share(measured.f1)}, the gate asks {_share(gate.min_f1)}"
         )
 
 
