@@ -49,11 +49,9 @@ def keep_together(
     wait_for_all()
     if is_main():
         # The others build too: they may begin only when `keep` has cleared the folder.
-        def build_together(folder: Path) -> Kept:
+        def build_together(folder: Path) -> Kept | None:
             wait_for_all()
-            figures = build(folder)
-            assert figures is not None
-            return figures
+            return build(folder)
 
         outcome = keep(out, work, build_together, shape)
         wait_for_all()
