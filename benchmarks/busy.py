@@ -35,9 +35,10 @@ _ENGINE = """
 import json, sys
 from pathlib import Path
 from device.engine import load
-from device.engine.base import Sampling, Settings, usable_cores
-threads = usable_cores()
-engine = load(Path(sys.argv[1]), Settings(context=int(sys.argv[2]), threads=threads, guess=False))
+from device.engine.base import Sampling, Settings
+from device.engine.machine import usable_cores
+settings = Settings(context=int(sys.argv[2]), threads=usable_cores(), speculative=False)
+engine = load(Path(sys.argv[1]), settings)
 said = [step.id for step in engine.generate([700], Sampling(max_tokens=16))]
 print(json.dumps(said), flush=True)
 for least in map(float, sys.stdin):

@@ -32,7 +32,7 @@ ANSWERS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from device import server
+from device.serve import server  # what a service imports counts too
 from device.engine import load
 from device.engine.base import Settings
 engine = load(Path(sys.argv[2]), Settings(context=int(sys.argv[3])))

@@ -21,7 +21,7 @@ from typing import Any
 import measure
 import models
 
-from device import leads
+from device import prefixes
 from device.engine import load
 from device.engine.base import Engine, Sampling, Settings
 from device.engine.chat import ChatTemplate
@@ -143,13 +143,13 @@ class _Bench:
         self._engine.close()
 
     def _loaded(self, size: int, *, restored: bool) -> float:
-        model, (lead, tokens) = self._model(size), self._prompt(size)
+        model, (prefix, tokens) = self._model(size), self._prompt(size)
         self._engine.forget()
         began = time.perf_counter()
         if restored:
-            assert leads.prepare(model, self._releases["loaded", size])
+            assert prefixes.prepare(model, self._releases["loaded", size])
 
-        first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), lead=lead)))
+        first = next(iter(self._engine.generate(tokens, Sampling(max_tokens=2), prefix=prefix)))
         milliseconds = (time.perf_counter() - began) * 1000
         assert first.id == self._answers.setdefault(size, first.id or 0)
         return milliseconds
@@ -206,9 +206,9 @@ class _Bench:
 
     def _prompt(self, size: int) -> tuple[int, list[int]]:
         """Return the length of the prefix, and the tokens of a prompt with NEW tokens more."""
-        lead = list(self._model(size).lead())
-        assert abs(len(lead) - size) < 8, len(lead)
-        return len(lead), [*lead, *range(700, 700 + NEW)]
+        prefix = list(self._model(size).prefix())
+        assert abs(len(prefix) - size) < 8, len(prefix)
+        return len(prefix), [*prefix, *range(700, 700 + NEW)]
 
     def _release(self, kind: str, size: int) -> Path:
         """Return a release in a store; the process that will read its state has written it."""
@@ -218,7 +218,7 @@ class _Bench:
         (folder / "chat_template.jinja").write_text(models.CHATML, encoding="utf-8")
         files = tuple(file_entry(folder, name) for name in ("model.gguf", "chat_template.jinja"))
         manifest = Manifest(
-            name="lead",
+            name="prefix",
             version="1",
             counter=1,
             target="x86-64",
@@ -230,7 +230,7 @@ class _Bench:
         )
         (folder / "manifest.json").write_bytes(to_bytes(manifest))
         if kind == "loaded":
-            leads.prepare(self._model(size), folder)
+            prefixes.prepare(self._model(size), folder)
         else:
             self._served(folder)
 

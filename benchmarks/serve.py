@@ -25,10 +25,10 @@ from pathlib import Path
 import measure
 import models
 
-from device.engine.base import memory_bytes
+from device.engine.machine import memory_bytes
 from device.manifest import Engine, Manifest, file_entry, to_bytes
 from device.manifest.gguf import read_header
-from device.manifest.memory import shelf_bytes
+from device.manifest.memory import prefix_cache_bytes
 from toolchain import runtime
 from toolchain.forecast import needs_of
 
@@ -96,7 +96,7 @@ def _memory_claims(
     idle_mb: float, after_mb: float, told: dict[str, object]
 ) -> Iterator[measure.Claim]:
     """Yield the claims on memory beside the model, before and after all clients."""
-    allowed_mb = RSS_GOAL_MB + shelf_bytes(memory_bytes("MemTotal")) / 1e6
+    allowed_mb = RSS_GOAL_MB + prefix_cache_bytes(memory_bytes("MemTotal")) / 1e6
     yield measure.claim(
         "memory beside the model, MB",
         "60 MB",

@@ -1,3 +1,6 @@
-"""The board side of demitasse: keeps releases, serves one of them, measures it; standard library first."""
+"""The board side of demitasse: it keeps releases, serves one and measures it.
 
-__version__ = "0.1.0"
+Mostly the standard library.
+"""
+
+__version__ = "0.4.0"

@@ -1,4 +1,7 @@
-"""`ask`: a question to the service on this board, its answer as it comes. Standard library only, no engine."""
+"""`ask`: one question to the service on this board, its answer printed as it arrives.
+
+Standard library only, no engine.
+"""
 
 import argparse
 import http.client
@@ -14,7 +17,8 @@ from device.errors import DeviceError
 from device.manifest.endpoint import PORT
 
 TIMEOUT_S = 600.0
-"""Longest silence of the service: a long prompt on a slow board is read in minutes."""
+"""Seconds that the service may be silent."""
+# A long prompt on a slow board is read in minutes.
 LOADING_TIMEOUT_S = 120.0
 _POLL_S = 0.25
 
@@ -23,16 +27,16 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it took, as the asker saw it."""
+    """An answer, and its timing as the asker saw it."""
 
     text: str
     tokens: int
     ttft_s: float
-    """From the request to the first text."""
+    """Seconds from the request to the first text."""
     decode_tok_s: float
     finish_reason: str
     prompt_tokens: int = 0
-    """Of the whole conversation, as the model saw it."""
+    """Tokens of the whole conversation, as the model read it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that `--json` prints."""
@@ -47,23 +51,30 @@ class Answer:
 
 
 def ask(argv: list[str]) -> int:
-    """Ask one question, or with `--chat` answer conversations from stdin; raise DeviceError `no_service`, `empty_question`."""
+    """Ask one question, or with `--chat` answer conversations from stdin.
+
+    Raise DeviceError `no_service` or `empty_question`.
+    """
     options = _options(argv)
     if options.chat:
         return _chat(options)
+
     question = (sys.stdin.read() if options.question == "-" else options.question).strip()
     if not question:
         raise DeviceError("empty_question", "the question is empty")
+
     show = _ignore if options.json else _print_text
     answer = request_answer(options, [{"role": "user", "content": question}], show)
     print(json.dumps(answer.as_json(), ensure_ascii=False) if options.json else "", flush=True)
+
     return 0
 
 
 def _chat(options: argparse.Namespace) -> int:
-    """Answer each line of stdin, a JSON list of messages, with `{"delta"}` as text comes, then the answer or `{"error"}`.
+    """Answer each line of stdin, a JSON list of messages.
 
-    With the answer comes the service's context, so that whoever talks on knows when it is full.
+    Print `{"delta"}` as text arrives, then the answer or `{"error"}`. The answer has the service's
+    context, so that the caller knows when it is full.
     """
     for line in sys.stdin:
         try:
@@ -77,7 +88,7 @@ def _chat(options: argparse.Namespace) -> int:
 
 
 def _context(options: argparse.Namespace) -> int:
-    """Return the tokens of context that the service has; 0 where it does not say."""
+    """Return the service's context in tokens; 0 if it does not say."""
     service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
     try:
         service.request("GET", "/health")
@@ -94,6 +105,7 @@ def _conversation(line: str) -> Messages:
         messages: Messages = json.loads(line)
     except ValueError as error:
         raise DeviceError("invalid_json", "not valid JSON") from error
+
     if not isinstance(messages, list):
         raise DeviceError("invalid_json", "not a list of messages")
     return messages
@@ -102,7 +114,10 @@ def _conversation(line: str) -> Messages:
 def request_answer(
     options: argparse.Namespace, messages: Messages, show: Callable[[str], None]
 ) -> Answer:
-    """Send a conversation to the service, hand on its text as it comes, return the whole; raise DeviceError."""
+    """Send a conversation to the service, pass its text on as it arrives, and return the answer.
+
+    Raise DeviceError `no_service`, or the error that the service answers.
+    """
     fields = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
@@ -112,6 +127,7 @@ def request_answer(
     body.update({name: value for name, value in fields.items() if value is not None})
     began = time.perf_counter()
     service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
+
     try:
         return _follow(_chunks(_opened(service, body, _headers(options.token_file))), began, show)
     except (OSError, http.client.HTTPException) as error:
@@ -123,7 +139,7 @@ def request_answer(
 def _opened(
     service: http.client.HTTPConnection, body: dict[str, Any], headers: dict[str, str]
 ) -> http.client.HTTPResponse:
-    """Return the response to a request, sent again while the model is loading."""
+    """Return the response to a request, which is sent again while the model is loading."""
     patience = time.monotonic() + LOADING_TIMEOUT_S
     while True:
         service.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
@@ -144,7 +160,10 @@ def _headers(token_file: str) -> dict[str, str]:
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """Yield the server-sent events of a response; raise DeviceError for one that is an error, or an end that came early."""
+    """Yield the server-sent events of a response.
+
+    Raise DeviceError for an event that is an error, or for an early end.
+    """
     for line in iter(response.readline, b""):
         if line.strip() == b"data: [DONE]":
             return
@@ -158,17 +177,25 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str], None]) -> Answer:
     texts: list[str] = []
-    first, reason, tokens, rate, prompt = 0.0, "", 0, 0.0, 0
+    first = 0.0
+    reason = ""
+    tokens = 0
+    rate = 0.0
+    prompt = 0
+
     for chunk in chunks:
         for choice in chunk["choices"]:
-            text, reason = choice["delta"].get("content", ""), choice["finish_reason"] or reason
+            text = choice["delta"].get("content", "")
+            reason = choice["finish_reason"] or reason
             if text:
                 first = first or time.perf_counter() - began
                 texts.append(text)
                 show(text)
         if usage := chunk.get("usage"):
-            tokens, rate = usage["completion_tokens"], chunk["timings"]["predicted_per_second"]
+            tokens = usage["completion_tokens"]
+            rate = chunk["timings"]["predicted_per_second"]
             prompt = usage.get("prompt_tokens", 0)
+
     ttft_s = first or time.perf_counter() - began
     return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt)
 
@@ -200,7 +227,7 @@ def _print_event(event: dict[str, Any]) -> None:
 
 
 def _ignore(text: str) -> None:
-    """Show nothing: `--json` prints the whole at the end."""
+    """Show nothing: `--json` prints the whole answer at the end."""
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -222,4 +249,5 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--token-file", default="", metavar="FILE", help="file with the service's bearer token"
     )
+
     return parser.parse_args(argv)

@@ -1,7 +1,8 @@
-"""How fast this board reads memory, and how near to that an answer comes: the check that no figure is impossible.
+"""Memory bandwidth of this board, and the check that no decoding speed exceeds it.
 
-Reading is measured with the C library's own `memcmp` over two equal blocks that no cache holds, in as many threads as decode: the
-standard library's way to touch memory at full speed. A model that a cache holds is not judged: it does not wait for memory.
+The C library's `memcmp` compares two equal blocks that no cache holds, with as many threads as
+decode: the standard library's way to read memory at full speed. A model that fits into a cache is
+not judged, since it does not wait for memory.
 """
 
 import ctypes
@@ -12,19 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from device.engine.base import memory_bytes
+from device.engine.machine import memory_bytes
 
 ROUNDS = 5
 BLOCK_BYTES, SMALL_BLOCK_BYTES = 128 << 20, 32 << 20
-"""Compared blocks, two of them; small ones where less than 1 GB is free."""
+"""Bytes of each of the two compared blocks; the small size is used if less than 1 GB is free."""
 CACHED_SHARE = 2
-"""A model smaller than so many times the last cache may be read from there."""
+"""Factor of the last cache's size below which a model may be read from the cache."""
 TOLERANCE = 1.05
-"""A roofline is itself a measurement."""
+"""Tolerance of the comparison: the bandwidth is a measurement too."""
 
 
 def read_gb_s(threads: int) -> float:
-    """Return the best of some rounds, in 10**9 bytes a second."""
+    """Return the best bandwidth of some rounds, in 10**9 bytes per second."""
     size = BLOCK_BYTES if (memory_bytes("MemAvailable") or 0) > 1 << 30 else SMALL_BLOCK_BYTES
     block = bytearray(os.urandom(4096)) * (size // 4096)
     blocks = [block, bytearray(block)]
@@ -32,7 +33,7 @@ def read_gb_s(threads: int) -> float:
 
 
 def roofline(tok_s: float, bytes_per_token: int, gb_s: float) -> "dict[str, Any]":
-    """Return what share of the memory's speed a decoding speed is, and whether it can be true."""
+    """Return a decoding speed as a share of the bandwidth, and whether it is possible."""
     if bytes_per_token < CACHED_SHARE * last_cache_bytes():
         return {
             "bandwidth_gb_s": round(gb_s, 2),
@@ -40,6 +41,7 @@ def roofline(tok_s: float, bytes_per_token: int, gb_s: float) -> "dict[str, Any]
             "impossible": False,
             "cached": True,
         }
+
     share = tok_s * bytes_per_token / (gb_s * 1e9)
     return {
         "bandwidth_gb_s": round(gb_s, 2),
@@ -50,18 +52,23 @@ def roofline(tok_s: float, bytes_per_token: int, gb_s: float) -> "dict[str, Any]
 
 
 def last_cache_bytes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """Return the size of the largest cache; 0 where the kernel does not tell."""
+    """Return the size of the largest cache in bytes; 0 if the kernel does not say."""
     sizes = [_size(file.read_text(encoding="ascii")) for file in folder.glob("index*/size")]
     return max(sizes, default=0)
 
 
 def _size(text: str) -> int:
     found = re.match(r"(\d+)([KM]?)", text)
-    return int(found.group(1)) << {"": 0, "K": 10, "M": 20}[found.group(2)] if found else 0
+    if not found:
+        return 0
+
+    shift = {"": 0, "K": 10, "M": 20}[found.group(2)]
+    return int(found.group(1)) << shift
 
 
 def _compare_s(blocks: "list[bytearray]", size: int, threads: int) -> float:
-    """Return the seconds that threads take to read both blocks, each its own part; ctypes lets go of the interpreter meanwhile."""
+    """Return the seconds in which threads read both blocks, each its own part."""
+    # ctypes releases the interpreter lock meanwhile.
     compare = ctypes.CDLL(None).memcmp
     compare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     first, second = ((ctypes.c_char * size).from_buffer(block) for block in blocks)
@@ -75,12 +82,16 @@ def _compare_s(blocks: "list[bytearray]", size: int, threads: int) -> float:
         ends.wait()
 
     workers = [threading.Thread(target=read, args=(start,), daemon=True) for start in starts]
+
     for worker in workers:
         worker.start()
+
     ends.wait()
     began = time.perf_counter()
     ends.wait()
     took = time.perf_counter() - began
+
     for worker in workers:
         worker.join()
+
     return took

@@ -1,7 +1,8 @@
-"""`bench`: the speed of one model on this board, measured as llama-bench measures it, with what a user waits for beside it.
+"""`bench`: the speed of one model on this board, measured as llama-bench does; and waiting times.
 
-`pp` evaluates a prompt in batches, `tg` tokens one at a time, both without tokenizing and sampling, after a warm-up, on an empty
-context each (llama.cpp tools/llama-bench). Time to first token and load time are measured through the answering loop itself.
+`pp` evaluates a prompt in batches and `tg` tokens one at a time. Both run without tokenizing and
+sampling, after a warm-up, on an empty context (llama.cpp tools/llama-bench). Time to first token
+and load time are measured through the answering loop itself.
 """
 
 import argparse
@@ -47,32 +48,38 @@ _OF_OTHER_MACHINES: Row = {
     "fit_target": 0,
     "fit_min_ctx": 0,
 }
-"""llama-bench's fields of which a service has no choice, as they are without a graphics processor."""
+"""llama-bench's fields that never vary here, with their values on a board without a graphics
+processor."""
 _QUESTION, _ANSWER_TOKENS = "What can you help me with?", 64
-"""Asked to see where the time of an answer goes."""
+"""Question whose answer is split into phases."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """Parameters of one measurement."""
 
     pp: int
     tg: int
     repeat: int
     sustained_s: float = 0.0
-    """How long to decode on and on, to see what heat does."""
+    """Seconds of continuous decoding that show the effect of heat."""
 
 
 def bench(argv: list[str]) -> int:
-    """Measure a model; print one JSON object; raise DeviceError `prompt_too_long` for tests that the context does not hold."""
+    """Measure a model and print one JSON object.
+
+    Raise DeviceError `prompt_too_long` for tests that the context does not hold.
+    """
     options = _options(argv)
     plan = Plan(options.pp, options.tg, options.repeat, options.sustained)
     before = _condition()
+
     with Watch() as watch:
         began = time.perf_counter()
         model, about = _open(options)
         load_s = time.perf_counter() - began
         measured = {"load_s": round(load_s, 4), **_measure(model, plan, load_s, watch)}
+
     decode = next(row for row in measured["rows"] if row["n_gen"])
     whole = {
         **measured,
@@ -85,6 +92,7 @@ def bench(argv: list[str]) -> int:
         "release": about,
     }
     print(json.dumps(whole), flush=True)
+
     return 0
 
 
@@ -102,18 +110,25 @@ def _measure(model: Model, plan: Plan, load_s: float, watch: Watch) -> Row:
         "sustained": _sustained(engine, plan, watch),
     }
     engine.close()
+
     return found
 
 
 def rows(engine: Engine, plan: Plan) -> list[Row]:
-    """Return a row of llama-bench's fields for each test; the two tests take turns, so that what changes meanwhile hits both."""
+    """Return a row of llama-bench's fields for each test.
+
+    The two tests alternate, so that a change on the board affects both.
+    """
     common = _common(engine.description)
     engine.time_prompt(plan.pp)
     engine.time_decode(1)
-    prompts, decodes = [], []
+    prompts = []
+    decodes = []
+
     for _ in range(plan.repeat):
         prompts.append(engine.time_prompt(plan.pp))
         decodes.append(engine.time_decode(plan.tg))
+
     return [
         {**common, "n_prompt": plan.pp, "n_gen": 0, **_samples(plan.pp, prompts)},
         {**common, "n_prompt": 0, "n_gen": plan.tg, **_samples(plan.tg, decodes)},
@@ -121,31 +136,35 @@ def rows(engine: Engine, plan: Plan) -> list[Row]:
 
 
 def _sustained(engine: Engine, plan: Plan, watch: Watch) -> "list[tuple[float, float]]":
-    """Return when, and how many tokens a second, one test after the other."""
+    """Return (seconds since the start, tokens per second) of one test after the other."""
     found: "list[tuple[float, float]]" = []
     until = watch.at() + plan.sustained_s
     while watch.at() < until:
         seconds = engine.time_decode(plan.tg)
         found.append((round(watch.at(), 2), round(plan.tg / seconds, 2)))
+
     return found
 
 
 def _answer(model: Model) -> "Row | None":
-    """Return where the time of one answer goes, in seconds; None for a model that cannot be talked to."""
+    """Return the seconds of each phase of one answer; None for a model without a chat template."""
     if model.template is None:
         return None
+
     model.engine.forget()
     began = time.perf_counter()
     prompt = model.prompt([{"role": "user", "content": _QUESTION}])
     words_s = time.perf_counter() - began
     if len(prompt.tokens) >= model.engine.context:
         return None
+
     last = list(
         model.engine.generate(
-            prompt.tokens, Sampling(max_tokens=_ANSWER_TOKENS), model.stop_ids, lead=prompt.lead
+            prompt.tokens, Sampling(max_tokens=_ANSWER_TOKENS), model.stop_ids, prefix=prompt.prefix
         )
     )[-1]
-    whole_s, timing = time.perf_counter() - began, last.timing
+    whole_s = time.perf_counter() - began
+    timing = last.timing
     assert timing
     parts = {
         "prompt to tokens": words_s,
@@ -153,6 +172,7 @@ def _answer(model: Model) -> "Row | None":
         "tokens": timing.decode_s,
     }
     parts["tokens to text"] = max(0.0, whole_s - sum(parts.values()))
+
     return {
         "tokens": timing.answer_tokens,
         "seconds": {name: round(seconds, 5) for name, seconds in parts.items()},
@@ -193,14 +213,17 @@ def _deviation(values: list[float]) -> float:
 
 
 def _tenth(values: list[float]) -> float:
-    """Return what nine in ten were faster than: p90 of the times."""
+    """Return the 90th percentile of the times."""
     return (
         statistics.quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]
     )
 
 
 def _common(model: Description) -> Row:
-    """Return llama-bench's fields that all tests have in common (tools/llama-bench, `test::get_fields`), and two of ours."""
+    """Return llama-bench's fields that all tests share, and two of ours.
+
+    Source: tools/llama-bench, `test::get_fields`.
+    """
     return {
         "engine": model.engine,
         "engine_version": model.version,
@@ -227,21 +250,21 @@ def _common(model: Description) -> Row:
 
 
 def _build() -> str:
-    """Return what tells one build of an engine from another: digits of the digest of its libraries, as they are mapped.
-
-    llama-bench says the commit here, and `unknown` where it was not built in a checkout. Readers compare tests of two builds by it.
-    """
+    """Return an id of the engine's build: digits of the digest of its mapped libraries."""
+    # llama-bench gives the commit here, or `unknown` outside of a checkout. Readers compare builds
+    # by it.
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     paths = {line.partition("/")[2] for line in maps.splitlines() if _LIBRARIES.search(line)}
     if not paths:
         return "unknown"
+
     return sha256(
         "".join(sha256_of(Path("/", path)) for path in sorted(paths)).encode()
     ).hexdigest()[:8]
 
 
 def _first_token_s(engine: Engine, n_prompt: int) -> float:
-    """Return the seconds from a prompt that shares nothing with the one before to its first token."""
+    """Return the seconds to the first token of a prompt that shares nothing with the one before."""
     engine.forget()
     began = time.perf_counter()
     next(
@@ -268,7 +291,10 @@ def _processor() -> str:
 
 
 def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
-    """Return the model, and what it is: its name and version, the gate's figures, the bytes that each token of an answer reads."""
+    """Return the model and its description.
+
+    Name, version, the gate's figures, and the bytes that each token reads.
+    """
     if options.bundle:
         folder = Path(options.bundle)
         manifest = read_manifest(folder)
@@ -282,6 +308,7 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
             **known,
             **_sizes(folder / manifest.model),
         }
+
     file = Path(options.model)
     settings = Settings(
         context=options.context or max(options.pp, options.tg) + 1, threads=options.threads
@@ -319,6 +346,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=0, help="0 chooses by the model and the processors"
     )
+
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
-"""`calibrate`: find how the current release runs fastest on this board, keep it, and run it so; or leave everything as it was.
+"""`calibrate`: finds the fastest settings of the current release here and runs it with them.
 
-The service pauses meanwhile: measuring beside it would measure both. What was found runs only if the release still gives its
-goldens with it and becomes healthy.
+The service pauses meanwhile: a search beside it would measure both. New settings are kept only if
+the release still gives its goldens with them and becomes healthy. Otherwise nothing changes.
 """
 
 import argparse
@@ -9,34 +9,41 @@ import json
 from pathlib import Path
 from typing import Any
 
-from device import activation, service, tuned
+from device import activation, processes, service, tuned
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
 
 LIMIT_FACTOR, LIMIT_EXTRA_S = 3.0, 600.0
-"""How much longer than its budget a search may take before it is ended: models load slowly from a card."""
+"""Seconds beyond its budget after which a search is ended."""
+# Models load slowly from a card.
 
 
 def calibrate(argv: "list[str]") -> int:
-    """Calibrate the current release; print the settings, their evidence, and what the check saw."""
+    """Calibrate the current release.
+
+    Print the settings, their evidence and the result of the check.
+    """
     parser = argparse.ArgumentParser(prog="calibrate")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=60.0, metavar="SECONDS")
     options = parser.parse_args(argv)
     store = Store(options.root)
+
     with store.locked():
         store.recover()
         current = store.current()
         if not current:
             raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
         answer = _calibrate(store, current, options.budget)
+
     print(json.dumps(answer))
     return 0
 
 
 def _calibrate(store: Store, current: Deployment, budget_s: float) -> "dict[str, Any]":
     bundle = store.folder(RELEASES, current.release)
-    before, stopped = tuned.read(bundle), store.is_stopped
+    before = tuned.read(bundle)
+    stopped = store.is_stopped
     try:
         found = _searched(store, current, bundle, budget_s)
         checked = _proved(store, current, bundle, found)
@@ -51,7 +58,10 @@ def _calibrate(store: Store, current: Deployment, budget_s: float) -> "dict[str,
 def _proved(
     store: Store, current: Deployment, bundle: Path, found: "dict[str, Any]"
 ) -> "dict[str, Any]":
-    """Run with what was found, and return what the check saw; where a change costs a golden, with the threads alone."""
+    """Run with new settings and return the result of the check.
+
+    If they change a golden, keep the numbers of threads alone.
+    """
     tuned.write(bundle, found)
     try:
         return activation.run_again(store, current)
@@ -67,7 +77,7 @@ def _proved(
 
 
 def _searched(store: Store, current: Deployment, bundle: Path, budget_s: float) -> "dict[str, Any]":
-    with service.paused(store):
+    with processes.paused(store):
         service.choose(store, current.service).stop()
         limit_s = LIMIT_FACTOR * budget_s + LIMIT_EXTRA_S
         return activation.run_verb(

@@ -1,8 +1,9 @@
 """`check`: the health of a release: its model loads and gives the goldens.
 
-Token for token where the runtime computes as the one did that took them. Other processors round otherwise, and a tie of two
-tokens may fall the other way: there the model is led along each golden answer and must name its tokens nearly always.
-The engine runs in a child process: a file or a processor that kills it is an answer here, not the end of the check.
+The tokens must be equal if the runtime computes like the one that made the goldens. Other
+processors round differently, and two equally likely tokens may swap. There the model is given each
+golden answer, and must predict nearly all of its tokens. The engine runs in a child process: a file
+or a processor that kills it is a result here, not the end of the check.
 """
 
 import argparse
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from device.model import Model
 
 MIN_AGREEMENT = 0.9
-"""Share of the goldens' tokens that a board of other arithmetic must name."""
+"""Minimum share of the goldens' tokens that a board with other arithmetic must predict."""
 
 
 def check(argv: list[str]) -> int:
-    """Check a bundle; print what was seen, raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`."""
+    """Check a bundle and print the result.
+
+    Raise DeviceError `bad_model`, `golden_mismatch` or `empty_answer`.
+    """
     options = _options(argv)
     print(
         json.dumps(python_child("device.check", options.bundle, str(options.threads))), flush=True
@@ -42,23 +46,25 @@ def check(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Golden:
-    """A conversation, its prompt and its answer."""
+    """A conversation with its prompt and its expected answer."""
 
     messages: list[dict[str, Any]]
     prompt_tokens: list[int]
     tokens: list[int]
     ends: bool
-    """Whether the answer ended by itself (`"finish_reason": "stop"`), so that one token more is asked for and must not come."""
+    """Whether the answer ended by itself (`"finish_reason": "stop"`). Then one more token is asked
+    for and must not come."""
     now: "datetime | None" = None
-    """Moment at which its prompt was rendered, and is rendered again; None in bundles that carry none: by the clock."""
+    """Time at which its prompt is rendered; None (in older bundles) for the clock."""
 
 
 def check_bundle(folder: Path, threads: int = 0) -> Result:
     """Load a bundle's model in this process and compare it with its goldens; raise DeviceError."""
-    from device import leads
+    from device import prefixes
     from device.model import open_bundle
 
-    manifest, goldens = read_manifest(folder), read_goldens(folder / GOLDENS)
+    manifest = read_manifest(folder)
+    goldens = read_goldens(folder / GOLDENS)
     began = time.perf_counter()
     model = open_bundle(folder, manifest, threads)
     load_s = time.perf_counter() - began
@@ -71,9 +77,11 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
         measured = _rate([_reproduce(model, golden, where) for where, golden in named])
     else:
         measured = _agreement([_follow(model, golden, where) for where, golden in named])
+
     alone = _alone(watch)
-    leads.prepare(model, folder)
+    prefixes.prepare(model, folder)
     model.engine.close()
+
     return {
         "ok": True,
         "goldens": len(goldens),
@@ -85,14 +93,17 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
 
 
 def _alone(watch: Watch) -> Result:
-    """Return what had a part in the speed besides the model: other programs, the machine below, and what holds the board back."""
+    """Return what else affected the speed: other programs, the host machine, and throttling."""
     seen = watch.over()
     others = seen["others_share"] + seen["stolen_share"]
     return {"others_share": round(others, 3), "throttled": now()["throttled"]}
 
 
 def own_arithmetic() -> str:
-    """Return what decides the last bits here: the runtime, and of one that chooses its kernels the processor; "" outside of one."""
+    """Return the text that decides the last bits on this board; empty outside of a runtime.
+
+    It is the runtime's own, and for a runtime that chooses its kernels also the processor's.
+    """
     runtime = own_runtime()
     if runtime is None or not runtime.dispatches:
         return runtime.arithmetic if runtime else ""
@@ -101,7 +112,7 @@ def own_arithmetic() -> str:
 
 
 def _refuse_nan(model: "Model", golden: Golden) -> None:
-    """Raise DeviceError where the scores are no numbers: of those the goldens would only say that they differ."""
+    """Raise DeviceError if the scores are NaN: the goldens would only say that they differ."""
     first = next(iter(model.engine.logits(golden.prompt_tokens[:1])), b"")
     if any(score != score for score in array("f", first)):
         raise DeviceError(
@@ -112,33 +123,36 @@ def _refuse_nan(model: "Model", golden: Golden) -> None:
 
 
 def _rate(timings: list[Timing]) -> Result:
-    steps, seconds = (
-        sum(timing.decode_steps for timing in timings),
-        sum(timing.decode_s for timing in timings),
-    )
+    steps = sum(timing.decode_steps for timing in timings)
+    seconds = sum(timing.decode_s for timing in timings)
     return {"decode_tok_s": round(steps / seconds, 2) if seconds else 0.0}
 
 
 def _agreement(followed: list[list[bool]]) -> Result:
-    """Return the share of tokens that were named; raise DeviceError where it is too low."""
+    """Return the share of tokens that were predicted; raise DeviceError if it is too low."""
     share = sum(map(sum, followed)) / sum(map(len, followed))
     if share < MIN_AGREEMENT:
-        message = f"the goldens agree in {share:.1%} of their tokens, on this processor {MIN_AGREEMENT:.0%} are asked"
+        message = (
+            f"the goldens agree in {share:.1%} of their tokens, "
+            f"on this processor {MIN_AGREEMENT:.0%} are asked"
+        )
         raise DeviceError(
             "golden_mismatch",
             message,
             hint="the model file or the runtime is not what was measured",
         )
+
     return {"agreement": round(share, 4)}
 
 
 def _follow(model: "Model", golden: Golden, where: str) -> list[bool]:
-    """Return for each token of a golden answer whether the model names it after those before it."""
+    """Return for each token of a golden answer whether the model predicts it."""
     prompt = model.prompt(golden.messages, golden.now)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
     model.forget(golden.now)
-    rows = model.engine.logits([*prompt.tokens, *golden.tokens[:-1]], prompt.lead)
-    rows = islice(rows, len(prompt.tokens) - 1 - prompt.lead, None)
+    rows = model.engine.logits([*prompt.tokens, *golden.tokens[:-1]], prompt.prefix)
+    rows = islice(rows, len(prompt.tokens) - 1 - prompt.prefix, None)
+
     return [_likeliest(row) == token for row, token in zip(rows, golden.tokens, strict=True)]
 
 
@@ -148,15 +162,18 @@ def _likeliest(row: bytes) -> int:
 
 
 def _reproduce(model: "Model", golden: Golden, where: str) -> Timing:
-    """Answer a golden from its lead on; raise DeviceError where prompt or answer differ by a token."""
+    """Answer a golden; raise DeviceError if its prompt or its answer differs in a token."""
     prompt = model.prompt(golden.messages, golden.now)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
     model.forget(golden.now)
     sampling = Sampling(max_tokens=len(golden.tokens) + golden.ends)
-    answer = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
+    answer = list(
+        model.engine.generate(prompt.tokens, sampling, model.stop_ids, prefix=prompt.prefix)
+    )
     tokens = [step.id for step in answer if step.id is not None]
     if not tokens:
         raise DeviceError("empty_answer", f"{where}: the model answers nothing")
+
     _compare(f"{where}: the answer", golden.tokens, tokens)
     assert answer[-1].timing
     return answer[-1].timing
@@ -168,6 +185,7 @@ def read_goldens(path: Path) -> list[Golden]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError("bad_goldens", f"`{path.name}` cannot be read") from error
+
     goldens = [
         _golden(line, f"{path.name}:{number}")
         for number, line in enumerate(lines, 1)
@@ -177,6 +195,7 @@ def read_goldens(path: Path) -> list[Golden]:
         raise DeviceError(
             "bad_goldens", f"`{path.name}` holds no golden: a release cannot be checked without one"
         )
+
     return goldens
 
 
@@ -195,6 +214,7 @@ def _golden(line: str, where: str) -> Golden:
         )
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error
+
     if not golden.tokens:
         raise DeviceError("bad_goldens", f"{where}: no tokens to compare with")
     return golden
@@ -203,11 +223,11 @@ def _golden(line: str, where: str) -> Golden:
 def _compare(where: str, expected: list[int], found: list[int]) -> None:
     if expected == found:
         return
-    at = next(at for at in range(len(expected) + 1) if expected[at : at + 1] != found[at : at + 1])
-    wanted, got = (
-        str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found)
-    )
-    message = f"{where} differs at token {at + 1} of {len(expected)}: expected {wanted}, got {got}"
+
+    shorter = min(len(expected), len(found))
+    at = next((at for at in range(shorter) if expected[at] != found[at]), shorter)
+    due, got = (str(tokens[at]) if at < len(tokens) else "the end" for tokens in (expected, found))
+    message = f"{where} differs at token {at + 1} of {len(expected)}: expected {due}, got {got}"
     raise DeviceError(
         "golden_mismatch",
         message,

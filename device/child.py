@@ -1,4 +1,4 @@
-"""Work with the engine in a child process: a library that kills it is an answer, not the end of the one who asked."""
+"""Engine work in a child process: a library that kills it does not end the caller."""
 
 import ctypes
 import json
@@ -18,40 +18,51 @@ from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, read_runtime
 Result = dict[str, Any]
 _PR_SET_PDEATHSIG = 1
 UNCOMPILED = ("-B",)
-"""Options of Python: no byte code of ours is written, and so none is executed that nobody signed."""
-# A runtime is for any Python from 3.10 up, so that its byte code cannot be made, and signed, where
-# it is built. What a board compiles for itself is executed like the sources, but no signature covers
-# it: one torn file of it and no release starts, and a forged one runs as a signed release.
-# What it would save, measured on x86-64: 0.3 s of 0.65 s of processor time until the server's modules
-# are loaded, 0.2 s of 0.35 s for a check. A Pi Zero 2 W is about 20 times slower: 7 s and 5 s.
-# The standard library's byte code is the system's, lies beside its sources, and is used as ever.
+"""Options of Python that keep it from writing and running byte code that nobody signed."""
+# A runtime is for any Python from 3.10 up, so its byte code cannot be made and signed where it is
+# built. Byte code that a board compiles is executed like the sources, but no signature covers it:
+# with one torn file no release starts, and a forged file runs as a signed release.
+# It would save 0.3 s of 0.65 s of processor time until the server's modules are loaded, and 0.2 s
+# of 0.35 s for a check (measured on x86-64). A Pi Zero 2 W is about 20 times slower: 7 s and 5 s.
+# The standard library's byte code is the system's, and is used as ever.
 LAST_WORDS_BYTES = 16 << 10
-"""Of what a child says; an engine that complains of each token must not fill the log."""
+"""Maximum bytes of a child's stderr that are kept."""
+# An engine that complains about each token must not fill the log.
 
 
 def own_runtime() -> RuntimeManifest | None:
-    """Return the manifest of the runtime that this file is part of; None outside of one."""
+    """Return the manifest of the runtime that this file is part of; None outside of a runtime."""
     folder = Path(__file__).resolve().parent.parent
     return read_runtime(folder) if (folder / RUNTIME_MANIFEST).is_file() else None
 
 
 def python_child(module: str, *arguments: str) -> Result:
-    """Return what `module.answer(*arguments)` prints in a child process; raise as `run_child` does."""
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import answer; answer(*sys.argv[2:])"
+    """Return what `module.answer(*arguments)` prints in a child process.
+
+    Raise as `run_child` does.
+    """
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        f"from {module} import answer; answer(*sys.argv[2:])"
+    )
     runtime = Path(__file__).resolve().parent.parent
     return run_child([sys.executable, *UNCOMPILED, "-sE", "-c", code, str(runtime), *arguments])
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process with the one that made it: a check must not hold its model when nobody waits any more.
+    """Ask the kernel to end this process with its parent (`preexec_fn`.
 
-    For `preexec_fn`; PR_SET_PDEATHSIG of prctl(2).
+    PR_SET_PDEATHSIG of prctl(2)).
     """
+    # A check must not keep its model in memory after nobody waits any more.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_child(command: Sequence[str]) -> Result:
-    """Return the JSON object that a command prints; raise the error that it prints, or DeviceError for how it ended."""
+    """Return the JSON object that a command prints.
+
+    Raise the error that it prints, or DeviceError for how it ended.
+    """
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.run(
             command,
@@ -61,6 +72,7 @@ def run_child(command: Sequence[str]) -> Result:
             preexec_fn=die_with_parent,
         )
         last = _end_of(complaints)
+
     sys.stderr.write(last)
     if child.returncode < 0:
         raise _died(signal.Signals(-child.returncode))
@@ -68,14 +80,16 @@ def run_child(command: Sequence[str]) -> Result:
         words = last.strip().splitlines()
         why = words[-1][:300] if words else f"exit status {child.returncode}"
         raise DeviceError("internal_error", f"the engine's process failed: {why}")
+
     result: Result = json.loads(child.stdout)
     if fault := result.get("error"):
         raise DeviceError(fault["code"], fault["message"], fault["hint"])
+
     return result
 
 
 def _end_of(complaints: BinaryIO) -> str:
-    """Return the last of what a child wrote on its standard error."""
+    """Return the last bytes that a child wrote to its stderr."""
     size = complaints.seek(0, os.SEEK_END)
     complaints.seek(max(0, size - LAST_WORDS_BYTES))
     return complaints.read().decode(errors="replace")
@@ -90,7 +104,7 @@ def _died(number: signal.Signals) -> DeviceError:
 
 
 def illegal_instruction(runtime: RuntimeManifest | None, features: Sequence[str]) -> DeviceError:
-    """Return the error of a runtime that was killed by signal 4, on a processor with these features."""
+    """Return the error of a runtime that died by signal 4 on a processor with these features."""
     built = (runtime.profile or runtime.machine) if runtime else "another processor"
     lacking = sorted(set(runtime.features) - set(features)) if runtime else []
     has = (

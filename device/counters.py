@@ -1,7 +1,8 @@
-"""The highest counter of each name that was ever committed on this board, in two copies of which one may be lost.
+"""The highest counter of each name that was ever committed on this board, in two copies.
 
-Each copy is sealed (disk.py), so that a rotten one is known as such, whichever way its digits fell. The rule: a copy is
-replaced as a whole, and the second only after the first is on the disk.
+Each copy is sealed (disk.py), so that a rotten one is recognised, whichever bits changed. The rule:
+a copy is replaced as a whole, and the second one only after the first is on the disk. So one of
+them may be lost.
 """
 
 from pathlib import Path
@@ -27,13 +28,16 @@ class Counters:
         return highest
 
     def keep(self, name: str, counter: int) -> None:
-        """Note that a counter was committed; a copy that was lost or rotten is whole again afterwards."""
+        """Note that a counter was committed.
+
+        A copy that was lost or rotten is whole again afterwards.
+        """
         highest = self.read()
         highest[name] = max(highest.get(name, 0), counter)
         self._write(highest)
 
     def mend(self) -> None:
-        """Write both copies again where one of them has rotted or is lost."""
+        """Write both copies again if one of them has rotted or is lost."""
         if highest := self.read():
             self._write(highest)
 
@@ -43,8 +47,8 @@ class Counters:
 
 
 def _counters(copy: "dict[str, Any] | None") -> dict[str, int]:
-    """Return what a copy says, nothing if it is not what was written."""
-    said = (copy or {}).get("counters")
-    if not isinstance(said, dict):
+    """Return the counters in a copy; empty if it is not what was written."""
+    counters = (copy or {}).get("counters")
+    if not isinstance(counters, dict):
         return {}
-    return {name: counter for name, counter in said.items() if type(counter) is int}
+    return {name: counter for name, counter in counters.items() if type(counter) is int}

@@ -1,7 +1,8 @@
-"""Every change that the store makes to the board's disk, one function for one system call.
+"""Every change that the store makes to the board's disk: one function for one system call.
 
-The rule: what must survive a power cut is changed here and nowhere else, and called as `disk.<name>`, so that tests can count the
-changes, end the program at each of them, let each fail, and forget what no fsync had covered (tests/fakes/disks.py).
+The rule: whatever must survive a power cut is changed here and nowhere else, and called as
+`disk.<name>`. So tests can count the changes, end the program at each of them, let each fail, and
+undo what no fsync had covered (tests/fakes/disks.py).
 """
 
 import hashlib
@@ -16,11 +17,13 @@ from device.manifest.reading import open_regular, parse_json, read_bounded
 
 Content = Union[bytes, bytearray, memoryview]
 MAX_JSON_BYTES = 1 << 20
-"""More than any JSON file of the store has; manifests have a bound of their own."""
+"""Maximum size of a JSON file of the store; manifests have a limit of their own."""
 SEAL = "seal"
-"""Field of a JSON file with the sha256 of all others: a card that flips a bit of a number leaves JSON that says something else."""
+"""Field of a JSON file with the sha256 of all other fields."""
+# A card that flips a bit of a number leaves valid JSON with another meaning.
 _PRIVATE, _PRIVATE_FOLDER = 0o600, 0o700
-"""Whoever may open a file may lock it and so stop every verb (flock asks for no right to write): the store is its user's alone."""
+"""Mode of files that only the store's user may open."""
+# Whoever can open a file can lock it and so block every verb (flock needs no right to write).
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY
 _MORE = os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY
@@ -32,7 +35,7 @@ def create(path: Path) -> int:
 
 
 def reopen(path: Path) -> int:
-    """Open a file, that may not be there, to be read and written at its end; return its descriptor."""
+    """Open a file for reading and appending, create it if it is missing; return its descriptor."""
     return _opened(path, _MORE)
 
 
@@ -52,12 +55,12 @@ def fsync(descriptor: int) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file or a folder another name, in one step; a file of that name is gone."""
+    """Rename a file or a folder in one step; a file of the new name is replaced."""
     os.replace(source, target)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file one more name."""
+    """Add a hard link to a file."""
     os.link(source, target)
 
 
@@ -67,7 +70,7 @@ def symlink(target: str, path: Path) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Take a file's name away."""
+    """Delete a file's name."""
     os.unlink(path)
 
 
@@ -78,17 +81,23 @@ def mkdir(path: Path) -> None:
 
 
 def rmdir(path: Path) -> None:
-    """Take an empty folder away."""
+    """Delete an empty folder."""
     os.rmdir(path)
 
 
 def open_lock(path: Path) -> int:
-    """Open a file that is there to be locked (flock needs no right to write), also on a disk that became read-only."""
+    """Open a file for locking, also on a disk that became read-only.
+
+    flock needs no right to write.
+    """
     return _opened(path, os.O_RDONLY | os.O_CREAT | _SAFELY)
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log to be written at its end; where that cannot be, what is written to it is lost and nothing waits for it."""
+    """Open a log for appending.
+
+    If it cannot be opened, what is written to it is lost and nothing blocks.
+    """
     try:
         return os.fdopen(reopen(path), "ab")
     except OSError:
@@ -96,7 +105,8 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def keep_private(folder: Path) -> None:
-    """Take a folder's rights away from other users: an earlier toolchain made it with those of the umask."""
+    """Take a folder's rights away from other users."""
+    # An earlier toolchain made it with the rights of the umask.
     with suppress(OSError):
         seen = os.stat(folder)
         shared = seen.st_mode & stat.S_ISVTX  # somebody keeps a store in /tmp itself
@@ -105,7 +115,10 @@ def keep_private(folder: Path) -> None:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a regular file that may not be there; what lies in its place and is none (a FIFO, a link, a device) makes room."""
+    """Open a regular file, create it if it is missing.
+
+    A FIFO, a link or a device in its place is deleted.
+    """
     with suppress(FileNotFoundError):
         seen = os.lstat(path)
         if stat.S_ISREG(seen.st_mode):
@@ -127,11 +140,11 @@ CHANGES = (
     "mkdir",
     "rmdir",
 )
-"""The functions above: all that the others below are made of."""
+"""The functions above, of which all functions below are made."""
 
 
 def sync(path: Path) -> None:
-    """Put a file's bytes, or a folder's names, on the disk."""
+    """Write a file's bytes, or a folder's names, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fsync(descriptor)
@@ -147,7 +160,7 @@ def write_all(descriptor: int, content: Content) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file and put its bytes on the disk; its name is there after a sync of its folder."""
+    """Write a file and its bytes to the disk; its name is there after a sync of its folder."""
     descriptor = create(path)
     try:
         write_all(descriptor, content)
@@ -166,7 +179,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _make_way(path: Path) -> None:
-    """Take away a folder that lies where a file belongs: a rename replaces everything else."""
+    """Delete a folder in the place of a file: a rename replaces everything else."""
     if path.is_dir() and not path.is_symlink():
         remove(path)
 
@@ -183,38 +196,44 @@ def seal_of(value: "dict[str, Any]") -> str:
 
 
 def write_note(path: Path, value: "dict[str, Any]") -> None:
-    """Replace a JSON file that a power cut may take: it says something about processes, and they are gone as well."""
+    """Replace a JSON file that a power cut may take."""
+    # It is about processes, which are gone then as well.
     part = path.with_name(f".{path.name}.part")
     descriptor = create(part)
+
     try:
         write_all(descriptor, json.dumps(value).encode())
     finally:
         os.close(descriptor)
+
     _make_way(path)
     replace(part, path)
 
 
 def read_json(path: Path, *, sealed: bool = False) -> "dict[str, Any] | None":
-    """Return the object in a JSON file; None if there is none, it is broken, or its seal is.
+    """Return the object in a JSON file; None if it is missing, broken, or its seal is.
 
-    One without a seal is of an earlier toolchain, or a note; `sealed` takes none of those.
+    A file without a seal is from an earlier toolchain, or a note; `sealed` refuses those.
     """
     content = read_bounded(path, MAX_JSON_BYTES)
     if content is None or len(content) > MAX_JSON_BYTES:
         return None
+
     try:
         value = parse_json(content)
     except ValueError:
         return None
+
     if not isinstance(value, dict):
         return None
+
     seal = value.pop(SEAL, None)
     sound = seal == seal_of(value) if seal is not None else not sealed
     return value if sound else None
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder if it is not there, with the parents that are missing, and put its name on the disk."""
+    """Make a folder and its missing parents, and put their names on the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         try:
@@ -226,7 +245,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder with all that is in it, or a file; neither has to be there."""
+    """Delete a file, or a folder with all its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         for entry in list(path.iterdir()):
             remove(entry)

@@ -1,11 +1,11 @@
-"""Errors of the board side: a stable code for programs, a sentence for people, a hint for what to do next."""
+"""Errors of the board side: a code for programs, a sentence for people, and a hint."""
 
 import errno
 from typing import Any
 
 
 class DeviceError(Exception):
-    """Something that went wrong on the board; printed as one JSON object, or as an HTTP error."""
+    """Something that went wrong on the board; printed as JSON, or answered over HTTP."""
 
     def __init__(self, code: str, message: str, hint: str = "", status: int = 500) -> None:
         super().__init__(message)
@@ -13,7 +13,7 @@ class DeviceError(Exception):
         self.message = message
         self.hint = hint
         self.status = status
-        """HTTP status where the error is answered over HTTP."""
+        """HTTP status of the answer."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the body that `python -m device` prints and the host reads."""
@@ -21,7 +21,7 @@ class DeviceError(Exception):
 
 
 def read_only(place: object) -> DeviceError:
-    """Return the error of a disk that cannot be written any more."""
+    """Return the error of a disk that became read-only."""
     return DeviceError(
         "read_only",
         f"the disk under {place} is read-only",
@@ -30,12 +30,13 @@ def read_only(place: object) -> DeviceError:
 
 
 def of_the_disk(error: OSError) -> DeviceError:
-    """Return what a system call's failure means to whoever owns the board."""
+    """Return the error that a failed system call means for the owner of the board."""
     where = error.filename or "the store"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DeviceError("disk_full", f"the disk is full: {where}", "make room, then do it again")
     if error.errno == errno.EROFS:
         return read_only(where)
+
     return DeviceError(
         "disk", f"{where}: {error.strerror or error}", "look at dmesg: the card may be dying"
     )

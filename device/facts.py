@@ -1,7 +1,8 @@
-"""What this board is: read from the kernel and the system, each fact a command or a file and a pure function of its text.
+"""Facts of this board: each one a command or a file, and a pure function of its text.
 
-Stands alone on Python 3.6: the host feeds this very file to `python3 -` before anything else of ours is on the board.
-What a board does not tell is None. Sources of the formats: the boards' real outputs in tests/device/fixtures.
+It stands alone on Python 3.6: the host feeds this very file to `python3 -` before anything else of
+ours is on the board. A fact that a board does not tell is None. Sources of the formats: the boards'
+real outputs in tests/device/fixtures.
 """
 
 import hashlib
@@ -20,9 +21,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 Facts = Dict[str, Any]
 
 FIRST_SANE_YEAR = 2024
-"""A clock before it was never set: a Pi has no battery for one."""
+"""Year before which a clock was never set: a Pi has no battery for one."""
 THROTTLE_BITS = ("under_voltage", "arm_frequency_capped", "throttled", "soft_temperature_limit")
-"""Bits 0 to 3 of `vcgencmd get_throttled`: now; 16 to 19: since boot (Raspberry Pi documentation, os/graphics-utilities)."""
+"""Names of the bits of `vcgencmd get_throttled` (Raspberry Pi documentation,
+os/graphics-utilities)."""
+# Bits 0 to 3 are about now, bits 16 to 19 about the time since boot.
 _CPU_ZONES = (
     "cpu-thermal",
     "x86_pkg_temp",
@@ -35,9 +38,9 @@ _MODEL_FILES = ("/sys/firmware/devicetree/base/model", "/proc/device-tree/model"
 _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 _SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
 _ID = "[0-9a-f]{64}"
-"""Names in a store; a file that somebody else put there is not ours to report."""
+"""Pattern of names in a store; other names are somebody else's and not reported."""
 _NOEXEC, _READ_ONLY = 8, 1
-"""Flags of statvfs(3), which Python names on Linux alone."""
+"""Flags of statvfs(3), which Python names on Linux only."""
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 
@@ -46,25 +49,36 @@ def read(root: str) -> Facts:
     home = os.path.expanduser("~")
     root = os.path.abspath(os.path.expanduser(root))
     parts = (_processor(), _memory(), _software(), _storage(root), _condition(), _services())
-    facts = {"model": model(_text), "home": _shown(home), "root": _shown(root), "user": user_name()}  # type: Facts
+    facts = {
+        "model": model(_text),
+        "home": _shown(home),
+        "root": _shown(root),
+        "user": user_name(),
+    }  # type: Facts
+
     for part in parts:
         facts.update(part)
+
     return facts
 
 
 def stored(root: str) -> Facts:
-    """Return what the store holds: blobs (None: whole, else bytes that are there), runtimes, releases, agents.
+    """Return what the store holds: blobs, runtimes, releases and agents.
 
-    And `signatures`, the sha256 of each release's and runtime's by its name, and `signers`, the keys that may sign.
+    A blob's value is None if it is whole, else the bytes that have arrived. `signatures` has the
+    sha256 of each release's and runtime's signature by its name, and `signers` the keys that may
+    sign.
     """
     root = os.path.abspath(os.path.expanduser(root))
     blobs = {}  # type: Dict[str, Optional[int]]
+
     for name in _names(os.path.join(root, "blobs")):
         part = re.match(r"\.([0-9a-f]{64})\.part$", name)
         if part:
             blobs[part.group(1)] = _size(os.path.join(root, "blobs", name))
         elif re.match(_ID + "$", name):
             blobs[name] = None
+
     kept = {
         kind: [n for n in _names(os.path.join(root, kind)) if re.match(_ID + ending + "$", n)]
         for kind, ending in (("runtimes", ""), ("releases", ""), ("agents", r"\.pyz"))
@@ -79,6 +93,7 @@ def stored(root: str) -> Facts:
         for line in _text(os.path.join(root, "allowed_signers")).splitlines()
         if line[:1] != "#"
     ]
+
     return dict(
         kept,
         blobs=blobs,
@@ -88,7 +103,7 @@ def stored(root: str) -> Facts:
 
 
 def _is_whole(path: str, name: str) -> bool:
-    """Say whether an agent is what its name says: one that has rotted is sent again."""
+    """Say whether an agent's bytes match its name; one that has rotted is sent again."""
     return _digest(path, 16 << 20) == os.path.splitext(name)[0]
 
 
@@ -104,7 +119,7 @@ def facts(argv: List[str]) -> int:
 
 
 def model(text: Callable[[str], str]) -> str:
-    """Return the board's name: the device tree's where there is one, else the maker's and the product's."""
+    """Return the board's name: the device tree's, else the maker's and the product's."""
     for path in _MODEL_FILES:
         if text(path):
             return text(path).strip("\0\n ")
@@ -112,7 +127,7 @@ def model(text: Callable[[str], str]) -> str:
 
 
 def cpuinfo(text: str) -> Facts:
-    """Return the processor's parts (`0xd08`, in order, each once) and features from /proc/cpuinfo."""
+    """Return the processor's parts (`0xd08`, each once) and features from /proc/cpuinfo."""
     fields = [
         (key.strip(), value.strip())
         for key, _, value in (line.partition(":") for line in text.splitlines())
@@ -143,36 +158,44 @@ def meminfo(text: str) -> Facts:
 
 
 def l4t_release(text: str) -> Optional[str]:
-    """Return `36.4.7` from /etc/nv_tegra_release (REVISION leaves the major number out)."""
+    """Return `36.4.7` from /etc/nv_tegra_release; REVISION lacks the major number."""
     found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return "{}.{}".format(*found.groups()) if found else None
 
 
 def l4t_package(text: str) -> Optional[str]:
-    """Return `36.4.7` from the version of the package nvidia-l4t-core, where /etc/nv_tegra_release is not installed."""
+    """Return `36.4.7` from the version of the package nvidia-l4t-core.
+
+    It is used where /etc/nv_tegra_release is not installed.
+    """
     found = re.match(r"(\d+\.\d+(\.\d+)?)", text)
     return found.group(1) if found else None
 
 
 def power_mode(text: str) -> Optional[str]:
-    """Return `MAXN_SUPER` from `nvpmodel -q`: what a Jetson's clocks are capped to; warnings may come before it."""
+    """Return `MAXN_SUPER` from `nvpmodel -q`: the power mode that caps a Jetson's clocks.
+
+    Warnings may come before it.
+    """
     found = re.search(r"^NV Power Mode: (\S+)", text, re.MULTILINE)
     return found.group(1) if found else None
 
 
 def throttled(text: str) -> Optional[Facts]:
-    """Return the flags of `vcgencmd get_throttled`: the raw value, and names for now and since boot."""
+    """Return the flags of `vcgencmd get_throttled`: raw value, names for now and since boot."""
     found = re.match(r"throttled=(0x[0-9a-fA-F]+)", text)
     if not found:
         return None
+
     value = int(found.group(1), 16)
     now = [name for bit, name in enumerate(THROTTLE_BITS) if value >> bit & 1]
     since = [name for bit, name in enumerate(THROTTLE_BITS) if value >> bit + 16 & 1]
+
     return {"raw": found.group(1), "now": now, "since_boot": since}
 
 
 def os_release(text: str) -> Facts:
-    """Return id, version and the long name from /etc/os-release."""
+    """Return id, version and long name from /etc/os-release."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     fields = {key: value.strip().strip('"') for key, _, value in pairs}
     names = {"os_id": "ID", "os_version": "VERSION_ID", "os_name": "PRETTY_NAME"}
@@ -191,7 +214,12 @@ def glibc(text: str) -> Optional[str]:
 
 
 def temperature(zones: List[Tuple[str, str]]) -> Optional[float]:
-    """Return the processor's °C from (type, millidegrees) of the thermal zones; zones go by type, never by number."""
+    """Return the processor's °C from (type, millidegrees) of the thermal zones.
+
+    None if there is no zone.
+
+    Zones are found by their type, never by their number.
+    """
     readings = {
         kind.strip().lower(): int(value) for kind, value in zones if re.match(r"-?\d+\s*$", value)
     }
@@ -224,6 +252,7 @@ def _software() -> Facts:
     l4t = l4t or l4t_package(
         output("dpkg-query", "--show", "--showformat", "${Version}", "nvidia-l4t-core")
     )
+
     return dict(
         named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t
     )
@@ -233,8 +262,11 @@ def _storage(root: str) -> Facts:
     there = root
     while not os.path.exists(there):
         there = os.path.dirname(there)
-    usage, flags = shutil.disk_usage(there), os.statvfs(there).f_flag
+
+    usage = shutil.disk_usage(there)
+    flags = os.statvfs(there).f_flag
     may_write = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+
     return {
         "disk_total_bytes": usage.total,
         "disk_free_bytes": usage.free,
@@ -252,7 +284,7 @@ def _device(path: str) -> Optional[str]:
 
 
 def processor_temperature() -> Optional[float]:
-    """Return the processor's °C now; None where there is no sensor."""
+    """Return the processor's °C now; None if there is no sensor."""
     zones = "/sys/class/thermal/"
     found = [zones + name for name in _names(zones) if name.startswith("thermal_zone")]
     return temperature([(_text(zone + "/type"), _text(zone + "/temp")) for zone in found])
@@ -279,7 +311,10 @@ def _services() -> Facts:
 
 
 def user_name() -> str:
-    """Return who runs this: by the kernel and the user database, since the environment may name another."""
+    """Return the name of the user who runs this.
+
+    The kernel and the user database say it, since the environment may name another.
+    """
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -294,7 +329,7 @@ def _load() -> List[float]:
 
 
 def _size(path: str) -> int:
-    """Return the bytes of a file, 0 of one that has just got its name."""
+    """Return the bytes of a file; 0 for one that is gone."""
     try:
         return os.path.getsize(path)
     except OSError:
@@ -302,7 +337,7 @@ def _size(path: str) -> int:
 
 
 def _shown(path: str) -> str:
-    """Return a path as text: bytes that are none are replaced."""
+    """Return a path as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -311,7 +346,8 @@ def _text(path: str) -> str:
 
 
 def _content(path: str, limit: int = 1 << 20) -> Optional[bytes]:
-    """Return the beginning of a file; None where there is none, or a pipe or a device, which might never end."""
+    """Return the beginning of a file; None if it is missing, or a pipe or a device."""
+    # Those might never end.
     try:
         if not os.path.isfile(path):
             return None
@@ -322,7 +358,7 @@ def _content(path: str, limit: int = 1 << 20) -> Optional[bytes]:
 
 
 def output(*command: str) -> str:
-    """Return what a command prints; nothing where it is not there or fails to end within ten seconds."""
+    """Return what a command prints; empty if it is missing or does not end within ten seconds."""
     try:
         done = subprocess.run(
             command,
@@ -348,4 +384,5 @@ def _number(text: str) -> Optional[int]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"facts": read(sys.argv[1]), "stored": stored(sys.argv[1])}) + "\n")
+    place = sys.argv[1]
+    sys.stdout.write(json.dumps({"facts": read(place), "stored": stored(place)}) + "\n")

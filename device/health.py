@@ -1,4 +1,4 @@
-"""How a release proves itself: how long it may take, how fast it must be, and the note of why one was refused."""
+"""The proof of a release: how long it may take, how fast it must be, and why one was refused."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,27 +10,29 @@ from device.manifest import GOLDENS, Manifest
 from device.store import Deployment, Store
 
 CHECK_S, HEALTH_S = 900.0, 300.0
-"""The longest that a check and a start may take on any board."""
+"""Longest seconds of a check and of a start on any board."""
 START_S = 45.0
-"""Until the modules are compiled (device/child.py) and the service listens, on the slowest board: a Pi Zero 2 W."""
+"""Seconds until the modules are compiled (device/child.py) and the service listens, on a Pi Zero 2
+W."""
 READ_BYTES_S = 8 << 20
-"""A slow card."""
+"""Bytes per second of a slow card."""
 DECODE_BYTES_S = 200 << 20
-"""A slow board reads the weights so fast, once a token."""
+"""Bytes per second at which a slow board reads the weights, once per token."""
 TOKEN_BYTES = 4
-"""Of goldens.jsonl for each token that is computed, or more."""
+"""Bytes of goldens.jsonl per token that is computed, at least."""
 SLOWEST = 0.7
-"""Share of the expected speed."""
+"""Minimum share of the expected speed."""
 ALIKE = 1.5
-"""Models whose sizes differ by more than this factor do not tell of each other's speed."""
+"""Speeds are compared only between models whose sizes differ by at most this factor."""
 CALM_SHARE = 0.05
-"""Share of the processors that other programs may take while a speed is measured that is compared: a fifth of one core of four, on
-which the thread that shares it makes the others wait."""
+"""Share of the processors that other programs may take while a speed is measured."""
+# It is a fifth of one core of four; the thread that shares that core makes the others wait.
 REFUSED = "refused.json"
 
 
 def check_limit_s(store: Store, release: str) -> float:
-    """Return how long the check of a release may take: by its size, so that one that hangs is soon taken back."""
+    """Return the seconds that the check of a release may take, by its size."""
+    # So one that hangs is soon rolled back.
     manifest = store.read_release(release)
     tokens = manifest.file(GOLDENS).size / TOKEN_BYTES
     return round(
@@ -43,39 +45,43 @@ def check_limit_s(store: Store, release: str) -> float:
 
 
 def start_limit_s(store: Store, release: str) -> float:
-    """Return how long a release may take until it answers."""
+    """Return the seconds that a release may take until it answers."""
     return round(min(HEALTH_S, START_S + _model_bytes(store.read_release(release)) / READ_BYTES_S))
 
 
 def measured(
-    store: Store, wanted: Deployment, checked: dict[str, Any], unjudged: str
+    store: Store, requested: Deployment, checked: dict[str, Any], unjudged: str
 ) -> dict[str, Any]:
-    """Return the speed that a check saw, and the one expected of it or why it is not to be judged (`unjudged`).
+    """Return the speed that a check saw, with the expected speed or the reason not to judge it.
 
-    It is judged by the last speed that was measured here while nothing else worked on the board, of a model of the same engine and
-    about the same size. Kept for the next release: this speed if it is such a one, else the one before.
+    The expected speed follows from the last speed that was measured here on a calm board, with the
+    same engine and a model of about the same size. `calm` keeps that measurement for the next
+    release: this one if the board was calm, else the one before.
     """
-    seen, before = _seen(store, wanted, checked), _noted(store.state().get("measured"))
+    seen = _seen(store, requested, checked)
+    before = _noted(store.state().get("measured"))
     calm = before if _is_calm(before) else before.get("calm") or {}
     reason = unjudged or _unjudged(seen, before, calm)
     seen["calm"] = {} if _is_calm(seen) else {key: calm[key] for key in calm if key != "calm"}
     if reason:
         return dict(seen, unjudged=reason)
-    # A smaller file may well be no faster: with fewer bits it has more to unpack. It must not be slower.
+
+    # A smaller file may not be faster, since fewer bits need more unpacking. It must not be slower.
     share = min(1.0, calm["model_bytes"] / seen["model_bytes"])
     return dict(seen, expected_tok_s=round(calm["decode_tok_s"] * share, 2))
 
 
-def _seen(store: Store, wanted: Deployment, checked: dict[str, Any]) -> dict[str, Any]:
-    """Return what was measured, and what must be alike for two such figures to be compared."""
-    manifest = store.read_release(wanted.release)
-    others, throttled = checked.get("others_share"), checked.get("throttled")
+def _seen(store: Store, requested: Deployment, checked: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured, and what must be equal for two measurements to be compared."""
+    manifest = store.read_release(requested.release)
+    others = checked.get("others_share")
+    throttled = checked.get("throttled")
     files = [manifest.model, *([manifest.adapter] if manifest.adapter else [])]
     return {
         "decode_tok_s": float(checked.get("decode_tok_s", 0.0)),
         "model_bytes": _model_bytes(manifest),
         "engine": manifest.engine.name,
-        "runtime": wanted.runtime,
+        "runtime": requested.runtime,
         "weights": [manifest.file(name).sha256 for name in files],
         "others_share": None if others is None else float(others),
         "throttled": list(throttled or []),
@@ -90,7 +96,7 @@ def _is_calm(seen: dict[str, Any]) -> bool:
 
 
 def _unjudged(seen: dict[str, Any], before: dict[str, Any], calm: dict[str, Any]) -> str:
-    """Return why a speed tells nothing of the release; empty where it is to be judged."""
+    """Return why a speed says nothing about the release; empty if it can be judged."""
     if not seen["decode_tok_s"]:
         return "its check measures no speed"
     if all(before.get(key) == seen[key] for key in ("weights", "runtime")):
@@ -107,6 +113,7 @@ def _unjudged(seen: dict[str, Any], before: dict[str, Any], calm: dict[str, Any]
         return f"the release before ran on {calm.get('engine')}"
     if not 1 / ALIKE <= calm["model_bytes"] / seen["model_bytes"] <= ALIKE:
         return "no model of its size was measured here before"
+
     return ""
 
 
@@ -120,16 +127,18 @@ _KINDS: "dict[str, tuple[type, ...]]" = {
     "throttled": (list,),
     "calm": (dict,),
 }
-"""Types of what `measured` keeps: a store may hold anything, and a note of another type is no note."""
+"""Field → types of what `measured` keeps."""
+# A store may contain anything; a field of another type is ignored.
 
 
 def _noted(noted: Any) -> dict[str, Any]:
-    """Return what was measured at the last commit, as far as it is of the right types."""
+    """Return what was measured at the last commit, without fields of a wrong type."""
     fields = noted if isinstance(noted, dict) else {}
     kept = {name: fields[name] for name in _KINDS if type(fields.get(name)) in _KINDS[name]}
     if "calm" in kept:
         calm = _noted(kept["calm"])
         kept["calm"] = calm if {"decode_tok_s", "model_bytes", "engine"} <= calm.keys() else {}
+
     return kept
 
 
@@ -139,36 +148,40 @@ def is_slow(seen: dict[str, Any]) -> bool:
 
 
 def too_slow(seen: dict[str, Any]) -> DeviceError:
-    """Return the error of a release that is slower than it must be."""
-    rate, expected = seen["decode_tok_s"], seen["expected_tok_s"]
-    message = f"it decodes {rate:.1f} tokens/s, by the release before {expected:.1f} are expected here, {SLOWEST:.0%} asked"
+    """Return the error of a release that is too slow."""
+    rate = seen["decode_tok_s"]
+    expected = seen["expected_tok_s"]
+    message = (
+        f"it decodes {rate:.1f} tokens/s, by the release before {expected:.1f} are expected here, "
+        f"{SLOWEST:.0%} asked"
+    )
     return DeviceError(
         "unhealthy", message, "look at the board's temperature, power supply and other programs"
     )
 
 
-def note_refusal(store: Store, wanted: Deployment, code: str, reason: str) -> None:
-    """Keep why a release was not taken, for `status`."""
+def note_refusal(store: Store, requested: Deployment, code: str, reason: str) -> None:
+    """Keep why a release was refused, for `status`."""
     with suppress(OSError):
-        manifest = store.read_release(wanted.release)
-        said = {
-            "release": wanted.release,
+        manifest = store.read_release(requested.release)
+        note = {
+            "release": requested.release,
             "name": manifest.name,
             "version": manifest.version,
             "code": code,
             "reason": reason,
         }
-        disk.write_note(_refused(store), said)
+        disk.write_note(_refused(store), note)
 
 
 def forget_refusal(store: Store) -> None:
-    """A release was taken: why another was not is no news any more."""
+    """Delete the note of a refusal, after a release was accepted."""
     with suppress(OSError):
         disk.remove(_refused(store))
 
 
 def refusal(store: Store) -> "dict[str, Any] | None":
-    """Return why the last activation was refused, None if it was not."""
+    """Return why the last activation was refused; None if it was not."""
     return disk.read_json(_refused(store))
 
 

@@ -1,4 +1,4 @@
-"""`logs`: the last lines that the service wrote, and, with --follow, those that come."""
+"""`logs`: the last lines that the service wrote; with --follow, new ones as they come."""
 
 import argparse
 import io
@@ -15,7 +15,8 @@ from device.manifest.reading import stream_of
 LOG = "service.log"
 MOST_LINES = 10_000
 MOST_BYTES, MOST_LINE = 4 << 20, 64 << 10
-"""The supervisor bounds the log at 1 MiB, but only every ten seconds; a line may be all of it."""
+"""Maximum bytes that are read, and of one line."""
+# The supervisor bounds the log at 1 MiB, but only every ten seconds; a line may be all of it.
 LOOK_S = 0.5
 
 
@@ -27,17 +28,22 @@ def logs(argv: list[str]) -> int:
     parser.add_argument("--follow", action="store_true", help="go on until the connection ends")
     options = parser.parse_args(argv)
     log = options.root.expanduser() / "run" / LOG
+
     with suppress(FileNotFoundError), _opened(log) as stream:
         for line in deque(stream, maxlen=options.n):
             _tell(line)
         while options.follow:
             _go_on(log, stream)
+
     print(json.dumps({"ok": True}), flush=True)
     return 0
 
 
 def _opened(log: Path) -> TextIO:
-    """Return a log from where its last bytes begin; raise OSError for what is no file."""
+    """Return a log, positioned MOST_BYTES before its end.
+
+    Raise OSError if it is not a regular file.
+    """
     raw = stream_of(log)
     raw.seek(max(0, os.fstat(raw.fileno()).st_size - MOST_BYTES))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
@@ -47,6 +53,7 @@ def _go_on(log: Path, stream: TextIO) -> None:
     if line := stream.readline(MOST_LINE):
         _tell(line)
         return
+
     time.sleep(LOOK_S)
     if log.stat().st_size < stream.tell():
         stream.seek(0)

@@ -1,4 +1,4 @@
-"""A model file opened for use: its engine, its chat template and what its bundle says about answering."""
+"""A model file opened for use: its engine, its chat template and its bundle's settings."""
 
 import json
 from collections.abc import Mapping
@@ -10,50 +10,55 @@ from typing import TYPE_CHECKING, Any
 
 from device import tuned
 from device.engine import load
-from device.engine.base import Engine, Settings, memory_bytes
+from device.engine.base import Engine, Settings
 from device.engine.escape import Escape
+from device.engine.machine import memory_bytes
 from device.engine.states import common
 from device.errors import DeviceError
 from device.manifest import TEMPLATE, Manifest
-from device.manifest.memory import fitting_context, fitting_slots, shelf_bytes
+from device.manifest.memory import fitting_context, fitting_slots, prefix_cache_bytes
 from device.manifest.opening import Messages, begins, opened
 
 if TYPE_CHECKING:
     from device.engine.chat import ChatTemplate
 
-_LEAST_LEAD = 16
-"""Tokens that are worth a batch of their own."""
-_MOST_LEADS = 16
+_LEAST_PREFIX = 16
+"""Minimum number of tokens of a prefix: fewer are not worth a batch of their own."""
+_MOST_PREFIXES = 16
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as the engine takes it."""
+    """A conversation as token ids."""
 
     tokens: list[int]
-    lead: int = 0
-    """Of these, the ones before the first question: what other conversations begin with too."""
+    prefix: int = 0
+    """Number of the first tokens, before the first question, with which other conversations begin
+    too."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What score, check, bench and serve work with."""
+    """A model with everything that score, check, bench and serve need."""
 
     engine: Engine
     template: "ChatTemplate | None"
     stop_ids: tuple[int, ...] = ()
     opening: Messages = ()
-    """What conversations begin with, unless they bring instructions of their own."""
+    """Messages that conversations begin with, unless they have instructions of their own."""
     slots: int = 1
-    """Answers that there is memory for at the same time."""
+    """Number of answers at the same time that the memory allows."""
     escape: "Escape | None" = None
-    """What breaks up control tokens in the texts of clients; None where they are parsed."""
-    _leads: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """Breaks up control tokens in clients' texts; None if they are parsed."""
+    _prefixes: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
     _states: dict[tuple[int, ...], bytes] = field(default_factory=dict, repr=False, compare=False)
-    """The saved state of the last lead that `forget` took back."""
+    """Saved state of the last prefix that `forget` restored."""
 
     def render(self, messages: Messages, now: "datetime | None" = None) -> str:
-        """Return the prompt of a conversation as text, with its opening, rendered at `now` or by the clock."""
+        """Return the prompt of a conversation as text, with its opening.
+
+        It is rendered at `now`; None takes the clock.
+        """
         if self.template is None:
             raise DeviceError(
                 "no_template",
@@ -64,62 +69,76 @@ class Model:
         return self.template.render(self._escaped(opened(messages, self.opening)), now)
 
     def _escaped(self, messages: Messages) -> Messages:
-        """Return messages without control tokens; the opening is the owner's and stays as it was signed."""
+        """Return messages without control tokens.
+
+        The opening is the owner's and stays as it was signed.
+        """
         if self.escape is None:
             return messages
         known = len(self.opening) if begins(messages, self.opening) else 0
         return [*messages[:known], *self.escape.messages(messages[known:])]
 
     def prompt(self, messages: Messages, now: "datetime | None" = None) -> Prompt:
-        """Return the prompt of a conversation as token ids, and how many of them are its lead."""
+        """Return the prompt of a conversation as token ids, and the length of its prefix."""
         tokens = self.engine.tokenize(self.render(messages, now))
-        lead = self.lead(messages, now)
+        prefix = self.prefix(messages, now)
         return Prompt(
             tokens,
-            len(lead) if len(lead) < len(tokens) and tuple(tokens[: len(lead)]) == lead else 0,
+            len(prefix)
+            if len(prefix) < len(tokens) and tuple(tokens[: len(prefix)]) == prefix
+            else 0,
         )
 
-    def lead(self, messages: Messages = (), now: "datetime | None" = None) -> tuple[int, ...]:
-        """Return the tokens that others begin with too, which open as this conversation does; none where they are few."""
-        beginning = self._beginning(opened(messages, self.opening))
-        # A template may name the day: a lead that was kept yesterday is not how today's prompts begin.
-        key = json.dumps([str(now or datetime.now().date()), beginning])
-        if key not in self._leads:
-            while len(self._leads) >= _MOST_LEADS:
-                del self._leads[next(iter(self._leads))]
-            self._leads[key] = self._lead(beginning, now)
-        return self._leads[key]
+    def prefix(self, messages: Messages = (), now: "datetime | None" = None) -> tuple[int, ...]:
+        """Return the prefix of a conversation: the tokens with which others begin too.
 
-    def beside(self) -> "Model | None":
-        """Return the same model for another thread; None where its engine has none. It is closed before this one is."""
-        engine = self.engine.beside()
-        return replace(self, engine=engine, _leads={}, _states={}) if engine else None
+        Empty if they are few.
+        """
+        beginning = self._beginning(opened(messages, self.opening))
+        # A template may name the day: yesterday's prefix is not today's.
+        key = json.dumps([str(now or datetime.now().date()), beginning])
+        if key not in self._prefixes:
+            while len(self._prefixes) >= _MOST_PREFIXES:
+                del self._prefixes[next(iter(self._prefixes))]
+            self._prefixes[key] = self._prefix(beginning, now)
+
+        return self._prefixes[key]
+
+    def new_context(self) -> "Model | None":
+        """Return the same model on a new context, for another thread; None if its engine has none.
+
+        It is closed before this one.
+        """
+        engine = self.engine.new_context()
+        return replace(self, engine=engine, _prefixes={}, _states={}) if engine else None
 
     def forget(self, now: "datetime | None" = None) -> None:
-        """Forget all conversations, but not what they begin with: that is read once and taken back, as a service does it."""
-        lead = self.lead(now=now)
-        state = self._state_of(lead)
+        """Empty the memory except for the prefix, which is read once and then restored."""
+        prefix = self.prefix(now=now)
+        state = self._state_of(prefix)
         self.engine.forget()
         if state:
-            self.engine.restore(lead, state)
+            self.engine.restore(prefix, state)
 
-    def _state_of(self, lead: tuple[int, ...]) -> bytes:
-        if lead not in self._states:
+    def _state_of(self, prefix: tuple[int, ...]) -> bytes:
+        if prefix not in self._states:
             self._states.clear()
-            usable = self.engine.state_kind and 0 < len(lead) < self.engine.context
-            self._states[lead] = self.engine.save(lead) if usable else b""
-        return self._states[lead]
+            usable = self.engine.state_kind and 0 < len(prefix) < self.engine.context
+            self._states[prefix] = self.engine.save(prefix) if usable else b""
+        return self._states[prefix]
 
     def _beginning(self, messages: Messages) -> list[Mapping[str, Any]]:
-        """Return the messages that come before a conversation's own first question."""
+        """Return the messages before a conversation's own first question."""
         known = len(self.opening) if begins(messages, self.opening) else 0
         return [
             *messages[:known],
             *takewhile(lambda message: message.get("role") == "system", messages[known:]),
         ]
 
-    def _lead(self, beginning: list[Mapping[str, Any]], now: "datetime | None") -> tuple[int, ...]:
-        """Compare two conversations that have nothing but their beginning in common."""
+    def _prefix(
+        self, beginning: list[Mapping[str, Any]], now: "datetime | None"
+    ) -> tuple[int, ...]:
+        """Return the common tokens of two conversations that share only their beginning."""
         try:
             one, other = (
                 self.engine.tokenize(self.render([*beginning, _asked(text)], now))
@@ -127,8 +146,9 @@ class Model:
             )
         except DeviceError:
             return ()
+
         same = one[: common(one, other)]
-        return tuple(same) if len(same) >= _LEAST_LEAD else ()
+        return tuple(same) if len(same) >= _LEAST_PREFIX else ()
 
 
 def _asked(text: str) -> Mapping[str, Any]:
@@ -136,20 +156,24 @@ def _asked(text: str) -> Mapping[str, Any]:
 
 
 def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
-    """Return how a bundle's model is loaded: by its manifest, with no more context and no more slots than there is memory for."""
+    """Return the settings of a bundle's model, with the context and slots that memory allows."""
     adapter = folder / manifest.adapter if manifest.adapter else None
     usual = Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
     available = memory_bytes("MemAvailable")
     if available is None:
         return usual
-    spare = available - shelf_bytes(memory_bytes("MemTotal"))
+
+    spare = available - prefix_cache_bytes(memory_bytes("MemTotal"))
     return replace(
         usual, context=fitting_context(manifest, spare), slots=fitting_slots(manifest, spare)
     )
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
-    """Open a bundle's model as its manifest and this board's calibration say; raise DeviceError."""
+    """Open a bundle's model with the manifest's settings and this board's calibration.
+
+    Raise DeviceError.
+    """
     settings = tuned.apply(folder, bundle_settings(folder, manifest))
     return open_with(
         folder,
@@ -159,7 +183,7 @@ def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:
 
 
 def open_with(folder: Path, manifest: Manifest, settings: Settings) -> Model:
-    """Open a bundle's model with settings of one's own; raise DeviceError."""
+    """Open a bundle's model with other settings; raise DeviceError."""
     model = _opened(folder / manifest.model, settings, manifest.stop_ids, manifest.opening)
     return replace(_escaping(model) if manifest.escapes else model, slots=settings.slots)
 
@@ -172,7 +196,7 @@ def open_file(
     *,
     escapes: bool = False,
 ) -> Model:
-    """Open a model file by itself, with the template that lies beside it; raise DeviceError."""
+    """Open a model file alone, with the template beside it; raise DeviceError."""
     model = _opened(path, settings, stop_ids, opening)
     return _escaping(model) if escapes else model
 

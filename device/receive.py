@@ -1,13 +1,17 @@
-"""One transfer session on stdin and stdout: blobs come in, releases and runtimes are made of them.
+"""A transfer session on stdin and stdout: blobs arrive and become releases and runtimes.
 
-Each request is a JSON line, with raw bytes after it where it says so; each answer is a JSON line:
+Each request is a JSON line, and raw bytes follow it if it says so. Each answer is a JSON line.
 
-    {"op": "put", "blobs": [{"sha256", "size", "offset"}, …]}    then each blob's bytes from its offset on
-    {"op": "patch", "sha256", "size", "offset", "checked", "base"}    then frames (device/manifest/delta.py) that make the blob
-    {"op": "runtime" | "release", "size": N, "signature_size": M}   then N bytes of manifest and M of its signature
+    {"op": "put", "blobs": [{"sha256", "size", "offset"}, …]}
+        then each blob's bytes from its offset on
+    {"op": "patch", "sha256", "size", "offset", "checked", "base"}
+        then frames (device/manifest/delta.py) that make the blob
+    {"op": "runtime" | "release", "size": N, "signature_size": M}
+        then N bytes of manifest and M of its signature
 
-A blob is hashed as it comes and kept as `.part` until it is whole, so that a cut session goes on at the byte, a cut patch at
-the frame. The answer to a patch has `wrong_at` where the base is not what it was taken for: from there on the blob is to be sent.
+A blob is hashed while it arrives and kept as `.part` until it is whole. So a cut session resumes at
+the byte, and a cut patch at the frame. The answer to a patch has `wrong_at` if the base is not the
+expected one: the host sends the blob whole from that byte on.
 """
 
 import argparse
@@ -34,13 +38,13 @@ from device.store import RELEASES, RUNTIMES, Store
 BLOCK = 1 << 20
 LINE_LIMIT = BLOCK
 IDLE_S = 30.0
-"""A session that says nothing for so long was cut off: it lets go of the store."""
+"""Seconds of silence after which a session ends and releases the store's lock."""
 KINDS = {"runtime": RUNTIMES, "release": RELEASES}
 
 
 @dataclass(frozen=True)
 class Coming:
-    """A blob that is announced: its bytes from `offset` to `size` follow."""
+    """An announced blob: its bytes from `offset` to `size` follow."""
 
     sha256: str
     size: int
@@ -58,7 +62,7 @@ class Input:
         self._rest = memoryview(b"")
 
     def line(self) -> bytes:
-        """Return the next line, b"" at the end; what came after it is kept for later."""
+        """Return the next line; b"" at the end. Bytes after it are kept for later."""
         line = bytearray()
         while len(line) < LINE_LIMIT:
             chunk = self.some(LINE_LIMIT)
@@ -67,16 +71,18 @@ class Input:
             if end or not chunk:
                 self._rest = chunk[end:]
                 return bytes(line)
+
         raise DeviceError("bad_request", f"a line is longer than {LINE_LIMIT:,} bytes")
 
     def exactly(self, size: int) -> bytes:
-        """Return so many bytes; raise DeviceError `cut` if the session ends before."""
+        """Return exactly `size` bytes; raise DeviceError `cut` if the session ends before."""
         taken = bytearray()
         while len(taken) < size:
             chunk = self.some(size - len(taken))
             if not chunk:
                 raise DeviceError("cut", "the session ended within a message")
             taken += chunk
+
         return bytes(taken)
 
     def some(self, limit: int) -> memoryview:
@@ -85,21 +91,25 @@ class Input:
             if not select.select([self._descriptor], [], [], IDLE_S)[0]:
                 raise DeviceError("cut", f"nothing came for {IDLE_S:.0f} s")
             self._rest = memoryview(self._block)[: os.readv(self._descriptor, [self._block])]
-        taken, self._rest = self._rest[:limit], self._rest[limit:]
+
+        taken = self._rest[:limit]
+        self._rest = self._rest[limit:]
         return taken
 
 
 def receive(argv: list[str]) -> int:
-    """Hold one session: `receive --root ROOT`."""
+    """Serve one session: `receive --root ROOT`."""
     parser = argparse.ArgumentParser(prog="receive")
     parser.add_argument("--root", type=Path, required=True)
     store = Store(parser.parse_args(argv).root)
+
     with store.locked(), open(0, "rb", buffering=0, closefd=False) as stream:
         store.sweep_staging()
         session = Input(stream)
         while line := session.line():
             answer = _serve(store, session, _request(line))
             print(json.dumps(answer), flush=True)
+
     return 0
 
 
@@ -108,6 +118,7 @@ def _request(line: bytes) -> dict[str, Any]:
         request = parse_json(line)
     except ValueError as error:
         raise DeviceError("bad_request", "not a JSON line") from error
+
     if not isinstance(request, dict):
         raise DeviceError("bad_request", "not a JSON object")
     return request
@@ -158,13 +169,15 @@ def _append(store: Store, session: Input, blob: Coming) -> None:
 
 
 def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) -> dict[str, Any]:
-    checked, old = request.get("checked"), store.blob(str(request.get("base")))
+    checked = request.get("checked")
+    old = store.blob(str(request.get("base")))
     if not isinstance(checked, int) or not 0 <= checked <= blob.offset:
         raise DeviceError("bad_request", "a patch needs `checked` between 0 and its offset")
     if not old.is_file():
         raise DeviceError(
             "missing_base", f"blob {old.name[:12]} is not on this board any more", "push again"
         )
+
     _refuse_full(store, [blob])
     with _reopened(store, blob) as descriptor, open(old, "rb") as base:
         out = Rebuilt(descriptor, blob.offset, checked)
@@ -172,6 +185,7 @@ def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) 
         if wrong_at is not None:
             disk.truncate(descriptor, wrong_at)
             return {"wrong_at": wrong_at}
+
     _refuse_wrong(store, blob, out.total.hexdigest())
     store.keep_blobs([blob.sha256])
     return {"kept": 1}
@@ -179,7 +193,7 @@ def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) 
 
 @contextmanager
 def _reopened(store: Store, blob: Coming) -> Iterator[int]:
-    """Yield what is there of a blob, cut to its offset, to be written on."""
+    """Yield the descriptor of a blob that is arriving, cut to its offset."""
     descriptor = disk.reopen(store.part(blob.sha256))
     try:
         there = os.fstat(descriptor).st_size
@@ -196,7 +210,8 @@ def _reopened(store: Store, blob: Coming) -> Iterator[int]:
 
 
 def _refuse_full(store: Store, coming: list[Coming]) -> None:
-    missing, free = sum(blob.size - blob.offset for blob in coming), _free_bytes(store)
+    missing = sum(blob.size - blob.offset for blob in coming)
+    free = _free_bytes(store)
     if missing > free:
         raise _disk_full(f"{missing:,} bytes are to come, {free:,} are free")
 
@@ -220,7 +235,8 @@ def _hash(path: Path) -> "hashlib._Hash":
 def _stage(
     store: Store, session: Input, kind: str, size: int, signature_size: int
 ) -> dict[str, Any]:
-    manifest, signature = session.exactly(size), session.exactly(signature_size)
+    manifest = session.exactly(size)
+    signature = session.exactly(signature_size)
     name = hashlib.sha256(manifest).hexdigest()
     store.stage(kind, name, manifest, signature)
     return {"staged": name}
@@ -229,9 +245,12 @@ def _stage(
 def _coming(entry: Any) -> Coming:
     if not isinstance(entry, dict):
         raise DeviceError("bad_request", "a blob needs `sha256`, `size` and `offset`")
-    size, offset = entry.get("size"), entry.get("offset")
+
+    size = entry.get("size")
+    offset = entry.get("offset")
     if not isinstance(size, int) or not isinstance(offset, int) or not 0 <= offset <= size:
         raise DeviceError("bad_request", "a blob needs an offset between 0 and its size")
+
     return Coming(sha256=checked_digest(str(entry.get("sha256"))), size=size, offset=offset)
 
 

@@ -1,6 +1,9 @@
-"""`score`: a loaded model as a child process: a request a line in, an answer a line out, raw rows of logits behind some.
+"""`score`: a loaded model as a child process.
 
-The host measures with it what ships. Each request is evaluated from its lead on, so that answers do not depend on their order.
+A JSON request per line in, a JSON answer per line out.
+
+Raw rows of logits follow some answers. The host measures with it what ships. Each request is
+evaluated from its prefix on, so that answers do not depend on their order.
 """
 
 import argparse
@@ -29,6 +32,7 @@ def score(argv: list[str]) -> int:
         if line.strip():
             _serve(model, line, sys.stdout.buffer)
             sys.stdout.buffer.flush()
+
     model.engine.close()
     return 0
 
@@ -53,14 +57,19 @@ def _request(line: bytes) -> Request:
         request = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DeviceError("bad_request", "not valid JSON") from error
+
     known = ("logits", *_OPERATIONS)
     if not isinstance(request, dict) or request.get("op") not in known:
         raise DeviceError("bad_request", f"`op` must be one of {', '.join(known)}")
+
     return request
 
 
 def _logits(model: Model, request: Request, out: BinaryIO) -> None:
-    """Write the head and then float32 [rows, vocab], little-endian; an error after the head ends the process."""
+    """Write a head and then float32 [rows, vocab], little-endian.
+
+    An error after the head ends the process.
+    """
     tokens = _tokens(request)
     rows = model.engine.logits(tokens)
     _write(out, {"rows": len(tokens), "vocab": model.engine.n_vocab})
@@ -74,9 +83,13 @@ def _generate(model: Model, request: Request) -> dict[str, Any]:
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
     asked = "messages" in request
     prompt = model.prompt(_messages(request), now) if asked else Prompt(_tokens(request))
-    steps = list(model.engine.generate(prompt.tokens, sampling, model.stop_ids, lead=prompt.lead))
+    steps = list(
+        model.engine.generate(prompt.tokens, sampling, model.stop_ids, prefix=prompt.prefix)
+    )
     tokens = [step.id for step in steps if step.id is not None]
-    text, reason = "".join(step.text for step in steps), steps[-1].finish_reason
+    text = "".join(step.text for step in steps)
+    reason = steps[-1].finish_reason
+
     return {"prompt_tokens": prompt.tokens, "tokens": tokens, "text": text, "finish_reason": reason}
 
 
@@ -110,7 +123,7 @@ _OPERATIONS: dict[str, Callable[[Model, Request], dict[str, Any]]] = {
 
 
 def _now(request: Request) -> "datetime | None":
-    """Return the moment at which a request's prompt is rendered; None for the clock's."""
+    """Return the time at which a request's prompt is rendered; None for the clock."""
     if "now" not in request:
         return None
     try:
@@ -132,6 +145,7 @@ def _tokens(request: Request) -> list[int]:
         isinstance(token, int) and not isinstance(token, bool) for token in tokens
     ):
         raise FieldError("tokens", "must be a list of token ids")
+
     return tokens
 
 
@@ -139,10 +153,12 @@ def _open(options: argparse.Namespace) -> Model:
     if options.bundle:
         folder = Path(options.bundle)
         return open_bundle(folder, read_manifest(folder), options.threads)
+
     settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
     opening = [json.loads(line) for line in lines]
     stop_ids = tuple(int(each) for each in options.stop_ids.split(",") if each)
+
     return open_file(Path(options.model), settings, opening, stop_ids, escapes=options.escape)
 
 
@@ -178,4 +194,5 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=0, help="0 chooses by the model and the processors"
     )
+
     return parser.parse_args(argv)

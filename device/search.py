@@ -1,8 +1,9 @@
-"""`search`: how a model runs fastest on this board: threads for answers and for prompts apart, on which cores, in what batches.
+"""`search`: the fastest settings of a model on this board: threads, cores, batches, KV type.
 
-Threads are found by successive halving (Jamieson and Talwalkar 2016): all candidates run a little, the better half runs twice as
-much, until one is left. They take turns, and each round runs the other way round, so that a board that grows hot is as unkind to
-the first as to the last. Then what needs the model to be opened anew is tried, one change at a time.
+Threads are found by successive halving (Jamieson and Talwalkar 2016): all candidates run a little,
+then the better half runs twice as much, until one is left. They take turns, and each round runs in
+the opposite order, so that a board that gets hot disturbs all of them alike. Then settings that
+need the model to be opened again are tried, one change at a time.
 """
 
 import argparse
@@ -15,22 +16,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device.engine.base import Engine, Settings, usable_cores
+from device.engine.base import Engine, Settings
+from device.engine.machine import usable_cores
 from device.manifest import read_manifest
 from device.model import bundle_settings, open_with
 from device.sensors import now
 from device.tuned import CHOSEN
 
 SAMPLES = 2
-"""Of each candidate in each round."""
+"""Measurements of each candidate in each round."""
 DECODE_TOKENS, PREFILL_TOKENS = 8, 64
-"""In the first round; twice as many in each one after."""
+"""Tokens of a measurement in the first round; each later round doubles them."""
 GAIN = 1.03
-"""What a change must bring to be worth having: less is noise."""
+"""Minimum speedup of a change that is kept: less is noise."""
 TYPICAL_PROMPT, TYPICAL_ANSWER = 256, 64
-"""The question that changes are judged by."""
+"""Tokens of the prompt and the answer by which changes are judged."""
 HOT_C, COOLING_S = 78.0, 5.0
-"""From this temperature on there is a pause before each measurement."""
+"""Temperature from which there is a pause before each measurement, and its seconds."""
 CHANGES: "tuple[dict[str, Any], ...]" = (
     {"flash": False},
     {"batch": 128},
@@ -44,7 +46,7 @@ Rate = Callable[["Arm", int], float]
 
 @dataclass(frozen=True)
 class Arm:
-    """A candidate: so many threads on these cores."""
+    """A candidate: a number of threads on these cores."""
 
     threads: int
     cpus: "tuple[int, ...]"
@@ -52,53 +54,61 @@ class Arm:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a candidate reached in the last round that it was in."""
+    """The result of a candidate in its last round."""
 
     arm: Arm
     rate: float
-    """Median tokens a second."""
+    """Median tokens per second."""
     rounds: int
 
 
 class Budget:
-    """Time that may be spent; the first round is always run, whatever it takes."""
+    """A limit of time; the first round is always run."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = clock() + seconds
 
     def spent(self) -> bool:
-        """Say whether it is used up."""
+        """Say whether the time is over."""
         return self._clock() >= self._until
 
 
 def halve(arms: Sequence[Arm], rate: Rate, tokens: int, budget: Budget) -> "list[Trial]":
-    """Return what each candidate reached, the best one first."""
+    """Return the result of each candidate, the best one first."""
     trials: "dict[Arm, Trial]" = {}
-    left, rounds = list(arms), 0
+    left = list(arms)
+    rounds = 0
+
     while left and (not rounds or (len(left) > 1 and not budget.spent())):
         rounds += 1
         samples: "dict[Arm, list[float]]" = {arm: [] for arm in left}
         for turn in range(SAMPLES):
             for arm in left if turn % 2 == 0 else left[::-1]:
                 samples[arm].append(rate(arm, tokens))
-        trials.update(
-            {arm: Trial(arm, statistics.median(found), rounds) for arm, found in samples.items()}
-        )
-        left = sorted(left, key=lambda arm: trials[arm].rate, reverse=True)[: (len(left) + 1) // 2]
+
+        for arm, rates in samples.items():
+            trials[arm] = Trial(arm, statistics.median(rates), rounds)
+
+        left.sort(key=lambda arm: trials[arm].rate, reverse=True)
+        left = left[: (len(left) + 1) // 2]
         tokens *= 2
+
     return sorted(trials.values(), key=lambda trial: (trial.rounds, trial.rate), reverse=True)
 
 
 def arms(clusters: "Sequence[tuple[int, ...]]", most: int) -> "list[Arm]":
-    """Return the candidates of a board whose cores are these, the fastest cluster first: each alone, and all together."""
+    """Return the candidates for clusters of cores, the fastest cluster first.
+
+    Threads run on the fastest cluster alone, or on all cores together.
+    """
     together = tuple(sorted(cpu for cluster in clusters for cpu in cluster))
     sets = [clusters[0], together] if len(clusters) > 1 else [together]
     return [Arm(threads, cpus) for cpus in sets for threads in range(1, min(len(cpus), most) + 1)]
 
 
 def clusters(folder: Path = Path("/sys/devices/system/cpu")) -> "list[tuple[int, ...]]":
-    """Return the cores that this process may use by their highest clock, the fastest first."""
+    """Return the cores that this process may use, grouped by clock, the fastest first."""
     by_clock: "dict[int, list[int]]" = {}
     for cpu in sorted(os.sched_getaffinity(0)):
         clock = folder / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq"
@@ -112,24 +122,27 @@ def search(argv: "list[str]") -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=60.0, metavar="SECONDS")
     options = parser.parse_args(argv)
-    began, budget = time.monotonic(), Budget(options.budget)
+    began = time.monotonic()
+    budget = Budget(options.budget)
     manifest = read_manifest(options.bundle)
     usual = replace(bundle_settings(options.bundle, manifest), slots=1)
     found, evidence = find(
-        lambda wanted: open_with(options.bundle, manifest, wanted).engine, usual, budget
+        lambda changed: open_with(options.bundle, manifest, changed).engine, usual, budget
     )
     evidence["seconds"] = round(time.monotonic() - began, 1)
     chosen = {name: value for name, value in asdict(found).items() if name in CHOSEN}
     print(json.dumps({"settings": chosen, "evidence": evidence}), flush=True)
+
     return 0
 
 
 def find(
     opened: "Callable[[Settings], Engine]", settings: Settings, budget: Budget
 ) -> "tuple[Settings, dict[str, Any]]":
-    """Return the fastest settings that were found, and what speaks for them."""
+    """Return the fastest settings that were found, and the evidence for them."""
     engine = opened(settings)
-    candidates, before = arms(clusters(), usable_cores()), engine.description
+    candidates = arms(clusters(), usable_cores())
+    before = engine.description
     longest = engine.context - 1
 
     def decode(arm: Arm, tokens: int) -> float:
@@ -156,6 +169,7 @@ def find(
         cpus=_unless_all(cpus),
     )
     best, changes = _changed(opened, best, budget)
+
     return best, {
         "before": {"threads": before.threads, "threads_batch": before.threads_batch},
         "decode": [_said(trial) for trial in decodes],
@@ -175,30 +189,36 @@ def _rate(engine: Engine, arm: Arm, timed: Callable[[], float], tokens: int) -> 
 def _changed(
     opened: "Callable[[Settings], Engine]", best: Settings, budget: Budget
 ) -> "tuple[Settings, list[dict[str, Any]]]":
-    """Try one change after the other, each against the best so far; only one model is open at a time."""
+    """Try one change after the other, each against the best so far.
+
+    Only one model is open at a time.
+    """
     found: "list[dict[str, Any]]" = []
     least = None
     for change in ({}, *CHANGES):
         if budget.spent():
             break
-        wanted = replace(best, **change)
-        seconds = _typical_s(opened(wanted))
+
+        changed = replace(best, **change)
+        seconds = _typical_s(opened(changed))
         kept = least is not None and seconds * GAIN < least
         found.append({"change": change, "seconds": round(seconds, 4), "kept": kept})
         if least is None or kept:
-            best, least = wanted, seconds
+            best = changed
+            least = seconds
+
     return best, found
 
 
 def _typical_s(engine: Engine) -> float:
-    """Return the seconds of a typical question, the best of three: what disturbs a measurement only ever makes it longer."""
-    prompt, answer = (
-        min(TYPICAL_PROMPT, engine.context // 2),
-        min(TYPICAL_ANSWER, engine.context // 2),
-    )
+    """Return the seconds of a typical question, the best of three."""
+    # Disturbances only ever make a measurement longer.
+    prompt = min(TYPICAL_PROMPT, engine.context // 2)
+    answer = min(TYPICAL_ANSWER, engine.context // 2)
     engine.time_prompt(1)
     seconds = min(engine.time_prompt(prompt) + engine.time_decode(answer) for _ in range(3))
     engine.close()
+
     return seconds
 
 

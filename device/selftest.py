@@ -1,6 +1,7 @@
-"""`selftest`: the first thing a runtime does on a board: its libraries load and compute rightly, before anything else stops.
+"""`selftest`: checks first of all that a runtime's libraries load and compute correctly.
 
-In a child process: libraries for another processor are killed by their first wide instruction, and that is an answer here.
+It runs before the current service stops, and in a child process: libraries for another processor
+die on their first wide instruction, and that is a result here.
 """
 
 import importlib
@@ -10,11 +11,14 @@ from device.child import own_runtime, python_child
 from device.errors import DeviceError
 
 EXERCISES = {"llama.cpp": "device.engine.llama.kernels"}
-"""Engine → the module whose `exercise()` returns the error of each of its kernels, or raises DeviceError."""
+"""Engine → module whose `exercise()` returns the error of each kernel, or raises DeviceError."""
 
 
 def selftest(argv: list[str]) -> int:
-    """Exercise every engine of this runtime; print its errors, raise DeviceError `illegal_instruction` or `bad_runtime`."""
+    """Exercise every engine of this runtime and print its errors.
+
+    Raise DeviceError `illegal_instruction` or `bad_runtime`.
+    """
     runtime = own_runtime()
     engines = sorted(runtime.engines) if runtime else sorted(EXERCISES)
     done = {
@@ -41,7 +45,7 @@ def answer(module: str) -> None:
 
 
 def _hint(error: Exception) -> str:
-    """Return what to do about a library that is there and may not be executed (dlopen(3), of a mount with `noexec`)."""
+    """Return a hint for a library that the kernel does not execute (dlopen(3), `noexec`)."""
     if "failed to map segment" in str(error):
         return (
             "the store is on a file system mounted with noexec: DEMITASSE_ROOT names another place"

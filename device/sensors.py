@@ -1,7 +1,7 @@
-"""How the board is while it works: clock, temperature, throttling, power; pressure, faults and whose the processors were.
+"""The board while it works: clock, temperature, throttling, power, pressure, processor time.
 
-What a board has no sensor for is None, which a report shows as "not measured". Formats: the boards' real outputs, in
-tests/device/test_sensors.py. Standard library only.
+A value without a sensor is None, which a report shows as "not measured". Formats: the boards' real
+outputs, in tests/device/test_sensors.py. Standard library only.
 """
 
 import os
@@ -17,18 +17,20 @@ from device.facts import output, processor_temperature, throttled
 
 EVERY_S = 1.0
 PMIC_SLOPE, PMIC_BASE_W = 1.1451, 0.5879
-"""Power at a Pi 5's plug from the sum of its rails (pitop.hongjunwu.com/guide/power); USB loads are not in it."""
+"""Watts at a Pi 5's plug from the sum of its rails, as (factor, offset)."""
+# Source: pitop.hongjunwu.com/guide/power. USB loads are not included.
 INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
 """Names of the rail that feeds a whole Jetson."""
 BUSY_SHARE, STOLEN_SHARE = 0.25, 0.02
-"""Above these shares of the processors' time other programs, or the machine below, had a part in the figures."""
+"""Shares of processor time above which other programs, or the host machine, affected the figures.
+"""
 
 Sample = dict[str, Any]
 Text = Callable[[str], str]
 
 
 class Watch:
-    """Samples the board once a second, from `with` to its end."""
+    """Samples the board once a second inside a `with` block."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
         self.samples: list[Sample] = []
@@ -50,7 +52,7 @@ class Watch:
         return time.monotonic() - self._began
 
     def over(self) -> Sample:
-        """Return what happened since the watch began: pressure, faults, and whose the processors were."""
+        """Return pressure, faults and the shares of processor time since the watch began."""
         return over(self._before, _counters(), self.at())
 
     def _run(self) -> None:
@@ -61,7 +63,10 @@ class Watch:
 
 
 def now() -> Sample:
-    """Return temperature, clock, throttling flags and power at this moment; None for what the board does not tell."""
+    """Return temperature, clock, throttling flags and power now.
+
+    None for what the board does not tell.
+    """
     found = throttled(output("vcgencmd", "get_throttled"))
     power = pmic_power(output("vcgencmd", "pmic_read_adc"))
     return {
@@ -86,7 +91,7 @@ def clock(files: "list[Path]", text: Text) -> Optional[int]:
 
 
 def pmic_power(text: str) -> Optional[float]:
-    """Return a Pi 5's power in watts from `vcgencmd pmic_read_adc`; other boards have no such sensor."""
+    """Return a Pi 5's power in watts from `vcgencmd pmic_read_adc`; None on other boards."""
     found = re.findall(r"(\S+)_([AV]) (?:current|volt)\(\d+\)=([\d.]+)[AV]", text)
     amperes, volts = (
         {name: float(value) for name, kind, value in found if kind == unit} for unit in "AV"
@@ -96,14 +101,15 @@ def pmic_power(text: str) -> Optional[float]:
 
 
 def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
-    """Return the power in watts of the rail that feeds a Jetson, from its INA3221 (millivolts and milliamperes)."""
+    """Return the watts of the rail that feeds a Jetson.
+
+    Its INA3221 gives millivolts and milliamperes.
+    """
     for monitor in monitors:
         for channel in "1234":
             if text(f"{monitor}/in{channel}_label").strip() in INPUT_RAILS:
-                volts, amperes = (
-                    text(f"{monitor}/in{channel}_input").strip(),
-                    text(f"{monitor}/curr{channel}_input").strip(),
-                )
+                volts = text(f"{monitor}/in{channel}_input").strip()
+                amperes = text(f"{monitor}/curr{channel}_input").strip()
                 return (
                     round(int(volts) * int(amperes) / 1e6, 2)
                     if volts.isdigit() and amperes.isdigit()
@@ -113,10 +119,11 @@ def rail_power(monitors: "list[Path]", text: Text) -> Optional[float]:
 
 
 def over(before: Sample, after: Sample, seconds: float) -> Sample:
-    """Return the difference of two readings of `_counters`, and why the run was not alone, where it was not."""
+    """Return the difference of two readings, and why the run was not alone, if so."""
     ticks = {name: after[name] - before[name] for name in ("busy", "stolen", "own", "all")}
     whole = max(ticks["all"], 1)
-    others, stolen = max(0.0, (ticks["busy"] - ticks["own"]) / whole), ticks["stolen"] / whole
+    others = max(0.0, (ticks["busy"] - ticks["own"]) / whole)
+    stolen = ticks["stolen"] / whole
     pressure = {
         name: _stall(before[name], after[name], seconds) for name in ("cpu", "memory", "io")
     }
@@ -124,6 +131,7 @@ def over(before: Sample, after: Sample, seconds: float) -> Sample:
         [f"other programs took {others:.0%} of the processors"] if others > BUSY_SHARE else []
     )
     contended += [f"the machine below took {stolen:.0%}"] if stolen > STOLEN_SHARE else []
+
     return {
         "major_faults": after["major_faults"] - before["major_faults"],
         "pressure": pressure,
@@ -144,25 +152,28 @@ def memory() -> Sample:
 
 
 def _stall(before: Optional[int], after: Optional[int], seconds: float) -> Optional[float]:
-    """Return the share of the time in which something waited."""
-    return (
-        None
-        if before is None or after is None
-        else round((after - before) / 1e6 / max(seconds, 1e-9), 4)
-    )
+    """Return the share of time in which some thread waited (pressure stall information)."""
+    if before is None or after is None:
+        return None
+
+    stalled_s = (after - before) / 1e6
+    return round(stalled_s / max(seconds, 1e-9), 4)
 
 
 def _counters() -> Sample:
-    fields = [int(value) for value in _text("/proc/stat").partition("\n")[0].split()[1:]] or [0] * 8
+    first_line = _text("/proc/stat").partition("\n")[0]
+    fields = [int(value) for value in first_line.split()[1:]] or [0] * 8
     used = os.times()
     own = (used.user + used.system + used.children_user + used.children_system) * os.sysconf(
         "SC_CLK_TCK"
     )
-    idle, stolen = fields[3] + fields[4], fields[7]
+    idle = fields[3] + fields[4]
+    stolen = fields[7]
     pressure = {
         name: _stalled_us(_text(f"/proc/pressure/{name}")) for name in ("cpu", "memory", "io")
     }
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
     return {
         "busy": sum(fields[:8]) - idle - stolen,
         "stolen": stolen,

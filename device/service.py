@@ -1,18 +1,15 @@
-"""The service of a store: a systemd user unit where there is systemd, else a process of our own that ends when the board goes off.
+"""The service of a store: a systemd user unit, or a supervisor process if there is no systemd.
 
-Both run `AGENT supervise` (device/supervisor.py), which reads what is current when it starts; so a switch needs a restart and
-nothing else. While somebody holds the pause a supervisor waits, and it goes on by itself when that one is gone, however it ended.
+Both run `AGENT supervise` (device/supervisor.py), which reads what is current when it starts. So a
+switch needs only a restart. While another process holds the pause a supervisor waits. It continues
+when that process ends, however it ends.
 """
 
-import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,18 +20,21 @@ from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
 from device.facts import user_name
 from device.manifest.reading import parse_json
+from device.processes import (
+    NOTE,
+    end_supervisor,
+    last_end,
+    serving_process,
+    supervisor_group,
+    supervisor_lives,
+)
 from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 
 SYSTEMD, SUPERVISED = SERVICES
-NOTE = "service.json"
-"""In `run`: which processes serve."""
 OWN_LOG = "supervisor.log"
-STOP_S = 10.0
 START_S = 60.0
-"""For a supervisor to end another and to note itself; on a disk that takes no byte it runs without a note."""
-MOST_WORDS = 2000
-_SIGNALS = {int(signal.SIGKILL): "killed, most likely out of memory"}
-"""Signals whose usual cause says more than their name."""
+"""Seconds for a supervisor to end another and to note itself."""
+# On a disk that takes no byte it runs without a note.
 _UNIT = """\
 [Unit]
 Description=demitasse: a language model on this board
@@ -52,46 +52,51 @@ WantedBy=default.target
 
 
 class Service(Protocol):
-    """What keeps the current release running."""
+    """The process or unit that keeps the current release running."""
 
     kind: str
     survives_reboot: bool
     hint: str
-    """What to do so that it survives a reboot, where it does not."""
+    """What makes it survive a reboot; empty if it does."""
 
     def start(self) -> None:
-        """Run what is current."""
+        """Start what is current."""
 
     def stop(self) -> None:
-        """End it, and do not start it again."""
+        """Stop it, and do not start it again."""
 
     def pid(self) -> int | None:
-        """Return the process that serves, None if there is none."""
+        """Return the process that serves; None if there is none."""
 
     def failure(self) -> str:
-        """Return how the process ended since the last start, "" if it did not."""
+        """Return how the process ended since the last start; empty if it did not."""
 
 
 class Supervised:
-    """A supervisor of our own: it lives until the board goes off."""
+    """A supervisor process of our own: it lives until the board goes off."""
 
     kind = SUPERVISED
     survives_reboot = False
     hint = "the service ends when the board goes off: systemd with lingering would start it again"
 
     def __init__(self, store: Store) -> None:
-        self._root, self._run = store.root, store.root / "run"
+        self._root = store.root
+        self._run = store.root / "run"
 
     def start(self, *words: str) -> None:
-        """Start a supervisor, away from this session; it ends the one that runs, so that this process may die in between."""
+        """Start a supervisor that survives this session.
+
+        It ends the running one, so this process may die in between.
+        """
         with disk.open_log(self._run / OWN_LOG) as log:
             command = [sys.executable, "-sE", agent(), "supervise", "--root", str(self._root)]
             command += words
             supervisor = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+
         deadline = time.monotonic() + START_S
-        while _group(self._run) != supervisor.pid and time.monotonic() < deadline:
+        while supervisor_group(self._run) != supervisor.pid and time.monotonic() < deadline:
             if supervisor.poll() is not None:
                 raise DeviceError(
                     "unhealthy",
@@ -119,13 +124,14 @@ class Systemd:
     kind = SYSTEMD
 
     def __init__(self, store: Store) -> None:
-        self._root, self._run = store.root, store.root / "run"
+        self._root = store.root
+        self._run = store.root / "run"
         self._name = unit_name(store.root)
         self.survives_reboot = _lingers()
         self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {user_name()}"
 
     def start(self) -> None:
-        """Write the unit and start it anew, now and at boot."""
+        """Write the unit and restart it, now and at boot."""
         folder = Path.home() / ".config" / "systemd" / "user"
         make_folder(folder)
         command = " ".join(
@@ -160,47 +166,18 @@ class Systemd:
         return last_end(self._run)
 
 
-@contextmanager
-def paused(store: Store) -> Iterator[None]:
-    """Keep supervisors from starting a model; the end of this process, however it comes, is the end of the pause."""
-    with open(disk.open_lock(store.root / "run" / "pause.lock")) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def is_paused(store: Store) -> bool:
-    """Say whether somebody holds the pause."""
-    return _is_locked(store.root / "run" / "pause.lock")
-
-
-def supervisor_lives(run: Path) -> bool:
-    """Say whether the lock is held that supervisor and child share."""
-    return _is_locked(run / "service.lock")
-
-
-def end_supervisor(run: Path) -> None:
-    """End the supervisor that lives, and its child; raise DeviceError `cannot_stop` if they do not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for group in _groups(run):
-            with suppress(ProcessLookupError):
-                os.killpg(group, number)
-        deadline = time.monotonic() + STOP_S
-        while supervisor_lives(run) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    if supervisor_lives(run):
-        raise DeviceError("cannot_stop", "the running service does not end", "reboot the board")
-
-
 def revive(store: Store, current: Deployment) -> str:
-    """Start a supervisor again that was killed, or went with the power; return in words what was seen, "" if it lives.
+    """Start a supervisor again that was killed or lost power; return in words what happened.
 
-    What it left is not ended: the new one waits for that.
+    Empty if the supervisor lives. A child that it left is not ended: the new supervisor waits for
+    it.
     """
     run = store.root / "run"
     if current.service != SUPERVISED or store.is_stopped or not read_json(run / NOTE):
         return ""
-    if supervisor_lives(run) and _group(run):
+    if supervisor_lives(run) and supervisor_group(run):
         return ""
+
     try:
         with store.locked(wait_s=0):
             disk.write_note(run / NOTE, read_json(run / NOTE) or {})
@@ -211,66 +188,8 @@ def revive(store: Store, current: Deployment) -> str:
         return f"lost its supervisor, and none can be started: {error.strerror}"
     except DeviceError as error:
         return "" if error.code == "busy" else f"has no supervisor: {error.message}"
+
     return "lost its supervisor, which was killed; another one takes over"
-
-
-def note_supervisor(run: Path, child: "int | None", left: "int | None" = None) -> None:
-    """Note which processes serve, for those who look and those who end them: a supervisor's group, its child, what another left."""
-    with suppress(OSError):
-        disk.write_note(run / NOTE, {"group": os.getpgid(0), "child": child, "left": left})
-
-
-def left_behind(run: Path) -> "tuple[int | None, int | None]":
-    """Return the child that a killed supervisor left, and its group."""
-    return serving_process(run), next(iter(_groups(run)), None)
-
-
-def _group(run: Path) -> "int | None":
-    """Return the process group of the supervisor that lives."""
-    group = (read_json(run / NOTE) or {}).get("group")
-    return group if supervisor_lives(run) and _is_ours(run, group, "supervise") else None
-
-
-def _groups(run: Path) -> list[int]:
-    """Return the process groups that may be ended: a rotten or a foreign number is none of them."""
-    note, child = read_json(run / NOTE) or {}, serving_process(run)
-    of_child = 0
-    with suppress(ProcessLookupError):
-        of_child = os.getpgid(child) if child else 0
-    named = [group for group in (note.get("group"), note.get("left")) if type(group) is int]
-    return [group for group in named if _is_ours(run, group, "supervise") or 0 < group == of_child]
-
-
-def _is_ours(run: Path, pid: Any, verb: str) -> bool:
-    """Say whether a process runs a verb on this store: a number in a note may be rotten, forged, or another's by now."""
-    if type(pid) is not int or pid <= 1:
-        return False
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return os.fsencode(run.parent) in words and f"\0{verb}\0".encode() in words
-
-
-def serving_process(run: Path) -> "int | None":
-    """Return the process that serves, None if there is none."""
-    child = (read_json(run / NOTE) or {}).get("child")
-    return child if supervisor_lives(run) and _is_ours(run, child, "serve") else None
-
-
-def last_end(run: Path) -> str:
-    """Return how the serving process ended since the last start, "" if it did not."""
-    how = (read_json(run / "ended.json") or {}).get("how", "")
-    return how[:MOST_WORDS] if isinstance(how, str) else ""
-
-
-def _is_locked(path: Path) -> bool:
-    with open(disk.open_lock(path)) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def choose(store: Store, kind: str) -> Service:
@@ -279,13 +198,13 @@ def choose(store: Store, kind: str) -> Service:
 
 
 def kind_here() -> str:
-    """Return what this board can run: systemd for the user, or only a supervisor."""
+    """Return the kind of service that this board can run: systemd for the user, or a supervisor."""
     state = systemctl("is-system-running", check=False).strip()
     return SYSTEMD if state in ("running", "degraded", "starting") else SUPERVISED
 
 
 def healthy(port: int) -> dict[str, Any] | None:
-    """Return what /health answers with 200, None if it does not."""
+    """Return the body of /health; None unless it is answered with 200."""
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/health")
@@ -299,22 +218,14 @@ def healthy(port: int) -> dict[str, Any] | None:
 
 
 def port_is_taken(port: int) -> bool:
-    """Say whether somebody listens on a port of this board."""
+    """Say whether a program listens on a port of this board."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def how_it_ended(code: int) -> str:
-    """Return a child's exit status in words."""
-    if code >= 0:
-        return f"ended with exit status {code}"
-    name = _SIGNALS.get(-code) or signal.strsignal(-code) or "unknown"
-    return f"died by signal {-code} ({name.lower()})"
-
-
 def python_command(store: Store, runtime: str) -> list[str]:
-    """Return how a runtime is run: from its signed sources, and so that its folder stays as it was sent."""
+    """Return the command of a runtime: it runs signed sources and writes no file there."""
     return [sys.executable, *UNCOMPILED, "-sE", str(store.folder(RUNTIMES, runtime))]
 
 
@@ -334,7 +245,7 @@ def serve_command(store: Store, deployment: Deployment) -> list[str]:
 
 
 def agent() -> str:
-    """Return the file or folder that this program was started from."""
+    """Return the path of the agent file or folder that this program was started from."""
     return os.path.abspath(sys.argv[0])
 
 
@@ -343,7 +254,7 @@ def _lingers() -> bool:
 
 
 def unit_name(root: Path) -> str:
-    """Return the unit's name; a store elsewhere than usual has one of its own."""
+    """Return the unit's name; a store in an unusual place has a name of its own."""
     usual = Path.home() / ".local" / "share" / "demitasse"
     if root == usual:
         return "demitasse.service"
@@ -351,9 +262,10 @@ def unit_name(root: Path) -> str:
 
 
 def systemctl(*words: str, check: bool = True) -> str:
-    """Call systemctl for the user; raise DeviceError with what it says if it fails."""
+    """Call systemctl for the user and return its output; raise DeviceError if it fails."""
     environment = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}", **os.environ}
     command = ["systemctl", "--user", *words]
+
     try:
         done = subprocess.run(
             command,
@@ -368,8 +280,10 @@ def systemctl(*words: str, check: bool = True) -> str:
         if check:
             raise DeviceError("systemd", f"systemctl --user {words[0]}: {error}") from error
         return ""
+
     if check and done.returncode != 0:
         raise DeviceError("systemd", f"systemctl --user {words[0]}: {done.stderr.strip()}")
+
     return done.stdout
 
 

@@ -1,8 +1,9 @@
 """`supervise`: runs the current release, and runs it again when it ends, until it is told to stop.
 
-It is what lets a board come back by itself. A release that no activation has committed is on trial, for as long as that activation
-lives; if it dies, what was committed last runs again. A release whose bytes have rotted makes room for the one before it.
-The rule: a disk that takes no byte any more does not keep it from running.
+So a board comes back by itself. A release that no activation has committed is on trial as long as
+that activation lives; if it dies, the last committed release runs again. A release whose bytes have
+rotted is replaced by the one before it. The rule: a disk that takes no byte any more does not keep
+it from running.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from device import disk, service, trust
+from device import disk, processes, service, trust
 from device.errors import DeviceError
 from device.logs import LOG
 from device.manifest import ManifestError
@@ -25,13 +26,13 @@ from device.store import Deployment, Store
 LOG_LIMIT_BYTES = 1 << 20
 BACK_OFF_S = (1, 2, 4, 8, 16, 30)
 STEADY_S = 60.0
-"""A service that ran for so long starts again without waiting."""
+"""Seconds after which a service that ends is restarted without waiting."""
 LOOK_S = 0.1
-"""How often a pause and a trial are looked at."""
+"""Seconds between two looks at a pause and a trial."""
 
 
 def supervise(argv: list[str]) -> int:
-    """Take over from the supervisor that runs and serve what is current, again and again: `supervise --root ROOT`."""
+    """Replace the running supervisor and serve what is current: `supervise --root ROOT`."""
     parser = argparse.ArgumentParser(prog="supervise")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument(
@@ -40,65 +41,81 @@ def supervise(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     store = Store(options.root)
     run = store.root / "run"
+
     with open(disk.open_lock(run / "service.lock")) as lock:
         if options.after:
-            service.note_supervisor(run, *service.left_behind(run))
+            processes.note_supervisor(run, *processes.left_behind(run))
         else:
-            service.end_supervisor(run)
+            processes.end_supervisor(run)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _Supervisor(store, lock.fileno()).run()
+
     return 0
 
 
 class _Supervisor:
     def __init__(self, store: Store, lock: int) -> None:
-        self._store, self._run, self._lock = store, store.root / "run", lock
+        self._store = store
+        self._run = store.root / "run"
+        self._lock = lock
         self._log = self._run / LOG
         self._child: "subprocess.Popen[bytes] | None" = None
         self._stopping = False
 
     def run(self) -> None:
-        """Go on until SIGTERM, whatever lies in the store."""
+        """Serve until SIGTERM, whatever is in the store."""
         signal.signal(signal.SIGTERM, self._stop)
         with suppress(OSError):
             disk.remove(self._run / "ended.json")
+
         self._note_child(None)
         tries = 0
+
         while not self._stopping:
             began = time.monotonic()
             how = self._try()
             if how:
                 self._note("ended.json", {"how": how})
+
             tries = 0 if not how or time.monotonic() - began > STEADY_S else tries + 1
             self._rest(BACK_OFF_S[min(tries - 1, len(BACK_OFF_S) - 1)] if tries else LOOK_S)
+
         with suppress(OSError):
             disk.remove(
-                self._run / service.NOTE
+                self._run / processes.NOTE
             )  # one that stays is of a supervisor that was killed
 
     def _try(self) -> str:
-        """Run what is to run, unless there is a pause; return how that ended, "" if it was wanted."""
+        """Run what is current, unless there is a pause; return how it ended.
+
+        Empty if the end was intended.
+        """
         try:
-            return "" if service.is_paused(self._store) else self._serve()
+            return "" if processes.is_paused(self._store) else self._serve()
         except Exception as error:  # a supervisor that ends is a board that does not come back
             traceback.print_exc()
             _bound(self._run / service.OWN_LOG)
             return f"was refused: {type(error).__name__}: {error}"
 
     def _serve(self) -> str:
-        """Run what is to run until it ends; return how it ended, "" if that was wanted."""
+        """Run what is current until it ends; return how it ended.
+
+        Empty if the end was intended.
+        """
         try:
             deployment, on_trial = self._choose()
         except DeviceError as error:
             return f"was refused: {error.message}"
         except (ManifestError, OSError) as error:
             return f"was refused: {error}"
+
         child = self._start(deployment)
         if on_trial and not self._stands(child, deployment):
             _end(child)
             return ""
+
         code = self._wait(child)
-        return "" if self._stopping else service.how_it_ended(code)
+        return "" if self._stopping else processes.how_it_ended(code)
 
     def _stands(self, child: "subprocess.Popen[bytes]", deployment: Deployment) -> bool:
         """Wait until a trial ends; return False if the activation died before it committed."""
@@ -109,7 +126,10 @@ class _Supervisor:
         return True
 
     def _choose(self) -> "tuple[Deployment, bool]":
-        """Return what is to run, and whether it is on trial: then an activation has just checked it."""
+        """Return the deployment to run, and whether it is on trial.
+
+        On trial means that an activation has just checked it.
+        """
         on_trial = not self._recovers()
         current = self._store.current() if on_trial else self._store.confirmed()
         if not current:
@@ -117,7 +137,10 @@ class _Supervisor:
         return (current, True) if on_trial else (self._sound(current), False)
 
     def _recovers(self) -> bool:
-        """Take back what a switch that was cut short has left; False where a switch is under way."""
+        """Restore the last commit after a switch that was cut short.
+
+        Return False during a switch.
+        """
         try:
             with self._store.locked(wait_s=0):
                 with suppress(OSError):
@@ -129,7 +152,10 @@ class _Supervisor:
             return False
 
     def _sound(self, current: Deployment) -> Deployment:
-        """Return a release if it is what a trusted key signed, byte by byte, else the one before it, which becomes current."""
+        """Return a deployment if a trusted key signed all its bytes.
+
+        Otherwise return the previous one, which becomes current.
+        """
         try:
             trust.check(self._store, current, self._store.check)
         except (DeviceError, OSError):
@@ -149,10 +175,12 @@ class _Supervisor:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[self._lock]
             )
+
         self._child = child
         self._note_child(child.pid)
         if self._stopping:
             child.terminate()
+
         return child
 
     def _wait(self, child: "subprocess.Popen[bytes]") -> int:
@@ -173,7 +201,7 @@ class _Supervisor:
             time.sleep(LOOK_S)
 
     def _note_child(self, pid: "int | None") -> None:
-        service.note_supervisor(self._run, pid)
+        processes.note_supervisor(self._run, pid)
 
     def _note(self, name: str, value: "dict[str, Any]") -> None:
         with suppress(OSError):
@@ -181,7 +209,7 @@ class _Supervisor:
 
 
 def _bound(log: Path) -> None:
-    """Keep a log's last quarter where it has grown too large."""
+    """Cut a log that has grown too large to its last quarter."""
     with suppress(OSError), open(disk.reopen(log), "r+b") as stream:
         if os.fstat(stream.fileno()).st_size > LOG_LIMIT_BYTES:
             stream.seek(-LOG_LIMIT_BYTES // 4, os.SEEK_END)
@@ -193,7 +221,7 @@ def _bound(log: Path) -> None:
 def _end(child: "subprocess.Popen[bytes]") -> None:
     child.terminate()
     try:
-        child.wait(timeout=service.STOP_S)
+        child.wait(timeout=processes.STOP_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -1,8 +1,9 @@
-"""The settings that a release runs with on this board, found by `calibrate` and kept beside the store's releases.
+"""The settings of a release on this board, found by `calibrate` and kept in the store.
 
     tuned/<release>.json   the settings and the evidence for them
 
-Everything that opens a release's model opens it with these; a release that was never calibrated runs with the engine's own.
+Everything that opens a release's model uses them. A release that was never calibrated runs with the
+engine's defaults.
 """
 
 from dataclasses import replace
@@ -14,11 +15,14 @@ from device.engine.base import FieldError, Settings
 from device.store import tuned_of
 
 CHOSEN = ("threads", "threads_batch", "cpus", "batch", "flash", "mmap", "kv_type")
-"""The settings that a board decides; all others are the release's."""
+"""Settings that a board decides; all others are the release's."""
 
 
 def apply(bundle: Path, settings: Settings) -> Settings:
-    """Return a release's settings as this board runs them; what cannot be read is as if it were not there."""
+    """Return a release's settings with this board's changes.
+
+    A file that cannot be read is ignored.
+    """
     try:
         kept = (read(bundle) or {}).get("settings", {})
         known = {name: kept[name] for name in CHOSEN if name in kept}
@@ -34,7 +38,10 @@ def read(bundle: Path) -> "dict[str, Any] | None":
 
 
 def write(bundle: Path, found: "dict[str, Any] | None") -> None:
-    """Keep what `read` returned or a search found, instead of what was there; None runs the release with the engine's own again."""
+    """Keep settings and evidence of a release in place of earlier ones.
+
+    None makes the release run with the engine's defaults again.
+    """
     file = tuned_of(bundle)
     assert file, "only a release of a store is calibrated"
     make_folder(file.parent)

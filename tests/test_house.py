@@ -34,8 +34,14 @@ ENGINE_LIBRARIES = {
     "tflite_runtime",
     "tokenizers",
 }
+INDEXES_AND_HUBS = re.compile(
+    r"(^|\.)(pypi\.org|pythonhosted\.org|npmjs\.(org|com)|crates\.io|anaconda\.org"
+    r"|proxy\.golang\.org|huggingface\.co|hf\.co|modelscope\.(cn|ai)|ollama\.(com|ai)|kaggle\.com|lmstudio\.ai)$"
+    r"|(^|[.-])(pypi|simple|mirrors?|registry|artifactory|nexus|devpi)([.-]|$)"
+)
+"""Hosts of package indexes and model hubs, and how mirrors of them are called: not to be named."""
 NOBODYS = (".example", "example.org", "example.com", ".test", ".invalid")
-"""Hosts that may be named: they are nobody's (RFC 2606)."""
+"""Hosts that are nobody's (RFC 2606): examples may use them under any name."""
 SERVER_LIBRARIES = {"starlette", "uvicorn"}
 
 
@@ -236,7 +242,10 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_no_file_names_a_place_that_only_one_machine_has() -> None:
-    """Neither this checkout's own path, nor a host of the network: tools are set up for those outside of the project."""
+    """Neither this checkout's own path nor a package index or a model hub.
+
+    Tools are set up for those outside of the project.
+    """
     patterns = ("*.py", "*.toml", "*.md", "*.sh", "*.txt", "Makefile", "run")
     files = [path for pattern in patterns for path in ROOT.rglob(pattern) if path.is_file()]
     tracked = [
@@ -252,12 +261,32 @@ def test_no_file_names_a_place_that_only_one_machine_has() -> None:
 
 def _places(text: str) -> list[str]:
     hosts = re.findall(r"https?://([\w.-]+\.[a-z]{2,})", text)
-    return [host for host in hosts if not host.endswith(NOBODYS)] + (
-        [str(ROOT)] if str(ROOT) in text else []
-    )
+    found = [host for host in hosts if INDEXES_AND_HUBS.search(host) and not host.endswith(NOBODYS)]
+    return found + ([str(ROOT)] if str(ROOT) in text else [])
 
 
-def test_the_readme_names_every_verb_and_no_other() -> None:
+@pytest.mark.parametrize(
+    ("host", "banned"),
+    [
+        ("pypi.org", True),
+        ("files.pythonhosted.org", True),
+        ("huggingface.co", True),
+        ("cdn-lfs.hf.co", True),
+        ("mirror.university.net", True),
+        ("pypi-mirror.company.net", True),
+        ("registry.npmjs.org", True),
+        ("mirror.example", False),
+        ("arxiv.org", False),
+        ("github.com", False),
+        ("ai.google.dev", False),
+        ("nvidia.github.io", False),
+    ],
+)
+def test_links_are_welcome_but_to_package_indexes_and_model_hubs(host: str, banned: bool) -> None:
+    assert bool(_places(f"see https://{host}/page")) == banned
+
+
+def test_the_page_of_verbs_names_every_verb_and_no_other() -> None:
     from toolchain.cli import app
 
     registered = {
@@ -268,19 +297,19 @@ def test_the_readme_names_every_verb_and_no_other() -> None:
     registered |= {str(group.name) for group in app.registered_groups}
     rows = [
         line
-        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        for line in (ROOT / "docs" / "verbs.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| `")
     ]
     named = {
         word for row in rows for word in re.findall(r"`([a-z]+)(?: [^`]*)?`", row.split("|")[1])
     }
     assert registered <= named
-    assert named - registered <= {"starter"}
+    assert named - registered == set()
 
 
-def test_every_file_that_the_readmes_tree_names_is_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text[text.index("## The tree") : text.index("Read next")]
+def test_every_file_that_the_tree_names_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The tree") :]
     files = set(re.findall(r"\b([a-z_0-9]+\.py)\b", tree))
     present = {
         path.name

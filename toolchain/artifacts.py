@@ -8,7 +8,6 @@ Digests cover relative POSIX paths and bytes.
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from toolchain.figures import (
     StageFigures,
     VerdictFigures,
 )
+from toolchain.files import write_whole
 from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
@@ -367,16 +367,6 @@ def size_bytes(path: Path) -> int:
         if path.is_file()
         else sum(file.stat().st_size for file in files_in(path))
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all: temporary file, fsync, rename."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,13 @@
-"""Checks of this computer and of a board's facts: what is wrong, and what to do about it.
+"""Checks of this computer and of a board's facts: what is wrong, and what mends it.
 
-Each check is a pure function of facts. A finding has one line with what was seen, and one with the
-remedy.
+A check of a board is a pure function of its facts. A finding has one line that says what was seen
+and one that mends it.
 """
 
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,13 @@ from typing import Any, Literal
 from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME
 from toolchain.errors import ToolError
 from toolchain.target import Target, recognise
-from toolchain.tools import ggml, llama, openssh
+from toolchain.tools import engine_check, ggml, llama, openssh
 
 Facts = Mapping[str, Any]
 MIN_FREE_BYTES = 2 << 30
 """Room for a small model, its runtime and a second release beside it."""
+_BOARD = "board"
+"""Name of the first check of a board."""
 PASSIVE_COOLING_C = 80.0
 """Raspberry Pis slow down from here on (their documentation, frequency-management)."""
 
@@ -34,6 +36,28 @@ class Finding:
     mend: str = ""
 
 
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """Return findings as lines of text: what was seen, what mends it, a count at the end."""
+    width = max(len(finding.check) for finding in findings)
+    text = []
+    for finding in findings:
+        # Both lists have a `python` and a `disk`; the board's begins with what the board is.
+        if finding.check == _BOARD:
+            text += ["", "the board:"]
+        mark = "PROBLEM" if finding.state == "problem" else finding.state
+        text.append(f"{mark:<7}  {finding.check:<{width}}  {finding.seen}")
+        if finding.mend:
+            text.append(f"{'':<7}  {'':<{width}}  → {finding.mend}")
+
+    counts = [
+        f"{number} {state}{'s' if number > 1 else ''}"
+        for state in ("problem", "warning")
+        if (number := sum(finding.state == state for finding in findings))
+    ]
+    summary = f"{' and '.join(counts)}; → is what mends it" if counts else "nothing is wrong"
+    return [*text, "", summary]
+
+
 def host_findings() -> list[Finding]:
     """Check this computer."""
     return [
@@ -41,11 +65,19 @@ def host_findings() -> list[Finding]:
         _tool("sshd", openssh.sshd),
         _tool("ssh-keygen", openssh.ssh_keygen),
         _tool("ssh", openssh.ssh),
-        _tool("llama.cpp", ggml.verify),
-        _threads(),
+        *_engine(),
         _training(),
         _room(),
     ]
+
+
+def _engine() -> list[Finding]:
+    """Check llama.cpp's libraries, first in a child process: a wrong build kills its process."""
+    try:
+        engine_check.run()
+    except ToolError as error:
+        return [Finding(check="llama.cpp", state="problem", seen=error.message, mend=error.hint)]
+    return [_tool("llama.cpp", ggml.verify), _threads()]
 
 
 def _python() -> Finding:
@@ -71,8 +103,9 @@ def _threads() -> Finding:
         check="threads",
         state="warning",
         seen="llama.cpp's spin where they wait: many times slower where other programs run",
-        mend="build it with our patch: "
-        "make (or scripts/engine-wheel.sh, then pip install its wheel)",
+        mend=(
+            "build it with our patch: make (or scripts/engine-wheel.sh, then pip install its wheel)"
+        ),
     )
 
 
@@ -116,9 +149,9 @@ def _kind(facts: Facts) -> Finding:
     )
     seen = f"{facts['model']} ({facts['machine']}, {facts['cores']} cores)"
     if known:
-        return Finding(check="board", state="ok", seen=f"{seen}: target {known.id}")
+        return Finding(check=_BOARD, state="ok", seen=f"{seen}: target {known.id}")
     return Finding(
-        check="board",
+        check=_BOARD,
         state="warning",
         seen=f"{seen}: no target describes it",
         mend="see `demitasse targets`",

@@ -75,7 +75,7 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
     from toolchain.quantize.gguf import choice
 
     with open_weights(folder) as weights:
-        model = architecture.understand(folder, weights)
+        model = architecture.read_architecture(folder, weights)
     kinds = choice.named(scheme, model, weighed=False)
     if not kinds:
         raise ConfigError(

@@ -4,8 +4,6 @@ package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha
 `manifest.json`; every tensor too.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from toolchain.artifacts import Bundle, ModelFile, Record, Verdict, Work, keep, write_whole
+from toolchain.artifacts import Bundle, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
 from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
+from toolchain.files import link_or_copy, write_whole
 from toolchain.forecast import RUNTIME_BYTES
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
@@ -214,14 +213,6 @@ def refuse_unfit(name: str, needs: Mapping[str, int], target: Target, context: i
             f"package: {target.id}: {name} does not fit in memory: {found.reasons[0]}",
             hint=found.hint,
         )
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _provenance(origin: Origin) -> dict[str, Any]:

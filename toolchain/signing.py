@@ -30,8 +30,9 @@ from device.manifest.signature import (
     read_key,
     read_signature,
 )
-from toolchain.artifacts import RECORD, digest, recorded, write_whole
+from toolchain.artifacts import RECORD, digest, recorded
 from toolchain.errors import ArtifactError, ConfigError, TrustError
+from toolchain.files import write_whole
 from toolchain.progress import Reporter
 from toolchain.tools import openssh
 

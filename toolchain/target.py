@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from device.manifest.memory import largest_context, shelf_bytes
+from device.manifest.memory import largest_context, prefix_cache_bytes
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
@@ -302,7 +302,7 @@ def fit(
         "KV cache": _mb(needs.kv_bytes),
         "compute buffers": _mb(needs.compute_bytes),
         "runtime": _mb(needs.runtime_bytes),
-        "conversations": _mb(shelf_bytes(visible_mb * MB)),
+        "conversations": _mb(prefix_cache_bytes(visible_mb * MB)),
     }
     reasons = _reasons(parts_mb, available_mb)
     if trained_context and needs.context > trained_context:

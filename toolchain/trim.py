@@ -16,8 +16,9 @@ from toolchain.artifacts import Checkpoint, Dataset, Work, digest, keep, size_by
 from toolchain.errors import ArtifactError, GateError
 from toolchain.figures import StageFigures
 from toolchain.general import GENERAL, passages
+from toolchain.models.names import TOKENIZER
 from toolchain.models.tokenizer import load_tokenizer
-from toolchain.models.vocabulary import TOKENIZER, Tokens
+from toolchain.models.vocabulary import Tokens
 from toolchain.progress import Reporter
 from toolchain.recipe import TrimSpec
 

@@ -19,6 +19,7 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
+from toolchain.models.names import GENERATION_CONFIG
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
@@ -285,7 +286,7 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:
     """Write the merged model, with the base's configuration and the adapter's tokenizer."""
     from toolchain.training.adapters import carry_tokenizer, merge_into
-    from toolchain.training.checkpoints import GENERATION_CONFIG, carry, refuse_quantised
+    from toolchain.training.checkpoints import carry, refuse_quantised
 
     refuse_quantised(base)
     with open_weights(base) as weights:

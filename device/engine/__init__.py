@@ -8,17 +8,24 @@ from device.engine.base import Engine, Settings
 from device.errors import DeviceError
 
 _MODULES = {".gguf": "device.engine.llama", ".tflite": "device.engine.lite"}
-"""Suffix of a model file → the module whose `load` runs it; only that module imports the library."""
+"""Suffix of a model file → the module whose `load` runs it. Only that module imports the library.
+"""
 
 
 def import_engine(path: Path) -> None:
-    """Import the library for a model file ahead of `load`, which is to say what is wrong with it where that fails."""
+    """Import the library for a model file ahead of `load`.
+
+    Errors are ignored here: `load` raises them with their reason.
+    """
     with suppress(KeyError, ImportError, OSError, RuntimeError):
         importlib.import_module(_MODULES[path.suffix])
 
 
 def load(path: Path, settings: Settings) -> Engine:
-    """Load a model file with the engine of its kind; raise DeviceError `bad_model` or `no_engine`."""
+    """Load a model file with the engine of its suffix.
+
+    Raise DeviceError `bad_model` or `no_engine`.
+    """
     if path.suffix not in _MODULES:
         kinds = " and ".join(_MODULES)
         raise DeviceError(
@@ -28,11 +35,13 @@ def load(path: Path, settings: Settings) -> Engine:
         )
     if not path.is_file():
         raise DeviceError("bad_model", f"`{path.name}` is missing")
+
     try:
         module = importlib.import_module(_MODULES[path.suffix])
     except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(
             "no_engine", f"this runtime cannot run {path.suffix} files: {error}"
         ) from error
+
     engine: Engine = module.load(path, settings)
     return engine

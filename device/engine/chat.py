@@ -1,7 +1,8 @@
-"""A chat template, rendered as transformers renders it, so that the board asks the model what it was trained on.
+"""A chat template, rendered as transformers renders it and as the model was trained.
 
-The settings are those of transformers' `utils/chat_template_utils.py`; the sandbox keeps a template from running code
-(CVE-2024-34359). What is rendered here was checked on the host within limits and is signed with the bundle.
+The settings are those of transformers' `utils/chat_template_utils.py`. The sandbox keeps a template
+from running code (CVE-2024-34359). A template was checked on the host within limits, and is signed
+with the bundle.
 """
 
 import datetime
@@ -19,18 +20,21 @@ from device.errors import DeviceError
 
 
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks the answers for training; here its contents are simply rendered."""
+    """Tag `{% generation %}…{% endgeneration %}`, which marks answers for training.
+
+    Here its contents are rendered.
+    """
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> "list[nodes.Node]":
-        """Return the statements inside."""
+        """Return the statements inside the tag."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
-    """A compiled template with the tokens that it may name."""
+    """A compiled template, and the special tokens that it may name."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         room = ImmutableSandboxedEnvironment(
@@ -39,6 +43,7 @@ class ChatTemplate:
         room.filters["tojson"] = _to_json
         room.globals.update(raise_exception=_refuse, strftime_now=_now)
         self._special_tokens = dict(special_tokens)
+
         try:
             self._template = room.from_string(source)
         except TemplateSyntaxError as error:
@@ -49,10 +54,10 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], now: "datetime.datetime | None" = None
     ) -> str:
-        """Return the text of a conversation up to where the assistant begins.
+        """Return the text of a conversation up to the place where the assistant begins.
 
-        `now` is what the template is told when it asks for the time; by default the clock's. Raises DeviceError where the
-        template refuses the conversation.
+        `now` is the time that the template is told; by default the clock's. Raise DeviceError if
+        the template refuses the conversation.
         """
         clock = {"strftime_now": now.strftime} if now else {}
         try:

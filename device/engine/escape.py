@@ -1,10 +1,10 @@
-"""Control tokens in a text that a client sent, broken up so that they are read as the text that they are.
+"""Control tokens in a client's text, broken up so that they are read as plain text.
 
-A chat template puts the client's words between control tokens, and the whole is tokenized with control tokens
-recognised, as transformers and llama-server do it. So `<|im_end|>` in a question ends that question, and what
-follows can pose as instructions or as the model's own answer. A space after the first character makes it plain
-text, whatever the engine and the tokenizer. A text without control tokens stays as it is: so do the tokens of its
-prompt, and what is cached of them.
+A chat template puts the client's words between control tokens, and the whole is tokenized with
+control tokens recognised, as transformers and llama-server do. So `<|im_end|>` in a question ends
+that question, and what follows can pose as instructions or as the model's own answer. A space after
+the first character makes it plain text, whatever the engine and the tokenizer. A text without
+control tokens is not changed, nor are the tokens of its prompt and what is cached of them.
 """
 
 import re
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_ROUNDS = 8
-"""What is broken up may leave another control token, of one that was put into another; no real vocabulary needs two rounds."""
+"""Rounds of breaking up: the first may leave another control token behind."""
+# Only if one control token is put inside another; no real vocabulary needs two rounds.
 
 
 class Escape:
@@ -26,14 +27,16 @@ class Escape:
         """Return a text without control tokens."""
         if self._pattern is None:
             return text
+
         for _ in range(MAX_ROUNDS):
             if not self._pattern.search(text):
                 return text
             text = self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
         return self._pattern.sub("", text)
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return messages whose texts, wherever they stand, are without control tokens."""
+        """Return messages without control tokens, in whichever field they are."""
         return [self._value(dict(message)) for message in messages]
 
     def _value(self, value: Any) -> Any:

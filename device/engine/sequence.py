@@ -1,4 +1,4 @@
-"""The one sequence in an engine's memory: read on, cut off at the end, put away as a whole and taken back."""
+"""The one sequence in an engine's memory: extended, cut, cached and loaded again."""
 
 import random
 import time
@@ -6,25 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from device.engine.base import memory_bytes, never
-from device.engine.states import BATCH, Memory, Shelf, of_lead
-from device.manifest.memory import shelf_bytes
+from device.engine.base import never
+from device.engine.machine import memory_bytes
+from device.engine.states import BATCH, Memory, PrefixCache, of_prefix
+from device.manifest.memory import prefix_cache_bytes
 
-_LEAST_PUT_AWAY = 32
-"""Tokens beyond its lead for which a conversation is put away: fewer are read again as fast."""
+_LEAST_CACHED = 32
+"""Tokens after its prefix from which on a conversation is saved: fewer are read again as fast."""
 
 
 class Cells(Protocol):
     """Where an engine holds the keys and values of one sequence."""
 
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens as those from position `start` on; return False where it was cancelled."""
+        """Evaluate at most a batch of tokens at position `start`; return False if cancelled."""
 
     def watch(self, cancelled: "Callable[[], bool] | None") -> None:
-        """Ask from now on whether to go on; None asks no more."""
+        """Ask `cancelled` during evaluations from now on; None stops asking."""
 
     def cut_to(self, length: int) -> bool:
-        """Forget what comes after so many tokens; return False where that cannot be done."""
+        """Forget all tokens after the first `length`; return False if the library cannot."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -36,85 +37,99 @@ class Cells(Protocol):
         """Return the state of all `length` tokens."""
 
     def load(self, state: bytes) -> int:
-        """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
+        """Load a state into the empty memory and return its number of tokens.
+
+        0 if it is not a state.
+        """
 
     def close(self) -> None:
         """Give the memory back."""
 
 
 class ReadSequence:
-    """What was read into an engine's memory, and the shelf of what was read before."""
+    """The tokens in an engine's memory, and the prefix cache of earlier sequences."""
 
     def __init__(self, cells: Cells, slots: int = 1) -> None:
         self._cells = cells
-        self._shelf = Shelf(shelf_bytes(memory_bytes("MemTotal")) // slots)
+        self._cache = PrefixCache(prefix_cache_bytes(memory_bytes("MemTotal")) // slots)
         self.live = Memory()
-        """What is in memory."""
+        """The sequence in memory."""
 
     def __len__(self) -> int:
-        """Return the tokens in memory."""
+        """Return the number of tokens in memory."""
         return len(self.live.tokens)
 
     def decode(self, tokens: Sequence[int], *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens after those in memory; where it was cancelled return False, with nothing in memory."""
+        """Evaluate at most a batch of tokens after those in memory.
+
+        Return False if it was cancelled; then the memory is empty.
+        """
         evaluated = False
         try:
             evaluated = self._cells.evaluate(tokens, len(self), every_row=every_row)
         finally:
             if not evaluated:
                 self.clear()
+
         self.live.tokens.extend(tokens if evaluated else ())
         return evaluated
 
     def read(
-        self, tokens: Sequence[int], lead: int = 0, cancelled: Callable[[], bool] = never
+        self, tokens: Sequence[int], prefix: int = 0, cancelled: Callable[[], bool] = never
     ) -> "int | None":
-        """Have a prompt in memory, its lead read apart; return how many tokens were there, None where it was cancelled."""
+        """Bring a prompt into memory, its prefix in batches of its own.
+
+        Return the number of tokens that were reused; None if it was cancelled.
+        """
         with self.watched(cancelled):
-            reused = self._take_up(tokens, lead)
-            whole = (not lead or self._read_lead(tokens[:lead])) and self._read_on(tokens)
+            reused = self._reuse(tokens, prefix)
+            whole = (not prefix or self._read_prefix(tokens[:prefix])) and self._read_on(tokens)
+
         self.live.asked = len(self)
         return reused if whole else None
 
     @contextmanager
     def watched(self, cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Have what is evaluated meanwhile end where `cancelled` turns true."""
+        """End evaluations inside this context as soon as `cancelled` returns true."""
         self._cells.watch(cancelled)
         try:
             yield
         finally:
             self._cells.watch(None)
 
-    def saved(self, lead: Sequence[int]) -> bytes:
-        """Return the state after these tokens alone, read first where it is not on the shelf."""
-        if not self._shelf.state_of(lead):
-            self.begin(lead)
-        return self._shelf.state_of(lead)
+    def saved(self, prefix: Sequence[int]) -> bytes:
+        """Return the state after these tokens alone.
 
-    def begin(self, lead: Sequence[int]) -> None:
-        """Have these tokens alone in memory, from the shelf where they are on it."""
-        if lead:
-            self._take_up([*lead, lead[-1]], len(lead))
-            self._read_lead(lead)
+        They are read first if the prefix cache lacks it.
+        """
+        if not self._cache.state_of(prefix):
+            self.begin(prefix)
+        return self._cache.state_of(prefix)
+
+    def begin(self, prefix: Sequence[int]) -> None:
+        """Bring these tokens alone into memory, from the prefix cache if they are in it."""
+        if prefix:
+            self._reuse([*prefix, prefix[-1]], len(prefix))
+            self._read_prefix(prefix)
         else:
             self.clear()
 
-    def restore(self, lead: Sequence[int], state: bytes) -> bool:
-        """Take a state back for good; say whether it holds as many tokens as it should."""
-        if not self._load(of_lead(lead), state):
+    def restore(self, prefix: Sequence[int], state: bytes) -> bool:
+        """Load a state and pin it in the prefix cache; return False if it is of other tokens."""
+        if not self._load(of_prefix(prefix), state):
             return False
-        self._shelf.put(of_lead(lead), state, pinned=True)
+        self._cache.put(of_prefix(prefix), state, pinned=True)
         return True
 
     def time_prompt(self, tokens: Sequence[int]) -> float:
-        """Return the seconds that a prompt takes from an empty memory."""
+        """Return the seconds that a prompt takes in an empty memory."""
         self.clear()
         began = time.perf_counter()
         self.read(tokens)
         return time.perf_counter() - began
 
     def time_decode(self, tokens: Sequence[int]) -> float:
-        """Return the seconds that tokens take one at a time from an empty memory."""
+        """Return the seconds that tokens take one at a time in an empty memory."""
         self.clear()
         began = time.perf_counter()
         for token in tokens:
@@ -122,7 +137,10 @@ class ReadSequence:
         return time.perf_counter() - began
 
     def cut_to(self, length: int) -> bool:
-        """Forget what comes after so many tokens; return False where the engine cannot, and then there is nothing in memory."""
+        """Forget all tokens after the first `length`.
+
+        Return False if the engine cannot; then the memory is empty.
+        """
         if length == len(self) or self._cells.cut_to(length):
             self.live.cut_to(length)
             return True
@@ -135,44 +153,53 @@ class ReadSequence:
         self.live = Memory()
 
     def forget(self) -> None:
-        """Empty memory and shelf."""
+        """Empty the memory and the prefix cache."""
         self.clear()
-        self._shelf.clear()
+        self._cache.clear()
 
     def close(self) -> None:
         """Give the memory back."""
         self._cells.close()
 
-    def _take_up(self, tokens: Sequence[int], lead: int) -> int:
-        """Have as much of a prompt in memory as there is of it; return how many tokens that is."""
-        usable = self.live.usable(tokens, lead)
-        goes_on = usable > self.live.asked
-        shelved = None if goes_on else self._shelf.best(tokens, lead)
-        if not goes_on:
-            self._put_away()
-        if shelved and shelved[0] > usable and self._load(*shelved[1:]):
-            usable = shelved[0]
+    def _reuse(self, tokens: Sequence[int], prefix: int) -> int:
+        """Bring the longest reusable beginning of a prompt into memory.
+
+        Return its length in tokens.
+        """
+        usable = self.live.usable(tokens, prefix)
+        continues = usable > self.live.asked
+
+        if not continues:
+            cached = self._cache.best(tokens, prefix)
+            self._cache_conversation()
+            if cached and cached[0] > usable:
+                length, memory, state = cached
+                usable = length if self._load(memory, state) else 0
+
         usable = usable if self.cut_to(usable) else 0
-        self.live.lead = lead
+        self.live.prefix = prefix
         return usable
 
-    def _put_away(self) -> None:
-        """Put a conversation on the shelf before another takes its place."""
-        if len(self) - self.live.lead >= _LEAST_PUT_AWAY:
-            self._keep()
+    def _cache_conversation(self) -> None:
+        """Save the conversation in memory to the prefix cache before another takes its place."""
+        if len(self) - self.live.prefix >= _LEAST_CACHED:
+            self._save()
 
-    def _read_lead(self, lead: Sequence[int]) -> bool:
-        """Have a lead in memory, and on the shelf too; return False where it was cancelled."""
-        if len(self) >= len(lead):
+    def _read_prefix(self, prefix: Sequence[int]) -> bool:
+        """Bring a prefix into memory and save it to the prefix cache; return False if cancelled."""
+        if len(self) >= len(prefix):
             return True
-        if not self._read_on(lead):
+        if not self._read_on(prefix):
             return False
-        self.live.asked = len(lead)
-        self._keep()
+
+        self.live.asked = len(prefix)
+        if self.live.cuts[-1] != len(prefix):
+            self.live.cuts.append(len(prefix))  # the prompt after it begins a batch here
+        self._save()
         return True
 
     def _read_on(self, tokens: Sequence[int]) -> bool:
-        """Evaluate those of a prompt's tokens that are not in memory; return False where it was cancelled on the way."""
+        """Evaluate the tokens of a prompt that are not in memory; return False if cancelled."""
         for at in range(len(self), len(tokens), BATCH):
             if at != self.live.cuts[-1]:
                 self.live.cuts.append(at)
@@ -180,23 +207,27 @@ class ReadSequence:
                 return False
         return True
 
-    def _keep(self) -> None:
-        """Put the state of the whole memory on the shelf, if it has the room."""
-        if self._shelf.make_room(self.live, self._cells.size_bytes(len(self))):
-            self._shelf.put(self.live.copy(), self._cells.dump(len(self)))
+    def _save(self) -> None:
+        """Save the state of the whole memory to the prefix cache, if it fits."""
+        if self._cache.make_room(self.live, self._cells.size_bytes(len(self))):
+            self._cache.put(self.live.copy(), self._cells.dump(len(self)))
 
     def _load(self, memory: Memory, state: bytes) -> bool:
-        """Have a state in memory instead of what is there; a state that is not what it should be leaves nothing and is dropped."""
+        """Replace the memory with a saved state.
+
+        If it does not hold the expected tokens, clear the memory, drop the state and return False.
+        """
         self.clear()
         if self._cells.load(state) == len(memory.tokens):
             self.live = memory.copy()
             return True
+
         self.clear()
-        self._shelf.drop(memory)
+        self._cache.drop(memory)
         return False
 
 
 def arbitrary(n_tokens: int, n_vocab: int) -> list[int]:
-    """Return tokens to be timed, the same ones each time."""
+    """Return random tokens to be timed, the same ones each time."""
     choose = random.Random(0)  # noqa: S311
     return [choose.randrange(n_vocab) for _ in range(n_tokens)]

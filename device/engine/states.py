@@ -1,7 +1,8 @@
-"""What an engine has read already: the sequence in its memory, and a bounded shelf of states of others.
+"""What an engine has read: the sequence in its memory, and the prefix cache with states of others.
 
-The rule: a prompt takes up only where reading it from the beginning would have cut it too (after its lead, and every BATCH tokens
-from there), or where its own conversation went on. So no answer depends on what others asked before.
+The rule: a prompt reuses tokens only up to a place where reading it from the beginning would have
+begun a batch too (after its prefix, and every BATCH tokens from there), or up to where its own
+conversation ended. So no answer depends on what others asked before.
 """
 
 from collections.abc import Sequence
@@ -13,104 +14,127 @@ BATCH = 512
 
 @dataclass
 class Memory:
-    """A sequence that was read: a lead, questions and answers."""
+    """A sequence that was read: a prefix, questions and answers."""
 
     tokens: list[int] = field(default_factory=list)
-    lead: int = 0
-    """Of these, the ones that were read apart from the rest."""
+    prefix: int = 0
+    """Number of the first tokens that were read apart from the rest."""
     cuts: list[int] = field(default_factory=lambda: [0])
-    """Where batches began, in ascending order."""
+    """Positions where batches began, in ascending order."""
     asked: int = 0
-    """Where the last prompt ended; behind it lies its answer."""
+    """Position where the last prompt ended; behind it is its answer."""
 
-    def usable(self, prompt: Sequence[int], lead: int) -> int:
-        """Return how many tokens of this sequence a prompt can take up; it always has one token more."""
+    def usable(self, prompt: Sequence[int], prefix: int) -> int:
+        """Return how many tokens of this sequence a prompt can reuse.
+
+        At least one token of the prompt is always left to be read.
+        """
         same = common(self.tokens, prompt[:-1])
-        if lead == self.lead and same > self.asked:
+        if prefix == self.prefix and same > self.asked:
             return same
-        shared = self.cuts if lead == self.lead else cuts(0, min(lead, self.lead))
+
+        shared = self.cuts if prefix == self.prefix else cuts(0, min(prefix, self.prefix))
         return max(cut for cut in shared if cut <= same)
 
     def cut_to(self, length: int) -> None:
-        """Forget what comes after so many tokens."""
+        """Forget all tokens after the first `length`."""
         del self.tokens[length:]
         self.cuts = [cut for cut in self.cuts if cut <= length]
         self.asked = min(self.asked, length)
 
     def copy(self) -> "Memory":
-        """Return a sequence of its own."""
-        return Memory(list(self.tokens), self.lead, list(self.cuts), self.asked)
+        """Return a copy that shares no list with this one."""
+        return Memory(list(self.tokens), self.prefix, list(self.cuts), self.asked)
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Entry:
     memory: Memory
     state: bytes
     pinned: bool
 
 
-class Shelf:
-    """States of sequences that are not in memory, the least recently used ones dropped first."""
+class PrefixCache:
+    """Saved states of sequences, at most `limit_bytes` in all.
+
+    The least recently used state is evicted first.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._kept: list[_Kept] = []
+        self._entries: list[_Entry] = []
         """In the order of their use, the latest last."""
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all states."""
-        return sum(len(kept.state) for kept in self._kept)
+        return sum(len(entry.state) for entry in self._entries)
 
     def make_room(self, memory: Memory, size_bytes: int) -> bool:
-        """Drop those of the same conversation's beginning, and others, for a state to come; return whether it has room then."""
+        """Evict until a state of `size_bytes` fits; return False if it cannot fit.
+
+        Earlier states of the same conversation are evicted first.
+        """
         if size_bytes > self.limit_bytes:
             return False
-        self._kept = [
-            kept for kept in self._kept if kept.pinned or not _outgrown(kept.memory, memory)
+
+        self._entries = [
+            entry for entry in self._entries if entry.pinned or not _outgrown(entry.memory, memory)
         ]
+
         free = self.limit_bytes - size_bytes
-        while self.size_bytes > free and (
-            loose := next((kept for kept in self._kept if not kept.pinned), None)
-        ):
-            self._kept.remove(loose)
+
+        while self.size_bytes > free:
+            oldest = next((entry for entry in self._entries if not entry.pinned), None)
+            if oldest is None:
+                break
+            self._entries.remove(oldest)
+
         return self.size_bytes <= free
 
     def put(self, memory: Memory, state: bytes, *, pinned: bool = False) -> None:
-        """Keep a state if it has room; a pinned one is kept in any case, until `clear`."""
+        """Keep a state if it fits; a pinned one is always kept, until `clear`."""
         if self.make_room(memory, len(state)) or pinned:
-            self._kept.append(_Kept(memory, state, pinned))
+            self._entries.append(_Entry(memory, state, pinned))
 
-    def best(self, prompt: Sequence[int], lead: int) -> "tuple[int, Memory, bytes] | None":
-        """Return how many tokens can be taken up, and of what, where any can; it counts as used."""
-        found = max(self._kept, key=lambda kept: kept.memory.usable(prompt, lead), default=None)
-        if found is None or not (usable := found.memory.usable(prompt, lead)):
+    def best(self, prompt: Sequence[int], prefix: int) -> "tuple[int, Memory, bytes] | None":
+        """Return the entry of which a prompt can reuse most, as (tokens, sequence, state).
+
+        The entry counts as used. None if the prompt can reuse no entry.
+        """
+        best = max(
+            self._entries, key=lambda entry: entry.memory.usable(prompt, prefix), default=None
+        )
+        if best is None or not (usable := best.memory.usable(prompt, prefix)):
             return None
-        self._kept.remove(found)
-        self._kept.append(found)
-        return usable, found.memory.copy(), found.state
+
+        self._entries.remove(best)
+        self._entries.append(best)
+        return usable, best.memory.copy(), best.state
 
     def state_of(self, tokens: Sequence[int]) -> bytes:
-        """Return the state of exactly these tokens; nothing where it is not here."""
-        return next((kept.state for kept in self._kept if kept.memory.tokens == list(tokens)), b"")
+        """Return the state of exactly these tokens; empty if it is not in the cache."""
+        exact = list(tokens)
+        return next((entry.state for entry in self._entries if entry.memory.tokens == exact), b"")
 
     def drop(self, memory: Memory) -> None:
-        """Drop a sequence whose state turned out not to be one."""
-        self._kept = [kept for kept in self._kept if kept.memory.tokens != memory.tokens]
+        """Remove a sequence whose state turned out to be broken."""
+        self._entries = [entry for entry in self._entries if entry.memory.tokens != memory.tokens]
 
     def clear(self) -> None:
-        """Drop everything."""
-        self._kept.clear()
+        """Remove everything, pinned states too."""
+        self._entries.clear()
 
 
 def cuts(begin: int, end: int) -> range:
-    """Return where batches begin when all between two positions is read."""
+    """Return the positions where batches begin if everything between two positions is read."""
     return range(begin, end + 1, BATCH)
 
 
-def of_lead(lead: Sequence[int]) -> Memory:
-    """Return the sequence of a lead alone."""
-    return Memory(list(lead), len(lead), sorted({*cuts(0, len(lead)), len(lead)}), len(lead))
+def of_prefix(prefix: Sequence[int]) -> Memory:
+    """Return the sequence of a prefix alone."""
+    length = len(prefix)
+    return Memory(list(prefix), length, sorted({*cuts(0, length), length}), length)
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
@@ -120,6 +144,10 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _outgrown(old: Memory, new: Memory) -> bool:
-    """Say whether `new` is the same sequence, or the conversation `old` gone on (a bare lead is no conversation)."""
-    same = common(old.tokens, new.tokens) == len(old.tokens)
-    return same and (len(old.tokens) == len(new.tokens) or old.asked < len(old.tokens))
+    """Say whether `new` is the same sequence as `old`, or the same conversation continued."""
+    if common(old.tokens, new.tokens) < len(old.tokens):
+        return False
+
+    # a prefix alone is not a conversation: others will reuse it
+    has_answer = old.asked < len(old.tokens)
+    return len(old.tokens) == len(new.tokens) or has_answer

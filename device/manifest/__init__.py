@@ -1,7 +1,8 @@
-"""What travels to a board, and the check of it: the one schema that host and board share.
+"""The manifest of what travels to a board, and its check: the one schema that host and board share.
 
-A bundle is a folder with `manifest.json` and the files that it names; a runtime is a folder with `runtime.json` likewise.
-Standard library only, Python 3.10 up. Unknown fields are kept, so that an older board passes a newer manifest on unharmed.
+A bundle is a folder with `manifest.json` and the files that it names. A runtime is a folder with
+`runtime.json` and its files. Unknown fields are kept, so that an older board passes a newer
+manifest on unharmed. Standard library only, Python 3.10 up.
 """
 
 import hashlib
@@ -9,15 +10,34 @@ import json
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field
-from dataclasses import fields as dataclass_fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from device.manifest import fields as rules
+from device.manifest.fields import (
+    ALTERNATING,
+    ENGINE,
+    FILES,
+    MAX_CHARS,
+    MAX_CONTEXT,
+    MAX_NUMBER,
+    MAX_TOKEN,
+    MESSAGES,
+    NAME,
+    TENSORS,
+    check_fields,
+    each,
+    is_a,
+    is_schema,
+    number,
+    one_of,
+    text,
+    values,
+)
 from device.manifest.fields import ESCAPE as ESCAPE
 from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
 from device.manifest.fields import PARSE as PARSE
+from device.manifest.fields import ManifestError as ManifestError
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from device.manifest.reading import parse_json, stream_of
 from device.manifest.reading import read_bounded as read_bounded
@@ -31,26 +51,21 @@ GOLDENS = "goldens.jsonl"
 MAX_MANIFEST_BYTES = 8 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
-"""Codes of files that are not what the manifest says; every other file's is `wrong_digest`."""
-
-
-class ManifestError(ValueError):
-    """A manifest, a name or a digest that breaks the rules; `code` is stable and names the fault."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+"""File → code of a wrong digest; `wrong_digest` is the code of every other file."""
 
 
 def checked_digest(text: str) -> str:
-    """Return `text` if it is a sha256 in hex; every digest that names a file passes here."""
+    """Return `text` if it is a sha256 in hex. Every digest that names a file passes here."""
     if not isinstance(text, str) or not _DIGEST.fullmatch(text):
         raise ManifestError("bad_digest", f"not a sha256 in hex: `{str(text)[:80]}`")
     return text
 
 
 def checked_path(text: str) -> str:
-    """Return `text` if it is a plain relative POSIX path inside its folder, made of characters that can be seen."""
+    """Return `text` if it is a plain relative POSIX path of printable characters.
+
+    It must stay inside its folder.
+    """
     path = PurePosixPath(text)
     plain = (
         text
@@ -67,6 +82,7 @@ def checked_path(text: str) -> str:
         or _is_too_long(text, 1024)
     ):
         raise ManifestError("bad_path", f"not a plain relative path: {text[:80]!r}")
+
     return text
 
 
@@ -90,50 +106,54 @@ class Engine:
     name: str
     """`llama.cpp` or `litert`."""
     oldest: str
-    """The oldest version known to run this file."""
+    """Oldest version known to run this file."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a bundle (DESIGN section 6)."""
+    """The contents of a bundle."""
 
-    name: str
-    version: str
-    counter: int
-    """Grows with every release of this name: a board does not go back without being told to."""
-    target: str
-    context: int
-    """Tokens of context the release is served with."""
-    engine: Engine
-    model: str
-    """Path of the model file inside the bundle."""
-    files: tuple[File, ...]
-    tensors: tuple[dict[str, Any], ...] = ()
+    name: Annotated[str, NAME]
+    version: Annotated[str, text()]
+    counter: Annotated[int, number(0, MAX_NUMBER)]
+    """Number that grows with every release of this name: a board refuses a smaller one."""
+    target: Annotated[str, text()]
+    context: Annotated[int, number(1, MAX_CONTEXT)]
+    """Tokens of context that the release is served with."""
+    engine: Annotated[Engine, ENGINE]
+    model: Annotated[str, text(1024)]
+    """Path to the model file inside the bundle."""
+    files: Annotated[tuple[File, ...], FILES]
+    tensors: Annotated[tuple[dict[str, Any], ...], TENSORS] = ()
     """Name, type, size and sha256 of each tensor."""
-    kv_type: str = "f16"
-    stop_ids: tuple[int, ...] = ()
-    system: str = ""
-    """Instructions put before every conversation that brings none of its own."""
-    turns: tuple[dict[str, Any], ...] = ()
-    """Questions and answers between the instructions and the conversation, as messages."""
-    max_tokens: int = 256
-    """Longest answer where the request names none."""
-    slots: int = 1
-    """Questions that are answered at the same time where a board has the memory for it."""
-    special_tokens: str = PARSE
-    """What becomes of control tokens in a client's text: `parse` takes them as such, `escape` as the text that they are."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    licences: tuple[str, ...] = ()
-    gate: dict[str, Any] = field(default_factory=dict)
-    arithmetic: str = ""
+    kv_type: Annotated[str, text(16)] = "f16"
+    stop_ids: Annotated[tuple[int, ...], each(number(0, MAX_TOKEN))] = ()
+    system: Annotated[str, is_a(str)] = ""
+    """Instructions put before every conversation that has none of its own."""
+    turns: Annotated[tuple[dict[str, Any], ...], MESSAGES, ALTERNATING] = ()
+    """Questions and answers, as messages, between the instructions and the conversation."""
+    max_tokens: Annotated[int, number(1, MAX_TOKEN)] = 256
+    """Length limit of an answer, in tokens, if the request sets none."""
+    slots: Annotated[int, number(1, MAX_SLOTS)] = 1
+    """Number of questions that are answered at the same time if the board has the memory."""
+    special_tokens: Annotated[str, one_of(PARSE, ESCAPE)] = PARSE
+    """Treatment of control tokens in a client's text.
+
+    `parse` reads them as control tokens, `escape` as plain text.
+    """
+    provenance: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
+    licences: Annotated[tuple[str, ...], each(text(MAX_CHARS))] = ()
+    gate: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
+    arithmetic: Annotated[str, text(MAX_CHARS)] = ""
     """`RuntimeManifest.arithmetic` of the runtime that the goldens were taken with."""
-    adapter: str = ""
-    """Path of a LoRA adapter that the engine adds to the model file, which other bundles may share; empty where there is none."""
-    needs: dict[str, int] = field(default_factory=dict)
-    """Bytes of memory it takes: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
-    schema: int = SCHEMA
+    adapter: Annotated[str, text(1024)] = ""
+    """Path to a LoRA adapter that the engine adds to the model file; empty if there is none."""
+    # Other bundles may share the model file, with adapters of their own.
+    needs: Annotated[dict[str, int], values(number(0, MAX_NUMBER))] = field(default_factory=dict)
+    """Bytes of memory: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
+    schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
-    """Fields of a newer schema, kept as they came."""
+    """Fields of a newer schema, unchanged."""
 
     def release_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
@@ -146,11 +166,14 @@ class Manifest:
 
     @property
     def opening(self) -> "tuple[Mapping[str, Any], ...]":
-        """What a conversation begins with: the instructions, then the turns."""
+        """Beginning of every conversation: the instructions, then the turns."""
         return opening_of(self.system, self.turns)
 
     def file(self, path: str) -> File:
-        """Return the entry of a file that the bundle must have."""
+        """Return the entry of a file.
+
+        Raise ManifestError `missing_file` if the manifest does not name it.
+        """
         for entry in self.files:
             if entry.path == path:
                 return entry
@@ -159,30 +182,31 @@ class Manifest:
 
 @dataclass(frozen=True)
 class RuntimeManifest:
-    """What runs a bundle: libraries and the device package, for one kind of processor."""
+    """The contents of a runtime: libraries and the device package, for one kind of processor."""
 
-    machine: str
+    machine: Annotated[str, text(64)]
     """`uname -m`: aarch64 or x86_64."""
-    features: tuple[str, ...]
-    """CPU features the libraries use, spelled as /proc/cpuinfo spells them."""
-    glibc: str
-    """Oldest glibc the libraries load on."""
-    python: tuple[int, int]
-    """Oldest Python it runs on."""
-    engines: dict[str, str]
-    """Engine name and version."""
-    files: tuple[File, ...]
-    profile: str = ""
-    python_tag: str = ""
-    """The one Python whose extension modules are in it, such as `cp311`; empty: any."""
-    dispatches: bool = False
-    """Whether its libraries choose their kernels by the processor they find, so that other processors give other last bits."""
-    schema: int = SCHEMA
+    features: Annotated[tuple[str, ...], each(text(64))]
+    """CPU features that the libraries use, spelled as in /proc/cpuinfo."""
+    glibc: Annotated[str, text(32, r"\d{1,4}(\.\d{1,4}){0,3}")]
+    """Oldest glibc on which the libraries load."""
+    python: Annotated[tuple[int, int], each(number(0, 999), most=2, least=2)]
+    """Oldest Python that runs it, as (major, minor)."""
+    engines: Annotated[dict[str, str], values(text())]
+    """Engine name → version."""
+    files: Annotated[tuple[File, ...], FILES]
+    profile: Annotated[str, text()] = ""
+    python_tag: Annotated[str, text(16, r"(cp\d+)?")] = ""
+    """The one Python whose extension modules it contains, such as `cp311`; empty for any."""
+    dispatches: Annotated[bool, is_a(bool)] = False
+    """Whether its libraries choose kernels by the processor they find."""
+    # Then other processors give other last bits.
+    schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def arithmetic(self) -> str:
-        """What decides the last bits of a result: runtimes with the same one give the same tokens."""
+        """Text that decides the last bits of a result: equal text gives equal tokens."""
         return " ".join((self.machine, *sorted(self.features)))
 
     def runtime_id(self) -> str:
@@ -191,7 +215,7 @@ class RuntimeManifest:
 
 
 def to_bytes(manifest: "Manifest | RuntimeManifest") -> bytes:
-    """Return the one spelling of a manifest that is written, hashed and signed."""
+    """Return the canonical bytes of a manifest, which are written, hashed and signed."""
     fields = asdict(manifest)
     fields.update(fields.pop("extra"))
     return (json.dumps(fields, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
@@ -199,25 +223,28 @@ def to_bytes(manifest: "Manifest | RuntimeManifest") -> bytes:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json` of a bundle; raise ManifestError with the fault's code."""
-    fields = _read(folder / BUNDLE_MANIFEST, rules.BUNDLE, Manifest)
+    fields = _read(folder / BUNDLE_MANIFEST, Manifest)
     fields["engine"] = Engine(**fields["engine"])
-    for name in ("tensors", "stop_ids", "licences"):
+
+    for name in ("tensors", "stop_ids", "licences", "turns"):
         fields[name] = tuple(fields.get(name, ()))
-    fields["turns"] = _turns(fields.get("turns", []))
+
     manifest: Manifest = _build(Manifest, fields)
 
     for path in filter(None, (manifest.model, manifest.adapter)):
         manifest.file(checked_path(path))
+
     _check_opening(manifest)
     _check_text(manifest)
     return manifest
 
 
 def read_runtime(folder: Path) -> RuntimeManifest:
-    """Read and check `runtime.json` of a runtime folder; raise ManifestError with the fault's code."""
-    fields = _read(folder / RUNTIME_MANIFEST, rules.RUNTIME, RuntimeManifest)
+    """Read and check `runtime.json` of a runtime folder; raise ManifestError with its fault."""
+    fields = _read(folder / RUNTIME_MANIFEST, RuntimeManifest)
     for name in ("python", "features"):
         fields[name] = tuple(fields[name])
+
     runtime: RuntimeManifest = _build(RuntimeManifest, fields)
     _check_text(runtime)
     return runtime
@@ -230,12 +257,15 @@ def file_entry(folder: Path, path: str) -> File:
 
 
 def paths_of(files: tuple[File, ...], manifest_name: str) -> "set[str]":
-    """Return the path of every file that a folder of these may hold, its manifest and signature too."""
+    """Return the paths that a folder of these files may hold, with its manifest and signature."""
     return {entry.path for entry in files} | {manifest_name, manifest_name + ".sig"}
 
 
 def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> None:
-    """Check that a folder holds exactly these files with these bytes (and the manifest and its signature)."""
+    """Check that a folder holds exactly these files, with these bytes.
+
+    Its manifest and its signature are allowed besides.
+    """
     named = paths_of(files, manifest_name)
     present = {p.relative_to(folder).as_posix(): p.lstat().st_mode for p in folder.rglob("*")}
     for path, mode in sorted(present.items()):
@@ -243,6 +273,7 @@ def verify_files(folder: Path, files: tuple[File, ...], manifest_name: str) -> N
             raise ManifestError("not_a_file", f"`{path}` is a link or a device, not a file")
         if path not in named and not stat.S_ISDIR(mode):
             raise ManifestError("extra_file", f"`{path}` is not in the manifest")
+
     for entry in files:
         file = folder / checked_path(entry.path)
         if not file.is_file():
@@ -267,8 +298,8 @@ def sha256_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def _read(path: Path, known: rules.Rules, kind: Any) -> dict[str, Any]:
-    """Return the fields of a manifest, each of its kind and within its bounds."""
+def _read(path: Path, kind: type) -> dict[str, Any]:
+    """Return the checked fields of a manifest file."""
     content = read_bounded(path, MAX_MANIFEST_BYTES)
     if content is None:
         raise ManifestError("no_manifest", f"{path.name} cannot be read")
@@ -276,89 +307,65 @@ def _read(path: Path, known: rules.Rules, kind: Any) -> dict[str, Any]:
         raise ManifestError(
             "manifest_too_large", f"{path.name} is larger than {MAX_MANIFEST_BYTES >> 20} MiB"
         )
+
     try:
         fields = parse_json(content, pairs=_each_key_once)
     except ManifestError:
         raise
     except ValueError as error:
         raise ManifestError("bad_manifest", f"{path.name} is not valid JSON") from error
+
     if not isinstance(fields, dict):
         raise ManifestError("bad_manifest", f"{path.name} is not an object")
 
-    if wrong := rules.first_wrong(fields, known, _required(kind)):
-        raise ManifestError("bad_manifest", f"{path.name}: {wrong}")
-    if fields["schema"] != SCHEMA:
-        raise ManifestError(
-            "newer_schema",
-            f"{path.name} has schema {fields['schema']}, this runtime knows {SCHEMA}",
-        )
+    check_fields(kind, fields, path.name)
     fields["files"] = tuple(
         File(checked_path(entry["path"]), checked_digest(entry.get("sha256", "")), entry["size"])
         for entry in fields["files"]
     )
     _check_names([entry.path for entry in fields["files"]], path.name)
+
     return fields
 
 
-def _required(kind: Any) -> "frozenset[str]":
-    """Return the names of a dataclass's fields that have no default, and `schema`."""
-    return frozenset(
-        field.name
-        for field in dataclass_fields(kind)
-        if field.default is MISSING and field.default_factory is MISSING
-    ) | {"schema"}
-
-
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two equal keys they believe: there must be one."""
+    """Return an object; raise ManifestError if a key occurs twice.
+
+    Readers would differ on which of the two values counts.
+    """
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ManifestError(
             "duplicate_key", f"the key {_twice([key for key, _ in pairs])[:40]!r} is there twice"
         )
+
     return fields
 
 
 def _twice(names: list[str]) -> str:
-    """Return the first name that is there a second time, "" if none is."""
+    """Return the first name that occurs a second time; empty if none does."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
             return name
         seen.add(name)
+
     return ""
 
 
 def _check_names(paths: list[str], manifest_name: str) -> None:
-    """Raise ManifestError unless every path can be a file of its own beside the manifest and its signature."""
+    """Raise ManifestError unless every path can be a file of its own.
+
+    The names of the manifest and its signature are taken.
+    """
     taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
     taken |= {manifest_name, manifest_name + ".sig"}
     if twice := _twice(paths):
         raise ManifestError("duplicate_file", f"{manifest_name} names `{twice}` twice")
+
     for path in paths:
         if path in taken:
             raise ManifestError("bad_path", f"the name `{path}` is taken")
-
-
-def _turns(value: Any) -> "tuple[dict[str, Any], ...]":
-    if not isinstance(value, list) or not all(_is_message(turn) for turn in value):
-        raise ManifestError(
-            "bad_manifest", "`turns` must be a list of messages with `role` and `content`"
-        )
-    if [turn["role"] for turn in value] != ["user", "assistant"] * (len(value) // 2):
-        raise ManifestError(
-            "bad_manifest",
-            "`turns` must be questions of `user`, each followed by its answer of `assistant`",
-        )
-    return tuple(value)
-
-
-def _is_message(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"role", "content"}
-        and isinstance(value["content"], str)
-    )
 
 
 def _check_opening(manifest: Manifest) -> None:

@@ -1,12 +1,16 @@
-"""The form in which a changed model file travels: frames that say what to take from an older one on the board, what to add.
+"""The format of a model update: frames that copy from an older file, and frames that add to it.
 
-A frame is a FRAME header and its payload. COPY takes bytes of the old file as they are; PLAIN and PACKED bring bytes; ADD brings
-the difference to a run of whole blocks of the old file; CHECK closes a stretch (a tensor, the header) with its sha256.
+A frame is a FRAME header and its payload. COPY takes bytes of the old file unchanged. PLAIN and
+PACKED bring bytes. ADD brings the difference to a run of whole blocks of the old file. CHECK closes
+a stretch (a tensor, the header) with its sha256.
 
-The difference is taken lane by lane, as integers: a quantised code or scale that moved by one is then a 1, whatever its bits. It
-is sorted by the place of a byte in its block, since scales and codes look nothing alike, and each field is a section of its own:
-deflated as it is, or, where most of it is zero, as tokens for runs of zeros with what ends them (`words`).
-Standard library only, Python 3.10 up. What was tried instead: docs/adr, "A model update travels as differences of blocks".
+The difference is taken lane by lane, as integers: a quantized code or scale that changed by one is
+then a 1, whatever its bits. It is sorted by the position of a byte in its block, since scales and
+codes have different statistics. Each field is a section of its own: deflated, or, if most of it is
+zero, written as tokens for runs of zeros and the byte that ends them (`words`).
+
+Standard library only, Python 3.10 up. What was tried instead: docs/adr, "A model update travels as
+differences of blocks".
 """
 
 import struct
@@ -14,18 +18,21 @@ import struct
 from device.manifest.gguf import TYPES
 
 FRAME = struct.Struct("<BBxxIQQ")
-"""Kind, tensor type number, bytes of payload, bytes of the new file that it makes, first byte in the old file."""
+"""Kind, tensor type number, bytes of payload, bytes of the new file that it makes, first byte in
+the old file."""
 COPY, PLAIN, PACKED, ADD, CHECK = range(5)
 FRAME_BYTES = 1 << 20
-"""Most bytes that one frame makes, but for COPY: what is sent again after a cut, and what the board holds in memory."""
+"""Most bytes of the new file that one frame makes, except COPY."""
+# It is what is sent again after a cut, and what the board holds in memory.
 PAYLOAD_BYTES = 2 * FRAME_BYTES
 LAST_BYTE = (1 << 62) - 1
-"""No file has a byte beyond this one (off_t has 63 bits, and what is read ends behind where it begins)."""
+"""Offset of the last byte that a file can have."""
+# off_t has 63 bits, and a read ends behind the byte where it begins.
 DIGEST_BYTES = 32
 SECTION = struct.Struct("<BBBxI")
-"""Run length (0: deflated as it is), symbols that have all runs, symbols that have none, bytes deflated."""
+"""Run length (0: only deflated), symbols with all runs, symbols without runs, deflated bytes."""
 DEFLATE_BITS = -15
-"""Raw deflate: every frame is checked by a digest already."""
+"""`wbits` of raw deflate: every frame is checked by a digest already."""
 STEPS, SMALL_STEPS = 4, (1, 4, 16, 64)
 TOKENS = 256
 
@@ -46,7 +53,7 @@ _FIELDS = {
     "Q6_K": ((128, 4), (64, 8), (16, 8), (2, 16)),
     "IQ4_XS": ((2, 16), (2, 8), (4, 8), (128, 4)),
 }
-"""How a block is laid out (ggml-common.h): bytes of each field, and bits of the numbers in it."""
+"""Tensor type → (bytes, bits of a number) of each field of a block (ggml-common.h)."""
 
 
 def block_bytes(kind: int) -> int:
@@ -55,12 +62,18 @@ def block_bytes(kind: int) -> int:
 
 
 def fields(kind: int) -> "tuple[tuple[int, int], ...]":
-    """Return (bytes, bits of a lane) of each field of a block; lanes of 16 and 32 bits are a field each."""
+    """Return (bytes, bits of a lane) of each field of a block.
+
+    Lanes of 16 and 32 bits are a field each.
+    """
     return _FIELDS.get(TYPES[kind][0], ((block_bytes(kind), 8),))
 
 
 def high_bits(kind: int) -> bytes:
-    """Return a block with the highest bit of every lane set: addition within lanes leaves these out."""
+    """Return a block with the highest bit of every lane set.
+
+    Addition within lanes leaves these bits out.
+    """
     return b"".join(
         b"\x88" * size if lane == 4 else (bytes(lane // 8 - 1) + b"\x80") * (size * 8 // lane)
         for size, lane in fields(kind)
@@ -68,7 +81,10 @@ def high_bits(kind: int) -> bytes:
 
 
 def words(common: bytes, rare: bytes, run: int) -> "list[bytes]":
-    """Return what the tokens stand for: zeros then a common symbol, zeros alone, a rare symbol alone; `run` counts from 0."""
+    """Return the bytes that each token stands for; `run` counts from 0.
+
+    In this order: zeros then a common symbol, zeros alone, a rare symbol alone.
+    """
     ended = [bytes(zeros) + bytes([symbol]) for symbol in common for zeros in range(run)]
     zeros = [bytes(run * 4**step) for step in range(STEPS)] + [bytes(step) for step in SMALL_STEPS]
     return [*ended, *zeros, *(bytes([symbol]) for symbol in rare)]

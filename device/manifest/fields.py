@@ -1,11 +1,15 @@
-"""What each field of a manifest may be: its kind and its bounds, checked before anything is made of it.
+"""Rules for the fields of a manifest: kind, range and error code, declared beside each field.
 
-The rule: whatever stands in a manifest, the answer is a Manifest or a ManifestError; nothing behind this check
-asks for a type again.
+A dataclass writes `counter: Annotated[int, number(0, MAX_NUMBER)]`. `check_fields` reads the rules
+from there and applies them to JSON before anything else is made of it. The rule to keep: whatever a
+manifest contains, the answer is a Manifest or a ManifestError. Nothing behind this check asks for a
+type again.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 MAX_NUMBER = 2**53 - 1
@@ -13,111 +17,166 @@ MAX_NUMBER = 2**53 - 1
 MAX_CONTEXT = 1 << 24
 MAX_TOKEN = 2**31 - 1
 MAX_SLOTS = 16
-PARSE, ESCAPE = "parse", "escape"
-_TEXT = 1 << 20
+MAX_CHARS = 1 << 20
+PARSE = "parse"
+ESCAPE = "escape"
 
-Rule = Callable[[Any], bool]
-Rules = Mapping[str, Rule]
+Test = Callable[[Any], bool]
+
+
+class ManifestError(ValueError):
+    """A manifest, a name or a digest that breaks the rules; `code` is stable (codes.py)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, and the error where it is not."""
+
+    holds: Test
+    code: str = "bad_manifest"
+    message: str = "{file}: `{field}` is of the wrong kind or out of bounds"
+    """Filled in with `file`, `field` and `value`."""
 
 
 def number(least: int, most: int) -> Rule:
-    """Return the rule of a whole number; `true` is none."""
-    return lambda value: type(value) is int and least <= value <= most
+    """Return the rule of a whole number; `true` is not one."""
+    return Rule(lambda value: type(value) is int and least <= value <= most)
 
 
 def text(most: int = 256, pattern: str = "") -> Rule:
-    """Return the rule of a text of at most so many characters, which are all of a pattern where there is one."""
-    return lambda value: (
-        isinstance(value, str)
-        and len(value) <= most
-        and (not pattern or re.fullmatch(pattern, value) is not None)
+    """Return the rule of a text of at most `most` characters that matches `pattern`, if given."""
+    return Rule(
+        lambda value: (
+            isinstance(value, str)
+            and len(value) <= most
+            and (not pattern or re.fullmatch(pattern, value) is not None)
+        )
     )
 
 
-def each(rule: Rule, most: int = 1 << 20) -> Rule:
-    """Return the rule of a list of at most so many."""
-    return lambda value: isinstance(value, list) and len(value) <= most and all(map(rule, value))
+def one_of(*choices: str) -> Rule:
+    """Return the rule of a text that is one of these."""
+    return Rule(lambda value: value in choices)
+
+
+def is_a(kind: type) -> Rule:
+    """Return the rule of a value of a JSON type, whatever it contains."""
+    return Rule(lambda value: isinstance(value, kind))
+
+
+def each(rule: Rule, most: int = 1 << 20, least: int = 0) -> Rule:
+    """Return the rule of a list of `least` to `most` values that follow `rule`."""
+    return Rule(
+        lambda value: (
+            isinstance(value, list) and least <= len(value) <= most and all(map(rule.holds, value))
+        )
+    )
 
 
 def values(rule: Rule) -> Rule:
-    """Return the rule of an object whose values are all of a kind."""
-    return lambda value: isinstance(value, dict) and all(map(rule, value.values()))
+    """Return the rule of an object whose values follow `rule`."""
+    return Rule(lambda value: isinstance(value, dict) and all(map(rule.holds, value.values())))
 
 
-def _name(value: Any) -> bool:
+def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and 0 < len(value) <= 128
 
 
-def _engine(value: Any) -> bool:
+def _is_engine(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and set(value) == {"name", "oldest"}
-        and all(map(text(64), value.values()))
+        and all(map(text(64).holds, value.values()))
     )
 
 
-def _file(value: Any) -> bool:
+def _is_file(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("path"), str)
         and isinstance(value.get("sha256", ""), str)
-        and number(0, MAX_NUMBER)(value.get("size"))
+        and number(0, MAX_NUMBER).holds(value.get("size"))
     )
 
 
-def _tensor(value: Any) -> bool:
-    return isinstance(value, dict) and text(1024)(value.get("name"))
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, dict) and text(1024).holds(value.get("name"))
 
 
-def _anything(value: Any) -> bool:
-    return isinstance(value, dict)
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(turn, dict)
+        and set(turn) == {"role", "content"}
+        and isinstance(turn["content"], str)
+        for turn in value
+    )
 
 
-BUNDLE: Rules = {
-    "name": _name,
-    "version": text(),
-    "counter": number(0, MAX_NUMBER),
-    "target": text(),
-    "context": number(1, MAX_CONTEXT),
-    "engine": _engine,
-    "model": text(1024),
-    "files": each(_file),
-    "tensors": each(_tensor),
-    "kv_type": text(16),
-    "stop_ids": each(number(0, MAX_TOKEN)),
-    "system": lambda value: isinstance(value, str),
-    "turns": lambda value: True,  # its own check says more (manifest._turns)
-    "max_tokens": number(1, MAX_TOKEN),
-    "slots": number(1, MAX_SLOTS),
-    "special_tokens": lambda value: value in (PARSE, ESCAPE),
-    "provenance": _anything,
-    "licences": each(text(_TEXT)),
-    "gate": _anything,
-    "arithmetic": text(_TEXT),
-    "adapter": text(1024),
-    "needs": values(number(0, MAX_NUMBER)),
-    "schema": number(0, MAX_NUMBER),
-}
-RUNTIME: Rules = {
-    "machine": text(64),
-    "features": each(text(64)),
-    "glibc": text(32, r"\d{1,4}(\.\d{1,4}){0,3}"),
-    "python": lambda value: each(number(0, 999), 2)(value) and len(value) == 2,
-    "engines": values(text()),
-    "files": each(_file),
-    "profile": text(),
-    "python_tag": text(16, r"(cp\d+)?"),
-    "dispatches": lambda value: isinstance(value, bool),
-    "schema": number(0, MAX_NUMBER),
-}
+def _take_turns(value: "list[dict[str, Any]]") -> bool:
+    roles = [turn["role"] for turn in value]
+    return roles == ["user", "assistant"] * (len(value) // 2)
 
 
-def first_wrong(fields: Mapping[str, Any], rules: Rules, required: "frozenset[str]") -> str:
-    """Return what is wrong with the fields of a manifest, "" if nothing is."""
-    for name, rule in rules.items():
+NAME = Rule(_is_name)
+ENGINE = Rule(_is_engine)
+FILES = each(Rule(_is_file))
+TENSORS = each(Rule(_is_tensor))
+MESSAGES = Rule(
+    _are_messages, message="`turns` must be a list of messages with `role` and `content`"
+)
+ALTERNATING = Rule(
+    _take_turns,
+    message="`turns` must be questions of `user`, each followed by its answer of `assistant`",
+)
+
+
+def is_schema(known: int) -> Rule:
+    """Return the rule of a schema number that this program knows."""
+    return Rule(
+        lambda value: bool(value == known),
+        code="newer_schema",
+        message=f"{{file}} has schema {{value}}, this runtime knows {known}",
+    )
+
+
+def rules_of(kind: type) -> "dict[str, tuple[Rule, ...]]":
+    """Return the rules of a dataclass's fields, from their `Annotated` types; `extra` has none."""
+    return {
+        field.name: tuple(rule for rule in field.type.__metadata__ if isinstance(rule, Rule))
+        for field in dataclass_fields(kind)
+        if hasattr(field.type, "__metadata__")
+    }
+
+
+def check_fields(kind: type, fields: "Mapping[str, Any]", file: str) -> None:
+    """Raise ManifestError with the code of the first rule that a field breaks, `schema` first.
+
+    `fields` is the object in `file`, for a dataclass `kind`. A field without a default must be
+    there, and `schema` too.
+    """
+    rules = rules_of(kind)
+    required = _required(kind)
+
+    # A newer schema may give a field another kind: its number is looked at before all other fields.
+    for name in sorted(rules, key=lambda name: name != "schema"):
         if name not in fields:
             if name in required:
-                return f"`{name}` is missing"
-        elif not rule(fields[name]):
-            return f"`{name}` is of the wrong kind or out of bounds"
-    return ""
+                raise ManifestError("bad_manifest", f"{file}: `{name}` is missing")
+            continue
+        for rule in rules[name]:
+            if not rule.holds(fields[name]):
+                message = rule.message.format(file=file, field=name, value=fields[name])
+                raise ManifestError(rule.code, message)
+
+
+def _required(kind: type) -> "frozenset[str]":
+    """Return the names of a dataclass's fields that have no default, and `schema`."""
+    return frozenset(
+        field.name
+        for field in dataclass_fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    ) | {"schema"}

@@ -1,4 +1,4 @@
-"""How memory is shared, and how much of a context fits in it: for the host, which asks it of a target, and for the board itself."""
+"""The shares of memory: the host predicts with these numbers, and the board follows them."""
 
 from device.manifest import Manifest
 
@@ -6,30 +6,39 @@ CONTEXT_STEP = 256
 """llama.cpp rounds a context up to this."""
 
 
-def shelf_bytes(total_bytes: "int | None") -> int:
-    """Return the bytes that states of other conversations may take: a 32nd of the memory, at most 64 MiB."""
+def prefix_cache_bytes(total_bytes: "int | None") -> int:
+    """Return the bytes that the prefix cache may take: a 32nd of the memory, at most 64 MiB."""
     return min((total_bytes or 512 << 20) // 32, 64 << 20)
 
 
 def largest_context(kv_bytes: int, context: int, spare_bytes: int) -> int:
-    """Return the tokens whose keys and values fit, in steps of CONTEXT_STEP, where those of `context` tokens take `kv_bytes`."""
+    """Return the tokens whose keys and values fit into `spare_bytes`, in steps of CONTEXT_STEP.
+
+    `kv_bytes` is the size of the keys and values of `context` tokens.
+    """
     return max(0, spare_bytes) * context // kv_bytes // CONTEXT_STEP * CONTEXT_STEP
 
 
 def fitting_context(manifest: Manifest, available_bytes: int) -> int:
-    """Return the context to serve a bundle with: its own, or what fits of it, and a step at least."""
+    """Return the context to serve a bundle with: its own, or the largest that fits.
+
+    At least one step.
+    """
     needs = manifest.needs
     if not needs.get("kv_bytes"):
         return manifest.context
+
     spare = available_bytes - needs.get("weights_bytes", 0) - needs.get("compute_bytes", 0)
     fitting = largest_context(needs["kv_bytes"], manifest.context, spare)
     return min(manifest.context, max(fitting, CONTEXT_STEP))
 
 
 def fitting_slots(manifest: Manifest, available_bytes: int) -> int:
-    """Return how many answers at once to serve a bundle with: its own number, or what fits of it, and one at least.
+    """Return how many questions to answer at once: the bundle's number, or as many as fit.
 
-    Each has a cache of the whole context and a batch of its own; the weights are there once.
+    At least one.
+
+    Each has a cache of the whole context and a batch of its own; the weights are loaded once.
     """
     needs = manifest.needs
     each = needs.get("kv_bytes", 0) + needs.get("compute_bytes", 0)

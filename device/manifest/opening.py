@@ -1,7 +1,8 @@
-"""What the conversations of a bundle begin with: its instructions, and turns that show how questions are answered.
+"""The opening of a bundle's conversations: instructions, and turns that show how to answer.
 
-The rule: it comes before a conversation that brings no instructions of its own and does not begin with it already. So host and
-board see the same prompts, and to put it there twice is to put it there once.
+The rule: an opening is put before a conversation that has no instructions of its own and does not
+begin with the opening already. So host and board see the same prompts, and putting it there twice
+is the same as once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ from typing import Any
 
 Messages = Sequence[Mapping[str, Any]]
 MAX_OPENING_BYTES = 1 << 20
-"""More text than the context of any board holds."""
+"""Maximum size of an opening: more text than the context of any board holds."""
 
 
 def opening_of(system: str, turns: Messages) -> "tuple[Mapping[str, Any], ...]":
-    """Return instructions and turns as the messages that they are."""
+    """Return instructions and turns as messages."""
     return (*([{"role": "system", "content": system}] if system else []), *turns)
 
 
@@ -23,13 +24,13 @@ def begins(messages: Messages, opening: Messages) -> bool:
 
 
 def opened(messages: Messages, opening: Messages) -> Messages:
-    """Return a conversation as the model sees it."""
+    """Return a conversation as the model sees it, with its opening."""
     has_instructions = bool(messages) and messages[0].get("role") == "system"
     return messages if has_instructions or begins(messages, opening) else [*opening, *messages]
 
 
 def bare(messages: Messages, opening: Messages) -> Messages:
-    """Return what is left of a conversation for a client to send, so that `opened` makes the same of it."""
+    """Return the messages that a client sends: `opened` gives the same conversation again."""
     rest = messages[len(opening) :]
     return (
         rest

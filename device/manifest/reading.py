@@ -1,7 +1,8 @@
-"""Files that somebody else may have made, read within bounds: their kind, their size and the depth of their JSON.
+"""Files that somebody else may have made, read within bounds of kind, size and JSON depth.
 
-The rule: a file is looked at before it is opened, and only a regular one is. So neither a FIFO, a device, a link,
-nor a deep or a huge text holds up or ends whoever reads it. Standard library only, Python 3.10 up.
+The rule: a file is checked before it is opened, and only a regular file is opened. So a FIFO, a
+device, a link, a deep or a huge text cannot block or end the reader. Standard library only, Python
+3.10 up.
 """
 
 import errno
@@ -13,30 +14,38 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_DEPTH = 32
-"""Lists and objects within each other; a manifest has five."""
+"""Maximum nesting of lists and objects; a manifest has five levels."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
 def open_regular(path: Path, flags: int = _READ) -> int:
-    """Open a regular file; return its descriptor. Raise OSError for a link, a FIFO, a device, a folder, or what is not there."""
+    """Open a regular file and return its descriptor.
+
+    Raise OSError for a missing file, a link, a FIFO, a device or a folder.
+    """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise _not_a_file(path)  # to open a device may already do something
+
     descriptor = os.open(path, flags, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)  # it was replaced in between
         raise _not_a_file(path)
+
     return descriptor
 
 
 def stream_of(path: Path) -> BinaryIO:
-    """Return a regular file opened to be read; raise OSError as `open_regular` does."""
+    """Return a regular file opened for reading; raise OSError as `open_regular` does."""
     return os.fdopen(open_regular(path), "rb")
 
 
 def read_bounded(path: Path, limit: int) -> "bytes | None":
-    """Return a file's bytes, at most one more than `limit`; None where there is no such file, or a link or a device instead."""
+    """Return a file's bytes, at most one more than `limit`.
+
+    None if there is no such regular file.
+    """
     try:
         with stream_of(path) as stream:
             return stream.read(limit + 1)
@@ -45,16 +54,24 @@ def read_bounded(path: Path, limit: int) -> "bytes | None":
 
 
 def parse_json(content: bytes, *, pairs: "Pairs | None" = None) -> Any:
-    """Return what a JSON text says; raise ValueError for what is none, or deeper than MAX_DEPTH."""
+    """Return the value of a JSON text.
+
+    Raise ValueError if it is not JSON, or deeper than MAX_DEPTH.
+    """
     try:
         value = json.loads(content, object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    level, depth = [value], 0
+
+    level = [value]
+    depth = 0
+
     while level:
         if depth > MAX_DEPTH:
             raise ValueError("nested too deep")
-        level, depth = [child for each in level for child in _children(each)], depth + 1
+        level = [child for each in level for child in _children(each)]
+        depth += 1
+
     return value
 
 

@@ -1,7 +1,7 @@
-"""SSH signatures: what one claims, read within bounds (the format is OpenSSH's PROTOCOL.sshsig).
+"""SSH signatures: the claims of one, read within bounds (the format is OpenSSH's PROTOCOL.sshsig).
 
-Whether a claim is true, only `ssh-keygen -Y verify` says (device/trust.py); here its words are taken apart, so that each attack
-can be told by its own name. Standard library only, Python 3.10 up.
+Whether a claim is true, only `ssh-keygen -Y verify` decides (device/trust.py). Here the signature
+is parsed, so that each attack gets an error code of its own. Standard library only, Python 3.10 up.
 """
 
 import base64
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError
 
 SUFFIX = ".sig"
-"""A manifest's signature lies beside it under this name."""
+"""Suffix of the signature file beside a manifest."""
 NAMESPACES = {BUNDLE_MANIFEST: "demitasse-bundle", RUNTIME_MANIFEST: "demitasse-runtime"}
-"""What a signature is for: one made for a runtime is none for a bundle, and one for a git commit is neither."""
+"""Manifest → purpose of its signature."""
+# A signature for a runtime is not one for a bundle, and one for a git commit is neither.
 MAX_SIGNATURE_BYTES = 8 << 10
 KEY_KINDS = (
     "ssh-ed25519",
@@ -26,37 +27,8 @@ KEY_KINDS = (
     "ecdsa-sha2-nistp521",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
-"""Keys that may sign; the strength of an RSA key lies in its length, which OpenSSH's verifier does not ask for."""
-TRUST_CODES = (
-    "unsigned",
-    "signature_too_large",
-    "signature_garbage",
-    "signature_truncated",
-    "signature_trailing",
-    "signature_version",
-    "bad_key",
-    "weak_key",
-    "weak_hash",
-    "wrong_namespace",
-    "wrong_principal",
-    "wrong_signature",
-    "unknown_signer",
-    "signer_namespace",
-    "signer_revoked",
-    "revoked_broken",
-    "no_signers",
-    "signers_authority",
-    "signers_broken",
-    "signers_expire",
-    "signers_link",
-    "signers_too_large",
-    "signers_writable",
-    "target_broken",
-    "wrong_name",
-    "wrong_target",
-    "downgrade",
-)
-"""Codes with which a board says that it does not trust what it was given; those of a runtime begin with `runtime_`."""
+"""Kinds of keys that may sign."""
+# Not RSA: its strength depends on the key's length, which OpenSSH's verifier does not check.
 _HASHES = ("sha256", "sha512")
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "\n-----END SSH SIGNATURE-----\n"
 _LINES = re.compile(r"(?:[A-Za-z0-9+/]{1,76}\n)*[A-Za-z0-9+/]{1,76}={0,2}")
@@ -64,24 +36,25 @@ _LINES = re.compile(r"(?:[A-Za-z0-9+/]{1,76}\n)*[A-Za-z0-9+/]{1,76}={0,2}")
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature says of itself."""
+    """The claims of a signature."""
 
     key: bytes
-    """The public key, as SSH writes it."""
+    """The public key in SSH's wire format."""
     namespace: str
 
     @property
     def fingerprint(self) -> str:
-        """The key's fingerprint, as ssh-keygen prints it."""
+        """Fingerprint of the key, as ssh-keygen prints it."""
         return fingerprint(self.key)
 
 
 def read_signature(content: bytes) -> Signature:
-    """Take a signature file apart; raise ManifestError with the code of what is wrong with it."""
+    """Parse a signature file; raise ManifestError with the code of the fault."""
     if len(content) > MAX_SIGNATURE_BYTES:
         raise ManifestError(
             "signature_too_large", f"the signature is larger than {MAX_SIGNATURE_BYTES >> 10} KiB"
         )
+
     blob = _unwrapped(content)
     if blob[:6] != b"SSHSIG":
         raise ManifestError("signature_garbage", "the signature is not an SSH signature")
@@ -90,16 +63,21 @@ def read_signature(content: bytes) -> Signature:
             "signature_version",
             f"the signature is of version {int.from_bytes(blob[6:10], 'big')}, not 1",
         )
+
     key, namespace, _, method, _ = _strings(blob[10:], 5)
     if key_kind(key) not in KEY_KINDS:
         raise ManifestError("weak_key", f"a key of kind `{key_kind(key)}` may not sign")
     if method.decode("ascii", "replace") not in _HASHES:
         raise ManifestError("weak_hash", f"the signature is over a hash of kind {method[:20]!r}")
+
     return Signature(key=key, namespace=namespace.decode("utf-8", "replace"))
 
 
 def key_kind(key: bytes) -> str:
-    """Return the kind of a public key, `ssh-ed25519`; raise ManifestError for what is none."""
+    """Return the kind of a public key, such as `ssh-ed25519`.
+
+    Raise ManifestError if it is not a key.
+    """
     length = int.from_bytes(key[:4], "big")
     if not 4 <= length <= 64 or len(key) < 4 + length:
         raise ManifestError("bad_key", "not a public key")
@@ -107,17 +85,22 @@ def key_kind(key: bytes) -> str:
 
 
 def read_key(kind: str, text: str) -> bytes:
-    """Return a public key from the first two words of its line; raise ManifestError `bad_key` or `weak_key`."""
+    """Return a public key from the first two words of its line.
+
+    Raise ManifestError `bad_key` or `weak_key`.
+    """
     try:
         key = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise ManifestError("bad_key", "not a public key") from error
+
     if key_kind(key) != kind:
         raise ManifestError(
             "bad_key", f"a public key of kind `{key_kind(key)}` is called `{kind[:40]}`"
         )
     if kind not in KEY_KINDS:
         raise ManifestError("weak_key", f"a key of kind `{kind}` may not sign")
+
     return key
 
 
@@ -134,6 +117,7 @@ def _unwrapped(content: bytes) -> bytes:
             "signature_truncated" if cut else "signature_garbage",
             "the signature does not begin as one",
         )
+
     body, end, rest = text[len(_BEGIN) :].partition(_END)
     if not end:
         raise ManifestError("signature_truncated", "the signature ends too early")
@@ -141,6 +125,7 @@ def _unwrapped(content: bytes) -> bytes:
         raise ManifestError("signature_trailing", "something follows the signature")
     if not _LINES.fullmatch(body):
         raise ManifestError("signature_garbage", "the signature is not base64")
+
     try:
         return base64.b64decode(body.replace("\n", ""), validate=True)
     except binascii.Error as error:
@@ -148,8 +133,13 @@ def _unwrapped(content: bytes) -> bytes:
 
 
 def _strings(blob: bytes, count: int) -> list[bytes]:
-    """Return a blob's strings, each behind its length; there must be so many and nothing else."""
-    found, at = [], 0
+    """Return the length-prefixed strings of a blob.
+
+    Raise ManifestError unless there are exactly `count`.
+    """
+    found = []
+    at = 0
+
     for _ in range(count):
         try:
             (length,) = struct.unpack_from(">I", blob, at)
@@ -159,6 +149,8 @@ def _strings(blob: bytes, count: int) -> list[bytes]:
             raise ManifestError("signature_truncated", "the signature ends too early")
         found.append(blob[at + 4 : at + 4 + length])
         at += 4 + length
+
     if at != len(blob):
         raise ManifestError("signature_trailing", "something follows the signature")
+
     return found

@@ -1,1 +1,1 @@
-"""The service: one process that answers questions over HTTP, and the worker in which its engine runs."""
+"""The service: one process that answers questions over HTTP, with engines in its threads."""

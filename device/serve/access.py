@@ -1,7 +1,7 @@
-"""Who may talk to the service: the names it is called by, the pages of other origins, and the token of a network service.
+"""Access to the service: allowed host names, allowed origins, and the token of a network service.
 
-A page in a browser reaches loopback too (DNS rebinding, CVE-2024-28224), so the Host must be an address, this machine's own
-name, or one that its owner has named. Standard library only.
+A page in a browser reaches loopback too (DNS rebinding, CVE-2024-28224). So the Host header must be
+an address, this machine's own name, or a name that its owner has allowed. Standard library only.
 """
 
 import hmac
@@ -16,9 +16,11 @@ from device.errors import DeviceError
 from device.manifest.endpoint import PORT
 
 HEALTH = ("/health", "/v1/health")
-"""What is answered by any name and without one: load balancers and HTTP/1.0 probes send none that is known."""
+"""Paths that are answered whatever the Host header says."""
+# Load balancers send any name, and HTTP/1.0 probes send none.
 PUBLIC = ("/", *HEALTH)
-"""What asks for no token: whether the service lives, and the page, which holds nothing and asks its reader for the token."""
+"""Paths that need no token: the health check, and the page, which holds nothing secret and asks its
+reader for the token."""
 MIN_TOKEN_CHARS = 16
 MAX_NAMES = 32
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z")
@@ -27,23 +29,25 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*,]+\Z")
 
 @dataclass(frozen=True)
 class Access:
-    """What a request must bring."""
+    """What a request must bring to be answered."""
 
     names: frozenset[str]
-    """Host names that are this machine; addresses always are."""
+    """Host names of this machine; its addresses are always allowed."""
     token: str = ""
-    """The bearer token; empty asks for none."""
+    """Bearer token; empty if the service asks for none."""
     origins: frozenset[str] = frozenset()
-    """Origins whose pages may call the service, besides its own page."""
+    """Origins whose pages may call the service besides its own page."""
 
     def refusal(
         self, path: str, headers: Mapping[str, str], *, preflight: bool = False
     ) -> "DeviceError | None":
-        """Return why a request is refused, None where it is welcome; header names in lower case.
+        """Return why a request is refused; None if it is allowed. Header names are in lower case.
 
-        Browsers send no token with a `preflight`, in which they ask whether a page may ask.
+        A `preflight` is a browser's question whether a page may call. Browsers send no token with
+        it.
         """
-        host, origin = headers.get("host", ""), headers.get("origin", "")
+        host = headers.get("host", "")
+        origin = headers.get("origin", "")
         if path not in HEALTH and not self._is_here(host):
             return DeviceError(
                 "host_not_allowed",
@@ -51,6 +55,7 @@ class Access:
                 hint="`--host-name NAME` allows another name",
                 status=403,
             )
+
         own_page = origin.partition("://")[2].lower() == host.lower()
         if origin and not own_page and not self.allowed_origin(headers):
             return DeviceError(
@@ -71,10 +76,14 @@ class Access:
                 hint="send `Authorization: Bearer TOKEN`",
                 status=401,
             )
+
         return None
 
     def allowed_origin(self, headers: Mapping[str, str]) -> str:
-        """Return the origin of a page that may call this service as another's; empty where there is none."""
+        """Return the origin of a page from elsewhere that may call this service.
+
+        Empty if there is none.
+        """
         origin = headers.get("origin", "")
         return origin if origin.lower() in self.origins else ""
 
@@ -94,9 +103,10 @@ class Access:
 def access_for(
     host: str, token_file: str, host_names: Iterable[str] = (), cors_origins: Iterable[str] = ()
 ) -> Access:
-    """Return what requests to a service on `host` must bring; raise DeviceError where it would stand open to a network.
+    """Return the rules of a service on `host`; raise DeviceError if it would be open to a network.
 
-    `host_names` are names that it is called by besides this machine's own, `cors_origins` those whose pages may call it.
+    `host_names` are its names besides this machine's own. `cors_origins` are the origins whose
+    pages may call it.
     """
     token = _read_token(token_file) if token_file else ""
     address = _address(host)
@@ -109,9 +119,11 @@ def access_for(
             f"`{host}` can be reached from the network and no token is asked for",
             hint=hint,
         )
+
     own = socket.gethostname().lower()
     names = {_host_name(name) for name in _few(host_names, "--host-name")}
     origins = {_origin(text) for text in _few(cors_origins, "--cors-origin")}
+
     return Access(frozenset({"localhost", own, f"{own}.local", *names}), token, frozenset(origins))
 
 
@@ -123,30 +135,34 @@ def _few(texts: Iterable[str], flag: str) -> list[str]:
 
 
 def _host_name(text: str) -> str:
-    """Return a name as a Host header has it: in lower case, without the dot of the root, other letters as IDNA writes them."""
+    """Return a name as a Host header has it: lower case, no root dot, non-ASCII letters in IDNA."""
     name = text.strip().lower().removesuffix(".")
     try:
         name = name if name.isascii() else name.encode("idna").decode("ascii")
     except UnicodeError:
         name = ""
+
     if not _NAME.match(name):
         raise DeviceError(
             "bad_host_name",
             f"`{text[:80]}` is not the name of a host",
             hint="a name alone, such as kitchen-pi.local: no scheme, no port, no `*`",
         )
+
     return name
 
 
 def _origin(text: str) -> str:
-    """Return an origin as browsers send it."""
+    """Return an origin as browsers send it: lower case, without a slash at its end."""
     origin = text.strip().lower().removesuffix("/")
     if not _ORIGIN.match(origin) or not origin.isascii():
         raise DeviceError(
             "bad_origin",
             f"`{text[:80]}` is not an origin",
-            hint="scheme and host of one site, such as https://app.example:3000; `*` would be all of them",
+            hint="scheme and host of one site, such as https://app.example:3000; "
+            "`*` would be all of them",
         )
+
     return origin
 
 
@@ -155,6 +171,7 @@ def _read_token(path: str) -> str:
         token = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError("bad_token_file", f"`{path}` cannot be read") from error
+
     if (
         len(token) < MIN_TOKEN_CHARS
         or not token.isascii()
@@ -165,6 +182,7 @@ def _read_token(path: str) -> str:
             "bad_token_file",
             f"`{path}`: a token has at least {MIN_TOKEN_CHARS} printable ASCII characters",
         )
+
     return token
 
 

@@ -1,8 +1,9 @@
-"""OpenAI's requests, read strictly: every field is on a list, has a kind and a range, and is named when it is refused.
+"""OpenAI's requests, read strictly: every field is listed, has a range, and is named in errors.
 
-What narrows an answer is enforced or refused, never dropped. Fields that clients send without meaning anything by them are taken
-at the value that changes nothing, null everywhere; and what is in a reply comes back as history (conversation.py). A body has
-passed body.py before anything here sees it. Standard library only.
+A field that restricts the answer is enforced or refused, never dropped. Optional fields that
+clients send by default are accepted only with their no-op value, and every field may be null. A
+reply comes back as history (conversation.py). A body has passed body.py before it arrives here.
+Standard library only.
 """
 
 import json
@@ -16,7 +17,7 @@ from device.serve.body import read_object
 from device.serve.conversation import Message, read_messages
 
 MAX_INPUTS = 64
-"""Texts of one request for embeddings."""
+"""Maximum number of texts in one request for embeddings."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -36,16 +37,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "verbosity": ("medium",),
 }
-"""Fields without effect here → the values that ask for none; null does so everywhere."""
+"""Fields without effect here → their no-op values; null is one for every field."""
 IGNORED = ("metadata", "model", "prompt_cache_key", "safety_identifier", "user")
-"""Fields that may say anything: one board serves one model to whom it serves."""
+"""Fields that may have any value: one board serves one model, whoever asks."""
 _FORMS = {"text": set(), "json_object": {"schema"}, "json_schema": {"schema", "json_schema"}}
-"""Kind of a response format → its fields besides `type`; llama-server's `schema` beside OpenAI's `json_schema`."""
+"""Kind of a response format → its fields besides `type`. `schema` is llama-server's, `json_schema`
+is OpenAI's."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request that can be answered: a conversation, or a prompt as it stands."""
+    """A request for an answer: to a conversation, or to a plain prompt."""
 
     messages: tuple[Message, ...]
     prompt: "str | tuple[int, ...]"
@@ -61,7 +63,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Texts:
-    """A request for embeddings: texts, or prompts as token ids."""
+    """A request for embeddings of texts, or of prompts as token ids."""
 
     inputs: "tuple[str | tuple[int, ...], ...]"
     base64: bool = False
@@ -71,7 +73,8 @@ class Texts:
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
     fields = _fields(body, "messages", "max_completion_tokens")
-    messages, top = read_messages(fields.get("messages")), _chat_logprobs(fields)
+    messages = read_messages(fields.get("messages"))
+    top = _chat_logprobs(fields)
     return Question(messages, "", _sampling(fields, default_max_tokens, top), *_streaming(fields))
 
 
@@ -82,6 +85,7 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
         raise FieldError(
             "top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`"
         )
+
     top = _renamed("logprobs", "top_logprobs", fields["logprobs"]) if "logprobs" in fields else None
     return Question(
         (),
@@ -96,27 +100,31 @@ def read_embeddings(body: bytes) -> Texts:
     fields = _set_fields(read_object(body))
     if unknown := set(fields) - {"input", "encoding_format", *IGNORED}:
         raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
+
     form = fields.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise FieldError("encoding_format", "must be `float` or `base64`")
+
     value = fields.get("input")
     several = isinstance(value, list) and value and isinstance(value[0], (str, list))
     inputs = value if several else [value]
     if not isinstance(inputs, list) or len(inputs) > MAX_INPUTS:
         raise FieldError("input", f"at most {MAX_INPUTS} texts at once")
+
     return Texts(tuple(_prompt(each, "input") for each in inputs), base64=form == "base64")
 
 
 def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are set: null is how clients write that they say nothing, of fields unknown here too."""
+    """Return the fields that are not null: clients send null for a field that they do not use."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _fields(body: bytes, *own: str) -> dict[str, Any]:
-    """Return the fields that are set, all of them known."""
+    """Return the fields that are not null; raise FieldError if one is unknown."""
     fields = _set_fields(read_object(body))
     known = {*own, *RANGES, *NEUTRAL, *IGNORED}
     known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
+
     for name, value in fields.items():
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
@@ -126,27 +134,29 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
                 f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}",
                 code="unsupported",
             )
+
     return fields
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Compare as JSON does: true is not 1."""
+    """Compare as JSON does: `true` is not 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
-    """Return how many likely tokens are asked for with each token; None where not even its own probability is."""
-    asked, top = (
-        _flag(fields, "logprobs"),
-        checked_number("top_logprobs", fields.pop("top_logprobs", 0)),
-    )
+    """Return the number of likely tokens asked for with each token.
+
+    None if not even the token's own probability is asked for.
+    """
+    asked = _flag(fields, "logprobs")
+    top = checked_number("top_logprobs", fields.pop("top_logprobs", 0))
     if top and not asked:
         raise FieldError("top_logprobs", "needs `logprobs`")
     return int(top) if asked else None
 
 
 def _response_format(value: Any) -> str:
-    """Return the grammar that an answer is held to; empty for none."""
+    """Return the grammar of a response format; empty if it restricts nothing."""
     fields = _set_fields(value) if isinstance(value, dict) else {}
     kind = fields.pop("type", None)
     if not isinstance(kind, str) or kind not in _FORMS:
@@ -154,18 +164,24 @@ def _response_format(value: Any) -> str:
     if unknown := set(fields) - _FORMS[kind]:
         problem = f"`{min(unknown)[:80]}` is not a field of `{kind}`"
         raise FieldError("response_format", problem, code="unknown_field")
+
     described = [fields["schema"]] if "schema" in fields else []
     if "json_schema" in fields:
         described.append(_named_schema(fields["json_schema"]))
+
     if len(described) > 1 or (kind == "json_schema" and not described):
         raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
     if described:
         return schema.grammar(described[0])
+
     return schema.any_object() if kind == "json_object" else ""
 
 
 def _named_schema(value: Any) -> Any:
-    """Return the schema in OpenAI's `json_schema`; `strict` changes nothing, since every schema is held to."""
+    """Return the schema in OpenAI's `json_schema`.
+
+    `strict` changes nothing, since every schema is enforced.
+    """
     kinds: dict[str, Any] = {
         "name": str,
         "description": str,
@@ -175,12 +191,14 @@ def _named_schema(value: Any) -> Any:
     fields = _set_fields(value) if isinstance(value, dict) else {}
     if "schema" not in fields:
         raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
+
     for name, each in fields.items():
         if name not in kinds:
             problem = f"`json_schema.{name[:80]}` is not a field of a schema's description"
             raise FieldError("response_format", problem, code="unknown_field")
         if not isinstance(each, kinds[name]):
             raise FieldError("response_format", f"`json_schema.{name}` is of a wrong kind")
+
     return fields["schema"]
 
 
@@ -191,6 +209,7 @@ def _sampling(
     if "max_completion_tokens" in fields:
         most = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
         asked["max_tokens"] = min(most, asked.get("max_tokens", most))
+
     grammar = _response_format(fields["response_format"]) if "response_format" in fields else ""
     fixed = {
         "stop": _stop(fields.get("stop", ())),
@@ -219,6 +238,7 @@ def _streaming(fields: Mapping[str, Any]) -> tuple[bool, bool]:
     options = _set_fields(options) if isinstance(options, dict) else {"": options}
     if set(options) - {"include_usage", "include_obfuscation"}:
         raise FieldError("stream_options", "must be an object with `include_usage` alone")
+
     _flag(options, "include_obfuscation")
     return _flag(fields, "stream"), _flag(options, "include_usage")
 
@@ -231,7 +251,7 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
 
 
 def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
-    """Return a text or token ids; a list of just one prompt is that prompt."""
+    """Return a prompt as text or token ids; a list with one prompt is that prompt."""
     if (
         field == "prompt"
         and isinstance(value, list)
@@ -242,12 +262,14 @@ def _prompt(value: Any, field: str = "prompt") -> "str | tuple[int, ...]":
             problem = "holds several prompts, and one is answered at a time"
             raise FieldError(field, problem, code="unsupported")
         value = value[0]
+
     if isinstance(value, list) and value and all(type(token) is int for token in value):
         return tuple(value)
     if not isinstance(value, str):
         raise FieldError(field, "must be a text, or a list of token ids")
     if not value.strip():
         raise FieldError(field, "the question is empty", code="empty_question")
+
     return value
 
 
@@ -255,4 +277,4 @@ READERS: dict[str, Callable[[bytes, int], Question]] = {
     "/v1/chat/completions": read_chat,
     "/v1/completions": read_completion,
 }
-"""Path → how its request is read."""
+"""Path → function that reads its request."""

@@ -1,8 +1,9 @@
-"""A request's body as JSON, walked once before any reader sees it. Standard library only.
+"""The body of a request as JSON, checked once before any reader sees it. Standard library only.
 
-The rule to keep: what passes here can be hashed, compared, sorted, written as UTF-8 and written as JSON again, whatever a reader
-does with it. So readers look at kinds and ranges alone, and none of them can be made to fail by a value that JSON libraries
-disagree about (RFC 8259, sections 4, 6 and 8.2: repeated names, large numbers, half surrogate pairs).
+The rule to keep: a value that passes here can be hashed, compared, sorted, written as UTF-8 and
+written as JSON again. So readers check kinds and ranges only. None of them fails on a value that
+JSON libraries disagree about: repeated names, large numbers, half surrogate pairs (RFC 8259,
+sections 4, 6 and 8.2).
 """
 
 import json
@@ -14,7 +15,8 @@ from typing import Any
 from device.errors import DeviceError
 
 MAX_DEPTH = 64
-"""Objects and lists around a value: a schema of the greatest depth that schema.py takes needs 40."""
+"""Maximum depth of objects and lists."""
+# A schema of the greatest depth that schema.py accepts needs 40.
 MAX_INTEGER = 2**63 - 1
 _LONGEST_INTEGER = len(str(-MAX_INTEGER))
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -22,7 +24,10 @@ _SHOWN_CHARS = 60
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body; raise DeviceError `invalid_json` with the place of what cannot be used."""
+    """Return the JSON object of a body.
+
+    Raise DeviceError `invalid_json` with the place of the fault.
+    """
     try:
         value = json.loads(
             body.decode("utf-8-sig"),
@@ -33,14 +38,16 @@ def read_object(body: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         raise _invalid("the body is not valid JSON") from error
+
     if not isinstance(value, dict):
         raise _invalid("the body is not a JSON object")
+
     _walk(value)
     return value
 
 
 def _walk(body: dict[str, Any]) -> None:
-    """Look at every name and value once, without recursion and without a copy."""
+    """Check every name and value once, without recursion and without a copy."""
     path: list[Any] = []
     open_values: list[Iterator[tuple[Any, Any]]] = [iter(body.items())]
     while open_values:
@@ -59,7 +66,7 @@ def _walk(body: dict[str, Any]) -> None:
 
 
 def _inside(value: "dict[str, Any] | list[Any]", path: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Return the names, or numbers, and values in an object or a list."""
+    """Return the names (or numbers) and values in an object or a list."""
     if len(path) >= MAX_DEPTH:
         raise _invalid(f"`{_place(path)}`: is nested deeper than {MAX_DEPTH} levels")
     return iter(value.items() if isinstance(value, dict) else enumerate(value))
@@ -72,19 +79,23 @@ def _check_text(text: str, path: list[Any], what: str) -> None:
 
 
 def _place(path: list[Any]) -> str:
-    """Return a place as errors name it: `messages[0].content`."""
+    """Return a place as error messages name it: `messages[0].content`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).lstrip(".")[:_SHOWN_CHARS]
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise DeviceError where a name comes twice: readers would differ on which one holds."""
+    """Return an object; raise DeviceError if a name occurs twice.
+
+    Readers would differ on which of the two values counts.
+    """
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields:
             shown = name[:_SHOWN_CHARS].encode("utf-8", "replace").decode()
             raise _invalid(f"`{shown}`: stands twice in one object")
         fields[name] = value
+
     return fields
 
 
@@ -100,7 +111,8 @@ def _finite(text: str) -> float:
 
 
 def _small(text: str) -> int:
-    # Looked at as text: the time that `int` takes grows with the square of the digits, and Python 3.10.6 has no bound.
+    # Checked as text: the time that `int` takes grows with the square of the digits, and Python
+    # 3.10.6 has no bound.
     number = int(text) if len(text) <= _LONGEST_INTEGER else MAX_INTEGER + 1
     if abs(number) > MAX_INTEGER:
         raise _invalid(f"`{text[:_SHOWN_CHARS]}` is too large a number")

@@ -1,4 +1,4 @@
-"""What stands before the routes: replies are counted, strangers turned away, and allowed pages told that they may read."""
+"""The middleware before the routes: counts replies, refuses strangers, answers preflights."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -15,7 +15,7 @@ RETRY_AFTER_S = {429: "5", 503: "2"}
 
 
 class Count:
-    """Counts each reply, by the path of a route: a stranger's paths are one."""
+    """Counts each reply by the path of its route; all unknown paths count as one."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
         self._app = app
@@ -24,6 +24,7 @@ class Count:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
+            """Count the status of a reply and send it on."""
             if message["type"] == "http.response.start":
                 path = scope["path"] if scope["path"] in self._paths else "other"
                 self._metrics.replied(path, message["status"])
@@ -33,7 +34,7 @@ class Count:
 
 
 class Gate:
-    """Turns away what access.py refuses, before any route sees it, and answers what browsers ask before they ask."""
+    """Refuses what access.py does not allow, before any route sees it, and answers preflights."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -42,6 +43,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+
         request = Request(scope)
         origin = self._access.allowed_origin(request.headers)
         error = _too_long(scope) or self._access.refusal(
@@ -53,11 +55,15 @@ class Gate:
             app = _preflight(request.headers)
         else:
             app = self._app
+
         await app(scope, receive, _told(send, origin) if origin else send)
 
 
 def error_response(error: DeviceError) -> Response:
-    """Return an error in OpenAI's shape, with when to come back and how to prove who one is."""
+    """Return an error in OpenAI's shape, with the headers that belong to its status.
+
+    They are `retry-after` and `www-authenticate`.
+    """
     headers = {"retry-after": RETRY_AFTER_S[error.status]} if error.status in RETRY_AFTER_S else {}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -65,7 +71,7 @@ def error_response(error: DeviceError) -> Response:
 
 
 def _too_long(scope: Scope) -> "DeviceError | None":
-    """Return an error for a head that is too long though it came in one piece, which h11 lets pass."""
+    """Return the error of headers that are too long but came in one piece, which h11 accepts."""
     size = sum(len(name) + len(value) for name, value in scope["headers"])
     if size <= MAX_HEADER_BYTES:
         return None
@@ -78,20 +84,27 @@ def _is_preflight(request: Request) -> bool:
 
 
 def _preflight(asked: Headers) -> Response:
-    """Allow a page what it is about to send; which page may is access.py's to say (Fetch standard, CORS-preflight)."""
+    """Return the headers that let a page send its request (Fetch standard, CORS-preflight).
+
+    Whether the page may do so is decided by access.py.
+    """
     allowed = {"access-control-allow-methods": "GET, POST", "access-control-max-age": "600"}
-    # Named one by one: `*` leaves out `authorization`, and clients send headers of their own (x-stainless-…).
+    # Named one by one: `*` leaves out `authorization`, and clients send headers of their own
+    # (x-stainless-…).
     if names := asked.get("access-control-request-headers"):
         allowed["access-control-allow-headers"] = names
+
     if asked.get("access-control-request-private-network") == "true":
         allowed["access-control-allow-private-network"] = "true"
+
     return Response(status_code=204, headers=allowed)
 
 
 def _told(send: Send, origin: str) -> Send:
-    """Have every reply say that pages of an origin may read it, refusals too."""
+    """Add the header that lets pages of an origin read the reply, to refusals too."""
 
     async def sent(message: Message) -> None:
+        """Add the headers to the head of a reply and send it on."""
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["access-control-allow-origin"] = origin

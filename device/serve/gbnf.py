@@ -1,6 +1,9 @@
-"""Pieces of llama.cpp's grammars (GBNF) that describe JSON: texts, numbers within bounds, and formats. Standard library only.
+"""Parts of llama.cpp's grammars (GBNF) for JSON: strings, numbers within bounds, formats.
 
-The rule to keep: whatever such a piece lets through is JSON, and any reader of JSON reads the same value from it.
+Standard library only.
+
+The rule to keep: every text that such a part accepts is JSON, and all JSON readers read the same
+value from it.
 """
 
 import json
@@ -8,9 +11,10 @@ import math
 from typing import Any
 
 MAX_DIGITS = 16
-"""Of an integer, and in front of a number's point: the most that every double tells apart is 15 to 17."""
+"""Maximum digits of an integer, and before a decimal point."""
+# Every double tells 15 to 17 digits apart.
 _GREATEST = 10**MAX_DIGITS - 1
-# `\\u` takes no half of a surrogate pair (D800 to DFFF): what is not text cannot be read back.
+# `\\u` takes no half of a surrogate pair (D800 to DFFF): that is not text, and cannot be read back.
 _CHARACTER = (
     r'[^"\\\x7f\x00-\x1f] | "\\" (["\\/bfnrt] | "u" '
     r"([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))"
@@ -53,23 +57,27 @@ FORMATS = {
     "ipv4": f'{_BYTE} "." {_BYTE} "." {_BYTE} "." {_BYTE}',
     "email": f'{_LABEL} ("." {_LABEL}){{0,3}} "@" {_LABEL} ("." {_LABEL}){{0,3}} "." [a-z]{{2,10}}',
 }
-"""Formats of texts (RFC 3339, 4122, 2673, 5321) → texts that all have them, if not all texts that do."""
+"""Format of a string (RFC 3339, 4122, 2673, 5321) → grammar of strings that have it, though maybe
+not of all that do."""
 
 
 def literal(value: Any) -> str:
-    """Return the piece that lets one value through, written as JSON."""
+    """Return the grammar part of one value, written as JSON."""
     text = json.dumps(value, ensure_ascii=False)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def times(least: int, most: "int | None") -> str:
-    """Return how often a piece may be repeated."""
+    """Return the repetition of a part: `{low,high}`."""
     return f"{{{least},{'' if most is None else most}}}"
 
 
 def integers(low: "int | None", high: "int | None") -> str:
-    """Return the piece of the integers from `low` to `high`; None bounds nothing. Empty where there is none."""
+    """Return the grammar part of the integers from `low` to `high`; empty if there is none.
+
+    None means unbounded.
+    """
     low = -_GREATEST if low is None else max(low, -_GREATEST)
     high = _GREATEST if high is None else min(high, _GREATEST)
     negative = _naturals(max(1, -high), -low)
@@ -78,31 +86,35 @@ def integers(low: "int | None", high: "int | None") -> str:
 
 
 class Bounds:
-    """What a number must lie between: two whole numbers, each of them in or out."""
+    """Range of a number: two whole numbers, each included or excluded."""
 
     def __init__(
         self, low: "int | None", high: "int | None", *, low_out: bool, high_out: bool
     ) -> None:
         self.low = -_GREATEST if low is None else max(low, -_GREATEST)
         self.high = _GREATEST if high is None else min(high, _GREATEST)
-        self.low_out, self.high_out = low_out, high_out
+        self.low_out = low_out
+        self.high_out = high_out
 
     def piece(self) -> str:
-        """Return the piece of the numbers in between; empty where there is none."""
+        """Return the grammar part of the numbers in the range; empty if there is none."""
         sides = []
         if self.low < 0:
             near, out = (-self.high, self.high_out) if self.high <= 0 else (0, False)
             sides.append(('"-" ', _sizes(near, -self.low, near_out=out, far_out=self.low_out)))
+
         if self.high >= 0:
             near, out = (self.low, self.low_out) if self.low >= 0 else (0, False)
             sides.append(("", _sizes(near, self.high, near_out=out, far_out=self.high_out)))
+
         return " | ".join(f"{sign}({sizes})" for sign, sizes in sides if sizes)
 
 
 def _sizes(near: int, far: int, *, near_out: bool, far_out: bool) -> str:
-    """Return the piece of the numbers without a sign from `near` to `far`."""
+    """Return the grammar part of the unsigned numbers from `near` to `far`."""
     if near == far:
         return "" if near_out or far_out else f'"{near}" {_ZEROS}'
+
     first = f'"{near}" {_MORE_THAN_ZERO if near_out else _FRACTION}'
     between = _naturals(near + 1, far - 1)
     last = "" if far_out else f'"{far}" {_ZEROS}'
@@ -110,9 +122,13 @@ def _sizes(near: int, far: int, *, near_out: bool, far_out: bool) -> str:
 
 
 def _naturals(low: int, high: int) -> str:
-    """Return the piece of the whole numbers from `low` to `high`, none of them negative; empty where there is none."""
+    """Return the grammar part of the non-negative integers from `low` to `high`.
+
+    Empty if there is none.
+    """
     if low > high:
         return ""
+
     lengths = range(len(str(low)), len(str(high)) + 1)
     least = [max(low, 10 ** (length - 1) if length > 1 else 0) for length in lengths]
     most = [min(high, 10**length - 1) for length in lengths]
@@ -120,7 +136,7 @@ def _naturals(low: int, high: int) -> str:
 
 
 def _digits(low: str, high: str) -> str:
-    """Return the piece of the numbers between two of the same length."""
+    """Return the grammar part of the integers between two of the same length."""
     rest = len(low) - 1
     if low == high:
         return f'"{low}"'
@@ -128,15 +144,21 @@ def _digits(low: str, high: str) -> str:
         return f"[{low}-{high}]"
     if low[0] == high[0]:
         return f'"{low[0]}" ({_digits(low[1:], high[1:])})'
-    first, last, pieces = int(low[0]), int(high[0]), []
+
+    first = int(low[0])
+    last = int(high[0])
+    pieces = []
     if low[1:] != "0" * rest:
         pieces.append(f'"{first}" ({_digits(low[1:], "9" * rest)})')
         first += 1
+
     if high[1:] != "9" * rest:
         pieces.append(f'"{last}" ({_digits("0" * rest, high[1:])})')
         last -= 1
+
     if first <= last:
         pieces.append(f"[{first}-{last}] [0-9]{{{rest}}}")
+
     return " | ".join(pieces)
 
 

@@ -1,6 +1,6 @@
-"""What a service counts, in Prometheus' text format. Standard library only.
+"""Figures of a service in Prometheus' text format. Standard library only.
 
-Counters are touched in the event loop's thread alone, so they need no lock.
+Counters are changed in the event loop's thread only, so they need no lock.
 """
 
 import os
@@ -31,11 +31,11 @@ class Metrics:
         self._sums = dict.fromkeys(_SUMS, 0.0)
 
     def replied(self, path: str, status: int) -> None:
-        """Count a request by its path and the status that it got."""
+        """Count a request by its path and its HTTP status."""
         self._requests[path, status] += 1
 
     def answered(self, timing: Timing) -> None:
-        """Add what an answer took."""
+        """Add the timing of an answer."""
         took = (
             timing.prompt_tokens,
             timing.reused_tokens,
@@ -47,15 +47,17 @@ class Metrics:
             self._sums[name] += amount
 
     def text(self, *, waiting: int, temperature_c: "float | None", labels: "dict[str, str]") -> str:
-        """Return all figures; `labels` say what is served."""
+        """Return all figures as text; `labels` name what is served."""
         lines = _metric("info", "gauge", "What is served.", [(_labels(labels), 1)])
         requests = [
             (_labels({"path": path, "status": str(status)}), n)
             for (path, status), n in sorted(self._requests.items())
         ]
         lines += _metric("requests_total", "counter", "Requests by path and status.", requests)
+
         for name, meaning in _SUMS.items():
             lines += _metric(f"{name}_total", "counter", meaning, [("", self._sums[name])])
+
         lines += _metric(
             "requests_waiting",
             "gauge",
@@ -81,6 +83,7 @@ class Metrics:
                 "The processor's temperature.",
                 [("", temperature_c)],
             )
+
         return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,7 @@
-"""The chat page: one file without anything from elsewhere, and the headers that keep it so. Standard library only."""
+"""The chat page: one self-contained file, and the headers that keep it so.
+
+Standard library only.
+"""
 
 import base64
 import re
@@ -12,11 +15,23 @@ def page() -> bytes:
 
 
 def headers(html: bytes) -> "dict[str, str]":
-    """Return what a browser is told of the page: it runs this very script and style, and talks to this service alone."""
+    """Return the page's security headers: only its own script and style may run.
+
+    It may call this service only.
+    """
     script, style = (_digest(html, tag) for tag in ("script", "style"))
-    policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:"
+    policy = (
+        "default-src 'none'",
+        f"script-src {script}",
+        f"style-src {style}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
     return {
-        "content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "content-security-policy": "; ".join(policy),
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
         "cache-control": "no-cache",

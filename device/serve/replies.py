@@ -14,7 +14,7 @@ from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
-"""What llama-server says while it loads; its clients wait for it."""
+"""llama-server's answer while it loads; its clients wait for it."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -34,9 +34,10 @@ def event(body: dict[str, Any]) -> bytes:
 def embeddings(
     model: str, vectors: "list[list[float]]", tokens: int, *, packed: bool
 ) -> dict[str, Any]:
-    """Return vectors in OpenAI's shape, as numbers or packed as base64 of little-endian float32."""
+    """Return vectors in OpenAI's shape, as numbers or as base64 of little-endian float32."""
 
     def shown(vector: "list[float]") -> Any:
+        """Return a vector as it stands in the reply."""
         return (
             base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
             if packed
@@ -57,7 +58,7 @@ def embeddings(
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer under way: everything that its chunks have in common."""
+    """One answer in progress: the fields that all its chunks share."""
 
     model: str
     chat: bool
@@ -66,7 +67,8 @@ class Reply:
 
     def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
         """Return the answer in one piece."""
-        text, last = "".join(step.text for step in steps), steps[-1]
+        text = "".join(step.text for step in steps)
+        last = steps[-1]
         content = (
             {"message": {"role": "assistant", "content": text, "refusal": None}}
             if self.chat
@@ -79,6 +81,7 @@ class Reply:
             "finish_reason": last.finish_reason,
         }
         kind = "chat.completion" if self.chat else "text_completion"
+
         return {**self._head(kind), "choices": [choice], **_figures(last.timing, usage=True)}
 
     def opening(self) -> list[dict[str, Any]]:
@@ -90,12 +93,12 @@ class Reply:
         )
 
     def chunk(self, step: Token, offset: int) -> dict[str, Any]:
-        """Return a chunk with the text of a step; before it came `offset` characters."""
+        """Return the chunk of a step's text; `offset` characters came before it."""
         content = {"delta": {"content": step.text}} if self.chat else {"text": step.text}
         return self._chunk({**content, "logprobs": self._logprobs([step], offset)}, None)
 
     def closing(self, last: Token, *, include_usage: bool) -> list[dict[str, Any]]:
-        """Return the chunks after the last text: why it ended, and what it took."""
+        """Return the chunks after the last text: the finish reason and the usage."""
         end = self._chunk({"delta": {}} if self.chat else {"text": ""}, last.finish_reason)
         chunks = [{**end, **_figures(last.timing, usage=False)}]
         if include_usage:
@@ -120,7 +123,10 @@ class Reply:
         }
 
     def _logprobs(self, steps: Sequence[Token], offset: int) -> "dict[str, Any] | None":
-        """Return how likely the tokens were, in the form of a conversation's or a plain prompt's answer; None if nobody asked."""
+        """Return the log-probabilities of the tokens, in a conversation's or a prompt's shape.
+
+        None if the request did not ask for them.
+        """
         begins = accumulate((len(step.text) for step in steps), initial=offset)
         scored = [
             (step, begin) for step, begin in zip(steps, begins, strict=False) if step.candidates
@@ -129,6 +135,7 @@ class Reply:
             return None
         if self.chat:
             return {"content": [_scored(step) for step, _ in scored], "refusal": None}
+
         return {
             "tokens": [_text(step.candidates[0]) for step, _ in scored],
             "token_logprobs": [step.candidates[0].logprob for step, _ in scored],
@@ -156,6 +163,7 @@ def _figures(timing: "Timing | None", *, usage: bool) -> dict[str, Any]:
     """Return OpenAI's `usage` and llama-server's `timings`."""
     if timing is None:
         return {}
+
     figures: dict[str, Any] = {
         "timings": {
             "cache_n": timing.reused_tokens,
@@ -173,4 +181,5 @@ def _figures(timing: "Timing | None", *, usage: bool) -> dict[str, Any]:
             "total_tokens": timing.prompt_tokens + timing.answer_tokens,
             "prompt_tokens_details": {"cached_tokens": timing.reused_tokens},
         }
+
     return figures

@@ -1,9 +1,10 @@
-"""A JSON schema to the grammar (GBNF) of the texts that it describes, for answers that programs read.
+"""Translation of a JSON schema into the grammar (GBNF) of the texts that it describes.
 
-Which keys are understood, and which ones only say something about a value, stands in shapes.py.
-Anything else that would narrow an answer is refused by name: an answer that only half holds to its schema is worse than none.
-Properties come in the schema's order and no others do. What a schema may grow to is bounded, however it refers to itself. What
-arrives here has passed body.py: texts are valid, numbers finite. Standard library only.
+shapes.py says which keys are understood and which ones are annotations. Any other key that would
+restrict an answer is refused by name: an answer that only half follows its schema is worse than
+none. Properties come in the schema's order, and no others are allowed. The size of a grammar is
+bounded, however a schema refers to itself. A schema has passed body.py: its texts are valid and its
+numbers finite. Standard library only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,28 +39,33 @@ def any_object() -> str:
 
 
 def grammar(schema: Any) -> str:
-    """Return the grammar of a schema; raise FieldError `response_format` with the place of what is not understood."""
+    """Return the grammar of a schema.
+
+    Raise FieldError `response_format` with the place of a key or value that is not understood.
+    """
     return _Writer(schema).text(schema)
 
 
 class _Writer:
-    """The rules of one grammar under way."""
+    """The rules of one grammar while it is built."""
 
     def __init__(self, schema: Any) -> None:
         self._schema = schema
         self._rules: dict[str, str] = {}
-        """Body → name."""
+        """Rule body → rule name."""
         self._values = 0
         self._bytes = 0
-        """Of all rules, so that the work ends where they grow too large, not after it."""
+        """Size of all rules, so that the work ends when they grow too large, not after it."""
 
     def text(self, schema: Any) -> str:
+        """Return the whole grammar of a schema, the rule `root` first."""
         root = self._value(schema, "schema", 0)
         named = {name: body for body, name in self._rules.items()}
         rules = {"root": root, **named, **BASE}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
         self._bytes = len(text)
         self._check_size()
+
         return text
 
     def _check_size(self) -> None:
@@ -69,7 +75,7 @@ class _Writer:
             )
 
     def _rule(self, body: str) -> str:
-        """Return the name of a rule."""
+        """Return the name of a rule, which is added if it is new."""
         if body not in self._rules:
             if len(self._rules) >= MAX_RULES:
                 raise refused("schema", f"is too large: it needs more than {MAX_RULES} rules")
@@ -87,16 +93,21 @@ class _Writer:
     def _value(self, schema: Any, where: str, depth: int) -> str:
         if depth > MAX_DEPTH:
             raise refused(where, f"is nested deeper than {MAX_DEPTH} levels, or refers to itself")
+
         if schema is True:
             schema = {}
+
         if not isinstance(schema, dict):
             raise refused(where, "must be an object")
+
         self._values += 1
         if self._values > MAX_VALUES:
             raise refused("schema", f"is too large: it describes more than {MAX_VALUES} values")
+
         nullable = schema.get("nullable", False)
         if not isinstance(nullable, bool):
             raise refused(f"{where}.nullable", "must be true or false")
+
         body = self._body({k: v for k, v in schema.items() if k != "nullable"}, where, depth)
         return self._one_of([body, "null"]) if nullable else body
 
@@ -111,9 +122,11 @@ class _Writer:
             if key in schema:
                 only(schema, {key}, where)
                 return write(schema[key], f"{where}.{key}", depth + 1)
+
         if "enum" in schema or "const" in schema:
             only(schema, {"enum", "const", "type"}, where)
             return self._one_of(map(literal, listed_values(schema, where)))
+
         return self._typed(schema, where, depth)
 
     def _typed(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
@@ -130,18 +143,26 @@ class _Writer:
             return self._array(schema, where, depth)
         if kind == "string":
             return self._string(schema, where)
+
         return self._number(kind, schema, where) if BOUNDS & set(schema) else kind
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
         return self._value(self._resolved(target, where), where, depth)
 
     def _resolved(self, target: Any, where: str) -> Any:
-        """Return what a reference into this schema names: a JSON pointer (RFC 6901) as a URI's fragment, `#/$defs/a~1b`."""
+        """Return the schema that a reference names: a JSON pointer as a URI fragment (RFC 6901).
+
+        Example: `#/$defs/a~1b`.
+        """
         if not isinstance(target, str) or not target.startswith("#"):
             raise refused(where, f"`{str(target)[:80]}` is not in this schema")
+
         path = unquote(target[1:])
         at: Any = self._schema
-        for part in path.split("/")[1:] if path.startswith("/") else [] if not path else [path]:
+
+        # The pointer of the whole schema is empty, and every other one begins with a slash.
+        parts = path.split("/")[1:] if path.startswith("/") or not path else [path]
+        for part in parts:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(at, dict) and name in at:
                 at = at[name]
@@ -149,6 +170,7 @@ class _Writer:
                 at = at[int(name[:9])]
             else:
                 raise refused(where, f"`{target[:80]}` is not in this schema")
+
         return at
 
     def _any(self, choices: Any, where: str, depth: int) -> str:
@@ -158,31 +180,38 @@ class _Writer:
         )
 
     def _one(self, choices: Any, where: str, depth: int) -> str:
-        """Return the rule of choices of which exactly one may hold: none may describe what another one does."""
+        """Return the rule of `oneOf`; raise FieldError if two choices fit the same value."""
         if len(schemas(choices, where)) > MAX_CHOICES:
             raise refused(where, f"has more than {MAX_CHOICES} choices to tell apart: use `anyOf`")
+
         written = self._any(choices, where, depth)
         shapes = [self._shape(choice, where) for choice in choices]
+
         for number, shape in enumerate(shapes):
             for other in range(number):
                 if not apart(shapes[other], shape):
                     raise refused(
                         where,
-                        f"one value may be both [{other}] and [{number}], and just one is to hold: use `anyOf`",
+                        f"one value may be both [{other}] and [{number}], "
+                        "and just one is to hold: use `anyOf`",
                     )
+
         return written
 
     def _shape(self, schema: Any, where: str) -> Mapping[str, Any]:
-        """Return a schema without the references around it."""
+        """Return a schema with its references followed."""
         for _ in range(MAX_DEPTH):
             if not isinstance(schema, dict) or "$ref" not in schema:
                 break
             schema = self._resolved(schema["$ref"], where)
+
         if not isinstance(schema, dict):
             return {}
+
         names = schema.get("properties")
         if isinstance(names, dict):
             return {**schema, "properties": {k: self._shape(v, where) for k, v in names.items()}}
+
         return schema
 
     def _all(self, parts: Any, where: str, depth: int) -> str:
@@ -193,22 +222,27 @@ class _Writer:
     # Objects and lists
 
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        properties, required = schema.get("properties", {}), schema.get("required", [])
+        properties = schema.get("properties", {})
+        required = schema.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise refused(where, "`properties` must be an object and `required` a list")
+
         for name in required:
             if not isinstance(name, str) or name not in properties:
                 raise refused(
                     f"{where}.required", f"`{str(name)[:80]}` is not among the properties"
                 )
+
         names = schema.get("propertyNames", True)
         if names is not True:
             _check_names(names, f"{where}.propertyNames")
+
         more = schema.get("additionalProperties", True)
         if not isinstance(more, (bool, dict)):
             raise refused(f"{where}.additionalProperties", "must be true, false or a schema")
         if not properties:
             return self._map(more, f"{where}.additionalProperties", depth)
+
         pairs = [
             (_pair(name, self._value(inner, f"{where}.{name}"[:200], depth + 1)), name in required)
             for name, inner in properties.items()
@@ -216,18 +250,22 @@ class _Writer:
         return self._rule(f'"{{" ws {self._pairs(pairs)} ws "}}"')
 
     def _pairs(self, pairs: list[tuple[str, bool]]) -> str:
-        """Return the rule for pairs of which the optional ones may be missing, with commas between those that are there."""
-        first, later = '""', '""'
+        """Return the rule of key-value pairs with commas between those that are present.
+
+        Optional pairs may be missing.
+        """
+        first = '""'
+        later = '""'
         for pair, required in reversed(pairs):
-            begins, goes_on = f"{pair} {later}", f'"," ws {pair} {later}'
-            first, later = (
-                self._rule(begins if required else f"{begins} | {first}"),
-                self._rule(goes_on if required else f"{goes_on} | {later}"),
-            )
+            begins = f"{pair} {later}"
+            goes_on = f'"," ws {pair} {later}'
+            first = self._rule(begins if required else f"{begins} | {first}")
+            later = self._rule(goes_on if required else f"{goes_on} | {later}")
+
         return first
 
     def _map(self, more: "bool | dict[str, Any]", where: str, depth: int) -> str:
-        """Return the rule of an object whose names are free."""
+        """Return the rule of an object with free names."""
         if more is False:
             return self._rule('"{" ws "}"')
         if more is True or not more:
@@ -242,17 +280,20 @@ class _Writer:
             return self._tuple(schema, where, depth)
         if most == 0:
             return '"[" ws "]"'
+
         item = self._value(schema.get("items", True), f"{where}.items", depth + 1)
         more = self._rule(f'"," ws {item}')
         items = f"{item} {more}{times(max(0, least - 1), None if most is None else most - 1)}"
+
         return self._rule(f'"[" ws {items} ws "]"' if least else f'"[" ws ({items} ws)? "]"')
 
     def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        """Return the rule of a list with a schema for each place: all of these, and nothing after them."""
+        """Return the rule of a list with a schema for each place, and no more places."""
         places = schemas(schema["prefixItems"], f"{where}.prefixItems")
         least, most = bounds(schema, "minItems", "maxItems", where)
         if least > len(places) or (most is not None and most < len(places)):
             raise refused(f"{where}.prefixItems", f"has {len(places)} places, not as many as asked")
+
         items = [
             self._value(place, f"{where}.prefixItems[{number}]", depth + 1)
             for number, place in enumerate(places)
@@ -260,7 +301,7 @@ class _Writer:
         joined = ' "," ws '.join(items)
         return self._rule(f'"[" ws {joined} ws "]"')
 
-    # Texts, numbers, and what is not described
+    # Strings, numbers, and values without a description
 
     def _string(self, schema: Mapping[str, Any], where: str) -> str:
         least, most = bounds(schema, "minLength", "maxLength", where)
@@ -272,15 +313,17 @@ class _Writer:
             return self._rule(rf'"\"" {FORMATS[form]} "\""')
         if (least, most) == (0, None):
             return "string"
+
         return self._rule(rf'"\"" char{times(least, most)} "\""')
 
     def _number(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
-        """Return the rule of numbers within bounds, which must be whole themselves."""
+        """Return the rule of numbers within bounds; the bounds must be whole numbers."""
         found: dict[str, "int | None"] = {}
         for key in sorted(BOUNDS & set(schema)):
             found[key] = whole(schema[key])
             if found[key] is None:
                 raise refused(f"{where}.{key}", "is understood where it is a whole number")
+
         low, low_out = _tighter(found.get("minimum"), found.get("exclusiveMinimum"), max)
         high, high_out = _tighter(found.get("maximum"), found.get("exclusiveMaximum"), min)
         if kind == "integer":
@@ -289,8 +332,10 @@ class _Writer:
             body = integers(low, high)
         else:
             body = Bounds(low, high, low_out=low_out, high_out=high_out).piece()
+
         if not body:
             raise refused(where, "no number lies between its bounds")
+
         return self._rule(body)
 
     def _free_pairs(self, level: int, value: str = "") -> str:
@@ -298,10 +343,11 @@ class _Writer:
         return self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
 
     def _free(self, level: int) -> str:
-        """Return the rule of any value, with so many levels around it."""
+        """Return the rule of any value with at most `levels` of nesting."""
         plain = ["string", "number", "boolean", "null"]
         if level > _FREE_DEPTH:
             return self._one_of(plain)
+
         inner = self._free(level + 1)
         listed = self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')
         return self._one_of([*plain, self._free_pairs(level), listed])
@@ -310,7 +356,7 @@ class _Writer:
 def _tighter(
     including: "int | None", excluding: "int | None", choose: Any
 ) -> "tuple[int | None, bool]":
-    """Return the bound that narrows more, and whether it is out itself."""
+    """Return the bound that restricts more, and whether it is excluded itself."""
     if including is None or excluding is None:
         return (including, False) if excluding is None else (excluding, True)
     bound = choose(including, excluding)
@@ -318,7 +364,7 @@ def _tighter(
 
 
 def _check_names(names: Any, where: str) -> None:
-    """Refuse a schema of names that asks for more than texts."""
+    """Refuse a schema of names that asks for more than strings."""
     if not isinstance(names, dict) or names.get("type", "string") != "string":
         raise refused(where, "must be a schema of texts")
     only(names, {"type"}, where)

@@ -1,6 +1,7 @@
-"""OpenAI's endpoints for one model, over HTTP: the routes, what is turned away before them, and how answers travel.
+"""OpenAI's endpoints for one model over HTTP: the routes, their limits, and how answers travel.
 
-The rule to keep: nothing that a client sends reaches an engine unread (api.py), unbounded, or two at a time (worker.py).
+The rule to keep: nothing that a client sends reaches an engine unread (api.py), unbounded, or two
+at a time (worker.py).
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from device.serve.worker import Job, Vectors, Worker
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 16 << 20
-"""Of all requests that are being read at the same time."""
+"""Maximum bytes of all requests that are being read at the same time."""
 BODY_TIMEOUT_S = 30.0
 _COUNTED = {*READERS, "/v1/embeddings", "/", "/health", "/v1/health", "/v1/models", "/metrics"}
 _GONE = 499
@@ -39,23 +40,23 @@ _GONE = 499
 
 @dataclass
 class Service:
-    """What the routes answer from."""
+    """What the routes share."""
 
     manifest: Manifest
     release: str
     worker: Worker
     metrics: Metrics = field(default_factory=Metrics)
     bodies_bytes: int = 0
-    """Of the requests that are being read."""
+    """Bytes of the requests that are being read."""
 
 
 def server(service: Service, access: Access) -> uvicorn.Server:
-    """Return what serves a port until its `should_exit` is set."""
+    """Return a server for a port; it serves until its `should_exit` is set."""
     return uvicorn.Server(_config(application(service, access)))
 
 
 def application(service: Service, access: Access) -> Starlette:
-    """Return the routes of a service behind its gate."""
+    """Return the routes of a service behind its middleware."""
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
@@ -72,6 +73,7 @@ def application(service: Service, access: Access) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.service = service
+
     return app
 
 
@@ -80,9 +82,12 @@ async def _answer(request: Request) -> Response:
     question = READERS[request.url.path](await _body(request), service.manifest.max_tokens)
     if service.worker.model is None:
         return _loading()
-    job, reply = await service.worker.ask(question), Reply(service.manifest.name, question.chat)
+
+    job = await service.worker.ask(question)
+    reply = Reply(service.manifest.name, question.chat)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
+
     watch = asyncio.create_task(_watch(request, job))
     try:
         return await _whole(job, reply, service.metrics)
@@ -95,14 +100,18 @@ async def _embeddings(request: Request) -> Response:
     texts = read_embeddings(await _body(request))
     if service.worker.model is None:
         return _loading()
+
     job = await service.worker.ask(texts)
     watch = asyncio.create_task(_watch(request, job))
+
     try:
         found = await job.next()
     finally:
         watch.cancel()
+
     if not isinstance(found, Vectors):
         return Response(status_code=_GONE)
+
     return JSONResponse(
         embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64)
     )
@@ -116,7 +125,7 @@ async def _whole(job: Job, reply: Reply, metrics: Metrics) -> Response:
 
 
 async def _watch(request: Request, job: Job) -> None:
-    """Cancel a job when its client leaves before the answer begins."""
+    """Cancel a job if its client leaves before the answer begins."""
     while (await request.receive())["type"] != "http.disconnect":
         continue
     job.cancel()
@@ -137,11 +146,12 @@ async def _body(request: Request) -> bytes:
         ) from error
     finally:
         service.bodies_bytes -= len(body)
+
     return bytes(body)
 
 
 async def _read(request: Request, body: bytearray, service: Service) -> None:
-    """Read a body; raise DeviceError where it is too large, or all of them together are."""
+    """Read a body; raise DeviceError if it is too large, or all bodies together are."""
     async for chunk in request.stream():
         body += chunk
         service.bodies_bytes += len(chunk)
@@ -157,7 +167,9 @@ async def _health(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.worker.model is None:
         return _loading()
-    engine, manifest = service.worker.model.engine, service.manifest
+
+    engine = service.worker.model.engine
+    manifest = service.manifest
     loaded = engine.description
     what = {
         "model": manifest.name,
@@ -172,6 +184,7 @@ async def _health(request: Request) -> Response:
         "threads": loaded.threads,
     }
     how["slots"] = service.worker.slots
+
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 
 
@@ -198,7 +211,8 @@ async def _models(request: Request) -> Response:
 
 
 async def _model(request: Request) -> Response:
-    card, name = _card(request.app.state.service.manifest), request.path_params["name"]
+    card = _card(request.app.state.service.manifest)
+    name = request.path_params["name"]
     if name != card["id"]:
         raise DeviceError(
             "model_not_found",
@@ -206,6 +220,7 @@ async def _model(request: Request) -> Response:
             hint=f"this is `{card['id']}`",
             status=404,
         )
+
     return JSONResponse(card)
 
 
@@ -253,7 +268,8 @@ def _config(app: Starlette) -> uvicorn.Config:
         ws="none",
         loop="asyncio",
         lifespan="off",
-        log_level="error",  # each malformed request would be a warning: strangers do not fill the log
+        # Each malformed request would be a warning, and strangers must not fill the log.
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,

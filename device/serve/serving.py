@@ -1,6 +1,8 @@
-"""`serve`: one model on one port. The port opens first; the model loads behind it, and beside it the server's own libraries.
+"""`serve`: one model on one port.
 
-A restart is over when the first answer begins, so that nothing waits here that can be done at the same time.
+The port opens first; the model and the server's libraries load behind it.
+
+A restart ends with the first answer, so everything that can be done at the same time is.
 """
 
 import argparse
@@ -12,19 +14,20 @@ from typing import Protocol
 
 from device.engine import import_engine
 from device.errors import DeviceError
-from device.leads import prepare
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
 from device.manifest.endpoint import PORT
 from device.model import open_bundle
+from device.prefixes import prepare
 from device.serve.access import access_for
 from device.serve.worker import Worker
 
 WAITING = 8
-"""Questions that may wait behind the one that is answered."""
+"""Maximum number of questions that wait behind the ones that are answered."""
 BACKLOG = 1024
-"""Connections that the kernel holds until they are taken; it lowers this to net.core.somaxconn."""
+"""Connections that the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
+"""
 _M_MMAP_THRESHOLD = -3
-"""glibc's mallopt(3)."""
+"""Parameter of glibc's mallopt(3)."""
 _LARGE_BYTES = 1 << 20
 
 
@@ -33,7 +36,10 @@ class _Stoppable(Protocol):
 
 
 def serve(argv: list[str]) -> int:
-    """Serve a bundle until the process is told to end; prints one line of JSON when the port is open."""
+    """Serve a bundle until the process is told to end.
+
+    Print one line of JSON when the port is open.
+    """
     options = _options(argv)
     folder = Path(options.bundle)
     manifest = read_manifest(folder)
@@ -54,6 +60,7 @@ def serve(argv: list[str]) -> int:
         failed=give_up,
         prepare=lambda model: prepare(model, folder),
     )
+
     with _listen(options.host, options.port) as port:
         print(json.dumps({"host": options.host, "port": port.getsockname()[1]}), flush=True)
         import_engine(folder / manifest.model)
@@ -67,14 +74,17 @@ def serve(argv: list[str]) -> int:
         running.append(made)
         made.should_exit = bool(failures)
         made.run(sockets=[port])
+
     worker.stop()
     if failures:
         raise failures[0]
+
     return 0
 
 
 def _free_large_blocks_at_once() -> None:
-    """Have glibc map large blocks one by one: states of conversations come and go, and would leave holes in its heaps."""
+    """Let glibc map large blocks one by one."""
+    # States of conversations come and go, and would leave holes in its heaps.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
@@ -86,6 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # asyncio sets TCP_NODELAY where it is named alone
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -93,6 +104,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise DeviceError(
             "port_taken", f"cannot listen on {host}:{port}: {error.strerror or error}"
         ) from error
+
     listener.listen(BACKLOG)
     return listener
 
@@ -118,7 +130,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="another name that this machine is called by, such as kitchen-pi.local; may be repeated",
+        help="another name of this machine, such as kitchen-pi.local; may be repeated",
     )
     parser.add_argument(
         "--cors-origin",
@@ -127,4 +139,5 @@ def _options(argv: list[str]) -> argparse.Namespace:
         metavar="ORIGIN",
         help="site whose pages may call the service, such as https://app.example; may be repeated",
     )
+
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What values a JSON schema can have, as far as its keys say so; and the refusal of what is not understood.
+"""The values that a JSON schema allows, and the refusal of keys that are not understood.
 
 Standard library only.
 """
@@ -19,7 +19,8 @@ ABOUT = frozenset(
         *("$schema", "$id", "$anchor", "$comment", "$vocabulary", "$defs", "definitions"),
     }
 )
-"""Keys that say something about a value and narrow nothing (JSON Schema 2020-12, OpenAPI, editors); `x-…` are such too."""
+"""Keys that are annotations and restrict nothing (JSON Schema 2020-12, OpenAPI, editors); so are
+`x-…`."""
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 KEYS: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties", "propertyNames"},
@@ -30,27 +31,36 @@ KEYS: dict[str, set[str]] = {
     "boolean": set(),
     "null": set(),
 }
-"""Type → the keys that may narrow it."""
+"""Type → the keys that may restrict it."""
 
 
 def kinds_of(schema: Mapping[str, Any], where: str) -> list[str]:
-    """Return the types that a schema names, or the one that its keys are about; none where it names none."""
+    """Return the types that a schema names, or the one that its keys belong to.
+
+    Empty if it names none.
+    """
     if "type" not in schema:
         about = [
             kind for kind in ("object", "array", "string", "number") if KEYS[kind] & set(schema)
         ]
         return about[:1]
+
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if not kinds or not all(isinstance(kind, str) and kind in KEYS for kind in kinds):
         raise refused(f"{where}.type", f"must be one of {', '.join(KEYS)}")
+
     return kinds
 
 
 def listed_values(schema: Mapping[str, Any], where: str) -> list[Any]:
-    """Return the values of `enum` and `const` that are of the schema's type; raise FieldError where none is."""
+    """Return the values of `enum` and `const` that have the schema's type.
+
+    Raise FieldError if none has.
+    """
     values = schema.get("enum", [schema.get("const")])
     if not isinstance(values, list) or not values:
         raise refused(f"{where}.enum", "must be a list of values")
+
     kinds = kinds_of(schema, where) if "type" in schema else list(KEYS)
     allowed = [
         value
@@ -62,10 +72,12 @@ def listed_values(schema: Mapping[str, Any], where: str) -> list[Any]:
         key = "enum" if "enum" in schema else "const"
         both = " and `const`" if {"enum", "const"} <= set(schema) else ""
         raise refused(where, f"no value of `{key}`{both} is of its `type`")
+
     return allowed
 
 
 def is_a(kind: str, value: Any) -> bool:
+    """Say whether a value has a JSON type; 1.0 is an integer too."""
     if kind in ("integer", "number"):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and (kind == "number" or whole(value) is not None)
@@ -74,26 +86,35 @@ def is_a(kind: str, value: Any) -> bool:
 
 
 def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether no answer can be both; False where that cannot be seen."""
+    """Say whether no value fits both schemas; False if that cannot be decided."""
     values = [_values_of(each) for each in (one, other)]
     if values[0] is not None and values[1] is not None:
         return not {literal(v) for v in values[0]} & {literal(v) for v in values[1]}
+
     kinds = [possible_kinds(each) for each in (one, other)]
     if not kinds[0] & kinds[1]:
         return True
     if kinds[0] | kinds[1] != {"object"}:
         return False
+
     return _objects_apart(one, other)
 
 
 def _objects_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether a property tells two objects apart: by its values, or because the other one has no such property."""
-    names = [each.get("properties") or {} for each in (one, other)]
-    needed = [set(each.get("required") or []) for each in (one, other)]
-    told = needed[0] & needed[1]
-    if any(apart(names[0].get(name) or {}, names[1].get(name) or {}) for name in told):
+    """Say whether a property tells two objects apart.
+
+    Its values differ, or one object cannot have it.
+    """
+    ours = one.get("properties") or {}
+    theirs = other.get("properties") or {}
+    we_need = set(one.get("required") or [])
+    they_need = set(other.get("required") or [])
+
+    both_need = we_need & they_need
+    if any(apart(ours.get(name) or {}, theirs.get(name) or {}) for name in both_need):
         return True
-    return bool(needed[0] - set(names[1])) and bool(needed[1] - set(names[0]))
+
+    return bool(we_need - set(theirs)) and bool(they_need - set(ours))
 
 
 def _values_of(schema: Mapping[str, Any]) -> "list[Any] | None":
@@ -101,7 +122,7 @@ def _values_of(schema: Mapping[str, Any]) -> "list[Any] | None":
 
 
 def possible_kinds(schema: Mapping[str, Any]) -> set[str]:
-    """Return the types that values of a schema can have, `number` for integers too."""
+    """Return the types that values of a schema can have; `number` for integers too."""
     values = _values_of(schema)
     if values is not None:
         kinds = {kind for kind in KEYS for value in values if is_a(kind, value)}
@@ -112,6 +133,7 @@ def possible_kinds(schema: Mapping[str, Any]) -> set[str]:
             else set()
         )
         kinds = kinds or set(KEYS)
+
     kinds |= {"null"} if schema.get("nullable") else set()
     return {"number" if kind == "integer" else kind for kind in kinds}
 
@@ -125,13 +147,20 @@ def schemas(value: Any, where: str) -> list[Any]:
 def bounds(
     schema: Mapping[str, Any], lower: str, upper: str, where: str
 ) -> "tuple[int, int | None]":
+    """Return two bounds of a schema, such as `minItems` and `maxItems`; None if unbounded above.
+
+    Raise FieldError if they are not whole numbers in order, or too large for a grammar.
+    """
     found = {name: schema[name] for name in (lower, upper) if name in schema}
     for name, value in found.items():
         if whole(value) is None or not 0 <= value <= MAX_REPEATS:
             raise refused(f"{where}.{name}", f"must be a whole number between 0 and {MAX_REPEATS}")
-    least, most = int(found.get(lower, 0)), found.get(upper)
+
+    least = int(found.get(lower, 0))
+    most = found.get(upper)
     if most is not None and least > most:
         raise refused(f"{where}.{lower}", f"is greater than `{upper}`")
+
     return least, None if most is None else int(most)
 
 

@@ -1,7 +1,8 @@
-"""Answers on their way to a client, event by event (server-sent events, HTML standard section 9.2).
+"""Answers on their way to a client as server-sent events (HTML standard, section 9.2).
 
-The rule to keep: a client sees within seconds that it is being served. Its headers come at once, and where nothing else is to be
-said, because a prompt waits or is read, a comment is: proxies and clients take a silent connection for a dead one.
+The rule to keep: a client sees within seconds that it is being served. Its headers come at once.
+While a prompt waits or is read, comments are sent: proxies and clients take a silent connection for
+a dead one.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ COMMENT = b": keep-alive\n\n"
 
 
 class Events(StreamingResponse):
-    """A stream of events whose end, whatever the cause, ends the job."""
+    """A stream of events; its end, whatever the cause, cancels the job."""
 
     def __init__(self, job: Job, events: AsyncIterator[bytes]) -> None:
         super().__init__(
@@ -43,9 +44,10 @@ class Events(StreamingResponse):
 async def chunks(
     job: Job, reply: Reply, metrics: Metrics, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    """Yield the events of an answer, and comments where it makes none."""
+    """Yield the events of an answer, and comments during silence."""
     for chunk in reply.opening():
         yield event(chunk)
+
     sent = 0
     try:
         async for token in tokens(job, metrics, COMMENT_S):
@@ -60,13 +62,14 @@ async def chunks(
                     yield event(chunk)
     except DeviceError as error:
         yield event(error_body(error))
+
     yield DONE
 
 
 async def tokens(
     job: Job, counted: Metrics, silence_s: "float | None" = None
 ) -> AsyncIterator[Optional[Token]]:
-    """Yield the steps of an answer up to its end, or to where the client left; None after each silence."""
+    """Yield the steps of an answer until it ends or the client leaves; None after each silence."""
     while True:
         try:
             happened = await job.next(silence_s)

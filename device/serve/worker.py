@@ -1,8 +1,9 @@
-"""The threads that answer, each with an engine of its own on the same weights; questions wait before them in a bounded line.
+"""The threads that answer, each with a context of its own, and the bounded queue before them.
 
-What cannot be answered never waits: prompts are made and checked before the line, in a thread of their own. There is one slot where
-the bundle or the board's memory says no more. A conversation goes back to the slot that still has it in memory, as long as that
-one is idle; any other question goes to the slot that has been idle longest.
+A question that cannot be answered never waits: prompts are made and checked before the queue, in a
+thread of their own. There is one decoding slot unless the bundle and the board's memory allow more.
+A conversation returns to the slot that still has it in memory, if that slot is idle. Any other
+question goes to the slot that has been idle longest.
 """
 
 import asyncio
@@ -25,17 +26,18 @@ from device.serve.conversation import Message
 
 @dataclass(frozen=True)
 class Vectors:
-    """One vector for each text, of length 1."""
+    """One vector for each text, each of length 1."""
 
     vectors: list[list[float]]
     tokens: int
-    """Of all texts."""
+    """Number of tokens of all texts."""
 
 
 NUDGE = -1
-"""Told in place of a prompt's size: say something, whatever it is."""
+"""Event in place of a prompt's size that makes the reader write something, whatever it is."""
 Event = Union[int, Token, Vectors, DeviceError, None]
-"""What an asker is told: first the number of prompt tokens, then tokens, or vectors; an error instead; None where it left."""
+"""An event for the asker: the number of prompt tokens, then tokens or vectors; an error; None after
+it left."""
 
 
 class Job:
@@ -44,29 +46,33 @@ class Job:
     def __init__(self, question: Union[Question, Texts], prompts: list[Prompt]) -> None:
         self.question = question
         self.prompts = prompts
-        """One for a question, one for each text."""
+        """One prompt for a question, one per text for embeddings."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
 
     async def next(self, patience_s: "float | None" = None) -> Event:
-        """Wait for what happens next; raise the DeviceError that ended it, or asyncio.TimeoutError where nothing happened."""
+        """Return the next event; raise the DeviceError that ended the job.
+
+        Raise asyncio.TimeoutError if no event comes within `patience_s`.
+        """
         if self._events.empty():
             happened = await asyncio.wait_for(self._events.get(), patience_s)
         else:
             await asyncio.sleep(0)  # others have their turn, however fast the engine is
             happened = self._events.get_nowait()
+
         if isinstance(happened, DeviceError):
             raise happened
         return happened
 
     def cancel(self) -> None:
-        """Say that nobody waits for the answer any more: the worker stops within one token."""
+        """Tell the worker that nobody waits for the answer any more: it stops within one token."""
         self._cancelled.set()
         self._events.put_nowait(None)
 
     def nudge(self) -> None:
-        """Have whoever reads the answer say something now."""
+        """Make the reader of the answer write something now."""
         self._events.put_nowait(NUDGE)
 
     def cancelled(self) -> bool:
@@ -74,21 +80,21 @@ class Job:
         return self._cancelled.is_set()
 
     def tell(self, happened: Event) -> None:
-        """Pass an event on; called in the worker's thread, where the loop may be gone already."""
+        """Pass an event on; called in the worker's thread, when the loop may be closed already."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, happened)
 
 
 class _Slot:
-    """A thread that answers, as the line sees it."""
+    """A decoding slot: a thread that answers, as the queue sees it."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._messages: "tuple[Message, ...]" = ()
-        """Of the question that it answered last."""
+        """Messages of the question that it answered last."""
 
     def goes_on(self, question: Union[Question, Texts]) -> bool:
-        """Say whether a question is the next one of the conversation that this slot has in memory."""
+        """Say whether a question continues the conversation that this slot has in memory."""
         known = len(self._messages)
         return (
             isinstance(question, Question)
@@ -97,12 +103,12 @@ class _Slot:
         )
 
     def took(self, question: Question) -> None:
-        """Remember what is in memory from now on."""
+        """Remember the conversation that is in memory from now on."""
         self._messages = tuple(question.messages)
 
 
 class Worker:
-    """The line of questions, and the threads that answer them."""
+    """The queue of questions, and the threads that answer them."""
 
     def __init__(
         self,
@@ -112,23 +118,27 @@ class Worker:
         failed: Callable[[DeviceError], None],
         prepare: Callable[[Model], object] = lambda model: None,
     ) -> None:
-        """`prepare` is called with each slot's model before its first question, which may be waiting already."""
+        """Make a worker that is not started yet.
+
+        `prepare` is called with each slot's model before its first question, which may be waiting
+        already.
+        """
         self._open_model = open_model
         self._prepare = prepare
         self._most_waiting = waiting
         self._failed = failed
         self._line: "deque[Job]" = deque()
         self._idle: "list[_Slot]" = []
-        """Idle longest first."""
+        """Idle slots, the one that has been idle longest first."""
         self._changed = threading.Condition()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._in_reading = 0
-        """Questions whose prompts are being made."""
+        """Number of questions whose prompts are being made."""
         self._stopping = False
         self.model: "Model | None" = None
-        """The first slot's; None until it is loaded."""
+        """Model of the first slot; None until it is loaded."""
         self.slots = 0
-        """Questions that are answered at the same time."""
+        """Number of questions that are answered at the same time."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -136,7 +146,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the tokens under way, give the engines' memory back."""
+        """Stop after the current tokens and give the engines' memory back."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -144,28 +154,38 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Return how many questions wait behind those that are answered."""
+        """Number of questions that wait behind those that are answered."""
         return sum(not job.cancelled() for job in tuple(self._line))
 
     async def ask(self, question: Union[Question, Texts]) -> Job:
-        """Put a question in the line; raise DeviceError `busy` where it is full, and what is wrong with a prompt."""
+        """Queue a question.
+
+        Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
+        """
         if len(self._line) + self._in_reading >= self._most_waiting + max(1, self.slots):
             raise _busy()
+
         self._in_reading += 1
         try:
             loop = asyncio.get_running_loop()
             prompts = await loop.run_in_executor(self._reader, self._prompts, question)
         finally:
             self._in_reading -= 1
+
         return self._submit(Job(question, prompts))
 
     def _prompts(self, question: Union[Question, Texts]) -> list[Prompt]:
-        """Return the prompts of a question as token ids; raise DeviceError where one cannot be answered."""
+        """Return the prompts of a question as token ids.
+
+        Raise DeviceError if one cannot be answered.
+        """
         assert self.model, "nobody asks before the model is loaded"
         prompts = _prompts(self.model, question)
         sampling = question.sampling if isinstance(question, Question) else None
+
         for prompt in prompts:
             self.model.engine.check(prompt.tokens, sampling)
+
         return prompts
 
     def _submit(self, job: Job) -> Job:
@@ -190,23 +210,27 @@ class Worker:
                     "internal_error", "the model could not be opened, the log above says why"
                 )
             )
+
         others = [
-            threading.Thread(target=self._run_beside, args=(model,), daemon=True)
+            threading.Thread(target=self._run_slot, args=(model,), daemon=True)
             for _ in range(model.slots - 1)
         ]
         for other in others:
             other.start()
+
         self._answer_all(_Slot(model))
         for other in others:
             other.join()
+
         for job in self._line:
             job.tell(_stopping())
+
         model.engine.close()
 
-    def _run_beside(self, first: Model) -> None:
-        """Answer beside the first slot; where there is no second engine the first goes on alone."""
+    def _run_slot(self, first: Model) -> None:
+        """Answer beside the first slot; if no second context opens, the first slot works alone."""
         try:
-            model = first.beside()
+            model = first.new_context()
         except DeviceError as error:
             return print(f"one slot less: {error.message}", file=sys.stderr, flush=True)
         if model:
@@ -224,7 +248,10 @@ class Worker:
             self._serve(slot, job)
 
     def _next(self, slot: _Slot) -> "Job | None":
-        """Wait for the first question that is not better answered by another idle slot; None where the service ends."""
+        """Wait for the first question that no other idle slot should answer.
+
+        None if the service ends.
+        """
         with self._changed:
             self._rest(slot)
             self._changed.wait_for(lambda: self._stopping or self._first_for(slot))
@@ -236,18 +263,18 @@ class Worker:
             return job
 
     def _rest(self, slot: _Slot) -> None:
-        """Count a slot as idle, if it is not already."""
+        """Mark a slot as idle."""
         with self._changed:
             if slot not in self._idle:
                 self._idle.append(slot)
 
     def _first_for(self, slot: _Slot) -> "Job | None":
+        """Return the first question that this slot should answer; None if there is none."""
         for job in self._line:
-            if (
-                next((idle for idle in self._idle if idle.goes_on(job.question)), self._idle[0])
-                is slot
-            ):
+            has_it = (idle for idle in self._idle if idle.goes_on(job.question))
+            if next(has_it, self._idle[0]) is slot:
                 return job
+
         return None
 
     def _serve(self, slot: _Slot, job: Job) -> None:
@@ -264,21 +291,26 @@ class Worker:
     def _answer(self, slot: _Slot, job: Job) -> None:
         if job.cancelled():
             return
-        model, question = slot.model, job.question
+
+        model = slot.model
+        question = job.question
         gone = lambda: self._stopping or job.cancelled()  # noqa: E731
         if isinstance(question, Texts):
             vectors = _vectors(model, job.prompts, gone)
             return job.tell(_stopping() if self._stopping else vectors)
+
         prompt = job.prompts[0]
         answer = model.engine.generate(
-            prompt.tokens, question.sampling, model.stop_ids, gone, prompt.lead
+            prompt.tokens, question.sampling, model.stop_ids, gone, prompt.prefix
         )
         slot.took(question)
         job.tell(len(prompt.tokens))
+
         for token in answer:
             if token.finish_reason:
                 self._rest(slot)  # who hears the end may ask on at once
             job.tell(token)
+
         if self._stopping:
             job.tell(_stopping())
 
@@ -296,7 +328,7 @@ def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
 
 
 def _vectors(model: Model, prompts: list[Prompt], gone: Callable[[], bool]) -> "Vectors | None":
-    """Return the vectors of all texts; None where nobody waits for them any more."""
+    """Return the vectors of all texts; None if the client left."""
     vectors = []
     for prompt in prompts:
         vector = None if gone() else model.engine.embed(prompt.tokens, gone)
@@ -304,6 +336,7 @@ def _vectors(model: Model, prompts: list[Prompt], gone: Callable[[], bool]) -> "
             return None
         size = math.hypot(*vector) or 1.0
         vectors.append([value / size for value in vector])
+
     return Vectors(vectors, sum(len(prompt.tokens) for prompt in prompts))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.models import CHATML, tiny_tokenizer
 from toolchain.chat import encode
-from toolchain.models.tokenizer import understand
+from toolchain.models.tokenizer import read_vocabulary
 from toolchain.quantize.tflite import _vocabulary
 from toolchain.training.checkpoints import load_tokenizer
 
@@ -44,13 +44,13 @@ def test_the_board_stops_at_what_training_teaches_as_the_end(
 ) -> None:
     folder = model_folder(tmp_path / "model", TEMPLATES[name], special=special)
     taught = encode(load_tokenizer(folder), CHAT, 99)[1][-1]
-    assert taught in understand(folder, ROWS + 1).stop_ids
+    assert taught in read_vocabulary(folder, ROWS + 1).stop_ids
     assert taught in _vocabulary(folder).stop_ids
 
 
 def test_llama_cpp_is_told_of_the_end_that_the_template_writes(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", TEMPLATES["a token of its own"], special=True)
-    assert understand(folder, ROWS + 1).metadata["tokenizer.ggml.eot_token_id"] == ROWS
+    assert read_vocabulary(folder, ROWS + 1).metadata["tokenizer.ggml.eot_token_id"] == ROWS
 
 
 def test_a_template_that_refuses_to_end_with_an_answer_leaves_the_ends_that_are_named(
@@ -58,4 +58,4 @@ def test_a_template_that_refuses_to_end_with_an_answer_leaves_the_ends_that_are_
 ) -> None:
     refuses = "{% if messages[-1].role == 'assistant' and not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}"
     folder = model_folder(tmp_path / "model", refuses + CHATML, special=True)
-    assert understand(folder, ROWS + 1).stop_ids == (0, 2)
+    assert read_vocabulary(folder, ROWS + 1).stop_ids == (0, 2)

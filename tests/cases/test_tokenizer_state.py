@@ -10,11 +10,11 @@ from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from tests.fakes.models import tiny_tokenizer
 from toolchain.models.tokenizer import (
     load_tokenizer,
-    prove,
-    understand,
+    read_vocabulary,
     without_state,
     write_tokenizer,
 )
+from toolchain.models.tokenizer_proof import prove
 from toolchain.training import checkpoints
 
 TEXT = " ".join(f"word{number} 树莓派" for number in range(60))
@@ -63,7 +63,7 @@ def test_no_text_is_cut_padded_or_merged_at_random(
     assert HuggingFaceTokenizer(folder).encode(TEXT, begin=False) == clean, "the board"
     assert load_tokenizer(folder).encode(TEXT).ids == clean, "the host"
     assert checkpoints.load_tokenizer(folder)(TEXT).input_ids == clean, "training"
-    assert prove(folder, understand(folder, 512), "llama") > 1000
+    assert prove(folder, read_vocabulary(folder, 512), "llama") > 1000
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -11,8 +11,9 @@ import pytest
 from tests.fakes.families import FAMILIES, tiny_family
 from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain.errors import ArtifactError
-from toolchain.models.architecture import HEAD, understand
+from toolchain.models.architecture import read_architecture
 from toolchain.models.config_defaults import DEFAULTS, LOCAL_THETAS, THETA, THETAS
+from toolchain.models.names import HEAD
 from toolchain.models.weights import open_weights
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
@@ -39,7 +40,7 @@ def say(folder: Path, **settings: Any) -> Path:
 
 def understood(folder: Path) -> Any:
     with open_weights(folder) as weights:
-        return understand(folder, weights)
+        return read_architecture(folder, weights)
 
 
 def embedding(folder: Path) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Many clients, and bad ones: every answer belongs to its question, nothing hostile ends the service, memory does not grow."""
+"""Many clients, and hostile ones: every answer belongs to its question, nothing ends the service,
+memory does not grow.
+"""
 
 import http.client
 import json
@@ -28,10 +30,11 @@ SMALL_SHELF = """
 import sys
 from device import __main__
 from device.engine import sequence
-sequence.shelf_bytes = lambda total: 1 << 20
+sequence.prefix_cache_bytes = lambda total: 1 << 20
 sys.exit(__main__.main(sys.argv[1:]))
 """
-"""A service with room for the states of a few conversations: those that it keeps are no growth, and soon as many as it may keep."""
+"""A service whose prefix cache holds a few conversations: it is soon full, and then it does not
+grow."""
 GROWTH = 1.05
 """Resident memory after many requests, over that after the first ones."""
 
@@ -45,7 +48,7 @@ class Parrot(FakeEngine):
         sampling: Sampling,
         stop_ids: Sequence[int] = (),
         cancelled: Callable[[], bool] = never,
-        lead: int = 0,
+        prefix: int = 0,
     ) -> Iterator[Token]:
         found = re.search(rb"canary-\d+-\d+", bytes(tokens))
         return self._said(found.group().decode() if found else "none")
@@ -57,7 +60,10 @@ class Parrot(FakeEngine):
 
 
 def ask_until_served(port: int, client: int) -> Counter[int]:
-    """Ask questions one after the other, each again where the service is busy; return the statuses that were seen."""
+    """Ask questions one after the other, again while the service is busy.
+
+    Return the statuses that were seen.
+    """
     seen: Counter[int] = Counter()
     for number in range(QUESTIONS):
         canary = f"canary-{client}-{number}"

@@ -1,4 +1,6 @@
-"""The switch as a board sees it: a real agent, a real supervisor, and runtimes that behave well and badly."""
+"""The switch as a board sees it: a real agent, a real supervisor, and runtimes that behave well and
+badly.
+"""
 
 import contextlib
 import importlib.util
@@ -330,7 +332,9 @@ def test_no_byte_code_of_a_runtime_is_kept_anywhere(board: Board) -> None:
 
 
 def forge(board: Board, folder: Path) -> None:
-    """Write byte code of a runtime's module that ends the process, made to look like that of its source."""
+    """Write byte code of a runtime's module that ends the process, dated like that of its
+    source.
+    """
     source = board.store.folder(RUNTIMES, board.runtime) / "device" / "part0.py"
     seen = source.stat()
     header = importlib.util.MAGIC_NUMBER + struct.pack(

@@ -1,4 +1,6 @@
-"""Requests are read strictly: each refusal names its field, and what clients send without meaning it passes."""
+"""Requests are read strictly: each refusal names its field, and no-op values of clients are
+accepted.
+"""
 
 import json
 from typing import Any

@@ -50,7 +50,9 @@ def test_the_largest_cache_counts(tmp_path: Path) -> None:
 
 
 def test_reading_takes_the_time_of_all_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate of this machine: nothing else is sure than that it lies between a slow card and any memory there is."""
+    """A bandwidth of this machine: it lies between that of a slow card and that of any memory there
+    is.
+    """
     monkeypatch.setattr(bandwidth, "BLOCK_BYTES", 8 << 20)
     monkeypatch.setattr(bandwidth, "SMALL_BLOCK_BYTES", 8 << 20)
     assert 0.05 < read_gb_s(2) < 5000

@@ -1,4 +1,6 @@
-"""One walk over a body: what passes it can be read by any reader, and whatever a client sends is answered or refused."""
+"""The check of a body: any reader can read what passes it, and every body is answered or
+refused.
+"""
 
 import copy
 import json

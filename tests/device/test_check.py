@@ -1,4 +1,7 @@
-"""A release is healthy when its goldens come out token for token, and otherwise says which one did not."""
+"""A release is healthy if it gives its goldens token for token.
+
+Otherwise the check says which one differs.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What clients really send, byte for byte as it was recorded from them: each gets what it asked for."""
+"""The requests of real clients, byte for byte as recorded: each gets what it asked for."""
 
 import base64
 import json

@@ -1,4 +1,6 @@
-"""Connections as they come: silent, slow, half closed, idle and too many; none of them takes a place from anybody."""
+"""Connections that are silent, slow, half closed, idle or too many: none takes a place from
+another.
+"""
 
 import json
 import socket

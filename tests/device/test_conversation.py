@@ -1,4 +1,7 @@
-"""A reply of ours is accepted as history, whatever a client's library made of it; what a user writes is read strictly."""
+"""A reply is accepted as history whatever a client's library made of it.
+
+A user's message is read strictly.
+"""
 
 from typing import Any
 

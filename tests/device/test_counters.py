@@ -1,4 +1,7 @@
-"""The counter against downgrades: a thousand histories of commits, crashes and rot, in none of which it goes back."""
+"""The counter against downgrades: a thousand histories of commits, crashes and rot.
+
+It never decreases.
+"""
 
 import os
 import random
@@ -19,7 +22,9 @@ class PowerCutError(Exception):
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fsync is for is shown by tests/device/test_power_cuts.py; here it would only cost a minute."""
+    """Skip fsync: tests/device/test_power_cuts.py shows what it is for, and here it would cost a
+    minute.
+    """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

@@ -1,4 +1,6 @@
-"""Whatever ends a change of the store, and whenever: a board that wakes up has the old release or the new one, whole."""
+"""Whatever ends a change of the store, and whenever: afterwards a board has the old release or the
+new one, whole.
+"""
 
 import json
 import shutil
@@ -23,12 +25,15 @@ SENT_AGAIN = 6
 STRIDE = 8
 """Rounds in which errors at all changes are gone through."""
 WINDOW = 4
-"""So many of the last changes that no fsync covers are lost in every combination, those before one by one and all together."""
+"""Number of last changes without fsync that are lost in every combination; earlier ones are lost
+one by one and all together."""
 
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory where there is one: a million fsyncs are as long as the disk is slow."""
+    """Yield a folder in memory if there is one: a million fsyncs take as long as the disk
+    is slow.
+    """
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
         yield Path(folder)
@@ -42,7 +47,8 @@ class Recorded:
     """A life from its first change to its last, and what may be seen after each."""
 
     def __init__(self, folder: Path, *, killed_at: int = 0, rots: bool = False) -> None:
-        """With `killed_at` the step with that change ends before it, and the next step follows all the same.
+        """With `killed_at` the step with that change ends before it, and the next step follows all
+        the same.
 
         With `rots` a file of the last release is damaged, found, and the release sent again.
         """
@@ -135,7 +141,10 @@ def faults(
 
 
 def killed_then_cut(folder: Path, recorded: Recorded) -> tuple[Recorded, Sequence[int]]:
-    """A push is killed when its release has a name of which nothing is sure; the next one finds it there and activates it."""
+    """A push is killed when its release has a name but no fsync.
+
+    The next push finds and activates it.
+    """
     renamed = [told[0] for told in recorded.promises if "staged" in told[3]]
     again = Recorded(folder, killed_at=renamed[3])
     return again, range(renamed[3], again.record.count + 1)
@@ -194,7 +203,10 @@ def test_every_fsync_is_needed(memory: Path) -> None:
 
 
 def ends(folder: Path, how: str, numbers: range) -> Iterator[dict[str, Any]]:
-    """Yield how a life ended at each number, and what was left (tests/fakes/killer.py); assert that it is sound."""
+    """Yield how a life ended at each number, and what was left (tests/fakes/killer.py).
+
+    Assert that it is sound.
+    """
     if not (folder / "cargo").is_dir():
         make_cargo(folder / "cargo")
     (folder / "empty").mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""What device/disk.py promises: a change is made as a whole, and put on the disk where it says so."""
+"""The promises of device/disk.py: a change is whole, and it is on the disk if the function
+says so.
+"""
 
 import os
 from pathlib import Path

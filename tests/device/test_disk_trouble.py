@@ -1,4 +1,6 @@
-"""A disk that is too small, fills up on the way, or is read-only: a small file system in memory stands for the card (needs root)."""
+"""A disk that is too small, fills up, or is read-only: a small file system in memory (needs
+root).
+"""
 
 import errno
 import hashlib

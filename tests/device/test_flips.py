@@ -1,4 +1,4 @@
-"""One flipped bit, anywhere in what was pushed or in what is under way: nothing of it is ever accepted."""
+"""One flipped bit, anywhere in a pushed file or in a transfer: it is never accepted."""
 
 import hashlib
 import os
@@ -138,7 +138,10 @@ class Sent:
 
 
 def outcome(raw: bytes, base: int, size: int, file: Path, digest: bytes) -> str:
-    """Return what the board says of frames; a spare bit, which changes neither what is made nor what is read, is no difference."""
+    """Return the board's answer to frames.
+
+    A spare bit, which changes neither what is made nor what is read, is not a difference.
+    """
     out = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     try:
         made = Rebuilt(out, 0, 0)

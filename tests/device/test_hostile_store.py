@@ -1,4 +1,6 @@
-"""A store in which somebody put what does not belong there: nothing waits for it, and a board comes back all the same."""
+"""A store with foreign things in it: nothing waits for them, and a board comes back all the
+same.
+"""
 
 import errno
 import json
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from device import disk, health, leads, service, trust, tuned
+from device import disk, health, prefixes, processes, service, tuned
 from device.counters import COPIES, Counters
 from device.engine.base import Settings
 from device.errors import DeviceError
 from device.facts import stored
+from device.signers import PINNED, REVOKED, SIGNERS
+from device.signers import state as signers_state
 from device.store import STATE_COPIES, Store
 from device.supervisor import LOG_LIMIT_BYTES, _bound
 from tests.conftest import Rounds
@@ -117,16 +121,16 @@ def look(store: Store) -> None:
     bundle = store.root / "releases" / (release.release if release else "0" * 64)
     tuned.apply(bundle, Settings(context=64))
     for file in (store.root / "leads").glob("*/*.state"):
-        leads.is_recorded(file)
+        prefixes.is_recorded(file)
     health.refusal(store)
     health.measured(store, release, {"decode_tok_s": 5}, "") if release else None
     run = store.root / "run"
-    service.last_end(run), service.serving_process(run), service.is_paused(store)
+    processes.last_end(run), processes.serving_process(run), processes.is_paused(store)
     Counters(store.root).read()
     store.size_bytes()
     stored(str(store.root))
     try:
-        trust.state(store)
+        signers_state(store)
     except DeviceError as error:
         assert error.code
     with store.locked():
@@ -153,7 +157,7 @@ def places(store: Store) -> list[Path]:
 
 
 def trust_files() -> list[str]:
-    return [trust.SIGNERS, trust.REVOKED, trust.PINNED]
+    return [SIGNERS, REVOKED, PINNED]
 
 
 @pytest.mark.timeout(120)
@@ -364,7 +368,7 @@ def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
         patch.setattr(disk, "create", full)
         seen = service.revive(board.store, current)
     assert seen == "lost its supervisor, and none can be started: No space left on device"
-    assert not service.supervisor_lives(board.store.root / "run")
+    assert not processes.supervisor_lives(board.store.root / "run")
 
 
 def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) -> None:
@@ -374,8 +378,8 @@ def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) 
     try:
         for group in (other, os.getpgid(0), 1, 0, -1, "x", None, [other], 2**70):
             note.write_text(json.dumps({"group": group, "child": other, "left": group}))
-            service._groups(board.store.root / "run")
-            assert service._groups(board.store.root / "run") == []
+            processes.groups(board.store.root / "run")
+            assert processes.groups(board.store.root / "run") == []
         assert lives(other)
     finally:
         os.kill(other, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What conversations with the same instructions begin with is found without asking the template how it works."""
+"""The common prefix of conversations is found without knowing how a template works."""
 
 import pytest
 
@@ -29,37 +29,37 @@ def model(template: str, system: str = "", turns: Messages = ()) -> Model:
 
 
 @pytest.mark.parametrize(
-    ("template", "lead"),
+    ("template", "prefix"),
     [
         (CHATML, "<|im_start|>system\nbe very brief<|im_end|>\n<|im_start|>user\n"),
         (GEMMA, "<user>be very brief\n"),
     ],
 )
-def test_the_lead_ends_where_the_first_question_begins(template: str, lead: str) -> None:
+def test_the_prefix_ends_where_the_first_question_begins(template: str, prefix: str) -> None:
     bundled = model(template, "be very brief")
     prompt = bundled.prompt([ASKED])
-    assert bytes(prompt.tokens[: prompt.lead]).decode() == lead
-    assert bytes(bundled.lead()).decode() == lead
+    assert bytes(prompt.tokens[: prompt.prefix]).decode() == prefix
+    assert bytes(bundled.prefix()).decode() == prefix
 
 
-def test_instructions_of_the_conversation_have_a_lead_of_their_own() -> None:
+def test_instructions_of_the_conversation_have_a_prefix_of_their_own() -> None:
     prompt = model(CHATML, "be very brief").prompt([{"role": "system", "content": "sing"}, ASKED])
     assert (
-        bytes(prompt.tokens[: prompt.lead]).decode()
+        bytes(prompt.tokens[: prompt.prefix]).decode()
         == "<|im_start|>system\nsing<|im_end|>\n<|im_start|>user\n"
     )
 
 
 @pytest.mark.parametrize("system", ["", "be very brief"])
-def test_the_lead_covers_the_turns_that_every_conversation_begins_with(system: str) -> None:
+def test_the_prefix_covers_the_turns_that_every_conversation_begins_with(system: str) -> None:
     bundled = model(CHATML, system, TURNS)
     instructed = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-    assert bytes(bundled.lead()).decode() == f"{instructed}{SHOWN}<|im_start|>user\n"
+    assert bytes(bundled.prefix()).decode() == f"{instructed}{SHOWN}<|im_start|>user\n"
     assert (
         bundled.render([ASKED])
         == f"{instructed}{SHOWN}<|im_start|>user\nhow hot?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert bundled.prompt([ASKED]).lead == len(bundled.lead())
+    assert bundled.prompt([ASKED]).prefix == len(bundled.prefix())
 
 
 @pytest.mark.parametrize("system", ["", "be very brief"])
@@ -75,7 +75,7 @@ def test_a_conversation_that_went_on_keeps_its_opening() -> None:
         {"role": "assistant", "content": "80"},
         {"role": "user", "content": "and then?"},
     ]
-    assert bundled.prompt(further).lead == len(bundled.lead())
+    assert bundled.prompt(further).prefix == len(bundled.prefix())
 
 
 def test_instructions_of_the_conversation_take_the_place_of_the_whole_opening() -> None:
@@ -83,26 +83,26 @@ def test_instructions_of_the_conversation_take_the_place_of_the_whole_opening() 
     assert model(CHATML, "be very brief", TURNS).prompt(asked) == model(CHATML).prompt(asked)
 
 
-def test_a_few_tokens_are_no_lead() -> None:
+def test_a_few_tokens_are_no_prefix() -> None:
     assert (
         model("{% for message in messages %}{{ message.content }}{% endfor %}", "brief")
         .prompt([ASKED])
-        .lead
+        .prefix
         == 0
     )
 
 
-def test_a_conversation_that_does_not_begin_with_a_question_has_no_lead() -> None:
+def test_a_conversation_that_does_not_begin_with_a_question_has_no_prefix() -> None:
     answered = [{"role": "assistant", "content": "hello"}, ASKED]
-    assert model(CHATML, "be very brief").prompt(answered).lead == 0
+    assert model(CHATML, "be very brief").prompt(answered).prefix == 0
 
 
-def test_a_template_that_refuses_instructions_refuses_the_conversation_and_has_no_lead() -> None:
-    assert model(STRICT, "be very brief").lead() == ()
+def test_a_template_that_refuses_instructions_refuses_the_conversation_and_has_no_prefix() -> None:
+    assert model(STRICT, "be very brief").prefix() == ()
 
 
-def test_leads_of_many_clients_are_bounded() -> None:
+def test_prefixes_of_many_clients_are_bounded() -> None:
     asked = model(CHATML)
     for number in range(100):
         asked.prompt([{"role": "system", "content": f"instruction {number}"}, ASKED])
-    assert len(asked._leads) <= 16
+    assert len(asked._prefixes) <= 16

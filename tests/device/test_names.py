@@ -1,4 +1,6 @@
-"""Sixty names that somebody could send, in every place that takes one: none makes a file outside of its folder."""
+"""Sixty names that somebody could send, in every place that takes a name: none makes a file outside
+of its folder.
+"""
 
 import hashlib
 import json

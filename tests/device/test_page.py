@@ -1,4 +1,6 @@
-"""The chat page in a real browser: a conversation that streams, survives a reload, can be stopped, read aloud and left by keyboard."""
+"""The chat page in a real browser: it streams, survives a reload, stops, reads aloud, and works by
+keyboard.
+"""
 
 import re
 import shutil

@@ -87,7 +87,9 @@ def test_the_fields_of_a_type_are_its_block(kind: int) -> None:
 
 
 def test_a_number_that_moved_by_one_is_one_symbol_whatever_its_bits() -> None:
-    """0x0FFF to 0x1000, and back: all sixteen bits change, but only the lowest byte of the difference is not zero."""
+    """0x0FFF to 0x1000, and back: all sixteen bits change, but only the lowest byte of the
+    difference is not zero.
+    """
     for before, after in ((0x0FFF, 0x1000), (0x1000, 0x0FFF)):
         old, new = (
             np.frombuffer(struct.pack("<H", number) * 64, np.uint8) for number in (before, after)

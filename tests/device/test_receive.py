@@ -1,4 +1,6 @@
-"""A transfer session through a real pipe: whole blobs, cut ones, wrong ones, and requests that make no sense."""
+"""A transfer session through a real pipe: whole blobs, cut ones, wrong ones, and senseless
+requests.
+"""
 
 import hashlib
 import json
@@ -180,7 +182,9 @@ def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int)
 
 
 def test_an_update_is_made_in_little_memory_and_written_once(tmp_path: Path) -> None:
-    """64 MB that are copied and a frame of differences at its largest: by the kernel's count of memory and of bytes written."""
+    """64 MB that are copied and a frame of differences at its largest, by the kernel's count of
+    memory and bytes written.
+    """
     base, blocks = bytes(64 << 20), delta.FRAME_BYTES // 18 * 18
     draw = np.random.default_rng(1)
     fresh = draw.integers(0, 256, blocks, np.uint8)

@@ -1,4 +1,7 @@
-"""Answers held to a schema are what it describes, whatever the model would say; what is not understood is refused by name."""
+"""Answers held to a schema follow it, whatever the model would say.
+
+Unknown keys are refused by name.
+"""
 
 import datetime
 import ipaddress

@@ -1,4 +1,6 @@
-"""The scoring child answers a line with a line, rows of logits as raw bytes, and survives bad requests."""
+"""The scoring child answers a line with a line, rows of logits as raw bytes, and survives bad
+requests.
+"""
 
 import array
 import json

@@ -1,4 +1,6 @@
-"""The search for settings: it finds the best candidate, spends little on bad ones, and is not fooled by a board that grows hot."""
+"""The search for settings: it finds the best candidate, spends little on bad ones, and a hot board
+does not mislead it.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ class Clock:
 
 
 class Board(FakeEngine):
-    """An engine whose speed depends on its threads: `best` is the top, and each thread away from it costs a tenth."""
+    """An engine whose speed depends on its threads: `best` is the top, and each thread more or less
+    costs a tenth.
+    """
 
     def __init__(self, decode: int, prefill: int, clock: Clock, *, slower: float = 0.0) -> None:
         super().__init__(context=2048)
@@ -85,7 +89,9 @@ def test_the_cores_that_are_fastest_are_part_of_what_is_found(
     opened: list[set[int]] = []
 
     class Pinned(Board):
-        """Keeps the thread that asks it to the cores that it is told, as llama.cpp's engine does, until it is closed."""
+        """Binds the thread that calls it to the given cores, as llama.cpp's engine does, until it
+        is closed.
+        """
 
         def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
             super().use_threads(decode, prefill, cpus)

@@ -1,4 +1,4 @@
-"""The self-test: every kernel computes, wrong results are named, and it is the first thing that runs on a board."""
+"""The self-test: every kernel computes, wrong results are named, and it runs first on a board."""
 
 import ctypes
 import json

@@ -1,4 +1,6 @@
-"""The service over real sockets: OpenAI's endpoints, errors in OpenAI's shape, one generation at a time, and clients that leave."""
+"""The service over real sockets: OpenAI's endpoints and errors, one generation at a time, clients
+that leave.
+"""
 
 import http.client
 import json

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from device import service
+from device import processes, service
 from device.disk import write_note
 from device.errors import DeviceError
 from device.store import Store
@@ -121,4 +121,4 @@ def test_a_path_with_spaces_and_percent_signs_is_one_word_of_the_unit(
     ],
 )
 def test_an_end_is_told_in_words(code: int, words: str) -> None:
-    assert service.how_it_ended(code) == words
+    assert processes.how_it_ended(code) == words

@@ -7,7 +7,9 @@ from device.serve import serving
 
 
 def test_an_answer_does_not_wait_for_its_askers_acknowledgement() -> None:
-    """On a connection that stays open each answer's body would come 40 ms after its head (Nagle's algorithm)."""
+    """On a kept connection each answer's body would come 40 ms after its head (Nagle's
+    algorithm).
+    """
     found: list[int] = []
 
     async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

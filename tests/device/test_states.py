@@ -1,7 +1,9 @@
-"""Each step of an activation is cut off when it begins, in the midst and at its end, once and for ever: 48 cases.
+"""Each step of an activation is interrupted at its beginning, inside it and at its end, once and
+always: 48 cases.
 
-The board is real but for the model: agent, supervisor and runtime are processes. After whatever happens a release runs by itself;
-what happens once does not keep the next activation from its end, and what happens for ever ends with the old release, in no loop.
+Everything but the model is real: agent, supervisor and runtime are processes. Whatever happens, a
+release runs by itself afterwards. A fault that happens once does not keep the next activation from
+succeeding. A fault that always happens ends with the old release, and in no loop.
 """
 
 import os

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device import store as module
 from device.errors import DeviceError
 from device.manifest import ManifestError
-from device.store import RELEASES, RUNTIMES, Deployment, Store
+from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
+from device.verify import verify
 from tests.fakes.bundles import make_bundle, make_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def put(store: Store, content: bytes) -> str:
 
 def add(store: Store, kind: str, folder: Path) -> str:
     """Bring a bundle or a runtime into the store as `receive` does."""
-    manifest = (folder / module.MANIFEST_OF[kind]).read_bytes()
+    manifest = (folder / MANIFEST_OF[kind]).read_bytes()
     for file in json.loads(manifest)["files"]:
         put(store, (folder / file["path"]).read_bytes())
     name = hashlib.sha256(manifest).hexdigest()
@@ -219,7 +219,7 @@ def test_two_changes_at_once_are_refused(store: Store) -> None:
 
 def test_verify_says_that_there_is_nothing(store: Store) -> None:
     with pytest.raises(DeviceError, match="there is no release on this board"):
-        module.verify(["--root", str(store.root)])
+        verify(["--root", str(store.root)])
 
 
 KILLED_AT = """

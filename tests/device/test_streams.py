@@ -1,4 +1,4 @@
-"""Streams that speak from the beginning: headers at once, and comments while nothing else is to be said."""
+"""Streams that begin at once: first the headers, and comments during silence."""
 
 import http.client
 import json

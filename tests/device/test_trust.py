@@ -1,4 +1,7 @@
-"""Who may sign for a board: each attack is refused by its own name, whatever the clock says; keys that people have are taken."""
+"""Who may sign for a board: each attack is refused by its own code, whatever the clock says.
+
+Usual keys are accepted.
+"""
 
 import base64
 import dataclasses
@@ -16,6 +19,7 @@ import pytest
 from device import trust
 from device.errors import DeviceError
 from device.manifest.signature import fingerprint
+from device.signers import SIGNERS
 from device.store import RELEASES, RUNTIMES
 from tests.device.test_activation import free_port, wait_until
 from tests.fakes import signers
@@ -62,7 +66,8 @@ def test_no_clock_changes_an_answer(tmp_path: Path) -> None:
 
 
 CLOCKS = {"1970": 86_400, "2000": 951_782_400, "2038": 2_147_558_400, "2100": 4_102_444_800}
-"""The second days of 1970 and of the time after 32 bits, a leap day of 2000, the first day of 2100."""
+"""The second days of 1970 and of the time after 32 bits, a leap day of 2000, the first day
+of 2100."""
 
 
 def _codes_at(seconds: int, shim: Path, folder: Path) -> dict[str, str]:
@@ -129,13 +134,11 @@ def test_a_key_may_be_held_to_some_models(board: Board) -> None:
     ],
 )
 def test_what_may_not_sign_is_not_let_in(board: Board, words: tuple[str, ...], code: str) -> None:
-    before = (board.store.root / trust.SIGNERS).read_text()
+    before = (board.store.root / SIGNERS).read_text()
     with pytest.raises(DeviceError) as caught:
         board.trust(*(word.format(owner=signers.public(board.keys.owner)) for word in words))
     assert caught.value.code == code
-    assert (board.store.root / trust.SIGNERS).read_text() == (
-        "" if code == "signer_revoked" else before
-    )
+    assert (board.store.root / SIGNERS).read_text() == ("" if code == "signer_revoked" else before)
 
 
 def test_unsigned_runs_only_where_it_was_told_to(board: Board) -> None:

@@ -1,4 +1,6 @@
-"""The line before the engines: one question at a time each, in order, bounded, without those who left."""
+"""The queue before the engines: one question at a time each, in order, bounded, without clients
+that left.
+"""
 
 import asyncio
 import time
@@ -191,7 +193,7 @@ def test_a_library_without_a_second_engine_answers_with_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr(engine, "beside", lambda: None)
+    monkeypatch.setattr(engine, "new_context", lambda: None)
 
     async def story(worker: Worker) -> None:
         assert (await told(await worker.ask(question("hot?"))))[-1] == "length"

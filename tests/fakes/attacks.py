@@ -25,6 +25,8 @@ from device.manifest import (
     to_bytes,
 )
 from device.manifest.signature import NAMESPACES
+from device.signers import PINNED, REVOKED, SIGNERS
+from device.signers import trust as trust_verb
 from device.store import MANIFEST_OF, RELEASES, RUNTIMES, Deployment, Store
 from tests.fakes import signers
 from tests.fakes.bundles import make_bundle, make_runtime
@@ -62,7 +64,7 @@ class Board:
             self.sign(kind)
 
     def trust(self, *words: str) -> None:
-        trust.trust(["--root", str(self.store.root), *words])
+        trust_verb(["--root", str(self.store.root), *words])
 
     def list_files(self) -> None:
         """Have the manifest name the files that are in the bundle."""
@@ -158,7 +160,7 @@ def _signature(change: Callable[[bytes], bytes]) -> Callable[[Board], None]:
 
 def _signers(change: Callable[[str], str]) -> Callable[[Board], None]:
     def attack(board: Board) -> None:
-        file = board.store.root / trust.SIGNERS
+        file = board.store.root / SIGNERS
         file.write_text(change(file.read_text()))
 
     return attack
@@ -230,7 +232,7 @@ def _pipe(folder: Path) -> None:
 
 
 def _linked_signers(board: Board) -> None:
-    file = board.store.root / trust.SIGNERS
+    file = board.store.root / SIGNERS
     file.rename(board.folder / "elsewhere")
     file.symlink_to(board.folder / "elsewhere")
 
@@ -348,7 +350,7 @@ ATTACKS: list[tuple[str, str, Callable[[Board], object]]] = [
     ("target edited", "wrong_signature", _edited(target="rpi-5-8gb")),
     ("system prompt edited", "wrong_signature", _edited(system="obey me")),
     ("blob swapped, and its digest", "wrong_signature", _swapped_blob),
-    ("nobody may sign", "no_signers", lambda board: (board.store.root / trust.SIGNERS).unlink()),
+    ("nobody may sign", "no_signers", lambda board: (board.store.root / SIGNERS).unlink()),
     ("signers emptied", "no_signers", _signers(lambda text: "")),
     (
         "signers replaced by a stranger",
@@ -363,7 +365,7 @@ ATTACKS: list[tuple[str, str, Callable[[Board], object]]] = [
     (
         "signers writable by others",
         "signers_writable",
-        lambda board: (board.store.root / trust.SIGNERS).chmod(0o664),
+        lambda board: (board.store.root / SIGNERS).chmod(0o664),
     ),
     ("store writable by others", "signers_writable", lambda board: board.store.root.chmod(0o777)),
     ("signers linked to elsewhere", "signers_link", _linked_signers),
@@ -407,13 +409,13 @@ ATTACKS: list[tuple[str, str, Callable[[Board], object]]] = [
     (
         "revocations of garbage",
         "revoked_broken",
-        lambda board: (board.store.root / trust.REVOKED).write_text("garbage\n"),
+        lambda board: (board.store.root / REVOKED).write_text("garbage\n"),
     ),
     ("made for another board", "wrong_target", lambda board: board.trust("--target", "rpi-5-8gb")),
     (
         "the board's own kind unreadable",
         "target_broken",
-        lambda board: (board.store.root / trust.PINNED).write_text("{"),
+        lambda board: (board.store.root / PINNED).write_text("{"),
     ),
     ("a bit of the model flipped", "wrong_digest", _stored(RELEASES, _flipped)),
     ("the model of another size", "wrong_size", _stored(RELEASES, _over("model.bin", b"evil"))),

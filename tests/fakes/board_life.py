@@ -92,7 +92,7 @@ class Life:
         )
         with self.store.locked():
             self.store.recover()
-            activation._activate(self.store, wanted, LIMITS)
+            activation.activate(self.store, wanted, LIMITS)
 
     def rollback(self) -> None:
         """Go back, as the verb does it."""
@@ -100,7 +100,7 @@ class Life:
             self.store.recover()
             previous = self.store.previous()
             assert previous
-            activation._replace(self.store, previous, self.store.current(), LIMITS)
+            activation.replace_release(self.store, previous, self.store.current(), LIMITS)
 
     def serves(self) -> tuple[str, str]:
         """Return what a board serves and its way back when it wakes up."""

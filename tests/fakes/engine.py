@@ -24,13 +24,13 @@ class FakeEngine:
         self.ended = threading.Event()
         """Set when an answer ended, by itself or because it was cancelled."""
         self.prompts: list[bytes] = []
-        self.leads: list[int] = []
+        self.prefixes: list[int] = []
         self.states: dict[bytes, bytes] = {}
-        """Leads that were saved or restored, with their states."""
+        """Prefixes that were saved or restored → their states."""
         self.state_kind = "fake"
         self.failure: Exception | None = None
         self.others: list[FakeEngine] = []
-        """Engines beside this one."""
+        """Contexts on the same weights."""
 
     def special_tokens(self) -> dict[str, str]:
         return {}
@@ -44,8 +44,8 @@ class FakeEngine:
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
-    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
-        return iter([b"\0" * 1024 for _ in tokens[lead:]])
+    def logits(self, tokens: Sequence[int], prefix: int = 0) -> Iterator[bytes]:
+        return iter([b"\0" * 1024 for _ in tokens[prefix:]])
 
     def generate(
         self,
@@ -53,11 +53,11 @@ class FakeEngine:
         sampling: Sampling,
         stop_ids: Sequence[int] = (),
         cancelled: Callable[[], bool] = never,
-        lead: int = 0,
+        prefix: int = 0,
     ) -> Iterator[Token]:
         check_prompt(tokens, self)
         self.prompts.append(bytes(tokens))
-        self.leads.append(lead)
+        self.prefixes.append(prefix)
         return self._answer(len(tokens), sampling.max_tokens, cancelled)
 
     def _answer(self, prompt: int, length: int, cancelled: Callable[[], bool]) -> Iterator[Token]:
@@ -74,14 +74,14 @@ class FakeEngine:
         self.ended.set()
         yield Token(None, "", "length", Timing(prompt, 0, 0.5, length, length - 1, 0.25))
 
-    def save(self, lead: Sequence[int]) -> bytes:
-        self.states.setdefault(bytes(lead), b"state of " + bytes(lead))
-        return self.states[bytes(lead)]
+    def save(self, prefix: Sequence[int]) -> bytes:
+        self.states.setdefault(bytes(prefix), b"state of " + bytes(prefix))
+        return self.states[bytes(prefix)]
 
-    def restore(self, lead: Sequence[int], state: bytes) -> bool:
-        whole = state == b"state of " + bytes(lead)
+    def restore(self, prefix: Sequence[int], state: bytes) -> bool:
+        whole = state == b"state of " + bytes(prefix)
         if whole:
-            self.states[bytes(lead)] = state
+            self.states[bytes(prefix)] = state
         return whole
 
     def forget(self) -> None:
@@ -112,7 +112,7 @@ class FakeEngine:
     def time_decode(self, n_tokens: int) -> float:
         return n_tokens / 100
 
-    def beside(self) -> "FakeEngine":
+    def new_context(self) -> "FakeEngine":
         self.others.append(type(self)(word=self.word, context=self.context))
         return self.others[-1]
 

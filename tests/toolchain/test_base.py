@@ -1,4 +1,4 @@
-"""A GGUF file as the base of a recipe: the whole way to a bundle, what the records say of it, and the proof that can fail."""
+"""A GGUF file as the base of a recipe: the way to a bundle, its records, and a proof that fails."""
 
 import json
 import shutil

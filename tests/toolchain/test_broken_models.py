@@ -1,4 +1,4 @@
-"""Models that are broken in every way we know: each is taken back by the board, with its reason, and push ends with exit code 9."""
+"""Models broken in every known way: the board rolls each back with its reason, push exits 9."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def golden(**fields: Any) -> Callable[[Path], None]:
 
 
 def real(break_it: Callable[[Path], None], **fields: Any) -> Callable[[Path, int], Path]:
-    """Return what makes a bundle of a real tiny model, broken by a change of its files or of its manifest."""
+    """Return a maker of bundles of a real tiny model, broken by a change of files or manifest."""
 
     def make(folder: Path, number: int) -> Path:
         tiny_bundle(folder, goldens=[GOLDEN], recites=RECITAL)

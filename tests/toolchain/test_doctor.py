@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from toolchain.doctor import board_findings, host_findings
+from toolchain.doctor import Finding, board_findings, host_findings, lines
 
 PI = {
     "model": "Raspberry Pi 4 Model B Rev 1.4",
@@ -141,3 +141,32 @@ def test_a_fault_is_named_and_mended(
 def test_this_computer_is_looked_at_with_its_real_tools() -> None:
     states = {finding.check: finding.state for finding in host_findings()}
     assert states["python"] == states["llama.cpp"] == states["sshd"] == "ok"
+
+
+def test_findings_are_laid_out_with_what_mends_them_beneath() -> None:
+    found = [
+        Finding(check="python", state="ok", seen="3.13.5"),
+        Finding(check="training", state="warning", seen="not installed: peft", mend="pip install"),
+        Finding(check="ssh", state="problem", seen="ssh is missing", mend="sudo apt-get install"),
+    ]
+    assert lines(found) == [
+        "ok       python    3.13.5",
+        "warning  training  not installed: peft",
+        "                   → pip install",
+        "PROBLEM  ssh       ssh is missing",
+        "                   → sudo apt-get install",
+        "",
+        "1 problem and 1 warning; → is what mends it",
+    ]
+
+
+def test_a_sound_computer_gets_one_word() -> None:
+    assert lines([Finding(check="python", state="ok", seen="3.13.5")])[-1] == "nothing is wrong"
+
+
+def test_the_boards_findings_stand_under_their_own_line() -> None:
+    here = Finding(check="python", state="ok", seen="3.13.5")
+    text = lines([here, *board_findings(PI)])
+    at = text.index("the board:")
+    assert text[at - 2].startswith("ok       python")
+    assert text[at + 1].startswith("ok       board        Raspberry Pi 4")

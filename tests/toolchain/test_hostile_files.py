@@ -1,4 +1,4 @@
-"""Files on this computer that somebody else made: what they claim is bounded, and what is no file holds nobody up."""
+"""Foreign files on this computer: their claims are bounded, and special files do not block."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from toolchain import recipe, target
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub
-from toolchain.models.architecture import understand
+from toolchain.models.architecture import read_architecture
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.texts import existing
 
@@ -50,7 +50,7 @@ def test_a_count_of_a_config_is_bounded_before_anything_counts_to_it(
     (folder / "config.json").write_text(json.dumps({**CONFIG, name: count}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open_weights(folder) as weights, pytest.raises(ToolchainError) as caught:
-        understand(folder, weights)
+        read_architecture(folder, weights)
     assert caught.value.exit_code == 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
@@ -59,7 +59,7 @@ def test_more_layers_than_tensors_are_named(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": 10**9}))
     message = r"^config\.json: `num_hidden_layers` is `1000000000`, the weights have 1 tensors$"
     with open_weights(folder) as weights, pytest.raises(ArtifactError, match=message):
-        understand(folder, weights)
+        read_architecture(folder, weights)
 
 
 def fifo(path: Path) -> None:

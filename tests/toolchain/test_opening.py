@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from device import leads
+from device import prefixes
 from device.check import check_bundle, read_goldens
 from device.engine.base import Sampling
 from device.errors import DeviceError
@@ -110,17 +110,17 @@ def test_the_bundle_brings_the_opening_and_the_gate_has_seen_it(made: dict[str, 
 def test_a_board_gives_the_goldens_from_the_state_of_the_opening(release: Path) -> None:
     assert check_bundle(release, threads=1)["ok"]
     model = open_bundle(release, read_manifest(release), threads=1)
-    assert leads.prepare(model, release)
+    assert prefixes.prepare(model, release)
     for golden in read_goldens(release / "goldens.jsonl"):
         prompt = model.prompt(golden.messages)
         steps = list(
             model.engine.generate(
-                prompt.tokens, Sampling(max_tokens=len(golden.tokens)), lead=prompt.lead
+                prompt.tokens, Sampling(max_tokens=len(golden.tokens)), prefix=prompt.prefix
             )
         )
         assert [step.id for step in steps if step.id is not None] == golden.tokens
         assert steps[-1].timing
-        assert steps[-1].timing.reused_tokens >= len(model.lead()) > 60
+        assert steps[-1].timing.reused_tokens >= len(model.prefix()) > 60
     model.engine.close()
 
 

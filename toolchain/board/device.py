@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from device.manifest.signature import TRUST_CODES
+from device.manifest import codes
 from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, build_agent, device_folder
 from toolchain.board import answers
 from toolchain.board.answers import Answer
@@ -26,16 +26,11 @@ from toolchain.errors import (
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
-    **dict.fromkeys(TRUST_CODES, TrustError),
-    "unhealthy": HealthError,
-    "bad_manifest": ArtifactError,
-    "bad_path": ArtifactError,
-    "bad_digest": ArtifactError,
-    "bad_runtime": ArtifactError,
-    "newer_schema": ArtifactError,
-    "bad_request": ConfigError,
-    "empty_question": ConfigError,
-    "prompt_too_long": TooLongError,
+    **dict.fromkeys(codes.TRUST, TrustError),
+    **dict.fromkeys(codes.HEALTH, HealthError),
+    **dict.fromkeys(codes.ARTIFACT, ArtifactError),
+    **dict.fromkeys(codes.REQUEST, ConfigError),
+    **dict.fromkeys(codes.TOO_LONG, TooLongError),
 }
 """Code of a device's error → ours; every other code is a BoardError."""
 _KEEP_AGENT = (
@@ -95,7 +90,7 @@ def error_of(address: str, answer: Answer) -> ToolchainError:
     """Return a device's `{"error": …}` as one of ours."""
     fault = answer["error"] if isinstance(answer["error"], dict) else {}
     error = answers.checked(address, "its error", fault, answers.Fault)
-    kind = ERRORS.get(error["code"].removeprefix("runtime_"), BoardError)
+    kind = ERRORS.get(error["code"].removeprefix(codes.RUNTIME_PREFIX), BoardError)
     return kind(f"{address}: {error['message']}", hint=error.get("hint", ""))
 
 

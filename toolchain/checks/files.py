@@ -75,7 +75,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
     try:
         if any(FORMATS[form].has_tokenizer for form in ahead.formats):
             with base.linked_folder() as folder:
-                tokenizer.understand(folder, model.sizes["vocab"])
+                tokenizer.read_vocabulary(folder, model.sizes["vocab"])
         else:
             from tokenizers import Tokenizer
 
@@ -108,9 +108,9 @@ def _types(ahead: Ahead, scheme: str, model: Model, findings: Findings) -> dict[
         _check_learned({k.type for n, k in chosen.items() if n.startswith("blk.")}, findings)
 
     falls = {
-        (source.shape[-1], each.wanted.name, each.type.name)
+        (source.shape[-1], each.requested.name, each.type.name)
         for source in model.tensors
-        if (each := chosen.get(source.name)) and each.type != each.wanted
+        if (each := chosen.get(source.name)) and each.type != each.requested
     }
     if falls:
         said = "; ".join(

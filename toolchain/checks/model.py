@@ -17,10 +17,11 @@ from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
-from toolchain.models.architecture import Model, understand
+from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.lora import open_lora, read_lora
+from toolchain.models.names import TEMPLATE
 from toolchain.models.template import check_folder
-from toolchain.models.tokenizer import TEMPLATE, chat_template
+from toolchain.models.tokenizer import chat_template
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
@@ -231,9 +232,9 @@ def _model(folder: Path, findings: Findings, *, whole: bool, knows: bool) -> Mod
     """
     try:
         if not whole:
-            return understand(folder, None)
+            return read_architecture(folder, None)
         with open_weights(folder) as weights:
-            return understand(folder, weights)
+            return read_architecture(folder, weights)
     except ToolchainError as error:
         if knows:
             findings.errors.append(error)
@@ -308,7 +309,7 @@ def _from_nothing(spec: ScratchSpec) -> Base:
         "hidden_act": "silu",
     }
     with _folder_with(config) as folder:
-        model = understand(folder, None)
+        model = read_architecture(folder, None)
 
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
@@ -333,7 +334,7 @@ def _with_layers(
     config["num_hidden_layers"] = len(layers)
     try:
         with _folder_with(config) as folder:
-            model = understand(folder, None)
+            model = read_architecture(folder, None)
     except ToolchainError:  # layers whose kinds no longer alternate as the family has them
         return None
 
@@ -380,8 +381,13 @@ def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:
     """Raise ArtifactError for an adapter of another kind, or made for another base."""
     assert base.folder
     spec = ahead.recipe.model
-    revision = "" if (ahead.recipe.folder / spec.base).is_dir() else spec.revision
-    check_base_name(adapter, spec.base, revision=revision, same_as=spec.adapter_base)
+    check_base_name(
+        adapter,
+        spec.base,
+        near=ahead.recipe.folder,
+        revision=spec.revision,
+        same_as=spec.adapter_base,
+    )
     if not base.whole:
         read_lora(adapter)
         return

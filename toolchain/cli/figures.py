@@ -98,7 +98,7 @@ def compare(
 
 
 def _write_page(measured: list[Report], path: Path) -> None:
-    from toolchain.artifacts import write_whole
+    from toolchain.files import write_whole
     from toolchain.report.page import render
 
     write_whole(path, render(measured))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from device.manifest import endpoint
-from toolchain import target
+from toolchain import shipped, target
 from toolchain.board import open_board
 from toolchain.board.device import Device
 from toolchain.line.walk import Settings, open_recipe
@@ -25,7 +25,8 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/starter.toml.")
+    Path,
+    typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of one in `recipes`."),
 ]
 Board = Annotated[
     str,
@@ -104,6 +105,6 @@ def settings_for(
     recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
 ) -> tuple[Recipe, Settings]:
     """Return a recipe, and how it is walked."""
-    recipe = open_recipe(recipe_file)
+    recipe = open_recipe(shipped.find(recipe_file))
     board = target.find(target_id or recipe.targets[0])
     return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)

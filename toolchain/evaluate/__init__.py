@@ -19,7 +19,6 @@ from toolchain.artifacts import (
     Work,
     keep,
     write_jsonl,
-    write_whole,
 )
 from toolchain.errors import GateError
 from toolchain.evaluate.answers import answer_all, golden, reference_ends, task_scores
@@ -33,6 +32,7 @@ from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
 from toolchain.figures import VerdictFigures
+from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.held_out import split
 from toolchain.models.original import Original

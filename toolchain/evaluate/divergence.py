@@ -12,6 +12,7 @@ from toolchain.chat import encode, fixed_clock
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured
 from toolchain.general import pieces
+from toolchain.means import mean_and_error
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
 
@@ -137,12 +138,13 @@ def _summary(compared: Sequence[_Compared]) -> Measured:
     import numpy as np
 
     total = np.concatenate([part.kl for part in compared])
-    mean = float(total.mean())
-    squares = sum((part.kl.sum() - mean * len(part.kl)) ** 2 for part in compared)
+    mean, error = mean_and_error(
+        [float(part.kl.sum()) for part in compared], [len(part.kl) for part in compared]
+    )
     return Measured(
         kl_tokens=len(total),
         mean_kl=mean,
-        kl_error=float(np.sqrt(squares) / len(total)),
+        kl_error=error,
         p99_kl=float(np.quantile(total, 0.99)),
         agreement=float(np.concatenate([part.agree for part in compared]).mean()),
     )

@@ -20,7 +20,6 @@ from toolchain.artifacts import (
     digest,
     keep,
     write_jsonl,
-    write_whole,
 )
 from toolchain.errors import ArtifactError, GateError
 from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
@@ -28,6 +27,7 @@ from toolchain.evaluate.divergence import divergence, general_divergence, templa
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured, VerdictFigures
+from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.models.original import Original
 from toolchain.opening import Opening

@@ -12,10 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from device.manifest import TEMPLATE, TOKENIZER
-from toolchain.artifacts import ModelFile, Work, digest, keep, write_whole
+from toolchain.artifacts import ModelFile, Work, digest, keep
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
 from toolchain.figures import ModelFigures
+from toolchain.files import write_whole
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
 from toolchain.progress import Reporter

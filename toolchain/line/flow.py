@@ -174,8 +174,13 @@ def _external(flow: Flow) -> Checkpoint:
         return base
 
     adapter = hub.fetch(model.adapter, near=near, offline=flow.settings.offline)
-    revision = "" if (near / model.base).is_dir() else model.revision
-    check_base_name(adapter, model.base, revision=revision, same_as=model.adapter_base)
+    check_base_name(
+        adapter,
+        model.base,
+        near=near,
+        revision=model.revision,
+        same_as=model.adapter_base,
+    )
     check_folder(adapter)
     flow.original = Original(base=flow.base, adapters=(adapter,))
     return replace(base, adapter=adapter)

@@ -1,1 +1,1 @@
-"""What a checkpoint is: weights, architecture, tokenizer, template, adapter; where it is found by name."""
+"""What a checkpoint is: weights, architecture, tokenizer, template, adapter; how it is found."""

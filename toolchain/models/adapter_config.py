@@ -1,6 +1,6 @@
-"""`adapter_config.json` of a PEFT adapter: every field of it is read, and a field that would be lost is refused by name.
+"""`adapter_config.json` of a PEFT adapter: reads every field, refuses one that a merge would lose.
 
-The fields are those of peft 0.21's `LoraConfig`. What a merge by rows can do is a small part of what they can ask for.
+The fields are those of peft 0.21's `LoraConfig`. A merge by rows supports a small part of them.
 """
 
 import re
@@ -14,7 +14,7 @@ from toolchain.models.weights import read_json
 CONFIG = "adapter_config.json"
 ELSEWHERE = "merge it with peft's `merge_and_unload` and give the merged folder as the base"
 REBUILT = ("pissa", "olora")
-"""`init_lora_weights` that take a part of the base away which can be computed again, exactly, from the base."""
+"""`init_lora_weights` that subtract a part of the base, which can be recomputed from the base."""
 
 _HANDLED = {
     "r",
@@ -32,7 +32,7 @@ _HANDLED = {
     "peft_type",
     "task_type",
 }
-"""Fields whose value the merge or a check here follows."""
+"""Fields that the merge or a check here uses."""
 _WITHOUT_EFFECT = {
     "auto_mapping",
     "inference_mode",
@@ -48,81 +48,105 @@ _WITHOUT_EFFECT = {
     "megatron_core",
     "qalora_group_size",
 }
-"""Fields that change training, or nothing, but not what the saved weights mean."""
+"""Fields that do not change the meaning of the saved weights."""
 _BASE_UNCHANGED = (True, False, "gaussian", "eva", "orthogonal", "mica")
-"""`init_lora_weights` that leave the base as it is. `mica` trains A alone, and its B is saved with it."""
+"""`init_lora_weights` that leave the base as it is. `mica` trains A alone and saves B with it."""
 _TASKS = (None, "CAUSAL_LM")
 _CONVERT = (
-    "save it again from the training script with `save_pretrained(…, path_initial_model_for_weight_conversion=…)`, "
+    "save it again from the training script with "
+    "`save_pretrained(…, path_initial_model_for_weight_conversion=…)`, "
     "or save the base that was trained on, and give that folder as the base"
 )
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of an adapter folder; raise ArtifactError for each field that would be lost in a merge."""
+    """Return the configuration of an adapter folder.
+
+    Raises ArtifactError for each field that a merge would lose.
+    """
     if not (folder / CONFIG).is_file():
         raise ArtifactError(
             f"{folder.name}: no `{CONFIG}`",
             hint="an adapter folder is what peft's `save_pretrained` writes",
         )
+
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ArtifactError(
             f"{folder.name}: adapters of kind `{kind}` are not merged", hint=ELSEWHERE
         )
+
     _check_fields(folder, config)
     _check_task(folder, config)
     _check_initialisation(folder, config)
     _check_numbers(folder, config)
+
     return config
 
 
 def initialisation(config: Mapping[str, Any]) -> str:
-    """Return the name in `init_lora_weights`, in lower case; empty for the plain kinds that are given as true or false."""
+    """Return the name in `init_lora_weights` in lower case; empty for true and false."""
     value = config.get("init_lora_weights", True)
     return value.lower() if isinstance(value, str) else ""
 
 
 def pattern_value(config: Mapping[str, Any], patterns: str, module: str, default: Any) -> Any:
-    """Return what a `rank_pattern` or `alpha_pattern` says of a module (peft `get_pattern_key`: the first that matches)."""
+    """Return the value of the first pattern that matches a module, or `default`.
+
+    `patterns` is `rank_pattern` or `alpha_pattern` (peft, `get_pattern_key`).
+    """
     named: Mapping[str, Any] = config.get(patterns) or {}
-    found = [value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)]
-    return found[0] if found else default
+    values = [value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)]
+    return values[0] if values else default
 
 
 def check_targets(folder: Path, config: Mapping[str, Any], modules: Iterable[str]) -> None:
-    """Raise ArtifactError for a module with weights that the configuration does not name: peft leaves such weights out."""
+    """Raise ArtifactError for a module with weights that `target_modules` does not name.
+
+    peft ignores such weights.
+    """
     for module in modules:
         if not _targeted(config, module):
             raise ArtifactError(
-                f"{folder.name}: {CONFIG}: `target_modules` does not name `{module}`, but its weights are there",
-                hint="peft leaves such weights out without a word; correct the configuration or remove them",
+                f"{folder.name}: {CONFIG}: `target_modules` does not name `{module}`, "
+                "but its weights are there",
+                hint="peft leaves such weights out without a word; "
+                "correct the configuration or remove them",
             )
 
 
-def check_base_name(folder: Path, name: str, *, revision: str = "", same_as: str = "") -> None:
-    """Raise ArtifactError where an adapter says that it was trained on another base, or on another revision of it.
+def check_base_name(
+    folder: Path, name: str, *, near: Path | None = None, revision: str = "", same_as: str = ""
+) -> None:
+    """Raise ArtifactError for an adapter that names another base, or another revision of it.
 
-    `name` is what the recipe calls the base, `same_as` the name under which the recipe says that these weights are known too.
+    `name` is the recipe's name of the base and `same_as` a second name of the same weights. With
+    `near`, the recipe's folder, `revision` is checked only if the base is not a folder there.
     """
     config = read_adapter_config(folder)
+    if near is not None and (near / Path(name).expanduser()).is_dir():
+        revision = ""
+
     base = str(config.get("base_model_name_or_path") or "")
     if base and plain_name(base) not in {plain_name(known) for known in (name, same_as) if known}:
         raise ArtifactError(
             f"adapter {folder.name}: made for another base: trained on `{base}`, not on `{name}`",
-            hint=f'where both are the same weights under two names, the recipe says so: `[model] adapter_base = "{base}"`',
+            hint="where both are the same weights under two names, the recipe says so: "
+            f'`[model] adapter_base = "{base}"`',
         )
+
     trained = str(config.get("revision") or "main")
     if base and revision and trained != "main" and trained != revision:
         raise ArtifactError(
-            f"adapter {folder.name}: trained on revision `{trained}` of `{base}`, the recipe takes `{revision}`",
+            f"adapter {folder.name}: trained on revision `{trained}` of `{base}`, "
+            f"the recipe takes `{revision}`",
             hint=f'`[model] revision = "{trained}"`',
         )
 
 
 def plain_name(name: str) -> str:
-    """Return a model's name in lower case, without owner or folders, and without what marks the 4-bit copies of Unsloth."""
+    """Return a model's name in lower case, without owner, folders and suffix of 4-bit copies."""
     if cached := re.search(r"models--[^/\\]+?--([^/\\]+)", name):
         name = cached[1]
     last = [part for part in re.split(r"[/\\]", name.lower()) if part]
@@ -133,7 +157,7 @@ def _check_fields(folder: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in _HANDLED or key in _WITHOUT_EFFECT:
             continue
-        # every other field of LoraConfig has an empty value as its default; so, we take it, has one that is not known
+        # Other fields of LoraConfig have empty defaults; unknown fields are taken to have one too.
         if value in (None, False, "none", "", 0) or value == [] or value == {}:
             continue
         raise ArtifactError(f"{folder.name}: an adapter with `{key}` is not merged", hint=ELSEWHERE)
@@ -151,17 +175,20 @@ def _check_initialisation(folder: Path, config: Mapping[str, Any]) -> None:
     if value is None or value in _BASE_UNCHANGED or initialisation(config) in REBUILT:
         return
     raise ArtifactError(
-        f"{folder.name}: `init_lora_weights` is `{value}`: its base was changed before it was trained, and cannot be made again",
+        f"{folder.name}: `init_lora_weights` is `{value}`: "
+        "its base was changed before it was trained, and cannot be made again",
         hint=_CONVERT,
     )
 
 
 def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
-    alpha, r = config.get("lora_alpha"), config.get("r", 8)
+    alpha = config.get("lora_alpha")
+    r = config.get("r", 8)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise ArtifactError(f"{folder.name}: {CONFIG}: `lora_alpha` is `{alpha}`, not a number")
     if type(r) is not int or r < 1:
         raise ArtifactError(f"{folder.name}: {CONFIG}: `r` is `{r}`, not a rank")
+
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict) or not all(
@@ -170,6 +197,7 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
             raise ArtifactError(f"{folder.name}: {CONFIG}: `{key}` is not a table of numbers")
         for pattern in patterns:
             _check_pattern(folder, key, pattern)
+
     for key in ("target_modules", "exclude_modules"):
         if isinstance(config.get(key), str):
             _check_pattern(folder, key, config[key])
@@ -185,8 +213,12 @@ def _check_pattern(folder: Path, key: str, pattern: str) -> None:
 
 
 def _targeted(config: Mapping[str, Any], module: str) -> bool:
-    """Say whether peft puts an adapter on a module (`check_target_module_exists`); true where it chooses by itself."""
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    """Return whether peft puts an adapter on a module (peft, `check_target_module_exists`).
+
+    True where the configuration leaves the choice to peft.
+    """
+    targets = config.get("target_modules")
+    excluded = config.get("exclude_modules")
     if excluded and _matches(excluded, module):
         return False
     if not targets or targets == "all-linear":
@@ -201,15 +233,18 @@ def _matches(patterns: str | list[str], module: str) -> bool:
 
 
 def _in_layers(config: Mapping[str, Any], module: str) -> bool:
-    layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern") or []
+    layers = config.get("layers_to_transform")
+    patterns = config.get("layers_pattern") or []
     if layers is None or layers == []:
         return True
+
     names = [patterns] if isinstance(patterns, str) else patterns
-    found = [
+    matches = [
         match
         for name in names or [r"[^.]*"]
         # the first number is the layer's; the last one may be an expert's
         if (match := re.match(rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\.", module))
     ]
-    wanted = [layers] if isinstance(layers, int) else layers
-    return bool(found) and int(found[0]["layer"]) in wanted
+    indices = [layers] if isinstance(layers, int) else layers
+
+    return bool(matches) and int(matches[0]["layer"]) in indices

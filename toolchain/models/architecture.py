@@ -1,6 +1,6 @@
-"""A checkpoint matched with its family: sizes, metadata, and where the rows of every tensor of the model file come from.
+"""Reads a checkpoint's architecture: family, sizes, metadata, source rows of each file tensor.
 
-Everything that config.json and the headers of the weights can contradict is asked here, before a weight is read.
+config.json is checked against the headers of the weights before a weight is read.
 """
 
 import math
@@ -12,59 +12,59 @@ from toolchain.errors import ArtifactError
 from toolchain.models.config_defaults import read_config
 from toolchain.models.families import FAMILIES, TOP, Family
 from toolchain.models.gguf_file import Metadata
-from toolchain.models.rope import check_frequencies, long_caveat, understand_rope
+from toolchain.models.names import EMBEDDING, HEAD
+from toolchain.models.rope import check_frequencies, long_caveat, read_rope
 from toolchain.models.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_COUNT = 2**31 - 1
-"""GGUF keeps counts in 32 bits."""
+"""Largest count: GGUF keeps counts in 32 bits."""
 _IGNORED = ".rotary_emb.inv_freq"
-"""Tensors of old checkpoints that transformers computes from config.json: compared with it, then left out."""
+"""Tensors of old checkpoints that transformers computes from config.json: compared, not stored."""
 _BLOCK_ROWS = 4096
-"""Rows of embedding and head that are compared at a time."""
+"""Number of rows of embedding and head that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One tensor of the model file, and where its rows come from."""
+    """One tensor of the model file and the source of its rows."""
 
     name: str
     shape: tuple[int, ...]
     origin: str = ""
-    """Tensor of the checkpoint; empty where `values` are given."""
+    """Tensor of the checkpoint; empty if there are `values`."""
     heads: int = 0
-    """Heads whose rows are regrouped; 0: rows stay as they are."""
+    """Number of heads whose rows are regrouped; 0: rows keep their order."""
     offset: float = 0.0
     """Added to every weight."""
     values: "NDArray[np.float32] | None" = None
 
     @property
     def weights(self) -> int:
-        """Weights in the tensor."""
+        """Number of weights in the tensor."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A checkpoint understood."""
+    """A checkpoint's architecture, as the model file will have it."""
 
     family: Family
     sizes: dict[str, int]
-    """vocab, hidden, intermediate, query, key, heads, kv_heads, head_dim, layers, context, and sums of them."""
+    """vocab, hidden, intermediate, query, key, heads, kv_heads, head_dim, layers, context, sums."""
     tied: bool
     metadata: Metadata
     tensors: tuple[Source, ...]
-    """In llama.cpp's file order: what belongs to no layer, then layer by layer, by name (`weight_name_comparer`)."""
+    """In llama.cpp's file order (`weight_name_comparer`): those without a layer come first."""
     caveats: tuple[str, ...] = ()
-    """What is not the same in llama.cpp, a line each."""
+    """Differences of llama.cpp from transformers, a line each."""
 
     @property
     def parameters(self) -> int:
-        """Weights in the file, computed tensors left out."""
+        """Number of weights in the file, without computed tensors."""
         return sum(tensor.weights for tensor in self.tensors if tensor.origin)
 
     @property
@@ -73,28 +73,38 @@ class Model:
         return 2 * 2 * self.sizes["layers"] * self.sizes["key"]
 
 
-def understand(folder: Path, weights: Weights | None) -> Model:
-    """Match a checkpoint with its family; raise ArtifactError for what differs. Without weights config.json alone is asked."""
+def read_architecture(folder: Path, weights: Weights | None) -> Model:
+    """Match a checkpoint with its family; without weights only config.json is checked.
+
+    Raises ArtifactError for an unknown family, and for what llama.cpp's graph of it does not have.
+    """
     config = read_config(folder)
     family = _family(config)
     sizes = _sizes(family, config)
     if weights is not None:
         _refuse_more_layers_than_tensors(sizes, weights)
+
     _check_features(family, config, sizes)
+
     tied = bool(config["tie_word_embeddings"]) and not (weights and has_own_head(weights))
     if tied != bool(config["tie_word_embeddings"]) and family.always_tied:
         raise ArtifactError(
-            f"{folder.name}: `{HEAD}` differs from the embedding, which has no place in the model file: `{family.name}` ties them"
+            f"{folder.name}: `{HEAD}` differs from the embedding, "
+            f"which has no place in the model file: `{family.name}` ties them"
         )
+
     tensors = _sources(family, config, sizes, tied)
     if weights is not None:
         _compare(folder, {source.origin: source.shape for source in tensors}, weights, tied)
-    rope, factors = understand_rope(family, config, sizes)
+
+    rope, factors = read_rope(family, config, sizes)
     if weights is not None:
         check_frequencies(weights, rope, factors, sizes)
+
     tensors += [
         Source(name=name, shape=values.shape, values=values) for name, values in factors.items()
     ]
+
     metadata, limit = _metadata(family, config, sizes)
     caveats = (limit, long_caveat(rope, factors))
     return Model(
@@ -108,7 +118,7 @@ def understand(folder: Path, weights: Weights | None) -> Model:
 
 
 def sources_of(config: dict[str, Any]) -> tuple[Family, list[Source]]:
-    """Return the family that a config.json names, and the tensors of its model file, computed ones left out."""
+    """Return the family that a config.json names, and the file's tensors without computed ones."""
     family = _family(config)
     sizes = _sizes(family, config)
     return family, _sources(family, config, sizes, bool(config["tie_word_embeddings"]))
@@ -125,18 +135,17 @@ def _family(config: dict[str, Any]) -> Family:
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
-    hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
-    said = {
-        key: _number(config, key) if config.get(key) else 0
-        for key in ("head_dim", "num_key_value_heads")
-    }
-    head_dim = said["head_dim"] or hidden // heads
+    hidden = _number(config, "hidden_size")
+    intermediate = _number(config, "intermediate_size")
+    heads = _number(config, "num_attention_heads")
+    kv_heads = (
+        _number(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
+    )
+    head_dim = _number(config, "head_dim") if config.get("head_dim") else hidden // heads
+
     if family.square_heads and head_dim != hidden // heads:
         raise _no_place(config, "head_dim")
-    kv_heads, intermediate = (
-        said["num_key_value_heads"] or heads,
-        _number(config, "intermediate_size"),
-    )
+
     return {
         "vocab": _number(config, "vocab_size"),
         "hidden": hidden,
@@ -155,11 +164,12 @@ def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
 
 
 def _refuse_more_layers_than_tensors(sizes: dict[str, int], weights: Weights) -> None:
-    """Raise ArtifactError before anything counts to a number that nothing but config.json says."""
+    """Raise ArtifactError for a number of layers that config.json alone claims."""
     tensors = len(weights.tensors)
     if sizes["layers"] > tensors:
         raise ArtifactError(
-            f"config.json: `num_hidden_layers` is `{sizes['layers']}`, the weights have {tensors} tensors"
+            f"config.json: `num_hidden_layers` is `{sizes['layers']}`, "
+            f"the weights have {tensors} tensors"
         )
 
 
@@ -183,7 +193,10 @@ def _positive(config: dict[str, Any], key: str) -> float:
 
 
 def has_own_head(weights: Weights) -> bool:
-    """Say whether a checkpoint holds a head that differs from its embedding, as transformers 5 loads it, tied or not."""
+    """Return whether a checkpoint has a head that differs from its embedding.
+
+    transformers 5 loads such a head even if `tie_word_embeddings` is true.
+    """
     import numpy as np
 
     head, embedding = (weights.tensors.get(name) for name in (HEAD, EMBEDDING))
@@ -191,6 +204,7 @@ def has_own_head(weights: Weights) -> bool:
         return False
     if head.shape != embedding.shape:
         return True
+
     return any(
         not np.array_equal(
             weights.rows(HEAD, first, count), weights.rows(EMBEDDING, first, count), equal_nan=True
@@ -201,7 +215,7 @@ def has_own_head(weights: Weights) -> bool:
 
 
 def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int]) -> None:
-    """Refuse what config.json asks for and llama.cpp's graph of the family does not have."""
+    """Raise ArtifactError for a feature that llama.cpp's graph of the family does not have."""
     activation = "hidden_activation" if "hidden_activation" in config else "hidden_act"
     scalar = (
         sizes["hidden"] // sizes["heads"]
@@ -220,6 +234,7 @@ def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int
             for key, period in family.periods.items()
         },
     }
+
     for key, differs in wrong.items():
         if differs:
             raise _no_place(config, key)
@@ -227,7 +242,8 @@ def _check_features(family: Family, config: dict[str, Any], sizes: dict[str, int
 
 def _no_place(config: dict[str, Any], key: str) -> ArtifactError:
     return ArtifactError(
-        f"config.json: `{key}` is `{str(config.get(key))[:60]}`, which has no place in the model file"
+        f"config.json: `{key}` is `{str(config.get(key))[:60]}`, "
+        "which has no place in the model file"
     )
 
 
@@ -249,6 +265,7 @@ def _sources(
         for origin, (name, shape) in TOP.items()
         if not (tied and origin == HEAD)
     ]
+
     for layer in range(sizes["layers"]):
         for module, (name, named_shape) in family.modules.items():
             shape = tuple(sizes[size] for size in named_shape)
@@ -263,6 +280,7 @@ def _sources(
                         shape if part == "weight" else shape[:1],
                     )
                 )
+
     return sources
 
 
@@ -315,32 +333,39 @@ def _metadata(
             "attention.key_length": sizes["head_dim"],
             "attention.value_length": sizes["head_dim"],
         }
-    if family.says_vocabulary:
+
+    if family.writes_vocabulary:
         metadata |= {"vocab_size": sizes["vocab"], "rope.dimension_count": sizes["head_dim"]}
+
     for key, named in family.numbers.items():
         value = config.get(named)
         if value:
             metadata[key] = float(value)
         elif key in family.needed:
             raise ArtifactError(f"config.json: `{named}` is `{value}`, not a number")
+
     return metadata, limit
 
 
 def _context(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[int, Metadata, str]:
-    """Return the context that the model file may promise, what is said of the window, and why the context is shorter."""
-    window, context = config.get("sliding_window"), sizes["context"]
+    """Return the largest context, the window's metadata, and why the context is shorter."""
+    window = config.get("sliding_window")
+    context = sizes["context"]
     if family.window == "written":
         return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
-    said: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
+
+    metadata: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
     if family.window == "limit" and window and window < context:
         return (
             window,
-            said,
-            f"llama.cpp has no sliding window for `{family.name}`: the context ends with it, at {window} of {context}",
+            metadata,
+            f"llama.cpp has no sliding window for `{family.name}`: "
+            f"the context ends with it, at {window} of {context}",
         )
-    return context, said, ""
+
+    return context, metadata, ""
 
 
 def _file_order(source: Source) -> tuple[int, str]:

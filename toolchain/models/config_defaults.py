@@ -1,13 +1,15 @@
-"""What a key of config.json is where the file does not say it: the default of the family's own class in transformers.
+"""Defaults of config.json's keys: those of the family's own configuration class in transformers.
 
-Kept as data: importing those classes imports torch where it is installed (11 s), and quantizing works without the `train` extra.
-A test compares every value with the classes of the transformers that is installed.
+Kept as data, because importing those classes imports torch (11 s) and quantizing works without the
+`train` extra.
+A test compares every value with the classes of the installed transformers.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.models.names import CONFIG
 from toolchain.models.weights import read_json
 
 _COMMON: dict[str, Any] = {
@@ -114,8 +116,8 @@ LOCAL_THETAS = {"Gemma3ForCausalLM": 10000.0}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a model folder, completed as the class of its architecture in transformers completes it."""
-    config = read_json(folder / "config.json")
+    """Return config.json of a model folder, completed with the defaults of its architecture."""
+    config = read_json(folder / CONFIG)
     architecture = str((config.get("architectures") or ["none"])[0])
     complete = {**DEFAULTS.get(architecture, {}), **config}
     if "Gemma" in architecture:

@@ -1,7 +1,8 @@
-"""Families of models as data: their tensors' names and shapes, their metadata, and what makes them differ.
+"""Families of models as data: tensor names and shapes, metadata, and how the families differ.
 
-A checkpoint is taken only if its config and tensors are exactly those of a known family (`gguf_model`); nothing is guessed. Names,
-keys and flags follow llama.cpp's own converter (conversion/*.py, gguf-py/gguf/tensor_mapping.py) and its graphs (src/models/*.cpp).
+A checkpoint is taken only if its config and tensors are exactly those of a known family
+(`architecture`). Names, keys and flags follow llama.cpp's own converter (conversion/*.py,
+gguf-py/gguf/tensor_mapping.py) and its graphs (src/models/*.cpp).
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ _FULL = {"layer_types": (1, "full_attention", "full_attention")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What tells one family from the others."""
+    """One family of models: how it differs from the others."""
 
     name: str
     """`general.architecture`."""
@@ -65,47 +66,50 @@ class Family:
     optional_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modules that have a bias where this key of config.json is true."""
     adjacent_pairs: bool = False
-    """Rotary pairs stand side by side in GGUF, half a head apart in Hugging Face: rows of q and k are regrouped."""
+    """Rows of q and k are regrouped: GGUF has rotary pairs adjacent, HF half a head apart."""
     norm_offset: float = 0.0
-    """Added to every norm: some families store what is added to one."""
+    """Added to every norm: some families store the difference from 1."""
     always_tied: bool = False
-    """llama.cpp's graph has no head but the embedding."""
+    """llama.cpp's graph always uses the embedding as the head."""
     square_heads: bool = False
-    """llama.cpp knows no other `head_dim` than hidden ÷ heads."""
-    says_vocabulary: bool = False
+    """llama.cpp supports no `head_dim` but hidden ÷ heads."""
+    writes_vocabulary: bool = False
     """Whether `vocab_size` and `rope.dimension_count` are written."""
     plain_rope: bool = False
-    """Rotary embedding at its defaults, of which nothing is written."""
+    """The rotary embedding has its defaults and no metadata."""
     original_context: bool = False
-    """Whether the context before its extension, and the rotary share of a head, are written (Phi)."""
+    """Whether the context before its extension and the rotary share of a head are written (Phi)."""
     window: str = ""
-    """What becomes of `sliding_window`: `written`; or `limit`, where llama.cpp has none: the context ends with it."""
+    """What becomes of `sliding_window`.
+
+    `written`: it is metadata. `limit`: llama.cpp has no window, so the context ends with it.
+    """
     activation: str = "silu"
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Keys of config.json that must have one of these values."""
     periods: Mapping[str, tuple[int, Any, Any]] = field(default_factory=dict)
-    """Lists of config.json by layer: (n, what most have, what every n-th has), as llama.cpp has it built in."""
+    """Lists of config.json by layer: (n, usual value, value of every n-th), fixed in llama.cpp."""
     numbers: Mapping[str, str] = field(default_factory=dict)
-    """GGUF key → key of config.json, a number that is written where it is given."""
+    """GGUF key → key of config.json of an optional number."""
     needed: tuple[str, ...] = ()
-    """Keys among `numbers` for which llama.cpp has another default: they must be given."""
+    """Keys of `numbers` that must be given, because llama.cpp's default is another."""
     scaled_by_hidden: int = 0
-    """Layers of the one size whose `query_pre_attn_scalar` is hidden ÷ heads; in all others it is `head_dim`."""
+    """Layers of the model size whose `query_pre_attn_scalar` is hidden ÷ heads, else `head_dim`."""
 
 
 _NO_WINDOW = {"use_sliding_window": (None, False)}
-_LLAMA = Family(name="llama", optional_biases=_BIASES, adjacent_pairs=True, says_vocabulary=True)
+_LLAMA = Family(name="llama", optional_biases=_BIASES, adjacent_pairs=True, writes_vocabulary=True)
 _GEMMA_FIXED = {"use_bidirectional_attention": (None, False), "attention_bias": (None, False)}
 
 FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": Family(
-        name="llama", adjacent_pairs=True, says_vocabulary=True, window="limit"
+        name="llama", adjacent_pairs=True, writes_vocabulary=True, window="limit"
     ),
     "SmolLM3ForCausalLM": Family(
         name="smollm3",
         adjacent_pairs=True,
-        says_vocabulary=True,
+        writes_vocabulary=True,
         fixed=_NO_WINDOW | {"attention_bias": (None, False), "mlp_bias": (None, False)},
         periods=_FULL | {"no_rope_layers": (4, 1, 0)},
     ),
@@ -158,7 +162,7 @@ FAMILIES = {
         name="granite",
         optional_biases=_BIASES,
         adjacent_pairs=True,
-        says_vocabulary=True,
+        writes_vocabulary=True,
         square_heads=True,
         numbers={
             "attention.scale": "attention_multiplier",
@@ -169,4 +173,4 @@ FAMILIES = {
         needed=("logit_scale",),
     ),
 }
-"""Families by the architecture that config.json names: Llama 2 and 3, SmolLM2 and Falcon 3 are `LlamaForCausalLM`."""
+"""Families by the architecture in config.json; Llama 2 and 3, SmolLM2, Falcon 3 share the first."""

@@ -1,8 +1,8 @@
-"""A GGUF file → a checkpoint that can be trained: the base of a recipe, where no unquantized weights are to be had.
+"""Unpacks a GGUF file into a trainable checkpoint, for bases without published 16-bit weights.
 
-What comes out is the file's own model and no better: its weights are exactly those that the quantized file stands for, and the
-record says of which types they were. Three things are proved before it is taken: the checkpoint, understood again, says of itself
-what the file says; both tokenizers cut a mixed text alike; its logits are llama.cpp's for this very file (`gguf_proof`).
+The checkpoint's weights are exactly those that the quantized file stands for, and the record names
+their types. Three proofs come first: the checkpoint gives the file's metadata when it is read back,
+both tokenizers give equal tokens for a mixed text, and its logits are llama.cpp's (`gguf_proof`).
 """
 
 import json
@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Figures, Work, digest, write_whole
+from toolchain.artifacts import Checkpoint, Figures, Work, digest
 from toolchain.config import Frozen
 from toolchain.figures import BaseFigures
+from toolchain.files import write_whole
 from toolchain.models import tokenizer
-from toolchain.models.architecture import Source, sources_of, understand
+from toolchain.models.architecture import Source, read_architecture, sources_of
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
+from toolchain.models.names import CONFIG
 from toolchain.models.origin import Origin
+from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
 from toolchain.progress import Reporter
@@ -45,10 +48,10 @@ class _Parameters(Frozen):
 def unpack(
     origin: Origin, runtime: Path, out: Path, report: Reporter, *, stage: str = "base"
 ) -> Checkpoint:
-    """Write the checkpoint that a model file stands for to `out`; raise ArtifactError for what is refused.
+    """Write the checkpoint of a model file to `out`; raise ArtifactError for one that is refused.
 
-    `runtime` is the device runtime for this computer, which the logits are compared with. Of several processes that train
-    together one writes.
+    `runtime` is the device runtime for this computer, whose logits are compared. Of several
+    processes that train together one writes.
     """
     work = Work(
         stage=stage,
@@ -74,7 +77,10 @@ def _build(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figure
 
 
 def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
-    """Write the checkpoint, its metadata and tokens proved, its logits not yet; raise ArtifactError for what is refused."""
+    """Write the checkpoint with metadata and tokens proved, before its logits are.
+
+    Raises ArtifactError for a file that is refused.
+    """
     with open_gguf(origin.file) as file:
         config = config_of(file)
         rules = write_tokenizer(file, out)
@@ -82,21 +88,28 @@ def write_checkpoint(origin: Origin, out: Path, report: Reporter) -> Figures:
         dtype = _dtype(file, sources)
         _write_config(config, rules, dtype, out)
         _write_weights(file, sources, dtype, out, report)
+
         for licence in origin.licences:
             shutil.copyfile(licence, out / licence.name)
+
         with open_weights(out) as weights:
-            model = understand(out, weights)
+            model = read_architecture(out, weights)
+
         check_metadata(file, model)
         figures = _figures(origin, file, dtype)
         report.note(f"{origin.file.name}: {figures['quantization']}, taken as {_DTYPES[dtype]}")
-        vocabulary = tokenizer.understand(out, model.sizes["vocab"])
-        compared = tokenizer.prove_file(file.path, out, vocabulary)
+        vocabulary = tokenizer.read_vocabulary(out, model.sizes["vocab"])
+        compared = prove_file(file.path, out, vocabulary)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
+
     return figures | {"tokens_compared": compared}
 
 
 def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
-    """Return where each tensor of the checkpoint comes from; raise ArtifactError for one too few, too many, or of another shape."""
+    """Return the source of each tensor of the checkpoint.
+
+    Raises ArtifactError for a missing tensor, an extra one, and one of another shape.
+    """
     _, sources = sources_of(config)
     for source in sources:
         if source.name not in file.tensors:
@@ -106,20 +119,23 @@ def _compared(file: GgufFile, config: dict[str, Any]) -> list[Source]:
             raise file.fault(f"tensor `{source.name}`: shape {list(shape)}, {asked}")
         if source.heads and source.shape[0] % (2 * source.heads):
             raise file.fault(f"tensor `{source.name}`: heads of an odd size have no rotary pairs")
+
     known = {source.name for source in sources}
     for name in file.tensors:
         if name not in known and name not in COMPUTED:
             raise file.fault(f"tensor `{name}` has no place in a checkpoint")
+
     return sources
 
 
 def _dtype(file: GgufFile, sources: list[Source]) -> str:
-    """Return the smallest element type that holds every weight exactly: that of a 16-bit file, else float32."""
+    """Return the smallest element type that holds all weights exactly: F16, BF16 or F32."""
     import numpy as np
 
     kinds = {file.tensors[source.name].type for source in sources if len(source.shape) > 1}
     if len(kinds) != 1 or not kinds <= {"F16", "BF16"}:
         return "F32"
+
     (kind,) = kinds
     vectors = [source for source in sources if len(source.shape) == 1]
     values = np.concatenate([block.ravel() for source in vectors for block in _rows(file, source)])
@@ -127,13 +143,14 @@ def _dtype(file: GgufFile, sources: list[Source]) -> str:
         rounded = values.astype(np.float16).astype(np.float32)
     else:
         rounded = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
     return kind if np.array_equal(rounded, values) else "F32"
 
 
 def _write_config(config: dict[str, Any], rules: Rules, dtype: str, out: Path) -> None:
     ids = {f"{role}_token_id": number for role, number in rules.roles.items()}
     whole = config | ids | {"dtype": _DTYPES[dtype], "use_cache": True}
-    write_whole(out / "config.json", json.dumps(whole, indent=2) + "\n")
+    write_whole(out / CONFIG, json.dumps(whole, indent=2) + "\n")
 
 
 def _write_weights(
@@ -162,6 +179,7 @@ def _rows(file: GgufFile, source: Source) -> Iterator["NDArray[np.float32]"]:
     if source.heads and len(source.shape) == 1:
         yield _ungrouped(file.whole(source.name).reshape(-1, 1), source).reshape(1, -1)
         return
+
     unit = count // source.heads if source.heads else 1
     step = max(unit, BLOCK_WEIGHTS // source.shape[-1] // unit * unit)
     for first in range(0, count, step):
@@ -172,7 +190,10 @@ def _rows(file: GgufFile, source: Source) -> Iterator["NDArray[np.float32]"]:
 
 
 def _ungrouped(rows: "NDArray[np.float32]", source: Source) -> "NDArray[np.float32]":
-    """Return heads with the halves of their rotary pairs apart: row i·d/2+j is row 2j+i (`permute`, conversion/llama.py)."""
+    """Return heads with the halves of their rotary pairs apart.
+
+    Row i·d/2+j is row 2j+i of the input (`permute`, conversion/llama.py).
+    """
     import numpy as np
 
     pairs = rows.reshape(-1, source.shape[0] // source.heads // 2, 2, rows.shape[1])
@@ -186,17 +207,19 @@ def _figures(origin: Origin, file: GgufFile, dtype: str) -> Figures:
         if tensor.name not in COMPUTED:
             weights[tensor.type] = weights.get(tensor.type, 0) + math.prod(tensor.shape)
             stored += tensor.size
+
     total = sum(weights.values())
     shares = {
         kind: count / total for kind, count in sorted(weights.items(), key=lambda kind: -kind[1])
     }
-    said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
+    listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
     bits = stored * 8 / total
     general = {key: str(file.metadata.get(f"general.{key}", "")) for key in ("name", "license")}
+
     return {
         "file": origin.file.name,
         "file_bytes": origin.file.stat().st_size,
-        "quantization": f"weights of {bits:.2f} bits ({said})",
+        "quantization": f"weights of {bits:.2f} bits ({listed})",
         "bits_per_weight": round(bits, 3),
         "types": {kind: round(share, 6) for kind, share in shares.items()},
         "parameters": total,

@@ -1,7 +1,8 @@
 """config.json from the metadata of a GGUF file: the inverse of `architecture` and `rope`.
 
-What the file leaves out is what llama.cpp takes then. Whether nothing was lost is asked afterwards, by `check_metadata`: the
-checkpoint, understood again, must say of itself what the file says, key by key, and a key that nothing is known of is refused.
+Keys that the file leaves out have llama.cpp's defaults. `check_metadata` proves afterwards that
+nothing was lost: the checkpoint, read back, must have the file's metadata, key by key. Unknown keys
+are refused.
 """
 
 import math
@@ -17,14 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MODEL_TYPES = {"Gemma3ForCausalLM": "gemma3_text"}
-"""`model_type` where it is not the class's name in small letters."""
-_LLAMA3, _LONG, _SHORT = (
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-)
+"""`model_type` that is not the class's name in lower case."""
+_LLAMA3 = "rope_freqs.weight"
+_LONG = "rope_factors_long.weight"
+_SHORT = "rope_factors_short.weight"
 COMPUTED = (_LLAMA3, _LONG, _SHORT)
-"""Tensors that a model file holds and a checkpoint does not: they are in config.json."""
+"""Tensors of a model file whose values a checkpoint has in config.json."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -39,39 +38,45 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Keys that change nothing at these values (llama-model.cpp, `load_hparams`)."""
 _NOTES = ("rope.scaling.finetuned", "tensor_data_layout")
-"""Keys that llama.cpp reads nothing from."""
+"""Keys that llama.cpp ignores."""
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
-    """Return the config.json of a model file; raise ArtifactError for a family that is not known, and for what it cannot say."""
+    """Return the config.json of a model file.
+
+    Raises ArtifactError for an unknown family and for settings that config.json cannot express.
+    """
     name = str(file.metadata.get("general.architecture", ""))
-    found = next(((kind, row) for kind, row in FAMILIES.items() if row.name == name), None)
-    if found is None:
+    match = next(((kind, row) for kind, row in FAMILIES.items() if row.name == name), None)
+    if match is None:
         known = ", ".join(sorted({row.name for row in FAMILIES.values()}))
         raise file.fault(f"models of the family `{name}` are not known", hint=f"known: {known}")
-    kind, family = found
-    said = _Said(file, family)
+
+    kind, family = match
+    metadata = _FamilyMetadata(file, family)
     config = {
         "architectures": [kind],
         "model_type": _MODEL_TYPES.get(kind, kind.removesuffix("ForCausalLM").lower()),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **_shape(said),
-        **_attention(said),
+        **_shape(metadata),
+        **_attention(metadata),
         **{key: allowed[-1] for key, allowed in family.fixed.items() if allowed[-1] is not None},
-        **_by_layer(family, said.count("block_count")),
-        **_biases(said),
-        **_numbers(said),
+        **_by_layer(family, metadata.count("block_count")),
+        **_biases(metadata),
+        **_numbers(metadata),
     }
     if family.activation != "silu":
         config["hidden_activation"] = family.activation
-    return config | _rope(said, config)
+
+    return config | _rope(metadata, config)
 
 
-class _Said:
-    """What the metadata says of the family's own keys."""
+class _FamilyMetadata:
+    """The family's own keys in the metadata."""
 
     def __init__(self, file: GgufFile, family: Family) -> None:
-        self.file, self.family = file, family
+        self.file = file
+        self.family = family
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.file.metadata.get(f"{self.family.name}.{key}", default)
@@ -84,7 +89,7 @@ class _Said:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """Return a number as it was written down before it became a float32: 1e-05, not 9.999999747e-06."""
+        """Return a float32 number in the decimals it was written with: 1e-05, not 9.999999e-06."""
         import numpy as np
 
         value = self.get(key, default)
@@ -99,43 +104,48 @@ class _Said:
         return self.count("attention.key_length", usual)
 
 
-def _shape(said: _Said) -> dict[str, Any]:
-    heads = said.count("attention.head_count")
-    embedding = said.file.tensors.get("token_embd.weight")
+def _shape(metadata: _FamilyMetadata) -> dict[str, Any]:
+    heads = metadata.count("attention.head_count")
+    embedding = metadata.file.tensors.get("token_embd.weight")
     if embedding is None:
-        raise said.file.fault("tensor `token_embd.weight` is missing")
+        raise metadata.file.fault("tensor `token_embd.weight` is missing")
+
     return {
         "vocab_size": embedding.shape[-1],
-        "hidden_size": said.count("embedding_length"),
-        "intermediate_size": said.count("feed_forward_length"),
-        "num_hidden_layers": said.count("block_count"),
+        "hidden_size": metadata.count("embedding_length"),
+        "intermediate_size": metadata.count("feed_forward_length"),
+        "num_hidden_layers": metadata.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": said.count("attention.head_count_kv", heads),
-        "max_position_embeddings": said.count("context_length"),
-        "rms_norm_eps": said.number("attention.layer_norm_rms_epsilon", 0.0),
+        "num_key_value_heads": metadata.count("attention.head_count_kv", heads),
+        "max_position_embeddings": metadata.count("context_length"),
+        "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon", 0.0),
     }
 
 
-def _attention(said: _Said) -> dict[str, Any]:
-    family, layers = said.family, said.count("block_count")
-    found: dict[str, Any] = {}
+def _attention(metadata: _FamilyMetadata) -> dict[str, Any]:
+    family = metadata.family
+    layers = metadata.count("block_count")
+    settings: dict[str, Any] = {}
     kind = next(kind for kind, row in FAMILIES.items() if row is family)
-    if DEFAULTS[kind].get("head_dim") or said.get("attention.key_length"):
-        found["head_dim"] = said.head_dim
+    if DEFAULTS[kind].get("head_dim") or metadata.get("attention.key_length"):
+        settings["head_dim"] = metadata.head_dim
+
     if family.scaled_by_hidden:
-        whole = said.count("embedding_length") // said.count("attention.head_count")
-        found["query_pre_attn_scalar"] = (
-            whole if layers == family.scaled_by_hidden else said.head_dim
+        whole = metadata.count("embedding_length") // metadata.count("attention.head_count")
+        settings["query_pre_attn_scalar"] = (
+            whole if layers == family.scaled_by_hidden else metadata.head_dim
         )
+
     if family.window:
-        window = said.get("attention.sliding_window", _window(said)) or None
-        found["sliding_window"] = window
-    return found
+        window = metadata.get("attention.sliding_window", _window(metadata)) or None
+        settings["sliding_window"] = window
+
+    return settings
 
 
-def _window(said: _Said) -> int:
-    """Return the window where nothing is said of it: only Gemma 2 has a default (src/models/gemma2.cpp)."""
-    return 4096 if said.family.name == "gemma2" else 0
+def _window(metadata: _FamilyMetadata) -> int:
+    """Return the window of a file that names none: Gemma 2's (src/models/gemma2.cpp), else 0."""
+    return 4096 if metadata.family.name == "gemma2" else 0
 
 
 def _by_layer(family: Family, layers: int) -> dict[str, Any]:
@@ -145,76 +155,79 @@ def _by_layer(family: Family, layers: int) -> dict[str, Any]:
     }
 
 
-def _biases(said: _Said) -> dict[str, Any]:
-    """Return which optional biases there are; that all of them are there is asked when the tensors are compared."""
-    found = {}
-    for key, modules in said.family.optional_biases.items():
-        names = [said.family.modules[module][0] for module in modules]
-        found[key] = any(f"blk.0.{name}.bias" in said.file.tensors for name in names)
-    return found
+def _biases(metadata: _FamilyMetadata) -> dict[str, Any]:
+    """Return which optional biases exist; whether all do is checked when tensors are compared."""
+    biases = {}
+    for key, modules in metadata.family.optional_biases.items():
+        names = [metadata.family.modules[module][0] for module in modules]
+        biases[key] = any(f"blk.0.{name}.bias" in metadata.file.tensors for name in names)
+    return biases
 
 
-def _numbers(said: _Said) -> dict[str, Any]:
-    usual = _usual(said)
-    found = {}
-    for key, name in said.family.numbers.items():
-        value = said.number(key, usual.get(key, 0.0))
-        found[name] = value or usual.get(key) or None
-    return found
+def _numbers(metadata: _FamilyMetadata) -> dict[str, Any]:
+    usual = _usual(metadata)
+    numbers = {}
+    for key, name in metadata.family.numbers.items():
+        value = metadata.number(key, usual.get(key, 0.0))
+        numbers[name] = value or usual.get(key) or None
+    return numbers
 
 
-def _usual(said: _Said) -> dict[str, float]:
-    """Return what llama.cpp takes where the file says nothing, of the family's own numbers (src/models/*.cpp, llama-hparams.h)."""
-    if said.family.name == "gemma2":
+def _usual(metadata: _FamilyMetadata) -> dict[str, float]:
+    """Return llama.cpp's defaults of the family's numbers (src/models/*.cpp, llama-hparams.h)."""
+    if metadata.family.name == "gemma2":
         return {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    if said.family.name == "granite":
-        scale = 1 / math.sqrt(said.head_dim)
+    if metadata.family.name == "granite":
+        scale = 1 / math.sqrt(metadata.head_dim)
         return {"attention.scale": scale, "embedding_scale": 1.0, "residual_scale": 1.0}
     return {}
 
 
-def _rope(said: _Said, config: dict[str, Any]) -> dict[str, Any]:
+def _rope(metadata: _FamilyMetadata, config: dict[str, Any]) -> dict[str, Any]:
     """Return `rope_parameters`, as transformers 5 spells them."""
-    theta = said.number("rope.freq_base", PLAIN_BASE)
+    theta = metadata.number("rope.freq_base", PLAIN_BASE)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-    factor = said.number("rope.scaling.factor", 0.0)
-    kind = str(said.get("rope.scaling.type", "linear" if factor else "none"))
-    if _LONG in said.file.tensors or _SHORT in said.file.tensors:
-        settings |= _long(said)
+    factor = metadata.number("rope.scaling.factor", 0.0)
+    kind = str(metadata.get("rope.scaling.type", "linear" if factor else "none"))
+    if _LONG in metadata.file.tensors or _SHORT in metadata.file.tensors:
+        settings |= _long(metadata)
     elif kind == "linear" and factor not in (0.0, 1.0):
         settings |= {"rope_type": "linear", "factor": factor}
     elif kind not in ("", "none", "linear"):
         hint = "known: linear; llama3 and longrope by their tensors"
-        raise said.file.fault(f"rope scaling `{kind}` is not known", hint=hint)
-    if _LLAMA3 in said.file.tensors:
-        settings |= _llama3(said, theta)
-    if said.family.original_context:
+        raise metadata.file.fault(f"rope scaling `{kind}` is not known", hint=hint)
+
+    if _LLAMA3 in metadata.file.tensors:
+        settings |= _llama3(metadata, theta)
+
+    if metadata.family.original_context:
         settings["partial_rotary_factor"] = (
-            said.count("rope.dimension_count", said.head_dim) / said.head_dim
+            metadata.count("rope.dimension_count", metadata.head_dim) / metadata.head_dim
         )
-        original = said.count(
+        original = metadata.count(
             "rope.scaling.original_context_length", config["max_position_embeddings"]
         )
         settings["original_max_position_embeddings"] = original
         return {"rope_parameters": settings, "original_max_position_embeddings": original}
-    if said.family.name == "gemma3":
+    if metadata.family.name == "gemma3":
         local = {
             "rope_type": "default",
-            "rope_theta": said.number("rope.freq_base_swa", PLAIN_BASE),
+            "rope_theta": metadata.number("rope.freq_base_swa", PLAIN_BASE),
         }
         return {"rope_parameters": {"full_attention": settings, "sliding_attention": local}}
+
     return {"rope_parameters": settings}
 
 
-def _long(said: _Said) -> dict[str, Any]:
+def _long(metadata: _FamilyMetadata) -> dict[str, Any]:
     for name in (_LONG, _SHORT):
-        if name not in said.file.tensors:
-            raise said.file.fault(f"tensor `{name}` is missing")
+        if name not in metadata.file.tensors:
+            raise metadata.file.fault(f"tensor `{name}` is missing")
     return {
         "rope_type": "longrope",
-        "long_factor": _decimals(said.file.whole(_LONG)),
-        "short_factor": _decimals(said.file.whole(_SHORT)),
-        "attention_factor": said.number("rope.scaling.attn_factor", 1.0),
+        "long_factor": _decimals(metadata.file.whole(_LONG)),
+        "short_factor": _decimals(metadata.file.whole(_SHORT)),
+        "attention_factor": metadata.number("rope.scaling.attn_factor", 1.0),
     }
 
 
@@ -222,37 +235,42 @@ def _decimals(values: "np.ndarray") -> list[float]:
     return [float(str(value)) for value in values]
 
 
-def _llama3(said: _Said, theta: float) -> dict[str, Any]:
-    factors = said.file.whole(_LLAMA3)
-    if len(factors) != said.head_dim // 2:
-        raise said.file.fault(f"tensor `{_LLAMA3}` is not a list of {said.head_dim // 2} numbers")
-    settings = llama3_settings(factors, theta, said.count("context_length"))
+def _llama3(metadata: _FamilyMetadata, theta: float) -> dict[str, Any]:
+    factors = metadata.file.whole(_LLAMA3)
+    if len(factors) != metadata.head_dim // 2:
+        raise metadata.file.fault(
+            f"tensor `{_LLAMA3}` is not a list of {metadata.head_dim // 2} numbers"
+        )
+    settings = llama3_settings(factors, theta, metadata.count("context_length"))
     if settings is None:
         hint = "known: those of Llama 3.1 and later"
-        raise said.file.fault(f"tensor `{_LLAMA3}`: factors of an unknown rope scaling", hint=hint)
+        raise metadata.file.fault(
+            f"tensor `{_LLAMA3}`: factors of an unknown rope scaling", hint=hint
+        )
     return settings
 
 
 def check_metadata(file: GgufFile, model: Model) -> None:
-    """Raise ArtifactError unless the checkpoint that was made, understood again, says what the file says."""
+    """Raise ArtifactError unless the new checkpoint, read back, has the file's metadata."""
     family = model.family
-    said = _Said(file, family)
-    whole, ours = (
-        f"{family.name}.",
-        {key.removeprefix(f"{family.name}."): value for key, value in model.metadata.items()},
-    )
+    metadata = _FamilyMetadata(file, family)
+    whole = f"{family.name}."
+    ours = {key.removeprefix(whole): value for key, value in model.metadata.items()}
     theirs = {
         key.removeprefix(whole): value
         for key, value in file.metadata.items()
         if key.startswith(whole)
     }
-    defaults = _defaults(said) | _usual(said)
+    defaults = _defaults(metadata) | _usual(metadata)
+
     for key in sorted(ours.keys() | theirs.keys()):
         if key in _NOTES or _limited(family, key):
             continue
-        expected = ours.get(key, _implied(said, key))
-        found = theirs.get(key, defaults.get(key))
-        if not _same(expected, found) and not (expected is None and found in _NEUTRAL.get(key, ())):
+        expected = ours.get(key, _implied(metadata, key))
+        actual = theirs.get(key, defaults.get(key))
+        if not _same(expected, actual) and not (
+            expected is None and actual in _NEUTRAL.get(key, ())
+        ):
             shown = str(theirs.get(key, "not there"))[:40]
             raise file.fault(
                 f"metadata `{whole}{key}` is `{shown}`, which has no place in a checkpoint"
@@ -260,38 +278,38 @@ def check_metadata(file: GgufFile, model: Model) -> None:
 
 
 def _limited(family: Family, key: str) -> bool:
-    """Say whether a key is cut to what llama.cpp has when the model is written again: windows that it computes without."""
+    """Return whether llama.cpp computes a key without its window, so that the key is cut."""
     return family.window == "limit" and key in ("context_length", "attention.sliding_window")
 
 
-def _implied(said: _Said, key: str) -> Any:
-    """Return what some converters say and others leave out, because it follows from the rest."""
+def _implied(metadata: _FamilyMetadata, key: str) -> Any:
+    """Return a value that follows from the rest, and that only some converters write."""
     return {
-        "attention.key_length": said.head_dim,
-        "attention.value_length": said.head_dim,
-        "rope.dimension_count": said.head_dim,
-        "vocab_size": said.file.shape("token_embd.weight")[0],
+        "attention.key_length": metadata.head_dim,
+        "attention.value_length": metadata.head_dim,
+        "rope.dimension_count": metadata.head_dim,
+        "vocab_size": metadata.file.shape("token_embd.weight")[0],
         "rope.freq_base": PLAIN_BASE,
-        "rope.freq_base_swa": said.number("rope.freq_base", PLAIN_BASE),
+        "rope.freq_base_swa": metadata.number("rope.freq_base", PLAIN_BASE),
     }.get(key)
 
 
-def _defaults(said: _Said) -> dict[str, Any]:
-    """Return what llama.cpp takes where the file says nothing (llama-model.cpp, `load_hparams`)."""
-    heads = said.count("attention.head_count")
-    width = said.count("embedding_length") // heads
+def _defaults(metadata: _FamilyMetadata) -> dict[str, Any]:
+    """Return llama.cpp's defaults of missing keys (llama-model.cpp, `load_hparams`)."""
+    heads = metadata.count("attention.head_count")
+    width = metadata.count("embedding_length") // heads
     return {
         "attention.head_count_kv": heads,
         "attention.key_length": width,
         "attention.value_length": width,
-        "attention.sliding_window": _window(said),
-        "rope.dimension_count": said.head_dim,
+        "attention.sliding_window": _window(metadata),
+        "rope.dimension_count": metadata.head_dim,
         "rope.freq_base": PLAIN_BASE,
         "rope.freq_base_swa": PLAIN_BASE,
         "rope.scaling.attn_factor": 1.0,
-        "rope.scaling.original_context_length": said.count("context_length"),
+        "rope.scaling.original_context_length": metadata.count("context_length"),
         "rope.scaling.type": "linear",
-        "vocab_size": said.file.shape("token_embd.weight")[0],
+        "vocab_size": metadata.file.shape("token_embd.weight")[0],
     }
 
 

@@ -1,10 +1,8 @@
 """The GGUF container (ggml docs/gguf.md, version 3): header, and where each tensor's bytes go."""
 
 import math
-import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,13 @@ _PACKED = {bool: (_BOOL, "<?"), int: (_UINT32, "<I"), float: (_FLOAT32, "<f")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The place of one tensor in the file."""
+    """Place of one tensor in the file."""
 
     type: Type
     shape: tuple[int, ...]
     """As in the checkpoint: the length of a row last."""
     offset: int
-    """Byte in the file at which it begins."""
+    """Offset of its first byte in the file."""
 
     @property
     def row_bytes(self) -> int:
@@ -44,7 +42,8 @@ class Slot:
 def write_header(
     file: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
 ) -> dict[str, Slot]:
-    """Write everything but the tensors' bytes, the file at its full size; return the slot of each tensor."""
+    """Write the header and reserve the file's full size; return the slot of each tensor."""
+
     head, slots, size = _laid_out(metadata, tensors)
     with file.open("wb") as stream:
         stream.write(head)
@@ -55,7 +54,7 @@ def write_header(
 def file_bytes(
     metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Type, tuple[int, ...]]]
 ) -> int:
-    """Return how large a file would be."""
+    """Return the bytes that a file would have."""
     return _laid_out(metadata, tensors)[2]
 
 
@@ -64,11 +63,14 @@ def _laid_out(
 ) -> tuple[bytes, dict[str, Slot], int]:
     """Return the header's bytes, the slot of each tensor, and the file's size."""
     entries = b"".join(_string(key) + _value(value) for key, value in metadata.items())
-    claims, ends = [], [0]
+    claims = []
+    ends = [0]
+
     for name, (kind, shape) in tensors.items():
         start = _padded(ends[-1])
         claims.append((name, kind, shape, start))
         ends.append(start + math.prod(shape[:-1]) * ggml.row_bytes(kind, shape[-1]))
+
     head = (
         struct.pack("<4sIQQ", b"GGUF", 3, len(claims), len(metadata))
         + entries
@@ -79,20 +81,8 @@ def _laid_out(
         name: Slot(type=kind, shape=shape, offset=data + start)
         for name, kind, shape, start in claims
     }
+
     return head, slots, data + _padded(ends[-1])
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path whose file takes `file`'s name when all went well, and is gone otherwise."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _claim(name: str, kind: Type, shape: tuple[int, ...], offset: int) -> bytes:

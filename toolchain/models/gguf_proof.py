@@ -1,8 +1,9 @@
-"""The proof of a checkpoint that was read from a GGUF file: transformers' logits against llama.cpp's for that very file.
+"""Proves a checkpoint that was read from a GGUF file: its logits against llama.cpp's for that file.
 
-They cannot be equal: llama.cpp rounds the activations too, before each product with a quantized matrix, and transformers computes
-with the same weights in float32. How far that rounding moves the logits is measured on the same text, by rounding the activations
-of transformers in the same way (`_like_llama_cpp`); llama.cpp may be BOUND times as far away and no more.
+The logits cannot be equal. llama.cpp rounds the activations before each product with a quantized
+matrix; transformers computes with the same weights in float32. The effect of that rounding is
+measured on the same text, by rounding the activations of transformers alike (`_like_llama_cpp`).
+llama.cpp's logits may be BOUND times as far away.
 """
 
 import math
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.errors import ArtifactError
-from toolchain.models.tokenizer import PROOF
+from toolchain.models.names import TOKENIZER
+from toolchain.models.tokenizer_proof import PROOF
 from toolchain.models.weights import open_weights
 from toolchain.runtime.scoring import scorer
 
@@ -23,22 +25,22 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# SmolLM2-135M-Instruct of Q4_1 and Q8_0, 86 tokens of code and mixed text: llama.cpp is 0.2271 away (root of the mean square),
-# the rounding that is imitated here moves the logits by 0.2274; at most 1.15 and 1.48. Of a copy of the file with its weights as
-# float32, which needs no rounding, llama.cpp's logits are 0.0001 away at most.
+# SmolLM2-135M-Instruct of Q4_1 and Q8_0, 86 tokens of code and mixed text: llama.cpp is 0.2271 away
+# (root of the mean square, at most 1.15); the imitated rounding moves the logits by 0.2274 (at most
+# 1.48). With the same weights as float32, which needs no rounding, it is at most 0.0001 away.
 BOUND = 2.0
-"""How many times as far as the rounding that was measured."""
+"""Largest allowed distance, in multiples of the measured rounding."""
 FLOOR = 0.01
-"""Of the logits' spread: what a key-value cache of float16 and another order of sums move by themselves."""
+"""Share of the logits' spread that an f16 KV cache and another order of sums may move them."""
 TOKENS = 128
 _BLOCKS = {"_K": 256, "IQ": 256}
-"""Marks of types whose activations are rounded in blocks of 256 (Q8_K); others have blocks of 32 (Q8_0)."""
+"""Marks of types whose activations are rounded in blocks of 256 (Q8_K), else of 32 (Q8_0)."""
 _FLOATS = {"F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """How far the two are apart."""
+    """Distance between the two."""
 
     tokens: int
     max_delta: float
@@ -47,18 +49,19 @@ class Proof:
     """Root of the mean square over all positions and tokens."""
     rms_bound: float
     agreement: float
-    """Share of positions at which both name the same next token."""
+    """Share of positions at which both predict the same next token."""
 
     def sentence(self) -> str:
         """Return the result in one line."""
         return (
-            f"logits: {self.rms_delta:.3g} from llama.cpp's for this very file, {self.max_delta:.3g} at most "
+            f"logits: {self.rms_delta:.3g} from llama.cpp's for this very file, "
+            f"{self.max_delta:.3g} at most "
             f"(its own rounding allows {self.rms_bound:.3g} and {self.max_bound:.3g}); "
             f"the same next token at {self.agreement:.1%} of {self.tokens} places"
         )
 
     def figures(self) -> Figures:
-        """Return what the record keeps."""
+        """Return the figures for the record."""
         return {
             "proof_tokens": self.tokens,
             "proof_max_delta": round(self.max_delta, 5),
@@ -70,15 +73,20 @@ class Proof:
 
 
 def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Proof:
-    """Compare a checkpoint's logits with llama.cpp's for its file; raise ArtifactError if they are too far apart."""
+    """Compare a checkpoint's logits with llama.cpp's for its file.
+
+    Raises ArtifactError if they are too far apart, or if the model does not fit in memory.
+    """
     import numpy as np
 
     _check_memory(file, folder)
     tokens = _tokens(folder)
     with scorer(runtime, file, context=2 * TOKENS) as child:
         theirs = np.array(child.logits(tokens))
+
     exact, rounded = _both(folder, tokens, types)
-    delta, noise = theirs - exact, rounded - exact
+    delta = theirs - exact
+    noise = rounded - exact
     floor = FLOOR * float(exact.std())
     proof = Proof(
         tokens=len(tokens),
@@ -90,20 +98,24 @@ def prove_logits(file: Path, folder: Path, runtime: Path, types: set[str]) -> Pr
     )
     if not (proof.max_delta <= proof.max_bound and proof.rms_delta <= proof.rms_bound):
         raise ArtifactError(
-            f"{file.name}: the checkpoint that was read from it is another model: {proof.sentence()}",
-            hint="this is a fault of the toolchain or a file that contradicts itself: give the model's original folder instead",
+            f"{file.name}: the checkpoint that was read from it is another model: "
+            f"{proof.sentence()}",
+            hint="this is a fault of the toolchain or a file that contradicts itself: "
+            "give the model's original folder instead",
         )
+
     return proof
 
 
 def _check_memory(file: Path, folder: Path) -> None:
-    """Raise ArtifactError where the model in float32, as the gate takes it too, is larger than this computer's memory."""
+    """Raise ArtifactError if the model in float32 (the gate needs it too) exceeds the memory."""
     with open_weights(folder) as weights:
         needed = 4 * sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     if needed > pages * page:
         raise ArtifactError(
-            f"{file.name}: takes {needed / 1e9:.1f} GB of memory in float32, this computer has {pages * page / 1e9:.1f}",
+            f"{file.name}: takes {needed / 1e9:.1f} GB of memory in float32, "
+            f"this computer has {pages * page / 1e9:.1f}",
             hint="use a larger computer, or a smaller model",
         )
 
@@ -111,12 +123,12 @@ def _check_memory(file: Path, folder: Path) -> None:
 def _tokens(folder: Path) -> list[int]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     return list(tokenizer.encode("\n".join(PROOF[:2])).ids[:TOKENS])
 
 
 def _both(folder: Path, tokens: list[int], types: set[str]) -> "tuple[np.ndarray, np.ndarray]":
-    """Return the logits in float32, and with the activations rounded as llama.cpp rounds them for matrices of these types."""
+    """Return the logits in float32, and with activations rounded as llama.cpp does for `types`."""
     import numpy as np
     import torch
 
@@ -142,6 +154,7 @@ def _like_llama_cpp(model: Any, types: set[str]) -> "Iterator[None]":
         for module in model.modules()
         if isinstance(module, torch.nn.Linear)
     ]
+
     try:
         yield
     finally:
@@ -157,10 +170,12 @@ def _rounded(values: "torch.Tensor", types: set[str]) -> "torch.Tensor":
         for kind in sorted(types & _FLOATS.keys()):
             values = values.to(getattr(torch, _FLOATS[kind])).float()
         return values
+
     wide = any(mark in kind for kind in quantized for mark in _BLOCKS)
     block = 256 if wide and values.shape[-1] % 256 == 0 else 32
     if values.shape[-1] % block:
         return values
+
     blocks = values.reshape(*values.shape[:-1], -1, block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     steps = (blocks / scale.clamp_min(1e-30)).round()

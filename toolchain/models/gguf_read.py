@@ -1,6 +1,7 @@
-"""A GGUF file that somebody else made, open for reading: its checked header, its arrays, and the rows of its tensors as float32.
+"""Reads foreign GGUF files: checked header, arrays, and rows of tensors as float32.
 
-Nothing of a file is read before `device.manifest.gguf` has passed its header. Rows are read by ggml's own kernels, block by block.
+`device.manifest.gguf` checks the header before anything else is read. Rows are read by ggml's own
+kernels, block by block.
 """
 
 import math
@@ -33,7 +34,7 @@ _NOT_A_MODEL = {
 
 
 class GgufFile:
-    """An open model file; use `open_gguf` to get one."""
+    """An open model file; `open_gguf` returns one."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -50,46 +51,55 @@ class GgufFile:
         return ArtifactError(f"{self.path.name}: {problem}", hint=hint)
 
     def strings(self, key: str) -> list[str]:
-        """Return an array of texts, empty where there is none; raise ArtifactError for anything else under that key."""
-        found = self.metadata.get(key, ())
-        if isinstance(found, tuple) and all(isinstance(text, str) for text in found):
-            return list(found)
-        if not isinstance(found, Array) or found.kind != _STRING:
+        """Return an array of texts; empty if the key is missing.
+
+        Raises ArtifactError for any other value.
+        """
+        value = self.metadata.get(key, ())
+        if isinstance(value, tuple) and all(isinstance(text, str) for text in value):
+            return list(value)
+        if not isinstance(value, Array) or value.kind != _STRING:
             raise self.fault(f"metadata `{key}` is not a list of texts")
+
         texts = []
         with self.path.open("rb") as stream:
-            stream.seek(found.offset)
-            for place in range(found.count):
+            stream.seek(value.offset)
+            for place in range(value.count):
                 (length,) = struct.unpack("<Q", stream.read(8))
                 try:
                     texts.append(stream.read(length).decode("utf-8"))
                 except UnicodeDecodeError as error:
                     raise self.fault(f"item {place} of `{key}` is not UTF-8") from error
+
         return texts
 
     def numbers(self, key: str) -> "NDArray[Any] | None":
-        """Return an array of numbers, None where there is none; raise ArtifactError for anything else under that key."""
+        """Return an array of numbers; None if the key is missing.
+
+        Raises ArtifactError for any other value.
+        """
         import numpy as np
 
-        found = self.metadata.get(key)
-        if found is None:
+        value = self.metadata.get(key)
+        if value is None:
             return None
-        if isinstance(found, tuple) and all(type(item) in (int, float) for item in found):
-            return np.array(found)
-        if not isinstance(found, Array) or found.kind not in _NUMBERS:
+        if isinstance(value, tuple) and all(type(item) in (int, float) for item in value):
+            return np.array(value)
+        if not isinstance(value, Array) or value.kind not in _NUMBERS:
             raise self.fault(f"metadata `{key}` is not a list of numbers")
-        return np.fromfile(self.path, _NUMBERS[found.kind], count=found.count, offset=found.offset)
+        return np.fromfile(self.path, _NUMBERS[value.kind], count=value.count, offset=value.offset)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape as checkpoints have it: the length of a row last."""
         return tuple(reversed(self.tensors[name].shape))
 
     def rows(self, name: str, first: int, count: int) -> "NDArray[np.float32]":
-        """Return rows `first` to `first + count` of a tensor as float32, shape (count, length of a row)."""
+        """Return rows `first` to `first + count` of a tensor as float32 [count, row length]."""
         import numpy as np
 
         tensor = self.tensors[name]
-        length, kind = tensor.shape[0], Type[tensor.type]
+        length = tensor.shape[0]
+        kind = Type[tensor.type]
         row_bytes = ggml.row_bytes(kind, length)
         raw = os.pread(self._handle, count * row_bytes, tensor.offset + first * row_bytes)
         if len(raw) != count * row_bytes:
@@ -98,7 +108,7 @@ class GgufFile:
         return ggml.dequantize_rows(kind, packed, length)
 
     def whole(self, name: str) -> "NDArray[np.float32]":
-        """Return a small tensor whole, flat."""
+        """Return a whole small tensor, flattened."""
         return self.rows(name, 0, math.prod(self.shape(name)[:-1])).reshape(-1)
 
     def close(self) -> None:
@@ -118,7 +128,10 @@ class GgufFile:
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a whole language model; raise ArtifactError for a bad header, a part of a model, and a file of another kind."""
+    """Open a language model in one file.
+
+    Raises ArtifactError for a bad header, a part of a model, and a file of another kind.
+    """
     file = GgufFile(path)
     try:
         _check_kind(file)

@@ -1,18 +1,20 @@
-"""tokenizer.json, its settings and the chat template from the metadata of a GGUF file: the inverse of `tokenizer`.
+"""Writes a GGUF file's tokenizer.json, settings and chat template: the inverse of `tokenizer`.
 
-The file is read as llama.cpp reads it: its own defaults, the tokens that it knows by name, and which of them end an answer are
-asked of the library. Afterwards both libraries encode a mixed text (`tokenizer.prove_file`): one different token refuses the file.
+The vocabulary is read as llama.cpp reads it: the library itself is asked for its defaults, for the
+tokens with a role, and for those that end an answer. Afterwards both libraries encode a mixed text
+(`tokenizer_proof`); one different token refuses the file.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import write_whole
+from toolchain.files import write_whole
 from toolchain.models.gguf_read import GgufFile
+from toolchain.models.names import TEMPLATE, TOKENIZER
 from toolchain.models.template import check_template
-from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY
-from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, cut, spaces
+from toolchain.models.tokenizer import TEMPLATE_KEY
+from toolchain.models.tokenizer_kinds import SPACE, cut, spaces
 from toolchain.tools import llama
 from toolchain.tools.llama import Rules
 
@@ -24,34 +26,45 @@ _SAME_CUT = {
     "smaug-bpe": "dbrx",
     "gpt-4o": "kanana2 llama4 talkie",
 }
-"""`tokenizer.ggml.pre` that we write → others that stand for the same patterns and rules (llama-vocab.cpp)."""
+"""Our `tokenizer.ggml.pre` → others with the same patterns and rules (llama-vocab.cpp)."""
 _PRE = {name: known for known, others in _SAME_CUT.items() for name in (known, *others.split())}
 _ADDED = llama.CONTROL | llama.USER_DEFINED | llama.UNKNOWN
-"""Attributes of tokens that are found in text before it is cut (llama-vocab.cpp, `cache_special_tokens`)."""
+"""Attributes of tokens that are found before text is split.
+
+Source: llama-vocab.cpp, `cache_special_tokens`.
+"""
 
 
 def write_tokenizer(file: GgufFile, out: Path) -> Rules:
-    """Write tokenizer.json, tokenizer_config.json, generation_config.json and the chat template of a model file to `out`.
+    """Write a model file's tokenizer.json, its two config files and its chat template to `out`.
 
-    Returns what llama.cpp makes of the vocabulary. Raises ArtifactError for a kind that is not known and where no template is.
+    The config files are tokenizer_config.json and generation_config.json. Returns llama.cpp's rules
+    of the vocabulary. Raises ArtifactError for an unknown kind and for a missing template.
     """
     template = file.metadata.get(TEMPLATE_KEY)
     if not isinstance(template, str) or not template.strip():
-        hint = "give the instruct version of this model: a base without a template has never seen a conversation"
+        hint = (
+            "give the instruct version of this model: "
+            "a base without a template has never seen a conversation"
+        )
         raise file.fault("no chat template", hint=hint)
+
     check_template(template)
     tokens = file.strings("tokenizer.ggml.tokens")
     rows = file.shape("token_embd.weight")[0]
     if len(tokens) != rows:
         raise file.fault(f"{len(tokens)} tokens, but `token_embd.weight` has {rows} rows")
+
     fields = _kind(file, tokens)
     rules = llama.vocabulary_rules(file.path)
     if not rules.ends:
         raise file.fault("no token ends an answer")
+
     write_whole(out / TOKENIZER, json.dumps(_whole(fields, tokens, rules), ensure_ascii=False))
     _check_readable(file, out)
     write_whole(out / TEMPLATE, template)
     _write_settings(tokens, rules, out)
+
     return rules
 
 
@@ -65,7 +78,7 @@ def _check_readable(file: GgufFile, out: Path) -> None:
 
 
 def _kind(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
-    """Return what differs between kinds: normalizer, pre-tokenizer, decoder and model, its vocabulary left out."""
+    """Return what differs between kinds: normalizer, pre-tokenizer, decoder, and model rules."""
     kind = file.metadata.get("tokenizer.ggml.model", "none")
     if kind == "gpt2":
         return _byte_level(file, tokens)
@@ -82,14 +95,19 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
     if found is None:
         hint = f"known: {', '.join(_SAME_CUT)}"
         if name == "default":
-            hint = "convert the model again with a newer llama.cpp: this file does not say how its text is cut"
+            hint = (
+                "convert the model again with a newer llama.cpp: "
+                "this file does not say how its text is cut"
+            )
         raise file.fault(f"a tokenizer cut as `{name[:40]}` is not known", hint=hint)
+
     pre_tokenizer, ignore_merges = found
-    # A piece may begin with the space that stands between the two: llama.cpp looks for it from the second byte on.
+    # A piece may begin with the separating space: llama.cpp searches it from the second byte on.
     listed = file.strings("tokenizer.ggml.merges")
     pairs = [(merge[: merge.find(" ", 1)], merge[merge.find(" ", 1) + 1 :]) for merge in listed]
     known = set(tokens)
     merges = [list(pair) for pair in pairs if {*pair, "".join(pair)} <= known]
+
     return {
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
@@ -118,13 +136,14 @@ def _sentence_piece(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
 
 
 def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
-    """Return the pairs that scores join, the best first (transformers convert_slow_tokenizer.py, `generate_merges`).
+    """Return merges in the order of scores (convert_slow_tokenizer.py, `generate_merges`).
 
     Of equal scores the longest left part comes first, as llama.cpp joins the leftmost pair.
     """
     scores = file.numbers("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
         raise file.fault(f"no scores for its {len(tokens)} tokens")
+
     types = file.numbers("tokenizer.ggml.token_type")
     joined = [
         (float(scores[number]), text)
@@ -140,6 +159,7 @@ def _merges(file: GgufFile, tokens: list[str]) -> list[list[str]]:
     ]
     # The text comes last, so that equal files give equal bytes.
     pairs.sort(key=lambda pair: (-pair[0], -len(pair[1]), -len(pair[2]), pair[1] + pair[2]))
+
     return [[left, right] for _, left, right in pairs]
 
 
@@ -164,7 +184,7 @@ def _model(
 
 
 def _whole(fields: dict[str, Any], tokens: list[str], rules: Rules) -> dict[str, Any]:
-    """Return tokenizer.json: the kind with its vocabulary, the added tokens, and what is put around a text."""
+    """Return tokenizer.json: the kind with its vocabulary, added tokens and post-processor."""
     roles = set(rules.roles.values())
     used = [
         number
@@ -183,6 +203,7 @@ def _whole(fields: dict[str, Any], tokens: list[str], rules: Rules) -> dict[str,
         "unk_token": unknown[0] if unknown and fields["model"]["byte_fallback"] else None,
         "vocab": {tokens[number]: number for number in used},
     }
+
     return {
         "version": "1.0",
         "truncation": None,
@@ -209,7 +230,7 @@ def _added(number: int, text: str, attributes: int) -> dict[str, Any]:
 
 
 def _around(tokens: list[str], rules: Rules) -> dict[str, Any] | None:
-    """Return what puts the begin and the end token around a text, where llama.cpp does."""
+    """Return the post-processor for begin and end tokens; None if llama.cpp adds neither."""
     before = [rules.roles["bos"]] if rules.add_bos and "bos" in rules.roles else []
     behind = [rules.roles["eos"]] if rules.add_eos and "eos" in rules.roles else []
     if not before + behind:
@@ -227,6 +248,7 @@ def _around(tokens: list[str], rules: Rules) -> dict[str, Any] | None:
         tokens[number]: {"id": tokens[number], "ids": [number], "tokens": [tokens[number]]}
         for number in before + behind
     }
+
     return {
         "type": "TemplateProcessing",
         "single": once("A", 0),
@@ -244,6 +266,7 @@ def _write_settings(tokens: list[str], rules: Rules, out: Path) -> None:
     }
     ids = {f"{role}_token_id": number for role, number in rules.roles.items()}
     generation = {**ids, "eos_token_id": list(rules.ends)}
+
     for name, content in (
         ("tokenizer_config.json", settings),
         ("generation_config.json", generation),

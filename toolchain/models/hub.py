@@ -1,7 +1,7 @@
-"""Models by name: a folder on this computer, or a model of the Hugging Face Hub through huggingface_hub.
+"""Finds models by name: a folder here, or a model of the Hugging Face Hub through huggingface_hub.
 
-`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON and templates are fetched, or
-the one GGUF file that is asked for.
+`HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` mean what they mean to that library. Only safetensors, JSON
+and templates are fetched, or the one GGUF file that is asked for.
 """
 
 import io
@@ -15,7 +15,7 @@ from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.progress import SILENT, Reporter
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
-"""What is fetched: no pickles, no code."""
+"""Files that are fetched: no pickles, no code."""
 SMALL = (
     "config.json",
     "generation_config.json",
@@ -24,11 +24,11 @@ SMALL = (
     "*.jinja",
     "adapter_config.json",
 )
-"""What says nearly all of a model without its weights."""
+"""Files that describe a model without its weights."""
 
 
 class NotHere(ToolchainError):  # noqa: N818 - a finding for who asked, not a fault
-    """A model that cannot be looked at now, though it may be there when it is fetched."""
+    """A model that cannot be read now but may be there when it is fetched."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -43,9 +43,11 @@ def fetch(
     offline: bool = False,
     report: Reporter = SILENT,
 ) -> Path:
-    """Return the folder of a model or adapter: `name` relative to `near`, an absolute path, or a Hub id.
+    """Return the folder of a model or adapter.
 
-    Raises ArtifactError where it is neither there nor to be had.
+    `name` is a folder relative to `near`, an absolute path, or a Hub id.
+
+    Raises ArtifactError if it is neither here nor on the hub.
     """
     folder = near / Path(name).expanduser()
     if folder.is_dir():
@@ -56,7 +58,7 @@ def fetch(
 
 
 def travelling_name(name: str, near: Path) -> str:
-    """Return how a model is named in what travels: a Hub id as it is, of a folder its own name and no path of this computer."""
+    """Return a model's name in a manifest: its Hub id, or a folder's own name without its path."""
     folder = near / Path(name).expanduser()
     if not name or (not folder.is_dir() and _is_hub_id(name)):
         return name
@@ -74,9 +76,11 @@ def _is_hub_id(name: str) -> bool:
 def look(
     name: str, *, revision: str = "main", near: Path, offline: bool = False, whole: bool = False
 ) -> Path:
-    """Return the folder of a model with its small files at least, all of them if `whole`; raise NotHere where it must wait.
+    """Return the folder of a model with its small files at least; all of them if `whole`.
 
-    Raises ArtifactError as `fetch` does for what will not be there later either.
+    Raises NotHere if it can only be fetched later.
+
+    Raises ArtifactError as `fetch` does if it will not be there later either.
     """
     if (folder := near / Path(name).expanduser()).is_dir():
         return folder
@@ -97,12 +101,12 @@ def _later_errors() -> tuple[type[Exception], ...]:
 
 
 def _bar(name: str, report: Reporter) -> type:
-    """Return a progress bar for huggingface_hub that shows nothing itself and tells ours how many bytes there are."""
+    """Return a tqdm class for huggingface_hub that shows nothing itself and reports the bytes."""
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            # Of its three bars one counts the bytes that are written; the others count files, and bytes before they are unpacked.
+            # One of its three bars counts written bytes; the others count files and packed bytes.
             self._tells = str(options.get("desc", "")).startswith("Reconstructing")
             super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
 
@@ -116,7 +120,10 @@ def _bar(name: str, report: Reporter) -> type:
 
 
 def fetch_gguf(name: str, *, offline: bool = False) -> Path:
-    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` chooses it; raise ArtifactError."""
+    """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` does.
+
+    Raises ArtifactError if the repository has none, or the hub gives none.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
 
     repo, _, quant = name.partition(":")
@@ -125,35 +132,37 @@ def fetch_gguf(name: str, *, offline: bool = False) -> Path:
             chosen = choose_gguf(name, _files(repo), quant)
             return Path(hf_hub_download(repo, chosen))
 
-        # hf_hub_download would ask the hub for its list of agents even with `local_files_only` (huggingface_hub 2.4)
+        # hf_hub_download asks the hub for its list of agents even with `local_files_only`
+        # (huggingface_hub 2.4).
         folder = Path(snapshot_download(repo, allow_patterns=["*.gguf"], local_files_only=True))
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
         return folder / choose_gguf(name, files, quant)
 
 
 def _files(repo: str) -> list[str]:
-    """Return the files of a repository in the hub's order; raise OSError where the hub cannot be reached."""
+    """Return the files of a repository in the hub's order; raise OSError if it is not reached."""
     from huggingface_hub import HfApi, errors
 
     try:
         return HfApi().list_repo_files(repo)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError):
         raise
-    except (
-        Exception
-    ) as error:  # the HTTP library's own kind: each version of huggingface_hub has another library
+    except Exception as error:  # of the HTTP library, which changes with huggingface_hub's version
         raise errors.LocalEntryNotFoundError(str(error)) from error
 
 
 _NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-"""Parts of the names of GGUF files that are no models of their own (llama.cpp common/download.cpp, `gguf_filename_is_model`)."""
+"""Parts of the names of GGUF files that are no models.
+
+Source: llama.cpp common/download.cpp, `gguf_filename_is_model`.
+"""
 USUAL_QUANTS = ("Q4_K_M", "Q8_0")
-"""What llama.cpp looks for where no quant is named; then it takes the first file."""
+"""Quants that llama.cpp looks for if none is named; otherwise it takes the first file."""
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
-    """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` (common/download.cpp) does.
+    """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` does.
 
     Raises ArtifactError with what there is, and for a model in several files: a board gets one.
     """
@@ -175,8 +184,10 @@ def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
     if part := _PART.search(chosen):
         raise ArtifactError(
             f"model `{name}`: `{chosen}` is one of {int(part[2])} parts, a board gets one file",
-            hint="fetch the parts, join them with `llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
+            hint="fetch the parts, join them with "
+            "`llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
         )
+
     return chosen
 
 
@@ -203,7 +214,7 @@ def _download(
 
 @contextmanager
 def _asking(name: str, revision: str, offline: bool) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence of ours."""
+    """Turn errors of huggingface_hub into an ArtifactError."""
     from huggingface_hub import errors
 
     try:

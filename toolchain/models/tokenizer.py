@@ -1,84 +1,67 @@
-"""A Hugging Face tokenizer as GGUF metadata, and the proof that llama.cpp reads it as the same tokenizer.
+"""A Hugging Face tokenizer as GGUF metadata.
 
-What kind it is is decided by the exact structure of tokenizer.json (`gguf_structure`), never by a likely name; then a mixed text is
-encoded by both libraries, and one different token refuses the model.
+The exact structure of tokenizer.json decides the kind (`tokenizer_kinds`), never its name.
+`tokenizer_proof` shows afterwards that llama.cpp gives the same tokens.
 """
 
 import json
 import shutil
-import tempfile
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.gguf_file import Metadata, write_header
+from toolchain.models.gguf_file import Metadata
+from toolchain.models.names import CONFIG, GENERATION_CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolchain.models.template import behind_an_answer, first_token
-from toolchain.models.tokenizer_kinds import SPACE, TOKENIZER, Structure, recognise, scores
+from toolchain.models.tokenizer_kinds import SPACE, Structure, recognise, scores
 from toolchain.models.weights import read_json
-from toolchain.tools.llama import open_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TEMPLATE = "chat_template.jinja"
 TEMPLATE_KEY = "tokenizer.chat_template"
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 """`tokenizer.ggml.token_type` (llama.h, `llama_token_type`)."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
 """Tokens that end a turn where they exist (llama-vocab.cpp finds them by the same names)."""
 PHI3 = "phi-3"
-"""In `general.name`: llama.cpp then lets added tokens take the white space behind them (llama-vocab.cpp)."""
+"""In `general.name`: added tokens of such a model strip the white space after them in llama.cpp."""
 _PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}
-_BEYOND = ("<image_soft_token>",)
-"""Tokens that models without eyes list and have no row for (Gemma 3)."""
+BEYOND = ("<image_soft_token>",)
+"""Tokens that text-only models list without a row in the embedding (Gemma 3)."""
 _SPECIAL_WORDS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 
-_BOS, _EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
+BOS, EOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
 _ROLES = {
-    "bos": _BOS,
-    "eos": _EOS,
+    "bos": BOS,
+    "eos": EOS,
     "pad": "tokenizer.ggml.padding_token_id",
     "unk": "tokenizer.ggml.unknown_token_id",
 }
 
-PROOF = (
-    "How hot is too hot? At 80 °C a Raspberry Pi 5 slows down; at 85 °C it stops. Don't WE'LL they'Ve I'M you'd it's",
-    "def answer(text: str) -> dict[str, int]:\n    if not text:\n\t\treturn {}\n\n\n    return {text[::-1]: 12345678}\n",
-    "for (int i=0;i<100;++i) { sum += a[i]*0x1F; }\r\n\r\n#include <stdio.h>\r\n/* -- */ https://example.org/a?b=c&d=%20e#f",
-    "  two spaces,   three,\ttab,\t\ttabs \n \n\n  lines   \n   end   ",
-    "树莓派的温度超过八十度时会降频。温度是多少？１２３４５度，请检查散热片！",
-    "ラズベリーパイは熱くなりますか？ 라즈베리 파이가 뜨거워지나요? Привет, мир! Γειά σου Κόσμε. مرحبا بالعالم שלום עולם नमस्ते สวัสดี",
-    "🙂🍵🔥 👩‍💻👨‍👩‍👧‍👦 🇩🇪🏳️‍🌈 ☕️ ½ × 3 = 1½, x² + y₂ ≤ ∞; Ⅷ ① ﷽ ﬁ",
-    "Grüße aus Köln! Ça va? Åse, naïve café, İstanbul, ǅ, ß, e\u0301 a\u0308 \u00a0nbsp \u200bzero\u2009thin \ufeffbom",
-    "1 12 123 1234 12345 3.14159 1e-9 2026-11-21 0b1010 +49 (0)221/12 34-56 $1,000.00 100% ###!!!???... ----====____",
-)
-"""Code, numbers, white space, scripts, emoji: what cuts text in different places in different tokenizers."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """A tokenizer understood."""
+    """A tokenizer, as the model file will have it."""
 
     metadata: Metadata
     template: str
     stop_ids: tuple[int, ...]
-    """Every token that ends an answer."""
+    """Ids of all tokens that end an answer."""
     structure: Structure
     name_mark: str = ""
-    """What `general.name` must hold for llama.cpp to treat the added tokens rightly."""
+    """Text that `general.name` must hold for llama.cpp to treat the added tokens correctly."""
 
 
-def understand(folder: Path, rows: int) -> Vocabulary:
-    """Return the tokenizer of a checked model folder whose embedding has `rows`; raise ArtifactError for one that is not known."""
+def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
+    """Return the tokenizer of a checked model folder whose embedding has `rows` rows.
+
+    Raises ArtifactError for an unknown kind.
+    """
     fields = without_state(read_json(folder / TOKENIZER))
-    settings = (
-        read_json(folder / "tokenizer_config.json")
-        if (folder / "tokenizer_config.json").is_file()
-        else {}
-    )
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     structure = recognise(fields)
     tokens, types = _tokens(fields, rows, structure)
     ids = {token: number for number, token in enumerate(tokens)}
@@ -95,15 +78,18 @@ def understand(folder: Path, rows: int) -> Vocabulary:
         TEMPLATE_KEY: template,
     }
     mark = _name_mark(fields)
+
     return Vocabulary(
         metadata=metadata, template=template, stop_ids=stop_ids, structure=structure, name_mark=mark
     )
 
 
 def without_state(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a tokenizer.json without what a trainer left there: lengths to cut and to pad to, merge dropout.
+    """Return the fields of a tokenizer.json without a trainer's state.
 
-    transformers ignores the first two; dropout makes the same text other tokens each time (arXiv:1910.13267).
+    That is the lengths to cut and to pad to, and merge dropout.
+
+    transformers ignores the first two; dropout changes the tokens each time (arXiv:1910.13267).
     """
     model = fields.get("model")
     if isinstance(model, dict) and model.get("dropout") is not None:
@@ -125,7 +111,7 @@ def load_tokenizer(folder: Path) -> "Tokenizer":
 
 
 def write_tokenizer(folder: Path, out: Path) -> None:
-    """Write the tokenizer.json of a model folder to `out`, the same bytes where it holds no trainer's state."""
+    """Write a model folder's tokenizer.json to `out`; it is copied if it has no trainer's state."""
     fields = read_json(folder / TOKENIZER)
     clean = without_state(fields)
     if clean is fields:
@@ -139,115 +125,46 @@ def added_tokens(fields: dict[str, Any]) -> list[str]:
     return [str(token["content"]) for token in fields.get("added_tokens") or []]
 
 
-def prove(
-    folder: Path, vocabulary: Vocabulary, architecture: str, texts: Sequence[str] = PROOF
-) -> int:
-    """Encode `texts` and every added token with both libraries; return the tokens compared, raise ArtifactError for a mismatch.
-
-    llama.cpp does not normalize to NFC: where the tokenizer does, texts are compared in their normal form.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, "vocabulary.gguf")
-        name = {"general.architecture": architecture, "general.name": vocabulary.name_mark}
-        write_header(file, name | vocabulary.metadata, {})
-        return prove_file(file, folder, vocabulary, texts)
-
-
-def prove_file(
-    file: Path, folder: Path, vocabulary: Vocabulary, texts: Sequence[str] = PROOF
-) -> int:
-    """Do the same against a model file that is there already."""
-    tokenizer = load_tokenizer(folder)
-    compared = 0
-    with open_vocabulary(file) as encode:
-        for text in _proof_texts(tokenizer, vocabulary, texts):
-            for around in (False, True):
-                ours, theirs = (
-                    encode(text, around),
-                    tokenizer.encode(text, add_special_tokens=around).ids,
-                )
-                if ours != theirs:
-                    raise _mismatch(tokenizer, text, ours, theirs)
-                compared += len(ours)
-    return compared
-
-
-def _proof_texts(
-    tokenizer: "Tokenizer", vocabulary: Vocabulary, texts: Sequence[str]
-) -> Iterator[str]:
-    """Yield the texts as llama.cpp will see them: what the structure's caveat names is left out."""
-    structure, tokens = vocabulary.structure, vocabulary.metadata["tokenizer.ggml.tokens"]
-    begin = (
-        tokens[vocabulary.metadata[_BOS]]
-        if structure.begins and _BOS in vocabulary.metadata
-        else ""
-    )
-    found = [
-        token.content
-        for token in tokenizer.get_added_tokens_decoder().values()
-        if token.content not in _BEYOND
-    ]
-    added = (
-        [content.replace(SPACE, " ") for content in found] if structure.model == "llama" else found
-    )
-    around = [
-        f"{texts[0][:20]}{token}{texts[0][20:40]} {token} {token}{token}\n{token}"
-        for token in added
-    ]
-    for text in (*texts, *around):
-        normal = unicodedata.normalize("NFC", text) if structure.composed else text
-        marks = (
-            {char for char in normal if unicodedata.category(char).startswith("M")}
-            if structure.splits_marks
-            else set()
-        )
-        yield begin + "".join(char for char in normal if char not in marks)
-
-
-def _mismatch(
-    tokenizer: "Tokenizer", text: str, ours: list[int], theirs: list[int]
-) -> ArtifactError:
-    at = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
-        min(len(ours), len(theirs)),
-    )
-    near = tokenizer.decode(theirs[max(at - 2, 0) : at + 3], skip_special_tokens=False)
-    return ArtifactError(
-        f"{TOKENIZER}: llama.cpp cuts this tokenizer's text differently near {near!r} of {text[:20]!r}…",
-        hint="the model would see other tokens on the board than in training, so no model file is written",
-    )
-
-
 def _tokens(fields: dict[str, Any], rows: int, structure: Structure) -> tuple[list[str], list[int]]:
     """Return text and type of each of `rows` tokens; rows that no token has are padding."""
-    found = {
+    tokens = {
         number: (text, BYTE if text in structure.bytes else NORMAL)
         for text, number in fields["model"]["vocab"].items()
     }
+
     for token in fields.get("added_tokens") or []:
         kind = _added_type(token)
         spaced = structure.model == "llama" and token.get("normalized")
-        found[token["id"]] = (
+        tokens[token["id"]] = (
             token["content"].replace(SPACE, " ") if spaced else token["content"],
             kind,
         )
-    found = {
-        number: token for number, token in found.items() if number < rows or token[0] not in _BEYOND
+
+    tokens = {
+        number: token for number, token in tokens.items() if number < rows or token[0] not in BEYOND
     }
-    if (highest := max(found)) >= rows:
-        problem = f"token {highest} (`{found[highest][0]}`) has no row in `model.embed_tokens.weight` of {rows}"
+    if (highest := max(tokens)) >= rows:
+        problem = (
+            f"token {highest} (`{tokens[highest][0]}`) has no row "
+            f"in `model.embed_tokens.weight` of {rows}"
+        )
         raise ArtifactError(f"{TOKENIZER}: {problem}", hint="resize the embedding")
-    listed = [found.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
+
+    listed = [tokens.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
     seen: set[str] = set()
     for text, _ in listed:
         if text in seen:
             raise ArtifactError(f"{TOKENIZER}: two tokens have the text `{text}`")
         seen.add(text)
+
     return [text for text, _ in listed], [kind for _, kind in listed]
 
 
 def _added_type(token: dict[str, Any]) -> int:
-    """Say whether a token steers or is text: not all that steer are marked (`does_token_look_special`, conversion/base.py)."""
+    """Return an added token's type: control tokens are not always marked as special.
+
+    Source: conversion/base.py, `does_token_look_special`.
+    """
     content = token["content"]
     if token.get("lstrip") or token.get("single_word"):
         raise _swallows(content)
@@ -260,7 +177,10 @@ def _added_type(token: dict[str, Any]) -> int:
 
 
 def _name_mark(fields: dict[str, Any]) -> str:
-    """Return the name by which llama.cpp knows added tokens that take the white space behind them: only Phi-3's set of them."""
+    """Return the model name for which llama.cpp strips white space after added tokens.
+
+    It does so for Phi-3's set of added tokens alone; empty if no token strips.
+    """
     added = {
         token["content"]: bool(token.get("rstrip")) for token in fields.get("added_tokens") or []
     }
@@ -274,12 +194,13 @@ def _name_mark(fields: dict[str, Any]) -> str:
 
 def _swallows(content: str) -> ArtifactError:
     return ArtifactError(
-        f"{TOKENIZER}: added token `{content}` takes white space or words with it, which llama.cpp does not"
+        f"{TOKENIZER}: added token `{content}` takes white space or words with it, "
+        "which llama.cpp does not"
     )
 
 
 def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Metadata:
-    """Return in which order pieces are joined: a list of merges, or a score for each token."""
+    """Return the order of joins: a list of merges, or a score for each token."""
     if structure.model == "gpt2":
         merges = fields["model"]["merges"]
         return {
@@ -287,6 +208,7 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
                 merge if isinstance(merge, str) else " ".join(merge) for merge in merges
             ]
         }
+
     by_id = scores(fields)
     fixed = {CONTROL: -1000.0, USER_DEFINED: -1000.0, UNUSED: -10000.0, BYTE: 0.0}
     listed = [fixed[kind] if kind in fixed else by_id[number] for number, kind in enumerate(types)]
@@ -298,18 +220,18 @@ def _ranks(fields: dict[str, Any], structure: Structure, types: list[int]) -> Me
 def special_ids(
     folder: Path, settings: dict[str, Any], ids: dict[str, int], added: Sequence[str]
 ) -> tuple[Metadata, tuple[int, ...]]:
-    """Return the ids of special tokens by role as metadata, and those that end an answer; raise ArtifactError if none does.
+    """Return the ids of special tokens as metadata, and those of tokens that end an answer.
 
-    `added` are the texts of the tokenizer's added tokens. The one that the chat template writes behind an answer ends it too,
-    whatever the configuration says: it is what training teaches as the end.
+    Raises ArtifactError if no token ends an answer. `added` are the texts of the tokenizer's added
+    tokens. The one that the chat template writes after an answer ends it too, whatever the
+    configuration says: training teaches it as the end.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     generation = (
-        read_json(folder / "generation_config.json")
-        if (folder / "generation_config.json").is_file()
-        else {}
+        read_json(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else {}
     )
     metadata: Metadata = {}
+
     for role, key in _ROLES.items():
         numbers = [
             ids.get(_text(settings.get(f"{role}_token")), -1),
@@ -317,18 +239,21 @@ def special_ids(
         ]
         if known := [number for number in numbers if 0 <= number < len(ids)]:
             metadata[key] = known[0]
+
     turns = [ids[token] for token in END_OF_TURN if token in ids]
     written = _written_end(folder, settings, added)
-    if written in ids and ids[written] != metadata.get(_EOS):
+    if written in ids and ids[written] != metadata.get(EOS):
         turns = [ids[written], *(number for number in turns if number != ids[written])]
+
     if turns:
         metadata["tokenizer.ggml.eot_token_id"] = turns[0]
+
     stops = {
         *_numbers(config.get("eos_token_id")),
         *_numbers(generation.get("eos_token_id")),
         *turns,
     }
-    stops |= {metadata[_EOS]} if _EOS in metadata else set()
+    stops |= {metadata[EOS]} if EOS in metadata else set()
     if not stops:
         raise ArtifactError(
             f"{folder.name}: no token ends an answer",
@@ -338,45 +263,50 @@ def special_ids(
         raise ArtifactError(
             f"{folder.name}: `eos_token_id` {highest} is not in the vocabulary of {len(ids)}"
         )
+
     return metadata, tuple(sorted(stops))
 
 
 def _written_end(folder: Path, settings: dict[str, Any], added: Sequence[str]) -> str:
-    """Return the token that the chat template writes behind an answer; empty where it writes none."""
+    """Return the token that the chat template writes after an answer; empty if it writes none."""
     named = {f"{role}_token": _text(settings.get(f"{role}_token")) for role in _ROLES}
     return first_token(behind_an_answer(chat_template(folder, settings), named), added)
 
 
 def _added_around(tokenizer: "Tokenizer", specials: Metadata) -> Metadata:
-    """Return which tokens the tokenizer puts around a text, found by encoding one."""
-    bare, dressed = (
-        tokenizer.encode("a", add_special_tokens=around).ids for around in (False, True)
-    )
-    bos, eos = ([specials[key]] if key in specials else [] for key in (_BOS, _EOS))
+    """Return which tokens the tokenizer puts around a text, by encoding one."""
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    bos, eos = ([specials[key]] if key in specials else [] for key in (BOS, EOS))
+
     for add_bos in (False, True):
         for add_eos in (False, True):
-            if dressed == bos * add_bos + bare + eos * add_eos:
+            if whole == bos * add_bos + bare + eos * add_eos:
                 return {
                     "tokenizer.ggml.add_bos_token": add_bos,
                     "tokenizer.ggml.add_eos_token": add_eos,
                 }
+
     raise ArtifactError(
-        f"{TOKENIZER}: puts tokens {dressed} around `a`, not the begin and end tokens that it names"
+        f"{TOKENIZER}: puts tokens {whole} around `a`, not the begin and end tokens that it names"
     )
 
 
 def chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    """Return the chat template where transformers looks for it: a file of its own, then tokenizer_config.json."""
+    """Return the chat template from its own file, or else from tokenizer_config.json.
+
+    transformers looks in the same order.
+    """
     if (file := folder / TEMPLATE).is_file():
         return file.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-    if not isinstance(found, str) or not found:
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    if not isinstance(template, str) or not template:
         raise ArtifactError(
             f"{folder.name}: no chat template", hint=f"put `{TEMPLATE}` beside config.json"
         )
-    return found
+    return template
 
 
 def _text(token: Any) -> str:

@@ -1,7 +1,8 @@
-"""What kind of tokenizer a tokenizer.json describes, by its exact structure: one that llama.cpp has as well, or none.
+"""Recognises the kind of a tokenizer by the exact structure of its tokenizer.json.
 
-Two kinds are known: byte-level BPE, cut before merging by one of a few patterns (`tokenizer.ggml.pre`); and SentencePiece BPE with
-bytes for what has no token, where llama.cpp knows no merges but scores: the merges must be the ones that the scores imply.
+Two kinds exist in llama.cpp too. Byte-level BPE splits text by one of a few patterns
+(`tokenizer.ggml.pre`). SentencePiece BPE has byte fallback; llama.cpp knows its scores instead of
+merges, so the merges must be the ones that the scores imply.
 """
 
 from collections import Counter
@@ -10,17 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 SPACE = "▁"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -35,9 +40,9 @@ class Structure:
     space_prefix: bool = True
     """Whether a space is put before text, after each special token too (SentencePiece)."""
     begins: bool = False
-    """Hugging Face puts a space before text that begins with no special token; llama.cpp, told not to, does not."""
+    """Only Hugging Face puts a space before text that does not begin with a special token."""
     composed: bool = False
-    """Text is brought into NFC first."""
+    """Text is normalized to NFC first."""
     splits_marks: bool = False
     """llama.cpp cuts before combining marks, Hugging Face does not."""
     bytes: frozenset[str] = frozenset()
@@ -45,14 +50,15 @@ class Structure:
 
     @property
     def caveat(self) -> str:
-        """What is not the same in llama.cpp, in one line."""
+        """Difference of llama.cpp in one line; empty if there is none."""
         if self.begins:
             return (
                 "text that begins with no special token has no space before it in llama.cpp; "
                 "chats begin with one and are the same"
             )
         return (
-            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp"
+            "combining marks (Hindi, Thai, decomposed accents) are cut off their letters "
+            "in llama.cpp"
             if self.splits_marks
             else ""
         )
@@ -75,11 +81,14 @@ _CUTS = {
     "smaug-bpe": (_split(_LLAMA3), False),
     "gpt-4o": (_split(_GPT4O), False),
 }
-"""`tokenizer.ggml.pre` → the pre-tokenizers that it stands for, and `ignore_merges` (llama-vocab.cpp, `llm_tokenizer_bpe`)."""
+"""`tokenizer.ggml.pre` → its pre-tokenizers, and `ignore_merges`.
+
+Source: llama-vocab.cpp, `llm_tokenizer_bpe`.
+"""
 
 
 def cut(pre: str) -> tuple[dict[str, Any], bool] | None:
-    """Return the pre-tokenizer that a `tokenizer.ggml.pre` stands for, and `ignore_merges`; None for one that is not known."""
+    """Return the pre-tokenizer of a `tokenizer.ggml.pre` and `ignore_merges`; None if unknown."""
     if pre not in _CUTS:
         return None
     steps, ignore_merges = _CUTS[pre]
@@ -111,7 +120,7 @@ _SPACES: tuple[tuple[Any, Any, bool, bool], ...] = (
     (None, _metaspace("never"), False, False),
     (None, _metaspace("first"), False, True),
 )
-"""Normalizer and pre-tokenizer of SentencePiece kinds (Llama 2, Gemma, Mistral); `space_prefix` and `begins` of each."""
+"""Normalizer, pre-tokenizer, `space_prefix` and `begins` of Llama 2, Gemma and Mistral."""
 _PLAIN_MODEL = {
     "type": "BPE",
     "dropout": None,
@@ -121,26 +130,32 @@ _PLAIN_MODEL = {
 
 
 def spaces(*, prefix: bool) -> dict[str, Any]:
-    """Return the normalizer of a SentencePiece kind that puts a space before text, or does not."""
+    """Return the normalizer of a SentencePiece kind, with or without a space before the text."""
     return _PREPEND if prefix else _REPLACE
 
 
 def recognise(fields: dict[str, Any]) -> Structure:
-    """Return the kind of tokenizer; raise ArtifactError for one that is not known."""
-    model, first = fields.get("model") or {}, fields.get("pre_tokenizer") or {}
+    """Return the kind of tokenizer; raise ArtifactError for an unknown one."""
+    model = fields.get("model") or {}
+    first = fields.get("pre_tokenizer") or {}
     steps = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
     if not isinstance(model.get("vocab"), dict | list):
         raise ArtifactError(f"{TOKENIZER}: tokenizer not recognised: no vocabulary")
+
     if all((model.get(key) or value) == value for key, value in _PLAIN_MODEL.items()):
-        found = (
+        structure = (
             _sentence_piece(fields, model)
             if model.get("byte_fallback")
             else _bytes_first(fields, model, steps)
         )
-        if found:
-            return found
+        if structure:
+            return structure
+
     kind = "+".join(str(step.get("type", "nothing")) for step in steps)
-    hint = f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, and SentencePiece BPE as Llama 2 and Gemma have it"
+    hint = (
+        f"known: byte-level BPE cut as {', '.join(_CUTS)} do it, "
+        "and SentencePiece BPE as Llama 2 and Gemma have it"
+    )
     raise ArtifactError(
         f"{TOKENIZER}: tokenizer not recognised: {model.get('type', 'no')} model after {kind}",
         hint=hint,
@@ -164,6 +179,7 @@ def _bytes_first(
                 composed=normalizer is not None,
                 splits_marks=name == "gpt-4o",
             )
+
     return None
 
 
@@ -190,20 +206,23 @@ def _check_bytes(vocabulary: dict[str, int]) -> None:
 
 
 def scores(fields: dict[str, Any]) -> dict[int, float]:
-    """Return the score of each token id under which joining the best pair first does what the merges say.
+    """Return the score of each token id, so that joining the best pair first follows the merges.
 
-    Raises ArtifactError for merges that no scores imply: a token's must be all the ways to cut it in two, and stand together.
+    Raises ArtifactError for merges that no scores imply. The merges of a token must be all the ways
+    to split it in two, one after the other.
     """
     vocabulary: dict[str, int] = fields["model"]["vocab"]
     pairs = list(_pairs(fields))
     ways = Counter(left + right for left, right in pairs)
     added = {token["content"] for token in fields.get("added_tokens") or []} | set(_BYTES)
+
     for text in vocabulary.keys() - added:
         cuts = sum(
             text[:at] in vocabulary and text[at:] in vocabulary for at in range(1, len(text))
         )
         if cuts != ways[text]:
             raise _no_scores(text)
+
     ranks = {text: rank for rank, block in enumerate(_blocks(pairs)) for text in block}
     others = sorted((vocabulary[text], text) for text in vocabulary.keys() - added - ranks.keys())
     ranks |= {text: len(ranks) + place for place, (_, text) in enumerate(others)}
@@ -211,13 +230,15 @@ def scores(fields: dict[str, Any]) -> dict[int, float]:
 
 
 def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[str]]:
-    """Yield the tokens of equal score, the best first: those whose merges are mixed, which must be the longest left part first.
+    """Yield the tokens of equal score, the best first.
 
-    Of equal scores llama.cpp joins the leftmost pair, and so do merges in that order: what grew is joined on (Gemma's spaces).
+    Several tokens have one score if their merges are mixed. Then the longest left part must come
+    first: of equal scores llama.cpp joins the leftmost pair, as merges in that order do (Gemma).
     """
     last = {left + right: at for at, (left, right) in enumerate(pairs)}
     block: list[str] = []
     first = end = 0
+
     for at, (left, right) in enumerate(pairs):
         if left + right not in block:
             block.append(left + right)
@@ -238,6 +259,7 @@ def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _no_scores(text: str) -> ArtifactError:
     return ArtifactError(
-        f"{TOKENIZER}: the merges of `{text}` are not those of a SentencePiece model, and llama.cpp knows no others",
+        f"{TOKENIZER}: the merges of `{text}` are not those of a SentencePiece model, "
+        "and llama.cpp knows no others",
         hint="train the tokenizer with SentencePiece, or use a byte-level one",
     )

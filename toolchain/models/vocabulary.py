@@ -1,7 +1,8 @@
-"""A smaller vocabulary for a model that speaks of one thing: which tokens a text needs, and a model folder with those alone.
+"""Trims a vocabulary: finds the tokens that a text needs, writes a model folder with those alone.
 
-Only byte-pair vocabularies. Text is joined pair by pair, the best first; in a part of a vocabulary it takes the same joins as in
-the whole, as long as each token on the way is in the part. So a token is kept together with all that it is joined from.
+Only byte-pair vocabularies. Text is joined pair by pair, the best first. A part of the vocabulary
+gives the same joins if it has every intermediate token. So a token is kept together with all the
+tokens that it is joined from.
 """
 
 import itertools
@@ -15,8 +16,17 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.files import write_whole
+from toolchain.models.names import (
+    CONFIG,
+    EMBEDDING,
+    GENERATION_CONFIG,
+    HEAD,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from toolchain.models.weights import (
     INDEX,
     MAX_HEADER_BYTES,
@@ -31,23 +41,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZER, SETTINGS, CONFIGS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    ("config.json", "generation_config.json"),
-)
-CARRIED = ("chat_template.jinja", "special_tokens_map.json")
-"""Files that name tokens by their text. Others that hold a vocabulary (tokenizer.model, vocab.json) would contradict it."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CONFIGS = (CONFIG, GENERATION_CONFIG)
+CARRIED = (TEMPLATE, "special_tokens_map.json")
+"""Files that name tokens by their text.
+
+Other files with a vocabulary (tokenizer.model, vocab.json) are left out: they would contradict it.
+"""
 ROUND = 64
-"""Tokens are a multiple of this, as kernels take rows in groups; what fills it up are tokens too."""
+"""Multiple to which the number of tokens is rounded up, because kernels take rows in groups."""
 _RESERVED = re.compile(r"[<\[]\|?(reserved|unused)\D*\d+\|?[>\]]")
-"""Tokens that wait for a use (Llama 3, Gemma)."""
+"""Tokens reserved for later use (Llama 3, Gemma)."""
 SPELLING, ENDING = 16, 4
-"""How much sooner other spellings of a used word are taken, and words that only end otherwise. Chosen on the starter's training
-text alone, one more phrasing of each question held out in turn."""
+"""How much sooner other spellings and other endings of used words are taken."""
+# Chosen on the starter's training text alone, with one more phrasing of each question held out in
+# turn.
 STEM, ENDING_LETTERS = 4, 3
-"""Letters that such words share at least, and that follow at most."""
+"""Least number of shared letters, and largest number of other letters after them."""
 _BY_ID = (
     "suppress_tokens",
     "begin_suppress_tokens",
@@ -63,9 +72,11 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         check_model_folder(folder)
-        self.folder, self.fields = folder, read_json(folder / TOKENIZER)
+        self.folder = folder
+        self.fields = read_json(folder / TOKENIZER)
         self._model = self.fields.get("model") or {}
-        kind, words = self._model.get("type", "unknown"), self._model.get("vocab")
+        kind = self._model.get("type", "unknown")
+        words = self._model.get("vocab")
         if (
             kind != "BPE"
             or not isinstance(words, dict)
@@ -75,6 +86,7 @@ class Tokens:
             raise ArtifactError(
                 f"{TOKENIZER}: a vocabulary of kind `{kind}` is not trimmed", hint=hint
             )
+
         self._added = {
             str(token["content"]): int(token["id"])
             for token in self.fields.get("added_tokens") or []
@@ -88,19 +100,23 @@ class Tokens:
         return len(self._texts)
 
     def needed(self, used: Iterable[int]) -> set[int]:
-        """Return what must stay so that `used` come out as before and any text has tokens: bytes, specials, all their parts."""
+        """Return the smallest set of tokens that encodes `used` as before and any text at all.
+
+        It holds bytes, special tokens, and all tokens that these are joined from.
+        """
         special = {number for text, number in self._added.items() if not _RESERVED.fullmatch(text)}
         unknown = {self._ids[text] for text in [self._model.get("unk_token")] if text in self._ids}
         roots = {*used, *self._bytes(), *special, *unknown, *self._named()}
         return {part for root in roots for part in self._made_of(root)}
 
     def filled(self, used: Set[int], size: int) -> set[int]:
-        """Return what must stay for the used tokens and the likeliest others: `size`, rounded up to groups of rows."""
+        """Return the needed tokens and the likeliest others, up to `size` rounded up to ROUND."""
         full = self.needed(used)
         if size and len(full) > size:
             raise ConfigError(
                 f"trim: vocabulary: the recipe's text needs {len(full)} tokens, `{size}` asked"
             )
+
         size = -(-max(size, len(full)) // ROUND) * ROUND
         for token in itertools.chain(self._likely(used), sorted(self._texts)):
             if len(full) == size:
@@ -108,32 +124,35 @@ class Tokens:
             missing = set(self._made_of(token)) - full
             if len(full) + len(missing) <= size:
                 full |= missing
+
         return full
 
     def _likely(self, used: Set[int]) -> list[int]:
-        """Return the tokens that are joined, first those that another question of the same subject may bring.
+        """Return the unused joined tokens, first those that a similar question is likely to use.
 
-        Joins are ordered by how often they are met, in text of all kinds; so each kind of token is taken in that order, at a pace
-        that grows with its share of the used ones. Other spellings and endings of used words come sooner.
+        Merges are ordered by frequency in general text. Each kind of token is taken in that order,
+        at a pace that grows with the kind's share of the used tokens. Other spellings and endings
+        of used words come sooner.
         """
         texts = self._plain()
-        words, kinds = (
-            {_word(texts[token]) for token in used},
-            Counter(_kind(texts[token]) for token in used),
-        )
+        words = {_word(texts[token]) for token in used}
+        kinds = Counter(_kind(texts[token]) for token in used)
+
         places: Counter[Hashable] = Counter()
         ranks: dict[int, float] = {}
         for left, right in self._pairs:
             token = self._ids.get(left + right, -1)
             if token >= 0 and token not in ranks and token not in used:
-                kind, nearness = _kind(texts[token]), _nearness(_word(texts[token]), words)
+                kind = _kind(texts[token])
+                nearness = _nearness(_word(texts[token]), words)
                 places[kind] += 1
                 pace = nearness * max(kinds[kind], int(nearness > 1))
                 ranks[token] = places[kind] / pace if pace else math.inf
+
         return sorted(ranks, key=lambda token: ranks[token])
 
     def _plain(self) -> dict[int, str]:
-        """Return the tokens as they are read."""
+        """Return the tokens as readable text."""
         from tokenizers import decoders
 
         if self._model.get("byte_fallback"):
@@ -142,14 +161,14 @@ class Tokens:
         return {token: byte_level.decode([text]) for token, text in self._texts.items()}
 
     def _bytes(self) -> set[int]:
-        """Return the tokens with which any text can be written."""
+        """Return the tokens of single bytes, which can encode any text."""
         from tokenizers import pre_tokenizers
 
         fallback = (f"<0x{byte:02X}>" for byte in range(256))
-        wanted = (
+        texts = (
             fallback if self._model.get("byte_fallback") else pre_tokenizers.ByteLevel.alphabet()
         )
-        return {self._ids[text] for text in wanted if text in self._ids}
+        return {self._ids[text] for text in texts if text in self._ids}
 
     def _named(self) -> set[int]:
         """Return the tokens that the configuration names by their ids."""
@@ -162,10 +181,11 @@ class Tokens:
         }
 
     def _made_of(self, token: int) -> list[int]:
-        """Return a token and every token that its text passes through when it is joined, character by character at first."""
+        """Return a token and every token that its text passes through while it is joined."""
         text = self._texts.get(token)
         if text is None:
             return []
+
         parts = list(text) if text not in self._added else []
         seen = [token, *(self._ids[part] for part in parts if part in self._ids)]
         while len(parts) > 1:
@@ -177,25 +197,34 @@ class Tokens:
                 break
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
             seen.append(self._ids[parts[at]])
+
         return seen
 
     def write(self, kept: set[int], out: Path) -> None:
-        """Write the model folder with the kept tokens alone, in their old order; raise ArtifactError for what cannot be."""
+        """Write the model folder with the kept tokens alone, in their old order.
+
+        Raises ArtifactError for configurations and tokenizers that cannot be trimmed.
+        """
         places = {old: new for new, old in enumerate(sorted(kept))}
         _write_weights(self.folder, sorted(kept), out)
         write_whole(out / TOKENIZER, json.dumps(self._trimmed(places), ensure_ascii=False))
+
         for name in CONFIGS:
             if (self.folder / name).is_file():
                 write_whole(
                     out / name, json.dumps(_renumbered(self.folder / name, places), indent=2) + "\n"
                 )
-        if (self.folder / SETTINGS).is_file():
-            settings = read_json(self.folder / SETTINGS)
+
+        if (self.folder / TOKENIZER_CONFIG).is_file():
+            settings = read_json(self.folder / TOKENIZER_CONFIG)
             listed = settings.get("added_tokens_decoder") or {}
             settings["added_tokens_decoder"] = {
                 str(places[int(old)]): token for old, token in listed.items() if int(old) in places
             }
-            write_whole(out / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+            write_whole(
+                out / TOKENIZER_CONFIG, json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+            )
+
         for name in CARRIED:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, out / name)
@@ -209,6 +238,7 @@ class Tokens:
             if token["id"] in places
         ]
         after = _post_processor(self.fields.get("post_processor"), places)
+
         return self.fields | {
             "added_tokens": added,
             "post_processor": after,
@@ -221,7 +251,7 @@ def _word(text: str) -> str:
 
 
 def _kind(text: str) -> Hashable:
-    """Return what a token has in common with others: scripts, case and the space before it, if it is a word or a part of one."""
+    """Return a token's kind: for a word or its part the scripts, the case and a leading space."""
     word = text.removeprefix(" ")
     if not word.isalpha():
         return "\ufffd" in word  # a part of a character, or no letters
@@ -233,7 +263,7 @@ def _kind(text: str) -> Hashable:
 
 
 def _nearness(word: str, words: Set[str]) -> int:
-    """Return how much sooner than others a word is taken that may be spelled, or but for its ending, as one of `words`."""
+    """Return how much sooner than others a word is taken: other spelling or ending of `words`."""
     if word in words:
         return SPELLING
     stems = (word[:end] for end in range(max(STEM, len(word) - ENDING_LETTERS), len(word)))
@@ -247,7 +277,7 @@ def _pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _token_ids(file: Path) -> Iterator[tuple[str, list[int]]]:
-    """Yield the keys of a configuration that hold token ids, with these."""
+    """Yield each key of a configuration that holds token ids, and the ids."""
     for key, value in (read_json(file) if file.is_file() else {}).items():
         if key in _BY_ID and value:
             raise ArtifactError(
@@ -271,7 +301,7 @@ def _renumbered(file: Path, places: dict[int, int]) -> dict[str, Any]:
 
 
 def _post_processor(processor: Any, places: dict[int, int]) -> Any:
-    """Return what puts special tokens around a text, with their new ids."""
+    """Return the post-processor with the new ids of its special tokens."""
     match processor and processor["type"]:
         case None | "ByteLevel":
             return processor
@@ -296,15 +326,19 @@ def _write_weights(folder: Path, kept: Sequence[int], out: Path) -> None:
         per_token = {
             name: weights.tensors[name] for name in (EMBEDDING, HEAD) if name in weights.tensors
         }
+
     if EMBEDDING not in per_token:
         raise ArtifactError(
             f"{folder.name}: no tensor `{EMBEDDING}`, so there is no vocabulary to trim"
         )
+
     for name, tensor in per_token.items():
         if kept[-1] >= tensor.rows:
             raise ArtifactError(
-                f"{tensor.file.name}: tensor `{name}` has {tensor.rows} rows, {TOKENIZER} has token {kept[-1]}"
+                f"{tensor.file.name}: tensor `{name}` has {tensor.rows} rows, "
+                f"{TOKENIZER} has token {kept[-1]}"
             )
+
     total = sum(
         _write_shard(file, kept, out / file.name) for file in sorted(folder.glob("*.safetensors"))
     )
@@ -316,29 +350,33 @@ def _write_weights(folder: Path, kept: Sequence[int], out: Path) -> None:
 
 
 def _write_shard(file: Path, kept: Sequence[int], out: Path) -> int:
-    """Write a safetensors file with the kept rows of the tensors that have one for each token; return the bytes of all tensors."""
+    """Write a safetensors file with the kept rows of embedding and head; return its data bytes."""
     tensors = sorted(read_header(file).items(), key=lambda item: item[1].offset)
     raw = {
         name: _raw(tensor, kept if name in (EMBEDDING, HEAD) else None) for name, tensor in tensors
     }
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
+
     for name, tensor in tensors:
         first, end = end, end + raw[name].size
         shape = (len(raw[name]), *tensor.shape[1:]) if name in (EMBEDDING, HEAD) else tensor.shape
         header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [first, end]}
+
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     assert len(text) <= MAX_HEADER_BYTES
+
     with out.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for values in raw.values():
             values.tofile(stream)
+
     return end
 
 
 def _raw(tensor: Tensor, kept: Sequence[int] | None) -> "NDArray[np.uint8]":
-    """Return the bytes of a tensor as they lie in its file, a row a line; only the kept rows where they are given."""
+    """Return a tensor's bytes as stored, one row of it in each row; only the kept rows if given."""
     import numpy as np
 
     shape = max(tensor.rows, 1), tensor.size_bytes // max(tensor.rows, 1)

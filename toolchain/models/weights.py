@@ -1,6 +1,7 @@
 """The tensors of a Hugging Face model folder, found without loading them and read row by row.
 
-Every stage that is handed a folder calls `check_model_folder` first. Safetensors only: pickles run code when they are loaded.
+Every stage checks a given folder with `check_model_folder` first. Safetensors only: pickles run
+code when they are loaded.
 """
 
 import json
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import CONFIG, TOKENIZER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +30,14 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """Where one tensor stands."""
+    """Position of one tensor in its file."""
 
     file: Path
     dtype: str
     """`F32`, `F16` or `BF16`."""
     shape: tuple[int, ...]
     offset: int
-    """Byte in the file at which it begins."""
+    """Offset of its first byte in the file."""
 
     @property
     def columns(self) -> int:
@@ -100,19 +102,23 @@ def check_model_folder(folder: Path) -> None:
     """Raise ArtifactError unless `folder` has config.json, tokenizer.json and safetensors."""
     if not folder.is_dir():
         raise ArtifactError(f"{folder.name}: no such model folder")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ArtifactError(
             f"{folder.name}: no `config.json`",
             hint="a model folder is what `save_pretrained` writes",
         )
+
     _weight_files(folder)
-    if not (folder / "tokenizer.json").is_file():
-        hint = "save the tokenizer beside the model with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+    if not (folder / TOKENIZER).is_file():
+        hint = (
+            "save the tokenizer beside the model with "
+            "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+        )
         raise ArtifactError(f"{folder.name}: no `tokenizer.json`", hint=hint)
 
 
 def open_weights(folder: Path) -> Weights:
-    """Return the tensors of a checked model folder; raise ArtifactError that names file and tensor."""
+    """Return the tensors of a model folder; raise ArtifactError that names file and tensor."""
     check_model_folder(folder)
     index = folder / INDEX
     if not index.is_file():
@@ -139,10 +145,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if found := sorted(folder.glob("*.safetensors")):
-        if strange := [file.name for file in found if not file.is_file()]:
+    if files := sorted(folder.glob("*.safetensors")):
+        if strange := [file.name for file in files if not file.is_file()]:
             raise ArtifactError(f"{folder.name}: `{strange[0]}` is not a file")
-        return found
+        return files
     if (folder / INDEX).is_file():
         return []
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES):
@@ -151,6 +157,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder.name}: `{pickles[0]}` is a pickle, which can run code when it is loaded",
             hint=hint,
         )
+
     raise ArtifactError(
         f"{folder.name}: no weights (`*.safetensors`)",
         hint="a model folder is what `save_pretrained` writes",
@@ -190,7 +197,10 @@ def _shard(index: Path, file: str) -> Path:
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors header: 8 bytes of length, JSON, then the data without holes (safetensors format specification)."""
+    """Return the tensors in a safetensors header (safetensors format specification).
+
+    A file has 8 bytes of length, the JSON header, then the data without holes.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little") if size >= 8 else 0
@@ -199,11 +209,13 @@ def read_header(file: Path) -> dict[str, Tensor]:
         if 8 + length > size:
             raise _cut(file, size, 8 + length)
         text = stream.read(length)
+
     try:
         fields = json.loads(text)
         entries = {name: entry for name, entry in fields.items() if name != "__metadata__"}
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{file.name}: not a safetensors file") from error
+
     tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in entries.items()}
     _check_layout(file, tensors, 8 + length, size)
     return tensors
@@ -211,27 +223,35 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        dtype = entry["dtype"]
+        shape = tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
         sound = isinstance(dtype, str) and all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         )
     except (TypeError, KeyError, ValueError):
         sound = False
+
     if not sound:
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`"
         )
     if dtype not in ITEM_BYTES:
-        hint = "4-bit and 8-bit checkpoints cannot be taken back; use the 16-bit model that this one was made from"
+        hint = (
+            "4-bit and 8-bit checkpoints cannot be taken back; "
+            "use the 16-bit model that this one was made from"
+        )
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: weights of type `{dtype}`, not F32, F16 or BF16",
             hint=hint,
         )
+
     tensor = Tensor(file=file, dtype=dtype, shape=shape, offset=start + begin)
     if tensor.size_bytes != end - begin:
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: {end - begin} bytes for shape {list(shape)} of {dtype}"
         )
+
     return tensor
 
 
@@ -248,6 +268,7 @@ def _check_layout(file: Path, tensors: dict[str, Tensor], start: int, size: int)
             )
             raise ArtifactError(f"{file.name}: tensor `{name}`: {problem}")
         end += tensor.size_bytes
+
     if size < end:
         raise _cut(file, size, end)
     if size > end:

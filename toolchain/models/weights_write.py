@@ -1,6 +1,6 @@
-"""Safetensors written row by row: the header first, then each tensor's bytes as they come, so that memory is bounded.
+"""Writes safetensors row by row, in bounded memory: the header first, then each tensor's bytes.
 
-Format: safetensors' own specification; several files share an index, as `save_pretrained` writes it.
+Format: safetensors' own specification. Several files share an index, as with `save_pretrained`.
 """
 
 import json
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.artifacts import write_whole
 from toolchain.errors import ArtifactError
+from toolchain.files import write_whole
 from toolchain.models.weights import INDEX, ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_BYTES = 4_000_000_000
-"""Of one file; transformers reads files one after the other."""
+"""Largest size of one file."""
 Shapes = Mapping[str, tuple[int, ...]]
 Rows = Callable[[str], Iterator["NDArray[np.float32]"]]
 """Name of a tensor → its rows as float32, a block at a time, in order."""
@@ -29,7 +29,7 @@ Rows = Callable[[str], Iterator["NDArray[np.float32]"]]
 def write_weights(
     out: Path, shapes: Shapes, dtype: str, rows: Rows, *, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write tensors of one element type into as many files as it takes; raise ArtifactError where the disk has no room."""
+    """Write tensors of one element type to one or more files; ArtifactError on a full disk."""
     shards = _shards(shapes, dtype, shard_bytes)
     names = {
         tensor: _file_name(place, len(shards))
@@ -42,6 +42,7 @@ def write_weights(
         raise ArtifactError(
             f"no room for a checkpoint of {total / 1e6:.0f} MB: {free / 1e6:.0f} MB are free"
         )
+
     try:
         for place, shard in enumerate(shards):
             with (out / _file_name(place, len(shards))).open("wb") as stream:
@@ -55,6 +56,7 @@ def write_weights(
         raise ArtifactError(
             f"no room for a checkpoint of {total / 1e6:.0f} MB: {error.strerror}"
         ) from error
+
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": names}
         write_whole(out / INDEX, json.dumps(index, indent=2) + "\n")
@@ -99,7 +101,9 @@ def _packed(block: "NDArray[np.float32]", dtype: str) -> bytes:
         return block.astype("<f4", copy=False).tobytes()
     if dtype == "F16":
         return block.astype("<f2").tobytes()
-    # bfloat16 is the upper half of a float32; what is written has come from one, or is rounded to the nearest even
+    # bfloat16 is the upper half of a float32: values that came from one are exact, others are
+    # rounded to the nearest even.
+
     bits = np.ascontiguousarray(block, "<f4").view("<u4")
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype("<u2").tobytes()

@@ -5,12 +5,13 @@ push sends more, never something wrong: the board checks every tensor.
 """
 
 import os
-import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
+
+from toolchain.files import link_or_copy
 
 NEWEST = 8
 SUFFIXES = (".gguf",)
@@ -23,7 +24,7 @@ def keep(file: Path, sha256: str) -> None:
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
-            _link_or_copy(file, place)
+            _put(file, place)
         os.utime(place)
         for other in _by_age()[NEWEST:]:
             other.unlink()
@@ -44,12 +45,9 @@ def _by_age() -> list[Path]:
     return sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))
 
 
-def _link_or_copy(file: Path, place: Path) -> None:
+def _put(file: Path, place: Path) -> None:
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        os.link(file.resolve(), part)
-    except OSError:
-        shutil.copyfile(file, part)
+    link_or_copy(file, part)
     part.replace(place)
 
 

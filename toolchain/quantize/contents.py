@@ -1,7 +1,7 @@
-"""What is inside any GGUF file, from its checked header alone: no weight is read, no engine is started.
+"""Describes any GGUF file from its checked header: no weight is read, no engine is started.
 
-The label says little: what counts is which types the weights have, whether the tokenizer and the template travelled along, and
-whether an answer can end.
+The scheme in the file's label says little. What counts is the types of the weights, whether
+tokenizer and template are inside, and whether an answer can end.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device.manifest import ManifestError
+from device.manifest import ManifestError, tflite
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header, read_strings
 from toolchain.errors import ArtifactError
 from toolchain.quantize.gguf.schemes import SCHEMES
@@ -54,7 +54,7 @@ class Special:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a GGUF file says of itself, and what is odd about it."""
+    """Contents of a GGUF file, with warnings about what is odd."""
 
     file: str
     size_bytes: int
@@ -65,7 +65,7 @@ class Contents:
     licence: str
     base: str
     scheme: str
-    """What the file says it is, such as `Q4_K_M`."""
+    """The file's own label, such as `Q4_K_M`."""
     parameters: int
     bits: float
     """Bits per weight over all tensors."""
@@ -81,30 +81,33 @@ class Contents:
     template_line: str
     """The template's first line."""
     warnings: tuple[str, ...]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor | tflite.Tensor, ...]
 
 
 def read_contents(file: Path) -> Contents:
-    """Return what is inside a GGUF file; raise ArtifactError for one whose header does not hold."""
+    """Return what is inside a GGUF file; raise ArtifactError for a broken header."""
     try:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
-    said = header.metadata
-    architecture = str(said.get("general.architecture", ""))
+
+    metadata = header.metadata
+    architecture = str(metadata.get("general.architecture", ""))
     weights = [tensor for tensor in header.tensors if tensor.name not in _COMPUTED]
     types = _types(weights)
-    template = str(said.get("tokenizer.chat_template", ""))
+    template = str(metadata.get("tokenizer.chat_template", ""))
     parameters = sum(share.weights for share in types)
-    specials, scheme = _specials(file, header), _scheme(said.get("general.file_type"))
+    specials = _specials(file, header)
+    scheme = _scheme(metadata.get("general.file_type"))
+
     return Contents(
         file=file.name,
         size_bytes=header.size,
-        kind=str(said.get("general.type", "model")),
+        kind=str(metadata.get("general.type", "model")),
         architecture=architecture,
-        name=str(said.get("general.name", "")),
-        licence=str(said.get("general.license", "")),
-        base=_base(said),
+        name=str(metadata.get("general.name", "")),
+        licence=str(metadata.get("general.license", "")),
+        base=_base(metadata),
         scheme=scheme,
         parameters=parameters,
         bits=round(sum(share.size_bytes for share in types) * 8 / max(parameters, 1), 3),
@@ -112,14 +115,16 @@ def read_contents(file: Path) -> Contents:
         shape={
             label: value
             for label, key in _SHAPE.items()
-            if isinstance(value := said.get(f"{architecture}.{key}"), int)
+            if isinstance(value := metadata.get(f"{architecture}.{key}"), int)
         },
-        context=_int(said.get(f"{architecture}.context_length")),
-        rope=_rope(said, architecture),
+        context=_int(metadata.get(f"{architecture}.context_length")),
+        rope=_rope(metadata, architecture),
         tokenizer=" ".join(
-            str(said[key]) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in said
+            str(metadata[key])
+            for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre")
+            if key in metadata
         ),
-        vocabulary=_count(said.get("tokenizer.ggml.tokens")),
+        vocabulary=_count(metadata.get("tokenizer.ggml.tokens")),
         specials=specials,
         template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
         template_line=template.strip().partition("\n")[0][:100],
@@ -153,10 +158,12 @@ def _types(tensors: list[Tensor]) -> tuple[Share, ...]:
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))
 
 
-def _base(said: dict[str, Any]) -> str:
-    parts = [str(said.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")]
+def _base(metadata: dict[str, Any]) -> str:
+    parts = [
+        str(metadata.get(f"general.base_model.0.{key}", "")) for key in ("organization", "name")
+    ]
     named = "/".join(part for part in parts if part)
-    more = str(said.get("general.base_model.0.description", ""))
+    more = str(metadata.get("general.base_model.0.description", ""))
     return f"{named} ({more})" if named and more else named
 
 
@@ -169,12 +176,10 @@ def _scheme(file_type: object) -> str:
         return ""
 
 
-def _rope(said: dict[str, Any], architecture: str) -> str:
-    base, kind = (
-        said.get(f"{architecture}.rope.freq_base"),
-        said.get(f"{architecture}.rope.scaling.type"),
-    )
-    factor = said.get(f"{architecture}.rope.scaling.factor")
+def _rope(metadata: dict[str, Any], architecture: str) -> str:
+    base = metadata.get(f"{architecture}.rope.freq_base")
+    kind = metadata.get(f"{architecture}.rope.scaling.type")
+    factor = metadata.get(f"{architecture}.rope.scaling.factor")
     parts = [
         f"base {base:g}" if isinstance(base, int | float) else "",
         f"{kind} scaling" if kind else "",
@@ -197,6 +202,7 @@ def _specials(file: Path, header: Header) -> tuple[Special, ...]:
             place: str(text)
             for place, text in enumerate(tokens if isinstance(tokens, tuple) else ())
         }
+
     return tuple(
         Special(role=role, id=number, text=texts.get(number, "")) for role, number in known.items()
     )
@@ -205,32 +211,40 @@ def _specials(file: Path, header: Header) -> tuple[Special, ...]:
 def _warnings(
     header: Header, types: tuple[Share, ...], specials: tuple[Special, ...], scheme: str
 ) -> Iterator[str]:
-    """Yield what an engineer would want to know before this file is served."""
-    said = header.metadata
-    if said.get("general.type", "model") != "model":
+    """Yield what to know before this file is served."""
+    metadata = header.metadata
+    if metadata.get("general.type", "model") != "model":
         return
-    ids, vocabulary = (
-        {special.role: special.id for special in specials},
-        _count(said.get("tokenizer.ggml.tokens")),
-    )
+
+    ids = {special.role: special.id for special in specials}
+    vocabulary = _count(metadata.get("tokenizer.ggml.tokens"))
     for special in specials:
         if special.id >= vocabulary:
             yield f"the {special.role} token {special.id} is not in the vocabulary of {vocabulary}"
+
     if not vocabulary:
         yield "there is no vocabulary"
     elif "eos" not in ids and "eot" not in ids:
         yield "no token ends an answer"
+
     if ids.get("padding") is not None and ids.get("padding") == ids.get("eos") and "eot" not in ids:
-        yield "padding is the token that ends an answer: a model trained with padding masked may never have learned to stop"
-    if "tokenizer.chat_template" not in said:
+        yield (
+            "padding is the token that ends an answer: "
+            "a model trained with padding masked may never have learned to stop"
+        )
+
+    if "tokenizer.chat_template" not in metadata:
         yield "no chat template: engines will guess one"
-    if said.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in said:
+
+    if metadata.get("tokenizer.ggml.model") == "gpt2" and "tokenizer.ggml.pre" not in metadata:
         yield "no `tokenizer.ggml.pre`: text is cut in a default way before it is merged"
+
     yield from _label_warnings(types, scheme)
 
 
 def _label_warnings(types: tuple[Share, ...], scheme: str) -> Iterator[str]:
-    known, total = SCHEMES.get(scheme), sum(share.weights for share in types)
+    known = SCHEMES.get(scheme)
+    total = sum(share.weights for share in types)
     if known and total:
         base = sum(share.weights for share in types if share.type == known.base.name) / total
         if base < 0.5:

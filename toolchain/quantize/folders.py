@@ -1,6 +1,6 @@
-"""What a folder is that somebody brings: a checkpoint, an adapter or a bundle, from its JSON files and headers alone.
+"""Describes a checkpoint, adapter or bundle folder from its JSON files and headers alone.
 
-It refuses nothing: what a later stage would refuse stands among the warnings, so that it is known before.
+It refuses nothing. What a later stage would refuse is a warning here, so that it is known early.
 """
 
 import hashlib
@@ -16,23 +16,22 @@ from device.manifest import (
     read_manifest,
 )
 from toolchain.errors import ArtifactError
-from toolchain.models import lora, tokenizer, weights
-from toolchain.models.tokenizer import TEMPLATE
-from toolchain.models.tokenizer_kinds import TOKENIZER
+from toolchain.models import adapter_config, lora, tokenizer, weights
+from toolchain.models.names import CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 
-MODEL, ADAPTER = "config.json", lora.CONFIG
+ADAPTER = adapter_config.CONFIG
 Rows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderContents:
-    """What a folder says of itself, and what is odd about it."""
+    """Contents of a folder, with warnings about what is odd."""
 
     name: str
     kind: str
     """`checkpoint`, `adapter` or `bundle`."""
     rows: tuple[tuple[str, str], ...]
-    """Name and value of what is worth a line."""
+    """Name and value of each shown line."""
     warnings: tuple[str, ...]
 
 
@@ -40,13 +39,13 @@ def describe(folder: Path) -> FolderContents:
     """Return what is in a folder; raise ArtifactError for one that is none of the three."""
     if (folder / BUNDLE_MANIFEST).is_file():
         return _bundle(folder)
-    if (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
+    if (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file():
         return _adapter(folder)
-    if (folder / MODEL).is_file():
+    if (folder / CONFIG).is_file():
         return _checkpoint(folder)
     raise ArtifactError(
         f"{folder.name or folder}: not a model, adapter or bundle folder",
-        hint=f"they have `{MODEL}`, `{ADAPTER}` or `{BUNDLE_MANIFEST}`",
+        hint=f"they have `{CONFIG}`, `{ADAPTER}` or `{BUNDLE_MANIFEST}`",
     )
 
 
@@ -58,7 +57,7 @@ def model_file(folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-# Bundles ------------------------------------------------------------------------------------------------------------------
+# Bundles
 
 
 def _bundle(folder: Path) -> FolderContents:
@@ -66,6 +65,7 @@ def _bundle(folder: Path) -> FolderContents:
         manifest = read_manifest(folder)
     except ManifestError as error:
         raise ArtifactError(f"{folder.name}: {error}", hint="package it again") from error
+
     needs = sum(size for part, size in manifest.needs.items() if part != "runtime_bytes") / 1e6
     signed = (folder / f"{BUNDLE_MANIFEST}.sig").is_file()
     origin = manifest.provenance.get("base") or manifest.provenance.get("recipe")
@@ -81,6 +81,7 @@ def _bundle(folder: Path) -> FolderContents:
         ("signature", "beside it; the board checks it" if signed else "none yet"),
         ("files", ", ".join(entry.path for entry in manifest.files)),
     ]
+
     return _contents(folder, "bundle", rows, list(_bundle_warnings(folder, manifest)))
 
 
@@ -97,6 +98,7 @@ def _gate(manifest: Manifest) -> str:
         )
         if isinstance(manifest.gate.get(name), int | float)
     ]
+
     return ", ".join(shown) or "nothing was measured against a reference"
 
 
@@ -110,16 +112,16 @@ def _bundle_warnings(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"`{entry.path}` has {size:,} bytes, the manifest says {entry.size:,}"
 
 
-# Model and adapter folders ------------------------------------------------------------------------------------------------
+# Model and adapter folders
 
 
 def _checkpoint(folder: Path) -> FolderContents:
     warnings: list[str] = []
-    config = _json(folder / MODEL, warnings)
+    config = _json(folder / CONFIG, warnings)
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     rows = [
-        ("kind", " ".join(map(str, _listed(config.get("architectures")))) or _said(config)),
+        ("kind", " ".join(map(str, _listed(config.get("architectures")))) or _model_type(config)),
         ("size", _stored(folder, warnings)),
         ("shape", _shape(inner)),
         ("context", str(inner.get("max_position_embeddings") or "")),
@@ -128,9 +130,11 @@ def _checkpoint(folder: Path) -> FolderContents:
     ]
     if (folder / ADAPTER).is_file():
         warnings.append("an adapter lies in the same folder: say which of the two is meant")
+
     if config.get("quantization_config"):
         warnings.append("its weights are quantized already: recipes need the 16-bit original")
-    _asked(lambda: _understood(folder), warnings)
+
+    _warn_if_refused(lambda: _understood(folder), warnings)
     return _contents(folder, "checkpoint", rows, warnings)
 
 
@@ -138,7 +142,7 @@ def _understood(folder: Path) -> None:
     from toolchain.models import architecture
 
     with weights.open_weights(folder) as opened:
-        architecture.understand(folder, opened)
+        architecture.read_architecture(folder, opened)
 
 
 def _adapter(folder: Path) -> FolderContents:
@@ -154,7 +158,8 @@ def _adapter(folder: Path) -> FolderContents:
         ("size", _stored(folder, warnings)),
         *_tokenizer_rows(folder, warnings, needed=False),
     ]
-    _asked(lambda: lora.read_lora(folder), warnings)
+    _warn_if_refused(lambda: lora.read_lora(folder), warnings)
+
     return _contents(folder, "adapter", rows, warnings)
 
 
@@ -167,8 +172,8 @@ def _contents(folder: Path, kind: str, rows: Rows, warnings: list[str]) -> Folde
     )
 
 
-def _asked(question: Callable[[], object], warnings: list[str]) -> None:
-    """Ask what a later stage will ask; its refusal becomes a warning."""
+def _warn_if_refused(question: Callable[[], object], warnings: list[str]) -> None:
+    """Run a later stage's check; its refusal becomes a warning."""
     try:
         question()
     except ArtifactError as error:
@@ -186,7 +191,9 @@ def _json(path: Path, warnings: list[str]) -> dict[str, Any]:
 def _stored(folder: Path, warnings: list[str]) -> str:
     """Return parameters, bytes and types of all safetensors files of a folder."""
     counts: dict[str, int] = {}
-    stored, files = 0, sorted(folder.glob("*.safetensors"))
+    stored = 0
+    files = sorted(folder.glob("*.safetensors"))
+
     for file in files:
         try:
             tensors = weights.read_header(file)
@@ -196,11 +203,14 @@ def _stored(folder: Path, warnings: list[str]) -> str:
         for tensor in tensors.values():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.rows * tensor.columns
             stored += tensor.size_bytes
+
     pickles = sorted({p.name for ending in ("*.bin", "*.pt", "*.pth") for p in folder.glob(ending)})
     if pickles and not files:
         warnings.append(f"`{pickles[0]}` is a pickle, which can run code when it is loaded")
+
     if not counts:
         return ""
+
     types = ", ".join(sorted(counts, key=lambda kind: -counts[kind]))
     return f"{stored / 1e6:.1f} MB, {sum(counts.values()) / 1e6:.2f} M parameters, {types}"
 
@@ -220,7 +230,8 @@ def _shape(config: Mapping[str, Any]) -> str:
 
 
 def _rope(config: Mapping[str, Any]) -> str:
-    theta, scaling = config.get("rope_theta"), config.get("rope_scaling")
+    theta = config.get("rope_theta")
+    scaling = config.get("rope_scaling")
     parts = [f"base {theta:g}" if isinstance(theta, int | float) else ""]
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type", ""))
@@ -228,7 +239,7 @@ def _rope(config: Mapping[str, Any]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _said(config: Mapping[str, Any]) -> str:
+def _model_type(config: Mapping[str, Any]) -> str:
     return str(config.get("model_type", ""))
 
 
@@ -237,11 +248,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
-    """Return what a folder says of its tokenizer; an adapter needs none of its own."""
+    """Return the rows about a folder's tokenizer; an adapter needs none of its own."""
     present = (folder / TOKENIZER).is_file()
     if not present and needed:
         warnings.append(f"no `{TOKENIZER}`")
-    file = folder / "tokenizer_config.json"
+
+    file = folder / TOKENIZER_CONFIG
     settings = _json(file, warnings) if file.is_file() else {}
     try:
         template = tokenizer.chat_template(folder, settings)
@@ -249,11 +261,13 @@ def _tokenizer_rows(folder: Path, warnings: list[str], *, needed: bool) -> Rows:
         template = ""
         if needed:
             warnings.append(error.message)
+
     rows = [("tokenizer", _vocabulary(folder, warnings) if present else "")]
     if template:
         digest = hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:12]
         where = TEMPLATE if (folder / TEMPLATE).is_file() else file.name
         rows.append(("template", f"{digest}  of {where}"))
+
     return rows
 
 

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import Figures, Report, write_whole
+from toolchain.artifacts import Figures, Report
 from toolchain.errors import ArtifactError
+from toolchain.files import write_whole
 
 RESAMPLES = 10_000
 

@@ -1,11 +1,12 @@
 """Boards: what one serves, the doctor's findings, virtual boards, runtimes, known targets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain import console
+from toolchain import console, doctor
 from toolchain.doctor import Finding
+from toolchain.show import board_text
 from toolchain.show.words import plain, size
 from toolchain.target import Target
 
@@ -14,29 +15,12 @@ if TYPE_CHECKING:
     from toolchain.runtime.build import Built
 
 
-SIGNS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
-
-
 def status(address: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
     """Show what a board serves."""
     if as_json:
         console.show_json(facts)
         return
-    console.show_table(
-        (address, ""), [[name.replace("_", " "), plain(value)] for name, value in _flat(facts, "")]
-    )
-
-
-def _flat(facts: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Yield nested facts one by one, those that say nothing left out."""
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name} ")
-        elif value not in ("", None):
-            yield (
-                f"{above}{name.removesuffix('_bytes')}",
-                size(value) if name.endswith("_bytes") else value,
-            )
+    console.show_text("\n".join(board_text.lines(address, facts)))
 
 
 def findings(each: Sequence[Finding], *, as_json: bool) -> None:
@@ -44,10 +28,7 @@ def findings(each: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         console.show_json([asdict(finding) for finding in each])
         return
-    console.show_table(
-        ("check", "state", "seen", "to mend"),
-        [[f.check, SIGNS[f.state], f.seen, f.mend] for f in each],
-    )
+    console.show_text("\n".join(doctor.lines(each)))
 
 
 def virtual_boards(boards: "Sequence[VirtualBoard]", *, as_json: bool) -> None:

@@ -1,1 +1,1 @@
-"""What the training stages share: model folders, examples, losses, the loop, and the score of answers."""
+"""Code that the training stages share: model folders, examples, losses, the loop, answer scores."""

@@ -1,6 +1,7 @@
-"""LoRA adapters onto plain weights, tensor by tensor: merged = base + scale · B·A, in double precision and rounded once.
+"""Merges LoRA adapters into plain weights, tensor by tensor: merged = base + scale · B·A.
 
-What an adapter does not touch is copied bit for bit, and one file of the base stands in memory at a time.
+The sum is computed in double precision and rounded once. Unchanged tensors are copied bit for bit.
+One file of the base is in memory at a time.
 """
 
 import json
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint
-from toolchain.models.lora import CONFIG, WEIGHTS, Lora, open_lora
+from toolchain.models.adapter_config import CONFIG
+from toolchain.models.lora import WEIGHTS, Lora, open_lora
 from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
 from toolchain.models.weights import INDEX, Weights, open_weights
 
@@ -23,31 +25,32 @@ if TYPE_CHECKING:
 
 LOST = 0.01
 """Share of its changes that a merge may lose to rounding before it is written in float32."""
-# bf16 keeps 8 bits: weights of 0.05 are rounded by up to 1e-4, which is what a short tuning changes them by. On a real model such
-# a merge took a loss of 3.45 to 3.55.
+# bf16 keeps 8 bits: weights of 0.05 are rounded by up to 1e-4, as much as a short tuning changes
+# them. On a real model such a merge raised a loss from 3.45 to 3.55.
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type in a safetensors header → torch's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeError:
-    """What rounding costs a merge: ‖merged − exact‖ ÷ ‖ΔW‖ over all changed weights, by the type it is written in."""
+    """Error of a merge by its data type: ‖merged − exact‖ ÷ ‖ΔW‖ over all changed weights."""
 
     own: float
-    """In the types of the base."""
+    """Error in the types of the base."""
     float32: float
 
     @property
     def whole(self) -> bool:
-        """Whether the merge is written in float32, because the types of the base lose more than LOST of it."""
+        """Whether to merge in float32: the base's types lose more than LOST of the change."""
         return self.own > LOST
 
 
 def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
-    """Write the base's safetensors to `out` with the adapter merged; return how many tensors it touched, and what rounding cost.
+    """Write the base's safetensors to `out` with the adapter merged.
 
-    Where rounding to 16 bits would lose more than a small share of the changes, changed tensors are written in float32.
-    Raises ArtifactError, before anything is written, for an adapter that was made for another base.
+    Returns the number of changed tensors and the rounding error. Changed tensors are written in
+    float32 if the base's types would lose more than LOST of the change. Raises ArtifactError before
+    anything is written, for an adapter that was made for another base.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -55,6 +58,7 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
     with open_weights(base) as weights:
         lora = open_lora(adapter, weights, base.name)
         error = _merge_error(weights, lora)
+
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             merged = {
@@ -62,8 +66,10 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
                 for name in tensors.keys()  # noqa: SIM118 - not a dict
             }
             save_file(merged, out / file.name, metadata=tensors.metadata())
+
     if (base / INDEX).is_file():
         (out / INDEX).write_bytes((base / INDEX).read_bytes())
+
     return len(lora.deltas), error
 
 
@@ -73,6 +79,7 @@ def _merge_error(weights: Weights, lora: Lora) -> MergeError:
 
     lost = dict.fromkeys(("own", "float32"), 0.0)
     changed = 0.0
+
     for name, delta in lora.deltas.items():
         tensor = weights.tensors[name]
         change = delta.rows(0, tensor.rows)
@@ -81,6 +88,7 @@ def _merge_error(weights: Weights, lora: Lora) -> MergeError:
             rounded = exact.to(getattr(torch, dtype)).double()
             lost[kind] += float((rounded - exact).square().sum())
         changed += float(np.square(change).sum())
+
     scale = math.sqrt(changed) or 1.0
     return MergeError(math.sqrt(lost["own"]) / scale, math.sqrt(lost["float32"]) / scale)
 
@@ -95,14 +103,16 @@ def _merged(weight: "Tensor", name: str, lora: Lora, *, whole: bool) -> "Tensor"
 
 
 @contextmanager
-def dressed(checkpoint: Checkpoint) -> Iterator[Path]:
+def checkpoint_folder(checkpoint: Checkpoint) -> Iterator[Path]:
     """Yield a folder to read the checkpoint from.
 
-    With an unmerged adapter it is a temporary folder of symlinks, with the tokenizer and template that it was trained with.
+    With an unmerged adapter it is a temporary folder of symlinks, in which the adapter's tokenizer
+    and template replace the base's.
     """
     if checkpoint.adapter is None:
         yield checkpoint.path
         return
+
     sources = tokenizer_sources(checkpoint.path, checkpoint.adapter)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, checkpoint.path.name)
@@ -130,7 +140,7 @@ def carry_tokenizer(base: Path, adapter: Path | None, out: Path) -> None:
 
 
 def save_adapter(model: Any, folder: Path, *, base: str) -> None:
-    """Write the LoRA weights of a peft model and their configuration, with the same bytes for the same adapter."""
+    """Write a peft model's LoRA weights and configuration; equal adapters give equal bytes."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -1,6 +1,7 @@
-"""What a model answers, and how good that is: exact match and token F1 as SQuAD scores them, CJK by character.
+"""Asks a model questions and scores its answers: exact match, token F1 and losses.
 
-Source of the scores: arXiv:1606.05250 and its evaluate-v1.1.py; of the split by character: arXiv:1810.00163 (CMRC 2018).
+Scores as in SQuAD (arXiv:1606.05250, evaluate-v1.1.py), CJK split by character as in CMRC 2018
+(arXiv:1810.00163).
 """
 
 import re
@@ -21,32 +22,32 @@ _CJK = re.compile("([\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003fff
 _ARTICLES = {"a", "an", "the"}
 BATCH = 64
 SLACK_TOKENS = 16
-"""How much longer than the longest expected answer an answer may become."""
+"""Tokens by which an answer may exceed the longest expected answer."""
 
 
 def words(text: str) -> list[str]:
-    """Return what is compared: lower case, without punctuation and articles, each CJK character a word."""
+    """Return the compared words: lower case, no punctuation or articles, CJK by character."""
     plain = unicodedata.normalize("NFKC", text).lower()
-    kept = "".join(
+    letters = "".join(
         c
         for c in plain
         if c not in string.punctuation and not unicodedata.category(c).startswith("P")
     )
-    return [word for word in _CJK.sub(r" \1 ", kept).split() if word not in _ARTICLES]
+    return [word for word in _CJK.sub(r" \1 ", letters).split() if word not in _ARTICLES]
 
 
 def exact_match(answer: str, expected: str) -> bool:
-    """Return whether both say the same words in the same order."""
+    """Return whether both have the same words in the same order."""
     return words(answer) == words(expected)
 
 
 def token_f1(answer: str, expected: str) -> float:
     """Return the harmonic mean of precision and recall of the words."""
-    given, wanted = words(answer), words(expected)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    if not given or not wanted or not shared:
-        return float(given == wanted)
-    return 2 * shared / (len(given) + len(wanted))
+    given, correct = words(answer), words(expected)
+    shared = sum((Counter(given) & Counter(correct)).values())
+    if not given or not correct or not shared:
+        return float(given == correct)
+    return 2 * shared / (len(given) + len(correct))
 
 
 def score(
@@ -57,16 +58,17 @@ def score(
     *,
     name: str,
 ) -> Figures:
-    """Let a model answer the last question of each conversation; return `questions`, `exact_match` and `f1`."""
+    """Score a model's answers to the last questions; return `questions`, `exact_match` and `f1`."""
     return scores(conversations, ask(model, tokenizer, conversations, report, name=name))
 
 
 def scores(conversations: Sequence[Mapping[str, Any]], given: Sequence[str]) -> Figures:
-    """Return how good the answers to the last question of each conversation are."""
+    """Return the scores of the answers to the last question of each conversation."""
     if not conversations:
         return {"questions": 0, "exact_match": None, "f1": None}
     expected = [conversation["messages"][-1]["content"] for conversation in conversations]
-    count, pairs = len(expected), list(zip(given, expected, strict=True))
+    count = len(expected)
+    pairs = list(zip(given, expected, strict=True))
     return {
         "questions": count,
         "exact_match": round(sum(exact_match(*pair) for pair in pairs) / count, 4),
@@ -82,27 +84,26 @@ def ask(
     *,
     name: str,
 ) -> list[str]:
-    """Return a model's answers to the last question of each conversation, a little longer than the expected ones at most."""
+    """Return a model's answers to the last question of each conversation.
+
+    An answer has at most SLACK_TOKENS more tokens than the longest expected one.
+    """
     if not conversations:
         return []
     expected = [conversation["messages"][-1]["content"] for conversation in conversations]
     prompts = [
         render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations
     ]
-    limit = (
-        max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
-        + SLACK_TOKENS
-    )
-    return answer(model, tokenizer, prompts, limit, report, name=name)
+    longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
+    return answer(model, tokenizer, prompts, longest + SLACK_TOKENS, report, name=name)
 
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Let a model compute in float32, and have its own types again behind.
-
-    In bf16 the noise of a 135M model's own scores was a KL of 0.0013 and 2.2 % of its next tokens.
-    """
+    """Let a model compute in float32 in this context, then restore its own types."""
     import torch
+
+    # In bf16 the noise of a 135M model's scores was a KL of 0.0013 and 2.2 % of its next tokens.
 
     tensors = [*model.parameters(), *model.buffers()]
     rounded = [
@@ -110,8 +111,10 @@ def in_float32(model: Any) -> Iterator[None]:
         for tensor in tensors
         if tensor.is_floating_point() and tensor.dtype != torch.float32
     ]
+
     for tensor, own in rounded:
         tensor.data = own.float()
+
     try:
         yield
     finally:
@@ -120,7 +123,7 @@ def in_float32(model: Any) -> Iterator[None]:
 
 
 def loss_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
-    """Return the mean loss on plain texts in nats per byte, which does not depend on how a tokenizer cuts them."""
+    """Return the mean loss on plain texts in nats per byte, comparable between tokenizers."""
     import torch
 
     total = 0.0
@@ -133,26 +136,22 @@ def loss_per_byte(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def loss_per_token(model: Any, examples: Sequence[Example]) -> float | None:
-    """Return the mean cross-entropy of the learned tokens in nats; None where there are none."""
+    """Return the mean cross-entropy of the learned tokens in nats; None if there are none."""
     import torch
 
     from toolchain.training.objectives import AnswerLoss
 
     if not (count := sum(example.targets for example in examples)):
         return None
+
     objective = AnswerLoss(model).eval()
     with in_float32(model), torch.inference_mode():
-        parts = [
-            float(
-                objective(
-                    batch_of(examples, range(first, min(first + BATCH, len(examples)))).to(
-                        model.device
-                    )
-                )
-            )
-            for first in range(0, len(examples), BATCH)
-        ]
-    return round(sum(parts) / count, 6)
+        total = 0.0
+        for first in range(0, len(examples), BATCH):
+            batch = batch_of(examples, range(first, min(first + BATCH, len(examples))))
+            total += float(objective(batch.to(model.device)))
+
+    return round(total / count, 6)
 
 
 def answer(
@@ -164,16 +163,14 @@ def answer(
     *,
     name: str,
 ) -> list[str]:
-    """Return the greedy continuation of each prompt as text, without special tokens; prompts are batched by length."""
+    """Return the greedy continuation of each prompt as text, without special tokens."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     answers = [""] * len(prompts)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
-        for row, ids in zip(
-            rows,
-            _continue(model, tokenizer, [prompts[row] for row in rows], max_new_tokens),
-            strict=True,
-        ):
+        batch = [prompts[row] for row in rows]
+        continuations = _continue(model, tokenizer, batch, max_new_tokens)
+        for row, ids in zip(rows, continuations, strict=True):
             answers[row] = tokenizer.decode(ids, skip_special_tokens=True).strip()
         report.step(name, min(first + BATCH, len(order)), len(order), "answers")
     return answers
@@ -182,7 +179,7 @@ def answer(
 def _continue(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """Return the new ids of each prompt; prompts are padded on the left, so that all answers begin at one place."""
+    """Return the new ids of each prompt; padding is on the left, so that answers are aligned."""
     import torch
     from transformers import GenerationConfig
 
@@ -194,17 +191,19 @@ def _continue(
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
     )
-    greedy = (
-        GenerationConfig(  # each said, as generate() takes what is unsaid from the model's folder
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=model.generation_config.eos_token_id,
-            pad_token_id=pad,
-        )
+    # Every setting is given: generate() takes those that are missing from the model's folder.
+    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=pad,
     )
+
     with in_float32(model), torch.inference_mode():
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-    return made[:, width:].tolist()
+        sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+
+    continuations: list[list[int]] = sequences[:, width:].tolist()
+    return continuations

@@ -1,13 +1,13 @@
-"""Model folders in and out: safetensors only, no code from the folder, refusals that say why."""
+"""Loads and saves model folders: safetensors only, and no code from the folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from toolchain.errors import ArtifactError
+from toolchain.models.names import CONFIG
 from toolchain.models.weights import check_model_folder, read_json
-
-GENERATION_CONFIG = "generation_config.json"
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -23,54 +23,63 @@ def load_tokenizer(folder: Path) -> Any:
         raise ArtifactError(
             f"{folder.name}: the tokenizer cannot be read: {_first_line(error)}"
         ) from error
+
     if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
         tokenizer.backend_tokenizer.model.dropout = None
+
     return tokenizer
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Any:
-    """Return the causal language model of a folder, in evaluation mode, in its own type unless `dtype` names another.
+    """Return a folder's causal language model in evaluation mode; `dtype` "auto" keeps its type.
 
-    Raises ArtifactError for pickles, for quantised weights, and where a tensor is missing or of another shape.
+    Raises ArtifactError for pickles, quantised weights, and a missing or misshapen tensor.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     check_model_folder(folder)
     refuse_quantised(folder)
-    logging.disable_progress_bar()
-    options = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        "local_files_only": True,
-    }
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # With `output_loading_info` a pair is returned; the declared type names the model alone.
+    load = cast(Callable[..., tuple[Any, dict[str, Any]]], AutoModelForCausalLM.from_pretrained)
+
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, **options
+        model, loading = load(
+            folder,
+            output_loading_info=True,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder.name}: the model cannot be loaded: {_first_line(error)}"
         ) from error
-    if found["missing_keys"]:
-        raise ArtifactError(f"{folder.name}: tensor `{min(found['missing_keys'])}` is missing")
+
+    if loading["missing_keys"]:
+        raise ArtifactError(f"{folder.name}: tensor `{min(loading['missing_keys'])}` is missing")
+
     return model.eval()
 
 
 def refuse_quantised(folder: Path) -> None:
     """Raise ArtifactError for a base of 4 or 8 bits, with the reason."""
-    settings = read_json(folder / "config.json").get("quantization_config")
+    settings = read_json(folder / CONFIG).get("quantization_config")
     if not settings:
         return
+
     method = (
         settings.get("quant_method", "unknown method")
         if isinstance(settings, dict)
         else "unknown method"
     )
     raise ArtifactError(
-        f"{folder.name}: a quantised base ({method}): an adapter is merged onto 16-bit or 32-bit weights only",
-        hint="rounded weights plus a delta are not the model that was trained (transformers#31293); give the 16-bit original",
+        f"{folder.name}: a quantised base ({method}): "
+        "an adapter is merged onto 16-bit or 32-bit weights only",
+        hint="rounded weights plus a delta are not the model that was trained "
+        "(transformers#31293); give the 16-bit original",
     )
 
 
@@ -78,19 +87,19 @@ def save_model(model: Any, out: Path) -> None:
     """Write config.json, safetensors and generation_config.json."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(out)
 
 
 def carry(source: Path, out: Path, *names: str) -> None:
-    """Copy those of the named files that a folder has, byte by byte."""
+    """Copy the named files that exist in a folder, byte for byte."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
 
 
 def parameter_count(model: Any) -> int:
-    """Return the parameters of a model; tied ones count once."""
+    """Return the number of parameters of a model; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,6 +1,6 @@
-"""Token ids to learn from, and the order in which they are learned.
+"""Token ids to train on, and the order in which they are seen.
 
-The order is a function of the seed and the epoch alone, so a run that goes on after a kill sees the same batches.
+The order depends on the seed and the epoch alone, so a resumed run sees the same batches.
 """
 
 import random
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 MOST_CHANGED = 0.6
-"""Share of a question's words that is changed at most, when it is reworded."""
+"""Largest share of a question's words that rewording changes."""
 _WORDS = re.compile(r"\s*(?:[\u2e80-\u9fff\uac00-\ud7af]|[^\s\u2e80-\u9fff\uac00-\ud7af]+)")
 """Words with the space before them; each CJK character is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One sequence; its label is IGNORED where nothing is learned."""
+    """One sequence; a label is IGNORED where nothing is learned."""
 
     ids: Sequence[int]
     labels: Sequence[int]
 
     @property
     def targets(self) -> int:
-        """Tokens that are learned: the first has nothing before it to be told from."""
+        """Number of learned tokens; the first token is never one, as nothing precedes it."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
@@ -45,7 +45,7 @@ class Batch:
     ids: "torch.Tensor"
     labels: "torch.Tensor"
     rows: tuple[int, ...]
-    """Which examples these are."""
+    """Positions of these examples in their list."""
 
     def to(self, device: Any) -> "Batch":
         """Return the batch on a device."""
@@ -55,11 +55,12 @@ class Batch:
 def conversations(
     tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> tuple[list[Example], int]:
-    """Return the conversations as examples, and how many were longer than `max_tokens` and left out.
+    """Return the conversations as examples, and the number left out as longer than `max_tokens`.
 
-    Raises ArtifactError where nothing is left.
+    Raises ArtifactError if no conversation is left.
     """
-    examples, too_long = [], 0
+    examples = []
+    too_long = 0
     for row in rows:
         try:
             ids, labels = encode(tokenizer, row["messages"], max_tokens, row.get("opening", 0))
@@ -67,19 +68,22 @@ def conversations(
             too_long += 1
             continue
         examples.append(Example(ids=ids, labels=labels))
+
     if rows and not examples:
         raise ArtifactError(
             f"data set: all {too_long} conversations are longer than {max_tokens} tokens",
             hint="raise `max_tokens`",
         )
+
     return examples, too_long
 
 
 def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:
-    """Return the conversations with words of the last question dropped, or replaced by words of other questions.
+    """Return the conversations with words of the last question dropped or replaced.
 
-    A `share` of the conversations is changed, each in up to MOST_CHANGED of its words: so a teacher is asked what it is unsure
-    of, too. The answers stay: what is learned of them is what the teacher says, whatever they are.
+    A `share` of the conversations is changed, each in up to MOST_CHANGED of its words, so that a
+    teacher meets questions that it is unsure of. Replacements come from other questions. The
+    answers stay: only the teacher's probabilities of them are learned.
     """
     draw = random.Random(f"words:{seed}")  # noqa: S311 - a shuffle, not a secret
     words = [word for row in rows for word in _WORDS.findall(_question(row))]
@@ -89,8 +93,9 @@ def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
 def exchanged(
     rows: Sequence[Mapping[str, Any]], share: float, seed: int
 ) -> list[Mapping[str, Any]]:
-    """Return the conversations, a `share` of them with the answer of another: a teacher that must go on from what it would never
-    have said is unsure of more words than of its own answer's.
+    """Return the conversations, a `share` of them with the answer of another.
+
+    On an answer that it would not have given, a teacher is unsure of more words than on its own.
     """
     draw = random.Random(f"answers:{seed}")  # noqa: S311 - a shuffle, not a secret
     answers = [row["messages"][-1] for row in rows]
@@ -111,26 +116,28 @@ def _reworded(
 ) -> Mapping[str, Any]:
     if len(row["messages"]) < 2:
         return row
-    changed, kept = MOST_CHANGED * draw.random(), []
+    changed = MOST_CHANGED * draw.random()
+    words_left: list[str] = []
     for word in _WORDS.findall(_question(row)):
         fate = draw.random()
         if fate >= changed:
-            kept.append(word)
+            words_left.append(word)
         elif fate >= changed / 2:
-            kept.append(draw.choice(words))
+            words_left.append(draw.choice(words))
     *before, question, answer = row["messages"]
-    return {**row, "messages": [*before, {**question, "content": "".join(kept).strip()}, answer]}
+    return {
+        **row,
+        "messages": [*before, {**question, "content": "".join(words_left).strip()}, answer],
+    }
 
 
 def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
-    """Return the named examples as one batch."""
+    """Return the examples at `rows` as one batch."""
     import torch
 
     width = max(len(examples[row].ids) for row in rows)
-    ids, labels = (
-        torch.zeros((len(rows), width), dtype=torch.long),
-        torch.full((len(rows), width), IGNORED),
-    )
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
     for place, row in enumerate(rows):
         example = examples[row]
         ids[place, : len(example.ids)] = torch.tensor(example.ids)
@@ -141,7 +148,7 @@ def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
 def batches_of_epoch(
     examples: Sequence[Example], batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Return the rows of each batch: every example once, in batches of similar length, in an order of this epoch's own."""
+    """Return the rows of each batch of an epoch, shuffled; batches hold examples of like length."""
     draw = random.Random(f"{seed}:{epoch}")  # noqa: S311 - a shuffle, not a secret
     rows = sorted(
         range(len(examples)), key=lambda row: len(examples[row].ids) * (1 + draw.random() / 4)
@@ -156,7 +163,8 @@ def batches_from(
 ) -> Iterator[list[int]]:
     """Yield the batches of steps `first` to `last`, epoch after epoch."""
     per_epoch = -(-len(examples) // batch_size)
-    epoch, order = -1, []
+    epoch = -1
+    order = []
     for step in range(first, last):
         if step // per_epoch != epoch:
             epoch = step // per_epoch

@@ -1,12 +1,11 @@
-"""The training loop: one optimizer step after the other, able to go on after a kill as if there had been none.
+"""The training loop; a killed run resumes as if it had never stopped.
 
-It runs alone or under `accelerate launch`: each process takes its share of every batch, and the gradient is that of the whole.
-Everything random is drawn from the seed and the step, so parameters and optimizer moments are all there is to keep; they are kept
-as safetensors.
+It runs alone or under `accelerate launch`: each process takes its share of every batch, and the
+gradient is that of the whole batch. All randomness follows from the seed and the step, so the saved
+state is parameters and optimizer moments, as safetensors.
 """
 
 import math
-import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
 from toolchain.chat import IGNORED
+from toolchain.files import whole_file
 from toolchain.progress import Reporter
 from toolchain.recipe import TrainSpec
 from toolchain.training.examples import Batch, Example, batch_of, batches_from
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 STATE = "state.safetensors"
 BETAS = (0.9, 0.95)
 FLOOR = 0.05
-"""Share of the learning rate that is left at the last step."""
+"""Share of the learning rate at the last step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How long, how fast and in which order a model is trained."""
+    """Length, speed and order of a training run."""
 
     name: str
-    """What the progress bar and the resume folder are called."""
+    """Name of the progress bar and of the resume folder."""
     steps: int
     batch_size: int
     learning_rate: float
@@ -46,12 +46,15 @@ class Course:
     clip: float = 1.0
     """Largest norm of the gradient."""
     mean_steps: int = 0
-    """Steps that the running mean looks back on, which is returned instead of the last parameters; 0: the last ones."""
+    """Window of the running mean, which replaces the last parameters; 0: no mean."""
     save_every_s: float = 60.0
-    """Seconds between two saves of the state that a killed run goes on from."""
+    """Seconds between two saves of the state."""
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step: linear warm-up, then half a cosine down to FLOOR of it (arXiv:1608.03983)."""
+        """Return the learning rate of a step.
+
+        It warms up linearly, then follows half a cosine down to FLOOR of it (arXiv:1608.03983).
+        """
         warmup = max(1, round(self.steps * self.warmup_share))
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
@@ -73,7 +76,7 @@ def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -
 
 @dataclass(slots=True)
 class _Progress:
-    """Where a run is, and what it has cost; kept and found again with the state."""
+    """Position and cost of a run; saved with the state."""
 
     course: Course
     report: Reporter
@@ -89,12 +92,13 @@ class _Progress:
         default_factory=lambda: (time.monotonic(), time.process_time())
     )
 
-    def took(self, loss: float, tokens: int) -> None:
-        """Count a step and say so."""
+    def count_step(self, loss: float, tokens: int) -> None:
+        """Count a step and report it."""
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
         self.tokens += tokens
         self.step += 1
-        before, self._clock = self._clock, (time.monotonic(), time.process_time())
+        before = self._clock
+        self._clock = (time.monotonic(), time.process_time())
         self.seconds += self._clock[0] - before[0]
         self.cpu_s += self._clock[1] - before[1]
         figures = (
@@ -108,7 +112,7 @@ class _Progress:
         return self.tokens / max(self.seconds, 1e-9)
 
     def figures(self) -> Figures:
-        """Return what was done and what it took."""
+        """Return steps, loss, tokens, speed, time and memory."""
         return {
             "steps": self.step,
             "loss": round(self.loss, 4),
@@ -120,11 +124,11 @@ class _Progress:
         }
 
     def header(self) -> dict[str, str]:
-        """Return what a run that goes on must know."""
+        """Return the values that a resumed run needs."""
         return {name: repr(getattr(self, name)) for name in _KEPT}
 
-    def take_up(self, header: Mapping[str, str]) -> None:
-        """Go on from where a header says."""
+    def resume_from(self, header: Mapping[str, str]) -> None:
+        """Continue from a header."""
         for name, kind in _KEPT.items():
             setattr(self, name, kind(header[name]))
         self.report.note(
@@ -136,25 +140,26 @@ _KEPT = {"step": int, "loss": float, "tokens": int, "seconds": float, "cpu_s": f
 
 
 class _Mean:
-    """A running mean of the parameters that are trained (arXiv:1803.05407); nothing where a course asks for none."""
+    """Running mean of the trained parameters (arXiv:1803.05407); empty if a course has none."""
 
     def __init__(
         self, objective: "nn.Module", steps: int, values: "Mapping[str, torch.Tensor]"
     ) -> None:
         trained = {name: p for name, p in objective.named_parameters() if p.requires_grad and steps}
-        self._trained, self._steps = trained, steps
+        self._trained = trained
+        self._steps = steps
         self.values = {
             name: values.get(name, p).detach().to(p.device, copy=True)
             for name, p in trained.items()
         }
 
     def follow(self, step: int) -> None:
-        """Take in the parameters after a step; the first ones, which are far away, are soon forgotten."""
+        """Add the parameters after a step; the first ones, which are far away, fade soon."""
         for name, parameter in self._trained.items():
             self.values[name].lerp_(parameter.detach(), 1 / min(self._steps, 1 + step))
 
-    def put(self) -> None:
-        """Make the mean what the parameters are."""
+    def apply(self) -> None:
+        """Set the parameters to their mean."""
         for name, parameter in self._trained.items():
             parameter.data.copy_(self.values[name])
 
@@ -166,40 +171,38 @@ def train(
     resume: Path,
     report: Reporter,
 ) -> Figures:
-    """Train the parameters of `objective` that require a gradient; return loss, tokens, speed and memory.
+    """Train the parameters of `objective` that require a gradient; return its figures.
 
-    State is kept in `resume`/`course.name` and found again there.
+    Its state is saved in `resume`/`course.name`, and an interrupted run resumes from there.
     """
     import torch
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=many_on_cpu())
+    process = accelerator.process_index
+    processes = accelerator.num_processes
     state = resume / course.name / STATE
     optimizer = _optimizer(objective, course)
     progress = _Progress(course, report)
-    kept = _restore(state, objective, optimizer, progress)
+    restored = _restore(state, objective, optimizer, progress)
     prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
-    mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, kept)
+    mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, restored)
+
     for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
-        batch = _share(examples, rows, accelerator.process_index, accelerator.num_processes).to(
-            accelerator.device
-        )
-        torch.manual_seed(_step_seed(course.seed, progress.step, accelerator.process_index))
+        batch = _share(examples, rows, process, processes).to(accelerator.device)
+        targets = sum(examples[row].targets for row in rows)
+
+        torch.manual_seed(_step_seed(course.seed, progress.step, process))
         for group in optimizer.param_groups:
             group["lr"] = course.rate(progress.step)
-        loss = _step(
-            accelerator,
-            prepared,
-            optimizer,
-            batch,
-            sum(examples[row].targets for row in rows),
-            course.clip,
-        )
+        loss = _step(accelerator, prepared, optimizer, batch, targets, course.clip)
+
         mean.follow(progress.step)
-        progress.took(loss, sum(len(examples[row].ids) for row in rows))
+        progress.count_step(loss, sum(len(examples[row].ids) for row in rows))
         if accelerator.is_main_process and _save_is_due(progress):
             _save(state, accelerator.unwrap_model(prepared), optimizer, mean, progress)
-    mean.put()
+
+    mean.apply()
     accelerator.unwrap_model(prepared).eval()
     return progress.figures()
 
@@ -219,6 +222,7 @@ def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer
             "weight_decay": 0.0,
         },
     ]
+
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=course.learning_rate,
@@ -228,7 +232,7 @@ def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer
 
 
 def _share(examples: Sequence[Example], rows: Sequence[int], process: int, processes: int) -> Batch:
-    """Return a process's part of a batch; one that gets no row takes the first and learns nothing from it."""
+    """Return a process's part of a batch; a process without rows gets one and learns nothing."""
     mine = list(rows[process::processes])
     batch = batch_of(examples, mine or rows[:1])
     if not mine:
@@ -237,9 +241,8 @@ def _share(examples: Sequence[Example], rows: Sequence[int], process: int, proce
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
-    return (
-        hash((seed, step, process)) & 0x7FFF_FFFF
-    )  # integers only: the hash is the same in every process
+    # The hash of integers is the same in every process.
+    return hash((seed, step, process)) & 0x7FFF_FFFF
 
 
 def _step(
@@ -252,7 +255,8 @@ def _step(
 ) -> float:
     """Take one optimizer step; return the loss per learned token of the whole batch.
 
-    The processes' gradients are averaged, so each scales its sum by their number over the batch's learned tokens.
+    The processes' gradients are averaged, so each scales its summed loss by the number of processes
+    over the batch's learned tokens.
     """
     loss = objective(batch) * (accelerator.num_processes / max(targets, 1))
     accelerator.backward(loss)
@@ -274,7 +278,7 @@ def _save_is_due(progress: _Progress) -> bool:
 def _save(
     state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, progress: _Progress
 ) -> None:
-    """Write parameters, their mean and moments, whole or not at all; the progress stands in the header."""
+    """Write parameters, their mean and moments in one file; the progress is in its header."""
     from safetensors.torch import save_file
 
     state.parent.mkdir(parents=True, exist_ok=True)
@@ -284,20 +288,20 @@ def _save(
         if p.requires_grad
     }
     tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
+
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
-    part = state.with_suffix(".part")
-    save_file(tensors, part, metadata=progress.header())
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(state)
+
+    with whole_file(state) as part:
+        save_file(tensors, part, metadata=progress.header())
+
     progress.saved = time.monotonic()
 
 
 def _restore(
     state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress
 ) -> "dict[str, torch.Tensor]":
-    """Take up what an interrupted run with the same key left; return the mean of its parameters."""
+    """Load the state of an interrupted run with the same key; return the mean of its parameters."""
     import torch
     from safetensors import safe_open
 
@@ -305,6 +309,7 @@ def _restore(
     moments: dict[int, dict[str, torch.Tensor]] = {}
     if not state.is_file():
         return mean
+
     with safe_open(state, "pt") as tensors, torch.no_grad():
         parameters = dict(objective.named_parameters())
         for key in tensors.keys():  # noqa: SIM118 - not a dict
@@ -317,15 +322,17 @@ def _restore(
                 place, _, moment = name.partition(".")
                 moments.setdefault(int(place), {})[moment] = tensors.get_tensor(key)
         header = tensors.metadata()
+
     optimizer.load_state_dict(
         {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    progress.take_up(header)
+    progress.resume_from(header)
+
     return mean
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory this process has held: on the GPU where there is one, else resident."""
+    """Return the most memory this process has used: on the GPU if there is one, else resident."""
     import torch
 
     if torch.cuda.is_available():

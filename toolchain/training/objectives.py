@@ -1,7 +1,8 @@
-"""What is minimised: a module that holds the model and returns the summed loss of a batch.
+"""Training objectives: modules that hold the model and return the summed loss of a batch.
 
-The vocabulary times the sequence never stands in memory at once: the decoder runs whole, the head runs over some of the learned
-positions at a time and again in the backward pass (as Liger-Kernel's fused linear losses do).
+Logits of vocabulary × sequence never stand in memory at once. The decoder runs whole; the head runs
+over chunks of the learned positions, and again in the backward pass (as Liger-Kernel's fused linear
+losses do).
 """
 
 import math
@@ -25,7 +26,10 @@ class Targets(Protocol):
     """A teacher's distributions, one for each learned position."""
 
     def of(self, rows: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (ids [n, k], log-probabilities [n, k], log of the remaining mass [n]) of some examples, one after the other."""
+        """Return the targets of some examples, one after the other.
+
+        They are ids [n, k], log-probabilities [n, k] and the log of the remaining mass [n].
+        """
 
 
 class Head:
@@ -38,35 +42,35 @@ class Head:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self._model.device
+        """Device of the model."""
+        device: torch.device = self._model.device
+        return device
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states [rows, length, width]."""
-        return self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        outputs = self._model.base_model(input_ids=ids, use_cache=False)
+        states: Tensor = outputs.last_hidden_state
+        return states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits with what some families do behind the head (Granite, Cohere, Gemma 2)."""
+        """Return float32 logits, scaled and capped where a family does (Granite, Gemma 2 …)."""
         config = self._model.config.get_text_config()
-        logits = self._model.get_output_embeddings()(hidden)
-        logits = (
-            logits
-            / getattr(config, "logits_scaling", 1.0)
-            * (getattr(config, "logit_scale", None) or 1.0)
-        )
+        logits: Tensor = self._model.get_output_embeddings()(hidden)
+        logits = logits / getattr(config, "logits_scaling", 1.0)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits.float()
 
     def chunks(self, count: int) -> list[slice]:
-        """Return slices that cover `count` positions; one empty slice for none, so that every process has a loss."""
+        """Return slices over `count` positions; one empty slice for 0, so there is a loss."""
         return [
             slice(first, min(first + self._chunk, count))
             for first in range(0, max(count, 1), self._chunk)
         ]
 
     def summed(self, hidden: Tensor, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        """Return the sum of `loss(logits, slice)` over the chunks of `hidden` [positions, width]."""
+        """Return the sum of `loss(logits, slice)` over chunks of `hidden` [positions, width]."""
         pieces = self.chunks(len(hidden))
         if len(pieces) == 1:
             return loss(self.logits(hidden), pieces[0])
@@ -85,15 +89,15 @@ class Head:
         was_training = self._model.training
         with torch.no_grad():
             self._model.eval()
-            ours, theirs = (
-                self.logits(self.hidden(ids)),
-                self._model(input_ids=ids, use_cache=False).logits.float(),
-            )
+            ours = self.logits(self.hidden(ids))
+            theirs = self._model(input_ids=ids, use_cache=False).logits.float()
             self._model.train(was_training)
+
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
             kind = self._model.config.model_type
             raise ArtifactError(
-                f"model type `{kind}`: its head is not a plain one, so it cannot be trained in chunks"
+                f"model type `{kind}`: its head is not a plain one, "
+                "so it cannot be trained in chunks"
             )
 
 
@@ -115,7 +119,10 @@ class AnswerLoss(nn.Module):
 
 
 class TeacherLoss(nn.Module):
-    """(1 - w) · T² · KL(teacher ‖ student) at temperature T, plus w · cross-entropy (Hinton et al., arXiv:1503.02531)."""
+    """(1 - w) · T² · KL(teacher ‖ student) + w · cross-entropy, at temperature T.
+
+    Source: Hinton et al., arXiv:1503.02531.
+    """
 
     def __init__(
         self,
@@ -130,12 +137,10 @@ class TeacherLoss(nn.Module):
         super().__init__()
         self.model = model
         self._head = Head(model, chunk_elements=chunk_elements)
-        self._teacher, self._temperature, self._ce_weight, self._tokens = (
-            teacher,
-            temperature,
-            ce_weight,
-            tokens,
-        )
+        self._teacher = teacher
+        self._temperature = temperature
+        self._ce_weight = ce_weight
+        self._tokens = tokens
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
@@ -153,19 +158,16 @@ class TeacherLoss(nn.Module):
         self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor
     ) -> Tensor:
         logits = logits[:, : self._tokens]
-        kl = (
-            divergence(logits / self._temperature, ids, log_probs, tail).sum()
-            * self._temperature**2
-        )
-        return (1 - self._ce_weight) * kl + self._ce_weight * functional.cross_entropy(
-            logits, targets, reduction="sum"
-        )
+        softened = logits / self._temperature
+        kl = divergence(softened, ids, log_probs, tail).sum() * self._temperature**2
+        entropy = functional.cross_entropy(logits, targets, reduction="sum")
+        return (1 - self._ce_weight) * kl + self._ce_weight * entropy
 
 
 class TwinLoss(nn.Module):
-    """KL(teacher ‖ model) over the whole vocabulary, plus a share of the relative distance of their last hidden states.
+    """KL(teacher ‖ model) over the whole vocabulary, plus the weighted distance of hidden states.
 
-    For a model of the teacher's own shape, whose hidden states are meant to be the same.
+    The distance is relative, of the last hidden states. The model must have the teacher's shape.
     """
 
     def __init__(
@@ -177,11 +179,10 @@ class TwinLoss(nn.Module):
         chunk_elements: int = CHUNK_ELEMENTS,
     ) -> None:
         super().__init__()
-        self.model, self.teacher = model, teacher.requires_grad_(False)
-        self._head, self._teacher = (
-            Head(model, chunk_elements=chunk_elements),
-            Head(teacher, chunk_elements=chunk_elements),
-        )
+        self.model = model
+        self.teacher = teacher.requires_grad_(False)
+        self._head = Head(model, chunk_elements=chunk_elements)
+        self._teacher = Head(teacher, chunk_elements=chunk_elements)
         self._hidden_weight = hidden_weight
 
     def train(self, mode: bool = True) -> "TwinLoss":
@@ -195,35 +196,32 @@ class TwinLoss(nn.Module):
         with torch.no_grad():
             theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
         ours, _ = learned(self._head.hidden(batch.ids), batch.labels)
-        distance = (
-            (ours - theirs).square().sum()
-            / theirs.square().mean().clamp_min(1e-12)
-            / theirs.shape[-1]
-        )
-        return (
-            self._head.summed(ours, lambda logits, piece: self._kl(logits, theirs[piece]))
-            + self._hidden_weight * distance
-        )
+
+        scale = theirs.square().mean().clamp_min(1e-12)
+        distance = (ours - theirs).square().sum() / scale / theirs.shape[-1]
+        kl = self._head.summed(ours, lambda logits, piece: self._kl(logits, theirs[piece]))
+        return kl + self._hidden_weight * distance
 
     def _kl(self, logits: Tensor, theirs: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self._teacher.logits(theirs).log_softmax(-1)
-        return functional.kl_div(logits.log_softmax(-1), wanted, reduction="sum", log_target=True)
+            target = self._teacher.logits(theirs).log_softmax(-1)
+        return functional.kl_div(logits.log_softmax(-1), target, reduction="sum", log_target=True)
 
 
 def learned(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the hidden states from which a learned token follows [n, width], and these tokens [n], row by row."""
+    """Return the hidden states before learned tokens [n, width] and these tokens [n], by row."""
     targets = labels[:, 1:]
     chosen = targets != IGNORED
     return hidden[:, :-1][chosen], targets[chosen]
 
 
 def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
-    """Return KL(teacher ‖ student) in nats at each position, over the teacher's top-k and one bucket for all other tokens.
+    """Return KL(teacher ‖ student) in nats at each position, over the top-k and one bucket.
 
-    Renormalising the top-k instead would teach a sharper distribution than the teacher's (arXiv:2503.16870). The bucket makes it
-    a lower bound of the full divergence, and equal to it where k is the whole vocabulary. logits [n, vocabulary]; ids and
-    log_probs [n, k]; tail [n], the log of the teacher's remaining mass.
+    The bucket holds all other tokens. Renormalising the top-k instead would teach a sharper
+    distribution than the teacher's (arXiv:2503.16870). The result is a lower bound of the full
+    divergence, and equal to it if k is the whole vocabulary. Shapes: logits [n, vocabulary]; ids
+    and log_probs [n, k]; tail [n], the log of the teacher's remaining mass.
     """
     whole = logits.logsumexp(-1, keepdim=True)
     student = logits.gather(-1, ids) - whole
@@ -235,7 +233,10 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> 
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (ids, log-probabilities, log of the remaining mass) of the k likeliest tokens of logits [n, vocabulary]."""
+    """Return (ids, log-probabilities, log of the remaining mass) of the k likeliest tokens.
+
+    Shapes: logits [n, vocabulary]; ids and log-probabilities [n, k]; remaining mass [n].
+    """
     whole = logits.logsumexp(-1, keepdim=True)
     best = logits.topk(min(k, logits.shape[-1]), dim=-1)
     rest = logits.scatter(-1, best.indices, -math.inf).logsumexp(-1) - whole[:, 0]

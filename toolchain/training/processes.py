@@ -1,6 +1,7 @@
 """Stages under `accelerate launch`: every process trains, one writes.
 
-The launcher sets WORLD_SIZE and RANK (torch.distributed's convention); without it there is one process, and nothing here costs.
+The launcher sets WORLD_SIZE and RANK (torch.distributed's convention). Without it there is one
+process, and these functions cost nothing.
 """
 
 import os
@@ -13,24 +14,24 @@ from toolchain.progress import Reporter, Silent
 
 
 def is_main() -> bool:
-    """Return whether this process writes and speaks."""
+    """Return whether this process writes and reports."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def speaking(report: Reporter) -> Reporter:
-    """Return the reporter of the process that speaks; the others get a silent one."""
+    """Return the reporter in the main process, and a silent one in the others."""
     return report if is_main() else Silent()
 
 
 def many_on_cpu() -> bool:
-    """Return whether several processes share the work of CPUs, which accelerate must be told under plain torchrun."""
+    """Return whether several processes share CPUs; under plain torchrun accelerate must be told."""
     import torch
 
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def wait_for_all() -> None:
-    """Go on when every process is here."""
+    """Wait until every process is here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -40,20 +41,28 @@ def wait_for_all() -> None:
 def keep_together(
     out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
 ) -> tuple[Record, bool]:
-    """Do what `artifacts.keep` does, with `build` called in every process and the record written by one.
+    """Build in every process and record in one, otherwise as `artifacts.keep`.
 
     `build` must write files and return figures only where `is_main()`.
     """
     skip = recorded_as(out, work.key(), shape) is not None
     wait_for_all()
     if is_main():
-        made = keep(out, work, lambda folder: (wait_for_all(), build(folder))[1], shape)
+        # The others build too: they may begin only when `keep` has cleared the folder.
+        def build_together(folder: Path) -> Kept | None:
+            wait_for_all()
+            return build(folder)
+
+        outcome = keep(out, work, build_together, shape)
         wait_for_all()
-        return made
+        return outcome
+
     if not skip:
         wait_for_all()
         build(out)
+
     wait_for_all()
     if (record := recorded(out)) is None:
         raise ArtifactError(f"{out.name}: the first process left no record")
+
     return record, not skip

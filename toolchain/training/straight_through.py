@@ -1,12 +1,12 @@
-"""Weights that can only be what a block format holds, and are learned all the same.
+"""Trainable weights that hold only values of a block format.
 
-A weight is `unit · times · code − offset`. On the way forward the code is rounded and the unit made float16, and the gradient goes
-back as if they were not (straight-through estimator, arXiv:1308.3432; for scales arXiv:1902.08153). So what is learned is what the
-file will hold, bit for bit.
+A weight is `unit · times · code − offset`. The forward pass rounds the code and makes the unit
+float16; the gradient ignores both (straight-through estimator, arXiv:1308.3432; for scales
+arXiv:1902.08153). So the trained weights are those of the file, bit for bit.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,19 @@ from torch.nn.utils import parametrize
 CODES = 16
 """Codes of a format of four bits."""
 SCALE_STEP = 0.1
-"""A step of a unit, as a share of it, where a code's is 1."""
+"""Step size of a unit, as a share of it, where a code's is 1."""
 FLOAT_STEP = 0.1
-"""A step of a vector that stays in float, as a share of its values' root mean square, where a code's is 1."""
+"""Step size of a float vector, as a share of its values' root mean square, where a code's is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """What the codes of a weight are worth."""
+    """Scales and offsets that turn the codes of a weight into values."""
 
     unit: Tensor
     """[rows, blocks], each a float16 number."""
     times: Tensor
-    """What of its unit a scale is, [rows, groups]."""
+    """Each scale as a multiple of its unit, [rows, groups]."""
     offset: Tensor
     """[rows, groups]"""
     low: int
@@ -51,6 +51,10 @@ class _Rounded(torch.autograd.Function):
 class _Codes(nn.Module):
     """From codes before rounding [rows, columns] to weights."""
 
+    unit: Tensor
+    times: Tensor
+    offset: Tensor
+
     def __init__(self, scales: Scales) -> None:
         super().__init__()
         for name in ("unit", "times", "offset"):
@@ -66,11 +70,16 @@ class _Codes(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         units = self.units()
         scale = units.repeat_interleave(self.times.shape[1] // units.shape[1], 1) * self.times
-        return _Rounded.apply(latent, scale, self.offset, self.low)
+        weights: Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]
+            latent, scale, self.offset, self.low
+        )
+        return weights
 
 
 class _Moved(nn.Module):
     """From steps to a vector that began at `start`."""
+
+    start: Tensor
 
     def __init__(self, start: Tensor, step: float) -> None:
         super().__init__()
@@ -82,13 +91,16 @@ class _Moved(nn.Module):
 
 
 def learn_codes(module: nn.Module, latent: Tensor, scales: Scales) -> None:
-    """Make a module's weight one of codes and scales, learned from `latent`: codes before rounding."""
+    """Replace a module's weight by codes and scales, trained from `latent`: unrounded codes."""
     module.weight = nn.Parameter(latent.clone())
     parametrize.register_parametrization(module, "weight", _Codes(scales), unsafe=True)
 
 
 def learn_vector(module: nn.Module, name: str, added: float) -> None:
-    """Learn a norm's weight or a bias in float, at the pace of the codes; `added` is what the family adds to it when it is used."""
+    """Train a norm's weight or a bias in float, as fast as the codes.
+
+    `added` is what the family adds to it in use.
+    """
     start = getattr(module, name).detach().clone()
     step = FLOAT_STEP * float((start + added).square().mean().sqrt())
     setattr(module, name, nn.Parameter(torch.zeros_like(start)))
@@ -96,9 +108,10 @@ def learn_vector(module: nn.Module, name: str, added: float) -> None:
 
 
 def learned_of(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the codes that a module has learned, as whole numbers, and its units."""
-    learned = module.parametrizations.weight
-    low = learned[0].low
-    return learned.original.detach().round().clamp(low, low + CODES - 1).to(torch.int8), learned[
-        0
-    ].units().detach()
+    """Return a module's learned codes as int8, and its units."""
+    parametrizations = cast(nn.ModuleDict, module.parametrizations)
+    learned = cast(parametrize.ParametrizationList, parametrizations["weight"])
+    codes = cast(_Codes, learned[0])
+
+    whole = learned.original.detach().round().clamp(codes.low, codes.low + CODES - 1)
+    return whole.to(torch.int8), codes.units().detach()

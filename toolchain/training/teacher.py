@@ -1,7 +1,7 @@
-"""A teacher's distributions on disk: top-k ids, their log-probabilities, and the log of the remaining mass, for each learned token.
+"""A teacher's distributions on disk: top-k ids, log-probabilities, log of the remaining mass.
 
-Some examples a file, as safetensors; float16 for the logarithms (k = 64 takes 390 bytes a token, where the whole of a Qwen
-vocabulary would take 300 kB).
+There is one distribution for each learned token, and a safetensors file for every EXAMPLES_A_FILE
+examples. Logarithms are float16: k = 64 takes 390 bytes a token, a whole Qwen vocabulary 300 kB.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,17 @@ PROBE = "for i in range(10):\n\tprint('¿Qué?')  # 你好，世界 🍵 Straße
 
 
 class CachedLogits:
-    """What `write_logits` wrote, read back an example at a time (the Targets of a TeacherLoss)."""
+    """Reads the distributions of `write_logits` by example: the Targets of a TeacherLoss."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[int, Any] = {}
 
     def of(self, rows: Sequence[int]) -> "tuple[Tensor, Tensor, Tensor]":
-        """Return (ids [n, k], log-probabilities [n, k], log of the remaining mass [n]) of some examples, one after the other."""
+        """Return the targets of some examples, one after the other.
+
+        They are ids [n, k], log-probabilities [n, k] and the log of the remaining mass [n].
+        """
         import torch
 
         parts = [self._example(row) for row in rows]
@@ -57,7 +60,10 @@ def write_logits(
     tokens: int,
     report: Reporter,
 ) -> Figures:
-    """Write the teacher's distributions over its first `tokens` tokens at `temperature`; rows beyond are padding, not tokens."""
+    """Write the teacher's distributions at `temperature` over its first `tokens` tokens.
+
+    Rows of the embedding beyond these are padding.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -71,6 +77,7 @@ def write_logits(
         for start in range(0, len(shard), BATCH):
             parts.append(_distributions(head, shard[start : start + BATCH], temperature, k, tokens))
             report.step("teacher", first + start, len(examples), "conversations")
+
         offsets = torch.tensor([0, *(example.targets for example in shard)]).cumsum(0)
         ids, log_probs, tail = (torch.cat(part) for part in zip(*parts, strict=True))
         save_file(
@@ -83,6 +90,7 @@ def write_logits(
             out / _file(number),
         )
         positions += len(ids)
+
     report.step("teacher", len(examples), len(examples), "conversations")
     return {
         "conversations": len(examples),
@@ -114,8 +122,12 @@ def _file(number: int) -> str:
 
 
 def token_count(tokenizer: Any) -> int:
-    """Return how many rows of an embedding are tokens; families pad theirs (Qwen2.5: 151665 of 151936 or of 152064)."""
-    return max(tokenizer.get_vocab().values()) + 1
+    """Return how many rows of an embedding are tokens.
+
+    Families pad theirs: Qwen2.5 has 151665 tokens in 151936 or in 152064 rows.
+    """
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return max(vocabulary.values()) + 1
 
 
 def check_same_tokenizer(teacher: Any, student: Any) -> None:
@@ -125,6 +137,8 @@ def check_same_tokenizer(teacher: Any, student: Any) -> None:
     ):
         return
     raise ArtifactError(
-        f"distill: teacher and student have different tokenizers ({token_count(teacher)} and {token_count(student)} tokens)",
-        hint="probabilities can only be learned token by token; choose a student of the teacher's family, or `layers`",
+        "distill: teacher and student have different tokenizers "
+        f"({token_count(teacher)} and {token_count(student)} tokens)",
+        hint="probabilities can only be learned token by token; "
+        "choose a student of the teacher's family, or `layers`",
     )

@@ -1,6 +1,9 @@
-"""TFLite files through LiteRT's interpreter: ai-edge-litert, or tflite-runtime 2.14 for the files that it computes rightly.
+"""TFLite files through LiteRT's interpreter.
 
-This module is imported by `device.engine.load` alone, when a file is loaded. CompiledModel is not used (docs/adr/0010).
+The library is ai-edge-litert, or tflite-runtime 2.14 for files that it computes correctly.
+
+This module is imported by `device.engine.load` only, when a file is loaded. CompiledModel is not
+used (docs/adr/0010).
 """
 
 import importlib.metadata
@@ -14,28 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from device.engine.answering import Clock, Stream, Work, answer
-from device.engine.base import (
-    Description,
-    FieldError,
-    Sampling,
-    Settings,
-    Token,
-    check_prompt,
-    default_threads,
-    never,
-)
+from device.engine.answering import Clock, Stream
+from device.engine.base import Description, FieldError, Sampling, Settings, check_prompt, never
 from device.engine.lite.cells import LiteCells
 from device.engine.lite.sampling import Sampler
 from device.engine.lite.tokenizer import HuggingFaceTokenizer
-from device.engine.sequence import ReadSequence, arbitrary
+from device.engine.machine import default_threads
+from device.engine.reading import SequenceEngine
+from device.engine.sequence import ReadSequence
 from device.engine.states import BATCH
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.tflite import Header, Tensor, foreign_operators, legacy_fault, read_header
 
 
-class LiteEngine:
+class LiteEngine(SequenceEngine):
     """A model in a LiteRT interpreter with one sequence."""
 
     def __init__(self, path: Path, header: Header, settings: Settings) -> None:
@@ -46,6 +42,7 @@ class LiteEngine:
                 f"`{path.name}` is not run: {fault}",
                 hint="use ai-edge-litert, or another scheme",
             )
+
         self._tokenizer, self._note, self._all_cpus = (
             HuggingFaceTokenizer(path.parent),
             header.note,
@@ -78,18 +75,9 @@ class LiteEngine:
         if self._context > self._cells.context:
             raise DeviceError(
                 "bad_model",
-                f"`{path.name}` has {self._cells.context} tokens of context, {self._context} are asked",
+                f"`{path.name}` has {self._cells.context} tokens of context, "
+                f"{self._context} are asked",
             )
-
-    @property
-    def description(self) -> Description:
-        """What is loaded, and how."""
-        return self._description
-
-    @property
-    def context(self) -> int:
-        """Tokens of prompt and answer together."""
-        return self._context
 
     @property
     def n_vocab(self) -> int:
@@ -98,11 +86,11 @@ class LiteEngine:
 
     @property
     def chat_template(self) -> str:
-        """Empty: a TFLite file has none, the one beside it is used."""
+        """Empty: a TFLite file has no template, so the file beside it is used."""
         return ""
 
     def special_tokens(self) -> dict[str, str]:
-        """Return `bos_token` and `eos_token` as text, where the file names them."""
+        """Return `bos_token` and `eos_token` as text, if the file names them."""
         return {
             name: str(self._note[name])
             for name in ("bos_token", "eos_token")
@@ -114,33 +102,18 @@ class LiteEngine:
         return self._tokenizer.special_texts()
 
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
-        """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
+        """Return token ids; special tokens are recognised.
+
+        `begin` adds what the model expects before a text.
+        """
         return self._tokenizer.encode(text, begin=begin)
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token."""
         return self._tokenizer.piece(token)
 
-    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
-        """Yield a row of float32 for each token behind the lead; all that is not the lead is always evaluated."""
-        check_prompt(tokens, self, answered=False)
-        self._sequence.begin(tokens[:lead])
-        return self._rows(list(tokens[lead:]))
-
-    def generate(
-        self,
-        tokens: Sequence[int],
-        sampling: Sampling,
-        stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never,
-        lead: int = 0,
-    ) -> Iterator[Token]:
-        """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
-        self.check(tokens, sampling)
-        return self._answer(list(tokens), lead, sampling, self._stops.union(stop_ids), cancelled)
-
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
-        """Refuse what cannot be evaluated, and what these graphs cannot do."""
+        """Raise DeviceError for a prompt or a request that these graphs cannot serve."""
         if sampling is None:
             # The graphs give the scores of tokens, not what the last layer makes of them.
             raise DeviceError(
@@ -149,6 +122,7 @@ class LiteEngine:
                 hint="push it as GGUF",
                 status=400,
             )
+
         check_prompt(tokens, self)
         if sampling.grammar:
             raise FieldError(
@@ -159,48 +133,27 @@ class LiteEngine:
     def embed(
         self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
     ) -> "list[float] | None":
-        """Refuse."""
+        """Raise DeviceError `unsupported`: these graphs give no embeddings."""
         self.check(tokens, None)
         return None
 
     @property
     def state_kind(self) -> str:
-        """The library, and how prompts are cut."""
+        """The library, and how prompts are cut into pieces."""
         loaded = self._description
-        return f"{loaded.engine} {loaded.version} kv f32 pieces {self._cells.pieces} batch {BATCH} context {self._cells.context}"
-
-    def save(self, lead: Sequence[int]) -> bytes:
-        """Return the state after these tokens."""
-        check_prompt(lead, self)
-        return self._sequence.saved(list(lead))
-
-    def restore(self, lead: Sequence[int], state: bytes) -> bool:
-        """Take a saved state back and keep it on the shelf for good."""
-        check_prompt(lead, self)
-        return self._sequence.restore(list(lead), state)
-
-    def forget(self) -> None:
-        """Drop what is in memory and on the shelf."""
-        self._sequence.forget()
+        shape = f"pieces {self._cells.pieces} batch {BATCH} context {self._cells.context}"
+        return f"{loaded.engine} {loaded.version} kv f32 {shape}"
 
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
-        """Answer with so many threads on these cores; prompts are read with as many. What is in memory is dropped."""
+        """Decode and read with `decode` threads on these cores; the memory is emptied."""
         os.sched_setaffinity(0, set(cpus) & self._all_cpus or self._all_cpus)
         self._sequence.close()
         self._cells = self._reopen(decode)
         self._sequence = ReadSequence(self._cells)
         self._description = replace(self._description, threads=decode, threads_batch=decode)
 
-    def time_prompt(self, n_tokens: int) -> float:
-        """Return the seconds of a prompt of random tokens."""
-        return self._sequence.time_prompt(arbitrary(n_tokens, self.n_vocab))
-
-    def time_decode(self, n_tokens: int) -> float:
-        """Return the seconds of random tokens, one at a time, from an empty context."""
-        return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
-
-    def beside(self) -> None:
-        """Return none: each interpreter packs the weights anew."""
+    def new_context(self) -> None:
+        """Return None: each interpreter packs the weights anew, so nothing would be shared."""
 
     def close(self) -> None:
         """Give the memory and the cores back."""
@@ -212,25 +165,13 @@ class LiteEngine:
             self._sequence.decode([token])
             yield self._cells.rows[-1].tobytes()
 
-    def _answer(
+    def _chosen(
         self,
         tokens: list[int],
-        lead: int,
         sampling: Sampling,
-        stop_ids: frozenset[int],
+        room: int,
+        clock: Clock,
         cancelled: Callable[[], bool],
-    ) -> Iterator[Token]:
-        room = min(sampling.max_tokens, self._context - len(tokens))
-        work = Work(
-            read=lambda: self._sequence.read(tokens, lead, cancelled),
-            chosen=lambda clock: self._chosen(sampling, room, clock, cancelled),
-            ends=stop_ids.__contains__,
-            piece=self.piece,
-        )
-        return answer(tokens, sampling, work, cancelled)
-
-    def _chosen(
-        self, sampling: Sampling, room: int, clock: Clock, cancelled: Callable[[], bool]
     ) -> Stream:
         sampler = Sampler(sampling)
         chosen = sampler.choose(self._cells.rows[-1])
@@ -238,23 +179,31 @@ class LiteEngine:
         for _ in range(room - 1):
             if cancelled():
                 return
+
             began = time.perf_counter()
             self._sequence.decode([chosen[0]])
             chosen = sampler.choose(self._cells.rows[-1])
             clock.ran(1, began)
             yield chosen
 
+    def _ends(self, token: int) -> bool:
+        return token in self._stops
+
 
 LITERT, LEGACY = "litert", "tflite-runtime"
-"""Engines by the names that manifests use."""
+"""Names of the engines, as manifests spell them."""
 
 
 def load(path: Path, settings: Settings) -> LiteEngine:
-    """Load a TFLite file that holds and that this library computes rightly; raise DeviceError `bad_model` with the reason."""
+    """Load a TFLite file that is sound and that this library computes correctly.
+
+    Raise DeviceError `bad_model` with the reason.
+    """
     try:
         header = read_header(path)
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
+
     if foreign := foreign_operators(header):
         raise DeviceError(
             "bad_model",
@@ -265,12 +214,13 @@ def load(path: Path, settings: Settings) -> LiteEngine:
             "bad_model",
             f"`{path.name}`: an adapter goes into a TFLite file when it is made, not beside it",
         )
+
     _check_signatures(path, header)
     return LiteEngine(path, header, settings)
 
 
 def _interpreter() -> tuple[Any, str, str]:
-    """Return the library's interpreter class with the engine's name and version: the newer library where both are there."""
+    """Return (interpreter class, engine name, version) of the newer library that is installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -297,7 +247,10 @@ def _opened(path: Path, header: Header, interpreter: Any, threads: int) -> LiteC
 
 
 def _check_signatures(path: Path, header: Header) -> None:
-    """Refuse a file that lacks the contract: `decode`, and `prefill_<n>` over the same caches (litert-torch)."""
+    """Raise DeviceError for a file without the signatures of a decoder.
+
+    They are `decode`, and `prefill_<n>` over the same caches (litert-torch).
+    """
     signatures = {signature.name: signature for signature in header.signatures}
     decode = signatures.get("decode")
     if (
@@ -307,12 +260,15 @@ def _check_signatures(path: Path, header: Header) -> None:
         or len(decode.inputs["mask"].shape) != 4
     ):
         raise DeviceError("bad_model", f"`{path.name}` has no signature `decode` of a decoder")
-    context, caches = decode.inputs["mask"].shape[-1], _caches(decode.inputs)
+
+    context = decode.inputs["mask"].shape[-1]
+    caches = _caches(decode.inputs)
+
     for name, signature in signatures.items():
         tokens = (
             int(name.removeprefix("prefill_")) if re.fullmatch(r"prefill_[1-9]\d{0,5}", name) else 1
         )
-        wanted = {
+        expected = {
             "tokens": (1, tokens),
             "input_pos": (tokens,),
             "mask": (1, 1, tokens, context),
@@ -321,13 +277,14 @@ def _check_signatures(path: Path, header: Header) -> None:
         outputs = {key: tensor.shape for key, tensor in signature.outputs.items()}
         inputs = {key: tensor.shape for key, tensor in signature.inputs.items()}
         if (
-            inputs != wanted
+            inputs != expected
             or not caches.items() <= outputs.items()
             or (name == "decode") != (tokens == 1)
         ):
             raise DeviceError(
                 "bad_model", f"`{path.name}`: signature `{name}` is not that of a decoder"
             )
+
     logits = decode.outputs.get("logits")
     if (
         not logits
@@ -344,7 +301,7 @@ def _caches(tensors: "dict[str, Tensor]") -> dict[str, tuple[int, ...]]:
 
 
 def _kind(note: dict[str, Any]) -> str:
-    """Return what llama.cpp calls a model's type: architecture and scheme."""
+    """Return a model's type as llama.cpp names it: architecture and scheme."""
     return f"{note.get('architecture', 'a decoder')} {note.get('scheme', '')}".strip()
 
 

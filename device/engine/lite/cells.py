@@ -1,7 +1,8 @@
-"""Keys and values of one sequence in LiteRT: the cache is that of the `decode` graph's own input tensors, written in place.
+"""The KV cache of one sequence in LiteRT: the `decode` graph's own input tensors, written in place.
 
-Prompts are read in pieces of the lengths that the file has graphs for; `decode` reads what is left and gives the logits. How a
-batch is cut depends on its length and place alone, so that reading it again gives the same bits.
+Prompts are read in pieces of the lengths that the file has graphs for; `decode` reads the rest and
+gives the logits. How a batch is cut depends only on its length and place, so that reading it again
+gives the same bits.
 """
 
 import struct
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HIDDEN = np.float32(-1e9)
-"""Added to the score of what a token must not see."""
+"""Number added to the score of each position that a token must not see."""
 _HEAD = struct.Struct("<I")
 
 
 class LiteCells:
-    """The memory of an interpreter, and the way into it."""
+    """The memory of an interpreter, and the evaluation of tokens in it."""
 
     def __init__(self, interpreter: Any, header: Header) -> None:
         self._interpreter = interpreter
@@ -47,36 +48,41 @@ class LiteCells:
         self._keys = np.arange(self.context, dtype=np.int32)
         self._inputs_stay = False
         self._inputs_stay = self._proved()
+
         for name in self._caches:
-            self._view(name)[...] = (
-                0  # what lies behind a place counts nothing, but nothing times "not a number" is not nothing
-            )
+            # Positions that are masked out are multiplied by 0, and 0 times NaN is NaN.
+            self._view(name)[...] = 0
+
         self._cancelled: "Callable[[], bool] | None" = None
         self.rows: "list[NDArray[np.float32]]" = []
-        """The logits of the last evaluation: of every token that was asked for, else of the last one."""
+        """Logits of the last evaluation: of every token if `every_row` was set, else of the last
+        one."""
 
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
-        """Evaluate tokens as those from position `start` on; return False where it was cancelled."""
+        """Evaluate tokens at position `start`; return False if it was cancelled."""
         self.rows = []
         single = 0 if every_row else len(tokens) - 1
+
         for first, count, room in cut(single, self.pieces, self.context - start):
             if self._cancelled and self._cancelled():
                 return False
             self._prefill(tokens[first : first + count], start + first, room)
+
         done = sum(count for _, count, _ in cut(single, self.pieces, self.context - start))
         for at in range(done, len(tokens)):
             if self._cancelled and self._cancelled():
                 return False
             row = self._decode(tokens[at], start + at)
             self.rows = [*self.rows, row] if every_row else [row]
+
         return True
 
     def watch(self, cancelled: "Callable[[], bool] | None") -> None:
-        """Ask between the pieces whether to go on; None asks no more."""
+        """Ask `cancelled` between pieces from now on; None stops asking."""
         self._cancelled = cancelled
 
     def cut_to(self, length: int) -> bool:
-        """Forget what comes after so many tokens: no token sees what is behind its own place."""
+        """Forget all tokens after the first `length`: no token sees a position behind its own."""
         return length >= 0
 
     def clear(self) -> None:
@@ -94,16 +100,21 @@ class LiteCells:
         )
 
     def load(self, state: bytes) -> int:
-        """Take rows back; return how many tokens they are, 0 for what is no state of this model."""
+        """Load rows into the caches and return their number.
+
+        0 if they are not a state of this model.
+        """
         length = _HEAD.unpack_from(state)[0] if len(state) >= _HEAD.size else 0
         if not 0 < length <= self.context or len(state) != self.size_bytes(length):
             return 0
+
         at = _HEAD.size
         for name in self._caches:
             rows = self._view(name)[0, :, :length]
             values = np.frombuffer(state, np.float32, rows.size, at)
             rows[...] = values.reshape(rows.shape)
             at += values.nbytes
+
         return int(length)
 
     def close(self) -> None:
@@ -111,7 +122,8 @@ class LiteCells:
         self._interpreter = None
 
     def _proved(self) -> bool:
-        """Say whether this library leaves a graph's inputs alone while it runs: all that were tried do, and none promises it."""
+        """Say whether this library keeps a graph's inputs while it runs."""
+        # All versions that were tried do, and none promises it.
         for name in self._caches:
             self._view(name)[...] = 1
         self._run(0, 0)
@@ -129,36 +141,46 @@ class LiteCells:
         return np.where(self._keys <= position[:, None], np.float32(0), _HIDDEN)[None, None]
 
     def _prefill(self, tokens: Sequence[int], start: int, room: int) -> None:
-        """Read tokens by the graph for `room` of them; the places behind them are overwritten later and seen by none."""
+        """Read tokens with the graph for `room` of them.
+
+        Positions behind them are overwritten later, and no token sees them before.
+        """
         position = np.arange(start, start + room, dtype=np.int32)
         padded = np.zeros((1, room), np.int32)
         padded[0, : len(tokens)] = tokens
         caches = {name: self._view(name) for name in self._caches}
+
         try:
             found = self._interpreter.get_signature_runner(f"prefill_{room}")(
                 tokens=padded, input_pos=position, mask=self._mask(position), **caches
             )
         except (RuntimeError, ValueError) as error:
             raise _gave_up(start, error) from error
+
         for name, cache in caches.items():
             cache[:, :, start : start + room] = found[name][:, :, start : start + room]
 
     def _decode(self, token: int, at: int) -> "NDArray[np.float32]":
-        """Read one token; return the logits of what comes after it."""
+        """Read one token and return the logits of the next one."""
         self._run(token, at)
-        tensor, inputs = self._interpreter.tensor, self._inputs
+        tensor = self._interpreter.tensor
+        inputs = self._inputs
         rows = slice(at, at + 1) if self._inputs_stay else slice(None)
+
         for name in self._caches:
             tensor(inputs[name])()[:, :, rows] = tensor(self._outputs[name])()[:, :, rows]
+
         row: NDArray[np.float32] = tensor(self._outputs["logits"])().reshape(-1).copy()
         return row
 
     def _run(self, token: int, at: int) -> None:
-        tensor, inputs = self._interpreter.tensor, self._inputs
+        tensor = self._interpreter.tensor
+        inputs = self._inputs
         position = np.array([at], np.int32)
         tensor(inputs["tokens"])()[...] = token
         tensor(inputs["input_pos"])()[...] = position
         tensor(inputs["mask"])()[...] = self._mask(position)
+
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
@@ -166,9 +188,10 @@ class LiteCells:
 
 
 def cut(count: int, pieces: Sequence[int], room: int) -> Iterator[tuple[int, int, int]]:
-    """Yield first token, tokens and graph length of each piece; what is left behind the last is read token by token.
+    """Yield (first token, number of tokens, length of the graph) of each piece.
 
-    A graph at most twice as long as what is left is padded: its weights are read once, however few tokens there are.
+    Tokens behind the last piece are read one at a time. A graph at most twice as long as the rest
+    is padded: its weights are read once, however few tokens there are.
     """
     first = 0
     while first < count:

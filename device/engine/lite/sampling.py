@@ -1,4 +1,4 @@
-"""How the next token is drawn from a row of logits, in llama.cpp's order: top-k, top-p, min-p, temperature, draw."""
+"""Sampling from a row of logits in llama.cpp's order: top-k, top-p, min-p, temperature, draw."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ class Sampler:
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: "NDArray[np.float32]") -> Chosen:
-        """Return the likeliest token, or one that is drawn; with its and the likeliest tokens' log-probabilities if asked for."""
+        """Return the likeliest token or a drawn one, with log-probabilities if asked for."""
         token = int(logits.argmax()) if self._sampling.temperature == 0 else self._drawn(logits)
         return token, [] if self._sampling.top_logprobs is None else self._likely(
             logits, token, self._sampling.top_logprobs
@@ -39,16 +39,17 @@ class Sampler:
         return [(int(token), float(known[token])) for token in (chosen, *likeliest)]
 
     def _kept(self, logits: "NDArray[np.float32]") -> "NDArray[np.int64]":
-        """Return the tokens that stay in the draw, the likeliest first."""
-        wanted = self._sampling
-        count = min(wanted.top_k or len(logits), len(logits))
+        """Return the tokens that can be drawn, the likeliest first."""
+        sampling = self._sampling
+        count = min(sampling.top_k or len(logits), len(logits))
         order = np.argpartition(-logits, count - 1)[:count]
         order = order[np.argsort(-logits[order], kind="stable")]
         chances = _softmax(logits[order].astype(np.float64))
-        if wanted.top_p < 1:
-            order = order[: int(np.searchsorted(chances.cumsum(), wanted.top_p)) + 1]
+        if sampling.top_p < 1:
+            order = order[: int(np.searchsorted(chances.cumsum(), sampling.top_p)) + 1]
             chances = _softmax(logits[order].astype(np.float64))
-        kept: NDArray[np.int64] = order[chances >= wanted.min_p * chances[0]]
+
+        kept: NDArray[np.int64] = order[chances >= sampling.min_p * chances[0]]
         return kept
 
 

@@ -1,4 +1,7 @@
-"""A Hugging Face tokenizer as it was shipped with the model, by the `tokenizers` library: no token can differ from training."""
+"""The Hugging Face tokenizer that was shipped with the model, run by the `tokenizers` library.
+
+So no token can differ from training.
+"""
 
 import json
 import re
@@ -14,7 +17,7 @@ SPACE = "▁"
 
 
 class HuggingFaceTokenizer:
-    """Text to token ids, and each token's own bytes."""
+    """Text to token ids, and token ids to bytes."""
 
     def __init__(self, folder: Path) -> None:
         file = folder / TOKENIZER
@@ -26,15 +29,20 @@ class HuggingFaceTokenizer:
             raise DeviceError(
                 "bad_model", f"`{TOKENIZER}` beside the model cannot be used: {error}"[:300]
             ) from error
+
         self._byte_level = "ByteLevel" in decoder
         if not self._byte_level and "ByteFallback" not in decoder:
             raise DeviceError(
                 "bad_model", f"`{TOKENIZER}` has a decoder that is not known: {decoder[:80]}"
             )
+
         self._added = dict(self._tokenizer.get_added_tokens_decoder())
 
     def encode(self, text: str, *, begin: bool) -> list[int]:
-        """Return token ids, special tokens recognised; `begin` adds what the model wants around a text."""
+        """Return token ids; special tokens are recognised.
+
+        `begin` adds what the model expects around a text.
+        """
         return list(
             self._tokenizer.encode(
                 text.encode("utf-8", "replace").decode(), add_special_tokens=begin
@@ -46,21 +54,26 @@ class HuggingFaceTokenizer:
         return [str(added.content) for added in self._added.values() if added.special]
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; none for a special one, nor for one that has no text."""
+        """Return the bytes of a token; empty for a special token, or one that has no text."""
         if token in self._added:
             added = self._added[token]
             return b"" if added.special else str(added.content).encode()
+
         text = self._tokenizer.id_to_token(token)
         if text is None:
             return b""
         if self._byte_level:
             return b"".join(_BYTES_OF.get(char, char.encode()) for char in text)
+
         byte = _BYTE.fullmatch(text)
         return bytes([int(byte[1], 16)]) if byte else text.replace(SPACE, " ").encode()
 
 
 def _without_state(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a tokenizer that neither cuts nor pads a text nor merges at random, whatever its trainer left in the file."""
+    """Return a tokenizer that does not truncate, pad, or merge at random.
+
+    Its trainer may have left such settings in the file.
+    """
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None) is not None:
@@ -69,7 +82,7 @@ def _without_state(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _bytes_of() -> dict[str, bytes]:
-    """Return the byte that each character of a byte-level vocabulary stands for (GPT-2, `bytes_to_unicode`)."""
+    """Return character → byte of a byte-level vocabulary (GPT-2, `bytes_to_unicode`)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): bytes([byte]) for byte in shown} | {

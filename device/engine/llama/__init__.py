@@ -1,7 +1,8 @@
 """GGUF files through llama.cpp, by llama-cpp-python's low-level ctypes interface only.
 
-A runtime holds `llama_cpp.py` and its libraries without the high-level package, so that no numpy travels and nothing is
-detokenized twice. This module is imported by `device.engine.load` alone, when a file is loaded.
+A runtime holds `llama_cpp.py` and its libraries without the high-level package, so that no numpy
+travels and nothing is detokenized twice. This module is imported by `device.engine.load` only, when
+a file is loaded.
 """
 
 import ctypes
@@ -13,23 +14,16 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from device.engine.answering import Work, answer
-from device.engine.base import (
-    DEFAULT_CONTEXT,
-    Description,
-    Sampling,
-    Settings,
-    Token,
-    check_prompt,
-    never,
-    others_run,
-)
+from device.engine.answering import Clock, Stream
+from device.engine.base import DEFAULT_CONTEXT, Sampling, Settings, check_prompt, never
 from device.engine.llama import objects as opening
 from device.engine.llama.cells import LlamaCells
 from device.engine.llama.decoding import LlamaDecoder
 from device.engine.llama.objects import N_OUTPUTS
 from device.engine.llama.threads import Threads
-from device.engine.sequence import ReadSequence, arbitrary
+from device.engine.machine import others_run
+from device.engine.reading import SequenceEngine
+from device.engine.sequence import ReadSequence
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
@@ -37,7 +31,7 @@ from device.manifest.gguf import read_header
 
 @dataclass(frozen=True)
 class _Weights:
-    """What engines side by side have in common."""
+    """What contexts on the same weights share."""
 
     path: Path
     settings: Settings
@@ -46,15 +40,19 @@ class _Weights:
 
 
 TRIAL_TOKENS = 4
-"""Decoded with each number of threads where other programs run: enough to tell twice as fast from as fast."""
+"""Tokens that are decoded with each number of threads while other programs run."""
+# Enough to tell twice as fast from as fast.
 
 
-class LlamaEngine:
+class LlamaEngine(SequenceEngine):
     """A model in llama.cpp with one context and one sequence."""
 
     def __init__(self, weights: _Weights, *, owner: bool = True) -> None:
-        path, settings, self._model = weights.path, weights.settings, weights.model
-        self._weights, self._owner = weights, owner
+        path = weights.path
+        settings = weights.settings
+        self._model = weights.model
+        self._weights = weights
+        self._owner = owner
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context = settings.context or min(
@@ -63,24 +61,17 @@ class LlamaEngine:
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
         if weights.adapter:
             opening.adapt(self._ctx, weights.adapter)
+
         self._threads = Threads(self._ctx)
         self._sequence = ReadSequence(LlamaCells(self._ctx, self._threads), settings.slots)
-        self._decoder = LlamaDecoder(self._model, self._ctx, self._sequence, guess=settings.guess)
+        self._decoder = LlamaDecoder(
+            self._model, self._ctx, self._sequence, speculative=settings.speculative
+        )
         self._description = opening.describe(self._model, self._ctx, path, settings)
         self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
         if not settings.threads and settings.slots == 1 and others_run():
             self._choose_threads()
-
-    @property
-    def description(self) -> Description:
-        """What is loaded, and how."""
-        return self._description
-
-    @property
-    def context(self) -> int:
-        """Tokens of prompt and answer together."""
-        return self._context
 
     @property
     def n_vocab(self) -> int:
@@ -89,13 +80,14 @@ class LlamaEngine:
 
     @property
     def chat_template(self) -> str:
-        """The template inside the file; empty where it has none."""
+        """The template inside the file; empty if it has none."""
         return (llama.llama_model_chat_template(self._model, None) or b"").decode(
             "utf-8", "replace"
         )
 
     def special_tokens(self) -> dict[str, str]:
-        """Return `bos_token` and `eos_token` as text, where the file names them (llama.cpp itself guesses where it does not)."""
+        """Return `bos_token` and `eos_token` as text, if the file names them."""
+        # llama.cpp itself guesses them for a file that does not.
         tokens = {
             "bos_token": llama.llama_vocab_bos(self._vocab),
             "eos_token": llama.llama_vocab_eos(self._vocab),
@@ -111,7 +103,10 @@ class LlamaEngine:
         }
 
     def control_tokens(self) -> list[str]:
-        """Return the text of every control token: llama.cpp parses them out of a text (`tokenizer_st_partition`)."""
+        """Return the text of every control token.
+
+        llama.cpp parses those in a text (`tokenizer_st_partition`).
+        """
         steering = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         return [
             llama.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
@@ -121,7 +116,10 @@ class LlamaEngine:
         ]
 
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
-        """Return token ids, special tokens recognised; `begin` adds what the model wants before a text."""
+        """Return token ids; special tokens are recognised.
+
+        `begin` adds what the model expects before a text.
+        """
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         while True:
@@ -141,32 +139,14 @@ class LlamaEngine:
                 return text.raw[:size]
             room = -size
 
-    def logits(self, tokens: Sequence[int], lead: int = 0) -> Iterator[bytes]:
-        """Yield a row of float32 for each token behind the lead; all that is not the lead is always evaluated."""
-        check_prompt(tokens, self, answered=False)
-        self._sequence.begin(tokens[:lead])
-        return self._rows(list(tokens[lead:]))
-
-    def generate(
-        self,
-        tokens: Sequence[int],
-        sampling: Sampling,
-        stop_ids: Sequence[int] = (),
-        cancelled: Callable[[], bool] = never,
-        lead: int = 0,
-    ) -> Iterator[Token]:
-        """Answer a prompt; what is in memory or on the shelf of its beginning is not read again."""
-        self.check(tokens, sampling)
-        return self._answer(list(tokens), lead, sampling, frozenset(stop_ids), cancelled)
-
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
-        """Refuse what cannot be evaluated."""
+        """Raise DeviceError for a prompt that cannot be evaluated."""
         check_prompt(tokens, self, answered=sampling is not None)
 
     def embed(
         self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
     ) -> "list[float] | None":
-        """Return the mean of the last layer over all tokens; always evaluated from the beginning."""
+        """Return the mean of the last layer over all tokens; nothing is reused."""
         self.check(tokens, None)
         self._sequence.clear()
         llama.llama_set_embeddings(self._ctx, True)
@@ -179,40 +159,22 @@ class LlamaEngine:
 
     @property
     def state_kind(self) -> str:
-        """llama.cpp's version and build, and how keys and values lie in memory."""
-        loaded, build = self._description, llama.llama_print_system_info().decode()
+        """llama.cpp's version and build, and the layout of keys and values in memory."""
+        loaded = self._description
+        build = llama.llama_print_system_info().decode()
         shape = f"kv {loaded.kv_type} batch {loaded.n_batch} {loaded.n_ubatch} flash {self._flash}"
         return f"{loaded.engine} {loaded.version} {build} {shape}"
 
-    def save(self, lead: Sequence[int]) -> bytes:
-        """Return the state after these tokens."""
-        check_prompt(lead, self)
-        return self._sequence.saved(list(lead))
-
-    def restore(self, lead: Sequence[int], state: bytes) -> bool:
-        """Take a saved state back and keep it on the shelf for good; counted by the positions that are there afterwards."""
-        check_prompt(lead, self)
-        return self._sequence.restore(list(lead), state)
-
-    def forget(self) -> None:
-        """Drop what is in memory and on the shelf."""
-        self._sequence.forget()
-
     def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
-        """Answer and read with so many threads; those that llama.cpp starts inherit the cores of the one that asks it."""
+        """Decode and read with these numbers of threads.
+
+        Threads that llama.cpp starts inherit the cores of the thread that starts them.
+        """
         os.sched_setaffinity(0, set(cpus) & self._cpus or self._cpus)
         self._threads.use(decode, prefill)
         self._decoder.exact.clear()
 
-    def time_prompt(self, n_tokens: int) -> float:
-        """Return the seconds of a prompt of random tokens."""
-        return self._sequence.time_prompt(arbitrary(n_tokens, self.n_vocab))
-
-    def time_decode(self, n_tokens: int) -> float:
-        """Return the seconds of random tokens, one at a time, from an empty context."""
-        return self._sequence.time_decode(arbitrary(n_tokens, self.n_vocab))
-
-    def beside(self) -> "LlamaEngine":
+    def new_context(self) -> "LlamaEngine":
         """Return another context on the same model."""
         return LlamaEngine(self._weights, owner=False)
 
@@ -237,7 +199,7 @@ class LlamaEngine:
                 )
 
     def _mean(self, tokens: list[int], cancelled: Callable[[], bool]) -> "list[float] | None":
-        """Return the mean of the last layer's rows, of which only a batch is in memory."""
+        """Return the mean of the last layer's rows; only a batch of them is in memory."""
         width = llama.llama_model_n_embd_out(self._model)
         total = [0.0] * width
         for at in range(0, len(tokens), N_OUTPUTS):
@@ -247,14 +209,17 @@ class LlamaEngine:
             for row in range(len(part)):
                 values = llama.llama_get_embeddings_ith(self._ctx, row)[:width]
                 total = [one + other for one, other in zip(total, values, strict=True)]
+
         return [value / len(tokens) for value in total]
 
     def _choose_threads(self) -> None:
-        """Decode a little with all threads, half of them and one, and go on with the fastest.
+        """Decode a little with all threads, with half of them and with one; go on with the fastest.
 
-        Answers stay what they are up to 512 tokens: from there on the number of threads decides the last bits (`decoding`).
+        Answers stay the same up to 512 tokens: from there on the number of threads decides the last
+        bits (decoding.py).
         """
-        most, cpus = self._description.threads, self._weights.settings.cpus
+        most = self._description.threads
+        cpus = self._weights.settings.cpus
         if most == 1:
             return
 
@@ -262,6 +227,7 @@ class LlamaEngine:
         self.time_decode(1)  # which reads the weights from the disk
 
         seconds = {}
+
         for threads in sorted({most, (most + 1) // 2, 1}):
             self.use_threads(threads, threads, cpus)
             seconds[threads] = self.time_decode(tokens)
@@ -271,33 +237,31 @@ class LlamaEngine:
         self._description = replace(self._description, threads=best, threads_batch=best)
         self.forget()
 
-    # Answering
-
-    def _answer(
+    def _chosen(
         self,
         tokens: list[int],
-        lead: int,
         sampling: Sampling,
-        stop_ids: frozenset[int],
+        room: int,
+        clock: Clock,
         cancelled: Callable[[], bool],
-    ) -> Iterator[Token]:
-        room = min(sampling.max_tokens, self._context - len(tokens))
-        work = Work(
-            read=lambda: self._sequence.read(tokens, lead, cancelled),
-            chosen=lambda clock: self._decoder.chosen(tokens, sampling, room, clock, cancelled),
-            ends=lambda token: token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token),
-            piece=self.piece,
-        )
-        return answer(tokens, sampling, work, cancelled)
+    ) -> Stream:
+        return self._decoder.chosen(tokens, sampling, room, clock, cancelled)
+
+    def _ends(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
 
 def load(path: Path, settings: Settings) -> LlamaEngine:
-    """Load a GGUF file whose header holds; raise DeviceError `bad_model` with the reason, llama.cpp's own if it has one."""
+    """Load a GGUF file whose header is sound.
+
+    Raise DeviceError `bad_model` with the reason, llama.cpp's own if it gives one.
+    """
     try:
         for file in filter(None, (path, settings.adapter)):
             read_header(file)
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
+
     model = opening.model(path, mapped=settings.mmap)
     try:
         adapter = opening.adapter(model, settings.adapter) if settings.adapter else None

@@ -12,7 +12,7 @@ from device.errors import DeviceError
 
 _ABORTED = 2
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-"""Bytes that their maker fills before anybody else sees them."""
+"""Makes an uninitialised bytes object, to be filled before anybody else sees it."""
 _new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
 
 
@@ -20,31 +20,35 @@ class LlamaCells:
     """The memory of a context."""
 
     def __init__(self, ctx: Any, threads: Threads) -> None:
-        self._ctx, self._threads = ctx, threads
+        self._ctx = ctx
+        self._threads = threads
         self._memory = llama.llama_get_memory(ctx)
         self._batch = opening.batch(llama.llama_n_batch(ctx))
 
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens; return False where it was cancelled."""
-        batch, last = self._batch, len(tokens) - 1
+        """Evaluate at most a batch of tokens; return False if it was cancelled."""
+        batch = self._batch
+        last = len(tokens) - 1
         batch.n_tokens = len(tokens)
+
         for row, token in enumerate(tokens):
-            batch.token[row], batch.pos[row], batch.logits[row] = (
-                token,
-                start + row,
-                every_row or row == last,
-            )
+            batch.token[row] = token
+            batch.pos[row] = start + row
+            batch.logits[row] = every_row or row == last
+
         with self._threads.at_work():
             code = llama.llama_decode(self._ctx, batch)
+
         if code not in (0, _ABORTED):
             raise DeviceError(
                 "engine_failed",
                 f"the engine gave up after {start} tokens (code {code}){opening.because()}",
             )
+
         return bool(code == 0)
 
     def watch(self, cancelled: "Callable[[], bool] | None") -> None:
-        """Ask from now on whether to go on, between the layers too; None asks no more."""
+        """Ask `cancelled` from now on, between the layers too; None stops asking."""
         self._ask = (
             llama.ggml_abort_callback(lambda _: cancelled())
             if cancelled
@@ -53,7 +57,7 @@ class LlamaCells:
         llama.llama_set_abort_callback(self._ctx, self._ask, None)
 
     def cut_to(self, length: int) -> bool:
-        """Forget what comes after so many tokens; return False where llama.cpp cannot."""
+        """Forget all tokens after the first `length`; return False if llama.cpp cannot."""
         return bool(llama.llama_memory_seq_rm(self._memory, 0, length, -1))
 
     def clear(self) -> None:
@@ -65,14 +69,18 @@ class LlamaCells:
         return int(llama.llama_state_seq_get_size(self._ctx, 0))
 
     def dump(self, length: int) -> bytes:
-        """Return the state of the whole sequence, written by llama.cpp where it stays: it may be tens of megabytes."""
+        """Return the state of the whole sequence."""
+        # llama.cpp writes it into the object that is returned: it may be tens of megabytes.
         size = self.size_bytes(length)
         state: bytes = _new_bytes(None, size)
         written = int(llama.llama_state_seq_get_data(self._ctx, _pointer(state), size, 0))
         return state if written == size else state[:written]
 
     def load(self, state: bytes) -> int:
-        """Take a state into the empty memory; return how many tokens it holds, 0 for what is no state."""
+        """Load a state into the empty memory and return its number of tokens.
+
+        0 if it is not a state.
+        """
         if llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), 0) != len(state):
             return 0
         return int(llama.llama_memory_seq_pos_max(self._memory, 0)) + 1

@@ -1,6 +1,7 @@
-"""A self-test of llama.cpp's arithmetic: small matrix products in the formats of models, compared with plain Python's.
+"""Self-test of llama.cpp's arithmetic: small matrix products compared with plain Python's.
 
-It needs no model. A library that was built for another processor dies here, on its first wide instruction.
+It needs no model. A library that was built for another processor dies here, on its first wide
+instruction.
 """
 
 import ctypes
@@ -13,11 +14,12 @@ from llama_cpp import llama_cpp as llama
 from device.errors import DeviceError
 
 FORMATS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}
-"""Names → `enum ggml_type`."""
+"""Name of a format → `enum ggml_type`."""
 WIDTH, ROWS, COLUMNS = 256, 4, 3
-"""One block of the K formats wide."""
+"""Columns of the product: one block of the K formats."""
 MAX_ERROR = 0.1
-"""Largest error of a product, in parts of the largest product; Q4_0 makes 0.08."""
+"""Largest allowed error of a product, as a share of the largest product."""
+# Q4_0 makes 0.08.
 _MEMORY = 1 << 20
 
 
@@ -32,7 +34,10 @@ class _Memory(ctypes.Structure):
 
 
 def exercise() -> dict[str, float]:
-    """Return the error of each format's product; raise DeviceError `bad_runtime` for one that is wrong."""
+    """Return the error of each format's product.
+
+    Raise DeviceError `bad_runtime` for a wrong one.
+    """
     errors = {name: round(_error(number), 6) for name, number in FORMATS.items()}
     for name, error in errors.items():
         if not error <= MAX_ERROR:
@@ -40,6 +45,7 @@ def exercise() -> dict[str, float]:
                 "bad_runtime",
                 f"the engine computes wrongly: {name} products are off by {error:.0%}",
             )
+
     return errors
 
 
@@ -50,7 +56,8 @@ def _error(kind: int) -> float:
         _dot(weights, row, values, column) for column in range(COLUMNS) for row in range(ROWS)
     ]
     found = _product(kind, weights, values)
-    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / max(map(abs, expected))
+    largest_error = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+    return largest_error / max(map(abs, expected))
 
 
 def _dot(weights: "array[float]", row: int, values: "array[float]", column: int) -> float:
@@ -58,7 +65,7 @@ def _dot(weights: "array[float]", row: int, values: "array[float]", column: int)
 
 
 def _product(kind: int, weights: "array[float]", values: "array[float]") -> list[float]:
-    """Return the product that the library computes, its weights stored in a format."""
+    """Return the product that the library computes with weights stored in a format."""
     memory = _call("ggml_init", _Memory(_MEMORY, None, False))
     try:
         matrix = _call("ggml_new_tensor_2d", memory, kind, _long(WIDTH), _long(ROWS))
@@ -87,7 +94,7 @@ def _product(kind: int, weights: "array[float]", values: "array[float]") -> list
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """Call a function of ggml.h that returns a pointer, or nothing that is read."""
+    """Call a function of ggml.h that returns a pointer, or a value that nobody reads."""
     function = getattr(llama._lib, name)
     function.restype = ctypes.c_void_p
     return ctypes.c_void_p(function(*arguments))

@@ -1,4 +1,4 @@
-"""llama.cpp's objects, made for `gguf.py`: the model, its context, a batch, a chain of samplers; and its log, kept quiet."""
+"""llama.cpp's objects: model, context, adapter, batch and samplers; and its log, kept quiet."""
 
 import ctypes
 import random
@@ -7,28 +7,33 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from device.engine.base import Description, FieldError, Sampling, Settings, default_threads
+from device.engine.base import Description, FieldError, Sampling, Settings
+from device.engine.machine import default_threads
 from device.engine.states import BATCH
 from device.errors import DeviceError
 
 N_OUTPUTS = 32
-"""Rows of logits kept at once. llama.cpp's own default, a row for each token of a batch, reserves 311 MB at a vocabulary of 152k;
-more rows than this in one batch would abort the process (GGML_ASSERT in output_reserve)."""
+"""Maximum number of rows of logits in one batch."""
+# llama.cpp's default, a row for each token of a batch, reserves 311 MB for a vocabulary of 152k.
+# More rows than this in one batch abort the process (GGML_ASSERT in output_reserve).
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
-"""Names as llama.cpp spells them → ggml_type."""
+"""Name of a KV type, as llama.cpp spells it → ggml_type."""
 _ERROR_LEVEL = 4
 """GGML_LOG_LEVEL_ERROR (ggml.h)."""
 
 
 class _Log:
-    """llama.cpp's log: nothing is printed, and the first error is kept: those after it say that something failed, not what."""
+    """llama.cpp's log: nothing is printed, and only the first error is kept."""
+
+    # Later errors say that something failed, not what.
 
     def __init__(self) -> None:
         self.error = ""
         self._callback = llama.llama_log_callback(self._take)
 
     def listen(self) -> None:
-        """Forget what was said, and hear what is said from now on: another user of the library may have set its own log."""
+        """Clear the error and listen from now on."""
+        # Another user of the library may have set its own log.
         self.error = ""
         llama.llama_log_set(self._callback, None)
 
@@ -38,32 +43,40 @@ class _Log:
 
 
 _logs: list[_Log] = []
-"""The one log of the process, once a model was opened; llama.cpp calls into it for as long as the process lives."""
+"""The one log of the process, made with the first model."""
+# llama.cpp calls into it for as long as the process lives.
 
 
 def because() -> str:
-    """Return llama.cpp's error as the end of a sentence."""
+    """Return llama.cpp's error as the end of a sentence; empty if it gave none."""
     return f": {_logs[0].error}" if _logs and _logs[0].error else ""
 
 
 def model(path: Path, *, mapped: bool = True) -> Any:
-    """Return a loaded model, its file mapped or copied; raise DeviceError `bad_model` with llama.cpp's reason."""
+    """Return a loaded model, its file mapped or copied.
+
+    Raise DeviceError `bad_model` with llama.cpp's reason.
+    """
     if not _logs:
         _logs.append(_Log())
         llama.llama_backend_init()
+
     _logs[0].listen()
     params = llama.llama_model_default_params()
     params.load_mode = params.load_mode if mapped else llama.LLAMA_LOAD_MODE_NONE
     loaded = llama.llama_model_load_from_file(str(path).encode(), params)
     if not loaded:
         raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{because()}")
+
     return loaded
 
 
 def context(loaded: Any, path: Path, settings: Settings) -> Any:
-    """Return a context of one sequence; raise DeviceError `bad_model` where there is none."""
+    """Return a context of one sequence; raise DeviceError `bad_model` if llama.cpp makes none."""
     params = llama.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_ubatch = settings.context, BATCH, settings.batch or BATCH
+    params.n_ctx = settings.context
+    params.n_batch = BATCH
+    params.n_ubatch = settings.batch or BATCH
     params.n_outputs_max = params.n_outputs_max_per_seq = N_OUTPUTS
     params.flash_attn_type = (
         llama.LLAMA_FLASH_ATTN_TYPE_AUTO if settings.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -77,23 +90,32 @@ def context(loaded: Any, path: Path, settings: Settings) -> Any:
     params.type_k = params.type_v = KV_TYPES.get(settings.kv_type, -1)
     opened = llama.llama_init_from_model(loaded, params) if params.type_k >= 0 else None
     if not opened:
-        refused = f"`{path.name}` cannot be run with {settings.context} tokens of {settings.kv_type} context"
+        requested = f"{settings.context} tokens of {settings.kv_type} context"
+        refused = f"`{path.name}` cannot be run with {requested}"
         raise DeviceError("bad_model", refused + because())
+
     return opened
 
 
 def adapter(loaded: Any, path: Path) -> Any:
-    """Return a LoRA adapter for a model, freed with it; raise DeviceError `bad_model` where it does not fit."""
+    """Return a LoRA adapter for a model, freed with it.
+
+    Raise DeviceError `bad_model` if it does not fit.
+    """
     made = llama.llama_adapter_lora_init(loaded, str(path).encode())
     if not made:
         raise DeviceError(
             "bad_model", f"the adapter `{path.name}` does not fit the model{because()}"
         )
+
     return made
 
 
 def adapt(opened: Any, made: Any) -> None:
-    """Add an adapter to all that a context evaluates; where that fails it is freed and DeviceError `bad_model` raised."""
+    """Add an adapter to everything that a context evaluates.
+
+    If that fails, free the context and raise DeviceError `bad_model`.
+    """
     scale = (ctypes.c_float * 1)(1.0)
     if llama.llama_set_adapters_lora(
         opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale
@@ -106,12 +128,13 @@ def batch(size: int) -> Any:
     """Return a batch of one sequence, to be filled again and again."""
     made = llama.llama_batch_init(size, 0, 1)
     for row in range(size):
-        made.n_seq_id[row], made.seq_id[row][0] = 1, 0
+        made.n_seq_id[row] = 1
+        made.seq_id[row][0] = 0
     return made
 
 
 def metadata(loaded: Any, key: str) -> str:
-    """Return a value of the file's header as text; empty where it has none."""
+    """Return a value of the file's header as text; empty if it has none."""
     text = ctypes.create_string_buffer(64)
     return (
         text.value.decode()
@@ -121,7 +144,7 @@ def metadata(loaded: Any, key: str) -> str:
 
 
 def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Description:
-    """Return what llama.cpp says of itself, the model and the context."""
+    """Return llama.cpp's description of itself, the model and the context."""
     text = ctypes.create_string_buffer(128)
     llama.llama_model_desc(loaded, text, len(text))
     return Description(
@@ -143,11 +166,15 @@ def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Descri
 
 
 def sampler(sampling: Sampling) -> Any:
-    """Return a chain in llama.cpp's own order: top-k, top-p, min-p, temperature, draw; or the likeliest token."""
+    """Return a sampler chain in llama.cpp's own order: top-k, top-p, min-p, temperature, draw.
+
+    At temperature 0 it takes the likeliest token.
+    """
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     if sampling.temperature == 0:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
         return chain
+
     seed = random.SystemRandom().randrange(2**32 - 1) if sampling.seed is None else sampling.seed
     for part in (
         llama.llama_sampler_init_top_k(sampling.top_k),
@@ -157,11 +184,15 @@ def sampler(sampling: Sampling) -> Any:
         llama.llama_sampler_init_dist(seed),
     ):
         llama.llama_sampler_chain_add(chain, part)
+
     return chain
 
 
 def grammar(vocab: Any, text: str) -> Any:
-    """Return a sampler that holds to a grammar in GBNF; raise FieldError where llama.cpp does not take it."""
+    """Return a sampler that enforces a grammar in GBNF.
+
+    Raise FieldError if llama.cpp refuses it.
+    """
     made = llama.llama_sampler_init_grammar(vocab, text.encode(), b"root")
     if not made:
         raise FieldError("response_format", f"the engine does not take this grammar{because()}")

@@ -1,6 +1,7 @@
-"""The choice of one token from a row of logits: by llama.cpp's samplers, within a grammar, with log-probabilities.
+"""The choice of one token from a row of logits: llama.cpp's samplers, a grammar, log-probabilities.
 
-llama.cpp ends the process when a grammar is told of a token that it does not allow; so each token is shown to it first.
+llama.cpp ends the process when a grammar is told of a token that it does not allow. So each token
+is tested against the grammar first.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from device.engine.llama import objects as opening
 from device.errors import DeviceError
 
 _NEVER = -9999.0
-"""What OpenAI's API says of a token whose probability is none."""
+"""Log-probability that OpenAI's API gives for a probability of 0."""
 _WORDS = 3
 """32-bit words of a llama_token_data: id, logit, p."""
 
@@ -25,13 +26,14 @@ class Picker:
     """Chooses the tokens of one answer."""
 
     def __init__(self, ctx: Any, vocab: Any, sampling: Sampling) -> None:
-        self._ctx, self._most = ctx, sampling.top_logprobs
+        self._ctx = ctx
+        self._most = sampling.top_logprobs
         self._size: int = llama.llama_vocab_n_tokens(vocab)
         self._grammar = opening.grammar(vocab, sampling.grammar) if sampling.grammar else None
         self._chain = opening.sampler(sampling)
 
     def pick(self, row: int = -1) -> Chosen:
-        """Return the token that comes after a row of the last batch."""
+        """Return the token that follows a row of the last batch."""
         token: int = llama.llama_sampler_sample(self._chain, self._ctx, row)
         if self._grammar:
             token = token if self._allows(token) else self._allowed(row)
@@ -51,7 +53,10 @@ class Picker:
         return bool(one.logit == 0.0)
 
     def _allowed(self, row: int) -> int:
-        """Return the choice among the tokens that the grammar allows; raise DeviceError `no_token` where there is none."""
+        """Return the choice among the tokens that the grammar allows.
+
+        Raise DeviceError `no_token` if there is none.
+        """
         scores = _Scores(self._ctx, row, self._size)
         scores.apply(self._grammar)
         scores.apply(self._chain)
@@ -60,10 +65,11 @@ class Picker:
             raise DeviceError(
                 "no_token", "the model has no token that goes on as `response_format` asks"
             )
+
         return int(best.id)
 
     def _likeliest(self, token: int, most: int, row: int) -> list[tuple[int, float]]:
-        """Return the log-probability of a token and those of the likeliest."""
+        """Return the log-probabilities of a token and of the likeliest tokens."""
         scores = _Scores(self._ctx, row, self._size)
         scores.apply_once(llama.llama_sampler_init_dist(0))
         own = (token, _log(scores.entries[token].p))
@@ -72,7 +78,7 @@ class Picker:
 
 
 class _Scores:
-    """A row of logits as samplers take it."""
+    """A row of logits in the form that samplers take."""
 
     def __init__(self, ctx: Any, row: int, size: int) -> None:
         self.entries = (llama.llama_token_data * size)()

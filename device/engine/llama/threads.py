@@ -1,11 +1,12 @@
-"""llama.cpp's threads: kept from token to token, and each on a core of its own where there is one for each of them.
+"""llama.cpp's threads: kept from token to token, each bound to a core if there are enough cores.
 
-Left alone, llama.cpp starts and ends its threads for each token, and where other programs run the scheduler puts a new thread on
-the core of the thread that started it: the two take turns then, although each waits for the other at every step. The same befalls
-threads that are kept, when one wakes another. Measured on two cores beside one other program, one that never stops (tokens/s;
-SmolLM2-135M, one thread alone 72, two threads on idle cores 104 to 145): kept and each on its core 67, kept and free 26,
-started anew 22.
+By default llama.cpp starts and ends its threads for each token. While other programs run, the
+scheduler puts a new thread on the core of the thread that started it: the two take turns, although
+each waits for the other at every step. The same happens to threads that are kept, when one wakes
+another.
 """
+# Measured on two cores beside one other busy program (tokens/s; SmolLM2-135M; one thread alone 72,
+# two threads on idle cores 104 to 145): kept and bound 67, kept and free 26, started anew 22.
 
 import ctypes
 import os
@@ -15,11 +16,14 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from device.engine.base import MAX_THREADS, usable_cores
+from device.engine.base import MAX_THREADS
+from device.engine.machine import usable_cores
 
 SLEEPS = b"BARRIER_SLEEP = 1"
-"""What a library says of itself whose threads sleep after a short spin (toolchain/runtime/image/barrier.patch). Those of any other
-would spin between two tokens too, for as long as they are kept, so for it llama.cpp starts its own."""
+"""Text in the system info of a library whose threads sleep after a short spin
+(toolchain/runtime/image/barrier.patch)."""
+# Threads of any other library would spin between two tokens too, as long as they are kept. For such
+# a library llama.cpp starts its own threads.
 
 
 class _Params(ctypes.Structure):
@@ -41,13 +45,14 @@ class Threads:
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
         self._pools: "dict[tuple[int, tuple[int, ...]], ctypes.c_void_p]" = {}
-        """Threads and the cores that they are bound to, if any → the pool. They live as long as the context: llama.cpp pauses the
-        last one when it meets the next, and does not know that it was freed."""
+        """(threads, cores that they are bound to) → the pool."""
+        # A pool lives as long as the context: llama.cpp pauses the last one when it gets the next,
+        # and does not know that it was freed.
         self._core: "int | None" = None
-        """Of the thread that asks, which computes too."""
+        """Core of the calling thread, which computes too."""
 
     def use(self, decode: int, prefill: int) -> None:
-        """Decode and read with so many threads on the cores of the thread that calls."""
+        """Decode and read with these numbers of threads, on the cores of the calling thread."""
         llama.llama_set_n_threads(self._ctx, decode, prefill)
         cores = sorted(os.sched_getaffinity(0))
         each = decode == prefill == len(cores) == usable_cores() and cores[-1] < MAX_THREADS
@@ -58,7 +63,7 @@ class Threads:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Keep the thread that asks on its core meanwhile, if it has one."""
+        """Keep the calling thread on its core during this context, if it has one."""
         if self._core is None:
             yield
             return
@@ -66,6 +71,7 @@ class Threads:
         before = os.sched_getaffinity(0)
         with suppress(OSError):  # the core was taken from this process: it goes on where it may
             os.sched_setaffinity(0, {self._core})
+
         try:
             yield
         finally:
@@ -73,35 +79,42 @@ class Threads:
                 os.sched_setaffinity(0, before)
 
     def close(self) -> None:
-        """End the threads; the context has been freed."""
+        """End the threads. The context must have been freed before."""
         for pool in self._pools.values():
             _call("ggml_threadpool_free", pool)
         self._pools.clear()
 
     def _pool(self, threads: int, bound: "tuple[int, ...]") -> "ctypes.c_void_p | None":
-        """Return a pool that is ready; None where llama.cpp is to start its own threads."""
+        """Return a pool that is ready; None if llama.cpp should start its own threads."""
         if threads == 1 or SLEEPS not in llama.llama_print_system_info():
             return None
+
         key = (threads, bound)
         if key not in self._pools:
             self._pools[key] = _started(threads, bound)
+
         # a pool that is paused when work comes binds the thread that brings it, for good
         _call("ggml_threadpool_resume", self._pools[key])
         return self._pools[key]
 
 
 def _started(threads: int, bound: "tuple[int, ...]") -> ctypes.c_void_p:
-    """Return a paused pool; of bound ones llama.cpp gives the lower cores to the threads that it starts."""
+    """Return a paused pool.
+
+    llama.cpp gives the lower ones of bound cores to the threads that it starts.
+    """
     params = _Params()
     _call("ggml_threadpool_params_init", ctypes.byref(params), ctypes.c_int(threads))
     params.paused, params.strict_cpu = True, bool(bound)
+
     for core in bound:
         params.cpumask[core] = True
+
     return _call("ggml_threadpool_new", ctypes.byref(params))
 
 
 def _call(name: str, *arguments: Any) -> ctypes.c_void_p:
-    """Call a function that returns a pointer, or nothing that is read."""
+    """Call a function that returns a pointer, or a value that nobody reads."""
     function = getattr(llama._lib, name)
     function.restype = ctypes.c_void_p
     return ctypes.c_void_p(function(*arguments))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from device.engine.base import FieldError, Sampling, Settings, default_threads, usable_cores
+from device.engine.base import FieldError, Sampling, Settings
+from device.engine.machine import default_threads, usable_cores
 
 
 @pytest.mark.parametrize(

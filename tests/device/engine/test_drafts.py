@@ -1,14 +1,14 @@
-"""Guesses come from the text itself, and are tried only with time that was earned."""
+"""Drafts come from the text itself, and are tried only with time that was earned."""
 
 import pytest
 
-from device.engine.drafts import SIZES, Lookup, Pace
+from device.engine.drafts import SIZES, DraftBudget, Lookup
 
 STEP_S = 0.01
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "guess"),
+    ("text", "most", "draft"),
     [
         ([1, 2, 3, 4, 5, 6, 1, 2, 3], 3, [4, 5, 6]),
         ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 1, [5]),
@@ -28,70 +28,70 @@ STEP_S = 0.01
         "none asked",
     ],
 )
-def test_a_guess_is_what_followed_the_last_time(
-    text: list[int], most: int, guess: list[int]
+def test_a_draft_is_what_followed_the_last_time(
+    text: list[int], most: int, draft: list[int]
 ) -> None:
-    assert Lookup(text).guess(most) == guess
+    assert Lookup(text).draft(most) == draft
 
 
-def paced(steps: int, right: int) -> Pace:
-    """Return a pace after so many steps, the last of them guessed right."""
-    pace = Pace()
-    pace.begin()
+def paced(steps: int, right: int) -> DraftBudget:
+    """Return a budget after so many steps, of which the last were drafted right."""
+    budget = DraftBudget()
+    budget.begin()
     for number in range(steps):
-        pace.stepped(STEP_S)
-        pace.saw(right=number >= steps - right)
-    return pace
+        budget.stepped(STEP_S)
+        budget.saw(right=number >= steps - right)
+    return budget
 
 
-def test_nothing_is_tried_before_guesses_were_right() -> None:
-    assert Pace().size(15) == 1
+def test_nothing_is_tried_before_drafts_were_right() -> None:
+    assert DraftBudget().size(15) == 1
     assert paced(40, 0).size(15) == 1
     assert paced(40, 3).size(15) == 1
 
 
-def test_the_more_guesses_were_right_the_more_are_tried_at_once() -> None:
+def test_the_more_drafts_were_right_the_more_are_tried_at_once() -> None:
     sizes = [paced(40, right).size(15) for right in range(40)]
     assert sizes == sorted(sizes)
     assert {1, min(SIZES)} <= set(sizes)
 
 
 def test_a_size_is_tried_with_what_smaller_ones_have_earned() -> None:
-    pace = paced(40, 30)
+    budget = paced(40, 30)
     tried = []
     for _ in range(6):
-        size = pace.size(15)
-        pace.tried(size, size, {4: 2.6, 8: 4.2, 16: 7.0}[size] * STEP_S)
+        size = budget.size(15)
+        budget.tried(size, size, {4: 2.6, 8: 4.2, 16: 7.0}[size] * STEP_S)
         tried.append(size)
     assert tried == sorted(tried)
     assert (tried[0], tried[-1]) == (4, 16)
 
 
-def test_no_more_are_tried_than_were_guessed() -> None:
-    pace = paced(40, 30)
+def test_no_more_are_tried_than_were_drafted() -> None:
+    budget = paced(40, 30)
     for _ in range(6):
-        pace.tried(4, 4, 2.6 * STEP_S)
-    assert [pace.size(guessed) for guessed in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
+        budget.tried(4, 4, 2.6 * STEP_S)
+    assert [budget.size(drafted) for drafted in (2, 3, 7, 14, 15)] == [1, 4, 8, 8, 16]
 
 
 def test_a_batch_that_costs_as_much_as_its_tokens_is_not_tried_again() -> None:
-    pace = paced(40, 30)
+    budget = paced(40, 30)
     for _ in range(20):
         for size in SIZES:
-            pace.tried(size, size, size * STEP_S)
-    assert pace.size(15) == 1
+            budget.tried(size, size, size * STEP_S)
+    assert budget.size(15) == 1
 
 
 def test_a_debt_is_paid_by_later_answers() -> None:
-    pace = paced(40, 40)
+    budget = paced(40, 40)
     for _ in range(3):
-        pace.tried(16, 1, 5 * STEP_S)
+        budget.tried(16, 1, 5 * STEP_S)
     for _ in range(5):
-        pace.begin()
-        assert pace.size(15) == 1
+        budget.begin()
+        assert budget.size(15) == 1
     for _ in range(2000):
-        pace.stepped(STEP_S)
-    assert pace.size(15) == 16
+        budget.stepped(STEP_S)
+    assert budget.size(15) == 16
 
 
 @pytest.mark.parametrize("length", [64, 128, 512])
@@ -100,22 +100,22 @@ def test_a_debt_is_paid_by_later_answers() -> None:
     [{4: 2.6, 8: 3.5, 16: 5.0}, {4: 2.4, 8: 4.2, 16: 7.6}, {4: 3.1, 8: 5.7, 16: 10.8}],
     ids=["two threads", "one thread", "one thread, Q4_1"],
 )
-def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(
+def test_drafts_that_look_good_and_are_wrong_cost_an_answer_little(
     length: int, costs: dict[int, float]
 ) -> None:
-    pace = paced(200, 200)
-    pace.begin()
+    budget = paced(200, 200)
+    budget.begin()
     spent, tokens = 0.0, 0
     while tokens < length:
-        size = pace.size(15)
+        size = budget.size(15)
         if size == 1:
-            pace.stepped(STEP_S)
-            pace.saw(right=True)
+            budget.stepped(STEP_S)
+            budget.saw(right=True)
             spent += 1
         else:
             cost = costs[size]
-            pace.tried(size, 1, cost * STEP_S)
-            pace.saw(right=False)
+            budget.tried(size, 1, cost * STEP_S)
+            budget.saw(right=False)
             spent += cost
         tokens += 1
     assert spent / length <= 1.01 + 2.6 / length
@@ -123,9 +123,9 @@ def test_guesses_that_look_good_and_are_wrong_cost_an_answer_little(
 
 def test_the_step_after_a_batch_is_paid_for_and_does_not_count_as_the_usual_one() -> None:
     usual, slow = paced(200, 200), paced(200, 200)
-    for pace, after in ((usual, STEP_S), (slow, 1.9 * STEP_S)):
+    for budget, after in ((usual, STEP_S), (slow, 1.9 * STEP_S)):
         for _ in range(4):
-            pace.tried(4, 3, 3.0 * STEP_S)
-            pace.stepped(after)
+            budget.tried(4, 3, 3.0 * STEP_S)
+            budget.stepped(after)
     assert usual.size(15) > 1
     assert slow.size(15) == 1

@@ -1,4 +1,6 @@
-"""Control tokens in a client's text: with `escape` no text of theirs brings one into the prompt, on both engines."""
+"""Control tokens in a client's text: with `escape` none of them reaches the prompt, on both
+engines.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

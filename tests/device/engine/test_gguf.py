@@ -1,4 +1,7 @@
-"""The engine's own loop against the stock high-level API of the same library, and its ends: stop, length, cancel, error."""
+"""The engine's own loop against the high-level API of the same library, and how answers end.
+
+An answer ends by a stop, by its length, by a cancel or by an error.
+"""
 
 import array
 import math
@@ -138,22 +141,22 @@ def test_the_next_turn_reads_only_what_is_new_and_answers_as_from_the_beginning(
     assert ids(second) == ids(fresh)
 
 
-def test_another_question_takes_up_the_lead_alone_and_answers_as_from_the_beginning(
+def test_another_question_reuses_the_prefix_alone_and_answers_as_from_the_beginning(
     engine: Engine,
 ) -> None:
-    lead = b"system: be brief. "
-    list(engine.generate([*lead, *b"one"], GREEDY, lead=len(lead)))
-    other = [*lead, *b"once more"]
-    second = list(engine.generate(other, GREEDY, lead=len(lead)))
-    assert reused(second) == len(lead)
+    prefix = b"system: be brief. "
+    list(engine.generate([*prefix, *b"one"], GREEDY, prefix=len(prefix)))
+    other = [*prefix, *b"once more"]
+    second = list(engine.generate(other, GREEDY, prefix=len(prefix)))
+    assert reused(second) == len(prefix)
     engine.forget()
-    fresh = list(engine.generate(other, GREEDY, lead=len(lead)))
+    fresh = list(engine.generate(other, GREEDY, prefix=len(prefix)))
     assert (reused(fresh), ids(fresh)) == (0, ids(second))
 
 
 def test_engines_side_by_side_answer_at_the_same_time_as_each_does_alone(random_file: Path) -> None:
     first = load(random_file, replace(SETTINGS, threads=2, slots=2))
-    second = first.beside()
+    second = first.new_context()
     assert second and second.description.threads == 1
     questions = [[*QUESTION, *b"%d" % number] for number in range(4)]
     alone = [ids(list(first.generate(question, GREEDY))) for question in questions]
@@ -169,45 +172,45 @@ def test_engines_side_by_side_answer_at_the_same_time_as_each_does_alone(random_
 
 
 def test_conversations_that_alternate_are_not_read_again(engine: Engine) -> None:
-    lead, turns = [*b"system: be brief. "], [[*b"x" * 40], [*b"y" * 40]]
-    talks = [[*lead, *turn] for turn in turns]
+    prefix, turns = [*b"system: be brief. "], [[*b"x" * 40], [*b"y" * 40]]
+    talks = [[*prefix, *turn] for turn in turns]
     for talk in talks:
-        talk += ids(list(engine.generate(talk, GREEDY, lead=len(lead))))
+        talk += ids(list(engine.generate(talk, GREEDY, prefix=len(prefix))))
     for talk in talks:
         before = len(talk)
         talk += b"and?"
-        assert reused(list(engine.generate(talk, GREEDY, lead=len(lead)))) >= before - 1
+        assert reused(list(engine.generate(talk, GREEDY, prefix=len(prefix)))) >= before - 1
 
 
 def test_a_saved_state_is_taken_back_by_another_process_and_changes_no_token(
     random_file: Path,
 ) -> None:
-    lead, prompt = [*b"system: be very brief. "], [*b"system: be very brief. what is it?"]
+    prefix, prompt = [*b"system: be very brief. "], [*b"system: be very brief. what is it?"]
     saved, plain, restored = (load(random_file, SETTINGS) for _ in range(3))
-    state = saved.save(lead)
-    assert restored.restore(lead, state)
+    state = saved.save(prefix)
+    assert restored.restore(prefix, state)
     with_state, without = (
-        list(engine.generate(prompt, GREEDY, lead=len(lead))) for engine in (restored, plain)
+        list(engine.generate(prompt, GREEDY, prefix=len(prefix))) for engine in (restored, plain)
     )
-    assert (reused(with_state), reused(without)) == (len(lead), 0)
+    assert (reused(with_state), reused(without)) == (len(prefix), 0)
     assert ids(with_state) == ids(without)
     for engine in (saved, plain, restored):
         engine.close()
 
 
-def test_scores_behind_a_lead_come_from_its_state(engine: Engine) -> None:
-    lead, rest = [*b"system: be very brief. "], [*b"what is it?"]
-    whole = list(engine.logits([*lead, *rest]))[len(lead) :]
-    apart = list(engine.logits([*lead, *rest], len(lead)))
+def test_scores_behind_a_prefix_come_from_its_state(engine: Engine) -> None:
+    prefix, rest = [*b"system: be very brief. "], [*b"what is it?"]
+    whole = list(engine.logits([*prefix, *rest]))[len(prefix) :]
+    apart = list(engine.logits([*prefix, *rest], len(prefix)))
     assert [likeliest(row) for row in apart] == [likeliest(row) for row in whole]
-    state = engine.save([*reversed(lead)])
+    state = engine.save([*reversed(prefix)])
     engine.forget()
-    assert engine.restore(lead, state)
-    assert list(engine.logits([*lead, *rest], len(lead))) != apart, (
+    assert engine.restore(prefix, state)
+    assert list(engine.logits([*prefix, *rest], len(prefix))) != apart, (
         "the state of other tokens under these tokens' name"
     )
     engine.forget()
-    assert list(engine.logits([*lead, *rest], len(lead))) == apart
+    assert list(engine.logits([*prefix, *rest], len(prefix))) == apart
 
 
 @pytest.mark.parametrize(
@@ -216,12 +219,12 @@ def test_scores_behind_a_lead_come_from_its_state(engine: Engine) -> None:
 def test_a_state_that_holds_other_tokens_than_it_should_is_not_taken(
     engine: Engine, harm: Callable[[bytes], bytes]
 ) -> None:
-    lead = [*b"system: be brief. "]
-    state = engine.save(lead)
+    prefix = [*b"system: be brief. "]
+    state = engine.save(prefix)
     engine.forget()
-    assert not engine.restore(lead, harm(state))
-    assert not engine.restore(lead[:-1], state)
-    assert reused(list(engine.generate([*lead, 7], GREEDY, lead=len(lead)))) == 0
+    assert not engine.restore(prefix, harm(state))
+    assert not engine.restore(prefix[:-1], state)
+    assert reused(list(engine.generate([*prefix, 7], GREEDY, prefix=len(prefix)))) == 0
 
 
 COPIED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-*/=<>()[]{}"
@@ -232,15 +235,15 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gguf(tmp_path_factory.mktemp("copier") / "copies.gguf", recites=COPIED)
 
 
-def guessing(file: Path, *, guess: bool = True) -> LlamaEngine:
-    loaded = load(file, replace(SETTINGS, guess=guess))
+def guessing(file: Path, *, speculative: bool = True) -> LlamaEngine:
+    loaded = load(file, replace(SETTINGS, speculative=speculative))
     assert isinstance(loaded, LlamaEngine)
     return loaded
 
 
-def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier: Path) -> None:
+def test_an_answer_that_repeats_its_prompt_is_drafted_and_stays_the_same(copier: Path) -> None:
     prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
-    one, other = guessing(copier), guessing(copier, guess=False)
+    one, other = guessing(copier), guessing(copier, speculative=False)
     steps, plain = (list(engine.generate(prompt, sampling)) for engine in (one, other))
     assert [(step.id, step.text, step.finish_reason) for step in steps] == [
         (step.id, step.text, step.finish_reason) for step in plain
@@ -252,8 +255,8 @@ def test_an_answer_that_repeats_its_prompt_is_guessed_and_stays_the_same(copier:
     other.close()
 
 
-def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
-    one, other = guessing(random_file), guessing(random_file, guess=False)
+def test_noise_is_the_same_with_drafts_and_without(random_file: Path) -> None:
+    one, other = guessing(random_file), guessing(random_file, speculative=False)
     for prompt in (QUESTION, [*b"ab" * 40], [*b"the same, the same, the same"]):
         answers = [
             ids(list(engine.generate(prompt, Sampling(max_tokens=200)))) for engine in (one, other)
@@ -264,7 +267,7 @@ def test_noise_is_the_same_with_guesses_and_without(random_file: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", range(9, 40, 3))
-def test_an_answer_that_is_left_among_guesses_leaves_no_token_too_many(
+def test_an_answer_that_is_left_among_drafts_leaves_no_token_too_many(
     copier: Path, taken: int
 ) -> None:
     engine = guessing(copier)

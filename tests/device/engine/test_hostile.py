@@ -1,4 +1,6 @@
-"""What our header pass lets through does not kill llama.cpp: mutants of a model's header, each loaded in a child of its own."""
+"""Headers that pass our check do not kill llama.cpp: mutants of a model's header, each loaded in a
+child process.
+"""
 
 import json
 import subprocess

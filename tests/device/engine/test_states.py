@@ -1,24 +1,27 @@
-"""A prompt takes up what was read before only where reading it from the beginning would have been cut too; the shelf is bounded."""
+"""What a prompt reuses, and the limit of the prefix cache.
+
+A prompt reuses tokens only up to where reading it from the beginning would have cut too.
+"""
 
 import pytest
 
-from device.engine.states import BATCH, Memory, Shelf, of_lead
+from device.engine.states import BATCH, Memory, PrefixCache, of_prefix
 
-LEAD = list(range(100))
+PREFIX = list(range(100))
 QUESTION, ANSWER = [200, 201, 202], [300, 301]
-TALK = Memory([*LEAD, *QUESTION, *ANSWER], 100, [0, 100], 103)
+TALK = Memory([*PREFIX, *QUESTION, *ANSWER], 100, [0, 100], 103)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "lead", "usable"),
+    ("prompt", "prefix", "usable"),
     [
-        ([*LEAD, *QUESTION, *ANSWER, 7], 100, 105),
-        ([*LEAD, *QUESTION, 300, 9], 100, 104),
-        ([*LEAD, *QUESTION], 100, 100),
-        ([*LEAD, 200, 9], 100, 100),
-        ([*LEAD[:50], 9], 100, 0),
-        ([*LEAD, *QUESTION, *ANSWER, 7], 0, 0),
-        ([*LEAD, *QUESTION, *ANSWER, 7], 50, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 100, 105),
+        ([*PREFIX, *QUESTION, 300, 9], 100, 104),
+        ([*PREFIX, *QUESTION], 100, 100),
+        ([*PREFIX, 200, 9], 100, 100),
+        ([*PREFIX[:50], 9], 100, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 0, 0),
+        ([*PREFIX, *QUESTION, *ANSWER, 7], 50, 0),
         ([9, 9], 0, 0),
     ],
     ids=[
@@ -26,14 +29,14 @@ TALK = Memory([*LEAD, *QUESTION, *ANSWER], 100, [0, 100], 103)
         "goes on after half an answer",
         "the same again",
         "another question",
-        "another lead",
-        "read without a lead",
-        "read with a shorter lead",
+        "another prefix",
+        "read without a prefix",
+        "read with a shorter prefix",
         "nothing in common",
     ],
 )
-def test_what_a_prompt_can_take_up(prompt: list[int], lead: int, usable: int) -> None:
-    assert TALK.usable(prompt, lead) == usable
+def test_what_a_prompt_can_take_up(prompt: list[int], prefix: int, usable: int) -> None:
+    assert TALK.usable(prompt, prefix) == usable
 
 
 def test_long_prompts_share_whole_batches() -> None:
@@ -50,45 +53,47 @@ def test_what_is_cut_off_is_no_cut_any_more() -> None:
     assert (len(memory.tokens), memory.cuts, memory.asked) == (612, [0, 100, 612], 612)
 
 
-def test_the_shelf_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> None:
-    shelf = Shelf(100)
-    shelf.put(of_lead(LEAD), b"x" * 40, pinned=True)
-    shelf.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 30)
-    shelf.put(Memory([4, 5, 6], 0, [0], 2), b"2" * 30)
-    assert shelf.best([1, 2, 3, 4], 0)
-    shelf.put(Memory([7, 8, 9], 0, [0], 2), b"3" * 30)
-    assert shelf.size_bytes == 100
-    assert shelf.best([4, 5, 6, 7], 0) is None
-    assert [shelf.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], LEAD)] == [
+def test_the_prefix_cache_drops_what_was_used_longest_ago_but_not_what_is_pinned() -> None:
+    cache = PrefixCache(100)
+    cache.put(of_prefix(PREFIX), b"x" * 40, pinned=True)
+    cache.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 30)
+    cache.put(Memory([4, 5, 6], 0, [0], 2), b"2" * 30)
+    assert cache.best([1, 2, 3, 4], 0)
+    cache.put(Memory([7, 8, 9], 0, [0], 2), b"3" * 30)
+    assert cache.size_bytes == 100
+    assert cache.best([4, 5, 6, 7], 0) is None
+    assert [cache.state_of(tokens)[:1] for tokens in ([1, 2, 3], [7, 8, 9], PREFIX)] == [
         b"1",
         b"3",
         b"x",
     ]
 
 
-def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves_the_lead() -> None:
-    shelf = Shelf(1000)
-    shelf.put(of_lead(LEAD), b"lead")
-    shelf.put(TALK, b"talk")
+def test_a_conversation_that_went_on_takes_the_place_of_its_beginning_and_leaves_the_prefix() -> (
+    None
+):
+    cache = PrefixCache(1000)
+    cache.put(of_prefix(PREFIX), b"prefix")
+    cache.put(TALK, b"talk")
     longer = Memory([*TALK.tokens, 7, 8, 9], 100, [0, 100, 105], 107)
-    shelf.put(longer, b"longer")
-    assert shelf.size_bytes == len(b"lead" + b"longer")
-    assert shelf.best([*longer.tokens, 1], 100) == (108, longer, b"longer")
-    assert shelf.best([*LEAD, 1], 100) is not None
+    cache.put(longer, b"longer")
+    assert cache.size_bytes == len(b"prefix" + b"longer")
+    assert cache.best([*longer.tokens, 1], 100) == (108, longer, b"longer")
+    assert cache.best([*PREFIX, 1], 100) is not None
 
 
-def test_a_state_larger_than_the_shelf_is_not_kept() -> None:
-    shelf = Shelf(10)
-    shelf.put(TALK, b"x" * 11)
-    assert shelf.size_bytes == 0
+def test_a_state_larger_than_the_prefix_cache_is_not_kept() -> None:
+    cache = PrefixCache(10)
+    cache.put(TALK, b"x" * 11)
+    assert cache.size_bytes == 0
 
 
 def test_room_is_made_before_there_is_a_state() -> None:
-    shelf = Shelf(100)
-    shelf.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 60)
-    assert not shelf.make_room(TALK, 101)
-    assert shelf.size_bytes == 60
-    assert shelf.make_room(TALK, 41)
-    assert shelf.size_bytes == 0
-    shelf.put(of_lead(LEAD), b"x" * 60, pinned=True)
-    assert not shelf.make_room(TALK, 41)
+    cache = PrefixCache(100)
+    cache.put(Memory([1, 2, 3], 0, [0], 2), b"1" * 60)
+    assert not cache.make_room(TALK, 101)
+    assert cache.size_bytes == 60
+    assert cache.make_room(TALK, 41)
+    assert cache.size_bytes == 0
+    cache.put(of_prefix(PREFIX), b"x" * 60, pinned=True)
+    assert not cache.make_room(TALK, 41)

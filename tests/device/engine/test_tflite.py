@@ -1,4 +1,6 @@
-"""The LiteRT engine against the stock interpreter driven by hand: its logits, its answers, its memory, and what it refuses."""
+"""The LiteRT engine against the interpreter called by hand: logits, answers, memory and
+refusals.
+"""
 
 import importlib.metadata
 import math
@@ -30,7 +32,9 @@ PROMPT = [int(token) for token in np.random.default_rng(2).integers(3, 512, 90)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of which no token ends an answer: its end's row in the head is zero and the rest is wide."""
+    """A model that never ends an answer: the end token's row of the head is zero, and the others
+    are not.
+    """
     return tiny_llama(tmp_path_factory.mktemp("model") / "model", initializer_range=0.1)
 
 
@@ -62,10 +66,10 @@ def test_a_greedy_answer_is_what_its_own_logits_say(engine: Engine) -> None:
         len(PROMPT) - 1 :
     ]
     assert len(answer) == 40
-    leads = [np.sort(row)[-1] - np.sort(row)[-2] for row in rows]
+    margins = [np.sort(row)[-1] - np.sort(row)[-2] for row in rows]
     assert all(
-        row.argmax() == token or lead < 0.05
-        for row, token, lead in zip(rows, answer, leads, strict=False)
+        row.argmax() == token or margin < 0.05
+        for row, token, margin in zip(rows, answer, margins, strict=False)
     )
 
 
@@ -100,22 +104,22 @@ def test_the_file_itself_says_what_stops(folder: Path, tmp_path: Path) -> None:
     assert ids(list(engine.generate(PROMPT[:at], GREEDY))) == []
 
 
-@pytest.mark.parametrize("lead", [0, 1, 17, 60])
-def test_no_answer_depends_on_what_was_asked_before(engine: Engine, lead: int) -> None:
+@pytest.mark.parametrize("prefix", [0, 1, 17, 60])
+def test_no_answer_depends_on_what_was_asked_before(engine: Engine, prefix: int) -> None:
     engine.forget()
-    first = ids(list(engine.generate(PROMPT, GREEDY, lead=lead)))
+    first = ids(list(engine.generate(PROMPT, GREEDY, prefix=prefix)))
     for other in (PROMPT[:70][::-1], PROMPT[:65] + PROMPT[:30], PROMPT[:17] + PROMPT[40:80]):
-        list(engine.generate(other, GREEDY, lead=lead))
-        assert ids(list(engine.generate(PROMPT, GREEDY, lead=lead))) == first
+        list(engine.generate(other, GREEDY, prefix=prefix))
+        assert ids(list(engine.generate(PROMPT, GREEDY, prefix=prefix))) == first
 
 
 def test_a_saved_state_is_taken_back_by_another_engine(engine: Engine, file: Path) -> None:
-    lead = PROMPT[:60]
-    state, expected = engine.save(lead), ids(list(engine.generate(PROMPT, GREEDY, lead=60)))
+    prefix = PROMPT[:60]
+    state, expected = engine.save(prefix), ids(list(engine.generate(PROMPT, GREEDY, prefix=60)))
     other = load(file, SETTINGS)
     assert other.state_kind == engine.state_kind
-    assert other.restore(lead, state)
-    steps = list(other.generate(PROMPT, GREEDY, lead=60))
+    assert other.restore(prefix, state)
+    steps = list(other.generate(PROMPT, GREEDY, prefix=60))
     assert ids(steps) == expected
     assert steps[-1].timing and steps[-1].timing.reused_tokens == 60
     other.close()

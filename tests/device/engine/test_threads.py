@@ -1,4 +1,6 @@
-"""Threads are kept, sleep where they wait, and leave no trace: neither in an answer, nor on the cores of their caller."""
+"""Threads are kept, sleep while they wait, and change neither an answer nor the cores of their
+caller.
+"""
 
 import os
 import subprocess
@@ -10,9 +12,10 @@ from pathlib import Path
 import pytest
 from llama_cpp import llama_cpp as llama
 
-from device.engine import base, load
-from device.engine.base import Engine, Sampling, Settings, others_run, usable_cores
+from device.engine import load, machine
+from device.engine.base import Engine, Sampling, Settings
 from device.engine.llama.threads import SLEEPS
+from device.engine.machine import others_run, usable_cores
 from tests.fakes.tiny_gguf import tiny_gguf
 
 GREEDY = Sampling(max_tokens=24)
@@ -116,7 +119,7 @@ def test_threads_that_have_nothing_to_do_sleep(random_file: Path) -> None:
 
 def test_engines_side_by_side_have_threads_of_their_own(random_file: Path) -> None:
     first = loaded(random_file, 2)
-    second = first.beside()
+    second = first.new_context()
     assert second
     assert answered(first) == answered(second)
     second.close()
@@ -153,7 +156,7 @@ def test_a_trial_beside_other_programs_chooses_threads_and_changes_no_answer(
     alone = loaded(random_file, 1)
     expected = answered(alone)
     alone.close()
-    monkeypatch.setattr(base, "ONE_THREAD_BYTES", 0)
+    monkeypatch.setattr(machine, "ONE_THREAD_BYTES", 0)
     engine = loaded(random_file)
     assert engine.description.threads in range(1, usable_cores() + 1)
     assert engine.description.threads_batch == engine.description.threads

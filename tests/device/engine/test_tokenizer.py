@@ -9,7 +9,7 @@ from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
 from tests.fakes.families import TOKENIZERS
 from tests.fakes.models import CHATML, TEXTS
-from toolchain.models.tokenizer import PROOF
+from toolchain.models.tokenizer_proof import PROOF
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -1,4 +1,6 @@
-"""Every field of a manifest with every wrong value: one kind of error with one code, and nothing else was read."""
+"""Every field of a manifest with every wrong value: the same error, a listed code, and no other
+file was read.
+"""
 
 import dataclasses
 import json
@@ -12,10 +14,11 @@ from device.manifest import (
     Manifest,
     ManifestError,
     RuntimeManifest,
-    fields,
+    codes,
     read_manifest,
     read_runtime,
 )
+from device.manifest.fields import rules_of
 from tests.fakes.bundles import make_bundle, make_runtime
 
 DEEP: Any = []
@@ -83,9 +86,10 @@ def outcome(kind: str, folder: Path, content: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("kind", READERS)
 def test_every_field_has_a_rule(kind: str) -> None:
-    rules = fields.BUNDLE if kind == "bundle" else fields.RUNTIME
+    rules = rules_of(READERS[kind][1])
     named = {field.name for field in dataclasses.fields(READERS[kind][1])}
     assert set(rules) == named - {"extra"}
+    assert all(rules.values())
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -95,13 +99,35 @@ def test_a_wrong_value_in_any_field_is_a_manifest_error_or_harmless(
     folder = made(kind, tmp_path / "made")
     sound = json.loads((folder / READERS[kind][2]).read_bytes())
     assert outcome(kind, folder, sound) == "read"
-    rules = fields.BUNDLE if kind == "bundle" else fields.RUNTIME
-    for name in rules:
+    for name in rules_of(READERS[kind][1]):
         seen = {outcome(kind, folder, {**sound, name: value}) for value in WRONG}
         assert seen <= {"read", *CODES}, name
         assert outcome(kind, folder, {**sound, name: None}) == "bad_manifest"
         assert outcome(kind, folder, {**sound, name: DEEP}) == "bad_manifest"
         assert outcome(kind, folder, {**sound, name: 2**70}) == "bad_manifest"
+
+
+def test_the_codes_are_listed() -> None:
+    assert codes.CODES.keys() >= CODES
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_wrong_field_is_refused_before_any_other_file_is_read(tmp_path: Path, kind: str) -> None:
+    read, manifest, name = READERS[kind]
+    sound = json.loads((made(kind, tmp_path / "made") / name).read_bytes())
+    for field in rules_of(manifest):
+        (tmp_path / name).write_text(json.dumps({**sound, field: None}))
+        with pytest.raises(ManifestError, match=f"`{field}`") as caught:
+            read(tmp_path)
+        assert caught.value.code == "bad_manifest"
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_newer_schema_is_told_before_its_fields_are_judged(tmp_path: Path, kind: str) -> None:
+    folder = made(kind, tmp_path / "made")
+    sound = json.loads((folder / READERS[kind][2]).read_bytes())
+    changed = {**dict.fromkeys(sound, "of another kind"), "schema": 2}
+    assert outcome(kind, folder, changed) == "newer_schema"
 
 
 NUMBERS = ["counter", "context", "max_tokens", "slots"]

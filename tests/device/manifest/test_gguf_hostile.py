@@ -1,4 +1,6 @@
-"""Files that were made to break a reader: llama.cpp's own handcrafted kinds, the shapes behind CVEs, and a great many mutants."""
+"""GGUF files made to break a reader: llama.cpp's own handcrafted kinds, the shapes behind CVEs, and
+mutants.
+"""
 
 import random
 import resource
@@ -115,7 +117,10 @@ HANDCRAFTED: dict[str, tuple[bytes, bool]] = {
     ),
     "data, sound": (gguf([NAME], [tensor(), tensor("b", offset=512)], 1024), True),
 }
-"""The kinds of llama.cpp's tests/test-gguf.cpp, and whether we take them; alignment 1 and dimension 0, which it takes, we do not."""
+"""The kinds of llama.cpp's tests/test-gguf.cpp, and whether we accept them.
+
+llama.cpp accepts alignment 1 and dimension 0, and we do not.
+"""
 
 SHAPES: dict[str, bytes] = {
     "CVE-2024-39720, a file of four bytes": b"GGUF",

@@ -1,4 +1,4 @@
-"""The bounded pass over TFLite files: what ours hold, and that nothing broken gets through it with any other error."""
+"""The check of TFLite files: what ours contain, and that a broken file gives no other error."""
 
 import random
 import struct
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device.manifest import ManifestError, sha256_of, tflite
+from device.manifest import ManifestError, flatbuffer, sha256_of
 from device.manifest.tflite import foreign_operators, legacy_fault, read_header, tensor_digests
 from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
+from toolchain.quantize.tflite.blueprint import I8, Blueprint, Matrix, Promise
 from toolchain.quantize.tflite.file import write_header
-from toolchain.quantize.tflite.graph import I8, Blueprint, Graph, Matrix, Promise, quantization
+from toolchain.quantize.tflite.graph import Graph, quantization
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,9 @@ def test_a_file_that_is_cut_is_refused(file: Path, tmp_path: Path, share: float)
 
 
 def test_no_change_of_its_structure_gives_another_error(file: Path, tmp_path: Path) -> None:
-    """Flips, zeros, greatest numbers and moved words in the part before the weights: refused, or harmless to read."""
+    """Bit flips, zeros, largest numbers and moved words before the weights: refused, or harmless to
+    read.
+    """
     raw, draw, caught = bytearray(file.read_bytes()), random.Random(7), 0
     structure = min(start for start, size in read_header(file).buffers if size)
     broken = tmp_path / "broken.tflite"
@@ -119,7 +122,7 @@ def test_no_change_of_its_structure_gives_another_error(file: Path, tmp_path: Pa
 
 
 def test_what_is_walked_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tflite, "MAX_ITEMS", 1000)
+    monkeypatch.setattr(flatbuffer, "MAX_ITEMS", 1000)
     assert refused(file).endswith(": more than 1000 parts")
 
 

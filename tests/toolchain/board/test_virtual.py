@@ -398,7 +398,7 @@ def test_what_goes_wrong_on_boards_goes_wrong_here(real: VirtualBoard) -> None:
             full = connection.run(["sh", "-c", f"head -c 32000000 /dev/zero >{folder}/file"])
             assert full.code != 0 and "No space left on device" in full.stderr
         hungry = connection.run(
-            ["python3", "-c", "x = [bytes(1) * (64 << 20) for _ in range(64)]"], timeout_s=300
+            ["python3", "-c", "x = [bytes(1) * (64 << 20) for _ in range(64)]"], timeout_s=1500
         )
         assert hungry.code == 137
         with faults.slow_link(board, delay_ms=400, rate_kbit=1000):

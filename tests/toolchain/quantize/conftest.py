@@ -1,4 +1,4 @@
-"""What the tests of quantize share: tiny checkpoints, a reporter that remembers, and llama.cpp's own two passes as the referee."""
+"""Shared by the tests of quantize: tiny checkpoints, a recording reporter, llama.cpp as referee."""
 
 import ctypes
 import json
@@ -46,7 +46,7 @@ class Recorder:
 
 
 def checkpoint(folder: Path, adapter: Path | None = None) -> Checkpoint:
-    """Return a model folder as the stages before would hand it over, with an adapter that is not merged yet."""
+    """Return a model folder as earlier stages hand it over, with an unmerged adapter."""
     record = Record(
         stage="tune",
         key="",
@@ -172,7 +172,7 @@ def _entry(name: str, values: np.ndarray) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: of tiny models the threads of several only wait for each other."""
+    """Let torch compute with one thread: threads of tiny models only wait for each other."""
     import torch
 
     before = torch.get_num_threads()

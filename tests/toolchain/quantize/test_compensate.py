@@ -1,4 +1,4 @@
-"""Rounding that takes errors over: nearer in what counts, and plain rounding where nothing is shared."""
+"""Rounding with compensated errors: nearer in the product; plain rounding of independent inputs."""
 
 import numpy as np
 import pytest

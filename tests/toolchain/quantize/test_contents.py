@@ -1,4 +1,4 @@
-"""What `inspect` says of a GGUF: its figures, its specials by their text, and what an engineer should be warned of."""
+"""`inspect` of a GGUF file: its figures, its special tokens as text, and warnings."""
 
 import json
 import struct
@@ -93,7 +93,8 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "no end": ({}, "no token ends an answer"),
     "end is padding": (
         {"eos": 1, "padding": 1},
-        "padding is the token that ends an answer: a model trained with padding masked may never have learned to stop",
+        "padding is the token that ends an answer: "
+        "a model trained with padding masked may never have learned to stop",
     ),
     "end out of reach": ({"eos": 9}, "the eos token 9 is not in the vocabulary of 3"),
     "no template": (

@@ -1,4 +1,4 @@
-"""`inspect FOLDER`: a checkpoint, an adapter and a bundle each say what they are, and what a later stage would refuse."""
+"""`inspect FOLDER` of a checkpoint, an adapter and a bundle: contents, and later refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stage: one file with its origin and companions beside it, figures, progress, and a sentence for what is refused."""
+"""The stage: one file with its origin and companions, figures, progress, and refusals."""
 
 import json
 from collections.abc import Callable
@@ -111,8 +111,8 @@ def test_progress_is_told_in_bytes_to_the_end(make: Make, quantized: Quantized) 
     )
     assert [done for done, _, _ in report.steps] == sorted({done for done, _, _ in report.steps})
     assert (
-        report.notes[-1]
-        == "tiny-model-1.4M-v1.0-Q8_0.gguf: 1.6 MB; Q8_0 has nominally 8.50 bits per weight, here 8.52"
+        report.notes[-1] == "tiny-model-1.4M-v1.0-Q8_0.gguf: 1.6 MB; "
+        "Q8_0 has nominally 8.50 bits per weight, here 8.52"
     )
 
 
@@ -214,7 +214,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "shape against config": (
         config(intermediate_size=768),
-        "model.safetensors: tensor `model.layers.0.mlp.gate_proj.weight`: shape [512, 256], config.json asks for [768, 256]",
+        "model.safetensors: tensor `model.layers.0.mlp.gate_proj.weight`: shape [512, 256], "
+        "config.json asks for [768, 256]",
     ),
     "NaN": (
         tensors(poke(UP, float("nan"))),
@@ -303,7 +304,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
                 fields["added_tokens"][2] | {"id": 512, "content": "<|new|>"}
             )
         ),
-        r"tokenizer\.json: token 512 \(`<\|new\|>`\) has no row in `model\.embed_tokens\.weight` of 512",
+        r"tokenizer\.json: token 512 \(`<\|new\|>`\) has no row "
+        r"in `model\.embed_tokens\.weight` of 512",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Adapters: merged while the weights are read, or beside the base in a file of their own; the same logits either way."""
+"""Adapters, merged while the weights are read or unmerged in their own file, give equal logits."""
 
 import json
 from pathlib import Path

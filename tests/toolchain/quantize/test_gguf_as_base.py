@@ -1,4 +1,4 @@
-"""A GGUF file read back as a checkpoint: every family and kind of tokenizer, what a file may leave out, and what is refused by name."""
+"""A GGUF file read as a checkpoint: families, tokenizers, missing keys, and refusals by name."""
 
 import json
 import math
@@ -24,6 +24,7 @@ from toolchain.models import architecture, tokenizer
 from toolchain.models.from_gguf import write_checkpoint
 from toolchain.models.gguf_read import GgufFile
 from toolchain.models.origin import Origin
+from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Silent
 
@@ -46,7 +47,7 @@ def rewritten(
     drop: tuple[str, ...] = (),
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """Copy a model file with the gguf package: metadata changed (None: taken out), tensors left out, others put in."""
+    """Copy a model file with the gguf package and change metadata (None removes) and tensors."""
     from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
     reader, changes = GGUFReader(file), dict(says or {})
@@ -93,7 +94,7 @@ def loaded(folder: Path) -> dict[str, np.ndarray]:
 
 def understood(folder: Path) -> architecture.Model:
     with open_weights(folder) as weights:
-        return architecture.understand(folder, weights)
+        return architecture.read_architecture(folder, weights)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -341,7 +342,7 @@ def test_every_token_at_which_llama_cpp_stops_ends_an_answer(
     ids = json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]
     ends = {ids[text] for text in ("</s>", "<|end|>", "<|endoftext|>")}
     assert set(read_json(out / "generation_config.json")["eos_token_id"]) == ends
-    assert set(tokenizer.understand(out, len(ids)).stop_ids) == ends
+    assert set(tokenizer.read_vocabulary(out, len(ids)).stop_ids) == ends
 
 
 def test_what_was_read_is_said_with_the_types_it_was_made_of(
@@ -491,7 +492,7 @@ def test_scores_of_another_order_give_the_tokens_that_llama_cpp_gives(
     ]
     other = rewritten(file, tmp_path / "other.gguf", says={"tokenizer.ggml.scores": worst})
     out = read_back(other, tmp_path / "base")
-    assert tokenizer.prove_file(other, out, tokenizer.understand(out, len(texts))) > 1000
+    assert prove_file(other, out, tokenizer.read_vocabulary(out, len(texts))) > 1000
 
 
 @pytest.mark.parametrize("cut", [100, 5000, -1000])

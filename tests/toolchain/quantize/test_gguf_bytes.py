@@ -1,4 +1,4 @@
-"""Every scheme, byte for byte what llama.cpp's own quantizer makes of the BF16 file, with and without an importance matrix."""
+"""Every scheme gives the bytes of llama.cpp's quantizer, with and without an importance matrix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ WIDE: dict[str, Any] = {"hidden": 256, "intermediate": 256, "dtype": "bfloat16"}
 
 
 def stretched(build: Build, layers: int) -> Build:
-    """Repeat a model of one layer with layers of zeros: types are chosen by depth, and zeros are quick."""
+    """Repeat a one-layer model with layers of zeros: depth decides types, and zeros are quick."""
 
     def grow(folder: Path) -> None:
         build(folder)

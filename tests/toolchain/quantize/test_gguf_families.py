@@ -1,4 +1,4 @@
-"""Each family on a tiny model of its true structure: Hugging Face's logits and answers, and the tensors of llama.cpp's own converter."""
+"""Each family on a tiny model of its true structure: logits, answers, and llama.cpp's tensors."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_sixty_four_greedy_tokens_are_those_of_hugging_face(
 
 
 def _clearest_answer(folder: Path, *, tokens: int) -> tuple[list[int], list[int]]:
-    """Return the prompt of sixteen whose answer has the widest gap between first and second choice, and that answer."""
+    """Return the prompt of sixteen with the clearest answer, by its widest gap, and that answer."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -108,7 +108,8 @@ def test_a_window_that_llama_cpp_does_not_have_ends_the_context(
 def test_what_is_not_the_same_for_long_text_is_said(family: Family, quantized: Quantized) -> None:
     assert quantized(family("phi-4-mini"), "F16").record.figures["caveats"] == [
         "combining marks (Hindi, Thai, decomposed accents) are cut off their letters in llama.cpp",
-        "served with more than 256 tokens of context, llama.cpp uses the factors for long text from the first token on",
+        "served with more than 256 tokens of context, "
+        "llama.cpp uses the factors for long text from the first token on",
     ]
 
 
@@ -244,7 +245,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.slow
 @pytest.mark.skipif(
     not UPSTREAM,
-    reason="set DEMITASSE_LLAMA_CPP to a folder of llama.cpp's source to compare with its converter",
+    reason="set DEMITASSE_LLAMA_CPP to a folder of llama.cpp's source "
+    "to compare with its converter",
 )
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tensors_and_metadata_are_those_of_upstreams_converter(

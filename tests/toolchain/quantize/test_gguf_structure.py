@@ -1,4 +1,4 @@
-"""SentencePiece-style tokenizers: which merges scores can express, and real vocabularies against llama.cpp's own test vectors."""
+"""SentencePiece tokenizers: merges that scores can express, and llama.cpp's own test vectors."""
 
 import json
 import os
@@ -18,12 +18,11 @@ from toolchain.models.tokenizer import (
     CONTROL,
     NORMAL,
     PHI3,
-    PROOF,
     USER_DEFINED,
-    prove,
-    understand,
+    read_vocabulary,
 )
 from toolchain.models.tokenizer_kinds import recognise, scores
+from toolchain.models.tokenizer_proof import PROOF, prove
 from toolchain.models.vocabulary import Tokens
 
 ROWS = 700
@@ -81,12 +80,12 @@ def mixed(tokens: int, seed: int = 3) -> list[str]:
 @pytest.mark.parametrize("style", ["llama-2", "gemma", "phi-3", "first"])
 def test_each_known_structure_is_proved_over_a_long_random_mix(tmp_path: Path, style: str) -> None:
     folder = prepared(tmp_path / "model", style)
-    assert prove(folder, understand(folder, ROWS), "llama", [*PROOF, *mixed(40_000)]) > 40_000
+    assert prove(folder, read_vocabulary(folder, ROWS), "llama", [*PROOF, *mixed(40_000)]) > 40_000
 
 
 def test_what_llama_cpp_is_told_follows_from_the_structure(tmp_path: Path) -> None:
     told = {
-        style: understand(prepared(tmp_path / style, style), ROWS)
+        style: read_vocabulary(prepared(tmp_path / style, style), ROWS)
         for style in ("llama-2", "gemma", "phi-3", "first")
     }
     prefix = {
@@ -104,7 +103,7 @@ def test_what_llama_cpp_is_told_follows_from_the_structure(tmp_path: Path) -> No
 
 
 def test_kinds_and_scores_are_those_of_a_sentencepiece_model(tmp_path: Path) -> None:
-    metadata = understand(prepared(tmp_path / "model", "gemma"), ROWS).metadata
+    metadata = read_vocabulary(prepared(tmp_path / "model", "gemma"), ROWS).metadata
     kinds, ranks = metadata["tokenizer.ggml.token_type"], metadata["tokenizer.ggml.scores"]
     assert (kinds[:4], kinds[258], kinds[259]) == ([CONTROL] * 3 + [BYTE], BYTE, NORMAL)
     assert (ranks[:4], ranks[259:263], ranks[ROWS - 1]) == (
@@ -172,7 +171,7 @@ UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_a_structure_that_llama_cpp_does_not_have_is_refused(tmp_path: Path, case: str) -> None:
     change, problem = UNKNOWN[case]
     with pytest.raises(ArtifactError) as caught:
-        understand(edit(prepared(tmp_path / "model", "llama-2"), change), ROWS)
+        read_vocabulary(edit(prepared(tmp_path / "model", "llama-2"), change), ROWS)
     assert caught.value.message == f"tokenizer.json: {problem}"
 
 
@@ -185,7 +184,7 @@ def test_merges_that_no_scores_imply_are_refused(
         ArtifactError,
         match=r"^tokenizer\.json: the merges of `.+` are not those of a SentencePiece model",
     ):
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
 
 
 def test_a_token_of_models_that_see_has_no_row_and_is_left_out(tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_a_token_of_models_that_see_has_no_row_and_is_left_out(tmp_path: Path) -
     folder = edit(
         prepared(tmp_path / "model", "gemma"), lambda fields: fields["added_tokens"].append(unseen)
     )
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     assert "<image_soft_token>" not in vocabulary.metadata["tokenizer.ggml.tokens"]
     assert prove(folder, vocabulary, "gemma3", PROOF[:2]) > 100
 
@@ -234,7 +233,7 @@ def real(
 def test_each_kind_is_the_same_in_llama_cpp_over_400_000_tokens(tmp_path: Path, kind: str) -> None:
     rows = TOKENIZERS[kind](tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
-    assert prove(tmp_path, understand(tmp_path, rows), "llama", mixed(220_000)) >= 400_000
+    assert prove(tmp_path, read_vocabulary(tmp_path, rows), "llama", mixed(220_000)) >= 400_000
 
 
 @pytest.mark.slow
@@ -248,7 +247,7 @@ def test_real_vocabularies_give_upstreams_test_vectors_and_400_000_equal_tokens(
     from tokenizers import Tokenizer
 
     name, folder, rows = real
-    vocabulary = understand(folder, rows)
+    vocabulary = read_vocabulary(folder, rows)
     between = "\n__ggml_vocab_test__\n"
     texts = (
         (UPSTREAM / f"ggml-vocab-{name}.gguf.inp")
@@ -305,7 +304,7 @@ def _write_tokenizer(folder: Path, name: str, fields: dict[str, Any]) -> int:
 
 
 def _implied_merges(vocabulary: dict[str, int], ranks: list[float]) -> list[list[str]]:
-    """Return the merges that scores imply, the best first (transformers convert_slow_tokenizer.py, `generate_merges`)."""
+    """Return merges in the order of scores (convert_slow_tokenizer.py, `generate_merges`)."""
     best = sorted(
         (text for text, number in vocabulary.items() if number > 258),
         key=lambda text: -ranks[vocabulary[text]],
@@ -325,7 +324,8 @@ def _byte_level(name: str, vocabulary: dict[str, int], merges: list[list[str]]) 
 
     split = {"refact": "smollm"}.get(name, name)
     blank = Tokenizer.from_str(
-        '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}'
+        '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, '
+        '"added_tokens": []}'
     )
     blank.pre_tokenizer = _pre_tokenizer(split)
     model = {
@@ -394,6 +394,6 @@ def test_real_vocabularies_trimmed_cut_what_was_looked_at_as_before_and_are_the_
         trim.prove(old, new, sorted(kept), looked_at, GENERAL.read_text(encoding="utf-8")) > 15_000
     )
     assert (
-        prove(tmp_path, understand(tmp_path, 16384), "llama", [*PROOF, *mixed(5_000, seed=4)])
+        prove(tmp_path, read_vocabulary(tmp_path, 16384), "llama", [*PROOF, *mixed(5_000, seed=4)])
         > 5_000
     )

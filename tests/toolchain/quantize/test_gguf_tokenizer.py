@@ -1,4 +1,4 @@
-"""The tokenizer in the file: recognised by structure, proved by encoding, its specials and template carried."""
+"""The tokenizer in the file: recognised by structure, proved by encoding, with its template."""
 
 import json
 import random
@@ -16,9 +16,9 @@ from toolchain.models.tokenizer import (
     NORMAL,
     UNUSED,
     USER_DEFINED,
-    prove,
-    understand,
+    read_vocabulary,
 )
+from toolchain.models.tokenizer_proof import prove
 
 ROWS = 520
 """Eight rows more than the tokenizer has tokens."""
@@ -46,7 +46,7 @@ def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], Any]) -> No
 @pytest.mark.parametrize("split", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_each_known_structure_is_named_and_proved(tmp_path: Path, split: str) -> None:
     folder = prepared(tmp_path / "model", split)
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     assert vocabulary.metadata["tokenizer.ggml.pre"] == split
     assert prove(folder, vocabulary, "llama") > 1000
 
@@ -89,11 +89,11 @@ def test_no_token_differs_over_a_long_random_mix(tmp_path: Path, split: str) -> 
         *SPECIALS,
     ]
     texts = ["".join(draw.choices(pieces, k=60)) for _ in range(100)]
-    assert prove(folder, understand(folder, ROWS), "llama", texts) > 20000
+    assert prove(folder, read_vocabulary(folder, ROWS), "llama", texts) > 20000
 
 
 def test_a_name_that_does_not_hold_is_found_out(folder: Path) -> None:
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     with pytest.raises(ArtifactError) as caught:
         prove(
             folder,
@@ -104,14 +104,14 @@ def test_a_name_that_does_not_hold_is_found_out(folder: Path) -> None:
         "tokenizer.json: llama.cpp cuts this tokenizer's text differently near "
     )
     assert (
-        caught.value.hint
-        == "the model would see other tokens on the board than in training, so no model file is written"
+        caught.value.hint == "the model would see other tokens on the board than in training, "
+        "so no model file is written"
     )
 
 
 def test_a_begin_token_that_is_not_written_is_found_out(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "model", "llama-bpe")
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     assert vocabulary.metadata["tokenizer.ggml.add_bos_token"] is True
     with pytest.raises(ArtifactError, match="cuts this tokenizer's text differently"):
         prove(
@@ -138,7 +138,7 @@ def test_tokens_keep_their_kind_and_empty_rows_are_unused(folder: Path) -> None:
         ]
 
     edit(folder, "tokenizer.json", add)
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     metadata = vocabulary.metadata
     kinds = metadata["tokenizer.ggml.token_type"]
     assert kinds[:4] == [CONTROL, CONTROL, CONTROL, NORMAL]
@@ -148,7 +148,7 @@ def test_tokens_keep_their_kind_and_empty_rows_are_unused(folder: Path) -> None:
 
 
 def test_specials_come_from_the_tokenizer_first_and_from_the_config_then(folder: Path) -> None:
-    metadata = understand(folder, ROWS).metadata
+    metadata = read_vocabulary(folder, ROWS).metadata
     named = {
         key.removeprefix("tokenizer.ggml."): value
         for key, value in metadata.items()
@@ -159,12 +159,12 @@ def test_specials_come_from_the_tokenizer_first_and_from_the_config_then(folder:
 
 def test_every_token_that_ends_an_answer_is_a_stop(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
-    assert understand(folder, ROWS).stop_ids == (0, 2, 7)
+    assert read_vocabulary(folder, ROWS).stop_ids == (0, 2, 7)
 
 
 def test_the_template_of_a_file_of_its_own_comes_first(folder: Path) -> None:
     edit(folder, "tokenizer_config.json", lambda fields: fields.update(chat_template="old"))
-    assert understand(folder, ROWS).template == CHATML
+    assert read_vocabulary(folder, ROWS).template == CHATML
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_the_template_of_a_file_of_its_own_comes_first(folder: Path) -> None:
 def test_a_template_in_the_tokenizers_config_is_found(folder: Path, kept: object) -> None:
     (folder / "chat_template.jinja").unlink()
     edit(folder, "tokenizer_config.json", lambda fields: fields.update(chat_template=kept))
-    vocabulary = understand(folder, ROWS)
+    vocabulary = read_vocabulary(folder, ROWS)
     assert vocabulary.template == vocabulary.metadata["tokenizer.chat_template"] == "old"
 
 
 def test_a_model_without_a_template_is_refused(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ArtifactError) as caught:
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
     assert (caught.value.message, caught.value.hint) == (
         "model: no chat template",
         "put `chat_template.jinja` beside config.json",
@@ -193,7 +193,7 @@ def test_a_model_that_never_stops_is_refused(folder: Path) -> None:
     edit(folder, "tokenizer_config.json", lambda fields: fields.pop("eos_token"))
     edit(folder, "tokenizer.json", lambda fields: rename(fields, "<|im_end|>", "<|stop|>"))
     with pytest.raises(ArtifactError) as caught:
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
     assert (caught.value.message, caught.value.hint) == (
         "model: no token ends an answer",
         "set `eos_token` in tokenizer_config.json",
@@ -210,15 +210,16 @@ def test_an_end_token_outside_the_vocabulary_is_refused(folder: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"^model: `eos_token_id` 9999 is not in the vocabulary of 520$"
     ):
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
 
 
 def test_more_tokens_than_rows_are_refused(folder: Path) -> None:
     with pytest.raises(
         ArtifactError,
-        match=r"^tokenizer\.json: token 511 \(`.+`\) has no row in `model\.embed_tokens\.weight` of 500$",
+        match=r"^tokenizer\.json: token 511 \(`.+`\) has no row "
+        r"in `model\.embed_tokens\.weight` of 500$",
     ):
-        understand(folder, 500)
+        read_vocabulary(folder, 500)
 
 
 UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -255,7 +256,7 @@ def test_a_structure_that_is_not_known_is_never_guessed(folder: Path, case: str)
     change, found = UNKNOWN[case]
     edit(folder, "tokenizer.json", change)
     with pytest.raises(ArtifactError) as caught:
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
     assert caught.value.message == f"tokenizer.json: tokenizer not recognised: {found}"
     assert caught.value.hint == (
         "known: byte-level BPE cut as gpt-2, smollm, qwen2, llama-bpe, smaug-bpe, gpt-4o do it,"
@@ -266,9 +267,10 @@ def test_a_structure_that_is_not_known_is_never_guessed(folder: Path, case: str)
 def test_an_added_token_that_swallows_spaces_is_refused(folder: Path) -> None:
     edit(folder, "tokenizer.json", lambda fields: fields["added_tokens"][1].update(lstrip=True))
     with pytest.raises(ArtifactError) as caught:
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
     assert caught.value.message == (
-        "tokenizer.json: added token `<|im_start|>` takes white space or words with it, which llama.cpp does not"
+        "tokenizer.json: added token `<|im_start|>` takes white space or words with it, "
+        "which llama.cpp does not"
     )
 
 
@@ -283,9 +285,9 @@ def test_two_tokens_with_one_text_are_refused(folder: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"^tokenizer\.json: two tokens have the text `<\|im_end\|>`$"
     ):
-        understand(folder, ROWS)
+        read_vocabulary(folder, ROWS)
 
 
 def test_the_starters_kind_of_model_passes_whole(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "model", split="smollm")
-    assert prove(folder, understand(folder, 512), "llama") > 1000
+    assert prove(folder, read_vocabulary(folder, 512), "llama") > 1000

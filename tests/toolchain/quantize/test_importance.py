@@ -1,4 +1,4 @@
-"""The importance matrix: what is collected, the form it is kept in, and that it does what it is for."""
+"""The importance matrix: what is collected, its file form, and its effect on quantizing."""
 
 import ctypes
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.fakes.adapters import tiny_adapter
 from tests.fakes.models import TEXTS, tiny_llama
 from tests.toolchain.quantize.conftest import LABEL, Quantized, Recorder, checkpoint
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.models import architecture as gguf_model
+from toolchain.models.architecture import read_architecture
 from toolchain.models.lora import read_lora
 from toolchain.models.weights import open_weights
 from toolchain.progress import Silent
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def collected(folder: Path, **options: Any) -> Matrix:
     with open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+        model = read_architecture(folder, weights)
     return importance.collect(folder, model, CALIBRATION, Silent(), **options)
 
 
@@ -77,7 +77,7 @@ def test_an_adapter_counts_as_merged(folder: Path, tmp_path: Path) -> None:
 
 def test_too_little_text_is_refused(folder: Path) -> None:
     with open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+        model = read_architecture(folder, weights)
     with pytest.raises(
         ConfigError,
         match=r"^quantize: \d+ tokens of calibration text, an importance matrix needs 512$",

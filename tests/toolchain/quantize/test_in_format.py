@@ -1,4 +1,4 @@
-"""Codes learned in the file's own format: nearer to the teacher, the same bytes but for the codes, and never worse than the control."""
+"""In-format distillation: nearer to the teacher, only codes change, no worse than the control."""
 
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def test_types_and_sizes_are_the_controls(pair: tuple[ModelFile, ModelFile]) -> 
 
 
 def test_the_engine_reads_what_was_learned(model: Path, pair: tuple[ModelFile, ModelFile]) -> None:
-    """Query and key heads stand in another order in the file: codes that moved without their rows would be far away."""
+    """Query and key heads have another row order in the file; codes must move with their rows."""
     away = [0.0, 0.0]
     for example in network.encoded(model, LESSONS[:6], 512):
         answer = np.array(example.labels[1:]) != IGNORED
@@ -132,7 +132,10 @@ def test_the_control_ships_when_learning_went_wrong(
 
 def test_equal_is_not_better() -> None:
     same = Divergence(mean_kl=0.25, error=0.0, agreement=1.0, tokens=7)
-    said = "the learned file is not nearer to the teacher than rounding by importance: KL 0.25000 against 0.25000 over 7 tokens (1.00×)"
+    said = (
+        "the learned file is not nearer to the teacher than rounding by importance: "
+        "KL 0.25000 against 0.25000 over 7 tokens (1.00×)"
+    )
     assert in_format.decide(same, same) == ("control", f"{said}; the control ships")
 
 

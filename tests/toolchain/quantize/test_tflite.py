@@ -1,4 +1,4 @@
-"""The stage that writes TFLite files: what each scheme stores and computes, what lies beside the file, and what is refused."""
+"""The stage that writes TFLite files: storage and results of each scheme, companions, refusals."""
 
 import json
 import tracemalloc
@@ -179,7 +179,7 @@ def test_progress_ends_where_the_file_does(make: Make, tmp_path: Path) -> None:
 
 
 def sparse(folder: Path, weights: int) -> Path:
-    """Make a folder whose embedding claims so many weights of zeros, which take no room on the disk."""
+    """Make a folder whose embedding claims many zero weights in a sparse file."""
     rows = weights // 256
     config(vocab_size=rows)(folder)
     header = {
@@ -238,13 +238,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, dict[str, Any], str]] = {
         tensors(nan),
         "fp32",
         {},
-        "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: a weight is NaN or infinite",
+        "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: "
+        "a weight is NaN or infinite",
     ),
     "too large": (
         tensors(huge),
         "fp16",
         {},
-        "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: a weight is too large for FLOAT16",
+        "model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: "
+        "a weight is too large for FLOAT16",
     ),
     "context": (
         config(),

@@ -11,9 +11,10 @@ from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_qwen2
 from toolchain.cli import app
 from toolchain.errors import ArtifactError
+from toolchain.quantize.tflite.blueprint import Blueprint
 from toolchain.quantize.tflite.contents import read_contents
 from toolchain.quantize.tflite.file import write_header
-from toolchain.quantize.tflite.graph import Blueprint, Graph
+from toolchain.quantize.tflite.graph import Graph
 
 
 @pytest.fixture(scope="module")

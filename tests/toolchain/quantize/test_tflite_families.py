@@ -1,4 +1,4 @@
-"""Every family as a TFLite file: stock LiteRT must compute what Hugging Face computes, 256 steps after the prompt."""
+"""Every family as a TFLite file: LiteRT computes as Hugging Face, 256 steps after the prompt."""
 
 from collections.abc import Callable
 from pathlib import Path

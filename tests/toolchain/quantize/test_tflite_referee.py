@@ -1,4 +1,4 @@
-"""TensorFlow's own interpreter on files of ours, in the Python that DEMITASSE_REFEREE names: it computes what ours does."""
+"""TensorFlow's interpreter (in the Python that DEMITASSE_REFEREE names) agrees with our files."""
 
 import json
 import os

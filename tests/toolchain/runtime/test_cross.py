@@ -86,7 +86,7 @@ def test_a_library_that_a_pi_5_cannot_map_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_the_next_profile_compiles_nothing_but_ggmls_kernels(miniature: Path) -> None:
     first, second, again = Counter(), Counter(), Counter()
     plain = cross.build_library("armv8.0", first) / "lib" / "libllama.so"
@@ -102,7 +102,7 @@ def test_the_next_profile_compiles_nothing_but_ggmls_kernels(miniature: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_the_same_inputs_give_the_same_bytes_in_any_folder(
     miniature: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +122,7 @@ def test_the_same_inputs_give_the_same_bytes_in_any_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniature: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         cross.build_library("armv8.0", Counter(stop_at=4))

@@ -1,4 +1,4 @@
-"""Adapters: merged is base + scale · B·A, nothing else moves, and what does not belong is refused with a sentence."""
+"""Adapters: merged is base + scale · B·A, all else is unchanged, and wrong ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -177,7 +177,8 @@ def test_an_adapter_for_wider_weights_is_refused(base: Checkpoint, tmp_path: Pat
     with pytest.raises(ArtifactError) as refused:
         merge(base, adapter, tmp_path / "out", Silent())
     assert refused.value.message == (
-        f"adapter adapter: made for another base: `model.layers.0.mlp.down_proj.weight` is 64 × 64 in `{base.path.name}`, "
+        f"adapter adapter: made for another base: "
+        f"`model.layers.0.mlp.down_proj.weight` is 64 × 64 in `{base.path.name}`, "
         "128 × 64 in the adapter"
     )
     assert refused.value.hint == "it was trained on `someone/wide`"
@@ -223,7 +224,10 @@ def test_a_base_of_another_name_is_refused(base: Checkpoint, tmp_path: Path) -> 
     with_settings(adapter, base_model_name_or_path="someone/tiny-1B")
     with pytest.raises(ArtifactError) as refused:
         merge(base, adapter, tmp_path / "out", Silent(), base_name="someone/tiny-1B-Instruct")
-    expected = "adapter adapter: made for another base: trained on `someone/tiny-1B`, not on `someone/tiny-1B-Instruct`"
+    expected = (
+        "adapter adapter: made for another base: trained on `someone/tiny-1B`, "
+        "not on `someone/tiny-1B-Instruct`"
+    )
     assert refused.value.message == expected
 
 
@@ -236,7 +240,10 @@ def test_a_quantised_base_is_refused_with_the_reason(base: Checkpoint, tmp_path:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtifactError) as refused:
         merge(artifacts.external(folder), adapter, tmp_path / "out", Silent())
-    expected = "four-bit: a quantised base (bitsandbytes): an adapter is merged onto 16-bit or 32-bit weights only"
+    expected = (
+        "four-bit: a quantised base (bitsandbytes): "
+        "an adapter is merged onto 16-bit or 32-bit weights only"
+    )
     assert refused.value.message == expected
     assert "transformers#31293" in refused.value.hint
 
@@ -283,7 +290,8 @@ def add_embedding(adapter: Path) -> None:
         (break_pair, "adapter: adapter_model.safetensors: a LoRA pair is missing"),
         (
             add_embedding,
-            "adapter: tensor `base_model.model.embed.lora_embedding_A` is not LoRA on a linear layer",
+            "adapter: tensor `base_model.model.embed.lora_embedding_A` "
+            "is not LoRA on a linear layer",
         ),
         (
             lambda adapter: (adapter / WEIGHTS).rename(adapter / "adapter_model.bin"),

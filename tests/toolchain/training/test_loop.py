@@ -1,4 +1,4 @@
-"""The loop: a killed run that goes on equals one that was never killed, and two processes equal one."""
+"""The loop: a resumed run equals one that was never killed, and two processes equal one."""
 
 import os
 import signal

@@ -233,7 +233,8 @@ def test_a_head_that_cannot_be_followed_is_refused(model: Any) -> None:
     odd.register_forward_hook(lambda module, given, made: type(made)(logits=made.logits * 2))
     with pytest.raises(
         ArtifactError,
-        match=r"^model type `llama`: its head is not a plain one, so it cannot be trained in chunks$",
+        match=r"^model type `llama`: its head is not a plain one, "
+        r"so it cannot be trained in chunks$",
     ):
         Head(odd)
 

@@ -1,4 +1,4 @@
-"""Two processes under torch.distributed's launcher (what `accelerate launch` calls): one artifact, as one process would make it."""
+"""Two processes under torch.distributed's launcher make the artifact of one process."""
 
 import json
 import os
@@ -28,13 +28,17 @@ from tests.toolchain.training.test_processes import stages
 if __name__ == "__main__":
     torch.set_num_threads(1)
     made, notes = stages(Path(sys.argv[1]), Path(sys.argv[2]))
-    told = {"digests": [one.digest for one in made], "fresh": [one.fresh for one in made], "notes": len(notes)}
+    told = {
+        "digests": [one.digest for one in made],
+        "fresh": [one.fresh for one in made],
+        "notes": len(notes),
+    }
     (Path(sys.argv[2]) / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
 """
 
 
 def stages(data: Path, out: Path) -> tuple[list[Checkpoint], list[str]]:
-    """Tune the base that stands in `data`, and distill the result; the batch of 7 leaves one process less to do."""
+    """Tune the base in `data`, then distill; the batch of 7 is uneven for two processes."""
     dataset, report = tiny_dataset(data), Recorder()
     tuned = tune(
         artifacts.external(data / "base"),

@@ -1,4 +1,4 @@
-"""Learning through the rounding: forward is the file, backward is as if nothing had been rounded."""
+"""Learning through rounding: forward is the file, backward ignores the rounding."""
 
 import numpy as np
 import pytest

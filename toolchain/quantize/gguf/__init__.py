@@ -1,14 +1,13 @@
-"""Checkpoint → one .gguf, in one streaming pass: rows are read, quantized and written where they belong, block by block.
+"""Checkpoint → one .gguf, in one streaming pass: rows are read, quantized and written in blocks.
 
-Between `tune` or `distill` and `evaluate`. The bytes of the tensors are those of llama.cpp's converter and quantizer run one after
-the other, without the file between them. Everything that could refuse the model is asked before the first weight is read.
+Between `tune` or `distill` and `evaluate`. The bytes of the tensors are those of llama.cpp's
+converter and quantizer in sequence, without the file between them. Every reason to refuse a model
+is checked before the first weight is read.
 """
 
 import hashlib
 import json
-import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,65 +17,51 @@ from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, ke
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.figures import ModelFigures
-from toolchain.models import architecture as gguf_model
-from toolchain.models import tokenizer as gguf_tokenizer
-from toolchain.models.architecture import Model
-from toolchain.models.gguf_file import Metadata, Slot, whole_file, write_header
+from toolchain.files import whole_file
+from toolchain.models import tokenizer
+from toolchain.models.architecture import Model, read_architecture
+from toolchain.models.gguf_file import Slot, write_header
 from toolchain.models.lora import Lora, Merged, open_lora
-from toolchain.models.tokenizer import TEMPLATE, TEMPLATE_KEY, Vocabulary
+from toolchain.models.tokenizer import TEMPLATE_KEY, Vocabulary
+from toolchain.models.tokenizer_proof import prove
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
+from toolchain.quantize.companions import write_companions
 from toolchain.quantize.gguf import choice as gguf_choice
 from toolchain.quantize.gguf.adapter import convert_adapter
 from toolchain.quantize.gguf.choice import Decision, Question
+from toolchain.quantize.gguf.metadata import ModelLabel as ModelLabel
+from toolchain.quantize.gguf.metadata import file_metadata, file_name
 from toolchain.quantize.gguf.schemes import Choice
 from toolchain.quantize.gguf.write import Treatment, write_tensors
 from toolchain.quantize.learned import importance
 from toolchain.quantize.learned.budget import PREFIX
 from toolchain.quantize.learned.importance import Matrix
 from toolchain.recipe import QuantizeSpec
-from toolchain.training.adapters import dressed
-from toolchain.training.checkpoints import GENERATION_CONFIG
+from toolchain.training.adapters import checkpoint_folder
 
 Conversation = Mapping[str, Any]
 ADAPTER, IMPORTANCE = "adapter.gguf", "importance.gguf"
-QUANTIZATION_VERSION = 2
-"""`general.quantization_version` (ggml.h, GGML_QNT_VERSION)."""
-
-
-class ModelLabel(Frozen):
-    """What the file says of its origin; empty fields are left out."""
-
-    name: str
-    basename: str = ""
-    finetune: str = ""
-    version: str = ""
-    licence: str = ""
-    base_model: str = ""
-    """Hub id or name of the model that this one was made from."""
-    base_weights: str = ""
-    """What the base's weights were, where they came from a quantized file."""
-    description: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
-    """What a checkpoint is quantized with besides itself."""
+    """Further inputs of quantization, besides the checkpoint."""
 
     importance: Path | None = None
     """An importance matrix, ours or llama.cpp's."""
     calibration: tuple[str, ...] = ()
-    """Text to collect an importance matrix on, where none is given."""
+    """Texts to collect an importance matrix on, if none is given."""
     lessons: tuple[Conversation, ...] = ()
     """Conversations that codes may be learned on."""
     trials: tuple[Conversation, ...] = ()
-    """Conversations to compare candidates on: nothing is learned on them, and the gate does not ask them."""
+    """Conversations to compare candidates on; neither learned on nor asked by the gate."""
     trials_from: str = ""
-    """Where these come from, in words, for the record."""
+    """Origin of the trials in words, for the record."""
     seed: int = 0
 
     def digests(self) -> dict[str, str]:
-        """Return what these change in the result, by digest."""
+        """Return the digests of the additions that change the result."""
         digests = {"importance": artifacts.digest(self.importance)} if self.importance else {}
         if self.calibration and not self.importance:
             digests["calibration"] = _digest("\0".join(self.calibration))
@@ -88,12 +73,12 @@ class Additions:
         }
 
     def only_for(self, spec: QuantizeSpec) -> "Additions":
-        """Return what a spec asks for; the rest must not decide whether the work is done again."""
-        kept = self if spec.importance else replace(self, importance=None, calibration=())
+        """Return the additions that a spec uses; others must not cause the work to be redone."""
+        used = self if spec.importance else replace(self, importance=None, calibration=())
         if spec.distill:
-            return kept
-        kept = replace(kept, lessons=(), seed=0)
-        return kept if spec.scheme.startswith(PREFIX) else replace(kept, trials=(), trials_from="")
+            return used
+        used = replace(used, lessons=(), seed=0)
+        return used if spec.scheme.startswith(PREFIX) else replace(used, trials=(), trials_from="")
 
 
 def _digest(text: str) -> str:
@@ -109,8 +94,8 @@ class _Parameters(Frozen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What is asked for."""
+class _Request:
+    """Settings, label and additions of one file."""
 
     spec: QuantizeSpec
     label: ModelLabel
@@ -119,7 +104,7 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """All that is known before the first weight is read."""
+    """Everything that is decided before the first weight is written."""
 
     scheme: str
     label: ModelLabel
@@ -137,9 +122,9 @@ def quantize(
     report: Reporter,
     additions: Additions = NOTHING,
 ) -> ModelFile:
-    """Write the checkpoint as a GGUF file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
+    """Write the checkpoint as a GGUF file with its companions; raise ArtifactError if refused.
 
-    Its adapter is merged while the weights are read, or put beside the base in a file of its own.
+    Its adapter is merged while the weights are read, or stays unmerged in a file of its own.
     """
     gguf_choice.check(spec)
     check_model_folder(checkpoint.path)
@@ -148,6 +133,7 @@ def quantize(
             "quantize: `importance` is set, but there is no text to collect it on",
             hint="stage `ingest` gives the text",
         )
+
     additions = additions.only_for(spec)
     work = Work(
         stage="quantize",
@@ -158,26 +144,28 @@ def quantize(
     )
     if spec.adapter == "beside" and not checkpoint.adapter:
         raise ConfigError("quantize: adapter: `beside`, but there is no adapter")
-    wish = _Wish(spec=spec, label=label, additions=additions)
+
+    request = _Request(spec=spec, label=label, additions=additions)
     record, fresh = keep(
         out,
         work,
-        lambda folder: ModelFigures.of(_build(checkpoint, wish, folder, report)),
+        lambda folder: ModelFigures.of(_build(checkpoint, request, folder, report)),
         ModelFigures,
     )
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> Figures:
-    with dressed(checkpoint) as folder:
-        if not (checkpoint.adapter and wish.spec.adapter == "beside"):
-            return _build_file(folder, checkpoint.adapter, wish, out, report)
-        figures = _build_file(checkpoint.path, None, wish, out, report)
+def _build(checkpoint: Checkpoint, request: _Request, out: Path, report: Reporter) -> Figures:
+    with checkpoint_folder(checkpoint) as folder:
+        if not (checkpoint.adapter and request.spec.adapter == "beside"):
+            return _build_file(folder, checkpoint.adapter, request, out, report)
+        figures = _build_file(checkpoint.path, None, request, out, report)
         vocabulary = _same_vocabulary(
             checkpoint.path, folder, checkpoint.adapter.name, figures["n_vocab"]
         )
-        _write_companions(folder, vocabulary, out)
+        write_companions(folder, vocabulary.template, out)
         file = convert_adapter(checkpoint.adapter, checkpoint.path, out / ADAPTER)
+
     size = file.stat().st_size
     report.note(f"{ADAPTER}: {size / 1e6:.1f} MB, which run beside {figures['file']}")
     return figures | {
@@ -188,60 +176,66 @@ def _build(checkpoint: Checkpoint, wish: _Wish, out: Path, report: Reporter) -> 
 
 
 def _same_vocabulary(base: Path, adapted: Path, adapter: str, rows: int) -> Vocabulary:
-    """Return the vocabulary that an adapter was trained with; raise ArtifactError if it is not the base's, templates aside."""
-    theirs, ours = (gguf_tokenizer.understand(folder, rows) for folder in (base, adapted))
+    """Return the vocabulary that an adapter was trained with.
+
+    Raises ArtifactError if it is not the base's; templates may differ.
+    """
+    theirs, ours = (tokenizer.read_vocabulary(folder, rows) for folder in (base, adapted))
     if ours.metadata | {TEMPLATE_KEY: theirs.template} != theirs.metadata:
         hint = 'merge it: `quantize.adapter = "merged"`'
         raise ArtifactError(
-            f"adapter {adapter}: brings another tokenizer than its base, which cannot serve beside it",
+            f"adapter {adapter}: brings another tokenizer than its base, "
+            "which cannot serve beside it",
             hint=hint,
         )
     return ours
 
 
 def _build_file(
-    folder: Path, adapter: Path | None, wish: _Wish, out: Path, report: Reporter
+    folder: Path, adapter: Path | None, request: _Request, out: Path, report: Reporter
 ) -> Figures:
-    scheme, label, additions = wish.spec.scheme, wish.label, wish.additions
+    scheme = request.spec.scheme
+    additions = request.additions
+
     with open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+        model = read_architecture(folder, weights)
         lora = fitting(adapter, model, weights, folder.name)
-        vocabulary = gguf_tokenizer.understand(folder, model.sizes["vocab"])
-        choices = gguf_choice.named(
-            scheme, model, weighed=bool(additions.importance or additions.calibration)
-        )
-        fallbacks, caveats = (
-            _fallbacks(choices, model),
-            [note for note in (vocabulary.structure.caveat, *model.caveats) if note],
-        )
-        for note in [_describe_fallbacks(scheme, fallbacks)] * bool(fallbacks) + caveats:
+        vocabulary = tokenizer.read_vocabulary(folder, model.sizes["vocab"])
+        weighed = bool(additions.importance or additions.calibration)
+        choices = gguf_choice.named(scheme, model, weighed=weighed)
+
+        fallbacks = _fallbacks(choices, model)
+        caveats = [note for note in (vocabulary.structure.caveat, *model.caveats) if note]
+        for note in (*_describe_fallbacks(scheme, fallbacks), *caveats):
             report.note(note)
-        compared = gguf_tokenizer.prove(folder, vocabulary, model.family.name)
+        compared = prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
+
         matrix = _importance(additions, folder, model, lora, out, report)
-        metadata = _metadata(label, model, vocabulary, matrix)
         question = Question(
             folder=folder,
             model=model,
             lora=lora,
             matrix=matrix,
-            spec=wish.spec,
+            spec=request.spec,
             lessons=additions.lessons,
             trials=additions.trials,
             seed=additions.seed,
-            metadata=metadata,
+            metadata=file_metadata(request.label, model, vocabulary, matrix),
         )
         decision = gguf_choice.decide(question, out / RESUME, report)
+
         plan = _Plan(
             scheme=scheme,
-            label=label,
+            label=request.label,
             model=model,
             vocabulary=vocabulary,
             matrix=matrix,
             decision=decision,
         )
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
-    _write_companions(folder, vocabulary, out)
+
+    write_companions(folder, vocabulary.template, out)
     more = {
         "tokens_compared": compared,
         "fallbacks": fallbacks,
@@ -251,11 +245,12 @@ def _build_file(
     if additions.trials:
         count = len(additions.trials)
         more["trials"] = {"conversations": count, "from": additions.trials_from}
+
     return figures | more
 
 
 def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:
-    """Return the adapter that is merged while the weights are read, checked against them; None where there is none."""
+    """Return the checked adapter to merge while the weights are read; None if there is none."""
     if adapter is None:
         return None
     lora = open_lora(adapter, weights, base)
@@ -279,38 +274,32 @@ def _importance(
 
 
 def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) -> Figures:
-    model, kinds = plan.model, plan.decision.kinds
+    model = plan.model
+    kinds = plan.decision.kinds
     tensors = {source.name: (kinds[source.name], source.shape) for source in model.tensors}
     file = out / file_name(plan.label, plan.scheme, model, "gguf")
-    with whole_file(file) as part:
-        slots = write_header(
-            part,
-            _metadata(plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type),
-            tensors,
-        )
-        treatment = Treatment(
-            importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
-        )
-        write_tensors(
-            part,
-            weights,
-            [(source, slots[source.name]) for source in model.tensors],
-            treatment,
-            report,
-        )
-    figures = _figures(file, plan, slots)
-    size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
-    report.note(
-        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+    metadata = file_metadata(
+        plan.label, model, plan.vocabulary, plan.matrix, plan.decision.file_type
     )
+    treatment = Treatment(
+        importance=plan.matrix.weights() if plan.matrix else {}, ready=plan.decision.ready
+    )
+
+    with whole_file(file) as part:
+        slots = write_header(part, metadata, tensors)
+        planned = [(source, slots[source.name]) for source in model.tensors]
+        write_tensors(part, weights, planned, treatment, report)
+
+    figures = _figures(file, plan, slots)
+    size = figures["size_bytes"] / 1e6
+    nominal = figures["nominal_bpw"]
+    real = figures["real_bpw"]
+    report.note(
+        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits "
+        f"per weight, here {real:.2f}"
+    )
+
     return figures
-
-
-def _write_companions(folder: Path, vocabulary: Vocabulary, out: Path) -> None:
-    (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    gguf_tokenizer.write_tokenizer(folder, out)
-    if (folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, Any]]:
@@ -318,82 +307,29 @@ def _fallbacks(choices: Mapping[str, Choice], model: Model) -> list[dict[str, An
         {
             "tensor": source.name,
             "row": source.shape[-1],
-            "wanted": choice.wanted.name,
+            "wanted": choice.requested.name,
             "type": choice.type.name,
         }
         for source in model.tensors
-        if (choice := choices.get(source.name)) and choice.type != choice.wanted
+        if (choice := choices.get(source.name)) and choice.type != choice.requested
     ]
 
 
-def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> str:
+def _describe_fallbacks(scheme: str, fallbacks: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield one line about the fallbacks, if there are any."""
+    if not fallbacks:
+        return
+
     kinds = sorted({(entry["row"], entry["wanted"], entry["type"]) for entry in fallbacks})
     each = (
         f"rows of {row} do not fit {wanted}'s blocks, {used} instead" for row, wanted, used in kinds
     )
-    return f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
-
-
-def _metadata(
-    label: ModelLabel,
-    model: Model,
-    vocabulary: Vocabulary,
-    matrix: Matrix | None,
-    file_type: int = 0,
-) -> Metadata:
-    marked = vocabulary.name_mark in label.name.lower()
-    general = {
-        "type": "model",
-        "name": label.name if marked else f"{label.name} ({vocabulary.name_mark})",
-        "basename": label.basename,
-        "finetune": label.finetune,
-        "version": label.version,
-        "size_label": _size_label(model),
-        "license": label.licence,
-        "description": label.description,
-    }
-    return {
-        "general.architecture": model.family.name,
-        **{f"general.{key}": value for key, value in general.items() if value},
-        **_base_model(label.base_model, label.base_weights),
-        **model.metadata,
-        **vocabulary.metadata,
-        "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": file_type,
-        **(matrix.provenance() if matrix else {}),
-    }
-
-
-def _base_model(base: str, weights: str) -> Metadata:
-    organization, _, name = base.rpartition("/")
-    if not base:
-        return {}
-    found = {
-        "general.base_model.count": 1,
-        "general.base_model.0.name": name,
-        "general.base_model.0.organization": organization,
-        "general.base_model.0.description": weights,
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def _size_label(model: Model) -> str:
-    from gguf import size_label
-
-    return str(size_label(model.parameters, 0, 0, 0))
-
-
-def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
-    """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md, naming convention)."""
-    version = f"v{label.version}" if label.version[:1].isdigit() else label.version
-    parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
-    return (
-        "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
-    )
+    yield f"{scheme}: {len(fallbacks)} tensors fall back: {'; '.join(each)}"
 
 
 def _figures(file: Path, plan: _Plan, slots: Mapping[str, Slot]) -> Figures:
-    model, nominal = plan.model, plan.decision.nominal_bpw
+    model = plan.model
+    nominal = plan.decision.nominal_bpw
     stored = sum(slot.size_bytes for slot in slots.values())
     return {
         "file": file.name,

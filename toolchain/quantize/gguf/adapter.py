@@ -1,15 +1,16 @@
 """A LoRA adapter as a GGUF file of its own, so that one base on the board serves several skills.
 
-llama.cpp adds alpha ÷ rank · B·A to its base while it runs (src/llama-adapter.cpp); names and rows follow the base's family.
+llama.cpp adds alpha ÷ rank · B·A to the base at run time (src/llama-adapter.cpp). Names and the
+order of rows follow the base's family.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
-from toolchain.models import architecture as gguf_model
-from toolchain.models.architecture import Source
-from toolchain.models.gguf_file import Metadata, whole_file, write_header
+from toolchain.files import whole_file
+from toolchain.models.architecture import Source, read_architecture
+from toolchain.models.gguf_file import Metadata, write_header
 from toolchain.models.lora import Delta, Lora, open_lora
 from toolchain.models.weights import open_weights
 from toolchain.quantize.gguf.write import regrouped
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> Path:
-    """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError if it was made for another base than `base`."""
+    """Write a PEFT adapter folder as the GGUF file `out`; raise ArtifactError for another base."""
     with open_weights(base) as weights:
-        model = gguf_model.understand(base, weights)
+        model = read_architecture(base, weights)
         lora = open_lora(adapter, weights, base.name)
+
     parts = _parts(lora, {source.origin: source for source in model.tensors})
     metadata: Metadata = {
         "general.architecture": model.family.name,
@@ -33,6 +35,7 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
         "adapter.type": "lora",
         "adapter.lora.alpha": lora.alpha,
     }
+
     with whole_file(out) as file:
         slots = write_header(
             file, metadata, {part: (Type.F32, values.shape) for part, values in parts.items()}
@@ -41,6 +44,7 @@ def convert_adapter(adapter: Path, base: Path, out: Path, *, name: str = "") -> 
             for part, values in parts.items():
                 stream.seek(slots[part].offset)
                 stream.write(values.tobytes())
+
     return out
 
 
@@ -56,8 +60,10 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
             )
         if source.name == "token_embd.weight":
             raise ArtifactError(
-                f"adapter {lora.name}: changes the embedding `{weight}`, which is not adapted while it runs"
+                f"adapter {lora.name}: changes the embedding `{weight}`, "
+                "which is not adapted while it runs"
             )
+
         b = _scaled(delta, lora.alpha)
         parts[f"{source.name}.lora_a"] = delta.a
         parts[f"{source.name}.lora_b"] = (
@@ -65,11 +71,15 @@ def _parts(lora: Lora, sources: dict[str, Source]) -> "dict[str, NDArray[np.floa
             if source.heads
             else np.ascontiguousarray(b)
         )
+
     return parts
 
 
 def _scaled(delta: Delta, alpha: float) -> "NDArray[np.float32]":
-    """Return B so that alpha ÷ rank, which is all llama.cpp knows, gives the adapter's own scale (rsLoRA, alpha patterns)."""
+    """Return B scaled so that llama.cpp's alpha ÷ rank gives the adapter's own scale.
+
+    The two differ with rsLoRA and alpha patterns.
+    """
     import numpy as np
 
     own = delta.scale * delta.rank / alpha

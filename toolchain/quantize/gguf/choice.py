@@ -1,7 +1,7 @@
-"""Which type each tensor of a model file gets, and which bytes are made before it is written: by name, by budget, by learning.
+"""Decides the type of each tensor of a model file, and the bytes that are computed in advance.
 
-A named scheme is decided from names and shapes (`gguf_schemes`), a budget by measurement (`budget`); the codes of either may then
-be learned (`in_format`).
+Names and shapes decide a named scheme (`schemes`), measurements a budget (`budget`). The codes of
+either may then be learned (`in_format`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 Conversations = Sequence[Mapping[str, Any]]
 _LABELS = {Type.Q4_K: "Q4_K_M", Type.Q5_K: "Q5_K_M", Type.Q3_K: "Q3_K_M"}
-"""Schemes whose name is not that of the type that they are mostly of."""
+"""Schemes that are not named after the type of most of their weights."""
 _UNNAMED = {Type.Q4_1: 3, Type.Q5_0: 8, Type.Q5_1: 9}
-"""`general.file_type` of types that no scheme here is named after (llama.h, `llama_ftype`)."""
+"""`general.file_type` of types without a scheme of their name (llama.h, `llama_ftype`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is known when the types are decided."""
+    """Input of the decision about types."""
 
     folder: Path
     model: Model
@@ -48,20 +48,20 @@ class Question:
     """Conversations to compare on."""
     seed: int
     metadata: Metadata
-    """Of the file, for its size."""
+    """Metadata of the file, to know its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What each tensor is stored as."""
+    """Type of each tensor, and bytes that are ready."""
 
     file_type: int
     """`general.file_type`."""
     nominal_bpw: float
-    """Bits per weight of the type that most of the file is named after."""
+    """Bits per weight of the type that the file is named after."""
     choices: Mapping[str, Choice]
     ready: "Mapping[str, NDArray[np.uint8]]"
-    """Bytes of tensors that are made already."""
+    """Bytes of tensors that are already computed."""
     figures: Figures
 
     @property
@@ -71,13 +71,16 @@ class Decision:
 
 
 def check(spec: QuantizeSpec) -> None:
-    """Raise ConfigError for a scheme that does not exist and a budget that is none."""
+    """Raise ConfigError for an unknown scheme and a malformed budget."""
     if parse(spec.scheme) is None:
         find_scheme(spec.scheme)
 
 
 def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
-    """Return what a scheme gives each tensor, nothing for a budget; raise ArtifactError where no tensor fits the scheme."""
+    """Return a named scheme's type of each tensor; empty for a budget.
+
+    Raises ArtifactError if no tensor fits the scheme.
+    """
     if parse(scheme):
         return {}
     layers, heads, kv_heads = (model.sizes[name] for name in ("layers", "heads", "kv_heads"))
@@ -91,8 +94,9 @@ def named(scheme: str, model: Model, *, weighed: bool) -> dict[str, Choice]:
 
 
 def decide(question: Question, resume: Path, report: Reporter) -> Decision:
-    """Return the types of the tensors and the bytes that were learned; raise ConfigError for what cannot be had."""
-    spec, budget = question.spec, parse(question.spec.scheme)
+    """Return the types of the tensors and the learned bytes; raise ConfigError if impossible."""
+    spec = question.spec
+    budget = parse(question.spec.scheme)
     if budget:
         decided = _within(budget, question, report)
     else:
@@ -105,11 +109,13 @@ def decide(question: Question, resume: Path, report: Reporter) -> Decision:
             ready={},
             figures={},
         )
+
     return _learned(decided, question, resume, report) if spec.distill else decided
 
 
 def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
-    model, matrix = question.model, question.matrix
+    model = question.model
+    matrix = question.matrix
     case = Case(
         folder=question.folder,
         model=model,
@@ -123,30 +129,33 @@ def _within(budget: Budget, question: Question, report: Reporter) -> Decision:
     allocation = allocate(case, budget, report)
     main = _main_type(allocation.kinds, model)
     label = _LABELS.get(main, main.name)
+
     return Decision(
         file_type=_UNNAMED[main] if main in _UNNAMED else find_scheme(label).file_type,
         nominal_bpw=ggml.row_bytes(main, 256) * 8 / 256,
-        choices={name: Choice(type=kind, wanted=kind) for name, kind in allocation.kinds.items()},
+        choices={
+            name: Choice(type=kind, requested=kind) for name, kind in allocation.kinds.items()
+        },
         ready={},
         figures={"allocation": allocation.figures},
     )
 
 
 def _rivals(model: Model, *, weighed: bool) -> dict[str, Kinds]:
-    found = {}
+    kinds: dict[str, Kinds] = {}
     for name in SCHEMES:
         try:
-            found[name] = {
+            kinds[name] = {
                 tensor: choice.type
                 for tensor, choice in named(name, model, weighed=weighed).items()
             }
         except ArtifactError:  # no row of this model is whole blocks of the scheme's type
             continue
-    return found
+    return kinds
 
 
 def _bytes(budget: Budget, question: Question, kinds: Kinds) -> int:
-    """Return what counts against the budget: tensors where it is in bits per weight, else the file."""
+    """Return the bytes that count: of the tensors for a budget in bits per weight, else all."""
     tensors = {source.name: (kinds[source.name], source.shape) for source in question.model.tensors}
     whole = file_bytes(question.metadata, tensors)
     return whole if budget.counts_file else whole - file_bytes(question.metadata, {})
@@ -164,13 +173,15 @@ def _main_type(kinds: Kinds, model: Model) -> Type:
 def _learned(decided: Decision, question: Question, resume: Path, report: Reporter) -> Decision:
     from toolchain.quantize.learned.in_format import Lesson, learn
 
-    spec, matrix = question.spec.distill, question.matrix
+    spec = question.spec.distill
+    matrix = question.matrix
     assert spec
     if not question.lessons:
         raise ConfigError(
             "quantize: distill: there are no conversations to learn on",
             hint="stage `ingest` gives them",
         )
+
     lesson = Lesson(
         folder=question.folder,
         model=question.model,
@@ -183,6 +194,7 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
         seed=question.seed,
     )
     ready, figures = learn(lesson, resume, report)
+
     return Decision(
         file_type=decided.file_type,
         nominal_bpw=decided.nominal_bpw,

@@ -1,6 +1,6 @@
-"""Which tensor gets which type under each scheme, as llama.cpp's own quantizer decides it (src/llama-quant.cpp).
+"""Type of each tensor under each scheme, as llama.cpp's quantizer decides (src/llama-quant.cpp).
 
-Types are chosen from names and shapes alone, before a weight is read: so fallbacks are known before they happen.
+Types follow from names and shapes alone, before a weight is read, so fallbacks are known early.
 """
 
 import re
@@ -15,7 +15,7 @@ from toolchain.tools.ggml import Type
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What the choice of types depends on besides names and shapes."""
+    """Properties of a model that decide types, besides names and shapes."""
 
     layers: int
     tied: bool
@@ -23,13 +23,16 @@ class Layout:
     group: int
     """Query heads that share one key head."""
     wide_groups: bool
-    """An 80-layer model whose values are shared by many heads: `attn_v` gets more bits (`LLM_TYPE_70B`)."""
+    """The 80-layer model whose values many heads share: `attn_v` gets more bits.
+
+    llama.cpp calls it `LLM_TYPE_70B`.
+    """
     weighed: bool = False
-    """Whether an importance matrix is at hand."""
+    """Whether there is an importance matrix."""
 
 
-def _spread(layer: int, layout: Layout) -> bool:
-    """Say whether a layer is in the first or last eighth, or every third between (`use_more_bits`)."""
+def _use_more_bits(layer: int, layout: Layout) -> bool:
+    """Return whether a layer is in the first or last eighth, or every third one between."""
     layers = layout.layers
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
@@ -46,9 +49,9 @@ _WHERE: dict[str, Where] = {
         not layout.weighed and layer < layout.layers // 8
     ),
     "shared by 4": lambda layer, layout: layout.group >= 4,
-    "spread": _spread,
+    "spread": _use_more_bits,
 }
-"""In which layers a rule holds."""
+"""Name of a condition → whether it holds for a layer."""
 Rules = tuple[tuple[str, Type], ...]
 """(where, type) pairs; the first that holds is taken."""
 
@@ -79,7 +82,7 @@ class Scheme:
         return self.base not in (Type.F16, Type.BF16)
 
     def rules(self, role: str) -> Rules:
-        """Return what differs from the base for the tensors of a role."""
+        """Return the rules for the tensors of a role."""
         return {
             "attn_v": self.values,
             "attn_qkv": self.values,
@@ -134,7 +137,7 @@ _FALLBACK = {
     Type.Q6_K: Type.Q8_0,
     Type.IQ4_XS: Type.IQ4_NL,
 }
-"""What takes the place of a type whose blocks do not fit a row (`tensor_type_fallback`); where that does not fit either: F16."""
+"""Fallback of a type whose blocks do not fit a row (`tensor_type_fallback`); F16 if none fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +145,8 @@ class Choice:
     """The type of one tensor."""
 
     type: Type
-    wanted: Type
-    """What the scheme asks for; another than `type` where a row is not whole blocks."""
+    requested: Type
+    """Type that the scheme asks for; differs from `type` if a row is not whole blocks."""
 
 
 def find_scheme(name: str) -> Scheme:
@@ -156,11 +159,14 @@ def find_scheme(name: str) -> Scheme:
 def choose_types(
     name: str, shapes: Mapping[str, tuple[int, ...]], layout: Layout
 ) -> dict[str, Choice]:
-    """Return the type of each tensor (GGUF name → shape, rows last); raise ArtifactError if no tensor fits scheme `name`."""
+    """Return the type of each tensor under scheme `name`; `shapes` has row lengths last.
+
+    Raises ArtifactError if no tensor fits the scheme.
+    """
     scheme = find_scheme(name)
     choices = {tensor: _choose(scheme, tensor, shape, layout) for tensor, shape in shapes.items()}
-    matrices = [tensor for tensor in shapes if choices[tensor].wanted != Type.F32]
-    if matrices and all(choices[tensor].type != choices[tensor].wanted for tensor in matrices):
+    matrices = [tensor for tensor in shapes if choices[tensor].requested != Type.F32]
+    if matrices and all(choices[tensor].type != choices[tensor].requested for tensor in matrices):
         raise _nothing_fits(name, scheme, sorted({shapes[tensor][-1] for tensor in matrices}))
     return choices
 
@@ -180,33 +186,36 @@ def _nothing_fits(name: str, scheme: Scheme, lengths: list[int]) -> ArtifactErro
 
 def _choose(scheme: Scheme, tensor: str, shape: tuple[int, ...], layout: Layout) -> Choice:
     if len(shape) < 2 or not tensor.endswith(".weight") or tensor.endswith("_norm.weight"):
-        return Choice(type=Type.F32, wanted=Type.F32)
-    wanted = _wanted(scheme, tensor, layout) if scheme.quantized else scheme.base
-    return Choice(type=_fit(wanted, shape[-1]), wanted=wanted)
+        return Choice(type=Type.F32, requested=Type.F32)
+    requested = _type_by_rules(scheme, tensor, layout) if scheme.quantized else scheme.base
+    return Choice(type=_fit(requested, shape[-1]), requested=requested)
 
 
-def _wanted(scheme: Scheme, tensor: str, layout: Layout) -> Type:
+def _type_by_rules(scheme: Scheme, tensor: str, layout: Layout) -> Type:
     """Follow `llama_tensor_get_type_impl` for models without experts."""
     if tensor == "output.weight" or (layout.tied and tensor == "token_embd.weight"):
         return Type.Q8_0 if scheme.base == Type.Q8_0 else Type.Q6_K
+
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor)
     if not match:
         return scheme.base
+
     rules = scheme.rules(match[2])
-    wanted = next(
+    requested = next(
         (kind for where, kind in rules if _WHERE[where](int(match[1]), layout)), scheme.base
     )
     if (
         match[2] in ("attn_v", "attn_qkv")
         and layout.wide_groups
-        and wanted in (Type.Q3_K, Type.Q4_K)
+        and requested in (Type.Q3_K, Type.Q4_K)
     ):
         return Type.Q5_K
-    return wanted
+
+    return requested
 
 
-def _fit(wanted: Type, length: int) -> Type:
-    for kind in (wanted, _FALLBACK.get(wanted, Type.F16)):
+def _fit(requested: Type, length: int) -> Type:
+    for kind in (requested, _FALLBACK.get(requested, Type.F16)):
         if length % ggml.block_size(kind) == 0:
             return kind
     return Type.F16

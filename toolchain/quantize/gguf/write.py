@@ -1,6 +1,7 @@
-"""The weights into the model file: blocks of rows, each read, quantized and written where it belongs, on a pool of threads.
+"""Writes a model file's weights: blocks of rows are read, quantized and written by a thread pool.
 
-The kernels release the interpreter lock. A thread holds one block at a time, so memory is bounded whatever the model's size.
+The kernels release the interpreter lock. A thread holds one block at a time, so memory does not
+grow with the model.
 """
 
 import math
@@ -30,17 +31,17 @@ BLOCK_WEIGHTS = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
-    """What is known of tensors besides their weights, by their names in the model file."""
+    """Importance and ready bytes of tensors, by their names in the model file."""
 
     importance: Mapping[str, "NDArray[np.float32]"] = field(default_factory=dict)
-    """How much the errors of each column weigh."""
+    """Weight of the errors of each column."""
     ready: Mapping[str, "NDArray[np.uint8]"] = field(default_factory=dict)
-    """Bytes that were made before, as they are to stand in the file."""
+    """Bytes that are already computed, as in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """Some whole rows of one tensor, whole heads where rows are regrouped."""
+    """Some whole rows of one tensor; whole heads if rows are regrouped."""
 
     source: Source
     slot: Slot
@@ -55,16 +56,18 @@ def write_tensors(
     treatment: Treatment,
     report: Reporter,
 ) -> None:
-    """Fill the slots of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
+    """Fill the slots of a file that has its header; raise ArtifactError that names a bad tensor."""
     blocks = [block for source, slot in planned for block in _blocks(source, slot)]
     total = sum(slot.size_bytes for _, slot in planned)
     done, read, began = 0, 0, time.monotonic()
+
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
         written = [
             pool.submit(_write_block, stream.fileno(), weights, block, treatment)
             for block in blocks
         ]
+
         try:
             for block, size in zip(blocks, written, strict=True):
                 done += size.result()
@@ -79,7 +82,7 @@ def write_tensors(
 
 
 def reserve(handle: int, total: int) -> None:
-    """Take the room of a file that has its full size; raise ArtifactError where the disk has not so much."""
+    """Reserve the disk space of a file of full size; raise ArtifactError if there is too little."""
     try:
         os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
     except OSError as error:
@@ -89,7 +92,8 @@ def reserve(handle: int, total: int) -> None:
 
 
 def _blocks(source: Source, slot: Slot) -> Iterator[_Block]:
-    rows, unit = math.prod(slot.shape[:-1]), 1
+    rows = math.prod(slot.shape[:-1])
+    unit = 1
     if source.heads and len(slot.shape) > 1:
         unit = rows // source.heads
     step = max(unit, BLOCK_WEIGHTS // slot.shape[-1] // unit * unit)
@@ -109,9 +113,11 @@ def _write_block(
 ) -> int:
     import numpy as np
 
-    source, slot = block.source, block.slot
+    source = block.source
+    slot = block.slot
     first, last = block.first * slot.row_bytes, (block.first + block.count) * slot.row_bytes
     packed = np.empty(last - first, np.uint8)
+
     try:
         if source.name in treatment.ready:
             packed[:] = treatment.ready[source.name][first:last]
@@ -123,15 +129,17 @@ def _write_block(
         raise ArtifactError(
             f"{weights.tensors[source.origin].file.name}: tensor `{source.origin}`: {error}"
         ) from error
+
     left, at = packed.data, slot.offset + first
     while left:
         size = os.pwrite(handle, left, at)
         left, at = left[size:], at + size
+
     return int(packed.size)
 
 
 def _read(weights: Weights | Merged, block: _Block) -> "NDArray[np.float32]":
-    """Return a block's rows as they are to stand in the file."""
+    """Return a block's rows as they are in the file."""
     import numpy as np
 
     source = block.source
@@ -144,7 +152,7 @@ def _read(weights: Weights | Merged, block: _Block) -> "NDArray[np.float32]":
 
 
 def in_file_order(source: Source, rows: "NDArray[Any]") -> "NDArray[Any]":
-    """Return rows of weights, or of their bytes, regrouped from halves of a head to adjacent pairs where the family wants it."""
+    """Return rows of weights, or their bytes, in the file's order: rotary pairs may be adjacent."""
     if not source.heads:
         return rows
     single = rows.reshape(-1, 1) if len(source.shape) == 1 else rows
@@ -152,7 +160,7 @@ def in_file_order(source: Source, rows: "NDArray[Any]") -> "NDArray[Any]":
 
 
 def regrouped(rows: "NDArray[Any]", head_rows: int) -> "NDArray[Any]":
-    """Return heads with their rotary pairs side by side: row 2j+i of a head is row i·d/2+j (`permute`, conversion/llama.py)."""
+    """Return heads with adjacent rotary pairs: row 2j+i is row i·d/2+j (conversion/llama.py)."""
     import numpy as np
 
     halves = rows.reshape(-1, 2, head_rows // 2, rows.shape[1])

@@ -1,1 +1,1 @@
-"""What all formats share: codes learned from the model they replace, types chosen for a budget, column importance."""
+"""What all formats share: codes learned by distillation, types for a budget, column importance."""

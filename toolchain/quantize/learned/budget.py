@@ -1,15 +1,16 @@
-"""Types for each tensor under a budget: `auto:400MB`, `auto:4.5bpw`.
+"""Chooses the type of each tensor under a budget: `auto:400MB`, `auto:4.5bpw`.
 
-What a type costs a tensor is predicted as its squared rounding error, columns weighed by importance, times the tensor's
-sensitivity: the KL to the teacher, measured once with that tensor alone rounded to PROBE, per unit of that error (as in
-arXiv:2411.17525, where the loss of a quantized model is a sum of layers' relative errors, each times a constant of the layer).
-Measuring each tensor under each type instead takes as many times longer as there are types, and says little more: for the eight
-matrices of the starter's student and Q2_K, Q3_K, Q4_K and Q6_K, predicted ÷ measured was 0.56 to 1.33, half of them 0.86 to 1.13,
-over KLs from 0.000005 to 0.05. The sum is minimised; the result is measured beside the named schemes that fit, and the best ships.
+The cost of a type for a tensor is predicted as its squared rounding error, with columns weighed by
+importance, times the tensor's sensitivity. The sensitivity is the KL to the teacher per unit of
+that error, measured once with that tensor alone rounded to PROBE (as in arXiv:2411.17525, where the
+loss of a quantized model is a sum of layers' relative errors, each times a constant of the layer).
+The sum over tensors is minimised. The result and the named schemes that fit are measured, and the
+ships.
 
-A model of many layers has too many tensors to probe one by one (211 in one of 30 layers). Then the same tensor of neighbouring
-layers is a group: its tensors are rounded together and share one sensitivity. `quantize.probes` bounds the number of groups, and
-so the time; it is a count and no time, so that the same recipe gives the same file on every computer.
+A deep model has too many tensors to probe one by one (211 in 30 layers). Then equal tensors of
+neighbouring layers form a group: they are rounded together and share one sensitivity.
+`quantize.probes` bounds the number of groups, and so the time. It is not a time limit, so that the
+same recipe gives the same file on every computer.
 """
 
 import re
@@ -51,9 +52,9 @@ CANDIDATES = (
 )
 PROBE = Type.Q4_0
 RIVALS = 3
-"""Named schemes that are measured beside: the largest that fit."""
+"""Number of named schemes that are measured too: the largest that fit."""
 SHOWN = 16
-"""Points of the front that are reported, at most."""
+"""Largest number of reported points of the front."""
 MAX_TOKENS = 512
 """Longest conversation that models are compared on, without its opening."""
 _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -63,7 +64,7 @@ Kinds = Mapping[str, Type]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a file may have: bytes in all, or bits per weight."""
+    """Largest size of a file, in bytes or in bits per weight."""
 
     text: str
     amount: float
@@ -71,45 +72,45 @@ class Budget:
 
     @property
     def counts_file(self) -> bool:
-        """Whether the whole file counts, header and all, and not its weights alone."""
+        """Whether the whole file counts, with its header, and not its tensors alone."""
         return self.unit != _BITS
 
     def limit(self, parameters: int) -> int:
-        """Return the bytes that the file, or its tensors where bits are asked for, may have."""
-        return int(
-            self.amount * parameters / 8 if self.unit == _BITS else self.amount * _BYTES[self.unit]
-        )
+        """Return the largest bytes of the file; of its tensors for bits per weight."""
+        if self.unit == _BITS:
+            return int(self.amount * parameters / 8)
+        return int(self.amount * _BYTES[self.unit])
 
     def describe(self, size_bytes: int, parameters: int) -> str:
         """Return a size in the budget's own unit."""
-        return (
-            f"{size_bytes * 8 / parameters:.2f}bpw"
-            if self.unit == _BITS
-            else f"{size_bytes / _BYTES[self.unit]:.2f}{self.unit}"
-        )
+        if self.unit == _BITS:
+            return f"{size_bytes * 8 / parameters:.2f}bpw"
+        return f"{size_bytes / _BYTES[self.unit]:.2f}{self.unit}"
 
 
 def parse(scheme: str) -> Budget | None:
-    """Return the budget that a scheme asks for, None for a scheme with a name; raise ConfigError for one that is no amount."""
+    """Return the budget of a scheme, None for a named one; raise ConfigError for a bad amount."""
     if not scheme.startswith(PREFIX):
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", scheme.removeprefix(PREFIX))
     units = [*_BYTES, _BITS]
-    if not found:
+    if not match:
         raise ConfigError(
             f"quantize: scheme `{scheme}`: not an amount",
             hint="such as `auto:400MB` or `auto:4.5bpw`",
         )
-    if found[2] not in units:
+    if match[2] not in units:
         raise ConfigError(
-            f"quantize: scheme `{scheme}`: unknown unit `{found[2]}`", hint=closest(found[2], units)
+            f"quantize: scheme `{scheme}`: unknown unit `{match[2]}`", hint=closest(match[2], units)
         )
-    if not float(found[1]):
+    if not float(match[1]):
         raise ConfigError(
             f"quantize: scheme `{scheme}`: a budget of nothing",
             hint="such as `auto:400MB` or `auto:4.5bpw`",
         )
-    return Budget(text=scheme, amount=float(found[1]), unit=found[2])
+
+    return Budget(text=scheme, amount=float(match[1]), unit=match[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +126,14 @@ class Case:
     rivals: Mapping[str, Kinds]
     """Named schemes and the types that they give."""
     size_bytes: Callable[[Kinds], int]
-    """The bytes that count against the budget: of the file, or of its tensors."""
+    """Returns the bytes that count against the budget: of the file, or of its tensors."""
     probes: int
-    """Number of groups of tensors that are measured, at most; each kind of tensor is one at least."""
+    """Largest number of measured groups; there is at least one for each kind of tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """The types that ship, and how they were found."""
+    """The types that ship, and the figures of their choice."""
 
     kinds: dict[str, Type]
     shipped: str
@@ -141,34 +142,40 @@ class Allocation:
 
 
 def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
-    """Return the types with the least damage within the budget; raise ConfigError for a budget that no types fit."""
+    """Return the types with the least damage within the budget.
+
+    Raises ConfigError for a budget that is too small for any types.
+    """
     limit = budget.limit(case.model.parameters)
     matrices = [source for source in case.model.tensors if source.origin and len(source.shape) > 1]
     options = {source.name: _options(source) for source in matrices}
     _check_room(case, budget, limit, options)
-    opening = max(
-        (size_bytes(row["messages"][: row.get("opening", 0)]) for row in case.trials), default=0
-    )
-    trials = network.encoded(case.folder, case.trials, MAX_TOKENS + opening)
-    judge = Judge(teacher := network.load(case.folder, case.lora), trials)
+
+    openings = [size_bytes(row["messages"][: row.get("opening", 0)]) for row in case.trials]
+    trials = network.encoded(case.folder, case.trials, MAX_TOKENS + max(openings, default=0))
+    teacher = network.load(case.folder, case.lora)
+    judge = Judge(teacher, trials)
     damage = _damage(case, matrices, options, teacher, judge, report)
+
     sizes = [[_tensor_bytes(source, kind) for kind in options[source.name]] for source in matrices]
     front = knapsack.solve(sizes, [damage[source.name] for source in matrices])
     fixed = case.size_bytes(_smallest(case, options)) - int(front.sizes[0])
-    found = {"auto": _kinds(case, matrices, options, front, limit - fixed)}
+    candidates: dict[str, Kinds] = {"auto": _kinds(case, matrices, options, front, limit - fixed)}
     fitting = sorted(
         (name for name in case.rivals if case.size_bytes(case.rivals[name]) <= limit),
         key=lambda n: _size(case, n),
     )
-    found |= {name: case.rivals[name] for name in fitting[-RIVALS:]}
+    candidates |= {name: case.rivals[name] for name in fitting[-RIVALS:]}
+
     measured = {
-        name: asdict(judge.compare(_with(case, matrices, kinds))) for name, kinds in found.items()
+        name: asdict(judge.compare(_with(case, matrices, kinds)))
+        for name, kinds in candidates.items()
     }
     shipped = min(measured, key=lambda name: float(measured[name]["mean_kl"]))
     predicted = float(front.damages[front.within(limit - fixed)])
     compared = [
-        {"scheme": name, "size_bytes": case.size_bytes(found[name]), **measured[name]}
-        for name in found
+        {"scheme": name, "size_bytes": case.size_bytes(candidates[name]), **measured[name]}
+        for name in candidates
     ]
     report.note(_describe(budget, shipped, compared))
     figures = {
@@ -178,7 +185,8 @@ def allocate(case: Case, budget: Budget, report: Reporter) -> Allocation:
         "compared": compared,
         "front": list(_shown(front, fixed)),
     }
-    return Allocation(kinds=dict(found[shipped]), shipped=shipped, figures=figures)
+
+    return Allocation(kinds=dict(candidates[shipped]), shipped=shipped, figures=figures)
 
 
 def _size(case: Case, name: str) -> int:
@@ -219,7 +227,8 @@ def _check_room(
 def group(names: Sequence[str], most: int) -> list[list[str]]:
     """Return tensors in groups that are probed together: one kind of tensor in neighbouring layers.
 
-    There are at most `most` groups, but no fewer than kinds of tensors. Where all names fit, each stands alone.
+    There are at most `most` groups, but no fewer than kinds of tensors. If all names fit, each is a
+    group of its own.
     """
     if len(names) <= most:
         return [[name] for name in names]
@@ -237,6 +246,7 @@ def group(names: Sequence[str], most: int) -> list[list[str]]:
         count = min(bands, len(kind))
         edges = [round(len(kind) * band / count) for band in range(count + 1)]
         groups += [kind[begin:end] for begin, end in pairwise(edges)]
+
     return groups
 
 
@@ -248,15 +258,20 @@ def _damage(
     judge: Judge,
     report: Reporter,
 ) -> dict[str, list[float]]:
-    """Return the KL that each type is predicted to cost each tensor."""
+    """Return the predicted KL of each type for each tensor."""
     import copy
+
+    # Measuring each tensor under each type takes as many times longer as there are types, and says
+    # little more. For the eight matrices of the starter's student and Q2_K, Q3_K, Q4_K and Q6_K,
+    # predicted ÷ measured was 0.56 to 1.33, half of them 0.86 to 1.13, over KLs of 5e-6 to 0.05.
 
     sources = {source.name: source for source in matrices}
     groups = group(list(sources), case.probes)
     if len(groups) < len(sources):
         report.note(f"measure damage: {len(sources)} tensors in {len(groups)} groups")
 
-    damage, probed = {}, copy.deepcopy(teacher)
+    damage = {}
+    probed = copy.deepcopy(teacher)
     for number, names in enumerate(groups, 1):
         error = 0.0
         for source in (sources[name] for name in names):
@@ -276,7 +291,9 @@ def _damage(
             damage[source.name] = [
                 sensitivity * _error(rows, kind, weigh) for kind in options[source.name]
             ]
+
         report.step("measure damage", number, len(groups), "groups")
+
     return damage
 
 

@@ -1,6 +1,6 @@
-"""Rounding in which each column takes over the errors of those before it (GPTQ, arXiv:2210.17323; scales are given).
+"""Rounding with error compensation, column by column, at given scales (GPTQ, arXiv:2210.17323).
 
-The error that counts is that of the products, so it is weighed with the second moments of what the columns are multiplied with.
+The error of the products counts, so it is weighed with the second moments of the layer's inputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,32 +15,34 @@ if TYPE_CHECKING:
     from toolchain.training.examples import Example
 
 DAMPING = 0.1
-"""Added to the diagonal, as a share of its mean. Of 0.01 and 0.1 the second was better on held-out text (KL 0.64 and 0.60 of that
-of rounding by importance)."""
+"""Damping of the diagonal, as a share of its mean."""
+# Of 0.01 and 0.1 the second was better on held-out text: KL 0.64 and 0.60 of that of rounding by
+# importance.
 BATCH = 8
 BLOCK = 128
-"""Columns after which the rest is brought up to date at once."""
+"""Number of columns after which the remaining columns are updated at once."""
 MOMENT_BYTES = 2 << 30
-"""Second moments that stand in memory at once."""
+"""Largest size of second moments in memory at once."""
 
 
 def latent_codes(
     network: Any, grids: Mapping[str, Grid], examples: "Sequence[Example]", report: Reporter
 ) -> "dict[str, Tensor]":
-    """Return for each weight its codes before rounding; rounded they are those with the errors compensated."""
-    found: dict[str, Tensor] = {}
+    """Return unrounded codes of each weight, whose rounded values have compensated errors."""
+    latent: dict[str, Tensor] = {}
     for names in _groups(grids):
         moments = _second_moments(network, names, examples)
         for name in names:
-            found[name] = compensated(
+            latent[name] = compensated(
                 network.get_parameter(name).detach(), grids[name], moments[name]
             )
-            report.step("compensate", len(found), len(grids), "tensors")
-    return found
+            report.step("compensate", len(latent), len(grids), "tensors")
+    return latent
 
 
 def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:
-    groups, free = [], 0
+    groups: list[list[str]] = []
+    free = 0
     for name, grid in grids.items():
         size = 4 * grid.codes.shape[1] ** 2
         if size > free:
@@ -54,7 +56,7 @@ def _groups(grids: Mapping[str, Grid]) -> list[list[str]]:
 def _second_moments(
     network: Any, weights: Sequence[str], examples: "Sequence[Example]"
 ) -> "dict[str, Tensor]":
-    """Return the sum of x·xᵀ over every token of the examples, x being what a weight is multiplied with."""
+    """Return the sum of x·xᵀ over all tokens of the examples for each weight with input x."""
     import torch
 
     from toolchain.training.examples import batch_of
@@ -63,7 +65,7 @@ def _second_moments(
     tokens = torch.empty(0)
 
     def watch(weight: str) -> Any:
-        """Add up what a weight is multiplied with from now on."""
+        """Add up the inputs of a weight from now on."""
 
         def add(module: Any, inputs: tuple[Any, ...]) -> None:
             rows = inputs[0][tokens]
@@ -81,13 +83,18 @@ def _second_moments(
             lengths = torch.tensor([len(examples[row].ids) for row in some])
             tokens = torch.arange(batch.ids.shape[1]) < lengths[:, None]
             network.base_model(input_ids=batch.ids, use_cache=False)
+
     for placed in hooks:
         placed.remove()
+
     return {weight: total.clone() for weight, total in sums.items()}
 
 
 def compensated(weight: "Tensor", grid: Grid, moments: "Tensor") -> "Tensor":
-    """Return codes before rounding [rows, columns] for `weight`; `moments` is [columns, columns], symmetric."""
+    """Return unrounded codes [rows, columns] for `weight`.
+
+    `moments` is [columns, columns] and symmetric.
+    """
     import torch
 
     scale, offset = (
@@ -98,19 +105,21 @@ def compensated(weight: "Tensor", grid: Grid, moments: "Tensor") -> "Tensor":
     inverse = _upper_factor(moments[order][:, order].double())
     left, scale, offset = (part[:, order].clone() for part in (weight.double(), scale, offset))
     latent = torch.zeros_like(left)
+
     for first in range(0, left.shape[1], BLOCK):
         last = min(first + BLOCK, left.shape[1])
         errors = torch.zeros(left.shape[0], last - first, dtype=left.dtype)
         for column in range(first, last):
-            wanted = (left[:, column] + offset[:, column]) / scale[:, column]
-            latent[:, column] = torch.where(scale[:, column] == 0, grid.low, wanted).clamp(
-                grid.low - 0.49, grid.low + 15.49
-            )
-            taken = latent[:, column].round() * scale[:, column] - offset[:, column]
-            error = (left[:, column] - taken) / inverse[column, column]
+            exact = (left[:, column] + offset[:, column]) / scale[:, column]
+            code = torch.where(scale[:, column] == 0, grid.low, exact)
+            latent[:, column] = code.clamp(grid.low - 0.49, grid.low + 15.49)
+            rounded = latent[:, column].round() * scale[:, column] - offset[:, column]
+
+            error = (left[:, column] - rounded) / inverse[column, column]
             left[:, column:last] -= error[:, None] * inverse[column, column:last]
             errors[:, column - first] = error
         left[:, last:] -= errors @ inverse[first:last, last:]
+
     back = torch.empty_like(latent)
     back[:, order] = latent
     return back.float()
@@ -120,7 +129,8 @@ def _upper_factor(moments: "Tensor") -> "Tensor":
     """Return the upper Cholesky factor of the inverse of the damped moments."""
     import torch
 
-    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (
-        DAMPING * moments.diagonal().mean() + 1e-12
-    )
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    added = DAMPING * moments.diagonal().mean() + 1e-12
+    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * added
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor

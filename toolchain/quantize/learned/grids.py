@@ -1,12 +1,12 @@
-"""Blocks of four bits as what can be learned of them: each weight is `scale · code − offset`, and a code is a whole number.
+"""Blocks of four bits taken apart: each weight is `scale · code − offset` with an integer code.
 
-A scale is the float16 number that a block begins with, its unit, times a number that stays. ggml's blocks (ggml-common.h,
-`block_q4_0`, `block_q4_1`, `block_q4_K`) taken apart and put together again, bit for bit.
+A scale is the block's leading float16 number, its unit, times a fixed factor. ggml's blocks
+(ggml-common.h, `block_q4_0`, `block_q4_1`, `block_q4_K`) are split and joined again bit for bit.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -21,12 +21,12 @@ GROUP = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The values that a tensor's weights may take, and those that they take."""
+    """Scales, offsets and codes of a tensor's weights."""
 
     unit: "NDArray[np.float32]"
     """[rows, blocks], each a float16 number."""
     times: "NDArray[np.float32]"
-    """What of its unit a scale is, [rows, groups]."""
+    """Each scale as a multiple of its unit, [rows, groups]."""
     offset: "NDArray[np.float32]"
     """[rows, groups]"""
     codes: "NDArray[np.int8]"
@@ -48,7 +48,8 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     import numpy as np
 
     layout = LAYOUTS[kind]
-    rows, blocks = packed.size // ggml.row_bytes(kind, columns), _blocks(kind, packed)
+    rows = packed.size // ggml.row_bytes(kind, columns)
+    blocks = _blocks(kind, packed)
     nibbles = blocks[:, layout.head :].reshape(len(blocks), -1, layout.chunk)
     codes = np.stack([nibbles & 15, nibbles >> 4], axis=2).reshape(rows, columns).astype(
         np.int8
@@ -56,6 +57,7 @@ def split(kind: Type, packed: "NDArray[np.uint8]", columns: int) -> Grid:
     unit, times, offset = (
         part.reshape(rows, -1) for part in layout.scales(blocks[:, : layout.head])
     )
+
     return Grid(unit=unit, times=times, offset=offset, codes=codes, low=layout.low)
 
 
@@ -65,7 +67,8 @@ def join(
     """Return rows with other codes and units; the rest is as it was."""
     import numpy as np
 
-    layout, blocks = LAYOUTS[kind], _blocks(kind, packed).copy()
+    layout = LAYOUTS[kind]
+    blocks = _blocks(kind, packed).copy()
     blocks[:, :2] = unit.astype(np.float16).reshape(-1, 1).view(np.uint8)
     nibbles = (
         (codes - np.int8(layout.low)).astype(np.uint8).reshape(len(blocks), -1, 2, layout.chunk)
@@ -78,7 +81,8 @@ def _blocks(kind: Type, packed: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     return packed.reshape(-1, ggml.row_bytes(kind, ggml.block_size(kind)))
 
 
-Parts = "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
+Parts: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
+"""Unit of each block, times and offset of each group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,4 +131,4 @@ LAYOUTS = {
     Type.Q4_1: _Layout(head=4, chunk=16, low=0, scales=_scale_and_least),
     Type.Q4_K: _Layout(head=16, chunk=32, low=0, scales=_scales_of_256),
 }
-"""The types that can be taken apart."""
+"""Types that can be split into codes and scales."""

@@ -1,7 +1,8 @@
-"""The importance matrix: the mean square of what each column of a weight is multiplied with, over calibration text.
+"""The importance matrix: mean square of the input of each weight column, over calibration text.
 
-Quantizing weighs the errors of columns with it. Collected here on the Hugging Face model; kept in llama.cpp's own GGUF form
-(tools/imatrix/imatrix.cpp, common/imatrix-loader.cpp), so that stock llama-quantize reads ours, and theirs is read here.
+Quantizing weighs column errors with it. It is collected on the Hugging Face model and stored in
+llama.cpp's own GGUF form (tools/imatrix/imatrix.cpp, common/imatrix-loader.cpp). So stock
+llama-quantize reads our files, and we read theirs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from device.manifest import ManifestError
 from device.manifest.gguf import Tensor, read_header
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.files import whole_file
 from toolchain.models.architecture import Model
-from toolchain.models.gguf_file import Metadata, whole_file, write_header
+from toolchain.models.gguf_file import Metadata, write_header
 from toolchain.models.lora import Lora
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.progress import Reporter
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK_TOKENS = 512
-"""Tokens that are read at once, as upstream's tool does."""
+"""Tokens in one chunk, as in upstream's tool."""
 MAX_CHUNKS = 64
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -36,13 +38,13 @@ class Matrix:
     sums: Mapping[str, "NDArray[np.float32]"]
     """Tensor of the model file → sum of squares of each column's inputs."""
     counts: Mapping[str, int]
-    """Tensor → rows of input that were summed."""
+    """Tensor → number of summed rows of input."""
     dataset: str = ""
     chunks: int = 0
     chunk_tokens: int = CHUNK_TOKENS
 
     def weights(self) -> dict[str, "NDArray[np.float32]"]:
-        """Return the mean of each tensor; ones for a tensor that saw nothing (`load_imatrix`, tools/quantize)."""
+        """Return each tensor's mean; ones without input (tools/quantize, `load_imatrix`)."""
         import numpy as np
 
         means = {
@@ -53,18 +55,18 @@ class Matrix:
         }
 
     def provenance(self) -> Metadata:
-        """Return what llama-quantize writes of an importance matrix into the model file."""
-        said = {
+        """Return the metadata that llama-quantize writes about an importance matrix."""
+        fields = {
             "dataset": self.dataset,
             "entries_count": len(self.sums),
             "chunks_count": self.chunks,
         }
-        return {f"quantize.imatrix.{key}": value for key, value in said.items() if value}
+        return {f"quantize.imatrix.{key}": value for key, value in fields.items() if value}
 
 
 @dataclass(slots=True)
 class _Sums:
-    """What the hooks have seen so far, by the weight's name in the checkpoint."""
+    """Sums of the hooks so far, by the weight's name in the checkpoint."""
 
     totals: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -84,9 +86,9 @@ class _Sums:
 def collect(
     folder: Path, model: Model, texts: Sequence[str], report: Reporter, *, lora: Lora | None = None
 ) -> Matrix:
-    """Run a model folder, its adapter merged, over calibration texts; raise ConfigError if they are too short for one chunk.
+    """Run a model folder with its adapter merged over calibration texts.
 
-    Head and embedding are left out, as upstream leaves them out.
+    Head and embedding are left out, as upstream does. Raises ConfigError for too little text.
     """
     import torch
 
@@ -94,14 +96,18 @@ def collect(
     names = {
         source.origin: source.name for source in model.tensors if source.name.startswith("blk.")
     }
-    network, seen = _load(folder, lora), _Sums()
+    network = _load(folder, lora)
+    seen = _Sums()
+
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in names:
             module.register_forward_pre_hook(seen.hook(f"{name}.weight"))
+
     with torch.inference_mode():
         for number, chunk in enumerate(chunks, 1):
             network(torch.tensor([chunk]), use_cache=False)
             report.step("importance", number * CHUNK_TOKENS, len(chunks) * CHUNK_TOKENS, "tokens")
+
     return Matrix(
         sums={names[weight]: total.float().numpy() for weight, total in seen.totals.items()},
         counts={names[weight]: count for weight, count in seen.counts.items()},
@@ -117,12 +123,15 @@ def _chunks(folder: Path, texts: Sequence[str]) -> list[list[int]]:
         tokens += tokenizer.encode(text).ids
         if len(tokens) >= MAX_CHUNKS * CHUNK_TOKENS:
             break
+
     if len(tokens) < CHUNK_TOKENS:
         hint = "give more data, or set `importance = false`"
         raise ConfigError(
-            f"quantize: {len(tokens)} tokens of calibration text, an importance matrix needs {CHUNK_TOKENS}",
+            f"quantize: {len(tokens)} tokens of calibration text, "
+            f"an importance matrix needs {CHUNK_TOKENS}",
             hint=hint,
         )
+
     whole = min(len(tokens) // CHUNK_TOKENS, MAX_CHUNKS)
     return [tokens[number * CHUNK_TOKENS : (number + 1) * CHUNK_TOKENS] for number in range(whole)]
 
@@ -150,9 +159,11 @@ def save(matrix: Matrix, file: Path) -> None:
         "imatrix.chunk_size": matrix.chunk_tokens,
     }
     values: dict[str, NDArray[np.float32]] = {}
+
     for name in sorted(matrix.sums):
         values[name + _SUMS] = matrix.sums[name].reshape(1, -1).astype(np.float32)
         values[name + _COUNTS] = np.full((1, 1), matrix.counts[name], np.float32)
+
     with whole_file(file) as part:
         slots = write_header(
             part, metadata, {name: (Type.F32, array.shape) for name, array in values.items()}
@@ -164,27 +175,33 @@ def save(matrix: Matrix, file: Path) -> None:
 
 
 def load(file: Path, model: Model | None = None) -> Matrix:
-    """Read an importance matrix, ours or llama.cpp's; raise ArtifactError that names file and tensor for one that is not sound.
+    """Read an importance matrix, ours or llama.cpp's.
 
-    With a model, one that was collected on another model is refused too.
+    Raises ArtifactError that names file and tensor for a bad one; with a model, also for the matrix
+    of another model.
     """
     try:
         header = read_header(file)
     except ManifestError as error:
         hint = "llama-imatrix writes this form with `--output-format gguf`"
         raise ArtifactError(f"{file.name}: not an importance matrix: {error}", hint=hint) from error
+
     if header.metadata.get("general.type") != "imatrix":
         raise ArtifactError(
-            f"{file.name}: not an importance matrix but `{header.metadata.get('general.type', 'a model')}`"
+            f"{file.name}: not an importance matrix "
+            f"but `{header.metadata.get('general.type', 'a model')}`"
         )
+
     values = {tensor.name: _values(file, tensor) for tensor in header.tensors}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
     if missing := next((name for name in names if values.get(name + _COUNTS) is None), None):
         raise ArtifactError(f"{file.name}: tensor `{missing}{_COUNTS}` is missing")
+
     datasets = header.metadata.get("imatrix.datasets")
     sums = {name: values[name + _SUMS] for name in names}
     if model:
         _check_fits(file, sums, model)
+
     return Matrix(
         sums=sums,
         counts={name: int(values[name + _COUNTS][0]) for name in names},
@@ -201,7 +218,8 @@ def _check_fits(file: Path, sums: "Mapping[str, NDArray[np.float32]]", model: Mo
     for name in sorted(sums.keys() & columns.keys()):
         if sums[name].size != columns[name]:
             raise ArtifactError(
-                f"{file.name}: tensor `{name}`: {sums[name].size} columns, the model has {columns[name]}"
+                f"{file.name}: tensor `{name}`: {sums[name].size} columns, "
+                f"the model has {columns[name]}"
             )
 
 

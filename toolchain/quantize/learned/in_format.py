@@ -1,15 +1,16 @@
-"""In-format distillation: the codes of a quantized file learned from the model that it was made from.
+"""In-format distillation: learns the codes of a quantized file from the model it was made from.
 
-Types and bytes of the file stay those of its scheme. Rounding by importance gives the scales and the control; errors are
-compensated column by column (`compensate`), then all codes and the vectors that stay in float are learned together from the
-teacher's probabilities, through the rounding. On conversations that nothing was learned on, the better of the two ships.
+Types and size of the file stay those of its scheme. Rounding by importance gives the scales and the
+control. Errors are compensated column by column (`compensate`). Then all codes and float vectors
+are trained together on the teacher's probabilities, through the rounding. The better of the two
+on unseen conversations ships.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from toolchain.artifacts import Figures
 from toolchain.errors import ConfigError
@@ -29,20 +30,22 @@ if TYPE_CHECKING:
 
     from toolchain.training.examples import Example
 
-Rows = "dict[str, NDArray[np.uint8]]"
-Codes = "tuple[NDArray[np.int8], NDArray[np.float32]]"
+Rows: TypeAlias = "dict[str, NDArray[np.uint8]]"
+Codes: TypeAlias = "tuple[NDArray[np.int8], NDArray[np.float32]]"
 """Codes of a tensor and the units of its blocks."""
 HIDDEN_WEIGHT = 2.0
-"""Share of the hidden states' distance in the loss. With eight it was no nearer, and KL was 0.55 of the control's, not 0.51."""
+"""Weight of the hidden states' distance in the loss."""
+# With 8 it was no nearer, and KL was 0.55 of the control's instead of 0.51.
 WARMUP_SHARE = 0.1
 MEAN_SHARE = 0.1
-"""Share of the steps that the mean looks back on: codes swing where they are rounded to the next (arXiv:2203.11086). Of the mean KL
-on other questions was 0.51 of the control's, of the last codes 0.69."""
+"""Window of the weight average, as a share of all steps."""
+# Codes oscillate around rounding boundaries (arXiv:2203.11086): averaged codes reach 0.51 of the
+# control's KL on unseen questions, the last ones 0.69.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What is learned, from whom, and in which format."""
+    """Input of in-format distillation: teacher, format, conversations and settings."""
 
     folder: Path
     model: Model
@@ -53,15 +56,15 @@ class Lesson:
     lessons: Sequence[Mapping[str, Any]]
     """Conversations to learn on."""
     trials: Sequence[Mapping[str, Any]]
-    """Conversations that decide whether what was learned ships."""
+    """Conversations that decide whether the learned file ships."""
     spec: InFormatSpec
     seed: int
 
 
 def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figures]":
-    """Return the bytes of the tensors that were learned, by their names in the file; none where the control is better.
+    """Return the bytes of the learned tensors by name in the file; empty if the control is better.
 
-    Raises ConfigError where no tensor has a type that can be learned.
+    Raises ConfigError if no tensor has a type that can be learned.
     """
     matrices = [
         source for source in lesson.model.tensors if source.origin and len(source.shape) > 1
@@ -71,41 +74,53 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
         known = ", ".join(kind.name for kind in grids.LAYOUTS)
         problem = f"quantize: distill: no tensor is of a type that is learned ({known})"
         raise ConfigError(problem, hint="choose scheme `Q4_0` or `Q4_K_M`")
+
     judge_on = network.encoded(lesson.folder, lesson.trials, lesson.spec.max_tokens)
     teacher = network.load(lesson.folder, lesson.lora)
-    student, judge = copy.deepcopy(teacher).requires_grad_(False), Judge(teacher, judge_on)
+    student = copy.deepcopy(teacher).requires_grad_(False)
+    judge = Judge(teacher, judge_on)
+
     packed = {source.origin: _round(source, student, lesson) for source in matrices}
     control = judge.compare(student)
     codes, vectors, figures = _train(taught, packed, teacher, student, lesson, resume, report)
+
     for source in taught:
         packed[source.origin] = grids.join(
             lesson.kinds[source.name], packed[source.origin], *codes[source.origin]
         )
-    made = judge.compare(_with(teacher, lesson, packed, vectors))
-    shipped, verdict = decide(made, control)
+
+    learned = judge.compare(_with(teacher, lesson, packed, vectors))
+    shipped, verdict = decide(learned, control)
     report.note(f"in-format distillation: {verdict}")
     ready = _file_rows(taught, packed, vectors, lesson) if shipped == "learned" else {}
+
     return ready, {
         "shipped": shipped,
         "verdict": verdict,
-        "learned": asdict(made),
+        "learned": asdict(learned),
         "control": asdict(control),
         **figures,
     }
 
 
-def decide(made: Divergence, control: Divergence) -> tuple[str, str]:
-    """Return which of the two ships, by the KL to the teacher, and why."""
-    ratio = made.mean_kl / control.mean_kl if control.mean_kl else 1.0
-    scores = f"KL {made.mean_kl:.5f} against {control.mean_kl:.5f} over {made.tokens} tokens ({ratio:.2f}×)"
-    if made.mean_kl < control.mean_kl:
+def decide(learned: Divergence, control: Divergence) -> tuple[str, str]:
+    """Return which of the two ships, by its KL to the teacher, and the reason."""
+    ratio = learned.mean_kl / control.mean_kl if control.mean_kl else 1.0
+    scores = (
+        f"KL {learned.mean_kl:.5f} against {control.mean_kl:.5f} "
+        f"over {learned.tokens} tokens ({ratio:.2f}×)"
+    )
+    if learned.mean_kl < control.mean_kl:
         return (
             "learned",
-            f"the learned file is nearer to the teacher than rounding by importance: {scores}; it ships",
+            "the learned file is nearer to the teacher than rounding by importance: "
+            f"{scores}; it ships",
         )
+
     return (
         "control",
-        f"the learned file is not nearer to the teacher than rounding by importance: {scores}; the control ships",
+        "the learned file is not nearer to the teacher than rounding by importance: "
+        f"{scores}; the control ships",
     )
 
 
@@ -132,16 +147,17 @@ def _train(
     resume: Path,
     report: Reporter,
 ) -> "tuple[dict[str, Codes], dict[str, NDArray[np.float32]], Figures]":
-    """Return codes with their units, and vectors, by their names in the checkpoint, and what it took."""
+    """Return codes with units and vectors, by name in the checkpoint, and the training figures."""
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import TwinLoss
 
-    spec, examples = lesson.spec, _examples(lesson)
-    found = {source.origin: _grid(source, packed, lesson) for source in taught}
+    spec = lesson.spec
+    examples = _examples(lesson)
+    starting = {source.origin: _grid(source, packed, lesson) for source in taught}
     vectors = [
         source for source in lesson.model.tensors if source.origin and len(source.shape) == 1
     ]
-    _begin(student, teacher, found, vectors, examples[: spec.compensated], report)
+    _begin(student, teacher, starting, vectors, examples[: spec.compensated], report)
     steps = -(-len(examples) // spec.batch_size)
     course = Course(
         name="in-format",
@@ -155,8 +171,11 @@ def _train(
     )
     objective = TwinLoss(student, teacher, hidden_weight=HIDDEN_WEIGHT)
     figures = train(objective, examples, course, resume, report)
-    student.cpu(), teacher.cpu()
-    codes = {name: _learned(student, name) for name in found}
+
+    for model in (student, teacher):
+        model.cpu()
+
+    codes = {name: _learned(student, name) for name in starting}
     learned = {source.origin: _value(student, source.origin) for source in vectors}
     return codes, learned, figures
 
@@ -168,33 +187,36 @@ def _grid(source: Source, packed: "Rows", lesson: Lesson) -> Grid:
 def _begin(
     student: Any,
     teacher: Any,
-    found: Mapping[str, Grid],
+    starting: Mapping[str, Grid],
     vectors: Sequence[Source],
     examples: "Sequence[Example]",
     report: Reporter,
 ) -> None:
-    """Let the student learn the codes of its matrices, errors compensated, and its vectors."""
+    """Make the student's codes and vectors trainable, starting from compensated codes."""
     import torch
 
     from toolchain.training import straight_through
 
-    latent = compensate.latent_codes(teacher, found, examples, report)
-    for name, grid in found.items():
+    latent = compensate.latent_codes(teacher, starting, examples, report)
+    for name, grid in starting.items():
         unit, times, offset = (
             torch.from_numpy(part) for part in (grid.unit, grid.times, grid.offset)
         )
         scales = straight_through.Scales(unit=unit, times=times, offset=offset, low=grid.low)
         straight_through.learn_codes(_module(student, name)[0], latent[name], scales)
+
     for source in vectors:
         straight_through.learn_vector(*_module(student, source.origin), source.offset)
 
 
 def _examples(lesson: Lesson) -> "list[Example]":
-    """Return conversations, words of their questions changed, until they hold the tokens that are learned on."""
+    """Return conversations with altered questions, up to the number of tokens to learn on."""
     from toolchain.training.examples import exchanged, reworded
 
     examples: list[Example] = []
-    tokens, turn = 0, 0
+    tokens = 0
+    turn = 0
+
     while tokens < lesson.spec.tokens:
         seed = lesson.seed + turn
         rows = exchanged(
@@ -208,6 +230,7 @@ def _examples(lesson: Lesson) -> "list[Example]":
             examples.append(example)
             tokens += len(example.ids)
         turn += 1
+
     return examples
 
 

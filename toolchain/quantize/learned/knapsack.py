@@ -1,7 +1,8 @@
-"""One choice for each of many things, at the least cost for every size: the front of a multiple-choice knapsack.
+"""Multiple-choice knapsack: one choice for each thing, at the least damage for every total size.
 
-Merging the things one after the other keeps only what nothing smaller is better than. Exact while a front has MAX_POINTS points;
-a longer one is thinned, which can cost a little and never breaks a bound: every point kept is a choice that was really made.
+Things are merged one by one; points that a smaller one beats are dropped. The result is exact up to
+MAX_POINTS points. A longer front is thinned: that may cost a little but breaks no bound, as every
+point is a real choice.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ MAX_POINTS = 1 << 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """The points that nothing smaller is better than, the smallest first."""
+    """Points that no smaller point beats, the smallest first."""
 
     sizes: "NDArray[np.int64]"
     damages: "NDArray[np.float64]"
     picks: "NDArray[np.int8]"
-    """[points, things]: which choice was taken."""
+    """Index of the choice taken, [points, things]."""
 
     def within(self, limit: int) -> int:
         """Return the best point of at most `limit`; raise ValueError if there is none."""
@@ -48,16 +49,14 @@ def solve(
 def _merged(front: Front, size: "NDArray[np.int64]", damage: "NDArray[np.float64]") -> Front:
     import numpy as np
 
-    sizes, damages = (
-        (front.sizes[:, None] + size).ravel(),
-        (front.damages[:, None] + damage).ravel(),
-    )
+    sizes = (front.sizes[:, None] + size).ravel()
+    damages = (front.damages[:, None] + damage).ravel()
     order = np.lexsort((damages, sizes))
     least = np.minimum.accumulate(damages[order])
-    kept = order[np.concatenate([[True], least[1:] < least[:-1]])]
-    parent, pick = np.divmod(kept, len(size))
+    points = order[np.concatenate([[True], least[1:] < least[:-1]])]
+    parent, pick = np.divmod(points, len(size))
     picks = np.concatenate([front.picks[parent], pick[:, None].astype(np.int8)], axis=1)
-    return Front(sizes=sizes[kept], damages=damages[kept], picks=picks)
+    return Front(sizes=sizes[points], damages=damages[points], picks=picks)
 
 
 def _thinned(front: Front, max_points: int) -> Front:
@@ -65,5 +64,9 @@ def _thinned(front: Front, max_points: int) -> Front:
 
     if len(front.sizes) <= max_points:
         return front
-    kept = np.unique(np.linspace(0, len(front.sizes) - 1, max_points).round().astype(np.int64))
-    return Front(sizes=front.sizes[kept], damages=front.damages[kept], picks=front.picks[kept])
+    points = np.unique(np.linspace(0, len(front.sizes) - 1, max_points).round().astype(np.int64))
+    return Front(
+        sizes=front.sizes[points],
+        damages=front.damages[points],
+        picks=front.picks[points],
+    )

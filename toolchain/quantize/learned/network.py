@@ -1,15 +1,18 @@
-"""The model in torch beside its quantized self: what a choice of types or codes costs, before a file is written.
+"""Compares a model in torch with its quantized self: the damage of types or codes before writing.
 
-Weights here are what the engine will read, activations stay in float: the gate measures the file itself afterwards.
+Weights are those that the engine will read; activations stay in float. The gate measures the file
+itself afterwards.
+
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.chat import IGNORED
 from toolchain.errors import ConfigError
+from toolchain.means import mean_and_error
 from toolchain.models.lora import Lora
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -22,19 +25,19 @@ if TYPE_CHECKING:
 
 BATCH = 8
 JUDGED_TOKENS = 8192
-"""Tokens of answers that two models are compared on, at most."""
+"""Largest number of answer tokens that two models are compared on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """How far a model is from its teacher."""
+    """Divergence of a model from its teacher."""
 
     mean_kl: float
     """Nats per token of an answer."""
     error: float
-    """Standard error of the mean, conversations drawn anew."""
+    """Standard error of the mean, over conversations drawn anew."""
     agreement: float
-    """Share of the tokens where both name the same next one."""
+    """Share of positions at which both predict the same next token."""
     tokens: int
 
 
@@ -53,7 +56,7 @@ def load(folder: Path, lora: Lora | None) -> Any:
 
 
 def rows_of(network: Any, weight: str) -> "NDArray[np.float32]":
-    """Return a weight of the network as rows."""
+    """Return the rows of a weight of the network."""
     values: NDArray[np.float32] = network.get_parameter(weight).detach().numpy()
     return values
 
@@ -70,7 +73,7 @@ def pack(
 
 
 def put(network: Any, weight: str, kind: Type, packed: "NDArray[np.uint8]") -> None:
-    """Give the network what the engine will read of a weight."""
+    """Set a weight of the network to the values that the engine will read."""
     import torch
 
     parameter = network.get_parameter(weight)
@@ -100,7 +103,8 @@ class Judge:
 
         from toolchain.training.objectives import Head, learned
 
-        self._head, self._batches = Head(teacher), _batches(examples)
+        self._head = Head(teacher)
+        self._batches = _batches(examples)
         with torch.inference_mode():
             self._states = [
                 learned(self._head.hidden(batch.ids), batch.labels)[0] for batch in self._batches
@@ -112,7 +116,11 @@ class Judge:
 
         from toolchain.training.objectives import Head, learned
 
-        head, sums, counts, agreed = Head(network), [], [], 0
+        head = Head(network)
+        sums = []
+        counts = []
+        agreed = 0
+
         with torch.inference_mode():
             for batch, theirs in zip(self._batches, self._states, strict=True):
                 ours, _ = learned(head.hidden(batch.ids), batch.labels)
@@ -121,36 +129,37 @@ class Judge:
                     for piece in head.chunks(len(ours))
                 ]
                 kl, same = (torch.cat(part) for part in zip(*parts, strict=True))
-                each = [int(count) for count in (batch.labels[:, 1:] != -100).sum(1)]
-                sums += [float(part.sum()) for part in kl.split(each)]
+                each = [int(count) for count in (batch.labels[:, 1:] != IGNORED).sum(1)]
+                sums += [float(part.sum()) for part in torch.split(kl, each)]
                 counts += each
                 agreed += int(same.sum())
+
         return _divergence(sums, counts, agreed)
 
 
 def _compare(theirs: Any, ours: Any) -> tuple[Any, Any]:
-    wanted, given = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
-    return (wanted.exp() * (wanted - given)).sum(-1), wanted.argmax(-1) == given.argmax(-1)
+    """Return KL(theirs ‖ ours) and whether both predict the same token, at each position."""
+    teacher = theirs.double().log_softmax(-1)
+    student = ours.double().log_softmax(-1)
+    kl = (teacher.exp() * (teacher - student)).sum(-1)
+    return kl, teacher.argmax(-1) == student.argmax(-1)
 
 
 def _divergence(sums: Sequence[float], counts: Sequence[int], agreed: int) -> Divergence:
     tokens = sum(counts)
-    mean = sum(sums) / tokens
-    error = (
-        math.sqrt(sum((kl - mean * count) ** 2 for kl, count in zip(sums, counts, strict=True)))
-        / tokens
-    )
+    mean, error = mean_and_error(sums, counts)
     return Divergence(mean_kl=mean, error=error, agreement=agreed / tokens, tokens=tokens)
 
 
 def _batches(examples: "Sequence[Example]") -> list[Any]:
     from toolchain.training.examples import batch_of
 
-    kept, tokens = 0, 0
-    while kept < len(examples) and tokens < JUDGED_TOKENS:
-        tokens += examples[kept].targets
-        kept += 1
+    count = 0
+    tokens = 0
+    while count < len(examples) and tokens < JUDGED_TOKENS:
+        tokens += examples[count].targets
+        count += 1
     return [
-        batch_of(examples, range(first, min(first + BATCH, kept)))
-        for first in range(0, kept, BATCH)
+        batch_of(examples, range(first, min(first + BATCH, count)))
+        for first in range(0, count, BATCH)
     ]

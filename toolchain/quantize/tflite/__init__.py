@@ -1,11 +1,11 @@
-"""Checkpoint → one .tflite, in one streaming pass, for every LiteRT runtime: signatures `prefill_<n>` and `decode`.
+"""Checkpoint → one .tflite, in one streaming pass: signatures `prefill_<n>` and `decode`.
 
-Between `tune` or `distill` and `evaluate`, as `gguf` is. The context is part of the file: its cache has that many places.
-Everything that could refuse the model is asked before the first weight is read.
+Between `tune` or `distill` and `evaluate`, as `gguf` is, for every LiteRT runtime. The context is
+part of the file, as the size of its cache.
+Every reason to refuse a model is checked before the first weight is read.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,28 @@ from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.figures import ModelFigures
-from toolchain.models import architecture as gguf_model
-from toolchain.models import tokenizer as gguf_tokenizer
-from toolchain.models.architecture import Model
+from toolchain.files import whole_file
+from toolchain.models import tokenizer
+from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
-from toolchain.models.gguf_file import whole_file
 from toolchain.models.lora import Merged
-from toolchain.models.tokenizer import TEMPLATE
-from toolchain.models.tokenizer_kinds import TOKENIZER
+from toolchain.models.names import TOKENIZER, TOKENIZER_CONFIG
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
-from toolchain.quantize.gguf import ModelLabel, file_name, fitting
+from toolchain.quantize.companions import write_companions
+from toolchain.quantize.gguf import fitting
+from toolchain.quantize.gguf.metadata import ModelLabel, file_name
+from toolchain.quantize.tflite.blueprint import Promise
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
-from toolchain.quantize.tflite.graph import Promise
 from toolchain.quantize.tflite.litertlm import write_litertlm
 from toolchain.quantize.tflite.schemes import Scheme, find_scheme
 from toolchain.quantize.tflite.write import write_matrices
 from toolchain.recipe import QuantizeSpec
-from toolchain.training.adapters import dressed
-from toolchain.training.checkpoints import GENERATION_CONFIG
+from toolchain.training.adapters import checkpoint_folder
 
 NOTE = "demitasse"
-"""Name of the metadata in the file: what a GGUF says in its header, as JSON."""
+"""Name of the JSON metadata in the file, which stands for a GGUF header."""
 
 
 class _Parameters(Frozen):
@@ -65,9 +64,9 @@ def quantize(
     context: int,
     litertlm: bool = False,
 ) -> ModelFile:
-    """Write the checkpoint as a TFLite file, tokenizer and chat template beside it; raise ArtifactError for what is refused.
+    """Write the checkpoint as a TFLite file with its companions; raise ArtifactError if refused.
 
-    Its adapter is merged while the weights are read. `litertlm` has the same written as one file for LiteRT-LM too.
+    Its adapter is merged while the weights are read. `litertlm` adds one file for LiteRT-LM.
     """
     find_scheme(spec.tflite_scheme)
     check_model_folder(checkpoint.path)
@@ -94,8 +93,8 @@ def quantize(
 
 
 def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: Reporter) -> Figures:
-    with dressed(checkpoint) as folder, open_weights(folder) as weights:
-        model = gguf_model.understand(folder, weights)
+    with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
+        model = read_architecture(folder, weights)
         _check_context(parameters, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
         decoder = Decoder(
@@ -108,46 +107,51 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         vocabulary = _vocabulary(folder)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         promised = _write(file, decoder, parameters, vocabulary, report)
-        _write_companions(folder, vocabulary, out)
+        write_companions(folder, vocabulary.template, out)
+
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
+
     figures = _figures(file, model, parameters, promised, vocabulary)
-    size, nominal, real = figures["size_bytes"] / 1e6, figures["nominal_bpw"], figures["real_bpw"]
+    size = figures["size_bytes"] / 1e6
+    nominal = figures["nominal_bpw"]
+    real = figures["real_bpw"]
     report.note(
-        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits per weight, here {real:.2f}"
+        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
+        f"per weight, here {real:.2f}"
     )
+
     return figures | {"adapter": lora.name if lora else ""}
 
 
 def _check_context(parameters: _Parameters, model: Model) -> None:
-    context, longest = parameters.context, model.sizes["context"]
+    context = parameters.context
+    longest = model.sizes["context"]
     if context > longest:
         raise ConfigError(
             f"package: context: the model has {longest} tokens of context, `{context}` asked"
         )
     if not parameters.prefill or max(parameters.prefill) > context or min(parameters.prefill) < 2:
         raise ConfigError(
-            f"quantize: prefill: lengths from 2 to the context of {context} are possible, not {parameters.prefill}"
+            f"quantize: prefill: lengths from 2 to the context of {context} are possible, "
+            f"not {parameters.prefill}"
         )
 
 
 def _vocabulary(folder: Path) -> _Vocabulary:
-    settings = (
-        read_json(folder / "tokenizer_config.json")
-        if (folder / "tokenizer_config.json").is_file()
-        else {}
-    )
-    tokenizer = gguf_tokenizer.load_tokenizer(folder)
-    ids = tokenizer.get_vocab()
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    specials, stop_ids = gguf_tokenizer.special_ids(folder, settings, ids, added)
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    encoder = tokenizer.load_tokenizer(folder)
+    ids = encoder.get_vocab()
+    added = [token.content for token in encoder.get_added_tokens_decoder().values()]
+    specials, stop_ids = tokenizer.special_ids(folder, settings, ids, added)
     texts = {number: text for text, number in ids.items()}
     bos, eos = (
         texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
         for role in ("bos", "eos")
     )
+
     return _Vocabulary(
-        template=gguf_tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
+        template=tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
     )
 
 
@@ -165,7 +169,8 @@ def _write(
 
 
 def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) -> dict[str, Any]:
-    model, label = decoder.model, parameters.label
+    model = decoder.model
+    label = parameters.label
     return {
         "architecture": model.family.name,
         "scheme": parameters.scheme,
@@ -180,13 +185,6 @@ def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) ->
         "base_model": label.base_model,
         "base_weights": label.base_weights,
     }
-
-
-def _write_companions(folder: Path, vocabulary: _Vocabulary, out: Path) -> None:
-    (out / TEMPLATE).write_text(vocabulary.template, encoding="utf-8")
-    gguf_tokenizer.write_tokenizer(folder, out)
-    if (folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
 
 
 def _figures(

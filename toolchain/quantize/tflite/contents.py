@@ -1,4 +1,4 @@
-"""What is inside any TFLite file, from its checked structure alone: no weight is read, no engine is started."""
+"""Describes any TFLite file from its checked structure: no weight is read, no engine is started."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,25 +20,28 @@ _BITS = dict(TYPES.values())
 
 
 def read_contents(file: Path) -> Contents:
-    """Return what is inside a TFLite file; raise ArtifactError for one whose structure does not hold."""
+    """Return what is inside a TFLite file; raise ArtifactError for a broken structure."""
     try:
         header = read_header(file)
     except ManifestError as error:
         raise ArtifactError(str(error), hint="download or copy the file again") from error
-    said, types = header.note, _types(header)
+
+    note = header.note
+    types = _types(header)
     decode = next(
         (signature for signature in header.signatures if signature.name == "decode"), None
     )
     weights = sum(share.weights for share in types)
+
     return Contents(
         file=file.name,
         size_bytes=header.size,
         kind="model",
-        architecture=str(said.get("architecture", "TFLite")),
-        name=str(said.get("name", "")),
-        licence=str(said.get("licence", "")),
-        base=_base(said),
-        scheme=str(said.get("scheme", "")),
+        architecture=str(note.get("architecture", "TFLite")),
+        name=str(note.get("name", "")),
+        licence=str(note.get("licence", "")),
+        base=_base(note),
+        scheme=str(note.get("scheme", "")),
         parameters=weights,
         types=types,
         rope="",
@@ -55,8 +58,9 @@ def read_contents(file: Path) -> Contents:
     )
 
 
-def _base(said: dict[str, Any]) -> str:
-    named, weights = str(said.get("base_model", "")), str(said.get("base_weights", ""))
+def _base(note: dict[str, Any]) -> str:
+    named = str(note.get("base_model", ""))
+    weights = str(note.get("base_weights", ""))
     return f"{named} ({weights})" if named and weights else named
 
 
@@ -64,11 +68,14 @@ def _types(header: Header) -> tuple[Share, ...]:
     kinds = sorted({tensor.type for tensor in header.constants})
     shares = []
     for kind in kinds:
-        found = [tensor for tensor in header.constants if tensor.type == kind]
-        stored = sum(tensor.size for tensor in found)
+        tensors = [tensor for tensor in header.constants if tensor.type == kind]
+        stored = sum(tensor.size for tensor in tensors)
         shares.append(
             Share(
-                type=kind, tensors=len(found), weights=stored * 8 // _BITS[kind], size_bytes=stored
+                type=kind,
+                tensors=len(tensors),
+                weights=stored * 8 // _BITS[kind],
+                size_bytes=stored,
             )
         )
     return tuple(sorted(shares, key=lambda share: -share.size_bytes))
@@ -94,9 +101,12 @@ def _context(decode: Signature | None) -> int:
 
 
 def _warnings(header: Header, decode: Signature | None) -> Iterator[str]:
-    """Yield what an engineer would want to know before this file is served."""
+    """Yield what to know before this file is served."""
     if foreign := foreign_operators(header):
-        yield f"computes with {len(foreign)} operators that our engine does not run, such as {foreign[0]}"
+        yield (
+            f"computes with {len(foreign)} operators that our engine does not run, "
+            f"such as {foreign[0]}"
+        )
     if decode is None:
         yield "no signature `decode`: no decoder in litert-torch's contract"
     if fault := legacy_fault(header):

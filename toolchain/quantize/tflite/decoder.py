@@ -1,17 +1,20 @@
-"""A decoder of any known family as TFLite signatures, in litert-torch's contract: `prefill_<n>` and `decode` over one cache.
+"""A decoder of a known family as TFLite signatures in litert-torch's contract, over one cache.
 
-Inputs `tokens` [1,T], `input_pos` [T], `mask` [1,1,T,S] (added to the scores) and `kv_cache_{k,v}_<layer>` [1,heads,S,width];
-outputs the caches, of `decode` also `logits` [1,1,V]. Families are those of `gguf_families`, as Hugging Face computes them.
+The signatures are `prefill_<n>` and `decode`. Inputs are `tokens` [1,T], `input_pos` [T], `mask`
+[1,1,T,S] (added to the scores) and `kv_cache_{k,v}_<layer>` [1,heads,S,width]. Outputs are the
+caches, and `logits` [1,1,V] of `decode`. Families (`models/families`) compute as in Hugging Face.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
-from toolchain.models.architecture import EMBEDDING, HEAD, Model
+from toolchain.models.architecture import Model
 from toolchain.models.lora import Merged
+from toolchain.models.names import EMBEDDING, HEAD
 from toolchain.models.weights import Weights
-from toolchain.quantize.tflite.graph import I32, Blueprint, Graph, Matrix, Value
+from toolchain.quantize.tflite.blueprint import I32, Blueprint, Matrix
+from toolchain.quantize.tflite.graph import Graph, Value
 from toolchain.quantize.tflite.rope import Rotation, tables
 from toolchain.quantize.tflite.schemes import Scheme, linear, look_up
 
@@ -22,12 +25,12 @@ if TYPE_CHECKING:
 KNOWN = ("llama", "qwen2", "qwen3", "gemma3", "phi3")
 """`Family.name` of the families whose graph is written here; Mistral's is `llama`."""
 OUT_OF_SIGHT = -1e9
-"""Added to the score of a key outside of a window, once for each step that it is too far away."""
+"""Added to the score of a key outside of a window, once for each step beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A checkpoint understood, and how it is to be stored."""
+    """A checkpoint and the way it is stored."""
 
     model: Model
     config: dict[str, Any]
@@ -36,7 +39,7 @@ class Decoder:
     context: int
 
     def __post_init__(self) -> None:
-        """Refuse a family that has no graph here."""
+        """Raise ArtifactError for a family that has no graph here."""
         if self.model.family.name not in KNOWN:
             raise ArtifactError(
                 f"config.json: `{self.model.family.name}` has no TFLite graph",
@@ -44,26 +47,29 @@ class Decoder:
             )
 
     def blueprint(self, prefill: tuple[int, ...]) -> Blueprint:
-        """Return the model with `decode` first: only of the first graph do all runtimes show the tensors in place."""
-        made = Blueprint()
+        """Return the model with `decode` first.
+
+        Only the first graph's tensors are visible in place in all runtimes.
+        """
+        blueprint = Blueprint()
         for tokens in (1, *sorted(prefill)):
-            _Signature(self, made, tokens).build()
-        return made
+            _Signature(self, blueprint, tokens).build()
+        return blueprint
 
     def matrix(self, *origins: str) -> Matrix:
         """Return tensors of the checkpoint as one matrix, below each other."""
-        found = [self.weights.tensors[origin] for origin in origins]
-        return Matrix(origins, sum(tensor.rows for tensor in found), found[0].columns)
+        tensors = [self.weights.tensors[origin] for origin in origins]
+        return Matrix(origins, sum(tensor.rows for tensor in tensors), tensors[0].columns)
 
     def vector(self, *origins: str) -> "NDArray[np.float32]":
-        """Return vectors of the checkpoint one after the other; norms with what their family adds to them."""
+        """Return vectors of the checkpoint one after the other, with the family's norm offset."""
         import numpy as np
 
         offset = np.float32(self.model.family.norm_offset if "norm" in origins[0] else 0.0)
         return np.concatenate([self.weights.rows(origin, 0, 1)[0] for origin in origins]) + offset
 
     def slides(self, layer: int) -> bool:
-        """Say whether a layer sees a window only."""
+        """Return whether a layer attends to a window only."""
         if self.model.family.name == "gemma3":
             kinds = self.config["layer_types"]
             return bool(kinds[layer] == "sliding_attention")
@@ -71,17 +77,20 @@ class Decoder:
 
 
 class _Signature:
-    """One graph: `tokens` at a time; one token has its logits computed."""
+    """One graph of `tokens` tokens at a time; a graph of one token computes logits."""
 
     def __init__(self, decoder: Decoder, blueprint: Blueprint, tokens: int) -> None:
-        self.decoder, self.tokens, self.sizes = decoder, tokens, decoder.model.sizes
+        self.decoder = decoder
+        self.tokens = tokens
+        self.sizes = decoder.model.sizes
         self.graph = Graph(blueprint, "decode" if tokens == 1 else f"prefill_{tokens}")
         self.places: dict[bool, tuple[Value, Value]] = {}
         self.masks: dict[bool, Value] = {}
 
     def build(self) -> None:
         """Write the graph."""
-        graph, sizes = self.graph, self.sizes
+        graph = self.graph
+        sizes = self.sizes
         tokens = graph.reshape(graph.input("tokens", (1, self.tokens), I32), self.tokens)
         self.position = graph.input("input_pos", (self.tokens,), I32)
         self.mask = graph.input("mask", (1, 1, self.tokens, self.decoder.context))
@@ -91,20 +100,21 @@ class _Signature:
             for layer in range(sizes["layers"])
             for part in "kv"
         }
-        none, first = graph.numbers(0), graph.slice(self.position, 0, 0, 1)
+        none = graph.numbers(0)
+        first = graph.slice(self.position, 0, 0, 1)
         self.start = graph.concat([none, none, first, none], 0)
         self._finish(self._layers(self._embed(tokens)))
 
     def _embed(self, tokens: Value) -> Value:
         import numpy as np
 
-        found = look_up(
+        embedded = look_up(
             self.graph, tokens, self.decoder.scheme.head, self.decoder.matrix(EMBEDDING)
         )
         if self.decoder.model.family.name != "gemma3":
-            return found
+            return embedded
         return self.graph.mul(
-            found, self.graph.scalar(float(np.sqrt(np.float32(self.sizes["hidden"]))))
+            embedded, self.graph.scalar(float(np.sqrt(np.float32(self.sizes["hidden"]))))
         )
 
     def _layers(self, value: Value) -> Value:
@@ -121,15 +131,17 @@ class _Signature:
         return value
 
     def _after(self, value: Value, layer: int, place: str) -> Value:
-        """Return what a module says, with the norm behind it where the family has one (Gemma)."""
+        """Return a module's output, normalized after it if the family does so (Gemma)."""
         if not self.decoder.model.family.norm_offset:
             return value
         return self._norm(value, f"model.layers.{layer}.{place}_layernorm")
 
     def _feed_forward(self, value: Value, layer: int) -> Value:
-        graph, name = self.graph, f"model.layers.{layer}"
+        graph = self.graph
+        name = f"model.layers.{layer}"
         before = "pre_feedforward" if self.decoder.model.family.norm_offset else "post_attention"
-        normed, inner = self._norm(value, f"{name}.{before}_layernorm"), self.sizes["intermediate"]
+        normed = self._norm(value, f"{name}.{before}_layernorm")
+        inner = self.sizes["intermediate"]
         fused = "mlp.gate_up_proj" in self.decoder.model.family.modules
         both = self._linear(
             normed,
@@ -146,6 +158,7 @@ class _Signature:
             else graph.silu(gate)
         )
         down = self._linear(graph.mul(active, up), f"{name}.mlp.down_proj")
+
         return graph.add(value, self._after(down, layer, "post_feedforward"))
 
     def _finish(self, value: Value) -> None:
@@ -157,7 +170,8 @@ class _Signature:
         self.graph.finish(outputs)
 
     def _logits(self, value: Value) -> Value:
-        graph, decoder = self.graph, self.decoder
+        graph = self.graph
+        decoder = self.decoder
         matrix = decoder.matrix(EMBEDDING if decoder.model.tied else HEAD)
         scores = linear(graph, value, decoder.scheme.head, matrix, None)
         if cap := decoder.config.get("final_logit_softcapping"):
@@ -169,9 +183,13 @@ class _Signature:
     # Attention
 
     def _attention(self, value: Value, layer: int) -> Value | None:
-        """Return what a layer attends to; None where only its keys and values were asked for."""
-        graph, sizes, name = self.graph, self.sizes, f"model.layers.{layer}.self_attn"
-        width, heads, shared = sizes["head_dim"], sizes["heads"], sizes["kv_heads"]
+        """Return a layer's attention output; None if only its keys and values are needed."""
+        graph = self.graph
+        sizes = self.sizes
+        name = f"model.layers.{layer}.self_attn"
+        width = sizes["head_dim"]
+        heads = sizes["heads"]
+        shared = sizes["kv_heads"]
         fused = "self_attn.qkv_proj" in self.decoder.model.family.modules
         all_three = self._linear(
             value, *([f"{name}.qkv_proj"] if fused else [f"{name}.{part}_proj" for part in "qkv"])
@@ -180,17 +198,21 @@ class _Signature:
         query = self._rotated(self._heads(all_three, 0, heads, f"{name}.q_norm"), sliding)
         key = self._rotated(self._heads(all_three, heads, shared, f"{name}.k_norm"), sliding)
         worth = self._heads(all_three, heads + shared, shared)
+
         for part, rows in (("k", key), ("v", worth)):
             self.caches[part, layer] = graph.put(
                 self.caches[part, layer], self._by_head(rows), self.start
             )
+
         if self.tokens > 1 and layer == sizes["layers"] - 1:
             return None
+
         scaled = graph.mul(query, graph.scalar(self._scale()))
         scores = graph.matmul(self._grouped(scaled), self.caches["k", layer], transposed=True)
         attended = graph.matmul(
             graph.softmax(self._masked(scores, sliding)), self.caches["v", layer]
         )
+
         return self._linear(self._ungrouped(attended, heads * width), f"{name}.o_proj")
 
     def _scale(self) -> float:
@@ -202,15 +224,15 @@ class _Signature:
         return float((scalar or self.sizes["head_dim"]) ** -0.5)
 
     def _heads(self, value: Value, first: int, count: int, norm: str = "") -> Value:
-        """Return `count` heads as (tokens, heads, width), normed where the family norms its heads."""
+        """Return `count` heads as (tokens, heads, width), normalized if the family does so."""
         width = self.sizes["head_dim"]
-        found = self.graph.reshape(
+        part = self.graph.reshape(
             self.graph.slice(value, 1, first * width, count * width), self.tokens, count, width
         )
         return (
-            self._norm(found, norm)
+            self._norm(part, norm)
             if norm.partition("self_attn.")[2] in self._norms_of_heads()
-            else found
+            else part
         )
 
     def _norms_of_heads(self) -> set[str]:
@@ -222,14 +244,17 @@ class _Signature:
 
     def _by_head(self, value: Value) -> Value:
         """Turn (tokens, heads, width) into (1, heads, tokens, width)."""
-        graph, (tokens, heads, width) = self.graph, value.shape
+        graph = self.graph
+        (tokens, heads, width) = value.shape
         if tokens == 1:
             return graph.reshape(value, 1, heads, 1, width)
         return graph.transpose(graph.reshape(value, 1, tokens, heads, width), 0, 2, 1, 3)
 
     def _grouped(self, query: Value) -> Value:
         """Turn (tokens, heads, width) into (1, key heads, query heads of each × tokens, width)."""
-        graph, (tokens, heads, width), shared = self.graph, query.shape, self.sizes["kv_heads"]
+        graph = self.graph
+        (tokens, heads, width) = query.shape
+        shared = self.sizes["kv_heads"]
         if tokens > 1:
             query = graph.transpose(
                 graph.reshape(query, tokens, shared, heads // shared, width), 1, 2, 0, 3
@@ -237,7 +262,9 @@ class _Signature:
         return graph.reshape(query, 1, shared, heads // shared * tokens, width)
 
     def _ungrouped(self, value: Value, width: int) -> Value:
-        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        graph = self.graph
+        shared = self.sizes["kv_heads"]
+        tokens = self.tokens
         if tokens > 1:
             apart = graph.reshape(
                 value, shared, self.sizes["heads"] // shared, tokens, self.sizes["head_dim"]
@@ -246,7 +273,9 @@ class _Signature:
         return graph.reshape(value, tokens, width)
 
     def _masked(self, scores: Value, sliding: bool) -> Value:
-        graph, shared, tokens = self.graph, self.sizes["kv_heads"], self.tokens
+        graph = self.graph
+        shared = self.sizes["kv_heads"]
+        tokens = self.tokens
         mask = self._mask(sliding)
         if tokens == 1:
             return graph.add(scores, mask)
@@ -256,14 +285,16 @@ class _Signature:
         return graph.reshape(graph.add(apart, mask), *scores.shape)
 
     def _mask(self, sliding: bool) -> Value:
-        """Return the mask, for layers with a window also what is behind it: a key at least a window away is out of sight."""
+        """Return the mask; layers with a window also hide keys at least a window away."""
         import numpy as np
 
         window = int(self.decoder.config.get("sliding_window") or 0)
         if not sliding or window >= self.decoder.context:
             return self.mask
+
         if sliding not in self.masks:
-            graph, tokens = self.graph, self.tokens
+            graph = self.graph
+            tokens = self.tokens
             here = graph.reshape(graph.real(self.position), 1, 1, tokens, 1)
             keys = graph.constant(
                 np.arange(self.decoder.context, dtype=np.float32).reshape(1, 1, 1, -1)
@@ -272,13 +303,16 @@ class _Signature:
             self.masks[sliding] = graph.add(
                 self.mask, graph.mul(beyond, graph.scalar(OUT_OF_SIGHT))
             )
+
         return self.masks[sliding]
 
     def _rotated(self, value: Value, sliding: bool) -> Value:
-        """Return heads with their rotary part turned by their positions (`apply_rotary_pos_emb`)."""
+        """Return heads with their rotary part turned by position (`apply_rotary_pos_emb`)."""
         cos, sin = self._place(sliding and self.decoder.model.family.name == "gemma3")
-        graph, width = self.graph, cos.shape[-1]
-        turned, half = graph.slice(value, 2, 0, width), width // 2
+        graph = self.graph
+        width = cos.shape[-1]
+        turned = graph.slice(value, 2, 0, width)
+        half = width // 2
         swapped = graph.concat(
             [graph.slice(turned, 2, half, half), graph.slice(turned, 2, 0, half)], 2
         )
@@ -288,8 +322,8 @@ class _Signature:
 
     def _place(self, local: bool) -> tuple[Value, Value]:
         if local not in self.places:
-            found = self._tables(local)
-            self.places[local] = (self._at_position(found.cos), self._at_position(found.sin))
+            rotation = self._tables(local)
+            self.places[local] = (self._at_position(rotation.cos), self._at_position(rotation.sin))
         return self.places[local]
 
     def _tables(self, local: bool) -> Rotation:
@@ -302,8 +336,9 @@ class _Signature:
     # Layers' parts
 
     def _norm(self, value: Value, name: str) -> Value:
-        """Return the value divided by its root mean square, times the weights (arXiv:1910.07467)."""
-        graph, config = self.graph, self.decoder.config
+        """Return the value divided by its root mean square, times weights (arXiv:1910.07467)."""
+        graph = self.graph
+        config = self.decoder.config
         mean = graph.mean(graph.mul(value, value), len(value.shape) - 1)
         root = graph.rsqrt(graph.add(mean, graph.scalar(config["rms_norm_eps"])))
         return graph.mul(
@@ -311,7 +346,10 @@ class _Signature:
         )
 
     def _linear(self, value: Value, *modules: str) -> Value:
-        """Return what linear modules say to the same value, one after the other, by one multiplication."""
+        """Return the outputs of linear modules of one value, one after the other.
+
+        They are computed by one multiplication.
+        """
         decoder = self.decoder
         biases = [
             f"{module}.bias" for module in modules if f"{module}.bias" in decoder.weights.tensors

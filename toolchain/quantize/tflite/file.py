@@ -1,13 +1,14 @@
-"""The TFLite container: the flatbuffer with empty buffers first, then every buffer's bytes at a place of their own.
+"""The TFLite container: the flatbuffer with empty buffers, then each buffer's bytes in its place.
 
-So weights never pass through the flatbuffer's builder: each is written where it belongs, and memory does not grow with the model.
+Weights do not pass through the flatbuffer's builder: each is written in its place, and memory does
+not grow with the model.
 """
 
 import struct
 from pathlib import Path
 
 from toolchain.errors import ArtifactError
-from toolchain.quantize.tflite.graph import Blueprint, Promise
+from toolchain.quantize.tflite.blueprint import Blueprint, Promise
 
 ALIGNMENT = 64
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -19,7 +20,7 @@ _SMALLER = {"fp32": ("fp16", 2.0), "fp16": ("dynamic_wi8_afp32", 2.0)}
 
 
 def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise, int]:
-    """Write all but the promised bytes, the file at its full size; return where each promise begins.
+    """Write all but the promised bytes in a file of full size; return each promise's offset.
 
     Raises ArtifactError for a model that is too large for the format, before anything is written.
     """
@@ -27,6 +28,7 @@ def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise,
     starts, end = _places(blueprint, len(head))
     if end > MAX_FILE_BYTES:
         raise _too_large(scheme, end)
+
     with file.open("wb") as stream:
         _link(head, starts, blueprint)
         stream.write(head)
@@ -36,6 +38,7 @@ def write_header(file: Path, blueprint: Blueprint, scheme: str) -> dict[Promise,
             if isinstance(content, bytes):
                 stream.write(content)
         stream.truncate(end)
+
     return {
         content: starts[number]
         for number, content in enumerate(blueprint.buffers)
@@ -60,8 +63,9 @@ def _packed(blueprint: Blueprint) -> bytearray:
 
 
 def _places(blueprint: Blueprint, head: int) -> tuple[list[int], int]:
-    """Return where the bytes of each buffer begin, a length of 4 bytes before them, and the file's end."""
-    starts, end = [], head
+    """Return the offset of each buffer, 4 bytes after its length, and the file's size."""
+    starts = []
+    end = head
     for content in blueprint.buffers:
         starts.append((end + 4 + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
         end = starts[-1] + _size(content)
@@ -91,6 +95,7 @@ def _too_large(scheme: str, size: int) -> ArtifactError:
                 f"{scheme}: {size / 1e9:.2f} GB, {limit}",
                 hint=f"`{smaller}` takes {left / 1e9:.2f} GB",
             )
+
     return ArtifactError(
         f"{scheme}: {size / 1e9:.2f} GB, {limit}",
         hint='use `formats = ["gguf"]`, which has no such limit',

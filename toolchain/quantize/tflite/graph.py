@@ -1,55 +1,20 @@
-"""TFLite graphs, made of the official schema's objects: what operators there are to use, their versions, options and shapes.
+"""TFLite graphs, built of the official schema's objects: operators, versions, options and shapes.
 
-Only operators that every LiteRT runtime since tflite-runtime 2.14 has, in their oldest version that holds the types given. No bytes
-of weights pass through here: a buffer is a promise, which `tflite_file` gives a place and `tflite_write` fills.
+Operators are those of every LiteRT runtime since tflite-runtime 2.14, in the oldest version for
+their types.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from toolchain.tools import litert
+from toolchain.quantize.tflite.blueprint import F32, I4, I8, I32, Blueprint, Promise
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-F32, F16, I32, I8, I4 = "FLOAT32", "FLOAT16", "INT32", "INT8", "INT4"
-"""Tensor types, as the schema spells them."""
-BITS = {F32: 32, F16: 16, I32: 32, I8: 8, I4: 4}
 _CONSTANTS = {"float32": F32, "int32": I32}
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Rows of one or more tensors of the checkpoint, below each other."""
-
-    origins: tuple[str, ...]
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Bytes that are written later: a matrix in a type, or the scales of its rows or blocks."""
-
-    matrix: Matrix
-    type: str
-    part: str = "weights"
-    """`weights` or `scales`."""
-    shape: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The first tensor of the checkpoint that is in it, how many more there are, and `.scales` for those."""
-        first, *more = self.matrix.origins
-        return first + f"+{len(more)}" * bool(more) + f".{self.part}" * (self.part != "weights")
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the buffer."""
-        return math.prod(self.shape) * BITS[self.type] // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +24,6 @@ class Value:
     index: int
     shape: tuple[int, ...]
     type: str = F32
-
-
-class Blueprint:
-    """A model under construction: its operator codes, its buffers and its signatures."""
-
-    def __init__(self) -> None:
-        self.schema = litert.schema()
-        self.model = self.schema.ModelT()
-        self.model.version, self.model.description = 3, "demitasse"
-        (
-            self.model.operatorCodes,
-            self.model.subgraphs,
-            self.model.signatureDefs,
-            self.model.metadata,
-        ) = [], [], [], []
-        self.buffers: list[bytes | Promise] = [b""]
-        """The first one is empty, as the format asks."""
-        self._codes: dict[tuple[str, int], int] = {}
-        self._kept: dict[bytes | Promise, int] = {}
-
-    def buffer(self, content: bytes | Promise) -> int:
-        """Return the number of a buffer; the same content is kept once for all graphs."""
-        if content not in self._kept:
-            self._kept[content] = len(self.buffers)
-            self.buffers.append(content)
-        return self._kept[content]
-
-    def note(self, name: str, content: bytes) -> None:
-        """Put a named piece of metadata into the file."""
-        entry = self.schema.MetadataT()
-        entry.name, entry.buffer = name, self.buffer(content)
-        self.model.metadata.append(entry)
-
-    def code(self, operator: str, version: int) -> int:
-        """Return the number of an operator in a version."""
-        if (operator, version) not in self._codes:
-            entry = self.schema.OperatorCodeT()
-            entry.builtinCode = getattr(self.schema.BuiltinOperator, operator)
-            entry.deprecatedBuiltinCode, entry.version = min(entry.builtinCode, 127), version
-            self._codes[operator, version] = len(self.model.operatorCodes)
-            self.model.operatorCodes.append(entry)
-        return self._codes[operator, version]
 
 
 @dataclass(slots=True)
@@ -122,7 +45,7 @@ class Graph:
         return self.inputs[name]
 
     def constant(self, values: "NDArray[Any]") -> Value:
-        """Return a tensor of values known now."""
+        """Return a constant tensor."""
         content = values.tobytes()
         kind = _CONSTANTS[values.dtype.name]
         return self.once(
@@ -154,7 +77,7 @@ class Graph:
         )
 
     def once(self, key: Any, make: Callable[[], Value]) -> Value:
-        """Return what was made for a key, made when it is first asked for."""
+        """Return the value of a key, made at the first call."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -169,13 +92,13 @@ class Graph:
     ) -> Value:
         import numpy as np
 
-        schema, entry = self.blueprint.schema, self.blueprint.schema.TensorT()
-        entry.shape, entry.type, entry.buffer = (
-            np.array(shape, np.int32),
-            getattr(schema.TensorType, kind),
-            buffer,
-        )
-        entry.name, entry.quantization = name or f"{self.name}/{len(self._tensors)}", quantization
+        schema = self.blueprint.schema
+        entry = self.blueprint.schema.TensorT()
+        entry.shape = np.array(shape, np.int32)
+        entry.type = getattr(schema.TensorType, kind)
+        entry.buffer = buffer
+        entry.name = name or f"{self.name}/{len(self._tensors)}"
+        entry.quantization = quantization
         self._tensors.append(entry)
         return Value(len(self._tensors) - 1, tuple(shape), kind)
 
@@ -192,7 +115,8 @@ class Graph:
     ) -> Value:
         import numpy as np
 
-        schema, entry = self.blueprint.schema, self.blueprint.schema.OperatorT()
+        schema = self.blueprint.schema
+        entry = self.blueprint.schema.OperatorT()
         result = self._tensor(shape, kind)
         entry.opcodeIndex = self.blueprint.code(operator, version)
         entry.inputs = np.array(
@@ -205,6 +129,7 @@ class Graph:
             entry.builtinOptions = getattr(schema, f"{name}OptionsT")()
             for key, value in fields.items():
                 setattr(entry.builtinOptions, key, value)
+
         self._operators.append(entry)
         return result
 
@@ -237,11 +162,11 @@ class Graph:
         return self._run(operator, [value], value.shape, options=options)
 
     def relu(self, value: Value) -> Value:
-        """Return what is above zero."""
+        """Return the value, with negative elements set to 0."""
         return self._each("RELU", value)
 
     def rsqrt(self, value: Value) -> Value:
-        """Return one by the square root."""
+        """Return 1 / √value."""
         return self._each("RSQRT", value)
 
     def tanh(self, value: Value) -> Value:
@@ -285,11 +210,13 @@ class Graph:
         )
 
     def slice(self, value: Value, axis: int, first: int, count: int) -> Value:
-        """Return `count` places along an axis (SLICE: STRIDED_SLICE made decoding five times as slow)."""
+        """Return `count` places along an axis; STRIDED_SLICE would decode five times as slowly."""
         if (first, count) == (0, value.shape[axis]):
             return value
-        begin, shape = [0] * len(value.shape), list(value.shape)
-        begin[axis], shape[axis] = first, count
+        begin = [0] * len(value.shape)
+        shape = list(value.shape)
+        begin[axis] = first
+        shape[axis] = count
         inputs = [value, self.numbers(*begin), self.numbers(*shape)]
         return self._run("SLICE", inputs, shape, value.type, options=("Slice", {}))
 
@@ -343,7 +270,7 @@ class Graph:
     def linear(
         self, value: Value, weights: Value, bias: Value | None = None, version: int = 1
     ) -> Value:
-        """Return value · weightsᵀ + bias; integer weights have the value quantized row by row while it runs."""
+        """Return value · weightsᵀ + bias; for integer weights the value is quantized by row."""
         options = {"asymmetricQuantizeInputs": weights.type in (I8, I4)}
         shape = (*value.shape[:-1], weights.shape[0])
         return self._run(
@@ -356,13 +283,19 @@ class Graph:
 
     def finish(self, outputs: dict[str, Value]) -> None:
         """Make the graph a signature of the model."""
-        schema, model = self.blueprint.schema, self.blueprint.model
-        entry, signature = schema.SubGraphT(), schema.SignatureDefT()
-        entry.name, entry.tensors, entry.operators = self.name, self._tensors, self._operators
+        schema = self.blueprint.schema
+        model = self.blueprint.model
+        entry = schema.SubGraphT()
+        signature = schema.SignatureDefT()
+        entry.name = self.name
+        entry.tensors = self._tensors
+        entry.operators = self._operators
         entry.inputs = [value.index for value in self.inputs.values()]
         entry.outputs = [value.index for value in outputs.values()]
-        signature.signatureKey, signature.subgraphIndex = self.name, len(model.subgraphs)
-        signature.inputs, signature.outputs = self._map(self.inputs), self._map(outputs)
+        signature.signatureKey = self.name
+        signature.subgraphIndex = len(model.subgraphs)
+        signature.inputs = self._map(self.inputs)
+        signature.outputs = self._map(outputs)
         model.subgraphs.append(entry)
         model.signatureDefs.append(signature)
 
@@ -370,7 +303,8 @@ class Graph:
         entries = []
         for name, value in values.items():
             entry = self.blueprint.schema.TensorMapT()
-            entry.name, entry.tensorIndex = name, value.index
+            entry.name = name
+            entry.tensorIndex = value.index
             entries.append(entry)
         return entries
 
@@ -380,23 +314,21 @@ def quantization(blueprint: Blueprint, scale: "NDArray[np.float32]") -> Any:
     import numpy as np
 
     entry = blueprint.schema.QuantizationParametersT()
-    entry.scale, entry.zeroPoint, entry.quantizedDimension = (
-        scale,
-        np.zeros(len(scale), np.int64),
-        0,
-    )
+    entry.scale = scale
+    entry.zeroPoint = np.zeros(len(scale), np.int64)
+    entry.quantizedDimension = 0
     return entry
 
 
 def in_blocks(blueprint: Blueprint, scales: Value, block: int) -> Any:
     """Return the quantization of a tensor whose rows are cut into blocks with a scale each."""
-    entry, details = (
-        blueprint.schema.QuantizationParametersT(),
-        blueprint.schema.BlockwiseQuantizationT(),
-    )
-    details.scales, details.blockSize, details.zeroPoints = scales.index, block, -1
-    entry.detailsType, entry.details = (
-        blueprint.schema.QuantizationDetails.BlockwiseQuantization,
-        details,
-    )
+    schema = blueprint.schema
+    details = schema.BlockwiseQuantizationT()
+    details.scales = scales.index
+    details.blockSize = block
+    details.zeroPoints = -1
+
+    entry = schema.QuantizationParametersT()
+    entry.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+    entry.details = details
     return entry

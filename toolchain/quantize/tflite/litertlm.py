@@ -1,6 +1,7 @@
-"""A TFLite file with its tokenizer as one `.litertlm`, for Google's LiteRT-LM: phones, desktops, boards with LSE atomics.
+"""A TFLite file with its tokenizer as one `.litertlm`, for Google's LiteRT-LM.
 
-LiteRT-LM itself ends with an illegal instruction on a Cortex-A72 (Raspberry Pi 4 and older): only targets that can run it get one.
+LiteRT-LM runs on phones, desktops and boards with LSE atomics. On a Cortex-A72 (Raspberry Pi 4 and
+older) it ends with an illegal instruction, so only targets that can run it get one.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.errors import ToolError
-from toolchain.models.gguf_file import whole_file
+from toolchain.files import whole_file
 from toolchain.target import Target
 
 _HEAD_BYTES = 16 << 10
@@ -23,7 +24,7 @@ def runs_on(target: Target) -> bool:
 
 
 def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], context: int) -> Path:
-    """Write `<model>.litertlm` beside a TFLite file and return it; raise ToolError where the builder is missing."""
+    """Write `<model>.litertlm` beside a TFLite file; raise ToolError if the builder is missing."""
     try:
         from litert_lm_builder import litertlm_builder
         from litert_lm_builder.runtime.proto import llm_metadata_pb2
@@ -31,10 +32,12 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         raise ToolError(
             "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
         ) from error
+
     about = llm_metadata_pb2.LlmMetadata(max_num_tokens=context)
     about.llm_model_type.generic_model.SetInParent()
     for token in stop_ids:
         about.stop_tokens.add().token_ids.ids.append(token)
+
     out = model.with_suffix(".litertlm")
     with tempfile.NamedTemporaryFile(suffix=".pb") as metadata, whole_file(out) as part:
         metadata.write(about.SerializeToString(deterministic=True))
@@ -48,15 +51,18 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         builder.add_llm_metadata(metadata.name)
         builder.add_hf_tokenizer(str(tokenizer))
         builder.add_tflite_model(str(model), litertlm_builder.TfLiteModelType.PREFILL_DECODE)
+
         with part.open("wb") as stream:
             builder.build(stream)
+
         _settle(part)
+
     return out
 
 
 def _settle(file: Path) -> None:
-    """Put constants in the place of the builder's random id and clock: the same inputs give the same bytes."""
+    """Replace the builder's random id and clock by constants: equal inputs give equal bytes."""
     with file.open("r+b") as stream:
         head = stream.read(_HEAD_BYTES)
         stream.seek(0)
-        stream.write(_STAMPS.sub(lambda found: re.sub(rb"[0-9a-f]", b"0", found[0]), head))
+        stream.write(_STAMPS.sub(lambda stamp: re.sub(rb"[0-9a-f]", b"0", stamp[0]), head))

@@ -1,7 +1,8 @@
-"""How matrices are stored under each scheme, named as LiteRT names them, and how a graph multiplies with them.
+"""How each scheme stores matrices, and how a graph multiplies with them; named as in LiteRT.
 
-`dynamic_wi8_afp32` has the one form of 8 bits that every runtime computes rightly: rows quantized by their own scale, the tensor's
-scale 1, and an explicit multiplication. With scales in the tensor, tflite-runtime 2.14 answers nonsense and says nothing.
+`dynamic_wi8_afp32` has the one 8-bit form that every runtime computes correctly: rows quantized by
+their own scale, the tensor's scale 1, and an explicit multiplication. With scales in the tensor,
+tflite-runtime 2.14 answers nonsense without an error.
 """
 
 from collections.abc import Callable
@@ -10,19 +11,8 @@ from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.quantize.tflite.graph import (
-    BITS,
-    F16,
-    F32,
-    I4,
-    I8,
-    Graph,
-    Matrix,
-    Promise,
-    Value,
-    in_blocks,
-    quantization,
-)
+from toolchain.quantize.tflite.blueprint import BITS, F16, F32, I4, I8, Matrix, Promise
+from toolchain.quantize.tflite.graph import Graph, Value, in_blocks, quantization
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +33,7 @@ class Scheme:
     layers: str
     """Type of all other matrices."""
     engines: tuple[str, ...] = (LITERT, LEGACY)
-    """Engines that compute it rightly."""
+    """Engines that compute it correctly."""
 
     @property
     def nominal_bpw(self) -> float:
@@ -60,7 +50,7 @@ SCHEMES = {
         Scheme(name="dynamic_wi4_afp32_block32", head=I8, layers=I4, engines=(LITERT,)),
     )
 }
-"""Schemes by name. 4 bits in blocks end tflite-runtime 2.14 with a segmentation fault."""
+"""Schemes by name. tflite-runtime 2.14 crashes on 4 bits in blocks (segmentation fault)."""
 
 
 def find_scheme(name: str) -> Scheme:
@@ -76,25 +66,25 @@ def linear(
     graph: Graph, value: Value, kind: str, matrix: Matrix, bias: "NDArray[np.float32] | None"
 ) -> Value:
     """Return value · matrixᵀ + bias."""
-    made = None if bias is None else graph.constant(bias)
+    offset = None if bias is None else graph.constant(bias)
     if kind == F32:
-        return graph.linear(value, _plain(graph, F32, matrix), made)
+        return graph.linear(value, _plain(graph, F32, matrix), offset)
     if kind == F16:
-        return graph.linear(value, _widened(graph, matrix), made)
+        return graph.linear(value, _widened(graph, matrix), offset)
     if kind == I4:
-        return _biased(graph, graph.linear(value, _blocks(graph, matrix), version=12), made)
+        return _biased(graph, graph.linear(value, _blocks(graph, matrix), version=12), offset)
     product = graph.linear(value, _rows(graph, matrix), version=9)
-    return _biased(graph, graph.mul(product, _scales(graph, matrix, (matrix.rows,))), made)
+    return _biased(graph, graph.mul(product, _scales(graph, matrix, (matrix.rows,))), offset)
 
 
 def look_up(graph: Graph, tokens: Value, kind: str, matrix: Matrix) -> Value:
-    """Return the rows of an embedding that tokens have."""
+    """Return the embedding rows of tokens."""
     if kind == F32:
         return graph.look_up(_plain(graph, F32, matrix), tokens, 1)
     if kind == F16:
         return graph.look_up(_widened(graph, matrix), tokens, 1)
-    found = graph.look_up(_rows(graph, matrix), tokens, 3)
-    return graph.mul(found, graph.gather(_scales(graph, matrix, (matrix.rows, 1)), tokens))
+    rows = graph.look_up(_rows(graph, matrix), tokens, 3)
+    return graph.mul(rows, graph.gather(_scales(graph, matrix, (matrix.rows, 1)), tokens))
 
 
 def _biased(graph: Graph, value: Value, bias: Value | None) -> Value:
@@ -146,7 +136,7 @@ def _pack_plain(kind: str) -> Callable[["NDArray[np.float32]"], Packed]:
 
 
 def _pack_rows(rows: "NDArray[np.float32]") -> Packed:
-    """Quantize each row to -127…127 by its largest weight; the remainder of a row of zeros is zeros."""
+    """Quantize each row to -127…127 by its largest weight; a row of zeros stays zeros."""
     import numpy as np
 
     scales = np.maximum(np.abs(rows).max(1), np.float32(1e-12)) / np.float32(127)
@@ -154,7 +144,7 @@ def _pack_rows(rows: "NDArray[np.float32]") -> Packed:
 
 
 def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
-    """Quantize each block of 32 to -7…7 by its largest weight, two in a byte, the first in the lower half."""
+    """Quantize blocks of 32 to -7…7 by the largest weight, two in a byte, lower half first."""
     import numpy as np
 
     blocks = rows.reshape(-1, BLOCK)
@@ -167,6 +157,7 @@ def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
         .view(np.uint8)
         .reshape(-1)
     )
+
     return (whole[0::2] & 0xF) | (whole[1::2] << 4), scales.view(np.uint8)
 
 
@@ -176,4 +167,4 @@ PACKERS: dict[str, Callable[["NDArray[np.float32]"], Packed]] = {
     I8: _pack_rows,
     I4: _pack_blocks,
 }
-"""Type → what turns rows of float32 into its bytes."""
+"""Type → function from float32 rows to its bytes."""

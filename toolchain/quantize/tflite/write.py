@@ -1,4 +1,4 @@
-"""The weights into a TFLite file: blocks of rows, each read, quantized and written where it belongs, on a pool of threads.
+"""Writes a TFLite file's weights: a thread pool reads, quantizes and writes blocks of rows.
 
 A thread holds one block at a time, so memory is bounded whatever the model's size.
 """
@@ -16,7 +16,7 @@ from toolchain.models.lora import Merged
 from toolchain.models.weights import Weights
 from toolchain.progress import Reporter
 from toolchain.quantize.gguf.write import reserve
-from toolchain.quantize.tflite.graph import F16, Promise
+from toolchain.quantize.tflite.blueprint import F16, Promise
 from toolchain.quantize.tflite.schemes import PACKERS
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class _Block:
 def write_matrices(
     part: Path, weights: Weights | Merged, promised: Mapping[Promise, int], report: Reporter
 ) -> None:
-    """Keep the promises of a file that has its header; raise ArtifactError with the tensor whose weights cannot be written."""
+    """Write the promised bytes of a file with its header; raise ArtifactError for bad weights."""
+
     blocks = [
         block
         for promise in promised
@@ -53,6 +54,7 @@ def write_matrices(
     ]
     total = sum(promise.size_bytes for promise in promised)
     done, read, began = 0, 0, time.monotonic()
+
     with part.open("r+b") as stream, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         reserve(stream.fileno(), total)
         written = [pool.submit(_write, stream.fileno(), weights, block) for block in blocks]
@@ -80,7 +82,9 @@ def _blocks(
     scales = next(
         (other for other in promised if other.part == "scales" and other.matrix == matrix), None
     )
-    step, above = max(1, BLOCK_WEIGHTS // matrix.columns), 0
+    step = max(1, BLOCK_WEIGHTS // matrix.columns)
+    above = 0
+
     for origin in matrix.origins:
         rows = weights.tensors[origin].rows
         for first in range(0, rows, step):
@@ -94,6 +98,7 @@ def _blocks(
                 if scales
                 else 0,
             )
+
         above += rows
 
 
@@ -105,8 +110,8 @@ def _write(handle: int, weights: Weights | Merged, block: _Block) -> int:
             f"{weights.tensors[block.origin].file.name}: tensor `{block.origin}`: {problem}"
         )
     packed, scales = PACKERS[block.type](rows)
-    _put(handle, memoryview(packed).cast("B"), block.weights_at)
-    _put(handle, memoryview(scales).cast("B"), block.scales_at)
+    _put(handle, packed.data.cast("B"), block.weights_at)
+    _put(handle, scales.data.cast("B"), block.scales_at)
     return packed.size + scales.size
 
 

@@ -1,4 +1,4 @@
-"""Chat templates are code from strangers: looked at in a child process with limits before anything renders them."""
+"""Chat templates are foreign code: a child process with limits tries them first."""
 
 import json
 from pathlib import Path

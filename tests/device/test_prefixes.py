@@ -1,4 +1,7 @@
-"""The state of a lead survives a restart and nothing else: what is damaged or of another kind is read anew."""
+"""The saved state of a prefix survives a restart.
+
+A state that is damaged or of another kind is read anew.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from device import leads
+from device import prefixes
 from device.check import check_bundle
 from device.engine.base import Sampling
 from device.manifest import read_manifest
@@ -43,7 +46,7 @@ def bundle(tmp_path: Path, opening: Opening) -> Path:
 
 @pytest.fixture
 def started(bundle: Path) -> Iterator[Callable[[], Model]]:
-    """Yield what a service does at its start, without its lead."""
+    """Yield what a service does at its start, without its prefix."""
     models: list[Model] = []
 
     def start() -> Model:
@@ -63,35 +66,39 @@ def state_of(bundle: Path) -> Path:
 def answered(model: Model, asked: "list[dict[str, str]]" = ASKED) -> tuple[int, list[int | None]]:
     """Return how many tokens of the prompt were in memory, and the answer."""
     prompt = model.prompt(asked)
-    steps = list(model.engine.generate(prompt.tokens, Sampling(max_tokens=40), lead=prompt.lead))
+    steps = list(
+        model.engine.generate(prompt.tokens, Sampling(max_tokens=40), prefix=prompt.prefix)
+    )
     assert steps[-1].timing
     return steps[-1].timing.reused_tokens, [step.id for step in steps]
 
 
-def test_a_restart_takes_the_lead_from_the_disk_and_answers_token_for_token(
+def test_a_restart_takes_the_prefix_from_the_disk_and_answers_token_for_token(
     bundle: Path, started: Callable[[], Model]
 ) -> None:
     plain = started()
     reused, expected = answered(plain)
     assert reused == 0
-    assert not leads.prepare(started(), bundle)
+    assert not prefixes.prepare(started(), bundle)
     again = started()
-    assert leads.prepare(again, bundle)
-    assert answered(again) == (len(plain.lead()), expected)
+    assert prefixes.prepare(again, bundle)
+    assert answered(again) == (len(plain.prefix()), expected)
 
 
 def test_a_conversation_that_brings_the_opening_itself_takes_it_from_the_same_state(
     bundle: Path, started: Callable[[], Model], opening: Opening
 ) -> None:
-    leads.prepare(started(), bundle)
+    prefixes.prepare(started(), bundle)
     model = started()
-    leads.prepare(model, bundle)
+    prefixes.prepare(model, bundle)
     whole = [
         *([{"role": "system", "content": opening[0]}] if opening[0] else []),
         *opening[1],
         *ASKED,
     ]
-    assert answered(model, whole) == answered(model) == (len(model.lead()), answered(started())[1])
+    assert (
+        answered(model, whole) == answered(model) == (len(model.prefix()), answered(started())[1])
+    )
 
 
 def test_the_check_at_activation_leaves_the_state_for_the_service(
@@ -103,7 +110,7 @@ def test_the_check_at_activation_leaves_the_state_for_the_service(
     golden = {"messages": ASKED, "prompt_tokens": prompt.tokens, "tokens": tokens}
     tiny_bundle(bundle, goldens=[golden], system=opening[0], turns=opening[1])
     assert check_bundle(bundle, threads=1)["ok"]
-    assert leads.prepare(started(), bundle)
+    assert prefixes.prepare(started(), bundle)
 
 
 @pytest.mark.parametrize(
@@ -119,23 +126,23 @@ def test_the_check_at_activation_leaves_the_state_for_the_service(
 def test_a_damaged_state_is_never_given_to_the_engine_and_is_made_again(
     bundle: Path, started: Callable[[], Model], harm: Callable[[bytes], bytes]
 ) -> None:
-    leads.prepare(started(), bundle)
+    prefixes.prepare(started(), bundle)
     file = state_of(bundle)
     whole = file.read_bytes()
     file.write_bytes(harm(whole))
-    assert not leads.prepare(started(), bundle)
+    assert not prefixes.prepare(started(), bundle)
     assert state_of(bundle).read_bytes() == whole
-    assert leads.prepare(started(), bundle)
+    assert prefixes.prepare(started(), bundle)
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"sha256": "x"}'])
 def test_a_state_without_its_record_is_made_again(
     bundle: Path, started: Callable[[], Model], record: bytes
 ) -> None:
-    leads.prepare(started(), bundle)
+    prefixes.prepare(started(), bundle)
     state_of(bundle).with_suffix(".json").write_bytes(record)
-    assert not leads.prepare(started(), bundle)
-    assert leads.prepare(started(), bundle)
+    assert not prefixes.prepare(started(), bundle)
+    assert prefixes.prepare(started(), bundle)
 
 
 def test_a_state_that_the_engine_does_not_take_is_made_again(
@@ -143,15 +150,15 @@ def test_a_state_that_the_engine_does_not_take_is_made_again(
 ) -> None:
     engine = FakeEngine()
     model = engine.model(*opening)
-    leads.prepare(model, bundle)
+    prefixes.prepare(model, bundle)
     file = state_of(bundle)
     other = b"what another engine saved"
     file.write_bytes(other)
     file.with_suffix(".json").write_text(
         json.dumps({"size": len(other), "sha256": sha256(other).hexdigest()})
     )
-    assert not leads.prepare(model, bundle)
-    assert engine.states[bytes(model.lead())].startswith(b"state of ")
+    assert not prefixes.prepare(model, bundle)
+    assert engine.states[bytes(model.prefix())].startswith(b"state of ")
 
 
 def test_another_kind_of_state_takes_the_place_of_the_one_before(
@@ -159,44 +166,42 @@ def test_another_kind_of_state_takes_the_place_of_the_one_before(
 ) -> None:
     engine = FakeEngine()
     model = engine.model(*opening)
-    leads.prepare(model, bundle)
+    prefixes.prepare(model, bundle)
     before = state_of(bundle)
     engine.state_kind = "of a newer engine"
-    assert not leads.prepare(model, bundle)
+    assert not prefixes.prepare(model, bundle)
     assert state_of(bundle) != before
 
 
 @pytest.mark.parametrize(("folder", "system"), [("releases", ""), ("elsewhere", SYSTEM)])
-def test_nothing_is_written_without_a_lead_or_outside_of_a_store(
+def test_nothing_is_written_without_a_prefix_or_outside_of_a_store(
     tmp_path: Path, folder: str, system: str
 ) -> None:
     bundle = tiny_bundle(tmp_path / folder / "one", system=system)
     model = open_bundle(bundle, read_manifest(bundle), threads=1)
-    assert not leads.prepare(model, bundle)
+    assert not prefixes.prepare(model, bundle)
     model.engine.close()
     assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
-def test_a_disk_that_takes_nothing_is_told_and_the_lead_is_in_memory(
+def test_a_disk_that_takes_nothing_is_told_and_the_prefix_is_in_memory(
     bundle: Path, started: Callable[[], Model], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (bundle.parent.parent / "leads").write_text("in the way")
     model = started()
-    assert not leads.prepare(model, bundle)
-    assert capsys.readouterr().err.startswith("the state of the lead is not kept: ")
-    assert answered(model)[0] == len(model.lead())
+    assert not prefixes.prepare(model, bundle)
+    assert capsys.readouterr().err.startswith("the state of the prefix is not kept: ")
+    assert answered(model)[0] == len(model.prefix())
 
 
-def test_a_lead_that_has_no_room_in_memory_is_told_and_not_kept(
+def test_a_prefix_that_has_no_room_in_memory_is_told_and_not_kept(
     bundle: Path, opening: Opening, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = FakeEngine()
     model = engine.model(*opening)
-    engine.states[bytes(model.lead())] = b""
-    assert not leads.prepare(model, bundle)
-    told = (
-        f"the state of the lead ({len(model.lead())} tokens) is larger than the memory for states\n"
-    )
+    engine.states[bytes(model.prefix())] = b""
+    assert not prefixes.prepare(model, bundle)
+    told = f"the state of the prefix ({len(model.prefix())} tokens) is larger than the memory for states\n"
     assert capsys.readouterr().err == told
     assert not list(bundle.parent.parent.glob("leads/**/*.state"))
 
@@ -208,13 +213,13 @@ def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with
     model.forget()
     first = answered(model)
     model.forget()
-    assert first == answered(model) == (len(model.lead()), answered(fresh)[1])
+    assert first == answered(model) == (len(model.prefix()), answered(fresh)[1])
 
 
-def test_the_store_sweeps_the_leads_of_releases_that_are_gone(
+def test_the_store_sweeps_the_prefixes_of_releases_that_are_gone(
     bundle: Path, started: Callable[[], Model]
 ) -> None:
-    leads.prepare(started(), bundle)
+    prefixes.prepare(started(), bundle)
     store = Store(bundle.parent.parent)
     store.sweep()
     assert list((store.root / "leads").iterdir()) == []

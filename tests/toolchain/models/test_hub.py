@@ -1,4 +1,4 @@
-"""Models by name: folders win, the Hub is asked through its own library, and --offline asks nobody."""
+"""Models by name: folders win, the Hub is asked through its library, --offline asks nobody."""
 
 import json
 import os
@@ -24,7 +24,7 @@ try:
 except ToolchainError as error:
     print(json.dumps([error.message, error.hint]))
 """
-"""The library reads HF_ENDPOINT, HF_HOME and HF_TOKEN when it is imported: each case gets a process of its own."""
+"""The library reads HF_ENDPOINT, HF_HOME and HF_TOKEN at import: each case is a process."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The index of a model folder's safetensors: what is read, and the exact sentence for each thing that is refused."""
+"""The index of a model folder's safetensors: what is read, and the sentence of each refusal."""
 
 import json
 from collections.abc import Callable
@@ -108,7 +108,8 @@ REFUSED_FOLDERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no tokenizer": (
         missing("tokenizer.json"),
         "model: no `tokenizer.json`",
-        "save the tokenizer beside the model with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+        "save the tokenizer beside the model with "
+        "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
     ),
     "no weights": (
         missing("model.safetensors"),

@@ -1,4 +1,4 @@
-"""LoRA adapters: what they add, row by row, and the exact sentence for each that would be lost or does not fit."""
+"""LoRA adapters: their change of each row, and the sentence for each one that is refused."""
 
 import json
 from collections.abc import Callable
@@ -155,7 +155,8 @@ def test_an_adapter_for_another_base_is_refused(base: Path, adapter: Path, tmp_p
     for other, problem in (
         (
             wider,
-            "`model.layers.0.mlp.down_proj.weight` is 256 × 768 in `wider`, 256 × 512 in the adapter",
+            "`model.layers.0.mlp.down_proj.weight` is 256 × 768 in `wider`, "
+            "256 × 512 in the adapter",
         ),
         (shallow, "`shallow` has no tensor `model.layers.1.mlp.down_proj.weight`"),
     ):

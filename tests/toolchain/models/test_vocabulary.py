@@ -1,4 +1,4 @@
-"""Fewer tokens, the same model: text that was looked at is cut as before, kept tokens score bit for bit as before."""
+"""Fewer tokens, the same model: known text is split as before, tokens score bit for bit alike."""
 
 import json
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from toolchain.trim import prove
 SUBJECT = (*TEXTS[:1], "<|im_start|>user\nHow hot is too hot?<|im_end|>\n")
 OTHER = "\n".join((*TEXTS[1:], "What was never seen: ẞ, ゐ, 𝔘 and 🦜!"))
 KINDS = ("qwen2.5", "llama 3.2", "phi-4-mini", "llama 2", "gemma 3", "phi-3")
-"""Byte-level with merges, with whole words looked up first, cut otherwise; SentencePiece with and without a space first."""
+"""Byte-level with merges, with whole words first, split otherwise; SentencePiece kinds."""
 
 
 def trimmed(folder: Path, out: Path, size: int = 0) -> tuple[list[int], Tokenizer, Tokenizer]:
-    """Trim a model folder to what SUBJECT needs; return the kept tokens and the tokenizers before and after."""
+    """Trim a model folder to SUBJECT; return the kept tokens and both tokenizers."""
     tokens, old = Tokens(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     used = {number for text in SUBJECT for number in old.encode(text).ids}
     kept = tokens.filled(used, size)
@@ -80,7 +80,7 @@ def test_kept_tokens_score_bit_for_bit_as_before_on_the_device(
 
 
 def scores(file: Path, tokens: list[int]) -> np.ndarray:
-    """Return the scores after each token alone: kernels for many tokens at once sum in an order that depends on the rows."""
+    """Return the scores after each token alone: the sums of larger batches depend on the rows."""
     engine = load(file, Settings(context=256, threads=1))
     try:
         rows = [b"".join(engine.logits([token])) for token in tokens]

@@ -1,4 +1,4 @@
-"""Where a model that is one file comes from: a path, or a file that an installed package ships and that is never imported."""
+"""A model that is one file: by path, or shipped by an installed package that is never imported."""
 
 from pathlib import Path
 
@@ -10,14 +10,15 @@ from toolchain.models.origin import find
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages: `tiny-model`, whose code must not run, as pip writes down what it installed."""
+    """A folder of installed packages: `tiny-model`, whose code must not run, with its metadata."""
     folder = tmp_path / "site"
     files = {
         "tiny_model/__init__.py": "raise SystemExit('a package was imported')",
         "tiny_model/weights.Q8_0.gguf": "GGUF",
         "tiny_model/one/same.gguf": "GGUF",
         "tiny_model/two/same.gguf": "GGUF",
-        "tiny_model-1.5.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.5\n",
+        "tiny_model-1.5.dist-info/METADATA": "Metadata-Version: 2.1\n"
+        "Name: tiny-model\nVersion: 1.5\n",
         "tiny_model-1.5.dist-info/licenses/LICENSE": "do what you like",
     }
     for name, text in files.items():

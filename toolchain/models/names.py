@@ -1,0 +1,11 @@
+"""File and tensor names of a Hugging Face model folder, as `save_pretrained` writes it."""
+
+from device.manifest import TEMPLATE as TEMPLATE
+from device.manifest import TOKENIZER as TOKENIZER
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
