@@ -16,7 +16,8 @@ from pathlib import Path
 import measure
 import models
 
-from device.manifest.gguf import TYPES, Array, Header, Tensor, Value, read_header
+from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from device.manifest.gguf_values import Value
 from toolchain import runtime
 from toolchain.forecast import BATCH, forecast
 from toolchain.target import find

@@ -1,4 +1,4 @@
-"""The rules of the house that a reader may rely on: who imports whom, who prints, what every data file promises."""
+"""Rules of the house that a reader may rely on: imports, output, and what data files promise."""
 
 import ast
 import re

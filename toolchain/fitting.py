@@ -6,8 +6,9 @@ quantized. No weight is read.
 
 import platform
 from pathlib import Path
+from typing import Any
 
-from device.manifest import BUNDLE_MANIFEST, ManifestError, read_manifest
+from device.manifest import BUNDLE_MANIFEST, ManifestError, gguf_values, read_manifest
 from device.manifest import gguf as gguf_files
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.line import formats
@@ -95,9 +96,9 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
     return weigh_header(header, f"{folder.name} as {scheme}")
 
 
-def _as_read(value: object) -> gguf_files.Value:
+def _as_read(value: Any) -> gguf_values.Value:
     """Return a value that is to be written as a reader of the file gives it."""
-    return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _tensor(name: str, shape: tuple[int, ...], kind: str) -> gguf_files.Tensor:

@@ -1,4 +1,4 @@
-"""The command line: every verb explains itself, wrong words exit 2, and data goes to stdout as JSON where asked."""
+"""Command line: every verb explains itself, wrong words exit 2, `--json` prints JSON."""
 
 import json
 import subprocess

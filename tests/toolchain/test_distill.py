@@ -1,4 +1,4 @@
-"""distill: the student learns from cached probabilities, beside a control that always runs, and the better one ships."""
+"""distill: the student learns from cached probabilities, and the better of two ships."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What decides between candidates is nothing that the gate asks, also where few conversations are held out."""
+"""Conversations that decide between candidates are never those that the gate asks."""
 
 import json
 from pathlib import Path

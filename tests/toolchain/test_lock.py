@@ -1,4 +1,4 @@
-"""A work folder has one walk at a time: the second is told who holds it and waits, and no dead process holds anything."""
+"""A work folder has one walk at a time: the second says who holds it, and waits."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""From a recipe's documents and turns to a board that begins each conversation with them, and reads them once."""
+"""From a recipe's documents and turns to a board that begins each conversation with them."""
 
 import json
 from pathlib import Path

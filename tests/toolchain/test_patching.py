@@ -1,4 +1,4 @@
-"""Our patch of llama.cpp: exactly the lines that it names, all or none, of the version that is pinned."""
+"""Our patch of llama.cpp: exactly the lines that it names, of the pinned version."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Nothing that is printed can move the cursor, set a title, change what stands there, or be read as markup."""
+"""Printed text cannot move the cursor, set a title, change the screen, or be read as markup."""
 
 import json
 import subprocess
@@ -15,7 +15,8 @@ HOSTILE = (
     "\x1b]0;title\x07\x1b[2J\x9b31m\rover\x08\x7f\u202eflip\u2028line\ud800 [/INST] [bold]x[/bold] "
     "[link=http://evil.example]y[/link] :cat: \\[z]"
 )
-"""Titles, colours, C1, a carriage return, directions, half a character, markup and an emoji's name."""
+"""Titles, colours, C1, a carriage return, directions, half a character, markup and an emoji's
+name."""
 SHOWN = (
     "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x0dover\\x08\\x7f\\u202eflip\\u2028line\\ud800 [/INST] [bold]x[/bold] "
     "[link=http://evil.example]y[/link] :cat: \\[z]"

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped loads, names boards that exist, and plans for each of them without a network."""
+"""Every shipped recipe loads, names boards that exist, and plans for each of them offline."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Signing by the key that people have: a file, an agent, a security key; and a board that asks for it."""
+"""Signing by the key that people have: a file, an agent, a security key."""
 
 import json
 import os

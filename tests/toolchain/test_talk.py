@@ -1,4 +1,4 @@
-"""A talk with a board goes on when the context is full: the oldest questions go, and that is said once."""
+"""A talk with a board goes on when the context is full: the oldest questions go."""
 
 import subprocess
 import sys

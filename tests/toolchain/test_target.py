@@ -1,4 +1,4 @@
-"""Targets: every shipped file, boards recognised by what they really report, and what fits in their memory."""
+"""Targets: every shipped file, boards recognised by their reports, and what fits in memory."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""tune: an adapter is trained, counted and merged; the base is measured before, the result after."""
+"""tune: an adapter is trained, counted and merged; base and result are measured."""
 
 import json
 from pathlib import Path

@@ -5,14 +5,35 @@ reports all findings at once. Errors are what would end the walk later, with the
 would have then. Notes are what a person wants to know before hours pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from toolchain.errors import ToolchainError, all_of
-from toolchain.recipe import Recipe
+from toolchain.recipe import QuantizeSpec, Recipe
 from toolchain.target import Target
+
+
+class Format(Protocol):
+    """What the checks ask of a row of `line.formats`."""
+
+    @property
+    def has_fixed_context(self) -> bool:
+        """Whether the length of the context is part of the file."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer is part of the file."""
+
+    @property
+    def has_tensor_types(self) -> bool:
+        """Whether `quantize.scheme` gives each tensor a type of its own."""
+
+    @property
+    def check(self) -> Callable[[QuantizeSpec], None]:
+        """Raises ConfigError for a scheme that does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +44,10 @@ class Ahead:
     target: Target
     stages: tuple[str, ...]
     """Stages that are walked, up to the requested one."""
-    formats: tuple[str, ...]
-    """Formats of the model file that the target has an engine for."""
+    formats: tuple[Format, ...]
+    """Rows of the formats that the target has an engine for."""
+    files: tuple[tuple[Format, QuantizeSpec], ...]
+    """Format and spec of each model file that is made."""
     out: Path
     offline: bool = False
     schemes: tuple[str, ...] = ()
@@ -65,13 +88,10 @@ class Findings:
             raise all_of(sorted(self.errors, key=lambda error: error.exit_code))
 
 
-def check(ahead: Ahead) -> Findings:
-    """Return the findings on a walk before it begins."""
+def check(ahead: Ahead, findings: Findings) -> None:
+    """Add what is known of a walk before it begins to the findings."""
+    from toolchain.checks import conversations, cost, data, files, model
 
-    from toolchain.checks import conversations, cost, data, files, model, order
-
-    findings = Findings()
-    order.check(ahead, findings)
     files.check_schemes(ahead, findings)
     parts = data.look(ahead, findings)
 
@@ -82,4 +102,3 @@ def check(ahead: Ahead) -> Findings:
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())
-    return findings

@@ -9,7 +9,6 @@ from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, coun
 from toolchain.config import line_of
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
-from toolchain.line.formats import FORMATS
 from toolchain.opening import check_room, size_bytes
 
 NAMED = 3
@@ -215,7 +214,7 @@ def _context(ahead: Ahead, bases: Bases, opening_bytes: int) -> int:
     model = bases.quantized.model
     if not ahead.walks("evaluate") or model is None:
         return 0
-    if ahead.formats and all(FORMATS[form].has_fixed_context for form in ahead.formats):
+    if ahead.formats and all(row.has_fixed_context for row in ahead.formats):
         return ahead.recipe.package.context
     limit = int(model.metadata[f"{model.family.name}.context_length"])
     return min(limit, 4096 + opening_bytes)

@@ -6,9 +6,7 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.forecast import BATCH, RUNTIME_BYTES
-from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.models.architecture import Model
-from toolchain.recipe import QuantizeSpec
 from toolchain.target import Needs, fit
 from toolchain.tools.ggml import Type
 
@@ -24,7 +22,7 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
     if not ahead.walks("quantize"):
         return
 
-    for row, wish in _wishes(ahead):
+    for row, wish in ahead.files:
         with findings.gathering():
             row.check(wish)
 
@@ -34,18 +32,9 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         findings.errors.append(ArtifactError(problem, hint=hint))
 
 
-def _wishes(ahead: Ahead) -> list[tuple[Format, QuantizeSpec]]:
-    """Return format and spec of each model file to make."""
-    spec = ahead.recipe.quantize
-    if ahead.schemes:
-        rows = [(FORMATS[of_scheme(name)], name) for name in ahead.schemes]
-        return [(row, row.with_scheme(spec, name)) for row, name in rows]
-    return [(FORMATS[form], spec) for form in ahead.formats]
-
-
 def _typed(ahead: Ahead) -> list[str]:
     """Return the schemes of those model files whose scheme chooses types tensor by tensor."""
-    return [spec.scheme for row, spec in _wishes(ahead) if row.has_tensor_types]
+    return [spec.scheme for row, spec in ahead.files if row.has_tensor_types]
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
@@ -73,7 +62,7 @@ def _check_tokenizer(ahead: Ahead, base: Base, model: Model) -> None:
         return
 
     try:
-        if any(FORMATS[form].has_tokenizer for form in ahead.formats):
+        if any(row.has_tokenizer for row in ahead.formats):
             with base.linked_folder() as folder:
                 tokenizer.read_vocabulary(folder, model.sizes["vocab"])
         else:
@@ -158,7 +147,7 @@ def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
 
 def _fixed_context(ahead: Ahead) -> bool:
     """Return whether the context becomes part of one of the model files."""
-    return any(FORMATS[form].has_fixed_context for form in ahead.formats)
+    return any(row.has_fixed_context for row in ahead.formats)
 
 
 def _check_memory(ahead: Ahead, model: Model, sizes: Mapping[str, int], findings: Findings) -> None:

@@ -70,8 +70,7 @@ def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
         answers = measured.questions or 0
         yield (
             f"the mean token F1 of {answers} answer{'s' * (answers != 1)} "
-            f"is {_share(measured.f1)}, "
-            f"the gate asks {_share(gate.min_f1)}"
+            f"is {_share(measured.f1)}, the gate asks {_share(gate.min_f1)}"
         )
 
 

@@ -175,11 +175,7 @@ def _external(flow: Flow) -> Checkpoint:
 
     adapter = hub.fetch(model.adapter, near=near, offline=flow.settings.offline)
     check_base_name(
-        adapter,
-        model.base,
-        near=near,
-        revision=model.revision,
-        same_as=model.adapter_base,
+        adapter, model.base, near=near, revision=model.revision, same_as=model.adapter_base
     )
     check_folder(adapter)
     flow.original = Original(base=flow.base, adapters=(adapter,))

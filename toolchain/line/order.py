@@ -1,4 +1,4 @@
-"""Order of a recipe's stages and names of its formats, checked against the rows.
+"""Order of a recipe's stages and its formats, checked against the rows.
 
 Each stage needs what it reads before it, and none may come too late to change the model file.
 """
@@ -6,16 +6,41 @@ Each stage needs what it reads before it, and none may come too late to change t
 from collections.abc import Iterator, Sequence
 
 from toolchain.artifacts import Checkpoint, ModelFile
+from toolchain.checks import Findings
 from toolchain.config import closest
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, FitError
 from toolchain.line.formats import FORMATS
 from toolchain.line.stages import STAGES, Kind
 from toolchain.recipe import Recipe
+from toolchain.target import Target
 
 
 def faults(recipe: Recipe, stages: Sequence[str]) -> list[ConfigError]:
     """Return what is wrong with the first stages of a recipe, `stages`, and with its formats."""
     return [*_wrong_order(recipe, stages), *_wrong_formats(recipe)]
+
+
+def check_target(recipe: Recipe, target: Target, findings: Findings) -> None:
+    """Find formats that the target has no engine for."""
+    asked = recipe.quantize.formats
+    lacking = [form for form in asked if form not in runnable(recipe, target)]
+    runs = f"it runs {', '.join(target.engines)}"
+    if not asked:
+        problem = f"{recipe.id}.toml: quantize: formats: names no format"
+        findings.errors.append(ConfigError(problem))
+    elif len(lacking) == len(asked):
+        problem = f"{target.id}: runs no {' and no '.join(asked)}"
+        findings.errors.append(FitError(problem, hint=runs))
+    elif lacking:
+        findings.notes.append(
+            f"{target.id}: runs no {' and no '.join(lacking)}: that is left out; {runs}"
+        )
+
+
+def runnable(recipe: Recipe, target: Target) -> tuple[str, ...]:
+    """Return the formats of a recipe that the target has an engine for."""
+    known = [form for form in recipe.quantize.formats if form in FORMATS]
+    return tuple(form for form in known if FORMATS[form].engine in target.engines)
 
 
 def _wrong_order(recipe: Recipe, stages: Sequence[str]) -> Iterator[ConfigError]:

@@ -9,11 +9,11 @@ from toolchain.checks import Ahead, Findings, check
 from toolchain.errors import ConfigError, FitError, all_of
 from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
-from toolchain.line.formats import FORMATS
+from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.line.stages import STAGES
 from toolchain.lock import locked
 from toolchain.progress import Reporter
-from toolchain.recipe import Recipe
+from toolchain.recipe import QuantizeSpec, Recipe
 from toolchain.training.processes import is_main
 
 __all__ = ["Settings", "Step", "begin", "known", "open_recipe", "plan", "walk", "work_folder"]
@@ -50,16 +50,34 @@ def known(
     if schemes:
         before = recipe.stages[: recipe.stages.index("quantize")]
         stages = (*before, "quantize", "evaluate")
+    findings = Findings(errors=[*order.faults(recipe, stages)])
+    if any(STAGES[stage].per_format for stage in stages if stage in STAGES):
+        order.check_target(recipe, settings.target, findings)
+
+    formats = order.runnable(recipe, settings.target)
     ahead = Ahead(
         recipe=recipe,
         target=settings.target,
         stages=stages,
-        formats=_formats(recipe, settings),
+        formats=tuple(FORMATS[form] for form in formats),
+        files=_files(recipe, formats, schemes),
         out=settings.out,
         offline=settings.offline,
         schemes=tuple(schemes),
     )
-    return check(ahead)
+    check(ahead, findings)
+    return findings
+
+
+def _files(
+    recipe: Recipe, formats: Sequence[str], schemes: Sequence[str]
+) -> tuple[tuple[Format, QuantizeSpec], ...]:
+    """Return format and spec of each model file that is made."""
+    spec = recipe.quantize
+    if schemes:
+        rows = [(FORMATS[of_scheme(name)], name) for name in schemes]
+        return tuple((row, row.with_scheme(spec, name)) for row, name in rows)
+    return tuple((FORMATS[form], spec) for form in formats)
 
 
 def begin(findings: Findings, report: Reporter) -> None:
@@ -111,7 +129,7 @@ def _folder_suffix(form: str) -> str:
 
 def _steps(recipe: Recipe, settings: Settings, until: str) -> list[tuple[str, str]]:
     """Return stages and formats in order: the common ones, then all others for each format."""
-    formats = _formats(recipe, settings)
+    formats = order.runnable(recipe, settings.target)
     stages = _stages(recipe, until)
     per_format = [stage for stage in stages if STAGES[stage].per_format]
     if per_format and not formats:
@@ -121,13 +139,6 @@ def _steps(recipe: Recipe, settings: Settings, until: str) -> list[tuple[str, st
         )
     common = [(stage, "") for stage in stages if stage not in per_format]
     return common + [(stage, form) for form in formats for stage in per_format]
-
-
-def _formats(recipe: Recipe, settings: Settings) -> tuple[str, ...]:
-    """Return the formats of a recipe that the target has an engine for."""
-    engines = settings.target.engines
-    named = recipe.quantize.formats
-    return tuple(form for form in named if form in FORMATS and FORMATS[form].engine in engines)
 
 
 def _stages(recipe: Recipe, until: str) -> tuple[str, ...]:

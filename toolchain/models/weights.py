@@ -7,7 +7,7 @@ code when they are loaded.
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound on a header (safetensors `MAX_HEADER_SIZE`)."""
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-"""The element types that are read, and their bytes."""
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+"""The element types that are known, and their bytes."""
+_WEIGHTS = ("F32", "F16", "BF16")
+"""The element types that weights are read from."""
 _PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -117,14 +119,20 @@ def check_model_folder(folder: Path) -> None:
         raise ArtifactError(f"{folder.name}: no `tokenizer.json`", hint=hint)
 
 
-def open_weights(folder: Path) -> Weights:
-    """Return the tensors of a model folder; raise ArtifactError that names file and tensor."""
+def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
+    """Return the tensors of a model folder, those named in `without` left out.
+
+    Raises ArtifactError that names file and tensor.
+    """
     check_model_folder(folder)
     index = folder / INDEX
     if not index.is_file():
-        return Weights(_merge(read_header(file) for file in _weight_files(folder)))
-    named = _weight_map(index)
-    shards = {file: read_header(_shard(index, file)) for file in sorted(set(named.values()))}
+        return Weights(_merge(read_header(file, without) for file in _weight_files(folder)))
+
+    named = {name: file for name, file in _weight_map(index).items() if name not in without}
+    shards = {
+        file: read_header(_shard(index, file), without) for file in sorted(set(named.values()))
+    }
     for name, file in named.items():
         if name not in shards[file]:
             raise ArtifactError(f"{file}: tensor `{name}` is missing, but {INDEX} places it there")
@@ -196,10 +204,11 @@ def _shard(index: Path, file: str) -> Path:
     return path
 
 
-def read_header(file: Path) -> dict[str, Tensor]:
+def read_header(file: Path, without: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the tensors in a safetensors header (safetensors format specification).
 
-    A file has 8 bytes of length, the JSON header, then the data without holes.
+    A file has 8 bytes of length, the JSON header, then the data without holes. Tensors named in
+    `without` are left out; they may be integers.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -216,12 +225,15 @@ def read_header(file: Path) -> dict[str, Tensor]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{file.name}: not a safetensors file") from error
 
-    tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in entries.items()}
+    tensors = {
+        name: _tensor(file, name, entry, 8 + length, unread=name in without)
+        for name, entry in entries.items()
+    }
     _check_layout(file, tensors, 8 + length, size)
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if name not in without}
 
 
-def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
+def _tensor(file: Path, name: str, entry: Any, start: int, *, unread: bool) -> Tensor:
     try:
         dtype = entry["dtype"]
         shape = tuple(entry["shape"])
@@ -236,7 +248,7 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
         raise ArtifactError(
             f"{file.name}: tensor `{name}`: needs `dtype`, `shape` and `data_offsets`"
         )
-    if dtype not in ITEM_BYTES:
+    if dtype not in (ITEM_BYTES if unread else _WEIGHTS):
         hint = (
             "4-bit and 8-bit checkpoints cannot be taken back; "
             "use the 16-bit model that this one was made from"

@@ -49,9 +49,11 @@ def keep_together(
     wait_for_all()
     if is_main():
         # The others build too: they may begin only when `keep` has cleared the folder.
-        def build_together(folder: Path) -> Kept | None:
+        def build_together(folder: Path) -> Kept:
             wait_for_all()
-            return build(folder)
+            figures = build(folder)
+            assert figures is not None
+            return figures
 
         outcome = keep(out, work, build_together, shape)
         wait_for_all()

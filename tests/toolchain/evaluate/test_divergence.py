@@ -1,4 +1,4 @@
-"""KL and agreement against distributions made by hand, on held-out answers and on general text; template parity; room."""
+"""KL and agreement against distributions made by hand; template parity; room in the context."""
 
 import math
 from collections.abc import Mapping, Sequence

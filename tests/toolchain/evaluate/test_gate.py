@@ -1,4 +1,4 @@
-"""The gate on a real file: a model that is itself on what it memorised and another elsewhere does not pass."""
+"""The gate on a real file: a model passes that is itself on all text, and no other one."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The limits of the gate: each one's sentence has the counts, and what was not measured has no limit."""
+"""Limits of the gate: a sentence with the counts for each one that was missed."""
 
 import math
 from typing import Any

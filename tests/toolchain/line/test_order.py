@@ -1,4 +1,4 @@
-"""A recipe whose stages cannot run in their order, or whose format nobody knows, is refused when it is read."""
+"""Recipes with stages in a wrong order, or an unknown format, are refused when they are read."""
 
 from pathlib import Path
 

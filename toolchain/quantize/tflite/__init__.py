@@ -89,6 +89,7 @@ def quantize(
         lambda folder: ModelFigures.of(_build(checkpoint, parameters, folder, report)),
         ModelFigures,
     )
+
     return ModelFile(path=out, record=record, fresh=fresh)
 
 

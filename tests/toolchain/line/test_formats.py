@@ -1,4 +1,4 @@
-"""A recipe with several formats: each has its own folders, its own gate and its own bundle, and a board gets what it can run."""
+"""Recipes with several formats: each has its own folders, gate and bundle."""
 
 import json
 import subprocess

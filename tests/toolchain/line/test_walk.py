@@ -1,4 +1,4 @@
-"""How a recipe's adapter goes through the stages: merged only where a stage needs it so, or beside a base that skills share."""
+"""A recipe's adapter on its way through the stages: merged, or beside a base that skills share."""
 
 import json
 import socket
