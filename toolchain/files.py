@@ -19,7 +19,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path; its file takes `file`'s name at the end and is removed on an error."""
+    """Yield a temporary path; at the end it is renamed to `file`, on an error removed."""
     part = file.with_name(f".{file.name}.part")
     try:
         yield part
