@@ -1,5 +1,6 @@
 """One door: runs the command line, and turns errors into a sentence and an exit code."""
 
+import atexit
 import io
 import os
 import sys
@@ -28,6 +29,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    atexit.register(_close_files_of_llama_cpp)
+
     try:
         app()
     except ToolchainError as error:
@@ -37,6 +40,15 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _close_files_of_llama_cpp() -> None:
+    # llama-cpp-python opens two files when it is imported and leaves them open, which Python warns
+    # of at the end where a library has turned such warnings on (llama_cpp/_utils.py).
+    utils = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        if file := getattr(utils, name, None):
+            file.close()
 
 
 if __name__ == "__main__":

@@ -147,3 +147,14 @@ def test_two_kept_reports_are_compared_and_shown_on_one_page(tmp_path: Path) -> 
     assert json.loads(said("compare", *files, "--json"))[0]["ratio"] == 2.0
     said("report", *files, "--out", str(tmp_path / "both.html"))
     assert (tmp_path / "both.html").read_text().startswith("<!doctype html>")
+
+
+def test_no_file_of_llama_cpp_is_open_at_the_end() -> None:
+    program = "import llama_cpp; from toolchain.__main__ import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", program, "--version"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0
+    assert "ResourceWarning" not in ran.stderr
