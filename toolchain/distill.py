@@ -14,6 +14,7 @@ from toolchain.artifacts import Checkpoint, Dataset, TeacherLogits, Work
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.models.names import GENERATION_CONFIG
 from toolchain.progress import Reporter
 from toolchain.recipe import DistillSpec
 from toolchain.training.processes import is_main, keep_together, speaking
@@ -174,13 +175,7 @@ def _write_logits(
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> DistillFigures | None:
     from toolchain.training.adapters import carry_tokenizer
-    from toolchain.training.checkpoints import (
-        GENERATION_CONFIG,
-        carry,
-        load_model,
-        load_tokenizer,
-        save_model,
-    )
+    from toolchain.training.checkpoints import carry, load_model, load_tokenizer, save_model
     from toolchain.training.examples import conversations
     from toolchain.training.teacher import check_same_tokenizer
 

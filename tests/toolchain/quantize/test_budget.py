@@ -93,7 +93,7 @@ def test_grouped_tensors_stay_within_the_budget_and_are_measured_as_often_as_ask
             tmp_path / "out",
             said,
             ADDITIONS,
-        ).figures
+        ).record.figures
     assert found["real_bpw"] <= 5.5
     assert "measure damage: 29 tensors in 15 groups" in said.notes
     assert [step for step in said.steps if step[2] == "groups"][-1] == (15, 15, "groups")

@@ -11,7 +11,7 @@ from toolchain.recipe import PackageSpec
 
 
 def modelfile(model: ModelFile, spec: PackageSpec, opening: Opening) -> str:
-    """Return the Modelfile with which Ollama serves the same file; its template comes from the GGUF itself."""
+    """Return the Modelfile for Ollama; the template comes from the GGUF itself."""
     lines = [
         f"FROM ./{model.file.name}",
         *([f"ADAPTER ./{model.adapter.name}"] if model.adapter else []),
@@ -27,10 +27,11 @@ _CLOSING = re.compile(r'"""(?=\s*\n)')
 
 
 def _instruction(role: str, text: str) -> str:
-    """Return a message as a Modelfile gives it.
+    """Return a message in the syntax of a Modelfile.
 
-    Ollama's parser (parser/parser.go) knows no escapes and takes a text as ended where a line of it ends in three double quotes:
-    there they become single ones.
+    Ollama's parser (parser/parser.go) has no escapes and ends a text at a line that ends in three
+    double quotes. So these become single quotes.
     """
-    name, text = "SYSTEM" if role == "system" else f"MESSAGE {role}", _CLOSING.sub("'''", text)
-    return f'{name} """{text}"""'
+    name = "SYSTEM" if role == "system" else f"MESSAGE {role}"
+    quoted = _CLOSING.sub("'''", text)
+    return f'{name} """{quoted}"""'
