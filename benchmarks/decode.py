@@ -116,7 +116,9 @@ class _Guesses:
             "noise": (noise, [*misled, text[0]]),
         }
         self._engines: dict[tuple[Path, str], Engine] = {
-            (file, how): load(file, Settings(context=CONTEXT, threads=THREADS, speculative=how == "with"))
+            (file, how): load(
+                file, Settings(context=CONTEXT, threads=THREADS, speculative=how == "with")
+            )
             for file in (recites, noise)
             for how in ("with", "without")
         }
