@@ -98,7 +98,13 @@ def test_ctrl_c_says_how_to_go_on_and_a_dry_run_waits_for_nobody(tmp_path: Path)
         dry = subprocess.run([*command, "--dry-run"], capture_output=True, timeout=250)
         assert dry.returncode == 0
 
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+        with subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A program started in the background may have inherited that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as second:
             assert second.stderr
             assert "works here; waiting until it ends" in second.stderr.readline()
             second.send_signal(signal.SIGINT)
