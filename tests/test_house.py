@@ -1,6 +1,7 @@
 """Rules of the house that a reader may rely on: imports, output, and what data files promise."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_stages_import_no_stage_and_nothing_above_them(path: Path) -> None:
 def test_boards_and_runtimes_do_not_know_each_other(here: str, unknown: str) -> None:
     known = {room(m) for path in modules(f"toolchain/{here}") for m in imports(path)}
     assert unknown not in known
+
+
+def test_no_rooms_of_the_host_know_each_other_in_a_circle() -> None:
+    rooms = {own_room(path) for path in modules("toolchain")} - {"__init__", "__main__"}
+    known = {
+        here: {
+            room(m)
+            for path in modules("toolchain")
+            if own_room(path) == here
+            for m in imports(path)
+        }
+        & rooms - {here}
+        for here in rooms
+    }
+    graphlib.TopologicalSorter(known).prepare()
 
 
 def test_every_stage_has_a_room_of_its_name() -> None:

@@ -15,9 +15,9 @@ from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.models.names import GENERATION_CONFIG
+from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import DistillSpec
-from toolchain.training.processes import is_main, keep_together, speaking
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -153,7 +153,7 @@ def cache(
 def _write_logits(
     teacher: Path, dataset: Dataset, kept: _LogitsSpec, out: Path, report: Reporter
 ) -> LogitsFigures | None:
-    from toolchain.training.checkpoints import load_model, load_tokenizer
+    from toolchain.models.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
     from toolchain.training.teacher import token_count, write_logits
 
@@ -174,8 +174,8 @@ def _write_logits(
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> DistillFigures | None:
+    from toolchain.models.checkpoints import carry, load_model, load_tokenizer, save_model
     from toolchain.training.adapters import carry_tokenizer
-    from toolchain.training.checkpoints import carry, load_model, load_tokenizer, save_model
     from toolchain.training.examples import conversations
     from toolchain.training.teacher import check_same_tokenizer
 
@@ -243,7 +243,7 @@ def _train(
 
 def _start(lesson: _Lesson, tokenizer: Any) -> Any:
     """Return the untrained student in float32."""
-    from toolchain.training.checkpoints import load_model
+    from toolchain.models.checkpoints import load_model
     from toolchain.training.students import from_layers
     from toolchain.training.teacher import token_count
 
@@ -259,8 +259,8 @@ def _start(lesson: _Lesson, tokenizer: Any) -> Any:
 
 def _mark(model: Any, lesson: _Lesson, tokenizer: Any, name: str, report: Reporter) -> Mark:
     """Return size, loss per held-out token, exact match and F1."""
+    from toolchain.models.checkpoints import parameter_count
     from toolchain.training.answers import loss_per_token, score
-    from toolchain.training.checkpoints import parameter_count
     from toolchain.training.examples import conversations
 
     asked = lesson.dataset.held_out()[: lesson.spec.questions]

@@ -12,9 +12,9 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Dataset, Work
 from toolchain.errors import ArtifactError
 from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import ScratchSpec
-from toolchain.training.processes import is_main, keep_together, speaking
 
 TOOLS = ("accelerate", "safetensors", "tokenizers", "torch", "transformers")
 PAD, END = "<|endoftext|>", "<|end|>"
@@ -66,7 +66,7 @@ def pretrain(
 def _build(
     dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
 ) -> PretrainFigures:
-    from toolchain.training.checkpoints import parameter_count, save_model
+    from toolchain.models.checkpoints import parameter_count, save_model
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import AnswerLoss
 

@@ -164,7 +164,7 @@ class _Side:
     def __init__(
         self, folder: Path, dataset: Dataset, spec: TrimSpec, general: Path, report: Reporter
     ) -> None:
-        from toolchain.training.checkpoints import load_model, load_tokenizer
+        from toolchain.models.checkpoints import load_model, load_tokenizer
 
         self._tokenizer = load_tokenizer(folder)
         self._model = load_model(folder, dtype="float32")

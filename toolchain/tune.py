@@ -21,9 +21,9 @@ from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.names import GENERATION_CONFIG
 from toolchain.models.weights import open_weights, read_json
+from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
-from toolchain.training.processes import is_main, keep_together, speaking
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -182,8 +182,8 @@ class _Exam:
 
 
 def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> TuneFigures | None:
+    from toolchain.models.checkpoints import load_model, load_tokenizer
     from toolchain.training.adapters import save_adapter
-    from toolchain.training.checkpoints import load_model, load_tokenizer
     from toolchain.training.examples import conversations
     from toolchain.training.loop import course, train
     from toolchain.training.objectives import AnswerLoss
@@ -285,8 +285,8 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:
     """Write the merged model, with the base's configuration and the adapter's tokenizer."""
+    from toolchain.models.checkpoints import carry, refuse_quantised
     from toolchain.training.adapters import carry_tokenizer, merge_into
-    from toolchain.training.checkpoints import carry, refuse_quantised
 
     refuse_quantised(base)
     with open_weights(base) as weights:

@@ -7,9 +7,9 @@ import pytest
 
 from tests.fakes.models import CHATML, tiny_tokenizer
 from toolchain.chat import encode
+from toolchain.models.checkpoints import load_tokenizer
 from toolchain.models.tokenizer import read_vocabulary
 from toolchain.quantize.tflite import _vocabulary
-from toolchain.training.checkpoints import load_tokenizer
 
 TURN_OVER = "<|turn_over|>"
 ROWS = 512

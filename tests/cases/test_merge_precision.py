@@ -10,9 +10,9 @@ from tests.fakes.adapters import tiny_adapter
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
 from toolchain import artifacts
+from toolchain.models.checkpoints import load_model
 from toolchain.models.lora import Merged, open_lora
 from toolchain.models.weights import open_weights
-from toolchain.training.checkpoints import load_model
 from toolchain.tune import merge
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}

@@ -29,7 +29,7 @@ OURS = (
     "toolchain.models.tokenizer_files",
     "toolchain.quantize",
     "toolchain.training.adapters",
-    "toolchain.training.checkpoints",
+    "toolchain.models.checkpoints",
     "toolchain.tune",
 )
 """What makes the model file: the gate must not believe it."""

@@ -8,6 +8,7 @@ import pytest
 
 from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from tests.fakes.models import tiny_tokenizer
+from toolchain.models import checkpoints
 from toolchain.models.tokenizer import (
     load_tokenizer,
     read_vocabulary,
@@ -15,7 +16,6 @@ from toolchain.models.tokenizer import (
     write_tokenizer,
 )
 from toolchain.models.tokenizer_proof import prove
-from toolchain.training import checkpoints
 
 TEXT = " ".join(f"word{number} 树莓派" for number in range(60))
 CUT = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}

@@ -12,9 +12,9 @@ from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.distill import Mark, decide, distill
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
 from toolchain.recipe import DistillSpec
-from toolchain.training.checkpoints import load_model, load_tokenizer
 from toolchain.training.examples import conversations
 from toolchain.training.students import from_layers
 from toolchain.training.teacher import CachedLogits, check_same_tokenizer, token_count

@@ -10,10 +10,10 @@ from toolchain import ingest
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.chat import encode
 from toolchain.errors import ArtifactError
+from toolchain.models.checkpoints import load_model, load_tokenizer, parameter_count
 from toolchain.pretrain import pretrain
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec, ScratchSpec
-from toolchain.training.checkpoints import load_model, load_tokenizer, parameter_count
 
 SPEC = ScratchSpec(
     vocab_size=320,

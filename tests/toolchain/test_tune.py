@@ -13,10 +13,10 @@ from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.general import GENERAL, passages
+from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
 from toolchain.recipe import TuneSpec
 from toolchain.training.answers import loss_per_byte, loss_per_token
-from toolchain.training.checkpoints import load_model, load_tokenizer
 from toolchain.training.examples import conversations
 from toolchain.tune import merge, tune
 

@@ -18,6 +18,7 @@ from toolchain.models import hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.architecture import Model, read_architecture
+from toolchain.models.checkpoints import refuse_quantised
 from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.names import TEMPLATE
 from toolchain.models.template import check_folder
@@ -25,7 +26,6 @@ from toolchain.models.tokenizer import chat_template
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
-from toolchain.training.checkpoints import refuse_quantised
 
 CONFIGURATIONS = (
     "config.json",

@@ -12,9 +12,9 @@ from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.line.stages import STAGES
 from toolchain.lock import locked
+from toolchain.processes import is_main
 from toolchain.progress import Reporter
 from toolchain.recipe import QuantizeSpec, Recipe
-from toolchain.training.processes import is_main
 
 __all__ = ["Settings", "Step", "begin", "known", "open_recipe", "plan", "walk", "work_folder"]
 

@@ -27,9 +27,9 @@ from toolchain.models.origin import Origin
 from toolchain.models.tokenizer_proof import prove_file
 from toolchain.models.weights import open_weights
 from toolchain.models.weights_write import write_weights
+from toolchain.processes import is_main, keep_together
 from toolchain.progress import Reporter
 from toolchain.tools.llama import Rules
-from toolchain.training.processes import is_main, keep_together
 
 if TYPE_CHECKING:
     import numpy as np

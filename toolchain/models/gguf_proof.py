@@ -132,7 +132,7 @@ def _both(folder: Path, tokens: list[int], types: set[str]) -> "tuple[np.ndarray
     import numpy as np
     import torch
 
-    from toolchain.training.checkpoints import load_model
+    from toolchain.models.checkpoints import load_model
 
     model = load_model(folder, dtype="float32")
     with torch.inference_mode():

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from toolchain.artifacts import Figures
 from toolchain.chat import IGNORED
 from toolchain.files import whole_file
+from toolchain.processes import many_on_cpu
 from toolchain.progress import Reporter
 from toolchain.recipe import TrainSpec
 from toolchain.training.examples import Batch, Example, batch_of, batches_from
-from toolchain.training.processes import many_on_cpu
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.errors import ArtifactError
+from toolchain.models.checkpoints import load_model
 from toolchain.models.lora import CONFIG, WEIGHTS
 from toolchain.progress import Silent
-from toolchain.training.checkpoints import load_model
 from toolchain.tune import merge
 
 pytestmark = pytest.mark.filterwarnings(

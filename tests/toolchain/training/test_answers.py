@@ -7,6 +7,7 @@ import torch
 
 from tests.fakes.models import tiny_llama
 from toolchain.chat import render_prompt
+from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
 from toolchain.training.answers import (
     answer,
@@ -18,7 +19,6 @@ from toolchain.training.answers import (
     token_f1,
     words,
 )
-from toolchain.training.checkpoints import load_model, load_tokenizer
 from toolchain.training.examples import conversations
 
 

@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
+from toolchain.models.checkpoints import load_model
 from toolchain.progress import Silent
 from toolchain.recipe import TrainSpec
-from toolchain.training.checkpoints import load_model
 from toolchain.training.examples import Example, batches_from, batches_of_epoch
 from toolchain.training.loop import FLOOR, Course, course, train
 from toolchain.training.objectives import AnswerLoss

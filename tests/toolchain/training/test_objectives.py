@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.fakes.models import tiny_llama
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
-from toolchain.training.checkpoints import load_model
+from toolchain.models.checkpoints import load_model
 from toolchain.training.examples import Batch, Example, batch_of
 from toolchain.training.objectives import (
     AnswerLoss,

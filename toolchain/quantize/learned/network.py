@@ -45,7 +45,7 @@ def load(folder: Path, lora: Lora | None) -> Any:
     """Return a checked model folder in float32, its adapter merged, in evaluation mode."""
     import torch
 
-    from toolchain.training.checkpoints import load_model
+    from toolchain.models.checkpoints import load_model
 
     network = load_model(folder, dtype="float32")
     parameters = dict(network.named_parameters())
@@ -85,7 +85,7 @@ def encoded(
     folder: Path, conversations: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> "list[Example]":
     """Return conversations as token ids; raise ConfigError where there are none."""
-    from toolchain.training.checkpoints import load_tokenizer
+    from toolchain.models.checkpoints import load_tokenizer
     from toolchain.training.examples import conversations as encode
 
     if not conversations:

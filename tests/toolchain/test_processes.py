@@ -23,7 +23,7 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 import torch
-from tests.toolchain.training.test_processes import stages
+from tests.toolchain.test_processes import stages
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

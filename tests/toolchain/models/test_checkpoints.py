@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fakes.models import tiny_llama
 from toolchain.errors import ArtifactError
-from toolchain.training.checkpoints import load_model, load_tokenizer
+from toolchain.models.checkpoints import load_model, load_tokenizer
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
 WEIGHTS = "model.safetensors"
