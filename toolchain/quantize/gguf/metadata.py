@@ -37,6 +37,7 @@ def file_metadata(
     matrix: Matrix | None,
     file_type: int = 0,
 ) -> Metadata:
+    """Return the metadata of a model file: what it is, its architecture, its vocabulary."""
     marked = vocabulary.name_mark in label.name.lower()
     general = {
         "type": "model",
