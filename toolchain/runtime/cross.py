@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain import config
@@ -74,11 +74,8 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
         common = _digest(
             llama.sha256, versions["ziglang"], versions["cmake"], GLIBC, *_project_files()
         )
-        kept = (
-            folder
-            / "built"
-            / f"{product.target}-{profile}-{_digest(common, json.dumps(asdict(processor)))[:16]}"
-        )
+        own = _digest(common, compiled_for(processor))[:16]
+        kept = folder / "built" / f"{product.target}-{profile}-{own}"
         if not kept.is_dir():
             project = _project(
                 folder,
@@ -191,6 +188,11 @@ def _alone(folder: Path, report: Reporter) -> Iterator[None]:
 
 def _project_files() -> list[str]:
     return [file.read_text(encoding="utf-8") for file in sorted(_PROJECT.iterdir())]
+
+
+def compiled_for(processor: Processor) -> str:
+    """Return as text what a library depends on of its processor."""
+    return json.dumps({name: getattr(processor, name) for name in ("machine", "cpu", "features")})
 
 
 def _digest(*parts: str) -> str:

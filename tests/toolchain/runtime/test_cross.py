@@ -64,6 +64,10 @@ def test_every_profile_of_a_board_can_be_built() -> None:
     assert set(get_args(profiles.Profile)) == set(profiles.PROFILES)
 
 
+def test_each_profile_is_compiled_for_another_processor() -> None:
+    assert len(set(map(cross.compiled_for, profiles.PROFILES.values()))) == len(profiles.PROFILES)
+
+
 def test_an_unknown_profile_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown profile `armv8\.2\+dotprod`") as caught:
         cross.build_library("armv8.2+dotprod", Silent())
