@@ -23,6 +23,7 @@ from toolchain.cli.words import (
     AllowUnsigned,
     AsJson,
     Board,
+    BundleFolder,
     CorsOrigins,
     DryRun,
     HostNames,
@@ -208,10 +209,7 @@ def package(
 
 @app.command()
 def push(
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package."),
-    ],
+    bundle: BundleFolder,
     board: Board,
     port: Port = PORT,
     dry_run: DryRun = False,
@@ -233,10 +231,7 @@ def push(
 
 @app.command(name="sign")
 def sign_verb(
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package."),
-    ],
+    bundle: BundleFolder,
     sign: Sign = "",
 ) -> None:
     """Sign a bundle with an SSH key, so that it can be pushed from a computer without that key."""

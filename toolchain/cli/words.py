@@ -28,6 +28,10 @@ RecipeFile = Annotated[
     Path,
     typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of one in `recipes`."),
 ]
+BundleFolder = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE", help="A bundle folder, such as build/starter/package."),
+]
 Board = Annotated[
     str,
     typer.Argument(

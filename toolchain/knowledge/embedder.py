@@ -1,8 +1,8 @@
 """The embedder: a BERT checkpoint as a GGUF file, with which llama.cpp computes sentence vectors.
 
-The rule to keep: llama.cpp gives the tokens and vectors of sentence-transformers, or the file is
-not made. Whatever llama.cpp computes in another way is refused by name: another activation, another
-normalizer, a pooling that it does not have.
+The rule to keep: from the file llama.cpp computes the tokens and vectors of sentence-transformers.
+What it computes in another way is refused by name: another activation, another normalizer, a
+pooling that it does not have.
 
 Names of tensors and metadata follow llama.cpp's converter (conversion/bert.py) and its graph
 (src/models/bert.cpp).
@@ -16,8 +16,11 @@ from typing import Any
 
 from toolchain.errors import ArtifactError
 from toolchain.files import whole_file
+from toolchain.models.architecture import count_in
 from toolchain.models.gguf_file import Metadata, Slot, write_header
+from toolchain.models.tokenizer import CONTROL, NORMAL
 from toolchain.models.weights import Weights, open_weights, read_json
+from toolchain.texts import Unreadable, parse_json, text_of
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 
@@ -36,8 +39,6 @@ _SPECIAL = {
     "[PAD]": "tokenizer.ggml.padding_token_id",
     "[MASK]": "tokenizer.ggml.mask_token_id",
 }
-_NORMAL, _CONTROL = 1, 3
-"""Kinds of tokens (`llama_token_type`)."""
 _WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
 """Before a token that begins a word, where WordPiece marks those that do not (`##`)."""
 
@@ -139,11 +140,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
         "context": "max_position_embeddings",
         "types": "type_vocab_size",
     }
-    sizes = {name: config.get(key) for name, key in keys.items()}
-    for name, value in sizes.items():
-        if type(value) is not int or not 1 <= value < 2**31:
-            raise ArtifactError(f"config.json: `{keys[name]}` is `{value}`, not a count")
-    return {name: int(value) for name, value in sizes.items() if value is not None}
+    return {name: count_in(config, key) for name, key in keys.items()}
 
 
 def _longest_text(folder: Path) -> int:
@@ -155,8 +152,7 @@ def _longest_text(folder: Path) -> int:
 def _pooling(folder: Path) -> int:
     """Return llama.cpp's number of a pooling; raise ArtifactError for one that it does not have."""
     if (modules := folder / "modules.json").is_file():
-        text = modules.read_text(encoding="utf-8")
-        for module in _module_types(text):
+        for module in _module_types(text_of(modules.name, modules)):
             if module not in _STEPS:
                 raise ArtifactError(f"modules.json: module `{module}` has no place on the board")
     file = folder / "1_Pooling" / "config.json"
@@ -176,12 +172,10 @@ def _pooling(folder: Path) -> int:
 
 
 def _module_types(text: str) -> Iterator[str]:
-    import json
-
     try:
-        modules = json.loads(text)
+        modules = parse_json(text)
         yield from (str(module["type"]).rpartition(".")[2] for module in modules)
-    except (ValueError, TypeError, KeyError) as error:
+    except (Unreadable, TypeError, KeyError) as error:
         raise ArtifactError("modules.json: not a list of modules") from error
 
 
@@ -281,9 +275,9 @@ def _vocabulary(folder: Path, size: int) -> tuple[list[str], list[int], dict[str
         raise ArtifactError(f"tokenizer.json: token `{missing[0]}` is missing")
 
     tokens = [by_id[number] for number in range(size)]
-    kinds = [_CONTROL if token in control else _NORMAL for token in tokens]
+    kinds = [CONTROL if token in control else NORMAL for token in tokens]
     spelled = [
-        token if kind == _CONTROL else token[2:] if token.startswith("##") else _WORD_START + token
+        token if kind == CONTROL else token[2:] if token.startswith("##") else _WORD_START + token
         for token, kind in zip(tokens, kinds, strict=True)
     ]
     special = {key: model["vocab"][token] for token, key in _SPECIAL.items()}
@@ -293,16 +287,15 @@ def _vocabulary(folder: Path, size: int) -> tuple[list[str], list[int], dict[str
 def _write_tensors(
     file: Path, weights: Weights, parts: Mapping[str, _Part], slots: Mapping[str, Slot]
 ) -> None:
-    import numpy as np
-
     with file.open("r+b") as stream:
         for name, part in parts.items():
             stream.seek(slots[name].offset)
             rows = math.prod(part.shape[:-1])
             for first in range(0, rows, _BLOCK_ROWS):
                 block = weights.rows(part.origin, first, min(_BLOCK_ROWS, rows - first))
-                packed = np.empty(
-                    len(block) * ggml.row_bytes(part.type, part.shape[-1]), dtype=np.uint8
-                )
-                ggml.quantize_rows(part.type, block, packed)
+                try:
+                    packed = ggml.pack(part.type, block)
+                except ValueError as error:
+                    source = weights.tensors[part.origin].file.name
+                    raise ArtifactError(f"{source}: tensor `{part.origin}`: {error}") from error
                 stream.write(packed.tobytes())

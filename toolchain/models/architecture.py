@@ -4,6 +4,7 @@ config.json is checked against the headers of the weights before a weight is rea
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,19 +136,19 @@ def _family(config: dict[str, Any]) -> Family:
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
-    hidden = _number(config, "hidden_size")
-    intermediate = _number(config, "intermediate_size")
-    heads = _number(config, "num_attention_heads")
+    hidden = count_in(config, "hidden_size")
+    intermediate = count_in(config, "intermediate_size")
+    heads = count_in(config, "num_attention_heads")
     kv_heads = (
-        _number(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
+        count_in(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
     )
-    head_dim = _number(config, "head_dim") if config.get("head_dim") else hidden // heads
+    head_dim = count_in(config, "head_dim") if config.get("head_dim") else hidden // heads
 
     if family.square_heads and head_dim != hidden // heads:
         raise _no_place(config, "head_dim")
 
     return {
-        "vocab": _number(config, "vocab_size"),
+        "vocab": count_in(config, "vocab_size"),
         "hidden": hidden,
         "intermediate": intermediate,
         "gate_up": 2 * intermediate,
@@ -158,8 +159,8 @@ def _sizes(family: Family, config: dict[str, Any]) -> dict[str, int]:
         "key": kv_heads * head_dim,
         "query_key_value": (heads + 2 * kv_heads) * head_dim,
         "rotary": int(_rotary_share(config) * hidden) // heads,
-        "layers": _number(config, "num_hidden_layers"),
-        "context": _number(config, "max_position_embeddings"),
+        "layers": count_in(config, "num_hidden_layers"),
+        "context": count_in(config, "max_position_embeddings"),
     }
 
 
@@ -178,7 +179,8 @@ def _rotary_share(config: dict[str, Any]) -> float:
     return float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0)
 
 
-def _number(config: dict[str, Any], key: str) -> int:
+def count_in(config: Mapping[str, Any], key: str) -> int:
+    """Return a count of config.json; raise ArtifactError for what is none."""
     value = config.get(key)
     if type(value) is not int or not 1 <= value <= MAX_COUNT:
         raise ArtifactError(f"config.json: `{key}` is `{str(value)[:40]}`, not a count")
@@ -354,7 +356,7 @@ def _context(
     window = config.get("sliding_window")
     context = sizes["context"]
     if family.window == "written":
-        return context, {"attention.sliding_window": _number(config, "sliding_window")}, ""
+        return context, {"attention.sliding_window": count_in(config, "sliding_window")}, ""
 
     metadata: Metadata = {"attention.sliding_window": 0} if family.original_context else {}
     if family.window == "limit" and window and window < context:

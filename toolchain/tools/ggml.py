@@ -106,6 +106,17 @@ def quantize_rows(
         raise ValueError(f"a weight is too large for {Type(kind).name}")
 
 
+def pack(
+    kind: Type, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None" = None
+) -> "NDArray[np.uint8]":
+    """Return rows as a model file holds them; raise what `quantize_rows` raises."""
+    import numpy as np
+
+    packed = np.empty(len(rows) * row_bytes(kind, rows.shape[1]), np.uint8)
+    quantize_rows(kind, np.ascontiguousarray(rows), packed, importance)
+    return packed
+
+
 def dequantize_rows(kind: Type, packed: "NDArray[np.uint8]", length: int) -> "NDArray[np.float32]":
     """Return what the engine reads from rows that `quantize_rows` wrote, shape (count, length).
 

@@ -100,6 +100,15 @@ def _dense(folder: Path) -> None:
     (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
 
 
+def _not_a_number(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(tensors, file)
+
+
 def _one_token_less(file: dict[str, Any]) -> None:
     file["model"]["vocab"].pop("z")
 
@@ -124,6 +133,14 @@ def _one_token_less(file: dict[str, Any]) -> None:
         (_normalizer(type="NFC"), "normalizer: `type` is `NFC`, llama.cpp has `BertNormalizer`"),
         (_pooling(pooling_mode_max_tokens=True), "pooling `pooling_mode_mean_tokens, pooling_mode"),
         (_pooling(pooling_mode_mean_tokens=False), "pooling `` is not known"),
+        (
+            _not_a_number,
+            "tensor `encoder.layer.0.output.dense.weight`: a weight is NaN or infinite",
+        ),
+        (
+            lambda folder: (folder / "modules.json").write_text("[" * 100_000),
+            "modules.json: not a list of modules",
+        ),
         (_dense, "modules.json: module `Dense` has no place on the board"),
         (
             lambda folder: _edit(folder / "tokenizer.json", _one_token_less),

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from toolchain.quantize.learned import compensate, grids, network
+from toolchain.quantize.learned import compensate, grids
 from toolchain.quantize.learned.grids import Grid
+from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 
 ROWS = np.random.default_rng(5).normal(size=(16, 256)).astype(np.float32)
 
 
 def grid_of(kind: Type) -> Grid:
-    return grids.split(kind, network.pack(kind, ROWS, None), 256)
+    return grids.split(kind, ggml.pack(kind, ROWS, None), 256)
 
 
 def values(grid: Grid, codes: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toolchain.quantize.learned import grids, network
+from toolchain.quantize.learned import grids
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 
@@ -18,7 +18,7 @@ IMPORTANCE = {"plain": None, "weighed": np.linspace(0.1, 4, 512, dtype=np.float3
 def test_scale_times_code_less_offset_is_what_ggml_reads_bit_for_bit(
     kind: Type, weighed: str
 ) -> None:
-    packed = network.pack(kind, ROWS, IMPORTANCE[weighed])
+    packed = ggml.pack(kind, ROWS, IMPORTANCE[weighed])
     grid = grids.split(kind, packed, 512)
     values = grid.codes.reshape(5, -1, grids.GROUP) * grid.scale[..., None] - grid.offset[..., None]
     np.testing.assert_array_equal(
@@ -28,14 +28,14 @@ def test_scale_times_code_less_offset_is_what_ggml_reads_bit_for_bit(
 
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
 def test_the_same_codes_give_the_same_bytes(kind: Type) -> None:
-    packed = network.pack(kind, ROWS, None)
+    packed = ggml.pack(kind, ROWS, None)
     grid = grids.split(kind, packed, 512)
     np.testing.assert_array_equal(grids.join(kind, packed, grid.codes, grid.unit), packed)
 
 
 @pytest.mark.parametrize("kind", list(grids.LAYOUTS))
 def test_other_codes_and_units_come_back_and_the_rest_is_as_it_was(kind: Type) -> None:
-    packed = network.pack(kind, ROWS, None)
+    packed = ggml.pack(kind, ROWS, None)
     grid = grids.split(kind, packed, 512)
     other = np.random.default_rng(4).integers(grid.low, grid.low + 16, ROWS.shape, np.int8)
     unit = (grid.unit * 1.5).astype(np.float16).astype(np.float32)

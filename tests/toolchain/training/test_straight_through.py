@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolchain.quantize.learned import grids, network
+from toolchain.quantize.learned import grids
 from toolchain.quantize.learned.grids import Grid
 from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
@@ -16,7 +16,7 @@ ROWS = np.random.default_rng(7).normal(size=(8, 256)).astype(np.float32)
 
 
 def learning(kind: Type) -> tuple[nn.Linear, Grid, np.ndarray]:
-    packed = network.pack(kind, ROWS, None)
+    packed = ggml.pack(kind, ROWS, None)
     grid = grids.split(kind, packed, 256)
     module = nn.Linear(256, 8, bias=False)
     unit, times, offset = (torch.from_numpy(part) for part in (grid.unit, grid.times, grid.offset))

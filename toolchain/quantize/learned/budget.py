@@ -273,24 +273,23 @@ def _damage(
     damage = {}
     probed = copy.deepcopy(teacher)
     for number, names in enumerate(groups, 1):
-        error = 0.0
-        for source in (sources[name] for name in names):
-            rows = network.rows_of(teacher, source.origin)
-            weigh = case.importance.get(source.name)
-            probe = PROBE if PROBE in options[source.name] else options[source.name][0]
-            network.put(probed, source.origin, probe, network.pack(probe, rows, weigh))
-            error += _error(rows, probe, weigh)
+        errors = {}
+        probe_error = 0.0
+        for name in names:
+            rows = network.rows_of(teacher, sources[name].origin)
+            weigh = case.importance.get(name)
+            errors[name] = {kind: _error(rows, kind, weigh) for kind in options[name]}
+            probe = PROBE if PROBE in options[name] else options[name][0]
+            network.put(probed, sources[name].origin, probe, ggml.pack(probe, rows, weigh))
+            probe_error += errors[name][probe]
 
         kl = judge.compare(probed).mean_kl
-        sensitivity = kl / error if error else 0.0
+        sensitivity = kl / probe_error if probe_error else 0.0
 
-        for source in (sources[name] for name in names):
-            rows = network.rows_of(teacher, source.origin)
-            weigh = case.importance.get(source.name)
-            network.put(probed, source.origin, Type.F32, _bytes(rows))
-            damage[source.name] = [
-                sensitivity * _error(rows, kind, weigh) for kind in options[source.name]
-            ]
+        for name in names:
+            rows = network.rows_of(teacher, sources[name].origin)
+            network.put(probed, sources[name].origin, Type.F32, _bytes(rows))
+            damage[name] = [sensitivity * error for error in errors[name].values()]
 
         report.step("measure damage", number, len(groups), "groups")
 
@@ -306,7 +305,7 @@ def _bytes(rows: "NDArray[np.float32]") -> "NDArray[np.uint8]":
 def _error(rows: "NDArray[np.float32]", kind: Type, weigh: "NDArray[np.float32] | None") -> float:
     import numpy as np
 
-    difference = ggml.dequantize_rows(kind, network.pack(kind, rows, weigh), rows.shape[1]) - rows
+    difference = ggml.dequantize_rows(kind, ggml.pack(kind, rows, weigh), rows.shape[1]) - rows
     squares = np.square(difference, dtype=np.float64)
     return float((squares * weigh).sum() if weigh is not None else squares.sum())
 
@@ -329,7 +328,7 @@ def _kinds(
 def _with(case: Case, matrices: Sequence[Source], kinds: Kinds) -> Any:
     student = network.load(case.folder, case.lora)
     for source in matrices:
-        packed = network.pack(
+        packed = ggml.pack(
             kinds[source.name],
             network.rows_of(student, source.origin),
             case.importance.get(source.name),

@@ -22,6 +22,7 @@ from toolchain.quantize.learned import compensate, grids, network
 from toolchain.quantize.learned.grids import Grid
 from toolchain.quantize.learned.network import Divergence, Judge
 from toolchain.recipe import InFormatSpec
+from toolchain.tools import ggml
 from toolchain.tools.ggml import Type
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _can_be_learned(source: Source, lesson: Lesson) -> bool:
 def _round(source: Source, student: Any, lesson: Lesson) -> "NDArray[np.uint8]":
     """Round a matrix as the file without distillation holds it, in the student too."""
     kind = lesson.kinds[source.name]
-    packed = network.pack(
+    packed = ggml.pack(
         kind, network.rows_of(student, source.origin), lesson.importance.get(source.name)
     )
     network.put(student, source.origin, kind, packed)

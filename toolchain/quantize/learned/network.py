@@ -61,17 +61,6 @@ def rows_of(network: Any, weight: str) -> "NDArray[np.float32]":
     return values
 
 
-def pack(
-    kind: Type, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
-) -> "NDArray[np.uint8]":
-    """Return rows as the file holds them."""
-    import numpy as np
-
-    packed = np.empty(len(rows) * ggml.row_bytes(kind, rows.shape[1]), np.uint8)
-    ggml.quantize_rows(kind, np.ascontiguousarray(rows), packed, importance)
-    return packed
-
-
 def put(network: Any, weight: str, kind: Type, packed: "NDArray[np.uint8]") -> None:
     """Set a weight of the network to the values that the engine will read."""
     import torch
