@@ -22,6 +22,7 @@ VERBS = {
     "check": "device.check:check",
     "facts": "device.facts:facts",
     "logs": "device.logs:logs",
+    "recall": "device.recall:recall",
     "receive": "device.receive:receive",
     "rollback": "device.switching:rollback",
     "score": "device.score:score",

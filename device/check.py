@@ -21,7 +21,7 @@ from device.child import Result, own_runtime, python_child
 from device.engine.base import Sampling, Timing
 from device.errors import DeviceError
 from device.facts import cpuinfo
-from device.manifest import GOLDENS, ManifestError, read_manifest
+from device.manifest import GOLDENS, Manifest, ManifestError, read_manifest
 from device.manifest.moment import moment
 from device.sensors import Watch, now
 
@@ -80,6 +80,7 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
 
     alone = _alone(watch)
     prefixes.prepare(model, folder)
+    found = _check_documents(folder, manifest, threads)
     model.engine.close()
 
     return {
@@ -87,9 +88,23 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
         "goldens": len(goldens),
         "exact": exact,
         "load_s": round(load_s, 3),
+        **found,
         **measured,
         **alone,
     }
+
+
+def _check_documents(folder: Path, manifest: Manifest, threads: int) -> Result:
+    """Return how many questions found their passage; raise DeviceError if one does not."""
+    from device.knowledge.library import open_library
+
+    library = open_library(folder, manifest, threads)
+    if library is None:
+        return {}
+    try:
+        return {"passages_found": library.check()}
+    finally:
+        library.close()
 
 
 def _alone(watch: Watch) -> Result:

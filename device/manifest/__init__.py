@@ -34,9 +34,13 @@ from device.manifest.fields import (
     text,
     values,
 )
+from device.manifest.fields import ANSWERS as ANSWERS
 from device.manifest.fields import ESCAPE as ESCAPE
 from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
+from device.manifest.fields import MAX_TAKE as MAX_TAKE
 from device.manifest.fields import PARSE as PARSE
+from device.manifest.fields import QUOTE as QUOTE
+from device.manifest.fields import WORDED as WORDED
 from device.manifest.fields import ManifestError as ManifestError
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from device.manifest.reading import parse_json, stream_of
@@ -48,9 +52,17 @@ RUNTIME_MANIFEST = "runtime.json"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 GOLDENS = "goldens.jsonl"
+KNOWLEDGE = "knowledge.db"
+EMBEDDER = "embedder.gguf"
 MAX_MANIFEST_BYTES = 8 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_WRONG = {TEMPLATE: "wrong_template", TOKENIZER: "wrong_tokenizer", GOLDENS: "wrong_goldens"}
+_WRONG = {
+    TEMPLATE: "wrong_template",
+    TOKENIZER: "wrong_tokenizer",
+    GOLDENS: "wrong_goldens",
+    KNOWLEDGE: "wrong_knowledge",
+    EMBEDDER: "wrong_embedder",
+}
 """File → code of a wrong digest; `wrong_digest` is the code of every other file."""
 
 
@@ -149,6 +161,15 @@ class Manifest:
     adapter: Annotated[str, text(1024)] = ""
     """Path to a LoRA adapter that the engine adds to the model file; empty if there is none."""
     # Other bundles may share the model file, with adapters of their own.
+    knowledge: Annotated[str, text(1024)] = ""
+    """Path to the passages that questions are answered from; empty if there are none."""
+    embedder: Annotated[str, text(1024)] = ""
+    """Path to the GGUF file that turns a question into the vector that passages are found by."""
+    answer: Annotated[str, one_of(*ANSWERS)] = QUOTE
+    """Who words an answer from the passages: `quote` gives the best one as it stands, `model` lets
+    the model read them."""
+    take: Annotated[int, number(1, MAX_TAKE)] = 3
+    """Number of passages that are looked up for a question."""
     needs: Annotated[dict[str, int], values(number(0, MAX_NUMBER))] = field(default_factory=dict)
     """Bytes of memory: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
@@ -158,6 +179,11 @@ class Manifest:
     def release_id(self) -> str:
         """Return the sha256 of the manifest's own bytes: the name of this release on a board."""
         return hashlib.sha256(to_bytes(self)).hexdigest()
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Paths of the files that are opened to answer; empty for one that there is not."""
+        return (self.model, self.adapter, self.knowledge, self.embedder)
 
     @property
     def escapes(self) -> bool:
@@ -231,8 +257,10 @@ def read_manifest(folder: Path) -> Manifest:
 
     manifest: Manifest = _build(Manifest, fields)
 
-    for path in filter(None, (manifest.model, manifest.adapter)):
+    for path in filter(None, manifest.opened):
         manifest.file(checked_path(path))
+    if bool(manifest.knowledge) != bool(manifest.embedder):
+        raise ManifestError("bad_manifest", "`knowledge` and `embedder` go together")
 
     _check_opening(manifest)
     _check_text(manifest)

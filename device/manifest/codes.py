@@ -82,7 +82,10 @@ FILES: Codes = {
     "wrong_template": "the chat template has another digest than the manifest says",
     "wrong_tokenizer": "the tokenizer has another digest than the manifest says",
     "wrong_goldens": "the goldens have another digest than the manifest says",
+    "wrong_knowledge": "the knowledge has another digest than the manifest says",
+    "wrong_embedder": "the embedder is not the one that the knowledge was made with",
     "bad_goldens": "the goldens cannot be read",
+    "bad_knowledge": "the knowledge cannot be read",
     "bad_gguf": "the GGUF file breaks the format or a bound",
     "bad_tflite": "the TFLite file breaks the format or a bound",
     "bad_patch": "the patch cannot be applied",
@@ -122,6 +125,7 @@ ENGINE: Codes = {
     "bad_token": "a token id is not in the vocabulary",
     "empty_prompt": "the prompt has no tokens",
     "no_token": "no token can continue the grammar",
+    "no_fts5": "the board's SQLite cannot search for words",
 }
 """The engine or the model."""
 

@@ -18,8 +18,13 @@ MAX_CONTEXT = 1 << 24
 MAX_TOKEN = 2**31 - 1
 MAX_SLOTS = 16
 MAX_CHARS = 1 << 20
+MAX_TAKE = 8
 PARSE = "parse"
 ESCAPE = "escape"
+QUOTE = "quote"
+WORDED = "model"
+ANSWERS = (QUOTE, WORDED)
+"""Who words an answer from the documents: the best passage itself, or the model that reads it."""
 
 Test = Callable[[Any], bool]
 

@@ -18,6 +18,8 @@ from device.serve.conversation import Message, read_messages
 
 MAX_INPUTS = 64
 """Maximum number of texts in one request for embeddings."""
+MAX_LOOKED_UP = 20
+"""Maximum number of passages in one answer of /v1/knowledge."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -112,6 +114,18 @@ def read_embeddings(body: bytes) -> Texts:
         raise FieldError("input", f"at most {MAX_INPUTS} texts at once")
 
     return Texts(tuple(_prompt(each, "input") for each in inputs), base64=form == "base64")
+
+
+def read_lookup(query: Mapping[str, str]) -> tuple[str, int]:
+    """Return question and number of passages of a request of /v1/knowledge; raise FieldError."""
+    if unknown := set(query) - {"q", "take"}:
+        raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
+    question, take = query.get("q", "").strip(), query.get("take", "3")
+    if not question:
+        raise FieldError("q", "the question is empty", code="empty_question")
+    if not take.isascii() or not take.isdigit() or not 1 <= int(take[:4]) <= MAX_LOOKED_UP:
+        raise FieldError("take", f"must be a whole number between 1 and {MAX_LOOKED_UP}")
+    return question, int(take)
 
 
 def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
+from device.knowledge.index import Hit
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 """llama-server's answer while it loads; its clients wait for it."""
@@ -56,12 +57,27 @@ def embeddings(
     }
 
 
+def passage(hit: Hit, *, whole: bool) -> dict[str, Any]:
+    """Return a passage as JSON, `whole` with its text."""
+    fields = {
+        "id": hit.id,
+        "title": hit.title,
+        "source": hit.source,
+        "heading": hit.heading,
+        "page": hit.page,
+        "score": round(hit.score, 4),
+    }
+    return {**fields, "text": hit.text} if whole else fields
+
+
 @dataclass(frozen=True)
 class Reply:
     """One answer in progress: the fields that all its chunks share."""
 
     model: str
     chat: bool
+    sources: tuple[Hit, ...] = ()
+    """Passages that the answer stands on."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -70,7 +86,14 @@ class Reply:
         text = "".join(step.text for step in steps)
         last = steps[-1]
         content = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
+            {
+                "message": {
+                    "role": "assistant",
+                    "content": text,
+                    "refusal": None,
+                    **self._annotations(len(text)),
+                }
+            }
             if self.chat
             else {"text": text}
         )
@@ -97,13 +120,35 @@ class Reply:
         content = {"delta": {"content": step.text}} if self.chat else {"text": step.text}
         return self._chunk({**content, "logprobs": self._logprobs([step], offset)}, None)
 
-    def closing(self, last: Token, *, include_usage: bool) -> list[dict[str, Any]]:
-        """Return the chunks after the last text: the finish reason and the usage."""
-        end = self._chunk({"delta": {}} if self.chat else {"text": ""}, last.finish_reason)
+    def closing(self, last: Token, length: int, *, include_usage: bool) -> list[dict[str, Any]]:
+        """Return the chunks after the last text: sources, the finish reason and the usage.
+
+        `length` is the number of characters of the answer.
+        """
+        content = {"delta": self._annotations(length)} if self.chat else {"text": ""}
+        end = self._chunk(content, last.finish_reason)
         chunks = [{**end, **_figures(last.timing, usage=False)}]
         if include_usage:
             chunks.append({**end, "choices": [], **_figures(last.timing, usage=True)})
         return chunks
+
+    def _annotations(self, length: int) -> dict[str, Any]:
+        """Return the sources in OpenAI's shape of citations; nothing if there are none."""
+        if not self.sources:
+            return {}
+        cited = [
+            {
+                "type": "url_citation",
+                "url_citation": {
+                    "start_index": 0,
+                    "end_index": length,
+                    "title": hit.title,
+                    "url": f"/v1/knowledge/{hit.id}",
+                },
+            }
+            for hit in self.sources
+        ]
+        return {"annotations": cited}
 
     def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"

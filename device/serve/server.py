@@ -21,11 +21,11 @@ from device.facts import processor_temperature
 from device.manifest import Manifest
 from device.serve import page
 from device.serve.access import Access
-from device.serve.api import READERS, read_embeddings
+from device.serve.api import READERS, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
 from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE, Metrics
-from device.serve.replies import LOADING, Reply, embeddings, error_body
+from device.serve.replies import LOADING, Reply, embeddings, error_body, passage
 from device.serve.streams import Events, chunks, tokens
 from device.serve.worker import Job, Vectors, Worker
 
@@ -59,6 +59,7 @@ def application(service: Service, access: Access) -> Starlette:
     """Return the routes of a service behind its middleware."""
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
+    routes += [Route("/v1/knowledge", _knowledge), Route("/v1/knowledge/{number:int}", _passage)]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
@@ -84,7 +85,7 @@ async def _answer(request: Request) -> Response:
         return _loading()
 
     job = await service.worker.ask(question)
-    reply = Reply(service.manifest.name, question.chat)
+    reply = Reply(service.manifest.name, question.chat, sources=job.sources)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 
@@ -161,6 +162,34 @@ async def _read(request: Request, body: bytearray, service: Service) -> None:
             )
         if service.bodies_bytes > MAX_BODIES_BYTES:
             raise DeviceError("busy", "too many requests are being sent", status=503)
+
+
+async def _knowledge(request: Request) -> Response:
+    """Return the passages nearest to `q`, at most `take`, the best first."""
+    service: Service = request.app.state.service
+    question, take = read_lookup(request.query_params)
+    if service.worker.model is None:
+        return _loading()
+
+    hits = await service.worker.look_up(question, take)
+    if hits is None:
+        raise _no_documents()
+    return JSONResponse({"object": "list", "data": [passage(hit, whole=True) for hit in hits]})
+
+
+async def _passage(request: Request) -> Response:
+    service: Service = request.app.state.service
+    if service.worker.model is None:
+        return _loading()
+
+    hit = await service.worker.passage(request.path_params["number"])
+    if hit is None:
+        raise _no_documents()
+    return JSONResponse(passage(hit, whole=True))
+
+
+def _no_documents() -> DeviceError:
+    return DeviceError("not_found", "this service has no such passage", status=404)
 
 
 async def _health(request: Request) -> Response:

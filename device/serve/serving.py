@@ -14,6 +14,7 @@ from typing import Protocol
 
 from device.engine import import_engine
 from device.errors import DeviceError
+from device.knowledge.library import open_library
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
 from device.manifest.endpoint import PORT
 from device.model import open_bundle
@@ -59,6 +60,7 @@ def serve(argv: list[str]) -> int:
         waiting=WAITING,
         failed=give_up,
         prepare=lambda model: prepare(model, folder),
+        open_library=lambda: open_library(folder, manifest, options.threads),
     )
 
     with _listen(options.host, options.port) as port:

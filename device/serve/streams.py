@@ -58,7 +58,7 @@ async def chunks(
                 yield event(reply.chunk(token, sent))
                 sent += len(token.text)
             if token.finish_reason:
-                for chunk in reply.closing(token, include_usage=include_usage):
+                for chunk in reply.closing(token, sent, include_usage=include_usage):
                     yield event(chunk)
     except DeviceError as error:
         yield event(error_body(error))

@@ -15,13 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeVar, Union
 
-from device.engine.base import Token
+from device.engine.base import Sampling, Token
 from device.errors import DeviceError
+from device.knowledge.consult import Consulted
+from device.knowledge.index import Hit
+from device.knowledge.library import Library
 from device.model import Model, Prompt
 from device.serve.api import Question, Texts
 from device.serve.conversation import Message
+from device.serve.quoting import quoted
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Vectors:
     """Number of tokens of all texts."""
 
 
+_Result = TypeVar("_Result")
 NUDGE = -1
 """Event in place of a prompt's size that makes the reader write something, whatever it is."""
 Event = Union[int, Token, Vectors, DeviceError, None]
@@ -47,6 +52,8 @@ class Job:
         self.question = question
         self.prompts = prompts
         """One prompt for a question, one per text for embeddings."""
+        self.sources: tuple[Hit, ...] = ()
+        """Passages that the answer stands on."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
@@ -117,12 +124,14 @@ class Worker:
         waiting: int,
         failed: Callable[[DeviceError], None],
         prepare: Callable[[Model], object] = lambda model: None,
+        open_library: Callable[[], "Library | None"] = lambda: None,
     ) -> None:
         """Make a worker that is not started yet.
 
         `prepare` is called with each slot's model before its first question, which may be waiting
-        already.
+        already. `open_library` opens the documents that questions are answered from.
         """
+        self._open_library = open_library
         self._open_model = open_model
         self._prepare = prepare
         self._most_waiting = waiting
@@ -137,6 +146,7 @@ class Worker:
         self._stopping = False
         self.model: "Model | None" = None
         """Model of the first slot; None until it is loaded."""
+        self._library: "Library | None" = None
         self.slots = 0
         """Number of questions that are answered at the same time."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -165,28 +175,83 @@ class Worker:
         if len(self._line) + self._in_reading >= self._most_waiting + max(1, self.slots):
             raise _busy()
 
+        prompts, consulted = await self._read(lambda: self._prepared(question))
+        job = Job(question, prompts)
+        job.sources = consulted.sources if consulted else ()
+        if consulted and consulted.text and self.model and isinstance(question, Question):
+            # A passage that is quoted needs no slot.
+            await self._read(lambda: self._quote(job, question.sampling, consulted))
+            return job
+        return self._submit(job)
+
+    async def look_up(self, question: str, take: int) -> "tuple[Hit, ...] | None":
+        """Return the passages nearest to a question; None if there are no documents."""
+        library = self._library
+        if library is None:
+            return None
+        return (await self._read(lambda: library.search(question, take))).hits
+
+    async def passage(self, number: int) -> "Hit | None":
+        """Return a passage by its number; None if there is none."""
+        library = self._library
+        return await self._read(lambda: library.passage(number)) if library else None
+
+    async def _read(self, work: "Callable[[], _Result]") -> "_Result":
+        """Return the result of work in the thread that reads questions, one at a time."""
         self._in_reading += 1
         try:
-            loop = asyncio.get_running_loop()
-            prompts = await loop.run_in_executor(self._reader, self._prompts, question)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, work)
         finally:
             self._in_reading -= 1
 
-        return self._submit(Job(question, prompts))
-
-    def _prompts(self, question: Union[Question, Texts]) -> list[Prompt]:
-        """Return the prompts of a question as token ids.
+    def _prepared(
+        self, question: Union[Question, Texts]
+    ) -> "tuple[list[Prompt], Consulted | None]":
+        """Return the prompts of a question as token ids, and what the documents say to it.
 
         Raise DeviceError if one cannot be answered.
         """
         assert self.model, "nobody asks before the model is loaded"
+        consulted = self._consulted(question)
+        if consulted and consulted.messages and isinstance(question, Question):
+            return [self._with_notes(consulted, question.sampling)], consulted
+
         prompts = _prompts(self.model, question)
         sampling = question.sampling if isinstance(question, Question) else None
-
         for prompt in prompts:
             self.model.engine.check(prompt.tokens, sampling)
 
-        return prompts
+        return prompts, consulted
+
+    def _consulted(self, question: Union[Question, Texts]) -> "Consulted | None":
+        """Return what the documents say to a conversation; None if it is not about them."""
+        if self._library is None or not isinstance(question, Question) or not question.chat:
+            return None
+        # A passage as it stands follows no grammar and has no probabilities.
+        sampling = question.sampling
+        worded = bool(sampling.grammar) or sampling.top_logprobs is not None
+        return self._library.consult(question.messages, worded=worded)
+
+    def _with_notes(self, consulted: Consulted, sampling: Sampling) -> Prompt:
+        """Return the prompt with as many passages as have room beside the answer."""
+        assert self.model
+        engine = self.model.engine
+        prompt = self.model.prompt(consulted.messages)
+        while len(prompt.tokens) + sampling.max_tokens > engine.context:
+            shorter = consulted.shortened()
+            if shorter is None:
+                break
+            consulted = shorter
+            prompt = self.model.prompt(consulted.messages)
+        engine.check(prompt.tokens, sampling)
+        return prompt
+
+    def _quote(self, job: Job, sampling: Sampling, consulted: Consulted) -> None:
+        assert self.model
+        prompt_tokens = len(job.prompts[0].tokens)
+        job.tell(prompt_tokens)
+        for step in quoted(self.model.engine, consulted.text, sampling, prompt_tokens):
+            job.tell(step)
 
     def _submit(self, job: Job) -> Job:
         with self._changed:
@@ -199,7 +264,9 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            model = self.model = self._open_model()
+            model = self._open_model()
+            self._library = self._open_library()
+            self.model = model
             self._prepare(model)
         except DeviceError as error:
             return self._failed(error)
@@ -225,6 +292,9 @@ class Worker:
         for job in self._line:
             job.tell(_stopping())
 
+        if self._library:
+            self._reader.shutdown()
+            self._library.close()
         model.engine.close()
 
     def _run_slot(self, first: Model) -> None:

@@ -13,6 +13,10 @@ from llama_cpp import llama_cpp as llama
 from device.engine.llama import objects
 from device.errors import DeviceError
 
+MOST_TOKENS = 256
+"""Tokens of a text that are read, at most."""
+# sentence-transformers cuts MiniLM's texts there, and the buffers of a longer context cost memory.
+
 
 class Embedder:
     """An open embedder; one text at a time."""
@@ -22,7 +26,7 @@ class Embedder:
         self._model = objects.model(path)
         self.width = int(llama.llama_model_n_embd_out(self._model))
         """Numbers in a vector."""
-        self.context = int(llama.llama_model_n_ctx_train(self._model))
+        self.context = min(MOST_TOKENS, int(llama.llama_model_n_ctx_train(self._model)))
         """Tokens that are read of a text; the rest is cut off."""
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self._ctx = self._open(threads)

@@ -1,0 +1,79 @@
+"""`knowledge.db`: what host and board do alike with it, its tables, words and vectors.
+
+Words: Chinese, Japanese and Korean write no spaces, so each of their characters is a word of its
+own here, and a question's neighbouring characters are asked for as a phrase.
+
+Vectors: a sentence vector of length 1 is kept as one signed byte a number, and once more as one bit
+for each sign. The bits of all vectors fit into memory (48 bytes each at 384 numbers), and comparing
+two takes 0.1 µs; the number of differing bits grows with the angle between two vectors (Charikar
+2002, "Similarity estimation techniques from rounding algorithms"). They choose the candidates,
+whose exact products are then computed.
+
+Standard library only, Python 3.10 up.
+"""
+
+import re
+from array import array
+from collections.abc import Sequence
+from operator import mul
+
+KNOWLEDGE_SCHEMA = 1
+MOST_WORDS = 64
+"""Words of a question that are searched for, at most."""
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+"""FTS5's tokenizer, with which the index is made and asked."""
+TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE passages (id INTEGER PRIMARY KEY, text TEXT, source TEXT, heading TEXT, page INTEGER);
+CREATE TABLE entries (id INTEGER PRIMARY KEY, passage INTEGER, vector BLOB, scale REAL);
+CREATE TABLE signs (id INTEGER PRIMARY KEY, bits BLOB);
+CREATE TABLE goldens (id INTEGER PRIMARY KEY, question TEXT, passage INTEGER);
+"""
+"""Tables of the file. `passage` is NULL for a question that no passage answers; `signs` has one row
+with the sign bits of all entries, in their order."""
+WORDS = f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOKENIZER}')"
+"""Words of each entry, by its id."""
+SCALE = 127
+"""What the largest number of a vector becomes."""
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
+
+
+def spaced(text: str) -> str:
+    """Return a text with a space on both sides of each CJK character, as the index holds it."""
+    return _CJK.sub(lambda found: f" {found.group()} ", text.replace("\0", " "))
+
+
+def query(question: str) -> str:
+    """Return FTS5's query for any of the words of a question; empty if it has none.
+
+    Each word is quoted: whatever a question contains, it is searched for and never obeyed.
+    """
+    terms: dict[str, None] = {}
+    for run in _RUN.findall(question.lower()):
+        if _CJK.match(run):
+            pairs = [run[at : at + 2] for at in range(max(1, len(run) - 1))]
+            terms.update(dict.fromkeys(" ".join(pair) for pair in pairs))
+        else:
+            terms[run] = None
+    return " OR ".join(f'"{term}"' for term in list(terms)[:MOST_WORDS])
+
+
+def pack(vector: Sequence[float]) -> tuple[bytes, float]:
+    """Return a vector as signed bytes, and the factor that gives its numbers back."""
+    largest = max(map(abs, vector), default=0.0) or 1.0
+    steps = array("b", (round(value * SCALE / largest) for value in vector))
+    return steps.tobytes(), largest / SCALE
+
+
+def signs(vector: Sequence[float]) -> int:
+    """Return the sign bits of a vector as one number."""
+    bits = 0
+    for value in vector:
+        bits = bits << 1 | (value > 0)
+    return bits
+
+
+def product(packed: bytes, scale: float, vector: Sequence[float]) -> float:
+    """Return the product of a packed vector with one of floats: their cosine, for length 1."""
+    return scale * float(sum(map(mul, array("b", packed), vector)))

@@ -1,0 +1,93 @@
+"""`recall`: an embedder, and the documents that it finds, as a child process.
+
+A JSON request per line in, a JSON answer per line out. The host makes the vectors of an index with
+it and measures the search that ships.
+"""
+
+import argparse
+import base64
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from device.engine.llama.embedder import Embedder
+from device.engine.machine import default_threads
+from device.errors import DeviceError
+from device.knowledge.index import Index
+
+Request = dict[str, Any]
+
+
+class _Recall:
+    """An open embedder, and an index if one was given."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        threads = options.threads or default_threads(options.embedder.stat().st_size)
+        self.embedder = Embedder(options.embedder, threads)
+        self.index = Index(options.knowledge, self.embedder.embed) if options.knowledge else None
+
+    def answer(self, request: Request) -> Request:
+        """Return the answer to a request; raise DeviceError."""
+        texts = request.get("texts")
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            raise DeviceError("bad_request", "`texts` must be a list of texts")
+        if request.get("op") == "embed":
+            return {"vectors": [_packed(self.embedder.embed(text)) for text in texts]}
+        if self.index and request.get("op") == "compare":
+            return {"compared": [_compared(self.index, text) for text in texts]}
+        if self.index and request.get("op") == "search":
+            return {"found": [_found(self.index, text, request.get("take", 3)) for text in texts]}
+        raise DeviceError(
+            "bad_request", "`op` must be `embed`, or with knowledge `compare` or `search`"
+        )
+
+
+def _compared(index: Index, text: str) -> Request:
+    compared = index.compare(text)
+    passages = [[each, like, compared.common[each]] for each, like in compared.like.items()]
+    return {"passages": passages, "unanswered": compared.unanswered}
+
+
+def _found(index: Index, text: str, take: int) -> Request:
+    found = index.search(text, take)
+    hits = [{"passage": hit.id, "score": hit.score} for hit in found.hits]
+    return {"known": found.known, "certainty": found.certainty, "hits": hits}
+
+
+def recall(argv: list[str]) -> int:
+    """Answer requests from stdin until it ends."""
+    opened = _Recall(_options(argv))
+    for line in sys.stdin.buffer:
+        try:
+            answer = opened.answer(_request(line))
+        except DeviceError as error:
+            answer = error.as_json()
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _request(line: bytes) -> Request:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DeviceError("bad_request", "not valid JSON") from error
+    if not isinstance(request, dict):
+        raise DeviceError("bad_request", "not a JSON object")
+    return request
+
+
+def _packed(vector: "list[float]") -> str:
+    """Return a vector as base64 of little-endian float32."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="recall", description="Answer requests about an embedder, a JSON object a line."
+    )
+    parser.add_argument("--embedder", required=True, metavar="FILE", type=Path)
+    parser.add_argument("--knowledge", metavar="FILE", type=Path)
+    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the embedder's size")
+    return parser.parse_args(argv)
