@@ -20,6 +20,7 @@ from toolchain.errors import ArtifactError
 from toolchain.figures import (
     BundleFigures,
     DatasetFigures,
+    KnowledgeFigures,
     ModelFigures,
     StageFigures,
     VerdictFigures,
@@ -204,6 +205,15 @@ class Verdict(Artifact):
     def figures(self) -> VerdictFigures:
         """What was measured, and the limits that were missed."""
         return VerdictFigures.read(self.record.figures)
+
+
+class Knowledge(Artifact):
+    """`knowledge.db` and `embedder.gguf`: passages of documents, and what finds them."""
+
+    @property
+    def figures(self) -> KnowledgeFigures:
+        """What was read, made and measured."""
+        return KnowledgeFigures.read(self.record.figures)
 
 
 class Bundle(Artifact):

@@ -309,6 +309,49 @@ class VerdictFigures(StageFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchScores(StageFigures):
+    """How well passages are found for questions that were written apart."""
+
+    answerable: int
+    unanswerable: int
+    first: float
+    """Share of answerable questions whose right passage is the first."""
+    among_three: float
+    right: float
+    """Share of answerable questions that are answered, and with the right passage."""
+    wrong: float
+    """Share of answerable questions that are answered with another passage."""
+    false: float
+    """Share of unanswerable questions that are answered all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnowledgeFigures(StageFigures):
+    """What `know` read, made and measured."""
+
+    passages: int
+    questions: int
+    """Questions that passages are found by, beside their text."""
+    unanswered: int
+    files: dict[str, str]
+    """File → what it gave, in words."""
+    width: int
+    """Numbers in a vector."""
+    embedder_bytes: int
+    index_bytes: int
+    tuned: bool
+    """Whether the embedder was tuned on the questions."""
+    fitted: dict[str, float]
+    """Share of words in a score, share of the closest unanswered question, and threshold."""
+    tuning: SearchScores | None = None
+    """On the questions that the search was fitted with."""
+    fresh: SearchScores | None = None
+    """On the questions that it never saw."""
+    failures: list[str]
+    """Limits of the gate that were missed, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleFigures(StageFigures):
     """What was packaged."""
 

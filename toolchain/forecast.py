@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from device.manifest import Manifest
 from device.manifest import tflite as lite
 from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
-from toolchain.figures import ModelFigures
+from toolchain.figures import KnowledgeFigures, ModelFigures
 from toolchain.profiles import PROFILES, Profile
 from toolchain.target import Needs, Target
 
@@ -34,6 +34,10 @@ VOCABULARY_ENTRY_BYTES = 160
 SPEED_ERROR = 0.15
 """How far a forecast rate was from the published ones that it was not made from, at the most
 (benchmarks/fit.py)."""
+EMBEDDER_BYTES = 14 << 20
+"""The embedder's vocabulary, its context and SQLite's cache (VmRSS, measured)."""
+ENTRY_BYTES = 110
+"""Sign bits of an entry as a Python number, and its passage."""
 F16_BYTES, F32_BYTES = 2, 4
 
 
@@ -151,7 +155,13 @@ def needs_of_bundle(manifest: Manifest) -> Needs | None:
     return Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **parts})
 
 
-_PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes"}
+_PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes", "knowledge_bytes"}
+
+
+def knowledge_bytes(figures: KnowledgeFigures) -> int:
+    """Return the memory that documents take: the embedder, its buffers, and each entry's signs."""
+    entries = figures.passages + figures.questions + figures.unanswered
+    return figures.embedder_bytes + EMBEDDER_BYTES + entries * ENTRY_BYTES
 
 
 def _kv_bytes(header: Header, context: int) -> int:

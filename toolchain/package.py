@@ -11,7 +11,9 @@ from typing import Any
 
 from device.manifest import (
     BUNDLE_MANIFEST,
+    EMBEDDER,
     GOLDENS,
+    KNOWLEDGE,
     TEMPLATE,
     TOKENIZER,
     Engine,
@@ -19,12 +21,12 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from toolchain.artifacts import Bundle, ModelFile, Record, Verdict, Work, keep
+from toolchain.artifacts import Bundle, Knowledge, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
 from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
 from toolchain.files import link_or_copy, write_whole
-from toolchain.forecast import RUNTIME_BYTES
+from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
@@ -68,8 +70,35 @@ class Packing:
     """Model file and tokens of context → bytes of memory of each kind on a board."""
     companions: Callable[[ModelFile, PackageSpec, Opening], Mapping[str, str]] = _none
     """Returns name and text of files that go with this format alone."""
+    has_knowledge: bool = False
+    """Whether its engine also finds documents."""
     has_slots: bool = False
     """Whether its engine can answer several questions at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consulted:
+    """Documents that a bundle answers from, and how."""
+
+    knowledge: Knowledge
+    answer: str
+    """`quote` or `model`: who words an answer."""
+    take: int
+    """Passages that are looked up for a question."""
+
+    @property
+    def digest(self) -> str:
+        """What decides the bundle."""
+        return f"{self.knowledge.digest} {self.answer} {self.take}"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the manifest's fields."""
+        return {
+            "knowledge": KNOWLEDGE,
+            "embedder": EMBEDDER,
+            "answer": self.answer,
+            "take": self.take,
+        }
 
 
 class _Parameters(Frozen):
@@ -91,8 +120,12 @@ def package(
     origin: Origin,
     out: Path,
     packing: Packing,
+    consulted: Consulted | None = None,
 ) -> Bundle:
-    """Put a model file that passed the gate into a bundle for one kind of board."""
+    """Put a model file that passed the gate into a bundle for one kind of board.
+
+    `consulted` are the documents that it answers from.
+    """
     limit = model.figures.context
     if spec.context > limit:
         raise ConfigError(
@@ -105,7 +138,12 @@ def package(
             spec.max_tokens,
             spec.context,
         )
-    needs = packing.needs(model, spec.context)
+    if consulted and not packing.has_knowledge:
+        raise ConfigError(
+            f"package: {model.file.suffix[1:]} files answer from no documents",
+            hint="documents are found by llama.cpp: make a gguf file",
+        )
+    needs = _needs(packing.needs(model, spec.context), consulted)
     refuse_unfit(origin.name, needs, target, spec.context)
     parameters = _Parameters(
         package=spec,
@@ -119,14 +157,18 @@ def package(
     )
     work = Work(
         stage="package",
-        inputs={"model": model.digest, "verdict": verdict.digest},
+        inputs={
+            "model": model.digest,
+            "verdict": verdict.digest,
+            **({"knowledge": consulted.digest} if consulted else {}),
+        },
         parameters=parameters,
         tools=("gguf",),
     )
     record, fresh = keep(
         out,
         work,
-        lambda folder: _fill(folder, model, verdict, target, spec, origin, packing),
+        lambda folder: _fill(folder, model, verdict, target, spec, origin, packing, consulted),
         BundleFigures,
     )
     return Bundle(path=out, record=record, fresh=fresh)
@@ -140,6 +182,7 @@ def _fill(
     spec: PackageSpec,
     origin: Origin,
     packing: Packing,
+    consulted: Consulted | None,
 ) -> BundleFigures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     link_or_copy(model.file, out / model.file.name)
@@ -155,6 +198,9 @@ def _fill(
         write_whole(out / f"LICENSE{number or ''}.txt", text)
     for name, text in packing.companions(model, spec, origin.opening).items():
         write_whole(out / name, text)
+    if consulted:
+        for name in (KNOWLEDGE, EMBEDDER):
+            link_or_copy(consulted.knowledge.path / name, out / name)
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(
         p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
@@ -183,13 +229,21 @@ def _fill(
         licences=(origin.licence,) if origin.licence else (),
         gate=_gate(figures),
         arithmetic=figures.arithmetic,
-        needs=packing.needs(model, spec.context),
+        needs=_needs(packing.needs(model, spec.context), consulted),
         adapter=model.adapter.name if model.adapter else "",
+        **(consulted.fields() if consulted else {}),
     )
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
     return BundleFigures(
         release=manifest.release_id(), files=len(names), needs=dict(manifest.needs)
     )
+
+
+def _needs(needs: dict[str, int], consulted: Consulted | None) -> dict[str, int]:
+    """Return the bytes of memory of each kind, with those of the documents."""
+    if consulted is None:
+        return needs
+    return {**needs, "knowledge_bytes": knowledge_bytes(consulted.knowledge.figures)}
 
 
 def _gate(figures: VerdictFigures) -> dict[str, Any]:

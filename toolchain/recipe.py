@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from device.manifest import MAX_SLOTS
+from device.manifest import MAX_SLOTS, MAX_TAKE
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.texts import decoded
@@ -178,6 +178,70 @@ class InFormatSpec(Frozen):
     """Longest conversation in tokens; longer ones are dropped."""
 
 
+class ContrastSpec(Frozen):
+    """How an embedder is tuned on questions that were written for the documents."""
+
+    epochs: Positive = 2
+    batch_size: Positive = 128
+    learning_rate: float = Field(default=3e-4, gt=0)
+    temperature: float = Field(default=0.05, gt=0)
+    passage_share: Fraction = 0.3
+    """Share of the questions whose partner is their passage and not another question."""
+    unanswered: int = Field(default=32, ge=0)
+    """Questions without an answer that are wrong partners in a batch."""
+    max_tokens: Positive = 64
+
+
+class KnowledgeGateSpec(Frozen):
+    """What the search must reach on the questions in `knowledge.fresh`."""
+
+    min_first: Fraction = 0.0
+    """Share of answerable questions whose right passage is the first."""
+    min_among_three: Fraction = 0.0
+    """Share of answerable questions whose right passage is among the first three."""
+    min_right: Fraction = 0.0
+    """Share of answerable questions that are answered, and rightly."""
+    max_false: Fraction = 1.0
+    """Share of questions without an answer that are answered all the same."""
+
+
+class KnowledgeSpec(Frozen):
+    """Documents that questions are answered from, and how they are found."""
+
+    files: tuple[str, ...] = Field(
+        description="files, folders or patterns relative to the recipe: Markdown, text, HTML, PDF, "
+        "DOCX, and CSV or JSONL of questions and answers"
+    )
+    passage_words: Positive = 120
+    """Words of a passage, about."""
+    questions: tuple[str, ...] = ()
+    """JSONL files of questions that were written for passages: what passages are also found by."""
+    unanswered: tuple[str, ...] = ()
+    """JSONL files of questions that the documents do not answer: where their knowledge ends."""
+    tuning: tuple[str, ...] = ()
+    """JSONL files of questions that the search is fitted with: its weights and its threshold."""
+    fresh: tuple[str, ...] = ()
+    """JSONL files of questions that the search is measured with, and never fitted on."""
+    embedder: str = Field(
+        description="a folder of sentence-transformers of the BERT family, a Hub id, or "
+        "`package:NAME/FILE`: a zip archive of such a folder that an installed package ships"
+    )
+    scheme: Literal["F16", "Q8_0"] = "Q8_0"
+    tune: ContrastSpec | None = None
+    """Tune the embedder on `questions`; `true` for the defaults."""
+    take: int = Field(default=3, ge=1, le=MAX_TAKE)
+    """Passages that are looked up for a question."""
+    answer: Literal["quote", "model"] = "quote"
+    """`quote` answers with the best passage as it stands, `model` lets the model read and word
+    them."""
+    gate: KnowledgeGateSpec = KnowledgeGateSpec()
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _defaults(cls, value: object) -> object:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
@@ -317,6 +381,7 @@ class Recipe(Frozen):
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
     trim: TrimSpec = TrimSpec()
+    knowledge: KnowledgeSpec | None = None
     quantize: QuantizeSpec = QuantizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     package: PackageSpec = PackageSpec()
@@ -332,6 +397,8 @@ class Recipe(Frozen):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
+        if ("know" in self.stages) != (self.knowledge is not None):
+            raise ValueError("stage `know` and a `[knowledge]` table go together")
         apart = self.model.adapter or "tune" in self.stages
         if self.quantize.adapter == "beside" and (
             {"distill", "trim"} & set(self.stages) or not apart

@@ -241,11 +241,14 @@ class Needs:
     """Activations and scores of one batch."""
     runtime_bytes: int
     """The interpreter, the libraries and the server."""
+    knowledge_bytes: int = 0
+    """The embedder, and what stays in memory of the documents' index."""
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.runtime_bytes
+        model = self.weights_bytes + self.kv_bytes + self.compute_bytes
+        return model + self.runtime_bytes + self.knowledge_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +306,7 @@ def fit(
         "compute buffers": _mb(needs.compute_bytes),
         "runtime": _mb(needs.runtime_bytes),
         "conversations": _mb(prefix_cache_bytes(visible_mb * MB)),
+        **({"documents": _mb(needs.knowledge_bytes)} if needs.knowledge_bytes else {}),
     }
     reasons = _reasons(parts_mb, available_mb)
     if trained_context and needs.context > trained_context:

@@ -97,7 +97,8 @@ class Index:
             if facts.get("schema") != KNOWLEDGE_SCHEMA:
                 raise DeviceError(
                     "newer_schema",
-                    f"{path.name} has schema {facts.get('schema')}, this runtime knows {KNOWLEDGE_SCHEMA}",
+                    f"{path.name} has schema {facts.get('schema')}, "
+                    f"this runtime knows {KNOWLEDGE_SCHEMA}",
                 )
             if embedder and facts["embedder"] != embedder:
                 raise DeviceError(
@@ -198,7 +199,8 @@ class Index:
                 "SELECT id, text, source, heading, page FROM passages WHERE id = ?", (number,)
             )
             if found := row.fetchone():
-                hits.append(Hit(*found, scores[number]))
+                number, text, source, heading, page = found
+                hits.append(Hit(number, text, source, heading, page, scores[number]))
         return tuple(hits)
 
     def _read_signs(self) -> list[int]:

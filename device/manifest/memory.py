@@ -28,7 +28,7 @@ def fitting_context(manifest: Manifest, available_bytes: int) -> int:
     if not needs.get("kv_bytes"):
         return manifest.context
 
-    spare = available_bytes - needs.get("weights_bytes", 0) - needs.get("compute_bytes", 0)
+    spare = available_bytes - _fixed_bytes(manifest) - needs.get("compute_bytes", 0)
     fitting = largest_context(needs["kv_bytes"], manifest.context, spare)
     return min(manifest.context, max(fitting, CONTEXT_STEP))
 
@@ -42,5 +42,10 @@ def fitting_slots(manifest: Manifest, available_bytes: int) -> int:
     """
     needs = manifest.needs
     each = needs.get("kv_bytes", 0) + needs.get("compute_bytes", 0)
-    fitting = max(0, available_bytes - needs.get("weights_bytes", 0)) // each if each else 1
+    fitting = max(0, available_bytes - _fixed_bytes(manifest)) // each if each else 1
     return max(1, min(manifest.slots, fitting))
+
+
+def _fixed_bytes(manifest: Manifest) -> int:
+    """Return the memory that is the same for any context: the weights and the documents."""
+    return manifest.needs.get("weights_bytes", 0) + manifest.needs.get("knowledge_bytes", 0)

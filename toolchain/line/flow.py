@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain import artifacts
-from toolchain.artifacts import Artifact, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.artifacts import (
+    Artifact,
+    Checkpoint,
+    Dataset,
+    Knowledge,
+    ModelFile,
+    Record,
+    Verdict,
+)
 from toolchain.errors import ConfigError
 from toolchain.figures import BaseFigures
 from toolchain.general import GENERAL
@@ -17,10 +25,11 @@ from toolchain.models import hub
 from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
-from toolchain.recipe import Recipe
+from toolchain.recipe import KnowledgeSpec, Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
+    from toolchain.package import Consulted
     from toolchain.quantize.gguf import ModelLabel
 
 
@@ -66,6 +75,7 @@ class Flow:
     """Format that the stage is done in now; empty for a stage that all formats share."""
     folder_suffix: str = ""
     """End of the stage's folder name in this format."""
+    knowledge: Knowledge | None = None
     models: dict[str, ModelFile] = field(default_factory=dict)
     """Model file of each format."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -129,6 +139,14 @@ class Flow:
     def general(self, name: str) -> Path:
         """Return the general text that the recipe names, ours where it names none."""
         return self.recipe.folder / name if name else GENERAL
+
+    def knowledge_for(self, spec: KnowledgeSpec | None) -> "Consulted | None":
+        """Return the documents that a bundle answers from; None if there are none."""
+        from toolchain.package import Consulted
+
+        if spec is None or self.knowledge is None:
+            return None
+        return Consulted(knowledge=self.knowledge, answer=spec.answer, take=spec.take)
 
     def label(self) -> "ModelLabel":
         """Return what a model file says of itself."""

@@ -257,6 +257,7 @@ FORMATS: dict[str, Format] = {
             tensor_digests=_gguf_tensor_digests,
             needs=_gguf_needs,
             companions=_gguf_companions,
+            has_knowledge=True,
             has_slots=True,
         ),
     ),

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.manifest import ESCAPE
-from toolchain.artifacts import Artifact, Bundle, Checkpoint, Dataset, ModelFile, Verdict
+from toolchain.artifacts import (
+    Artifact,
+    Bundle,
+    Checkpoint,
+    Dataset,
+    Knowledge,
+    ModelFile,
+    Verdict,
+)
 from toolchain.figures import (
     BundleFigures,
     DatasetFigures,
+    KnowledgeFigures,
     Measured,
     ModelFigures,
     VerdictFigures,
@@ -267,6 +276,46 @@ def _trimmed(artifact: Artifact) -> str:
     return f"{figures.tokens.before} → {figures.tokens.after} tokens{same}"
 
 
+# know ---------------------------------------------------------------------------------------------
+
+
+def _know(flow: Flow) -> Knowledge:
+    from toolchain.know import know
+
+    recipe = flow.recipe
+    assert recipe.knowledge
+    flow.knowledge = know(
+        recipe.knowledge,
+        recipe.folder,
+        FORMATS["gguf"].runtime(flow.report),
+        flow.out("know"),
+        flow.report,
+        offline=flow.settings.offline,
+        seed=recipe.seed,
+    )
+    return flow.knowledge
+
+
+def _plan_know(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.knowledge
+    assert spec
+    tuned = f", tuned for {spec.tune.epochs} epochs" if spec.tune else ""
+    return f"{', '.join(spec.files)}, found by {spec.embedder} as {spec.scheme}{tuned}"
+
+
+def _known(artifact: Artifact) -> str:
+    figures = KnowledgeFigures.read(artifact.record.figures)
+    text = f"{figures.passages} passages, {figures.questions} questions"
+    measured = figures.fresh or figures.tuning
+    if measured is None:
+        return text
+    return (
+        f"{text}; the right passage first {measured.first:.1%}, among three "
+        f"{measured.among_three:.1%}; answered rightly {measured.right:.1%}, "
+        f"falsely {measured.false:.1%} of those without an answer"
+    )
+
+
 # quantize -----------------------------------------------------------------------------------------
 
 
@@ -374,6 +423,7 @@ def _package(flow: Flow) -> Bundle:
         origin,
         flow.out("package"),
         FORMATS[form].packing,
+        flow.knowledge_for(recipe.knowledge),
     )
 
 
@@ -428,6 +478,13 @@ STAGES: dict[str, Stage] = {
         result=_trimmed,
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
+    ),
+    "know": Stage(
+        help="Run a recipe up to its knowledge: documents cut, found by questions, measured.",
+        run=_know,
+        plan=_plan_know,
+        result=_known,
+        gives=Knowledge,
     ),
     "quantize": Stage(
         help="Run a recipe up to its quantized model file.",

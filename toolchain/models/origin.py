@@ -32,7 +32,7 @@ def find(name: str, near: Path) -> Origin | None:
     not installed.
     """
     if name.startswith(PREFIX):
-        return _checked(_packaged(name))
+        return _checked(packaged(name))
     path = near / Path(name).expanduser()
     if path.is_dir() or not (path.exists() or name.lower().endswith(SUFFIX)):
         return None
@@ -48,7 +48,7 @@ def _checked(origin: Origin) -> Origin:
     raise ArtifactError(f"model `{origin.name}`: a file of this kind is no model", hint=hint)
 
 
-def _packaged(name: str) -> Origin:
+def packaged(name: str) -> Origin:
     """Return the file that `package:NAME/FILE` names; FILE may omit folders if it stays unique."""
     package, _, file_name = name.removeprefix(PREFIX).partition("/")
     if not package or not file_name:

@@ -1,0 +1,263 @@
+"""Documents → what a board answers from: passages, what they are found by, and the search's limits.
+
+know(documents, KnowledgeSpec) → Knowledge. The embedder is tuned on the written questions, the
+vectors are made by the runtime that ships, the search is fitted on one set of questions and
+measured on another that it never saw.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from device.manifest import EMBEDDER, KNOWLEDGE
+from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep
+from toolchain.errors import ConfigError, GateError
+from toolchain.figures import KnowledgeFigures, SearchScores
+from toolchain.knowledge import fitting
+from toolchain.knowledge.cache import VectorCache
+from toolchain.knowledge.contrast import Lesson, tune_embedder
+from toolchain.knowledge.documents import Library, read_documents
+from toolchain.knowledge.embedder import write_embedder
+from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from toolchain.knowledge.source import embedder_folder
+from toolchain.knowledge.written import (
+    Places,
+    Written,
+    answers_of,
+    read_unanswered,
+    read_written,
+)
+from toolchain.progress import Reporter
+from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
+from toolchain.runtime.recall import Recall, recall
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_GOLDENS = 16
+"""Questions whose passage the board must find first before a release is switched to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """What was read for an index."""
+
+    library: Library
+    questions: tuple[tuple[str, ...], ...]
+    """Questions of each passage."""
+    unanswered: tuple[str, ...]
+    tuning: tuple[Written, ...]
+    fresh: tuple[Written, ...]
+
+    def lesson(self) -> Lesson:
+        """Return what an embedder is tuned on: passages that have questions."""
+        asked = [
+            (passage.text, questions)
+            for passage, questions in zip(self.library.passages, self.questions, strict=True)
+            if questions
+        ]
+        return Lesson(
+            passages=[text for text, _ in asked],
+            questions=[questions for _, questions in asked],
+            unanswered=self.unanswered,
+        )
+
+
+def know(
+    spec: KnowledgeSpec,
+    near: Path,
+    runtime: Path,
+    out: Path,
+    report: Reporter,
+    *,
+    offline: bool,
+    seed: int,
+) -> Knowledge:
+    """Make the knowledge of a recipe in `near`; raise GateError with every limit that was missed.
+
+    Beside `out` the tuned embedder and the vectors are kept for the next time.
+    """
+    texts = _read(spec, near)
+    _say(texts, report)
+    source = embedder_folder(spec.embedder, near, out.parent, report, offline=offline)
+    embedder = _embedder(source, texts, spec, out, report, seed)
+
+    inputs = {
+        "embedder": digest(embedder),
+        "texts": _digest_of(texts),
+        "runtime": runtime.name,
+    }
+    work = Work(stage="know", inputs=inputs, parameters=spec, seed=seed, tools=("gguf",))
+    record, fresh = keep(
+        out,
+        work,
+        lambda made: _make(made, texts, spec, embedder, runtime, out.parent, report),
+        KnowledgeFigures,
+    )
+    knowledge = Knowledge(path=out, record=record, fresh=fresh)
+    if missed := knowledge.figures.failures:
+        raise GateError(
+            "knowledge: not good enough: " + "; ".join(missed),
+            hint="write more questions, or change `[knowledge.gate]` knowingly",
+        )
+    return knowledge
+
+
+def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
+    library = read_documents(spec.files, near, spec.passage_words)
+    if not library.passages:
+        reasons = "; ".join(f"{name}: {what}" for name, what in _results(library).items())
+        raise ConfigError(f"knowledge: the documents hold no text: {reasons}")
+
+    places = Places(library.passages, answers_of(library.passages, near))
+    questions = [list(passage.questions) for passage in library.passages]
+    for written in read_written(spec.questions, near, places):
+        for passage in written.right:
+            questions[passage - 1].append(written.question)
+    return _Texts(
+        library=library,
+        questions=tuple(tuple(dict.fromkeys(asked)) for asked in questions),
+        unanswered=tuple(dict.fromkeys(read_unanswered(spec.unanswered, near))),
+        tuning=tuple(read_written(spec.tuning, near, places)),
+        fresh=tuple(read_written(spec.fresh, near, places)),
+    )
+
+
+def _say(texts: _Texts, report: Reporter) -> None:
+    for name, result in sorted(texts.library.files.items()):
+        if result.reason:
+            report.note(f"know: {name}: {result.reason}")
+
+
+def _results(library: Library) -> dict[str, str]:
+    return {
+        name: result.reason or f"{result.passages} passages"
+        for name, result in sorted(library.files.items())
+    }
+
+
+def _digest_of(texts: _Texts) -> str:
+    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _embedder(
+    source: Path, texts: _Texts, spec: KnowledgeSpec, out: Path, report: Reporter, seed: int
+) -> Path:
+    """Return the folder of the embedder, tuned if the recipe says so."""
+    if spec.tune is None:
+        return source
+    lesson = texts.lesson()
+    inputs = {
+        "embedder": digest(source),
+        "lesson": hashlib.sha256(repr(lesson).encode("utf-8", "surrogatepass")).hexdigest(),
+    }
+    tuned = out.with_name("embedder")
+    return tune_embedder(source, lesson, spec.tune, tuned, report, inputs=inputs, seed=seed)
+
+
+def _make(
+    out: Path,
+    texts: _Texts,
+    spec: KnowledgeSpec,
+    embedder: Path,
+    runtime: Path,
+    cache: Path,
+    report: Reporter,
+) -> KnowledgeFigures:
+    passages = texts.library.passages
+    entries = entries_of(passages, texts.questions, texts.unanswered)
+    written = write_embedder(embedder, out / EMBEDDER, spec.scheme)
+    sha256 = file_digest(written.file)
+    index = out / KNOWLEDGE
+
+    with recall(runtime, written.file) as child:
+        vectors = _vectors(child, entries, cache, sha256, report)
+    write_index(index, passages, entries, vectors, sha256)
+
+    with recall(runtime, written.file, index) as child:
+        trials = _compare(child, texts.tuning, "fit the search", report)
+        fresh = _compare(child, texts.fresh, "measure the search", report)
+    fitted = fitting.fit(trials)
+    set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
+
+    measured = fitting.scores(fresh, fitted)
+    return KnowledgeFigures(
+        passages=len(passages),
+        questions=sum(map(len, texts.questions)),
+        unanswered=len(texts.unanswered),
+        files=_results(texts.library),
+        width=written.width,
+        embedder_bytes=written.size_bytes,
+        index_bytes=index.stat().st_size,
+        tuned=spec.tune is not None,
+        fitted=dict(fitted),
+        tuning=fitting.scores(trials, fitted),
+        fresh=measured,
+        failures=_failures(measured, spec.gate),
+    )
+
+
+def _vectors(
+    child: Recall, entries: Sequence[Entry], cache: Path, embedder: str, report: Reporter
+) -> "np.ndarray":
+    """Return the vectors of all entries; those of texts that are known from before are kept."""
+    with VectorCache(cache / "vectors.db", embedder) as kept:
+        texts = list(dict.fromkeys(entry.text for entry in entries))
+        missing = kept.missing(texts)
+        for at in range(0, len(missing), 64):
+            some = missing[at : at + 64]
+            kept.add(some, child.embed(some))
+            report.step("make vectors", at + len(some), len(missing), "texts")
+        return kept.vectors([entry.text for entry in entries])
+
+
+def _compare(
+    child: Recall, asked: Sequence[Written], what: str, report: Reporter
+) -> list[fitting.Trial]:
+    trials = []
+    for number, each in enumerate(asked, 1):
+        trials.append(fitting.Trial(compared=child.compare(each.question), right=each.right))
+        report.step(what, number, len(asked), "questions")
+    return trials
+
+
+def _goldens(
+    texts: _Texts,
+    fitted: "fitting.Fitted",
+    tuning: Sequence[fitting.Trial],
+    fresh: Sequence[fitting.Trial],
+) -> list[tuple[str, int]]:
+    """Return questions for which one passage stands clearly first, as the board must find too."""
+    asked = [*zip(texts.tuning, tuning, strict=True), *zip(texts.fresh, fresh, strict=True)]
+    goldens = []
+    for written, trial in asked:
+        best = fitting.ranked(trial.compared, fitted["words"])[:2]
+        # Another processor rounds otherwise: only a clear lead is the same everywhere.
+        if best and (len(best) < 2 or best[0][1] - best[1][1] > 0.05):
+            goldens.append((written.question, best[0][0]))
+    return goldens[:MOST_GOLDENS]
+
+
+def _failures(measured: SearchScores | None, gate: KnowledgeGateSpec) -> list[str]:
+    """Return one sentence for each limit of the gate that was missed."""
+    if measured is None:
+        return []
+    missed = []
+    asked = measured.answerable
+    for share, limit, what in (
+        (measured.first, gate.min_first, "found their passage first"),
+        (measured.among_three, gate.min_among_three, "found their passage among three"),
+        (measured.right, gate.min_right, "were answered rightly"),
+    ):
+        if share < limit:
+            missed.append(
+                f"{share:.1%} of {asked} fresh questions {what}, the gate asks {limit:.1%}"
+            )
+    if measured.false > gate.max_false:
+        missed.append(
+            f"{measured.false:.1%} of {measured.unanswerable} questions without an answer were "
+            f"answered, the gate allows {gate.max_false:.1%}"
+        )
+    return missed

@@ -1,0 +1,79 @@
+"""Vectors of texts from one run to the next: a changed document costs its own texts alone.
+
+It is a cache: a file that cannot be read is begun anew.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_TABLE = "CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+
+
+class VectorCache:
+    """Vectors of one embedder, by the texts."""
+
+    def __init__(self, file: Path, embedder: str) -> None:
+        """Open or begin a cache; `embedder` is the sha256 of the file that makes the vectors."""
+        self._embedder = embedder
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = _opened(file)
+        except sqlite3.DatabaseError:
+            file.unlink()
+            self._db = _opened(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._db.commit()
+        self._db.close()
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts whose vectors are not here."""
+        return [text for text in texts if self._find(text) is None]
+
+    def add(self, texts: Sequence[str], vectors: "np.ndarray") -> None:
+        """Keep vectors; they are on the disk before the next ones are made."""
+        rows = [
+            (self._name(text), vector.astype("<f4").tobytes())
+            for text, vector in zip(texts, vectors, strict=True)
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+        self._db.commit()
+
+    def vectors(self, texts: Sequence[str]) -> "np.ndarray":
+        """Return float32 [len(texts), width] of texts that are here."""
+        import numpy as np
+
+        return np.stack([np.frombuffer(self._find(text) or b"", "<f4") for text in texts])
+
+    def _find(self, text: str) -> bytes | None:
+        found = self._db.execute(
+            "SELECT vector FROM vectors WHERE name = ?", (self._name(text),)
+        ).fetchone()
+        return found[0] if found else None
+
+    def _name(self, text: str) -> str:
+        return hashlib.sha256(f"{self._embedder}\0{text}".encode()).hexdigest()
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(file)
+    with suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA synchronous = OFF")
+    db.execute(_TABLE)
+    return db

@@ -1,0 +1,169 @@
+"""Contrastive tuning of an embedder: questions of one passage draw near, those of others apart.
+
+In a batch each question has one partner, another question of its passage or the passage itself,
+and all partners of other passages are wrong ones (InfoNCE, arXiv:1807.03748, as in
+arXiv:1908.10084). Questions that no passage answers are wrong partners for all.
+
+Measured on the shipped help desk (521 passages, 11,183 questions, MiniLM-L6): without it the right
+passage was the first for 74 % of 424 fresh questions and among three for 88 %; after 1, 2 and 3
+epochs on the set to choose with 80, 84 and 86 % (untuned 69), after 2 on the fresh ones 83 and 94.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.artifacts import Work, keep
+from toolchain.chat import IGNORED
+from toolchain.errors import ArtifactError
+from toolchain.figures import TrainFigures
+from toolchain.progress import Reporter
+from toolchain.recipe import ContrastSpec
+from toolchain.training.examples import Batch, Example
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What an embedder is tuned on."""
+
+    passages: Sequence[str]
+    questions: Sequence[Sequence[str]]
+    """Questions that each passage answers."""
+    unanswered: Sequence[str] = ()
+    """Questions that no passage answers."""
+
+    def pairs(self) -> list[tuple[int, str]]:
+        """Return each question with the number of its passage."""
+        return [(number, each) for number, asked in enumerate(self.questions) for each in asked]
+
+
+def tune_embedder(
+    folder: Path,
+    lesson: Lesson,
+    spec: ContrastSpec,
+    out: Path,
+    report: Reporter,
+    *,
+    inputs: dict[str, str],
+    seed: int,
+) -> Path:
+    """Return the folder of the tuned embedder, made anew where its inputs have changed."""
+    work = Work(
+        stage="embedder", inputs=inputs, parameters=spec, seed=seed, tools=("torch", "transformers")
+    )
+    keep(out, work, lambda made: _tune(folder, lesson, spec, made, report, seed), TrainFigures)
+    return out
+
+
+def _tune(
+    folder: Path, lesson: Lesson, spec: ContrastSpec, out: Path, report: Reporter, seed: int
+) -> TrainFigures:
+    import shutil
+
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from toolchain.training.loop import Course, train
+
+    pairs = lesson.pairs()
+    if len({number for number, _ in pairs}) < 2:
+        raise ArtifactError(
+            "embedder: nothing to learn from: questions of two passages at least are needed"
+        )
+    torch.manual_seed(seed)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    encoder.get_input_embeddings().requires_grad_(False)
+    objective = _objective(encoder, AutoTokenizer.from_pretrained(folder), lesson, pairs, spec)
+    course = Course(
+        name="tune embedder",
+        steps=max(1, spec.epochs * len(pairs) // spec.batch_size),
+        batch_size=min(spec.batch_size, len(pairs)),
+        learning_rate=spec.learning_rate,
+        warmup_share=0.05,
+        seed=seed,
+    )
+    # A pair is one thing to learn; the objective finds its texts by the row.
+    examples = [Example(ids=(0, 0), labels=(IGNORED, 0))] * len(pairs)
+    figures = train(objective, examples, course, out / "resume", report)
+
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix not in (".safetensors", ".bin"):
+            target = out / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    encoder.save_pretrained(out)
+    return TrainFigures.of(figures)
+
+
+def _objective(
+    encoder: Any, tokenizer: Any, lesson: Lesson, pairs: list[tuple[int, str]], spec: ContrastSpec
+) -> "nn.Module":
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Contrast(nn.Module):
+        """Summed loss of a batch of pairs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, batch: Batch) -> "torch.Tensor":
+            # The loop seeds torch before each step, so that a resumed run draws the same partners.
+            draw = random.Random(int(torch.randint(2**31, ())))  # noqa: S311
+            numbers = [pairs[row][0] for row in batch.rows]
+            asked = [pairs[row][1] for row in batch.rows]
+            partners = [self._partner(*pairs[row], draw) for row in batch.rows]
+            wrong = draw.sample(
+                list(lesson.unanswered), min(spec.unanswered, len(lesson.unanswered))
+            )
+            vectors = self._embed([*asked, *partners, *wrong])
+            mine, others = vectors[: len(asked)], vectors[len(asked) :]
+
+            scores = mine @ others.T / spec.temperature
+            passage = torch.tensor(numbers, device=scores.device)
+            same = passage[:, None] == passage[None, :]
+            same.fill_diagonal_(False)
+            scores[:, : len(asked)].masked_fill_(same, -1e4)
+            right = torch.arange(len(asked), device=scores.device)
+            there = functional.cross_entropy(scores, right, reduction="sum")
+            back = functional.cross_entropy(scores[:, : len(asked)].T, right, reduction="sum")
+            return (there + back) / 2
+
+        def _partner(self, number: int, text: str, draw: random.Random) -> str:
+            others = [each for each in lesson.questions[number] if each != text]
+            if not others or draw.random() < spec.passage_share:
+                return lesson.passages[number]
+            return draw.choice(others)
+
+        def _embed(self, texts: list[str]) -> "torch.Tensor":
+            read = tokenizer(
+                texts,
+                padding=True,
+                truncation=True,
+                max_length=spec.max_tokens,
+                return_tensors="pt",
+            ).to(self.encoder.device)
+            with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=_has_bf16()):
+                states = self.encoder(**read).last_hidden_state
+            mask = read["attention_mask"].unsqueeze(-1).float()
+            mean = (states.float() * mask).sum(1) / mask.sum(1)
+            return functional.normalize(mean, dim=-1)
+
+    return Contrast()
+
+
+def _has_bf16() -> bool:
+    """Say whether this machine multiplies bfloat16 in hardware, about twice as fast as float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")

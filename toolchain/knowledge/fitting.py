@@ -1,0 +1,111 @@
+"""Fits what a search cannot know: how much words count, and where the documents stop knowing.
+
+Both are fitted on questions that were written for that, never on those that measure. First the
+share of words for which the right passage stands first most often; then, for each share of the
+likeness to unanswered questions, the least certainty at which at most `MAX_FALSE` of the questions
+without an answer count as known. The share is taken that keeps the most right answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from toolchain.figures import SearchScores
+from toolchain.runtime.recall import Compared
+
+Fitted = Mapping[str, float]
+"""`words`, `unanswered` and `threshold`, as the index keeps them."""
+
+WORD_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+UNANSWERED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+MAX_FALSE = 0.03
+"""Share of questions without an answer that may count as known while fitting."""
+# Lower than the usual limit of the gate (0.05): what was fitted is a little worse elsewhere.
+DEFAULT = {"words": 0.05, "unanswered": 1.0, "threshold": 0.0}
+"""Where nobody wrote questions to fit with: passages are found, and none is refused unless a
+question without an answer is nearer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A question to fit with."""
+
+    compared: Compared
+    right: frozenset[int]
+    """Passages that answer it; empty if none does."""
+
+
+def ranked(compared: Compared, words: float) -> list[tuple[int, float]]:
+    """Return passages and scores, the best first, as the board ranks them."""
+    scores = {each: like + words * compared.common[each] for each, like in compared.like.items()}
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+def hits(trials: Sequence[Trial], words: float, places: int) -> float:
+    """Return the share of answerable questions with a right passage among the first places."""
+    asked = [trial for trial in trials if trial.right]
+    found = sum(
+        any(each in trial.right for each, _ in ranked(trial.compared, words)[:places])
+        for trial in asked
+    )
+    return found / max(1, len(asked))
+
+
+def fit(trials: Sequence[Trial]) -> Fitted:
+    """Return `words`, `unanswered` and `threshold`."""
+    if not any(trial.right for trial in trials):
+        return DEFAULT
+    words = max(WORD_SHARES, key=lambda share: (hits(trials, share, 1), hits(trials, share, 3)))
+    # Below `threshold` a passage is unsure; two shares that keep as many answers differ by nothing.
+    kept = {share: _threshold(trials, words, share) for share in UNANSWERED_SHARES}
+    best = max(UNANSWERED_SHARES, key=lambda share: kept[share][1])
+    return {"words": words, "unanswered": best, "threshold": round(kept[best][0], 6)}
+
+
+def _threshold(trials: Sequence[Trial], words: float, share: float) -> tuple[float, int]:
+    """Return the least certainty that counts, and how many right answers it keeps."""
+    sure, unsure = [], []
+    for trial in trials:
+        best = ranked(trial.compared, words)[:1]
+        if not best:
+            continue
+        certainty = best[0][1] - share * trial.compared.unanswered
+        if not trial.right:
+            unsure.append(certainty)
+        elif best[0][0] in trial.right:
+            sure.append(certainty)
+    unsure.sort(reverse=True)
+    allowed = int(MAX_FALSE * len(unsure))
+    limit = unsure[allowed] if allowed < len(unsure) else min(sure, default=0.0) - 1e-6
+    # In the middle between the first that is refused and the next that is sure.
+    above = min((each for each in sure if each > limit), default=limit)
+    threshold = (limit + above) / 2 if above > limit else limit + 1e-6
+    return threshold, sum(each >= threshold for each in sure)
+
+
+def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
+    """Return how well a fitted search does; None without questions."""
+    if not trials:
+        return None
+    outcomes = [(trial, *_outcome(trial, fitted)) for trial in trials]
+    asked = [(best, known, trial.right) for trial, best, known in outcomes if trial.right]
+    others = [known for trial, _, known in outcomes if not trial.right]
+    count = max(1, len(asked))
+    words = fitted["words"]
+    return SearchScores(
+        answerable=len(asked),
+        unanswerable=len(others),
+        first=hits(trials, words, 1),
+        among_three=hits(trials, words, 3),
+        right=sum(known and best in right for best, known, right in asked) / count,
+        wrong=sum(known and best not in right for best, known, right in asked) / count,
+        false=sum(others) / max(1, len(others)),
+    )
+
+
+def _outcome(trial: Trial, fitted: Fitted) -> tuple[int, bool]:
+    """Return the best passage, 0 if there is none, and whether it counts as an answer."""
+    best = ranked(trial.compared, fitted["words"])[:1]
+    if not best:
+        return 0, False
+    certainty = best[0][1] - fitted["unanswered"] * trial.compared.unanswered
+    return best[0][0], certainty >= fitted["threshold"]
