@@ -10,12 +10,13 @@ from pathlib import Path
 
 from toolchain.knowledge.files import Found, find_files
 from toolchain.knowledge.passages import Block, Passage, cut
-from toolchain.knowledge.readers import Unread, html, markdown, rows, text
+from toolchain.knowledge.readers import Unread, docx, html, markdown, pdf, rows, text
 from toolchain.texts import Unreadable
 
 Reader = Callable[[Path, list[str]], Iterator[Block]]
 READERS: Mapping[str, Reader] = {
     ".csv": rows.read_csv,
+    ".docx": docx.read,
     ".htm": html.read,
     ".html": html.read,
     ".json": rows.read_json,
@@ -23,6 +24,7 @@ READERS: Mapping[str, Reader] = {
     ".markdown": markdown.read,
     ".md": markdown.read,
     ".ndjson": rows.read_jsonl,
+    ".pdf": pdf.read,
     ".text": text.read,
     ".tsv": rows.read_csv,
     ".txt": text.read,

@@ -35,7 +35,7 @@ def test_a_passage_has_its_headings_and_its_file(tmp_path: Path) -> None:
 
 def test_a_paragraph_stays_with_the_code_that_follows(tmp_path: Path) -> None:
     text = f"{'word ' * 15}\n\nRun this:\n\n    first line\n      second line\n\n{'word ' * 15}"
-    texts = [each.text for each in read(tmp_path, {"a.md": text}, words=15).passages]
+    texts = [each.text for each in read(tmp_path, {"a.md": text}, words=12).passages]
     assert "Run this:\n\nfirst line\n  second line" in "\n".join(texts)
     assert any(each.startswith("Run this:") and "second line" in each for each in texts)
 

@@ -8,7 +8,7 @@ from toolchain.knowledge.passages import Block, flowed
 from toolchain.knowledge.readers import content_of
 from toolchain.texts import decoded
 
-_ITEM = re.compile(r"\s{0,3}(?:[-*•–+]|\(?\d{1,3}[.)])\s+\S")
+ITEM = re.compile(r"\s{0,3}(?:[-*•–+]|\(?\d{1,3}[.)])\s+\S")
 _UNDERLINE = re.compile(r"\s*(=+|-+|~+|\*+|#+)\s*")
 _WRAPPED_AT = 50
 """Characters of a line from which on it is taken for one of a paragraph that an editor wrapped."""
@@ -28,13 +28,13 @@ def blocks_of(lines: Sequence[str], headings: tuple[str, ...] = ()) -> Iterator[
     """Yield a paragraph of a plain text as it is meant: code, list items, or flowing text."""
     if not lines:
         return
-    if all(line.startswith(("    ", "\t")) for line in lines) and not _ITEM.match(lines[0].strip()):
+    if all(line.startswith(("    ", "\t")) for line in lines) and not ITEM.match(lines[0].strip()):
         yield Block(text=_dedented(lines), kind="code", headings=headings)
         return
 
     group: list[str] = []
     for line in lines:
-        if _ITEM.match(line) and group:
+        if ITEM.match(line) and group:
             yield _block(group, headings)
             group = []
         group.append(line)
@@ -64,7 +64,7 @@ def _heading(lines: Sequence[str]) -> str:
 
 
 def _block(lines: Sequence[str], headings: tuple[str, ...]) -> Block:
-    item = bool(_ITEM.match(lines[0]))
+    item = bool(ITEM.match(lines[0]))
     # Short lines stand for themselves: an address, a poem, a table of two columns.
     wrapped = item or all(len(line.encode()) >= _WRAPPED_AT for line in lines[:-1])
     text = flowed(lines) if wrapped else "\n".join(line.strip() for line in lines)
