@@ -1,0 +1,181 @@
+"""Writes a new recipe: what was asked is checked, a base chosen, the file written and checked.
+
+Nothing that exists is ever written over, and nothing is left behind where something is wrong.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain import ingest, shipped
+from toolchain.checks import Ahead, Findings
+from toolchain.checks import data as data_checks
+from toolchain.config import Frozen
+from toolchain.errors import ConfigError, all_of
+from toolchain.line.stages import STAGES
+from toolchain.line.walk import open_recipe
+from toolchain.new import asked as words
+from toolchain.new.asked import Asked
+from toolchain.new.choice import Wish, choose
+from toolchain.new.text import Content, written
+from toolchain.recipe import DataSpec, Recipe
+from toolchain.target import Target
+
+EXAMPLES = "help-desk/faq.jsonl"
+"""File of the shipped recipes that examples are taken from."""
+EXAMPLE_ROWS = 24
+SHARES = (0.1, 0.25, 0.5)
+"""Shares of the entries that are held out: the first that holds out any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A recipe that was written."""
+
+    file: Path
+    example: Path | None
+    """File with example entries, where the person has none yet."""
+    is_here: bool
+    """Whether the board is this computer."""
+    content: Content
+
+
+def make(asked: Asked) -> Made:
+    """Write the recipe that was asked for into the current folder.
+
+    Raise ConfigError for what was asked wrongly, FitError if no base fits the board, ArtifactError
+    for data that cannot be learned from.
+    """
+    file = words.recipe_file(asked.name)
+    board = words.board_of(asked.board)
+    languages = words.languages_of(asked.language)
+    documents = _documents(asked)
+    choice = choose(
+        Wish(
+            board=board,
+            languages=languages,
+            base=asked.base,
+            has_documents=bool(documents),
+        )
+    )
+
+    example = None
+    data = "" if asked.answers_only else asked.data
+    if not (data or documents):
+        example = file.with_suffix(".jsonl")
+        words.refuse_existing(example)
+        data = example.name
+    with _new_files() as write:
+        if example:
+            write(example, _examples())
+        content = Content(
+            name=file.stem,
+            board=board,
+            choice=choice,
+            languages=languages,
+            stages=_stages(bool(data), bool(documents)),
+            data=words.plain(Path(data).expanduser()) if data else "",
+            hold_out=hold_out_of(data) if data else "",
+            knowledge=documents,
+            is_named=bool(asked.base),
+            quotes=asked.answers_only,
+        )
+        write(file, written(content))
+        _check(file, board)
+    return Made(
+        file=file,
+        example=example,
+        is_here=board.id == words.this_computer().id,
+        content=content,
+    )
+
+
+def _documents(asked: Asked) -> tuple[str, ...]:
+    """Return the files and folders that the board looks questions up in."""
+    named = [asked.docs] if asked.docs else []
+    if asked.answers_only:
+        named += [asked.data] if asked.data else []
+        if not named:
+            raise ConfigError(
+                "--answers-only: without documents there is nothing to answer from",
+                hint="--docs FOLDER names them, --data FILE questions and answers",
+            )
+    found = tuple(words.documents_in(each) for each in named)
+    if found and not knows():
+        raise ConfigError(
+            "--docs: this version has no stage `know`", hint="--data FILE trains a model on answers"
+        )
+    return found
+
+
+def knows(recipe: type[Frozen] = Recipe) -> bool:
+    """Say whether recipes have knowledge and a stage that makes it."""
+    return "knowledge" in recipe.model_fields and "know" in STAGES
+
+
+def _stages(trains: bool, knows: bool) -> tuple[str, ...]:
+    first = ("ingest", "tune") if trains else ()
+    return (*first, *(("know",) if knows else ()), "quantize", "evaluate", "package")
+
+
+def _examples() -> str:
+    """Return entries to begin with, spread over the subjects of the shipped ones."""
+    lines = (shipped.folder() / EXAMPLES).read_text(encoding="utf-8").splitlines()
+    step = max(1, len(lines) // EXAMPLE_ROWS)
+    return "\n".join(lines[::step][:EXAMPLE_ROWS]) + "\n"
+
+
+def hold_out_of(data: str) -> str:
+    """Return the keys that say what is held out, by what the entries have.
+
+    Raise ArtifactError for lines that are no entries.
+    """
+    name = Path(data).expanduser().as_posix()
+    spec = DataSpec(files=(name,), hold_out="phrasing")
+    read = ingest.look(spec, Path(), seed=0).read
+    if read.errors:
+        raise all_of(read.errors)
+    several = sum(len(entry.phrasings) > 1 for entry in read.entries)
+    if several and several * 2 >= len(read.entries):
+        return 'hold_out = "phrasing"\n'
+    for share in SHARES:
+        spec = DataSpec(files=(name,), held_out_share=share)
+        if ingest.look(spec, Path(), seed=0).held_out:
+            break
+    return "" if share == SHARES[0] else f"held_out_share = {share}\n"
+
+
+@contextmanager
+def _new_files() -> Iterator[Callable[[Path, str], None]]:
+    """Yield a function that writes files that are not there yet; take them back on an error."""
+    made: list[Path] = []
+
+    def write(file: Path, text: str) -> None:
+        try:
+            with file.open("x", encoding="utf-8") as stream:
+                made.append(file)
+                stream.write(text)
+        except FileExistsError:
+            words.refuse_existing(file)
+            raise
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+    try:
+        yield write
+    except BaseException:
+        for file in made:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _check(file: Path, board: Target) -> None:
+    """Read a recipe as `run` does; raise what is wrong with it and with its data."""
+    recipe = open_recipe(file)
+    findings = Findings()
+    ahead = Ahead(
+        recipe=recipe, target=board, stages=recipe.stages, formats=(), files=(), out=Path()
+    )
+    data_checks.look(ahead, findings)
+    findings.end_walk()

