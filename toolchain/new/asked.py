@@ -110,21 +110,21 @@ def _listed(known: dict[str, str]) -> str:
     return f"known: {', '.join(f'{code} ({name})' for code, name in known.items())}"
 
 
-def documents_in(text: str) -> str:
+def documents_in(text: str, option: str = "--docs") -> str:
     """Return a folder of documents, or one, as a recipe names it.
 
     Raise ConfigError for a missing one, and for a folder without any document.
     """
     path = Path(text).expanduser()
     if not path.exists():
-        raise ConfigError(f"--docs: `{text}`: no such folder", hint=_similar(path))
+        raise ConfigError(f"{option}: `{text}`: no such folder", hint=_similar(path))
     if path.is_file():
         if path.suffix.lower() not in DOCUMENTS:
-            raise ConfigError(f"--docs: `{text}`: files of this kind are not read", hint=_KINDS)
+            raise ConfigError(f"{option}: `{text}`: files of this kind are not read", hint=_KINDS)
     elif not path.is_dir():
-        raise ConfigError(f"--docs: `{text}`: neither a folder nor a plain file")
+        raise ConfigError(f"{option}: `{text}`: neither a folder nor a plain file")
     elif not _has_document(path):
-        raise ConfigError(f"--docs: `{text}`: no document in this folder", hint=_KINDS)
+        raise ConfigError(f"{option}: `{text}`: no document in this folder", hint=_KINDS)
     return plain(path)
 
 

@@ -91,7 +91,8 @@ def named(name: str) -> Base:
     """Return the base of this id, Hub id or package; raise ConfigError that names the closest."""
     table = bases.table().base
     for base in table:
-        if name.lower() in (base.id, base.hub.lower(), base.package.lower()):
+        names = {base.id, base.hub.lower(), base.package.lower()} - {""}
+        if name.lower() in names:
             return base
     raise ConfigError(
         f"--base: `{name}` is not in the table of bases",

@@ -11,7 +11,6 @@ from pathlib import Path
 from toolchain import ingest, shipped
 from toolchain.checks import Ahead, Findings
 from toolchain.checks import data as data_checks
-from toolchain.config import Frozen
 from toolchain.errors import ConfigError, all_of
 from toolchain.line.stages import STAGES
 from toolchain.line.walk import open_recipe
@@ -48,75 +47,68 @@ def make(asked: Asked) -> Made:
     for data that cannot be learned from.
     """
     file = words.recipe_file(asked.name)
-    board = words.board_of(asked.board)
-    languages = words.languages_of(asked.language)
     documents = _documents(asked)
-    choice = choose(
-        Wish(
-            board=board,
-            languages=languages,
-            base=asked.base,
-            has_documents=bool(documents),
-        )
-    )
-
-    example = None
     data = "" if asked.answers_only else asked.data
+    example = None
     if not (data or documents):
-        example = file.with_suffix(".jsonl")
-        words.refuse_existing(example)
-        data = example.name
+        own = Path(f"{file.stem}.jsonl")
+        example = None if own.exists() else own
+        data = own.name
+
     with _new_files() as write:
         if example:
             write(example, _examples())
-        content = Content(
-            name=file.stem,
-            board=board,
-            choice=choice,
-            languages=languages,
-            stages=_stages(bool(data), bool(documents)),
-            data=words.plain(Path(data).expanduser()) if data else "",
-            hold_out=hold_out_of(data) if data else "",
-            knowledge=documents,
-            is_named=bool(asked.base),
-            quotes=asked.answers_only,
-        )
+        content = _content(asked, file.stem, data, documents)
         write(file, written(content))
-        _check(file, board)
-    return Made(
-        file=file,
-        example=example,
-        is_here=board.id == words.this_computer().id,
-        content=content,
+        _check(file, content.board)
+    is_here = content.board.id == words.this_computer().id
+    return Made(file=file, example=example, is_here=is_here, content=content)
+
+
+def _content(asked: Asked, name: str, data: str, documents: tuple[str, ...]) -> Content:
+    """Return what the recipe says, with a base that fits."""
+    board = words.board_of(asked.board)
+    languages = words.languages_of(asked.language)
+    wish = Wish(board=board, languages=languages, base=asked.base, has_documents=bool(documents))
+    return Content(
+        name=name,
+        board=board,
+        choice=choose(wish),
+        languages=languages,
+        stages=_stages(bool(data), bool(documents)),
+        data=words.plain(Path(data).expanduser()) if data else "",
+        hold_out=hold_out_of(data) if data else "",
+        knowledge=documents,
+        is_named=bool(asked.base),
+        quotes=asked.answers_only,
     )
 
 
 def _documents(asked: Asked) -> tuple[str, ...]:
     """Return the files and folders that the board looks questions up in."""
-    named = [asked.docs] if asked.docs else []
-    if asked.answers_only:
-        named += [asked.data] if asked.data else []
-        if not named:
-            raise ConfigError(
-                "--answers-only: without documents there is nothing to answer from",
-                hint="--docs FOLDER names them, --data FILE questions and answers",
-            )
-    found = tuple(words.documents_in(each) for each in named)
+    named = {"--docs": asked.docs, "--data": asked.data if asked.answers_only else ""}
+    found = tuple(words.documents_in(text, option) for option, text in named.items() if text)
+    if asked.answers_only and not found:
+        raise ConfigError(
+            "--answers-only: without documents there is nothing to answer from",
+            hint="--docs FOLDER names them, --data FILE questions and answers",
+        )
     if found and not knows():
         raise ConfigError(
-            "--docs: this version has no stage `know`", hint="--data FILE trains a model on answers"
+            "--docs: this version cannot answer from documents yet",
+            hint="--data FILE teaches a model questions and answers",
         )
     return found
 
 
-def knows(recipe: type[Frozen] = Recipe) -> bool:
+def knows() -> bool:
     """Say whether recipes have knowledge and a stage that makes it."""
-    return "knowledge" in recipe.model_fields and "know" in STAGES
+    return "knowledge" in Recipe.model_fields and "know" in STAGES
 
 
-def _stages(trains: bool, knows: bool) -> tuple[str, ...]:
+def _stages(trains: bool, looks_up: bool) -> tuple[str, ...]:
     first = ("ingest", "tune") if trains else ()
-    return (*first, *(("know",) if knows else ()), "quantize", "evaluate", "package")
+    return (*first, *(("know",) if looks_up else ()), "quantize", "evaluate", "package")
 
 
 def _examples() -> str:
