@@ -220,8 +220,11 @@ def ask(question: str, default: str = "") -> str:
 
     Raise Interrupted for Ctrl-C and where the input ends.
     """
-    prompt = Prompt(Text(visible(question, one_line=True)), console=Console(stderr=True))
-    prompt.prompt_suffix = ": "
+    prompt = Prompt(
+        Text(visible(question, one_line=True)),
+        console=Console(stderr=True),
+        show_default=bool(default),
+    )
     try:
         return prompt(default=visible(default, one_line=True)).strip()
     except (KeyboardInterrupt, EOFError) as error:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ from toolchain.line.walk import open_recipe
 from toolchain.new.asked import Asked
 from toolchain.new.choice import Wish, choose
 from toolchain.new.make import knows, make
+from toolchain.new.reasons import notes
 from toolchain.new.text import Content, written
 from toolchain.target import all_targets, find
 
@@ -113,7 +115,6 @@ def test_a_gated_base_says_what_it_needs() -> None:
     ("base", "board", "language", "note"),
     [
         ("llama-3.2-3b", "rpi-4b-4gb", "en", "a person reads 5 tokens/s"),
-        ("smollm2-1.7b", "rpi-4b-2gb", "en", "takes nearly all of the memory"),
         ("smollm2-135m", "rpi-5-4gb", "en,zh", "was not made for Chinese"),
         ("qwen2.5-3b", "rpi-5-8gb", "en", "is its vendor's own licence"),
         ("qwen3-0.6b", "rpi-5-8gb", "en", "may write down its thoughts"),
@@ -124,6 +125,30 @@ def test_what_speaks_against_a_named_base_is_noted(
 ) -> None:
     words = ("--base", base, "--board", board, "--language", language, "--json")
     assert note in "; ".join(json.loads(said("desk", *words))["notes"])
+
+
+def test_a_base_that_takes_nearly_all_of_the_memory_is_noted() -> None:
+    board = find("rpi-5-2gb")
+    wish = Wish(board=board, base="qwen2.5-1.5b", has_documents=True)
+    content = Content(
+        name="desk", board=board, choice=choose(wish), languages=("en",), stages=(), is_named=True
+    )
+    assert list(notes(content)) == ["Qwen2.5-1.5B-Instruct takes nearly all of the memory there"]
+
+
+def test_documents_in_a_language_that_no_embedder_knows_are_noted() -> None:
+    board = find("rpi-5-4gb")
+    content = Content(
+        name="desk",
+        board=board,
+        choice=choose(Wish(board=board, languages=("de",), has_documents=True)),
+        languages=("de",),
+        stages=(),
+        knowledge=("docs",),
+    )
+    assert list(notes(content)) == [
+        "all-MiniLM-L6-v2, which finds the passages, was not made for German"
+    ]
 
 
 def test_a_base_that_was_chosen_has_nothing_against_it() -> None:
@@ -175,7 +200,7 @@ def test_the_system_prompt_names_the_language(languages: str, prompt: str) -> No
         ("not json\n", "faq.jsonl:1: "),
         ('{"question": "q"}\n', "faq.jsonl:1: missing key `answer`"),
         ("", "faq.jsonl: nothing to learn from"),
-        ('{"question": "q", "answer": "a"}\n', "desk.toml: data: nothing is held out"),
+        ('{"question": "q", "answer": "a"}\n', "faq.jsonl: no conversation to learn from"),
         ('{"question": "q", "answer": ""}\n', "faq.jsonl: nothing to learn from: 1 dropped"),
     ],
 )
@@ -287,29 +312,39 @@ def test_documents_are_taken_as_soon_as_recipes_know_of_them() -> None:
     assert open_recipe(made.file).stages == ("know", "quantize", "evaluate", "package")
 
 
-def on_a_terminal(answers: str, *words: str) -> tuple[int, str]:
-    """Run the verb with a terminal; return its exit code and what it showed."""
+def on_a_terminal(answers: str, *words: str, stop_at: str = "") -> tuple[int, str]:
+    """Run the verb with a terminal; return its exit code and what it showed.
+
+    With `stop_at` it gets what Ctrl-C sends as soon as it shows this text.
+    """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "toolchain", "new", *words]
     with subprocess.Popen(
-        [sys.executable, "-m", "toolchain", "new", *words],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment,
-        start_new_session=True,
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     ) as process:
         os.close(theirs)
-        os.write(ours, answers.encode())
-        shown = b""
         try:
-            while piece := os.read(ours, 65536):
-                shown += piece
-        except OSError:  # Linux's end of a terminal whose other side is closed
-            pass
-        code = process.wait(timeout=120)
-    os.close(ours)
-    return code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
+            os.write(ours, answers.encode())
+            shown = _all_shown(ours, process, stop_at)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+            os.close(ours)
+    return code, shown
+
+
+def _all_shown(ours: int, process: "subprocess.Popen[bytes]", stop_at: str) -> str:
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+            if stop_at and stop_at.encode() in shown:
+                process.send_signal(signal.SIGINT)
+                stop_at = ""
+    except OSError:  # what Linux says where the other side of a terminal is closed
+        pass
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
 
 
 def test_on_a_terminal_it_asks_and_empty_answers_take_the_defaults() -> None:
@@ -323,7 +358,7 @@ def test_on_a_terminal_it_asks_and_empty_answers_take_the_defaults() -> None:
 def test_a_wrong_answer_is_said_and_asked_again() -> None:
     Path("faq.jsonl").write_text(ROW)
     code, shown = on_a_terminal(
-        "rpi-4b-2g\nrpi-4b-2gb\nklingon\nzh\n", "desk", "--data", "faq.jsonl", "--docs", ""
+        "rpi-4b-2g\nrpi-4b-2gb\n" + "\n" * knows() + "klingon\nzh\n", "desk", "--data", "faq.jsonl"
     )
     assert "did you mean `rpi-4b-2gb`?" in shown
     assert "no base in the table was made for `klingon`" in shown
@@ -338,6 +373,7 @@ def test_yes_asks_nothing_on_a_terminal() -> None:
 
 
 def test_ctrl_c_at_a_question_writes_nothing() -> None:
-    code, shown = on_a_terminal("\x03", "desk")
-    assert list(Path().iterdir()) == [], shown
-    assert code != 0
+    code, shown = on_a_terminal("", "desk", stop_at="(`demitasse targets` lists them)")
+    assert "error: stopped: nothing was written" in shown
+    assert code == 130
+    assert list(Path().iterdir()) == []
