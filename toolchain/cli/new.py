@@ -111,7 +111,7 @@ def _show(made: "Made") -> None:
     from toolchain.new.reasons import reasons
 
     if made.example:
-        console.show_text(f"wrote {made.example}: examples, to be replaced by your own")
+        console.show_text(f"wrote {made.example}: example questions, to be replaced by your own")
     console.show_text(f"wrote {made.file}\n")
     for line in reasons(made.content):
         console.show_text(line)

@@ -24,9 +24,12 @@ DOCUMENTS = (
     ".jsonl",
     ".markdown",
     ".md",
+    ".ndjson",
     ".pdf",
+    ".text",
     ".tsv",
     ".txt",
+    ".xhtml",
 )
 """Ends of the names of files that knowledge is read from."""
 _NO_NAME = re.compile(r'^[.\-~]|[\x00-\x1f\x7f/\\:*?"<>|]|[. ]$')

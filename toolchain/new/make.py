@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain import ingest, shipped
+from toolchain.artifacts import Dataset
 from toolchain.checks import Ahead, Findings
 from toolchain.checks import data as data_checks
 from toolchain.errors import ConfigError, all_of
@@ -48,25 +49,37 @@ def make(asked: Asked) -> Made:
     """
     file = words.recipe_file(asked.name)
     documents = _documents(asked)
-    data = "" if asked.answers_only else asked.data
-    example = None
-    if not (data or documents):
-        own = Path(f"{file.stem}.jsonl")
-        example = None if own.exists() else own
+    own = Path(f"{file.stem}.jsonl")
+    data = _conversations(asked)
+    if not data and (gate_asks() or not documents):
         data = own.name
+    example = own if data == own.name and not own.exists() else None
+    trains = not asked.answers_only and bool(asked.data or not documents)
 
     with _new_files() as write:
         if example:
             write(example, _examples())
-        content = _content(asked, file.stem, data, documents)
+        content = _content(asked, file.stem, Sources(data=data, trains=trains, documents=documents))
         write(file, written(content))
         _check(file, content.board)
     is_here = content.board.id == words.this_computer().id
     return Made(file=file, example=example, is_here=is_here, content=content)
 
 
-def _content(asked: Asked, name: str, data: str, documents: tuple[str, ...]) -> Content:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a recipe is made of, besides the base."""
+
+    data: str
+    """File of questions and answers; empty if there is none."""
+    trains: bool
+    """Whether the base learns them; otherwise the gate alone asks them."""
+    documents: tuple[str, ...]
+
+
+def _content(asked: Asked, name: str, sources: Sources) -> Content:
     """Return what the recipe says, with a base that fits."""
+    data, documents = sources.data, sources.documents
     board = words.board_of(asked.board)
     languages = words.languages_of(asked.language)
     wish = Wish(board=board, languages=languages, base=asked.base, has_documents=bool(documents))
@@ -75,13 +88,19 @@ def _content(asked: Asked, name: str, data: str, documents: tuple[str, ...]) -> 
         board=board,
         choice=choose(wish),
         languages=languages,
-        stages=_stages(bool(data), bool(documents)),
+        stages=_stages(sources),
         data=words.plain(Path(data).expanduser()) if data else "",
         hold_out=hold_out_of(data) if data else "",
         knowledge=documents,
         is_named=bool(asked.base),
         quotes=asked.answers_only,
     )
+
+
+def _conversations(asked: Asked) -> str:
+    """Return the file of conversations; a table that is only searched is none."""
+    is_table = asked.answers_only and not asked.data.lower().endswith(".jsonl")
+    return "" if is_table else asked.data
 
 
 def _documents(asked: Asked) -> tuple[str, ...]:
@@ -106,9 +125,19 @@ def knows() -> bool:
     return "knowledge" in Recipe.model_fields and "know" in STAGES
 
 
-def _stages(trains: bool, looks_up: bool) -> tuple[str, ...]:
-    first = ("ingest", "tune") if trains else ()
-    return (*first, *(("know",) if looks_up else ()), "quantize", "evaluate", "package")
+def gate_asks() -> bool:
+    """Say whether the gate needs questions of a data set, also where nothing is trained."""
+    return any(Dataset in STAGES[stage].needs for stage in ("evaluate", "package"))
+
+
+def _stages(sources: Sources) -> tuple[str, ...]:
+    chosen = {
+        "ingest": bool(sources.data),
+        "tune": sources.trains,
+        "know": bool(sources.documents),
+    }
+    first = (stage for stage, is_chosen in chosen.items() if is_chosen)
+    return (*first, "quantize", "evaluate", "package")
 
 
 def _examples() -> str:
@@ -119,7 +148,7 @@ def _examples() -> str:
 
 
 def hold_out_of(data: str) -> str:
-    """Return the keys that say what is held out, by what the entries have.
+    """Return the key that says what is held out, by what the entries have.
 
     Raise ArtifactError for lines that are no entries.
     """
@@ -130,12 +159,12 @@ def hold_out_of(data: str) -> str:
         raise all_of(read.errors)
     several = sum(len(entry.phrasings) > 1 for entry in read.entries)
     if several and several * 2 >= len(read.entries):
-        return 'hold_out = "phrasing"\n'
+        return 'hold_out = "phrasing"'
     for share in SHARES:
         spec = DataSpec(files=(name,), held_out_share=share)
         if ingest.look(spec, Path(), seed=0).held_out:
             break
-    return "" if share == SHARES[0] else f"held_out_share = {share}\n"
+    return "" if share == SHARES[0] else f"held_out_share = {share}"
 
 
 @contextmanager

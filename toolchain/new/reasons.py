@@ -41,7 +41,7 @@ def _why_scheme(content: Content) -> str:
 
 def _why_stages(content: Content) -> str:
     found = f"answers from {', '.join(content.knowledge)}" if content.knowledge else ""
-    learned = f"learns {content.data}" if content.data else "the base stays as it is"
+    learned = f"learns {content.data}" if content.trains else "the base stays as it is"
     return " and ".join(filter(None, (learned, found)))
 
 

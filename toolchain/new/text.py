@@ -21,9 +21,9 @@ class Content:
     languages: tuple[str, ...]
     stages: tuple[str, ...]
     data: str = ""
-    """File that the model learns from; empty: it stays as it is."""
+    """File of questions and answers; empty: there is none."""
     hold_out: str = ""
-    """Keys of `[data]` that say what is held out, as TOML."""
+    """Key of `[data]` that says what is held out, as TOML; empty for the default."""
     knowledge: tuple[str, ...] = ()
     """Files and folders that are searched on the board."""
     is_named: bool = False
@@ -31,11 +31,16 @@ class Content:
     quotes: bool = False
     """Whether the board answers with passages as they stand."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether the base learns the answers."""
+        return "tune" in self.stages
+
 
 def written(content: Content) -> str:
     """Return the recipe as TOML."""
     tables = [_head(content), _model(content), _data(content)]
-    if "tune" in content.stages:
+    if content.trains:
         tables.append(f"[tune]\nepochs = 3\ntarget_modules = {_toml(_ALL_LINEAR)}\n")
     if content.knowledge:
         tables.append(_knowledge(content))
@@ -44,7 +49,7 @@ def written(content: Content) -> str:
 
 
 def _head(content: Content) -> str:
-    work = "your answers" if content.data else "your documents"
+    work = "your answers" if content.trains else "your documents"
     title = f"{content.choice.base.name} with {work} for {content.board.id}"
     return (
         "# Written by `demitasse new`, yours to change. Every key that is left out has a default:\n"
@@ -71,13 +76,17 @@ def _model(content: Content) -> str:
 def _data(content: Content) -> str:
     if not content.data:
         return "[data]\n# No training: the base answers as it is.\nfiles = []\n"
-    return (
-        "[data]\n"
-        '# One conversation a line: {"question": ["one way", "another way"], "answer": "…"}\n'
-        f"files = {_toml([content.data])}\n"
-        f"{content.hold_out}"
-        f"system = {_toml(_system(content.languages))}\n"
+    what = (
+        "# One conversation a line:"
+        if content.trains
+        else "# Nothing is learned from these: the gate asks them, before and after quantizing."
     )
+    form = '# {"question": ["one way", "another way"], "answer": "…"}'
+    lines = ["[data]", what, form, f"files = {_toml([content.data])}"]
+    lines += [content.hold_out] if content.hold_out else []
+    if content.trains:
+        lines.append(f"system = {_toml(_system(content.languages))}")
+    return "\n".join([*lines, ""])
 
 
 def _system(languages: tuple[str, ...]) -> str:

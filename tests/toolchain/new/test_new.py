@@ -19,7 +19,7 @@ from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.line.walk import open_recipe
 from toolchain.new.asked import Asked
 from toolchain.new.choice import Wish, choose
-from toolchain.new.make import knows, make
+from toolchain.new.make import gate_asks, knows, make
 from toolchain.new.reasons import notes
 from toolchain.new.text import Content, written
 from toolchain.target import all_targets, find
@@ -52,7 +52,7 @@ def refused(*words: str) -> ToolchainError:
 
 def test_without_flags_and_terminal_the_defaults_decide() -> None:
     text = said("desk")
-    assert "wrote desk.jsonl: examples" in text
+    assert "wrote desk.jsonl: example questions" in text
     made = open_recipe(Path("desk.toml"))
     assert made.data.files == ("desk.jsonl",)
     assert made.stages == ("ingest", "tune", "quantize", "evaluate", "package")
@@ -309,7 +309,8 @@ def test_documents_are_taken_as_soon_as_recipes_know_of_them() -> None:
         assert error.message == "--docs: this version cannot answer from documents yet"
         return
     made = make(Asked(name="desk", docs="docs", answers_only=True, board="rpi-4b-2gb"))
-    assert open_recipe(made.file).stages == ("know", "quantize", "evaluate", "package")
+    stages = open_recipe(made.file).stages
+    assert stages == ("ingest",) * gate_asks() + ("know", "quantize", "evaluate", "package")
 
 
 def on_a_terminal(answers: str, *words: str, stop_at: str = "") -> tuple[int, str]:
