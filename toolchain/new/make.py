@@ -92,7 +92,7 @@ def _content(asked: Asked, name: str, sources: Sources) -> Content:
         data=words.plain(Path(data).expanduser()) if data else "",
         hold_out=hold_out_of(data) if data else "",
         knowledge=documents,
-        is_named=bool(asked.base),
+        named=asked.base,
         quotes=asked.answers_only,
     )
 

@@ -19,11 +19,11 @@ def reasons(content: Content) -> tuple[str, str, str]:
 def _why_base(content: Content) -> str:
     choice, base = content.choice, content.choice.base
     what = f"{base.name} ({size_of(base)}, {base.licence})"
-    if content.is_named:
+    if content.named:
         return f"{what}, as you said; {speed(choice)}"
     spoken = " and ".join(bases.table().languages[code] for code in content.languages)
     if choice.is_fast:
-        why = f"the largest that fits, speaks {spoken} and answers {READING_TOK_S:g} tokens/s"
+        why = f"the largest that fits, speaks {spoken} and answers at {READING_TOK_S:g} tokens/s or more"
     else:
         why = f"the fastest that fits and speaks {spoken}"
     return f"{what}, {why} on {content.board.id}; {speed(choice)}"

