@@ -20,6 +20,7 @@ from toolchain.knowledge.cache import VectorCache
 from toolchain.knowledge.contrast import Lesson, tune_embedder
 from toolchain.knowledge.documents import Library, read_documents
 from toolchain.knowledge.embedder import write_embedder
+from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.written import (
@@ -181,6 +182,10 @@ def _make(
         fresh = _compare(child, texts.fresh, "measure the search", report)
     fitted = fitting.fit(trials)
     set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
+    if fresh:
+        asked = zip(texts.fresh, fresh, strict=True)
+        rows = [found_passage(each.question, trial, passages, fitted) for each, trial in asked]
+        write_found(out / FOUND, rows)
 
     measured = fitting.scores(fresh, fitted)
     return KnowledgeFigures(

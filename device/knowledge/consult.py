@@ -4,7 +4,7 @@ The rule to keep: what the documents do not say is said to be unknown, and never
 conversation with instructions of its own (a system message) is the model's alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,10 @@ UNKNOWN = "My documents do not say that. Nearest to it is: {nearest}"
 UNKNOWN_CJK = "我的资料里没有这个问题的答案。最接近的是：{nearest}"
 NOTES = "Answer from these notes alone.\n\n{notes}\n\nQuestion: {question}"
 """The user's turn where the model words the answer."""
+NO_NOTES = "There are no notes on this: answer that you do not know.\n\nQuestion: {question}"
+"""The user's turn where the model must word that the documents do not know."""
 # A passage may be read by the model: it comes after the question's own instructions and within one
-# turn, and what looks like a turn of a conversation is broken up (device/engine/escape.py).
+# turn, and its control tokens are broken up, whatever the bundle does with a client's.
 _FEW_CHARACTERS = 40
 """A shorter question may go on about the one before it."""
 
@@ -31,46 +33,47 @@ class Consulted:
     found: Found
     text: str = ""
     """The answer itself; empty where the model words it."""
-    messages: tuple[Message, ...] = ()
-    """The conversation with notes in its last turn, for the model."""
     asked: tuple[Message, ...] = ()
-    """The conversation as it was asked."""
+    """The conversation that the model answers; empty where it words nothing."""
+
+    def messages(self, plain: Callable[[str], str]) -> tuple[Message, ...]:
+        """Return the conversation for the model, with the passages as notes in its last turn.
+
+        `plain` returns a text without control tokens.
+        """
+        notes = "\n".join(f"- {plain(hit.text)}" for hit in self.found.hits)
+        form = NOTES if self.found.known else NO_NOTES
+        text = form.format(notes=notes, question=self.asked[-1]["content"])
+        return (*self.asked[:-1], {"role": "user", "content": text})
 
     def shortened(self) -> "Consulted | None":
-        """Return the conversation with one passage less; None if one alone is left."""
+        """Return the same with one passage less; None if one alone is left."""
         hits = self.found.hits[:-1]
-        if not hits:
-            return None
-        found = replace(self.found, hits=hits)
-        return replace(self, found=found, messages=_with_notes(self.asked, found))
+        return replace(self, found=replace(self.found, hits=hits)) if hits else None
 
     @property
     def sources(self) -> tuple[Hit, ...]:
         """Passages that the answer stands on, or the nearest one where they do not know."""
-        return self.found.hits if self.messages else self.found.hits[:1]
+        return self.found.hits if self.asked and self.found.known else self.found.hits[:1]
 
 
 def consult(
-    index: Index, messages: Sequence[Message], answer: str, take: int
+    index: Index, messages: Sequence[Message], answer: str, take: int, *, worded: bool = False
 ) -> "Consulted | None":
-    """Return what the documents say; None for a conversation that is not about them."""
-    if any(message["role"] == "system" for message in messages):
+    """Return what the documents say; None for a conversation that is not about them.
+
+    With `worded` the model words every answer, also that the documents do not know.
+    """
+    if messages[-1]["role"] != "user" or any(each["role"] == "system" for each in messages):
         return None
     question = str(messages[-1]["content"])
     found = _find(index, messages, take)
-    if not found.known:
+    if not found.known and not worded:
         return Consulted(found, text=_unknown(question, found))
-    if answer == QUOTE:
+    if answer == QUOTE and not worded:
         return Consulted(found, text=found.hits[0].text)
 
-    asked = tuple(messages)
-    return Consulted(found, messages=_with_notes(asked, found), asked=asked)
-
-
-def _with_notes(asked: tuple[Message, ...], found: Found) -> tuple[Message, ...]:
-    notes = "\n".join(f"- {hit.text}" for hit in found.hits)
-    text = NOTES.format(notes=notes, question=asked[-1]["content"])
-    return (*asked[:-1], {"role": "user", "content": text})
+    return Consulted(found, asked=tuple(messages))
 
 
 def _find(index: Index, messages: Sequence[Message], take: int) -> Found:

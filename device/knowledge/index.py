@@ -25,6 +25,8 @@ MATCHES = 48
 """Entries with the rarest words in common, whose likeness is computed as well."""
 HALF_MATCH = 8.0
 """BM25 at which words in common count half."""
+MOST_CHARACTERS = 4096
+"""Characters of a question that are read. The embedder reads 256 tokens, and words are 64."""
 Embed = Callable[[str], Sequence[float]]
 """Text → its vector of length 1."""
 
@@ -112,6 +114,8 @@ class Index:
             )
             self._passage_of = [row[0] for row in self._rows("SELECT passage FROM entries")]
             self._signs = self._read_signs()
+            self.passages = int(next(self._rows("SELECT count(*) FROM passages"))[0])
+            """Number of passages."""
 
     def search(self, question: str, take: int = 3) -> Found:
         """Return the best passages for a question; raise DeviceError `bad_knowledge`."""
@@ -128,6 +132,7 @@ class Index:
 
     def compare(self, question: str) -> "Compared":
         """Return how like a question the passages near to it are."""
+        question = question.strip()[:MOST_CHARACTERS]
         with self._guarded():
             vector = self._embed(question)
             matches = dict(self._matches(question))

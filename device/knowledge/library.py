@@ -6,7 +6,7 @@ from pathlib import Path
 from device.errors import DeviceError
 from device.knowledge.consult import Consulted, Message, consult
 from device.knowledge.index import Found, Hit, Index
-from device.manifest import WORDED, Manifest
+from device.manifest import Manifest
 
 
 class Library:
@@ -39,7 +39,12 @@ class Library:
 
         With `worded` the model words the answer, whatever the bundle says.
         """
-        return consult(self._index, messages, WORDED if worded else self._answer, self._take)
+        return consult(self._index, messages, self._answer, self._take, worded=worded)
+
+    @property
+    def passages(self) -> int:
+        """Number of passages."""
+        return self._index.passages
 
     def search(self, question: str, take: int) -> Found:
         """Return the best passages for a question."""

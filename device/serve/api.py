@@ -7,6 +7,7 @@ Standard library only.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ class Question:
     sampling: Sampling
     stream: bool = False
     include_usage: bool = False
+    says_length: bool = False
+    """Whether the client said how long the answer may be."""
 
     @property
     def chat(self) -> bool:
@@ -77,7 +80,13 @@ def read_chat(body: bytes, default_max_tokens: int) -> Question:
     fields = _fields(body, "messages", "max_completion_tokens")
     messages = read_messages(fields.get("messages"))
     top = _chat_logprobs(fields)
-    return Question(messages, "", _sampling(fields, default_max_tokens, top), *_streaming(fields))
+    return Question(
+        messages,
+        "",
+        _sampling(fields, default_max_tokens, top),
+        *_streaming(fields),
+        says_length=not fields.keys().isdisjoint({"max_tokens", "max_completion_tokens"}),
+    )
 
 
 def read_completion(body: bytes, default_max_tokens: int) -> Question:
@@ -123,9 +132,10 @@ def read_lookup(query: Mapping[str, str]) -> tuple[str, int]:
     question, take = query.get("q", "").strip(), query.get("take", "3")
     if not question:
         raise FieldError("q", "the question is empty", code="empty_question")
-    if not take.isascii() or not take.isdigit() or not 1 <= int(take[:4]) <= MAX_LOOKED_UP:
+    number = int(take) if re.fullmatch("[0-9]{1,4}", take) else 0
+    if not 1 <= number <= MAX_LOOKED_UP:
         raise FieldError("take", f"must be a whole number between 1 and {MAX_LOOKED_UP}")
-    return question, int(take)
+    return question, number
 
 
 def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:

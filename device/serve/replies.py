@@ -12,6 +12,7 @@ from typing import Any
 
 from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
+from device.knowledge.consult import Consulted
 from device.knowledge.index import Hit
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
@@ -57,17 +58,17 @@ def embeddings(
     }
 
 
-def passage(hit: Hit, *, whole: bool) -> dict[str, Any]:
-    """Return a passage as JSON, `whole` with its text."""
-    fields = {
+def passage(hit: Hit) -> dict[str, Any]:
+    """Return a passage as JSON."""
+    return {
         "id": hit.id,
         "title": hit.title,
         "source": hit.source,
         "heading": hit.heading,
         "page": hit.page,
         "score": round(hit.score, 4),
+        "text": hit.text,
     }
-    return {**fields, "text": hit.text} if whole else fields
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Reply:
 
     model: str
     chat: bool
-    sources: tuple[Hit, ...] = ()
-    """Passages that the answer stands on."""
+    consulted: "Consulted | None" = None
+    """What the documents say to it; None if it is not about them."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -105,7 +106,12 @@ class Reply:
         }
         kind = "chat.completion" if self.chat else "text_completion"
 
-        return {**self._head(kind), "choices": [choice], **_figures(last.timing, usage=True)}
+        return {
+            **self._head(kind),
+            "choices": [choice],
+            **_figures(last.timing, usage=True),
+            **self._knowledge(),
+        }
 
     def opening(self) -> list[dict[str, Any]]:
         """Return the chunks before the first text."""
@@ -127,14 +133,14 @@ class Reply:
         """
         content = {"delta": self._annotations(length)} if self.chat else {"text": ""}
         end = self._chunk(content, last.finish_reason)
-        chunks = [{**end, **_figures(last.timing, usage=False)}]
+        chunks = [{**end, **_figures(last.timing, usage=False), **self._knowledge()}]
         if include_usage:
             chunks.append({**end, "choices": [], **_figures(last.timing, usage=True)})
         return chunks
 
     def _annotations(self, length: int) -> dict[str, Any]:
         """Return the sources in OpenAI's shape of citations; nothing if there are none."""
-        if not self.sources:
+        if self.consulted is None:
             return {}
         cited = [
             {
@@ -146,9 +152,16 @@ class Reply:
                     "url": f"/v1/knowledge/{hit.id}",
                 },
             }
-            for hit in self.sources
+            for hit in self.consulted.sources
         ]
         return {"annotations": cited}
+
+    def _knowledge(self) -> dict[str, Any]:
+        """Return whether the documents know, of a conversation that is about them."""
+        if self.consulted is None:
+            return {}
+        found = self.consulted.found
+        return {"knowledge": {"known": found.known, "certainty": round(found.certainty, 4)}}
 
     def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"

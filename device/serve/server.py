@@ -5,6 +5,7 @@ at a time (worker.py).
 """
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,16 @@ MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 16 << 20
 """Maximum bytes of all requests that are being read at the same time."""
 BODY_TIMEOUT_S = 30.0
-_COUNTED = {*READERS, "/v1/embeddings", "/", "/health", "/v1/health", "/v1/models", "/metrics"}
+_COUNTED = {
+    *READERS,
+    "/v1/embeddings",
+    "/v1/knowledge",
+    "/",
+    "/health",
+    "/v1/health",
+    "/v1/models",
+    "/metrics",
+}
 _GONE = 499
 """nginx's status for a client that has left: nobody reads it."""
 
@@ -59,7 +69,7 @@ def application(service: Service, access: Access) -> Starlette:
     """Return the routes of a service behind its middleware."""
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
-    routes += [Route("/v1/knowledge", _knowledge), Route("/v1/knowledge/{number:int}", _passage)]
+    routes += [Route("/v1/knowledge", _knowledge), Route("/v1/knowledge/{number}", _passage)]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
@@ -85,7 +95,7 @@ async def _answer(request: Request) -> Response:
         return _loading()
 
     job = await service.worker.ask(question)
-    reply = Reply(service.manifest.name, question.chat, sources=job.sources)
+    reply = Reply(service.manifest.name, question.chat, job.consulted)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 
@@ -174,7 +184,7 @@ async def _knowledge(request: Request) -> Response:
     hits = await service.worker.look_up(question, take)
     if hits is None:
         raise _no_documents()
-    return JSONResponse({"object": "list", "data": [passage(hit, whole=True) for hit in hits]})
+    return JSONResponse({"object": "list", "data": [passage(hit) for hit in hits]})
 
 
 async def _passage(request: Request) -> Response:
@@ -182,14 +192,19 @@ async def _passage(request: Request) -> Response:
     if service.worker.model is None:
         return _loading()
 
-    hit = await service.worker.passage(request.path_params["number"])
-    if hit is None:
+    if not service.manifest.knowledge:
         raise _no_documents()
-    return JSONResponse(passage(hit, whole=True))
+
+    number = request.path_params["number"]
+    is_number = re.fullmatch("[0-9]{1,9}", number)
+    hit = await service.worker.passage(int(number)) if is_number else None
+    if hit is None:
+        raise DeviceError("not_found", "this service has no such passage", status=404)
+    return JSONResponse(passage(hit))
 
 
 def _no_documents() -> DeviceError:
-    return DeviceError("not_found", "this service has no such passage", status=404)
+    return DeviceError("not_found", "this service answers from no documents", status=404)
 
 
 async def _health(request: Request) -> Response:
@@ -213,6 +228,8 @@ async def _health(request: Request) -> Response:
         "threads": loaded.threads,
     }
     how["slots"] = service.worker.slots
+    if manifest.knowledge:
+        how["documents"] = {"passages": service.worker.passages, "answer": manifest.answer}
 
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 

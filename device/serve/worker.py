@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar, Union
 
 from device.engine.base import Sampling, Token
+from device.engine.escape import Escape
 from device.errors import DeviceError
 from device.knowledge.consult import Consulted
 from device.knowledge.index import Hit
@@ -52,8 +53,8 @@ class Job:
         self.question = question
         self.prompts = prompts
         """One prompt for a question, one per text for embeddings."""
-        self.sources: tuple[Hit, ...] = ()
-        """Passages that the answer stands on."""
+        self.consulted: "Consulted | None" = None
+        """What the documents say to it; None if it is not about them."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
@@ -147,6 +148,8 @@ class Worker:
         self.model: "Model | None" = None
         """Model of the first slot; None until it is loaded."""
         self._library: "Library | None" = None
+        self._escape = Escape(())
+        """Breaks up control tokens in passages that the model reads."""
         self.slots = 0
         """Number of questions that are answered at the same time."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -177,10 +180,11 @@ class Worker:
 
         prompts, consulted = await self._read(lambda: self._prepared(question))
         job = Job(question, prompts)
-        job.sources = consulted.sources if consulted else ()
-        if consulted and consulted.text and self.model and isinstance(question, Question):
+        job.consulted = consulted
+        if consulted and consulted.text and isinstance(question, Question):
             # A passage that is quoted needs no slot.
-            await self._read(lambda: self._quote(job, question.sampling, consulted))
+            text = consulted.text
+            await self._read(lambda: self._quote(job, question, text))
             return job
         return self._submit(job)
 
@@ -196,8 +200,15 @@ class Worker:
         library = self._library
         return await self._read(lambda: library.passage(number)) if library else None
 
+    @property
+    def passages(self) -> int:
+        """Number of passages that questions are answered from."""
+        return self._library.passages if self._library else 0
+
     async def _read(self, work: "Callable[[], _Result]") -> "_Result":
         """Return the result of work in the thread that reads questions, one at a time."""
+        if self._stopping:
+            raise _stopping()
         self._in_reading += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reader, work)
@@ -213,15 +224,18 @@ class Worker:
         """
         assert self.model, "nobody asks before the model is loaded"
         consulted = self._consulted(question)
-        if consulted and consulted.messages and isinstance(question, Question):
-            return [self._with_notes(consulted, question.sampling)], consulted
+        if consulted and consulted.asked and isinstance(question, Question):
+            prompt, consulted = self._with_notes(consulted, question.sampling)
+            return [prompt], consulted
 
         prompts = _prompts(self.model, question)
+        if consulted:
+            return prompts, consulted  # a passage that is quoted needs no context
         sampling = question.sampling if isinstance(question, Question) else None
         for prompt in prompts:
             self.model.engine.check(prompt.tokens, sampling)
 
-        return prompts, consulted
+        return prompts, None
 
     def _consulted(self, question: Union[Question, Texts]) -> "Consulted | None":
         """Return what the documents say to a conversation; None if it is not about them."""
@@ -232,25 +246,28 @@ class Worker:
         worded = bool(sampling.grammar) or sampling.top_logprobs is not None
         return self._library.consult(question.messages, worded=worded)
 
-    def _with_notes(self, consulted: Consulted, sampling: Sampling) -> Prompt:
-        """Return the prompt with as many passages as have room beside the answer."""
+    def _with_notes(self, consulted: Consulted, sampling: Sampling) -> "tuple[Prompt, Consulted]":
+        """Return the prompt with as many passages as have room beside the answer, and these."""
         assert self.model
         engine = self.model.engine
-        prompt = self.model.prompt(consulted.messages)
+        plain = self._escape.text
+        prompt = self.model.prompt(consulted.messages(plain))
         while len(prompt.tokens) + sampling.max_tokens > engine.context:
             shorter = consulted.shortened()
             if shorter is None:
                 break
             consulted = shorter
-            prompt = self.model.prompt(consulted.messages)
+            prompt = self.model.prompt(consulted.messages(plain))
         engine.check(prompt.tokens, sampling)
-        return prompt
+        return prompt, consulted
 
-    def _quote(self, job: Job, sampling: Sampling, consulted: Consulted) -> None:
+    def _quote(self, job: Job, question: Question, text: str) -> None:
         assert self.model
         prompt_tokens = len(job.prompts[0].tokens)
         job.tell(prompt_tokens)
-        for step in quoted(self.model.engine, consulted.text, sampling, prompt_tokens):
+        sampling = question.sampling
+        limit = sampling.max_tokens if question.says_length else None
+        for step in quoted(self.model.engine, text, sampling.stop, limit, prompt_tokens):
             job.tell(step)
 
     def _submit(self, job: Job) -> Job:
@@ -266,6 +283,8 @@ class Worker:
         try:
             model = self._open_model()
             self._library = self._open_library()
+            if self._library:
+                self._escape = model.escape or Escape(model.engine.control_tokens())
             self.model = model
             self._prepare(model)
         except DeviceError as error:

@@ -52,7 +52,7 @@ def test_the_chunks_of_a_conversation_make_the_whole_again() -> None:
     chunks = [
         *reply.opening(),
         *(reply.chunk(step, 0) for step in STEPS[:2]),
-        *reply.closing(STEPS[2], include_usage=False),
+        *reply.closing(STEPS[2], 0, include_usage=False),
     ]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""}
@@ -62,13 +62,13 @@ def test_the_chunks_of_a_conversation_make_the_whole_again() -> None:
 
 def test_all_chunks_of_a_reply_have_the_same_id_and_time() -> None:
     reply = Reply("m", chat=True)
-    chunks = [*reply.opening(), *reply.closing(STEPS[2], include_usage=True)]
+    chunks = [*reply.opening(), *reply.closing(STEPS[2], 0, include_usage=True)]
     assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
     assert chunks[0]["id"].startswith("chatcmpl-")
 
 
 def test_the_usage_comes_in_a_chunk_of_its_own_without_choices() -> None:
-    chunks = Reply("m", chat=True).closing(STEPS[2], include_usage=True)
+    chunks = Reply("m", chat=True).closing(STEPS[2], 0, include_usage=True)
     assert "usage" not in chunks[0]
     assert chunks[1]["choices"] == []
     assert chunks[1]["usage"]["total_tokens"] == 12

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from device.errors import DeviceError
+from device.knowledge.library import Library
 from device.manifest import Engine, File, Manifest
 from device.model import Model
 from device.serve.access import Access
@@ -38,13 +39,18 @@ def service(
     access: "Access | None" = None,
     waiting: int = 2,
     failures: "list[DeviceError] | None" = None,
+    manifest: Manifest = MANIFEST,
+    open_library: "Callable[[], Library | None]" = lambda: None,
 ) -> Iterator[int]:
     """Yield the port of a service; it ends with the block."""
     worker = Worker(
-        open_model, waiting=waiting, failed=(failures if failures is not None else []).append
+        open_model,
+        waiting=waiting,
+        failed=(failures if failures is not None else []).append,
+        open_library=open_library,
     )
     access = access or Access(frozenset({"localhost"}), token)
-    app = application(Service(MANIFEST, MANIFEST.release_id(), worker), access)
+    app = application(Service(manifest, manifest.release_id(), worker), access)
     with socket.create_server(("127.0.0.1", 0)) as port:
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})

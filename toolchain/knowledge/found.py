@@ -1,0 +1,96 @@
+"""`found.jsonl` beside an index: what each fresh question found, for people who read a report.
+
+One JSON object a line, in the order of the questions.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from device.knowledge.index import Hit
+from toolchain.errors import ArtifactError
+from toolchain.files import write_whole
+from toolchain.knowledge.fitting import Fitted, Trial, ranked
+from toolchain.knowledge.passages import Passage
+
+FOUND = "found.jsonl"
+Outcome = Literal["right", "wrong", "refused", "false", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPassage:
+    """What a question found."""
+
+    question: str
+    right: tuple[str, ...]
+    """Titles of the passages that answer it; empty if none does."""
+    found: str
+    """Title of the passage that came first; empty if none came."""
+    score: float
+    certainty: float
+    """Score, less the share of the closest question that no passage answers."""
+    known: bool
+    """Whether the passage counts as an answer."""
+    outcome: Outcome
+    """`right` or `wrong` passage as the answer, `refused` though a passage answers it, `false`
+    answer to a question without one, rightly `unknown`."""
+
+
+def title_of(passage: Passage) -> str:
+    """Return the title with which a board names a passage."""
+    return Hit(0, "", passage.source, passage.heading, passage.page, 0.0).title
+
+
+def found_passage(
+    question: str, trial: Trial, passages: Sequence[Passage], fitted: Fitted
+) -> FoundPassage:
+    """Return what a question found by a fitted search."""
+    best, score = next(iter(ranked(trial.compared, fitted["words"])), (0, -1.0))
+    certainty = score - fitted["unanswered"] * trial.compared.unanswered
+    known = bool(best) and certainty >= fitted["threshold"]
+    return FoundPassage(
+        question=question,
+        right=tuple(title_of(passages[number - 1]) for number in sorted(trial.right)),
+        found=title_of(passages[best - 1]) if best else "",
+        score=round(score, 4),
+        certainty=round(certainty, 4),
+        known=known,
+        outcome=_outcome(best, trial.right, known=known),
+    )
+
+
+def _outcome(best: int, right: frozenset[int], *, known: bool) -> Outcome:
+    if not right:
+        return "false" if known else "unknown"
+    if not known:
+        return "refused"
+    return "right" if best in right else "wrong"
+
+
+def write_found(file: Path, rows: Sequence[FoundPassage]) -> None:
+    """Write what was found, a line each."""
+    write_whole(file, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_found(file: Path) -> list[FoundPassage]:
+    """Return what was found, empty without the file; raise ArtifactError for another shape."""
+    if not file.is_file():
+        return []
+    adapter = TypeAdapter(FoundPassage)
+    rows = []
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                rows.append(adapter.validate_json(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise ArtifactError(
+            f"{file.name}:{len(rows) + 1}: {reason}", hint="run the stage `know` again"
+        ) from error
+    return rows
