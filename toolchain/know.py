@@ -7,7 +7,7 @@ measured on another that it never saw.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from toolchain.knowledge.documents import Library, read_documents
 from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.written import (
     Places,
@@ -53,14 +54,17 @@ class _Texts:
     fresh: tuple[Written, ...]
 
     def lesson(self) -> Lesson:
-        """Return what an embedder is tuned on: passages that have questions."""
+        """Return what an embedder is tuned on: questions, and the answers that came with them.
+
+        Pages are left out, so that a changed page needs no other embedder.
+        """
         asked = [
-            (passage.text, questions)
+            (passage.text if passage.questions else "", questions)
             for passage, questions in zip(self.library.passages, self.questions, strict=True)
-            if questions
+            if len(questions) > (not passage.questions)
         ]
         return Lesson(
-            passages=[text for text, _ in asked],
+            answers=[text for text, _ in asked],
             questions=[questions for _, questions in asked],
             unanswered=self.unanswered,
         )
@@ -112,6 +116,7 @@ def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
         reasons = "; ".join(f"{name}: {what}" for name, what in _results(library).items())
         raise ConfigError(f"knowledge: the documents hold no text: {reasons}")
 
+    library = replace(library, passages=tuple(map(_named, library.passages)))
     places = Places(library.passages, answers_of(library.passages, near))
     questions = [list(passage.questions) for passage in library.passages]
     for written in read_written(spec.questions, near, places):
@@ -124,6 +129,13 @@ def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
         tuning=tuple(read_written(spec.tuning, near, places)),
         fresh=tuple(read_written(spec.fresh, near, places)),
     )
+
+
+def _named(passage: Passage) -> Passage:
+    """Return a passage with a heading: an answer is named by the first of its questions."""
+    if passage.heading or not passage.questions:
+        return passage
+    return replace(passage, heading=passage.questions[0])
 
 
 def _say(texts: _Texts, report: Reporter) -> None:

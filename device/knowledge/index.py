@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from device.errors import DeviceError
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs
+from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs, title
 
 CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
@@ -56,9 +56,8 @@ class Hit:
 
     @property
     def title(self) -> str:
-        """Source for people: file, page and headings."""
-        page = f"page {self.page}" if self.page else ""
-        return " › ".join(part for part in (self.source, page, self.heading) if part)
+        """Where it stands, for people."""
+        return title(self.source, self.page, self.heading)
 
 
 @dataclass(frozen=True)

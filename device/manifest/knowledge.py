@@ -39,6 +39,11 @@ _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\
 _RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
 
 
+def title(source: str, page: "int | None", heading: str) -> str:
+    """Return where a passage stands, for people: file, page and headings."""
+    return " › ".join(part for part in (source, f"page {page}" if page else "", heading) if part)
+
+
 def spaced(text: str) -> str:
     """Return a text with a space on both sides of each CJK character, as the index holds it."""
     return _CJK.sub(lambda found: f" {found.group()} ", text.replace("\0", " "))

@@ -38,9 +38,10 @@ _TOGETHER = 48
 class Lesson:
     """What an embedder is tuned on."""
 
-    passages: Sequence[str]
+    answers: Sequence[str]
+    """Answer to the questions of each passage; empty where it is a page, which may change."""
     questions: Sequence[Sequence[str]]
-    """Questions that each passage answers."""
+    """Questions that each passage answers: two at least where it has no answer here."""
     unanswered: Sequence[str] = ()
     """Questions that no passage answers."""
 
@@ -147,8 +148,9 @@ def _objective(
 
         def _partner(self, number: int, text: str, draw: random.Random) -> str:
             others = [each for each in lesson.questions[number] if each != text]
-            if not others or draw.random() < spec.passage_share:
-                return lesson.passages[number]
+            answer = lesson.answers[number]
+            if answer and (not others or draw.random() < spec.passage_share):
+                return answer
             return draw.choice(others)
 
         def _embed(self, texts: list[str]) -> "torch.Tensor":

@@ -20,7 +20,11 @@ PASSAGES = (
     Passage(text="请换用官方电源。", source="power.md", heading="电源"),
     Passage(text="Run hostname -I.", source="net.pdf", heading="Network", page=3),
 )
-QUESTIONS = (("lightning bolt on my screen", "undervoltage"), ("欠压警告",), ("what is my address",))
+QUESTIONS = (
+    ("lightning bolt on my screen", "undervoltage"),
+    ("欠压警告",),
+    ("what is my address",),
+)
 UNANSWERED = ("how do I reset my router",)
 
 
@@ -70,7 +74,15 @@ def test_chinese_is_found_by_its_characters_without_spaces(index: Index) -> None
 
 @pytest.mark.parametrize(
     "question",
-    ['" OR 1', "text:*", "NEAR(a b)", "undervoltage AND NOT", "'); DROP TABLE words; --", "^-()", "\0"],
+    [
+        '" OR 1',
+        "text:*",
+        "NEAR(a b)",
+        "undervoltage AND NOT",
+        "'); DROP TABLE words; --",
+        "^-()",
+        "\0",
+    ],
 )
 def test_a_question_is_searched_for_and_never_obeyed(index: Index, question: str) -> None:
     index.search(question)
