@@ -181,8 +181,8 @@ def test_a_short_question_goes_on_about_the_one_before_it(index: Index) -> None:
 
 def test_the_model_reads_as_many_passages_as_have_room(index: Index) -> None:
     said = ask(index, "undervoltage {braces} %s", answer=WORDED)
-    assert said is not None
-    assert said.messages[-1]["content"].count("\n- ") == 3
-    assert "undervoltage {braces} %s" in said.messages[-1]["content"]
-    assert said.shortened().messages[-1]["content"].count("\n- ") == 2
+    turn = said.messages(str)[-1]["content"]
+    assert turn.count("\n- ") == 3
+    assert "undervoltage {braces} %s" in turn
+    assert said.shortened().messages(str)[-1]["content"].count("\n- ") == 2
     assert said.shortened().shortened().shortened() is None
