@@ -14,7 +14,7 @@ from toolchain.texts import decoded
 
 MAX_MARKDOWN_MIB = 8
 """The parser reads about 1 MiB a second."""
-_MAX_INLINE = 50_000
+_MAX_INLINE = 10_000
 """Characters of a paragraph from which on its emphasis is not looked for: the search is quadratic
 in the worst case."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,10000}?)\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
