@@ -129,7 +129,7 @@ def _plain(parser: MarkdownIt, content: str, environment: dict[str, object]) -> 
     lines = [[""]]
     for token in tokens:
         match token.type:
-            case "text" | "code_inline" | "image":
+            case "text" | "text_special" | "code_inline":
                 lines[-1][-1] += token.content
             case "softbreak":
                 lines[-1].append("")

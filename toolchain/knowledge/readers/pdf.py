@@ -70,6 +70,8 @@ def read(file: Path, notes: list[str]) -> Iterator[Block]:
         pages = [_lines(reader, number, notes) for number in range(count)]
         outline = _Outline(entries=_bookmarks(reader))
     if not any(pages):
+        if not count:
+            raise Unread("is a broken PDF: it has no page")
         if len(notes) == count:
             raise Unread(f"is a broken PDF: {notes[0]}")
         raise Unread("has no text layer: run OCR first, for instance ocrmypdf")
@@ -208,7 +210,7 @@ def _blocks(lines: list[str], number: int, outline: _Outline) -> Iterator[Block]
     group: list[str] = []
     outline.reach(number)
     for line in [*lines, ""]:
-        title = bool(line) and outline_has(outline, number, line)
+        title = bool(line) and _is_title(outline, number, line)
         if group and (not line or title or ITEM.match(line) or len(group[-1]) < usual * _SHORT):
             yield _block(group, number, outline)
             group = []
@@ -218,7 +220,7 @@ def _blocks(lines: list[str], number: int, outline: _Outline) -> Iterator[Block]
             group.append(line)
 
 
-def outline_has(outline: _Outline, page: int, line: str) -> bool:
+def _is_title(outline: _Outline, page: int, line: str) -> bool:
     """Return whether a line is the title of a bookmark that leads to its page."""
     return any(at == page and _key(title) == _key(line) for at, _, title in outline.entries)
 
