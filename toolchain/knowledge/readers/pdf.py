@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.knowledge.passages import CJK, Block, flowed, tidy
+from toolchain.knowledge.passages import CJK, Block, Kind, flowed, tidy
 from toolchain.knowledge.readers import Unread, check_size, not_installed
 from toolchain.knowledge.readers.text import ITEM
 
@@ -153,8 +153,8 @@ def _bookmarks(reader: "PdfReader") -> list[tuple[int, int, str]]:
 
 def _note_scans(empty: Sequence[int], notes: list[str]) -> None:
     if empty:
-        shown = ", ".join(map(str, empty[:10])) + (", …" if len(empty) > 10 else "")
-        notes.append(f"{len(empty)} page(s) without text: {shown}")
+        more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
+        notes.append(f"pages without text: {', '.join(map(str, empty[:10]))}{more}")
 
 
 def _without_running_heads(pages: list[list[str]]) -> list[list[str]]:
@@ -196,7 +196,8 @@ def _joined_over_pages(pages: list[list[str]], outline: _Outline) -> Iterator[Bl
 
 def _goes_on(before: Block, block: Block) -> bool:
     return (
-        before.kind == block.kind == "paragraph"
+        before.kind == "paragraph"
+        and block.kind in ("paragraph", "row")
         and before.headings == block.headings
         and bool(_OPEN_END.search(before.text))
         and (block.text[0].islower() or bool(CJK.match(block.text)))
@@ -236,10 +237,10 @@ def _block(lines: list[str], number: int, outline: _Outline) -> Block:
             parts[-1] = parts[-1][:-1] + line
         else:
             parts.append(line)
-    kind = "item" if ITEM.match(lines[0]) else "row" if len(lines) == 1 else "paragraph"
+    kind: Kind = "item" if ITEM.match(lines[0]) else "row" if len(lines) == 1 else "paragraph"
     return Block(
         text=flowed(parts),
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         headings=tuple(filter(None, outline.headings)),
         page=number + 1,
     )
