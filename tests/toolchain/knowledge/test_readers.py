@@ -210,6 +210,12 @@ def test_bookmarks_of_a_pdf_are_its_headings(tmp_path: Path) -> None:
     ]
 
 
+def test_thousands_of_bookmarks_before_a_page_are_passed_over(tmp_path: Path) -> None:
+    content = pdf(["One.", "Two."], titles=[(0, f"Part {n}") for n in range(3_000)])
+    passages, _ = read(tmp_path, "a.pdf", content)
+    assert [each.heading for each in passages] == ["", "Part 2999"]
+
+
 def test_running_heads_of_a_pdf_are_left_out(tmp_path: Path) -> None:
     pages = [f"My manual\nWhat page number {'abcdef'[n]} says.\nPage {n} of 6" for n in range(6)]
     passages, _ = read(tmp_path, "a.pdf", pdf(pages))

@@ -42,17 +42,30 @@ class _Outline:
     entries: list[tuple[int, int, str]] = field(default_factory=list)
     """(page from 0, level from 0, title)."""
     headings: list[str] = field(default_factory=list)
+    reached: int = 0
+    """Number of entries that the text has come to."""
 
-    def reach(self, page: int, line: str = "") -> bool:
-        """Move on to the title that a line is, or beyond all titles of the pages before one."""
-        for number, (at, level, title) in enumerate(self.entries):
-            if at > page:
+    def begin(self, page: int) -> None:
+        """Move on beyond all titles of the pages before one."""
+        while self.reached < len(self.entries) and self.entries[self.reached][0] < page:
+            self._take()
+
+    def find(self, page: int, line: str) -> bool:
+        """Move on to the title that a line of a page is; return whether there is one."""
+        for number in range(self.reached, len(self.entries)):
+            at, _, title = self.entries[number]
+            if at != page:
                 return False
-            if at < page or _key(title) == _key(line):
-                self.headings[level:] = [""] * (level - len(self.headings)) + [title]
-                del self.entries[: number + 1]
-                return at == page or self.reach(page, line)
+            if _key(title) == _key(line):
+                while self.reached <= number:
+                    self._take()
+                return True
         return False
+
+    def _take(self) -> None:
+        _, level, title = self.entries[self.reached]
+        self.headings[level:] = [""] * (level - len(self.headings)) + [title]
+        self.reached += 1
 
 
 def read(file: Path, notes: list[str]) -> Iterator[Block]:
@@ -209,28 +222,22 @@ def _blocks(lines: list[str], number: int, outline: _Outline) -> Iterator[Block]
     lengths = sorted(len(line) for line in lines if line)
     usual = lengths[len(lengths) * 9 // 10] if lengths else 0
     group: list[str] = []
-    outline.reach(number)
+    outline.begin(number)
     for line in [*lines, ""]:
-        title = bool(line) and _is_title(outline, number, line)
+        above = tuple(filter(None, outline.headings))
+        title = bool(line) and outline.find(number, line)
         if group and (not line or title or ITEM.match(line) or len(group[-1]) < usual * _SHORT):
-            yield _block(group, number, outline)
+            yield _block(group, number, above)
             group = []
-        if title:
-            outline.reach(number, line)
-        elif line:
+        if line and not title:
             group.append(line)
-
-
-def _is_title(outline: _Outline, page: int, line: str) -> bool:
-    """Return whether a line is the title of a bookmark that leads to its page."""
-    return any(at == page and _key(title) == _key(line) for at, _, title in outline.entries)
 
 
 def _key(title: str) -> str:
     return "".join(char for char in title.casefold() if char.isalnum())
 
 
-def _block(lines: list[str], number: int, outline: _Outline) -> Block:
+def _block(lines: list[str], number: int, headings: tuple[str, ...]) -> Block:
     parts: list[str] = []
     for line in lines:
         if parts and _HYPHEN.search(parts[-1]) and line[:1].islower():
@@ -241,6 +248,6 @@ def _block(lines: list[str], number: int, outline: _Outline) -> Block:
     return Block(
         text=flowed(parts),
         kind=kind,
-        headings=tuple(filter(None, outline.headings)),
+        headings=headings,
         page=number + 1,
     )
