@@ -9,9 +9,12 @@ from pathlib import Path
 
 
 def pdf(
-    pages: Sequence[str], *, titles: Sequence[tuple[int, str]] = (), image: bool = False
+    pages: Sequence[str | bytes], *, titles: Sequence[tuple[int, str]] = (), image: bool = False
 ) -> bytes:
-    """Return a PDF with a line of text for each line of a page, and bookmarks (page, title)."""
+    """Return a PDF with a line of text for each line of a page, and bookmarks (page, title).
+
+    A page of bytes is its drawing instructions.
+    """
     drawn = [_drawn(text, image) for text in pages]
     first_title = 4 + 2 * len(drawn)
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(drawn)))
@@ -41,7 +44,9 @@ def pdf(
     return pdf_of(objects)
 
 
-def _drawn(text: str, image: bool) -> bytes:
+def _drawn(text: str | bytes, image: bool) -> bytes:
+    if isinstance(text, bytes):
+        return text
     if not text:
         return b"q 100 0 0 100 0 0 cm /Im1 Do Q" if image else b""
     lines = [

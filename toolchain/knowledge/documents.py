@@ -127,7 +127,7 @@ def _read(name: str, found: Found, reader: Reader, kept: _Kept, words: int) -> F
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
     if not (new or duplicates or reason):
-        reason = notes[0] if notes else "holds no text below its headings"
+        reason = notes[0] if notes else "holds no text, or headings alone"
     return FileResult(
         passages=new,
         characters=characters,

@@ -48,7 +48,7 @@ def _name(path: Path, near: Path) -> str:
 
 def _matches(pattern: str, near: Path) -> Iterator[Found]:
     parts = Path(pattern).parts
-    if "\0" in pattern or not parts:
+    if not pattern or "\0" in pattern:
         return
     fixed = next((n for n, part in enumerate(parts) if any(s in part for s in _SIGNS)), len(parts))
     # A file may be called `a[1].md`.

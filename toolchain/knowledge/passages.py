@@ -4,6 +4,7 @@ Readers yield blocks in the order of the text; `cut` joins them within one secti
 keep: equal blocks give equal passages.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020
 CJK = re.compile(f"[{_CJK}]")
 _CJK_A_WORD = 1.6
 """Characters of Chinese that say as much as one English word."""
+_LONG = 200
+"""Characters a word, from which on a text is taken for long without counting its words."""
 # A run without any space (base64, Thai) counts as a word for each 16 characters.
 _WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]{{1,16}}")
 _ENDS = (
@@ -120,6 +123,12 @@ def length(text: str) -> float:
     return words - characters + characters / _CJK_A_WORD
 
 
+def _length(text: str, words: int) -> float:
+    """Return the number of words of a text, and infinity for one of very many characters."""
+    # Counting takes a list of all words, which is twenty times as large as the text.
+    return length(text) if len(text) <= _LONG * words else math.inf
+
+
 def cut(blocks: Iterable[Block], source: str, words: int) -> Iterator[Passage]:
     """Yield the passages of a document: about `words` words each, at most twice that.
 
@@ -177,7 +186,7 @@ def _pieces_of(section: Iterable[Block], words: int) -> Iterator[Block]:
     for block in section:
         if block.header and length(block.header) > words / 4:
             block = replace(block, header="")
-        if length(block.text) <= 2 * words:
+        if _length(block.text, words) <= 2 * words:
             yield block
             continue
         for piece in _pieces(block.text, words):
@@ -189,12 +198,13 @@ def _pieces(text: str, words: int, level: int = 0) -> Iterator[str]:
     """Yield a long text in pieces of at most `words` words."""
     held: list[str] = []
     filled = 0.0
+    last = level + 1 == len(_ENDS)
     for part in _parts(text, _ENDS[level]):
-        amount = length(part)
+        amount = length(part) if last else _length(part, words)
         if held and filled + amount > words:
             yield "".join(held)
             held, filled = [], 0.0
-        if amount > words and level + 1 < len(_ENDS):
+        if amount > words and not last:
             yield from _pieces(part, words, level + 1)
         else:
             held.append(part)

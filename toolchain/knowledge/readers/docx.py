@@ -36,6 +36,8 @@ def read(file: Path, notes: list[str]) -> Iterator[Block]:
         body, names = document.element.body, _style_names(document)
     except Exception as error:  # whatever its parser meets in a broken file, KeyError for instance
         raise Unread(f"is a broken DOCX: {' '.join(str(error).split())[:120]}") from error
+    if body is None:
+        raise Unread("is a broken DOCX: it has no text part")
     yield from _Body(names).blocks(body)
 
 

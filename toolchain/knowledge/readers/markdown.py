@@ -14,7 +14,7 @@ from toolchain.texts import decoded
 
 MAX_MARKDOWN_MIB = 8
 """The parser reads about 1 MiB a second."""
-_MAX_INLINE = 50_000
+_MAX_INLINE = 10_000
 """Characters of a paragraph from which on its emphasis is not looked for: the search is quadratic
 in the worst case."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,10000}?)\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
@@ -129,7 +129,7 @@ def _plain(parser: MarkdownIt, content: str, environment: dict[str, object]) -> 
     lines = [[""]]
     for token in tokens:
         match token.type:
-            case "text" | "code_inline" | "image":
+            case "text" | "text_special" | "code_inline":
                 lines[-1][-1] += token.content
             case "softbreak":
                 lines[-1].append("")

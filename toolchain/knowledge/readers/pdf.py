@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.knowledge.passages import CJK, Block, flowed, tidy
+from toolchain.knowledge.passages import CJK, Block, Kind, flowed, tidy
 from toolchain.knowledge.readers import Unread, check_size, not_installed
 from toolchain.knowledge.readers.text import ITEM
 
@@ -42,17 +42,30 @@ class _Outline:
     entries: list[tuple[int, int, str]] = field(default_factory=list)
     """(page from 0, level from 0, title)."""
     headings: list[str] = field(default_factory=list)
+    reached: int = 0
+    """Number of entries that the text has come to."""
 
-    def reach(self, page: int, line: str = "") -> bool:
-        """Move on to the title that a line is, or beyond all titles of the pages before one."""
-        for number, (at, level, title) in enumerate(self.entries):
-            if at > page:
+    def begin(self, page: int) -> None:
+        """Move on beyond all titles of the pages before one."""
+        while self.reached < len(self.entries) and self.entries[self.reached][0] < page:
+            self._take()
+
+    def find(self, page: int, line: str) -> bool:
+        """Move on to the title that a line of a page is; return whether there is one."""
+        for number in range(self.reached, len(self.entries)):
+            at, _, title = self.entries[number]
+            if at != page:
                 return False
-            if at < page or _key(title) == _key(line):
-                self.headings[level:] = [""] * (level - len(self.headings)) + [title]
-                del self.entries[: number + 1]
-                return at == page or self.reach(page, line)
+            if _key(title) == _key(line):
+                while self.reached <= number:
+                    self._take()
+                return True
         return False
+
+    def _take(self) -> None:
+        _, level, title = self.entries[self.reached]
+        self.headings[level:] = [""] * (level - len(self.headings)) + [title]
+        self.reached += 1
 
 
 def read(file: Path, notes: list[str]) -> Iterator[Block]:
@@ -70,6 +83,8 @@ def read(file: Path, notes: list[str]) -> Iterator[Block]:
         pages = [_lines(reader, number, notes) for number in range(count)]
         outline = _Outline(entries=_bookmarks(reader))
     if not any(pages):
+        if not count:
+            raise Unread("is a broken PDF: it has no page")
         if len(notes) == count:
             raise Unread(f"is a broken PDF: {notes[0]}")
         raise Unread("has no text layer: run OCR first, for instance ocrmypdf")
@@ -151,8 +166,8 @@ def _bookmarks(reader: "PdfReader") -> list[tuple[int, int, str]]:
 
 def _note_scans(empty: Sequence[int], notes: list[str]) -> None:
     if empty:
-        shown = ", ".join(map(str, empty[:10])) + (", …" if len(empty) > 10 else "")
-        notes.append(f"{len(empty)} page(s) without text: {shown}")
+        more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
+        notes.append(f"pages without text: {', '.join(map(str, empty[:10]))}{more}")
 
 
 def _without_running_heads(pages: list[list[str]]) -> list[list[str]]:
@@ -194,7 +209,8 @@ def _joined_over_pages(pages: list[list[str]], outline: _Outline) -> Iterator[Bl
 
 def _goes_on(before: Block, block: Block) -> bool:
     return (
-        before.kind == block.kind == "paragraph"
+        before.kind == "paragraph"
+        and block.kind in ("paragraph", "row")
         and before.headings == block.headings
         and bool(_OPEN_END.search(before.text))
         and (block.text[0].islower() or bool(CJK.match(block.text)))
@@ -206,38 +222,32 @@ def _blocks(lines: list[str], number: int, outline: _Outline) -> Iterator[Block]
     lengths = sorted(len(line) for line in lines if line)
     usual = lengths[len(lengths) * 9 // 10] if lengths else 0
     group: list[str] = []
-    outline.reach(number)
+    outline.begin(number)
     for line in [*lines, ""]:
-        title = bool(line) and outline_has(outline, number, line)
+        above = tuple(filter(None, outline.headings))
+        title = bool(line) and outline.find(number, line)
         if group and (not line or title or ITEM.match(line) or len(group[-1]) < usual * _SHORT):
-            yield _block(group, number, outline)
+            yield _block(group, number, above)
             group = []
-        if title:
-            outline.reach(number, line)
-        elif line:
+        if line and not title:
             group.append(line)
-
-
-def outline_has(outline: _Outline, page: int, line: str) -> bool:
-    """Return whether a line is the title of a bookmark that leads to its page."""
-    return any(at == page and _key(title) == _key(line) for at, _, title in outline.entries)
 
 
 def _key(title: str) -> str:
     return "".join(char for char in title.casefold() if char.isalnum())
 
 
-def _block(lines: list[str], number: int, outline: _Outline) -> Block:
+def _block(lines: list[str], number: int, headings: tuple[str, ...]) -> Block:
     parts: list[str] = []
     for line in lines:
         if parts and _HYPHEN.search(parts[-1]) and line[:1].islower():
             parts[-1] = parts[-1][:-1] + line
         else:
             parts.append(line)
-    kind = "item" if ITEM.match(lines[0]) else "row" if len(lines) == 1 else "paragraph"
+    kind: Kind = "item" if ITEM.match(lines[0]) else "row" if len(lines) == 1 else "paragraph"
     return Block(
         text=flowed(parts),
-        kind=kind,  # type: ignore[arg-type]
-        headings=tuple(filter(None, outline.headings)),
+        kind=kind,
+        headings=headings,
         page=number + 1,
     )
