@@ -140,7 +140,12 @@ def test_a_base_that_takes_nearly_all_of_the_memory_is_noted() -> None:
     board = find("rpi-5-2gb")
     wish = Wish(board=board, base="qwen2.5-1.5b", has_documents=True)
     content = Content(
-        name="desk", board=board, choice=choose(wish), languages=("en",), stages=(), named="qwen2.5-1.5b"
+        name="desk",
+        board=board,
+        choice=choose(wish),
+        languages=("en",),
+        stages=(),
+        named="qwen2.5-1.5b",
     )
     assert list(notes(content)) == ["Qwen2.5-1.5B-Instruct takes nearly all of the memory there"]
 
