@@ -78,18 +78,22 @@ def refuse_existing(file: Path) -> None:
 
 def board_of(target_id: str) -> Target:
     """Return the target of this id, or this computer's; raise ConfigError with the closest id."""
-    return targets.find(target_id) if target_id else this_computer()
+    return targets.find(target_id) if target_id else usual_board()
 
 
-def this_computer() -> Target:
-    """Return the target that this computer is, or a usual board where it is none."""
+def usual_board() -> Target:
+    """Return the target of a recipe for which nobody names one: this computer's if it is one."""
+    return this_computer() or targets.find(_FALLBACK)
+
+
+def this_computer() -> Target | None:
+    """Return the target that this computer is; None for a computer that is no board of ours."""
     try:
         model = _DEVICE_TREE.read_text(encoding="utf-8", errors="replace")
     except OSError:
         model = ""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MB
-    found = targets.recognise(model, platform.machine(), memory_mb)
-    return found or targets.find(_FALLBACK)
+    return targets.recognise(model, platform.machine(), memory_mb)
 
 
 def languages_of(text: str) -> tuple[str, ...]:

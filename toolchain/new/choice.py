@@ -118,8 +118,8 @@ def _candidates(languages: tuple[str, ...]) -> list[Base]:
 def schemes_for(board: Target) -> tuple[str, ...]:
     """Return the schemes that suit a board's processor, the better one first."""
     # llama.cpp has kernels that read four bits in another order for processors with dot products
-    # (and for AVX2). On the others unpacking costs more than the bytes that it saves, so eight bits
-    # are taken there while they are fast enough.
+    # and for AVX2. Without them four bits must be unpacked first, so eight bits, which keep more of
+    # the model, are taken while they fit and are fast enough.
     has_kernels = "Q4_K" in PROFILES[board.profile].repacked
     return (SCHEME,) if has_kernels else ("Q8_0", SCHEME)
 

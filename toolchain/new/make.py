@@ -62,7 +62,8 @@ def make(asked: Asked) -> Made:
         content = _content(asked, file.stem, Sources(data=data, trains=trains, documents=documents))
         write(file, written(content))
         _check(file, content.board)
-    is_here = content.board.id == words.this_computer().id
+    here = words.this_computer()
+    is_here = here is not None and here.id == content.board.id
     return Made(file=file, example=example, is_here=is_here, content=content)
 
 

@@ -13,7 +13,6 @@ from toolchain.new.asked import (
     recipe_file,
     this_computer,
 )
-from toolchain.target import all_targets
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +148,10 @@ def test_a_family_of_boards_is_the_smallest_of_them() -> None:
     assert board_of("rpi-4b").id == "rpi-4b-1gb"
 
 
-def test_the_default_board_is_this_computer() -> None:
-    assert board_of("") == this_computer()
-    assert this_computer().id in {board.id for board in all_targets()}
-    assert this_computer().machine in (os.uname().machine, "aarch64")
+def test_the_default_board_is_this_computer_or_a_usual_one() -> None:
+    here = this_computer()
+    assert board_of("") == (here or board_of("rpi-5-4gb"))
+    assert here is None or here.machine == os.uname().machine
 
 
 @pytest.mark.parametrize("name", ["a.md", "A.PDF", "deep/er/b.docx", "q.jsonl", "t.tsv", "z.htm"])
