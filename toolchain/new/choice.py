@@ -13,6 +13,7 @@ from toolchain.config import closest
 from toolchain.errors import ConfigError, FitError
 from toolchain.fitting import SCHEME, memory_here_mb
 from toolchain.new import bases
+from toolchain.new.asked import shown
 from toolchain.new.bases import Base
 from toolchain.profiles import PROFILES
 from toolchain.target import MB, Fit, Target
@@ -95,7 +96,7 @@ def named(name: str) -> Base:
         if name.lower() in names:
             return base
     raise ConfigError(
-        f"--base: `{name}` is not in the table of bases",
+        f"--base: `{shown(name)}` is not in the table of bases",
         hint=f"{closest(name.lower(), [base.id for base in table])}; "
         "any other model is written into the recipe by hand, as `base` under [model]",
     )

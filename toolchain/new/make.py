@@ -90,7 +90,7 @@ def _content(asked: Asked, name: str, sources: Sources) -> Content:
         choice=choose(wish),
         languages=languages,
         stages=_stages(sources),
-        data=words.plain(Path(data).expanduser()) if data else "",
+        data=words.path_of(data).as_posix() if data else "",
         hold_out=hold_out_of(data) if data else "",
         knowledge=documents,
         named=asked.base,
@@ -153,7 +153,7 @@ def hold_out_of(data: str) -> str:
 
     Raise ArtifactError for lines that are no entries.
     """
-    name = Path(data).expanduser().as_posix()
+    name = words.path_of(data).as_posix()
     spec = DataSpec(files=(name,), hold_out="phrasing")
     read = ingest.look(spec, Path(), seed=0).read
     if read.errors:

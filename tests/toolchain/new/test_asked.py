@@ -203,6 +203,25 @@ def test_what_is_neither_a_folder_nor_a_document_is_refused() -> None:
         documents_in("model.gguf")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x" * 5000, f"--docs: `{'x' * 59}…`: file name too long"),
+        ("~nobody-here/docs", "`~nobody-here/docs`: no home folder of this name"),
+        ("a\0b", r"`a\x00b`: a name that no recipe can hold"),
+        ("a\udcffb", r"`a\udcffb`: a name that no recipe can hold"),
+        ("loop", "--docs: `loop`: too many levels of symbolic links"),
+        ("file/docs", "--docs: `file/docs`: not a directory"),
+    ],
+)
+def test_what_can_be_no_path_is_said_in_one_line(text: str, message: str) -> None:
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        documents_in(text)
+    assert caught.value.message == message
+
+
 def test_a_folder_whose_name_no_recipe_can_hold_is_refused() -> None:
     Path("a\nb").mkdir()
     (Path("a\nb") / "x.md").write_text("text")
