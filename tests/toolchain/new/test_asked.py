@@ -7,6 +7,7 @@ import pytest
 
 from toolchain.errors import ConfigError
 from toolchain.new.asked import (
+    DOCUMENTS,
     board_of,
     documents_in,
     languages_of,
@@ -227,3 +228,8 @@ def test_a_folder_whose_name_no_recipe_can_hold_is_refused() -> None:
     (Path("a\nb") / "x.md").write_text("text")
     with pytest.raises(ConfigError, match="a name that no recipe can hold"):
         documents_in("a\nb")
+
+
+def test_a_folder_counts_the_documents_that_the_readers_read() -> None:
+    documents = pytest.importorskip("toolchain.knowledge.documents")
+    assert set(DOCUMENTS) == set(documents.READERS)
