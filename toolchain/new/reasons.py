@@ -23,8 +23,10 @@ def _why_base(content: Content) -> str:
         return f"{what}, as you said; {speed(choice)}"
     spoken = " and ".join(bases.table().languages[code] for code in content.languages)
     if choice.is_fast:
-        rate = f"{READING_TOK_S:g} tokens/s or more"
-        why = f"the largest that fits, speaks {spoken} and answers at {rate}"
+        why = (
+            f"the largest that fits, speaks {spoken} and answers at {READING_TOK_S:g} tokens/s "
+            "or more"
+        )
     else:
         why = f"the fastest that fits and speaks {spoken}"
     return f"{what}, {why} on {content.board.id}; {speed(choice)}"
