@@ -77,7 +77,7 @@ def _ask(asked: "Asked") -> "Asked":
     from toolchain.new.make import hold_out_of, knows
 
     if not asked.board:
-        usual = words.this_computer().id
+        usual = words.usual_board().id
         board = _answer("board (`demitasse targets` lists them)", usual, words.board_of)
         asked = replace(asked, board=board)
     if knows() and not asked.docs:

@@ -39,6 +39,16 @@ _FALLBACK = "rpi-5-4gb"
 """Target of a computer that is none itself, such as a Mac."""
 
 
+MAX_SHOWN = 60
+"""Characters of a wrong word that a message repeats."""
+
+
+def shown(text: str) -> str:
+    """Return a person's word as a message repeats it: on one line, and not longer than that."""
+    spelled = text if text.isprintable() else repr(text)[1:-1]
+    return spelled if len(spelled) <= MAX_SHOWN else f"{spelled[: MAX_SHOWN - 1]}…"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """The words of `demitasse new`; empty ones are decided."""
@@ -57,13 +67,13 @@ def recipe_file(name: str) -> Path:
     stem = name.removesuffix(SUFFIX)
     if not stem or _NO_NAME.search(stem) or not stem.isprintable():
         raise ConfigError(
-            f"`{name}` is no name for a file",
+            f"`{shown(name)}` is no name for a file",
             hint="give a plain name, such as help-desk; the recipe is written to the folder "
             "that you are in",
         )
     if len(os.fsencode(stem)) > MAX_NAME_BYTES:
         raise ConfigError(
-            f"`{stem[:40]}…` is too long for a name", hint=f"at most {MAX_NAME_BYTES} bytes"
+            f"`{shown(stem)}` is too long for a name", hint=f"at most {MAX_NAME_BYTES} bytes"
         )
     file = Path(f"{stem}{SUFFIX}")
     refuse_existing(file)
@@ -78,18 +88,22 @@ def refuse_existing(file: Path) -> None:
 
 def board_of(target_id: str) -> Target:
     """Return the target of this id, or this computer's; raise ConfigError with the closest id."""
-    return targets.find(target_id) if target_id else this_computer()
+    return targets.find(target_id) if target_id else usual_board()
 
 
-def this_computer() -> Target:
-    """Return the target that this computer is, or a usual board where it is none."""
+def usual_board() -> Target:
+    """Return the target of a recipe for which nobody names one: this computer's if it is one."""
+    return this_computer() or targets.find(_FALLBACK)
+
+
+def this_computer() -> Target | None:
+    """Return the target that this computer is; None for a computer that is no board of ours."""
     try:
         model = _DEVICE_TREE.read_text(encoding="utf-8", errors="replace")
     except OSError:
         model = ""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MB
-    found = targets.recognise(model, platform.machine(), memory_mb)
-    return found or targets.find(_FALLBACK)
+    return targets.recognise(model, platform.machine(), memory_mb)
 
 
 def languages_of(text: str) -> tuple[str, ...]:
@@ -102,7 +116,7 @@ def languages_of(text: str) -> tuple[str, ...]:
         code = codes.get(word) or re.split(r"[-_]", word)[0]
         if word and code not in known:
             raise ConfigError(
-                f"--language: no base in the table was made for `{word}`",
+                f"--language: no base in the table was made for `{shown(word)}`",
                 hint=closest(word, [*known, *codes]) if len(word) > 3 else _listed(known),
             )
         found += [code] if word else []
@@ -118,17 +132,25 @@ def documents_in(text: str, option: str = "--docs") -> str:
 
     Raise ConfigError for a missing one, and for a folder without any document.
     """
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise ConfigError(f"{option}: `{text}`: no such folder", hint=_similar(path))
+    path, where = path_of(text), f"{option}: `{shown(text)}`"
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{where}: no such folder", hint=_similar(path)) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{where}: {reason}") from error
+
     if path.is_file():
         if path.suffix.lower() not in DOCUMENTS:
-            raise ConfigError(f"{option}: `{text}`: files of this kind are not read", hint=_KINDS)
+            raise ConfigError(f"{where}: files of this kind are not read", hint=_KINDS)
     elif not path.is_dir():
-        raise ConfigError(f"{option}: `{text}`: neither a folder nor a plain file")
+        raise ConfigError(f"{where}: neither a folder nor a plain file")
+    elif not os.access(path, os.R_OK | os.X_OK):
+        raise ConfigError(f"{where}: permission denied")
     elif not _has_document(path):
-        raise ConfigError(f"{option}: `{text}`: no document in this folder", hint=_KINDS)
-    return plain(path)
+        raise ConfigError(f"{where}: no document in this folder", hint=_KINDS)
+    return path.as_posix()
 
 
 _KINDS = f"files that end in {', '.join(DOCUMENTS)} are read"
@@ -153,9 +175,15 @@ def _has_document(folder: Path) -> bool:
     return False
 
 
-def plain(path: Path) -> str:
-    """Return a path as a recipe's text holds it; raise ConfigError for one that is no text."""
-    text = path.as_posix()
-    if not text.isprintable():
-        raise ConfigError(f"`{text}`: a name that no recipe can hold", hint="rename it")
-    return text
+def path_of(text: str) -> Path:
+    """Return a path that a person typed, `~` for the home folder.
+
+    Raise ConfigError for what can be no path, and for what no recipe can hold.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # `~nobody`
+        raise ConfigError(f"`{shown(text)}`: no home folder of this name") from error
+    if not path.as_posix().isprintable():
+        raise ConfigError(f"`{shown(text)}`: a name that no recipe can hold", hint="rename it")
+    return path

@@ -13,6 +13,7 @@ from toolchain.config import closest
 from toolchain.errors import ConfigError, FitError
 from toolchain.fitting import SCHEME, memory_here_mb
 from toolchain.new import bases
+from toolchain.new.asked import shown
 from toolchain.new.bases import Base
 from toolchain.profiles import PROFILES
 from toolchain.target import MB, Fit, Target
@@ -95,7 +96,7 @@ def named(name: str) -> Base:
         if name.lower() in names:
             return base
     raise ConfigError(
-        f"--base: `{name}` is not in the table of bases",
+        f"--base: `{shown(name)}` is not in the table of bases",
         hint=f"{closest(name.lower(), [base.id for base in table])}; "
         "any other model is written into the recipe by hand, as `base` under [model]",
     )
@@ -118,8 +119,8 @@ def _candidates(languages: tuple[str, ...]) -> list[Base]:
 def schemes_for(board: Target) -> tuple[str, ...]:
     """Return the schemes that suit a board's processor, the better one first."""
     # llama.cpp has kernels that read four bits in another order for processors with dot products
-    # (and for AVX2). On the others unpacking costs more than the bytes that it saves, so eight bits
-    # are taken there while they are fast enough.
+    # and for AVX2. Without them four bits must be unpacked first, so eight bits, which keep more of
+    # the model, are taken while they fit and are fast enough.
     has_kernels = "Q4_K" in PROFILES[board.profile].repacked
     return (SCHEME,) if has_kernels else ("Q8_0", SCHEME)
 

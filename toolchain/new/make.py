@@ -62,7 +62,8 @@ def make(asked: Asked) -> Made:
         content = _content(asked, file.stem, Sources(data=data, trains=trains, documents=documents))
         write(file, written(content))
         _check(file, content.board)
-    is_here = content.board.id == words.this_computer().id
+    here = words.this_computer()
+    is_here = here is not None and here.id == content.board.id
     return Made(file=file, example=example, is_here=is_here, content=content)
 
 
@@ -89,7 +90,7 @@ def _content(asked: Asked, name: str, sources: Sources) -> Content:
         choice=choose(wish),
         languages=languages,
         stages=_stages(sources),
-        data=words.plain(Path(data).expanduser()) if data else "",
+        data=words.path_of(data).as_posix() if data else "",
         hold_out=hold_out_of(data) if data else "",
         knowledge=documents,
         named=asked.base,
@@ -152,7 +153,7 @@ def hold_out_of(data: str) -> str:
 
     Raise ArtifactError for lines that are no entries.
     """
-    name = Path(data).expanduser().as_posix()
+    name = words.path_of(data).as_posix()
     spec = DataSpec(files=(name,), hold_out="phrasing")
     read = ingest.look(spec, Path(), seed=0).read
     if read.errors:

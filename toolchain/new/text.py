@@ -66,7 +66,7 @@ def _model(content: Content) -> str:
     lines = ["[model]", f"# {size_of(base)}, {base.licence}.", f"# {speed(choice)}."]
     if base.gated:
         lines.append("# Gated: accept its licence on the model's page and set HF_TOKEN.")
-    if content.named.startswith(PREFIX):
+    if content.named.lower().startswith(PREFIX):
         lines.append(f"base = {_toml(base.package)}")
     else:
         lines += [f"base = {_toml(base.hub)}", *_without_hub("base", base.package)]
