@@ -12,7 +12,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.service import service, wait_until_loaded
 from toolchain.board.device import parse
 from toolchain.errors import TooLongError
-from toolchain.talk import Conversation
+from toolchain.talk import Asking, Conversation
 
 
 class Channel:
@@ -68,7 +68,7 @@ def device(engine: FakeEngine) -> Iterator[Any]:
 
 def test_the_oldest_questions_go_when_the_context_is_full(engine: FakeEngine, device: Any) -> None:
     forgotten: list[str] = []
-    talk = Conversation(device, max_tokens=8, forgot=lambda: forgotten.append("said"))
+    talk = Conversation(device, Asking(max_tokens=8), forgot=lambda: forgotten.append("said"))
     for number in range(6):
         end = talk.say(f"question number {number} of many", lambda _: None)
         assert end["tokens"] == 8
@@ -80,7 +80,7 @@ def test_the_oldest_questions_go_when_the_context_is_full(engine: FakeEngine, de
 
 
 def test_a_question_that_alone_is_too_long_is_an_error(device: Any) -> None:
-    talk = Conversation(device, max_tokens=8)
+    talk = Conversation(device, Asking(max_tokens=8))
     talk.say("short", lambda _: None)
     with pytest.raises(TooLongError, match="tokens, the context holds 300 with the answer"):
         talk.say("long " * 100, lambda _: None)

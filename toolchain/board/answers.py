@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from device.manifest import MAX_TAKE
 from toolchain.errors import BoardError
 
 Answer = dict[str, Any]
@@ -139,11 +140,19 @@ class _Activated(_Said):
     check: _Check | None = None
 
 
+class _Source(_Said):
+    title: Annotated[str, Field(max_length=1024)]
+    url: Annotated[str, Field(pattern=r"^/v1/knowledge/[0-9]{1,9}$")]
+    text: Text = ""
+
+
 class _Asked(_Said):
     delta: Annotated[str, Field(max_length=1 << 20)] = ""
     text: Annotated[str, Field(max_length=16 << 20)] = ""
     context: Count = 0
     prompt_tokens: Count = 0
+    known: bool | None = None
+    sources: Annotated[list[_Source], Field(max_length=MAX_TAKE)] = []
 
 
 class _Logged(_Said):
