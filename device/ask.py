@@ -6,14 +6,16 @@ Standard library only, no engine.
 import argparse
 import http.client
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from device.errors import DeviceError
+from device.manifest import MAX_TAKE
 from device.manifest.endpoint import PORT
 
 TIMEOUT_S = 600.0
@@ -21,8 +23,30 @@ TIMEOUT_S = 600.0
 # A long prompt on a slow board is read in minutes.
 LOADING_TIMEOUT_S = 120.0
 _POLL_S = 0.25
+_PASSAGE = re.compile(r"/v1/knowledge/[0-9]{1,9}")
+MOST_TITLE = 1024
+"""Characters of a source's title; the rest is cut off."""
+MOST_PASSAGE = 65_536
+"""Bytes of a passage's answer that are read."""
+_CITED = ("title", "url")
 
 Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A passage that an answer stands on, or the nearest one if the documents do not know."""
+
+    title: str
+    url: str
+    """Path of the passage at the service."""
+    text: str = ""
+    """The passage, if `--sources` asked for it."""
+
+    def as_json(self) -> dict[str, str]:
+        """Return the fields that `--json` prints."""
+        fields = {"title": self.title, "url": self.url}
+        return {**fields, "text": self.text} if self.text else fields
 
 
 @dataclass(frozen=True)
@@ -37,10 +61,13 @@ class Answer:
     finish_reason: str
     prompt_tokens: int = 0
     """Tokens of the whole conversation, as the model read it."""
+    known: "bool | None" = None
+    """Whether the bundle's documents know; None where it is not about them."""
+    sources: "tuple[Source, ...]" = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that `--json` prints."""
-        return {
+        fields: dict[str, Any] = {
             "text": self.text,
             "tokens": self.tokens,
             "ttft_s": round(self.ttft_s, 4),
@@ -48,6 +75,11 @@ class Answer:
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
         }
+        if self.known is not None:
+            fields["known"] = self.known
+        if self.sources:
+            fields["sources"] = [source.as_json() for source in self.sources]
+        return fields
 
 
 def ask(argv: list[str]) -> int:
@@ -129,7 +161,8 @@ def request_answer(
     service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
 
     try:
-        return _follow(_chunks(_opened(service, body, _headers(options.token_file))), began, show)
+        answer = _follow(_chunks(_opened(service, body, _headers(options.token_file))), began, show)
+        return _with_passages(answer, options) if options.sources else answer
     except (OSError, http.client.HTTPException) as error:
         raise _no_service(options, error) from error
     finally:
@@ -182,9 +215,13 @@ def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str]
     tokens = 0
     rate = 0.0
     prompt = 0
+    known: "bool | None" = None
+    sources: tuple[Source, ...] = ()
 
     for chunk in chunks:
+        known = _known(chunk.get("knowledge"), known)
         for choice in chunk["choices"]:
+            sources = _sources(choice["delta"].get("annotations")) or sources
             text = choice["delta"].get("content", "")
             reason = choice["finish_reason"] or reason
             if text:
@@ -197,7 +234,43 @@ def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str]
             prompt = usage.get("prompt_tokens", 0)
 
     ttft_s = first or time.perf_counter() - began
-    return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt)
+    return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt, known, sources)
+
+
+def _known(said: Any, before: "bool | None") -> "bool | None":
+    known = said.get("known") if isinstance(said, dict) else None
+    return known if isinstance(known, bool) else before
+
+
+def _sources(annotations: Any) -> tuple[Source, ...]:
+    """Return the passages that an answer cites; citations of another kind are left out."""
+    sources = []
+    for each in annotations if isinstance(annotations, list) else ():
+        cited = each.get("url_citation") if isinstance(each, dict) else None
+        title, url = (cited.get(name) if isinstance(cited, dict) else "" for name in _CITED)
+        if isinstance(title, str) and isinstance(url, str) and _PASSAGE.fullmatch(url):
+            sources.append(Source(title[:MOST_TITLE], url))
+    return tuple(sources[:MAX_TAKE])
+
+
+def _with_passages(answer: Answer, options: argparse.Namespace) -> Answer:
+    """Return an answer whose sources have their text."""
+    sources = (replace(each, text=_passage(each, options)) for each in answer.sources)
+    return replace(answer, sources=tuple(sources))
+
+
+def _passage(source: Source, options: argparse.Namespace) -> str:
+    """Return the text of a source; empty if the service has it no more."""
+    service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
+    try:
+        service.request("GET", source.url, headers=_headers(options.token_file))
+        passage = json.loads(service.getresponse().read(MOST_PASSAGE))
+        text = passage["text"] if passage["title"][:MOST_TITLE] == source.title else ""
+        return text if isinstance(text, str) else ""
+    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError):
+        return ""
+    finally:
+        service.close()
 
 
 def _error(body: bytes) -> DeviceError:
@@ -245,6 +318,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
         "--chat",
         action="store_true",
         help="answer conversations from stdin, a JSON list of messages a line",
+    )
+    parser.add_argument(
+        "--sources", action="store_true", help="bring the text of the passages along (`--json`)"
     )
     parser.add_argument(
         "--token-file", default="", metavar="FILE", help="file with the service's bearer token"

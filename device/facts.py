@@ -254,8 +254,32 @@ def _software() -> Facts:
     )
 
     return dict(
-        named, glibc=libc, python=python, python_abi=abi, kernel=platform.release(), l4t=l4t
+        named,
+        glibc=libc,
+        python=python,
+        python_abi=abi,
+        fts5=has_fts5(),
+        kernel=platform.release(),
+        l4t=l4t,
     )
+
+
+def has_fts5() -> bool:
+    """Say whether this Python's SQLite finds words, which bundles with documents need."""
+    try:
+        import sqlite3
+    except ImportError:
+        return False
+
+    db = sqlite3.connect(":memory:")
+    try:
+        db.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
+    except sqlite3.Error:
+        return False
+    finally:
+        db.close()
+
+    return True
 
 
 def _storage(root: str) -> Facts:

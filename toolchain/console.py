@@ -166,6 +166,17 @@ def show_text(text: str, *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
+def show_aside(text: str) -> None:
+    """Print quiet lines on stdout: dim on a terminal."""
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(Text(visible(text), style="dim"))
+
+
+def is_terminal() -> bool:
+    """Say whether a person reads stdout as it comes."""
+    return sys.stdout.isatty()
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table on stdout; columns whose cells are figures are set to the right."""
     table = Table(

@@ -183,6 +183,19 @@ def _board_python(facts: Facts) -> Finding:
     )
 
 
+def _documents(facts: Facts) -> Finding:
+    if facts.get("fts5") is not False:
+        return Finding(
+            check="documents", state="ok", seen="bundles may answer from documents (SQLite's FTS5)"
+        )
+    return Finding(
+        check="documents",
+        state="warning",
+        seen="its SQLite has no FTS5: no bundle can answer from documents",
+        mend="use the system's own Python: Debian, Raspberry Pi OS and Ubuntu have it",
+    )
+
+
 def _memory(facts: Facts) -> Finding:
     total, free = facts["memory_total_mb"], facts["memory_available_mb"]
     enough = free is not None and free > 256
@@ -284,6 +297,7 @@ _BOARD_CHECKS = (
     _kind,
     _userland,
     _board_python,
+    _documents,
     _memory,
     _disk,
     _store,

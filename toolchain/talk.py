@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from toolchain.board.device import Device
@@ -15,16 +16,29 @@ USUAL_ANSWER = 256
 default."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How a board is asked."""
+
+    max_tokens: int = 0
+    """Longest answer in tokens; 0 leaves it to the bundle."""
+    system: str = ""
+    """Instructions in place of the bundle's, which switch its documents off; empty for none."""
+    passages: bool = False
+    """Whether the text of the sources is brought along."""
+
+
 def ask(
-    device: Device, question: str, *, max_tokens: int = 0, say: Say | None = None
+    device: Device, question: str, asking: Asking | None = None, *, say: Say | None = None
 ) -> dict[str, Any]:
     """Ask one question and return what the device's client reports.
 
-    That is text, tokens, ttft_s, decode_tok_s and finish_reason.
+    That is text, tokens, ttft_s, decode_tok_s and finish_reason; of a bundle with documents also
+    `known`, and `sources` with title and url.
 
     `say` gets the answer's text piece by piece as it comes.
     """
-    return Conversation(device, max_tokens=max_tokens).say(question, say or (lambda _: None))
+    return Conversation(device, asking).say(question, say or (lambda _: None))
 
 
 class Conversation:
@@ -34,11 +48,18 @@ class Conversation:
     """
 
     def __init__(
-        self, device: Device, *, max_tokens: int = 0, forgot: Callable[[], None] | None = None
+        self,
+        device: Device,
+        asking: Asking | None = None,
+        *,
+        forgot: Callable[[], None] | None = None,
     ) -> None:
+        asking = asking or Asking()
         self._device = device
-        self._limit = ["--max-tokens", str(max_tokens)] if max_tokens else []
-        self._reserve = max_tokens or USUAL_ANSWER
+        self._words = ["--max-tokens", str(asking.max_tokens)] if asking.max_tokens else []
+        self._words += ["--sources"] if asking.passages else []
+        self._reserve = asking.max_tokens or USUAL_ANSWER
+        self._system = [{"role": "system", "content": asking.system}] if asking.system else []
         self._forgot = forgot
         self._messages: list[dict[str, str]] = []
         self._context = 0
@@ -57,7 +78,7 @@ class Conversation:
             self._drop_oldest()
 
         while True:
-            said = [*self._messages, asked]
+            said = [*self._system, *self._messages, asked]
             try:
                 end = self._answer(said, say)
                 break
@@ -66,14 +87,15 @@ class Conversation:
                     raise
                 self._drop_oldest()
 
-        self._messages = [*said, {"role": "assistant", "content": end["text"]}]
+        answer = {"role": "assistant", "content": end["text"]}
+        self._messages = [*self._messages, asked, answer]
         self._learn(said, end)
         return end
 
     def _answer(self, said: list[dict[str, str]], say: Say) -> dict[str, Any]:
         end: dict[str, Any] = {}
         heard = 0
-        with self._device.talk("ask", "--chat", *self._limit) as channel:
+        with self._device.talk("ask", "--chat", *self._words) as channel:
             channel.send(json.dumps(said).encode() + b"\n")
             channel.close_input()
             for event in self._device.events(channel, "ask"):
@@ -106,7 +128,8 @@ class Conversation:
         if not self._context:
             return False
         # Without room the answer would end in the middle of a sentence.
-        tokens = (_chars(self._messages) + len(question)) * self._tokens_per_char
+        said = [*self._system, *self._messages]
+        tokens = (_chars(said) + len(question)) * self._tokens_per_char
         return tokens + min(self._reserve, self._context // 4) > self._context
 
 

@@ -23,8 +23,9 @@ PARSE = "parse"
 ESCAPE = "escape"
 QUOTE = "quote"
 WORDED = "model"
-ANSWERS = (QUOTE, WORDED)
-"""Who words an answer from the documents: the best passage itself, or the model that reads it."""
+ANSWERS = {QUOTE: "quoted as they stand", WORDED: "worded by the model"}
+"""Who words an answer from the documents (the best passage itself, or the model that reads it) →
+what is then said of the passages."""
 
 Test = Callable[[Any], bool]
 

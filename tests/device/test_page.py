@@ -5,12 +5,15 @@ keyboard.
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from device.serve.page import headers, page
 from tests.fakes.engine import FakeEngine
+from tests.fakes.knowing import HOT, NIGHT, PASSAGES, UNKNOWN, knowing_bundle, serving
 from tests.fakes.service import call, service, wait_until_loaded
+from toolchain.knowledge.passages import Passage
 
 CHROMIUM = next(
     (
@@ -25,8 +28,8 @@ in_browser = [
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium"),
 ]
 TOKEN = "sixteen-characters"
-REFUSED = "status of 400"
-"""Chromium's own line for a request that the service refused."""
+REFUSED = ("status of 400", "status of 404")
+"""Chromium's own lines for a request that the service refused."""
 LIGHT, DARK = "rgb(251, 249, 246)", "rgb(23, 20, 18)"
 
 
@@ -56,7 +59,12 @@ def port(engine: FakeEngine) -> Iterator[int]:
 
 @pytest.fixture
 def tab(browser, port: int):  # type: ignore[no-untyped-def]
-    """A tab with the page, in which every error of a script and every refused load is a failure."""
+    """A tab with the page of a service without documents."""
+    yield from opened(browser, port)
+
+
+def opened(browser, port: int):  # type: ignore[no-untyped-def]
+    """Yield a tab with the page, in which every error of a script and every refused load fails."""
     context = browser.new_context(viewport={"width": 800, "height": 700})
     tab = context.new_page()
     wrong: list[str] = []
@@ -64,7 +72,9 @@ def tab(browser, port: int):  # type: ignore[no-untyped-def]
     tab.on(
         "console",
         lambda said: (
-            wrong.append(said.text) if said.type == "error" and REFUSED not in said.text else None
+            wrong.append(said.text)
+            if said.type == "error" and not any(each in said.text for each in REFUSED)
+            else None
         ),
     )
     tab.set_default_timeout(10_000)
@@ -182,6 +192,138 @@ class TestInABrowser:
             tab.keyboard.press("Enter")
             tab.locator("article.assistant small").filter(has_text="tokens/s").wait_for()
             tab.context.close()
+
+
+class TestSources:
+    """Answers from documents: a real index, embedder and model behind the page."""
+
+    pytestmark = in_browser
+
+    def test_a_source_folds_out_under_its_answer_and_brings_its_passage(self, known) -> None:  # type: ignore[no-untyped-def]
+        answer = asked(known, HOT)
+        assert answer.locator("p").inner_text() == PASSAGES[0].text
+        assert answer.locator("small").inner_text().startswith("answered in ")
+        source = answer.locator("details")
+        assert source.locator("summary").inner_text() == "manual/heat.md › Heat › Limits"
+        assert not source.locator("blockquote").is_visible()
+        source.locator("summary").press("Enter")
+        source.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
+        source.locator("summary").click()
+        assert not source.locator("blockquote").is_visible()
+
+    def test_what_the_documents_do_not_say_is_marked_and_the_nearest_is_named(self, known) -> None:  # type: ignore[no-untyped-def]
+        answer = asked(known, UNKNOWN)
+        assert "unknown" in (answer.get_attribute("class") or "")
+        assert "Not in the documents" in answer.locator(".sources").inner_text()
+        assert answer.locator("summary").inner_text() == "guide.pdf › page 7"
+        assert "unknown" not in (asked(known, HOT).get_attribute("class") or "")
+        for scheme in ("light", "dark"):
+            known.emulate_media(color_scheme=scheme)
+            assert known.evaluate(CONTRAST.replace("#figures", ".sources")) >= 4.5
+
+    def test_sources_stay_over_a_reload_and_are_not_sent_back(self, known) -> None:  # type: ignore[no-untyped-def]
+        asked(known, HOT)
+        known.reload()
+        answer = known.locator("article.assistant").last
+        answer.locator("summary").click()
+        answer.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
+        with known.expect_request("**/v1/chat/completions") as sent:
+            asked(known, NIGHT)
+        assert all(
+            set(each) == {"role", "content"} for each in sent.value.post_data_json["messages"]
+        )
+
+    def test_a_passage_of_another_release_is_not_shown_as_the_source(self, known) -> None:  # type: ignore[no-untyped-def]
+        asked(known, HOT)
+        key = "demitasse.conversation"
+        for number, said in (("2", "The documents have changed"), ("99", "no such passage")):
+            known.evaluate(
+                f"localStorage['{key}'] = localStorage['{key}'].replace(/knowledge.[0-9]+/, 'knowledge/{number}')"
+            )
+            known.reload()
+            answer = known.locator("article.assistant").last
+            answer.locator("summary").click()
+            answer.locator("blockquote.wrong").filter(has_text=said).wait_for()
+
+    def test_sources_that_point_elsewhere_are_never_asked_for(self, known) -> None:  # type: ignore[no-untyped-def]
+        for url in (
+            "https://elsewhere.example/",
+            "//elsewhere.example/1",
+            "/metrics",
+            "/v1/knowledge/1/../../models",
+        ):
+            known.route("**/v1/chat/completions", answering(ANSWERED.replace("URL", url)))
+            answer = asked(known, "anything?")
+            assert (
+                answer.locator("details").count() == 0 and answer.locator("p").inner_text() == "ok"
+            )
+
+    def test_a_hostile_title_and_passage_are_text(self, browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+        markup = "<img src=x onerror=document.title='owned'> & <b>"
+        passage = Passage(text=markup, source="notes.md", heading=markup, questions=(HOT,))
+        with serving(knowing_bundle(tmp_path / "bundle", [passage])) as number:
+            tab = browser.new_context().new_page()
+            tab.goto(f"http://127.0.0.1:{number}/")
+            answer = asked(tab, HOT)
+            assert answer.locator("summary").inner_text() == f"notes.md › {markup}"
+            answer.locator("summary").click()
+            answer.locator("blockquote").filter(has_text=markup).wait_for()
+            assert tab.locator("#log img, #log b").count() == 0 and tab.title() == "demitasse"
+            tab.context.close()
+
+    def test_a_passage_of_a_guarded_service_is_asked_for_with_the_token(
+        self, browser, knowing: Path
+    ) -> None:  # type: ignore[no-untyped-def]
+        with serving(knowing, token=TOKEN) as number:
+            tab = browser.new_context().new_page()
+            tab.on("dialog", lambda dialog: dialog.accept(TOKEN))
+            tab.goto(f"http://127.0.0.1:{number}/")
+            answer = asked(tab, HOT)
+            answer.locator("summary").click()
+            answer.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
+            tab.context.close()
+
+    def test_nothing_overflows_on_a_narrow_screen(self, known) -> None:  # type: ignore[no-untyped-def]
+        known.set_viewport_size({"width": 320, "height": 640})
+        asked(known, HOT).locator("summary").click()
+        assert known.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+ANSWERED = (
+    'data: {"choices": [{"delta": {"content": "ok", "annotations": [{"type": "url_citation", '
+    '"url_citation": {"title": "t", "url": "URL"}}]}}], "timings": {}}\n\ndata: [DONE]\n\n'
+)
+
+
+def answering(body: str):  # type: ignore[no-untyped-def]
+    """Return what answers a request in place of the service."""
+    return lambda route: route.fulfill(body=body, content_type="text/event-stream")
+
+
+def asked(tab, question: str):  # type: ignore[no-untyped-def]
+    """Ask on the page and return the answer's article once it is whole."""
+    before = tab.locator("article.assistant").count()
+    tab.get_by_label("Your question").fill(question)
+    tab.keyboard.press("Enter")
+    tab.locator("article.assistant small").nth(before).filter(has_text="answered in").wait_for()
+    return tab.locator("article.assistant").nth(before)
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return knowing_bundle(tmp_path_factory.mktemp("knowing") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def known_port(knowing: Path) -> Iterator[int]:
+    with serving(knowing) as number:
+        yield number
+
+
+@pytest.fixture
+def known(browser, known_port: int):  # type: ignore[no-untyped-def]
+    """A tab with the page of a service that answers from documents."""
+    yield from opened(browser, known_port)
 
 
 CONTRAST = """(() => {

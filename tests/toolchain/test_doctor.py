@@ -16,6 +16,7 @@ PI = {
     "os_name": "Debian GNU/Linux 12 (bookworm)",
     "kernel": "6.6.51+rpt-rpi-v8",
     "python": "3.11.2",
+    "fts5": True,
     "disk_free_bytes": 20_000_000_000,
     "disk_device": "mmcblk0p2",
     "disk_folder": "/home/pi",
@@ -42,6 +43,13 @@ FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
         "problem",
         "the system is 32-bit",
         "install the 64-bit image of the system",
+    ),
+    (
+        {"fts5": False},
+        "documents",
+        "warning",
+        "its SQLite has no FTS5: no bundle can answer from documents",
+        "use the system's own Python: Debian, Raspberry Pi OS and Ubuntu have it",
     ),
     (
         {"memory_available_mb": 90},

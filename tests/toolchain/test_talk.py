@@ -1,57 +1,15 @@
 """A talk with a board goes on when the context is full: the oldest questions go."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests.fakes.asking import AskDevice
 from tests.fakes.engine import FakeEngine
 from tests.fakes.service import service, wait_until_loaded
-from toolchain.board.device import parse
 from toolchain.errors import TooLongError
-from toolchain.talk import Conversation
-
-
-class Channel:
-    """The two ends of the board's own client, run here."""
-
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "device", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def send(self, content: bytes) -> None:
-        assert self.child.stdin
-        self.child.stdin.write(content)
-
-    def close_input(self) -> None:
-        assert self.child.stdin
-        self.child.stdin.close()
-
-
-class AskDevice:
-    """A board as `talk` needs it: its client asks a service on a port of this computer."""
-
-    def __init__(self, port: int) -> None:
-        self._port = str(port)
-
-    @contextmanager
-    def talk(self, verb: str, *words: str) -> Iterator[Channel]:
-        channel = Channel((verb, "--port", self._port, *words))
-        try:
-            yield channel
-        finally:
-            assert channel.child.stdout
-            channel.child.stdout.close()
-            channel.child.wait(timeout=60)
-
-    def events(self, channel: Channel, verb: str) -> Iterator[dict[str, Any]]:
-        assert channel.child.stdout
-        for line in channel.child.stdout:
-            yield parse("local", verb, line)
+from toolchain.talk import Asking, Conversation
 
 
 @pytest.fixture
@@ -68,7 +26,7 @@ def device(engine: FakeEngine) -> Iterator[Any]:
 
 def test_the_oldest_questions_go_when_the_context_is_full(engine: FakeEngine, device: Any) -> None:
     forgotten: list[str] = []
-    talk = Conversation(device, max_tokens=8, forgot=lambda: forgotten.append("said"))
+    talk = Conversation(device, Asking(max_tokens=8), forgot=lambda: forgotten.append("said"))
     for number in range(6):
         end = talk.say(f"question number {number} of many", lambda _: None)
         assert end["tokens"] == 8
@@ -80,7 +38,7 @@ def test_the_oldest_questions_go_when_the_context_is_full(engine: FakeEngine, de
 
 
 def test_a_question_that_alone_is_too_long_is_an_error(device: Any) -> None:
-    talk = Conversation(device, max_tokens=8)
+    talk = Conversation(device, Asking(max_tokens=8))
     talk.say("short", lambda _: None)
     with pytest.raises(TooLongError, match="tokens, the context holds 300 with the answer"):
         talk.say("long " * 100, lambda _: None)

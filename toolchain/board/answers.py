@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from device.manifest import MAX_TAKE
 from toolchain.errors import BoardError
 
 Answer = dict[str, Any]
@@ -70,6 +71,7 @@ class Facts(_Said):
     glibc: Version | None
     python: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}\.\d{1,3}$")]
     python_abi: Text
+    fts5: bool | None = None
     kernel: Text
     l4t: Version | None
     disk_total_bytes: Count
@@ -139,11 +141,19 @@ class _Activated(_Said):
     check: _Check | None = None
 
 
+class _Source(_Said):
+    title: Annotated[str, Field(max_length=1024)]
+    url: Annotated[str, Field(pattern=r"^/v1/knowledge/[0-9]{1,9}$")]
+    text: Text = ""
+
+
 class _Asked(_Said):
     delta: Annotated[str, Field(max_length=1 << 20)] = ""
     text: Annotated[str, Field(max_length=16 << 20)] = ""
     context: Count = 0
     prompt_tokens: Count = 0
+    known: bool | None = None
+    sources: Annotated[list[_Source], Field(max_length=MAX_TAKE)] = []
 
 
 class _Logged(_Said):

@@ -13,33 +13,60 @@ from toolchain.errors import ConfigError
 
 @app.command()
 def ask(
-    board: Board, question: Question, max_tokens: MaxTokens = 0, as_json: AsJson = False
+    board: Board,
+    question: Question,
+    max_tokens: MaxTokens = 0,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Show the passages that the answer stands on.")
+    ] = False,
+    system: Annotated[
+        str,
+        typer.Option(
+            "--system",
+            metavar="TEXT",
+            help="Instructions in place of the bundle's; they switch its documents off.",
+        ),
+    ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Ask the model on a board one question and print its answer as it comes."""
+    from toolchain.talk import Asking
     from toolchain.talk import ask as ask_board
 
     text = console.read_input() if question == "-" else question
+    asking = Asking(max_tokens=max_tokens, system=system, passages=sources or as_json)
     with device_at(board) as device:
         if as_json:
-            console.show_json(ask_board(device, text, max_tokens=max_tokens))
+            console.show_json(ask_board(device, text, asking))
             return
-        ask_board(
-            device, text, max_tokens=max_tokens, say=lambda piece: console.show_text(piece, end="")
-        )
+        end = ask_board(device, text, asking, say=lambda piece: console.show_text(piece, end=""))
     console.show_text("")
+    if sources or console.is_terminal():
+        show.sources(end, whole=sources)
 
 
 @app.command()
-def chat(board: Board, max_tokens: MaxTokens = 0) -> None:
+def chat(
+    board: Board,
+    max_tokens: MaxTokens = 0,
+    sources: Annotated[
+        bool,
+        typer.Option(
+            "--sources/--no-sources", help="Name the passages that an answer stands on, under it."
+        ),
+    ] = True,
+) -> None:
     """Talk with the model on a board; an empty line or Ctrl-D ends it."""
-    from toolchain.talk import Conversation
+    from toolchain.talk import Asking, Conversation
 
     with device_at(board) as device:
-        conversation = Conversation(device, max_tokens=max_tokens, forgot=_say_forgot)
+        conversation = Conversation(device, Asking(max_tokens=max_tokens), forgot=_say_forgot)
         while question := console.read_line("you: "):
             console.show_text("board: ", end="")
-            conversation.say(question, lambda piece: console.show_text(piece, end=""))
+            end = conversation.say(question, lambda piece: console.show_text(piece, end=""))
             console.show_text("")
+            if sources:
+                show.sources(end)
 
 
 def _say_forgot() -> None:

@@ -1,8 +1,9 @@
 """Verbs of figures: what a model takes, how fast a board is, and how two reports differ."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +11,9 @@ from toolchain import console, show, target
 from toolchain.artifacts import Report
 from toolchain.cli.words import AsJson, Board, app, device_at
 from toolchain.errors import FitError
+
+if TYPE_CHECKING:
+    from toolchain.report.knowledge import Known
 
 
 @app.command()
@@ -64,16 +68,23 @@ def calibrate(
 @app.command(name="report")
 def make_report(
     saved: Annotated[
-        list[Path], typer.Argument(metavar="FILES…", help="Reports that `bench --save` kept.")
+        list[Path],
+        typer.Argument(
+            metavar="FILES…",
+            help="Reports that `bench --save` kept; work folders, such as build/help-desk, "
+            "whose documents answer questions.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Show kept reports as one page: quality against speed, heat over time, where time goes."""
+    """Show kept reports as one page: speed, heat, where time goes, what documents answer."""
     from toolchain import report as reports
+    from toolchain.report.knowledge import read_known
 
-    _write_page([reports.read(file) for file in saved], out)
+    kept = [reports.read(file) for file in saved if not file.is_dir()]
+    _write_page(kept, out, [read_known(folder) for folder in saved if folder.is_dir()])
     console.show_text(f"{out}")
 
 
@@ -97,11 +108,11 @@ def compare(
     )
 
 
-def _write_page(measured: list[Report], path: Path) -> None:
+def _write_page(measured: list[Report], path: Path, documents: "Sequence[Known]" = ()) -> None:
     from toolchain.files import write_whole
     from toolchain.report.page import render
 
-    write_whole(path, render(measured))
+    write_whole(path, render(measured, documents))
 
 
 @app.command()

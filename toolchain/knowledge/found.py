@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,7 +15,9 @@ from device.manifest.knowledge import title
 from toolchain.errors import ArtifactError
 from toolchain.files import write_whole
 from toolchain.knowledge.fitting import Fitted, Trial, ranked
-from toolchain.knowledge.passages import Passage
+
+if TYPE_CHECKING:
+    from toolchain.knowledge.passages import Passage
 
 FOUND = "found.jsonl"
 Outcome = Literal["right", "wrong", "refused", "false", "unknown"]
@@ -40,13 +42,13 @@ class FoundPassage:
     answer to a question without one, rightly `unknown`."""
 
 
-def title_of(passage: Passage) -> str:
+def title_of(passage: "Passage") -> str:
     """Return the title with which a board names a passage."""
     return title(passage.source, passage.page, passage.heading)
 
 
 def found_passage(
-    question: str, trial: Trial, passages: Sequence[Passage], fitted: Fitted
+    question: str, trial: Trial, passages: "Sequence[Passage]", fitted: Fitted
 ) -> FoundPassage:
     """Return what a question found by a fitted search."""
     best, score = next(iter(ranked(trial.compared, fitted["words"])), (0, -1.0))

@@ -4,12 +4,16 @@ It refuses nothing. What a later stage would refuse is a warning here, so that i
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from device.manifest import (
+    ANSWERS,
     BUNDLE_MANIFEST,
     Manifest,
     ManifestError,
@@ -75,6 +79,7 @@ def _bundle(folder: Path) -> FolderContents:
         ("engine", f"{manifest.engine.name} {manifest.engine.oldest} or newer"),
         ("context", f"{manifest.context} tokens, answers up to {manifest.max_tokens}"),
         ("memory", f"{needs:.0f} MB beside the runtime" if needs else ""),
+        ("documents", _documents(folder, manifest)),
         ("made of", str(origin or "")),
         ("licence", ", ".join(manifest.licences)),
         ("gate", _gate(manifest)),
@@ -100,6 +105,24 @@ def _gate(manifest: Manifest) -> str:
     ]
 
     return ", ".join(shown) or "nothing was measured against a reference"
+
+
+def _documents(folder: Path, manifest: Manifest) -> str:
+    """Return how many passages a bundle answers from, and who words its answers."""
+    if not manifest.knowledge:
+        return ""
+    return f"{_passages(folder / manifest.knowledge)}, {ANSWERS[manifest.answer]}"
+
+
+def _passages(index: Path) -> str:
+    """Return the number of passages of an index in words."""
+    address = f"file:{quote(str(index.absolute()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as db:
+            count = db.execute("SELECT count(*) FROM passages").fetchone()[0]
+    except sqlite3.Error as error:
+        return f"`{index.name}` cannot be read: {error}"
+    return f"{count:,} passages" if count != 1 else "1 passage"
 
 
 def _bundle_warnings(folder: Path, manifest: Manifest) -> Iterator[str]:

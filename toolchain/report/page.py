@@ -1,11 +1,16 @@
-"""A report as one HTML page: no script, no foreign resource, light or dark as the reader likes."""
+"""A report as one HTML page: no script, no foreign resource, light or dark as the reader likes.
+
+Reports of boards come first, then what documents answer.
+"""
 
 import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolchain.artifacts import Report
-from toolchain.report import caveats, plots, test_name
+from toolchain.knowledge.found import FoundPassage
+from toolchain.report import caveats, knowledge, plots, test_name
+from toolchain.report.knowledge import Known
 
 NOT_MEASURED = "not measured"
 STYLE = """
@@ -25,28 +30,35 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; font-weight: normal;
   border-bottom: 1px solid var(--line) }
 thead th { color: var(--quiet) } td.number { text-align: right }
+table.questions { width: 100%; min-width: 34rem } table.questions td { vertical-align: top }
+table.questions td:last-child { white-space: nowrap; color: var(--quiet); padding-right: 0 }
+summary { cursor: pointer; margin-top: 1rem }
 svg { width: 100%; max-width: 46rem; height: auto; display: block }
 """
 
 
-def render(reports: Sequence[Report]) -> str:
-    """Return the page of one report or of several side by side."""
-    title = " · ".join(dict.fromkeys(report.board for report in reports))
+def render(reports: Sequence[Report], documents: Sequence[Known] = ()) -> str:
+    """Return the page of one report or of several side by side, and of what documents answer."""
+    names = [report.board for report in reports] + [known.name for known in documents]
+    title = " · ".join(dict.fromkeys(names))
+    where = "on the boards themselves, " if reports else ""
     body = [
         f"<h1>{_text(title)}</h1>",
-        '<p class="quiet">measured by demitasse, on the boards themselves, '
-        "with the runtime that serves</p>",
+        f'<p class="quiet">measured by demitasse, {where}with the runtime that serves</p>',
     ]
-    body += _figure(
-        "Quality against speed",
-        plots.quality_and_speed(reports),
-        "The area of a circle is the size of the file; "
-        "the dotted line joins those that no other beats in both.",
-        "no report holds a release that went through the gate",
-    )
+    if reports:
+        body += _figure(
+            "Quality against speed",
+            plots.quality_and_speed(reports),
+            "The area of a circle is the size of the file; "
+            "the dotted line joins those that no other beats in both.",
+            "no report holds a release that went through the gate",
+        )
 
     for report in reports:
         body += _report(report)
+    for known in documents:
+        body += _known(known)
 
     head = (
         '<meta charset="utf-8">'
@@ -82,6 +94,50 @@ def _report(report: Report) -> Iterator[str]:
     )
     yield "<h3>Where this was measured</h3>"
     yield _table(("", ""), list(_origin(report)))
+
+
+def _known(known: Known) -> Iterator[str]:
+    """Yield what documents answer and what they missed, the worst first."""
+    yield f"<h2>{_text(f'What it knows, what it missed: {known.name}')}</h2>"
+    caveats = [*known.figures.failures, *knowledge.unread(known)]
+    yield from (f'<p class="caveat">{_text(reason)}</p>' for reason in caveats)
+    head = ("", "questions that it was fitted on", "fresh questions")
+    yield _table(head, knowledge.measured(known))
+    yield (
+        '<p class="quiet">In brackets: the 95 % interval. Only fresh questions were never seen '
+        "while the embedder was tuned and the search was fitted.</p>"
+    )
+    if not known.questions:
+        yield f'<p class="quiet">{NOT_MEASURED}: nobody wrote fresh questions</p>'
+
+    for outcome, words in knowledge.MISSED.items():
+        if asked := known.with_outcome(outcome):
+            yield f"<h3>{_text(words.capitalize())}: {len(asked)}</h3>"
+            yield _questions(asked)
+    for outcome, words in knowledge.KNOWN.items():
+        if asked := known.with_outcome(outcome):
+            title = f"{words.capitalize()}: {len(asked)}"
+            yield f"<details><summary>{_text(title)}</summary>{_questions(asked)}</details>"
+
+    yield "<h3>What this was made of</h3>"
+    yield _table(("", ""), knowledge.origin(known))
+    files = knowledge.files(known)
+    title = f"{len(files)} files" if len(files) != 1 else "1 file"
+    yield f"<details><summary>{title}</summary>{_table(('file', 'gave'), files)}</details>"
+
+
+def _questions(asked: Sequence[FoundPassage]) -> str:
+    rows = [
+        (
+            each.question,
+            each.found or "nothing",
+            "; ".join(each.right) or "none",
+            f"{each.certainty:.2f}",
+        )
+        for each in asked
+    ]
+    head = ("question", "passage found", "passages that answer it", "certainty")
+    return _table(head, rows, kind="questions")
 
 
 def _tests(report: Report) -> str:
@@ -191,13 +247,14 @@ def _figure(title: str, svg: str, caption: str, absent: str) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     columns = "".join(f"<th>{_text(name)}</th>" for name in head)
     shown = f"<thead><tr>{columns}</tr></thead>" if any(head) else ""
     lines = "".join(
         "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f'<div class="wide"><table>{shown}<tbody>{lines}</tbody></table></div>'
+    named = f' class="{kind}"' if kind else ""
+    return f'<div class="wide"><table{named}>{shown}<tbody>{lines}</tbody></table></div>'
 
 
 def _text(text: str) -> str:

@@ -8,6 +8,7 @@ from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
 from toolchain.show.line import deployed, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
+from toolchain.show.sources import sources
 from toolchain.show.words import size
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "runtime",
     "schemes",
     "size",
+    "sources",
     "status",
     "virtual_boards",
     "walked",

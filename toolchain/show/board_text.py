@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from device.manifest import ANSWERS
 from toolchain.show.words import size
 
 Answer = Mapping[str, Any]
@@ -71,6 +72,8 @@ def _service_rows(answer: Answer) -> Iterator[Row]:
             _count(health.get("slots"), "question") + " at once",
         ]
         yield "settings", ", ".join(shape)
+    if documents := _table(health, "documents"):
+        yield "documents", _documents(documents)
     if isinstance(degrees := health.get("temperature_c"), int | float):
         yield "heat", f"{degrees:.1f} °C"
 
@@ -114,6 +117,12 @@ def _speed(speed: Answer) -> str:
     if reason := _word(speed, "unjudged"):
         return f"{text} (not judged: {reason})"
     return text
+
+
+def _documents(documents: Answer) -> str:
+    """Return how many passages questions are answered from, and who words the answers."""
+    words = ANSWERS.get(_word(documents, "answer"), "")
+    return ", ".join(filter(None, (_count(documents.get("passages"), "passage"), words)))
 
 
 def _signature(release: Answer) -> str:

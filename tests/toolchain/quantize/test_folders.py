@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.knowing import knowing_bundle
 from tests.fakes.models import tiny_llama
 from tests.fakes.tiny_gguf import tiny_bundle
 from toolchain.errors import ArtifactError
@@ -43,6 +44,16 @@ def test_an_adapter_says_its_base_and_rank(tmp_path: Path) -> None:
     assert (found.kind, rows["base"], rows["rank"]) == ("adapter", "some/base", "8, alpha 16")
     assert rows["changes"] == "q_proj"
     assert any("is a pickle" in warning for warning in found.warnings)
+
+
+def test_a_bundle_with_documents_says_how_many_and_who_words_answers(tmp_path: Path) -> None:
+    bundle = knowing_bundle(tmp_path / "quoting" / "bundle")
+    assert dict(describe(bundle).rows)["documents"] == "3 passages, quoted as they stand"
+    bundle = knowing_bundle(tmp_path / "wording" / "bundle", answer="model")
+    assert dict(describe(bundle).rows)["documents"] == "3 passages, worded by the model"
+    (bundle / "knowledge.db").write_bytes(b"no index" * 4096)
+    assert "`knowledge.db` cannot be read" in dict(describe(bundle).rows)["documents"]
+    assert "documents" not in dict(describe(tiny_bundle(tmp_path / "plain")).rows)
 
 
 def test_a_bundle_says_its_release_and_what_is_missing(tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def test_a_clock_ahead_of_ours_is_named() -> None:
         ({"service__failure": "ended with signal 9"}, "the service ended with signal 9"),
         ({"service__survives_reboot": False}, "after a reboot  stays off"),
         ({"service__hint": "sudo loginctl enable-linger pi"}, "hint: sudo loginctl enable-linger"),
+        (
+            {"service__health__documents": {"passages": 830, "answer": "quote"}},
+            "  documents       830 passages, quoted as they stand\n",
+        ),
+        (
+            {"service__health__documents": {"passages": 1, "answer": "model"}},
+            "  documents       1 passage, worded by the model\n",
+        ),
+        ({"service__health__documents": {"answer": 7}}, "  documents       ? passages\n"),
         ({"release__unsigned": True}, "none: this release runs unsigned"),
         ({"previous": None}, "nothing: no release came before"),
         ({"confirmed": False}, "it was never seen healthy"),

@@ -1,0 +1,121 @@
+"""The page of what documents answer and what they missed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.fakes.records import record_of
+from toolchain.artifacts import RECORD
+from toolchain.cli import app
+from toolchain.errors import ArtifactError
+from toolchain.figures import KnowledgeFigures, SearchScores
+from toolchain.knowledge.found import FOUND, FoundPassage, Outcome, write_found
+from toolchain.report.knowledge import interval, read_known
+from toolchain.report.page import render
+
+OUTCOMES: tuple[Outcome, ...] = ("right", "right", "wrong", "refused", "false", "unknown")
+FIGURES = KnowledgeFigures(
+    passages=415,
+    questions=1380,
+    unanswered=240,
+    files={"faq.jsonl": "212 passages", "one.md": "1 passages", "scan.pdf": "has no text layer"},
+    width=384,
+    embedder_bytes=24_600_000,
+    index_bytes=6_200_000,
+    tuned=True,
+    fitted={"words": 0.1, "unanswered": 0.75, "threshold": 0.312},
+    tuning=None,
+    fresh=SearchScores(
+        answerable=4, unanswerable=2, first=0.75, among_three=1.0, right=0.5, wrong=0.25, false=0.5
+    ),
+    failures=["50.0% of 4 fresh questions were answered rightly, the gate asks 75.0%"],
+)
+
+
+def row(number: int, outcome: Outcome) -> FoundPassage:
+    return FoundPassage(
+        question=f"question <b>{number}</b> 树莓派?",
+        right=("a.md › A", "b.md › B") if outcome in ("right", "wrong", "refused") else (),
+        found="a.md › A" if number else "",
+        score=0.5,
+        certainty=0.25,
+        known=outcome in ("right", "wrong", "false"),
+        outcome=outcome,
+    )
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work folder as the stage `know` leaves it."""
+    folder = tmp_path / "help-desk" / "know"
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_text(record_of("know", FIGURES.as_json()).model_dump_json())
+    write_found(folder / FOUND, [row(number, each) for number, each in enumerate(OUTCOMES)])
+    return folder.parent
+
+
+def test_what_was_missed_stands_open_and_the_worst_comes_first(work: Path) -> None:
+    html = render([], [read_known(work)])
+    heads = re.findall(r"<h3>([^<]+)</h3>", html)
+    assert heads == [
+        "Answered with another passage: 1",
+        "Answered, though the documents do not say it: 1",
+        "Not answered, though a passage says it: 1",
+        "What this was made of",
+    ]
+    folds = re.findall(r"<summary>([^<]+)</summary>", html)
+    assert folds == ["Answered with a right passage: 2", "Rightly said to be unknown: 1", "3 files"]
+
+
+def test_every_question_is_there_with_what_it_found_and_what_answers_it(work: Path) -> None:
+    html = render([], [read_known(work)])
+    for number in range(len(OUTCOMES)):
+        assert f"question &lt;b&gt;{number}&lt;/b&gt; 树莓派?" in html
+    assert "a.md › A; b.md › B" in html and "<td>nothing</td>" in html and "<td>none</td>" in html
+
+
+def test_figures_come_with_their_number_and_interval(work: Path) -> None:
+    html = render([], [read_known(work)])
+    assert "75.0% of 4 (30% … 95%)" in html and "50.0% of 2 (9% … 91%)" in html
+    assert html.count("not measured") == 5, "nothing was fitted on questions"
+
+
+def test_limits_that_were_missed_and_files_that_gave_nothing_are_named(work: Path) -> None:
+    caveats = re.findall(r'<p class="caveat">([^<]+)</p>', render([], [read_known(work)]))
+    assert caveats == [*FIGURES.failures, "scan.pdf: has no text layer"]
+
+
+def test_the_page_loads_nothing_and_runs_nothing(work: Path) -> None:
+    html = render([], [read_known(work)])
+    assert not re.findall(r"https?://|<script|src=|@import|url\(", html)
+
+
+def test_a_report_without_fresh_questions_says_so(work: Path) -> None:
+    (work / "know" / FOUND).unlink()
+    assert "not measured: nobody wrote fresh questions" in render([], [read_known(work)])
+
+
+def test_a_work_folder_is_an_argument_of_the_verb(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(work), "--out", str(out)])
+    assert done.exit_code == 0 and "<h1>help-desk</h1>" in out.read_text(encoding="utf-8")
+
+
+def test_a_folder_without_the_stage_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no stage `know` is recorded in it"):
+        read_known(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "low", "high"),
+    [
+        (0.5, 10, 0.2366, 0.7634),
+        (0.0, 20, 0.0, 0.1611),
+        (1.0, 20, 0.8389, 1.0),
+        (0.9, 100, 0.8256, 0.9448),
+    ],
+)
+def test_intervals_are_wilsons(share: float, count: int, low: float, high: float) -> None:
+    assert interval(share, count) == pytest.approx((low, high), abs=1e-4)
