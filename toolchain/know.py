@@ -94,7 +94,9 @@ def know(
         "texts": _digest_of(texts),
         "runtime": runtime.name,
     }
-    work = Work(stage="know", inputs=inputs, parameters=spec, seed=seed, tools=("gguf",))
+    # The limits decide nothing that is made: another gate measures nothing again.
+    made_by = spec.model_copy(update={"gate": KnowledgeGateSpec()})
+    work = Work(stage="know", inputs=inputs, parameters=made_by, seed=seed, tools=("gguf",))
     record, fresh = keep(
         out,
         work,
@@ -102,7 +104,7 @@ def know(
         KnowledgeFigures,
     )
     knowledge = Knowledge(path=out, record=record, fresh=fresh)
-    if missed := knowledge.figures.failures:
+    if missed := _failures(knowledge.figures.fresh, spec.gate):
         raise GateError(
             "knowledge: not good enough: " + "; ".join(missed),
             hint="write more questions, or change `[knowledge.gate]` knowingly",
@@ -132,10 +134,12 @@ def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
 
 
 def _named(passage: Passage) -> Passage:
-    """Return a passage with a heading: an answer is named by the first of its questions."""
-    if passage.heading or not passage.questions:
+    """Return a passage with its own heading: an answer is named by the first of its questions."""
+    if not passage.questions:
         return passage
-    return replace(passage, heading=passage.questions[0])
+    return replace(
+        passage, heading=" › ".join(filter(None, (passage.heading, passage.questions[0])))
+    )
 
 
 def _say(texts: _Texts, report: Reporter) -> None:
@@ -199,7 +203,6 @@ def _make(
         rows = [found_passage(each.question, trial, passages, fitted) for each, trial in asked]
         write_found(out / FOUND, rows)
 
-    measured = fitting.scores(fresh, fitted)
     return KnowledgeFigures(
         passages=len(passages),
         questions=sum(map(len, texts.questions)),
@@ -211,8 +214,7 @@ def _make(
         tuned=spec.tune is not None,
         fitted=dict(fitted),
         tuning=fitting.scores(trials, fitted),
-        fresh=measured,
-        failures=_failures(measured, spec.gate),
+        fresh=fitting.scores(fresh, fitted),
     )
 
 
