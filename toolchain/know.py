@@ -7,30 +7,22 @@ measured on another that it never saw.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE
 from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep
-from toolchain.errors import ConfigError, GateError
+from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge import fitting
 from toolchain.knowledge.cache import VectorCache
-from toolchain.knowledge.contrast import Lesson, tune_embedder
-from toolchain.knowledge.documents import Library, read_documents
+from toolchain.knowledge.contrast import tune_embedder
 from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
-from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.source import embedder_folder
-from toolchain.knowledge.written import (
-    Places,
-    Written,
-    answers_of,
-    read_unanswered,
-    read_written,
-)
+from toolchain.knowledge.texts import Texts, read_texts
+from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
 from toolchain.runtime.recall import Recall, recall
@@ -40,34 +32,6 @@ if TYPE_CHECKING:
 
 MOST_GOLDENS = 16
 """Questions whose passage the board must find first before a release is switched to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Texts:
-    """What was read for an index."""
-
-    library: Library
-    questions: tuple[tuple[str, ...], ...]
-    """Questions of each passage."""
-    unanswered: tuple[str, ...]
-    tuning: tuple[Written, ...]
-    fresh: tuple[Written, ...]
-
-    def lesson(self) -> Lesson:
-        """Return what an embedder is tuned on: questions, and the answers that came with them.
-
-        Pages are left out, so that a changed page needs no other embedder.
-        """
-        asked = [
-            (passage.text if passage.questions else "", questions)
-            for passage, questions in zip(self.library.passages, self.questions, strict=True)
-            if len(questions) > (not passage.questions)
-        ]
-        return Lesson(
-            answers=[text for text, _ in asked],
-            questions=[questions for _, questions in asked],
-            unanswered=self.unanswered,
-        )
 
 
 def know(
@@ -84,8 +48,9 @@ def know(
 
     Beside `out` the tuned embedder and the vectors are kept for the next time.
     """
-    texts = _read(spec, near)
-    _say(texts, report)
+    texts = read_texts(spec, near)
+    for name, reason in texts.unread():
+        report.note(f"know: {name}: {reason}")
     source = embedder_folder(spec.embedder, near, out.parent, report, offline=offline)
     embedder = _embedder(source, texts, spec, out, report, seed)
 
@@ -112,55 +77,12 @@ def know(
     return knowledge
 
 
-def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
-    library = read_documents(spec.files, near, spec.passage_words)
-    if not library.passages:
-        reasons = "; ".join(f"{name}: {what}" for name, what in _results(library).items())
-        raise ConfigError(f"knowledge: the documents hold no text: {reasons}")
-
-    library = replace(library, passages=tuple(map(_named, library.passages)))
-    places = Places(library.passages, answers_of(library.passages, near))
-    questions = [list(passage.questions) for passage in library.passages]
-    for written in read_written(spec.questions, near, places):
-        for passage in written.right:
-            questions[passage - 1].append(written.question)
-    return _Texts(
-        library=library,
-        questions=tuple(tuple(dict.fromkeys(asked)) for asked in questions),
-        unanswered=tuple(dict.fromkeys(read_unanswered(spec.unanswered, near))),
-        tuning=tuple(read_written(spec.tuning, near, places)),
-        fresh=tuple(read_written(spec.fresh, near, places)),
-    )
-
-
-def _named(passage: Passage) -> Passage:
-    """Return a passage with its own heading: an answer is named by the first of its questions."""
-    if not passage.questions:
-        return passage
-    return replace(
-        passage, heading=" › ".join(filter(None, (passage.heading, passage.questions[0])))
-    )
-
-
-def _say(texts: _Texts, report: Reporter) -> None:
-    for name, result in sorted(texts.library.files.items()):
-        if result.reason:
-            report.note(f"know: {name}: {result.reason}")
-
-
-def _results(library: Library) -> dict[str, str]:
-    return {
-        name: result.reason or f"{result.passages} passages"
-        for name, result in sorted(library.files.items())
-    }
-
-
-def _digest_of(texts: _Texts) -> str:
+def _digest_of(texts: Texts) -> str:
     return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _embedder(
-    source: Path, texts: _Texts, spec: KnowledgeSpec, out: Path, report: Reporter, seed: int
+    source: Path, texts: Texts, spec: KnowledgeSpec, out: Path, report: Reporter, seed: int
 ) -> Path:
     """Return the folder of the embedder, tuned if the recipe says so."""
     if spec.tune is None:
@@ -176,7 +98,7 @@ def _embedder(
 
 def _make(
     out: Path,
-    texts: _Texts,
+    texts: Texts,
     spec: KnowledgeSpec,
     embedder: Path,
     runtime: Path,
@@ -207,7 +129,7 @@ def _make(
         passages=len(passages),
         questions=sum(map(len, texts.questions)),
         unanswered=len(texts.unanswered),
-        files=_results(texts.library),
+        files=texts.results(),
         width=written.width,
         embedder_bytes=written.size_bytes,
         index_bytes=index.stat().st_size,
@@ -243,7 +165,7 @@ def _compare(
 
 
 def _goldens(
-    texts: _Texts,
+    texts: Texts,
     fitted: "fitting.Fitted",
     tuning: Sequence[fitting.Trial],
     fresh: Sequence[fitting.Trial],

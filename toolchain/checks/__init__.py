@@ -32,6 +32,10 @@ class Format(Protocol):
         """Whether `quantize.scheme` gives each tensor a type of its own."""
 
     @property
+    def has_knowledge(self) -> bool:
+        """Whether its engine also finds documents."""
+
+    @property
     def check(self) -> Callable[[QuantizeSpec], None]:
         """Raises ConfigError for a scheme that does not exist."""
 
@@ -90,7 +94,7 @@ class Findings:
 
 def check(ahead: Ahead, findings: Findings) -> None:
     """Add what is known of a walk before it begins to the findings."""
-    from toolchain.checks import conversations, cost, data, files, model
+    from toolchain.checks import conversations, cost, data, files, knowledge, model
 
     files.check_schemes(ahead, findings)
     parts = data.look(ahead, findings)
@@ -99,6 +103,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
     if bases:
         files.check_model(ahead, bases, findings)
 
+    knowledge.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

@@ -67,6 +67,11 @@ class Format:
     packing: Packing
     """What a bundle must know of the file: its tensors, its memory, the files that go with it."""
 
+    @property
+    def has_knowledge(self) -> bool:
+        """Whether its engine also finds documents."""
+        return self.packing.has_knowledge
+
 
 # GGUF ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,94 @@
+"""What a recipe's `[knowledge]` names, read: passages, questions of each, and the two sets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from toolchain.errors import ConfigError
+from toolchain.knowledge.contrast import Lesson
+from toolchain.knowledge.documents import Library, read_documents
+from toolchain.knowledge.passages import Passage
+from toolchain.knowledge.written import (
+    Places,
+    Written,
+    answers_of,
+    read_unanswered,
+    read_written,
+)
+from toolchain.recipe import KnowledgeSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """What was read for an index."""
+
+    library: Library
+    questions: tuple[tuple[str, ...], ...]
+    """Questions of each passage."""
+    unanswered: tuple[str, ...]
+    tuning: tuple[Written, ...]
+    fresh: tuple[Written, ...]
+
+    def lesson(self) -> Lesson:
+        """Return what an embedder is tuned on: questions, and the answers that came with them.
+
+        Pages are left out, so that a changed page needs no other embedder.
+        """
+        asked = [
+            (passage.text if passage.questions else "", questions)
+            for passage, questions in zip(self.library.passages, self.questions, strict=True)
+            if len(questions) > (not passage.questions)
+        ]
+        return Lesson(
+            answers=[text for text, _ in asked],
+            questions=[questions for _, questions in asked],
+            unanswered=self.unanswered,
+        )
+
+    def unread(self) -> Iterator[tuple[str, str]]:
+        """Yield each file that gave nothing, with the reason."""
+        for name, result in sorted(self.library.files.items()):
+            if result.reason:
+                yield name, result.reason
+
+    def results(self) -> dict[str, str]:
+        """Return what each file gave, in words."""
+        return _results(self.library)
+
+
+def read_texts(spec: KnowledgeSpec, near: Path) -> Texts:
+    """Return what a recipe in `near` names; raise ConfigError for what cannot be read."""
+    library = read_documents(spec.files, near, spec.passage_words)
+    if not library.passages:
+        reasons = "; ".join(f"{name}: {what}" for name, what in _results(library).items())
+        raise ConfigError(f"knowledge: the documents hold no text: {reasons}")
+
+    library = replace(library, passages=tuple(map(_named, library.passages)))
+    places = Places(library.passages, answers_of(library.passages, near))
+    questions = [list(passage.questions) for passage in library.passages]
+    for written in read_written(spec.questions, near, places):
+        for passage in written.right:
+            questions[passage - 1].append(written.question)
+    return Texts(
+        library=library,
+        questions=tuple(tuple(dict.fromkeys(asked)) for asked in questions),
+        unanswered=tuple(dict.fromkeys(read_unanswered(spec.unanswered, near))),
+        tuning=tuple(read_written(spec.tuning, near, places)),
+        fresh=tuple(read_written(spec.fresh, near, places)),
+    )
+
+
+def _named(passage: Passage) -> Passage:
+    """Return a passage with its own heading: an answer is named by the first of its questions."""
+    if not passage.questions:
+        return passage
+    return replace(
+        passage, heading=" › ".join(filter(None, (passage.heading, passage.questions[0])))
+    )
+
+
+def _results(library: Library) -> dict[str, str]:
+    return {
+        name: result.reason or f"{result.passages} passages"
+        for name, result in sorted(library.files.items())
+    }
