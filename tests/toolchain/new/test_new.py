@@ -22,6 +22,7 @@ from toolchain.new.choice import Wish, choose
 from toolchain.new.make import gate_asks, knows, make
 from toolchain.new.reasons import notes
 from toolchain.new.text import Content, written
+from toolchain.recipe import GateSpec
 from toolchain.target import all_targets, find
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -302,6 +303,17 @@ def test_documents_become_a_table_of_their_own() -> None:
     }
     assert tables["data"] == {"files": []}
     assert "tune" not in tables
+
+
+def test_the_gate_of_an_untrained_base_has_the_limits_of_general_text() -> None:
+    limits = GateSpec()
+    assert with_documents(quotes=True)["evaluate"] == {
+        "gate": {
+            "max_kl": limits.max_general_kl,
+            "min_agreement": limits.min_general_agreement,
+        }
+    }
+    assert "evaluate" not in with_documents(quotes=False, data="faq.jsonl")
 
 
 def test_answers_only_quotes_the_documents() -> None:
