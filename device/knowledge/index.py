@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from device.errors import DeviceError
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs
+from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs, title
 
 CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
@@ -57,8 +57,7 @@ class Hit:
     @property
     def title(self) -> str:
         """Source for people: file, page and headings."""
-        page = f"page {self.page}" if self.page else ""
-        return " › ".join(part for part in (self.source, page, self.heading) if part)
+        return title(self.source, self.heading, self.page)
 
 
 @dataclass(frozen=True)

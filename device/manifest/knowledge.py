@@ -59,6 +59,12 @@ def query(question: str) -> str:
     return " OR ".join(f'"{term}"' for term in list(terms)[:MOST_WORDS])
 
 
+def title(source: str, heading: str, page: "int | None") -> str:
+    """Return the source of a passage for people: file, page and headings."""
+    parts = (source, f"page {page}" if page else "", heading)
+    return " › ".join(part for part in parts if part)
+
+
 def pack(vector: Sequence[float]) -> tuple[bytes, float]:
     """Return a vector as signed bytes, and the factor that gives its numbers back."""
     largest = max(map(abs, vector), default=0.0) or 1.0

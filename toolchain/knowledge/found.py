@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from device.knowledge.index import Hit
+from device.manifest.knowledge import title
 from toolchain.errors import ArtifactError
 from toolchain.files import write_whole
 from toolchain.knowledge.fitting import Fitted, Trial, ranked
@@ -44,7 +44,7 @@ class FoundPassage:
 
 def title_of(passage: "Passage") -> str:
     """Return the title with which a board names a passage."""
-    return Hit(0, "", passage.source, passage.heading, passage.page, 0.0).title
+    return title(passage.source, passage.heading, passage.page)
 
 
 def found_passage(
