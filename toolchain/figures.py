@@ -347,8 +347,6 @@ class KnowledgeFigures(StageFigures):
     """On the questions that the search was fitted with."""
     fresh: SearchScores | None = None
     """On the questions that it never saw."""
-    failures: list[str]
-    """Limits of the gate that were missed, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

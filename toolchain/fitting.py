@@ -6,6 +6,7 @@ quantized. No weight is read.
 
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device.manifest import BUNDLE_MANIFEST, ManifestError, read_manifest
 from device.manifest import gguf as gguf_files
@@ -14,6 +15,9 @@ from toolchain.errors import ArtifactError, ConfigError
 from toolchain.line import formats
 from toolchain.target import Target
 from toolchain.weighing import Weighed, weigh_header
+
+if TYPE_CHECKING:
+    from toolchain.models.architecture import Model
 
 SCHEME = "Q4_K_M"
 """As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by
@@ -73,10 +77,19 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
     """Return a checkpoint as the GGUF file that `quantize` would write: same tensors and types."""
     from toolchain.models import architecture
     from toolchain.models.weights import open_weights
-    from toolchain.quantize.gguf import choice
 
     with open_weights(folder) as weights:
         model = architecture.read_architecture(folder, weights)
+    return weigh_model(model, scheme, folder.name)
+
+
+def weigh_model(model: "Model", scheme: str, name: str) -> Weighed:
+    """Return a model of this architecture as the GGUF file of a scheme; no weight need be here.
+
+    Raise ConfigError for an unknown scheme and for a budget.
+    """
+    from toolchain.quantize.gguf import choice
+
     kinds = choice.named(scheme, model, weighed=False)
     if not kinds:
         raise ConfigError(
@@ -93,7 +106,7 @@ def _checkpoint(folder: Path, scheme: str) -> Weighed:
         _tensor(source.name, source.shape, kinds[source.name].type.name) for source in model.tensors
     )
     header = gguf_files.Header(metadata, tensors, sum(tensor.size for tensor in tensors))
-    return weigh_header(header, f"{folder.name} as {scheme}")
+    return weigh_header(header, f"{name} as {scheme}")
 
 
 def _as_read(value: object) -> Value:

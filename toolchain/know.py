@@ -7,7 +7,7 @@ measured on another that it never saw.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from toolchain.knowledge.documents import Library, read_documents
 from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.written import (
     Places,
@@ -53,14 +54,17 @@ class _Texts:
     fresh: tuple[Written, ...]
 
     def lesson(self) -> Lesson:
-        """Return what an embedder is tuned on: passages that have questions."""
+        """Return what an embedder is tuned on: questions, and the answers that came with them.
+
+        Pages are left out, so that a changed page needs no other embedder.
+        """
         asked = [
-            (passage.text, questions)
+            (passage.text if passage.questions else "", questions)
             for passage, questions in zip(self.library.passages, self.questions, strict=True)
-            if questions
+            if len(questions) > (not passage.questions)
         ]
         return Lesson(
-            passages=[text for text, _ in asked],
+            answers=[text for text, _ in asked],
             questions=[questions for _, questions in asked],
             unanswered=self.unanswered,
         )
@@ -90,7 +94,9 @@ def know(
         "texts": _digest_of(texts),
         "runtime": runtime.name,
     }
-    work = Work(stage="know", inputs=inputs, parameters=spec, seed=seed, tools=("gguf",))
+    # The limits decide nothing that is made: another gate measures nothing again.
+    made_by = spec.model_copy(update={"gate": KnowledgeGateSpec()})
+    work = Work(stage="know", inputs=inputs, parameters=made_by, seed=seed, tools=("gguf",))
     record, fresh = keep(
         out,
         work,
@@ -98,7 +104,7 @@ def know(
         KnowledgeFigures,
     )
     knowledge = Knowledge(path=out, record=record, fresh=fresh)
-    if missed := knowledge.figures.failures:
+    if missed := _failures(knowledge.figures.fresh, spec.gate):
         raise GateError(
             "knowledge: not good enough: " + "; ".join(missed),
             hint="write more questions, or change `[knowledge.gate]` knowingly",
@@ -112,6 +118,7 @@ def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
         reasons = "; ".join(f"{name}: {what}" for name, what in _results(library).items())
         raise ConfigError(f"knowledge: the documents hold no text: {reasons}")
 
+    library = replace(library, passages=tuple(map(_named, library.passages)))
     places = Places(library.passages, answers_of(library.passages, near))
     questions = [list(passage.questions) for passage in library.passages]
     for written in read_written(spec.questions, near, places):
@@ -123,6 +130,15 @@ def _read(spec: KnowledgeSpec, near: Path) -> _Texts:
         unanswered=tuple(dict.fromkeys(read_unanswered(spec.unanswered, near))),
         tuning=tuple(read_written(spec.tuning, near, places)),
         fresh=tuple(read_written(spec.fresh, near, places)),
+    )
+
+
+def _named(passage: Passage) -> Passage:
+    """Return a passage with its own heading: an answer is named by the first of its questions."""
+    if not passage.questions:
+        return passage
+    return replace(
+        passage, heading=" › ".join(filter(None, (passage.heading, passage.questions[0])))
     )
 
 
@@ -187,7 +203,6 @@ def _make(
         rows = [found_passage(each.question, trial, passages, fitted) for each, trial in asked]
         write_found(out / FOUND, rows)
 
-    measured = fitting.scores(fresh, fitted)
     return KnowledgeFigures(
         passages=len(passages),
         questions=sum(map(len, texts.questions)),
@@ -199,8 +214,7 @@ def _make(
         tuned=spec.tune is not None,
         fitted=dict(fitted),
         tuning=fitting.scores(trials, fitted),
-        fresh=measured,
-        failures=_failures(measured, spec.gate),
+        fresh=fitting.scores(fresh, fitted),
     )
 
 

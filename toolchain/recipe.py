@@ -181,15 +181,19 @@ class InFormatSpec(Frozen):
 class ContrastSpec(Frozen):
     """How an embedder is tuned on questions that were written for the documents."""
 
-    epochs: Positive = 2
+    layers: Positive = 1
+    """Layers that are trained, from the last one; six are all of MiniLM-L6."""
+    epochs: Positive = 1
     batch_size: Positive = 128
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Of one layer; all six learn best at 3e-4."""
     temperature: float = Field(default=0.05, gt=0)
     passage_share: Fraction = 0.3
     """Share of the questions whose partner is their passage and not another question."""
     unanswered: int = Field(default=32, ge=0)
     """Questions without an answer that are wrong partners in a batch."""
-    max_tokens: Positive = 64
+    max_tokens: Positive = 32
+    """Tokens of a text that are read while it is tuned."""
 
 
 class KnowledgeGateSpec(Frozen):

@@ -56,8 +56,8 @@ class Hit:
 
     @property
     def title(self) -> str:
-        """Source for people: file, page and headings."""
-        return title(self.source, self.heading, self.page)
+        """Where it stands, for people."""
+        return title(self.source, self.page, self.heading)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from device.manifest import Manifest
 class Library:
     """The documents of a bundle. Any thread may ask, one at a time."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         """Open the files that a manifest names; raise DeviceError if one cannot be used."""
         try:
             from device.engine.llama.embedder import Embedder
@@ -21,7 +21,7 @@ class Library:
                 "no_engine", f"this runtime cannot run an embedder: {error}"
             ) from error
 
-        self._embedder = Embedder(folder / manifest.embedder, threads)
+        self._embedder = Embedder(folder / manifest.embedder)
         self._answer = manifest.answer
         self._take = manifest.take
         try:
@@ -76,12 +76,6 @@ class Library:
         self._embedder.close()
 
 
-def open_library(folder: Path, manifest: Manifest, threads: int = 0) -> "Library | None":
+def open_library(folder: Path, manifest: Manifest) -> "Library | None":
     """Return a bundle's documents; None if it has none."""
-    if not manifest.knowledge:
-        return None
-    from device.engine.machine import default_threads
-
-    return Library(
-        folder, manifest, threads or default_threads(manifest.file(manifest.embedder).size)
-    )
+    return Library(folder, manifest) if manifest.knowledge else None

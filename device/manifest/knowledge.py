@@ -39,6 +39,11 @@ _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\
 _RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
 
 
+def title(source: str, page: "int | None", heading: str) -> str:
+    """Return where a passage stands, for people: file, page and headings."""
+    return " › ".join(part for part in (source, f"page {page}" if page else "", heading) if part)
+
+
 def spaced(text: str) -> str:
     """Return a text with a space on both sides of each CJK character, as the index holds it."""
     return _CJK.sub(lambda found: f" {found.group()} ", text.replace("\0", " "))
@@ -57,12 +62,6 @@ def query(question: str) -> str:
         else:
             terms[run] = None
     return " OR ".join(f'"{term}"' for term in list(terms)[:MOST_WORDS])
-
-
-def title(source: str, heading: str, page: "int | None") -> str:
-    """Return the source of a passage for people: file, page and headings."""
-    parts = (source, f"page {page}" if page else "", heading)
-    return " › ".join(part for part in parts if part)
 
 
 def pack(vector: Sequence[float]) -> tuple[bytes, float]:

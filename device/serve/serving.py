@@ -60,7 +60,7 @@ def serve(argv: list[str]) -> int:
         waiting=WAITING,
         failed=give_up,
         prepare=lambda model: prepare(model, folder),
-        open_library=lambda: open_library(folder, manifest, options.threads),
+        open_library=lambda: open_library(folder, manifest),
     )
 
     with _listen(options.host, options.port) as port:

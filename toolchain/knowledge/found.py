@@ -44,7 +44,7 @@ class FoundPassage:
 
 def title_of(passage: "Passage") -> str:
     """Return the title with which a board names a passage."""
-    return title(passage.source, passage.heading, passage.page)
+    return title(passage.source, passage.page, passage.heading)
 
 
 def found_passage(

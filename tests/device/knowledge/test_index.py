@@ -1,0 +1,188 @@
+"""A small real index: what is found, what is known, and every way in which the file can be wrong."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device.errors import DeviceError
+from device.knowledge.consult import consult
+from device.knowledge.index import Index
+from device.manifest import QUOTE, WORDED
+from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from toolchain.knowledge.passages import Passage
+
+WIDTH = 64
+PASSAGES = (
+    Passage(text="Use the official power supply.", source="power.md", heading="Power"),
+    Passage(text="请换用官方电源。", source="power.md", heading="电源"),
+    Passage(text="Run hostname -I.", source="net.pdf", heading="Network", page=3),
+)
+QUESTIONS = (
+    ("lightning bolt on my screen", "undervoltage"),
+    ("欠压警告",),
+    ("what is my address",),
+)
+UNANSWERED = ("how do I reset my router",)
+
+
+def embed(text: str) -> list[float]:
+    """Return a vector of the text's words: equal words, equal directions."""
+    total = np.zeros(WIDTH)
+    for word in text.lower().split():
+        total += np.random.default_rng(sum(word.encode()) * 7919).normal(size=WIDTH)
+    length = float(np.linalg.norm(total)) or 1.0
+    return [float(value) for value in total / length]
+
+
+def written(file: Path, entries: list[Entry] | None = None) -> Path:
+    entries = entries or entries_of(PASSAGES, QUESTIONS, UNANSWERED)
+    vectors = np.array([embed(entry.text) for entry in entries], np.float32)
+    write_index(file, PASSAGES, entries, vectors, "e" * 64)
+    fitted = {"words": 0.1, "unanswered": 0.5, "threshold": 0.4}
+    set_fitted(file, fitted, [("undervoltage", 1)])
+    return file
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index(written(tmp_path / "knowledge.db"), embed)
+    yield opened
+    opened.close()
+
+
+def test_a_passage_is_found_by_a_question_that_was_written_for_it(index: Index) -> None:
+    found = index.search("a lightning bolt on my screen")
+    assert found.known
+    assert found.hits[0].text == PASSAGES[0].text
+    assert found.hits[0].title == "power.md › Power"
+    assert index.search("what is my address").hits[0].title == "net.pdf › page 3 › Network"
+
+
+def test_a_question_that_nothing_answers_is_not_known(index: Index) -> None:
+    assert not index.search("how do I reset my router").known
+
+
+def test_chinese_is_found_by_its_characters_without_spaces(index: Index) -> None:
+    common = index.compare("为什么一直有欠压警告").common
+    assert common[2] > 0
+    assert not common[1]
+    assert not common[3]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        '" OR 1',
+        "text:*",
+        "NEAR(a b)",
+        "undervoltage AND NOT",
+        "'); DROP TABLE words; --",
+        "^-()",
+        "\0",
+    ],
+)
+def test_a_question_is_searched_for_and_never_obeyed(index: Index, question: str) -> None:
+    index.search(question)
+    assert index.search("undervoltage").hits[0].id == 1
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a.db"), written(tmp_path / "b.db")
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_candidates_by_sign_bits_hold_the_nearest_entry(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3000, 384)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    entries = [Entry(text=f"w{number}", passage=1 + number % 3) for number in range(3000)]
+    write_index(tmp_path / "k.db", PASSAGES, entries, vectors, "e" * 64)
+    for number in range(0, 3000, 150):
+        asked = vectors[number] + 0.5 * rng.normal(size=384) / 384**0.5
+        index = Index(tmp_path / "k.db", lambda text, asked=asked: asked.tolist())
+        compared = index.compare("none of the words")
+        index.close()
+        best = int(np.argmax(vectors @ asked))
+        assert compared.like[1 + best % 3] == pytest.approx(float(vectors[best] @ asked), abs=0.01)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 9000])
+def test_a_cut_file_is_refused(tmp_path: Path, size: int) -> None:
+    file = written(tmp_path / "knowledge.db")
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(DeviceError) as caught:
+        Index(file, embed).search("undervoltage")
+    assert caught.value.code == "bad_knowledge"
+
+
+def test_wrong_values_are_refused_and_no_traceback(tmp_path: Path) -> None:
+    changes = (
+        "DELETE FROM signs",
+        "UPDATE signs SET bits = x'00'",
+        "UPDATE facts SET value = 'x' WHERE name = 'words'",
+        "DELETE FROM facts WHERE name = 'threshold'",
+        "UPDATE facts SET value = 1e30 WHERE name = 'width'",
+        "UPDATE entries SET vector = NULL",
+        "UPDATE entries SET passage = 'x'",
+        "DROP TABLE words",
+        "DROP TABLE entries",
+    )
+    for number, change in enumerate(changes):
+        file = written(tmp_path / f"{number}.db")
+        with sqlite3.connect(file) as db:
+            db.execute(change)
+        db.close()
+        try:
+            Index(file, embed).search("undervoltage")
+        except DeviceError as error:
+            assert error.code == "bad_knowledge", change
+
+
+def test_vectors_of_another_embedder_and_a_newer_schema_are_refused_by_name(tmp_path: Path) -> None:
+    file = written(tmp_path / "knowledge.db")
+    with pytest.raises(DeviceError) as caught:
+        Index(file, embed, "f" * 64)
+    assert caught.value.code == "wrong_embedder"
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE facts SET value = 9 WHERE name = 'schema'")
+    db.close()
+    with pytest.raises(DeviceError) as caught:
+        Index(file, embed)
+    assert caught.value.code == "newer_schema"
+
+
+def ask(index: Index, *texts: str, system: str = "", answer: str = QUOTE):  # type: ignore[no-untyped-def]
+    roles = ("user", "assistant")
+    messages = [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return consult(index, messages, answer, 3)
+
+
+def test_a_known_question_is_quoted_and_an_unknown_one_is_said_to_be(index: Index) -> None:
+    assert ask(index, "undervoltage").text == PASSAGES[0].text
+    unknown = ask(index, "how do I reset my router").text
+    assert unknown.startswith("My documents do not say that.")
+    assert "›" in unknown
+    assert ask(index, "怎么重启路由器").text.startswith("我的资料里没有")
+
+
+def test_instructions_of_the_client_switch_the_documents_off(index: Index) -> None:
+    assert ask(index, "undervoltage", system="You are a pirate.") is None
+
+
+def test_a_short_question_goes_on_about_the_one_before_it(index: Index) -> None:
+    said = ask(index, "lightning bolt on my screen", "It is the supply.", "and why that?")
+    assert said.text == PASSAGES[0].text
+
+
+def test_the_model_reads_as_many_passages_as_have_room(index: Index) -> None:
+    said = ask(index, "undervoltage {braces} %s", answer=WORDED)
+    turn = said.messages(str)[-1]["content"]
+    assert turn.count("\n- ") == 3
+    assert "undervoltage {braces} %s" in turn
+    assert said.shortened().messages(str)[-1]["content"].count("\n- ") == 2
+    assert said.shortened().shortened().shortened() is None

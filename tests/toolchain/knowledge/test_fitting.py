@@ -1,0 +1,76 @@
+"""Weights and threshold of a search, fitted on hand-made comparisons."""
+
+from toolchain.knowledge.fitting import DEFAULT, Trial, fit, hits, scores
+from toolchain.runtime.recall import Compared
+
+
+def trial(
+    like: dict[int, float],
+    right: int = 0,
+    unanswered: float = 0.0,
+    common: dict[int, float] | None = None,
+) -> Trial:
+    compared = Compared(
+        like=like, common={**dict.fromkeys(like, 0.0), **(common or {})}, unanswered=unanswered
+    )
+    return Trial(compared=compared, right=frozenset([right] if right else []))
+
+
+def test_without_questions_nothing_is_fitted() -> None:
+    assert fit([]) == DEFAULT
+    assert scores([], DEFAULT) is None
+
+
+def test_words_count_where_they_bring_the_right_passage_first() -> None:
+    words = [trial({1: 0.60, 2: 0.59}, right=2, common={2: 0.9}) for _ in range(9)]
+    assert hits(words, 0.0, 1) == 0.0
+    fitted = fit(words)
+    assert fitted["words"] > 0.0
+    assert hits(words, fitted["words"], 1) == 1.0
+
+
+def test_words_do_not_count_where_they_mislead() -> None:
+    misled = [trial({1: 0.60, 2: 0.59}, right=1, common={2: 0.9}) for _ in range(9)]
+    assert fit(misled)["words"] == 0.0
+
+
+def test_the_threshold_lies_between_what_is_answered_and_what_is_not() -> None:
+    known = [trial({1: 0.8}, right=1) for _ in range(20)]
+    unknown = [trial({1: 0.5}) for _ in range(20)]
+    fitted = fit([*known, *unknown])
+    measured = scores([*known, *unknown], fitted)
+    assert measured is not None
+    assert 0.5 < fitted["threshold"] < 0.8
+    assert (measured.right, measured.false) == (1.0, 0.0)
+
+
+def test_a_near_question_without_an_answer_helps_where_likeness_alone_cannot_tell() -> None:
+    known = [trial({1: 0.7}, right=1, unanswered=0.2) for _ in range(20)]
+    unknown = [trial({1: 0.8}, unanswered=0.9) for _ in range(20)]
+    fitted = fit([*known, *unknown])
+    measured = scores([*known, *unknown], fitted)
+    assert measured is not None
+    assert fitted["unanswered"] > 0.0
+    assert (measured.right, measured.wrong, measured.false) == (1.0, 0.0, 0.0)
+
+
+def test_wrong_and_refused_answers_are_counted_apart() -> None:
+    asked = [
+        trial({1: 0.9}, right=1),
+        trial({1: 0.9}, right=2),
+        trial({1: 0.1}, right=1),
+        trial({1: 0.9}),
+        trial({1: 0.1}),
+    ]
+    measured = scores(asked, {"words": 0.0, "unanswered": 0.0, "threshold": 0.5})
+    assert measured is not None
+    assert (measured.answerable, measured.unanswerable) == (3, 2)
+    assert (measured.right, measured.wrong) == (1 / 3, 1 / 3)
+    assert measured.false == 0.5
+    assert measured.first == 2 / 3
+
+
+def test_a_question_that_finds_nothing_is_not_answered() -> None:
+    measured = scores([trial({}, right=1), trial({})], DEFAULT)
+    assert measured is not None
+    assert (measured.right, measured.wrong, measured.false) == (0.0, 0.0, 0.0)

@@ -1,0 +1,207 @@
+"""Stage know on real components: a tiny embedder, documents of several kinds, the real runtime."""
+
+import json
+import shutil
+import sqlite3
+import zipfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.manifest import EMBEDDER, KNOWLEDGE
+from tests.fakes.tiny_bert import tiny_bert
+from toolchain import runtime
+from toolchain.errors import ConfigError, GateError
+from toolchain.know import know
+from toolchain.knowledge.source import embedder_folder
+from toolchain.progress import SILENT
+from toolchain.recipe import KnowledgeSpec
+from toolchain.runtime.recall import recall
+
+FAQ = (
+    ("how hot is my pi?", "80 degrees: the fan spins."),
+    ("why is the board so hot?", "The card is over the board."),
+    ("树莓派太热", "风扇。"),
+)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("bert") / "bert")
+
+
+def lines(file: Path, *rows: dict[str, Any]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def near(tmp_path: Path, bert: Path) -> Path:
+    """A recipe's folder with documents and questions."""
+    near = tmp_path / "recipe"
+    near.mkdir()
+    shutil.copytree(bert, near / "bert")
+    lines(near / "faq.jsonl", *({"question": [q], "answer": a} for q, a in FAQ))
+    (near / "pages").mkdir()
+    (near / "pages" / "fan.md").write_text("# Fan\n\n## Power\n\nThe fan spins over night.\n")
+    lines(
+        near / "questions.jsonl",
+        {"entry": 0, "question": ["hot pi", "degrees"]},
+        {"source": "pages/fan.md", "heading": "Power", "question": ["fan over night", "power"]},
+    )
+    lines(near / "none.jsonl", {"entry": None, "question": ["x y z", "cafe"]})
+    lines(
+        near / "fresh.jsonl",
+        {"question": "is the pi hot", "entry": 0},
+        {"question": "night fan", "source": "pages/fan.md", "heading": "Power"},
+        {"question": "naive cafe", "entry": None},
+    )
+    return near
+
+
+def spec(**changes: Any) -> KnowledgeSpec:
+    usual = {
+        "files": ["faq.jsonl", "pages"],
+        "questions": ["questions.jsonl"],
+        "unanswered": ["none.jsonl"],
+        "tuning": ["fresh.jsonl"],
+        "fresh": ["fresh.jsonl"],
+        "embedder": "bert",
+    }
+    return KnowledgeSpec.model_validate({**usual, **changes})
+
+
+def made(near: Path, out: Path, **changes: Any):  # type: ignore[no-untyped-def]
+    folder = runtime.for_this_computer()
+    return know(spec(**changes), near, folder, out, SILENT, offline=True, seed=0)
+
+
+def test_documents_become_an_index_that_the_board_searches(near: Path, tmp_path: Path) -> None:
+    done = made(near, tmp_path / "work" / "know")
+    figures = done.figures
+    assert (figures.passages, figures.questions, figures.unanswered) == (4, 7, 2)
+    assert (figures.fresh.answerable, figures.fresh.unanswerable) == (2, 1)
+    folder = runtime.for_this_computer()
+    with recall(folder, done.path / EMBEDDER, done.path / KNOWLEDGE) as child:
+        assert child.search("fan over night", 1).passages == (4,)
+        assert child.search("degrees", 1).passages == (1,)
+
+
+def test_equal_documents_give_equal_files_and_are_not_read_again(
+    near: Path, tmp_path: Path
+) -> None:
+    one, other = (made(near, tmp_path / name / "know") for name in ("a", "b"))
+    assert one.digest == other.digest
+    assert not made(near, tmp_path / "a" / "know").fresh
+
+
+def test_a_changed_page_needs_the_vectors_of_its_own_text_alone(near: Path, tmp_path: Path) -> None:
+    out = tmp_path / "work" / "know"
+    before = made(near, out, tune=True)
+    embedder = (out / EMBEDDER).read_bytes()
+    with closing(sqlite3.connect(out.parent / "vectors.db")) as db:
+        count = db.execute("SELECT count(*) FROM vectors").fetchone()[0]
+
+    page = near / "pages" / "fan.md"
+    page.write_text(page.read_text().replace("over night", "over the board"))
+    after = made(near, out, tune=True)
+    assert after.digest != before.digest
+    assert (out / EMBEDDER).read_bytes() == embedder
+    with closing(sqlite3.connect(out.parent / "vectors.db")) as db:
+        assert db.execute("SELECT count(*) FROM vectors").fetchone()[0] == count + 1
+
+
+def test_a_tuned_embedder_is_another_one_and_its_questions_draw_near(
+    near: Path, tmp_path: Path, bert: Path
+) -> None:
+    plain = made(near, tmp_path / "a" / "know")
+    tuned = made(near, tmp_path / "b" / "know", tune={"epochs": 60, "batch_size": 4})
+    assert tuned.figures.tuned
+    assert not plain.figures.tuned
+
+    def nearness(folder: Path) -> float:
+        with recall(runtime.for_this_computer(), folder / EMBEDDER) as child:
+            one, partner, other = child.embed(["hot pi", "degrees", "fan over night"])
+        return float(one @ partner - one @ other)
+
+    assert nearness(tuned.path) > nearness(plain.path) + 0.2
+
+
+def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -> None:
+    lines(
+        near / "wrong.jsonl",
+        {"question": "degrees", "entry": 1},
+        {"question": "hot pi", "entry": None},
+    )
+    gate = {"min_first": 0.9, "min_right": 0.9, "max_false": 0.0}
+    with pytest.raises(GateError) as caught:
+        made(near, tmp_path / "know", tuning=[], fresh=["wrong.jsonl"], gate=gate)
+    assert "0.0% of 1 fresh questions found their passage first" in str(caught.value)
+    assert "100.0% of 1 questions without an answer were answered" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"question": "x", "entry": 9}, "there are 3 entries"),
+        ({"question": "x", "entry": True}, "there are 3 entries"),
+        ({"question": "x", "source": "pages/fan.md", "heading": "No"}, "no section `No`"),
+        ({"question": 3, "entry": 0}, "`question` must be a text"),
+        ({"question": "x"}, "no section"),
+    ],
+)
+def test_a_wrong_line_of_questions_is_named(
+    near: Path, tmp_path: Path, row: dict[str, Any], problem: str
+) -> None:
+    lines(near / "bad.jsonl", row)
+    with pytest.raises(ConfigError) as caught:
+        made(near, tmp_path / "know", fresh=["bad.jsonl"])
+    assert problem in str(caught.value)
+    assert "bad.jsonl:1" in str(caught.value)
+
+
+def test_documents_without_text_and_missing_files_are_named(near: Path, tmp_path: Path) -> None:
+    (near / "empty").mkdir()
+    (near / "empty" / "a.md").write_text("\n")
+    with pytest.raises(ConfigError) as caught:
+        made(near, tmp_path / "know", files=["empty"], questions=[], fresh=[], tuning=[])
+    assert "empty/a.md" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        made(near, tmp_path / "know", questions=["nothing.jsonl"])
+    assert "nothing.jsonl" in str(caught.value)
+
+
+def test_an_archive_that_a_package_ships_is_unpacked_once(
+    tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    about = site / "tiny_embedder-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-embedder\nVersion: 1.0\n")
+    (about / "RECORD").write_text("tiny_embedder/model.zip,,\n")
+    (site / "tiny_embedder").mkdir()
+    archive = site / "tiny_embedder" / "model.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        for file in bert.rglob("*"):
+            members.write(file, Path("deep") / file.relative_to(bert))
+    monkeypatch.syspath_prepend(str(site))
+
+    name = "package:tiny-embedder/model.zip"
+    folder = embedder_folder(name, tmp_path, tmp_path / "cache", SILENT, offline=True)
+    assert (folder / "modules.json").is_file()
+    assert embedder_folder(name, tmp_path, tmp_path / "cache", SILENT, offline=True) == folder
+
+
+def test_an_archive_that_leads_out_of_its_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolchain.errors import ArtifactError
+    from toolchain.knowledge import source
+
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("../outside", "x")
+    with pytest.raises(ArtifactError, match="outside"):
+        source._unpacked(archive, "package:x/model.zip", tmp_path)
+    assert not (tmp_path.parent / "outside").exists()
