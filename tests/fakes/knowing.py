@@ -82,7 +82,7 @@ def knowing_bundle(
 def _vectors(file: Path, texts: Sequence[str]):  # type: ignore[no-untyped-def]
     import numpy as np
 
-    embedder = Embedder(file, threads=1)
+    embedder = Embedder(file)
     try:
         return np.array([embedder.embed(text) for text in texts], dtype=np.float32)
     finally:
@@ -98,7 +98,7 @@ def serving(folder: Path, *, token: str = "", waiting: int = 8) -> Iterator[int]
         token=token,
         waiting=waiting,
         manifest=manifest,
-        open_library=lambda: open_library(folder, manifest, threads=1),
+        open_library=lambda: open_library(folder, manifest),
     ) as port:
         if not token:
             wait_until_loaded(port)

@@ -37,6 +37,7 @@ PRINTERS: dict[str, Callable[[str], None]] = {
     "a note": note,
     "text": console.show_text,
     "a cell": lambda text: console.show_table(("a", "b"), [["1", text]]),
+    "an aside": console.show_aside,
     "a column": lambda text: console.show_table((text, "b"), [["1", "2"]]),
     "a title": lambda text: console.show_table(("a", "b"), [["1", "2" * 400]], title=text),
 }

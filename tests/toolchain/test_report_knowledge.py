@@ -30,7 +30,6 @@ FIGURES = KnowledgeFigures(
     fresh=SearchScores(
         answerable=4, unanswerable=2, first=0.75, among_three=1.0, right=0.5, wrong=0.25, false=0.5
     ),
-    failures=["50.0% of 4 fresh questions were answered rightly, the gate asks 75.0%"],
 )
 
 
@@ -82,9 +81,9 @@ def test_figures_come_with_their_number_and_interval(work: Path) -> None:
     assert html.count("not measured") == 5, "nothing was fitted on questions"
 
 
-def test_limits_that_were_missed_and_files_that_gave_nothing_are_named(work: Path) -> None:
+def test_files_that_gave_nothing_are_named(work: Path) -> None:
     caveats = re.findall(r'<p class="caveat">([^<]+)</p>', render([], [read_known(work)]))
-    assert caveats == [*FIGURES.failures, "scan.pdf: has no text layer"]
+    assert caveats == ["scan.pdf: has no text layer"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(work: Path) -> None:

@@ -99,8 +99,7 @@ def _report(report: Report) -> Iterator[str]:
 def _known(known: Known) -> Iterator[str]:
     """Yield what documents answer and what they missed, the worst first."""
     yield f"<h2>{_text(f'What it knows, what it missed: {known.name}')}</h2>"
-    caveats = [*known.figures.failures, *knowledge.unread(known)]
-    yield from (f'<p class="caveat">{_text(reason)}</p>' for reason in caveats)
+    yield from (f'<p class="caveat">{_text(file)}</p>' for file in knowledge.unread(known))
     head = ("", "questions that it was fitted on", "fresh questions")
     yield _table(head, knowledge.measured(known))
     yield (

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from device.manifest import ManifestError, read_manifest
 from tests.fakes.knowing import CHINESE, FAN, HOT, NIGHT, PASSAGES, UNKNOWN, knowing_bundle, serving
 from tests.fakes.service import call
 from toolchain.knowledge.passages import Passage
@@ -383,3 +384,31 @@ class TestLookingUp:
     def test_requests_are_counted_by_their_path(self, port: int) -> None:
         call(port, "/v1/knowledge?q=hot")
         assert b'path="/v1/knowledge",status="200"' in call(port, "/metrics")[2]
+
+
+class TestManifest:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("take", 0),
+            ("take", 9),
+            ("take", "3"),
+            ("answer", "poem"),
+            ("embedder", ""),
+            ("knowledge", ""),
+            ("knowledge", "../knowledge.db"),
+            ("knowledge", "elsewhere.db"),
+        ],
+    )
+    def test_a_manifest_says_only_what_can_be_answered_from(
+        self, quoting: Path, tmp_path: Path, field: str, value: Any
+    ) -> None:
+        fields = json.loads((quoting / "manifest.json").read_bytes())
+        (tmp_path / "manifest.json").write_text(json.dumps({**fields, field: value}))
+        with pytest.raises(ManifestError):
+            read_manifest(tmp_path)
+
+    def test_the_manifest_says_how_many_passages_the_model_reads(self, tmp_path: Path) -> None:
+        folder = knowing_bundle(tmp_path / "bundle", answer="model", recites=RECITED, take=2)
+        with serving(folder) as number:
+            assert len(titles(answered(number, story(HOT)))) == 2
