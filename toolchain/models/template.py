@@ -172,12 +172,23 @@ def _render(
     raise ArtifactError(f"chat template: cannot be rendered: {reason}")
 
 
+def template_text(file: Path) -> str:
+    """Return the text of a template's file; raise ArtifactError for one that is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{file.name}: not valid UTF-8 at byte {error.start + 1}",
+            hint="save it as UTF-8, or download it again",
+        ) from error
+
+
 def check_folder(model: Path) -> None:
     """Try the chat templates of a foreign model folder; raise ArtifactError for one that fails."""
 
     file = model / TEMPLATE
     config = model / TOKENIZER_CONFIG
-    templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
+    templates = [template_text(file)] if file.is_file() else []
 
     try:
         named = (
