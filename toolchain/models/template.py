@@ -101,9 +101,18 @@ json.dump(text, sys.stdout)
 
 
 def check_template(template: str) -> None:
-    """Render probe conversations within the limits; raise ArtifactError if that fails."""
-    if not _render(template, _PROBE, others=_OTHERS):
+    """Render probe conversations within the limits.
+
+    Raises ArtifactError if that fails, or if the question is not in what comes out.
+    """
+    text = _render(template, _PROBE, others=_OTHERS)
+    if not text:
         raise ArtifactError("chat template: renders to nothing")
+    if _PROBE[-1]["content"] not in text:
+        raise ArtifactError(
+            "chat template: leaves out the question",
+            hint="it must write every message: look for its loop over `messages`",
+        )
 
 
 def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:

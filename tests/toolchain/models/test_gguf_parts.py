@@ -8,37 +8,13 @@ from typing import Any
 import pytest
 
 from device.manifest.gguf import read_header, tensor_digests
-from tests.fakes.tiny_gguf import tiny_gguf
+from tests.fakes.tiny_gguf import in_parts, tiny_gguf
 from toolchain.errors import ArtifactError
 from toolchain.finished.look import look
 from toolchain.finished.source import Source, resolve
 from toolchain.models.gguf_parts import join, part_names, parts_of, whole_header, whole_name
 from toolchain.progress import Silent
 from toolchain.weighing import weigh_gguf
-
-
-def in_parts(whole: Path, folder: Path, *, tensors: int = 8, **options: Any) -> list[Path]:
-    """Write a model again in parts of so many tensors, by the gguf package's own writer."""
-    import gguf
-
-    reader = gguf.GGUFReader(whole)
-    folder.mkdir()
-    writer = gguf.GGUFWriter(
-        folder / "m.gguf", "llama", split_max_tensors=tensors, use_temp_file=False, **options
-    )
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture":
-            continue
-        kind = field.types[0]
-        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(key, field.contents(), kind, sub_type=inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return sorted(folder.glob("*.gguf"))
 
 
 @pytest.fixture(scope="module")
