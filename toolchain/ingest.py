@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest.opening import bare, opened
+from toolchain import other_forms
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, ToolchainError, all_of
 from toolchain.figures import DatasetFigures, Lengths
@@ -197,7 +198,7 @@ def _questions(where: str, row: Mapping[str, Any]) -> Entry:
         if key not in row:
             raise ArtifactError(
                 f"{where}: missing key `{key}`",
-                hint='an entry is {"question", "answer"} or {"messages"}',
+                hint=other_forms.hint_for(row),
             )
     questions = row["question"] if isinstance(row["question"], list) else [row["question"]]
     if not questions or not all(isinstance(text, str) for text in [*questions, row["answer"]]):
@@ -222,7 +223,10 @@ def _messages(where: str, value: Any) -> Messages:
             or not isinstance(message["content"], str)
             or not isinstance(message["role"], str)
         ):
-            raise ArtifactError(f'{where}: a message must be {{"role", "content"}} with text')
+            raise ArtifactError(
+                f'{where}: a message must be {{"role", "content"}} with text',
+                hint=other_forms.message_hint(message),
+            )
         if message["role"] not in ROLES:
             raise ArtifactError(
                 f"{where}: role `{message['role']}` is not known", hint=f"known: {', '.join(ROLES)}"

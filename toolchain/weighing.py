@@ -18,6 +18,7 @@ from toolchain.forecast import (
     trained_context,
     usual_context,
 )
+from toolchain.models.gguf_parts import whole_header
 from toolchain.target import Target
 
 
@@ -36,8 +37,11 @@ class Weighed:
 
 
 def weigh_gguf(file: Path, *, context: int = 0, adapter_bytes: int = 0) -> Weighed:
-    """Return what a GGUF file takes, with an adapter of so many bytes beside it."""
-    header = gguf_files.read_header(file)
+    """Return what a GGUF file takes, with an adapter of so many bytes beside it.
+
+    Of a model in several parts it is the whole.
+    """
+    header = whole_header(file)
     return weigh_header(header, file.name, context=context, adapter_bytes=adapter_bytes)
 
 

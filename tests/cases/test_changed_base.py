@@ -11,7 +11,7 @@ import torch
 from tests.fakes.adapters import tiny_adapter
 from tests.fakes.models import tiny_llama
 from toolchain.errors import ArtifactError
-from toolchain.models.lora import CONFIG, Merged, open_lora
+from toolchain.models.lora import CONFIG, Merged, open_lora, read_lora
 from toolchain.models.weights import open_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -162,3 +162,77 @@ def test_weights_that_peft_would_leave_out_are_refused(
     skill = tiny_adapter(tmp_path / "skill", base, modules=["q_proj"], **settings)
     with open_weights(base) as weights, pytest.raises(ArtifactError, match="does not name `model"):
         open_lora(skill, weights, "base")
+
+
+def test_all_linear_leaves_the_output_layer_out_as_peft_does(base: Path, tmp_path: Path) -> None:
+    skill = tiny_adapter(tmp_path / "skill", base, modules=["lm_head"], target_modules="all-linear")
+    with open_weights(base) as weights, pytest.raises(ArtifactError) as refused:
+        open_lora(skill, weights, "base")
+    assert "`target_modules` does not name `lm_head`" in refused.value.message
+
+
+@pytest.mark.parametrize("targets", [None, [], ""], ids=["null", "empty list", "empty"])
+def test_modules_that_peft_would_choose_by_itself_are_refused(
+    base: Path, tmp_path: Path, targets: object
+) -> None:
+    skill = tiny_adapter(tmp_path / "skill", base, target_modules=targets)
+    with pytest.raises(ArtifactError, match=r"`target_modules` names no module$"):
+        read_lora(skill)
+
+
+def test_weights_under_names_that_peft_does_not_load_are_refused(
+    base: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    file = tiny_adapter(tmp_path / "skill", base, modules=["q_proj"]) / "adapter_model.safetensors"
+    parts = load_file(file)
+    save_file({name.removeprefix("base_model.model."): parts[name] for name in parts}, file)
+    with pytest.raises(ArtifactError, match=r"does not begin with `base_model\.model\.`"):
+        read_lora(file.parent)
+
+
+BACKTRACKS = "(([a-z._0-9]+)+)+!"
+"""An expression that needs years for the name of a module."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": BACKTRACKS},
+        {"exclude_modules": BACKTRACKS},
+        {"rank_pattern": {BACKTRACKS: 4}},
+        {"alpha_pattern": {BACKTRACKS: 8}},
+        {"layers_to_transform": [0, 1], "layers_pattern": [BACKTRACKS]},
+        {"target_modules": ".*.*.*.*.*.*.*.*.*.*.*.*x"},
+    ],
+)
+def test_an_expression_that_backtracks_for_years_is_refused(
+    base: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    skill = tiny_adapter(tmp_path / "skill", base, **settings)
+    with pytest.raises(ArtifactError, match=r"take longer than 1 s to match$"):
+        read_lora(skill)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("target_modules", 5, "`target_modules` is not a list of names"),
+        ("target_modules", {"q_proj": 1}, "`target_modules` is not a list of names"),
+        ("exclude_modules", [5], "`exclude_modules` is not a list of names"),
+        ("layers_pattern", 5, "`layers_pattern` is not a list of names"),
+        ("layers_pattern", ["("], "`layers_pattern`: `(` is not a regular expression"),
+        ("layers_to_transform", "0", "`layers_to_transform` is not a list of numbers"),
+        ("layers_to_transform", [None], "`layers_to_transform` is not a list of numbers"),
+        ("target_modules", "(", "`target_modules`: `(` is not a regular expression"),
+        ("rank_pattern", {"q_proj": "4"}, "`rank_pattern` is not a table of numbers"),
+    ],
+)
+def test_a_field_of_another_form_is_refused_by_name(
+    base: Path, tmp_path: Path, field: str, value: Any, problem: str
+) -> None:
+    skill = tiny_adapter(tmp_path / "skill", base, **{field: value})
+    with pytest.raises(ArtifactError) as refused:
+        read_lora(skill)
+    assert refused.value.message == f"skill: {CONFIG}: {problem}"

@@ -374,6 +374,11 @@ MODELS = [
         "tokenizer_config.json:2: not valid UTF-8 at byte 1 of the line",
         "",
     ),
+    (
+        spoil("chat_template.jinja", b"\xff\xfe"),
+        "chat_template.jinja: not valid UTF-8 at byte 1",
+        "save it as UTF-8",
+    ),
     (spoil("chat_template.jinja", b"{% if %}"), "chat template: cannot be rendered: ", ""),
     (spoil("model.safetensors", b"PK"), "model.safetensors: not a safetensors file", ""),
     (
@@ -385,6 +390,55 @@ MODELS = [
         lambda desk: config(desk, quantization_config={"quant_method": "gptq"}),
         "base: a quantised base (gptq): ",
         "",
+    ),
+    (
+        lambda desk: config(desk, architectures="LlamaForCausalLM"),
+        "config.json: `architectures` is `LlamaForCausalLM`, not a list of names",
+        "",
+    ),
+    (
+        lambda desk: config(desk, architectures=["GemmaForCausalLM"]),
+        "config.json: architecture `GemmaForCausalLM` is not known",
+        "known: LlamaForCausalLM",
+    ),
+    (
+        lambda desk: config(
+            desk, architectures=["Gemma3ForConditionalGeneration"], text_config={"hidden_size": 64}
+        ),
+        "config.json: `Gemma3ForConditionalGeneration` is a model of several inputs",
+        "give the language model alone",
+    ),
+    (
+        lambda desk: config(desk, rope_parameters=None, rope_theta="1e6"),
+        "config.json: `rope_theta` is `1e6`, not a positive number",
+        "",
+    ),
+    (
+        lambda desk: config(desk, rope_parameters={"rope_theta": -1, "rope_type": "default"}),
+        "config.json: `rope_theta` is `-1`, not a positive number",
+        "",
+    ),
+    (
+        lambda desk: config(desk, eos_token_id="2"),
+        "config.json: `eos_token_id` is `2`, not the number of a token",
+        "",
+    ),
+    (
+        lambda desk: config(desk, eos_token_id=[2, "0"]),
+        "config.json: `eos_token_id` is `[2, '0']`, not the number of a token",
+        "",
+    ),
+    (
+        lambda desk: config(desk, bos_token_id=0.0),
+        "config.json: `bos_token_id` is `0.0`, not the number of a token",
+        "",
+    ),
+    (
+        lambda desk: (desk / "base" / "model.safetensors").rename(
+            desk / "base" / "model-00001-of-00001.safetensors"
+        ),
+        "base: weights in `model-00001-of-00001.safetensors`, but neither `model.safetensors`",
+        "a model in one file is called `model.safetensors`",
     ),
     (lambda desk: config(desk, num_hidden_layers=3), "base: tensor `model.layers.2.", ""),
     (
@@ -439,6 +493,10 @@ def test_a_base_that_is_an_address_or_a_file_is_told_its_name(desk: Path) -> Non
         (
             lambda desk: config(desk, hidden_size=128),
             "model.safetensors: tensor `model.embed_tokens.weight`: shape",
+        ),
+        (
+            lambda desk: (desk / "skill" / "chat_template.jinja").write_bytes(b"\xff"),
+            "chat_template.jinja: not valid UTF-8 at byte 1",
         ),
     ],
 )

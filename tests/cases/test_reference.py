@@ -1,6 +1,7 @@
 """The gate's reference is the user's own model: transformers and peft on the folders as they came, and nothing of ours."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from tests.fakes.adapters import tiny_adapter
 from tests.fakes.models import CHATML, tiny_llama, tiny_tokenizer
-from toolchain.errors import FitError
+from toolchain.errors import ArtifactError, FitError
 from toolchain.evaluate import reference
 from toolchain.evaluate.reference import Reference, memory_bytes
 from toolchain.models.original import Original
@@ -103,6 +104,25 @@ def test_a_reference_that_does_not_fit_is_refused_with_its_memory(
     monkeypatch.setattr(reference, "available_bytes", lambda: need - 1)
     with pytest.raises(FitError, match=r"^evaluate: the reference `base` needs 0\.0 GB of memory"):
         load(base)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope_parameters", {"rope_theta": "1e6", "rope_type": "default"}),
+        ("eos_token_id", "2"),
+        ("hidden_act", "magic"),
+        ("num_attention_heads", 0),
+    ],
+)
+def test_a_model_that_transformers_cannot_load_is_one_sentence(
+    base: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    spoiled = Path(shutil.copytree(base, tmp_path / "spoiled"))
+    config = json.loads((spoiled / "config.json").read_text())
+    (spoiled / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ArtifactError, match=r"^spoiled: the reference cannot be loaded: "):
+        load(spoiled)
 
 
 def test_a_trimmed_vocabulary_is_compared_token_by_token(base: Path, tmp_path: Path) -> None:

@@ -75,6 +75,30 @@ def tiny_gguf(
     return path
 
 
+def in_parts(whole: Path, folder: Path, *, tensors: int = 8, **options: Any) -> list[Path]:
+    """Write a model again in parts of so many tensors, by the gguf package's own writer."""
+    import gguf
+
+    reader = gguf.GGUFReader(whole)
+    folder.mkdir()
+    writer = gguf.GGUFWriter(
+        folder / "m.gguf", "llama", split_max_tensors=tensors, use_temp_file=False, **options
+    )
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), kind, sub_type=inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
+
+
 def tiny_bundle(
     folder: Path,
     *,

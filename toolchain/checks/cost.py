@@ -14,6 +14,7 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
 from toolchain.errors import FitError
+from toolchain.models.weights import weight_files
 from toolchain.progress import duration
 
 SHARE = 0.3
@@ -54,7 +55,7 @@ def parameters(base: Base) -> int:
 def _weight_bytes(base: Base) -> int:
     """Return the bytes of a model's weights as they are stored."""
     if base.whole and base.folder:
-        return sum(file.stat().st_size for file in base.folder.glob("*.safetensors"))
+        return sum(file.stat().st_size for file in weight_files(base.folder))
     each = 4 if base.folder is None or base.config.get("dtype", "") == "float32" else 2
     return parameters(base) * each
 

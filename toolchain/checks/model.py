@@ -14,7 +14,7 @@ from typing import Any
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
-from toolchain.models import hub, origin
+from toolchain.models import gguf_parts, hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.architecture import Model, read_architecture
@@ -126,7 +126,8 @@ def _named(
     """Return a model by its name; `knows` says whether its family must be one that is quantized."""
     if name.lower().endswith(_OTHER_SOURCES) or ":" in name.partition("://")[0]:
         with findings.gathering():
-            origin.find(name, ahead.recipe.folder)
+            if file := origin.find(name, ahead.recipe.folder):
+                gguf_parts.parts_of(file.file)
         return None
 
     before = len(findings.errors)

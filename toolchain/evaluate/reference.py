@@ -191,7 +191,7 @@ def _model(original: Original) -> Any:
             output_loading_info=True,
             **_LOCAL,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a value of another kind fails somewhere in the model's own code
         raise _not_loaded(original.base, error) from error
     model, loading = loaded
     if loading["missing_keys"]:
@@ -212,7 +212,7 @@ def _adapted(model: Any, adapter: Path) -> Any:
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(model, adapter)
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        except Exception as error:
             raise _not_loaded(adapter, error) from error
     missing = [
         str(entry.message) for entry in raised if "missing adapter keys" in str(entry.message)

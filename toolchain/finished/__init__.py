@@ -33,6 +33,9 @@ QUESTION = "What is the capital of France?"
 LEAST_CONTEXT = 512
 """Least context of a model that is said to fit, in tokens: room for a question and its answer."""
 
+SMALLEST_CONTEXT = 64
+"""Least context that can be asked for, in tokens: a short question in its template takes half."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -192,6 +195,12 @@ def _context(
         )
 
     wished = asked or min(source.context or usual_context(seen.context), seen.context)
+    if wished < SMALLEST_CONTEXT:
+        raise ConfigError(
+            f"{source.said}: {wished} tokens of context are too few for a question and its answer",
+            hint="--context N with more" if seen.context >= SMALLEST_CONTEXT else "",
+        )
+
     found = _fit(seen, wished, options, settings)
     if found is None or found.ok:
         return wished, found

@@ -17,8 +17,10 @@ from toolchain.finished.source import Source
 from toolchain.fitting import weigh
 from toolchain.forecast import trained_context
 from toolchain.line.formats import FORMATS, Format
+from toolchain.models import gguf_parts
 from toolchain.models.template import MAX_BYTES, check_template
 from toolchain.models.tokenizer import CONTROL, USER_DEFINED
+from toolchain.progress import SILENT
 from toolchain.quantize.contents import Contents, read_contents
 from toolchain.weighing import Weighed
 
@@ -76,7 +78,7 @@ class Seen:
 def look(source: Source, template: Path | None, room: Path) -> Seen:
     """Return what a finished model is; raise ArtifactError with the fault and what would mend it.
 
-    A container is unpacked into `room`.
+    A container is unpacked, and the parts of a model are joined, in `room`.
     """
     given = _given(template) if template else ""
     return _LOOKS[_kind(source.file)](source, given, room)
@@ -128,8 +130,10 @@ def _stranger(head: bytes) -> tuple[str, str]:
 
 
 def _gguf(source: Source, template: str, room: Path) -> Seen:
-    header = _header(source.file)
-    name = source.file.name
+    _header(source.file)
+    file = _joined(gguf_parts.parts_of(source.file), room)
+    header = _header(file)
+    name = file.name
     said = header.metadata
     architecture = str(said.get("general.architecture", ""))
     _refuse_no_decoder(name, header, architecture)
@@ -148,18 +152,31 @@ def _gguf(source: Source, template: str, room: Path) -> Seen:
             hint="convert the original model again",
         )
 
-    contents = read_contents(source.file)
+    contents = read_contents(file)
     return Seen(
         format="gguf",
-        file=source.file,
-        weighed=weigh(source.file),
+        file=file,
+        weighed=weigh(file),
         contents=contents,
         template=template,
         context=context,
         stop_ids=_stop_ids(said, contents.vocabulary),
         begins=_begins(said, contents),
-        is_special=partial(_is_special, source.file),
+        is_special=partial(_is_special, file),
     )
+
+
+def _joined(parts: tuple[Path, ...], room: Path) -> Path:
+    """Return the file of a model, joined in `room` if it came in parts and is not there yet."""
+    if len(parts) == 1:
+        return parts[0]
+
+    file = room / gguf_parts.whole_name(parts[0].name)
+    newest = max(part.stat().st_mtime_ns for part in parts)
+    if not file.is_file() or file.stat().st_mtime_ns < newest:
+        room.mkdir(parents=True, exist_ok=True)
+        gguf_parts.join(parts, file, SILENT)
+    return file
 
 
 def _is_special(file: Path, token: int) -> bool:
@@ -201,13 +218,6 @@ def _refuse_no_decoder(name: str, header: gguf_files.Header, architecture: str) 
         raise ArtifactError(f"{name}: is {what or f'of the type `{kind}`, no model'}")
     if not architecture:
         raise ArtifactError(f"{name}: no `general.architecture`: no engine can tell what it is")
-
-    parts = said.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
-        raise ArtifactError(
-            f"{name}: is one of {parts} parts, a board gets one file",
-            hint="`llama-gguf-split --merge FIRST_PART OUT.gguf` joins them",
-        )
 
     pooled = said.get(f"{architecture}.pooling_type", 0)
     if architecture in _ENCODERS or pooled or said.get(f"{architecture}.attention.causal") is False:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolchain.errors import ArtifactError
 from toolchain.models import hub
+from toolchain.models.gguf_parts import whole_name
 
 OLLAMA = "ollama:"
 SUFFIXES = (".gguf", ".tflite", ".litertlm")
@@ -40,8 +41,11 @@ class Source:
 
     @property
     def id(self) -> str:
-        """Name of the release and of its folder: `said` in characters that file names may have."""
-        words = self.said.removeprefix(OLLAMA)
+        """Name of the release and of its folder: `said` in characters that file names may have.
+
+        The number of a part is left out.
+        """
+        words = whole_name(self.said.removeprefix(OLLAMA))
         for suffix in SUFFIXES:
             words = words.removesuffix(suffix)
         plain = re.sub(r"[^\w.-]+", "-", words.rpartition("/")[2], flags=re.ASCII).strip("-.")

@@ -4,7 +4,7 @@ The fields are those of peft 0.21's `LoraConfig`. A merge by rows supports a sma
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ CONFIG = "adapter_config.json"
 ELSEWHERE = "merge it with peft's `merge_and_unload` and give the merged folder as the base"
 REBUILT = ("pissa", "olora")
 """`init_lora_weights` that subtract a part of the base, which can be recomputed from the base."""
+
+PATTERNS = ("rank_pattern", "alpha_pattern")
+"""Fields whose keys are regular expressions of modules' names."""
 
 _HANDLED = {
     "r",
@@ -65,22 +68,16 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Raises ArtifactError for each field that a merge would lose.
     """
     if not (folder / CONFIG).is_file():
-        raise ArtifactError(
-            f"{folder.name}: no `{CONFIG}`",
-            hint="an adapter folder is what peft's `save_pretrained` writes",
-        )
+        raise ArtifactError(f"{folder.name}: no `{CONFIG}`", hint=_where_it_may_be(folder))
 
     config = read_json(folder / CONFIG)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ArtifactError(
-            f"{folder.name}: adapters of kind `{kind}` are not merged", hint=ELSEWHERE
-        )
+    _check_kind(folder, config)
 
     _check_fields(folder, config)
     _check_task(folder, config)
     _check_initialisation(folder, config)
     _check_numbers(folder, config)
+    _check_modules(folder, config)
 
     return config
 
@@ -89,31 +86,6 @@ def initialisation(config: Mapping[str, Any]) -> str:
     """Return the name in `init_lora_weights` in lower case; empty for true and false."""
     value = config.get("init_lora_weights", True)
     return value.lower() if isinstance(value, str) else ""
-
-
-def pattern_value(config: Mapping[str, Any], patterns: str, module: str, default: Any) -> Any:
-    """Return the value of the first pattern that matches a module, or `default`.
-
-    `patterns` is `rank_pattern` or `alpha_pattern` (peft, `get_pattern_key`).
-    """
-    named: Mapping[str, Any] = config.get(patterns) or {}
-    values = [value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)]
-    return values[0] if values else default
-
-
-def check_targets(folder: Path, config: Mapping[str, Any], modules: Iterable[str]) -> None:
-    """Raise ArtifactError for a module with weights that `target_modules` does not name.
-
-    peft ignores such weights.
-    """
-    for module in modules:
-        if not _targeted(config, module):
-            raise ArtifactError(
-                f"{folder.name}: {CONFIG}: `target_modules` does not name `{module}`, "
-                "but its weights are there",
-                hint="peft leaves such weights out without a word; "
-                "correct the configuration or remove them",
-            )
 
 
 def check_base_name(
@@ -153,6 +125,27 @@ def plain_name(name: str) -> str:
     return re.sub(r"(-unsloth)?-bnb-[48]bit$", "", last[-1] if last else "")
 
 
+def _where_it_may_be(folder: Path) -> str:
+    """Return a hint for a folder without a configuration: a checkpoint in it may have one."""
+    for file in sorted(folder.glob(f"*/{CONFIG}")):
+        return f'did you mean "{folder.name}/{file.parent.name}"?'
+    return "an adapter folder is what peft's `save_pretrained` writes"
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind is None:
+        raise ArtifactError(
+            f"{folder.name}: {CONFIG}: no `peft_type`: not an adapter of peft's",
+            hint="an adapter of MLX is joined with its base by `mlx_lm.fuse`: "
+            "give the fused folder as the base",
+        )
+    if kind != "LORA":
+        raise ArtifactError(
+            f"{folder.name}: adapters of kind `{kind}` are not merged", hint=ELSEWHERE
+        )
+
+
 def _check_fields(folder: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in _HANDLED or key in _WITHOUT_EFFECT:
@@ -189,7 +182,7 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
     if type(r) is not int or r < 1:
         raise ArtifactError(f"{folder.name}: {CONFIG}: `r` is `{r}`, not a rank")
 
-    for key in ("rank_pattern", "alpha_pattern"):
+    for key in PATTERNS:
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict) or not all(
             isinstance(value, int | float) for value in patterns.values()
@@ -198,9 +191,37 @@ def _check_numbers(folder: Path, config: Mapping[str, Any]) -> None:
         for pattern in patterns:
             _check_pattern(folder, key, pattern)
 
-    for key in ("target_modules", "exclude_modules"):
-        if isinstance(config.get(key), str):
-            _check_pattern(folder, key, config[key])
+
+def _check_modules(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ArtifactError for fields that name modules in no form of peft's."""
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        named = config.get(key)
+        if isinstance(named, str):
+            _check_pattern(folder, key, named)
+        elif not _is_list_of(str, named):
+            raise ArtifactError(f"{folder.name}: {CONFIG}: `{key}` is not a list of names")
+        elif key == "layers_pattern":
+            for pattern in named or ():
+                _check_pattern(folder, key, pattern)
+
+    # peft fills an empty field from a table of its own version before it saves it.
+    if not config.get("target_modules"):
+        raise ArtifactError(
+            f"{folder.name}: {CONFIG}: `target_modules` names no module",
+            hint="name those that were trained: peft would choose some by itself "
+            "and leave the other weights out without a word",
+        )
+
+    layers = config.get("layers_to_transform")
+    if type(layers) is not int and not _is_list_of(int, layers):
+        raise ArtifactError(
+            f"{folder.name}: {CONFIG}: `layers_to_transform` is not a list of numbers"
+        )
+
+
+def _is_list_of(kind: type, value: object) -> bool:
+    """Return whether a value is a list of one kind, or null."""
+    return value is None or (isinstance(value, list) and all(type(each) is kind for each in value))
 
 
 def _check_pattern(folder: Path, key: str, pattern: str) -> None:
@@ -210,41 +231,3 @@ def _check_pattern(folder: Path, key: str, pattern: str) -> None:
         raise ArtifactError(
             f"{folder.name}: {CONFIG}: `{key}`: `{pattern}` is not a regular expression"
         ) from error
-
-
-def _targeted(config: Mapping[str, Any], module: str) -> bool:
-    """Return whether peft puts an adapter on a module (peft, `check_target_module_exists`).
-
-    True where the configuration leaves the choice to peft.
-    """
-    targets = config.get("target_modules")
-    excluded = config.get("exclude_modules")
-    if excluded and _matches(excluded, module):
-        return False
-    if not targets or targets == "all-linear":
-        return True
-    return _matches(targets, module) and _in_layers(config, module)
-
-
-def _matches(patterns: str | list[str], module: str) -> bool:
-    if isinstance(patterns, str):
-        return re.fullmatch(patterns, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in patterns)
-
-
-def _in_layers(config: Mapping[str, Any], module: str) -> bool:
-    layers = config.get("layers_to_transform")
-    patterns = config.get("layers_pattern") or []
-    if layers is None or layers == []:
-        return True
-
-    names = [patterns] if isinstance(patterns, str) else patterns
-    matches = [
-        match
-        for name in names or [r"[^.]*"]
-        # the first number is the layer's; the last one may be an expert's
-        if (match := re.match(rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\.", module))
-    ]
-    indices = [layers] if isinstance(layers, int) else layers
-
-    return bool(matches) and int(matches[0]["layer"]) in indices

@@ -127,6 +127,12 @@ def sources_of(config: dict[str, Any]) -> tuple[Family, list[Source]]:
 
 def _family(config: dict[str, Any]) -> Family:
     names = config.get("architectures") or ["none"]
+    if isinstance(config.get("text_config"), dict):
+        raise ArtifactError(
+            f"config.json: `{names[0]}` is a model of several inputs, with a language model in it",
+            hint="give the language model alone: "
+            "load it with `AutoModelForCausalLM` and save it with `save_pretrained`",
+        )
     if names[0] not in FAMILIES:
         raise ArtifactError(
             f"config.json: architecture `{names[0]}` is not known",

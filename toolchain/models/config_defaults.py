@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolchain.errors import ArtifactError
 from toolchain.models.names import CONFIG
 from toolchain.models.weights import read_json
 
@@ -118,9 +119,13 @@ LOCAL_THETAS = {"Gemma3ForCausalLM": 10000.0}
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a model folder, completed with the defaults of its architecture."""
     config = read_json(folder / CONFIG)
-    architecture = str((config.get("architectures") or ["none"])[0])
+    named = config.get("architectures") or ["none"]
+    if not isinstance(named, list):
+        raise ArtifactError(f"config.json: `architectures` is `{named}`, not a list of names")
+
+    architecture = str(named[0])
     complete = {**DEFAULTS.get(architecture, {}), **config}
-    if "Gemma" in architecture:
+    if "Gemma" in architecture and architecture in DEFAULTS:
         # its classes know `hidden_activation` alone
         complete["hidden_act"] = complete["hidden_activation"]
     return complete | _lists(architecture, complete)

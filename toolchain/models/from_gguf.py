@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from toolchain.files import write_whole
 from toolchain.models import tokenizer
 from toolchain.models.architecture import Source, read_architecture, sources_of
 from toolchain.models.gguf_config import COMPUTED, check_metadata, config_of
+from toolchain.models.gguf_parts import join, parts_of, whole_name
 from toolchain.models.gguf_proof import prove_logits
 from toolchain.models.gguf_read import GgufFile, open_gguf
 from toolchain.models.gguf_tokenizer import write_tokenizer
@@ -50,12 +52,16 @@ def unpack(
 ) -> Checkpoint:
     """Write the checkpoint of a model file to `out`; raise ArtifactError for one that is refused.
 
+    Parts of a model are joined first.
     `runtime` is the device runtime for this computer, whose logits are compared. Of several
     processes that train together one writes.
     """
     work = Work(
         stage=stage,
-        inputs={"gguf": digest(origin.file), "licences": "".join(map(digest, origin.licences))},
+        inputs={
+            "gguf": "".join(map(digest, parts_of(origin.file))),
+            "licences": "".join(map(digest, origin.licences)),
+        },
         parameters=_Parameters(name=origin.name, version=origin.version),
         tools=("llama-cpp-python", "transformers"),
     )
@@ -70,6 +76,19 @@ def unpack(
 
 
 def _build(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figures:
+    parts = parts_of(origin.file)
+    if len(parts) == 1:
+        return _proved(origin, runtime, out, report)
+
+    whole = out / whole_name(origin.file.name)
+    join(parts, whole, report)
+    try:
+        return _proved(replace(origin, file=whole), runtime, out, report)
+    finally:
+        whole.unlink()
+
+
+def _proved(origin: Origin, runtime: Path, out: Path, report: Reporter) -> Figures:
     figures = write_checkpoint(origin, out, report)
     proof = prove_logits(origin.file, out, runtime, set(figures["types"]))
     report.note(proof.sentence())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ArtifactError, ToolchainError
+from toolchain.models.gguf_parts import part_names
 from toolchain.progress import SILENT, Reporter
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
@@ -122,6 +123,7 @@ def _bar(name: str, report: Reporter) -> type:
 def fetch_gguf(name: str, *, offline: bool = False) -> Path:
     """Return the GGUF file of `OWNER/REPO[:QUANT]`, chosen as llama.cpp's `-hf` does.
 
+    Of a model in several parts all are fetched, and the first is returned.
     Raises ArtifactError if the repository has none, or the hub gives none.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
@@ -130,7 +132,8 @@ def fetch_gguf(name: str, *, offline: bool = False) -> Path:
     with _asking(repo, "main", offline):
         if not offline:
             chosen = choose_gguf(name, _files(repo), quant)
-            return Path(hf_hub_download(repo, chosen))
+            first, *_ = [Path(hf_hub_download(repo, part)) for part in part_names(chosen)]
+            return first
 
         # hf_hub_download asks the hub for its list of agents even with `local_files_only`
         # (huggingface_hub 2.4).
@@ -158,20 +161,19 @@ Source: llama.cpp common/download.cpp, `gguf_filename_is_model`.
 """
 USUAL_QUANTS = ("Q4_K_M", "Q8_0")
 """Quants that llama.cpp looks for if none is named; otherwise it takes the first file."""
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
     """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` does.
 
-    Raises ArtifactError with what there is, and for a model in several files: a board gets one.
+    Of a model in several parts it is the first. Raises ArtifactError with what there is.
     """
     models = [
         file
         for file in files
         if file.endswith(".gguf")
         and not any(part in file.rpartition("/")[2] for part in _NO_MODELS)
-        and int((_PART.search(file) or ["", "1"])[1]) == 1
+        and part_names(file)[0] == file
     ]
     asked = [quant] if quant else USUAL_QUANTS
     patterns = [re.compile(re.escape(each) + "[.-]", re.IGNORECASE) for each in asked]
@@ -181,13 +183,6 @@ def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
         there = f"it has {', '.join(models[:8])}" if models else "give a repository with GGUF files"
         what = f"no GGUF file of `{quant}`" if quant else "no GGUF file"
         raise ArtifactError(f"model `{name}`: {what}", hint=there)
-    if part := _PART.search(chosen):
-        raise ArtifactError(
-            f"model `{name}`: `{chosen}` is one of {int(part[2])} parts, a board gets one file",
-            hint="fetch the parts, join them with "
-            "`llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT.gguf",
-        )
-
     return chosen
 
 

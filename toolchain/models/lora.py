@@ -17,11 +17,10 @@ from toolchain.models.adapter_config import (
     CONFIG,
     ELSEWHERE,
     REBUILT,
-    check_targets,
     initialisation,
-    pattern_value,
     read_adapter_config,
 )
+from toolchain.models.adapter_targets import check_targets, pattern_value
 from toolchain.models.weights import Tensor, Weights, read_header
 
 if TYPE_CHECKING:
@@ -197,6 +196,12 @@ def _sides(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[
     """Return the modules with the names of their A and B."""
     sides: dict[str, dict[str, str]] = {}
     for key, tensor in tensors.items():
+        if not key.startswith(_PREFIX):
+            raise ArtifactError(
+                f"{folder.name}: tensor `{key}`: its name does not begin with `{_PREFIX}`, "
+                "so peft would not load it",
+                hint="save the adapter again with peft's `save_pretrained`",
+            )
         match = _PART.fullmatch(key.removeprefix(_PREFIX))
         if not match or len(tensor.shape) != 2:
             raise ArtifactError(

@@ -36,13 +36,13 @@ def read_rope(
     local = {"rope_theta": local_base, **(settings.get("sliding_attention") or {})}
     settings = settings.get("full_attention") or settings
     default = THETAS.get(architecture, THETA)
-    base = float(settings.get("rope_theta") or config.get("rope_theta") or default)
+    base = _theta(settings.get("rope_theta") or config.get("rope_theta") or default)
     kind = settings.get("rope_type") or settings.get("type") or "default"
     metadata: Metadata = {"rope.freq_base": base}
     if local.get("rope_theta"):
         if (local.get("rope_type") or "default") != "default":
             raise _unknown(local["rope_type"])
-        metadata["rope.freq_base_swa"] = float(local["rope_theta"])
+        metadata["rope.freq_base_swa"] = _theta(local["rope_theta"])
 
     if family.plain_rope:
         if kind != "default" or base != PLAIN_BASE:
@@ -54,6 +54,13 @@ def read_rope(
 
     more, factors = _scaled(family, kind, settings, base, config, sizes)
     return metadata | more, factors
+
+
+def _theta(value: object) -> float:
+    """Return a base of the rotary embedding; transformers takes no text for one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ArtifactError(f"config.json: `rope_theta` is `{value}`, not a positive number")
+    return float(value)
 
 
 def check_frequencies(

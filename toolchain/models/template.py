@@ -101,9 +101,18 @@ json.dump(text, sys.stdout)
 
 
 def check_template(template: str) -> None:
-    """Render probe conversations within the limits; raise ArtifactError if that fails."""
-    if not _render(template, _PROBE, others=_OTHERS):
+    """Render probe conversations within the limits.
+
+    Raises ArtifactError if that fails, or if the question is not in what comes out.
+    """
+    text = _render(template, _PROBE, others=_OTHERS)
+    if not text:
         raise ArtifactError("chat template: renders to nothing")
+    if _PROBE[-1]["content"] not in text:
+        raise ArtifactError(
+            "chat template: leaves out the question",
+            hint="it must write every message: look for its loop over `messages`",
+        )
 
 
 def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:
@@ -172,12 +181,23 @@ def _render(
     raise ArtifactError(f"chat template: cannot be rendered: {reason}")
 
 
+def template_text(file: Path) -> str:
+    """Return the text of a template's file; raise ArtifactError for one that is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{file.name}: not valid UTF-8 at byte {error.start + 1}",
+            hint="save it as UTF-8, or download it again",
+        ) from error
+
+
 def check_folder(model: Path) -> None:
     """Try the chat templates of a foreign model folder; raise ArtifactError for one that fails."""
 
     file = model / TEMPLATE
     config = model / TOKENIZER_CONFIG
-    templates = [file.read_text(encoding="utf-8")] if file.is_file() else []
+    templates = [template_text(file)] if file.is_file() else []
 
     try:
         named = (

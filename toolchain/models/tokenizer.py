@@ -6,7 +6,7 @@ The exact structure of tokenizer.json decides the kind (`tokenizer_kinds`), neve
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.errors import ArtifactError
 from toolchain.models.gguf_file import Metadata
 from toolchain.models.names import CONFIG, GENERATION_CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
-from toolchain.models.template import behind_an_answer, first_token
+from toolchain.models.template import behind_an_answer, first_token, template_text
 from toolchain.models.tokenizer_kinds import SPACE, Structure, recognise, scores
 from toolchain.models.weights import read_json
 
@@ -230,6 +230,8 @@ def special_ids(
     generation = (
         read_json(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else {}
     )
+    _check_ids(CONFIG, config)
+    _check_ids(GENERATION_CONFIG, generation)
     metadata: Metadata = {}
 
     for role, key in _ROLES.items():
@@ -298,7 +300,7 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
     transformers looks in the same order.
     """
     if (file := folder / TEMPLATE).is_file():
-        return file.read_text(encoding="utf-8")
+        return template_text(file)
     template = settings.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
@@ -307,6 +309,16 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
             f"{folder.name}: no chat template", hint=f"put `{TEMPLATE}` beside config.json"
         )
     return template
+
+
+def _check_ids(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ArtifactError for ids of special tokens that transformers refuses."""
+    for role in _ROLES:
+        key = f"{role}_token_id"
+        value = config.get(key)
+        several = value if isinstance(value, list) and role == "eos" else [value]
+        if not all(each is None or type(each) is int for each in several):
+            raise ArtifactError(f"{name}: `{key}` is `{value}`, not the number of a token")
 
 
 def _text(token: Any) -> str:

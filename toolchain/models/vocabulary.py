@@ -30,11 +30,13 @@ from toolchain.models.names import (
 from toolchain.models.weights import (
     INDEX,
     MAX_HEADER_BYTES,
+    WHOLE,
     Tensor,
     check_model_folder,
     open_weights,
     read_header,
     read_json,
+    weight_files,
 )
 
 if TYPE_CHECKING:
@@ -339,10 +341,8 @@ def _write_weights(folder: Path, kept: Sequence[int], out: Path) -> None:
                 f"{TOKENIZER} has token {kept[-1]}"
             )
 
-    total = sum(
-        _write_shard(file, kept, out / file.name) for file in sorted(folder.glob("*.safetensors"))
-    )
-    if (folder / INDEX).is_file():
+    total = sum(_write_shard(file, kept, out / file.name) for file in weight_files(folder))
+    if (folder / INDEX).is_file() and not (folder / WHOLE).is_file():
         index = read_json(folder / INDEX)
         write_whole(
             out / INDEX, json.dumps(index | {"metadata": {"total_size": total}}, indent=2) + "\n"

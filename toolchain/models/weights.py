@@ -7,7 +7,7 @@ code when they are loaded.
 import json
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Files that transformers looks for, in this order; others beside them are not read."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound on a header (safetensors `MAX_HEADER_SIZE`)."""
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
@@ -110,7 +111,7 @@ def check_model_folder(folder: Path) -> None:
             hint="a model folder is what `save_pretrained` writes",
         )
 
-    _weight_files(folder)
+    _check_weight_files(folder)
     if not (folder / TOKENIZER).is_file():
         hint = (
             "save the tokenizer beside the model with "
@@ -125,10 +126,10 @@ def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
     Raises ArtifactError that names file and tensor.
     """
     check_model_folder(folder)
-    index = folder / INDEX
-    if not index.is_file():
-        return Weights(_merge(read_header(file, without) for file in _weight_files(folder)))
+    if (folder / WHOLE).is_file():
+        return Weights(read_header(folder / WHOLE, without))
 
+    index = folder / INDEX
     named = {name: file for name, file in _weight_map(index).items() if name not in without}
     shards = {
         file: read_header(_shard(index, file), without) for file in sorted(set(named.values()))
@@ -137,6 +138,14 @@ def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
         if name not in shards[file]:
             raise ArtifactError(f"{file}: tensor `{name}` is missing, but {INDEX} places it there")
     return Weights({name: shards[file][name] for name, file in named.items()})
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a model folder that transformers reads weights from."""
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    index = folder / INDEX
+    return [_shard(index, file) for file in sorted(set(_weight_map(index).values()))]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -152,13 +161,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if files := sorted(folder.glob("*.safetensors")):
-        if strange := [file.name for file in files if not file.is_file()]:
-            raise ArtifactError(f"{folder.name}: `{strange[0]}` is not a file")
-        return files
-    if (folder / INDEX).is_file():
-        return []
+def _check_weight_files(folder: Path) -> None:
+    """Raise ArtifactError unless a folder has weights where transformers looks for them."""
+    files = sorted(folder.glob("*.safetensors"))
+    if strange := [file.name for file in files if not file.is_file()]:
+        raise ArtifactError(f"{folder.name}: `{strange[0]}` is not a file")
+    if (folder / WHOLE).is_file() or (folder / INDEX).is_file():
+        return
+    if files:
+        raise ArtifactError(
+            f"{folder.name}: weights in `{files[0].name}`, but neither `{WHOLE}` nor `{INDEX}`, "
+            "where transformers looks",
+            hint=f"a model in one file is called `{WHOLE}`; download the index of one in several",
+        )
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES):
         hint = "save the model again with `save_pretrained`, which writes safetensors"
         raise ArtifactError(
@@ -170,18 +185,6 @@ def _weight_files(folder: Path) -> list[Path]:
         f"{folder.name}: no weights (`*.safetensors`)",
         hint="a model folder is what `save_pretrained` writes",
     )
-
-
-def _merge(shards: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    merged: dict[str, Tensor] = {}
-    for shard in shards:
-        for name, tensor in shard.items():
-            if name in merged:
-                raise ArtifactError(
-                    f"{tensor.file.name}: tensor `{name}` is in {merged[name].file.name} too"
-                )
-            merged[name] = tensor
-    return merged
 
 
 def _weight_map(index: Path) -> dict[str, str]:

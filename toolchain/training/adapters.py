@@ -18,7 +18,7 @@ from toolchain.artifacts import Checkpoint
 from toolchain.models.adapter_config import CONFIG
 from toolchain.models.lora import WEIGHTS, Lora, open_lora
 from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
-from toolchain.models.weights import INDEX, Weights, open_weights
+from toolchain.models.weights import INDEX, WHOLE, Weights, open_weights, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
         lora = open_lora(adapter, weights, base.name)
         error = _merge_error(weights, lora)
 
-    for file in sorted(base.glob("*.safetensors")):
+    for file in weight_files(base):
         with safe_open(file, "pt") as tensors:
             merged = {
                 name: _merged(tensors.get_tensor(name), name, lora, whole=error.whole)
@@ -67,7 +67,7 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
             }
             save_file(merged, out / file.name, metadata=tensors.metadata())
 
-    if (base / INDEX).is_file():
+    if (base / INDEX).is_file() and not (base / WHOLE).is_file():
         (out / INDEX).write_bytes((base / INDEX).read_bytes())
 
     return len(lora.deltas), error

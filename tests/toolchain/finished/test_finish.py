@@ -15,7 +15,7 @@ from device.manifest import Manifest, read_manifest, verify_files
 from device.manifest.gguf import read_header
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
-from tests.fakes.tiny_gguf import CHATML, END, tiny_gguf
+from tests.fakes.tiny_gguf import CHATML, END, in_parts, tiny_gguf
 from toolchain import runtime, target
 from toolchain.artifacts import Bundle
 from toolchain.errors import ArtifactError, ConfigError, FitError, GateError, ToolchainError
@@ -220,6 +220,24 @@ REFUSED: list[tuple[dict[str, Any], type[ToolchainError], str]] = [
         "--context: the model has 65536 tokens of context, `65537` asked",
     ),
 ]
+
+
+@pytest.mark.parametrize("context", [1, 63])
+def test_a_context_without_room_for_an_answer_is_refused(tmp_path: Path, context: int) -> None:
+    small = tiny_gguf(tmp_path / "small.gguf", context=context)
+    large = tiny_gguf(tmp_path / "large.gguf")
+    said = f"{context} tokens of context are too few for a question and its answer"
+    with pytest.raises(ConfigError, match=f"^small.gguf: {said}$"):
+        prepared(small, tmp_path)
+    with pytest.raises(ConfigError, match=f"^large.gguf: {said}$"):
+        prepared(large, tmp_path, context=context)
+
+
+def test_a_model_in_parts_becomes_one_release(file: Path, tmp_path: Path) -> None:
+    parts = in_parts(file, tmp_path / "parts")
+    manifest = manifest_of(walked(parts[0], tmp_path))
+    assert (manifest.name, manifest.model) == ("m", "m.gguf")
+    assert manifest.provenance["came"] == "as it came: m-00001-of-00003.gguf"
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), REFUSED)

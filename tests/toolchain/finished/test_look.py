@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a part": (
         {"extra": {"split.count": ("add_uint16", 3)}},
-        "x.gguf: is one of 3 parts, a board gets one file",
+        "x.gguf: is one of 3 parts, and its name is not a part's",
     ),
     "no weights": ({"tensors": 0}, "x.gguf: holds no weights"),
     "no tokens": ({"tokens": None}, "x.gguf: no tokenizer in it"),

@@ -203,6 +203,7 @@ FILES = [
         (FILES[3:4] + FILES[5:], "", "m-Q8_0.gguf"),
         (FILES[3:4], "", "m-Q2_K.gguf"),
         (["q4_0/m-q4_0.gguf"], "Q4_0", "q4_0/m-q4_0.gguf"),
+        (FILES, "BF16", "BF16/m-BF16-00001-of-00002.gguf"),
     ],
 )
 def test_a_file_of_a_repository_is_chosen_as_llama_cpp_does(
@@ -215,7 +216,6 @@ def test_a_file_of_a_repository_is_chosen_as_llama_cpp_does(
     ("files", "quant", "message"),
     [
         (FILES, "Q5_K_M", "model `o/r`: no GGUF file of `Q5_K_M`"),
-        (FILES, "BF16", "is one of 2 parts, a board gets one file"),
         (["mmproj-a.gguf", "imatrix.gguf"], "", "model `o/r`: no GGUF file"),
         (FILES, ".*", "model `o/r`: no GGUF file of"),
     ],
@@ -274,6 +274,19 @@ def test_a_file_of_a_hub_is_fetched_once_and_found_offline(tmp_path: Path) -> No
         assert fetched(tmp_path, address, "some/model-GGUF:Q8_0", offline=True)[1] == "GGUF"
         assert len(asked) == count
         assert not [line for line in asked if "Q4_K_M" in line and "resolve" in line]
+
+
+def test_all_parts_of_a_model_of_a_hub_are_fetched(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "some" / "model-GGUF"
+    folder.mkdir(parents=True)
+    names = [f"m-Q8_0-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+    for name in names:
+        (folder / name).write_bytes(b"GGUF")
+    with loopback_hub(tmp_path / "models") as (address, asked):
+        for offline in (False, True):
+            found = fetched(tmp_path, address, "some/model-GGUF:Q8_0", offline=offline)
+            assert found == [f"some/model-GGUF/{names[0]}", "GGUF"]
+        assert [name for name in names if any(name in line for line in asked)] == names
 
 
 def test_a_hub_that_is_down_or_has_no_such_model_is_said_so(tmp_path: Path) -> None:

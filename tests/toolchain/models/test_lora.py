@@ -98,6 +98,19 @@ def cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def one_level_up(folder: Path) -> None:
+    inner = folder / "checkpoint-60"
+    inner.mkdir()
+    (folder / CONFIG).rename(inner / CONFIG)
+
+
+def test_a_checkpoint_inside_an_adapter_folder_is_named(adapter: Path) -> None:
+    one_level_up(adapter)
+    with pytest.raises(ArtifactError) as caught:
+        read_lora(adapter)
+    assert caught.value.hint == 'did you mean "skill/checkpoint-60"?'
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda folder: (folder / CONFIG).unlink(), f"skill: no `{CONFIG}`"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"skill: no `{WEIGHTS}`"),
@@ -107,6 +120,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "cut": (cut, f"{WEIGHTS}: cut short, "),
     "another kind": (settings(peft_type="IA3"), "skill: adapters of kind `IA3` are not merged"),
+    "of MLX": (
+        settings(peft_type=None, fine_tune_type="lora"),
+        f"skill: {CONFIG}: no `peft_type`: not an adapter of peft's",
+    ),
     "dora": (settings(use_dora=True), "skill: an adapter with `use_dora` is not merged"),
     "whole modules": (
         settings(modules_to_save=["lm_head"]),

@@ -21,6 +21,9 @@ HOSTILE = [
     ("{% for m in messages %}", "TemplateSyntaxError"),
     ("{{ raise_exception('no') }}", "Refusal: no"),
     ("{# nothing #}", "renders to nothing"),
+    ("hello", "leaves out the question"),
+    ("{{ messages[0]['content'] }}", "leaves out the question"),
+    ("{{ messages | length }}", "leaves out the question"),
     ("x" * (2 << 20), "larger than 1 MiB"),
 ]
 
@@ -29,7 +32,8 @@ HOSTILE = [
     "template",
     [
         CHATML,
-        "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}hi",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}"
+        "{{ messages[-1].content }}",
     ],
 )
 def test_a_plain_template_passes(template: str) -> None:
@@ -56,7 +60,8 @@ def test_no_payload_runs_code(number: int, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for template in CODE[number : number + 10]:
         with pytest.raises(
-            ArtifactError, match=r"chat template: (cannot be rendered|renders to nothing)"
+            ArtifactError,
+            match=r"chat template: (cannot be rendered|renders to nothing|leaves out)",
         ) as caught:
             check_template(template.replace("{canary}", str(canary)))
         assert "stopped by its limits" not in caught.value.message, template

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toolchain.errors import ArtifactError
-from toolchain.models.weights import INDEX, check_model_folder, open_weights
+from toolchain.models.weights import INDEX, check_model_folder, open_weights, weight_files
 
 VALUES = np.array([[1.0, -2.5, 0.15625], [65504.0, -0.0, 3.0]], np.float32)
 
@@ -240,9 +240,25 @@ def test_an_index_that_does_not_hold_is_refused(folder: Path, case: str) -> None
     assert caught.value.message == message
 
 
-def test_one_tensor_in_two_files_without_an_index_is_refused(folder: Path) -> None:
-    write(folder / "more.safetensors", {"a": entry("F32", [2, 3], 0, 24)}, FLOATS)
-    with pytest.raises(
-        ArtifactError, match=r"^more\.safetensors: tensor `a` is in model\.safetensors too$"
-    ):
+@pytest.mark.parametrize("indexed", [True, False], ids=["with an index", "without"])
+def test_weights_are_read_where_transformers_looks_first(folder: Path, indexed: bool) -> None:
+    write(folder / "consolidated.safetensors", {"c": entry("F32", [2, 3], 0, 24)}, FLOATS)
+    if indexed:
+        (folder / INDEX).write_text(json.dumps({"weight_map": {"c": "consolidated.safetensors"}}))
+    with open_weights(folder) as weights:
+        assert list(weights.tensors) == ["a"]
+    assert [file.name for file in weight_files(folder)] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model-00001-of-00001.safetensors", "consolidated.safetensors", "adapter_model.safetensors"],
+)
+def test_weights_where_transformers_does_not_look_are_refused(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ArtifactError) as caught:
         open_weights(folder)
+    assert caught.value.message == (
+        f"model: weights in `{name}`, but neither `model.safetensors` nor `{INDEX}`, "
+        "where transformers looks"
+    )
