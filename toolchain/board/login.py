@@ -14,6 +14,7 @@ from typing import Any, cast
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
+from toolchain.board import revoked_keys
 from toolchain.board.channel import WIRE_ERRORS
 from toolchain.board.host_certificates import SUFFIX
 from toolchain.board.identities import Keys
@@ -154,6 +155,12 @@ def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
     """Raise TrustError unless this very key, or its certificate's authority, is known."""
     if known.revokes(key):
         raise TrustError(f"{way.address}: the host key {fingerprint(key)} is revoked")
+    if way.revoked and (problem := revoked_keys.problem(way.revoked, key)):
+        raise TrustError(
+            f"{way.address}: the host key {fingerprint(key)} is refused by {way.revoked}: "
+            f"{problem}",
+            hint="RevokedHostKeys of ~/.ssh/config names this list",
+        )
     if known.trusts(way.known_as, key):
         return
     if known.knows(way.known_as):

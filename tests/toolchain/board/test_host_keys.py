@@ -198,6 +198,28 @@ def _check(home: Path, keys: Path, case: Case) -> None:
     assert case.problem in caught.value.message
 
 
+@pytest.mark.parametrize("signer", ["", "authority"])
+@pytest.mark.parametrize("how", ["text", "binary", "another key", "missing"])
+def test_a_list_of_revoked_keys_is_obeyed(home: Path, keys: Path, how: str, signer: str) -> None:
+    _serve(home, keys, Case((*AUTHORITY, "* host"), signer=signer))
+    revoked = home / "revoked"
+    if how == "binary":
+        command = ["ssh-keygen", "-q", "-k", "-f", str(revoked), str(keys / "host.pub")]
+        subprocess.run(command, check=True, capture_output=True)
+    elif how != "missing":
+        revoked.write_text(signers.public(keys / ("host" if how == "text" else "other")) + "\n")
+
+    config = home / ".ssh" / "config"
+    config.write_text(config.read_text() + f" RevokedHostKeys {revoked}\n")
+    assert _ssh_gets_in(home) == (how == "another key")
+    if how == "another key":
+        ssh.connect("pi").close()
+        return
+
+    with pytest.raises(TrustError, match=f"the host key SHA256:.* is refused by {revoked}: "):
+        ssh.connect("pi")
+
+
 def test_a_board_with_a_good_certificate_needs_no_pin(home: Path, keys: Path) -> None:
     _serve(home, keys, CERTIFIED["by its authority"])
     before = (home / ".ssh" / "known_hosts").read_text()
