@@ -165,9 +165,9 @@ def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
         return
     if known.knows(way.known_as):
         raise changed(way, key)
-    if problem := known.distrust(way.known_as, key):
+    if reason := known.distrust(way.known_as, key):
         raise TrustError(
-            f"{way.address}: the certificate of the host key is refused: {problem}",
+            f"{way.address}: the certificate of the host key is refused: {reason}",
             hint="`ssh-keygen -L -f` shows a certificate; "
             "@cert-authority in known_hosts names who may sign it",
         )
