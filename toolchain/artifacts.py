@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from device.manifest import read_bounded
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
 from toolchain.figures import (
@@ -35,6 +36,9 @@ with another they go."""
 RESUME = "resume"
 """The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage
 is done."""
+
+_MAX_RECORD_BYTES = 16 << 20
+"""Limit of a record; its figures name each tensor at most."""
 
 Figures = dict[str, Any]
 """Figures as a record keeps them: JSON values only, units in the names."""
@@ -306,9 +310,13 @@ def keep(
 
 def recorded(out: Path) -> Record | None:
     """Return the record of a finished folder, None if there is none that can be read."""
+    # Folders come from others too: a FIFO or a device in the record's place must not be waited for.
+    content = read_bounded(out / RECORD, _MAX_RECORD_BYTES)
+    if content is None or len(content) > _MAX_RECORD_BYTES:
+        return None
     try:
-        return Record.model_validate_json((out / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return Record.model_validate_json(content)
+    except ValueError:
         return None
 
 

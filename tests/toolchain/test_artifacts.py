@@ -130,3 +130,19 @@ def test_json_lines_keep_every_character(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert list(read_jsonl(tmp_path / "rows.jsonl")) == rows
     assert "温度" in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", ["fifo", "device", "folder", "endless"])
+def test_what_is_no_plain_file_of_a_records_size_is_no_record(tmp_path: Path, how: str) -> None:
+    """A folder may come from others: a FIFO in the record's place must not be waited for."""
+    record = tmp_path / "record.json"
+    if how == "fifo":
+        os.mkfifo(record)
+    elif how == "device":
+        record.symlink_to("/dev/zero")
+    elif how == "folder":
+        record.mkdir()
+    else:
+        with record.open("wb") as stream:
+            stream.truncate(1 << 40)
+    assert recorded(tmp_path) is None

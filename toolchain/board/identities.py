@@ -27,13 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from paramiko.pkey import PublicBlob
 
+from toolchain.board.host_certificates import SUFFIX as CERTIFICATE
 from toolchain.board.route import Route
-from toolchain.board.ssh_agent import SshAgent
+from toolchain.board.ssh_agent import SshAgent, take_string
 from toolchain.errors import ToolchainError
 
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _MAX_KEY_BYTES = 1 << 20
-_CERTIFICATE = "-cert-v01@openssh.com"
 _KEY_PARTS = {
     b"ssh-ed25519": 1,
     b"ssh-rsa": 2,
@@ -116,7 +116,7 @@ class Keys:
         if not problem:
             try:
                 key = _private_key(_read(path))
-                if public and public.kind.endswith(_CERTIFICATE):
+                if public and public.kind.endswith(CERTIFICATE):
                     key.public_blob = PublicBlob(public.kind, public.blob)
                 yield str(path), key
                 return
@@ -197,8 +197,8 @@ def _in_private(path: Path) -> Public | None:
     try:
         rest = content[len(_OPENSSH_MAGIC) :]
         for _ in range(3):  # cipher, key derivation, its options
-            _, rest = _string(rest)
-        return _of(_string(rest[4:])[0])
+            _, rest = take_string(rest)
+        return _of(take_string(rest[4:])[0])
     except (ValueError, struct.error):
         return None
 
@@ -265,30 +265,23 @@ def _private_key(content: bytes) -> paramiko.PKey:
 def _plain(blob: bytes) -> bytes:
     """Return a certificate's public key, a plain key unchanged (OpenSSH's PROTOCOL.certkeys)."""
 
-    kind, rest = _string(blob)
-    if not kind.endswith(_CERTIFICATE.encode()):
+    kind, rest = take_string(blob)
+    if not kind.endswith(CERTIFICATE.encode()):
         return blob
 
-    plain = kind.removesuffix(_CERTIFICATE.encode())
+    plain = kind.removesuffix(CERTIFICATE.encode())
     kept = [plain + b"@openssh.com" if plain.startswith(b"sk-") else plain]
-    _, rest = _string(rest)  # a nonce
+    _, rest = take_string(rest)  # a nonce
 
     for _ in range(_KEY_PARTS.get(plain.partition(b"-nistp")[0], 0)):
-        part, rest = _string(rest)
+        part, rest = take_string(rest)
         kept.append(part)
 
     return b"".join(struct.pack(">I", len(part)) + part for part in kept)
 
 
 def _of(blob: bytes) -> Public:
-    return Public(_string(blob)[0].decode("ascii"), blob)
-
-
-def _string(content: bytes) -> tuple[bytes, bytes]:
-    size = struct.unpack_from(">I", content)[0]
-    if size > len(content) - 4:
-        raise ValueError("cut")
-    return content[4 : 4 + size], content[4 + size :]
+    return Public(take_string(blob)[0].decode("ascii"), blob)
 
 
 def _read(path: Path) -> bytes:

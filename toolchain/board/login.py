@@ -14,7 +14,9 @@ from typing import Any, cast
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
+from toolchain.board import revoked_keys
 from toolchain.board.channel import WIRE_ERRORS
+from toolchain.board.host_certificates import SUFFIX
 from toolchain.board.identities import Keys
 from toolchain.board.known_hosts import KnownHosts
 from toolchain.board.route import Route
@@ -106,13 +108,26 @@ def dial_socket(way: Route) -> socket.socket:
     return sock
 
 
+class _Transport(paramiko.Transport):
+    """A connection that asks for the host key in a certificate, or never asks for one."""
+
+    wants_certificate = False
+
+    @property
+    def preferred_keys(self) -> Sequence[str]:
+        """Return the kinds of host keys in their order; paramiko has certificates at the end."""
+        kinds = super().preferred_keys
+        plain = [kind for kind in kinds if not kind.endswith(SUFFIX)]
+        return [kind + SUFFIX for kind in plain] + plain if self.wants_certificate else plain
+
+
 def greet(
     wire: "socket.socket | paramiko.Channel", known: KnownHosts, name: str
 ) -> paramiko.Transport:
     """Exchange keys with a server; the host key is not checked yet."""
     greeted = Greeted(wire)
     # `Greeted` has all that Transport uses of a socket.
-    transport = paramiko.Transport(cast("socket.socket", greeted))
+    transport = _Transport(cast("socket.socket", greeted))
     transport.banner_timeout = transport.handshake_timeout = LOGIN_S
     offered = transport.get_security_options()
     offered.ciphers = (
@@ -121,7 +136,8 @@ def greet(
     )
     offered.digests = _strong(offered.digests)
     offered.kex = _strong(offered.kex)
-    offered.key_types = _known_first(offered.key_types, known.keys.lookup(name) or {})
+    offered.key_types = _known_first(offered.key_types, known.kinds(name))
+    transport.wants_certificate = bool(known.authorities(name))
 
     try:
         transport.start_client(timeout=LOGIN_S)
@@ -136,13 +152,25 @@ def greet(
 
 
 def check_host_key(way: Route, known: KnownHosts, key: paramiko.PKey) -> None:
-    """Raise TrustError unless this very key is known for the board."""
-    if key.asbytes() in known.revoked:
+    """Raise TrustError unless this very key, or its certificate's authority, is known."""
+    if known.revokes(key):
         raise TrustError(f"{way.address}: the host key {fingerprint(key)} is revoked")
+    if way.revoked and (problem := revoked_keys.problem(way.revoked, key)):
+        raise TrustError(
+            f"{way.address}: the host key {fingerprint(key)} is refused by {way.revoked}: "
+            f"{problem}",
+            hint="RevokedHostKeys of ~/.ssh/config names this list",
+        )
     if known.trusts(way.known_as, key):
         return
     if known.knows(way.known_as):
         raise changed(way, key)
+    if reason := known.distrust(way.known_as, key):
+        raise TrustError(
+            f"{way.address}: the certificate of the host key is refused: {reason}",
+            hint="`ssh-keygen -L -f` shows a certificate; "
+            "@cert-authority in known_hosts names who may sign it",
+        )
 
     raise TrustError(
         f"{way.address}: unknown host key {fingerprint(key)}",

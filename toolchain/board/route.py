@@ -56,6 +56,8 @@ class Route:
     """Its name in known_hosts."""
     known_hosts: tuple[Path, ...]
     """Paths of the known_hosts files; the first one takes new keys."""
+    revoked: Path | None = None
+    """Path to a list of revoked keys (RevokedHostKeys)."""
     identities: tuple[str, ...] = ()
     """Paths of keys to try: private ones, or public ones whose private half the agent holds."""
     certificates: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ def _route(address: str, config_file: Path | None, hops: int) -> Route:
         user=user,
         known_as=alias or host_name(host, port),
         known_hosts=_known_hosts(settings, names),
+        revoked=_optional(_last(settings, "revokedhostkeys"), names),
         identities=_key_files(settings, "identityfile", names),
         certificates=_key_files(settings, "certificatefile", names),
         agent=_agent(settings.get("identityagent", ["SSH_AUTH_SOCK"])[-1], names),
@@ -248,6 +251,10 @@ def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
 
     systems = _files(_last(settings, "globalknownhostsfile"), names) or _SYSTEM_KNOWN_HOSTS
     return (*users, *systems)
+
+
+def _optional(text: str, names: _Names) -> Path | None:
+    return Path(names.path(text)) if text else None
 
 
 def _files(text: str, names: _Names) -> list[Path]:

@@ -37,8 +37,8 @@ class SshAgent:
             count, rest = struct.unpack_from(">I", body)[0], body[4:]
             held = {}
             for _ in range(min(count, len(rest))):
-                blob, rest = _string(rest)
-                comment, rest = _string(rest)
+                blob, rest = take_string(rest)
+                comment, rest = take_string(rest)
                 held[blob] = comment.decode(errors="replace")
             return held
         except (OSError, ValueError, struct.error):
@@ -51,7 +51,7 @@ class SshAgent:
         try:
             kind, body = self._ask(request + struct.pack(">I", flags), SIGN_S)
             if kind == _SIGN_RESPONSE:
-                return _string(body)[0]
+                return take_string(body)[0]
         except (OSError, ValueError, struct.error) as error:
             raise ToolError(f"the SSH agent gives no signature: {error}") from error
 
@@ -83,8 +83,9 @@ def _packed(content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + content
 
 
-def _string(content: bytes) -> tuple[bytes, bytes]:
+def take_string(content: bytes) -> tuple[bytes, bytes]:
+    """Return a string of SSH's format and what follows it; raise an error if it is cut."""
     size = struct.unpack_from(">I", content)[0]
     if size > len(content) - 4:
-        raise ValueError("an answer that is cut")
+        raise ValueError("a string that is cut")
     return content[4 : 4 + size], content[4 + size :]

@@ -16,6 +16,8 @@ from toolchain.errors import ConfigError, ToolError
 
 SIGN_S = 120.0
 """Seconds to type a passphrase or to touch a security key."""
+RUN_S = 30.0
+"""Seconds for anything else; `ssh -G` runs the commands of `Match exec`."""
 _CLIENT = ("ssh-keygen", "ssh-add", "ssh")
 _PACKAGES = {"sshd": "openssh-server", **dict.fromkeys(_CLIENT, "openssh-client")}
 """program → Debian package."""
@@ -151,6 +153,15 @@ def is_signature_of(content: bytes, signature: Path, namespace: str) -> bool:
     )
 
 
+def revoked_by(file: Path, public: str) -> str:
+    """Return why a binary list of revoked keys refuses a public key; "" if it does not."""
+    with tempfile.NamedTemporaryFile("w", prefix="demitasse-", suffix=".pub") as key:
+        key.write(public + "\n")
+        key.flush()
+        done = _run([str(ssh_keygen()), "-Q", "-f", str(file), key.name])
+    return "" if done.returncode == 0 else _last_line(done.stderr or "it is in the list")
+
+
 def _last_line(said: str) -> str:
     return (said.strip().splitlines() or ["it said nothing"])[-1]
 
@@ -175,13 +186,22 @@ def _apt(name: str) -> str:
 
 def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     """Run a program to its end. Its output is bytes: file names in it need not be UTF-8."""
-    return subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        timeout=30,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "LC_ALL": "C"},
-    )
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=RUN_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        name = Path(command[0]).name
+        raise ToolError(
+            f"{name}: no end within {RUN_S:.0f} s",
+            hint="does a `Match exec` of ~/.ssh/config wait for something?"
+            if name == "ssh"
+            else "",
+        ) from error

@@ -105,7 +105,7 @@ CASES: list[tuple[str, Callable[[Path, Impostor], None], bool, str]] = [
     ("unknown", lambda known, impostor: None, False, "pi: unknown host key"),
     (
         "known on another port only",
-        _pinned("127.0.0.1", lambda impostor: impostor.key),
+        _pinned("[127.0.0.1]:1", lambda impostor: impostor.key),
         False,
         "pi: unknown host key",
     ),

@@ -1,5 +1,6 @@
 """OpenSSH's known_hosts files, as OpenSSH reads them."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -50,6 +51,40 @@ def test_lines_that_mean_nothing_are_passed_over(tmp_path: Path, key: paramiko.P
         f"pi.local ssh-ed25519 not!base64\n{line('pi.local', key)}"
     )
     assert known_hosts.read([file, tmp_path / "missing"]).trusts("pi.local", key)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"pi.local ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE",
+        b"pi.local ssh-ed25519 AAAAB3NzaC1yc2EAAAADAQABAAAAAQ==",
+        b"pi.local ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQI=",
+        b"pi.local ssh-ed25519 /////3NzaC1lZDI1NTE5",
+        b"pi.local ssh-ed25519 AAAAC/////9lZDI1NTE5",
+        b"pi.local ssh-ed25519 AA\xff\xfeAA",
+        b"\xe2\x80\xa8\x85\x0c ssh-ed25519 AAAA",
+        b"|1| ssh-ed25519 AAAA",
+        b"|1|abc|def ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
+        b"|1|!!|?? ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY=",
+        b"@cert-authority",
+        b"@cert-authority * ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
+        b"\0" * 4096,
+    ],
+)
+def test_a_damaged_line_is_no_trouble_for_the_others(
+    tmp_path: Path, key: paramiko.PKey, damaged: bytes
+) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_bytes(damaged + b"\n" + line("pi.local", key).encode() + damaged)
+    known = known_hosts.read([file])
+    assert known.trusts("pi.local", key)
+    assert not known.trusts("other.local", key)
+
+
+def test_a_file_that_cannot_be_read_knows_no_host(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    assert not known_hosts.read([tmp_path / "fifo", tmp_path, tmp_path / "file" / "x"]).lines
 
 
 def test_an_authority_that_signs_keys_is_not_taken_for_a_key(

@@ -52,3 +52,13 @@ def test_a_configuration_that_sshd_refuses_is_told_in_its_words(tmp_path: Path) 
     (tmp_path / "config").write_text("NoSuchOption yes\n")
     with pytest.raises(ToolError, match="NoSuchOption"):
         openssh.check_server(tmp_path / "config")
+
+
+def test_a_command_in_the_configuration_that_waits_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(openssh, "RUN_S", 1.0)
+    (tmp_path / "config").write_text('Match exec "sleep 30"\n Port 7\n')
+    with pytest.raises(ToolError, match=r"^ssh: no end within 1 s$") as caught:
+        openssh.client_settings("pi", config=tmp_path / "config")
+    assert "Match exec" in caught.value.hint
