@@ -157,7 +157,7 @@ class _Bench:
     def _started(self, size: int, *, restored: bool) -> float:
         bundle = self._releases["start", size]
         if not restored:
-            kept = bundle.parent.parent / "leads" / bundle.name
+            kept = bundle.parent.parent / "prefixes" / bundle.name
             aside = kept.with_name(f"{bundle.name}.aside")
             kept.rename(aside)
 

@@ -1,12 +1,14 @@
-"""The long tier: a test marked `soak` does a few rounds in `make test` and many in `make soak`, which goes on where it stopped.
+"""The long tier: a test marked `soak` does a few rounds in `make test` and many in `make soak`,
+which goes on where it stopped.
 
-    @pytest.mark.soak(row=1, short=40, whole=2000)          row: of the promise table in docs/reliability.md
+    @pytest.mark.soak(row=1, short=40, whole=2000)   row of the promise table, docs/reliability.md
     def test_…(rounds: Rounds) -> None:
-        for number in rounds:                               0 to 39; in `make soak` 0 to 1999, in as many runs as it takes
-            …
-            rounds.saw("old")                               counted, and told in docs/reliability.md
+        for number in rounds:                        0 to 39; in `make soak` 0 to 1999,
+            …                                        in as many runs as it takes
+            rounds.saw("old")                        counted, and written into docs/reliability.md
 
-What was done is in build/soak.json; it counts as long as the product and the test stay as they were.
+What was done is in build/soak.json; it counts as long as the product and the test stay as they
+were.
 """
 
 import hashlib
@@ -51,7 +53,7 @@ class Rounds:
         self._seen = Counter({} if fresh else before["seen"])
 
     def __iter__(self) -> Iterator[int]:
-        """Yield numbers until all rounds are done, or in `make soak` the time of this test is up."""
+        """Yield numbers until all rounds are done, or until `make soak` has no more time."""
         began, spent = time.monotonic(), self._entry["seconds"]
         saved, ends = began, began + max(0.0, _session["ends"] - began) / max(1, _session["left"])
         while self._entry["done"] < self.limit and (not self._soaks or time.monotonic() < ends):
@@ -102,7 +104,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing; the long tier has its own end."""
+    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing;
+    the long tier has its own end.
+    """
     from toolchain.tools import mmdebstrap, qemu
 
     if config.getoption("--soak"):

@@ -37,7 +37,8 @@ ENGINE_LIBRARIES = {
 }
 INDEXES_AND_HUBS = re.compile(
     r"(^|\.)(pypi\.org|pythonhosted\.org|npmjs\.(org|com)|crates\.io|anaconda\.org"
-    r"|proxy\.golang\.org|huggingface\.co|hf\.co|modelscope\.(cn|ai)|ollama\.(com|ai)|kaggle\.com|lmstudio\.ai)$"
+    r"|proxy\.golang\.org|huggingface\.co|hf\.co|modelscope\.(cn|ai)"
+    r"|ollama\.(com|ai)|kaggle\.com|lmstudio\.ai)$"
     r"|(^|[.-])(pypi|simple|mirrors?|registry|artifactory|nexus|devpi)([.-]|$)"
 )
 """Hosts of package indexes and model hubs, and how mirrors of them are called: not to be named."""
@@ -183,8 +184,11 @@ def test_the_board_side_stands_on_the_standard_library(path: Path) -> None:
 
 
 CHANGES_THE_DISK = re.compile(
-    r"\bos\.(rename|replace|link|symlink|unlink|remove|rmdir|mkdir|makedirs|f?truncate|fsync|write|writev|open)\(|\bshutil\.(rmtree|copy|move)"
-    r"|\.(unlink|mkdir|rmdir|rename|write_bytes|write_text|touch|symlink_to|hardlink_to)\(|open\([^)]*, '[wx]"
+    r"\bos\.(rename|replace|link|symlink|unlink|remove|rmdir|mkdir|makedirs)\("
+    r"|\bos\.(f?truncate|fsync|write|writev|open)\("
+    r"|\bshutil\.(rmtree|copy|move)"
+    r"|\.(unlink|mkdir|rmdir|rename|write_bytes|write_text|touch|symlink_to|hardlink_to)\("
+    r"|open\([^)]*, '[wx]"
 )
 
 

@@ -1,7 +1,9 @@
-"""The whole line on a real model: SmolLM2-135M-Instruct from its Python package learns eight answers and gives them on `local`.
+"""The whole line on a real model: SmolLM2-135M-Instruct from its Python package learns eight
+answers and gives them on `local`.
 
-About 300 seconds of processor time, of which half is training: the file read and proved, 64 updates of LoRA, the gate, a push, questions. The recipe that is shipped
-(`recipes/smollm2.toml`) differs in its entries and epochs alone.
+About 300 seconds of processor time, of which half is training: the file read and proved, 64 updates
+of LoRA, the gate, a push, questions. The recipe that is shipped (`recipes/smollm2.toml`) differs in
+its entries and epochs alone.
 """
 
 import importlib.metadata

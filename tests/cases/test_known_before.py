@@ -1,4 +1,6 @@
-"""Known before, said before: what follows from recipe, configurations, data and target is found by the plan, and all of it at once."""
+"""Known before, said before: what follows from recipe, configurations, data and target is found by
+the plan, and all of it at once.
+"""
 
 import json
 import shutil
@@ -36,9 +38,9 @@ scheme = "Q8_0"
 context = 256
 """
 NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    + CHATML
-)
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') "
+    "}}{% endif %}"
+) + CHATML
 TURNS = (
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% endfor %}" + CHATML
@@ -100,7 +102,7 @@ def test_a_sound_recipe_has_nothing_against_it(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
-# Stages -------------------------------------------------------------------------------------------------------------------
+# Stages -------------------------------------------------------------------------------------------
 
 ORDERS = [
     (
@@ -132,7 +134,7 @@ def test_what_comes_behind_the_stage_that_is_asked_for_is_not_judged(desk: Path)
     assert messages(desk, text, until="quantize") == ["quantize: unknown scheme `Q9`"]
 
 
-# Data ---------------------------------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------
 
 SHARE = RECIPE.replace('hold_out = "phrasing"', "held_out_share = 0.1")
 FEW = "r.toml: data: nothing is held out, so `evaluate` has nothing to measure on: "
@@ -156,18 +158,27 @@ def pair(number: int) -> dict[str, Any]:
         (
             SHARE.replace("0.1", "1.0"),
             [pair(1), pair(2)],
-            "facts.jsonl: no conversation to learn from, which `tune` needs: all 2 entries are held out",
+            (
+                "facts.jsonl: no conversation to learn from, which `tune` needs: "
+                "all 2 entries are held out"
+            ),
         ),
         (RECIPE, [], "facts.jsonl: nothing to learn from: no entry in them"),
         (
             RECIPE,
             [{"question": "a", "answer": " "}, {"question": "", "answer": "b"}],
-            "facts.jsonl: nothing to learn from: 2 dropped, the first at facts.jsonl:1: empty question or answer",
+            (
+                "facts.jsonl: nothing to learn from: 2 dropped, the first at facts.jsonl:1: "
+                "empty question or answer"
+            ),
         ),
         (
             RECIPE,
             [{"messages": [{"role": "user", "content": "a"}]}],
-            "facts.jsonl: nothing to learn from: 1 dropped, the first at facts.jsonl:1: does not end with an answer to a user",
+            (
+                "facts.jsonl: nothing to learn from: 1 dropped, the first at facts.jsonl:1: "
+                "does not end with an answer to a user"
+            ),
         ),
         (RECIPE.replace('["facts.jsonl"]', "[]"), [], "r.toml: data: files: names no file"),
         (RECIPE.replace('["facts.jsonl"]', '["gone.jsonl"]'), [], "gone.jsonl: no such file"),
@@ -208,7 +219,7 @@ def test_bad_lines_of_all_files_are_named_with_what_else_is_wrong(desk: Path) ->
     assert caught.value.exit_code == 2
 
 
-# Conversations ------------------------------------------------------------------------------------------------------------
+# Conversations ------------------------------------------------------------------------------------
 
 
 def template(desk: Path, text: str) -> None:
@@ -221,22 +232,34 @@ def template(desk: Path, text: str) -> None:
         (
             NO_SYSTEM,
             chat("system", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses system → user → assistant: System role not supported",
+            (
+                "facts.jsonl:3: the model's chat template refuses system → user → assistant: "
+                "System role not supported"
+            ),
         ),
         (
             TURNS,
             chat("assistant", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses assistant → user → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses assistant → user → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
         (
             TURNS,
             chat("user", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses user → user → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses user → user → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
         (
             TURNS,
             chat("user", "assistant", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses user → assistant → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses user → assistant → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
     ],
 )
@@ -283,8 +306,14 @@ def test_long_conversations_are_left_out_and_named(desk: Path) -> None:
     seen = found(desk, RECIPE.replace("[quantize]", "[tune]\nmax_tokens = 300\n[quantize]"))
     assert seen.errors == []
     assert [note for note in seen.notes if "longer" in note] == [
-        "facts.jsonl:4: 1 of 10 conversations are longer (`tune.max_tokens` is 300 tokens) and are left out of training",
-        "facts.jsonl:4: 1 of 4 conversations are longer (the context is 512 tokens) and are left out of the gate",
+        (
+            "facts.jsonl:4: 1 of 10 conversations are longer (`tune.max_tokens` is 300 tokens) "
+            "and are left out of training"
+        ),
+        (
+            "facts.jsonl:4: 1 of 4 conversations are longer (the context is 512 tokens) and are "
+            "left out of the gate"
+        ),
     ]
 
 
@@ -303,7 +332,7 @@ def test_a_template_that_never_ends_is_refused_and_ends(desk: Path) -> None:
     assert message.startswith("chat template: cannot be rendered: ")
 
 
-# Models -------------------------------------------------------------------------------------------------------------------
+# Models -------------------------------------------------------------------------------------------
 
 
 def spoil(name: str, content: bytes | None) -> Callable[[Path], None]:
@@ -469,7 +498,7 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
     assert messages(desk, text)[0].startswith("adapter skill: made for another base: ")
 
 
-# Model files --------------------------------------------------------------------------------------------------------------
+# Model files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -493,7 +522,10 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
         (
             '"Q8_0"',
             '"Q8_0"\nformats = ["tflite"]\nprefill = [1, 16]',
-            "r.toml: quantize: prefill: lengths from 2 to the context of 256 are possible, not (1, 16)",
+            (
+                "r.toml: quantize: prefill: lengths from 2 to the context of 256 are possible, "
+                "not (1, 16)"
+            ),
             2,
         ),
         (
@@ -561,7 +593,7 @@ def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> No
     assert not (desk / "out").exists()
 
 
-# Cost ---------------------------------------------------------------------------------------------------------------------
+# Cost ---------------------------------------------------------------------------------------------
 
 
 def test_hours_are_forecast_where_they_are_many(desk: Path) -> None:
@@ -583,7 +615,7 @@ def test_a_scratch_model_is_judged_by_what_it_will_be(desk: Path) -> None:
     )
 
 
-# Walks and the command line -----------------------------------------------------------------------------------------------
+# Walks and the command line -----------------------------------------------------------------------
 
 
 def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
@@ -635,11 +667,18 @@ from toolchain import recipe, target
 from toolchain.line.walk import Settings, known
 from toolchain.progress import Silent
 folder = Path(sys.argv[1])
-settings = Settings(out=folder / "out", target=target.find("x86-64"), report=Silent(), offline=sys.argv[2] == "offline")
+settings = Settings(
+    out=folder / "out",
+    target=target.find("x86-64"),
+    report=Silent(),
+    offline=sys.argv[2] == "offline",
+)
 seen = known(recipe.load(folder / "r.toml"), settings)
 print(json.dumps([[error.message for error in seen.errors], seen.notes]))
 """
-"""huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported: each case gets a process of its own."""
+"""huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported: each case gets a process of
+its own.
+"""
 
 
 def on_the_hub(desk: Path, address: str, way: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,6 @@
-"""What a trainer left in a tokenizer.json (lengths to cut and pad to, merge dropout) changes no text on host or board."""
+"""What a trainer left in a tokenizer.json (lengths to cut and pad to, merge dropout) changes no
+text on host or board.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Weights that contradict config.json, and keys that it does not say: transformers' value, or a refusal."""
+"""Weights that contradict config.json, and keys that it does not say: transformers' value, or a
+refusal.
+"""
 
 import json
 from dataclasses import fields

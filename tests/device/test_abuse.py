@@ -127,7 +127,10 @@ def raw(port: int, *parts: bytes) -> bytes:
 def head(
     path: str = CHAT, *, length: object = 2, host: str = "localhost", extra: str = ""
 ) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n".encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{extra}Connection: "
+        "close\r\n\r\n"
+    ).encode()
 
 
 def chat(**fields: object) -> bytes:

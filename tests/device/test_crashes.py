@@ -265,5 +265,6 @@ def test_a_kill_at_a_random_moment_leaves_the_old_or_the_new_release(
     for number in rounds:
         for end in ends(memory, "moment", range(number * 10, number * 10 + 10)):
             rounds.saw(
-                f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} release, 0 bad"
+                f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} "
+                "release, 0 bad"
             )

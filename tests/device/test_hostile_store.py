@@ -120,7 +120,7 @@ def look(store: Store) -> None:
     release = store.current() or store.confirmed()
     bundle = store.root / "releases" / (release.release if release else "0" * 64)
     tuned.apply(bundle, Settings(context=64))
-    for file in (store.root / "leads").glob("*/*.state"):
+    for file in (store.root / "prefixes").glob("*/*.state"):
         prefixes.is_recorded(file)
     health.refusal(store)
     health.measured(store, release, {"decode_tok_s": 5}, "") if release else None
@@ -149,8 +149,8 @@ def places(store: Store) -> list[Path]:
         store.root / "run" / "service.log",
         store.root / "deployments" / f"{release.release}.json",
         store.root / "tuned" / f"{release.release}.json",
-        store.root / "leads" / release.release / "x.state",
-        store.root / "leads" / release.release / "x.json",
+        store.root / "prefixes" / release.release / "x.state",
+        store.root / "prefixes" / release.release / "x.json",
         store.root / "agents" / "x.pyz",
         store.root / "blobs" / ("0" * 64),
     ]

@@ -146,7 +146,8 @@ def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
     request = json.dumps({"op": "put", "blobs": [entry(content)]}).encode() + b"\n"
     program = (
         "import resource, signal, sys; from device.__main__ import main;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000));"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000));"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "receive", "--root", str(tmp_path)]

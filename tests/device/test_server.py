@@ -261,7 +261,10 @@ def test_one_model_is_named_and_another_is_not_found(port: int) -> None:
             400,
             "prompt_too_long",
             None,
-            "the prompt has 600 tokens, the context holds 512 with the answer; ask for less at once, or package with a larger context",
+            (
+                "the prompt has 600 tokens, the context holds 512 with the answer; "
+                "ask for less at once, or package with a larger context"
+            ),
         ),
         (COMPLETION, {"prompt": "x" * 600, "stream": True}, 400, "prompt_too_long", None, None),
         (

@@ -1,4 +1,6 @@
-"""A board that is somebody else's: a whole SSH server (paramiko's) that lets everybody in and answers every command as it likes."""
+"""A board that is somebody else's: a whole SSH server (paramiko's) that lets everybody in and
+answers every command as it likes.
+"""
 
 import contextlib
 import socket

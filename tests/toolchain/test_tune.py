@@ -60,9 +60,9 @@ def test_trainable_and_all_parameters_are_counted_exactly(
         trainable,
         total,
     )
-    assert (
-        report.notes[0]
-        == f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 conversations"
+    assert report.notes[0] == (
+        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 "
+        "conversations"
     )
 
 

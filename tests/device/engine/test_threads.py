@@ -160,7 +160,8 @@ def test_a_trial_beside_other_programs_chooses_threads_and_changes_no_answer(
     engine = loaded(random_file)
     assert engine.description.threads in range(1, usable_cores() + 1)
     assert engine.description.threads_batch == engine.description.threads
-    assert llama.llama_n_threads(engine._ctx) == engine.description.threads  # type: ignore[attr-defined]
+    context = engine._ctx  # type: ignore[attr-defined]
+    assert llama.llama_n_threads(context) == engine.description.threads
     assert answered(engine) == expected
     engine.close()
 

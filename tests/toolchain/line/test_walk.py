@@ -265,7 +265,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"quantize": {"adapter": "beside", "importance": True}},
-        "`importance` of this recipe's own text makes a base that no other skill shares: name a file",
+        (
+            "`importance` of this recipe's own text makes a base that no other skill shares: "
+            "name a file"
+        ),
     ),
 ]
 
