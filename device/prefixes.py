@@ -21,8 +21,8 @@ from device.model import Model
 from device.store import prefixes_of
 
 MAX_STATE_BYTES = 256 << 20
-"""Maximum size of a state: four times the prefix cache in memory
-(manifest.memory.prefix_cache_bytes)."""
+"""Maximum size of a saved state."""
+# Four times the largest prefix cache in memory (manifest.memory.prefix_cache_bytes).
 
 
 def prepare(model: Model, bundle: Path) -> bool:

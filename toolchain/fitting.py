@@ -16,8 +16,7 @@ from toolchain.target import Target
 from toolchain.weighing import Weighed, weigh_header
 
 SCHEME = "Q4_K_M"
-"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by
-default."""
+"""Scheme in which a checkpoint is weighed by default: that of recipes."""
 _HINT = "give a GGUF or TFLite file, a bundle as `demitasse package` makes it, or a model folder"
 
 

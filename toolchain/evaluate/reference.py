@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 FLOAT32_BYTES = 4
 HEADROOM = 1.15
-"""Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and
-activations of one conversation."""
+"""Memory of a loaded model, as a multiple of its weights."""
+# More than 1 because of one tensor of the file next to its float32 copy, and the activations of one
+# conversation.
 BATCH = 16
 """Questions that the reference answers at once."""
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
