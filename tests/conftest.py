@@ -103,12 +103,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs virtual boards on a computer that cannot make them, and say what is missing;
     the long tier has its own end.
     """
     from toolchain.tools import mmdebstrap, qemu
 
+    _leave_cases_out(items)
     if config.getoption("--soak"):
         for item in items:
             item.add_marker(pytest.mark.timeout(0), append=False)
@@ -120,6 +122,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                         f"a virtual board needs {', '.join(missing)}: make system BOARDS=1"
                     )
                 )
+
+
+def _leave_cases_out(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test that is `sampled(n)` except each n-th, from the first on."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            test = (item.path, item.nodeid.partition("[")[0])
+            if seen[test] % sampled.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[test] += 1
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

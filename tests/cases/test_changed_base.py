@@ -50,6 +50,7 @@ def trained(base: Path, folder: Path, **settings: Any) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -120,6 +120,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("stages", "problems"), ORDERS, ids=[row[0] for row in ORDERS])
 def test_stages_that_lack_what_they_need_are_named(
     desk: Path, stages: str, problems: list[str]
@@ -144,6 +145,7 @@ def pair(number: int) -> dict[str, Any]:
     return {"question": f"what of {number}", "answer": f"it is {number}"}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("text", "entries", "message"),
     [
@@ -226,6 +228,7 @@ def template(desk: Path, text: str) -> None:
     (desk / "base" / "chat_template.jinja").write_text(text)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("form", "entry", "message"),
     [
@@ -271,6 +274,7 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_line(
     assert messages(desk) == [message]
 
 
+@pytest.mark.slow
 def test_conversations_of_the_same_roles_are_one_finding(desk: Path) -> None:
     template(desk, NO_SYSTEM)
     entries = [chat("system", "user", "assistant", user=f"q{n}") for n in range(5)]
@@ -293,6 +297,7 @@ def test_a_system_prompt_of_the_recipe_that_the_template_refuses_is_named_by_its
     ]
 
 
+@pytest.mark.slow
 def test_a_conversation_that_the_assistant_opens_is_noted(desk: Path) -> None:
     rows(desk, *QUESTIONS[:3], chat("assistant", "user", "assistant"))
     seen = found(desk)
@@ -300,6 +305,7 @@ def test_a_conversation_that_the_assistant_opens_is_noted(desk: Path) -> None:
     assert (seen.errors, seen.notes[0]) == ([], f"facts.jsonl:4: {said}")
 
 
+@pytest.mark.slow
 def test_long_conversations_are_left_out_and_named(desk: Path) -> None:
     long = {"question": ["why? " * 400, "how? " * 700], "answer": "so"}
     rows(desk, *QUESTIONS[:3], long)
@@ -317,6 +323,7 @@ def test_long_conversations_are_left_out_and_named(desk: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_data_of_long_conversations_alone_is_refused(desk: Path) -> None:
     text = RECIPE.replace("[quantize]", "[tune]\nmax_tokens = 3\n[quantize]")
     (message,) = messages(desk, text)
@@ -326,6 +333,7 @@ def test_data_of_long_conversations_alone_is_refused(desk: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_template_that_never_ends_is_refused_and_ends(desk: Path) -> None:
     template(desk, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     (message,) = messages(desk)
@@ -424,6 +432,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("change", "message", "hint"), MODELS, ids=range(len(MODELS)))
 def test_a_model_that_a_stage_would_refuse_is_refused_before(
     desk: Path, change: Callable[[Path], None], message: str, hint: str
@@ -446,6 +455,7 @@ def test_a_base_that_is_an_address_or_a_file_is_told_its_name(desk: Path) -> Non
     assert error.hint == 'name its folder: base = "base"'
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -490,6 +500,7 @@ def test_an_adapter_that_brings_its_own_template_is_judged_by_that(desk: Path) -
     assert message.startswith("facts.jsonl:3: the model's chat template refuses system")
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
     shutil.rmtree(desk / "skill")
     other = tiny_llama(desk / "other", hidden=128, heads=4, kv_heads=2)
@@ -501,6 +512,7 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
 # Model files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("old", "new", "message", "code"),
     [
@@ -544,6 +556,7 @@ def test_a_file_that_cannot_be_made_is_refused_before(
     assert [(error.message, error.exit_code) for error in errors] == [(message, code)]
 
 
+@pytest.mark.slow
 def test_a_format_that_the_target_lacks_is_refused_or_left_out(desk: Path) -> None:
     text = RECIPE.replace('"Q8_0"', '"Q8_0"\nformats = ["tflite"]\nprefill = [16]')
     (error,) = found(desk, text, board="jetson-nano").errors
@@ -554,6 +567,7 @@ def test_a_format_that_the_target_lacks_is_refused_or_left_out(desk: Path) -> No
     assert "jetson-nano: runs no tflite: that is left out; it runs llama.cpp" in seen.notes
 
 
+@pytest.mark.slow
 def test_rows_that_fall_back_are_noted_and_refused_where_all_do(tmp_path: Path, made: Path) -> None:
     shutil.copy(made / "facts.jsonl", tmp_path)
     tiny_llama(tmp_path / "base", hidden=192, intermediate=512)
@@ -586,6 +600,7 @@ def test_layers_that_a_teacher_has_not_are_refused_before(desk: Path) -> None:
     assert messages(desk, text) == ["r.toml: distill: layers: `7` is not a layer of the teacher"]
 
 
+@pytest.mark.slow
 def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE)
     with pytest.raises(ToolchainError, match="quantize: unknown scheme `Q9`"):
@@ -596,6 +611,7 @@ def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> No
 # Cost ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hours_are_forecast_where_they_are_many(desk: Path) -> None:
     text = RECIPE.replace("[quantize]", "[tune]\nepochs = 100000000\n[quantize]")
     (note,) = [note for note in found(desk, text).notes if note.startswith("time: about ")]
@@ -625,6 +641,7 @@ def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "words", [("run", "--dry-run"), ("run",), ("tune",), ("package", "--dry-run")]
 )
@@ -701,6 +718,7 @@ def on_the_hub(desk: Path, address: str, way: str) -> tuple[list[str], list[str]
     return errors, notes
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_judged_by_its_small_files(desk: Path) -> None:
     config(desk, architectures=["OlmoForCausalLM"])
     (desk / "models" / "some").mkdir(parents=True)
@@ -715,6 +733,7 @@ def test_a_model_of_the_hub_is_judged_by_its_small_files(desk: Path) -> None:
     assert not [line for line in asked if "safetensors" in line]
 
 
+@pytest.mark.slow
 def test_what_could_not_be_judged_is_said(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE.replace('"base"', '"some/model"'))
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "offline")

@@ -61,6 +61,7 @@ def load(base: Path, *adapters: Path, **more: Any) -> Reference:
     return Reference.load(Original(base=base, adapters=adapters, **more), Silent())
 
 
+@pytest.mark.slow
 def test_the_reference_loads_nothing_of_what_it_checks(base: Path, adapter: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from toolchain.evaluate.reference import Reference; "

@@ -245,6 +245,7 @@ def test_hostile_requests_are_refused_and_the_next_question_is_answered() -> Non
         )
 
 
+@pytest.mark.slow
 def test_slow_and_silent_connections_keep_nobody_out() -> None:
     with service(FakeEngine().model) as port:
         wait_until_loaded(port)

@@ -63,6 +63,7 @@ def rot(file: Path, chance: random.Random) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_in_a_thousand_histories_no_counter_goes_back_or_jumps(tmp_path: Path) -> None:
     seen = {"cut": 0, "rotten": 0, "kept": 0}
     for number in range(HISTORIES):

@@ -187,6 +187,7 @@ def test_no_crash_at_any_change_with_more_combinations_of_what_is_lost(
             rounds.saw("points in time")
 
 
+@pytest.mark.slow
 def test_every_fsync_is_needed(memory: Path) -> None:
     """Without the fsyncs of any one line there is a cut after which something is lost."""
     lived = scenarios(memory)

@@ -129,6 +129,7 @@ def in_a_digest(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda fields: fields["files"].append({"path": "more", "sha256": name, "size": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [RELEASES, RUNTIMES])
 def test_no_name_in_a_manifest_makes_a_file_elsewhere(
     store: Store, outside: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -113,6 +113,7 @@ def test_the_check_at_activation_leaves_the_state_for_the_service(
     assert prefixes.prepare(started(), bundle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -135,6 +136,7 @@ def test_a_damaged_state_is_never_given_to_the_engine_and_is_made_again(
     assert prefixes.prepare(started(), bundle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"sha256": "x"}'])
 def test_a_state_without_its_record_is_made_again(
     bundle: Path, started: Callable[[], Model], record: bytes

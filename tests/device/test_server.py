@@ -442,6 +442,7 @@ def test_the_verb_serves_until_it_is_told_to_end(bundle: Path) -> None:
     assert (process.returncode, log) == (-signal.SIGTERM, b"")
 
 
+@pytest.mark.slow
 def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     (bundle / "tiny.gguf").write_bytes(b"GGUF")
@@ -452,6 +453,7 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
     assert error["message"].startswith("tiny.gguf: ")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("argv", "code"),
     [

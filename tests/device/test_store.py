@@ -249,6 +249,7 @@ store.sweep()
 """Kills itself at the n-th change of a switch, before the change is made."""
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_change_of_a_switch_leaves_the_old_or_the_new_release(
     tmp_path: Path,
 ) -> None:

@@ -43,6 +43,7 @@ def test_what_the_owner_signed_is_accepted(board: Board) -> None:
     assert board.verdict() == ACCEPTED
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("code", "attack"), [row[1:] for row in ATTACKS], ids=[row[0] for row in ATTACKS]
 )
@@ -173,6 +174,7 @@ def activate(board: Board, port: int, *words: str) -> dict[str, Any]:
     return agent(board, "activate", board.names[RELEASES], *run, *words)
 
 
+@pytest.mark.slow
 def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Board) -> None:
     board.arrive()
     port = free_port()
@@ -195,6 +197,7 @@ def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Boa
         agent(board, "stop")
 
 
+@pytest.mark.slow
 def test_an_unsigned_release_is_refused_or_shown_as_one(board: Board) -> None:
     board.signature(RELEASES).unlink()
     board.arrive()

@@ -1,4 +1,4 @@
-"""Everything that somebody could do to a bundle, to a store or to its papers, each with the code by
+"""Everything that somebody could do to a bundle, a store or a manifest, each with the code by
 which the board refuses it.
 
 `codes` runs all of it, also as a program of its own under another clock

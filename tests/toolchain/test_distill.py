@@ -112,6 +112,7 @@ def test_what_is_there_is_not_trained_again(
     assert (again.fresh, report.notes, report.bars) == (False, [], set())
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     teacher: Checkpoint, dataset: Dataset, distilled: Checkpoint, tmp_path: Path
 ) -> None:

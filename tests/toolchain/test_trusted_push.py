@@ -29,6 +29,7 @@ def refused(*words: str) -> ToolchainError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = finished(make_bundle(tmp_path / "bundle"))
     for name, value in {
@@ -91,6 +92,7 @@ def forged(bundle: Bundle) -> None:
     (bundle.path / "manifest.json").write_text(json.dumps(fields))
 
 
+@pytest.mark.slow
 def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_nor_pushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_no
     assert not (tmp_path / "board" / "blobs").exists(), "nothing was sent"
 
 
+@pytest.mark.slow
 def test_a_changed_bundle_without_its_signature_is_not_signed_either(tmp_path: Path) -> None:
     bundle, key = (
         finished(make_bundle(tmp_path / "bundle")),

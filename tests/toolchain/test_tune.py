@@ -136,6 +136,7 @@ def test_the_adapter_is_kept_and_merging_it_again_gives_the_same_weights(
     assert config["base_model_name_or_path"] == base.path.name
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     base: Checkpoint, tuned: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ class Cutter:
                 client.sendall(chunk)
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_one_error_that_says_at_which_byte(home: Path, server: Route) -> None:
     cutter = Cutter(server.port, after=2_000_000)
     config = home / ".ssh" / "config"

@@ -54,6 +54,7 @@ def loaded(file: Path, threads: int = 0) -> Engine:
     return load(file, Settings(context=128, threads=threads))
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_answer(random_file: Path) -> None:
     engine = loaded(random_file, 1)
     alone = answered(engine)
