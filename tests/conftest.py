@@ -14,6 +14,7 @@ were.
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -91,6 +92,14 @@ def rounds(request: pytest.FixtureRequest) -> Iterator[Rounds]:
     yield counted
     counted.save()
     _session["left"] -= 1
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder in memory if there is one: disks are slow for many small files."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield Path(folder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,6 @@ STRIDE = 8
 WINDOW = 4
 """Number of last changes without fsync that are lost in every combination; earlier ones are lost
 one by one and all together."""
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory if there is one: a million fsyncs take as long as the disk
-    is slow.
-    """
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
-        yield Path(folder)
 
 
 class KilledError(BaseException):

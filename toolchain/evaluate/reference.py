@@ -124,7 +124,7 @@ def _answers_end(reference: Reference, prompts: list[list[int]], max_tokens: int
     pad, width = ends[0] if ends else 0, max(map(len, prompts))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+    greedy = GenerationConfig(
         max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
@@ -183,7 +183,7 @@ def _model(original: Original) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             original.base,
