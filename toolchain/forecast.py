@@ -140,7 +140,7 @@ def trained_context(header: Header) -> int:
 
 
 def usual_context(trained: int) -> int:
-    """Return the context that a model is served with where nobody says how much."""
+    """Return the context that a model is served with by default."""
     return min(trained, USUAL_CONTEXT) if trained else USUAL_CONTEXT
 
 

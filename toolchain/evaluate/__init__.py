@@ -60,8 +60,9 @@ class Originals:
     reference: Original
     """The model that the file was made of."""
     teacher: Original | None = None
-    """After `distill` the model that taught it: a student that is like itself may still be unlike
-    its teacher."""
+    """Model that taught it in `distill`. A file may be close to its student and yet far from the
+    teacher.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

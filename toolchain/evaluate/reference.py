@@ -261,7 +261,8 @@ def _auto_tokenizer(folder: Path) -> Any:
 
 
 def _old_ids(own: Any, trimmed: Any) -> tuple[int, ...]:
-    """Return the own id of each id after trimming: a token is its text, whatever its number."""
+    """Return, for each id after trimming, the id of the same token before it."""
+    # A token is its text, whatever its number.
     old, new = own.get_vocab(), trimmed.get_vocab()
     foreign = [text for text in new if text not in old]
     if foreign:
