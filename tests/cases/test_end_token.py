@@ -41,6 +41,7 @@ def model_folder(folder: Path, template: str, *, special: bool) -> Path:
     return folder
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("special", [True, False], ids=["special", "added as text"])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_board_stops_at_what_training_teaches_as_the_end(

@@ -118,6 +118,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", WRONG)
 def test_a_checkpoint_that_is_another_model_is_refused(
     desk: Path, tmp_path: Path, case: str
@@ -200,6 +201,7 @@ def test_a_checkpoint_that_no_disk_holds_is_refused_before_a_weight_is_read(tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_base_of_a_run_is_a_checkpoint_like_any_other(desk: Path, tmp_path: Path) -> None:
     from toolchain.models.from_gguf import unpack
     from toolchain.models.origin import find

@@ -155,6 +155,7 @@ def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(
     assert cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent()).is_dir()
 
 
+@pytest.mark.slow
 def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(
     tmp_path: Path, library: Path
 ) -> None:

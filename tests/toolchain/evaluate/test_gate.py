@@ -101,6 +101,7 @@ def test_without_a_text_of_the_recipes_own_ours_is_measured(
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -121,6 +121,7 @@ def test_other_four_bit_files_are_learned_too_biases_included(scheme: str, tmp_p
     assert figures["learned"]["mean_kl"] < figures["control"]["mean_kl"]
 
 
+@pytest.mark.slow
 def test_the_control_ships_when_learning_went_wrong(
     model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path
 ) -> None:
