@@ -52,14 +52,14 @@ def main() -> None:
     noise = models.random_gguf(models.SMOLLM2_135M)
     ours = runtime.for_profile(PROFILE, Silent())
     theirs = cross.build_bench(PROFILE, Silent()) / "bin" / "llama-bench"
-    guesses = _Guesses(tokens)
+    drafts = _Drafts(tokens)
     cases: dict[str, measure.Case] = {
         "ours": lambda: _answered(ours, noise, tokens),
         "llama-bench": lambda: _benched(theirs, noise, tokens),
     }
     cases |= {
-        f"{text} {how}": partial(guesses.rate, text, how)
-        for text in guesses.prompts
+        f"{text} {how}": partial(drafts.rate, text, how)
+        for text in drafts.prompts
         for how in ("with", "without")
     }
     figures = measure.interleave(cases, rounds)
@@ -85,7 +85,7 @@ def main() -> None:
         claims.append(
             measure.claim(
                 name,
-                "ours without guesses",
+                "ours without drafts",
                 goal,
                 figures[f"{text} with"],
                 figures[f"{text} without"],
@@ -96,7 +96,7 @@ def main() -> None:
     measure.show(claims, figures, "tokens/s", as_json=options.json)
 
 
-class _Guesses:
+class _Drafts:
     """Engines with and without drafts, and prompts of three kinds."""
 
     def __init__(self, tokens: int) -> None:
@@ -130,7 +130,7 @@ class _Guesses:
         file, prompt = self.prompts[text]
         *steps, last = self._engines[file, how].generate(prompt, Sampling(max_tokens=self._tokens))
         said = [step.id for step in steps]
-        assert self._answers.setdefault(text, said) == said, f"{text}: guesses changed the answer"
+        assert self._answers.setdefault(text, said) == said, f"{text}: drafts changed the answer"
         assert last.timing
         return last.timing.decode_tok_s()
 

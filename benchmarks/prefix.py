@@ -1,4 +1,6 @@
-"""Time to the first token after a restart, without ÷ with the saved state of the prompt's prefix.
+"""Gain from the saved state of a prompt's prefix: time to the first token after a restart.
+
+The ratio is the time without the state ÷ the time with it.
 
 The prefix has 512 or 2048 tokens of instructions; 16 new tokens follow.
 
@@ -157,7 +159,7 @@ class _Bench:
     def _started(self, size: int, *, restored: bool) -> float:
         bundle = self._releases["start", size]
         if not restored:
-            kept = bundle.parent.parent / "leads" / bundle.name
+            kept = bundle.parent.parent / "prefixes" / bundle.name
             aside = kept.with_name(f"{bundle.name}.aside")
             kept.rename(aside)
 

@@ -24,7 +24,7 @@ from convert import llama_cpp
 from device.manifest.gguf import tensor_digests
 from toolchain import console, recipe, runtime, target
 from toolchain.artifacts import Dataset, ModelFile, read_jsonl, recorded
-from toolchain.evaluate import Originals, Texts, evaluate
+from toolchain.evaluate import Candidate, Originals, Texts, evaluate
 from toolchain.line.flow import Settings
 from toolchain.line.formats import LEARNED
 from toolchain.line.schemes import Tried, open_gate, try_schemes
@@ -192,13 +192,11 @@ class _Peers:
         model = ModelFile(path=file.parent, record=record)
         out = self._scratch / f"verdict-{ours.scheme}"
         held_out = Dataset(path=self._out / "ingest", record=_record(self._out / "ingest"))
-        runs = runtime.for_this_computer()
         evaluate(
-            model,
+            Candidate(model=model, runtime=runtime.for_this_computer()),
             self._originals,
             Texts(dataset=held_out, split=True),
             open_gate(wanted.evaluate),
-            runs,
             out,
             console.Terminal(),
         )

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from device import bandwidth
+from device.engine import streamed_bytes
 from device.engine.base import Description, Engine, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
-from device.manifest.gguf import read_header, streamed_bytes
 from device.model import Model, open_bundle, open_file
 from device.sensors import Watch, memory, now
 
@@ -317,12 +317,11 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
 
 
 def _sizes(file: Path) -> Row:
-    size = file.stat().st_size
-    return {"file": file.name, "size_bytes": size, "bytes_per_token": _streamed(file) or size}
-
-
-def _streamed(file: Path) -> int:
-    return streamed_bytes(read_header(file)) if file.suffix == ".gguf" else 0
+    return {
+        "file": file.name,
+        "size_bytes": file.stat().st_size,
+        "bytes_per_token": streamed_bytes(file),
+    }
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

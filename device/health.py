@@ -12,8 +12,8 @@ from device.store import Deployment, Store
 CHECK_S, HEALTH_S = 900.0, 300.0
 """Longest seconds of a check and of a start on any board."""
 START_S = 45.0
-"""Seconds until the modules are compiled (device/child.py) and the service listens, on a Pi Zero 2
-W."""
+"""Seconds until the service listens, on a Pi Zero 2 W."""
+# Its Python modules are compiled at each start (device/child.py).
 READ_BYTES_S = 8 << 20
 """Bytes per second of a slow card."""
 DECODE_BYTES_S = 200 << 20

@@ -1,7 +1,7 @@
 """Saved prefixes on the disk: a conversation's beginning is read once and restored at each start.
 
-    leads/<release>/<name>.state   what the engine saved; the name is a digest of all it depends on
-    leads/<release>/<name>.json    its size and sha256, written last: the store's own record
+    prefixes/<release>/<name>.state  what the engine saved; the name is a digest of all it needs
+    prefixes/<release>/<name>.json   its size and sha256, written last: the store's own record
 
 The rule: an engine is only given bytes that it saved itself. They are hashed here first, whatever
 the file's name says, because llama.cpp ends the process on some states and accepts others that are
@@ -21,8 +21,8 @@ from device.model import Model
 from device.store import prefixes_of
 
 MAX_STATE_BYTES = 256 << 20
-"""Maximum size of a state: four times the prefix cache in memory
-(manifest.memory.prefix_cache_bytes)."""
+"""Maximum size of a saved state."""
+# Four times the largest prefix cache in memory (manifest.memory.prefix_cache_bytes).
 
 
 def prepare(model: Model, bundle: Path) -> bool:

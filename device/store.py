@@ -3,7 +3,7 @@
     blobs/<sha256>                 a file's bytes; `.<sha256>.part` while they arrive
     runtimes/<id>/  releases/<id>/ folders of hard links to blobs; id is the manifest's sha256
     tuned/<release>.json           how the release runs fastest on this board (tuned.py)
-    leads/<release>/               the saved states of the release's prefix (prefixes.py)
+    prefixes/<release>/            the saved states of the release's prefix (prefixes.py)
     deployments/<release>.json     the runtime, port and kind of service of a release
     current, previous              links to releases, switched by rename
     state.json, state.copy.json    the last healthy deployment and the one before it
@@ -39,7 +39,8 @@ from device.disk import read_json, remove, sync, write_json
 from device.errors import DeviceError
 from device.manifest import ManifestError, checked_digest, paths_of, sha256_of
 
-PREFIXES, TUNED = "leads", "tuned"
+PREFIXES = "prefixes"
+TUNED = "tuned"
 STATE_COPIES = ("state.json", "state.copy.json")
 """Files with the state."""
 # The second is written after the first is on the disk, and read if the first has rotted.
@@ -201,6 +202,7 @@ class Store(Contents):
                 remove(record)
 
         remove(self.root / "run" / "pycache")  # earlier toolchains executed byte code from there
+        remove(self.root / "leads")  # earlier toolchains kept the states of prefixes there
         self.sweep_blobs()
 
     def _forget_damaged(self, kind: str, name: str) -> None:

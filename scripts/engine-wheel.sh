@@ -4,11 +4,13 @@
 # another one, and on virtual machines that announce more than they let a guest use. Its source is patched
 # (toolchain/runtime/image/barrier.patch): threads of the stock one spin where other programs run. `stock` leaves the patch out,
 # for benchmarks/busy.py.
-# usage: engine-wheel.sh PYTHON VERSION [stock]   prints the folder of the wheel
+# usage: engine-wheel.sh [PYTHON [VERSION [stock]]]   prints the folder of the wheel; by default
+# python3 and the version of constraints.txt
 set -eu
 
-python=$1 version=$2 kind=${3:-patched}
 root=$(cd "$(dirname "$0")/.." && pwd)
+python=${1:-python3} kind=${3:-patched}
+version=${2:-$(sed -n 's/^llama_cpp_python==//p' "$root/constraints.txt")}
 patch=$(sha256sum "$root/toolchain/runtime/image/barrier.patch" | cut -c1-12)
 name="llama-cpp-python-$version-portable"
 [ "$kind" = stock ] || name="$name-$patch"

@@ -1,17 +1,20 @@
-"""The long tier: a test marked `soak` does a few rounds in `make test` and many in `make soak`, which goes on where it stopped.
+"""The long tier: a test marked `soak` does a few rounds in `make test` and many in `make soak`,
+which goes on where it stopped.
 
-    @pytest.mark.soak(row=1, short=40, whole=2000)          row: of the promise table in docs/reliability.md
+    @pytest.mark.soak(row=1, short=40, whole=2000)   row of the promise table, docs/reliability.md
     def test_…(rounds: Rounds) -> None:
-        for number in rounds:                               0 to 39; in `make soak` 0 to 1999, in as many runs as it takes
-            …
-            rounds.saw("old")                               counted, and told in docs/reliability.md
+        for number in rounds:                        0 to 39; in `make soak` 0 to 1999,
+            …                                        in as many runs as it takes
+            rounds.saw("old")                        counted, and written into docs/reliability.md
 
-What was done is in build/soak.json; it counts as long as the product and the test stay as they were.
+What was done is in build/soak.json; it counts as long as the product and the test stay as they
+were.
 """
 
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -51,7 +54,7 @@ class Rounds:
         self._seen = Counter({} if fresh else before["seen"])
 
     def __iter__(self) -> Iterator[int]:
-        """Yield numbers until all rounds are done, or in `make soak` the time of this test is up."""
+        """Yield numbers until all rounds are done, or until `make soak` has no more time."""
         began, spent = time.monotonic(), self._entry["seconds"]
         saved, ends = began, began + max(0.0, _session["ends"] - began) / max(1, _session["left"])
         while self._entry["done"] < self.limit and (not self._soaks or time.monotonic() < ends):
@@ -91,6 +94,14 @@ def rounds(request: pytest.FixtureRequest) -> Iterator[Rounds]:
     _session["left"] -= 1
 
 
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder in memory if there is one: disks are slow for many small files."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield Path(folder)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--soak MINUTES`."""
     parser.addoption(
@@ -101,10 +112,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing; the long tier has its own end."""
+    """Skip what needs virtual boards on a computer that cannot make them, and say what is missing;
+    the long tier has its own end.
+    """
     from toolchain.tools import mmdebstrap, qemu
 
+    _leave_cases_out(items)
     if config.getoption("--soak"):
         for item in items:
             item.add_marker(pytest.mark.timeout(0), append=False)
@@ -116,6 +131,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                         f"a virtual board needs {', '.join(missing)}: make system BOARDS=1"
                     )
                 )
+
+
+def _leave_cases_out(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test that is `sampled(n)` except each n-th, from the first on."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            test = (item.path, item.nodeid.partition("[")[0])
+            if seen[test] % sampled.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[test] += 1
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,7 +1,9 @@
-"""The whole line on a virtual Raspberry Pi 4, from a computer that has nothing yet: image, boot, push, ask, bench, down.
+"""The whole line on a virtual Raspberry Pi 4, from a computer that has nothing yet: image, boot,
+push, ask, bench, down.
 
-Slow the first time only: the image of Debian (ten minutes) and llama.cpp for the board (five CPU-minutes) are kept in the
-user's cache. The board's own state is this test's, so that a board of the user's stays as it is.
+Slow the first time only: the image of Debian (ten minutes) and llama.cpp for the board (five
+CPU-minutes) are kept in the user's cache. The board's own state is this test's, so that a board of
+the user's stays as it is.
 """
 
 import json
@@ -143,7 +145,10 @@ def test_forced_onto_the_board_it_dies_by_signal_4_and_is_named_and_the_release_
             Silent(),
             allow_unsigned=True,
         )
-    wanted = f"illegal instruction: built for {NEWER}, the board has no asimddp, asimdhp, asimdrdm, atomics, fphp"
+    wanted = (
+        f"illegal instruction: built for {NEWER}, the board has no asimddp, asimdhp, asimdrdm, "
+        "atomics, fphp"
+    )
     assert caught.value.message == f"{BOARD}: {wanted}"
     assert line.demitasse("ask", BOARD, QUESTION).strip()
 

@@ -1,7 +1,9 @@
-"""A TFLite bundle of the whole line on a virtual Raspberry Pi 4, with Debian 12 (Python 3.11) and Debian 13 (Python 3.13).
+"""A TFLite bundle of the whole line on a virtual Raspberry Pi 4, with Debian 12 (Python 3.11) and
+Debian 13 (Python 3.13).
 
-Debian 12 is always tried: its image is there for the other tests on boards. Debian 13 is tried where its image is kept already
-(`demitasse board up rpi-4b-2gb:13` makes it): another image would cost `make test` ten minutes more on a fresh computer.
+Debian 12 is always tried: its image is there for the other tests on boards. Debian 13 is tried
+where its image is kept already (`demitasse board up rpi-4b-2gb:13` makes it): another image would
+cost `make test` ten minutes more on a fresh computer.
 """
 
 import json
@@ -49,7 +51,8 @@ def board(request: pytest.FixtureRequest, trained: Line) -> Iterator[virtual.Vir
     debian = int(request.param)
     if debian != rootfs.DEFAULT_DEBIAN and not image.place(debian).is_dir():
         pytest.skip(
-            f"no image of Debian {debian} is kept here: demitasse board up {TARGET}:{debian} makes one"
+            f"no image of Debian {debian} is kept here: demitasse board up {TARGET}:{debian} "
+            "makes one"
         )
     up = virtual.up(f"{TARGET}:{debian}", Silent())
     try:

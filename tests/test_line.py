@@ -1,6 +1,8 @@
-"""The whole line on a tiny recipe: questions and answers in, a board that answers out, through real programs only.
+"""The whole line on a tiny recipe: questions and answers in, a board that answers out, through real
+programs only.
 
-Everything is real: training, the gate, an sshd on a loopback port, the service, and the clients that people use.
+Everything is real: training, the gate, an sshd on a loopback port, the service, and the clients
+that people use.
 """
 
 import csv
@@ -70,7 +72,9 @@ licence = "Apache-2.0"
 """
 
 ENDED_BY_CTRL_C = (130, -signal.SIGINT)
-"""A shell says 130 for both: Python ends by the signal itself where Ctrl-C fell into an `exec` of text, as imports do them."""
+"""A shell says 130 for both: Python ends by the signal itself where Ctrl-C fell into an `exec` of
+text, as imports do them.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""The whole line on a real model: SmolLM2-135M-Instruct from its Python package learns four answers and gives them on `local`.
+"""The whole line on a real model: SmolLM2-135M-Instruct from its Python package learns four
+answers and gives them on `local`.
 
-Seconds of processor time: 169 for 64 updates of LoRA, 82 to read and prove the base and to measure both models, 6 to quantize, 51 for the gate,
-and the push with its questions: within five minutes on two calm cores. The recipe that is shipped (`recipes/smollm2.toml`) differs in its
-entries, its batches and its epochs alone.
+Seconds of processor time: 169 for 64 updates of LoRA, 82 to read and prove the base and to measure
+both models, 6 to quantize, 51 for the gate, and the push with its questions: within five minutes on
+two calm cores. The recipe that is shipped (`recipes/smollm2.toml`) differs in its entries, its
+batches and its epochs alone.
 """
 
 import importlib.metadata

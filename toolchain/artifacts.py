@@ -6,7 +6,6 @@ Digests cover relative POSIX paths and bytes.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from device.manifest import read_bounded
+from toolchain import extras
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
 from toolchain.figures import (
@@ -31,11 +31,11 @@ from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
 STARTED = "started.json"
-"""The key of work under way: with the same key an interrupted stage finds its own resume files,
-with another they go."""
+"""File with the key of the work that is under way."""
+# An interrupted stage resumes from its files only if the key is the same; otherwise they go.
 RESUME = "resume"
-"""The one folder inside `out` that a stage may keep for resuming; `keep` deletes it when the stage
-is done."""
+"""Folder inside `out` in which a stage keeps what it needs to resume."""
+# `keep` deletes it when the stage is done.
 
 _MAX_RECORD_BYTES = 16 << 20
 """Limit of a record; its figures name each tensor at most."""
@@ -77,8 +77,12 @@ class Work:
     """Distributions whose versions change the outputs."""
 
     def versions(self) -> dict[str, str]:
-        """Return the installed version of each tool and of the toolchain."""
-        return {name: importlib.metadata.version(name) for name in ("demitasse", *self.tools)}
+        """Return the installed version of each tool and of the toolchain.
+
+        Raise ToolError for a tool that is not installed.
+        """
+        names = (extras.PACKAGE, *self.tools)
+        return {name: extras.version_of(name, self.stage) for name in names}
 
     def key(self) -> str:
         """Return the sha256 under which these outputs are recorded."""

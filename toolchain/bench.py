@@ -46,8 +46,8 @@ COLUMNS = (
     *("no_op_offload", "no_host", "repack", "fit_target", "fit_min_ctx"),
     *("n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", *_RATES),
 )
-"""llama-bench's columns in its order (tools/llama-bench, `test::get_fields`):
-scripts/compare-llama-bench.py needs most of them."""
+"""Columns of llama-bench, in its order (tools/llama-bench, `test::get_fields`)."""
+# scripts/compare-llama-bench.py of llama.cpp needs most of them.
 FORMS = ("md", "csv", "json", "jsonl", "sql")
 
 

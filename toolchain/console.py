@@ -39,9 +39,9 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c"
     "\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
 )
-"""What a terminal obeys rather than shows: controls of C0 and C1 but the newline and the tab, line
-separators, what turns the direction of text (Unicode's UTR 36, section 2.6), and halves of
-characters, which no file can hold."""
+"""Characters that a terminal obeys instead of showing them."""
+# Controls of C0 and C1 except newline and tab; line separators; what turns the direction of text
+# (Unicode's UTR 36, section 2.6); and halves of surrogate pairs, which no file can hold.
 
 
 def visible(text: str, *, one_line: bool = False) -> str:

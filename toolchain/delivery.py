@@ -90,7 +90,7 @@ def host_name_of(text: str) -> str:
 
 
 def origin_of(text: str) -> str:
-    """Return an origin as a browser sends it; raise ConfigError for what is none."""
+    """Return an origin as a browser sends it; raise ConfigError for any other text."""
     origin = text.strip().rstrip("/").lower()
     if not _ORIGIN.fullmatch(origin):
         raise ConfigError(

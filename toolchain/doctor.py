@@ -4,7 +4,6 @@ A check of a board is a pure function of its facts. A finding has one line that 
 and one that mends it.
 """
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from toolchain import extras
 from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME
 from toolchain.errors import ToolError
 from toolchain.target import Target, recognise
@@ -110,20 +110,16 @@ def _threads() -> Finding:
 
 
 def _training() -> Finding:
-    missing = [
-        name
-        for name in ("torch", "transformers", "peft", "accelerate")
-        if importlib.util.find_spec(name) is None
-    ]
+    *names, last = extras.packages("train")
+    missing = extras.missing("train")
     if not missing:
-        return Finding(
-            check="training", state="ok", seen="torch, transformers, peft and accelerate are there"
-        )
+        seen = f"{', '.join(names)} and {last} are there"
+        return Finding(check="training", state="ok", seen=seen)
     return Finding(
         check="training",
         state="warning",
         seen=f"not installed: {', '.join(missing)}",
-        mend="pip install 'demitasse[train]'",
+        mend=extras.remedy("train"),
     )
 
 

@@ -4,6 +4,7 @@ Every stage writes through these. A process that is killed on the way leaves `.<
 half a file under the real name.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -28,6 +29,18 @@ def whole_file(file: Path) -> Iterator[Path]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def keep_folder(staged: Path, kept: Path) -> None:
+    """Rename a folder to its name in a cache; leave the one that another process put there first.
+
+    The name must say what is in it, so that both are equal.
+    """
+    try:
+        staged.rename(kept)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:

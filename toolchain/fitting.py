@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from toolchain.models.architecture import Model
 
 SCHEME = "Q4_K_M"
-"""As which a checkpoint is weighed where nobody says otherwise: what recipes quantize to by
-default."""
+"""Scheme in which a checkpoint is weighed by default: that of recipes."""
 _HINT = "give a GGUF or TFLite file, a bundle as `demitasse package` makes it, or a model folder"
 
 

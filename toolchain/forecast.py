@@ -22,22 +22,24 @@ from toolchain.target import Needs, Target
 BATCH = 512
 """Tokens that the device runtime evaluates at once."""
 USUAL_CONTEXT = 4096
-"""Tokens that the device runtime takes where nobody says how many, if the model was trained for so
-many."""
+"""Default context of the device runtime in tokens, if the model was trained for as many."""
 OUTPUT_ROWS = 32
 """Rows of scores that it keeps of a batch."""
 RUNTIME_BYTES = 42 << 20
-"""The interpreter, the server and the engine's library, before a model is loaded (VmRSS,
-measured)."""
+"""Memory of interpreter, server and engine library before a model is loaded."""
+# VmRSS, measured.
 VOCABULARY_ENTRY_BYTES = 160
-"""llama.cpp's tables for one token or one merge (measured: 158)."""
+"""Bytes of llama.cpp's tables for one token or one merge."""
+# Measured: 158.
 SPEED_ERROR = 0.15
-"""How far a forecast rate was from the published ones that it was not made from, at the most
-(benchmarks/fit.py)."""
+"""Relative error of a predicted speed."""
+# The largest that was seen against published speeds that no figure was made from
+# (benchmarks/fit.py).
 EMBEDDER_BYTES = 14 << 20
-"""The embedder's vocabulary, its context and SQLite's cache (VmRSS, measured)."""
+"""Memory of the embedder's vocabulary and context, and of SQLite's cache."""
+# VmRSS, measured.
 ENTRY_BYTES = 110
-"""Sign bits of an entry as a Python number, and its passage."""
+"""Memory of an entry's sign bits as a Python number, and of its passage."""
 F16_BYTES, F32_BYTES = 2, 4
 
 
@@ -143,7 +145,7 @@ def trained_context(header: Header) -> int:
 
 
 def usual_context(trained: int) -> int:
-    """Return the context that a model is served with where nobody says how much."""
+    """Return the context that a model is served with by default."""
     return min(trained, USUAL_CONTEXT) if trained else USUAL_CONTEXT
 
 

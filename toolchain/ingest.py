@@ -30,8 +30,7 @@ Row = dict[str, Any]
 """A conversation as training reads it: `messages`, and how many of them are the `opening`."""
 ROLES = ("system", "user", "assistant")
 SHOWN = 20
-"""Dropped lines that are named one by one in the figures, and bad ones that are named one by one as
-errors."""
+"""Maximum number of lines that are named one by one: dropped ones, and bad ones in errors."""
 _OTHER_ENDINGS = {
     ".json": "one entry a line in a .jsonl file: jq -c '.[]' {0} > {1}.jsonl",
     ".gz": "unpack it first: gunzip {0}",
@@ -260,8 +259,9 @@ def _ends_with_an_answer(entry: Entry) -> Entry | str:
 
 
 CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_with_an_answer)
-"""Each takes an entry and returns it, changed or not, or the reason why it is dropped; they run in
-this order."""
+"""Cleaning steps, in the order in which they run. Each returns the entry, changed or not, or the
+reason why it is dropped.
+"""
 
 
 def _take_entry(entry: Entry | None, read: Read) -> None:

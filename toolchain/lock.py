@@ -21,8 +21,8 @@ HOLDER = ".running"
 """Who holds the lock, in words; of no meaning where nobody does."""
 EVERY_S = 0.5
 _held: set[tuple[int, int]] = set()
-"""Device and inode of the folders that this process has locked: a walk within a walk does not wait
-for itself."""
+"""Device and inode of each folder that this process has locked."""
+# A walk within a walk does not wait for itself.
 _NO_LOCKS = {errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems of a network say that have no locks, or none on folders."""
 

@@ -75,7 +75,8 @@ PROFILES: Mapping[str, Processor] = {
         repacked_rows=8,
     ),
 }
-"""`x86-64` loads on every such computer; `-v3` (AVX2, since 2013) is several times as fast."""
+"""Name of a profile → its processor features."""
+# `x86-64` loads on every such computer; `-v3` (AVX2, since 2013) is several times as fast.
 THIS_COMPUTER = {"x86_64": "x86-64"}
 """`uname -m` → the profile whose runtime such a computer assembles from its installed libraries."""
 

@@ -46,7 +46,8 @@ def find(asked: Path) -> Path:
     that names no recipe.
     """
     name = str(asked)
-    if asked.is_file() or asked.suffix or asked.parent != Path():
+    # Names have dots of their own (`qwen2.5-0.5b-pi-4b`): only this suffix makes a path of a word.
+    if asked.is_file() or asked.suffix == ".toml" or asked.parent != Path():
         return asked
 
     own = Path(f"{name}.toml")

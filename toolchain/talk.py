@@ -12,8 +12,7 @@ Say = Callable[[str], None]
 MAX_ANSWER_CHARS = 16 << 20
 """More than any context holds."""
 USUAL_ANSWER = 256
-"""Tokens that an answer is given room for where nobody says how many: what bundles allow by
-default."""
+"""Tokens that an answer may have by default: what bundles allow by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

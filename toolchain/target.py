@@ -21,11 +21,11 @@ from toolchain.profiles import Profile
 
 MB = 1 << 20
 OS_RESERVE_MB = 512
-"""Kept for the operating system where no target says more: above every headless Raspberry Pi and
-RK3588 in `targets/`."""
+"""Memory that is kept for the operating system if the target does not say it."""
+# Above that of every headless Raspberry Pi and RK3588 in `targets/`.
 VISIBLE_SHARE = 0.88
-"""Share of its RAM that Linux shows on a board that nobody has measured: the lowest of the measured
-ones with 1 GB or more."""
+"""Share of its RAM that Linux shows on a board that nobody has measured."""
+# The lowest share of the measured boards with 1 GB or more.
 """llama.cpp reserves its cache in steps of this many tokens (GGML_PAD of n_ctx in
 llama-context.cpp)."""
 

@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 from toolchain.errors import ArtifactError
 
 MAX_DEPTH = 100
-"""Brackets within brackets, from which on a refusal names the line; Python's readers give up at
-their recursion limit."""
+"""Maximum depth of nested brackets."""
+# A refusal names the line; Python's readers end at their recursion limit.
 MAX_DIGITS = 300
-"""Digits of a number: no float has more before its point, and Python reads no more than 4300
-(CVE-2020-10735)."""
+"""Maximum number of digits of a number."""
+# No float has more before its point, and Python reads no more than 4300 (CVE-2020-10735).
 _BYTE_ORDERS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",

@@ -21,6 +21,18 @@ def import_engine(path: Path) -> None:
         importlib.import_module(_MODULES[path.suffix])
 
 
+def streamed_bytes(path: Path) -> int:
+    """Return the bytes of a model file that are read for each token, as its engine counts them.
+
+    All of its bytes if no engine has its suffix.
+    """
+    if path.suffix not in _MODULES:
+        return path.stat().st_size
+
+    size: int = importlib.import_module(_MODULES[path.suffix]).streamed_bytes(path)
+    return size
+
+
 def load(path: Path, settings: Settings) -> Engine:
     """Load a model file with the engine of its suffix.
 

@@ -129,7 +129,7 @@ class ReadSequence:
         return time.perf_counter() - began
 
     def time_decode(self, tokens: Sequence[int]) -> float:
-        """Return the seconds that tokens take one at a time in an empty memory."""
+        """Return the seconds that decoding takes, a token at a time, from an empty KV cache."""
         self.clear()
         began = time.perf_counter()
         for token in tokens:

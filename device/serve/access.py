@@ -19,8 +19,8 @@ HEALTH = ("/health", "/v1/health")
 """Paths that are answered whatever the Host header says."""
 # Load balancers send any name, and HTTP/1.0 probes send none.
 PUBLIC = ("/", *HEALTH)
-"""Paths that need no token: the health check, and the page, which holds nothing secret and asks its
-reader for the token."""
+"""Paths that need no token: the page and the health check."""
+# The page holds nothing secret and asks its reader for the token.
 MIN_TOKEN_CHARS = 16
 MAX_NAMES = 32
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\Z")

@@ -25,8 +25,8 @@ from device.serve.worker import Worker
 WAITING = 8
 """Maximum number of questions that wait behind the ones that are answered."""
 BACKLOG = 1024
-"""Connections that the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
-"""
+"""Maximum number of connections that wait until they are accepted."""
+# The kernel lowers it to net.core.somaxconn.
 _M_MMAP_THRESHOLD = -3
 """Parameter of glibc's mallopt(3)."""
 _LARGE_BYTES = 1 << 20

@@ -1,4 +1,6 @@
-"""What an adapter folder brings: its tokenizer and template as AutoTokenizer reads them, and the name of its base."""
+"""What an adapter folder brings: its tokenizer and template as AutoTokenizer reads them, and the
+name of its base.
+"""
 
 import json
 from pathlib import Path

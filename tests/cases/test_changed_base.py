@@ -25,7 +25,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(base: Path, folder: Path, **settings: Any) -> dict[str, np.ndarray]:
-    """Write an adapter that moved a fifth of its norm in training; return the weights of the model that was trained."""
+    """Write an adapter that moved a fifth of its norm in training; return the weights of the model
+    that was trained.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -48,6 +50,7 @@ def trained(base: Path, folder: Path, **settings: Any) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "settings",
     [

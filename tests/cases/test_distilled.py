@@ -25,8 +25,14 @@ def teacher(kl: float, agreement: float) -> Measured:
 def test_a_collapsed_student_is_refused_by_its_teacher() -> None:
     assert failures(LIKE_ITSELF, GateSpec()) == []
     assert failures(LIKE_ITSELF | teacher(5.2, 0.04), GateSpec()) == [
-        "on held-out answers the mean KL divergence from the teacher is 5.2 nats per token, the gate allows 1",
-        "on held-out answers file and teacher name the same next token at 4% of the positions, the gate asks 50%",
+        (
+            "on held-out answers the mean KL divergence from the teacher is 5.2 nats per token, "
+            "the gate allows 1"
+        ),
+        (
+            "on held-out answers file and teacher name the same next token at 4% of the "
+            "positions, the gate asks 50%"
+        ),
     ]
 
 

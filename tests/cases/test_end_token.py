@@ -1,4 +1,6 @@
-"""The end that training teaches is an end that the board knows, in every format, whatever the configuration names."""
+"""The end that training teaches is an end that the board knows, in every format, whatever the
+configuration names.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +21,9 @@ TEMPLATES = {
     "behind a space": CHATML.replace("<|im_end|>\n{% endfor", " " + TURN_OVER + "{% endfor"),
     "the tokenizer's own": CHATML.replace("<|im_end|>", "{{ eos_token }}"),
     "a well-known one": CHATML,
-    "none at all": "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:",
+    "none at all": (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    ),
 }
 
 
@@ -37,6 +41,7 @@ def model_folder(folder: Path, template: str, *, special: bool) -> Path:
     return folder
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("special", [True, False], ids=["special", "added as text"])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_board_stops_at_what_training_teaches_as_the_end(
@@ -56,6 +61,9 @@ def test_llama_cpp_is_told_of_the_end_that_the_template_writes(tmp_path: Path) -
 def test_a_template_that_refuses_to_end_with_an_answer_leaves_the_ends_that_are_named(
     tmp_path: Path,
 ) -> None:
-    refuses = "{% if messages[-1].role == 'assistant' and not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}"
+    refuses = (
+        "{% if messages[-1].role == 'assistant' and not add_generation_prompt %}"
+        "{{ raise_exception('no') }}{% endif %}"
+    )
     folder = model_folder(tmp_path / "model", refuses + CHATML, special=True)
     assert read_vocabulary(folder, ROWS + 1).stop_ids == (0, 2)

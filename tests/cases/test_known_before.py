@@ -1,4 +1,6 @@
-"""Known before, said before: what follows from recipe, configurations, data and target is found by the plan, and all of it at once."""
+"""Known before, said before: what follows from recipe, configurations, data and target is found by
+the plan, and all of it at once.
+"""
 
 import json
 import shutil
@@ -36,9 +38,9 @@ scheme = "Q8_0"
 context = 256
 """
 NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    + CHATML
-)
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') "
+    "}}{% endif %}"
+) + CHATML
 TURNS = (
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% endfor %}" + CHATML
@@ -100,7 +102,7 @@ def test_a_sound_recipe_has_nothing_against_it(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
-# Stages -------------------------------------------------------------------------------------------------------------------
+# Stages -------------------------------------------------------------------------------------------
 
 ORDERS = [
     (
@@ -118,6 +120,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("stages", "problems"), ORDERS, ids=[row[0] for row in ORDERS])
 def test_stages_that_lack_what_they_need_are_named(
     desk: Path, stages: str, problems: list[str]
@@ -132,7 +135,7 @@ def test_what_comes_behind_the_stage_that_is_asked_for_is_not_judged(desk: Path)
     assert messages(desk, text, until="quantize") == ["quantize: unknown scheme `Q9`"]
 
 
-# Data ---------------------------------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------
 
 SHARE = RECIPE.replace('hold_out = "phrasing"', "held_out_share = 0.1")
 FEW = "r.toml: data: nothing is held out, so `evaluate` has nothing to measure on: "
@@ -142,6 +145,7 @@ def pair(number: int) -> dict[str, Any]:
     return {"question": f"what of {number}", "answer": f"it is {number}"}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("text", "entries", "message"),
     [
@@ -156,18 +160,27 @@ def pair(number: int) -> dict[str, Any]:
         (
             SHARE.replace("0.1", "1.0"),
             [pair(1), pair(2)],
-            "facts.jsonl: no conversation to learn from, which `tune` needs: all 2 entries are held out",
+            (
+                "facts.jsonl: no conversation to learn from, which `tune` needs: "
+                "all 2 entries are held out"
+            ),
         ),
         (RECIPE, [], "facts.jsonl: nothing to learn from: no entry in them"),
         (
             RECIPE,
             [{"question": "a", "answer": " "}, {"question": "", "answer": "b"}],
-            "facts.jsonl: nothing to learn from: 2 dropped, the first at facts.jsonl:1: empty question or answer",
+            (
+                "facts.jsonl: nothing to learn from: 2 dropped, the first at facts.jsonl:1: "
+                "empty question or answer"
+            ),
         ),
         (
             RECIPE,
             [{"messages": [{"role": "user", "content": "a"}]}],
-            "facts.jsonl: nothing to learn from: 1 dropped, the first at facts.jsonl:1: does not end with an answer to a user",
+            (
+                "facts.jsonl: nothing to learn from: 1 dropped, the first at facts.jsonl:1: "
+                "does not end with an answer to a user"
+            ),
         ),
         (RECIPE.replace('["facts.jsonl"]', "[]"), [], "r.toml: data: files: names no file"),
         (RECIPE.replace('["facts.jsonl"]', '["gone.jsonl"]'), [], "gone.jsonl: no such file"),
@@ -208,35 +221,48 @@ def test_bad_lines_of_all_files_are_named_with_what_else_is_wrong(desk: Path) ->
     assert caught.value.exit_code == 2
 
 
-# Conversations ------------------------------------------------------------------------------------------------------------
+# Conversations ------------------------------------------------------------------------------------
 
 
 def template(desk: Path, text: str) -> None:
     (desk / "base" / "chat_template.jinja").write_text(text)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("form", "entry", "message"),
     [
         (
             NO_SYSTEM,
             chat("system", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses system → user → assistant: System role not supported",
+            (
+                "facts.jsonl:3: the model's chat template refuses system → user → assistant: "
+                "System role not supported"
+            ),
         ),
         (
             TURNS,
             chat("assistant", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses assistant → user → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses assistant → user → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
         (
             TURNS,
             chat("user", "user", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses user → user → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses user → user → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
         (
             TURNS,
             chat("user", "assistant", "assistant"),
-            "facts.jsonl:3: the model's chat template refuses user → assistant → assistant: Conversation roles must alternate",
+            (
+                "facts.jsonl:3: the model's chat template refuses user → assistant → assistant: "
+                "Conversation roles must alternate"
+            ),
         ),
     ],
 )
@@ -248,6 +274,7 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_line(
     assert messages(desk) == [message]
 
 
+@pytest.mark.slow
 def test_conversations_of_the_same_roles_are_one_finding(desk: Path) -> None:
     template(desk, NO_SYSTEM)
     entries = [chat("system", "user", "assistant", user=f"q{n}") for n in range(5)]
@@ -270,6 +297,7 @@ def test_a_system_prompt_of_the_recipe_that_the_template_refuses_is_named_by_its
     ]
 
 
+@pytest.mark.slow
 def test_a_conversation_that_the_assistant_opens_is_noted(desk: Path) -> None:
     rows(desk, *QUESTIONS[:3], chat("assistant", "user", "assistant"))
     seen = found(desk)
@@ -277,17 +305,25 @@ def test_a_conversation_that_the_assistant_opens_is_noted(desk: Path) -> None:
     assert (seen.errors, seen.notes[0]) == ([], f"facts.jsonl:4: {said}")
 
 
+@pytest.mark.slow
 def test_long_conversations_are_left_out_and_named(desk: Path) -> None:
     long = {"question": ["why? " * 400, "how? " * 700], "answer": "so"}
     rows(desk, *QUESTIONS[:3], long)
     seen = found(desk, RECIPE.replace("[quantize]", "[tune]\nmax_tokens = 300\n[quantize]"))
     assert seen.errors == []
     assert [note for note in seen.notes if "longer" in note] == [
-        "facts.jsonl:4: 1 of 10 conversations are longer (`tune.max_tokens` is 300 tokens) and are left out of training",
-        "facts.jsonl:4: 1 of 4 conversations are longer (the context is 512 tokens) and are left out of the gate",
+        (
+            "facts.jsonl:4: 1 of 10 conversations are longer (`tune.max_tokens` is 300 tokens) "
+            "and are left out of training"
+        ),
+        (
+            "facts.jsonl:4: 1 of 4 conversations are longer (the context is 512 tokens) and are "
+            "left out of the gate"
+        ),
     ]
 
 
+@pytest.mark.slow
 def test_data_of_long_conversations_alone_is_refused(desk: Path) -> None:
     text = RECIPE.replace("[quantize]", "[tune]\nmax_tokens = 3\n[quantize]")
     (message,) = messages(desk, text)
@@ -297,13 +333,14 @@ def test_data_of_long_conversations_alone_is_refused(desk: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_template_that_never_ends_is_refused_and_ends(desk: Path) -> None:
     template(desk, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     (message,) = messages(desk)
     assert message.startswith("chat template: cannot be rendered: ")
 
 
-# Models -------------------------------------------------------------------------------------------------------------------
+# Models -------------------------------------------------------------------------------------------
 
 
 def spoil(name: str, content: bytes | None) -> Callable[[Path], None]:
@@ -449,6 +486,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("change", "message", "hint"), MODELS, ids=range(len(MODELS)))
 def test_a_model_that_a_stage_would_refuse_is_refused_before(
     desk: Path, change: Callable[[Path], None], message: str, hint: str
@@ -471,6 +509,7 @@ def test_a_base_that_is_an_address_or_a_file_is_told_its_name(desk: Path) -> Non
     assert error.hint == 'name its folder: base = "base"'
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -519,6 +558,7 @@ def test_an_adapter_that_brings_its_own_template_is_judged_by_that(desk: Path) -
     assert message.startswith("facts.jsonl:3: the model's chat template refuses system")
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
     shutil.rmtree(desk / "skill")
     other = tiny_llama(desk / "other", hidden=128, heads=4, kv_heads=2)
@@ -527,9 +567,10 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
     assert messages(desk, text)[0].startswith("adapter skill: made for another base: ")
 
 
-# Model files --------------------------------------------------------------------------------------------------------------
+# Model files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("old", "new", "message", "code"),
     [
@@ -551,7 +592,10 @@ def test_an_adapter_of_another_base_is_refused_before(desk: Path) -> None:
         (
             '"Q8_0"',
             '"Q8_0"\nformats = ["tflite"]\nprefill = [1, 16]',
-            "r.toml: quantize: prefill: lengths from 2 to the context of 256 are possible, not (1, 16)",
+            (
+                "r.toml: quantize: prefill: lengths from 2 to the context of 256 are possible, "
+                "not (1, 16)"
+            ),
             2,
         ),
         (
@@ -570,6 +614,7 @@ def test_a_file_that_cannot_be_made_is_refused_before(
     assert [(error.message, error.exit_code) for error in errors] == [(message, code)]
 
 
+@pytest.mark.slow
 def test_a_format_that_the_target_lacks_is_refused_or_left_out(desk: Path) -> None:
     text = RECIPE.replace('"Q8_0"', '"Q8_0"\nformats = ["tflite"]\nprefill = [16]')
     (error,) = found(desk, text, board="jetson-nano").errors
@@ -580,6 +625,7 @@ def test_a_format_that_the_target_lacks_is_refused_or_left_out(desk: Path) -> No
     assert "jetson-nano: runs no tflite: that is left out; it runs llama.cpp" in seen.notes
 
 
+@pytest.mark.slow
 def test_rows_that_fall_back_are_noted_and_refused_where_all_do(tmp_path: Path, made: Path) -> None:
     shutil.copy(made / "facts.jsonl", tmp_path)
     tiny_llama(tmp_path / "base", hidden=192, intermediate=512)
@@ -612,6 +658,7 @@ def test_layers_that_a_teacher_has_not_are_refused_before(desk: Path) -> None:
     assert messages(desk, text) == ["r.toml: distill: layers: `7` is not a layer of the teacher"]
 
 
+@pytest.mark.slow
 def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE)
     with pytest.raises(ToolchainError, match="quantize: unknown scheme `Q9`"):
@@ -619,9 +666,10 @@ def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> No
     assert not (desk / "out").exists()
 
 
-# Cost ---------------------------------------------------------------------------------------------------------------------
+# Cost ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hours_are_forecast_where_they_are_many(desk: Path) -> None:
     text = RECIPE.replace("[quantize]", "[tune]\nepochs = 100000000\n[quantize]")
     (note,) = [note for note in found(desk, text).notes if note.startswith("time: about ")]
@@ -641,7 +689,7 @@ def test_a_scratch_model_is_judged_by_what_it_will_be(desk: Path) -> None:
     )
 
 
-# Walks and the command line -----------------------------------------------------------------------------------------------
+# Walks and the command line -----------------------------------------------------------------------
 
 
 def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
@@ -651,6 +699,7 @@ def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "words", [("run", "--dry-run"), ("run",), ("tune",), ("package", "--dry-run")]
 )
@@ -693,11 +742,18 @@ from toolchain import recipe, target
 from toolchain.line.walk import Settings, known
 from toolchain.progress import Silent
 folder = Path(sys.argv[1])
-settings = Settings(out=folder / "out", target=target.find("x86-64"), report=Silent(), offline=sys.argv[2] == "offline")
+settings = Settings(
+    out=folder / "out",
+    target=target.find("x86-64"),
+    report=Silent(),
+    offline=sys.argv[2] == "offline",
+)
 seen = known(recipe.load(folder / "r.toml"), settings)
 print(json.dumps([[error.message for error in seen.errors], seen.notes]))
 """
-"""huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported: each case gets a process of its own."""
+"""huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported: each case gets a process of
+its own.
+"""
 
 
 def on_the_hub(desk: Path, address: str, way: str) -> tuple[list[str], list[str]]:
@@ -720,6 +776,7 @@ def on_the_hub(desk: Path, address: str, way: str) -> tuple[list[str], list[str]
     return errors, notes
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_judged_by_its_small_files(desk: Path) -> None:
     config(desk, architectures=["OlmoForCausalLM"])
     (desk / "models" / "some").mkdir(parents=True)
@@ -734,6 +791,7 @@ def test_a_model_of_the_hub_is_judged_by_its_small_files(desk: Path) -> None:
     assert not [line for line in asked if "safetensors" in line]
 
 
+@pytest.mark.slow
 def test_what_could_not_be_judged_is_said(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE.replace('"base"', '"some/model"'))
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "offline")

@@ -1,4 +1,5 @@
-"""What training learns of a conversation is what the assistant says, under the chat templates that models are published with.
+"""What training learns of a conversation is what the assistant says, under the chat templates that
+models are published with.
 
 The templates are written after the published ones, as far as turns and end tokens go.
 """
@@ -23,7 +24,10 @@ _LAST_USER = (
 TEMPLATES = {
     "ChatML": (_LOOP + _CHATML + _END + _CHATML_PROMPT, "<|im_end|>"),
     "Qwen2.5, which adds a system prompt": (
-        "{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nBe kind.<|im_end|>\n' }}{%- endif %}"
+        (
+            "{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\n"
+            "Be kind.<|im_end|>\n' }}{%- endif %}"
+        )
         + _LOOP
         + _CHATML
         + _END
@@ -31,17 +35,29 @@ TEMPLATES = {
         "<|im_end|>",
     ),
     "Llama 3, which names the day and trims": (
-        "{{- bos_token }}{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%d %b %Y') + '<|eot_id|>' }}"
+        (
+            "{{- bos_token }}{{- '<|start_header_id|>system<|end_header_id|>\n\nToday: "
+            "' + strftime_now('%d %b %Y') + '<|eot_id|>' }}"
+        )
         + _LOOP
-        + "{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}"
+        + (
+            "{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + "
+            "'<|eot_id|>' }}"
+        )
         + _END
-        + "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}",
+        + (
+            "{%- if add_generation_prompt %}{{- "
+            "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+        ),
         "<|eot_id|>",
     ),
     "Mistral": (
         "{{- bos_token }}"
         + _LOOP
-        + "{%- if m.role == 'user' %}{{- '[INST] ' + m.content + ' [/INST]' }}{%- else %}{{- ' ' + m.content + '</s>' }}{%- endif %}"
+        + (
+            "{%- if m.role == 'user' %}{{- '[INST] ' + m.content + ' [/INST]' }}{%- else %}"
+            "{{- ' ' + m.content + '</s>' }}{%- endif %}"
+        )
         + _END,
         "</s>",
     ),
@@ -58,22 +74,34 @@ TEMPLATES = {
         _LOOP
         + "{{- '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}"
         + _END
-        + "{%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{%- else %}{{- '<|endoftext|>' }}{%- endif %}",
+        + (
+            "{%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{%- else %}"
+            "{{- '<|endoftext|>' }}{%- endif %}"
+        ),
         "<|end|>",
     ),
     "Falcon 3": (
         _LOOP
         + "{%- if m.role == 'assistant' %}{{- '<|assistant|>\n' + m.content + '<|endoftext|>' }}"
-        + "{%- if not loop.last %}{{- '\n' }}{%- endif %}{%- else %}{{- '<|' + m.role + '|>\n' + m.content + '\n' }}{%- endif %}"
+        + (
+            "{%- if not loop.last %}{{- '\n' }}{%- endif %}{%- else %}"
+            "{{- '<|' + m.role + '|>\n' + m.content + '\n' }}{%- endif %}"
+        )
         + _END
         + "{%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{%- endif %}",
         "<|endoftext|>",
     ),
     "Granite": (
         _LOOP
-        + "{{- '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + '<|end_of_text|>\n' }}"
+        + (
+            "{{- '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + "
+            "'<|end_of_text|>\n' }}"
+        )
         + _END
-        + "{%- if add_generation_prompt %}{{- '<|start_of_role|>assistant<|end_of_role|>' }}{%- endif %}",
+        + (
+            "{%- if add_generation_prompt %}{{- '<|start_of_role|>assistant<|end_of_role|>' }}"
+            "{%- endif %}"
+        ),
         "<|end_of_text|>",
     ),
     "DeepSeek, without a header behind the answer": (
@@ -87,7 +115,10 @@ TEMPLATES = {
     ),
     "a template with generation marks": (
         _LOOP
-        + "{%- if m.role == 'assistant' %}{{- '<|im_start|>assistant\n' }}{%- generation %}{{- m.content + '<|im_end|>' }}"
+        + (
+            "{%- if m.role == 'assistant' %}{{- '<|im_start|>assistant\n' }}{%- generation %}"
+            "{{- m.content + '<|im_end|>' }}"
+        )
         + "{%- endgeneration %}{{- '\n' }}{%- else %}"
         + _CHATML
         + "{%- endif %}"
@@ -157,7 +188,10 @@ def test_an_earlier_answer_is_learned_as_history_shows_it_and_the_last_with_its_
     thinking = (
         _LAST_USER
         + _LOOP
-        + "{{- '<|im_start|>' + m.role + '\n' }}{%- if m.role == 'assistant' and loop.index0 > ns.last %}"
+        + (
+            "{{- '<|im_start|>' + m.role + '\n' }}{%- if m.role == 'assistant' and loop.index0 > "
+            "ns.last %}"
+        )
         + "{{- '<think>\n\n</think>\n\n' }}{%- endif %}{{- m.content + '<|im_end|>\n' }}"
         + _END
         + _CHATML_PROMPT

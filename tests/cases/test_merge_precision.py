@@ -1,4 +1,4 @@
-"""A merge keeps what was learned: 16 bits are only written where they lose next to nothing of it."""
+"""A merge keeps what was learned: 16 bits are only written where they lose next to none of it."""
 
 import json
 from pathlib import Path

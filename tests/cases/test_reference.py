@@ -1,4 +1,6 @@
-"""The gate's reference is the user's own model: transformers and peft on the folders as they came, and nothing of ours."""
+"""The gate's reference is the user's own model: transformers and peft on the folders as they came,
+and nothing of ours.
+"""
 
 import json
 import shutil
@@ -45,7 +47,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adapter(base: Path, tmp_path: Path) -> Path:
-    """An adapter with a tokenizer of its own, whose template is in tokenizer_config.json while the base has a file."""
+    """An adapter with a tokenizer of its own, whose template is in tokenizer_config.json while the
+    base has a file.
+    """
     folder = tiny_adapter(tmp_path / "skill", base)
     tiny_tokenizer(folder)
     (folder / "chat_template.jinja").unlink()
@@ -58,11 +62,13 @@ def load(base: Path, *adapters: Path, **more: Any) -> Reference:
     return Reference.load(Original(base=base, adapters=adapters, **more), Silent())
 
 
+@pytest.mark.slow
 def test_the_reference_loads_nothing_of_what_it_checks(base: Path, adapter: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from toolchain.evaluate.reference import Reference; "
         "from toolchain.models.original import Original; from toolchain.progress import Silent; "
-        f"model = Reference.load(Original(base=Path({str(base)!r}), adapters=(Path({str(adapter)!r}),)), Silent()); "
+        f"model = Reference.load(Original(base=Path({str(base)!r}), "
+        f"adapters=(Path({str(adapter)!r}),)), Silent()); "
         "model.prompt([{'role': 'user', 'content': 'hi'}]); model.log_probabilities([5, 6, 7]); "
         "print(*sorted(name for name in sys.modules if name.startswith('toolchain')))"
     )

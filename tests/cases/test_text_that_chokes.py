@@ -1,4 +1,6 @@
-"""What is valid JSON and chokes Python, or is none at all, is one sentence with file and line: in data files and configurations."""
+"""What is valid JSON and chokes Python, or is none at all, is one sentence with file and line: in
+data files and configurations.
+"""
 
 import json
 from pathlib import Path

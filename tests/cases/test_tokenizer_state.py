@@ -1,4 +1,6 @@
-"""What a trainer left in a tokenizer.json (lengths to cut and pad to, merge dropout) changes no text on host or board."""
+"""What a trainer left in a tokenizer.json (lengths to cut and pad to, merge dropout) changes no
+text on host or board.
+"""
 
 import json
 from pathlib import Path
@@ -55,6 +57,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     return list(load_tokenizer(folder_with(tmp_path_factory.mktemp("clean"), {})).encode(TEXT).ids)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", STATES)
 def test_no_text_is_cut_padded_or_merged_at_random(
     tmp_path: Path, clean: list[int], name: str

@@ -1,4 +1,6 @@
-"""Weights that contradict config.json, and keys that it does not say: transformers' value, or a refusal."""
+"""Weights that contradict config.json, and keys that it does not say: transformers' value, or a
+refusal.
+"""
 
 import json
 from dataclasses import fields
@@ -127,6 +129,7 @@ SPARSE = (
 """Keys that a config may leave out."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_key_that_is_not_said_is_what_transformers_takes(name: str, tmp_path: Path) -> None:
     folder = tiny_family(name, tmp_path)

@@ -127,7 +127,10 @@ def raw(port: int, *parts: bytes) -> bytes:
 def head(
     path: str = CHAT, *, length: object = 2, host: str = "localhost", extra: str = ""
 ) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n".encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{extra}Connection: "
+        "close\r\n\r\n"
+    ).encode()
 
 
 def chat(**fields: object) -> bytes:
@@ -242,6 +245,7 @@ def test_hostile_requests_are_refused_and_the_next_question_is_answered() -> Non
         )
 
 
+@pytest.mark.slow
 def test_slow_and_silent_connections_keep_nobody_out() -> None:
     with service(FakeEngine().model) as port:
         wait_until_loaded(port)

@@ -141,6 +141,7 @@ def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> No
     board.call("verify")
 
 
+@pytest.mark.slow
 def test_the_same_release_again_changes_nothing(board: Board) -> None:
     first = board.add("1")
     board.activate(first)
@@ -149,6 +150,7 @@ def test_the_same_release_again_changes_nothing(board: Board) -> None:
     assert board.call("status")["service"]["pid"] == pid
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("check", "serve", "message"),
     [
@@ -177,6 +179,7 @@ def test_a_broken_release_is_taken_back_with_its_reason(
     assert board.running() == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "serve", "message"),
     [
@@ -195,6 +198,7 @@ def test_a_release_that_hangs_is_taken_back(
     assert board.running() == "1"
 
 
+@pytest.mark.slow
 def test_the_first_release_that_fails_leaves_nothing_running(board: Board) -> None:
     answer = board.activate(board.add("1", check="refuse"))
     assert (
@@ -204,6 +208,7 @@ def test_the_first_release_that_fails_leaves_nothing_running(board: Board) -> No
     assert board.call("status")["release"] is None
 
 
+@pytest.mark.slow
 def test_a_lower_counter_is_refused_while_the_service_runs_on(board: Board) -> None:
     board.activate(board.add("2", counter=2))
     pid = board.call("status")["service"]["pid"]
@@ -213,6 +218,7 @@ def test_a_lower_counter_is_refused_while_the_service_runs_on(board: Board) -> N
     assert board.call("status")["service"]["pid"] == pid
 
 
+@pytest.mark.slow
 def test_rollback_goes_back_even_to_a_lower_counter_and_forward_again(board: Board) -> None:
     board.activate(board.add("1", counter=1))
     board.activate(board.add("2", counter=2))
@@ -222,6 +228,7 @@ def test_rollback_goes_back_even_to_a_lower_counter_and_forward_again(board: Boa
     assert board.running() == "2"
 
 
+@pytest.mark.slow
 def test_rollback_without_a_release_before_says_so(board: Board) -> None:
     board.activate(board.add("1"))
     assert (
@@ -252,6 +259,7 @@ def taken_port(board: Board) -> Iterator[None]:
         board.port = own
 
 
+@pytest.mark.slow
 def test_a_push_onto_a_taken_port_leaves_a_running_service_alone(board: Board) -> None:
     board.activate(board.add("1"))
     pid = board.call("status")["service"]["pid"]
@@ -261,6 +269,7 @@ def test_a_push_onto_a_taken_port_leaves_a_running_service_alone(board: Board) -
     assert (status["release"]["version"], status["service"]["pid"]) == ("1", pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["a taken port", "a broken release"])
 def test_a_push_that_is_refused_leaves_a_stopped_service_stopped(board: Board, fault: str) -> None:
     board.activate(board.add("1"))
@@ -277,6 +286,7 @@ def test_a_push_that_is_refused_leaves_a_stopped_service_stopped(board: Board, f
     assert (status["service"]["healthy"], status["service"]["pid"]) == (False, None)
 
 
+@pytest.mark.slow
 def test_names_and_origins_of_an_activation_reach_the_service_and_the_status(board: Board) -> None:
     release = board.add("1")
     words = (
@@ -300,6 +310,7 @@ def test_names_and_origins_of_an_activation_reach_the_service_and_the_status(boa
     assert not board.activate(release)["unchanged"]
 
 
+@pytest.mark.slow
 def test_a_deployment_of_an_earlier_version_is_read_without_names(board: Board) -> None:
     board.activate(board.add("1"))
     for file in (*(board.store.root / "deployments").iterdir(), board.store.root / "state.json"):
@@ -309,6 +320,7 @@ def test_a_deployment_of_an_earlier_version_is_read_without_names(board: Board) 
     assert board.running() == "1"
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_is_started_again(board: Board) -> None:
     board.activate(board.add("1"))
     pid = board.call("status")["service"]["pid"]
@@ -316,6 +328,7 @@ def test_a_service_that_dies_is_started_again(board: Board) -> None:
     wait_until(lambda: (now := board.call("status")["service"])["healthy"] and now["pid"] != pid)
 
 
+@pytest.mark.slow
 def test_a_stopped_service_stays_stopped_and_leaves_no_process(board: Board) -> None:
     board.activate(board.add("1"))
     pid = board.call("status")["service"]["pid"]
@@ -325,6 +338,7 @@ def test_a_stopped_service_stays_stopped_and_leaves_no_process(board: Board) -> 
     assert board.call("status")["service"]["healthy"] is False
 
 
+@pytest.mark.slow
 def test_no_byte_code_of_a_runtime_is_kept_anywhere(board: Board) -> None:
     board.activate(board.add("1"))
     assert not list(board.store.root.rglob("*.pyc"))
@@ -345,6 +359,7 @@ def forge(board: Board, folder: Path) -> None:
     (folder / f"part0.{sys.implementation.cache_tag}.pyc").write_bytes(header + code)
 
 
+@pytest.mark.slow
 def test_byte_code_that_lies_where_earlier_toolchains_kept_it_is_not_executed(board: Board) -> None:
     source = board.store.folder(RUNTIMES, board.runtime) / "device"
     forge(board, board.store.root / "run" / "pycache" / source.relative_to("/"))
@@ -353,6 +368,7 @@ def test_byte_code_that_lies_where_earlier_toolchains_kept_it_is_not_executed(bo
     assert not (board.store.root / "run" / "pycache").exists()
 
 
+@pytest.mark.slow
 def test_byte_code_in_a_runtime_is_refused_at_a_start_and_gone_with_the_next_push(
     board: Board,
 ) -> None:
@@ -367,6 +383,7 @@ def test_byte_code_in_a_runtime_is_refused_at_a_start_and_gone_with_the_next_pus
     wait_until(lambda: board.running() == "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "serve", "switched"), [("hang", "good", False), ("good", "hang", True)]
 )
@@ -396,6 +413,7 @@ def test_after_a_kill_within_an_activation_the_release_before_runs_again_by_itse
     wait_until(lambda: board.activate(first).get("unchanged") is True)
 
 
+@pytest.mark.slow
 def test_a_release_whose_bytes_rotted_is_not_run_again_but_the_one_before_it(board: Board) -> None:
     board.activate(board.add("1"))
     second = board.add("2", counter=2)
@@ -408,6 +426,7 @@ def test_a_release_whose_bytes_rotted_is_not_run_again_but_the_one_before_it(boa
     wait_until(lambda: board.running() == "1")
 
 
+@pytest.mark.slow
 def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_sent_again(
     board: Board,
 ) -> None:
@@ -426,6 +445,7 @@ def test_the_only_release_is_refused_when_its_bytes_rotted_and_runs_when_it_is_s
     assert board.running() == "1"
 
 
+@pytest.mark.slow
 def test_a_release_that_is_too_slow_is_taken_back_and_the_status_says_why(board: Board) -> None:
     board.activate(board.add("1"))
     answer = board.activate(board.add("2", check="slow"))
@@ -437,6 +457,7 @@ def test_a_release_that_is_too_slow_is_taken_back_and_the_status_says_why(board:
     assert board.call("status")["refused"] is None
 
 
+@pytest.mark.slow
 def test_the_speed_is_not_judged_where_it_says_nothing(board: Board) -> None:
     first = board.activate(board.add("1"))
     assert (
@@ -448,6 +469,7 @@ def test_the_speed_is_not_judged_where_it_says_nothing(board: Board) -> None:
     assert answer["check"]["speed"]["unjudged"] == "the board is emulated"
 
 
+@pytest.mark.slow
 def test_a_slow_release_is_taken_while_other_programs_keep_the_board_busy(board: Board) -> None:
     board.activate(board.add("1"))
     answer = board.activate(board.add("2", check="busy and slow"))
@@ -455,6 +477,7 @@ def test_a_slow_release_is_taken_while_other_programs_keep_the_board_busy(board:
     assert board.running() == "2"
 
 
+@pytest.mark.slow
 def test_scrubbing_names_what_has_rotted_and_lets_the_release_before_run(board: Board) -> None:
     board.activate(board.add("1"))
     second = board.add("2", counter=2)

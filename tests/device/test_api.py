@@ -125,7 +125,10 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"messages": [{"role": "user", "content": "\ud800"}]},
-            "`messages[0].content`: the text is not valid Unicode: it holds half of a surrogate pair",
+            (
+                "`messages[0].content`: the text is not valid Unicode: "
+                "it holds half of a surrogate pair"
+            ),
         ),
     ],
 )

@@ -166,6 +166,7 @@ def mutated(choose: random.Random) -> bytes:
     return raw.replace(b"null", choose.choice(RAW), 1) if kind == 2 else raw
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_no_mutated_request_makes_a_reader_fail(seed: int) -> None:
     choose, seen = random.Random(seed), {True: 0, False: 0}
@@ -186,6 +187,7 @@ def test_no_mutated_request_makes_a_reader_fail(seed: int) -> None:
     assert min(seen.values()) > 50, "some requests hold and some do not"
 
 
+@pytest.mark.slow
 def test_mutated_requests_are_answered_or_refused_over_http() -> None:
     choose = random.Random(0)
     with service(FakeEngine().model, waiting=64) as port:

@@ -72,6 +72,7 @@ def test_what_was_found_is_kept_checked_and_run(board: Board) -> None:
     assert board.healthy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("board", [{"check": "plain"}], indirect=True)
 def test_a_change_that_costs_a_golden_is_taken_back_and_the_threads_stay(board: Board) -> None:
     answer = board.call("calibrate", "--budget", "1")
@@ -80,6 +81,7 @@ def test_a_change_that_costs_a_golden_is_taken_back_and_the_threads_stay(board: 
     assert board.healthy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "board", [{"search": "exit"}, {"search": "killed"}, {"search": "refuse"}], indirect=True
 )

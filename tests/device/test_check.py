@@ -57,6 +57,7 @@ def test_goldens_of_a_real_loop_come_out_again(tmp_path: Path) -> None:
     assert check_bundle(bundle_with(tmp_path, golden, golden, recites=""), threads=1)["ok"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("golden", "code", "message"),
     [

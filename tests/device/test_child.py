@@ -50,7 +50,8 @@ def runtime(**fields: object) -> RuntimeManifest:
         "python": (3, 10),
         "engines": {},
     }
-    return RuntimeManifest(**{**made, "files": (), "profile": "armv8.2+dotprod+fp16", **fields})  # type: ignore[arg-type]
+    values = {**made, "files": (), "profile": "armv8.2+dotprod+fp16", **fields}
+    return RuntimeManifest(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

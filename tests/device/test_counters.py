@@ -22,7 +22,7 @@ class PowerCutError(Exception):
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip fsync: tests/device/test_power_cuts.py shows what it is for, and here it would cost a
+    """Skip fsync: tests/device/test_crashes.py shows what it is for, and here it would cost a
     minute.
     """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -63,10 +63,11 @@ def rot(file: Path, chance: random.Random) -> None:
     file.write_bytes(content)
 
 
-def test_in_a_thousand_histories_no_counter_goes_back_or_jumps(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_in_a_thousand_histories_no_counter_goes_back_or_jumps(memory: Path) -> None:
     seen = {"cut": 0, "rotten": 0, "kept": 0}
     for number in range(HISTORIES):
-        chance, folder = random.Random(number), tmp_path / str(number)
+        chance, folder = random.Random(number), memory / str(number)
         folder.mkdir()
         counters = Counters(folder)
         committed = dict.fromkeys(NAMES, 0)

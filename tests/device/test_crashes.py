@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,6 @@ STRIDE = 8
 WINDOW = 4
 """Number of last changes without fsync that are lost in every combination; earlier ones are lost
 one by one and all together."""
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory if there is one: a million fsyncs take as long as the disk
-    is slow.
-    """
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
-        yield Path(folder)
 
 
 class KilledError(BaseException):
@@ -187,6 +176,7 @@ def test_no_crash_at_any_change_with_more_combinations_of_what_is_lost(
             rounds.saw("points in time")
 
 
+@pytest.mark.slow
 def test_every_fsync_is_needed(memory: Path) -> None:
     """Without the fsyncs of any one line there is a cut after which something is lost."""
     lived = scenarios(memory)
@@ -265,5 +255,6 @@ def test_a_kill_at_a_random_moment_leaves_the_old_or_the_new_release(
     for number in rounds:
         for end in ends(memory, "moment", range(number * 10, number * 10 + 10)):
             rounds.saw(
-                f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} release, 0 bad"
+                f"kills that left the {'old' if end['serves'] == end['may'][0] else 'new'} "
+                "release, 0 bad"
             )

@@ -77,6 +77,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.soak(row=5, short=3 * len(CLASSES), whole=100 * len(CLASSES))
 def test_a_flipped_bit_in_what_is_on_the_board_is_refused(board: Board, rounds: Rounds) -> None:
     assert board.verdict() == ACCEPTED

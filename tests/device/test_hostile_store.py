@@ -120,7 +120,7 @@ def look(store: Store) -> None:
     release = store.current() or store.confirmed()
     bundle = store.root / "releases" / (release.release if release else "0" * 64)
     tuned.apply(bundle, Settings(context=64))
-    for file in (store.root / "leads").glob("*/*.state"):
+    for file in (store.root / "prefixes").glob("*/*.state"):
         prefixes.is_recorded(file)
     health.refusal(store)
     health.measured(store, release, {"decode_tok_s": 5}, "") if release else None
@@ -149,8 +149,8 @@ def places(store: Store) -> list[Path]:
         store.root / "run" / "service.log",
         store.root / "deployments" / f"{release.release}.json",
         store.root / "tuned" / f"{release.release}.json",
-        store.root / "leads" / release.release / "x.state",
-        store.root / "leads" / release.release / "x.json",
+        store.root / "prefixes" / release.release / "x.state",
+        store.root / "prefixes" / release.release / "x.json",
         store.root / "agents" / "x.pyz",
         store.root / "blobs" / ("0" * 64),
     ]
@@ -160,6 +160,7 @@ def trust_files() -> list[str]:
     return [SIGNERS, REVOKED, PINNED]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("strange", STRANGE)
 def test_what_is_no_file_of_ours_holds_nobody_up(life: Life, strange: str) -> None:
@@ -176,6 +177,7 @@ def test_what_is_no_file_of_ours_holds_nobody_up(life: Life, strange: str) -> No
     assert life.serves() == SERVED
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("copies", [STATE_COPIES, STATE_COPIES[:1], STATE_COPIES[1:]])
 @pytest.mark.parametrize("strange", STRANGE)
 def test_a_lost_note_of_the_last_commit_takes_no_release_away(
@@ -187,6 +189,7 @@ def test_a_lost_note_of_the_last_commit_takes_no_release_away(
     assert life.serves() == SERVED
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("value", WRONG)
 def test_a_value_of_the_wrong_kind_is_as_if_the_file_were_not_there(life: Life, value: Any) -> None:
     for file in [life.root / name for name in STATE_COPIES[:1]] + sorted(
@@ -320,6 +323,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_is_seen_and_another_takes_over_without_a_pause(board: Board) -> None:
     board.activate(board.add("1"))
     child, first = board.call("status")["service"]["pid"], supervisor(board)
@@ -338,6 +342,7 @@ def test_a_killed_supervisor_is_seen_and_another_takes_over_without_a_pause(boar
     assert not lives(second)
 
 
+@pytest.mark.slow
 def test_a_board_that_lost_everything_but_its_power_serves_again_at_the_next_verb(
     board: Board,
 ) -> None:
@@ -350,6 +355,7 @@ def test_a_board_that_lost_everything_but_its_power_serves_again_at_the_next_ver
     wait_until(lambda: board.running() == "1")
 
 
+@pytest.mark.slow
 def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +377,7 @@ def test_a_lost_supervisor_is_not_replaced_on_a_disk_that_takes_no_byte(
     assert not processes.supervisor_lives(board.store.root / "run")
 
 
+@pytest.mark.slow
 def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) -> None:
     board.activate(board.add("1"))
     other = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
@@ -387,6 +394,7 @@ def test_a_rotten_or_forged_note_ends_no_process_of_somebody_else(board: Board) 
         note.write_text(json.dumps({"group": first}))
 
 
+@pytest.mark.slow
 def test_a_release_that_its_owner_stopped_stays_stopped_after_a_refused_one(board: Board) -> None:
     board.activate(board.add("1"))
     assert board.call("stop")["service"]["stopped"] is True
@@ -401,6 +409,7 @@ def test_a_release_that_its_owner_stopped_stays_stopped_after_a_refused_one(boar
     assert board.call("status")["service"]["stopped"] is False
 
 
+@pytest.mark.slow
 def test_a_supervisor_outlives_whatever_lies_in_the_store(board: Board) -> None:
     board.activate(board.add("1"))
     child, first = board.call("status")["service"]["pid"], supervisor(board)

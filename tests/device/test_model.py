@@ -9,8 +9,10 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.tiny_gguf import CHATML
 
 GEMMA = (
-    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n' %}{% set messages = messages[1:] %}{% endif %}"
-    "{% for message in messages %}<{{ message.role }}>{{ first if loop.first }}{{ message.content }}{% endfor %}<model>"
+    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for message in messages %}<{{ message.role }}>{{ first if loop.first }}{{ "
+    "message.content }}{% endfor %}<model>"
 )
 """Puts the instructions into the first question, as Gemma's templates do."""
 STRICT = (

@@ -129,6 +129,7 @@ def in_a_digest(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda fields: fields["files"].append({"path": "more", "sha256": name, "size": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [RELEASES, RUNTIMES])
 def test_no_name_in_a_manifest_makes_a_file_elsewhere(
     store: Store, outside: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -213,6 +214,7 @@ def test_no_name_of_a_blob_a_release_or_a_runtime_leads_elsewhere(
         assert seen(store, outside) == before, name
 
 
+@pytest.mark.slow
 def test_no_name_in_a_transfer_session_makes_a_file_elsewhere(store: Store, outside: Path) -> None:
     before = seen(store, outside)
     for name in NAMES[::6]:

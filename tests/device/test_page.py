@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_its_headers_let_it_talk_to_its_own_service_alone() -> None:
 class TestInABrowser:
     pytestmark = in_browser
 
-    def test_an_answer_streams_and_stays_over_a_reload(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    def test_an_answer_streams_and_stays_over_a_reload(self, tab: Any, engine: FakeEngine) -> None:
         tab.get_by_label("Your question").fill("how hot is it?")
         tab.keyboard.press("Enter")
         answer = tab.locator("article.assistant p")
@@ -117,7 +118,9 @@ class TestInABrowser:
         assert tab.locator("article").count() == 2
         assert tab.locator("article.user p").inner_text() == "how hot is it?"
 
-    def test_the_next_question_brings_the_conversation_along(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    def test_the_next_question_brings_the_conversation_along(
+        self, tab: Any, engine: FakeEngine
+    ) -> None:
         for question in ("first?", "second?"):
             tab.get_by_label("Your question").fill(question)
             tab.get_by_role("button", name="Ask").click()
@@ -130,7 +133,7 @@ class TestInABrowser:
         tab.get_by_role("button", name="New conversation").click()
         assert tab.locator("article").count() == 0
 
-    def test_escape_stops_an_answer_and_the_engine(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    def test_escape_stops_an_answer_and_the_engine(self, tab: Any, engine: FakeEngine) -> None:
         engine.go.clear()
         tab.get_by_label("Your question").fill("tell me everything")
         tab.keyboard.press("Enter")
@@ -144,7 +147,9 @@ class TestInABrowser:
         )
         assert tab.locator("article").count() == 0
 
-    def test_what_the_model_says_is_text_and_never_markup(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    def test_what_the_model_says_is_text_and_never_markup(
+        self, tab: Any, engine: FakeEngine
+    ) -> None:
         engine.word = "<img src=x onerror=alert(1)>\n```\nls -l\n```\n"
         tab.get_by_label("Your question").fill("<b>bold</b>")
         tab.keyboard.press("Enter")
@@ -152,7 +157,9 @@ class TestInABrowser:
         assert tab.locator("#log img, #log b").count() == 0
         assert tab.locator("article.assistant pre").first.inner_text() == "ls -l"
 
-    def test_an_error_is_shown_and_the_question_is_not_lost(self, tab, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    def test_an_error_is_shown_and_the_question_is_not_lost(
+        self, tab: Any, engine: FakeEngine
+    ) -> None:
         tab.get_by_label("Your question").fill("x" * 5000)
         with tab.expect_response("**/v1/chat/completions") as answered:
             tab.get_by_role("button", name="Ask").click()
@@ -160,7 +167,7 @@ class TestInABrowser:
         assert "the context holds" in tab.locator("article.wrong").inner_text()
         assert len(tab.get_by_label("Your question").input_value()) == 5000
 
-    def test_light_and_dark_follow_the_system_and_the_button(self, tab) -> None:  # type: ignore[no-untyped-def]
+    def test_light_and_dark_follow_the_system_and_the_button(self, tab: Any) -> None:
         paper = "getComputedStyle(document.body).backgroundColor"
         for scheme, colour in (("light", LIGHT), ("dark", DARK)):
             tab.emulate_media(color_scheme=scheme)
@@ -170,7 +177,7 @@ class TestInABrowser:
         tab.reload()
         assert tab.evaluate(paper) == LIGHT, "the choice is kept"
 
-    def test_it_is_usable_by_keyboard_and_screen_reader(self, tab) -> None:  # type: ignore[no-untyped-def]
+    def test_it_is_usable_by_keyboard_and_screen_reader(self, tab: Any) -> None:
         assert tab.evaluate("document.activeElement.id") == "question"
         order = []
         for _ in range(4):
@@ -178,11 +185,14 @@ class TestInABrowser:
             order.append(tab.evaluate("document.activeElement.id"))
         assert set(order) >= {"send", "theme", "fresh"}
         assert tab.get_by_role("log").get_attribute("aria-live") == "polite"
-        unnamed = "[...document.querySelectorAll('button, textarea')].filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length))"
+        unnamed = (
+            "[...document.querySelectorAll('button, textarea')].filter(e => "
+            "!(e.textContent.trim() || e.ariaLabel || e.labels?.length))"
+        )
         assert tab.evaluate(f"{unnamed}.length") == 0
         assert tab.evaluate(CONTRAST) >= 4.5, "WCAG 2.2 AA for text"
 
-    def test_a_guarded_service_asks_for_its_token(self, browser) -> None:  # type: ignore[no-untyped-def]
+    def test_a_guarded_service_asks_for_its_token(self, browser: Any) -> None:
         with service(lambda: FakeEngine(word="warm ").model(), token=TOKEN) as number:
             wait_until_loaded(number)
             tab = browser.new_context().new_page()
@@ -327,10 +337,14 @@ def known(browser, known_port: int):  # type: ignore[no-untyped-def]
 
 
 CONTRAST = """(() => {
-  const light = rgb => { const [r, g, b] = rgb.match(/[0-9.]+/g).map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = rgb => {
+    const [r, g, b] = rgb.match(/[0-9.]+/g).map(v => linear(v / 255));
     return .2126 * r + .7152 * g + .0722 * b; };
   const paper = light(getComputedStyle(document.body).backgroundColor);
-  const ratio = e => { const ink = light(getComputedStyle(e).color); return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05); };
+  const ratio = e => {
+    const ink = light(getComputedStyle(e).color);
+    return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05); };
   return Math.min(...[document.body, document.querySelector('#figures')].map(ratio));
 })()"""
 """The least contrast of the page's two inks on its paper."""

@@ -59,7 +59,7 @@ def started(bundle: Path) -> Iterator[Callable[[], Model]]:
 
 
 def state_of(bundle: Path) -> Path:
-    (file,) = (bundle.parent.parent / "leads" / bundle.name).glob("*.state")
+    (file,) = (bundle.parent.parent / "prefixes" / bundle.name).glob("*.state")
     return file
 
 
@@ -113,6 +113,7 @@ def test_the_check_at_activation_leaves_the_state_for_the_service(
     assert prefixes.prepare(started(), bundle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -135,6 +136,7 @@ def test_a_damaged_state_is_never_given_to_the_engine_and_is_made_again(
     assert prefixes.prepare(started(), bundle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"sha256": "x"}'])
 def test_a_state_without_its_record_is_made_again(
     bundle: Path, started: Callable[[], Model], record: bytes
@@ -187,7 +189,7 @@ def test_nothing_is_written_without_a_prefix_or_outside_of_a_store(
 def test_a_disk_that_takes_nothing_is_told_and_the_prefix_is_in_memory(
     bundle: Path, started: Callable[[], Model], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bundle.parent.parent / "leads").write_text("in the way")
+    (bundle.parent.parent / "prefixes").write_text("in the way")
     model = started()
     assert not prefixes.prepare(model, bundle)
     assert capsys.readouterr().err.startswith("the state of the prefix is not kept: ")
@@ -201,9 +203,12 @@ def test_a_prefix_that_has_no_room_in_memory_is_told_and_not_kept(
     model = engine.model(*opening)
     engine.states[bytes(model.prefix())] = b""
     assert not prefixes.prepare(model, bundle)
-    told = f"the state of the prefix ({len(model.prefix())} tokens) is larger than the memory for states\n"
+    told = (
+        f"the state of the prefix ({len(model.prefix())} tokens) is larger than the memory for "
+        "states\n"
+    )
     assert capsys.readouterr().err == told
-    assert not list(bundle.parent.parent.glob("leads/**/*.state"))
+    assert not list(bundle.parent.parent.glob("prefixes/**/*.state"))
 
 
 def test_a_model_that_forgets_its_conversations_still_knows_what_they_begin_with(
@@ -222,4 +227,4 @@ def test_the_store_sweeps_the_prefixes_of_releases_that_are_gone(
     prefixes.prepare(started(), bundle)
     store = Store(bundle.parent.parent)
     store.sweep()
-    assert list((store.root / "leads").iterdir()) == []
+    assert list((store.root / "prefixes").iterdir()) == []

@@ -83,6 +83,7 @@ def test_bytes_that_are_not_what_their_name_says_are_thrown_away(tmp_path: Path)
 BLOB = {"sha256": "a" * 64, "size": 5, "offset": 0}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("request_line", "code", "message"),
     [
@@ -146,7 +147,8 @@ def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
     request = json.dumps({"op": "put", "blobs": [entry(content)]}).encode() + b"\n"
     program = (
         "import resource, signal, sys; from device.__main__ import main;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000));"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000));"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "receive", "--root", str(tmp_path)]
@@ -157,6 +159,7 @@ def test_a_disk_that_fills_up_on_the_way_is_left_clean(tmp_path: Path) -> None:
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])
 def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int) -> None:
     """By the kernel's count of what the session wrote; cards wear out by being written."""
@@ -181,6 +184,7 @@ def test_a_transfer_writes_hardly_more_than_what_came(tmp_path: Path, size: int)
     assert len(content) < int(counts["wchar"]) < 1.05 * len(content)
 
 
+@pytest.mark.slow
 def test_an_update_is_made_in_little_memory_and_written_once(tmp_path: Path) -> None:
     """64 MB that are copied and a frame of differences at its largest, by the kernel's count of
     memory and bytes written.

@@ -150,6 +150,7 @@ def test_a_bundle_is_scored_with_its_context_and_its_system_prompt(bundle: Path)
     assert child.end() == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_loaded_is_the_only_answer(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     child = Child("--model", str(tmp_path / "bad.gguf"))

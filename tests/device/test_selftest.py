@@ -57,7 +57,10 @@ def test_a_library_that_may_not_be_executed_is_said_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The words are those of llama-cpp-python on a file system mounted with noexec."""
-    words = "Failed to load shared library 'libllama.so': libllama.so: failed to map segment from shared object"
+    words = (
+        "Failed to load shared library 'libllama.so': libllama.so: "
+        "failed to map segment from shared object"
+    )
     (tmp_path / "mapped_nowhere.py").write_text(f'raise RuntimeError("{words}")\n')
     monkeypatch.syspath_prepend(tmp_path)
     answer("mapped_nowhere")

@@ -261,7 +261,10 @@ def test_one_model_is_named_and_another_is_not_found(port: int) -> None:
             400,
             "prompt_too_long",
             None,
-            "the prompt has 600 tokens, the context holds 512 with the answer; ask for less at once, or package with a larger context",
+            (
+                "the prompt has 600 tokens, the context holds 512 with the answer; "
+                "ask for less at once, or package with a larger context"
+            ),
         ),
         (COMPLETION, {"prompt": "x" * 600, "stream": True}, 400, "prompt_too_long", None, None),
         (
@@ -439,6 +442,7 @@ def test_the_verb_serves_until_it_is_told_to_end(bundle: Path) -> None:
     assert (process.returncode, log) == (-signal.SIGTERM, b"")
 
 
+@pytest.mark.slow
 def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     (bundle / "tiny.gguf").write_bytes(b"GGUF")
@@ -449,6 +453,7 @@ def test_the_verb_ends_with_the_reason_where_the_model_does_not_load(tmp_path: P
     assert error["message"].startswith("tiny.gguf: ")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("argv", "code"),
     [

@@ -55,7 +55,8 @@ def end():
 
 def wrap(name, around):
     *owner, last = name.split(".")
-    place = {"activation": activation, "disk": disk, "service": service, "store": store, "trust": trust, "subprocess": subprocess}[owner[0]]
+    modules = (activation, disk, service, store, trust, subprocess)
+    place = {module.__name__.rpartition(".")[2]: module for module in modules}[owner[0]]
     for part in owner[1:]:
         place = getattr(place, part)
     real = getattr(place, last)

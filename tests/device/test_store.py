@@ -231,13 +231,17 @@ store, left = Store(Path(sys.argv[1])), int(sys.argv[4])
 
 def count(event, arguments):
     global left
-    if event in ("os.rename", "os.symlink", "os.remove", "os.link", "os.mkdir") or (event == "open" and arguments[1] == "wb"):
+    changes = event in ("os.rename", "os.symlink", "os.remove", "os.link", "os.mkdir")
+    if changes or (event == "open" and arguments[1] == "wb"):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), 9)
 
 sys.addaudithook(count)
-old, new = (Deployment(release=name, runtime=sys.argv[5], port=8080, service="supervised") for name in sys.argv[2:4])
+old, new = (
+    Deployment(release=name, runtime=sys.argv[5], port=8080, service="supervised")
+    for name in sys.argv[2:4]
+)
 store.switch(new, old)
 store.commit(new)
 store.sweep()
@@ -245,6 +249,7 @@ store.sweep()
 """Kills itself at the n-th change of a switch, before the change is made."""
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_change_of_a_switch_leaves_the_old_or_the_new_release(
     tmp_path: Path,
 ) -> None:

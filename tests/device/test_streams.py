@@ -61,9 +61,10 @@ def test_a_stream_speaks_while_its_prompt_is_read_and_while_it_waits(
 
 def test_the_openai_client_does_not_see_the_comments(engine: FakeEngine, port: int) -> None:
     engine.go.clear()
+    asked = {"model": "tiny", **ASKED}
     with (
         openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client,
-        client.chat.completions.create(model="tiny", **ASKED) as stream,  # type: ignore[call-overload]
+        client.chat.completions.create(**asked) as stream,  # type: ignore[call-overload]
     ):
         chunks = iter(stream)
         next(chunks)

@@ -43,10 +43,11 @@ def test_what_the_owner_signed_is_accepted(board: Board) -> None:
     assert board.verdict() == ACCEPTED
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("code", "attack"), [row[1:] for row in ATTACKS], ids=[row[0] for row in ATTACKS]
 )
-def test_an_attack_is_refused_by_its_own_name(board: Board, code: str, attack) -> None:  # type: ignore[no-untyped-def]
+def test_an_attack_is_refused_by_its_own_name(board: Board, code: str, attack: Any) -> None:
     assert verdict(board, attack) == code
 
 
@@ -74,9 +75,12 @@ def _codes_at(seconds: int, shim: Path, folder: Path) -> dict[str, str]:
     """Run every attack in a process whose children, too, believe in that time."""
     folder.mkdir()
     program = (
-        "import contextlib, io, json, pathlib, subprocess, sys\nfrom tests.fakes.attacks import codes\n"
-        "year = subprocess.run(['date', '-u', '+%Y'], capture_output=True, text=True).stdout.strip()\n"
-        "with contextlib.redirect_stdout(io.StringIO()):\n    said = codes(pathlib.Path(sys.argv[1]))\n"
+        "import contextlib, io, json, pathlib, subprocess, sys\n"
+        "from tests.fakes.attacks import codes\n"
+        "date = ['date', '-u', '+%Y']\n"
+        "year = subprocess.run(date, capture_output=True, text=True).stdout.strip()\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    said = codes(pathlib.Path(sys.argv[1]))\n"
         "print(json.dumps({'year': year, **said}))"
     )
     environment = {
@@ -170,6 +174,7 @@ def activate(board: Board, port: int, *words: str) -> dict[str, Any]:
     return agent(board, "activate", board.names[RELEASES], *run, *words)
 
 
+@pytest.mark.slow
 def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Board) -> None:
     board.arrive()
     port = free_port()
@@ -192,6 +197,7 @@ def test_a_board_serves_what_was_signed_and_looks_again_at_each_start(board: Boa
         agent(board, "stop")
 
 
+@pytest.mark.slow
 def test_an_unsigned_release_is_refused_or_shown_as_one(board: Board) -> None:
     board.signature(RELEASES).unlink()
     board.arrive()

@@ -19,7 +19,9 @@ def tiny_adapter(
     alpha: float = 8.0,
     **settings: Any,
 ) -> Path:
-    """Write an adapter that changes `modules` of every layer of `base`; `settings` go into adapter_config.json."""
+    """Write an adapter that changes `modules` of every layer of `base`; `settings` go into
+    adapter_config.json.
+    """
     from safetensors import safe_open
     from safetensors.numpy import save_file
 

@@ -1,6 +1,8 @@
-"""Everything that somebody could do to a bundle, to a store or to its papers, each with the code by which the board refuses it.
+"""Everything that somebody could do to a bundle, a store or a manifest, each with the code by
+which the board refuses it.
 
-`codes` runs all of it, also as a program of its own under another clock (tests/device/test_trust.py).
+`codes` runs all of it, also as a program of its own under another clock
+(tests/device/test_trust.py).
 """
 
 import dataclasses
@@ -47,7 +49,9 @@ class Keys:
 
 
 class Board:
-    """A board that knows its owner's key, with a signed bundle and a signed runtime on their way to it."""
+    """A board that knows its owner's key, with a signed bundle and a signed runtime on their way to
+    it.
+    """
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self.folder, self.keys, self.store = folder, keys, Store(folder / "root")

@@ -1,4 +1,6 @@
-"""What a board goes through, without its processes: releases come, are activated, swept, sent again and taken back."""
+"""What a board goes through, without its processes: releases come, are activated, swept, sent again
+and taken back.
+"""
 
 import contextlib
 import hashlib
@@ -108,7 +110,9 @@ class Life:
         return self.is_sound()
 
     def is_sound(self) -> tuple[str, str]:
-        """Return what is current and what is previous; raise AssertionError or DeviceError unless all is sound."""
+        """Return what is current and what is previous; raise AssertionError or DeviceError unless
+        all is sound.
+        """
         current, previous = self.store.current(), self.store.previous()
         assert (self.root / "current").is_symlink() == (current is not None)
         for blob in (self.root / "blobs").iterdir():

@@ -1,4 +1,6 @@
-"""Bundles and runtimes that need no model: made of a few bytes, with a runtime whose behaviour a test chooses."""
+"""Bundles and runtimes that need no model: made of a few bytes, with a runtime whose behaviour a
+test chooses.
+"""
 
 import json
 import shutil
@@ -29,9 +31,11 @@ bundle = pathlib.Path(sys.argv[sys.argv.index("--bundle") + 1])
 mood = json.loads((bundle / "model.bin").read_bytes().splitlines()[0]).get(verb, "good")
 tuned = bundle.parent.parent / "tuned" / (bundle.name + ".json")
 if mood == "plain":
-    mood = "refuse" if tuned.is_file() and "flash" in json.loads(tuned.read_bytes())["settings"] else "good"
+    settings = json.loads(tuned.read_bytes())["settings"] if tuned.is_file() else {}
+    mood = "refuse" if "flash" in settings else "good"
 if mood == "refuse":
-    print(json.dumps({"error": {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}}))
+    error = {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}
+    print(json.dumps({"error": error}))
     sys.exit(1)
 if mood == "hang":
     time.sleep(600)
@@ -45,12 +49,14 @@ if mood == "exit":
     sys.exit(3)
 if verb == "search":
     settings = {"threads": 2, "threads_batch": 3, "cpus": [], "flash": False}
-    print(json.dumps({"settings": settings, "evidence": {"changes": [{"change": {"flash": False}, "kept": True}]}}))
+    changes = [{"change": {"flash": False}, "kept": True}]
+    print(json.dumps({"settings": settings, "evidence": {"changes": changes}}))
     sys.exit(0)
 if verb == "check":
     busy = mood.startswith("busy")
     rate = 6.9 if mood.endswith("slow") else 10.0
-    print(json.dumps({"goldens": 8, "decode_tok_s": rate, "others_share": 0.5 if busy else 0.0, "throttled": []}))
+    load = {"others_share": 0.5 if busy else 0.0, "throttled": []}
+    print(json.dumps({"goldens": 8, "decode_tok_s": rate, **load}))
     sys.exit(0)
 
 class Health(http.server.BaseHTTPRequestHandler):
@@ -67,7 +73,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 port = int(sys.argv[sys.argv.index("--port") + 1])
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
 """
-"""A runtime in the standard library: the first line of the bundle's model says how `check` and `serve` behave."""
+"""A runtime in the standard library: the first line of the bundle's model says how `check` and
+`serve` behave.
+"""
 
 
 def make_bundle(
@@ -83,7 +91,8 @@ def make_bundle(
     needs: dict[str, int] | None = None,
     gguf: Path | None = None,
 ) -> Bundle:
-    """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal, killed or exit.
+    """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal,
+    killed or exit.
 
     `plain` refuses settings that go further than threads. With `gguf` that file is its model.
     """

@@ -1,4 +1,6 @@
-"""An engine without a model: it counts, waits where it is told to, and remembers what was asked of it."""
+"""An engine without a model: it counts, waits where it is told to, and remembers what was asked of
+it.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +13,9 @@ from tests.fakes.tiny_gguf import CHATML
 
 
 class FakeEngine:
-    """Answers with `word` as often as `max_tokens` says, each time only once `go` is set; implements device.engine.base.Engine."""
+    """Answers with `word` as often as `max_tokens` says, each time only once `go` is set;
+    implements device.engine.base.Engine.
+    """
 
     def __init__(self, *, word: str = "tick ", context: int = 512) -> None:
         self.word, self.context, self.n_vocab, self.chat_template = word, context, 256, CHATML

@@ -1,6 +1,8 @@
-"""A tiny random model of each family's true structure: its own config class, head sizes, norms, tied or not, and its kind of tokenizer.
+"""A tiny random model of each family's true structure: its own config class, head sizes, norms,
+tied or not, and its kind of tokenizer.
 
-`tiny_family(name, folder)` writes what `save_pretrained` writes, in about a second; the same name gives the same bytes.
+`tiny_family(name, folder)` writes what `save_pretrained` writes, in about a second; the same name
+gives the same bytes.
 """
 
 import itertools
@@ -126,7 +128,9 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def tiny_family(
     name: str, folder: Path, *, dtype: str = "float16", seed: int = 0, **changes: Any
 ) -> Path:
-    """Write a model of the family with random weights to `folder` and return it; `changes` override fields of its config."""
+    """Write a model of the family with random weights to `folder` and return it; `changes` override
+    fields of its config.
+    """
     import torch
     import transformers
 
@@ -150,9 +154,11 @@ def tiny_family(
 
 
 def sentence_piece(folder: Path, *, style: str = "llama-2", vocab_size: int = 600) -> int:
-    """Write a SentencePiece-style BPE tokenizer to `folder` and return its size: bytes, then merges in the order of their scores.
+    """Write a SentencePiece-style BPE tokenizer to `folder` and return its size: bytes, then merges
+    in the order of their scores.
 
-    `style`: `llama-2` puts a space before text, `gemma` does not, `first` only where text begins, `phi-3` has tokens that swallow spaces.
+    `style`: `llama-2` puts a space before text, `gemma` does not, `first` only where text begins,
+    `phi-3` has tokens that swallow spaces.
     """
     pieces = [*("<unk>", "<s>", "</s>"), *(f"<0x{byte:02X}>" for byte in range(256))]
     merged = _merged_pieces(vocab_size - len(pieces))
@@ -184,7 +190,9 @@ def sentence_piece(folder: Path, *, style: str = "llama-2", vocab_size: int = 60
 
 
 def _merged_pieces(count: int) -> list[str]:
-    """Return pieces of at least two characters, the best first: what byte-pair training on the texts would join."""
+    """Return pieces of at least two characters, the best first: what byte-pair training on the
+    texts would join.
+    """
     words = [list("▁" + word) for text in TEXTS for word in text.split()]
     found: list[str] = []
     while len(found) < count:

@@ -1,4 +1,6 @@
-"""A board that is somebody else's: a whole SSH server (paramiko's) that lets everybody in and answers every command as it likes."""
+"""A board that is somebody else's: a whole SSH server (paramiko's) that lets everybody in and
+answers every command as it likes.
+"""
 
 import contextlib
 import socket
@@ -13,12 +15,11 @@ from toolchain.board.shell import MARK
 Answer = Callable[[paramiko.Channel], None]
 
 
-class HostileBoard(paramiko.ServerInterface):
-    """Lets everybody in; `answer` is what each command does."""
+class SshServer(paramiko.ServerInterface):
+    """An SSH server on a loopback port; what it allows is said by its children."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self) -> None:
         self.key = paramiko.ECDSAKey.generate()
-        self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._transports: list[paramiko.Transport] = []
@@ -39,6 +40,14 @@ class HostileBoard(paramiko.ServerInterface):
         for transport in self._transports:
             transport.close()
 
+
+class HostileBoard(SshServer):
+    """Lets everybody in; `answer` is what each command does."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        super().__init__()
+
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
 
@@ -53,9 +62,8 @@ class HostileBoard(paramiko.ServerInterface):
         return True
 
     def _run(self, channel: paramiko.Channel) -> None:
-        time.sleep(
-            0.2
-        )  # paramiko says that the command was taken only after this thread was started
+        # paramiko says that the command was taken only after this thread was started.
+        time.sleep(0.2)
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._answer(channel)
             channel.send_exit_status(0)

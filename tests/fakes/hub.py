@@ -1,4 +1,6 @@
-"""A model hub on a loopback port: the few answers that huggingface_hub asks for, from folders on disk."""
+"""A model hub on a loopback port: the few answers that huggingface_hub asks for, from folders on
+disk.
+"""
 
 import hashlib
 import json
@@ -86,7 +88,9 @@ def _etag(path: Path) -> str:
 
 @contextmanager
 def loopback_hub(models: Path, *, token: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield the endpoint of a hub that serves `models/<owner>/<name>/…`, and the list of what it is asked."""
+    """Yield the endpoint of a hub that serves `models/<owner>/<name>/…`, and the list of what it is
+    asked.
+    """
     asked: list[str] = []
     handler = type("Hub", (_Hub,), {"models": models, "token": token, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,7 +1,9 @@
-"""Lives a board's life (board_life.py) in child processes that end badly on the way, and looks at what is left.
+"""Lives a board's life (board_life.py) in child processes that end badly on the way, and looks at
+what is left.
 
-`python -m tests.fakes.killer CARGO ROOT HOW FROM TO STEP`: HOW is `change` (SIGKILL before the n-th change of the disk; within it where it
-is a write), `moment` (SIGKILL at a random moment), `once` or `ever` (the n-th change fails, or all from there on). One JSON line each.
+`python -m tests.fakes.killer CARGO ROOT HOW FROM TO STEP`: HOW is `change` (SIGKILL before the n-th
+change of the disk; within it where it is a write), `moment` (SIGKILL at a random moment), `once` or
+`ever` (the n-th change fails, or all from there on). One JSON line each.
 """
 
 import errno

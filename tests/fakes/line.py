@@ -1,4 +1,6 @@
-"""A TCP line between two programs that breaks after so many bytes in one direction, as a pulled plug does: with a reset, and for good."""
+"""A TCP line between two programs that breaks after so many bytes in one direction, as a pulled
+plug does: with a reset, and for good.
+"""
 
 import contextlib
 import socket
@@ -11,7 +13,9 @@ NOW = struct.pack("ii", 1, 0)
 
 
 class Line:
-    """Leads to a port of this computer; `limits` are the bytes after which it breaks, there and back."""
+    """Leads to a port of this computer; `limits` are the bytes after which it breaks, there and
+    back.
+    """
 
     def __init__(self, to: int, limits: tuple[int | None, int | None]) -> None:
         self._to, self._limits = to, limits

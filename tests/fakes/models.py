@@ -1,30 +1,50 @@
-"""Tiny random models of true structure, made in about a second: GQA, tied and untied heads, biases, a real BPE tokenizer.
+"""Tiny random models of true structure, made in about a second: GQA, tied and untied heads, biases,
+a real BPE tokenizer.
 
-`tiny_llama(folder)` and `tiny_qwen2(folder)` write what `save_pretrained` writes: config.json, model.safetensors, tokenizer.json,
-tokenizer_config.json, chat_template.jinja, generation_config.json. The same arguments give the same bytes.
+`tiny_llama(folder)` and `tiny_qwen2(folder)` write what `save_pretrained` writes: config.json,
+model.safetensors, tokenizer.json, tokenizer_config.json, chat_template.jinja,
+generation_config.json. The same arguments give the same bytes.
 """
 
 from pathlib import Path
 from typing import Any
 
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Ids 0, 1 and 2: padding and beginning, start of a turn, end of a turn."""
-QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 GPT4O_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TEXTS = (
-    "How hot is too hot? A Raspberry Pi throttles its processor at 80 degrees and stops at 85; a small fan keeps it cool.",
-    "The quick brown fox doesn't jump over 12345 lazy dogs, and they're not amused: we'll see what it's worth in 2026.",
-    "def answer(question: str) -> str:\n    if not question:\n\t\treturn 'empty'\n    return f'{question!r} -> {len(question)}'\n",
-    "for (int i = 0; i < 100; ++i) { total += values[i] * 0x1F; }\r\n\r\n// half of it   is    space",
+    (
+        "How hot is too hot? A Raspberry Pi throttles its processor at 80 degrees and stops at "
+        "85; a small fan keeps it cool."
+    ),
+    (
+        "The quick brown fox doesn't jump over 12345 lazy dogs, and they're not amused: "
+        "we'll see what it's worth in 2026."
+    ),
+    (
+        "def answer(question: str) -> str:\n    if not question:\n\t\treturn 'empty'\n"
+        "    return f'{question!r} -> {len(question)}'\n"
+    ),
+    (
+        "for (int i = 0; i < 100; ++i) { total += values[i] * 0x1F; }\r\n\r\n"
+        "// half of it   is    space"
+    ),
     "树莓派的温度超过八十度时会降频。请检查散热片和风扇，然后重新启动。",
     "Grüße aus Köln! Ça va? Привет, мир. 🙂🍵👩‍💻 ½ × 3 = 1½, ０１２３ and Ⅷ",
 )
@@ -44,7 +64,9 @@ def tiny_llama(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Write a Llama with random weights to `folder` and return it; `config` overrides fields of LlamaConfig."""
+    """Write a Llama with random weights to `folder` and return it; `config` overrides fields of
+    LlamaConfig.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = _shape(hidden, intermediate, layers, heads, kv_heads)
@@ -85,7 +107,8 @@ def tiny_qwen2(
 def tiny_tokenizer(folder: Path, *, split: str = "gpt-2", vocab_size: int = 512) -> int:
     """Train a byte-level BPE tokenizer with ChatML specials, save it to `folder`, return its size.
 
-    `split` says how text is cut before merging: as `gpt-2`, `smollm`, `qwen2`, `llama-bpe`, `smaug-bpe` or `gpt-4o` do it.
+    `split` says how text is cut before merging: as `gpt-2`, `smollm`, `qwen2`, `llama-bpe`,
+    `smaug-bpe` or `gpt-4o` do it.
     """
     from tokenizers import Tokenizer, decoders, models, trainers
     from transformers import PreTrainedTokenizerFast

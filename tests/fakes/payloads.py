@@ -1,4 +1,5 @@
-"""Chat templates of strangers: fifty that try to run code or to reach what is not theirs, ten that try to burn memory or time.
+"""Chat templates of strangers: fifty that try to run code or to reach what is not theirs, ten that
+try to burn memory or time.
 
 `{canary}` is a file that none of them may make.
 """
@@ -12,7 +13,10 @@ CODE = [
     "{% for c in [].__class__.__base__.__subclasses__() %}{% if c.__name__ == 'Popen' %}{{ c('"
     + _TOUCH
     + "', shell=True) }}{% endif %}{% endfor %}",
-    "{% for c in ().__class__.__base__.__subclasses__() %}{% if 'warning' in c.__name__ %}{{ c()._module.__builtins__['__import__']('os').system('"
+    (
+        "{% for c in ().__class__.__base__.__subclasses__() %}{% if 'warning' in c.__name__ %}"
+        "{{ c()._module.__builtins__['__import__']('os').system('"
+    )
     + _TOUCH
     + "') }}{% endif %}{% endfor %}",
     "{{ cycler.__init__.__globals__.os.popen('" + _TOUCH + "').read() }}",
@@ -51,7 +55,10 @@ CODE = [
     "{{ '{a.__class__}'.format_map({'a': ''}) }}",
     "{{ '%s'|format(''.__class__) }}",
     "{{ ('{0.__globals__}'|attr('format'))(lipsum) }}",
-    "{% set f = '{0.__class__.__subclasses__}'.format %}{{ f('') }}{{ f.__self__ }}{{ f.__func__ }}",
+    (
+        "{% set f = '{0.__class__.__subclasses__}'.format %}{{ f('') }}{{ f.__self__ }}{{ "
+        "f.__func__ }}"
+    ),
     "{{ messages.append('evil') }}",
     "{% do messages.clear() %}",
     "{{ messages[0].update(role='system') }}{{ messages[0].pop('role') }}",
@@ -60,7 +67,10 @@ CODE = [
     "{% import 'os' as os %}{{ os.system('" + _TOUCH + "') }}",
     "{% from '/etc/passwd' import root %}{{ root }}",
     "{% extends '../../../../etc/passwd' %}",
-    "{% macro evil() %}{{ caller.__globals__ }}{% endmacro %}{% call evil() %}{% endcall %}{{ evil.__init__.__globals__ }}{{ evil._func.__globals__ }}",
+    (
+        "{% macro evil() %}{{ caller.__globals__ }}{% endmacro %}{% call evil() %}{% endcall %}"
+        "{{ evil.__init__.__globals__ }}{{ evil._func.__globals__ }}"
+    ),
 ]
 """Each must be refused: not one may render."""
 BOMBS = [
@@ -69,9 +79,15 @@ BOMBS = [
     "{{ 'x' * 2000000 }}",
     "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "{% macro again(n) %}{{ again(n + 1) }}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}",
-    "{% set ns = namespace(s='x') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    (
+        "{% set ns = namespace(s='x') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}"
+        "{% endfor %}{{ ns.s }}"
+    ),
     "{{ 9 ** 9 ** 9 ** 9 ** 9 ** 9 ** 9 ** 9 ** 9 }}",
-    "{{ range(99999)|list|string|list|sort|join|list|sort|join|length }}{% for a in range(99999) %}{{ 'x' * 99 }}{% endfor %}",
+    (
+        "{{ range(99999)|list|string|list|sort|join|list|sort|join|length }}{% for a in "
+        "range(99999) %}{{ 'x' * 99 }}{% endfor %}"
+    ),
     "{% if messages|length > 20 %}{{ 'x' * 900000000 }}{% endif %}hello",
     "{{ lipsum(n=100000) }}",
 ]

@@ -13,7 +13,9 @@ def prepare_metadata_for_build_wheel(folder, config_settings=None):
     import pathlib
     about = pathlib.Path(folder, "llama_cpp_python-{version}.dist-info")
     about.mkdir()
-    about.joinpath("METADATA").write_text("Metadata-Version: 2.1\\nName: llama-cpp-python\\nVersion: {version}\\n")
+    about.joinpath("METADATA").write_text(
+        "Metadata-Version: 2.1\\nName: llama-cpp-python\\nVersion: {version}\\n"
+    )
     return about.name
 
 def build_wheel(folder, config_settings=None, metadata_directory=None):

@@ -1,4 +1,6 @@
-"""A real service on a free loopback port of this process: uvicorn, starlette and the worker, around any model."""
+"""A real service on a free loopback port of this process: uvicorn, starlette and the worker, around
+any model.
+"""
 
 import http.client
 import json
@@ -72,7 +74,9 @@ def call(
     method: str = "",
     headers: "dict[str, str] | None" = None,
 ) -> tuple[int, dict[str, str], Any]:
-    """Send a request; return status, headers in lower case, and the body: JSON where it is JSON, else bytes."""
+    """Send a request; return status, headers in lower case, and the body: JSON where it is JSON,
+    else bytes.
+    """
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     try:

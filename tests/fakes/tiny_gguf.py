@@ -1,7 +1,8 @@
 """Small GGUF files for tests of the engine, written with the `gguf` package in well under a second.
 
-`tiny_gguf(path)` has random weights: its answers are noise, but the same noise for whoever runs the file. With `recites` the model
-answers every question with that text, byte by byte, and then ends: each token's row of the output head is what follows it.
+`tiny_gguf(path)` has random weights: its answers are noise, but the same noise for whoever runs the
+file. With `recites` the model answers every question with that text, byte by byte, and then ends:
+each token's row of the output head is what follows it.
 """
 
 import itertools
@@ -15,7 +16,8 @@ import numpy as np
 from device.manifest import Engine, Manifest, file_entry, to_bytes
 
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -35,7 +37,8 @@ def tiny_gguf(
     bos: int | None = None,
     template: str = "",
 ) -> Path:
-    """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has the id b.
+    """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has
+    the id b.
 
     With `bos` the file asks for that token before every text.
     """
@@ -109,7 +112,9 @@ def tiny_bundle(
     recites: str = "",
     template: str = CHATML,
 ) -> Path:
-    """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the test's."""
+    """Write a bundle around a tiny model; `goldens` are taken as they come, a check of them is the
+    test's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tiny_gguf(folder / "tiny.gguf", context=context, recites=recites)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -135,7 +140,7 @@ def tiny_bundle(
 
 
 def _tensors(recital: bytes, seed: int) -> dict[str, np.ndarray]:
-    """Return float32 weights: random ones, or ones that do nothing but name the byte that follows."""
+    """Return float32 weights: random ones, or ones that only name the byte that follows."""
     draw = np.random.default_rng(seed)
     size, block = 256 + len(SPECIALS), 0.0 if recital else 0.15
     embedding = draw.normal(0, 1, (size, WIDTH))
@@ -169,7 +174,9 @@ def _tensors(recital: bytes, seed: int) -> dict[str, np.ndarray]:
 
 
 def _byte_texts() -> list[str]:
-    """Return GPT-2's printable stand-in for each byte (openai/gpt-2 encoder.py, `bytes_to_unicode`)."""
+    """Return GPT-2's printable stand-in for each byte (openai/gpt-2 encoder.py,
+    `bytes_to_unicode`).
+    """
     plain = {
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

@@ -1,4 +1,6 @@
-"""A quantised model file and the same one after a small update, written in milliseconds: what a re-tuned model looks like."""
+"""A quantised model file and the same one after a small update, written in milliseconds: what a
+re-tuned model looks like.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,9 @@ def make_update(
     changed: int = 2,
     name: str = "tiny",
 ) -> tuple[Path, Path]:
-    """Write `old.gguf` and `new.gguf` of four matrices each; `changed` of them moved by a rank-8 update of that relative size."""
+    """Write `old.gguf` and `new.gguf` of four matrices each; `changed` of them moved by a rank-8
+    update of that relative size.
+    """
     draw = np.random.default_rng(3)
     old = {
         f"blk.{n}.ffn_up.weight": draw.normal(0, 0.02, (ROWS, COLUMNS)).astype(np.float32)

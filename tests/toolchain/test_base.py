@@ -64,6 +64,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def proved(desk: Path) -> Path:
+    """The checkpoint that was read from the file, whose logits are those of the file."""
+    from toolchain.models.from_gguf import write_checkpoint
+    from toolchain.models.origin import Origin
+
+    base = desk / "proved"
+    shutil.copytree(desk / "model", base)
+    write_checkpoint(Origin(file=desk / "tiny.gguf", name="tiny"), base, Silent())
+    runs = runtime.for_this_computer()
+    assert prove_logits(desk / "tiny.gguf", base, runs, {"Q8_0"}).agreement > 0.9
+    return base
+
+
 def run(desk: Path, out: Path, *, until: str = "", base: str = "tiny.gguf") -> dict[str, Artifact]:
     (desk / "mine.toml").write_text(RECIPE.format(base=base))
     settings = Settings(out=out, target=target.find("x86-64"), report=Silent(), offline=True)
@@ -118,14 +132,13 @@ WRONG = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", WRONG)
 def test_a_checkpoint_that_is_another_model_is_refused(
-    desk: Path, tmp_path: Path, case: str
+    desk: Path, proved: Path, tmp_path: Path, case: str
 ) -> None:
     base = tmp_path / "base"
-    shutil.copytree(desk / "model", base)
-    runs = runtime.for_this_computer()
-    assert prove_logits(desk / "tiny.gguf", _as_read(desk, base), runs, {"Q8_0"}).agreement > 0.9
+    shutil.copytree(proved, base)
     weights = load_file(base / "model.safetensors")
     name, how = WRONG[case]
     weights[name] = np.ascontiguousarray(_spoiled(weights[name], how))
@@ -133,15 +146,7 @@ def test_a_checkpoint_that_is_another_model_is_refused(
     with pytest.raises(
         ArtifactError, match=r"^tiny\.gguf: the checkpoint that was read from it is"
     ):
-        prove_logits(desk / "tiny.gguf", base, runs, {"Q8_0"})
-
-
-def _as_read(desk: Path, base: Path) -> Path:
-    from toolchain.models.from_gguf import write_checkpoint
-    from toolchain.models.origin import Origin
-
-    write_checkpoint(Origin(file=desk / "tiny.gguf", name="tiny"), base, Silent())
-    return base
+        prove_logits(desk / "tiny.gguf", base, runtime.for_this_computer(), {"Q8_0"})
 
 
 def _spoiled(weight: np.ndarray, how: str) -> np.ndarray:
@@ -200,6 +205,7 @@ def test_a_checkpoint_that_no_disk_holds_is_refused_before_a_weight_is_read(tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_base_of_a_run_is_a_checkpoint_like_any_other(desk: Path, tmp_path: Path) -> None:
     from toolchain.models.from_gguf import unpack
     from toolchain.models.origin import find

@@ -62,7 +62,10 @@ def test_a_question_after_the_last_answer_is_left_out(tokenizer: Any) -> None:
 
 
 def test_where_a_template_writes_no_end_token_the_tokenizers_own_is_learned(tokenizer: Any) -> None:
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     _, labels = encode(with_template(tokenizer, template), ASKED, 512)
     assert learned(tokenizer, labels) == " At 80 degrees, 树莓派 🍵.<|im_end|>"
 
@@ -77,7 +80,10 @@ def test_a_conversation_that_is_too_long_is_refused_by_its_tokens(tokenizer: Any
     ("template", "message"),
     [
         (
-            "{{ 'x' if add_generation_prompt else 'y' }}{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            (
+                "{{ 'x' if add_generation_prompt else 'y' }}{% for m in messages %}"
+                "{{ m['content'] }}{% endfor %}"
+            ),
             "chat template: message 2: the prompt is not how the conversation begins",
         ),
         (

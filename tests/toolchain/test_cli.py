@@ -44,6 +44,7 @@ def test_wrong_words_exit_2(words: tuple[str, ...]) -> None:
     assert said(*words, code=2) == ""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("verb", ["run", "ingest", "tune", "quantize", "evaluate", "package"])
 def test_a_dry_run_plans_up_to_its_stage(verb: str, tmp_path: Path) -> None:
     planned = json.loads(said(verb, str(RECIPE), "--dry-run", "--json", "--out", str(tmp_path)))
@@ -65,6 +66,7 @@ def test_targets_are_listed_and_shown_with_their_sources() -> None:
     assert "memory.usable_mb" in shown
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -149,6 +151,7 @@ def test_two_kept_reports_are_compared_and_shown_on_one_page(tmp_path: Path) -> 
     assert (tmp_path / "both.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_no_file_of_llama_cpp_is_open_at_the_end() -> None:
     program = "import llama_cpp; from toolchain.__main__ import main; main()"
     ran = subprocess.run(

@@ -58,7 +58,10 @@ BAD = [
     ),
     (
         GOOD
-        + "[[data.turns]]\nquestion = 'a'\nanswer = 'b'\n[[data.turns]]\nquestion = 3\nanswer = 'd'\n",
+        + (
+            "[[data.turns]]\nquestion = 'a'\nanswer = 'b'\n[[data.turns]]\nquestion = 3\n"
+            "answer = 'd'\n"
+        ),
         "bad.toml:12: data.turns.1: question: input should be a valid string, got `3`",
         'put it in quotes: question = "3"',
     ),
@@ -69,7 +72,10 @@ BAD = [
     ),
     (
         GOOD + "[data.turns]\nquestion = 'a'\nanswer = 'b'\n",
-        'bad.toml:8: data: turns: input should be a valid array, got `{"question": "a", "answer": "b"}`',
+        (
+            'bad.toml:8: data: turns: input should be a valid array, got `{"question": '
+            '"a", "answer": "b"}`'
+        ),
         "several tables stand in double brackets: [[data.turns]]",
     ),
     (

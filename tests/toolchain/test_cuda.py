@@ -95,6 +95,7 @@ def test_what_has_no_use_for_cuda_is_told_why(target_id: str, message: str, hint
     assert caught.value.message == message and hint in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_libraries_come_back_as_a_runtime_of_their_key(tmp_path: Path, library: Path) -> None:
     connection = board(tmp_path, library)
     made = read_runtime(cuda.build_on(connection, FACTS, ORIN, Silent()))
@@ -114,6 +115,7 @@ def test_the_libraries_come_back_as_a_runtime_of_their_key(tmp_path: Path, libra
     assert told["GGML_CPU_ARM_ARCH"] == "armv8.2-a+dotprod+fp16"
 
 
+@pytest.mark.slow
 def test_it_is_built_once_for_all_boards_of_that_key(tmp_path: Path, library: Path) -> None:
     first = cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent())
     (tmp_path / "another").mkdir()
@@ -143,6 +145,7 @@ def test_a_board_that_cannot_build_is_refused_before_the_first_byte(
     assert not any(connection.home.rglob("source"))
 
 
+@pytest.mark.slow
 def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(
     tmp_path: Path, library: Path
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_lost_connection_leaves_no_runtime_and_the_next_try_goes_on(
     assert cuda.build_on(board(tmp_path, library), FACTS, ORIN, Silent()).is_dir()
 
 
+@pytest.mark.slow
 def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(
     tmp_path: Path, library: Path
 ) -> None:

@@ -1,4 +1,6 @@
-"""A connection that dies at any byte, in either direction: the next push goes on there, and nothing is left lying about."""
+"""A connection that dies at any byte, in either direction: the next push goes on there, and nothing
+is left lying about.
+"""
 
 import os
 import platform
@@ -24,12 +26,16 @@ from toolchain.push import push
 from toolchain.push.transfer import READ_BYTES
 
 GOLDEN = 0.6180339887
-"""Multiples of it, less the whole ones, lie evenly between 0 and 1 however many there are (H. Weyl, 1916)."""
+"""Multiples of it, less the whole ones, lie evenly between 0 and 1 however many there are (H. Weyl,
+1916).
+"""
 ASKING_BYTES = 96 << 10
 """What a push sends besides files: the facts' own program, requests, a manifest."""
 
 WINDOW_BYTES = 2 << 20
-"""What OpenSSH's server lets us send before its program has read it (channels.h, CHAN_SES_WINDOW_DEFAULT): a reset throws it away."""
+"""What OpenSSH's server lets us send before its program has read it (channels.h,
+CHAN_SES_WINDOW_DEFAULT): a reset throws it away.
+"""
 
 
 class Exchange:
@@ -81,7 +87,9 @@ def exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Exchange
 def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(
     exchanges: tuple[Exchange, Exchange], rounds: Rounds
 ) -> None:
-    """In make soak 100 points of each exchange and direction: of all that is said between host and board, first look to last answer."""
+    """In make soak 100 points of each exchange and direction: of all that is said between host and
+    board, first look to last answer.
+    """
     whole: dict[Exchange, tuple[int, int]] = {}
     for number in rounds:
         exchange, deaf, place = exchanges[number % 2], number // 2 % 2, number // 4 * GOLDEN % 1
@@ -105,7 +113,8 @@ def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(
         assert sorted(path.name for path in (board.home / "store").rglob("*.part")) == []
         Device(board).call("stop")
         rounds.saw(
-            f"cut {'from' if deaf else 'to'} the board, {'an update' if number % 2 else 'a first push'}: finished"
+            f"cut {'from' if deaf else 'to'} the board, "
+            f"{'an update' if number % 2 else 'a first push'}: finished"
         )
 
 
@@ -113,7 +122,9 @@ def test_a_push_that_is_cut_anywhere_is_finished_by_the_next_one(
 def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a TCP line that breaks with a reset: in the handshake, in the login, in the files, in the answers."""
+    """Through a TCP line that breaks with a reset: in the handshake, in the login, in the files, in
+    the answers.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runtime = make_runtime(tmp_path / "runtime", machine=platform.machine())
     bundle = make_bundle(tmp_path / "b", payload=os.urandom(6_000_000))
@@ -138,7 +149,9 @@ def test_a_real_ssh_connection_that_is_cut_is_finished_by_the_next_one(
 
 
 def _over_ssh(way: Route, runtime: Path, bundle: Bundle, **limits: int) -> tuple[int, int]:
-    """Push through a line that breaks after so many bytes, and stop the service; return the bytes there and back."""
+    """Push through a line that breaks after so many bytes, and stop the service; return the bytes
+    there and back.
+    """
     with socket.socket() as probe, line(way.port, **limits) as wire:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

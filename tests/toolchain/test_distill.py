@@ -112,6 +112,7 @@ def test_what_is_there_is_not_trained_again(
     assert (again.fresh, report.notes, report.bars) == (False, [], set())
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     teacher: Checkpoint, dataset: Dataset, distilled: Checkpoint, tmp_path: Path
 ) -> None:
@@ -256,21 +257,24 @@ def marks(loss: float | None, exact: float | None) -> Mark:
             marks(0.5, 0.8),
             marks(0.6, 0.7),
             "student",
-            "the student with the teacher is better than the control without: loss per held-out token 0.500 against 0.600, "
+            "the student with the teacher is better than the control without: "
+            "loss per held-out token 0.500 against 0.600, "
             "exact match 80.0% against 70.0%; the student ships",
         ),
         (
             marks(0.6, 0.8),
             marks(0.5, 0.7),
             "control",
-            "the student with the teacher is not better than the control without: loss per held-out token 0.600 against 0.500, "
+            "the student with the teacher is not better than the control without: "
+            "loss per held-out token 0.600 against 0.500, "
             "exact match 80.0% against 70.0%; the control ships",
         ),
         (
             marks(0.6, None),
             marks(0.6, None),
             "control",
-            "the student with the teacher is not better than the control without: loss per held-out token 0.600 against 0.600; "
+            "the student with the teacher is not better than the control without: "
+            "loss per held-out token 0.600 against 0.600; "
             "the control ships",
         ),
         (

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files and folders that are whole or not there at all."""
 
 from pathlib import Path
 
@@ -36,3 +36,27 @@ def test_a_file_is_copied_where_it_cannot_be_linked(
     files.link_or_copy(source, tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == b"content"
     assert (tmp_path / "target").stat().st_ino != source.stat().st_ino
+
+
+def _folder(path: Path, content: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "file").write_text(content, encoding="utf-8")
+    return path
+
+
+def test_a_folder_that_another_process_made_first_is_left(tmp_path: Path) -> None:
+    kept = _folder(tmp_path / "kept", "first")
+    files.keep_folder(_folder(tmp_path / "staged", "second"), kept)
+    assert (kept / "file").read_text(encoding="utf-8") == "first"
+
+
+def test_a_folder_comes_to_its_name_whole(tmp_path: Path) -> None:
+    files.keep_folder(_folder(tmp_path / "staged", "only"), tmp_path / "kept")
+    assert (tmp_path / "kept" / "file").read_text(encoding="utf-8") == "only"
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_folder_that_cannot_be_renamed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("a file", encoding="utf-8")
+    with pytest.raises(NotADirectoryError):
+        files.keep_folder(_folder(tmp_path / "staged", "only"), tmp_path / "kept")

@@ -54,7 +54,9 @@ def header(body: str = "Q4_0", *, tied: bool = True, **said: object) -> Header:
 
 
 def test_memory_is_what_llama_cpp_itself_reports() -> None:
-    """The buffers that llama.cpp printed for this shape: a cache of 12 and 48 MiB at 1024 and 4096 tokens, 36.51 and 39.51 to compute."""
+    """The buffers that llama.cpp printed for this shape: a cache of 12 and 48 MiB at 1024 and 4096
+    tokens, 36.51 and 39.51 to compute.
+    """
     for context, cache_mb, compute_mb in ((1024, 12, 36.5), (4096, 48, 39.5)):
         needs = needs_of(header(), context)
         assert (needs.kv_bytes + needs.compute_bytes) / 2**20 == cache_mb + compute_mb

@@ -7,26 +7,15 @@ from typing import Any
 import pytest
 
 from tests.fakes.datasets import write_lines
-from toolchain.artifacts import Dataset, Record
+from tests.fakes.records import record_of
+from toolchain.artifacts import Dataset
 from toolchain.held_out import Split, split
 
 
 def dataset(folder: Path, train: int, held_out: list[str]) -> Dataset:
     write_lines(folder / "train.jsonl", [row(f"learned {number}") for number in range(train)])
     write_lines(folder / "held_out.jsonl", [row(text) for text in held_out])
-    record = Record(
-        stage="ingest",
-        key="",
-        inputs={},
-        parameters={},
-        seed=0,
-        tools={},
-        digest="",
-        size_bytes=0,
-        seconds=0.0,
-        figures={},
-    )
-    return Dataset(path=folder, record=record, fresh=False)
+    return Dataset(path=folder, record=record_of("ingest", {}), fresh=False)
 
 
 def row(question: str) -> dict[str, Any]:

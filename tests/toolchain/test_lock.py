@@ -58,7 +58,10 @@ def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_
     thread.join(timeout=120)
     assert entered.is_set()
     assert report.notes == [
-        f"{tmp_path}: process {child.pid} (demitasse run 'a recipe.toml') works here; waiting until it ends"
+        (
+            f"{tmp_path}: process {child.pid} (demitasse run 'a recipe.toml') works here; "
+            "waiting until it ends"
+        )
     ]
     assert not (tmp_path / HOLDER).exists()
 

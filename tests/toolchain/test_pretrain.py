@@ -74,6 +74,7 @@ def test_any_text_comes_back_from_its_tokens_with_nothing_put_before_it(
     assert tokenizer.encode("") == []
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes(
     dataset: Dataset, base: Checkpoint, tmp_path: Path
 ) -> None:

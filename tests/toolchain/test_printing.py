@@ -18,7 +18,8 @@ HOSTILE = (
 """Titles, colours, C1, a carriage return, directions, half a character, markup and an emoji's
 name."""
 SHOWN = (
-    "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x0dover\\x08\\x7f\\u202eflip\\u2028line\\ud800 [/INST] [bold]x[/bold] "
+    "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x0dover\\x08\\x7f\\u202eflip\\u2028line\\ud800 "
+    "[/INST] [bold]x[/bold] "
     "[link=http://evil.example]y[/link] :cat: \\[z]"
 )
 

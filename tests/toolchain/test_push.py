@@ -102,6 +102,7 @@ def test_a_push_sends_installs_and_serves(
 LONGEST = {"--check-timeout": "900", "--health-timeout": "300"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("address", "limits"), [("local", {}), ("virtual:rpi-4b-2gb", LONGEST)])
 def test_only_an_emulated_board_gets_the_longest_times_whatever_a_release_weighs(
     board: FakeConnection,
@@ -119,6 +120,7 @@ def test_only_an_emulated_board_gets_the_longest_times_whatever_a_release_weighs
     } == limits
 
 
+@pytest.mark.slow
 def test_the_same_release_again_sends_no_byte(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -129,6 +131,7 @@ def test_the_same_release_again_sends_no_byte(
     assert [action.verb for action in again.actions] == ["activate"]
 
 
+@pytest.mark.slow
 def test_the_next_release_sends_only_what_changed(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -144,6 +147,7 @@ def test_the_next_release_sends_only_what_changed(
     assert deployment.bytes_sent == (second.path / "manifest.json").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_bytes_and_writes_nothing(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -176,6 +180,7 @@ def updated(board: FakeConnection, runtime: Path, tmp_path: Path, port: int) -> 
     return make_bundle(tmp_path / "c", version="2", counter=2, gguf=new)
 
 
+@pytest.mark.slow
 def test_a_retuned_model_travels_as_what_changed(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle
 ) -> None:
@@ -198,6 +203,7 @@ def test_a_retuned_model_travels_as_what_changed(
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 
+@pytest.mark.slow
 def test_from_another_computer_whole_tensors_travel(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
 ) -> None:
@@ -209,6 +215,7 @@ def test_from_another_computer_whole_tensors_travel(
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 
+@pytest.mark.slow
 def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle
 ) -> None:
@@ -231,6 +238,7 @@ def test_a_base_that_rotted_on_the_board_costs_one_tensor_more(
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 
+@pytest.mark.slow
 def test_a_base_that_is_another_file_on_this_computer_is_found_out(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
 ) -> None:
@@ -247,6 +255,7 @@ def test_a_base_that_is_another_file_on_this_computer_is_found_out(
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 
+@pytest.mark.slow
 def test_a_base_that_is_broken_here_is_asked_of_the_board_and_one_that_is_broken_there_is_none(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, cache: Path
 ) -> None:
@@ -269,6 +278,7 @@ def test_a_base_that_is_broken_here_is_asked_of_the_board_and_one_that_is_broken
     ) == ({}, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
 def test_a_cut_delta_goes_on_at_the_frame(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, updated: Bundle, share: float
@@ -290,6 +300,7 @@ def test_a_cut_delta_goes_on_at_the_frame(
     assert Device(board).call("verify")
 
 
+@pytest.mark.slow
 def test_progress_is_told_while_it_sends_and_before_it_switches(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -302,6 +313,7 @@ def test_progress_is_told_while_it_sends_and_before_it_switches(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_after", [1_000, 100_000, 300_000, 1_500_000, 3_100_000])
 def test_a_cut_push_goes_on_where_it_stopped(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, cut_after: int
@@ -328,6 +340,7 @@ def test_a_cut_push_goes_on_where_it_stopped(
     assert Device(board).call("status")["service"]["healthy"] is True
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("bundle", "kind", "message"),
     [
@@ -366,6 +379,7 @@ def test_what_fails_on_the_board_is_an_error_of_ours(
     assert caught.value.message == message
 
 
+@pytest.mark.slow
 def test_a_downgrade_is_a_matter_of_trust(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -384,6 +398,7 @@ def test_a_downgrade_is_a_matter_of_trust(
     assert caught.value.exit_code == 8
 
 
+@pytest.mark.slow
 def test_a_second_push_at_the_same_time_is_refused(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
@@ -398,6 +413,7 @@ def test_a_second_push_at_the_same_time_is_refused(
             push_unsigned(make_bundle(tmp_path / "b"), runtime, Device(board), Silent(), port=port)
 
 
+@pytest.mark.slow
 def test_names_of_a_push_reach_the_boards_status(
     board: FakeConnection, runtime: Path, port: int, tmp_path: Path
 ) -> None:
@@ -563,6 +579,7 @@ def test_a_spoilt_bundle_is_refused_on_the_host(
     assert board.commands == []
 
 
+@pytest.mark.slow
 def test_a_push_over_real_ssh_serves_sends_nothing_twice_and_can_be_asked(
     runtime: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

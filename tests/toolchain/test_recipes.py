@@ -89,13 +89,18 @@ def test_codes_are_learned_where_a_recipe_says_so(text: str, tmp_path: Path) -> 
     assert recipe.load(tmp_path / "mine.toml").quantize.distill == LEARNED[text]
 
 
+_SHARED = "what is chosen or learned on this recipe's text makes a base that no other skill shares"
 REFUSED = {
-    '[quantize]\ndistill = true\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
-    '[quantize]\nscheme = "auto:4bpw"\nadapter = "beside"': "what is chosen or learned on this recipe's text makes a base that no other skill shares",
+    '[quantize]\ndistill = true\nadapter = "beside"': _SHARED,
+    '[quantize]\nscheme = "auto:4bpw"\nadapter = "beside"': _SHARED,
     '[[data.turns]]\nquestion = "why?"': "data.turns.0: missing key `answer`",
-    '[[data.turns]]\nquestion = " "\nanswer = "so"': "data.turns.0: question: string should have at least 1 character, got ` `",
+    '[[data.turns]]\nquestion = " "\nanswer = "so"': (
+        "data.turns.0: question: string should have at least 1 character, got ` `"
+    ),
     '[[data.turns]]\nrole = "user"': "data.turns.0: missing key `question`",
-    "[quantize.distill]\ntokens = 3000000": "tokens: input should be less than or equal to 2000000, got `3000000`",
+    "[quantize.distill]\ntokens = 3000000": (
+        "tokens: input should be less than or equal to 2000000, got `3000000`"
+    ),
 }
 
 

@@ -129,6 +129,7 @@ def test_reports_without_a_test_in_common_are_refused() -> None:
         report.compare(made(), other)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("measured", "caveat"),
     [

@@ -24,8 +24,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_name_is_found_where_no_file_is(elsewhere: Path) -> None:
-    assert shipped.find(Path("starter")) == shipped.folder() / "starter.toml"
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_name_is_found_where_no_file_is(name: str, elsewhere: Path) -> None:
+    assert shipped.find(Path(name)) == shipped.folder() / f"{name}.toml"
 
 
 def test_a_persons_own_file_of_that_name_comes_first(elsewhere: Path) -> None:

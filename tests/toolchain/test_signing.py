@@ -216,6 +216,7 @@ def board(tmp_path: Path) -> Iterator[FakeConnection]:
         Device(made).call("stop")
 
 
+@pytest.mark.slow
 def test_a_board_takes_what_its_owner_signed_and_nothing_else(
     board: FakeConnection, ssh: Path, tmp_path: Path
 ) -> None:
@@ -251,7 +252,8 @@ def test_a_board_takes_what_its_owner_signed_and_nothing_else(
     )
 
 
-def test_another_signature_of_the_same_release_sends_its_papers_alone(
+@pytest.mark.slow
+def test_another_signature_of_the_same_release_sends_manifest_and_signature_alone(
     board: FakeConnection, ssh: Path, tmp_path: Path
 ) -> None:
     bundle = finished(make_bundle(tmp_path / "b", payload=os.urandom(200_000)))
@@ -263,7 +265,7 @@ def test_another_signature_of_the_same_release_sends_its_papers_alone(
         Device(board).call("trust", "--signer", key.public)
         sent = push(bundle, runtime, Device(board), Silent(), port=port).bytes_sent
         assert Device(board).call("status")["release"]["signed_by"] == key.fingerprint
-    papers = [bundle.path / name for name in ("manifest.json", "manifest.json.sig")]
-    papers += [runtime / name for name in ("runtime.json", "runtime.json.sig")]
-    assert sent == sum(file.stat().st_size for file in papers)
+    files = [bundle.path / name for name in ("manifest.json", "manifest.json.sig")]
+    files += [runtime / name for name in ("runtime.json", "runtime.json.sig")]
+    assert sent == sum(file.stat().st_size for file in files)
     assert json.loads((bundle.path / "manifest.json").read_text())["name"] == "tiny"

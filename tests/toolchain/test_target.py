@@ -270,14 +270,16 @@ DOES_NOT_FIT = [
     (
         "rpi-4b-1gb",
         needs(600, 128, 4096),
-        "it takes 867 MB (weights 600, KV cache 128, compute buffers 50, runtime 60, conversations 29), "
+        "it takes 867 MB (weights 600, KV cache 128, compute buffers 50, runtime 60, "
+        "conversations 29), "
         "755 MB are left beside the operating system",
         "a context of 512 tokens fits",
     ),
     (
         "rpi-zero-2w",
         needs(200),
-        "it takes 387 MB (weights 200, KV cache 64, compute buffers 50, runtime 60, conversations 13), "
+        "it takes 387 MB (weights 200, KV cache 64, compute buffers 50, runtime 60, "
+        "conversations 13), "
         "287 MB are left beside the operating system",
         "use a smaller model or scheme",
     ),

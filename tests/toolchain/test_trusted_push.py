@@ -1,4 +1,6 @@
-"""A board that others could reach, from the command line over real SSH: trusted once, it takes what its owner signed."""
+"""A board that others could reach, from the command line over real SSH: trusted once, it takes what
+its owner signed.
+"""
 
 import json
 import platform
@@ -27,6 +29,7 @@ def refused(*words: str) -> ToolchainError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = finished(make_bundle(tmp_path / "bundle"))
     for name, value in {
@@ -41,7 +44,8 @@ def test_trust_push_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (tmp_path / ".ssh").mkdir()
         own = signers.make_key(tmp_path / ".ssh" / "id_ed25519")
         (tmp_path / ".ssh" / "config").write_text(
-            f"Host pi\n HostName 127.0.0.1\n Port {way.port}\n User {way.user}\n IdentityFile {way.identities[0]}\n IdentitiesOnly yes\n"
+            f"Host pi\n HostName 127.0.0.1\n Port {way.port}\n User {way.user}\n"
+            f" IdentityFile {way.identities[0]}\n IdentitiesOnly yes\n"
         )
         assert refused(*push).exit_code == 8, "its host key is unknown"
         assert "shows ssh-ed25519 SHA256:" in said("trust", "pi", "--yes")
@@ -78,7 +82,9 @@ def test_a_bundle_is_signed_where_the_key_is(tmp_path: Path) -> None:
 
 
 def forged(bundle: Bundle) -> None:
-    """Change the chat template and the manifest with it; leave the signature and the record as they were."""
+    """Change the chat template and the manifest with it; leave the signature and the record as they
+    were.
+    """
     (bundle.path / "chat_template.jinja").write_text("{% if true %}yes{% endif %}")
     fields = json.loads((bundle.path / "manifest.json").read_bytes())
     entry = asdict(file_entry(bundle.path, "chat_template.jinja"))
@@ -86,6 +92,7 @@ def forged(bundle: Bundle) -> None:
     (bundle.path / "manifest.json").write_text(json.dumps(fields))
 
 
+@pytest.mark.slow
 def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_nor_pushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +119,7 @@ def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_no
     assert not (tmp_path / "board" / "blobs").exists(), "nothing was sent"
 
 
+@pytest.mark.slow
 def test_a_changed_bundle_without_its_signature_is_not_signed_either(tmp_path: Path) -> None:
     bundle, key = (
         finished(make_bundle(tmp_path / "bundle")),

@@ -60,9 +60,9 @@ def test_trainable_and_all_parameters_are_counted_exactly(
         trainable,
         total,
     )
-    assert (
-        report.notes[0]
-        == f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 conversations"
+    assert report.notes[0] == (
+        f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), 8 "
+        "conversations"
     )
 
 
@@ -136,6 +136,7 @@ def test_the_adapter_is_kept_and_merging_it_again_gives_the_same_weights(
     assert config["base_model_name_or_path"] == base.path.name
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     base: Checkpoint, tuned: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:

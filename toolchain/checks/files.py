@@ -38,7 +38,7 @@ def _typed(ahead: Ahead) -> list[str]:
 
 
 def check_model(ahead: Ahead, bases: Bases, findings: Findings) -> None:
-    """Find what keeps a model from its files: tokenizer, rows without a type, context, memory."""
+    """Find what makes a model file impossible: tokenizer, types of rows, context, memory."""
 
     quantized = bases.quantized
     model = bases.quantized.model

@@ -1,6 +1,6 @@
 """The gate: the model file, run by the device runtime, against the user's own model.
 
-evaluate(ModelFile, Original, Dataset) → Verdict. What fails here goes no further. The goldens that
+evaluate(Candidate, Originals, Texts) → Verdict. What fails here goes no further. The goldens that
 the board must reproduce are taken here too, from the same runtime.
 """
 
@@ -43,14 +43,26 @@ from toolchain.runtime.scoring import Scorer, scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model file, and the program that runs it as the board will."""
+
+    model: ModelFile
+    runtime: Path
+    """Folder of the runtime for this computer."""
+    escape: bool = False
+    """Whether the runtime breaks up control tokens in questions, as the bundle will."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Originals:
     """What a model file is compared with."""
 
     reference: Original
     """The model that the file was made of."""
     teacher: Original | None = None
-    """After `distill` the model that taught it: a student that is like itself may still be unlike
-    its teacher."""
+    """Model that taught it in `distill`. A file may be close to its student and yet far from the
+    teacher.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,20 +84,15 @@ class Texts:
 
 
 def evaluate(
-    model: ModelFile,
+    candidate: Candidate,
     originals: Originals,
     texts: Texts,
     spec: EvaluateSpec,
-    runtime: Path,
     out: Path,
     report: Reporter,
-    *,
-    escape: bool = False,
 ) -> Verdict:
-    """Measure a model file and apply the gate; raise GateError with every limit that was missed.
-
-    With `escape` the runtime breaks up control tokens in questions, as the bundle will.
-    """
+    """Measure a model file and apply the gate; raise GateError with every limit that was missed."""
+    model = candidate.model
     general = passages(texts.general)
     inputs = {
         "model": model.digest,
@@ -94,17 +101,15 @@ def evaluate(
         "dataset": texts.dataset.digest,
         "general": hashlib.sha256("\0".join(general).encode()).hexdigest(),
         **({"held_out": "split"} if texts.split else {}),
-        "runtime": runtime.name,
-        **({"special_tokens": ESCAPE} if escape else {}),
+        "runtime": candidate.runtime.name,
+        **({"special_tokens": ESCAPE} if candidate.escape else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
     record, fresh = keep(
         out,
         work,
-        lambda folder: _measure(
-            model, originals, texts, spec, runtime, folder, report, escape=escape
-        ),
+        lambda folder: _measure(candidate, originals, texts, spec, folder, report),
         VerdictFigures,
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
@@ -118,25 +123,23 @@ def evaluate(
 
 
 def _measure(
-    model: ModelFile,
+    candidate: Candidate,
     originals: Originals,
     texts: Texts,
     spec: EvaluateSpec,
-    runtime: Path,
     out: Path,
     report: Reporter,
-    *,
-    escape: bool,
 ) -> VerdictFigures:
+    model = candidate.model
     held_out = texts.held_out(spec.questions)
     opening = texts.dataset.opening()
     with scorer(
-        runtime,
+        candidate.runtime,
         model.file,
         context=_context(model, opening),
         adapter=model.adapter,
         opening=texts.dataset.opening_file,
-        escape=escape,
+        escape=candidate.escape,
     ) as child:
         about = child.info()
         context = int(about["context"])

@@ -10,8 +10,8 @@ from toolchain.figures import Measured
 from toolchain.recipe import GateSpec
 
 ROUNDING = 1e-9
-"""Largest difference of two shares that are equal in exact arithmetic: 1 - 0.95 is more than 0.05
-to a computer."""
+"""Largest difference of two shares that count as equal."""
+# In floating point 1 - 0.95 is more than 0.05.
 
 
 def failures(measured: Measured, gate: GateSpec) -> list[str]:

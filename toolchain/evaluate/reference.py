@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 FLOAT32_BYTES = 4
 HEADROOM = 1.15
-"""Memory of a loaded model ÷ its weights: one tensor of the file beside its float32 copy, and
-activations of one conversation."""
+"""Memory of a loaded model, as a multiple of its weights."""
+# More than 1 because of one tensor of the file next to its float32 copy, and the activations of one
+# conversation.
 BATCH = 16
 """Questions that the reference answers at once."""
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -123,7 +124,7 @@ def _answers_end(reference: Reference, prompts: list[list[int]], max_tokens: int
     pad, width = ends[0] if ends else 0, max(map(len, prompts))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+    greedy = GenerationConfig(
         max_new_tokens=max_tokens,
         do_sample=False,
         num_beams=1,
@@ -182,7 +183,7 @@ def _model(original: Original) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             original.base,
@@ -260,7 +261,8 @@ def _auto_tokenizer(folder: Path) -> Any:
 
 
 def _old_ids(own: Any, trimmed: Any) -> tuple[int, ...]:
-    """Return the own id of each id after trimming: a token is its text, whatever its number."""
+    """Return, for each id after trimming, the id of the same token before it."""
+    # A token is its text, whatever its number.
     old, new = own.get_vocab(), trimmed.get_vocab()
     foreign = [text for text in new if text not in old]
     if foreign:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolchain import artifacts
+from toolchain import artifacts, extras
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
 from toolchain.errors import ConfigError, FitError, ToolError
 from toolchain.finished.look import Seen, look
@@ -269,7 +269,7 @@ def _reference(name: str, settings: Settings) -> Checkpoint:
     if missing := [each for each in ("torch", "transformers") if not find_spec(each)]:
         raise ToolError(
             f"--reference: {' and '.join(missing)} not installed",
-            hint="pip install 'demitasse[train]'",
+            hint=extras.remedy("train"),
         )
 
     folder = hub.fetch(name, near=Path(), offline=settings.offline)

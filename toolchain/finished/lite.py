@@ -15,6 +15,7 @@ from typing import Any
 
 from device.manifest import TEMPLATE, TOKENIZER, ManifestError
 from device.manifest import tflite as tflite_files
+from toolchain import extras
 from toolchain.errors import ArtifactError, ToolError
 from toolchain.finished.look import Seen
 from toolchain.finished.source import Source
@@ -138,7 +139,7 @@ def taken_apart(source: Source, room: Path) -> Source:
         from litert_lm_builder import litertlm_header_schema_py_generated as schema
     except ImportError as error:
         raise ToolError(
-            "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
+            "litert-lm-builder is not installed", hint=extras.remedy("tflite")
         ) from error
 
     kinds = schema.AnySectionDataType

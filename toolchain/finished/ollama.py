@@ -26,7 +26,8 @@ _NAME_PART = re.compile(r"\w[\w.-]{0,79}(:\d{1,5})?", re.ASCII)
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _MAX_TEXT_BYTES = 1 << 20
 _GREEDY = ("temperature", "top_k", "top_p", "min_p", "seed", "typical_p", "repeat_penalty")
-"""Parameters of sampling: a board takes the likeliest token unless a request says otherwise."""
+"""Parameters of sampling that are left out."""
+# A board takes the most likely token unless a request says otherwise.
 
 
 def stored(name: str) -> Source:

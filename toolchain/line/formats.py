@@ -34,6 +34,8 @@ class Format:
     """End of a model file's name, with the dot."""
     engine: str
     """Engine that runs it, as targets and manifests spell it."""
+    extra: str = ""
+    """Extra of the package that making such a file needs."""
     folder_suffix: str = ""
     """End of the names of the folders in which a walk makes it."""
     has_fixed_context: bool = False
@@ -269,6 +271,7 @@ FORMATS: dict[str, Format] = {
     "tflite": Format(
         suffix=".tflite",
         engine="litert",
+        extra="tflite",
         folder_suffix="-tflite",
         has_fixed_context=True,
         quantize=_quantize_tflite,
@@ -283,8 +286,8 @@ FORMATS: dict[str, Format] = {
         packing=Packing(tensor_digests=_tflite_tensor_digests, needs=_tflite_needs),
     ),
 }
-"""Format, as recipes spell it → its row. The first is the one of files and schemes that no other
-row knows."""
+"""Name of a format in recipes → its row."""
+# The first one takes all files and schemes that no other row knows.
 
 
 def of_file(file: Path) -> Format:

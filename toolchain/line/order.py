@@ -5,6 +5,7 @@ Each stage needs what it reads before it, and none may come too late to change t
 
 from collections.abc import Iterator, Sequence
 
+from toolchain import extras
 from toolchain.artifacts import Checkpoint, ModelFile
 from toolchain.checks import Findings
 from toolchain.config import closest
@@ -35,6 +36,19 @@ def check_target(recipe: Recipe, target: Target, findings: Findings) -> None:
         findings.notes.append(
             f"{target.id}: runs no {' and no '.join(lacking)}: that is left out; {runs}"
         )
+
+
+def check_extras(recipe: Recipe, stages: Sequence[str], findings: Findings) -> None:
+    """Find packages that the stages or the formats need and that are not installed."""
+    rows = [STAGES[stage] for stage in stages if stage in STAGES]
+    extras_needed = {row.extra: "stages" for row in rows if row.extra}
+    if any(row.gives is ModelFile for row in rows):
+        forms = [FORMATS[form] for form in recipe.quantize.formats if form in FORMATS]
+        extras_needed |= {form.extra: "quantize: formats" for form in forms if form.extra}
+
+    for extra, key in extras_needed.items():
+        with findings.gathering():
+            extras.require(extra, f"{recipe.id}.toml: {key}")
 
 
 def runnable(recipe: Recipe, target: Target) -> tuple[str, ...]:

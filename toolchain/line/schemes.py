@@ -31,7 +31,7 @@ def try_schemes(recipe: Recipe, settings: Settings, schemes: Sequence[str]) -> I
     `SCHEME+learned` is a scheme whose codes are learned; LiteRT's names make TFLite files. Files
     and figures stay under `schemes/`, and are not made again.
     """
-    from toolchain.evaluate import Originals, Texts, evaluate
+    from toolchain.evaluate import Candidate, Originals, Texts, evaluate
 
     if "quantize" not in recipe.stages:
         raise ConfigError(f"{recipe.id}.toml: stages: without `quantize` there is nothing to try")
@@ -49,7 +49,7 @@ def try_schemes(recipe: Recipe, settings: Settings, schemes: Sequence[str]) -> I
             folder = settings.out / "schemes" / name.replace(":", "-")
             model = row.quantize(flow, spec, folder / "quantize")
             verdict = evaluate(
-                model,
+                Candidate(model=model, runtime=row.runtime(settings.report)),
                 Originals(reference=flow.reference(), teacher=flow.teacher),
                 Texts(
                     dataset=flow.data(),
@@ -57,7 +57,6 @@ def try_schemes(recipe: Recipe, settings: Settings, schemes: Sequence[str]) -> I
                     split=is_chosen,
                 ),
                 open_gate(recipe.evaluate),
-                row.runtime(settings.report),
                 folder / "evaluate",
                 settings.report,
             )

@@ -62,6 +62,8 @@ class Stage:
     """Kind of the stage's artifact."""
     per_format: bool = False
     """Whether the stage is done for each format of the recipe."""
+    extra: str = ""
+    """Extra of the package that the stage needs."""
 
 
 # ingest -------------------------------------------------------------------------------------------
@@ -346,12 +348,16 @@ def _quantized(artifact: Artifact) -> str:
 
 
 def _evaluate(flow: Flow) -> Verdict:
-    from toolchain.evaluate import Originals, Texts, evaluate
+    from toolchain.evaluate import Candidate, Originals, Texts, evaluate
 
     form = FORMATS[flow.format]
     recipe = flow.recipe
     verdict = evaluate(
-        flow.models[flow.format],
+        Candidate(
+            model=flow.models[flow.format],
+            runtime=form.runtime(flow.report),
+            escape=recipe.package.special_tokens == ESCAPE,
+        ),
         Originals(reference=flow.reference(), teacher=flow.teacher),
         Texts(
             dataset=flow.data(),
@@ -359,10 +365,8 @@ def _evaluate(flow: Flow) -> Verdict:
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
-        form.runtime(flow.report),
         flow.out("evaluate"),
         flow.report,
-        escape=recipe.package.special_tokens == ESCAPE,
     )
     flow.verdicts[flow.format] = verdict
     return verdict
@@ -452,6 +456,7 @@ STAGES: dict[str, Stage] = {
         run=_pretrain,
         plan=_plan_pretrain,
         result=_pretrained,
+        extra="train",
         needs=(Dataset,),
         gives=Checkpoint,
     ),
@@ -460,6 +465,7 @@ STAGES: dict[str, Stage] = {
         run=_tune,
         plan=_plan_tune,
         result=_tuned,
+        extra="train",
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
     ),
@@ -468,6 +474,7 @@ STAGES: dict[str, Stage] = {
         run=_distill,
         plan=_plan_distill,
         result=_distilled,
+        extra="train",
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
     ),
@@ -476,6 +483,7 @@ STAGES: dict[str, Stage] = {
         run=_trim,
         plan=_plan_trim,
         result=_trimmed,
+        extra="train",
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
     ),
@@ -501,6 +509,7 @@ STAGES: dict[str, Stage] = {
         run=_evaluate,
         plan=_plan_evaluate,
         result=_evaluated,
+        extra="train",
         needs=(Dataset, ModelFile),
         gives=Verdict,
         per_format=True,

@@ -51,6 +51,7 @@ def known(
         before = recipe.stages[: recipe.stages.index("quantize")]
         stages = (*before, "quantize", "evaluate")
     findings = Findings(errors=[*order.faults(recipe, stages)])
+    order.check_extras(recipe, stages, findings)
     if any(STAGES[stage].per_format for stage in stages if stage in STAGES):
         order.check_target(recipe, settings.target, findings)
 

@@ -40,7 +40,7 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Any:
 
     check_model_folder(folder)
     refuse_quantised(folder)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     # With `output_loading_info` a pair is returned; the declared type names the model alone.
     load = cast(Callable[..., tuple[Any, dict[str, Any]]], AutoModelForCausalLM.from_pretrained)
 
@@ -87,7 +87,7 @@ def save_model(model: Any, out: Path) -> None:
     """Write config.json, safetensors and generation_config.json."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     model.save_pretrained(out)
 
 

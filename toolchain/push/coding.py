@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 SPARSE, DENSE = 0.2, 0.4
-"""Shares of non-zero values. Below SPARSE tokens are always smaller, above DENSE never.
-
-Between the two, both forms are tried."""
+"""Shares of non-zero values between which both codings are tried."""
+# Below SPARSE, tokens are always smaller; above DENSE, never.
 COVERED, MAX_COMMON, MAX_RARE = 0.97, 16, 120
-"""Which symbols get words with runs: the most frequent ones, COVERED of all, at most MAX_COMMON.
-
-With more than MAX_RARE other symbols, tokens are not worth it."""
+"""Limits of the symbols that get words with runs: share of all that they cover, their number, and
+the number of other symbols.
+"""
+# With more than MAX_RARE other symbols the words are not worth it.
 _DIGITS = 4
 _FOUR, _NIBBLE = np.uint8(4), np.uint8(15)
 

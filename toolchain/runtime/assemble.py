@@ -15,6 +15,7 @@ from pathlib import Path
 from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, file_entry, to_bytes
 from toolchain.agent import MAIN, cache, device_files, device_folder
 from toolchain.errors import ToolError
+from toolchain.files import keep_folder
 
 SERVER = (
     "anyio",
@@ -93,7 +94,7 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
                 THIS_PYTHON,
             ):
                 _check(staged, engine)
-            staged.rename(final)
+            keep_folder(staged, final)
 
     return final
 

@@ -25,6 +25,7 @@ from device.manifest import ManifestError, checked_path
 from toolchain import config
 from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, cache
 from toolchain.errors import ArtifactError, ConfigError, FitError
+from toolchain.files import keep_folder
 from toolchain.progress import Reporter, Silent
 from toolchain.runtime.elf import glibc_floor
 from toolchain.tools import pip
@@ -85,7 +86,7 @@ def site_folder(
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as work:
             _make(pins, place, Path(work), report)
-            (Path(work) / "site").replace(kept)
+            keep_folder(Path(work) / "site", kept)
 
     return kept
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from toolchain import extras
 from toolchain.errors import ToolError
 
 
@@ -10,7 +11,5 @@ def schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
-        raise ToolError(
-            "ai-edge-litert is not installed", hint="pip install 'demitasse[tflite]'"
-        ) from error
+        raise ToolError("ai-edge-litert is not installed", hint=extras.remedy("tflite")) from error
     return schema_py_generated

@@ -192,7 +192,7 @@ def _continue(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
     )
     # Every setting is given: generate() takes those that are missing from the model's folder.
-    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+    greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,

@@ -25,7 +25,7 @@ from device.engine.machine import others_run
 from device.engine.reading import SequenceEngine
 from device.engine.sequence import ReadSequence
 from device.errors import DeviceError
-from device.manifest import ManifestError
+from device.manifest import ManifestError, gguf
 from device.manifest.gguf import read_header
 
 
@@ -249,6 +249,11 @@ class LlamaEngine(SequenceEngine):
 
     def _ends(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+
+def streamed_bytes(path: Path) -> int:
+    """Return the bytes of a GGUF file that are read for each token; raise ManifestError."""
+    return gguf.streamed_bytes(read_header(path))
 
 
 def load(path: Path, settings: Settings) -> LlamaEngine:

@@ -62,7 +62,7 @@ class LlamaDecoder:
                 sampling.temperature == 0 and not sampling.grammar and sampling.top_logprobs is None
             )
             if greedy and self._speculates:
-                yield from self._guessing(picker, [*prompt, first[0]], room - 1, clock, cancelled)
+                yield from self._drafting(picker, [*prompt, first[0]], room - 1, clock, cancelled)
             else:
                 yield from self._stepping(picker, first[0], room - 1, clock, cancelled)
         finally:
@@ -84,7 +84,7 @@ class LlamaDecoder:
         self._budget.stepped(clock.ran(1, began))
         return chosen
 
-    def _guessing(
+    def _drafting(
         self,
         picker: Picker,
         text: list[int],

@@ -12,17 +12,40 @@ CONVERSATION = [
     {"role": "user", "content": 'and "now"?'},
 ]
 TEMPLATES = {
-    "chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "blocks are trimmed": "{% for m in messages %}\n    {%- if m.role == 'user' %}\n[U] {{ m.content | trim }}\n"
-    "    {% endif %}\n{% endfor %}\n",
-    "loop controls": "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ loop.index }}{{ m.content }}"
-    "{% if loop.index == 3 %}{% break %}{% endif %}{% endfor %}",
+    "chatml": (
+        "{% for m in messages %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "blocks are trimmed": (
+        "{% for m in messages %}\n"
+        "    {%- if m.role == 'user' %}\n"
+        "[U] {{ m.content | trim }}\n"
+        "    {% endif %}\n"
+        "{% endfor %}\n"
+    ),
+    "loop controls": (
+        "{% for m in messages %}"
+        "{% if m.role == 'system' %}{% continue %}{% endif %}"
+        "{{ loop.index }}{{ m.content }}"
+        "{% if loop.index == 3 %}{% break %}{% endif %}"
+        "{% endfor %}"
+    ),
     "json is not escaped": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}",
-    "namespaces and tokens": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
-    "{{ bos_token }}{{ ns.n }}{{ eos_token }}",
-    "generation marks": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-    "no tools": "{% if tools is none %}none{% endif %}{% if documents is defined %}defined{% endif %}{{ missing }}",
+    "namespaces and tokens": (
+        "{% set ns = namespace(n=0) %}"
+        "{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+        "{{ bos_token }}{{ ns.n }}{{ eos_token }}"
+    ),
+    "generation marks": (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    ),
+    "no tools": (
+        "{% if tools is none %}none{% endif %}"
+        "{% if documents is defined %}defined{% endif %}"
+        "{{ missing }}"
+    ),
 }
 
 

@@ -30,7 +30,8 @@ def mutant(number):
     draw, raw = random.Random(number), bytearray(sound)
     for _ in range(draw.choice((1, 1, 2))):
         at, width = draw.randrange(24, head), draw.choice((1, 1, 2, 4, 8))
-        raw[at : at + width] = draw.choice((draw.randbytes(width), (draw.choice(EXTREMES) % 256**width).to_bytes(width, "little")))
+        extreme = (draw.choice(EXTREMES) % 256**width).to_bytes(width, "little")
+        raw[at : at + width] = draw.choice((draw.randbytes(width), extreme))
     return raw
 
 def ask(file):
@@ -59,7 +60,10 @@ for number in range(first, first + count):
         if not child:
             os._exit(ask(file))
         ended = os.waitpid(child, 0)[1]
-        status = f"killed by signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}"
+        if os.WIFSIGNALED(ended):
+            status = f"killed by signal {os.WTERMSIG(ended)}"
+        else:
+            status = f"exit {os.WEXITSTATUS(ended)}"
     print(json.dumps([number, status]), flush=True)
 """
 TOGETHER = 100

@@ -100,6 +100,7 @@ def test_types_are_those_of_the_format() -> None:
         assert (kind.name, *constants.GGML_QUANT_SIZES[kind]) == (name, block, size)
 
 
+@pytest.mark.slow
 def test_every_prefix_of_a_file_is_refused(written: Callable[[bytes], Path]) -> None:
     for length in range(len(SOUND) - (128 - 102)):
         assert fault(written(SOUND[:length])).startswith("model.gguf: ")
@@ -289,6 +290,7 @@ except ManifestError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 45])
 def test_the_largest_header_that_is_looked_at_stays_in_256_mb_and_comes_to_an_end(
     written: Callable[[bytes], Path], length: int

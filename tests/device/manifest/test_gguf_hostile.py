@@ -267,6 +267,7 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.soak(row=7, short=10_000, whole=1_000_000)
 def test_mutants_are_read_or_refused_and_nothing_else(file: Path, rounds: Rounds) -> None:
     with file.open("w+b", buffering=0) as stream, bounds():

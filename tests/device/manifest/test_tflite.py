@@ -92,6 +92,7 @@ def test_a_file_that_is_cut_is_refused(file: Path, tmp_path: Path, share: float)
     )
 
 
+@pytest.mark.slow
 def test_no_change_of_its_structure_gives_another_error(file: Path, tmp_path: Path) -> None:
     """Bit flips, zeros, largest numbers and moved words before the weights: refused, or harmless to
     read.
@@ -129,6 +130,7 @@ def test_what_is_walked_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) 
 # What tflite-runtime 2.14 must not be given
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "dynamic_wi8_afp32"])
 def test_the_legacy_runtime_may_run_what_it_computes_rightly(tmp_path: Path, scheme: str) -> None:
     assert (

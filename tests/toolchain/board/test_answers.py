@@ -54,6 +54,7 @@ def test_the_facts_of_a_real_computer_are_taken_as_they_are(seen: dict[str, Any]
 WRONG: list[Any] = [None, [], {}, "x", -5, 1.5, True, [[]], ["x"], {"x": None}, 10**30, "\ud800"]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*answers.Facts.model_fields, *answers.Stored.model_fields])
 def test_no_fact_of_a_wrong_type_comes_through(name: str, seen: dict[str, Any]) -> None:
     part = "facts" if name in answers.Facts.model_fields else "stored"
@@ -153,6 +154,7 @@ FLOODS: dict[str, tuple[Answer, str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("answer", "message"), FLOODS.values(), ids=FLOODS)
 def test_a_board_that_floods_is_left(home: Path, answer: Answer, message: str) -> None:
     with looking_at(answer) as device, pytest.raises(BoardError, match=message):

@@ -97,6 +97,7 @@ KINDS = [("-t", "ed25519"), ("-t", "rsa", "-b", "2048"), ("-t", "ecdsa", "-b", "
 PEM = [("-t", "rsa", "-b", "2048", "-m", "PEM"), ("-t", "ecdsa", "-m", "PKCS8")]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("words", KINDS + PEM, ids=lambda words: "-".join(words[1::2]))
 def test_a_private_key_of_any_kind_and_format_is_tried(host: Host, words: tuple[str, ...]) -> None:
     key = host.key("board", *words)
@@ -105,6 +106,7 @@ def test_a_private_key_of_any_kind_and_format_is_tried(host: Host, words: tuple[
     assert gets_in()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("named", ["{}", "{}.pub"])
 @pytest.mark.parametrize("setting", ["environment", "IdentityAgent"])
 def test_a_locked_key_that_the_agent_holds_is_signed_by_the_agent(
@@ -157,6 +159,7 @@ def test_a_security_key_signs_through_the_agent(host: Host) -> None:
         assert gets_in()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("words", KINDS, ids=lambda words: words[1])
 @pytest.mark.parametrize("by", ["file", "agent"])
 def test_a_certificate_beside_the_key_is_shown(host: Host, words: tuple[str, ...], by: str) -> None:
@@ -189,6 +192,7 @@ def _spoil(key: Path) -> None:
     key.with_name(key.name + ".pub").unlink()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("spoil", "passphrase", "problem"),
     [

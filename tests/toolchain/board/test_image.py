@@ -101,6 +101,7 @@ def test_too_little_room_is_said_before_anything_is_built(
     assert not any(path.is_dir() for path in image.place(12).parent.iterdir())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("unshare", "message"),
     [

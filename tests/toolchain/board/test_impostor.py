@@ -1,9 +1,7 @@
 """An impostor answers in the board's place and would take any key: nothing is told to it."""
 
 import contextlib
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,35 +9,17 @@ import paramiko
 import pytest
 
 from tests.fakes import signers
+from tests.fakes.hostile import SshServer
 from toolchain.board import known_hosts, ssh
 from toolchain.errors import ToolchainError, TrustError
 
 
-class Impostor(paramiko.ServerInterface):
-    """A whole SSH server (paramiko's) that lets everybody in and writes down what it learns."""
+class Impostor(SshServer):
+    """Lets everybody in, and writes down what it learns."""
 
     def __init__(self) -> None:
-        self.key = paramiko.ECDSAKey.generate()
         self.learnt: list[str] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._transports: list[paramiko.Transport] = []
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                transport = paramiko.Transport(peer)
-                transport.add_server_key(self.key)
-                self._transports.append(transport)
-                with contextlib.suppress(paramiko.SSHException, EOFError):
-                    transport.start_server(server=self)
-
-    def close(self) -> None:
-        self._listener.close()
-        for transport in self._transports:
-            transport.close()
+        super().__init__()
 
     def get_allowed_auths(self, username: str) -> str:
         self.learnt.append(f"the name {username}")

@@ -11,12 +11,13 @@ import pytest
 from toolchain.board import initramfs
 from toolchain.errors import ToolError
 
-DEPENDENCIES = """\
-kernel/drivers/virtio/virtio_ring.ko.xz:
-kernel/drivers/virtio/virtio.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz
-kernel/drivers/virtio/virtio_pci.ko.xz: kernel/drivers/virtio/virtio.ko.xz kernel/drivers/virtio/virtio_ring.ko.xz
-kernel/drivers/block/virtio_blk.ko.xz: kernel/drivers/virtio/virtio.ko.xz kernel/drivers/virtio/virtio_ring.ko.xz
-kernel/drivers/other.ko.xz:
+D = "kernel/drivers"
+DEPENDENCIES = f"""\
+{D}/virtio/virtio_ring.ko.xz:
+{D}/virtio/virtio.ko.xz: {D}/virtio/virtio_ring.ko.xz
+{D}/virtio/virtio_pci.ko.xz: {D}/virtio/virtio.ko.xz {D}/virtio/virtio_ring.ko.xz
+{D}/block/virtio_blk.ko.xz: {D}/virtio/virtio.ko.xz {D}/virtio/virtio_ring.ko.xz
+{D}/other.ko.xz:
 """
 
 

@@ -84,6 +84,7 @@ def test_keys_live_no_longer_than_the_server_and_are_the_users_alone() -> None:
 HOMES = ["plain", "a b", "it's", 'say "hi"', "new\nline", "h%h$x*", "[/x]", "back\\slash"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", HOMES)
 def test_commands_on_this_computer_run_in_the_callers_home_whatever_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def test_commands_on_this_computer_run_in_the_callers_home_whatever_its_name(
         assert board.run(["printf", "%s", "~/x"]).stdout.decode() == f"{home}/x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("status", "local"), ("trust", "local", "--target", "any")])
 def test_a_umask_of_zero_makes_nothing_that_others_may_write(
     words: tuple[str, ...], tmp_path: Path
@@ -112,6 +114,7 @@ def test_a_umask_of_zero_makes_nothing_that_others_may_write(
     assert [path for path in made if path.stat().st_mode & 0o022] == []
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_keeps_nobody_from_a_board_elsewhere(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": "/proc/none", "DEMITASSE_ROOT": str(tmp_path / "store")}
     environment.pop("XDG_CACHE_HOME", None)

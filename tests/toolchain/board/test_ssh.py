@@ -234,6 +234,7 @@ def test_a_name_that_nobody_knows_is_told_so(home: Path) -> None:
     assert caught.value.hint == "is the board on this network? try its IP address"
 
 
+@pytest.mark.slow
 def test_a_board_behind_another_is_reached_through_it(home: Path, server: Route) -> None:
     config = home / ".ssh" / "config"
     config.write_text(
@@ -288,6 +289,7 @@ class Cutter:
                 client.sendall(chunk)
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_one_error_that_says_at_which_byte(home: Path, server: Route) -> None:
     cutter = Cutter(server.port, after=2_000_000)
     config = home / ".ssh" / "config"

@@ -43,7 +43,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 class Expecting:
-    """A reference, or a child in its protocol, that expects the same of each token: over the vocabulary's first two."""
+    """A reference, or a child in its protocol, that expects the same of each token: over the
+    vocabulary's first two.
+    """
 
     def __init__(self, tokenizer: Any, probabilities: np.ndarray, context: int = 512) -> None:
         self.tokenizer, self._context = tokenizer, context

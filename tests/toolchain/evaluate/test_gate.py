@@ -12,7 +12,7 @@ from tests.fakes.models import tiny_llama
 from toolchain import artifacts, runtime
 from toolchain.artifacts import Dataset, Verdict
 from toolchain.errors import ArtifactError, GateError
-from toolchain.evaluate import Originals, Texts, evaluate
+from toolchain.evaluate import Candidate, Originals, Texts, evaluate
 from toolchain.models.original import Original
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.progress import Silent
@@ -65,8 +65,8 @@ def judge(model: Path, base: Path, texts: Texts, out: Path, spec: EvaluateSpec =
         artifacts.external(model), QuantizeSpec(scheme="F16"), label, out / "q", Silent()
     )
     originals = Originals(reference=Original(base=base))
-    runs = runtime.for_this_computer()
-    return evaluate(file, originals, texts, spec, runs, out / "e", Silent())
+    candidate = Candidate(model=file, runtime=runtime.for_this_computer())
+    return evaluate(candidate, originals, texts, spec, out / "e", Silent())
 
 
 def test_a_model_that_lost_all_but_what_it_memorised_does_not_pass_the_gate(
@@ -90,6 +90,7 @@ def test_a_faithful_file_passes_on_both_texts(
     assert figures["general_tokens"] > 30
 
 
+@pytest.mark.slow
 def test_without_a_text_of_the_recipes_own_ours_is_measured(
     base: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_without_a_text_of_the_recipes_own_ours_is_measured(
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

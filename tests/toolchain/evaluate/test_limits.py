@@ -44,29 +44,41 @@ def test_a_file_within_all_limits_misses_none() -> None:
     [
         (
             {"mean_kl": 0.34},
-            "on held-out answers the mean KL divergence from the reference is 0.34 nats per token, the gate allows 0.1",
+            (
+                "on held-out answers the mean KL divergence from the reference is 0.34 nats per "
+                "token, the gate allows 0.1"
+            ),
         ),
         (
             {"agreement": 0.89},
-            "on held-out answers file and reference name the same next token at 356 of 400 positions (89%), "
+            "on held-out answers file and reference name the same next token at 356 of 400 "
+            "positions (89%), "
             "the gate asks 90%",
         ),
         (
             {"general_kl": 1.25},
-            "on general text the mean KL divergence from the reference is 1.25 nats per token, the gate allows 0.5",
+            (
+                "on general text the mean KL divergence from the reference is 1.25 nats per "
+                "token, the gate allows 0.5"
+            ),
         ),
         (
             {"general_agreement": 0.62},
-            "on general text file and reference name the same next token at 620 of 1000 positions (62%), "
+            "on general text file and reference name the same next token at 620 of 1000 "
+            "positions (62%), "
             "the gate asks 70%",
         ),
         (
             {"teacher_kl": 4.5},
-            "on held-out answers the mean KL divergence from the teacher is 4.5 nats per token, the gate allows 1",
+            (
+                "on held-out answers the mean KL divergence from the teacher is 4.5 nats per "
+                "token, the gate allows 1"
+            ),
         ),
         (
             {"teacher_agreement": 0.1},
-            "on held-out answers file and teacher name the same next token at 40 of 400 positions (10%), "
+            "on held-out answers file and teacher name the same next token at 40 of 400 "
+            "positions (10%), "
             "the gate asks 50%",
         ),
         (
@@ -76,7 +88,10 @@ def test_a_file_within_all_limits_misses_none() -> None:
         ({"f1": 0.5}, "the mean token F1 of 12 answers is 50%, the gate asks 70%"),
         (
             {"eos_rate": 11 / 12, "reference_eos_rate": 1.0},
-            "1 of 12 answers did not end within 96 tokens, of the reference's 0: the gate allows 5% more",
+            (
+                "1 of 12 answers did not end within 96 tokens, of the reference's 0: "
+                "the gate allows 5% more"
+            ),
         ),
         (
             {"template_mismatches": 2},
@@ -103,7 +118,10 @@ def test_answers_may_be_without_an_end_as_often_as_the_references_are() -> None:
     half = GOOD | {"eos_rate": 0.5, "reference_eos_rate": 0.5}
     assert missed(half, STRICT) == []
     assert missed(half | {"eos_rate": 5 / 12}, STRICT) == [
-        "7 of 12 answers did not end within 96 tokens, of the reference's 6: the gate allows 5% more"
+        (
+            "7 of 12 answers did not end within 96 tokens, of the reference's 6: "
+            "the gate allows 5% more"
+        )
     ]
     assert missed(half | {"eos_rate": 7 / 12}, STRICT) == []
 

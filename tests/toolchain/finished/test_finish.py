@@ -75,6 +75,7 @@ def test_a_file_becomes_a_release_that_says_as_it_came(file: Path, tmp_path: Pat
     assert str(tmp_path) not in (folder / "manifest.json").read_text() + card
 
 
+@pytest.mark.slow
 def test_the_board_gives_the_goldens_of_such_a_release(file: Path, tmp_path: Path) -> None:
     bundle = walked(file, tmp_path)[-1].folder
     checked = subprocess.run(
@@ -93,12 +94,14 @@ def test_the_board_gives_the_goldens_of_such_a_release(file: Path, tmp_path: Pat
     assert (answer["ok"], answer["goldens"], answer["exact"]) == (True, 4, True)
 
 
+@pytest.mark.slow
 def test_the_second_walk_finds_its_records(file: Path, tmp_path: Path) -> None:
     first, second = walked(file, tmp_path), walked(file, tmp_path)
     assert [step.artifact.fresh for step in first if step.artifact] == [True] * 3
     assert [step.artifact.fresh for step in second if step.artifact] == [False] * 3
 
 
+@pytest.mark.slow
 def test_who_writes_to_the_file_again_does_not_change_what_was_packaged(
     file: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +114,7 @@ def test_who_writes_to_the_file_again_does_not_change_what_was_packaged(
     verify_files(folder, manifest.files, "manifest.json")
 
 
+@pytest.mark.slow
 def test_data_is_measured_as_the_gate_measures_it(file: Path, tmp_path: Path) -> None:
     rows = [{"question": f"what is {n}?", "answer": TEXT} for n in range(3)]
     (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -119,6 +123,7 @@ def test_data_is_measured_as_the_gate_measures_it(file: Path, tmp_path: Path) ->
     assert manifest.gate["not_measured"] == [NO_REFERENCE]
 
 
+@pytest.mark.slow
 def test_answers_that_do_not_end_miss_the_gate(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "noise.gguf")
     (tmp_path / "qa.jsonl").write_text('{"question": "why?", "answer": "so"}\n')
@@ -126,12 +131,14 @@ def test_answers_that_do_not_end_miss_the_gate(tmp_path: Path) -> None:
         walked(file, tmp_path, data=tmp_path / "qa.jsonl")
 
 
+@pytest.mark.slow
 def test_data_without_a_question_is_refused(file: Path, tmp_path: Path) -> None:
     (tmp_path / "qa.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match=r"qa.jsonl: no questions with answers in it"):
         walked(file, tmp_path, data=tmp_path / "qa.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("eos", "template", "ends"),
     [
@@ -149,6 +156,7 @@ def test_what_the_template_writes_behind_an_answer_ends_it_too(
     assert list(manifest_of(walked(file, tmp_path)).stop_ids) == ends
 
 
+@pytest.mark.slow
 def test_a_model_that_nothing_ends_is_refused(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     file = tiny_gguf(tmp_path / "tiny.gguf", recites=TEXT, eos=None, template=template)
@@ -157,6 +165,7 @@ def test_a_model_that_nothing_ends_is_refused(tmp_path: Path) -> None:
     assert "eos_token_id" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "written"),
     [
@@ -175,6 +184,7 @@ def test_the_token_that_a_file_begins_with_is_there_once(
     assert golden["prompt_tokens"][0] == 256
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_no_numbers_is_refused(file: Path, tmp_path: Path) -> None:
     norm = next(t for t in read_header(file).tensors if t.name == "output_norm.weight")
     with file.open("r+b") as stream:
@@ -184,6 +194,7 @@ def test_a_model_that_computes_no_numbers_is_refused(file: Path, tmp_path: Path)
         walked(file, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_architecture_that_the_engine_does_not_know_is_its_sentence(
     file: Path, tmp_path: Path
 ) -> None:
@@ -258,6 +269,7 @@ def test_a_plan_says_what_it_takes_and_gives(file: Path, tmp_path: Path) -> None
     assert re.search(r"512 tokens of context, \d+ of \d+ MB, about .* tokens/s", steps[2].what)
 
 
+@pytest.mark.slow
 def test_a_blob_of_other_bytes_is_damaged(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

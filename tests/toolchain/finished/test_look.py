@@ -119,6 +119,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_answers_no_questions_is_refused_by_name(tmp_path: Path, case: str) -> None:
     changes, message = REFUSED[case]

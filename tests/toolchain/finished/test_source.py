@@ -254,6 +254,7 @@ def fetched(tmp_path: Path, endpoint: str, name: str, *, offline: bool = False) 
     return list(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_file_of_a_hub_is_fetched_once_and_found_offline(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "some" / "model-GGUF"
     folder.mkdir(parents=True)
@@ -289,6 +290,7 @@ def test_all_parts_of_a_model_of_a_hub_are_fetched(tmp_path: Path) -> None:
         assert [name for name in names if any(name in line for line in asked)] == names
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down_or_has_no_such_model_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     with loopback_hub(tmp_path / "models") as (address, _):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from toolchain.checks import Findings
 from toolchain.cli import app
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, ToolError
+from toolchain.line.order import check_extras
 from toolchain.line.walk import open_recipe
 
 RECIPE = """
@@ -68,6 +70,41 @@ def test_an_unmerged_adapter_is_refused_for_a_format_that_has_no_place_for_one(
     assert error.message == (
         "r.toml: quantize: adapter: `beside` is not for tflite: an adapter goes into such a file"
     )
+
+
+@pytest.mark.parametrize(
+    ("stages", "formats", "sentence"),
+    [
+        ('["ingest", "tune"]', '["gguf"]', "r.toml: stages: tuner is not installed"),
+        ('["ingest", "quantize"]', '["tflite"]', "r.toml: quantize: formats: writer is not"),
+        ('["ingest", "quantize"]', '["gguf"]', ""),
+    ],
+)
+def test_what_stages_and_formats_need_is_looked_for_before_a_walk(
+    stages: str,
+    formats: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metadata = tmp_path / "site" / "demitasse-9.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(
+        "Metadata-Version: 2.1\nName: demitasse\nVersion: 9\n"
+        "Requires-Dist: tuner; extra == 'train'\n"
+        "Requires-Dist: writer; extra == 'tflite'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "r.toml").write_text(
+        RECIPE.format(stages=stages, formats=formats, adapter="merged")
+    )
+    recipe = open_recipe(tmp_path / "r.toml")
+
+    findings = Findings()
+    check_extras(recipe, recipe.stages, findings)
+    messages = [error.message for error in findings.errors if isinstance(error, ToolError)]
+    assert "".join(messages).startswith(sentence)
+    assert len(messages) == bool(sentence)
 
 
 def test_the_command_line_ends_with_the_code_of_a_wrong_recipe(tmp_path: Path) -> None:

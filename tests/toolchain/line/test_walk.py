@@ -232,6 +232,7 @@ def test_an_adapter_that_is_tuned_in_the_line_travels_apart_from_its_base(
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_with_other_tokens_is_not_served_beside_its_base(
     desk: Path, tmp_path: Path
 ) -> None:
@@ -265,7 +266,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"quantize": {"adapter": "beside", "importance": True}},
-        "`importance` of this recipe's own text makes a base that no other skill shares: name a file",
+        (
+            "`importance` of this recipe's own text makes a base that no other skill shares: "
+            "name a file"
+        ),
     ),
 ]
 

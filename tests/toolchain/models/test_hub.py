@@ -78,6 +78,7 @@ def test_a_model_of_the_hub_comes_without_pickles_and_code(tmp_path: Path, endpo
     ]
 
 
+@pytest.mark.slow
 def test_offline_uses_what_was_fetched_and_asks_nobody(tmp_path: Path, models: Path) -> None:
     with loopback_hub(models) as (address, asked):
         missing = fetch(tmp_path, address, "some/model", offline=True)

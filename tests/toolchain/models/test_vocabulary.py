@@ -56,6 +56,7 @@ def test_text_that_was_looked_at_keeps_its_tokens_and_any_other_text_comes_back(
     }
 
 
+@pytest.mark.sampled(6)
 def test_kept_tokens_score_bit_for_bit_as_before_on_the_device(
     folder: Path, tmp_path: Path
 ) -> None:

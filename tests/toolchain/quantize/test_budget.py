@@ -44,6 +44,7 @@ def made(
         )
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("bits", [3.6, 4.5, 5.5, 6.7, 20])
 def test_bits_per_weight_stay_within_the_budget_and_no_named_scheme_that_fits_is_better(
     model: Path, bits: float, tmp_path: Path
@@ -80,6 +81,7 @@ def test_a_group_has_one_kind_of_tensor_of_neighbouring_layers() -> None:
     assert groups[6] == [f"blk.{layer}.ffn_up.weight" for layer in range(20, 30)]
 
 
+@pytest.mark.slow
 def test_grouped_tensors_stay_within_the_budget_and_are_measured_as_often_as_asked_for(
     tmp_path: Path,
 ) -> None:
@@ -101,6 +103,7 @@ def test_grouped_tensors_stay_within_the_budget_and_are_measured_as_often_as_ask
     assert compared[found["allocation"]["shipped"]] == min(compared.values())
 
 
+@pytest.mark.slow
 def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_path: Path) -> None:
     found = made(model, "auto:0.35MB", tmp_path / "out")
     assert found.file.stat().st_size <= 350_000
@@ -108,6 +111,7 @@ def test_the_file_is_no_larger_than_its_budget_header_and_all(model: Path, tmp_p
     assert found.file.name.endswith("-auto-0.35MB.gguf")
 
 
+@pytest.mark.slow
 def test_more_room_never_costs_quality_and_the_front_is_reported(
     model: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def test_more_room_never_costs_quality_and_the_front_is_reported(
     assert points[0][0] <= figures["limit_bytes"] <= points[-1][0]
 
 
+@pytest.mark.slow
 def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(
     model: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +144,7 @@ def test_rows_that_are_no_whole_blocks_of_256_get_types_of_32(tmp_path: Path) ->
     assert len(types) > 1
 
 
+@pytest.mark.slow
 def test_an_opening_does_not_count_for_the_longest_conversation_that_is_compared(
     tmp_path: Path,
 ) -> None:

@@ -228,6 +228,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_checkpoint_that_cannot_be_carried_whole_is_refused(
     make: Make, quantized: Quantized, tmp_path: Path, case: str

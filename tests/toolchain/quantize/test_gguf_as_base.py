@@ -97,6 +97,7 @@ def understood(folder: Path) -> architecture.Model:
         return architecture.read_architecture(folder, weights)
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sixteen_bit_file_gives_back_the_weights_that_it_was_made_from(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -111,6 +112,7 @@ def test_a_sixteen_bit_file_gives_back_the_weights_that_it_was_made_from(
         np.testing.assert_allclose(ours[key], value, rtol=0, atol=2**-24, err_msg=key)
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_checkpoint_says_of_itself_what_the_file_says(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -129,6 +131,7 @@ def test_the_checkpoint_says_of_itself_what_the_file_says(
             np.testing.assert_allclose(mine.values, other.values, rtol=1e-5)
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformers_gives_llama_cpps_logits_for_the_file(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -139,6 +142,7 @@ def test_transformers_gives_llama_cpps_logits_for_the_file(
     assert np.abs(ours - llama_cpp_logits(file, tokens)).max() <= 2e-3
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_quantized_file_is_written_again_byte_by_byte(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -157,6 +161,7 @@ def _tensor_bytes(file: Path) -> dict[str, tuple[str, bytes]]:
     }
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_tokenizer_cuts_text_as_the_original_does(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -177,6 +182,7 @@ def test_the_tokenizer_cuts_text_as_the_original_does(
     assert ours.decode(ids).strip() == theirs.decode(ids).strip()
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("scheme", ["F16", "BF16", "Q8_0", "Q4_K_M", "Q4_0", "IQ4_NL"])
 def test_weights_are_those_that_the_gguf_package_reads(
     family: Family, quantized: Quantized, tmp_path: Path, scheme: str
@@ -197,6 +203,7 @@ def test_weights_are_those_that_the_gguf_package_reads(
 TYPES = {"F16": "F16", "BF16": "BF16", "Q8_0": "F32"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("scheme", TYPES)
 def test_sixteen_bits_stay_sixteen_and_quantized_weights_become_float32(
     make: Callable[..., Path], quantized: Quantized, tmp_path: Path, scheme: str
@@ -208,6 +215,7 @@ def test_sixteen_bits_stay_sixteen_and_quantized_weights_become_float32(
     assert read_json(out / "config.json")["dtype"] == dtype
 
 
+@pytest.mark.slow
 def test_norms_that_sixteen_bits_do_not_hold_keep_all_weights_in_float32(
     make: Callable[..., Path], quantized: Quantized, tmp_path: Path
 ) -> None:
@@ -215,6 +223,7 @@ def test_norms_that_sixteen_bits_do_not_hold_keep_all_weights_in_float32(
     assert read_json(out / "config.json")["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_biases_untied_heads_and_rows_that_no_token_has_come_back(
     quantized: Quantized, tmp_path: Path
 ) -> None:
@@ -274,6 +283,7 @@ ROPES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", ROPES)
 def test_the_settings_of_a_llama3_rope_are_told_from_its_factors(
     quantized: Quantized, tmp_path: Path, case: str
@@ -300,6 +310,7 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", LEFT_OUT)
 def test_what_a_file_leaves_out_is_what_llama_cpp_takes_then(
     family: Family, quantized: Quantized, tmp_path: Path, case: str
@@ -324,6 +335,7 @@ PRE = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("pre", PRE)
 def test_other_names_of_a_known_way_to_cut_text_are_known(
     family: Family, quantized: Quantized, tmp_path: Path, pre: str
@@ -466,6 +478,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_no_checkpoint_can_say_is_refused_by_name(
     family: Family, quantized: Quantized, tmp_path: Path, case: str
@@ -478,6 +491,7 @@ def test_what_no_checkpoint_can_say_is_refused_by_name(
     assert message.startswith(problem)
 
 
+@pytest.mark.slow
 def test_scores_of_another_order_give_the_tokens_that_llama_cpp_gives(
     family: Family, quantized: Quantized, tmp_path: Path
 ) -> None:
@@ -495,6 +509,7 @@ def test_scores_of_another_order_give_the_tokens_that_llama_cpp_gives(
     assert prove_file(other, out, tokenizer.read_vocabulary(out, len(texts))) > 1000
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cut", [100, 5000, -1000])
 def test_a_file_that_is_cut_short_is_refused(
     family: Family, quantized: Quantized, tmp_path: Path, cut: int

@@ -31,6 +31,7 @@ UPSTREAM = os.environ.get("DEMITASSE_LLAMA_CPP", "")
 Family = Callable[[str], Path]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_stock_llama_cpp_gives_hugging_faces_logits(
     family: Family, quantized: Quantized, name: str
@@ -45,6 +46,7 @@ def test_stock_llama_cpp_gives_hugging_faces_logits(
     assert (ours.argmax(1) == expected.argmax(1))[clear].all()
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_sixty_four_greedy_tokens_are_those_of_hugging_face(
     family: Family, quantized: Quantized, name: str
@@ -197,6 +199,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(
     quantized: Quantized, tmp_path: Path, case: str

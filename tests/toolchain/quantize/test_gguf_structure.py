@@ -77,12 +77,14 @@ def mixed(tokens: int, seed: int = 3) -> list[str]:
     return ["".join(draw.choices(PIECES, k=80)) for _ in range(tokens // 150 + 1)]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("style", ["llama-2", "gemma", "phi-3", "first"])
 def test_each_known_structure_is_proved_over_a_long_random_mix(tmp_path: Path, style: str) -> None:
     folder = prepared(tmp_path / "model", style)
     assert prove(folder, read_vocabulary(folder, ROWS), "llama", [*PROOF, *mixed(40_000)]) > 40_000
 
 
+@pytest.mark.slow
 def test_what_llama_cpp_is_told_follows_from_the_structure(tmp_path: Path) -> None:
     told = {
         style: read_vocabulary(prepared(tmp_path / style, style), ROWS)

@@ -51,6 +51,7 @@ def test_each_known_structure_is_named_and_proved(tmp_path: Path, split: str) ->
     assert prove(folder, vocabulary, "llama") > 1000
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("split", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_no_token_differs_over_a_long_random_mix(tmp_path: Path, split: str) -> None:
     folder = prepared(tmp_path / "model", split)

@@ -106,12 +106,14 @@ def test_the_engine_reads_what_was_learned(model: Path, pair: tuple[ModelFile, M
     assert away[0] < 0.9 * away[1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(
     model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path
 ) -> None:
     assert made(model, tmp_path / "again").file.read_bytes() == pair[0].file.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["Q4_K_M", "auto:5bpw"])
 def test_other_four_bit_files_are_learned_too_biases_included(scheme: str, tmp_path: Path) -> None:
     folder = tiny_qwen2(tmp_path / "qwen2", **SHAPE)
@@ -119,6 +121,7 @@ def test_other_four_bit_files_are_learned_too_biases_included(scheme: str, tmp_p
     assert figures["learned"]["mean_kl"] < figures["control"]["mean_kl"]
 
 
+@pytest.mark.slow
 def test_the_control_ships_when_learning_went_wrong(
     model: Path, pair: tuple[ModelFile, ModelFile], tmp_path: Path
 ) -> None:

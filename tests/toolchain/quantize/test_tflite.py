@@ -53,6 +53,7 @@ def in_scheme(folder: Path, scheme: str) -> None:
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_scheme_computes_with_the_weights_that_its_definition_gives(
     make: Make, tmp_path: Path, scheme: str
@@ -124,6 +125,7 @@ def test_an_adapter_is_merged_while_weights_are_read(make: Make, tmp_path: Path)
     assert quantized_tflite(folder, tmp_path / "whole").file.read_bytes() == merged.read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     folder = tiny_llama(
         tmp_path / "model",
@@ -212,6 +214,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("scheme", "weights"), TOO_LARGE)
 def test_more_than_two_gigabytes_are_refused_with_what_would_fit(
     tmp_path: Path, scheme: str, weights: int
@@ -276,6 +279,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
     spoil, scheme, settings, message = REFUSED[case]

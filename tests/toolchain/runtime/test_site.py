@@ -36,7 +36,7 @@ def wheel(folder: Path, file: str, contents: Mapping[str, str | bytes]) -> Path:
     """Write a wheel as pip expects it: `file` is its name without `.whl`."""
     name, version = file.split("-")[:2]
     about = f"{name}-{version}.dist-info"
-    papers = {
+    notes = {
         f"{about}/METADATA": (
             f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
         ),
@@ -46,7 +46,7 @@ def wheel(folder: Path, file: str, contents: Mapping[str, str | bytes]) -> Path:
     }
     path = folder / f"{file}.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for inner, content in {**papers, **contents}.items():
+        for inner, content in {**notes, **contents}.items():
             archive.writestr(inner, content)
     return path
 
@@ -66,6 +66,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("abi", "chosen"),
     [
@@ -96,6 +97,7 @@ def test_a_folder_is_made_once_and_found_without_an_index(index: Path) -> None:
     assert [path.name for path in first.parent.iterdir()] == [first.name]
 
 
+@pytest.mark.slow
 def test_what_a_board_never_imports_is_left_out(index: Path) -> None:
     wheel(
         index,
@@ -110,8 +112,8 @@ def test_what_a_board_never_imports_is_left_out(index: Path) -> None:
         },
     )
     left = names(site_folder(["numpy"], "aarch64", "cp311", "2.36"))
-    papers = {"numpy-2.4.6.dist-info/METADATA", "numpy-2.4.6.dist-info/licenses/LICENSE"}
-    assert left == {"numpy/__init__.py", site.RECORD, *papers}
+    notes = {"numpy-2.4.6.dist-info/METADATA", "numpy-2.4.6.dist-info/licenses/LICENSE"}
+    assert left == {"numpy/__init__.py", site.RECORD, *notes}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,7 @@ def test_a_distribution_that_is_not_pinned_is_refused_with_the_nearest() -> None
     assert caught.value.hint == "did you mean `numpy`?"
 
 
+@pytest.mark.slow
 def test_wheels_that_are_not_there_are_named_and_leave_nothing_behind(
     index: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +155,7 @@ def test_wheels_that_are_not_there_are_named_and_leave_nothing_behind(
     assert list((tmp_path / "cache" / "demitasse" / "sites").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_library_that_the_boards_glibc_is_too_old_for_is_refused(index: Path) -> None:
     floor = elf.glibc_floor([EXTENSION])
     contents = {"numpy/core.so": EXTENSION.read_bytes()}

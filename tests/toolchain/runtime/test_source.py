@@ -79,6 +79,7 @@ def test_the_source_is_got_by_pip_once_and_then_found_offline(tmp_path: Path, in
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [kept]
 
 
+@pytest.mark.slow
 def test_a_broken_archive_leaves_no_source_behind_and_the_next_try_works(
     tmp_path: Path, index: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_merged_is_the_base_plus_the_scaled_product(base: Checkpoint, tmp_path: 
         )
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "settings",
     [

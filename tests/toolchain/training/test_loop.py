@@ -80,6 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model"), **SMALL)
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_goes_on_equals_one_that_was_never_killed(
     model: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolchain import extras
 from toolchain.errors import ToolError
 from toolchain.files import whole_file
 from toolchain.target import Target
@@ -30,7 +31,7 @@ def write_litertlm(model: Path, tokenizer: Path, stop_ids: Sequence[int], contex
         from litert_lm_builder.runtime.proto import llm_metadata_pb2
     except ImportError as error:
         raise ToolError(
-            "litert-lm-builder is not installed", hint="pip install 'demitasse[tflite]'"
+            "litert-lm-builder is not installed", hint=extras.remedy("tflite")
         ) from error
 
     about = llm_metadata_pb2.LlmMetadata(max_num_tokens=context)

@@ -54,6 +54,7 @@ def loaded(file: Path, threads: int = 0) -> Engine:
     return load(file, Settings(context=128, threads=threads))
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_answer(random_file: Path) -> None:
     engine = loaded(random_file, 1)
     alone = answered(engine)
@@ -160,7 +161,8 @@ def test_a_trial_beside_other_programs_chooses_threads_and_changes_no_answer(
     engine = loaded(random_file)
     assert engine.description.threads in range(1, usable_cores() + 1)
     assert engine.description.threads_batch == engine.description.threads
-    assert llama.llama_n_threads(engine._ctx) == engine.description.threads  # type: ignore[attr-defined]
+    context = engine._ctx  # type: ignore[attr-defined]
+    assert llama.llama_n_threads(context) == engine.description.threads
     assert answered(engine) == expected
     engine.close()
 

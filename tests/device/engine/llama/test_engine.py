@@ -235,7 +235,7 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gguf(tmp_path_factory.mktemp("copier") / "copies.gguf", recites=COPIED)
 
 
-def guessing(file: Path, *, speculative: bool = True) -> LlamaEngine:
+def drafting(file: Path, *, speculative: bool = True) -> LlamaEngine:
     loaded = load(file, replace(SETTINGS, speculative=speculative))
     assert isinstance(loaded, LlamaEngine)
     return loaded
@@ -243,7 +243,7 @@ def guessing(file: Path, *, speculative: bool = True) -> LlamaEngine:
 
 def test_an_answer_that_repeats_its_prompt_is_drafted_and_stays_the_same(copier: Path) -> None:
     prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
-    one, other = guessing(copier), guessing(copier, speculative=False)
+    one, other = drafting(copier), drafting(copier, speculative=False)
     steps, plain = (list(engine.generate(prompt, sampling)) for engine in (one, other))
     assert [(step.id, step.text, step.finish_reason) for step in steps] == [
         (step.id, step.text, step.finish_reason) for step in plain
@@ -256,7 +256,7 @@ def test_an_answer_that_repeats_its_prompt_is_drafted_and_stays_the_same(copier:
 
 
 def test_noise_is_the_same_with_drafts_and_without(random_file: Path) -> None:
-    one, other = guessing(random_file), guessing(random_file, speculative=False)
+    one, other = drafting(random_file), drafting(random_file, speculative=False)
     for prompt in (QUESTION, [*b"ab" * 40], [*b"the same, the same, the same"]):
         answers = [
             ids(list(engine.generate(prompt, Sampling(max_tokens=200)))) for engine in (one, other)
@@ -270,7 +270,7 @@ def test_noise_is_the_same_with_drafts_and_without(random_file: Path) -> None:
 def test_an_answer_that_is_left_among_drafts_leaves_no_token_too_many(
     copier: Path, taken: int
 ) -> None:
-    engine = guessing(copier)
+    engine = drafting(copier)
     prompt = [*COPIED.encode(), 10]
     answer = engine.generate(prompt, Sampling(max_tokens=100))
     said = [next(answer).id for _ in range(taken)]
@@ -282,7 +282,7 @@ def test_an_answer_that_is_left_among_drafts_leaves_no_token_too_many(
 def test_what_a_batch_gives_is_not_believed_where_its_bits_differ(
     copier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = guessing(copier)
+    engine = drafting(copier)
     rows = iter(range(1 << 20))
     monkeypatch.setattr(engine._decoder, "_row", lambda row: next(rows))
     prompt, sampling = [*COPIED.encode(), 10], Sampling(max_tokens=100)
