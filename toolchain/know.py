@@ -21,6 +21,7 @@ from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
+from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.texts import Texts, read_texts
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
@@ -51,6 +52,11 @@ def know(
     texts = read_texts(spec, near)
     for name, reason in texts.unread():
         report.note(f"know: {name}: {reason}")
+    if spec.teacher:
+        teacher = Teacher(
+            spec.teacher, spec.teacher_model, spec.written, out.with_name("written.jsonl")
+        )
+        texts = texts.with_written(teacher, report)
     source = embedder_folder(spec.embedder, near, out.parent, report, offline=offline)
     embedder = _embedder(source, texts, spec, out, report, seed)
 

@@ -220,6 +220,13 @@ class KnowledgeSpec(Frozen):
     """Words of a passage, about."""
     questions: tuple[str, ...] = ()
     """JSONL files of questions that were written for passages: what passages are also found by."""
+    teacher: str = ""
+    """Address of an endpoint with OpenAI's API whose model writes questions for passages that came
+    with none, such as `http://127.0.0.1:8080/v1`."""
+    teacher_model: str = "default"
+    """Name of the model in requests to `teacher`."""
+    written: Positive = 8
+    """Questions that `teacher` writes for a passage."""
     unanswered: tuple[str, ...] = ()
     """JSONL files of questions that the documents do not answer: where their knowledge ends."""
     tuning: tuple[str, ...] = ()

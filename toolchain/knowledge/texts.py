@@ -8,6 +8,7 @@ from toolchain.errors import ConfigError
 from toolchain.knowledge.contrast import Lesson
 from toolchain.knowledge.documents import Library, read_documents
 from toolchain.knowledge.passages import Passage
+from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.written import (
     Places,
     Written,
@@ -15,6 +16,7 @@ from toolchain.knowledge.written import (
     read_unanswered,
     read_written,
 )
+from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeSpec
 
 
@@ -44,6 +46,15 @@ class Texts:
             questions=[questions for _, questions in asked],
             unanswered=self.unanswered,
         )
+
+    def with_written(self, teacher: Teacher, report: Reporter) -> "Texts":
+        """Return the same with questions that a teacher wrote for passages that had none."""
+        bare = [place for place, asked in enumerate(self.questions) if not asked]
+        written = teacher.write([self.library.passages[place] for place in bare], report)
+        questions = list(self.questions)
+        for place, asked in zip(bare, written, strict=True):
+            questions[place] = tuple(asked)
+        return replace(self, questions=tuple(questions))
 
     def unread(self) -> Iterator[tuple[str, str]]:
         """Yield each file that gave nothing, with the reason."""

@@ -154,6 +154,18 @@ def test_vectors_of_another_embedder_and_a_newer_schema_are_refused_by_name(tmp_
     assert caught.value.code == "newer_schema"
 
 
+def test_a_sqlite_without_fts5_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "knowledge.db")
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        # SQLite says the same of a module that it was built without.
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, 'fts5', 'fts5x')")
+    db.close()
+    with pytest.raises(DeviceError) as caught:
+        Index(file, embed).search("undervoltage")
+    assert caught.value.code == "no_fts5"
+
+
 def ask(index: Index, *texts: str, system: str = "", answer: str = QUOTE):  # type: ignore[no-untyped-def]
     roles = ("user", "assistant")
     messages = [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
