@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from device.manifest import read_manifest
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import tiny_llama
+from tests.fakes.tiny_gguf import in_parts
 from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Checkpoint, external
 from toolchain.errors import ArtifactError
@@ -216,3 +217,18 @@ def test_the_base_of_a_run_is_a_checkpoint_like_any_other(desk: Path, tmp_path: 
     assert isinstance(made, Checkpoint)
     again = unpack(found, runtime.for_this_computer(), tmp_path / "base", Silent())
     assert (again.fresh, again.digest) == (False, made.digest)
+
+
+def test_a_base_in_parts_is_the_same_checkpoint(desk: Path, tmp_path: Path) -> None:
+    from toolchain.models.from_gguf import unpack
+    from toolchain.models.origin import find
+
+    in_parts(desk / "tiny.gguf", desk / "parts")
+    made = {}
+    for name in ("tiny.gguf", "parts/m-00001-of-00003.gguf", "parts/m-00002-of-00003.gguf"):
+        found = find(name, desk)
+        assert found is not None
+        base = unpack(found, runtime.for_this_computer(), tmp_path / name, Silent()).path
+        assert not list(base.glob("*.gguf"))
+        made[name] = (base / "model.safetensors").read_bytes()
+    assert len(set(made.values())) == 1
