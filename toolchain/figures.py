@@ -286,6 +286,19 @@ class Measured(StageFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wording(StageFigures):
+    """Who words answers from documents better, by token F1 with the right passage."""
+
+    questions: int
+    quote_f1: float
+    """Of the passage that was found, as it stands."""
+    model_f1: float
+    """Of what the model made of the passages."""
+    answer: str
+    """The better one, as the manifest spells it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictFigures(StageFigures):
     """What was measured on a model file, and what the gate says."""
 
@@ -302,6 +315,8 @@ class VerdictFigures(StageFigures):
     """Of a finished model: prompts of ours that it was asked."""
     own_ended: int | None = None
     measured: Measured = field(metadata=FLAT)
+    wording: Wording | None = None
+    """Of a model with documents whose recipe leaves it to the measurement."""
     not_measured: list[str] | None = None
     """What the verdict cannot say, a sentence each."""
     failures: list[str]

@@ -21,6 +21,8 @@ from toolchain import config
 from toolchain.config import Frozen
 from toolchain.texts import decoded
 
+AUTO = "auto"
+"""Value of `knowledge.answer` that leaves it to `evaluate` who words an answer."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -242,9 +244,11 @@ class KnowledgeSpec(Frozen):
     """Tune the embedder on `questions`; `true` for the defaults."""
     take: int = Field(default=3, ge=1, le=MAX_TAKE)
     """Passages that are looked up for a question."""
-    answer: Literal["quote", "model"] = "quote"
+    answer: Literal["quote", "model", "auto"] = "quote"
     """`quote` answers with the best passage as it stands, `model` lets the model read and word
-    them."""
+    them, `auto` takes what `evaluate` finds better on questions of `tuning`."""
+    answer_questions: Positive = 24
+    """Questions that `auto` asks."""
     gate: KnowledgeGateSpec = KnowledgeGateSpec()
 
     @field_validator("tune", mode="before")

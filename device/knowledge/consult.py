@@ -10,12 +10,10 @@ from typing import Any
 
 from device.knowledge.index import Found, Hit, Index
 from device.manifest import QUOTE
-from device.manifest.knowledge import spaced
+from device.manifest.knowledge import spaced, with_notes
 
 UNKNOWN = "My documents do not say that. Nearest to it is: {nearest}"
 UNKNOWN_CJK = "我的资料里没有这个问题的答案。最接近的是：{nearest}"
-NOTES = "Answer from these notes alone.\n\n{notes}\n\nQuestion: {question}"
-"""The user's turn where the model words the answer."""
 NO_NOTES = "There are no notes on this: answer that you do not know.\n\nQuestion: {question}"
 """The user's turn where the model must word that the documents do not know."""
 # A passage may be read by the model: it comes after the question's own instructions and within one
@@ -41,9 +39,12 @@ class Consulted:
 
         `plain` returns a text without control tokens.
         """
-        notes = "\n".join(f"- {plain(hit.text)}" for hit in self.found.hits)
-        form = NOTES if self.found.known else NO_NOTES
-        text = form.format(notes=notes, question=self.asked[-1]["content"])
+        question = self.asked[-1]["content"]
+        text = (
+            with_notes(question, [plain(hit.text) for hit in self.found.hits])
+            if self.found.known
+            else NO_NOTES.format(question=question)
+        )
         return (*self.asked[:-1], {"role": "user", "content": text})
 
     def shortened(self) -> "Consulted | None":

@@ -35,6 +35,8 @@ WORDS = f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOK
 """Words of each entry, by its id."""
 SCALE = 127
 """What the largest number of a vector becomes."""
+NOTES = "Answer from these notes alone.\n\n{notes}\n\nQuestion: {question}"
+"""The user's turn where the model words an answer from passages."""
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
 
@@ -42,6 +44,12 @@ _RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
 def title(source: str, page: "int | None", heading: str) -> str:
     """Return where a passage stands, for people: file, page and headings."""
     return " › ".join(part for part in (source, f"page {page}" if page else "", heading) if part)
+
+
+def with_notes(question: str, passages: Sequence[str]) -> str:
+    """Return the user's turn of a question with passages in view, the best first."""
+    notes = "\n".join(f"- {text}" for text in passages)
+    return NOTES.format(notes=notes, question=question)
 
 
 def spaced(text: str) -> str:

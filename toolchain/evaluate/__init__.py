@@ -31,6 +31,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.evaluate.wording import Documents, wording
 from toolchain.figures import VerdictFigures
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
@@ -51,6 +52,8 @@ class Candidate:
     """Folder of the runtime for this computer."""
     escape: bool = False
     """Whether the runtime breaks up control tokens in questions, as the bundle will."""
+    documents: Documents | None = None
+    """Documents that it may word answers from, where that is to be measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ def evaluate(
         **({"held_out": "split"} if texts.split else {}),
         "runtime": candidate.runtime.name,
         **({"special_tokens": ESCAPE} if candidate.escape else {}),
+        **({"documents": candidate.documents.knowledge.digest} if candidate.documents else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -157,6 +161,9 @@ def _measure(
 
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
         measured |= task_scores(answers, spec.max_tokens)
+        worded = None
+        if candidate.documents:
+            worded = wording(child, candidate.documents, candidate.runtime, spec.max_tokens, report)
         measured |= reference_ends(reference, answers, spec.max_tokens)
         # Reference and teacher are not held in memory at the same time.
         del reference
@@ -173,6 +180,7 @@ def _measure(
         opening_tokens=opening_tokens,
         too_long=too_long,
         measured=measured,
+        wording=worded,
         failures=failures(measured, spec.gate),
     )
     write_jsonl(out / "divergence.jsonl", each)

@@ -47,6 +47,15 @@ class Texts:
             unanswered=self.unanswered,
         )
 
+    def answered(self) -> list[tuple[str, str]]:
+        """Return the questions to choose with that have an answer, each with its passage."""
+        passages = self.library.passages
+        return [
+            (each.question, passages[min(each.right) - 1].text)
+            for each in self.tuning
+            if each.right
+        ]
+
     def with_written(self, teacher: Teacher, report: Reporter) -> "Texts":
         """Return the same with questions that a teacher wrote for passages that had none."""
         bare = [place for place, asked in enumerate(self.questions) if not asked]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from device.manifest import QUOTE
 from toolchain import artifacts
 from toolchain.artifacts import (
     Artifact,
@@ -25,10 +26,11 @@ from toolchain.models import hub
 from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
-from toolchain.recipe import KnowledgeSpec, Recipe
+from toolchain.recipe import AUTO, Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
+    from toolchain.evaluate.wording import Documents
     from toolchain.package import Consulted
     from toolchain.quantize.gguf import ModelLabel
 
@@ -140,13 +142,30 @@ class Flow:
         """Return the general text that the recipe names, ours where it names none."""
         return self.recipe.folder / name if name else GENERAL
 
-    def knowledge_for(self, spec: KnowledgeSpec | None) -> "Consulted | None":
+    def documents(self) -> "Documents | None":
+        """Return what the model may word answers from, where the recipe leaves it to `evaluate`."""
+        from toolchain.evaluate.wording import Documents
+        from toolchain.knowledge.texts import read_texts
+
+        spec = self.recipe.knowledge
+        if spec is None or self.knowledge is None or spec.answer != AUTO:
+            return None
+        asked = read_texts(spec, self.recipe.folder).answered()
+        every = max(1, len(asked) // spec.answer_questions)
+        return Documents(
+            knowledge=self.knowledge, asked=asked[::every][: spec.answer_questions], take=spec.take
+        )
+
+    def consulted(self, verdict: Verdict) -> "Consulted | None":
         """Return the documents that a bundle answers from; None if there are none."""
         from toolchain.package import Consulted
 
+        spec = self.recipe.knowledge
         if spec is None or self.knowledge is None:
             return None
-        return Consulted(knowledge=self.knowledge, answer=spec.answer, take=spec.take)
+        worded = verdict.figures.wording
+        answer = (worded.answer if worded else QUOTE) if spec.answer == AUTO else spec.answer
+        return Consulted(knowledge=self.knowledge, answer=answer, take=spec.take)
 
     def label(self) -> "ModelLabel":
         """Return what a model file says of itself."""

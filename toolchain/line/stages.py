@@ -357,6 +357,7 @@ def _evaluate(flow: Flow) -> Verdict:
             model=flow.models[flow.format],
             runtime=form.runtime(flow.report),
             escape=recipe.package.special_tokens == ESCAPE,
+            documents=flow.documents(),
         ),
         Originals(reference=flow.reference(), teacher=flow.teacher),
         Texts(
@@ -382,8 +383,14 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _evaluated(artifact: Artifact) -> str:
-    measured = VerdictFigures.read(artifact.record.figures).measured
-    return f"{likeness(measured)}, {task_scores(measured)}"
+    figures = VerdictFigures.read(artifact.record.figures)
+    text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
+    if worded := figures.wording:
+        text += (
+            f"; from documents F1 {worded.quote_f1:.1%} quoted, {worded.model_f1:.1%} worded by "
+            f"the model: `{worded.answer}`"
+        )
+    return text
 
 
 def likeness(measured: Measured) -> str:
@@ -427,7 +434,7 @@ def _package(flow: Flow) -> Bundle:
         origin,
         flow.out("package"),
         FORMATS[form].packing,
-        flow.knowledge_for(recipe.knowledge),
+        flow.consulted(flow.verdicts[form]),
     )
 
 
