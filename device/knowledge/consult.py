@@ -65,7 +65,7 @@ def consult(
 
     With `worded` the model words every answer, also that the documents do not know.
     """
-    if messages[-1]["role"] != "user" or any(each["role"] == "system" for each in messages):
+    if messages[-1]["role"] != "user" or any(map(_instructs, messages)):
         return None
     question = str(messages[-1]["content"])
     found = _find(index, messages, take)
@@ -75,6 +75,11 @@ def consult(
         return Consulted(found, text=found.hits[0].text)
 
     return Consulted(found, asked=tuple(messages))
+
+
+def _instructs(message: Message) -> bool:
+    # Some clients send an empty system message with every conversation.
+    return message["role"] == "system" and bool(str(message["content"]).strip())
 
 
 def _find(index: Index, messages: Sequence[Message], take: int) -> Found:

@@ -184,6 +184,7 @@ def test_a_known_question_is_quoted_and_an_unknown_one_is_said_to_be(index: Inde
 
 def test_instructions_of_the_client_switch_the_documents_off(index: Index) -> None:
     assert ask(index, "undervoltage", system="You are a pirate.") is None
+    assert ask(index, "undervoltage", system=" ") is not None
 
 
 def test_a_short_question_goes_on_about_the_one_before_it(index: Index) -> None:
