@@ -77,7 +77,8 @@ def resolve(name: str, *, offline: bool = False) -> Source:
         file = hub.fetch_gguf(name, offline=offline)
         return Source(file=file, said=f"{name.partition(':')[0]}/{file.name}", immutable=True)
     if not path.is_file():
-        where = "a folder" if path.is_dir() else "no such file"
+        where = "not a plain file" if path.exists() else "no such file"
+        where = "a folder" if path.is_dir() else where
         raise ArtifactError(f"{name}: {where}", hint=_similar(path))
     return Source(file=path, said=path.name, folder=path.resolve().parent)
 

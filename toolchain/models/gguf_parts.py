@@ -54,7 +54,7 @@ def parts_of(file: Path) -> tuple[Path, ...]:
     missing = [each.name for each in files if not each.is_file()]
     if missing:
         raise ArtifactError(
-            f"{file.name}: is one of {count} parts, and {len(missing)} are missing: "
+            f"{file.name}: is one of {count} parts, {len(missing)} not here: "
             f"{', '.join(missing[:3])}",
             hint="put all parts into one folder",
         )

@@ -180,6 +180,12 @@ def test_what_is_missing_or_damaged_in_the_store_is_named(models: Path) -> None:
         resolve("ollama:tiny")
 
 
+def test_a_pipe_is_no_model_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ArtifactError, match=r"pipe\.gguf: not a plain file$"):
+        resolve(str(tmp_path / "pipe.gguf"))
+
+
 # A hub --------------------------------------------------------------------------------------------
 
 FILES = [

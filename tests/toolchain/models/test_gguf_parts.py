@@ -104,7 +104,7 @@ def counted(parts: list[Path]) -> None:
 SPOILED: dict[str, tuple[Callable[[list[Path]], None], str]] = {
     "a part is missing": (
         removed,
-        "m-00001-of-00003.gguf: is one of 3 parts, and 1 are missing: m-00002-of-00003.gguf",
+        "m-00001-of-00003.gguf: is one of 3 parts, 1 not here: m-00002-of-00003.gguf",
     ),
     "a part was renamed": (renamed, "model.gguf: is one of 3 parts, and its name is not a part's"),
     "two were exchanged": (
