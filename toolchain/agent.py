@@ -63,7 +63,7 @@ def build_agent() -> Path:
 
 
 def _kept(file: Path, content: bytes) -> Path:
-    """Return a file that holds these bytes; one that a power cut or a full disk left is replaced."""
+    """Return a file that holds these bytes; one that was cut by a power cut is replaced."""
     if read_bounded(file, len(content)) != content:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
