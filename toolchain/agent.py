@@ -6,6 +6,7 @@ know the other.
 
 import atexit
 import io
+import os
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 import device.manifest
+from device.manifest import read_bounded
 
 OLDEST_PYTHON = (3, 10)
 """Oldest Python on which the device package runs."""
@@ -61,10 +63,13 @@ def build_agent() -> Path:
 
 
 def _kept(file: Path, content: bytes) -> Path:
-    if not file.is_file():
+    """Return a file that holds these bytes; one that was cut by a power cut is replaced."""
+    if read_bounded(file, len(content)) != content:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
             stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         Path(stream.name).replace(file)
     return file
 

@@ -4,6 +4,7 @@ The same inputs give the same folder and so the same id. A folder is built once 
 """
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -12,7 +13,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, file_entry, to_bytes
+from device.manifest import (
+    RUNTIME_MANIFEST,
+    ManifestError,
+    RuntimeManifest,
+    file_entry,
+    read_bounded,
+    to_bytes,
+    verify_files,
+)
 from toolchain.agent import MAIN, cache, device_files, device_folder
 from toolchain.errors import ToolError
 from toolchain.files import keep_folder
@@ -87,16 +96,37 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
         files = tuple(file_entry(staged, path) for path in paths)
         manifest = RuntimeManifest(**{**vars(described), "files": files})
         final = runtimes / manifest.runtime_id()
-        if not final.is_dir():
+        if not _is_whole(final, manifest):
             (staged / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
             if described.machine == platform.machine() and described.python_tag in (
                 "",
                 THIS_PYTHON,
             ):
                 _check(staged, engine)
+<<<<<<< HEAD
             keep_folder(staged, final)
+=======
+            if os.path.lexists(final):
+                final.rename(Path(folder) / "damaged")
+            staged.rename(final)
+>>>>>>> n12
 
     return final
+
+
+def _is_whole(folder: Path, manifest: RuntimeManifest) -> bool:
+    """Return whether a runtime of the cache still holds every byte that its manifest names.
+
+    A power cut or a full disk leaves files cut, and no board would take such a runtime.
+    """
+    expected = to_bytes(manifest)
+    if read_bounded(folder / RUNTIME_MANIFEST, len(expected)) != expected:
+        return False
+    try:
+        verify_files(folder, manifest.files, RUNTIME_MANIFEST)
+    except (ManifestError, OSError):
+        return False
+    return True
 
 
 def _fill(staged: Path) -> None:

@@ -32,6 +32,22 @@ def test_the_agent_is_named_by_its_bytes_and_is_made_alike(
     assert (first.name, first.read_bytes()) == (again.name, again.read_bytes())
 
 
+def test_an_agent_and_a_runtime_that_were_cut_in_the_cache_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut on this computer must not make every board unreachable."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    agent, folder = build_agent(), runtime.for_this_computer()
+    whole = agent.read_bytes()
+    agent.write_bytes(whole[:4096])
+    (folder / "device" / "errors.py").write_bytes(b"")
+    (folder / "device" / "store.py").unlink()
+
+    assert build_agent().read_bytes() == whole
+    assert runtime.for_this_computer() == folder
+    verify_files(folder, read_runtime(folder).files, RUNTIME_MANIFEST)
+
+
 def test_the_agent_runs_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-sESB", str(build_agent()), "facts", "/"],
