@@ -103,13 +103,7 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
                 THIS_PYTHON,
             ):
                 _check(staged, engine)
-<<<<<<< HEAD
             keep_folder(staged, final)
-=======
-            if os.path.lexists(final):
-                final.rename(Path(folder) / "damaged")
-            staged.rename(final)
->>>>>>> n12
 
     return final
 
