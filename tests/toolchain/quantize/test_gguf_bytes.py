@@ -71,6 +71,20 @@ def shape(kept: Callable[[str, Build], Path], request: pytest.FixtureRequest) ->
     return kept(request.param, SHAPES[request.param])
 
 
+@pytest.fixture(scope="module")
+def written() -> dict[Path, Path]:
+    """Model folder → its BF16 file, written once for all schemes."""
+    return {}
+
+
+@pytest.fixture
+def source(shape: Path, quantized: Quantized, written: dict[Path, Path]) -> Path:
+    """Return the BF16 file of a shape, which llama.cpp quantizes."""
+    if shape not in written:
+        written[shape] = quantized(shape, "BF16").file
+    return written[shape]
+
+
 EIGHTY = "eighty layers with shared values"
 CASES = [
     (shape, scheme)
@@ -84,9 +98,9 @@ CASES = [
 @pytest.mark.sampled(13)
 @pytest.mark.parametrize(("shape", "scheme"), CASES, indirect=["shape"])
 def test_the_file_is_byte_for_byte_that_of_upstream(
-    shape: Path, scheme: str, quantized: Quantized, tmp_path: Path
+    shape: Path, source: Path, scheme: str, quantized: Quantized, tmp_path: Path
 ) -> None:
-    theirs = upstream(quantized(shape, "BF16").file, scheme, tmp_path / "theirs.gguf")
+    theirs = upstream(source, scheme, tmp_path / "theirs.gguf")
     assert quantized(shape, scheme).file.read_bytes() == theirs
 
 
@@ -101,9 +115,8 @@ WEIGHED = (
 @pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.quantized])
 @pytest.mark.parametrize("shape", WEIGHED, indirect=True)
 def test_with_an_importance_matrix_the_tensors_are_still_those_of_upstream(
-    shape: Path, scheme: str, quantized: Quantized, tmp_path: Path
+    shape: Path, source: Path, scheme: str, quantized: Quantized, tmp_path: Path
 ) -> None:
-    source = quantized(shape, "BF16").file
     matrix = random_matrix(source)
     importance.save(matrix, tmp_path / "matrix.gguf")
     theirs, ours = (
