@@ -103,6 +103,8 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
                 THIS_PYTHON,
             ):
                 _check(staged, engine)
+            if os.path.lexists(final):
+                final.rename(Path(folder) / "damaged")
             keep_folder(staged, final)
 
     return final
