@@ -248,7 +248,8 @@ class TestSources:
         key = "demitasse.conversation"
         for number, said in (("2", "The documents have changed"), ("99", "no such passage")):
             known.evaluate(
-                f"localStorage['{key}'] = localStorage['{key}'].replace(/knowledge.[0-9]+/, 'knowledge/{number}')"
+                f"localStorage['{key}'] = localStorage['{key}']"
+                f".replace(/knowledge.[0-9]+/, 'knowledge/{number}')"
             )
             known.reload()
             answer = known.locator("article.assistant").last

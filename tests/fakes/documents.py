@@ -26,7 +26,8 @@ def pdf(
     ]
     for number, content in enumerate(drawn):
         page = (
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >>"
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792]"
+            " /Resources << /Font << /F1 3 0 R >> >>"
             f" /Contents {5 + 2 * number} 0 R >>"
         )
         objects += [page.encode(), stream(content)]
@@ -111,11 +112,20 @@ def docx() -> bytes:
     document.add_heading("After work", 1)
     hidden = document.add_paragraph("Sweep the floor.")
     hidden.add_run(" Hidden words.").font.hidden = True
-    inserted = f'<w:ins {nsdecls("w")} w:id="1" w:author="A"><w:r><w:t xml:space="preserve"> And lock up.</w:t></w:r></w:ins>'
-    deleted = f'<w:del {nsdecls("w")} w:id="2" w:author="A"><w:r><w:delText>Deleted words.</w:delText></w:r></w:del>'
+    inserted = (
+        f'<w:ins {nsdecls("w")} w:id="1" w:author="A">'
+        '<w:r><w:t xml:space="preserve"> And lock up.</w:t></w:r></w:ins>'
+    )
+    deleted = (
+        f'<w:del {nsdecls("w")} w:id="2" w:author="A">'
+        "<w:r><w:delText>Deleted words.</w:delText></w:r></w:del>"
+    )
     hidden._p.append(parse_xml(inserted))
     hidden._p.append(parse_xml(deleted))
-    control = f"<w:sdt {nsdecls('w')}><w:sdtContent><w:p><w:r><w:t>In a content control.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    control = (
+        f"<w:sdt {nsdecls('w')}><w:sdtContent>"
+        "<w:p><w:r><w:t>In a content control.</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    )
     document.element.body.insert(len(document.element.body) - 1, parse_xml(control))
     out = io.BytesIO()
     document.save(out)
@@ -172,7 +182,8 @@ def mixed() -> dict[str, str | bytes]:
         "bad/cut.pdf": good[: len(good) // 4],
         "bad/deep.json": "[" * 100_000 + "]" * 100_000,
         "bad/empty.md": "",
-        "bad/half.jsonl": '{"question": "a", "answer": "\\ud83d"}\n{"question": "b", "answer": "Fine."}\n',
+        "bad/half.jsonl": '{"question": "a", "answer": "\\ud83d"}\n'
+        '{"question": "b", "answer": "Fine."}\n',
         "bad/headings.md": "# One\n\n## Two\n",
         "bad/locked.pdf": encrypted(good, "secret"),
         "bad/old.docx": old,
@@ -196,7 +207,8 @@ def mixed() -> dict[str, str | bytes]:
         "good/manual.md": "# Manual\n\nRead it:\n\n```\nman ls\n```\n",
         "good/notes.txt": "Opening hours\n=============\n\nMonday to Friday.\n\n- one\n- two\n",
         "good/open.pdf": encrypted(good, ""),
-        "good/page.html": "<title>T</title><nav>Home</nav><h1>Shop</h1><p>Open <b>daily</b>.<script>x()</script>",
+        "good/page.html": "<title>T</title><nav>Home</nav><h1>Shop</h1>"
+        "<p>Open <b>daily</b>.<script>x()</script>",
         "good/router.pdf": good,
         "good/same.txt": "Monday  to\nFriday.",
         "good/titles.pdf": pdf(

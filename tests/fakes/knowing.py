@@ -1,7 +1,8 @@
 """A bundle that answers from documents: the tiny model, the tiny embedder and a real index of both.
 
-The embedder's weights are random: a text is like itself alone. So a question finds the passage whose
-question it is, word for word, and every other question is one that the documents do not answer.
+The embedder's weights are random: a text is like itself alone. So a question finds the passage
+whose question it is, word for word, and every other question is one that the documents do not
+answer.
 """
 
 from collections.abc import Iterator, Sequence

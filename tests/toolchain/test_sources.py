@@ -1,4 +1,4 @@
-"""`ask` and `chat` name what an answer stands on, through the board's own client and a real service."""
+"""`ask` and `chat` name what an answer stands on, by the board's own client and a real service."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A small real index: what is found, what is known, and every way in which the file can be wrong."""
+"""A small real index: what is found, what is known, and every way the file can be wrong."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A service that answers from documents: sources, what is not known, and what hostile text changes."""
+"""A service that answers from documents: sources, what is not known, what hostile text changes."""
 
 import json
 from collections.abc import Iterator

@@ -45,13 +45,13 @@ REASONS = {
     "bad/headings.md": "holds no text, or headings alone",
     "bad/locked.pdf": "is encrypted: save it without a password, for instance qpdf --decrypt",
     "bad/old.docx": "is encrypted, or a .doc under another name: save it anew as .docx",
-    "bad/picture.png": "files that end in `.png` are not read: known: .csv, .docx, .htm, .html, .json, "
-    ".jsonl, .markdown, .md, .ndjson, .pdf, .text, .tsv, .txt, .xhtml",
+    "bad/picture.png": "files that end in `.png` are not read: known: .csv, .docx, .htm, .html, "
+    ".json, .jsonl, .markdown, .md, .ndjson, .pdf, .text, .tsv, .txt, .xhtml",
     "bad/scan.pdf": "has no text layer: run OCR first, for instance ocrmypdf",
     "bad/second.png": "files that end in `.png` are not read",
     "bad/slides.pptx": "files that end in `.pptx` are not read: save it as .pdf",
-    "bad/utf16.txt": "line 1: text in UTF-16, not in UTF-8: save it as UTF-8: in an editor `Save as`, "
-    "or `iconv -f UTF-16 -t UTF-8`",
+    "bad/utf16.txt": "line 1: text in UTF-16, not in UTF-8: save it as UTF-8: "
+    "in an editor `Save as`, or `iconv -f UTF-16 -t UTF-8`",
 }
 
 

@@ -101,7 +101,11 @@ def test_plain_text_keeps_short_lines_and_joins_wrapped_ones(tmp_path: Path) -> 
 
 
 def test_an_underlined_line_of_plain_text_is_a_heading(tmp_path: Path) -> None:
-    text = "Opening hours\n=============\nDaily.\n\nPrices\n------\n\nTen euros.\n\n价格\n====\n十元。\n"
+    text = (
+        "Opening hours\n=============\nDaily.\n\n"
+        "Prices\n------\n\nTen euros.\n\n"
+        "价格\n====\n十元。\n"
+    )
     assert texts(tmp_path, "a.txt", text) == [
         ("Opening hours", "Daily."),
         ("Prices", "Ten euros."),
@@ -176,8 +180,8 @@ def test_a_pdf_gives_passages_with_their_page(tmp_path: Path) -> None:
     assert [(each.page, each.text) for each in passages] == [
         (
             1,
-            "A long line of a paragraph that reaches the right margin of the page and goes on in the "
-            "next line, until it ends.\n\nShort line\n\n- an item",
+            "A long line of a paragraph that reaches the right margin of the page and goes on in "
+            "the next line, until it ends.\n\nShort line\n\n- an item",
         ),
         (3, "Third page."),
     ]
@@ -185,7 +189,10 @@ def test_a_pdf_gives_passages_with_their_page(tmp_path: Path) -> None:
 
 
 def test_a_sentence_that_goes_on_belongs_to_the_page_of_its_start(tmp_path: Path) -> None:
-    one = "The first line of the page is as long as any other one\nand the sentence of this line that is long enough and"
+    one = (
+        "The first line of the page is as long as any other one\n"
+        "and the sentence of this line that is long enough and"
+    )
     passages, _ = read(
         tmp_path,
         "a.pdf",
@@ -340,7 +347,11 @@ def test_questions_and_answers_are_read_under_their_common_names(
 
 
 def test_a_conversation_gives_its_last_answer(tmp_path: Path) -> None:
-    line = '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]}'
+    line = (
+        '{"messages": [{"role": "system", "content": "s"}, '
+        '{"role": "user", "content": "How?"}, '
+        '{"role": "assistant", "content": "So."}]}'
+    )
     ((passage,), _) = read(tmp_path, "a.jsonl", line)
     assert (passage.text, passage.questions) == ("So.", ("How?",))
 

@@ -1,4 +1,4 @@
-"""Models in several parts, as llama.cpp and its Python package write them, are joined to one file."""
+"""Models in parts, as llama.cpp and its Python package write them, are joined to one file."""
 
 import hashlib
 from collections.abc import Callable

@@ -66,8 +66,8 @@ def test_three_lines_say_what_was_chosen_and_why() -> None:
     lines = text.split("\n\n")[1].splitlines()
     assert lines == [
         "base:   Qwen2.5-0.5B-Instruct (494 M parameters, Apache-2.0), the largest that fits, "
-        "speaks English and answers at 5 tokens/s or more on rpi-4b-2gb; forecast: about 5.8 tokens/s, "
-        "737 of 1718 MB",
+        "speaks English and answers at 5 tokens/s or more on rpi-4b-2gb; forecast: "
+        "about 5.8 tokens/s, 737 of 1718 MB",
         "scheme: Q8_0, 4096 tokens of context: the board's processor has no fast kernels for four "
         "bits, and eight fit",
         "stages: ingest, tune, quantize, evaluate, package: learns faq.jsonl",
