@@ -19,8 +19,8 @@ from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs, t
 
 CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
-# On the shipped help desk (11,000 entries) the best five passages are those of a comparison with
-# all entries for 99 % of the questions.
+# On the shipped help desk (12,304 entries) the first passage was that of a comparison with all
+# entries for each of 125 questions, and the first three were the same for 99 %.
 MATCHES = 48
 """Entries with the rarest words in common, whose likeness is computed as well."""
 HALF_MATCH = 8.0
