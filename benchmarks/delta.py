@@ -3,7 +3,7 @@
 The model has the shape of Qwen2.5-0.5B in Q4_0 with fewer layers (DEMITASSE_BENCH_LAYERS; 24 are
 all of them) and a vocabulary cut in the same ratio. Its weights are random. Its updates have rank
 16 and a relative size: the norm of a weight's change ÷ the norm of the weight. The real updates are
-what `tune` makes of the starter's base (all-linear as `make demo` left it): a tiny model, which
+what `tune` makes of the starter's base (all-linear as `make scratch` left it): a tiny model, which
 moves far more. rsync, zstd and xdelta3 come from the system's packages (apt-get install rsync zstd
 xdelta3); a missing one is left out. xdelta3 is slow, so it runs at 1 % only.
 """
@@ -125,11 +125,11 @@ def _updates(
 
 
 def _real_updates(scratch: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
-    """Yield the updates that `tune` makes of the starter's base, if `make demo` has built it."""
+    """Yield the updates that `tune` makes of the starter's base, if `make scratch` has built it."""
     from toolchain.tune import tune
 
     if not (STARTER / "pretrain").is_dir():
-        print(f"no real update: {STARTER} is not there, `make demo` builds it", file=sys.stderr)
+        print(f"no real update: {STARTER} is not there, `make scratch` builds it", file=sys.stderr)
         return
 
     record = recorded(STARTER / "ingest")
