@@ -16,6 +16,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.fakes.facts import QUESTIONS
+from tests.fakes.tiny_bert import tiny_bert
 from tests.test_line import RECIPE, Line
 from toolchain import artifacts, push, runtime
 from toolchain.artifacts import Bundle
@@ -161,3 +162,34 @@ def test_the_board_goes_down_and_comes_back_serving(line: Line) -> None:
     ]
     assert line.demitasse("ask", BOARD, QUESTION) == before
     line.demitasse("board", "down", TARGET)
+
+
+KNOWLEDGE = """
+[knowledge]
+files = ["pages"]
+questions = ["written.jsonl"]
+unanswered = ["none.jsonl"]
+embedder = "bert"
+"""
+
+
+def test_the_board_answers_from_documents_and_names_their_source(line: Line) -> None:
+    tiny_bert(line.folder / "bert")
+    (line.folder / "pages").mkdir()
+    (line.folder / "pages" / "fan.md").write_text("# Fan\n\n## Power\n\nIt spins over night.\n")
+    asked = {"source": "pages/fan.md", "heading": "Power", "question": ["why is the fan hot"]}
+    (line.folder / "written.jsonl").write_text(json.dumps(asked) + "\n")
+    (line.folder / "none.jsonl").write_text('{"entry": null, "question": "x y z"}\n')
+    recipe = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace(
+        '"quantize"', '"know", "quantize"'
+    )
+    (line.folder / "known.toml").write_text(recipe + KNOWLEDGE)
+
+    line.demitasse("package", "known.toml", timeout_s=1200)
+    line.demitasse("push", "build/known/package", BOARD, timeout_s=1200)
+    known = json.loads(line.demitasse("ask", BOARD, "Why is the fan hot?", "--json"))
+    assert known["text"] == "It spins over night."
+    assert known["sources"][0]["title"] == "pages/fan.md › Fan › Power"
+    unknown = json.loads(line.demitasse("ask", BOARD, "x y z", "--json"))
+    assert unknown["text"].startswith("My documents do not say that.")
+    assert unknown["known"] is False
