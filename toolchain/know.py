@@ -118,7 +118,7 @@ def _make(
     index = out / KNOWLEDGE
 
     with recall(runtime, written.file) as child:
-        vectors = _vectors(child, entries, cache, sha256, report)
+        vectors = _vectors(child, entries, cache, f"{sha256} {runtime.name}", report)
     write_index(index, passages, entries, vectors, sha256)
 
     with recall(runtime, written.file, index) as child:
@@ -147,10 +147,10 @@ def _make(
 
 
 def _vectors(
-    child: Recall, entries: Sequence[Entry], cache: Path, embedder: str, report: Reporter
+    child: Recall, entries: Sequence[Entry], cache: Path, maker: str, report: Reporter
 ) -> "np.ndarray":
     """Return the vectors of all entries; those of texts that are known from before are kept."""
-    with VectorCache(cache / "vectors.db", embedder) as kept:
+    with VectorCache(cache / "vectors.db", maker) as kept:
         texts = list(dict.fromkeys(entry.text for entry in entries))
         missing = kept.missing(texts)
         for at in range(0, len(missing), 64):

@@ -112,6 +112,8 @@ class Index:
                 *(float(facts[name]) for name in ("words", "unanswered", "threshold"))
             )
             self._passage_of = [row[0] for row in self._rows("SELECT passage FROM entries")]
+            if not all(each is None or type(each) is int for each in self._passage_of):
+                raise TypeError("an entry of no passage")
             self._signs = self._read_signs()
             self.passages = int(next(self._rows("SELECT count(*) FROM passages"))[0])
             """Number of passages."""
@@ -193,6 +195,8 @@ class Index:
         for entry in entries:
             row = self._db.execute("SELECT vector, scale FROM entries WHERE id = ?", (entry,))
             packed, scale = row.fetchone()
+            if len(packed) != self._width:
+                raise ValueError("a vector of another width")
             yield product(packed, scale, vector)
 
     def _hits(self, scores: dict[int, float], take: int) -> tuple[Hit, ...]:
@@ -204,6 +208,8 @@ class Index:
             )
             if found := row.fetchone():
                 number, text, source, heading, page = found
+                if not all(isinstance(each, str) for each in (text, source, heading)):
+                    raise TypeError("a passage that is no text")
                 hits.append(Hit(number, text, source, heading, page, scores[number]))
         return tuple(hits)
 

@@ -175,9 +175,7 @@ class Worker:
 
         Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
         """
-        if len(self._line) + self._in_reading >= self._most_waiting + max(1, self.slots):
-            raise _busy()
-
+        self._refuse_crowd()
         prompts, consulted = await self._read(lambda: self._prepared(question))
         job = Job(question, prompts)
         job.consulted = consulted
@@ -193,17 +191,26 @@ class Worker:
         library = self._library
         if library is None:
             return None
+        self._refuse_crowd()
         return (await self._read(lambda: library.search(question, take))).hits
 
     async def passage(self, number: int) -> "Hit | None":
         """Return a passage by its number; None if there is none."""
         library = self._library
-        return await self._read(lambda: library.passage(number)) if library else None
+        if library is None:
+            return None
+        self._refuse_crowd()
+        return await self._read(lambda: library.passage(number))
 
     @property
     def passages(self) -> int:
         """Number of passages that questions are answered from."""
         return self._library.passages if self._library else 0
+
+    def _refuse_crowd(self) -> None:
+        """Raise DeviceError `busy` if too many wait already."""
+        if len(self._line) + self._in_reading >= self._most_waiting + max(1, self.slots):
+            raise _busy()
 
     async def _read(self, work: "Callable[[], _Result]") -> "_Result":
         """Return the result of work in the thread that reads questions, one at a time."""

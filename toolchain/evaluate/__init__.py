@@ -31,7 +31,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
-from toolchain.evaluate.wording import Documents, wording
+from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import VerdictFigures
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
@@ -106,7 +106,7 @@ def evaluate(
         **({"held_out": "split"} if texts.split else {}),
         "runtime": candidate.runtime.name,
         **({"special_tokens": ESCAPE} if candidate.escape else {}),
-        **({"documents": candidate.documents.knowledge.digest} if candidate.documents else {}),
+        **({"documents": candidate.documents.digest} if candidate.documents else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -163,7 +163,8 @@ def _measure(
         measured |= task_scores(answers, spec.max_tokens)
         worded = None
         if candidate.documents:
-            worded = wording(child, candidate.documents, candidate.runtime, spec.max_tokens, report)
+            limits = Limits(context=context, answer=spec.max_tokens)
+            worded = wording(child, candidate.documents, candidate.runtime, limits, report)
         measured |= reference_ends(reference, answers, spec.max_tokens)
         # Reference and teacher are not held in memory at the same time.
         del reference

@@ -4,11 +4,13 @@ Both are compared, by token F1, with the passage that a person named as the answ
 are those that the search was fitted with.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from device.manifest import EMBEDDER, KNOWLEDGE, QUOTE, WORDED
 from device.manifest.knowledge import with_notes
@@ -30,9 +32,23 @@ class Documents:
     take: int
     """Passages that the model reads."""
 
+    @property
+    def digest(self) -> str:
+        """All that decides what is measured."""
+        parts = repr((self.knowledge.digest, self.take, list(self.asked)))
+        return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Tokens of context, and of an answer in it."""
+
+    context: int
+    answer: int
+
 
 def wording(
-    child: Scorer, documents: Documents, runtime: Path, max_tokens: int, report: Reporter
+    child: Scorer, documents: Documents, runtime: Path, limits: Limits, report: Reporter
 ) -> Wording | None:
     """Return how well both word the answers to questions that the documents know; None without."""
     texts = _passages(documents.knowledge.path / KNOWLEDGE)
@@ -43,9 +59,9 @@ def wording(
             found = search.search(question, documents.take)
             if found.known:
                 passages = [texts[each] for each in found.passages]
-                turn = {"role": "user", "content": with_notes(question, passages)}
+                turn = _turn(child, question, passages, limits)
                 quoted.append(token_f1(passages[0], expected))
-                worded.append(token_f1(child.answer([turn], max_tokens).text, expected))
+                worded.append(token_f1(child.answer([turn], limits.answer).text, expected))
             report.step("word answers", number, len(documents.asked), "questions")
     if not quoted:
         return None
@@ -59,6 +75,14 @@ def wording(
     )
 
 
+def _turn(child: Scorer, question: str, passages: list[str], limits: Limits) -> dict[str, str]:
+    """Return the question with as many passages as have room, the best first; one at least."""
+    turn = {"role": "user", "content": with_notes(question, passages)}
+    if len(passages) > 1 and len(child.render([turn])) + limits.answer > limits.context:
+        return _turn(child, question, passages[:-1], limits)
+    return turn
+
+
 def _passages(index: Path) -> Mapping[int, str]:
-    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as db:
+    with closing(sqlite3.connect(f"file:{quote(str(index.absolute()))}?mode=ro", uri=True)) as db:
         return dict(db.execute("SELECT id, text FROM passages"))

@@ -6,10 +6,11 @@ It is a cache: a file that cannot be read is begun anew.
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from toolchain.errors import ToolError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +21,22 @@ _TABLE = "CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, vector BLOB
 class VectorCache:
     """Vectors of one embedder, by the texts."""
 
-    def __init__(self, file: Path, embedder: str) -> None:
-        """Open or begin a cache; `embedder` is the sha256 of the file that makes the vectors."""
-        self._embedder = embedder
+    def __init__(self, file: Path, maker: str) -> None:
+        """Open or begin a cache; `maker` names embedder and runtime that make the vectors.
+
+        Raise ToolError if another program holds it.
+        """
+        self._maker = maker
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = _opened(file)
+        except sqlite3.OperationalError as error:
+            raise ToolError(
+                f"{file}: {error}", hint="another run may use it: wait for it"
+            ) from error
         except sqlite3.DatabaseError:
-            file.unlink()
+            for each in (file, file.with_name(f"{file.name}-journal")):
+                each.unlink(missing_ok=True)
             self._db = _opened(file)
 
     def __enter__(self) -> Self:
@@ -68,12 +77,14 @@ class VectorCache:
         return found[0] if found else None
 
     def _name(self, text: str) -> str:
-        return hashlib.sha256(f"{self._embedder}\0{text}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._maker}\0{text}".encode()).hexdigest()
 
 
 def _opened(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file)
-    with suppress(sqlite3.OperationalError):
-        db.execute("PRAGMA synchronous = OFF")
+    db.execute("PRAGMA synchronous = OFF")
     db.execute(_TABLE)
+    if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+        db.close()
+        raise sqlite3.DatabaseError("the file is damaged")
     return db

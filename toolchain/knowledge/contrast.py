@@ -21,6 +21,8 @@ from toolchain.artifacts import Work, keep
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.figures import TrainFigures
+from toolchain.knowledge.embedder import POOLINGS, pooling_of, sizes_of
+from toolchain.models.weights import read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import ContrastSpec
 from toolchain.training.examples import Batch, Example
@@ -83,12 +85,17 @@ def _tune(
         raise ArtifactError(
             "embedder: nothing to learn from: questions of two passages at least are needed"
         )
+    # What cannot be shipped is refused before it is tuned.
+    sizes_of(read_json(folder / "config.json"))
+    first = pooling_of(folder) == POOLINGS["pooling_mode_cls_token"]
+
     torch.manual_seed(seed)
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
     encoder.requires_grad_(False)
     for layer in encoder.encoder.layer[-spec.layers :]:
         layer.requires_grad_(True)
-    objective = _objective(encoder, AutoTokenizer.from_pretrained(folder), lesson, pairs, spec)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    objective = _objective(encoder, tokenizer, lesson, pairs, spec, first=first)
     course = Course(
         name="tune embedder",
         steps=max(1, spec.epochs * len(pairs) // spec.batch_size),
@@ -111,8 +118,15 @@ def _tune(
 
 
 def _objective(
-    encoder: Any, tokenizer: Any, lesson: Lesson, pairs: list[tuple[int, str]], spec: ContrastSpec
+    encoder: Any,
+    tokenizer: Any,
+    lesson: Lesson,
+    pairs: list[tuple[int, str]],
+    spec: ContrastSpec,
+    *,
+    first: bool,
 ) -> "nn.Module":
+    """Return the loss of a batch of pairs; `first` takes a text's first token for all of it."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -175,7 +189,7 @@ def _objective(
                 states = self.encoder(**read).last_hidden_state
             mask = read["attention_mask"].unsqueeze(-1).float()
             mean = (states.float() * mask).sum(1) / mask.sum(1)
-            return functional.normalize(mean, dim=-1)
+            return functional.normalize(states[:, 0].float() if first else mean, dim=-1)
 
     return Contrast()
 

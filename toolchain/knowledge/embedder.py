@@ -102,7 +102,7 @@ def write_embedder(folder: Path, file: Path, scheme: str = "Q8_0") -> Embedder:
             f"embedder: scheme `{scheme}` is not known", hint=f"known: {', '.join(TYPES)}"
         )
     config = read_json(folder / "config.json")
-    sizes = _sizes(config)
+    sizes = sizes_of(config)
     context = min(sizes["context"], _longest_text(folder))
 
     with open_weights(folder, without=_UNUSED) as weights:
@@ -119,7 +119,7 @@ def write_embedder(folder: Path, file: Path, scheme: str = "Q8_0") -> Embedder:
     )
 
 
-def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
+def sizes_of(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes in config.json; raise ArtifactError for what llama.cpp's graph lacks."""
     expected: dict[str, tuple[Any, ...]] = {
         "architectures": (["BertModel"],),
@@ -149,7 +149,7 @@ def _longest_text(folder: Path) -> int:
     return limit if type(limit) is int and limit > 2 else 2**31
 
 
-def _pooling(folder: Path) -> int:
+def pooling_of(folder: Path) -> int:
     """Return llama.cpp's number of a pooling; raise ArtifactError for one that it does not have."""
     if (modules := folder / "modules.json").is_file():
         for module in _module_types(text_of(modules.name, modules)):
@@ -229,7 +229,7 @@ def _metadata(
         "bert.attention.head_count": sizes["heads"],
         "bert.attention.layer_norm_epsilon": float(config.get("layer_norm_eps", 1e-12)),
         "bert.attention.causal": False,
-        "bert.pooling_type": _pooling(folder),
+        "bert.pooling_type": pooling_of(folder),
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.token_type_count": sizes["types"],
         "tokenizer.ggml.tokens": tokens,

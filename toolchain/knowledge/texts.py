@@ -30,6 +30,9 @@ class Texts:
     unanswered: tuple[str, ...]
     tuning: tuple[Written, ...]
     fresh: tuple[Written, ...]
+    taught: tuple[tuple[str, ...], ...] = ()
+    """Questions of each passage that an embedder is tuned on, where a teacher wrote more: those of
+    pages change with the pages."""
 
     def lesson(self) -> Lesson:
         """Return what an embedder is tuned on: questions, and the answers that came with them.
@@ -38,7 +41,9 @@ class Texts:
         """
         asked = [
             (passage.text if passage.questions else "", questions)
-            for passage, questions in zip(self.library.passages, self.questions, strict=True)
+            for passage, questions in zip(
+                self.library.passages, self.taught or self.questions, strict=True
+            )
             if len(questions) > (not passage.questions)
         ]
         return Lesson(
@@ -63,7 +68,9 @@ class Texts:
         questions = list(self.questions)
         for place, asked in zip(bare, written, strict=True):
             questions[place] = tuple(asked)
-        return replace(self, questions=tuple(questions))
+        enough = sum(len(asked) > 1 for asked in self.questions) > 1
+        taught = self.questions if enough else ()
+        return replace(self, questions=tuple(questions), taught=taught)
 
     def unread(self) -> Iterator[tuple[str, str]]:
         """Yield each file that gave nothing, with the reason."""

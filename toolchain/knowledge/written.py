@@ -12,7 +12,8 @@ from typing import Any
 
 from toolchain.artifacts import read_jsonl
 from toolchain.errors import ConfigError
-from toolchain.knowledge.passages import Passage
+from toolchain.knowledge.passages import Block, Passage, tidy
+from toolchain.knowledge.readers.rows import block_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,9 @@ class Places:
                     f"{where}: entry {entry!r}: there are {len(self._answers)} entries"
                 )
             number = self._by_text.get(_plain(self._answers[entry]))
-            return frozenset([number] if number else [])
+            if number is None:
+                raise ConfigError(f"{where}: entry {entry}: its row gave no passage")
+            return frozenset([number])
         place = (str(row.get("source", "")), str(row.get("heading", "")))
         if place not in self._sections:
             raise ConfigError(
@@ -60,7 +63,13 @@ class Places:
 def answers_of(passages: Sequence[Passage], near: Path) -> dict[str, list[str]]:
     """Return the answers of each JSONL file of questions and answers, in the file's order."""
     files = {each.source for each in passages if each.questions and each.source.endswith(".jsonl")}
-    return {name: [str(row.get("answer", "")) for row in read_jsonl(near / name)] for name in files}
+    return {name: [_answer(row) for row in read_jsonl(near / name)] for name in files}
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    """Return the text that a row became as a passage; empty if it gave none."""
+    block = block_of(row)
+    return tidy(block.text) if isinstance(block, Block) else ""
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -105,7 +105,8 @@ def recall(runtime: Path, embedder: Path, knowledge: Path | None = None) -> Iter
             yield Recall(child, embedder)
         finally:
             if child.stdin and not child.stdin.closed:
-                child.stdin.close()
+                with suppress(BrokenPipeError):
+                    child.stdin.close()
             try:
                 child.wait(timeout=10)
             except subprocess.TimeoutExpired:

@@ -127,6 +127,9 @@ def test_wrong_values_are_refused_and_no_traceback(tmp_path: Path) -> None:
         "UPDATE facts SET value = 1e30 WHERE name = 'width'",
         "UPDATE entries SET vector = NULL",
         "UPDATE entries SET passage = 'x'",
+        "UPDATE entries SET vector = x'01'",
+        "UPDATE passages SET text = NULL",
+        "UPDATE passages SET text = x'ff'",
         "DROP TABLE words",
         "DROP TABLE entries",
     )
@@ -135,10 +138,9 @@ def test_wrong_values_are_refused_and_no_traceback(tmp_path: Path) -> None:
         with sqlite3.connect(file) as db:
             db.execute(change)
         db.close()
-        try:
+        with pytest.raises(DeviceError) as caught:
             Index(file, embed).search("undervoltage")
-        except DeviceError as error:
-            assert error.code == "bad_knowledge", change
+        assert caught.value.code == "bad_knowledge", change
 
 
 def test_vectors_of_another_embedder_and_a_newer_schema_are_refused_by_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.fakes.knowing import HOT, NIGHT, PASSAGES, UNKNOWN, knowing_bundle
 from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import runtime
 from toolchain.artifacts import Knowledge, external
-from toolchain.evaluate.wording import Documents, wording
+from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import Wording
 from toolchain.progress import SILENT
 from toolchain.runtime.scoring import scorer
@@ -21,7 +21,8 @@ def measured(folder: Path, says: str, asked: list[tuple[str, str]]) -> Wording |
     record = external(bundle).record
     documents = Documents(knowledge=Knowledge(path=bundle, record=record), asked=asked, take=2)
     with scorer(runtime.for_this_computer(), model, context=512) as child:
-        return wording(child, documents, runtime.for_this_computer(), 32, SILENT)
+        limits = Limits(context=512, answer=32)
+        return wording(child, documents, runtime.for_this_computer(), limits, SILENT)
 
 
 def test_a_model_that_says_something_else_is_not_asked_on_the_board(tmp_path: Path) -> None:

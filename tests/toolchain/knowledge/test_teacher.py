@@ -1,6 +1,7 @@
 """A teacher behind a real HTTP endpoint: what it is asked, what is kept, what is refused."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -30,6 +31,7 @@ class Endpoint:
             "1. Is it the cable?\n- lightning bolt\n\n(3) Is it the cable?\nWhy?\nmore"
         )
         self.status = 200
+        self.location = ""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,6 +44,8 @@ class Endpoint:
                     said = {"choices": [{"message": {"role": "assistant", "content": said}}]}
                 raw = json.dumps(said).encode()
                 self.send_response(outer.status)
+                if outer.location:
+                    self.send_header("location", outer.location)
                 self.send_header("content-length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)
@@ -110,7 +114,69 @@ def test_a_refusal_and_a_silent_endpoint_are_named(endpoint: Endpoint, tmp_path:
         Teacher("http://127.0.0.1:9/v1", "some", 3, tmp_path / "w").write(PASSAGES, SILENT)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8080", "file:///etc/passwd", "ftp://x/v1", ""])
+def test_half_a_character_and_an_interrupted_run_lose_nothing_more(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    kept = tmp_path / "written.jsonl"
+    endpoint.reply = "what \ud83d is it"
+    assert Teacher(endpoint.address, "some", 3, kept).write(PASSAGES[:1], SILENT) == [
+        ["what ? is it"]
+    ]
+    kept.write_bytes(kept.read_bytes() + '{"passage": "树'.encode()[:-1])
+    for _ in range(2):
+        Teacher(endpoint.address, "some", 3, kept).write(PASSAGES, SILENT)
+    assert len(endpoint.asked) == 2
+
+
+def test_an_empty_answer_is_named_and_not_kept(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.reply = ""
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="wrote no question"):
+            Teacher(endpoint.address, "some", 3, tmp_path / "w").write(PASSAGES[:1], SILENT)
+    assert len(endpoint.asked) == 2
+
+
+def test_neither_token_nor_passage_follows_a_redirect(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Endpoint()
+    monkeypatch.setenv(KEY, "secret")
+    endpoint.status, endpoint.location = 302, other.address
+    with pytest.raises(ArtifactError, match="answers 302"):
+        Teacher(endpoint.address, "some", 3, tmp_path / "w").write(PASSAGES[:1], SILENT)
+    assert not other.asked
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_a_port_that_speaks_something_else_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.recv(1 << 16)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        with pytest.raises(ArtifactError, match="does not answer"):
+            Teacher(address, "some", 3, tmp_path / "w").write(PASSAGES[:1], SILENT)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:8080",
+        "file:///etc/passwd",
+        "ftp://x/v1",
+        "",
+        "http://[::1/v1",
+        "http://127.0.0.1:abc/v1",
+        "http://127.0.0.1:99999/v1",
+        "http://my host/v1",
+    ],
+)
 def test_an_address_of_another_kind_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
         Teacher(address, "some", 3, tmp_path / "w")

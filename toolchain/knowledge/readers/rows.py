@@ -97,7 +97,7 @@ def _answers(rows: Iterator[tuple[str, Any]], notes: list[str]) -> Iterator[Bloc
     """Yield the answers of rows; what is wrong with a row goes to the notes."""
     wrong = 0
     for where, row in rows:
-        block = _block(row)
+        block = block_of(row)
         if isinstance(block, Block):
             yield block
             continue
@@ -108,7 +108,7 @@ def _answers(rows: Iterator[tuple[str, Any]], notes: list[str]) -> Iterator[Bloc
         notes.append(f"{wrong - SHOWN:,} more rows are left out")
 
 
-def _block(row: Any) -> Block | str:
+def block_of(row: Any) -> Block | str:
     """Return the answer of a row, or what is wrong with the row."""
     if isinstance(row, Unreadable):
         return row.problem
