@@ -71,7 +71,7 @@ class Facts(_Said):
     glibc: Version | None
     python: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}\.\d{1,3}$")]
     python_abi: Text
-    fts5: bool | None = None
+    fts5: bool
     kernel: Text
     l4t: Version | None
     disk_total_bytes: Count

@@ -192,9 +192,10 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, share: float) -> None:
 
 def test_a_template_of_the_users_own_goes_before_the_files(tmp_path: Path) -> None:
     file = written(tmp_path / "x.gguf", template=None)
-    (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}<|im_end|>")
+    template = "{% for each in messages %}{{ each['content'] }}<|im_end|>{% endfor %}"
+    (tmp_path / "t.jinja").write_text(template)
     seen = look(Source(file=file, said="x"), tmp_path / "t.jinja", tmp_path)
-    assert seen.template == "{{ messages[0]['content'] }}<|im_end|>"
+    assert seen.template == template
     (tmp_path / "bad.jinja").write_bytes(b"\xff\xfe")
     assert refusal(file, tmp_path / "bad.jinja") == "bad.jinja: cannot be read as a template"
     assert refusal(file, tmp_path / "none.jinja") == "none.jinja: cannot be read as a template"
