@@ -18,9 +18,8 @@ SPREAD := --numprocesses $(WORKERS) --dist loadfile
 
 demo: $(READY) $(VENV)/.embedder   ## the main job: documents and a small real model, measured, pushed to this computer, asked
 	$(BIN)/demitasse run recipes/help-desk.toml --to local --accept-new
-	$(BIN)/demitasse ask local "I have only a USB stick, can it hold the system instead of the tiny card?"
-	$(BIN)/demitasse ask local "which bits of get_throttled mean that it was too hot?"
-	$(BIN)/demitasse ask local "What is the capital of France?" --system "You are a helpful assistant."
+	$(BIN)/demitasse ask local "zram or a swap file, what is better for the card?"
+	$(BIN)/demitasse ask local "Write one sentence about the sea." --system "You are a helpful assistant."
 	$(BIN)/demitasse ask local "how do I reset the admin password of my Netgear router?"
 
 scratch: $(READY)         ## the whole line without any download: train from nothing, distill, quantize, push, ask, measure
