@@ -376,6 +376,11 @@ def digest(path: Path, *, without: Sequence[str] = ()) -> str:
     return total.hexdigest()
 
 
+def value_digest(value: object) -> str:
+    """Return the sha256 of what a value of plain texts and numbers is written as."""
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as stream:

@@ -5,13 +5,13 @@ vectors are made by the runtime that ships, the search is fitted on one set of q
 measured on another that it never saw.
 """
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE
-from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep
+from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
 from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge import fitting
@@ -22,7 +22,7 @@ from toolchain.knowledge.found import FOUND, found_passage, write_found
 from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.teacher import Teacher
-from toolchain.knowledge.texts import Texts, read_texts
+from toolchain.knowledge.texts import Texts
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
@@ -36,6 +36,7 @@ MOST_GOLDENS = 16
 
 
 def know(
+    texts: Texts,
     spec: KnowledgeSpec,
     near: Path,
     runtime: Path,
@@ -45,11 +46,11 @@ def know(
     offline: bool,
     seed: int,
 ) -> Knowledge:
-    """Make the knowledge of a recipe in `near`; raise GateError with every limit that was missed.
+    """Make the knowledge of a recipe in `near` from what it names, `texts`.
 
-    Beside `out` the tuned embedder and the vectors are kept for the next time.
+    Raise GateError with every limit that was missed. Beside `out` the tuned embedder and the
+    vectors are kept for the next time.
     """
-    texts = read_texts(spec, near)
     for name, reason in texts.unread():
         report.note(f"know: {name}: {reason}")
     if spec.teacher:
@@ -62,7 +63,7 @@ def know(
 
     inputs = {
         "embedder": digest(embedder),
-        "texts": _digest_of(texts),
+        "texts": value_digest(texts),
         "runtime": runtime.name,
     }
     # The limits decide nothing that is made: another gate measures nothing again.
@@ -83,10 +84,6 @@ def know(
     return knowledge
 
 
-def _digest_of(texts: Texts) -> str:
-    return hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _embedder(
     source: Path, texts: Texts, spec: KnowledgeSpec, out: Path, report: Reporter, seed: int
 ) -> Path:
@@ -94,10 +91,7 @@ def _embedder(
     if spec.tune is None:
         return source
     lesson = texts.lesson()
-    inputs = {
-        "embedder": digest(source),
-        "lesson": hashlib.sha256(repr(lesson).encode("utf-8", "surrogatepass")).hexdigest(),
-    }
+    inputs = {"embedder": digest(source), "lesson": value_digest(lesson)}
     tuned = out.with_name("embedder")
     return tune_embedder(source, lesson, spec.tune, tuned, report, inputs=inputs, seed=seed)
 
@@ -150,7 +144,7 @@ def _vectors(
     child: Recall, entries: Sequence[Entry], cache: Path, maker: str, report: Reporter
 ) -> "np.ndarray":
     """Return the vectors of all entries; those of texts that are known from before are kept."""
-    with VectorCache(cache / "vectors.db", maker) as kept:
+    with closing(VectorCache(cache / "vectors.db", maker)) as kept:
         texts = list(dict.fromkeys(entry.text for entry in entries))
         missing = kept.missing(texts)
         for at in range(0, len(missing), 64):
@@ -172,7 +166,7 @@ def _compare(
 
 def _goldens(
     texts: Texts,
-    fitted: "fitting.Fitted",
+    fitted: fitting.Fitted,
     tuning: Sequence[fitting.Trial],
     fresh: Sequence[fitting.Trial],
 ) -> list[tuple[str, int]]:

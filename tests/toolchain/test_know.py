@@ -16,6 +16,7 @@ from toolchain import runtime
 from toolchain.errors import ConfigError, GateError
 from toolchain.know import know
 from toolchain.knowledge.source import embedder_folder
+from toolchain.knowledge.texts import read_texts
 from toolchain.progress import SILENT
 from toolchain.recipe import KnowledgeSpec
 from toolchain.runtime.recall import recall
@@ -74,7 +75,9 @@ def spec(**changes: Any) -> KnowledgeSpec:
 
 def made(near: Path, out: Path, **changes: Any):  # type: ignore[no-untyped-def]
     folder = runtime.for_this_computer()
-    return know(spec(**changes), near, folder, out, SILENT, offline=True, seed=0)
+    wanted = spec(**changes)
+    texts = read_texts(wanted, near)
+    return know(texts, wanted, near, folder, out, SILENT, offline=True, seed=0)
 
 
 def test_documents_become_an_index_that_the_board_searches(near: Path, tmp_path: Path) -> None:
@@ -236,7 +239,8 @@ def test_what_is_tuned_is_the_vector_that_the_board_computes(
 ) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from toolchain.knowledge.contrast import Lesson, _objective
+    from toolchain.knowledge.contrast import Lesson
+    from toolchain.knowledge.contrast_loss import ContrastLoss
     from toolchain.knowledge.embedder import write_embedder
     from toolchain.recipe import ContrastSpec
 
@@ -247,15 +251,14 @@ def test_what_is_tuned_is_the_vector_that_the_board_computes(
     ) as child:
         board = child.embed(["the fan spins over night"])[0]
     lesson = Lesson(answers=["a", "b"], questions=[["c", "d"], ["e", "f"]])
-    objective: Any = _objective(
+    objective = ContrastLoss(
         AutoModel.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
         lesson,
-        lesson.pairs(),
         ContrastSpec(),
         first=pooling == "pooling_mode_cls_token",
     )
-    tuned = objective._embed(["the fan spins over night"])[0].detach().float().numpy()
+    tuned = objective.embed(["the fan spins over night"])[0].detach().float().numpy()
     assert float(tuned @ board) > 0.999
 
 

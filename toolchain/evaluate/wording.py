@@ -4,7 +4,6 @@ Both are compared, by token F1, with the passage that a person named as the answ
 are those that the search was fitted with.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,7 +13,7 @@ from urllib.parse import quote
 
 from device.manifest import EMBEDDER, KNOWLEDGE, QUOTE, WORDED
 from device.manifest.knowledge import with_notes
-from toolchain.artifacts import Knowledge
+from toolchain.artifacts import Knowledge, value_digest
 from toolchain.figures import Wording
 from toolchain.progress import Reporter
 from toolchain.runtime.recall import recall
@@ -35,8 +34,7 @@ class Documents:
     @property
     def digest(self) -> str:
         """All that decides what is measured."""
-        parts = repr((self.knowledge.digest, self.take, list(self.asked)))
-        return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+        return value_digest((self.knowledge.digest, self.take, list(self.asked)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,7 @@ import hashlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from toolchain.errors import ToolError
 
@@ -39,16 +38,8 @@ class VectorCache:
                 each.unlink(missing_ok=True)
             self._db = _opened(file)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._db.commit()
+    def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
     def missing(self, texts: Sequence[str]) -> list[str]:

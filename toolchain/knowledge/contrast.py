@@ -11,11 +11,10 @@ layer 78 and 94, of the last three 79 and 94, of all six 81 and 95; two epochs o
 (424 fresh questions: untuned 74 and 88 %, two epochs of all 83 and 94).
 """
 
-import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Work, keep
 from toolchain.chat import IGNORED
@@ -25,15 +24,7 @@ from toolchain.knowledge.embedder import POOLINGS, pooling_of, sizes_of
 from toolchain.models.weights import read_json
 from toolchain.progress import Reporter
 from toolchain.recipe import ContrastSpec
-from toolchain.training.examples import Batch, Example
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-
-_TOGETHER = 48
-"""Texts that the encoder reads at once."""
+from toolchain.training.examples import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +64,10 @@ def tune_embedder(
 def _tune(
     folder: Path, lesson: Lesson, spec: ContrastSpec, out: Path, report: Reporter, seed: int
 ) -> TrainFigures:
-    import shutil
-
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    from toolchain.knowledge.contrast_loss import ContrastLoss
     from toolchain.training.loop import Course, train
 
     pairs = lesson.pairs()
@@ -95,7 +85,7 @@ def _tune(
     for layer in encoder.encoder.layer[-spec.layers :]:
         layer.requires_grad_(True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    objective = _objective(encoder, tokenizer, lesson, pairs, spec, first=first)
+    objective = ContrastLoss(encoder, tokenizer, lesson, spec, first=first)
     course = Course(
         name="tune embedder",
         steps=max(1, spec.epochs * len(pairs) // spec.batch_size),
@@ -115,89 +105,3 @@ def _tune(
             shutil.copyfile(file, target)
     encoder.save_pretrained(out)
     return TrainFigures.of(figures)
-
-
-def _objective(
-    encoder: Any,
-    tokenizer: Any,
-    lesson: Lesson,
-    pairs: list[tuple[int, str]],
-    spec: ContrastSpec,
-    *,
-    first: bool,
-) -> "nn.Module":
-    """Return the loss of a batch of pairs; `first` takes a text's first token for all of it."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Contrast(nn.Module):
-        """Summed loss of a batch of pairs."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, batch: Batch) -> "torch.Tensor":
-            # The loop seeds torch before each step, so that a resumed run draws the same partners.
-            draw = random.Random(int(torch.randint(2**31, ())))  # noqa: S311
-            numbers = [pairs[row][0] for row in batch.rows]
-            asked = [pairs[row][1] for row in batch.rows]
-            partners = [self._partner(*pairs[row], draw) for row in batch.rows]
-            wrong = draw.sample(
-                list(lesson.unanswered), min(spec.unanswered, len(lesson.unanswered))
-            )
-            vectors = self._embed([*asked, *partners, *wrong])
-            mine, others = vectors[: len(asked)], vectors[len(asked) :]
-
-            scores = mine @ others.T / spec.temperature
-            passage = torch.tensor(numbers, device=scores.device)
-            same = passage[:, None] == passage[None, :]
-            same.fill_diagonal_(False)
-            scores[:, : len(asked)].masked_fill_(same, -1e4)
-            right = torch.arange(len(asked), device=scores.device)
-            there = functional.cross_entropy(scores, right, reduction="sum")
-            back = functional.cross_entropy(scores[:, : len(asked)].T, right, reduction="sum")
-            return (there + back) / 2
-
-        def _partner(self, number: int, text: str, draw: random.Random) -> str:
-            others = [each for each in lesson.questions[number] if each != text]
-            answer = lesson.answers[number]
-            if answer and (not others or draw.random() < spec.passage_share):
-                return answer
-            return draw.choice(others)
-
-        def _embed(self, texts: list[str]) -> "torch.Tensor":
-            # Texts of like lengths are read together: padding is computed like any other token.
-            ids = tokenizer(texts, truncation=True, max_length=spec.max_tokens)["input_ids"]
-            order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
-            vectors = torch.cat(
-                [
-                    self._read(ids, order[at : at + _TOGETHER])
-                    for at in range(0, len(order), _TOGETHER)
-                ]
-            )
-            places = torch.tensor(order, device=vectors.device)
-            return torch.empty_like(vectors).index_copy(0, places, vectors)
-
-        def _read(self, ids: list[list[int]], places: list[int]) -> "torch.Tensor":
-            read = tokenizer.pad(
-                {"input_ids": [ids[place] for place in places]}, return_tensors="pt"
-            )
-            read = read.to(self.encoder.device)
-            with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=_has_bf16()):
-                states = self.encoder(**read).last_hidden_state
-            mask = read["attention_mask"].unsqueeze(-1).float()
-            mean = (states.float() * mask).sum(1) / mask.sum(1)
-            return functional.normalize(states[:, 0].float() if first else mean, dim=-1)
-
-    return Contrast()
-
-
-def _has_bf16() -> bool:
-    """Say whether this machine multiplies bfloat16 in hardware, about twice as fast as float32."""
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")

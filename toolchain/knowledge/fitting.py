@@ -40,6 +40,27 @@ def ranked(compared: Compared, words: float) -> list[tuple[int, float]]:
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a fitted search makes of a question."""
+
+    passage: int
+    """Passage that comes first; 0 if none does."""
+    score: float
+    certainty: float
+    """Score, less the share of the closest question that no passage answers."""
+    known: bool
+    """Whether the passage counts as an answer."""
+
+
+def judge(compared: Compared, fitted: Fitted) -> Judged:
+    """Return what a fitted search makes of a question, as the board does."""
+    passage, score = next(iter(ranked(compared, fitted["words"])), (0, -1.0))
+    certainty = score - fitted["unanswered"] * compared.unanswered
+    known = bool(passage) and certainty >= fitted["threshold"]
+    return Judged(passage=passage, score=score, certainty=certainty, known=known)
+
+
 def hits(trials: Sequence[Trial], words: float, places: int) -> float:
     """Return the share of answerable questions with a right passage among the first places."""
     asked = [trial for trial in trials if trial.right]
@@ -86,9 +107,9 @@ def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
     """Return how well a fitted search does; None without questions."""
     if not trials:
         return None
-    outcomes = [(trial, *_outcome(trial, fitted)) for trial in trials]
-    asked = [(best, known, trial.right) for trial, best, known in outcomes if trial.right]
-    others = [known for trial, _, known in outcomes if not trial.right]
+    judged = [(trial.right, judge(trial.compared, fitted)) for trial in trials]
+    asked = [(each.passage, each.known, right) for right, each in judged if right]
+    others = [each.known for right, each in judged if not right]
     count = max(1, len(asked))
     words = fitted["words"]
     return SearchScores(
@@ -100,12 +121,3 @@ def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
         wrong=sum(known and best not in right for best, known, right in asked) / count,
         false=sum(others) / max(1, len(others)),
     )
-
-
-def _outcome(trial: Trial, fitted: Fitted) -> tuple[int, bool]:
-    """Return the best passage, 0 if there is none, and whether it counts as an answer."""
-    best = ranked(trial.compared, fitted["words"])[:1]
-    if not best:
-        return 0, False
-    certainty = best[0][1] - fitted["unanswered"] * trial.compared.unanswered
-    return best[0][0], certainty >= fitted["threshold"]

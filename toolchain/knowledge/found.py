@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from device.manifest.knowledge import title
 from toolchain.errors import ArtifactError
 from toolchain.files import write_whole
-from toolchain.knowledge.fitting import Fitted, Trial, ranked
+from toolchain.knowledge.fitting import Fitted, Trial, judge
 
 if TYPE_CHECKING:
     from toolchain.knowledge.passages import Passage
@@ -51,17 +51,15 @@ def found_passage(
     question: str, trial: Trial, passages: "Sequence[Passage]", fitted: Fitted
 ) -> FoundPassage:
     """Return what a question found by a fitted search."""
-    best, score = next(iter(ranked(trial.compared, fitted["words"])), (0, -1.0))
-    certainty = score - fitted["unanswered"] * trial.compared.unanswered
-    known = bool(best) and certainty >= fitted["threshold"]
+    judged = judge(trial.compared, fitted)
     return FoundPassage(
         question=question,
         right=tuple(title_of(passages[number - 1]) for number in sorted(trial.right)),
-        found=title_of(passages[best - 1]) if best else "",
-        score=round(score, 4),
-        certainty=round(certainty, 4),
-        known=known,
-        outcome=_outcome(best, trial.right, known=known),
+        found=title_of(passages[judged.passage - 1]) if judged.passage else "",
+        score=round(judged.score, 4),
+        certainty=round(judged.certainty, 4),
+        known=judged.known,
+        outcome=_outcome(judged.passage, trial.right, known=judged.known),
     )
 
 

@@ -31,6 +31,7 @@ from toolchain.target import Target
 
 if TYPE_CHECKING:
     from toolchain.evaluate.wording import Documents
+    from toolchain.knowledge.texts import Texts
     from toolchain.package import Consulted
     from toolchain.quantize.gguf import ModelLabel
 
@@ -78,6 +79,8 @@ class Flow:
     folder_suffix: str = ""
     """End of the stage's folder name in this format."""
     knowledge: Knowledge | None = None
+    knowledge_texts: "Texts | None" = None
+    """What the documents and the questions for them say; None until it is asked for."""
     models: dict[str, ModelFile] = field(default_factory=dict)
     """Model file of each format."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -142,15 +145,23 @@ class Flow:
         """Return the general text that the recipe names, ours where it names none."""
         return self.recipe.folder / name if name else GENERAL
 
+    def texts(self) -> "Texts":
+        """Return what the recipe's `[knowledge]` names, read once."""
+        from toolchain.knowledge.texts import read_texts
+
+        assert self.recipe.knowledge
+        if self.knowledge_texts is None:
+            self.knowledge_texts = read_texts(self.recipe.knowledge, self.recipe.folder)
+        return self.knowledge_texts
+
     def documents(self) -> "Documents | None":
         """Return what the model may word answers from, where the recipe leaves it to `evaluate`."""
         from toolchain.evaluate.wording import Documents
-        from toolchain.knowledge.texts import read_texts
 
         spec = self.recipe.knowledge
         if spec is None or self.knowledge is None or spec.answer != AUTO:
             return None
-        asked = read_texts(spec, self.recipe.folder).answered()
+        asked = self.texts().answered()
         every = max(1, len(asked) // spec.answer_questions)
         return Documents(
             knowledge=self.knowledge, asked=asked[::every][: spec.answer_questions], take=spec.take

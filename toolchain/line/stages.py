@@ -287,6 +287,7 @@ def _know(flow: Flow) -> Knowledge:
     recipe = flow.recipe
     assert recipe.knowledge
     flow.knowledge = know(
+        flow.texts(),
         recipe.knowledge,
         recipe.folder,
         FORMATS["gguf"].runtime(flow.report),

@@ -9,28 +9,14 @@ from pathlib import Path
 from toolchain import target as targets
 from toolchain.config import closest
 from toolchain.errors import ConfigError
+from toolchain.knowledge.documents import READERS
 from toolchain.new import bases
 from toolchain.target import MB, Target
 
 SUFFIX = ".toml"
 MAX_NAME_BYTES = 100
 """Longest name; the file systems of boards take 255, and folders and files are named after it."""
-DOCUMENTS = (
-    ".csv",
-    ".docx",
-    ".htm",
-    ".html",
-    ".json",
-    ".jsonl",
-    ".markdown",
-    ".md",
-    ".ndjson",
-    ".pdf",
-    ".text",
-    ".tsv",
-    ".txt",
-    ".xhtml",
-)
+DOCUMENTS = tuple(sorted(READERS))
 """Ends of the names of files that knowledge is read from."""
 _NO_NAME = re.compile(r'^[.\-~]|[\x00-\x1f\x7f/\\:*?"<>|]|[. ]$')
 """What Linux, a shell or a memory card's file system does not take in a file's name."""
