@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -342,7 +343,7 @@ def test_documents_are_taken_as_soon_as_recipes_know_of_them() -> None:
 def on_a_terminal(answers: str, *words: str, stop_at: str = "") -> tuple[int, str]:
     """Run the verb with a terminal; return its exit code and what it showed.
 
-    With `stop_at` it gets what Ctrl-C sends as soon as it shows this text.
+    With `stop_at` it gets what Ctrl-C sends once it has shown this text and waits.
     """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
@@ -364,11 +365,14 @@ def on_a_terminal(answers: str, *words: str, stop_at: str = "") -> tuple[int, st
 def _all_shown(ours: int, process: "subprocess.Popen[bytes]", stop_at: str) -> str:
     shown = b""
     try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-            if stop_at and stop_at.encode() in shown:
+        while True:
+            waits = not select.select([ours], [], [], 2)[0]
+            if not waits:
+                shown += os.read(ours, 65536)
+            elif stop_at and stop_at.encode() in shown:
+                # Again each time it waits: readline loses a signal that comes while it sets itself
+                # up, and a person would press the key a second time too.
                 process.send_signal(signal.SIGINT)
-                stop_at = ""
     except OSError:  # what Linux says where the other side of a terminal is closed
         pass
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
