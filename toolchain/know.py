@@ -8,7 +8,6 @@ measured on another that it never saw.
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE
 from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
@@ -19,17 +18,15 @@ from toolchain.knowledge.cache import VectorCache
 from toolchain.knowledge.contrast import tune_embedder
 from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.found import FOUND, found_passage, write_found
-from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from toolchain.knowledge.index import entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.texts import Texts
+from toolchain.knowledge.vectors import add_vectors
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
 from toolchain.runtime.recall import Recall, recall
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MOST_GOLDENS = 16
 """Questions whose passage the board must find first before a release is switched to."""
@@ -111,8 +108,10 @@ def _make(
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
 
-    with recall(runtime, written.file) as child:
-        vectors = _vectors(child, entries, cache, f"{sha256} {runtime.name}", report)
+    texts_compared = [entry.text for entry in entries]
+    with closing(VectorCache(cache / "vectors.db", f"{sha256} {runtime.name}")) as kept:
+        add_vectors(kept, texts_compared, runtime, written.file, report)
+        vectors = kept.vectors(texts_compared)
     write_index(index, passages, entries, vectors, sha256)
 
     with recall(runtime, written.file, index) as child:
@@ -138,20 +137,6 @@ def _make(
         tuning=fitting.scores(trials, fitted),
         fresh=fitting.scores(fresh, fitted),
     )
-
-
-def _vectors(
-    child: Recall, entries: Sequence[Entry], cache: Path, maker: str, report: Reporter
-) -> "np.ndarray":
-    """Return the vectors of all entries; those of texts that are known from before are kept."""
-    with closing(VectorCache(cache / "vectors.db", maker)) as kept:
-        texts = list(dict.fromkeys(entry.text for entry in entries))
-        missing = kept.missing(texts)
-        for at in range(0, len(missing), 64):
-            some = missing[at : at + 64]
-            kept.add(some, child.embed(some))
-            report.step("make vectors", at + len(some), len(missing), "texts")
-        return kept.vectors([entry.text for entry in entries])
 
 
 def _compare(

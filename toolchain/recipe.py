@@ -187,11 +187,14 @@ class ContrastSpec(Frozen):
     """Layers that are trained, from the last one; six are all of MiniLM-L6."""
     epochs: Positive = 1
     batch_size: Positive = 128
+    """Questions in a batch."""
+    together: int = Field(default=4, ge=2)
+    """Questions of a passage that stand together in a batch."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Of one layer; all six learn best at 3e-4."""
     temperature: float = Field(default=0.05, gt=0)
     passage_share: Fraction = 0.3
-    """Share of the questions whose partner is their passage and not another question."""
+    """Share of the groups in which the passage stands for one of its questions."""
     unanswered: int = Field(default=32, ge=0)
     """Questions without an answer that are wrong partners in a batch."""
     max_tokens: Positive = 32

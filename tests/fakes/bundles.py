@@ -90,11 +90,13 @@ def make_bundle(
     payload: bytes = b"weights",
     needs: dict[str, int] | None = None,
     gguf: Path | None = None,
+    index: Path | None = None,
 ) -> Bundle:
     """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal,
     killed or exit.
 
-    `plain` refuses settings that go further than threads. With `gguf` that file is its model.
+    `plain` refuses settings that go further than threads. With `gguf` that file is its model; with
+    `index` that file travels too, as an index of documents does.
     """
     folder.mkdir(parents=True)
     (folder / "model.bin").write_bytes(
@@ -103,6 +105,8 @@ def make_bundle(
     (folder / "goldens.jsonl").write_text("{}\n")
     if gguf:
         shutil.copy(gguf, folder / "tiny.gguf")
+    if index:
+        shutil.copy(index, folder / "tiny.db")
     manifest = Manifest(
         name=name,
         version=version,

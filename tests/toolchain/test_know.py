@@ -255,6 +255,7 @@ def test_what_is_tuned_is_the_vector_that_the_board_computes(
         AutoModel.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
         lesson,
+        (),
         ContrastSpec(),
         first=pooling == "pooling_mode_cls_token",
     )

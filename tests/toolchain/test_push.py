@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 import platform
+import random
 import shutil
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -200,6 +203,28 @@ def test_a_retuned_model_travels_as_what_changed(
         < 0.07 * ways["tiny.gguf whole"]
     )
     assert ways["tiny.gguf whole"] == (updated.path / "tiny.gguf").stat().st_size
+    assert Device(board).call("verify") == {"verified": deployment.release}
+
+
+@pytest.mark.slow
+def test_a_changed_index_travels_as_what_changed(
+    board: FakeConnection, runtime: Path, tmp_path: Path, port: int
+) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    for file, text in ((old, "hold the button"), (new, "hold the button for seven seconds")):
+        rows = [random.Random(number).randbytes(400) for number in range(2000)]
+        rows[1000] = text.encode()
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, vector BLOB)")
+            db.executemany("INSERT INTO rows VALUES (?, ?)", enumerate(rows))
+    push_unsigned(
+        make_bundle(tmp_path / "b", index=old), runtime, Device(board), Silent(), port=port
+    )
+    changed = make_bundle(tmp_path / "c", version="2", counter=2, index=new)
+    deployment = push_unsigned(changed, runtime, Device(board), Silent(), port=port)
+    ways = deployment.actions[0].ways
+    assert list(ways) == ["tiny.db as a delta", "tiny.db whole"]
+    assert deployment.bytes_sent == deployment.actions[0].size_bytes < 0.1 * ways["tiny.db whole"]
     assert Device(board).call("verify") == {"verified": deployment.release}
 
 

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Any]
 Loads = Mapping[str, Sequence[Blob]]
 """Missing blobs of each cargo that is not complete on the board, by cargo id."""
-WORTH_BYTES = 1 << 20
-"""Smallest file that is compared with older ones, in bytes."""
 ACTIVATION_S = 3600.0
+SQLITE = b"SQLite format 3\0"
+"""First bytes of an index of documents (https://www.sqlite.org/fileformat.html)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,27 +194,22 @@ def _ways(blob: Blob) -> dict[str, int]:
     """Return the bytes of each way to send a file, the one taken first; empty without a choice."""
     if not blob.patch:
         return {}
-    return {
-        "as a delta": blob.missing_bytes,
-        "in whole tensors": blob.patch.whole_tensor_bytes,
-        "whole": blob.size - blob.offset,
-    }
+    tensors = {"in whole tensors": blob.patch.whole_tensor_bytes} if blob.patch.old.tensors else {}
+    return {"as a delta": blob.missing_bytes, **tensors, "whole": blob.size - blob.offset}
 
 
 def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
-    """Return a model file with the cheapest way to send it: as a patch, or whole."""
-    if blob.path.suffix not in kept.SUFFIXES or blob.size - blob.offset < WORTH_BYTES:
+    """Return a file with the cheapest way to send it: as a patch, or whole."""
+    if not kept.is_worth(blob.path.name, blob.size - blob.offset):
         return blob
 
     from toolchain.push import delta
 
     try:
-        old = delta.closest(blob.path, _old_files(device, device.look()[1]))
+        old = _old_file(blob.path, device)
         if not old:
             return blob
-        report.note(
-            f"{device.address}: {blob.path.name}: compared with the model file that is there"
-        )
+        report.note(f"{device.address}: {blob.path.name}: compared with the file that is there")
         digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
         patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
     except ManifestError as error:
@@ -223,7 +218,29 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
     return patched if patched.missing_bytes < blob.missing_bytes else blob
 
 
-def _old_files(device: Device, stored: Facts) -> "list[Old]":
+def _old_file(path: Path, device: Device) -> "Old | None":
+    """Return the file on the board that a patch is best made of; None if there is none."""
+    from toolchain.push import delta
+
+    stored = device.look()[1]
+    if not _is_index(path):
+        return delta.closest(path, _old_models(device, stored))
+    indexes = filter(_is_index, kept.held(_whole(stored)))
+    return next((delta.plain_file(file, file.name) for file in indexes), None)
+
+
+def _is_index(file: Path) -> bool:
+    """Say whether a file is an index of documents."""
+    with file.open("rb") as stream:
+        return stream.read(len(SQLITE)) == SQLITE
+
+
+def _whole(stored: Facts) -> set[str]:
+    """Return the sha256 of the files that the board holds whole."""
+    return {digest for digest, there in stored["blobs"].items() if there is None}
+
+
+def _old_models(device: Device, stored: Facts) -> "list[Old]":
     """Return model files that the board holds, to make a patch of.
 
     They are the files that this computer sent, newest first, or else the one that the board serves.
@@ -232,7 +249,7 @@ def _old_files(device: Device, stored: Facts) -> "list[Old]":
     """
     from toolchain.push import delta
 
-    whole = {digest for digest, there in stored["blobs"].items() if there is None}
+    whole = _whole(stored)
     found = []
     for file in kept.held(whole):
         with suppress(ManifestError):
@@ -348,5 +365,5 @@ def _goldens(check: Facts) -> str:
 
 def _remember(cargo: Cargo) -> None:
     for file in cargo.files:
-        if Path(file.path).suffix in kept.SUFFIXES and file.size >= WORTH_BYTES:
+        if kept.is_worth(file.path, file.size):
             kept.keep(cargo.folder / file.path, file.sha256)

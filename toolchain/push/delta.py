@@ -1,9 +1,10 @@
-"""Patches: frames that turn a model file on the board into a new one (device/manifest/delta.py).
+"""Patches: frames that turn a file on the board into a new one (device/manifest/delta.py).
 
-A patch is made tensor by tensor and chunk by chunk. Equal bytes are copied on the board. A tensor
-of the same type and shape travels as its difference if that is smaller; everything else travels as
-it is. Differences need the old file's bytes. With its digests alone (a board that another computer
-pushed to), equal tensors are copied and the others travel whole.
+The patch of a model file is made tensor by tensor and chunk by chunk. Equal bytes are copied on the
+board. A tensor of the same type and shape travels as its difference if that is smaller; everything
+else travels as it is. Differences need the old file's bytes. With its digests alone (a board that
+another computer pushed to), equal tensors are copied and the others travel whole. Of any other
+file, runs that the old one has anywhere are copied.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from device.manifest import delta
 from device.manifest.gguf import TYPES, Tensor, read_header
 from toolchain.progress import Reporter
 from toolchain.push.coding import difference, packed
+from toolchain.push.runs import Runs
 
 THREADS = 2
 WINDOW = 16
@@ -32,10 +34,11 @@ _NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Old:
-    """A model file that a board holds."""
+    """A file that a board holds."""
 
     sha256: str
     tensors: Mapping[str, Tensor]
+    """Tensors of a model file by name; empty for any other file."""
     path: Path | None = None
     """Path to its bytes; None if this computer does not have them."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -125,6 +128,11 @@ def old_file(path: Path, sha256: str) -> Old:
     )
 
 
+def plain_file(path: Path, sha256: str) -> Old:
+    """Return a file without tensors, with its bytes on this computer."""
+    return Old(sha256=sha256, path=path, tensors={})
+
+
 def known_file(sha256: str, described: Sequence[Mapping[str, Any]]) -> Old:
     """Return a model file from a board's description (device/patch.py, `tensors`)."""
     tensors = [
@@ -158,20 +166,22 @@ def make(
 ) -> Patch:
     """Return the patch that turns `old` into `new`, from byte `begin` on.
 
-    Stretches that begin at a byte in `whole` are sent as they are. Raises ManifestError if `new` is
-    no sound GGUF file.
+    Stretches that begin at a byte in `whole` are sent as they are. Raises ManifestError if `old` is
+    a model file and `new` is no sound GGUF file.
     """
-    header = read_header(new)
+    size = new.stat().st_size
     spool = io.BytesIO()
     writer = _Writer(old, new, spool)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for name, tensor, start, end in _stretches(header.tensors, header.size):
+        for name, tensor, start, end in _stretches(old, new):
             if end <= begin:
                 continue
             before = old.tensors.get(name)
             if start in whole:
                 writer.plain(start, end)
+            elif not old.tensors:
+                writer.runs(start, end)
             elif tensor is None:
                 writer.head(start, end) if start == 0 else writer.plain(start, end)
             elif before is None or not _alike(tensor, before):
@@ -183,7 +193,7 @@ def make(
             else:
                 writer.chunks(pool, tensor, before)
             writer.check(start, end)
-            report.step("compare", end, header.size, "B")
+            report.step("compare", end, size, "B")
 
     return Patch(
         old=old,
@@ -201,15 +211,19 @@ def _alike(one: Tensor, other: Tensor | None) -> bool:
     return other is not None and (one.type, one.shape) == (other.type, other.shape)
 
 
-def _stretches(
-    tensors: Sequence[Tensor], size: int
-) -> Iterator[tuple[str, Tensor | None, int, int]]:
-    """Yield name, tensor, first and last byte of all parts of a file.
+def _stretches(old: Old, new: Path) -> Iterator[tuple[str, Tensor | None, int, int]]:
+    """Yield name, tensor, first and last byte of all parts of the new file.
 
-    Parts are the header, the tensors and the padding between them.
+    Parts of a model file are the header, the tensors and the padding between them.
     """
+    size = new.stat().st_size
+    if not old.tensors:
+        for start in range(0, size, delta.FRAME_BYTES):
+            yield "", None, start, min(start + delta.FRAME_BYTES, size)
+        return
+
     at = 0
-    for tensor in tensors:
+    for tensor in read_header(new).tensors:
         if tensor.offset > at:
             yield "", None, at, tensor.offset
         at = tensor.offset + tensor.size
@@ -228,6 +242,7 @@ class _Writer:
         self._old_head = (
             min((tensor.offset for tensor in old.tensors.values()), default=0) if old.path else 0
         )
+        self._runs = Runs(self._old) if not old.tensors else None
         self._spool = spool
         self.frames: list[Frame] = []
         self.whole_tensor_bytes = 0
@@ -293,10 +308,24 @@ class _Writer:
                 self.copy(at, stop, first)
                 continue
             for piece in range(at, stop, delta.FRAME_BYTES):
-                made = min(delta.FRAME_BYTES, stop - piece)
-                self._spooled(
-                    delta.PACKED, packed(self._new[piece : piece + made].tobytes()), made, piece
-                )
+                self._packed(piece, min(piece + delta.FRAME_BYTES, stop))
+
+    def runs(self, start: int, end: int) -> None:
+        """Add bytes of a file without tensors: runs that the old file has are copied."""
+        assert self._runs
+        for first, at, stop in self._runs.matches(self._new[start:end], start):
+            if first is None:
+                self._packed(start + at, start + stop)
+            else:
+                self.copy(start + at, start + stop, first)
+
+    def _packed(self, start: int, end: int) -> None:
+        """Add bytes that are deflated, if that makes them fewer."""
+        payload = packed(self._new[start:end].tobytes())
+        if len(payload) < end - start:
+            self._spooled(delta.PACKED, payload, end - start, start)
+        else:
+            self.plain(start, end)
 
     def check(self, start: int, end: int) -> None:
         """Close a stretch with its check."""

@@ -1,7 +1,7 @@
-"""Model files that were sent to boards, kept here by sha256: an update is compared with them.
+"""Large files that were sent to boards, kept here by sha256: an update is compared with them.
 
 They are hard links where the file system has them, and only the last few are kept. Without them a
-push sends more, never something wrong: the board checks every tensor.
+push sends more, never something wrong: the board checks what it makes.
 """
 
 import os
@@ -14,8 +14,13 @@ import platformdirs
 from toolchain.files import link_or_copy
 
 NEWEST = 8
-SUFFIXES = (".gguf",)
-"""Ends of the names of files that can be sent as a delta: what device/manifest/delta.py reads."""
+WORTH_BYTES = {".gguf": 1 << 20, ".db": 1 << 16}
+"""End of the names of files that can be sent as a delta → smallest that is worth it, in bytes."""
+
+
+def is_worth(name: str, size: int) -> bool:
+    """Say whether a file of so many bytes may be sent as a delta."""
+    return size >= WORTH_BYTES.get(Path(name).suffix, size + 1)
 
 
 def keep(file: Path, sha256: str) -> None:
