@@ -56,7 +56,8 @@ def test_no_fresh_question_shares_a_content_word_with_any_phrasing_of_the_docume
 
 
 @pytest.mark.parametrize(
-    ("name", "answered", "chinese", "unanswered"), [("fresh", 150, 25, 50), ("tuning", 80, 10, 30)]
+    ("name", "answered", "chinese", "unanswered"),
+    [("fresh", 150, 25, 50), ("tuning", 300, 40, 200)],
 )
 def test_there_are_enough_of_each_kind(
     name: str, answered: int, chinese: int, unanswered: int
