@@ -7,6 +7,7 @@ measured on another that it never saw.
 
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from device.manifest import EMBEDDER, KNOWLEDGE
@@ -22,14 +23,15 @@ from toolchain.knowledge.index import entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.texts import Texts
-from toolchain.knowledge.vectors import add_vectors
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
-from toolchain.runtime.recall import Recall, recall
+from toolchain.runtime.recall import Recall, recall_all
 
 MOST_GOLDENS = 16
 """Questions whose passage the board must find first before a release is switched to."""
+_TOGETHER = 64
+"""Texts between two times that vectors are written down."""
 
 
 def know(
@@ -110,13 +112,13 @@ def _make(
 
     texts_compared = [entry.text for entry in entries]
     with closing(VectorCache(cache / "vectors.db", f"{sha256} {runtime.name}")) as kept:
-        add_vectors(kept, texts_compared, runtime, written.file, report)
+        _add_vectors(kept, texts_compared, runtime, written.file, report)
         vectors = kept.vectors(texts_compared)
     write_index(index, passages, entries, vectors, sha256)
 
-    with recall(runtime, written.file, index) as child:
-        trials = _compare(child, texts.tuning, "fit the search", report)
-        fresh = _compare(child, texts.fresh, "measure the search", report)
+    compare = partial(_compare, runtime, written.file, index, report)
+    trials = compare(texts.tuning, "fit the search")
+    fresh = compare(texts.fresh, "measure the search")
     fitted = fitting.fit(trials)
     set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
     if fresh:
@@ -139,12 +141,34 @@ def _make(
     )
 
 
+def _add_vectors(
+    kept: VectorCache, texts: Sequence[str], runtime: Path, embedder: Path, report: Reporter
+) -> None:
+    """Make the vectors of texts that are not in the cache yet."""
+    missing = kept.missing(list(dict.fromkeys(texts)))
+    parts = [missing[at : at + _TOGETHER] for at in range(0, len(missing), _TOGETHER)]
+    made = recall_all(runtime, embedder, Recall.embed, parts)
+    done = 0
+    for part, vectors in zip(parts, made, strict=True):
+        kept.add(part, vectors)
+        done += len(part)
+        report.step("make vectors", done, len(missing), "texts")
+
+
 def _compare(
-    child: Recall, asked: Sequence[Written], what: str, report: Reporter
+    runtime: Path,
+    embedder: Path,
+    index: Path,
+    report: Reporter,
+    asked: Sequence[Written],
+    what: str,
 ) -> list[fitting.Trial]:
+    """Return how like each question its nearest passages are; `what` is for the progress."""
+    questions = [each.question for each in asked]
+    compared = recall_all(runtime, embedder, Recall.compare, questions, index)
     trials = []
-    for number, each in enumerate(asked, 1):
-        trials.append(fitting.Trial(compared=child.compare(each.question), right=each.right))
+    for number, (each, found) in enumerate(zip(asked, compared, strict=True), 1):
+        trials.append(fitting.Trial(compared=found, right=each.right))
         report.step(what, number, len(asked), "questions")
     return trials
 

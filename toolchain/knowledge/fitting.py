@@ -1,9 +1,9 @@
 """Fits what a search cannot know: how much words count, and where the documents stop knowing.
 
-Both are fitted on questions that were written for that, never on those that measure. First the
-share of words for which the right passage stands first most often; then, for each share of the
-likeness to unanswered questions, the least certainty at which at most `MAX_FALSE` of the questions
-without an answer count as known. The share is taken that keeps the most right answers.
+Both are fitted on questions that were written for that, never on those that measure. For each share
+of words and each share of the likeness to unanswered questions, the least certainty is taken at
+which at most `MAX_FALSE` of the questions without an answer count as known. The two shares are
+chosen together: those that keep the most right answers, and of equals those that find most.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,25 +75,46 @@ def fit(trials: Sequence[Trial]) -> Fitted:
     """Return `words`, `unanswered` and `threshold`."""
     if not any(trial.right for trial in trials):
         return DEFAULT
-    words = max(WORD_SHARES, key=lambda share: (hits(trials, share, 1), hits(trials, share, 3)))
-    # Below `threshold` a passage is unsure; two shares that keep as many answers differ by nothing.
-    kept = {share: _threshold(trials, words, share) for share in UNANSWERED_SHARES}
-    best = max(UNANSWERED_SHARES, key=lambda share: kept[share][1])
-    return {"words": words, "unanswered": best, "threshold": round(kept[best][0], 6)}
+    best, fitted = (-1, -1.0), DEFAULT
+    for words in WORD_SHARES:
+        first = [_First.of(trial, words) for trial in trials]
+        found = hits(trials, words, 1)
+        for unanswered in UNANSWERED_SHARES:
+            threshold, kept = _threshold(first, unanswered)
+            if (kept, found) > best:
+                best = kept, found
+                fitted = {
+                    "words": words,
+                    "unanswered": unanswered,
+                    "threshold": round(threshold, 6),
+                }
+    return fitted
 
 
-def _threshold(trials: Sequence[Trial], words: float, share: float) -> tuple[float, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _First:
+    """What stands first for a trial."""
+
+    score: float
+    unanswered: float
+    is_right: bool
+    has_answer: bool
+
+    @classmethod
+    def of(cls, trial: Trial, words: float) -> "_First":
+        passage, score = next(iter(ranked(trial.compared, words)), (0, -1.0))
+        return cls(
+            score=score,
+            unanswered=trial.compared.unanswered,
+            is_right=passage in trial.right,
+            has_answer=bool(trial.right),
+        )
+
+
+def _threshold(first: Sequence[_First], share: float) -> tuple[float, int]:
     """Return the least certainty that counts, and how many right answers it keeps."""
-    sure, unsure = [], []
-    for trial in trials:
-        best = ranked(trial.compared, words)[:1]
-        if not best:
-            continue
-        certainty = best[0][1] - share * trial.compared.unanswered
-        if not trial.right:
-            unsure.append(certainty)
-        elif best[0][0] in trial.right:
-            sure.append(certainty)
+    sure = [each.score - share * each.unanswered for each in first if each.is_right]
+    unsure = [each.score - share * each.unanswered for each in first if not each.has_answer]
     unsure.sort(reverse=True)
     allowed = int(MAX_FALSE * len(unsure))
     limit = unsure[allowed] if allowed < len(unsure) else min(sure, default=0.0) - 1e-6

@@ -4,16 +4,24 @@ The child is `RUNTIME recall` (device/recall.py): JSON lines in and out.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
 
 from toolchain.runtime.child import Child, running
 
 if TYPE_CHECKING:
     import numpy as np
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+MOST_CHILDREN = 8
+"""Largest number of processes side by side: each holds the embedder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +80,31 @@ def recall(runtime: Path, embedder: Path, knowledge: Path | None = None) -> Iter
     options += ["--knowledge", str(knowledge)] if knowledge else []
     with running(runtime, "recall", options, embedder.name) as child:
         yield Recall(child)
+
+
+def recall_all(
+    runtime: Path,
+    embedder: Path,
+    ask: Callable[[Recall, Item], Answer],
+    items: Sequence[Item],
+    knowledge: Path | None = None,
+) -> Iterator[Answer]:
+    """Yield what `ask` returns for each item, in order; all cores of this computer work on it."""
+    # A vector is computed by one thread, as on a board; so each core has a process of its own.
+    count = min(len(items), len(os.sched_getaffinity(0)), MOST_CHILDREN)
+    free: SimpleQueue[Recall] = SimpleQueue()
+
+    def answer(item: Item) -> Answer:
+        child = free.get()
+        try:
+            return ask(child, item)
+        finally:
+            free.put(child)
+
+    with ExitStack() as block:
+        for _ in range(count):
+            free.put(block.enter_context(recall(runtime, embedder, knowledge)))
+        pool = block.enter_context(ThreadPoolExecutor(max(1, count)))
+        # An error or Ctrl-C drops what was not begun.
+        block.callback(pool.shutdown, wait=False, cancel_futures=True)
+        yield from pool.map(answer, items)
