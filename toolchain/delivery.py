@@ -187,11 +187,15 @@ def _push(
     profile = profile_of(facts["machine"], facts["cpu_features"])
     folder = runtime.for_board(_engine(bundle), profile, facts, report)
     unsigned = terms.allow_unsigned or device.kind.simulated
+    manifest = bundle.path / BUNDLE_MANIFEST
     if not dry_run and (terms.sign or not unsigned):
-        key = _sign([bundle.path / BUNDLE_MANIFEST, folder / RUNTIME_MANIFEST], terms.sign, report)
+        key = _sign([manifest, folder / RUNTIME_MANIFEST], terms.sign, report)
         if terms.accept_new and not stored["signers"]:
             device.call("trust", "--signer", key.public if key else signing.find_key().public)
             device.look(again=True)
+    elif not dry_run and not signing.signature_of(manifest):
+        # Without a signature the record alone says what was made.
+        signing.refuse_changed(manifest)
     return push(
         bundle,
         folder,

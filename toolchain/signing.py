@@ -102,7 +102,7 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
     signatures = {manifest: signature_of(manifest) for manifest in manifests}
     unsigned = [path for path, made in signatures.items() if not made or made.key != key.key]
     for manifest in unsigned:
-        _refuse_changed(manifest)
+        refuse_changed(manifest)
 
     for manifest in unsigned:
         if key.public.startswith("sk-"):
@@ -167,7 +167,7 @@ def signature_of(manifest: Path) -> Signature | None:
     return signature
 
 
-def _refuse_changed(manifest: Path) -> None:
+def refuse_changed(manifest: Path) -> None:
     """Raise TrustError unless a folder holds what its record or manifest says."""
     folder = manifest.parent
     if manifest.name == RUNTIME_MANIFEST:

@@ -120,12 +120,22 @@ def test_a_bundle_that_was_changed_after_it_was_signed_is_neither_signed_anew_no
 
 
 @pytest.mark.slow
-def test_a_changed_bundle_without_its_signature_is_not_signed_either(tmp_path: Path) -> None:
+def test_a_changed_bundle_without_its_signature_is_neither_signed_nor_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "DEMITASSE_RUNTIME", str(make_runtime(tmp_path / "runtime", machine=platform.machine()))
+    )
     bundle, key = (
         finished(make_bundle(tmp_path / "bundle")),
         str(signers.make_key(tmp_path / "key")),
     )
     forged(bundle)
-    error = refused("sign", str(bundle.path), "--sign", key)
-    assert (error.exit_code, "not what its record.json says" in error.message) == (8, True)
+    for words in (
+        ("sign", str(bundle.path), "--sign", key),
+        ("push", str(bundle.path), "local"),
+        ("push", str(bundle.path), "local", "--allow-unsigned"),
+    ):
+        error = refused(*words)
+        assert (error.exit_code, "not what its record.json says" in error.message) == (8, True)
     assert not (bundle.path / "manifest.json.sig").exists()

@@ -15,7 +15,7 @@ from toolchain.runtime.recall import Compared
 Fitted = Mapping[str, float]
 """`words`, `unanswered` and `threshold`, as the index keeps them."""
 
-WORD_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+WORD_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 UNANSWERED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 MAX_FALSE = 0.04
 """Share of questions without an answer that may count as known while fitting."""
