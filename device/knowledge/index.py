@@ -27,6 +27,8 @@ HALF_MATCH = 8.0
 """BM25 at which words in common count half."""
 MOST_CHARACTERS = 4096
 """Characters of a question that are read. The embedder reads 256 tokens, and words are 64."""
+_TOGETHER = 500
+"""Entries that one statement asks for; SQLite allows 999 values by default up to 3.31."""
 Embed = Callable[[str], Sequence[float]]
 """Text → its vector of length 1."""
 
@@ -192,12 +194,17 @@ class Index:
         return [number + 1 for number, bits in enumerate(apart) if bits <= limit]
 
     def _products(self, entries: Sequence[int], vector: Sequence[float]) -> Iterator[float]:
-        for entry in entries:
-            row = self._db.execute("SELECT vector, scale FROM entries WHERE id = ?", (entry,))
-            packed, scale = row.fetchone()
-            if len(packed) != self._width:
-                raise ValueError("a vector of another width")
-            yield product(packed, scale, vector)
+        for at in range(0, len(entries), _TOGETHER):
+            some = entries[at : at + _TOGETHER]
+            asked = ",".join("?" * len(some))
+            rows = self._rows(
+                f"SELECT vector, scale FROM entries WHERE id IN ({asked}) ORDER BY id",  # noqa: S608
+                *some,
+            )
+            for packed, scale in rows:
+                if len(packed) != self._width:
+                    raise ValueError("a vector of another width")
+                yield product(packed, scale, vector)
 
     def _hits(self, scores: dict[int, float], take: int) -> tuple[Hit, ...]:
         best = sorted(scores, key=lambda each: (-scores[each], each))[:take]
