@@ -276,6 +276,7 @@ class QuantizeSpec(Frozen):
     litertlm: bool = False
     """Write the TFLite file with its tokenizer as one `.litertlm` too, for targets on which
     LiteRT-LM runs."""
+    onnx_scheme: str = "int4_b32"
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or
     read from a file."""

@@ -15,6 +15,7 @@ class Ends:
 
     template: str
     bos: str
+    bos_id: int | None
     eos: str
     stop_ids: tuple[int, ...]
 
@@ -41,5 +42,9 @@ def read_ends(folder: Path) -> Ends:
     )
 
     return Ends(
-        template=tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
+        template=tokenizer.chat_template(folder, settings),
+        bos=bos,
+        bos_id=specials.get("tokenizer.ggml.bos_token_id"),
+        eos=eos,
+        stop_ids=stop_ids,
     )
