@@ -141,9 +141,7 @@ class _Graph:
         import numpy as np
 
         decoder = self.decoder
-        embedded = look_up(
-            self.graph, self.tokens, decoder.scheme.type, decoder.matrix(EMBEDDING)
-        )
+        embedded = look_up(self.graph, self.tokens, decoder.scheme.type, decoder.matrix(EMBEDDING))
         if self.family.name != "gemma3":
             return embedded
         factor = float(np.sqrt(np.float32(self.sizes["hidden"])))
@@ -171,7 +169,9 @@ class _Graph:
         scores = linear(graph, normed, decoder.scheme.type, matrix)
         if cap := decoder.config.get("final_logit_softcapping"):
             bound = self._scalar("logit_cap", cap)
-            scores = graph.node("Mul", [graph.node("Tanh", [graph.node("Div", [scores, bound])]), bound])
+            scores = graph.node(
+                "Mul", [graph.node("Tanh", [graph.node("Div", [scores, bound])]), bound]
+            )
 
         output = graph.output("logits", ("batch", "scored", self.sizes["vocab"]))
         graph.node("Identity", [scores], outputs=[output])
@@ -239,9 +239,7 @@ class _Graph:
         graph = self.graph
         width = self.sizes["head_dim"]
         apart = graph.constant("apart", np.array([0, -1, width], np.int64))
-        together = graph.constant(
-            f"together_{heads}", np.array([0, -1, heads * width], np.int64)
-        )
+        together = graph.constant(f"together_{heads}", np.array([0, -1, heads * width], np.int64))
         normed = self._norm(graph.node("Reshape", [value, apart]), norm)
         return graph.node("Reshape", [normed, together])
 

@@ -35,6 +35,8 @@ def write_genai_config(file: Path, model: Model, context: int, ends: Ends) -> No
             "decoder": {
                 "session_options": {
                     "log_id": "onnxruntime-genai",
+                    # It would warn of the input with a default.
+                    "log_severity_level": 3,
                     "provider_options": [],
                 },
                 "filename": file.name,
