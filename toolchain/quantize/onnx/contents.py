@@ -1,16 +1,18 @@
 """Describes any ONNX decoder from its checked structure: no weight is read, nothing is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from device.manifest import ManifestError
-from device.manifest.onnx import TYPES, Header, read_header
+from device.manifest.onnx import TYPES, Header, Tensor, read_header
 from device.manifest.onnx_contract import context_of, contract_fault
 from toolchain.errors import ArtifactError
 from toolchain.quantize.contents import Contents, Share
 
 _BITS = dict(TYPES.values())
+_CODES = "UINT8"
+"""Type of codes of 4 bits."""
 
 
 def read_contents(file: Path) -> Contents:
@@ -22,7 +24,7 @@ def read_contents(file: Path) -> Contents:
 
     note = header.note
     types = _types(header)
-    weights = _parameters(note) or sum(share.weights for share in types)
+    weights = sum(share.weights for share in types)
     fault = contract_fault(header)
     return Contents(
         file=file.name,
@@ -55,29 +57,42 @@ def _base(note: dict[str, Any]) -> str:
     return f"{named} ({weights})" if named and weights else named
 
 
-def _parameters(note: dict[str, Any]) -> int:
-    """Return the weights of the model, as the file says; 0 if it says none."""
-    number = note.get("parameters")
-    return number if isinstance(number, int) and number > 0 else 0
-
-
 def _types(header: Header) -> tuple[Share, ...]:
-    """Return the tensors of each type, the largest first."""
-    shares = []
-    for kind in sorted({tensor.type for tensor in header.external}):
-        tensors = [tensor for tensor in header.external if tensor.type == kind]
-        stored = sum(tensor.size for tensor in tensors)
-        # Codes of 4 bits lie two in a byte.
-        bits = 4 if kind == "UINT8" else _BITS[kind]
-        shares.append(
-            Share(
-                type=kind,
-                tensors=len(tensors),
-                weights=stored * 8 // bits,
-                size_bytes=stored,
-            )
-        )
-    return tuple(sorted(shares, key=lambda share: -share.size_bytes))
+    """Return the tensors of each type, the largest first; codes with their scales.
+
+    Angles of positions are no weights.
+    """
+    scales = _places(header, {"GatherBlockQuantized": (2,), "MatMulNBits": (2,)})
+    angles = _places(header, {"GroupQueryAttention": (7, 8)})
+    of_kind: dict[str, list[Tensor]] = {}
+    for tensor in header.external:
+        if tensor.offset not in angles:
+            kind = _CODES if tensor.offset in scales else tensor.type
+            of_kind.setdefault(kind, []).append(tensor)
+
+    shares = [_share(kind, tensors) for kind, tensors in sorted(of_kind.items())]
+    return tuple(sorted(filter(None, shares), key=lambda share: -share.size_bytes))
+
+
+def _share(kind: str, tensors: list[Tensor]) -> Share | None:
+    """Return what tensors of one type hold; None for tensors without any weight."""
+    # Codes of 4 bits lie two in a byte.
+    bits = 4 if kind == _CODES else _BITS[kind]
+    own = [tensor for tensor in tensors if tensor.type == kind]
+    weights = sum(tensor.size for tensor in own) * 8 // bits
+    if not weights:
+        return None
+    size = sum(tensor.size for tensor in tensors)
+    return Share(type=kind, tensors=len(own), weights=weights, size_bytes=size)
+
+
+def _places(header: Header, inputs: Mapping[str, tuple[int, ...]]) -> set[int | None]:
+    """Return the places in the data file of tensors that are these inputs of these operators."""
+    return {
+        header.tensors[node.inputs[place]].offset
+        for node in header.nodes
+        for place in inputs.get(node.operator, ())
+    }
 
 
 def _shape(header: Header) -> dict[str, int]:
