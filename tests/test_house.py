@@ -34,6 +34,7 @@ ENGINE_LIBRARIES = {
     "jinja2",
     "llama_cpp",
     "numpy",
+    "onnxruntime",
     "tflite_runtime",
     "tokenizers",
 }
@@ -139,7 +140,7 @@ def test_every_stage_with_a_help_text_is_a_verb() -> None:
     }
 
 
-OWN_FILES = re.compile(r"gguf|tflite|litert|/lite|/formats\.py")
+OWN_FILES = re.compile(r"gguf|tflite|litert|onnx|/lite|/ort|/formats\.py")
 """Files of one format, and the list of all formats."""
 
 

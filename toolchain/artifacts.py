@@ -187,7 +187,10 @@ class TeacherLogits(Artifact):
 
 
 class ModelFile(Artifact):
-    """One .gguf or .tflite file with `tokenizer.json` and `chat_template.jinja` beside it."""
+    """One .gguf, .tflite or .onnx file, with `tokenizer.json` and `chat_template.jinja` beside it.
+
+    The weights of an ONNX file are in a file of their own (docs/adr/0013).
+    """
 
     @property
     def figures(self) -> ModelFigures:
@@ -198,6 +201,12 @@ class ModelFile(Artifact):
     def file(self) -> Path:
         """Path to the model file itself."""
         return self.path / self.figures.file
+
+    @property
+    def data(self) -> Path | None:
+        """Path to the file with the weights, of a format that keeps them apart; else None."""
+        name = self.figures.data_file
+        return self.path / name if name else None
 
     @property
     def adapter(self) -> Path | None:

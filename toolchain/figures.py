@@ -207,6 +207,8 @@ class ModelFigures(StageFigures):
 
     file: str
     """Name of the file in the artifact's folder."""
+    data_file: str | None = None
+    """Name of the file with the weights, of a format that keeps them apart."""
     scheme: str
     size_bytes: int
     nominal_bpw: float | None = None

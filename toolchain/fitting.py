@@ -1,6 +1,6 @@
 """What `fit` weighs: any model that people have on disk, before it is packaged for a board.
 
-A GGUF or TFLite file, a bundle of either, or a checkpoint folder as it will be once it is
+A GGUF, TFLite or ONNX file, a bundle of one, or a checkpoint folder as it will be once it is
 quantized. No weight is read.
 """
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 SCHEME = "Q4_K_M"
 """Scheme in which a checkpoint is weighed by default: that of recipes."""
-_HINT = "give a GGUF or TFLite file, a bundle as `demitasse package` makes it, or a model folder"
+_HINT = (
+    "give a GGUF, TFLite or ONNX file, a bundle as `demitasse package` makes it, or a model folder"
+)
 
 
 def weigh(path: Path, scheme: str = SCHEME) -> Weighed:

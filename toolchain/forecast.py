@@ -103,11 +103,11 @@ def forecast(
         bytes_per_token=streamed,
         decode=max(decodes, default=None),
         prefill=max(prefills, default=None),
-        decode_at_most=_decode_bound(target, streamed),
+        decode_at_most=decode_bound(target, streamed),
     )
 
 
-def _decode_bound(target: Target, bytes_per_token: int) -> float | None:
+def decode_bound(target: Target, bytes_per_token: int) -> float | None:
     """Return the tokens a second that no runtime exceeds.
 
     Only the bandwidth of the memory as built is a bound: the measured ones in `targets/` are of one
@@ -318,7 +318,7 @@ def tflite_forecast(header: lite.Header, target: Target) -> Forecast:
         bytes_per_token=read,
         decode=None,
         prefill=None,
-        decode_at_most=_decode_bound(target, read),
+        decode_at_most=decode_bound(target, read),
     )
 
 

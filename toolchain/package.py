@@ -185,9 +185,8 @@ def _fill(
     consulted: Consulted | None,
 ) -> BundleFigures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
-    link_or_copy(model.file, out / model.file.name)
-    if model.adapter:
-        link_or_copy(model.adapter, out / model.adapter.name)
+    for file in filter(None, (model.file, model.data, model.adapter)):
+        link_or_copy(file, out / file.name)
     for folder, name in ((model.path, TEMPLATE), (verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
     if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it

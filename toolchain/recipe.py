@@ -279,12 +279,14 @@ class QuantizeSpec(Frozen):
     litertlm: bool = False
     """Write the TFLite file with its tokenizer as one `.litertlm` too, for targets on which
     LiteRT-LM runs."""
+    onnx_scheme: str = "int4_b32"
+    """`fp32`, `fp16`, or 4 bits in blocks of 32, embedding and head too."""
     importance: bool | str = False
     """Weigh the columns of each tensor by an importance matrix: collected on the training text, or
     read from a file."""
     distill: InFormatSpec | None = None
-    """Learn the codes of a GGUF of 4 bits from the model it is made from; `true` for the
-    defaults."""
+    """Learn the codes of a GGUF or an ONNX file of 4 bits from the model it is made from; `true`
+    for the defaults."""
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several
     skills."""

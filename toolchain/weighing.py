@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import gguf as gguf_files
+from device.manifest import onnx as onnx_files
 from device.manifest import tflite as tflite_files
+from device.manifest.onnx_contract import context_of, contract_fault
 from toolchain.errors import ArtifactError
 from toolchain.forecast import (
     Forecast,
@@ -18,6 +20,7 @@ from toolchain.forecast import (
     trained_context,
     usual_context,
 )
+from toolchain.forecast_onnx import onnx_forecast
 from toolchain.models.gguf_parts import whole_header
 from toolchain.target import Target
 
@@ -57,6 +60,23 @@ def weigh_header(
         forecast=lambda board, tokens, threads: forecast(
             header, board, tokens, threads, beside_bytes=adapter_bytes
         ),
+    )
+
+
+def weigh_onnx(file: Path, context: int = 0) -> Weighed:
+    """Return what an ONNX file takes; raise ArtifactError for one that is no decoder."""
+    header = onnx_files.read_header(file)
+    if fault := contract_fault(header):
+        raise ArtifactError(
+            f"{file.name}: no decoder that is run: {fault}",
+            hint='`demitasse quantize` with `formats = ["onnx"]` makes one',
+        )
+    most = context_of(header)
+    return Weighed(
+        what=file.name,
+        usual_context=min(context, most) or most,
+        trained_context=most,
+        forecast=lambda board, tokens, threads: onnx_forecast(header, board, tokens),
     )
 
 

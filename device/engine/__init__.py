@@ -7,7 +7,11 @@ from pathlib import Path
 from device.engine.base import Engine, Settings
 from device.errors import DeviceError
 
-_MODULES = {".gguf": "device.engine.llama", ".tflite": "device.engine.lite"}
+_MODULES = {
+    ".gguf": "device.engine.llama",
+    ".onnx": "device.engine.ort",
+    ".tflite": "device.engine.lite",
+}
 """Suffix of a model file → the module whose `load` runs it. Only that module imports the library.
 """
 

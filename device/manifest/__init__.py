@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+from device.manifest.external import data_name
 from device.manifest.fields import (
     ALTERNATING,
     ENGINE,
@@ -116,7 +117,7 @@ class Engine:
     """The library that runs the model file."""
 
     name: str
-    """`llama.cpp` or `litert`."""
+    """`llama.cpp`, `litert` or `ort`."""
     oldest: str
     """Oldest version known to run this file."""
 
@@ -184,6 +185,13 @@ class Manifest:
     def opened(self) -> tuple[str, ...]:
         """Paths of the files that are opened to answer; empty for one that there is not."""
         return (self.model, self.adapter, self.knowledge, self.embedder)
+
+    @property
+    def model_files(self) -> tuple[str, ...]:
+        """Paths of the model file, and of the file with its weights if they are apart."""
+        apart = data_name(self.model)
+        has_data = any(entry.path == apart for entry in self.files)
+        return (self.model, apart) if has_data else (self.model,)
 
     @property
     def escapes(self) -> bool:

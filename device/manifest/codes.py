@@ -87,6 +87,7 @@ FILES: Codes = {
     "bad_goldens": "the goldens cannot be read",
     "bad_knowledge": "the knowledge cannot be read",
     "bad_gguf": "the GGUF file breaks the format or a bound",
+    "bad_onnx": "the ONNX file, or its data file, breaks the format or a bound",
     "bad_tflite": "the TFLite file breaks the format or a bound",
     "bad_patch": "the patch cannot be applied",
 }

@@ -11,7 +11,7 @@ from tests.fakes.models import CHATML, tiny_tokenizer
 from toolchain.chat import encode
 from toolchain.models.checkpoints import load_tokenizer
 from toolchain.models.tokenizer import read_vocabulary
-from toolchain.quantize.tflite import _vocabulary
+from toolchain.quantize.companions import read_ends
 
 TURN_OVER = "<|turn_over|>"
 ROWS = 512
@@ -50,7 +50,7 @@ def test_the_board_stops_at_what_training_teaches_as_the_end(
     folder = model_folder(tmp_path / "model", TEMPLATES[name], special=special)
     taught = encode(load_tokenizer(folder), CHAT, 99)[1][-1]
     assert taught in read_vocabulary(folder, ROWS + 1).stop_ids
-    assert taught in _vocabulary(folder).stop_ids
+    assert taught in read_ends(folder).stop_ids
 
 
 def test_llama_cpp_is_told_of_the_end_that_the_template_writes(tmp_path: Path) -> None:

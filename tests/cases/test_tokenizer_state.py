@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from device.engine.lite.tokenizer import HuggingFaceTokenizer
+from device.engine.tokenizer import HuggingFaceTokenizer
 from tests.fakes.models import tiny_tokenizer
 from toolchain.models import checkpoints
 from toolchain.models.tokenizer import (

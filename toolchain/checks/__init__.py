@@ -24,6 +24,10 @@ class Format(Protocol):
         """Whether the length of the context is part of the file."""
 
     @property
+    def reads_in_pieces(self) -> bool:
+        """Whether prompts are read in pieces of the lengths `quantize.prefill`."""
+
+    @property
     def has_tokenizer(self) -> bool:
         """Whether the tokenizer is part of the file."""
 

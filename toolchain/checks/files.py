@@ -140,7 +140,8 @@ def _check_context(ahead: Ahead, model: Model, findings: Findings) -> None:
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}", hint=hint))
 
     prefill = ahead.recipe.quantize.prefill
-    if _fixed_context(ahead) and (not prefill or min(prefill) < 2 or max(prefill) > asked):
+    in_pieces = any(row.reads_in_pieces for row in ahead.formats)
+    if in_pieces and (not prefill or min(prefill) < 2 or max(prefill) > asked):
         problem = f"quantize: prefill: lengths from 2 to the context of {asked} are possible"
         findings.errors.append(ConfigError(f"{ahead.file}: {problem}, not {prefill}"))
 

@@ -120,7 +120,7 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="A GGUF or TFLite file; a model, adapter or bundle folder."
+            metavar="MODEL", help="A GGUF, TFLite or ONNX file; a model, adapter or bundle folder."
         ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
@@ -144,7 +144,7 @@ def fit(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="A GGUF or TFLite file, a bundle folder, or a model folder."
+            metavar="MODEL", help="A GGUF, TFLite or ONNX file, a bundle folder, or a model folder."
         ),
     ],
     target_id: Annotated[str, typer.Option("--target", help="The board, see `demitasse targets`.")],

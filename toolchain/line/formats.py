@@ -20,6 +20,7 @@ from toolchain.recipe import InFormatSpec, PackageSpec, QuantizeSpec
 
 if TYPE_CHECKING:
     from toolchain.quantize.contents import Contents
+    from toolchain.quantize.gguf import Additions
     from toolchain.weighing import Weighed
 
 LEARNED = "+learned"
@@ -40,6 +41,8 @@ class Format:
     """End of the names of the folders in which a walk makes it."""
     has_fixed_context: bool = False
     """Whether the length of the context is part of the file."""
+    reads_in_pieces: bool = False
+    """Whether prompts are read in pieces of the lengths `quantize.prefill`."""
     has_tokenizer: bool = False
     """Whether the tokenizer is part of the file."""
     has_tensor_types: bool = False
@@ -79,21 +82,9 @@ class Format:
 
 
 def _quantize_gguf(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
-    from toolchain.quantize.gguf import Additions, ModelLabel, quantize
+    from toolchain.quantize.gguf import ModelLabel, quantize
 
-    recipe, importance = flow.recipe, spec.importance
-    parts = split(flow.dataset, recipe.evaluate.questions) if flow.dataset else None
-    if parts and _gguf_is_chosen(spec):
-        flow.report.note(f"quantize: candidates are compared on {len(parts.trials)} {parts.source}")
-    additions = Additions(
-        importance=recipe.folder / importance if isinstance(importance, str) else None,
-        calibration=tuple(flow.data().texts()) if importance is True else (),
-        lessons=parts.lessons if parts else (),
-        trials=parts.trials if parts else (),
-        trials_from=parts.source if parts else "",
-        seed=recipe.seed,
-    )
-
+    additions = _additions(flow, spec, is_chosen=_gguf_is_chosen(spec))
     source = flow.source()
     label = flow.label()
     if spec.adapter == "beside":
@@ -105,6 +96,24 @@ def _quantize_gguf(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
             base_weights=flow.base_weights,
         )
     return quantize(source, spec, label, out, flow.report, additions)
+
+
+def _additions(flow: Flow, spec: QuantizeSpec, *, is_chosen: bool) -> "Additions":
+    """Return what a file of 4 bits may be made with besides the checkpoint."""
+    from toolchain.quantize.gguf import Additions
+
+    recipe, importance = flow.recipe, spec.importance
+    parts = split(flow.dataset, recipe.evaluate.questions) if flow.dataset else None
+    if parts and is_chosen:
+        flow.report.note(f"quantize: candidates are compared on {len(parts.trials)} {parts.source}")
+    return Additions(
+        importance=recipe.folder / importance if isinstance(importance, str) else None,
+        calibration=tuple(flow.data().texts()) if importance is True else (),
+        lessons=parts.lessons if parts else (),
+        trials=parts.trials if parts else (),
+        trials_from=parts.source if parts else "",
+        seed=recipe.seed,
+    )
 
 
 def _plan_gguf(spec: QuantizeSpec) -> str:
@@ -244,6 +253,86 @@ def _tflite_needs(model: ModelFile, context: int) -> dict[str, int]:
     return tflite_needs(sizes_of(model.figures), context)
 
 
+# ONNX ---------------------------------------------------------------------------------------------
+
+
+def _quantize_onnx(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
+    from toolchain.quantize.onnx import quantize
+
+    return quantize(
+        flow.source(),
+        spec,
+        flow.label(),
+        out,
+        flow.report,
+        context=flow.recipe.package.context,
+        additions=_additions(flow, spec, is_chosen=_onnx_is_chosen(spec)),
+    )
+
+
+def _plan_onnx(spec: QuantizeSpec) -> str:
+    learned = ", codes learned in the format" if _onnx_is_chosen(spec) else ""
+    return f"{spec.onnx_scheme} as onnx{learned}"
+
+
+def _check_onnx(spec: QuantizeSpec) -> None:
+    from toolchain.quantize.onnx.schemes import find_scheme
+
+    find_scheme(spec.onnx_scheme)
+
+
+def _is_onnx_scheme(name: str) -> bool:
+    from toolchain.quantize.onnx.schemes import SCHEMES
+
+    return name.removesuffix(LEARNED) in SCHEMES
+
+
+def _onnx_with_scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
+    scheme, learned, _ = name.partition(LEARNED)
+    changes = {
+        "onnx_scheme": scheme,
+        "distill": (spec.distill or InFormatSpec()) if learned else None,
+        "formats": ("onnx",),
+    }
+    return spec.model_copy(update=changes)
+
+
+def _onnx_is_chosen(spec: QuantizeSpec) -> bool:
+    from toolchain.quantize.onnx.schemes import LEARNABLE
+
+    return bool(spec.distill) and spec.onnx_scheme == LEARNABLE
+
+
+def _onnx_runtime(report: Reporter) -> Path:
+    from toolchain import runtime
+
+    return runtime.ort_for_this_computer(report)
+
+
+def _inspect_onnx(file: Path) -> "Contents":
+    from toolchain.quantize.onnx.contents import read_contents
+
+    return read_contents(file)
+
+
+def _weigh_onnx(file: Path, context: int, adapter_bytes: int) -> "Weighed":
+    from toolchain.weighing import weigh_onnx
+
+    return weigh_onnx(file, context)
+
+
+def _onnx_tensor_digests(file: Path) -> list[dict[str, Any]]:
+    from device.manifest.onnx import tensor_digests
+
+    return tensor_digests(file)
+
+
+def _onnx_needs(model: ModelFile, context: int) -> dict[str, int]:
+    from toolchain.forecast_onnx import needs_of, sizes_of
+
+    return needs_of(sizes_of(model.figures), context)
+
+
 FORMATS: dict[str, Format] = {
     "gguf": Format(
         suffix=".gguf",
@@ -274,6 +363,7 @@ FORMATS: dict[str, Format] = {
         extra="tflite",
         folder_suffix="-tflite",
         has_fixed_context=True,
+        reads_in_pieces=True,
         quantize=_quantize_tflite,
         plan=_plan_tflite,
         check=_check_tflite,
@@ -284,6 +374,23 @@ FORMATS: dict[str, Format] = {
         inspect=_inspect_tflite,
         weigh=_weigh_tflite,
         packing=Packing(tensor_digests=_tflite_tensor_digests, needs=_tflite_needs),
+    ),
+    "onnx": Format(
+        suffix=".onnx",
+        engine="ort",
+        extra="onnx",
+        folder_suffix="-onnx",
+        has_fixed_context=True,
+        quantize=_quantize_onnx,
+        plan=_plan_onnx,
+        check=_check_onnx,
+        has_scheme=_is_onnx_scheme,
+        with_scheme=_onnx_with_scheme,
+        chooses=_onnx_is_chosen,
+        runtime=_onnx_runtime,
+        inspect=_inspect_onnx,
+        weigh=_weigh_onnx,
+        packing=Packing(tensor_digests=_onnx_tensor_digests, needs=_onnx_needs),
     ),
 }
 """Name of a format in recipes → its row."""

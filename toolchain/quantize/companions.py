@@ -1,15 +1,50 @@
 """Files beside a model file of any format: chat template, tokenizer, generation config."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.models.names import GENERATION_CONFIG, TEMPLATE
-from toolchain.models.tokenizer import write_tokenizer
+from toolchain.models import tokenizer
+from toolchain.models.names import GENERATION_CONFIG, TEMPLATE, TOKENIZER_CONFIG
+from toolchain.models.weights import read_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """What a conversation begins and ends with, of formats that carry no tokenizer."""
+
+    template: str
+    bos: str
+    bos_id: int | None
+    eos: str
+    stop_ids: tuple[int, ...]
 
 
 def write_companions(folder: Path, template: str, out: Path) -> None:
     """Write the companions of the checkpoint in `folder` to `out`."""
     (out / TEMPLATE).write_text(template, encoding="utf-8")
-    write_tokenizer(folder, out)
+    tokenizer.write_tokenizer(folder, out)
     if (folder / GENERATION_CONFIG).is_file():
         shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
+
+
+def read_ends(folder: Path) -> Ends:
+    """Return what a conversation of the checkpoint in `folder` begins and ends with."""
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    encoder = tokenizer.load_tokenizer(folder)
+    ids = encoder.get_vocab()
+    added = [token.content for token in encoder.get_added_tokens_decoder().values()]
+    specials, stop_ids = tokenizer.special_ids(folder, settings, ids, added)
+    texts = {number: text for text, number in ids.items()}
+    bos, eos = (
+        texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
+        for role in ("bos", "eos")
+    )
+
+    return Ends(
+        template=tokenizer.chat_template(folder, settings),
+        bos=bos,
+        bos_id=specials.get("tokenizer.ggml.bos_token_id"),
+        eos=eos,
+        stop_ids=stop_ids,
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device.manifest import ManifestError, tflite
+from device.manifest import ManifestError, onnx, tflite
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header, read_strings
 from toolchain.errors import ArtifactError
 from toolchain.quantize.gguf.schemes import SCHEMES
@@ -81,7 +81,7 @@ class Contents:
     template_line: str
     """The template's first line."""
     warnings: tuple[str, ...]
-    tensors: tuple[Tensor | tflite.Tensor, ...]
+    tensors: tuple[Tensor | tflite.Tensor | onnx.Tensor, ...]
 
 
 def read_contents(file: Path) -> Contents:

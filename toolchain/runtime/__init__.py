@@ -9,6 +9,7 @@ import platform
 import re
 import sysconfig
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,33 @@ __all__ = [
     "for_board",
     "for_profile",
     "for_this_computer",
-    "lite",
     "lite_for_this_computer",
+    "ort_for_this_computer",
+    "with_site",
 ]
 
-LITERT = "litert"
-SITE = ("ai-edge-litert", "numpy", "tokenizers")
-"""Distributions that a board imports to run TFLite files."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """An engine that comes as packages for one Python."""
+
+    library: str
+    """Distribution whose version is the engine's."""
+    module: str
+    """Module of the device package that runs it."""
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """Distributions that a board imports."""
+        return (self.library, "numpy", "tokenizers")
+
+
+LITERT, ORT = "litert", "ort"
+_SITES = {
+    LITERT: _Site(library="ai-edge-litert", module="device.engine.lite"),
+    ORT: _Site(library="onnxruntime", module="device.engine.ort"),
+}
+"""Engine → where it comes from, of those that are Python packages."""
 
 
 def for_profile(profile: str, report: Reporter) -> Path:
@@ -55,43 +76,56 @@ def for_profile(profile: str, report: Reporter) -> Path:
 
 def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Reporter) -> Path:
     """Return the runtime folder with an engine, for a board of a profile with these facts."""
-    if engine == LITERT and not os.environ.get("DEMITASSE_RUNTIME"):
-        return lite(
-            facts["machine"], facts["python_abi"], facts["glibc"] or "0", report, profile=profile
-        )
+    if engine in _SITES and not os.environ.get("DEMITASSE_RUNTIME"):
+        return with_site(engine, facts, report, profile=profile)
     return for_profile(profile, report)
 
 
-def lite(machine: str, python_abi: str, glibc: str, report: Reporter, *, profile: str = "") -> Path:
-    """Return the runtime folder with LiteRT for one machine and Python; wheels are fetched once."""
-    site = site_folder(SITE, machine, python_abi, glibc, report)
-    python = python_of(python_abi)
-    about = next(site.glob("ai_edge_litert-*.dist-info"))
+def with_site(
+    engine: str, facts: Mapping[str, Any], report: Reporter, *, profile: str = ""
+) -> Path:
+    """Return the runtime folder with an engine of Python packages, for one machine and Python.
+
+    Wheels are fetched once.
+    """
+    packages = _SITES[engine]
+    site = site_folder(
+        packages.requirements, facts["machine"], facts["python_abi"], facts["glibc"] or "0", report
+    )
+    python = python_of(facts["python_abi"])
+    about = next(site.glob(f"{packages.library.replace('-', '_')}-*.dist-info"))
     described = RuntimeManifest(
-        machine=machine,
+        machine=facts["machine"],
         features=(),
         glibc=glibc_floor([file for file in site.rglob("*.so*") if file.is_file()]),
         python=python,
-        engines={LITERT: about.name.removesuffix(".dist-info").partition("-")[2]},
+        engines={engine: about.name.removesuffix(".dist-info").partition("-")[2]},
         files=(),
         profile=profile,
         python_tag=f"cp{python[0]}{python[1]}",
         dispatches=True,
     )
-    return assemble_site(described, site)
+    return assemble_site(described, site, packages.module)
 
 
 def lite_for_this_computer(report: Reporter) -> Path:
     """Return the runtime folder with LiteRT for this very computer and its Python."""
+    return _site_for_this_computer(LITERT, report)
+
+
+def ort_for_this_computer(report: Reporter) -> Path:
+    """Return the runtime folder with ONNX Runtime for this very computer and its Python."""
+    return _site_for_this_computer(ORT, report)
+
+
+def _site_for_this_computer(engine: str, report: Reporter) -> Path:
     machine = platform.machine()
-    libc = platform.libc_ver()[1]
-    return lite(
-        machine,
-        str(sysconfig.get_config_var("SOABI")),
-        libc,
-        report,
-        profile=THIS_COMPUTER.get(machine, machine),
-    )
+    facts = {
+        "machine": machine,
+        "python_abi": str(sysconfig.get_config_var("SOABI")),
+        "glibc": platform.libc_ver()[1],
+    }
+    return with_site(engine, facts, report, profile=THIS_COMPUTER.get(machine, machine))
 
 
 def for_this_computer() -> Path:

@@ -68,15 +68,18 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
     return _assemble(described, fill, "device.engine.llama")
 
 
-def assemble_site(described: RuntimeManifest, site: Path) -> Path:
-    """Return the runtime folder with the packages of a site folder, for one Python."""
+def assemble_site(described: RuntimeManifest, site: Path, module: str) -> Path:
+    """Return the runtime folder with the packages of a site folder, for one Python.
+
+    `module` is the engine's, which must load there.
+    """
 
     def fill(staged: Path) -> None:
         shutil.copytree(
             site, staged, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
 
-    return _assemble(described, fill, "device.engine.lite")
+    return _assemble(described, fill, module)
 
 
 def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: str) -> Path:

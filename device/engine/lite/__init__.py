@@ -9,21 +9,17 @@ used (docs/adr/0010).
 import importlib.metadata
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from device.engine.answering import Clock, Stream
-from device.engine.base import Description, FieldError, Sampling, Settings, check_prompt, never
+from device.engine.base import Description, Settings
 from device.engine.lite.cells import LiteCells
-from device.engine.lite.sampling import Sampler
-from device.engine.lite.tokenizer import HuggingFaceTokenizer
 from device.engine.machine import default_threads
-from device.engine.reading import SequenceEngine
+from device.engine.noted import NotedEngine, count_of, kind_of
 from device.engine.sequence import ReadSequence
 from device.engine.states import BATCH
 from device.errors import DeviceError
@@ -31,8 +27,10 @@ from device.manifest import ManifestError
 from device.manifest.tflite import Header, Tensor, foreign_operators, legacy_fault, read_header
 
 
-class LiteEngine(SequenceEngine):
+class LiteEngine(NotedEngine):
     """A model in a LiteRT interpreter with one sequence."""
+
+    _cells: LiteCells
 
     def __init__(self, path: Path, header: Header, settings: Settings) -> None:
         interpreter, name, version = _interpreter()
@@ -43,11 +41,8 @@ class LiteEngine(SequenceEngine):
                 hint="use ai-edge-litert, or another scheme",
             )
 
-        self._tokenizer, self._note, self._all_cpus = (
-            HuggingFaceTokenizer(path.parent),
-            header.note,
-            os.sched_getaffinity(0),
-        )
+        super().__init__(path.parent, header.note)
+        self._all_cpus = os.sched_getaffinity(0)
         size = sum(tensor.size for tensor in header.constants)
         threads = settings.threads or default_threads(size)
         self._reopen: Callable[[int], LiteCells] = lambda threads: _opened(
@@ -57,15 +52,14 @@ class LiteEngine(SequenceEngine):
         self._sequence = ReadSequence(self._cells)
         os.sched_setaffinity(0, set(settings.cpus) & self._all_cpus or self._all_cpus)
         self._context = settings.context or self._cells.context
-        self._stops = frozenset(_ids(header.note.get("stop_ids")))
         self._description = Description(
             engine=name,
             version=version,
             model_filename=path.name,
-            model_type=_kind(header.note),
+            model_type=kind_of(header.note),
             model_size=size,
-            model_n_params=_count(header.note, "parameters"),
-            context_train=_count(header.note, "context_train"),
+            model_n_params=count_of(header.note, "parameters"),
+            context_train=count_of(header.note, "context_train"),
             n_batch=BATCH,
             n_ubatch=max(self._cells.pieces, default=1),
             threads=threads,
@@ -78,64 +72,6 @@ class LiteEngine(SequenceEngine):
                 f"`{path.name}` has {self._cells.context} tokens of context, "
                 f"{self._context} are asked",
             )
-
-    @property
-    def n_vocab(self) -> int:
-        """Tokens in the vocabulary."""
-        return self._cells.n_vocab
-
-    @property
-    def chat_template(self) -> str:
-        """Empty: a TFLite file has no template, so the file beside it is used."""
-        return ""
-
-    def special_tokens(self) -> dict[str, str]:
-        """Return `bos_token` and `eos_token` as text, if the file names them."""
-        return {
-            name: str(self._note[name])
-            for name in ("bos_token", "eos_token")
-            if self._note.get(name)
-        }
-
-    def control_tokens(self) -> list[str]:
-        """Return the text of every special token of the tokenizer."""
-        return self._tokenizer.special_texts()
-
-    def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
-        """Return token ids; special tokens are recognised.
-
-        `begin` adds what the model expects before a text.
-        """
-        return self._tokenizer.encode(text, begin=begin)
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; none for a control token."""
-        return self._tokenizer.piece(token)
-
-    def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
-        """Raise DeviceError for a prompt or a request that these graphs cannot serve."""
-        if sampling is None:
-            # The graphs give the scores of tokens, not what the last layer makes of them.
-            raise DeviceError(
-                "unsupported",
-                "this model's file gives no embeddings",
-                hint="push it as GGUF",
-                status=400,
-            )
-
-        check_prompt(tokens, self)
-        if sampling.grammar:
-            raise FieldError(
-                "response_format",
-                "this engine cannot hold an answer to a grammar: use a GGUF of the model",
-            )
-
-    def embed(
-        self, tokens: Sequence[int], cancelled: Callable[[], bool] = never
-    ) -> "list[float] | None":
-        """Raise DeviceError `unsupported`: these graphs give no embeddings."""
-        self.check(tokens, None)
-        return None
 
     @property
     def state_kind(self) -> str:
@@ -159,35 +95,6 @@ class LiteEngine(SequenceEngine):
         """Give the memory and the cores back."""
         os.sched_setaffinity(0, self._all_cpus)
         self._sequence.close()
-
-    def _rows(self, tokens: list[int]) -> Iterator[bytes]:
-        for token in tokens:
-            self._sequence.decode([token])
-            yield self._cells.rows[-1].tobytes()
-
-    def _chosen(
-        self,
-        tokens: list[int],
-        sampling: Sampling,
-        room: int,
-        clock: Clock,
-        cancelled: Callable[[], bool],
-    ) -> Stream:
-        sampler = Sampler(sampling)
-        chosen = sampler.choose(self._cells.rows[-1])
-        yield chosen
-        for _ in range(room - 1):
-            if cancelled():
-                return
-
-            began = time.perf_counter()
-            self._sequence.decode([chosen[0]])
-            chosen = sampler.choose(self._cells.rows[-1])
-            clock.ran(1, began)
-            yield chosen
-
-    def _ends(self, token: int) -> bool:
-        return token in self._stops
 
 
 LITERT, LEGACY = "litert", "tflite-runtime"
@@ -303,19 +210,3 @@ def _check_signatures(path: Path, header: Header) -> None:
 
 def _caches(tensors: "dict[str, Tensor]") -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in tensors.items() if name.startswith("kv_cache_")}
-
-
-def _kind(note: dict[str, Any]) -> str:
-    """Return a model's type as llama.cpp names it: architecture and scheme."""
-    return f"{note.get('architecture', 'a decoder')} {note.get('scheme', '')}".strip()
-
-
-def _count(note: dict[str, Any], key: str) -> int:
-    value = note.get(key)
-    return value if isinstance(value, int) else 0
-
-
-def _ids(found: Any) -> Iterator[int]:
-    for number in found if isinstance(found, list) else ():
-        if isinstance(number, int):
-            yield number

@@ -13,7 +13,7 @@ from device.engine import load
 from device.engine.base import Settings
 from device.engine.chat import ChatTemplate
 from device.engine.escape import Escape
-from device.engine.lite.tokenizer import HuggingFaceTokenizer
+from device.engine.tokenizer import HuggingFaceTokenizer
 from device.manifest.opening import opening_of
 from device.model import Model
 from tests.fakes.engine import FakeEngine

@@ -12,7 +12,8 @@ from device.manifest import ManifestError, flatbuffer, sha256_of
 from device.manifest.tflite import foreign_operators, legacy_fault, read_header, tensor_digests
 from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama
-from toolchain.quantize.tflite.blueprint import I8, Blueprint, Matrix, Promise
+from toolchain.quantize.matrices import I8, Matrix, Promise
+from toolchain.quantize.tflite.blueprint import Blueprint
 from toolchain.quantize.tflite.file import write_header
 from toolchain.quantize.tflite.graph import Graph, quantization
 

@@ -58,9 +58,9 @@ def test_an_unknown_stage_is_named_with_the_closest_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    error = refused(tmp_path, formats='["onnx"]')
-    assert error.message == "r.toml: quantize: formats: unknown format `onnx`"
-    assert error.hint == "known: gguf, tflite"
+    error = refused(tmp_path, formats='["ggml"]')
+    assert error.message == "r.toml: quantize: formats: unknown format `ggml`"
+    assert error.hint == "known: gguf, onnx, tflite"
 
 
 def test_an_unmerged_adapter_is_refused_for_a_format_that_has_no_place_for_one(

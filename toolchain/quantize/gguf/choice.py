@@ -193,12 +193,12 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
         spec=spec,
         seed=question.seed,
     )
-    ready, figures = learn(lesson, resume, report)
+    learned, figures = learn(lesson, resume, report)
 
     return Decision(
         file_type=decided.file_type,
         nominal_bpw=decided.nominal_bpw,
         choices=decided.choices,
-        ready=ready,
+        ready=learned.in_file_order(question.model) if learned else {},
         figures=decided.figures | {"distillation": figures},
     )

@@ -62,8 +62,34 @@ class Lesson:
     seed: int
 
 
-def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figures]":
-    """Return the bytes of the learned tensors by name in the file; empty if the control is better.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What was learned, by name in the checkpoint and in its order of rows.
+
+    Any container of the same grid can hold it.
+    """
+
+    packed: "Rows"
+    """ggml's blocks of each matrix whose codes were learned."""
+    vectors: "Mapping[str, NDArray[np.float32]]"
+
+    def in_file_order(self, model: Model) -> "Rows":
+        """Return the bytes of the tensors of a GGUF file by their names there."""
+        import numpy as np
+
+        ready = {}
+        for source in model.tensors:
+            if source.origin in self.packed:
+                rows = self.packed[source.origin].reshape(source.shape[0], -1)
+                ready[source.name] = in_file_order(source, rows)
+            elif source.origin in self.vectors:
+                values = self.vectors[source.origin] + np.float32(source.offset)
+                ready[source.name] = in_file_order(source, values.reshape(-1, 1)).view(np.uint8)
+        return {name: rows.reshape(-1) for name, rows in ready.items()}
+
+
+def learn(lesson: Lesson, resume: Path, report: Reporter) -> tuple[Learned | None, Figures]:
+    """Return what was learned, None if the control is better, and the figures.
 
     Raises ConfigError if no tensor has a type that can be learned.
     """
@@ -93,9 +119,11 @@ def learn(lesson: Lesson, resume: Path, report: Reporter) -> "tuple[Rows, Figure
     learned = judge.compare(_with(teacher, lesson, packed, vectors))
     shipped, verdict = decide(learned, control)
     report.note(f"in-format distillation: {verdict}")
-    ready = _file_rows(taught, packed, vectors, lesson) if shipped == "learned" else {}
+    better = Learned(
+        packed={source.origin: packed[source.origin] for source in taught}, vectors=vectors
+    )
 
-    return ready, {
+    return better if shipped == "learned" else None, {
         "shipped": shipped,
         "verdict": verdict,
         "learned": asdict(learned),
@@ -267,22 +295,3 @@ def _with(
         for name, values in vectors.items():
             student.get_parameter(name).copy_(torch.from_numpy(values))
     return student
-
-
-def _file_rows(
-    taught: Sequence[Source],
-    packed: "Rows",
-    vectors: "Mapping[str, NDArray[np.float32]]",
-    lesson: Lesson,
-) -> "Rows":
-    import numpy as np
-
-    ready = {
-        source.name: in_file_order(source, packed[source.origin].reshape(source.shape[0], -1))
-        for source in taught
-    }
-    for source in lesson.model.tensors:
-        if source.origin in vectors:
-            values = vectors[source.origin] + np.float32(source.offset)
-            ready[source.name] = in_file_order(source, values.reshape(-1, 1)).view(np.uint8)
-    return {name: rows.reshape(-1) for name, rows in ready.items()}

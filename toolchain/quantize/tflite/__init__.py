@@ -6,7 +6,6 @@ Every reason to refuse a model is checked before the first weight is read.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.figures import ModelFigures
 from toolchain.files import whole_file
-from toolchain.models import tokenizer
 from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Merged
-from toolchain.models.names import TOKENIZER, TOKENIZER_CONFIG
-from toolchain.models.weights import check_model_folder, open_weights, read_json
+from toolchain.models.names import TOKENIZER
+from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.progress import Reporter
-from toolchain.quantize.companions import write_companions
+from toolchain.quantize.companions import Ends, read_ends, write_companions
 from toolchain.quantize.gguf import fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
-from toolchain.quantize.tflite.blueprint import Promise
+from toolchain.quantize.matrices import Promise, write_matrices
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
 from toolchain.quantize.tflite.litertlm import write_litertlm
-from toolchain.quantize.tflite.schemes import Scheme, find_scheme
-from toolchain.quantize.tflite.write import write_matrices
+from toolchain.quantize.tflite.schemes import Scheme, find_scheme, pack
 from toolchain.recipe import QuantizeSpec
 from toolchain.training.adapters import checkpoint_folder
 
@@ -44,14 +41,6 @@ class _Parameters(Frozen):
     context: int
     label: ModelLabel
     litertlm: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Vocabulary:
-    template: str
-    bos: str
-    eos: str
-    stop_ids: tuple[int, ...]
 
 
 def quantize(
@@ -105,15 +94,15 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
             scheme=find_scheme(parameters.scheme),
             context=parameters.context,
         )
-        vocabulary = _vocabulary(folder)
+        ends = read_ends(folder)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
-        promised = _write(file, decoder, parameters, vocabulary, report)
-        write_companions(folder, vocabulary.template, out)
+        promised = _write(file, decoder, parameters, ends, report)
+        write_companions(folder, ends.template, out)
 
     if parameters.litertlm:
-        write_litertlm(file, out / TOKENIZER, vocabulary.stop_ids, parameters.context)
+        write_litertlm(file, out / TOKENIZER, ends.stop_ids, parameters.context)
 
-    figures = _figures(file, model, parameters, promised, vocabulary)
+    figures = _figures(file, model, parameters, promised, ends)
     size = figures["size_bytes"] / 1e6
     nominal = figures["nominal_bpw"]
     real = figures["real_bpw"]
@@ -139,37 +128,18 @@ def _check_context(parameters: _Parameters, model: Model) -> None:
         )
 
 
-def _vocabulary(folder: Path) -> _Vocabulary:
-    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
-    encoder = tokenizer.load_tokenizer(folder)
-    ids = encoder.get_vocab()
-    added = [token.content for token in encoder.get_added_tokens_decoder().values()]
-    specials, stop_ids = tokenizer.special_ids(folder, settings, ids, added)
-    texts = {number: text for text, number in ids.items()}
-    bos, eos = (
-        texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
-        for role in ("bos", "eos")
-    )
-
-    return _Vocabulary(
-        template=tokenizer.chat_template(folder, settings), bos=bos, eos=eos, stop_ids=stop_ids
-    )
-
-
 def _write(
-    file: Path, decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary, report: Reporter
+    file: Path, decoder: Decoder, parameters: _Parameters, ends: Ends, report: Reporter
 ) -> dict[Promise, int]:
     blueprint = decoder.blueprint(parameters.prefill)
-    blueprint.note(
-        NOTE, json.dumps(_note(decoder, parameters, vocabulary), sort_keys=True).encode()
-    )
+    blueprint.note(NOTE, json.dumps(_note(decoder, parameters, ends), sort_keys=True).encode())
     with whole_file(file) as part:
         promised = write_header(part, blueprint, decoder.scheme.name)
-        write_matrices(part, decoder.weights, promised, report)
+        write_matrices(part, decoder.weights, promised, pack, report)
     return promised
 
 
-def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) -> dict[str, Any]:
+def _note(decoder: Decoder, parameters: _Parameters, ends: Ends) -> dict[str, Any]:
     model = decoder.model
     label = parameters.label
     return {
@@ -177,9 +147,9 @@ def _note(decoder: Decoder, parameters: _Parameters, vocabulary: _Vocabulary) ->
         "scheme": parameters.scheme,
         "parameters": model.parameters,
         "context_train": model.sizes["context"],
-        "bos_token": vocabulary.bos,
-        "eos_token": vocabulary.eos,
-        "stop_ids": list(vocabulary.stop_ids),
+        "bos_token": ends.bos,
+        "eos_token": ends.eos,
+        "stop_ids": list(ends.stop_ids),
         "name": label.name,
         "version": label.version,
         "licence": label.licence,
@@ -193,7 +163,7 @@ def _figures(
     model: Model,
     parameters: _Parameters,
     promised: dict[Promise, int],
-    vocabulary: _Vocabulary,
+    ends: Ends,
 ) -> Figures:
     scheme: Scheme = find_scheme(parameters.scheme)
     stored = sum(promise.size_bytes for promise in promised)
@@ -205,7 +175,7 @@ def _figures(
         "real_bpw": round(stored * 8 / model.parameters, 4),
         "parameters": model.parameters,
         "context": parameters.context,
-        "stop_ids": list(vocabulary.stop_ids),
+        "stop_ids": list(ends.stop_ids),
         "weights_bytes": stored,
         "kv_bytes_per_token": 2 * model.kv_bytes_per_token,
         "n_vocab": model.sizes["vocab"],

@@ -4,47 +4,8 @@ Weights do not pass through here: a buffer is bytes or a promise, which `file` g
 `write` fills.
 """
 
-import math
-from dataclasses import dataclass
-
+from toolchain.quantize.matrices import Promise
 from toolchain.tools import litert
-
-F32, F16, I32, I8, I4 = "FLOAT32", "FLOAT16", "INT32", "INT8", "INT4"
-"""Tensor types, as the schema spells them."""
-BITS = {F32: 32, F16: 16, I32: 32, I8: 8, I4: 4}
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Rows of one or more tensors of the checkpoint, below each other."""
-
-    origins: tuple[str, ...]
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Bytes that are written later: a matrix, or the scales of its rows or blocks."""
-
-    matrix: Matrix
-    type: str
-    part: str = "weights"
-    """`weights` or `scales`."""
-    shape: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """First tensor of the checkpoint, number of others, and `.scales` for scales."""
-        first, *more = self.matrix.origins
-        others = f"+{len(more)}" if more else ""
-        suffix = f".{self.part}" if self.part != "weights" else ""
-        return first + others + suffix
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the buffer."""
-        return math.prod(self.shape) * BITS[self.type] // 8
 
 
 class Blueprint:

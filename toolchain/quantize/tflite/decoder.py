@@ -13,9 +13,10 @@ from toolchain.models.architecture import Model
 from toolchain.models.lora import Merged
 from toolchain.models.names import EMBEDDING, HEAD
 from toolchain.models.weights import Weights
-from toolchain.quantize.tflite.blueprint import I32, Blueprint, Matrix
+from toolchain.quantize.matrices import I32, Matrix
+from toolchain.quantize.rope import Rotation, tables
+from toolchain.quantize.tflite.blueprint import Blueprint
 from toolchain.quantize.tflite.graph import Graph, Value
-from toolchain.quantize.tflite.rope import Rotation, tables
 from toolchain.quantize.tflite.schemes import Scheme, linear, look_up
 
 if TYPE_CHECKING:

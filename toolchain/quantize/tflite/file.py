@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 
 from toolchain.errors import ArtifactError
-from toolchain.quantize.tflite.blueprint import Blueprint, Promise
+from toolchain.quantize.matrices import Promise
+from toolchain.quantize.tflite.blueprint import Blueprint
 
 ALIGNMENT = 64
 MAX_FILE_BYTES = (1 << 31) - 1

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from toolchain.quantize.tflite.blueprint import F32, I4, I8, I32, Blueprint, Promise
+from toolchain.quantize.matrices import F32, I4, I8, I32, Promise
+from toolchain.quantize.tflite.blueprint import Blueprint
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.quantize.tflite.blueprint import BITS, F16, F32, I4, I8, Matrix, Promise
+from toolchain.quantize.matrices import BITS, F16, F32, I4, I8, Matrix, Packed, Promise, Rows
 from toolchain.quantize.tflite.graph import Graph, Value, in_blocks, quantization
 
 if TYPE_CHECKING:
@@ -121,10 +121,6 @@ def _blocks(graph: Graph, matrix: Matrix) -> Value:
     return graph.promised(weights, in_blocks(graph.blueprint, scales, BLOCK))
 
 
-Packed = tuple["NDArray[np.uint8]", "NDArray[np.uint8]"]
-"""Bytes of the weights and of the scales of some rows."""
-
-
 def _pack_plain(kind: str) -> Callable[["NDArray[np.float32]"], Packed]:
     def pack(rows: "NDArray[np.float32]") -> Packed:
         import numpy as np
@@ -168,3 +164,8 @@ PACKERS: dict[str, Callable[["NDArray[np.float32]"], Packed]] = {
     I4: _pack_blocks,
 }
 """Type → function from float32 rows to its bytes."""
+
+
+def pack(rows: Rows) -> Packed:
+    """Return the bytes of rows in the type that they are stored as."""
+    return PACKERS[rows.type](rows.values)

@@ -18,7 +18,7 @@ from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings, Token
 from device.engine.lite import LiteEngine
 from device.engine.lite.cells import cut
-from device.engine.lite.sampling import Sampler
+from device.engine.sampling import Sampler
 from device.errors import DeviceError
 from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import tiny_llama

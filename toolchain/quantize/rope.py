@@ -33,7 +33,7 @@ def tables(model: Model, context: int, *, local: bool = False) -> Rotation:
     if not local and metadata.get("rope.scaling.type") not in (None, "linear"):
         raise ArtifactError(
             f"config.json: rope scaling `{metadata['rope.scaling.type']}` "
-            "has no place in a TFLite file"
+            "has no place in a table of angles"
         )
 
     base = metadata.get("rope.freq_base_swa") if local else metadata.get("rope.freq_base", 10000.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from device.engine.lite.tokenizer import HuggingFaceTokenizer
+from device.engine.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
 from tests.fakes.families import TOKENIZERS
 from tests.fakes.models import CHATML, TEXTS
