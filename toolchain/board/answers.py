@@ -294,7 +294,7 @@ def read(address: str, content: bytes) -> Answer:
         value = json.loads(content.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BoardError(f"{address}: not an answer of ours: {_quoted(content)}") from error
-    if not isinstance(value, dict) or _is_deep(value):
+    if not isinstance(value, dict) or is_deep(value):
         raise BoardError(f"{address}: not an answer of ours: {_quoted(content)}")
     return value
 
@@ -315,7 +315,8 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
+    """Say whether a value is nested deeper than any answer."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
