@@ -72,14 +72,19 @@ class Completion:
         return self.usage.completion_tokens or len(self.arrivals_s)
 
     @property
+    def later_tokens(self) -> float:
+        """Tokens that came after the first piece, which holds about as many as each other one."""
+        return self.tokens * (1 - 1 / len(self.arrivals_s)) if self.arrivals_s else 0.0
+
+    @property
+    def stream_s(self) -> float:
+        """Seconds from the first piece to the last."""
+        return self.arrivals_s[-1] - self.arrivals_s[0] if self.arrivals_s else 0.0
+
+    @property
     def decode_tok_s(self) -> float:
-        """Tokens a second from the first piece to the last; 0 if that cannot be told."""
-        if len(self.arrivals_s) < 2:
-            return 0.0
-        seconds = self.arrivals_s[-1] - self.arrivals_s[0]
-        # The first piece holds about as many tokens as each other one.
-        later = self.tokens * (1 - 1 / len(self.arrivals_s))
-        return later / seconds if seconds > 0 else 0.0
+        """Tokens a second after the first piece; 0 if that cannot be told."""
+        return self.later_tokens / self.stream_s if self.stream_s else 0.0
 
 
 class Endpoint:
@@ -127,14 +132,17 @@ class Endpoint:
         messages: Sequence[Mapping[str, str]],
         optional: Mapping[str, Any],
         say: Say = lambda text: None,
+        *,
+        stream: bool = True,
     ) -> Completion:
         """Return the answer to a conversation; `say` gets its text as it comes.
 
-        `optional` are fields that a server may refuse. Raises ConfigError for a request that it
+        `optional` are fields that a server may refuse. An answer that is not streamed has its
+        tokens counted by more servers. Raises ConfigError for a request that it
         does not take, TooLongError for a conversation that its context does not hold.
         """
-        fixed = {"model": self.model(), "messages": list(messages), "stream": True}
-        wanted = {**optional, "stream_options": {"include_usage": True}}
+        fixed = {"model": self.model(), "messages": list(messages), "stream": stream}
+        wanted = {**optional, **({"stream_options": {"include_usage": True}} if stream else {})}
         while True:
             sent = self._taken(wanted)
             try:

@@ -42,7 +42,13 @@ def _by_the_server(seen: Mapping[str, Any]) -> list[str]:
         if seen.get(key) is not None
     ]
     if seen.get("counted_by") == "pieces":
-        lines.append("the server counts no tokens: pieces of its stream were counted")
+        lines.append("the server counts no tokens of a stream: its pieces were counted")
+    if any(count > 1 for count in seen.get("answers", ())):
+        lines.append("its answers are short: a test is several of them")
+    if any(seen.get("cached_tokens", ())):
+        lines.append("part of the prompts was in the server's memory: the rest of them is counted")
+    elif None in seen.get("prompt_tokens", ()):
+        lines.append("prompts are not measured: the server does not count their tokens")
     return lines
 
 
