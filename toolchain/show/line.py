@@ -14,6 +14,7 @@ from toolchain.show.words import size
 
 if TYPE_CHECKING:
     from toolchain.delivery import Delivery
+    from toolchain.export import Export
     from toolchain.finished import Wanted
     from toolchain.line.flow import Step
     from toolchain.line.schemes import Tried
@@ -139,6 +140,18 @@ def deployed(deployment: Deployment, *, as_json: bool) -> None:
         else f"{size(sum(action.size_bytes for action in deployment.actions))} to send"
     )
     console.show_text(f"\nrelease {deployment.release[:12]} on {deployment.address}: {sent}")
+
+
+def exported(done: "Export", *, as_json: bool) -> None:
+    """Show the folder that was made for another runtime."""
+    if as_json:
+        console.show_json({"folder": str(done.path), **done.record.model_dump(mode="json")})
+        return
+    files = [file for file in sorted(done.path.iterdir()) if not file.name.startswith(".")]
+    names = ", ".join(f"{file.name}/" if file.is_dir() else file.name for file in files)
+    kept = "" if done.fresh else " (recorded)"
+    console.show_text(f"{done.path}{kept}: {size(done.record.size_bytes)}: {names}")
+    console.show_text(f"what to do with it: {done.path / 'README.md'}")
 
 
 def schemes(tried: "Sequence[Tried]", *, as_json: bool) -> None:
