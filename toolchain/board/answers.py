@@ -45,6 +45,16 @@ class Throttled(_Said):
     since_boot: list[Text]
 
 
+class Gpu(_Said):
+    """A graphics card of NVIDIA's."""
+
+    name: Text
+    memory_total_mb: Count | None
+    memory_free_mb: Count | None
+    sm: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}$")]
+    driver: Text
+
+
 class Facts(_Said):
     """What a board is (device/facts.py)."""
 
@@ -65,6 +75,7 @@ class Facts(_Said):
     memory_available_mb: Count | None
     swap_total_mb: Count | None
     page_size_bytes: Positive
+    gpus: Annotated[list[Gpu], Field(max_length=64)]
     os_id: Text | None
     os_version: Text | None
     os_name: Text | None

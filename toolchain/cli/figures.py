@@ -180,7 +180,10 @@ def fit(
     memory: Annotated[
         int,
         typer.Option(
-            "--memory", metavar="MB", help="Memory of the board; 0: as its target says.", min=0
+            "--memory",
+            metavar="MB",
+            help="Memory of the board, or of its graphics card; 0: as its target says.",
+            min=0,
         ),
     ] = 0,
     as_json: AsJson = False,
@@ -195,7 +198,8 @@ def fit(
     fits = target.fit(
         needs, board, memory or here_mb or None, trained_context=weighed.trained_context
     )
-    where = f"{board.name}: this computer has {here_mb} MB" if here_mb else board.name
+    owner = "this computer's card" if board.has_card else "this computer"
+    where = f"{board.name}: {owner} has {here_mb} MB" if here_mb else board.name
     show.fitted(weighed.what, expected, fits, board, where=where, as_json=as_json)
     raise typer.Exit(0 if fits.ok else FitError.exit_code)
 
