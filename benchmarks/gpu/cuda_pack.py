@@ -1,6 +1,6 @@
 """Packs what `cuda_run.py` needs on a machine with a GPU and without a network: one folder.
 
-python benchmarks/gpu/cuda_pack.py OUT --model FILE.gguf --prompts goldens.jsonl --shape FILE.gguf…
+python benchmarks/gpu/cuda_pack.py OUT --model FILE.gguf --prompts held_out.jsonl --shape FILE.gguf…
 
 The folder holds the CPU runtime of this computer, llama.cpp's source, a trained model whose tokens
 are compared, and of each shape the header and a sample of each tensor: there the sample is repeated
@@ -50,7 +50,7 @@ def main() -> None:
     kit = cuda.Toolkit(jetpack="", cuda="", sm=_ARCHITECTURE, nvcc="@NVCC@")
     about = {
         "context": CONTEXT,
-        "prompts": [row["messages"] for row in prompts],
+        "prompts": [_asked(row["messages"]) for row in prompts],
         "options": list(cuda.settings(kit, "x86-64-v3")),
         "shapes": shapes,
     }
@@ -60,6 +60,11 @@ def main() -> None:
     print(f"{out}: {size / MB:.1f} MB of {MOST_BYTES / MB:.0f} MB")
     if size > MOST_BYTES:
         raise SystemExit("too large to carry: take a smaller --model")
+
+
+def _asked(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return a conversation without its last answer."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _pack_source(archive: Path) -> None:
@@ -94,7 +99,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, required=True, help="a trained GGUF, for its tokens")
-    parser.add_argument("--prompts", type=Path, required=True, help="goldens.jsonl of its bundle")
+    parser.add_argument("--prompts", type=Path, required=True, help="a JSONL of `messages`")
     parser.add_argument("--shape", type=Path, action="append", default=[])
     return parser.parse_args()
 
