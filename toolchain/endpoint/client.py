@@ -143,12 +143,17 @@ class Endpoint:
         """
         fixed = {"model": self.model(), "messages": list(messages), "stream": stream}
         wanted = {**optional, **({"stream_options": {"include_usage": True}} if stream else {})}
-        while True:
-            sent = self._taken(wanted)
-            try:
-                return self._while_loading(partial(self._ask, {**fixed, **sent}, say))
-            except RefusedError as error:
-                self._learn(error, set(sent))
+        known = set(self._refused)
+        try:
+            while True:
+                sent = self._taken(wanted)
+                try:
+                    return self._while_loading(partial(self._ask, {**fixed, **sent}, say))
+                except RefusedError as error:
+                    self._learn(error, set(sent))
+        except ToolchainError:
+            self._refused = known  # what was refused was none of the optional fields
+            raise
 
     def _taken(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the optional fields that the server takes, as far as is known."""

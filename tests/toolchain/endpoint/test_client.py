@@ -207,6 +207,22 @@ def test_optional_fields_that_a_server_refuses_are_left_out(
     assert ("temperature" in server.bodies[-1]) == ("temperature" not in refused)
 
 
+def test_a_refusal_that_is_not_about_fields_changes_no_later_request() -> None:
+    def reply(handler: Handler, body: dict[str, Any]) -> None:
+        if body["messages"] == HELLO:
+            answer(handler, 400, {"error": {"message": "Bad Request"}})
+        else:
+            stream(handler, ["ok"])
+
+    with openai(reply) as server:
+        endpoint = Endpoint(server.url)
+        with pytest.raises(ConfigError, match="it answers 400: Bad Request"):
+            endpoint.complete(HELLO, {"temperature": 0})
+        endpoint.complete([{"role": "user", "content": "other"}], {"temperature": 0})
+    assert server.bodies[-1]["temperature"] == 0
+    assert "stream_options" in server.bodies[-1]
+
+
 def test_the_length_is_asked_for_by_its_newer_name_where_the_older_is_refused() -> None:
     def reply(handler: Handler, body: dict[str, Any]) -> None:
         if "max_tokens" in body:
