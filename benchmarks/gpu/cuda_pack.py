@@ -43,7 +43,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     shutil.copytree(runtime.for_this_computer(), out / "runtime")
-    _pack_source(out / "llama.cpp.tar.xz")
+    _pack_source(out / "llama.cpp.tar.gz")
     shutil.copy(options.model, out / "model.gguf")
     prompts = [json.loads(line) for line in options.prompts.read_text("utf-8").splitlines()]
     shapes = [_pack_shape(file, out) for file in options.shape]
@@ -70,7 +70,7 @@ def _asked(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 def _pack_source(archive: Path) -> None:
     """Write llama.cpp's source, with llama-bench as its one tool."""
     llama = source.fetch(cache() / "cross" / "source", SILENT)
-    with tarfile.open(archive, "w:xz") as packed:
+    with tarfile.open(archive, "w:gz") as packed:
         packed.add(llama.path, "llama.cpp")
 
 

@@ -1,6 +1,7 @@
 """CUDA llama.cpp on one card: built, compared with the CPU image, measured against llama-bench.
 
-python3 benchmarks/gpu/cuda_run.py PACK --out OUT [--seconds 280] [--flash] [--without-cuda]
+python3 benchmarks/gpu/cuda_run.py PACK --out OUT [--seconds 280] [--flash] [--built FOLDER]
+python3 benchmarks/gpu/cuda_run.py PACK --out OUT --seconds 7200 --build-only 9.0
 
 PACK is the folder of `cuda_pack.py`. Needs nvcc, cmake, ninja and Python 3.10, and no network. Each
 step has its share of the time; what was found so far is in OUT/cuda.json after each of them. The
@@ -10,8 +11,10 @@ C1  our decode loop ≥ 0.97 × llama-bench's tg on the same card and build
 C2  greedy tokens of ≥ 9 of 10 answers equal to the CPU image's, the rule for another processor
 C3  `fit` within 5 % of the card's memory that a loaded model takes
 
-`--flash` compiles the flash attention kernels too: minutes more. `--without-cuda` builds for the
-processor, to try this script where there is no card.
+`--flash` compiles the flash attention kernels too: minutes more. `--built` is a folder with the
+libraries and llama-bench, as `--build-only SM` leaves them in OUT/bin on a machine that has nvcc
+and no card: then nothing is compiled on the card's time.
+`--without-cuda` builds for the processor, to try this script where there is no card.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +38,8 @@ MB = 1 << 20
 PROMPT_TOKENS, ANSWER_TOKENS, REPEAT = 512, 128, 5
 ROUNDS = 2
 """Times that our loop and llama-bench take turns."""
+THREADS = 1
+"""Threads of the processor, which has nothing to compute where all layers are on the card."""
 LONGEST_ANSWER = 48
 Found = dict[str, Any]
 
@@ -44,10 +50,14 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.pack: Path = options.pack.resolve()
         self.out: Path = options.out.resolve()
-        self.work = self.out / "work" if options.keep else Path("/tmp/demitasse-cuda")
+        self.work = Path(tempfile.mkdtemp())
         self.until: float = time.monotonic() + options.seconds
         self.cuda = not options.without_cuda
         self.flash = options.flash
+        self.bin: Path = options.built.resolve() if options.built else self.work / "build" / "bin"
+        self.is_built = options.built is not None
+        self.sm: str = options.build_only
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
         self.about: Found = json.loads((self.pack / "about.json").read_text("utf-8"))
         self.found: Found = {"not_reached": []}
 
@@ -66,6 +76,12 @@ class Run:
 def main() -> None:
     """Do every step for which there is time, and print the table."""
     run = Run(_options())
+    if run.sm:
+        run.keep("machine", {**machine(run), "sm": run.sm})
+        _compile(run)
+        shutil.copytree(run.bin, run.out / "bin", dirs_exist_ok=True)
+        shutil.rmtree(run.work)
+        return
     steps = (
         ("machine", 0, machine),
         ("build", 60, build),
@@ -84,6 +100,7 @@ def main() -> None:
             run.keep(name, {"failed": _reason(error)})
             if name == "build":
                 break
+    shutil.rmtree(run.work)
     print(table(run.found))
 
 
@@ -111,28 +128,32 @@ def machine(run: Run) -> Found:
 
 def build(run: Run) -> Found:
     """Compile the libraries and llama-bench, and put the libraries into a runtime."""
-    shutil.rmtree(run.work, ignore_errors=True)
-    run.work.mkdir(parents=True)
-    with tarfile.open(run.pack / "llama.cpp.tar.xz") as packed:
-        packed.extractall(run.work, filter="data") if hasattr(
-            tarfile, "data_filter"
-        ) else packed.extractall(run.work)  # of our own packing
+    run.work.mkdir(parents=True, exist_ok=True)
+    if not run.is_built:
+        _compile(run)
+    ready = run.work / "runtime"
+    shutil.copytree(run.pack / "runtime", ready, dirs_exist_ok=True)
+    libraries = ready / "llama_cpp" / "lib"
+    shutil.rmtree(libraries)
+    libraries.mkdir()
+    for library in run.bin.glob("*.so*"):
+        shutil.copy(library, libraries)
+    sizes = {file.name: file.stat().st_size for file in libraries.iterdir()}
+    return {"libraries": sizes, "flash_attention": run.flash, "compiled": not run.is_built}
+
+
+def _compile(run: Run) -> None:
+    """Compile llama.cpp's libraries and llama-bench into `run.bin`."""
+    with tarfile.open(run.pack / "llama.cpp.tar.gz") as packed:
+        # An archive of our own packing; Pythons before 3.10.12 know no filter.
+        kept = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        packed.extractall(run.work, **kept)  # type: ignore[arg-type]
     tree, made = run.work / "llama.cpp", run.work / "build"
     (tree / "tools" / "CMakeLists.txt").write_text("add_subdirectory(llama-bench)\n", "utf-8")
     _call(["cmake", "-G", "Ninja", "-S", tree, "-B", made, *_cmake(run)], run, "cmake")
     cores = str(run.found["machine"]["cores"])
     targets = ("llama", "llama-bench")
     _call(["cmake", "--build", made, "--parallel", cores, "--target", *targets], run, "ninja")
-
-    ready = run.work / "runtime"
-    shutil.copytree(run.pack / "runtime", ready)
-    libraries = ready / "llama_cpp" / "lib"
-    shutil.rmtree(libraries)
-    libraries.mkdir()
-    for library in (made / "bin").glob("*.so"):
-        shutil.copy(library, libraries)
-    sizes = {file.name: file.stat().st_size for file in libraries.iterdir()}
-    return {"libraries": sizes, "flash_attention": run.flash}
 
 
 def _cmake(run: Run) -> list[str]:
@@ -156,18 +177,29 @@ def _cublas() -> list[str]:
     """Return where cuBLAS lies, of a machine that has it from a Python package alone."""
     if any(Path("/usr/local/cuda").glob("**/libcublas.so")):
         return []
-    for place in map(Path, sys.path):
-        for library in sorted(place.glob("nvidia/c*/lib/libcublas.so.*")):
-            folder = library.parent.parent
-            light = next(library.parent.glob("libcublasLt.so.*"))
-            return [
-                f"-DCUDA_cublas_LIBRARY={library}",
-                f"-DCUDA_cublasLt_LIBRARY={light}",
-                f"-DCMAKE_CUDA_FLAGS=-I{folder}/include",
-                f"-DCMAKE_CXX_FLAGS=-I{folder}/include",
-                f"-DCMAKE_INSTALL_RPATH=$ORIGIN;{library.parent};/usr/local/cuda/lib64",
-            ]
+    for library in _packaged("libcublas.so.*"):
+        include = library.parent.parent / "include"
+        return [
+            f"-DCUDA_cublas_LIBRARY={library}",
+            f"-DCUDA_cublasLt_LIBRARY={next(library.parent.glob('libcublasLt.so.*'))}",
+            f"-DCMAKE_CUDA_FLAGS=-I{include}",
+            f"-DCMAKE_CXX_FLAGS=-I{include}",
+        ]
     return []
+
+
+def _packaged(name: str) -> list[Path]:
+    """Return libraries of NVIDIA's Python packages, such as torch brings."""
+    return [file for place in map(Path, sys.path) for file in place.glob(f"nvidia/*/lib/{name}")]
+
+
+def _library_path() -> str:
+    """Return where the loader finds CUDA's libraries, of a package or of the toolkit."""
+    folders = {
+        str(file.parent) for name in ("cublas", "cudart") for file in _packaged(f"lib{name}.so.*")
+    }
+    kept = os.environ.get("LD_LIBRARY_PATH", "")
+    return ":".join([*sorted(folders), "/usr/local/cuda/lib64", *([kept] if kept else [])])
 
 
 # tokens -------------------------------------------------------------------------------------------
@@ -203,6 +235,7 @@ def _scored(run: Run, runtime: Path, requests: Sequence[Found]) -> list[list[int
     done = subprocess.run(
         [*map(str, command), "--context", "512"],
         input=lines,
+        env=run.environment,
         capture_output=True,
         text=True,
         timeout=max(1.0, run.left_s),
@@ -244,7 +277,7 @@ def speed(run: Run) -> Found:
 
 
 def _ours(run: Run, file: Path) -> list[Found]:
-    words = ("--pp", PROMPT_TOKENS, "--tg", ANSWER_TOKENS, "--repeat", REPEAT, "--threads", 4)
+    words = ("--pp", PROMPT_TOKENS, "--tg", ANSWER_TOKENS, "--repeat", REPEAT, "--threads", THREADS)
     command = [sys.executable, "-sE", run.work / "runtime", "bench", "--model", file, *words]
     report = json.loads(_call(command, run, "bench").splitlines()[-1])
     rows: list[Found] = report["rows"]
@@ -255,9 +288,9 @@ def _ours(run: Run, file: Path) -> list[Found]:
 
 
 def _peer(run: Run, file: Path) -> list[Found]:
-    words = ("-p", PROMPT_TOKENS, "-n", ANSWER_TOKENS, "-r", REPEAT, "-t", 4, "-o", "json")
+    words = ("-p", PROMPT_TOKENS, "-n", ANSWER_TOKENS, "-r", REPEAT, "-t", THREADS, "-o", "json")
     layers = ("-ngl", 99) if run.cuda else ()
-    command = [run.work / "build" / "bin" / "llama-bench", "-m", file, *words, *layers]
+    command = [run.bin / "llama-bench", "-m", file, *words, *layers]
     rows: list[Found] = json.loads(_call(command, run, "llama-bench"))
     return rows
 
@@ -313,7 +346,11 @@ def memory(run: Run) -> Found:
 def _held_mb(run: Run, file: Path) -> int:
     command = [sys.executable, "-sE", "-c", _HOLD, run.work / "runtime", file, run.about["context"]]
     with subprocess.Popen(
-        [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(word) for word in command],
+        env=run.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout and child.stdin
         try:
@@ -373,6 +410,7 @@ def _call(command: Sequence[object], run: Run, what: str) -> str:
     """Return what a command prints; raise ValueError with its last words if it fails."""
     done = subprocess.run(
         [str(word) for word in command],
+        env=run.environment,
         capture_output=True,
         text=True,
         timeout=max(1.0, run.left_s),
@@ -406,8 +444,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=280.0)
     parser.add_argument("--flash", action="store_true")
+    parser.add_argument("--built", type=Path, metavar="FOLDER")
     parser.add_argument("--without-cuda", action="store_true")
-    parser.add_argument("--keep", action="store_true", help="build under OUT, and leave it there")
+    parser.add_argument("--build-only", default="", metavar="SM", help="such as 9.0")
     return parser.parse_args()
 
 
