@@ -94,6 +94,13 @@ class Exchange:
             raise BoardError(f"{self.address.text}: it ended in the middle of its answer")
         return content
 
+    def beginning(self, most: int) -> bytes:
+        """Return the first bytes of the body, as many as come: of an error more is not needed."""
+        try:
+            return self.response.read(most)
+        except _LOST:
+            return b""
+
     def _read(self, read: Any) -> bytes:
         try:
             content: bytes = read()
@@ -215,7 +222,7 @@ def _lost(address: Address, error: Exception) -> BoardError:
 def _refused(opened: Exchange, call: str, secret: str) -> ToolchainError:
     """Return what a response other than 200 means for the reader."""
     status, address = opened.response.status, opened.address
-    said = fault_of(opened.whole(MOST_FAULT), secret)
+    said = fault_of(opened.beginning(MOST_FAULT), secret)
     where = f"{address.text}: it answers {status}"
     if status in (401, 403):
         hint = f"its key is not the one in {KEY}" if secret else f"a key is read from {KEY}"

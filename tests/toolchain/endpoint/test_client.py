@@ -386,6 +386,7 @@ DEEP = '{"a":' * 50 + "1" + "}" * 50
         ),
         (lambda handler, body: answer(handler, 200, [1]), "not in the shape"),
         (lambda handler, body: answer(handler, 500, "<html>"), "it answers 500"),
+        (lambda handler, body: answer(handler, 502, "<p>" + "x" * 200_000), "it answers 502$"),
         (
             lambda handler, body: answer(handler, 429, {"error": "slow down"}),
             "it answers 429: slow down",
