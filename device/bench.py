@@ -22,6 +22,7 @@ from device import bandwidth
 from device.engine import streamed_bytes
 from device.engine.base import Description, Engine, Sampling, Settings
 from device.errors import DeviceError
+from device.facts import gpus
 from device.manifest import BUNDLE_MANIFEST, read_manifest, sha256_of
 from device.manifest.external import data_name
 from device.model import Model, open_bundle, open_file
@@ -35,7 +36,6 @@ _OF_OTHER_MACHINES: Row = {
     "cpu_mask": "0x0",
     "cpu_strict": False,
     "poll": 50,
-    "n_gpu_layers": 0,
     "n_cpu_moe": 0,
     "split_mode": "none",
     "main_gpu": 0,
@@ -51,8 +51,7 @@ _OF_OTHER_MACHINES: Row = {
     "fit_target": 0,
     "fit_min_ctx": 0,
 }
-"""llama-bench's fields that never vary here, with their values on a board without a graphics
-processor."""
+"""llama-bench's fields that never vary here."""
 _QUESTION, _ANSWER_TOKENS = "What can you help me with?", 64
 """Question whose answer is split into phases."""
 
@@ -183,6 +182,9 @@ def _answer(model: Model) -> "Row | None":
 
 
 def _roofline(decode: Row, streamed: int) -> Row:
+    """Return how much of the memory's bandwidth decoding used; nothing of a card's own memory."""
+    if decode["backends"] != "CPU":
+        return {"bytes_per_token": streamed}
     gb_s = bandwidth.read_gb_s(decode["n_threads"])
     return {"bytes_per_token": streamed, **bandwidth.roofline(decode["median_ts"], streamed, gb_s)}
 
@@ -233,8 +235,9 @@ def _common(model: Description) -> Row:
         "build_commit": _build(),
         "build_number": 0,
         "cpu_info": _processor(),
-        "gpu_info": "",
-        "backends": "CPU",
+        "gpu_info": ", ".join(card["name"] for card in gpus()) if model.gpu_layers else "",
+        "backends": model.backend,
+        "n_gpu_layers": model.gpu_layers,
         "model_filename": model.model_filename,
         "model_type": model.model_type,
         "model_size": model.model_size,
@@ -314,7 +317,9 @@ def _open(options: argparse.Namespace) -> "tuple[Model, Row]":
 
     file = Path(options.model)
     settings = Settings(
-        context=options.context or max(options.pp, options.tg) + 1, threads=options.threads
+        context=options.context or max(options.pp, options.tg) + 1,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
     )
     return open_file(file, settings), {"name": file.stem, **_sizes(file)}
 
@@ -348,6 +353,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
+    parser.add_argument(
+        "--gpu-layers", type=int, default=-1, help="of a model on a graphics card; -1 for all"
     )
 
     return parser.parse_args(argv)

@@ -213,6 +213,36 @@ def glibc(text: str) -> Optional[str]:
     return found.group(1) if found else None
 
 
+def gpu_rows(text: str) -> List[Facts]:
+    """Return name, memory in MB, compute capability and driver of each card of `nvidia-smi`.
+
+    A Jetson's has no memory of its own: there `[N/A]` is None.
+    """
+    rows = []  # type: List[Facts]
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        # A name may have a comma in it; the figures come last.
+        if len(cells) < 5 or not re.match(r"\d+\.\d+$", cells[-2]):
+            continue
+        rows.append(
+            {
+                "name": ", ".join(cells[:-4]),
+                "memory_total_mb": _number(cells[-4]),
+                "memory_free_mb": _number(cells[-3]),
+                "sm": cells[-2],
+                "driver": cells[-1],
+            }
+        )
+
+    return rows
+
+
+def gpus() -> List[Facts]:
+    """Return the NVIDIA cards of this machine; none where there is no driver for one."""
+    fields = "name,memory.total,memory.free,compute_cap,driver_version"
+    return gpu_rows(output("nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits"))
+
+
 def temperature(zones: List[Tuple[str, str]]) -> Optional[float]:
     """Return the processor's °C from (type, millidegrees) of the thermal zones.
 
@@ -240,7 +270,8 @@ def _processor() -> Facts:
 
 
 def _memory() -> Facts:
-    return dict(meminfo(_text("/proc/meminfo")), page_size_bytes=os.sysconf("SC_PAGE_SIZE"))
+    known = {"page_size_bytes": os.sysconf("SC_PAGE_SIZE"), "gpus": gpus()}
+    return dict(meminfo(_text("/proc/meminfo")), **known)
 
 
 def _software() -> Facts:

@@ -15,8 +15,14 @@ from device.engine.escape import Escape
 from device.engine.machine import memory_bytes
 from device.engine.states import common
 from device.errors import DeviceError
+from device.facts import gpus
 from device.manifest import TEMPLATE, Manifest
-from device.manifest.memory import fitting_context, fitting_slots, prefix_cache_bytes
+from device.manifest.memory import (
+    fitting_context,
+    fitting_gpu_layers,
+    fitting_slots,
+    prefix_cache_bytes,
+)
 from device.manifest.opening import Messages, begins, opened
 
 if TYPE_CHECKING:
@@ -159,6 +165,7 @@ def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
     """Return the settings of a bundle's model, with the context and slots that memory allows."""
     adapter = folder / manifest.adapter if manifest.adapter else None
     usual = Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
+    usual = replace(usual, gpu_layers=fitting_gpu_layers(manifest, _free_on_card()))
     available = memory_bytes("MemAvailable")
     if available is None:
         return usual
@@ -167,6 +174,12 @@ def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
     return replace(
         usual, context=fitting_context(manifest, spare), slots=fitting_slots(manifest, spare)
     )
+
+
+def _free_on_card() -> "int | None":
+    """Return the free bytes of the first graphics card; None if it does not say, or is none."""
+    free_mb = next((card["memory_free_mb"] for card in gpus()), None)
+    return None if free_mb is None else int(free_mb) << 20
 
 
 def open_bundle(folder: Path, manifest: Manifest, threads: int = 0) -> Model:

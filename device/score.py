@@ -154,7 +154,12 @@ def _open(options: argparse.Namespace) -> Model:
         folder = Path(options.bundle)
         return open_bundle(folder, read_manifest(folder), options.threads)
 
-    settings = Settings(context=options.context, threads=options.threads, adapter=options.adapter)
+    settings = Settings(
+        context=options.context,
+        threads=options.threads,
+        adapter=options.adapter,
+        gpu_layers=options.gpu_layers,
+    )
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
     opening = [json.loads(line) for line in lines]
     stop_ids = tuple(int(each) for each in options.stop_ids.split(",") if each)
@@ -193,6 +198,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads", type=int, default=0, help="0 chooses by the model and the processors"
+    )
+    parser.add_argument(
+        "--gpu-layers",
+        type=int,
+        default=-1,
+        help="on a graphics card, for --model; -1 for all, 0 for none",
     )
 
     return parser.parse_args(argv)

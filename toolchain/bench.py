@@ -112,15 +112,15 @@ def _markdown(rows: Rows) -> str:
 
 
 def table_row(row: dict[str, Any]) -> list[str]:
-    """Return one row as llama-bench prints it."""
+    """Return one row as llama-bench prints it; `-` for what is not known of an endpoint."""
     size, params = row["model_size"] / 2**20, row["model_n_params"] / 1e6
     rate = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
     return [
         row["model_type"],
-        f"{size:.2f} MiB",
-        f"{params:.2f} M",
-        row["backends"],
-        str(row["n_threads"]),
+        f"{size:.2f} MiB" if size else "-",
+        f"{params:.2f} M" if params else "-",
+        row["backends"] or "-",
+        str(row["n_threads"] or "-"),
         test_name(row),
         rate,
     ]

@@ -1,9 +1,8 @@
-"""A CUDA runtime for a Jetson, built on one and kept for all of the same JetPack, CUDA and GPU.
+"""A CUDA runtime for a Jetson or a PC, built on one and kept for all of the same CUDA and GPU.
 
-
-Not yet proved on hardware. It is built on the board because CUDA's compiler for an older JetPack
-exists nowhere else: source and cmake options go to the board, the libraries come back and become a
-runtime like any other. An interrupted build is resumed.
+Not yet proved on a Jetson or a GeForce. It is built on the board because CUDA's compiler for an
+older JetPack exists nowhere else: source and cmake options go to the board, the libraries come back
+and become a runtime like any other. An interrupted build is resumed.
 """
 
 import hashlib
@@ -82,11 +81,18 @@ class Toolkit:
     """What a CUDA runtime is built with and for: the key of its cache."""
 
     jetpack: str
+    """JetPack of a Jetson; empty for a PC."""
     cuda: str
     sm: str
     """Compute capability of the GPU, such as `8.7`."""
     nvcc: str
     """Path to the compiler on the board."""
+
+    @property
+    def name(self) -> str:
+        """What it is built for, as a part of a folder's name."""
+        jetpack = f"jetpack{self.jetpack}-" if self.jetpack else ""
+        return f"{jetpack}cuda{self.cuda}-sm{self.sm}"
 
 
 def jetpack_of(l4t: str) -> tuple[str, str]:
@@ -117,7 +123,7 @@ def check_target(target: Target) -> str:
 
 
 def build_cuda(target: Target, device: Device, report: Reporter) -> Built:
-    """Return the CUDA runtime of a kind of Jetson, compiled on one unless it is in the cache."""
+    """Return the CUDA runtime of a kind of board, compiled on one unless it is in the cache."""
     check_target(target)
     began = time.monotonic()
     facts = device.facts()
@@ -132,20 +138,21 @@ def build_on(
 ) -> Path:
     """Return the CUDA runtime for boards like the one of a connection; an hour and more, once.
 
-    `facts` are the board's. Raises BoardError for a board that is no Jetson or lacks a tool,
-    FitError for a GPU that is too old.
+    `facts` are the board's. Raises BoardError for a board that is no Jetson, has no card or lacks a
+    tool, FitError for a GPU that is too old.
     """
-    kit = _toolkit(connection, facts, check_target(target))
+    sm = check_target(target)
+    kit = _card_kit(connection, facts) if target.has_card else _toolkit(connection, facts, sm)
     llama = source.fetch(cache() / "cross" / "source", report)
     key = hashlib.sha256(
         json.dumps([kit.jetpack, kit.cuda, kit.sm, llama.sha256, target.profile]).encode()
     ).hexdigest()[:16]
-    kept = cache() / "cuda" / f"jetpack{kit.jetpack}-cuda{kit.cuda}-sm{kit.sm}-{key}"
+    kept = cache() / "cuda" / f"{kit.name}-{key}"
     if not kept.is_dir():
         work = f"{_WORK}/{key}"
         report.note(
-            f"{connection.address}: building for JetPack {kit.jetpack}, CUDA {kit.cuda}, "
-            f"SM {kit.sm}: once, an hour and more"
+            f"{connection.address}: building for {kit.name}: once, "
+            f"{'minutes and more' if target.has_card else 'an hour and more'}"
         )
         _send(connection, llama.path, f"{work}/source", report)
         _compile(connection, work, kit, target, int(facts["cores"] or 1), report)
@@ -159,21 +166,48 @@ def _toolkit(connection: Connection, facts: Mapping[str, Any], sm: str) -> Toolk
         raise BoardError(f"{connection.address}: not a Jetson: there is no L4T on it")
 
     jetpack, brings = jetpack_of(facts["l4t"])
+    nvcc, found = _compiler(connection, brings.replace(".", "-"))
+    return Toolkit(jetpack=jetpack, cuda=found or brings, sm=sm, nvcc=nvcc)
+
+
+def _card_kit(connection: Connection, facts: Mapping[str, Any]) -> Toolkit:
+    """Return what a PC's own card and compiler are."""
+    card = next(iter(facts.get("gpus") or ()), None)
+    if card is None:
+        raise BoardError(
+            f"{connection.address}: `nvidia-smi` shows no graphics card",
+            hint="install NVIDIA's driver; `nvidia-smi` must list the card",
+        )
+    if float(card["sm"]) < OLDEST_SM:
+        raise FitError(
+            f"{connection.address}: `{card['name']}` has SM {card['sm']}, "
+            f"a CUDA runtime needs {OLDEST_SM}"
+        )
+    nvcc, found = _compiler(connection, "13-0")
+    if not found:
+        raise BoardError(f"{connection.address}: `nvcc --version` tells no release")
+    return Toolkit(jetpack="", cuda=found, sm=card["sm"], nvcc=nvcc)
+
+
+def _compiler(connection: Connection, packaged_as: str) -> tuple[str, str]:
+    """Return the path of nvcc and its release; raise BoardError for a tool that is not there.
+
+    `packaged_as` is the release in the names of Ubuntu's packages.
+    """
     said = connection.run(["sh", "-c", _TOOLS]).stdout.decode(errors="replace")
     tools = dict(re.findall(r"^(nvcc|cmake|c\+\+)=(.*)$", said, re.MULTILINE))
     if missing := [name for name, path in tools.items() if not path]:
-        version = brings.replace(".", "-")
         packages = (
-            f"cuda-nvcc-{version} cuda-cudart-dev-{version} libcublas-dev-{version} cmake g++"
+            f"cuda-nvcc-{packaged_as} cuda-cudart-dev-{packaged_as} "
+            f"libcublas-dev-{packaged_as} cmake g++"
         )
         listed = ", ".join(f"`{name}`" for name in missing)
         raise BoardError(
             f"{connection.address}: {listed} not found",
             hint=f"on the board: sudo apt-get install {packages}",
         )
-
     found = re.search(r"release (\d+\.\d+)", said)
-    return Toolkit(jetpack=jetpack, cuda=found[1] if found else brings, sm=sm, nvcc=tools["nvcc"])
+    return tools["nvcc"], found[1] if found else ""
 
 
 def _send(connection: Connection, tree: Path, there: str, report: Reporter) -> None:
@@ -214,7 +248,8 @@ def settings(kit: Toolkit, profile: str) -> Iterator[str]:
         "-DGGML_NATIVE=OFF",
         "-DGGML_OPENMP=OFF",
     )
-    yield f"-DGGML_CPU_ARM_ARCH={profile.replace('armv8.2', 'armv8.2-a')}"
+    if profile.startswith("armv8"):
+        yield f"-DGGML_CPU_ARM_ARCH={profile.replace('armv8.2', 'armv8.2-a')}"
 
     for part in ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP"):
         yield f"-DLLAMA_BUILD_{part}=OFF"

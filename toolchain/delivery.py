@@ -1,21 +1,35 @@
 """On to a board: signs a bundle where the board wants that, pushes it, asks it and measures it.
 
-Of several formats of one model the faster one stays on the board.
+Of several formats of one model the recipe's `choose` says which one stays on the board.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, ManifestError, read_manifest
+from device.manifest import (
+    BUNDLE_MANIFEST,
+    RUNTIME_MANIFEST,
+    Manifest,
+    ManifestError,
+    read_manifest,
+)
 from toolchain import artifacts, runtime, signing, talk
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import open_board
 from toolchain.board.device import Device
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.choosing import Choose, Quality, Rival, choose
+from toolchain.errors import (
+    ArtifactError,
+    ConfigError,
+    FitError,
+    HealthError,
+    ToolchainError,
+    all_of,
+)
 from toolchain.line.flow import Step
 from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
@@ -37,6 +51,10 @@ class Product(Protocol):
     def package(self) -> PackageSpec:
         """What the bundle says of itself."""
 
+    @property
+    def choose(self) -> Choose:
+        """Which of several formats stays on a board."""
+
 
 _LABELS = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*"
 _HOST_NAME = re.compile(_LABELS)
@@ -51,13 +69,16 @@ class Delivery:
     question: str
     answer: str
     report: Report
+    file: str = ""
+    """Name of the model file."""
+    quality: Quality = field(default_factory=Quality)
+    """What the gate measured of it."""
     others: tuple["Delivery", ...] = ()
-    """The same model in other formats, which are slower there."""
-
-    @property
-    def decode_tok_s(self) -> float:
-        """Tokens a second of an answer."""
-        return float(next(row["avg_ts"] for row in self.report.rows if row["n_gen"]))
+    """The same model in other formats, which do not stay there."""
+    why: str = ""
+    """Why this one stays; empty if there was no other."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Model file that the board cannot run → why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,19 +124,50 @@ def origin_of(text: str) -> str:
 def deliver(
     product: Product, steps: Sequence[Step], address: str, report: Reporter, terms: Terms
 ) -> Delivery:
-    """Push the bundles of a walk to a board, ask and measure each there; the fastest one stays."""
+    """Push the bundles of a walk to a board, ask and measure each there; one stays.
+
+    A bundle that the board cannot run is left out if another one is left.
+    """
     bundles = [step.artifact for step in steps if isinstance(step.artifact, Bundle)]
     if not bundles:
         raise ConfigError(f"{product.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=terms.accept_new) as connection:
         device = Device(connection)
-        tried = [_try(product, bundle, device, report, terms) for bundle in bundles]
-        best = max(range(len(tried)), key=lambda number: tried[number].decode_tok_s)
-        if best != len(tried) - 1:
-            _push(bundles[best], device, report, terms)
+        tried, refused = _try_all(product, bundles, device, report, terms)
+        rivals = [
+            Rival(name=each.file, quality=each.quality, report=each.report) for _, each in tried
+        ]
+        best, why = choose(rivals, product.choose)
+        bundle, chosen = tried[best]
+        if bundle is not bundles[-1]:
+            _push(bundle, device, report, terms)
         return replace(
-            tried[best], others=tuple(other for number, other in enumerate(tried) if number != best)
+            chosen,
+            others=tuple(other for number, (_, other) in enumerate(tried) if number != best),
+            why=why,
+            left_out=refused,
         )
+
+
+def _try_all(
+    product: Product, bundles: Sequence[Bundle], device: Device, report: Reporter, terms: Terms
+) -> tuple[list[tuple[Bundle, Delivery]], dict[str, str]]:
+    """Return what became of each bundle, and why a board cannot run others.
+
+    Raise their errors if it can run none.
+    """
+    tried: list[tuple[Bundle, Delivery]] = []
+    refused: dict[str, ToolchainError] = {}
+    for bundle in bundles:
+        try:
+            tried.append((bundle, _try(product, bundle, device, report, terms)))
+        except (FitError, HealthError) as error:
+            name = _manifest(bundle).model
+            refused[name] = error
+            report.note(f"{name} is left out: {error.message}")
+    if not tried:
+        raise all_of(list(refused.values()))
+    return tried, {name: error.message for name, error in refused.items()}
 
 
 def look_first(address: str, terms: Terms) -> None:
@@ -135,8 +187,26 @@ def _try(
     report.note(f"bench: {device.address}")
     longest = product.package.context - 1
     measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
+    manifest = _manifest(bundle)
     return Delivery(
-        deployment=deployment, question=product.question, answer=answer, report=measured
+        deployment=deployment,
+        question=product.question,
+        answer=answer,
+        report=measured,
+        file=manifest.model,
+        quality=_quality(manifest),
+    )
+
+
+def _quality(manifest: Manifest) -> Quality:
+    """Return what the gate measured, as the bundle here says it."""
+    gate = manifest.gate
+    return Quality(
+        kl=gate.get("mean_kl"),
+        kl_error=gate.get("kl_error") or 0.0,
+        agreement=gate.get("agreement"),
+        exact_match=gate.get("exact_match"),
+        size_bytes=manifest.file(manifest.model).size,
     )
 
 
@@ -227,7 +297,11 @@ def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.Signin
 
 
 def _engine(bundle: Bundle) -> str:
+    return _manifest(bundle).engine.name
+
+
+def _manifest(bundle: Bundle) -> Manifest:
     try:
-        return read_manifest(bundle.path).engine.name
+        return read_manifest(bundle.path)
     except ManifestError as error:
         raise ArtifactError(f"{bundle.path.name}: {error}", hint="package it again") from error

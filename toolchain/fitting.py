@@ -14,6 +14,7 @@ from device.manifest.gguf_values import Value
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.line import formats
 from toolchain.target import Target
+from toolchain.tools.nvidia_smi import card_memory_mb
 from toolchain.weighing import Weighed, weigh_header
 
 if TYPE_CHECKING:
@@ -40,9 +41,14 @@ def weigh(path: Path, scheme: str = SCHEME) -> Weighed:
 
 
 def memory_here_mb(board: Target) -> int | None:
-    """Return this computer's memory if a target of its kind names none of its own, else None."""
+    """Return this computer's memory if a target of its kind names none of its own, else None.
+
+    Of a target with a graphics card it is the memory of this computer's card.
+    """
     if board.memory_mb is not None or board.machine != platform.machine():
         return None
+    if board.has_card:
+        return card_memory_mb()
     try:
         table = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:

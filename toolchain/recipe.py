@@ -264,8 +264,8 @@ class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
     formats: tuple[str, ...] = ("gguf",)
-    """Several: each is measured on its own, and the report of a run says which is better on the
-    board."""
+    """Several: each is measured by the gate and on the board, and `choose` says which one stays.
+    One that misses the gate or does not fit is left out as long as another is there."""
     scheme: str = "Q4_K_M"
     """Of a GGUF: one of llama.cpp's, or a budget for types that are chosen by measurement:
     `auto:400MB`, `auto:4.5bpw`."""
@@ -394,6 +394,10 @@ class Recipe(Frozen):
     )
     question: str = ""
     """Asked on the board when all is done; one that the training text does not hold."""
+    choose: Literal["fastest", "best"] = "fastest"
+    """Of several `quantize.formats` that pass the gate: the one that stays on a board where all
+    were measured. `fastest` answers fastest there, and is the better one where no difference is
+    shown; `best` is nearest to its reference."""
     stages: tuple[str, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
     seed: int = 0
     model: ModelSpec

@@ -1,13 +1,15 @@
-"""Questions to a board's service and its answers, through the device runtime's own client."""
+"""Questions and answers: to a board through the device runtime's own client, or to an endpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from toolchain.board.device import Device
+from toolchain.endpoint.client import Endpoint
 from toolchain.errors import BoardError, ConfigError, TooLongError
 
+Messages = Sequence[dict[str, str]]
 Say = Callable[[str], None]
 MAX_ANSWER_CHARS = 16 << 20
 """More than any context holds."""
@@ -27,42 +29,54 @@ class Asking:
     """Whether the text of the sources is brought along."""
 
 
+class Answerer(Protocol):
+    """What answers conversations: a board or an endpoint."""
+
+    def __call__(self, messages: Messages, asking: Asking, say: Say) -> dict[str, Any]:
+        """Return the answer's figures; `say` gets its text as it comes.
+
+        Raises TooLongError for a conversation that the context does not hold.
+        """
+
+
 def ask(
-    device: Device, question: str, asking: Asking | None = None, *, say: Say | None = None
+    answerer: Device | Answerer,
+    question: str,
+    asking: Asking | None = None,
+    *,
+    say: Say | None = None,
 ) -> dict[str, Any]:
-    """Ask one question and return what the device's client reports.
+    """Ask one question and return what the board's client, or ours, reports.
 
     That is text, tokens, ttft_s, decode_tok_s and finish_reason; of a bundle with documents also
     `known`, and `sources` with title and url.
 
     `say` gets the answer's text piece by piece as it comes.
     """
-    return Conversation(device, asking).say(question, say or (lambda _: None))
+    return Conversation(answerer, asking).say(question, say or (lambda _: None))
 
 
 class Conversation:
-    """A talk with a board: it remembers what was said, as far back as the board's context holds it.
+    """A talk: it remembers what was said, as far back as the model's context holds it.
 
     Where the context is full the oldest question goes with its answer. `forgot` is told so once.
     """
 
     def __init__(
         self,
-        device: Device,
+        answerer: Device | Answerer,
         asking: Asking | None = None,
         *,
         forgot: Callable[[], None] | None = None,
     ) -> None:
-        asking = asking or Asking()
-        self._device = device
-        self._words = ["--max-tokens", str(asking.max_tokens)] if asking.max_tokens else []
-        self._words += ["--sources"] if asking.passages else []
+        self._answerer: Answerer = answerer if callable(answerer) else BoardAnswers(answerer)
+        self._asking = asking = asking or Asking()
         self._reserve = asking.max_tokens or USUAL_ANSWER
         self._system = [{"role": "system", "content": asking.system}] if asking.system else []
         self._forgot = forgot
         self._messages: list[dict[str, str]] = []
         self._context = 0
-        """Tokens that the board holds; 0 until it has said so."""
+        """Tokens that the context holds; 0 until that was said."""
         self._tokens_per_char = 1.0
 
     def say(self, question: str, say: Say) -> dict[str, Any]:
@@ -79,7 +93,7 @@ class Conversation:
         while True:
             said = [*self._system, *self._messages, asked]
             try:
-                end = self._answer(said, say)
+                end = self._answerer(said, self._asking, say)
                 break
             except TooLongError:
                 if not self._messages:
@@ -91,11 +105,43 @@ class Conversation:
         self._learn(said, end)
         return end
 
-    def _answer(self, said: list[dict[str, str]], say: Say) -> dict[str, Any]:
+    def _drop_oldest(self) -> None:
+        """Forget the oldest question with its answer."""
+        del self._messages[:2]
+        if self._forgot:
+            self._forgot()
+            self._forgot = None
+
+    def _learn(self, said: list[dict[str, str]], end: dict[str, Any]) -> None:
+        """Note the context, and how many tokens a character took."""
+        self._context = int(end.get("context") or 0)
+        tokens = int(end.get("prompt_tokens") or 0)
+        self._tokens_per_char = tokens / max(1, _chars(said)) if tokens else 1.0
+
+    def _is_full(self, question: str) -> bool:
+        """Say whether the context has no room for another answer."""
+        if not self._context:
+            return False
+        # Without room the answer would end in the middle of a sentence.
+        said = [*self._system, *self._messages]
+        tokens = (_chars(said) + len(question)) * self._tokens_per_char
+        return tokens + min(self._reserve, self._context // 4) > self._context
+
+
+class BoardAnswers:
+    """Answers of a board's service, asked by the board's own client."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __call__(self, messages: Messages, asking: Asking, say: Say) -> dict[str, Any]:
+        """Return the answer's figures, with the board's context and what it stands on."""
+        words = ["--max-tokens", str(asking.max_tokens)] if asking.max_tokens else []
+        words += ["--sources"] if asking.passages else []
         end: dict[str, Any] = {}
         heard = 0
-        with self._device.talk("ask", "--chat", *self._words) as channel:
-            channel.send(json.dumps(said).encode() + b"\n")
+        with self._device.talk("ask", "--chat", *words) as channel:
+            channel.send(json.dumps(messages).encode() + b"\n")
             channel.close_input()
             for event in self._device.events(channel, "ask"):
                 if "delta" in event:
@@ -109,27 +155,32 @@ class Conversation:
             raise BoardError(f"{self._device.address}: the answer has no end")
         return end
 
-    def _drop_oldest(self) -> None:
-        """Forget the oldest question with its answer."""
-        del self._messages[:2]
-        if self._forgot:
-            self._forgot()
-            self._forgot = None
 
-    def _learn(self, said: list[dict[str, str]], end: dict[str, Any]) -> None:
-        """Note the board's context, and how many tokens a character took."""
-        self._context = int(end.get("context") or 0)
-        tokens = int(end.get("prompt_tokens") or 0)
-        self._tokens_per_char = tokens / max(1, _chars(said)) if tokens else 1.0
+class EndpointAnswers:
+    """Answers of any server with OpenAI's API, with figures as the client saw them."""
 
-    def _is_full(self, question: str) -> bool:
-        """Say whether the context has no room for another answer."""
-        if not self._context:
-            return False
-        # Without room the answer would end in the middle of a sentence.
-        said = [*self._system, *self._messages]
-        tokens = (_chars(said) + len(question)) * self._tokens_per_char
-        return tokens + min(self._reserve, self._context // 4) > self._context
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __call__(self, messages: Messages, asking: Asking, say: Say) -> dict[str, Any]:
+        """Return the answer's figures; raise BoardError for one that holds nothing to read."""
+        fields = {"max_tokens": asking.max_tokens} if asking.max_tokens else {}
+        answer = self._endpoint.complete(messages, fields, say)
+        if not answer.text.strip() and answer.thought:
+            raise BoardError(
+                f"{self._endpoint.where}: the model thought for {answer.tokens} tokens "
+                "and came to no answer",
+                hint="allow it more with --max-tokens",
+            )
+        return {
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "ttft_s": round(answer.ttft_s, 4),
+            "decode_tok_s": round(answer.decode_tok_s, 2),
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.usage.prompt_tokens or 0,
+            "model": self._endpoint.model(),
+        }
 
 
 def _chars(messages: list[dict[str, str]]) -> int:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from device.manifest.memory import largest_context, prefix_cache_bytes
+from device.manifest.memory import CUDA_BYTES, largest_context, prefix_cache_bytes
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.profiles import Profile
 
 MB = 1 << 20
+CARD_RESERVE_MB = CUDA_BYTES // MB
 OS_RESERVE_MB = 512
 """Memory that is kept for the operating system if the target does not say it."""
 # Above that of every headless Raspberry Pi and RK3588 in `targets/`.
@@ -71,6 +72,9 @@ class Accelerator(Frozen):
     kind: Literal["gpu", "npu"]
     name: str
     cuda_sm: str = ""
+    """Compute capability, the oldest where a target stands for several cards."""
+    dedicated: bool = False
+    """Whether it has memory of its own: a model is then judged by that, which the machine says."""
 
 
 class Threads(Frozen):
@@ -154,6 +158,11 @@ class Target(Frozen):
         return self._path.stem
 
     @property
+    def has_card(self) -> bool:
+        """Whether models lie in the memory of a graphics card."""
+        return self.accelerator is not None and self.accelerator.dedicated
+
+    @property
     def memory_mb(self) -> int | None:
         """Memory that Linux shows, at the least; None where the machine itself must say."""
         if self.memory.usable_mb is not None or self.memory.total_mb is None:
@@ -220,7 +229,10 @@ def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     there is.
     """
     model = model_string.strip("\0 \n").partition(" Rev ")[0]
-    same_machine = [target for target in all_targets() if target.machine == machine]
+    # A card is used by a runtime that was built for it: nothing is packaged for it unasked.
+    same_machine = [
+        target for target in all_targets() if target.machine == machine and not target.has_card
+    ]
     candidates = [target for target in same_machine if model in target.model_strings]
     candidates = candidates or [target for target in same_machine if not target.model_strings]
     by_size = sorted(candidates, key=lambda target: target.memory.total_mb or 0)
@@ -259,7 +271,7 @@ class Fit:
     parts_mb: dict[str, int]
     """What takes memory, by name, rounded up."""
     available_mb: int
-    """What is left beside the operating system."""
+    """What is left beside the operating system, or on the card beside CUDA."""
     reasons: tuple[str, ...]
     """Why it does not fit; empty where it does."""
     largest_context: int | None
@@ -270,6 +282,8 @@ class Fit:
     """
     trained_context: int = 0
     """Tokens that the model was trained for; 0 where it does not say."""
+    beside: str = "beside the operating system"
+    """What `available_mb` is left beside."""
 
     @property
     def needed_mb(self) -> int:
@@ -296,19 +310,21 @@ def fit(
     `memory_mb` is what the board itself reports (MemTotal); it goes before the target's figure.
     Weights must fit in memory whole: a model that is read from storage again for each token does
     not count as fitting, nor does one with more context than the `trained_context` that it knows.
+    Of a target with a graphics card it is the card's memory that all layers must fit in.
     Raises ConfigError for a target whose memory only the machine itself knows.
     """
     visible_mb = _visible_mb(board, memory_mb)
     available_mb = max(0, visible_mb - _reserve_mb(board))
+    has_card = isinstance(board, Target) and board.has_card
     parts_mb = {
         "weights": _mb(needs.weights_bytes),
         "KV cache": _mb(needs.kv_bytes),
         "compute buffers": _mb(needs.compute_bytes),
-        "runtime": _mb(needs.runtime_bytes),
-        "conversations": _mb(prefix_cache_bytes(visible_mb * MB)),
-        **({"documents": _mb(needs.knowledge_bytes)} if needs.knowledge_bytes else {}),
     }
-    reasons = _reasons(parts_mb, available_mb)
+    if not has_card:
+        parts_mb |= _beside_the_model(needs, visible_mb)
+    beside = "on the card beside CUDA" if has_card else "beside the operating system"
+    reasons = _reasons(parts_mb, available_mb, beside)
     if trained_context and needs.context > trained_context:
         asked = (
             f"the model was made for {trained_context} tokens of context, {needs.context} are asked"
@@ -322,7 +338,17 @@ def fit(
         reasons=reasons,
         largest_context=_largest_context(needs, spare_mb, trained_context),
         trained_context=trained_context,
+        beside=beside,
     )
+
+
+def _beside_the_model(needs: Needs, visible_mb: int) -> dict[str, int]:
+    """Return the memory in MB of what is always the processor's."""
+    return {
+        "runtime": _mb(needs.runtime_bytes),
+        "conversations": _mb(prefix_cache_bytes(visible_mb * MB)),
+        **({"documents": _mb(needs.knowledge_bytes)} if needs.knowledge_bytes else {}),
+    }
 
 
 def _visible_mb(board: Target | int, memory_mb: int | None) -> int:
@@ -330,14 +356,17 @@ def _visible_mb(board: Target | int, memory_mb: int | None) -> int:
         return board
     visible = board.memory_mb if memory_mb is None else memory_mb
     if visible is None:
+        what = "its card" if board.has_card else "it"
         raise ConfigError(
-            f"{board.id}: how much memory it has is known to the machine only",
+            f"{board.id}: how much memory {what} has is known to the machine only",
             hint="--memory MB says how much it is to be judged with",
         )
     return visible
 
 
 def _reserve_mb(board: Target | int) -> int:
+    if isinstance(board, Target) and board.has_card:
+        return CARD_RESERVE_MB
     reserve = None if isinstance(board, int) else board.memory.os_reserve_mb
     return OS_RESERVE_MB if reserve is None else reserve
 
@@ -346,9 +375,9 @@ def _mb(size_bytes: int) -> int:
     return -(-size_bytes // MB)
 
 
-def _reasons(parts_mb: dict[str, int], available_mb: int) -> tuple[str, ...]:
+def _reasons(parts_mb: dict[str, int], available_mb: int, beside: str) -> tuple[str, ...]:
     weights, needed = parts_mb["weights"], sum(parts_mb.values())
-    left = f"{available_mb} MB are left beside the operating system"
+    left = f"{available_mb} MB are left {beside}"
     if weights > available_mb:
         return (f"the weights alone take {weights} MB, {left}",)
     if needed > available_mb:

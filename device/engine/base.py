@@ -11,6 +11,7 @@ MAX_STOPS = 8
 MAX_STOP_CHARS = 256
 MAX_CONTEXT = 1 << 20
 MAX_BATCH = 4096
+MAX_LAYERS = 10_000
 MAX_THREADS = 512
 """ggml's own bound (GGML_MAX_N_THREADS)."""
 RANGES: dict[str, tuple[type, float, float]] = {
@@ -152,6 +153,11 @@ class Settings:
     """
     adapter: "Path | None" = None
     """Path to a LoRA adapter that is added to the weights while they are used."""
+    gpu_layers: int = -1
+    """Layers whose weights and cache lie in a graphics card's memory, from the last one on.
+
+    -1 takes all. Without such a card, or with an engine that knows none, nothing changes.
+    """
     slots: int = 1
     """Number of contexts on the same weights that answer at the same time.
 
@@ -169,6 +175,9 @@ class Settings:
         for field, most in bounds:
             if not 0 <= getattr(self, field) <= most:
                 raise FieldError(field, f"must be between 1 and {most}, not {getattr(self, field)}")
+        if not -1 <= self.gpu_layers <= MAX_LAYERS:
+            bounds_text = f"must be between -1 and {MAX_LAYERS}, not {self.gpu_layers}"
+            raise FieldError("gpu_layers", bounds_text)
 
     def share(self, threads: int) -> int:
         """Return the threads of one slot.
@@ -202,6 +211,10 @@ class Description:
     """llama.cpp's `llama_flash_attn_type`: -1 lets it choose, 0 is off."""
     load_mode: str = "auto"
     """llama.cpp's name for how the file was read: `auto` maps it if possible, `none` copies it."""
+    backend: str = "CPU"
+    """What computes, as llama-bench names it."""
+    gpu_layers: int = 0
+    """Layers in a graphics card's memory; -1 for all."""
 
 
 def never() -> bool:

@@ -1,7 +1,12 @@
 """The shares of memory: the host predicts with these numbers, and the board follows them."""
 
+from collections import Counter
+
 from device.manifest import Manifest
 
+CUDA_BYTES = 512 << 20
+"""Memory of a card that CUDA itself takes, at the most."""
+# Not measured by us yet: benchmarks/gpu/cuda.py prints what a card shows.
 CONTEXT_STEP = 256
 """llama.cpp rounds a context up to this."""
 
@@ -44,6 +49,41 @@ def fitting_slots(manifest: Manifest, available_bytes: int) -> int:
     each = needs.get("kv_bytes", 0) + needs.get("compute_bytes", 0)
     fitting = max(0, available_bytes - _fixed_bytes(manifest)) // each if each else 1
     return max(1, min(manifest.slots, fitting))
+
+
+def fitting_gpu_layers(manifest: Manifest, free_bytes: "int | None") -> int:
+    """Return the layers to keep on a graphics card with so much free memory; -1 for all.
+
+    None of a card that does not say how much it has: all are tried, as on a Jetson, whose memory is
+    the board's.
+    """
+    if free_bytes is None or not manifest.needs.get("weights_bytes"):
+        return -1
+
+    weights = Counter[int]()
+    for each in manifest.tensors:
+        weights[layer_of(str(each["name"]))] += int(each["size"])
+    rest = weights.pop(-1, 0)
+    kv_bytes = manifest.needs.get("kv_bytes", 0) // max(1, len(weights))
+    spare = free_bytes - CUDA_BYTES - manifest.needs.get("compute_bytes", 0)
+    if rest + weights.total() + kv_bytes * len(weights) <= spare:
+        return -1
+
+    # llama.cpp takes the last layers first; what belongs to no layer comes with the very last one
+    # more.
+    fitting = 0
+    for layer in sorted(weights, reverse=True):
+        spare -= weights[layer] + kv_bytes
+        if spare < 0:
+            break
+        fitting += 1
+    return fitting
+
+
+def layer_of(name: str) -> int:
+    """Return the number of the layer that a tensor belongs to; -1 for none."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() else -1
 
 
 def _fixed_bytes(manifest: Manifest) -> int:

@@ -111,7 +111,7 @@ def test_cuda_is_built_on_a_board_that_is_named(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, ["runtime", "build", "jetson-orin-nano", *words])
     assert (
         str(done.exception)
-        == "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+        == "--cuda and --on BOARD go together: CUDA is compiled on the board, all else here"
     )
 
 

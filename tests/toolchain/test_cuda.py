@@ -168,3 +168,42 @@ def test_what_the_compiler_complains_of_is_said_and_nothing_is_kept(
         == "jetson: the compiler: mmq.cu(7): error: identifier `warp` is undefined"
     )
     assert not (tmp_path / "cache" / "demitasse" / "cuda").exists()
+
+
+# A PC with a card ---------------------------------------------------------------------------------
+
+PC = target.find("x86-64-cuda")
+CARD = {"name": "NVIDIA GeForce RTX 4070", "sm": "8.9", "memory_total_mb": 12282}
+OF_A_PC: dict[str, Any] = {"l4t": None, "cores": 8, "python": "3.12.3", "gpus": [CARD]}
+
+
+def test_cmake_is_told_of_a_pcs_card_and_of_no_arm_processor() -> None:
+    kit = cuda.Toolkit(jetpack="", cuda="13.0", sm="8.9", nvcc="/usr/local/cuda/bin/nvcc")
+    options = list(cuda.settings(kit, PC.profile))
+    assert "-DCMAKE_CUDA_ARCHITECTURES=89" in options
+    assert not any("ARM" in option for option in options)
+    assert kit.name == "cuda13.0-sm8.9"
+
+
+def test_a_pcs_own_card_decides_what_is_built(tmp_path: Path, library: Path) -> None:
+    connection = board(tmp_path, library)
+    made = read_runtime(cuda.build_on(connection, OF_A_PC, PC, Silent()))
+    assert (made.machine, made.profile) == ("x86_64", "x86-64-v3+cuda12.6-sm8.9")
+    assert made.extra == {"cuda": {"jetpack": "", "cuda": "12.6", "sm": "8.9"}}
+    assert "avx2" in made.features, "ggml is compiled for AVX2 there"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "kind", "said"),
+    [
+        ([], BoardError, "jetson: `nvidia-smi` shows no graphics card"),
+        ([{**CARD, "sm": "6.1"}], FitError, "`NVIDIA GeForce RTX 4070` has SM 6.1, a CUDA runtime"),
+    ],
+)
+def test_a_pc_without_a_card_that_will_do_is_refused_before_the_first_byte(
+    tmp_path: Path, library: Path, gpus: list[Any], kind: type[ToolchainError], said: str
+) -> None:
+    connection = board(tmp_path, library)
+    with pytest.raises(kind, match=said):
+        cuda.build_on(connection, {**OF_A_PC, "gpus": gpus}, PC, Silent())
+    assert not any(connection.home.rglob("source"))

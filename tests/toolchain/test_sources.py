@@ -12,7 +12,7 @@ from tests.fakes.asking import AskDevice
 from tests.fakes.knowing import FAN, HOT, PASSAGES, UNKNOWN, knowing_bundle, serving
 from toolchain import show
 from toolchain.board.device import parse
-from toolchain.cli import app, boards
+from toolchain.cli import answerers, app
 from toolchain.errors import BoardError
 from toolchain.talk import Asking, Conversation, ask
 
@@ -40,7 +40,7 @@ def said(port: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     def device_at(address: str) -> Iterator[AskDevice]:
         yield AskDevice(port)
 
-    monkeypatch.setattr(boards, "device_at", device_at)
+    monkeypatch.setattr(answerers, "device_at", device_at)
 
     def run(*words: str, typed: str = "") -> str:
         result = CliRunner().invoke(app, words, input=typed)

@@ -45,6 +45,16 @@ class Throttled(_Said):
     since_boot: list[Text]
 
 
+class Gpu(_Said):
+    """A graphics card of NVIDIA's."""
+
+    name: Text
+    memory_total_mb: Count | None
+    memory_free_mb: Count | None
+    sm: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}$")]
+    driver: Text
+
+
 class Facts(_Said):
     """What a board is (device/facts.py)."""
 
@@ -65,6 +75,7 @@ class Facts(_Said):
     memory_available_mb: Count | None
     swap_total_mb: Count | None
     page_size_bytes: Positive
+    gpus: Annotated[list[Gpu], Field(max_length=64)]
     os_id: Text | None
     os_version: Text | None
     os_name: Text | None
@@ -294,7 +305,7 @@ def read(address: str, content: bytes) -> Answer:
         value = json.loads(content.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BoardError(f"{address}: not an answer of ours: {_quoted(content)}") from error
-    if not isinstance(value, dict) or _is_deep(value):
+    if not isinstance(value, dict) or is_deep(value):
         raise BoardError(f"{address}: not an answer of ours: {_quoted(content)}")
     return value
 
@@ -315,7 +326,8 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
+    """Say whether a value is nested deeper than any answer."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [

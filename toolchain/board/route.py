@@ -22,6 +22,7 @@ from toolchain.errors import ConfigError, ToolError
 from toolchain.tools import openssh
 
 KINDS = "a board is `user@host[:port]`, an alias of ~/.ssh/config, `local`, or `virtual:<target>`"
+ENDPOINTS = "`ask`, `chat` and `bench` take endpoints too"
 SSH_PORT = 22
 MOST_JUMPS = 8
 """Limit of hosts on the way; more is a configuration that leads back to itself."""
@@ -104,6 +105,10 @@ def parse(address: str) -> Address:
 def _no_address(address: str) -> ConfigError:
     kind = re.match(r"([a-z]+):(?!\d+$)", address)
     problem = f"unknown kind of address `{kind[1]}`" if kind else "not an address of a board"
+    if kind and kind[1] in ("http", "https"):
+        # What stands before the host may be a key.
+        shown = address.rpartition("@")[2]
+        return ConfigError(f"{shown}: an endpoint, not a board", hint=f"{KINDS}; {ENDPOINTS}")
     return ConfigError(f"{address}: {problem}", hint=KINDS)
 
 

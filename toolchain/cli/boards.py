@@ -7,15 +7,27 @@ import typer
 
 from toolchain import console, show, signing
 from toolchain.board.kind import kind_of
-from toolchain.cli.words import AsJson, Board, MaxTokens, Question, Sign, app, device_at
+from toolchain.cli.answerers import answerer_at
+from toolchain.cli.words import (
+    AsJson,
+    Board,
+    BoardOrEndpoint,
+    MaxTokens,
+    ModelName,
+    Question,
+    Sign,
+    app,
+    device_at,
+)
 from toolchain.errors import ConfigError
 
 
 @app.command()
 def ask(
-    board: Board,
+    board: BoardOrEndpoint,
     question: Question,
     max_tokens: MaxTokens = 0,
+    model: ModelName = "",
     sources: Annotated[
         bool, typer.Option("--sources", help="Show the passages that the answer stands on.")
     ] = False,
@@ -29,17 +41,17 @@ def ask(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Ask the model on a board one question and print its answer as it comes."""
+    """Ask the model on a board, or of an endpoint, one question; print its answer as it comes."""
     from toolchain.talk import Asking
     from toolchain.talk import ask as ask_board
 
     text = console.read_input() if question == "-" else question
     asking = Asking(max_tokens=max_tokens, system=system, passages=sources or as_json)
-    with device_at(board) as device:
+    with answerer_at(board, model, sources=sources) as answerer:
         if as_json:
-            console.show_json(ask_board(device, text, asking))
+            console.show_json(ask_board(answerer, text, asking))
             return
-        end = ask_board(device, text, asking, say=lambda piece: console.show_text(piece, end=""))
+        end = ask_board(answerer, text, asking, say=lambda piece: console.show_text(piece, end=""))
     console.show_text("")
     if sources or console.is_terminal():
         show.sources(end, whole=sources)
@@ -47,8 +59,9 @@ def ask(
 
 @app.command()
 def chat(
-    board: Board,
+    board: BoardOrEndpoint,
     max_tokens: MaxTokens = 0,
+    model: ModelName = "",
     sources: Annotated[
         bool,
         typer.Option(
@@ -56,13 +69,15 @@ def chat(
         ),
     ] = True,
 ) -> None:
-    """Talk with the model on a board; an empty line or Ctrl-D ends it."""
+    """Talk with the model on a board, or of an endpoint; an empty line or Ctrl-D ends it."""
+    from toolchain.endpoint.address import is_endpoint
     from toolchain.talk import Asking, Conversation
 
-    with device_at(board) as device:
-        conversation = Conversation(device, Asking(max_tokens=max_tokens), forgot=_say_forgot)
+    name = "model" if is_endpoint(board) else "board"
+    with answerer_at(board, model) as answerer:
+        conversation = Conversation(answerer, Asking(max_tokens=max_tokens), forgot=_say_forgot)
         while question := console.read_line("you: "):
-            console.show_text("board: ", end="")
+            console.show_text(f"{name}: ", end="")
             end = conversation.say(question, lambda piece: console.show_text(piece, end=""))
             console.show_text("")
             if sources:

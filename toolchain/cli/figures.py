@@ -9,16 +9,21 @@ import typer
 
 from toolchain import console, show, target
 from toolchain.artifacts import Report
-from toolchain.cli.words import AsJson, Board, app, device_at
+from toolchain.cli.answerers import endpoint_at, refuse_for_board, refuse_for_endpoint
+from toolchain.cli.words import AsJson, Board, BoardOrEndpoint, ModelName, app, device_at
+from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import FitError
+from toolchain.progress import Reporter
 
 if TYPE_CHECKING:
+    from toolchain.endpoint.client import Endpoint
     from toolchain.report.knowledge import Known
 
 
 @app.command()
 def bench(
-    board: Board,
+    board: BoardOrEndpoint,
+    model: ModelName = "",
     pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
@@ -38,18 +43,30 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a board's current release as llama-bench does, and what llama-bench leaves out."""
+    """Measure a board's current release as llama-bench does, or an endpoint as a client sees it."""
     from toolchain import report as reports
     from toolchain.bench import bench as measure
 
-    with console.terminal() as report, device_at(board) as device:
+    with console.terminal() as report:
         report.note(f"{board}: pp{pp} and tg{tg}, {repeat} times each")
-        measured = measure(device, pp=pp, tg=tg, repeat=repeat, sustained_s=sustained)
+        if is_endpoint(board):
+            refuse_for_endpoint(sustained=sustained)
+            measured = _client_side(endpoint_at(board, model), pp, tg, repeat, report)
+        else:
+            refuse_for_board(model=model)
+            with device_at(board) as device:
+                measured = measure(device, pp=pp, tg=tg, repeat=repeat, sustained_s=sustained)
     if save:
         reports.save(measured, save)
     if page:
         _write_page([measured], page)
     show.bench(measured, output, as_json=as_json)
+
+
+def _client_side(endpoint: "Endpoint", pp: int, tg: int, repeat: int, report: Reporter) -> Report:
+    from toolchain.endpoint.measure import Plan, measure
+
+    return measure(endpoint, Plan(pp=pp, tg=tg, repeat=repeat), report)
 
 
 @app.command()
@@ -163,7 +180,10 @@ def fit(
     memory: Annotated[
         int,
         typer.Option(
-            "--memory", metavar="MB", help="Memory of the board; 0: as its target says.", min=0
+            "--memory",
+            metavar="MB",
+            help="Memory of the board, or of its graphics card; 0: as its target says.",
+            min=0,
         ),
     ] = 0,
     as_json: AsJson = False,
@@ -178,7 +198,8 @@ def fit(
     fits = target.fit(
         needs, board, memory or here_mb or None, trained_context=weighed.trained_context
     )
-    where = f"{board.name}: this computer has {here_mb} MB" if here_mb else board.name
+    owner = "this computer's card" if board.has_card else "this computer"
+    where = f"{board.name}: {owner} has {here_mb} MB" if here_mb else board.name
     show.fitted(weighed.what, expected, fits, board, where=where, as_json=as_json)
     raise typer.Exit(0 if fits.ok else FitError.exit_code)
 

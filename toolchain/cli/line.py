@@ -37,7 +37,7 @@ from toolchain.cli.words import (
     app,
     settings_for,
 )
-from toolchain.delivery import Terms, deliver, host_name_of, look_first, origin_of
+from toolchain.delivery import Delivery, Terms, deliver, host_name_of, look_first, origin_of
 from toolchain.errors import FitError
 from toolchain.finished.source import is_finished
 from toolchain.line.schemes import USUAL, try_schemes
@@ -98,7 +98,22 @@ def run(
                 look_first(to, terms)
             steps = list(walk(recipe, settings))
             delivery = deliver(recipe, steps, to, report, terms) if to else None
+            page = _write_comparison(delivery, settings.out) if delivery else None
     show.walked(recipe, steps, delivery, as_json=as_json)
+    if page and not as_json:
+        console.show_text(f"\nquality against speed: {page}")
+
+
+def _write_comparison(delivery: Delivery, out: Path) -> Path | None:
+    """Write the reports of several formats side by side; return the page, None for one format."""
+    from toolchain.files import write_whole
+    from toolchain.report.page import render
+
+    if not delivery.others:
+        return None
+    page = out / "formats.html"
+    write_whole(page, render([delivery.report, *(each.report for each in delivery.others)]))
+    return page
 
 
 def _show_plan(

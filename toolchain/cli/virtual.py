@@ -116,9 +116,9 @@ def runtime_build(
     ] = False,
     cuda: Annotated[
         bool,
-        typer.Option("--cuda", help="For a Jetson's GPU, compiled on the board that --on names."),
+        typer.Option("--cuda", help="For an NVIDIA GPU, compiled on the board that --on names."),
     ] = False,
-    on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A Jetson of that kind.")] = "",
+    on: Annotated[str, typer.Option("--on", metavar="BOARD", help="A board of that kind.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Build what a kind of board runs, before the first push: minutes, then half a minute."""
@@ -128,7 +128,7 @@ def runtime_build(
     board = target.find(target_id)
     if cuda != bool(on):
         raise ConfigError(
-            "--cuda and --on BOARD go together: CUDA is compiled on a Jetson, all else here"
+            "--cuda and --on BOARD go together: CUDA is compiled on the board, all else here"
         )
     with console.terminal() as report:
         if cuda:

@@ -39,6 +39,20 @@ Board = Annotated[
         help="user@host[:port], an alias of ~/.ssh/config, `local`, or `virtual:TARGET`.",
     ),
 ]
+BoardOrEndpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="BOARD|URL",
+        help="A board, as for every verb; or an endpoint with OpenAI's API, such as "
+        "http://127.0.0.1:8080.",
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="NAME", help="Model of an endpoint; by default the only one it has."
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option("--out", help="Folder for the artifacts; each recipe gets one of its own in it."),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from toolchain import artifacts, extras
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
@@ -64,6 +65,8 @@ class Wanted:
     seen: Seen
     fits: Fit | None
     """Whether it fits; None for a target whose memory only the machine itself knows."""
+    choose: Literal["fastest"] = "fastest"
+    """A finished model is one file: there is nothing to choose from."""
 
 
 def prepare(name: str, options: Options, settings: Settings) -> Wanted:

@@ -1,12 +1,12 @@
 """Walk through a recipe: stages in order, each in its own folder, skipped if its record matches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from toolchain import recipe as recipes
 from toolchain.checks import Ahead, Findings, check
-from toolchain.errors import ConfigError, FitError, all_of
+from toolchain.errors import ConfigError, FitError, GateError, ToolchainError, all_of
 from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
@@ -91,16 +91,26 @@ def begin(findings: Findings, report: Reporter) -> None:
 def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
     begin(known(recipe, settings, until=until), settings.report)
+    left_out: dict[str, ToolchainError] = {}
     with work_folder(settings):
         flow = Flow(recipe=recipe, settings=settings)
         for stage, form in _steps(recipe, settings, until):
+            if form in left_out:
+                continue
             row = STAGES[stage]
             what = row.plan(recipe, settings.target, form)
             settings.report.note(f"{stage}: {what}")
 
             flow.format = form
             flow.folder_suffix = _folder_suffix(form)
-            artifact = row.run(flow)
+            try:
+                artifact = row.run(flow)
+            except (GateError, FitError) as error:
+                left_out[form] = error
+                if not form or len(set(order.runnable(recipe, settings.target))) == 1:
+                    raise
+                settings.report.note(f"{form} is left out: {error.message}")
+                continue
             flow.records.append((form, artifact.record))
             yield Step(
                 stage=stage,
@@ -109,6 +119,17 @@ def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
                 artifact=artifact,
                 result=row.result(artifact),
             )
+    _refuse_left_out(recipe, settings, until, left_out)
+
+
+def _refuse_left_out(
+    recipe: Recipe, settings: Settings, until: str, left_out: Mapping[str, ToolchainError]
+) -> None:
+    """Raise why formats were left out, unless another one of them was packaged."""
+    packaged = "package" in _stages(recipe, until)
+    is_another_left = len(left_out) < len(set(order.runnable(recipe, settings.target)))
+    if left_out and not (packaged and is_another_left):
+        raise all_of(list(left_out.values()))
 
 
 @contextmanager

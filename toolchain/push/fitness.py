@@ -86,10 +86,37 @@ def refuse_unfit(
             f"{address}: the runtime needs glibc {runtime.glibc}, "
             f"the board has {facts['glibc'] or 'none'}"
         )
+    _refuse_card(address, runtime, facts)
     if (page := facts.get("page_size_bytes") or 0) > PAGES[runtime.machine]:
         raise FitError(
             f"{address}: the runtime is for pages of at most {PAGES[runtime.machine]} bytes, "
             f"the board has {page}"
+        )
+
+
+def _refuse_card(address: str, runtime: RuntimeManifest, facts: Facts) -> None:
+    """Raise FitError for a CUDA runtime that the board's graphics card cannot run.
+
+    Code for one compute capability runs on later ones of the same major number (CUDA C++
+    Programming Guide, binary compatibility). A Jetson's driver need not have `nvidia-smi`.
+    """
+    cuda = runtime.extra.get("cuda")
+    built_for = str(cuda.get("sm", "")) if isinstance(cuda, dict) else ""
+    if not built_for or facts.get("l4t"):
+        return
+    cards = facts.get("gpus") or ()
+    if not cards:
+        raise FitError(
+            f"{address}: the runtime is for CUDA, `nvidia-smi` shows no graphics card there",
+            hint="without DEMITASSE_RUNTIME the processor's runtime is pushed",
+        )
+    major, minor = _version(built_for)[:2]
+    card = cards[0]
+    has = _version(card["sm"])
+    if has[0] != major or has[1] < minor:
+        raise FitError(
+            f"{address}: the runtime is for SM {built_for}, `{card['name']}` has SM {card['sm']}",
+            hint="build one there: `demitasse runtime build x86-64-cuda --cuda --on BOARD`",
         )
 
 

@@ -17,6 +17,11 @@ from toolchain.errors import ArtifactError
 from toolchain.files import write_whole
 
 RESAMPLES = 10_000
+CLIENT_SIDE = (
+    "measured from the client's side over HTTP: network, queue, chat template and tokenizer "
+    "are part of it"
+)
+"""Reason why the figures of an endpoint are not those of its engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +139,8 @@ def caveats(report: Report) -> list[str]:
     found = (
         ["an emulated board: its speed says nothing about a real one"] if report.emulated else []
     )
+    if "client_side" in measured:
+        found.append(CLIENT_SIDE)
     found += [f"the run was not alone: {reason}" for reason in measured.get("contended", [])]
     throttled = sorted(
         {

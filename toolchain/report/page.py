@@ -41,10 +41,9 @@ def render(reports: Sequence[Report], documents: Sequence[Known] = ()) -> str:
     """Return the page of one report or of several side by side, and of what documents answer."""
     names = [report.board for report in reports] + [known.name for known in documents]
     title = " · ".join(dict.fromkeys(names))
-    where = "on the boards themselves, " if reports else ""
     body = [
         f"<h1>{_text(title)}</h1>",
-        f'<p class="quiet">measured by demitasse, {where}with the runtime that serves</p>',
+        f'<p class="quiet">measured by demitasse{_how(reports)}</p>',
     ]
     if reports:
         body += _figure(
@@ -70,6 +69,14 @@ def render(reports: Sequence[Report], documents: Sequence[Known] = ()) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _how(reports: Sequence[Report]) -> str:
+    """Return where and with what reports were measured, as the end of a sentence."""
+    if any("client_side" in report.measured for report in reports):
+        return ""  # each of these says it itself
+    where = ", on the boards themselves" if reports else ""
+    return f"{where}, with the runtime that serves"
 
 
 def _report(report: Report) -> Iterator[str]:

@@ -101,16 +101,19 @@ def _assemble(described: RuntimeManifest, fill: Callable[[Path], None], engine: 
         final = runtimes / manifest.runtime_id()
         if not _is_whole(final, manifest):
             (staged / RUNTIME_MANIFEST).write_bytes(to_bytes(manifest))
-            if described.machine == platform.machine() and described.python_tag in (
-                "",
-                THIS_PYTHON,
-            ):
+            if _runs_here(described):
                 _check(staged, engine)
             if os.path.lexists(final):
                 final.rename(Path(folder) / "damaged")
             keep_folder(staged, final)
 
     return final
+
+
+def _runs_here(described: RuntimeManifest) -> bool:
+    """Say whether this computer can import a runtime: CUDA's libraries are the board's own."""
+    same = described.machine == platform.machine()
+    return same and described.python_tag in ("", THIS_PYTHON) and "cuda" not in described.extra
 
 
 def _is_whole(folder: Path, manifest: RuntimeManifest) -> bool:

@@ -6,7 +6,7 @@
 from toolchain.show.boards import all_targets, findings, one_target, runtime, status, virtual_boards
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
-from toolchain.show.line import deployed, plan, schemes, walked
+from toolchain.show.line import deployed, exported, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
 from toolchain.show.sources import sources
 from toolchain.show.words import size
@@ -18,6 +18,7 @@ __all__ = [
     "compared",
     "contents",
     "deployed",
+    "exported",
     "findings",
     "fitted",
     "folder",

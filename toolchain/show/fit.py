@@ -36,7 +36,7 @@ def fitted(
     rows = [[part, f"{mb} MB"] for part, mb in fits.parts_mb.items()]
     rows += [
         ["needed", f"{fits.needed_mb} MB"],
-        ["left beside the system", f"{fits.available_mb} MB"],
+        [f"left {fits.beside}", f"{fits.available_mb} MB"],
     ]
     rows += [["peak resident memory", f"{expected.peak_bytes >> 20} MB, the mapped file with it"]]
     if fits.largest_context:

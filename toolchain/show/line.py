@@ -14,6 +14,7 @@ from toolchain.show.words import size
 
 if TYPE_CHECKING:
     from toolchain.delivery import Delivery
+    from toolchain.export import Export
     from toolchain.finished import Wanted
     from toolchain.line.flow import Step
     from toolchain.line.schemes import Tried
@@ -80,14 +81,36 @@ def walked(
 
 
 def _choice(delivery: "Delivery") -> None:
-    """Say which format is better on this board, by what was measured there."""
-    for other in delivery.others:
-        bench(other.report, "md", as_json=False)
-        better, worse = (str(each.report.rows[0]["model_type"]) for each in (delivery, other))
-        ratio = delivery.decode_tok_s / other.decode_tok_s
-        console.show_text(
-            f"\n{better} answers {ratio:.2f} times as fast as {worse} on this board, and stays"
-        )
+    """Show quality against speed of every format on this board, and why one stays."""
+    if not delivery.others and not delivery.left_out:
+        return
+    rows = [_rival_row(each) for each in (delivery, *delivery.others)]
+    rows += [[name, *[""] * (len(_RIVALS) - 1)] for name in delivery.left_out]
+    console.show_text("")
+    console.show_table(_RIVALS, rows, title=f"quality and speed on {delivery.deployment.address}")
+    for name, reason in delivery.left_out.items():
+        console.show_text(f"\n{name} is left out: {reason}")
+    if delivery.why:
+        console.show_text(f"\n{delivery.why}")
+
+
+_RIVALS = ("file", "size", "KL", "agreement", "exact", "prompt t/s", "answer t/s", "first token")
+
+
+def _rival_row(delivery: "Delivery") -> list[str]:
+    quality, report = delivery.quality, delivery.report
+    rates = {bool(row["n_gen"]): f"{row['median_ts']:.2f}" for row in report.rows}
+    first_s = report.measured.get("ttft_warm_s")
+    return [
+        delivery.file,
+        size(quality.size_bytes),
+        "-" if quality.kl is None else f"{quality.kl:.4f}",
+        "-" if quality.agreement is None else f"{quality.agreement:.1%}",
+        "-" if quality.exact_match is None else f"{quality.exact_match:.1%}",
+        rates.get(False, "-"),
+        rates.get(True, "-"),
+        "-" if first_s is None else f"{first_s * 1000:.0f} ms",
+    ]
 
 
 def _step_row(step: "Step") -> list[str]:
@@ -139,6 +162,18 @@ def deployed(deployment: Deployment, *, as_json: bool) -> None:
         else f"{size(sum(action.size_bytes for action in deployment.actions))} to send"
     )
     console.show_text(f"\nrelease {deployment.release[:12]} on {deployment.address}: {sent}")
+
+
+def exported(done: "Export", *, as_json: bool) -> None:
+    """Show the folder that was made for another runtime."""
+    if as_json:
+        console.show_json({"folder": str(done.path), **done.record.model_dump(mode="json")})
+        return
+    files = [file for file in sorted(done.path.iterdir()) if not file.name.startswith(".")]
+    names = ", ".join(f"{file.name}/" if file.is_dir() else file.name for file in files)
+    kept = "" if done.fresh else " (recorded)"
+    console.show_text(f"{done.path}{kept}: {size(done.record.size_bytes)}: {names}")
+    console.show_text(f"what to do with it: {done.path / 'README.md'}")
 
 
 def schemes(tried: "Sequence[Tried]", *, as_json: bool) -> None:

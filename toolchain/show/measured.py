@@ -23,13 +23,33 @@ def bench(report: Report, form: str, *, as_json: bool) -> None:
 
 
 def _measured(report: Report) -> list[str]:
-    names = ("load_s", "ttft_cold_s", "ttft_warm_s", "peak_rss_bytes")
+    names = ("load_s", "ttft_cold_s", "ttft_warm_s", "connect_s", "peak_rss_bytes")
     lines = [
         _figure(name, report.measured[name])
         for name in names
         if report.measured.get(name) is not None
     ]
+    lines += _by_the_server(report.measured.get("client_side", {}))
     return [*lines, *(f"mind: {reason}" for reason in caveats(report))]
+
+
+def _by_the_server(seen: Mapping[str, Any]) -> list[str]:
+    """Return the rates by a server's own clock, and whose count of tokens the rows stand on."""
+    rates = {"prompts": "server_prompt_tok_s", "answers": "server_decode_tok_s"}
+    lines = [
+        f"by the server's own clock, {what}: {seen[key]:.2f} tokens/s"
+        for what, key in rates.items()
+        if seen.get(key) is not None
+    ]
+    if seen.get("counted_by") == "pieces":
+        lines.append("the server counts no tokens of a stream: its pieces were counted")
+    if any(count > 1 for count in seen.get("answers", ())):
+        lines.append("its answers are short: a test is several of them")
+    if any(seen.get("cached_tokens", ())):
+        lines.append("part of the prompts was in the server's memory: the rest of them is counted")
+    elif None in seen.get("prompt_tokens", ()):
+        lines.append("prompts are not measured: the server does not count their tokens")
+    return lines
 
 
 def _figure(name: str, value: float) -> str:

@@ -267,7 +267,7 @@ def load(path: Path, settings: Settings) -> LlamaEngine:
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
 
-    model = opening.model(path, mapped=settings.mmap)
+    model = opening.model(path, mapped=settings.mmap, gpu_layers=settings.gpu_layers)
     try:
         adapter = opening.adapter(model, settings.adapter) if settings.adapter else None
         return LlamaEngine(_Weights(path, settings, model, adapter))

@@ -52,8 +52,8 @@ def because() -> str:
     return f": {_logs[0].error}" if _logs and _logs[0].error else ""
 
 
-def model(path: Path, *, mapped: bool = True) -> Any:
-    """Return a loaded model, its file mapped or copied.
+def model(path: Path, *, mapped: bool = True, gpu_layers: int = -1) -> Any:
+    """Return a loaded model, its file mapped or copied, with layers on a graphics card if any.
 
     Raise DeviceError `bad_model` with llama.cpp's reason.
     """
@@ -64,6 +64,7 @@ def model(path: Path, *, mapped: bool = True) -> Any:
     _logs[0].listen()
     params = llama.llama_model_default_params()
     params.load_mode = params.load_mode if mapped else llama.LLAMA_LOAD_MODE_NONE
+    params.n_gpu_layers = gpu_layers
     loaded = llama.llama_model_load_from_file(str(path).encode(), params)
     if not loaded:
         raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{because()}")
@@ -147,6 +148,7 @@ def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Descri
     """Return llama.cpp's description of itself, the model and the context."""
     text = ctypes.create_string_buffer(128)
     llama.llama_model_desc(loaded, text, len(text))
+    on_card = settings.gpu_layers != 0 and llama.llama_supports_gpu_offload()
     return Description(
         engine="llama.cpp",
         version=llama.llama_version().decode(),
@@ -162,6 +164,8 @@ def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Descri
         kv_type=settings.kv_type,
         flash_attn=-1 if settings.flash else 0,
         load_mode="auto" if settings.mmap else "none",
+        backend="CUDA" if on_card else "CPU",
+        gpu_layers=settings.gpu_layers if on_card else 0,
     )
 
 
