@@ -48,7 +48,7 @@ def _left(parts: Parts) -> str:
         return f": all {len(parts.held_out)} entries are held out"
     if not parts.read.dropped:
         return ": no entry in them"
-    where, reason = parts.read.dropped[0]
+    where, reason = parts.read.dropped.first[0]
     return f": {len(parts.read.dropped)} dropped, the first at {where}: {reason}"
 
 
