@@ -482,6 +482,11 @@ class Recipe(Frozen):
         """What the result is called."""
         return self.model.name or self.id
 
+    def with_names(self, names: Mapping[str, str]) -> "Recipe":
+        """Return the recipe with other names for the keys of its data; raise ValueError."""
+        data = DataSpec.model_validate({**self.data.model_dump(), "map": names})
+        return self.model_copy(update={"data": data})
+
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""
         return decoded(self._path.read_bytes())

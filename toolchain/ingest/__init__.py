@@ -14,7 +14,7 @@ from pathlib import Path
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, ToolchainError, all_of
 from toolchain.figures import DatasetFigures
-from toolchain.ingest.duplicates import find_contamination, join_near_duplicates
+from toolchain.ingest.duplicates import Pair, find_contamination, join_near_duplicates
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
 from toolchain.ingest.figures import figures_of
 from toolchain.ingest.files import expanded
@@ -122,16 +122,16 @@ def _looked(asked: _Look) -> Parts:
     for each in later:
         read.fail(each)
 
+    pairs: list[Pair] = []
     if not read.errors:
         if spec.clean.mode != "off" and spec.clean.near_duplicates:
-            join_near_duplicates(read, spec.clean)
+            pairs = join_near_duplicates(read, spec.clean)
         if refused := refusal(read, spec):
             read.errors.append(refused)
     if read.more_errors:
         read.errors.append(ArtifactError(f"data: {read.more_errors:,} more lines are wrong"))
     train, held_out = split(read.entries, spec, asked.seed)
-    if not read.errors and spec.clean.mode != "off" and spec.clean.near_duplicates:
-        find_contamination(train, held_out, read.found, spec.clean.near_duplicates)
+    find_contamination(pairs, held_out, read.found)
     return Parts(read=read, train=train, held_out=held_out, opening=opening)
 
 

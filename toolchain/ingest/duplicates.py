@@ -19,62 +19,60 @@ from toolchain.recipe import CleanSpec
 
 KIND = "near-duplicate"
 CONTAMINATION = "contamination"
+Where = tuple[int, int]
+"""Numbers of an entry and of its phrasing."""
+Pair = tuple[Where, Where]
 _NUMBERS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 
 
-def join_near_duplicates(read: Read, spec: CleanSpec) -> None:
-    """Find near-duplicates; where `spec` mends, drop the later one of two with the same answer."""
+def join_near_duplicates(read: Read, spec: CleanSpec) -> list[Pair]:
+    """Find near-duplicates; where `spec` mends, drop the later one of two with the same answer.
+
+    Return the pairs of near questions that stay.
+    """
     mends = spec.mode == "mend"
     phrasings = _Phrasings(read.entries)
-    dropped: set[tuple[int, int]] = set()
+    pairs: list[Pair] = []
+    told: set[Where] = set()
     for earlier, later in near_pairs(phrasings, phrasings.__getitem__, spec.near_duplicates):
         here, there = phrasings.where(later), phrasings.where(earlier)
-        if here[0] == there[0] or there in dropped or here in dropped:
-            continue
+        if here[0] == there[0] or (mends and there in told):
+            continue  # phrasings of one entry are meant to be near
         first, second = read.entries[there[0]], read.entries[here[0]]
-        rule = _judged(first.phrasings[there[1]], second.phrasings[here[1]])
-        if rule == _SAME and mends:
-            dropped.add(here)
-        if rule:
-            done = "dropped" if rule == _SAME and mends else "found"
-            _add(read.found, second.place, rule, done)
+        if not _is_same(first.phrasings[there[1]], second.phrasings[here[1]]):
+            continue
+        pairs.append((there, here))
+        if here not in told:
+            told.add(here)
+            _add(read.found, second.place, "question", "dropped" if mends else "found")
 
     _find_near_answers(read, spec)
     _find_near_texts(read, spec)
-    if dropped:
-        _drop(read, dropped)
+    if mends and told:
+        _drop(read, told)
+    return [] if mends else pairs
 
 
-_SAME, _OTHER = "question, same answer", "question, other answer"
+def _is_same(first: Messages, second: Messages) -> bool:
+    """Say whether two near questions ask the same: they have one answer, and the same numbers."""
+    # Near questions with different answers are no duplicates: `how do I turn it on`, `… off`.
+    answers = {plain_key(each[-1]["content"]) for each in (first, second)}
+    return len(answers) == 1 and _numbers(_asked(first)) == _numbers(_asked(second))
 
 
-def _judged(first: Messages, second: Messages) -> str:
-    """Return the rule for two near questions; empty where their numbers make them different."""
-    if _numbers(_asked(first)) != _numbers(_asked(second)):
-        return ""
-    is_same = plain_key(first[-1]["content"]) == plain_key(second[-1]["content"])
-    return _SAME if is_same else _OTHER
+def find_contamination(pairs: Sequence[Pair], held_out: Side, found: Found) -> None:
+    """Report held-out questions that are nearly a learned one of another entry with their answer.
 
-
-def find_contamination(train: Side, held_out: Side, found: Found, limit: float) -> None:
-    """Report held-out questions that are nearly a learned question of another entry.
-
-    They are not mended: near questions with the same answer are joined before the split.
+    Where the recipe mends there are none: near questions are joined before the split.
     """
-    learned, asked = _Phrasings(train), _Phrasings(held_out)
-    both = _Joined(learned, asked)
-    told: set[int] = set()
-    for earlier, later in near_pairs(both, both.__getitem__, limit):
-        if earlier >= len(learned) or later < len(learned) or later in told:
-            continue
-        seen = train[learned.where(earlier)[0]]
-        entry = held_out[asked.where(later - len(learned))[0]]
-        if seen.place == entry.place or _numbers(both[earlier]) != _numbers(both[later]):
-            continue
-        told.add(later)
-        is_same = _answer(seen) == _answer(entry)
-        rule = "learned question, same answer" if is_same else "learned question, other answer"
-        _add(found, entry.place, rule, "found", CONTAMINATION)
+    told: set[Where] = set()
+    for pair in pairs:
+        asked = [where for where in pair if held_out.has(*where)]
+        # The held-out phrasing of an entry is near its learned ones: that is what it is for.
+        if len(asked) == 1 and asked[0] not in told:
+            told.add(asked[0])
+            place = held_out.entries[asked[0][0]].place
+            _add(found, place, "learned question", "found", CONTAMINATION)
 
 
 def _find_near_answers(read: Read, spec: CleanSpec) -> None:
@@ -108,7 +106,7 @@ def _find_near_texts(read: Read, spec: CleanSpec) -> None:
             _add(read.found, second.place, "text", "found")
 
 
-def _drop(read: Read, dropped: set[tuple[int, int]]) -> None:
+def _drop(read: Read, dropped: set[Where]) -> None:
     left = entry_spool()
     for number, entry in enumerate(read.entries):
         kept = tuple(p for at, p in enumerate(entry.phrasings) if (number, at) not in dropped)
@@ -148,7 +146,7 @@ class _Phrasings(Sequence[str]):
                 self._numbers.append(number)
                 self._phrasings.append(at)
 
-    def where(self, at: int) -> tuple[int, int]:
+    def where(self, at: int) -> Where:
         """Return the numbers of an entry and of its phrasing."""
         return self._numbers[at], self._phrasings[at]
 
@@ -163,19 +161,3 @@ class _Phrasings(Sequence[str]):
         for entry in self._entries:
             for phrasing in entry.phrasings:
                 yield _asked(phrasing)
-
-
-class _Joined:
-    """Two rows of questions as one."""
-
-    def __init__(self, first: _Phrasings, second: _Phrasings) -> None:
-        self._first = first
-        self._second = second
-
-    def __getitem__(self, at: int) -> str:
-        border = len(self._first)
-        return self._first[at] if at < border else self._second[at - border]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._first
-        yield from self._second

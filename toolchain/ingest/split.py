@@ -64,6 +64,11 @@ class Side(Sequence[Entry]):
             if _is_on(chosen, self.is_held_out):
                 yield self._part(entry, chosen)
 
+    def has(self, number: int, phrasing: int) -> bool:
+        """Say whether a phrasing of an entry, by their numbers, is on this side."""
+        chosen = self.chosen[number]
+        return (chosen in (phrasing, WHOLE)) == self.is_held_out
+
     def _part(self, entry: Entry, chosen: int) -> Entry:
         if chosen < 0:
             return entry

@@ -92,7 +92,7 @@ def _signed(texts: Iterable[str]) -> Iterator["npt.NDArray[np.uint32]"]:
 
 
 def _hashes(plain: str) -> "npt.NDArray[np.uint64]":
-    """Return a hash of each piece of a text, each once."""
+    """Return a hash of each piece of a text."""
     import numpy as np
 
     signs = np.frombuffer(plain.encode("utf-32-le"), np.uint32).astype(np.uint64)
@@ -105,8 +105,7 @@ def _hashes(plain: str) -> "npt.NDArray[np.uint64]":
     hashes ^= hashes >> np.uint64(33)
     hashes *= np.uint64(0xFF51AFD7ED558CCD)
     hashes ^= hashes >> np.uint64(33)
-    unique: npt.NDArray[np.uint64] = np.unique(hashes)
-    return unique
+    return hashes
 
 
 def _joined(bands: "npt.NDArray[np.uint64]") -> "npt.NDArray[np.uint32]":

@@ -12,12 +12,14 @@ from toolchain.ingest.redact.kind import Draw, Kind, Span, spans
 
 _HAN = "\u4e00-\u9fff"
 # Words that stand in sentences and in no name of a place.
-_NAME = f"[{_HAN}](?:(?![的了是在有和不我你他她也就都很把被给请到])[{_HAN}])"
+_NAME = f"[{_HAN}](?:(?![的了是在有和不我你他她很把被给请])[{_HAN}])"
 # Atomic: a text of nothing but 路 would have a million ways to be cut into six parts.
 _AREA = (
-    rf"(?>{_NAME}{{0,9}}?(?:自治州|自治县|特别行政区|街道|社区|小区|新区|工业园|科技园|产业园|开发区|"
-    r"高新区|公寓|大厦|广场|花园|家园|新村|新城|胡同|大街|大道|公路|国道|省|市|区|县|旗|州|盟|镇|乡|村|屯|"
-    r"庄|寨|苑|园|城|里|路|街|道|巷|弄|坊|府|湾))"
+    rf"(?>{_NAME}{{0,9}}?(?:自治州|自治县|特别行政区|街道|社区|小区|新区|工业园|科技园|产业园|开发区|园区|"
+    r"高新区|公寓|大厦|广场|花园|家园|新村|新城|胡同|大街|大道|公路|国道|省|市|区|县|旗|镇|乡|村|屯|"
+    r"庄|寨|苑|园|城|里|路|街|道|巷|弄|坊|府|湾)"
+    # `花园路` is one name, not a `花园`.
+    r"(?![路街道巷弄区县市镇乡]))"
 )
 _NUMBER = (
     r"(?:[0-9A-Za-z]{1,6}(?:[-#][0-9A-Za-z]{1,6}){0,3}"

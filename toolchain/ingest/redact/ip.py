@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from toolchain.ingest.redact.kind import Draw, Kind, Span, spans
 
 _FOUR = re.compile(r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z]|\.\d)")
-_SIX = re.compile(r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])")
+_SIX = re.compile(
+    r"(?<![0-9A-Za-z.])(?<![0-9A-Za-z:]:)(?:[0-9A-Fa-f]{1,4}|(?=::))(?::[0-9A-Fa-f]{0,4}){2,7}"
+    r"(?![0-9A-Za-z:])"
+)
+_GLOBAL_SIX = ipaddress.ip_network("2000::/3")
+"""What has been given out of IPv6: `a::b` is C++."""
 _VERSION = re.compile(
     r"(?:(?<![A-Za-z])v|version|ver\.?|release|build|firmware|版本|固件|内核|驱动|==|>=|<=)"
     r"\s*(?:号|是|为|[:：])?\s*$",
@@ -59,7 +64,9 @@ def _address(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 def _is_reserved(value: str) -> bool:
     address = _address(value)
-    return address is None or not address.is_global or address.is_multicast or address in RESOLVERS
+    if address is None or (address.version == 6 and address not in _GLOBAL_SIX):
+        return True
+    return not address.is_global or address.is_multicast or address in RESOLVERS
 
 
 def _lifelike(draw: Draw) -> str:

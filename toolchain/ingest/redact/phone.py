@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from toolchain.ingest.redact.kind import LEFT, RIGHT, SEP, Draw, Kind, Span, digits_of, spans
 
 _MOBILE = re.compile(
-    rf"(?<!\d[-./]){LEFT}(?:\(?(?:\+|00)?86\)?{SEP})?"
+    rf"(?<!\d[-./]){LEFT}(?:(?:\((?:\+|00)?86\)|(?:\+|00)?86){SEP})?"
     rf"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9]){SEP}\d{{4}}{SEP}\d{{4}}{RIGHT}"
 )
 _AREA = r"(?:10|2\d|[3-9]\d{2})"
@@ -20,8 +20,8 @@ _LANDLINE = re.compile(
 _HOTLINE = re.compile(rf"(?<!\d[-./]){LEFT}[48]00{SEP}\d{{3,4}}{SEP}\d{{3,4}}{RIGHT}")
 # ITU-T E.164: at most 15 digits with the country code.
 _INTERNATIONAL = re.compile(
-    r"(?<![0-9A-Za-z+])(?:\+|00)[1-9]\d{0,2}"
-    rf"(?:[- .]?\(?\d{{1,4}}\)?){{2,6}}(?:x\d{{1,5}})?{RIGHT}"
+    r"(?<![0-9A-Za-z+])(?<!\d[.])(?:\+[1-9]\d{0,2}|00[1-9]\d{0,2}[- .])"
+    rf"(?:[- .]?(?:\(\d{{1,4}}\)|\d{{1,4}})){{2,6}}(?:x\d{{1,5}})?{RIGHT}"
 )
 _AMERICAN = re.compile(
     rf"(?<!\d[-. ]){LEFT}(?:\+?1[-. ])?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}[-.])"

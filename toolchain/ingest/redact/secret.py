@@ -32,7 +32,7 @@ _CUED = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"^[<{\[$%*]|(.)\1{4}|x{3,}|example|your[_-]|^your|changeme|change_me|redacted|placeholder|"
+    r"^[<{\[$%*]|(.)\1{4}|x{5,}|example|your[_-]|^your|changeme|change_me|redacted|placeholder|"
     r"\.\.\.|^(?:my)?(?:secret|password|token)[0-9]{0,3}$|^(?:https?|file|ssh)://|^[-/~]",
     re.IGNORECASE,
 )
