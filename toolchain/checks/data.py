@@ -2,7 +2,7 @@
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.ingest import Parts, preview, told
+from toolchain.ingest import Parts, preview
 from toolchain.ingest import look as look_at_files
 
 
@@ -17,11 +17,10 @@ def look(ahead: Ahead, findings: Findings) -> Parts | None:
         return None
 
     parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed)
-    findings.preview += preview(parts)
+    findings.preview += preview(parts, recipe.data)
     if parts.read.errors:
         findings.errors += parts.read.errors
         return None
-    findings.preview += told(parts, recipe.data)
     return parts if _is_enough(ahead, parts, findings) else None
 
 

@@ -18,7 +18,7 @@ from toolchain.ingest.duplicates import Pair, find_contamination, join_near_dupl
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
 from toolchain.ingest.figures import figures_of
 from toolchain.ingest.files import expanded
-from toolchain.ingest.found import FINDINGS
+from toolchain.ingest.found import FINDINGS, Found
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.reading import Read, read_file
 from toolchain.ingest.redact.key import KEY_FILE, key_of, made_key
@@ -27,7 +27,7 @@ from toolchain.ingest.split import key_digest, question_key, split
 from toolchain.ingest.told import preview, refusal, told
 from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.progress import Reporter
-from toolchain.recipe import DataSpec
+from toolchain.recipe import DataSpec, TurnSpec
 from toolchain.texts import existing
 
 __all__ = [
@@ -56,13 +56,11 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
         existing(spec.documents, folder, "documents"),
     )
     inputs = {name: digest(path) for name, path in (files | documents).items()}
-    work = Work(stage="ingest", inputs=inputs, parameters=spec, seed=seed)
+    if spec.redact.mode == "replace" and made_key(folder)[1]:
+        report.note(f"{folder / KEY_FILE}: the key of the stand-ins: keep it, and keep it secret")
+    work = Work(stage="ingest", inputs=inputs, parameters=_recorded(spec, folder), seed=seed)
 
     def build(out: Path) -> DatasetFigures:
-        if spec.redact.mode == "replace" and made_key(folder)[1]:
-            report.note(
-                f"{folder / KEY_FILE}: the key of the stand-ins: keep it, and keep it secret"
-            )
         parts = look(spec, folder, seed=seed)
         if parts.read.errors:
             raise all_of(parts.read.errors)
@@ -70,6 +68,21 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
 
     record, fresh = keep(out, work, build, DatasetFigures)
     return Dataset(path=out, record=record, fresh=fresh)
+
+
+def _recorded(spec: DataSpec, folder: Path) -> DataSpec:
+    """Return the spec as the record holds it: records travel, so its texts go through the rules."""
+    rules = TextRules(spec, key_of(folder), Found())
+    place = Place(file="data")
+    turns = tuple(
+        TurnSpec(
+            question=rules.text(place, "opening", turn.question),
+            answer=rules.text(place, "opening", turn.answer),
+        )
+        for turn in spec.turns
+    )
+    system = rules.text(place, "opening", spec.system)
+    return spec.model_copy(update={"system": system, "turns": turns})
 
 
 def look(spec: DataSpec, folder: Path, *, seed: int) -> Parts:

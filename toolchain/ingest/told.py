@@ -22,14 +22,14 @@ def told(parts: Parts, spec: DataSpec) -> Iterator[str]:
     for name, file in parts.read.files.items():
         if file.form not in _USUAL:
             yield f"{name}: read as {file.form}"
-        yield from (f"{name}: {note}" for note in file.notes.values())
-        yield from _mixed(name, file)
+        yield from _told_form(name, file)
     yield from _told_dirt(parts.read, spec)
     yield from _told_personal(parts.read, spec)
 
 
-def _mixed(name: str, file: FileRead) -> Iterator[str]:
-    """Say where another form begins in a file."""
+def _told_form(name: str, file: FileRead) -> Iterator[str]:
+    """Say what is not learned of a form, and where another form begins in a file."""
+    yield from (f"{name}: {note}" for note in file.notes.values())
     for form, place in list(file.forms.items())[1:]:
         yield f"{place}: from here on also rows of another form: {form}"
 
@@ -82,14 +82,23 @@ def refusal(read: Read, spec: DataSpec) -> ArtifactError | None:
     )
 
 
-def preview(parts: Parts) -> Iterator[str]:
+def preview(parts: Parts, spec: DataSpec) -> Iterator[str]:
     """Yield what a dry run shows: the first rows of each file as understood, the first changes."""
     for name, file in parts.read.files.items():
-        yield f"{name}: {file.form}, {file.rows:,} rows"
+        yield f"{name}: {file.form}, {file.rows:,} row{'s' * (file.rows != 1)}"
         yield from (f"  {line}" for each in file.first for line in _understood(each))
+        yield from _told_form(name, file)
+    yield from _changed(parts)
+    yield from _told_dirt(parts.read, spec)
+    yield from _told_personal(parts.read, spec)
+
+
+def _changed(parts: Parts) -> Iterator[str]:
+    """Yield the first texts that are changed, or would be."""
     changes = parts.read.found.changes
     if changes:
-        yield f"the first {len(changes)} texts that cleaning and redaction change, or would change:"
+        count = f"{len(changes)} text{'s' * (len(changes) != 1)}"
+        yield f"the first {count} that cleaning and redaction change, or would change:"
     for change in changes:
         yield f"  {change.place} {change.part}"
         yield from (f"    {line}" for line in _difference(change))
@@ -101,7 +110,7 @@ def _understood(each: Entry | Document) -> Iterator[str]:
         yield f"{where} document: {_short(each.text)}"
         return
     more = len(each.phrasings) - 1
-    ways = f" (and {more} more phrasings)" if more else ""
+    ways = f" (and {more} more phrasing{'s' * (more > 1)})" if more else ""
     for at, message in enumerate(each.phrasings[0]):
         part = PARTS[message["role"]]
         begin = str(where) if not at else " " * len(str(where))

@@ -102,8 +102,8 @@ def _shown(text: str) -> str | None:
     pieces: list[str] = []
     if not _walk(body, pieces, depth=0):
         return None
-    lines = ["".join(pieces).replace("\u0000", "")]
-    plain = re.sub(r" *\n *", "\n", lines[0])
+    plain = re.sub(r" *\n *", "\n", "".join(pieces))
+    plain = re.sub(r"\n+(?=- )", "\n", plain)
     return re.sub(r"\n{3,}", "\n\n", plain).strip()
 
 
