@@ -65,7 +65,7 @@ _BLOCKS = frozenset(
     ]
 )
 _HIDDEN = frozenset(("script", "style", "head", "iframe", "template", "noscript"))
-_SPACES = re.compile(r"[ \t\r\n\f]+")
+_SPACES = re.compile("[ \t\r\n\f\u00a0]+")
 _MAX_DEPTH = 200
 
 

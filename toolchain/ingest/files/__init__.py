@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from toolchain.errors import ArtifactError
-from toolchain.ingest.files.json_rows import json_rows, lines_or_array
+from toolchain.ingest.files.json_file import json_rows, lines_or_array
 from toolchain.ingest.files.parquet import parquet_rows
 from toolchain.ingest.files.source import Raw, Source
 from toolchain.ingest.files.table import comma_rows, tab_rows

@@ -37,7 +37,8 @@ _I_AM = re.compile(
     rf"[{_HAN}]{{1,2}})(?=[，,。.!！;；\s]|$)"
 )
 _LATIN = (
-    r"[A-Z][a-zà-ÿ'’-]+(?: [A-Z]\.)?(?: (?:[Dd]e|[Vv]an|[Vv]on|[Dd]er|[Ll]a|[Aa]l|[Bb]in)(?= ))?"
+    r"[A-Z][a-zà-ÿ'’-]+(?: [A-Z]\.)?"
+    r"(?: (?:[Dd]e|[Vv]an|[Vv]on|[Dd]er|[Ll]a|[Aa]l|[Bb]in)(?= )){0,2}"
     r"(?: [A-Z][A-Za-zà-ÿ'’-]+){0,2}"
 )
 _ENGLISH = re.compile(
