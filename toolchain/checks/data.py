@@ -34,13 +34,20 @@ def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
         findings.errors.append(ArtifactError(f"{files}: nothing to learn from{_left(parts)}"))
     elif learned and not parts.train:
         problem = f"{files}: no conversation to learn from, which `{learned[0]}` needs"
-        findings.errors.append(ArtifactError(problem + _left(parts)))
+        findings.errors.append(ArtifactError(problem + _left(parts), hint=_pages_hint(parts)))
     elif ahead.walks("evaluate") and not parts.held_out:
         findings.errors.append(_nothing_held_out(ahead, parts))
     else:
         return True
 
     return False
+
+
+def _pages_hint(parts: Parts) -> str:
+    """Return what pages are for; empty where there are none."""
+    if not len(parts.read.documents):
+        return ""
+    return "pages are plain text for `pretrain`; with `[knowledge]` a board answers from them"
 
 
 def _left(parts: Parts) -> str:

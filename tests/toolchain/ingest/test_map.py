@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from toolchain.cli import app
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 
 RECIPE = """
 title = "a test"
@@ -60,3 +60,30 @@ def test_names_that_are_none_are_refused(recipe: Path, names: str) -> None:
     error = said(recipe, "--map", names).exception
     assert isinstance(error, ConfigError)
     assert error.message == f"--map: `{names}` is no list of names"
+
+
+def test_pages_alone_cannot_be_tuned_on_and_the_hint_says_what_they_are_for(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Heat\n\nIt is hot.")
+    recipe = TUNED.format(base=tmp_path / "none")
+    (tmp_path / "r.toml").write_text(recipe)
+    error = said(tmp_path / "r.toml", "--dry-run").exception
+    assert error is None
+    error = CliRunner().invoke(app, ["tune", str(tmp_path / "r.toml"), "--dry-run"]).exception
+    errors = [error, *error.others] if isinstance(error, ToolchainError) else []
+    hints = {each.message: each.hint for each in errors if isinstance(each, ToolchainError)}
+    assert hints["docs: no conversation to learn from, which `tune` needs: no entry in them"] == (
+        "pages are plain text for `pretrain`; with `[knowledge]` a board answers from them"
+    )
+
+
+TUNED = """
+title = "a test"
+targets = ["rpi-4b-2gb"]
+[model]
+base = "{base}"
+[data]
+files = ["docs"]
+"""
