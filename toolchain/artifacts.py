@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,7 +26,7 @@ from toolchain.figures import (
     StageFigures,
     VerdictFigures,
 )
-from toolchain.files import write_whole
+from toolchain.files import whole_file, write_whole
 from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
@@ -419,8 +419,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write objects as JSON lines, whole or not at all."""
-    write_whole(
-        path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
-    )
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects as JSON lines, whole or not at all, one after the other."""
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")

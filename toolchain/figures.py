@@ -172,6 +172,23 @@ class DatasetFigures(StageFigures):
     """The first dropped entries: file, line and reason."""
     unknown_keys: dict[str, int]
     """Key that nobody reads → number of entries that have it."""
+    forms: dict[str, str] | None = None
+    """File → kind of the file and form of its rows, as they were recognised."""
+    rows: dict[str, int] | None = None
+    """File → number of its rows."""
+    languages: dict[str, dict[str, int]] | None = None
+    """File → language → number of entries long enough to have one."""
+    dirt: dict[str, dict[str, int]] | None = None
+    """Kind of dirt → what was done (`found`, `mended`, `dropped`) → number of findings; None where
+    nobody looked."""
+    personal: dict[str, dict[str, int]] | None = None
+    """Kind of personal data → what was done (`found`, `replaced`, `kept`) → number of findings."""
+    by_file: dict[str, dict[str, dict[str, int]]] | None = None
+    """File → kind of either → what was done → number of findings."""
+    changed_answers: int | None = None
+    """Number of answers that cleaning or redaction changed."""
+    not_looked_for: list[str] | None = None
+    """What of personal data no rule finds, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,32 +4,45 @@
 says device.manifest.opening.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.recipe import DataSpec
+from toolchain.recipe import DataSpec, TurnSpec
 from toolchain.texts import text_of
 
 Opening = Sequence[Mapping[str, str]]
 
 
-def read_opening(spec: DataSpec, documents: Mapping[str, Path]) -> Opening:
+def read_opening(
+    spec: DataSpec,
+    documents: Mapping[str, Path],
+    rules: Callable[[str, str], str] = lambda where, text: text,
+) -> Opening:
     """Return the messages of an opening.
 
-    Raise ArtifactError for a document without text, or for more text than a board takes.
+    Each text goes through `rules` with the name of its place. Raise ArtifactError for a document
+    without text, or for more text than a board takes.
     """
-    texts = [spec.system, *(_document(name, path) for name, path in documents.items())]
+    texts = [
+        rules("data.system", spec.system) if spec.system else "",
+        *(rules(name, _document(name, path)) for name, path in documents.items()),
+    ]
     opening = opening_of(
         "\n\n".join(filter(None, texts)),
-        [m for turn in spec.turns for m in dialogue(turn.question, turn.answer)],
+        [message for turn in spec.turns for message in _ruled(turn, rules)],
     )
     if (size := size_bytes(opening)) > MAX_OPENING_BYTES:
         raise ArtifactError(
             f"data: the opening has {size:,} bytes, at most {MAX_OPENING_BYTES:,} are allowed"
         )
     return opening
+
+
+def _ruled(turn: TurnSpec, rules: Callable[[str, str], str]) -> tuple[Mapping[str, str], ...]:
+    texts = (rules("data.turns", text) for text in (turn.question, turn.answer))
+    return dialogue(*texts)
 
 
 def dialogue(question: str, answer: str) -> tuple[Mapping[str, str], ...]:

@@ -86,6 +86,12 @@ LINES = [
 ]
 
 
+KNOWN = (
+    "known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .md, .markdown, .txt, .text, "
+    "each but Parquet as .gz too"
+)
+
+
 def ingested(folder: Path, name: str) -> ArtifactError:
     """Return what `ingest` says of a file."""
     with pytest.raises(ArtifactError) as refused:
@@ -136,11 +142,11 @@ def test_a_file_in_another_encoding_is_named_with_how_to_save_it(
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("a.json", "one entry a line in a .jsonl file: jq -c '.[]' a.json > a.jsonl"),
-        ("a.jsonl.gz", "unpack it first: gunzip a.jsonl.gz"),
-        ("a.ndjson", "the same under another name: mv a.ndjson a.jsonl"),
-        ("a.parquet", "known: .jsonl, .md, .txt"),
-        ("noending", "known: .jsonl, .md, .txt"),
+        ("a.jsonl.zst", "unpack it first: unzstd a.jsonl.zst"),
+        ("a.xlsx", "save it as CSV in UTF-8"),
+        ("noending", KNOWN),
+        ("a.gz", KNOWN),
+        ("a.parquet.gz", KNOWN),
     ],
 )
 def test_a_file_of_another_kind_says_how_to_make_one_that_is_read(

@@ -265,11 +265,11 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("gone.jsonl", "gone.jsonl: no such file"),
-        ("a.csv", "a.csv: files of this kind are not read"),
+        ("a.csv.zst", "a.csv.zst: files of this kind are not read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n")
+    (tmp_path / "a.csv.zst").write_bytes(b"a,b\n")
     with pytest.raises(ArtifactError) as refused:
         ingested(tmp_path, name)
     assert refused.value.message == message

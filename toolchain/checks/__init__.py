@@ -77,6 +77,8 @@ class Findings:
 
     errors: list[ToolchainError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    preview: list[str] = field(default_factory=list)
+    """What a dry run shows in addition: the data as it was understood."""
 
     @contextmanager
     def gathering(self) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """The conversations of a recipe: which the chat template refuses, and which are too long."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
@@ -47,9 +49,9 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
     if not trains or not bases or not base or not base.template:
         return _guessed(train, held_out)
 
-    _note_unasked([*train, *held_out], findings)
+    _note_unasked(chain(train, held_out), findings)
     try:
-        refused = _refused_opening(ahead, parts, base) or _refused(base, [*train, *held_out])
+        refused = _refused_opening(ahead, parts, base) or _refused(base, chain(train, held_out))
         if refused:
             findings.errors += refused
             return None
@@ -61,7 +63,7 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
         return _guessed(train, held_out)  # the template itself is refused where it is looked at
 
 
-def _note_unasked(conversations: Sequence[Place], findings: Findings) -> None:
+def _note_unasked(conversations: Iterable[Place], findings: Findings) -> None:
     """Note answers without a question: a conversation may begin with one, but it is not learned."""
     where = [
         where
@@ -99,24 +101,27 @@ def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainEr
     return [ConfigError(problem, hint=hint)]
 
 
-def _refused(base: Base, conversations: Sequence[Place]) -> list[ToolchainError]:
+def _refused(base: Base, conversations: Iterable[Place]) -> list[ToolchainError]:
     """Return a refusal for each order of roles that the template does not take.
 
     Templates hardly ever refuse by the text of a message.
     """
-    kinds: dict[tuple[str, ...], list[Place]] = {}
+    firsts: dict[tuple[str, ...], Place] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
     for where, row in conversations:
         roles = tuple(message["role"] for message in row["messages"])
-        kinds.setdefault((*roles, str(row.get("opening", 0))), []).append((where, row))
+        kind = (*roles, str(row.get("opening", 0)))
+        firsts.setdefault(kind, (where, row))
+        counts[kind] += 1
 
-    jobs = [(_jobs(places[0][1]), places) for places in list(kinds.values())[:KINDS]]
+    jobs = [(_jobs(first[1]), kind) for kind, first in list(firsts.items())[:KINDS]]
     answers = iter(render(base.template, base.tokens, [j for js, _ in jobs for j in js]))
     found: list[ToolchainError] = []
 
-    for own, places in jobs:
+    for own, kind in jobs:
         reasons = [answer for answer in [next(answers) for _ in own] if isinstance(answer, Refused)]
         if reasons:
-            found.append(_refusal(base, reasons[0], places))
+            found.append(_refusal(base, reasons[0], firsts[kind], counts[kind] - 1))
 
     return found
 
@@ -129,8 +134,8 @@ def _jobs(row: Row) -> list[Job]:
     return [*((messages[:number], True) for number in asked), (messages, False)]
 
 
-def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
-    (where, row), *others = places
+def _refusal(base: Base, reason: str, first: Place, others: int) -> ArtifactError:
+    where, row = first
     messages = row["messages"]
     hint = "questions and answers take turns, and a question comes first"
     if messages[0]["role"] == "system":
@@ -140,7 +145,7 @@ def _refusal(base: Base, reason: str, places: Sequence[Place]) -> ArtifactError:
             hint = "this template takes no system prompt: leave it out, or put it into the question"
 
     roles = " → ".join(message["role"] for message in messages[:6])
-    more = f" and {len(others):,} more of the same roles" if others else ""
+    more = f" and {others:,} more of the same roles" if others else ""
     problem = f"{where}{more}: the model's chat template refuses {roles}: {reason}"
     return ArtifactError(problem, hint=hint)
 

@@ -2,7 +2,7 @@
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.ingest import Parts
+from toolchain.ingest import Parts, preview
 from toolchain.ingest import look as look_at_files
 
 
@@ -17,6 +17,7 @@ def look(ahead: Ahead, findings: Findings) -> Parts | None:
         return None
 
     parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed)
+    findings.preview += preview(parts, recipe.data)
     if parts.read.errors:
         findings.errors += parts.read.errors
         return None
@@ -33,7 +34,7 @@ def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
         findings.errors.append(ArtifactError(f"{files}: nothing to learn from{_left(parts)}"))
     elif learned and not parts.train:
         problem = f"{files}: no conversation to learn from, which `{learned[0]}` needs"
-        findings.errors.append(ArtifactError(problem + _left(parts)))
+        findings.errors.append(ArtifactError(problem + _left(parts), hint=_pages_hint(parts)))
     elif ahead.walks("evaluate") and not parts.held_out:
         findings.errors.append(_nothing_held_out(ahead, parts))
     else:
@@ -42,13 +43,20 @@ def _is_enough(ahead: Ahead, parts: Parts, findings: Findings) -> bool:
     return False
 
 
+def _pages_hint(parts: Parts) -> str:
+    """Return what pages are for; empty where there are none."""
+    if not len(parts.read.documents):
+        return ""
+    return "pages are plain text for `pretrain`; with `[knowledge]` a board answers from them"
+
+
 def _left(parts: Parts) -> str:
     """Return in words why nothing is left."""
     if parts.held_out and not parts.train:
         return f": all {len(parts.held_out)} entries are held out"
     if not parts.read.dropped:
         return ": no entry in them"
-    where, reason = parts.read.dropped[0]
+    where, reason = parts.read.dropped.first[0]
     return f": {len(parts.read.dropped)} dropped, the first at {where}: {reason}"
 
 

@@ -1,9 +1,8 @@
 """Verbs of figures: what a model takes, how fast a board is, and how two reports differ."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -89,19 +88,29 @@ def make_report(
         typer.Argument(
             metavar="FILES…",
             help="Reports that `bench --save` kept; work folders, such as build/help-desk, "
-            "whose documents answer questions.",
+            "whose data was looked through or whose documents answer questions.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Show kept reports as one page: speed, heat, where time goes, what documents answer."""
+    """Show kept reports as one page: speed, heat, what data holds, what documents answer."""
     from toolchain import report as reports
-    from toolchain.report.knowledge import read_known
+    from toolchain.files import write_whole
+    from toolchain.report import knowledge
+    from toolchain.report.data import read_data
+    from toolchain.report.page import render
 
     kept = [reports.read(file) for file in saved if not file.is_dir()]
-    _write_page(kept, out, [read_known(folder) for folder in saved if folder.is_dir()])
+    folders = [file for file in saved if file.is_dir()]
+    data = [read_data(folder) for folder in folders]
+    known = [
+        knowledge.read_known(folder)
+        for folder, learned in zip(folders, data, strict=True)
+        if learned is None or (folder / knowledge.STAGE).is_dir()
+    ]
+    write_whole(out, render(kept, known, [each for each in data if each]))
     console.show_text(f"{out}")
 
 
@@ -125,11 +134,11 @@ def compare(
     )
 
 
-def _write_page(measured: list[Report], path: Path, documents: "Sequence[Known]" = ()) -> None:
+def _write_page(measured: list[Report], path: Path) -> None:
     from toolchain.files import write_whole
     from toolchain.report.page import render
 
-    write_whole(path, render(measured, documents))
+    write_whole(path, render(measured))
 
 
 @app.command()

@@ -27,6 +27,7 @@ from toolchain.cli.words import (
     CorsOrigins,
     DryRun,
     HostNames,
+    Map,
     Offline,
     Out,
     Port,
@@ -64,6 +65,7 @@ def run(
     reference: Reference = "",
     data: Data = None,
     context: Context = 0,
+    names: Map = "",
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe or bring a finished model; with --to, on to a measured service on the board."""
@@ -88,7 +90,9 @@ def run(
             finished(asked, terms, report)
             return
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
-        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(
+            recipe_file, target_id, out, report, offline=offline, names=names
+        )
         if dry_run:
             _show_plan(recipe, settings, to=to, as_json=as_json)
             return
@@ -126,9 +130,10 @@ def _show_plan(
     except FitError:  # no format is left to plan with: that is among the findings
         findings.end_walk()
         raise
-    for note in findings.notes if as_json else ():
+    said = [*findings.notes, *findings.preview]
+    for note in said if as_json else ():
         settings.report.note(note)
-    show.plan(recipe, steps, findings.notes, to=to, as_json=as_json)
+    show.plan(recipe, steps, said, to=to, as_json=as_json)
     findings.end_walk()
 
 
@@ -158,9 +163,10 @@ def _stage_verb(stage: str, help_text: str) -> None:
         out: Out = OUT,
         dry_run: DryRun = False,
         offline: Offline = False,
+        names: Map = "",
         as_json: AsJson = False,
     ) -> None:
-        _walk_to(stage, recipe_file, target_id, out, dry_run, offline, as_json)
+        _walk_to(stage, recipe_file, (target_id, names), out, dry_run, offline, as_json)
 
     app.command(name=stage, help=help_text)(verb)
 
@@ -168,14 +174,18 @@ def _stage_verb(stage: str, help_text: str) -> None:
 def _walk_to(
     stage: str,
     recipe_file: Path,
-    target_id: str,
+    named: tuple[str, str],
     out: Path,
     dry_run: bool,
     offline: bool,
     as_json: bool,
 ) -> None:
+    """Walk to a stage; `named` are the target's id and what --map says."""
+    target_id, names = named
     with console.terminal() as report:
-        recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
+        recipe, settings = settings_for(
+            recipe_file, target_id, out, report, offline=offline, names=names
+        )
         if dry_run:
             _show_plan(recipe, settings, until=stage, as_json=as_json)
             return
@@ -199,12 +209,13 @@ def package(
     reference: Reference = "",
     data: Data = None,
     context: Context = 0,
+    names: Map = "",
     as_json: AsJson = False,
 ) -> None:
     """Package a recipe's model, or a finished one; the help text stands in the stage's row."""
     if not is_finished(str(recipe_file)):
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
-        _walk_to("package", recipe_file, target_id, out, dry_run, offline, as_json)
+        _walk_to("package", recipe_file, (target_id, names), out, dry_run, offline, as_json)
         return
     asked = Asked(
         name=str(recipe_file),

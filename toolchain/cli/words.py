@@ -11,6 +11,7 @@ from device.manifest import endpoint
 from toolchain import shipped, target
 from toolchain.board import open_board
 from toolchain.board.device import Device
+from toolchain.errors import ConfigError
 from toolchain.line.walk import Settings, open_recipe
 from toolchain.progress import Reporter
 from toolchain.recipe import Recipe
@@ -64,6 +65,14 @@ TargetId = Annotated[
     str, typer.Option("--target", help="Kind of board to build for; by default the recipe's first.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Map = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        metavar="OURS=THEIRS,…",
+        help="Keys of the data that are called otherwise: question=frage,answer=antwort.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this computer.")]
 AcceptNew = Annotated[
@@ -119,10 +128,33 @@ def device_at(address: str) -> Iterator[Device]:
         yield Device(connection)
 
 
+_MAP = "--map question=frage,answer=antwort, or messages=chat; system too"
+
+
+def _names(text: str) -> dict[str, str]:
+    """Return our key → the data's, of `question=frage,answer=antwort`."""
+    pairs = [each.partition("=") for each in text.split(",")]
+    wrong = next((key for key, sign, value in pairs if not (key and sign and value)), None)
+    if wrong is not None:
+        raise ConfigError(f"--map: `{text[:60]}` is no list of names", hint=_MAP)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 def settings_for(
-    recipe_file: Path, target_id: str, out: Path, report: Reporter, *, offline: bool
+    recipe_file: Path,
+    target_id: str,
+    out: Path,
+    report: Reporter,
+    *,
+    offline: bool,
+    names: str = "",
 ) -> tuple[Recipe, Settings]:
-    """Return a recipe, and how it is walked."""
+    """Return a recipe, and how it is walked; `names` is what --map says of its data."""
     recipe = open_recipe(shipped.find(recipe_file))
+    if names:
+        try:
+            recipe = recipe.with_names(_names(names))
+        except ValueError as error:
+            raise ConfigError(f"--map: `{names[:60]}` is no list of names", hint=_MAP) from error
     board = target.find(target_id or recipe.targets[0])
     return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)

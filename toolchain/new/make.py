@@ -19,7 +19,7 @@ from toolchain.new import asked as words
 from toolchain.new.asked import Asked
 from toolchain.new.choice import Wish, choose
 from toolchain.new.text import Content, written
-from toolchain.recipe import DataSpec, Recipe
+from toolchain.recipe import CleanSpec, DataSpec, Recipe, RedactSpec
 from toolchain.target import Target
 
 EXAMPLES = "help-desk/faq.jsonl"
@@ -154,15 +154,17 @@ def hold_out_of(data: str) -> str:
     Raise ArtifactError for lines that are no entries.
     """
     name = words.path_of(data).as_posix()
-    spec = DataSpec(files=(name,), hold_out="phrasing")
-    read = ingest.look(spec, Path(), seed=0).read
+    # Only the split is asked for: `run` looks at the text itself.
+    off = {"clean": CleanSpec(mode="off"), "redact": RedactSpec(mode="off")}
+    whole = DataSpec(files=(name,), hold_out="phrasing").model_copy(update=off)
+    read = ingest.look(whole, Path(), seed=0).read
     if read.errors:
         raise all_of(read.errors)
     several = sum(len(entry.phrasings) > 1 for entry in read.entries)
     if several and several * 2 >= len(read.entries):
         return 'hold_out = "phrasing"'
     for share in SHARES:
-        spec = DataSpec(files=(name,), held_out_share=share)
+        spec = DataSpec(files=(name,), held_out_share=share).model_copy(update=off)
         if ingest.look(spec, Path(), seed=0).held_out:
             break
     return "" if share == SHARES[0] else f"held_out_share = {share}"

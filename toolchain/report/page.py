@@ -1,6 +1,6 @@
 """A report as one HTML page: no script, no foreign resource, light or dark as the reader likes.
 
-Reports of boards come first, then what documents answer.
+Reports of boards come first, then what was found in the data, then what documents answer.
 """
 
 import html
@@ -10,6 +10,8 @@ from typing import Any
 from toolchain.artifacts import Report
 from toolchain.knowledge.found import FoundPassage
 from toolchain.report import caveats, knowledge, plots, test_name
+from toolchain.report import data as data_rows
+from toolchain.report.data import Data
 from toolchain.report.knowledge import Known
 
 NOT_MEASURED = "not measured"
@@ -37,9 +39,12 @@ svg { width: 100%; max-width: 46rem; height: auto; display: block }
 """
 
 
-def render(reports: Sequence[Report], documents: Sequence[Known] = ()) -> str:
-    """Return the page of one report or of several side by side, and of what documents answer."""
-    names = [report.board for report in reports] + [known.name for known in documents]
+def render(
+    reports: Sequence[Report], documents: Sequence[Known] = (), learned: Sequence[Data] = ()
+) -> str:
+    """Return the page of reports side by side, of what data holds and what documents answer."""
+    names = [report.board for report in reports]
+    names += [data.name for data in learned] + [known.name for known in documents]
     title = " · ".join(dict.fromkeys(names))
     body = [
         f"<h1>{_text(title)}</h1>",
@@ -56,6 +61,8 @@ def render(reports: Sequence[Report], documents: Sequence[Known] = ()) -> str:
 
     for report in reports:
         body += _report(report)
+    for data in learned:
+        body += _data(data)
     for known in documents:
         body += _known(known)
 
@@ -101,6 +108,30 @@ def _report(report: Report) -> Iterator[str]:
     )
     yield "<h3>Where this was measured</h3>"
     yield _table(("", ""), list(_origin(report)))
+
+
+def _data(data: Data) -> Iterator[str]:
+    """Yield what was found in the data of a recipe, and what was done with it."""
+    figures = data.figures
+    yield f"<h2>{_text(f'What it learned from: {data.name}')}</h2>"
+    yield _table(("file", "read as", "rows", "languages"), list(data_rows.files(data)))
+    yield _table(("", ""), list(data_rows.split(data)))
+
+    for title, found in (("Personal data", figures.personal), ("Dirt", figures.dirt)):
+        yield f"<h3>{title}</h3>"
+        if found is None:
+            yield f'<p class="quiet">{NOT_MEASURED}: the recipe turns this off</p>'
+        elif not found:
+            yield '<p class="quiet">none was found</p>'
+        else:
+            yield _table(("kind", "what was done"), list(data_rows.kinds(found)))
+
+    if figures.not_looked_for:
+        said = "; ".join(figures.not_looked_for)
+        yield f'<p class="quiet">Not looked for: {_text(said)}</p>'
+    if by_file := list(data_rows.kinds_by_file(data)):
+        table = _table(("file", "kind", "what was done"), by_file)
+        yield f"<details><summary>By file</summary>{table}</details>"
 
 
 def _known(known: Known) -> Iterator[str]:

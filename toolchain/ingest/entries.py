@@ -1,0 +1,48 @@
+"""What a line of data is once it was read: an entry of phrasings, or a document."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Messages = tuple[Mapping[str, str], ...]
+Row = dict[str, Any]
+"""A conversation as training reads it: `messages`, and how many of them are the `opening`."""
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a text was read."""
+
+    file: str
+    line: int = 0
+    """Number of the line, or of the `unit`; 0 for the whole file."""
+    unit: str = ""
+    """`row` or `paragraph` in files whose lines mean nothing."""
+
+    def __str__(self) -> str:
+        if not self.line:
+            return self.file
+        return f"{self.file}: {self.unit} {self.line}" if self.unit else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Phrasings of one question as conversations with the same answer."""
+
+    place: Place
+    phrasings: tuple[Messages, ...]
+    unknown_keys: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Return `file.jsonl:12`."""
+        return str(self.place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One plain text."""
+
+    place: Place
+    text: str

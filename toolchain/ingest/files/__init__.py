@@ -1,0 +1,102 @@
+"""The files that people bring: a row an ending. Each gives rows or documents, one after the other.
+
+Files are streamed, so that a file may be larger than the memory. A bad line is given as an error
+with its place and the next line is read; what makes a whole file unreadable is raised.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from toolchain.errors import ArtifactError
+from toolchain.ingest.files.json_file import json_rows, lines_or_array
+from toolchain.ingest.files.parquet import parquet_rows
+from toolchain.ingest.files.source import Raw, Source
+from toolchain.ingest.files.table import comma_rows, tab_rows
+from toolchain.ingest.files.text import document, paragraphs
+
+__all__ = ["FILES", "Raw", "Source", "expanded", "read_rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKind:
+    """A kind of file."""
+
+    name: str
+    read: Callable[[Source], Iterator[Raw]]
+    may_be_packed: bool = True
+
+
+_LINES = FileKind(name="JSON lines", read=lines_or_array)
+_PAGE = FileKind(name="Markdown", read=document)
+_TEXT = FileKind(name="text", read=paragraphs)
+FILES: Mapping[str, FileKind] = MappingProxyType(
+    {
+        ".jsonl": _LINES,
+        ".ndjson": _LINES,
+        ".json": FileKind(name="JSON", read=json_rows),
+        ".csv": FileKind(name="CSV", read=comma_rows),
+        ".tsv": FileKind(name="TSV", read=tab_rows),
+        ".parquet": FileKind(name="Parquet", read=parquet_rows, may_be_packed=False),
+        ".md": _PAGE,
+        ".markdown": _PAGE,
+        ".txt": _TEXT,
+        ".text": _TEXT,
+    }
+)
+"""Ending → kind of file."""
+_PACKED = ".gz"
+_OTHER_ENDINGS = {
+    ".zst": "unpack it first: unzstd {0}",
+    ".bz2": "unpack it first: bunzip2 {0}",
+    ".xz": "unpack it first: unxz {0}",
+    ".zip": "unpack it first: unzip {0}",
+    ".xlsx": "save it as CSV in UTF-8",
+    ".xls": "save it as CSV in UTF-8",
+}
+"""Endings of files that people bring, and how to make one of them that is read."""
+
+
+def read_rows(name: str, path: Path) -> tuple[str, Iterator[Raw]]:
+    """Return the kind of a file in words and what it holds; raise ArtifactError for other kinds."""
+    ending, is_packed = _ending(name)
+    kind = FILES.get(ending)
+    if kind is None or (is_packed and not kind.may_be_packed):
+        hint = _OTHER_ENDINGS.get(ending, f"known: {', '.join(FILES)}, each but Parquet as .gz too")
+        raise ArtifactError(f"{name}: files of this kind are not read", hint=hint.format(name))
+    return kind.name, kind.read(Source(name=name, path=path, is_packed=is_packed))
+
+
+def expanded(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Return the names with each folder replaced by the files in it that are read, in order."""
+    found: list[str] = []
+    for name in names:
+        try:
+            is_folder = (folder / name).is_dir()
+        except OSError:  # a name that no file can have; it is refused where it is opened
+            is_folder = False
+        found += _files_in(name, folder) if is_folder else [name]
+    return tuple(dict.fromkeys(found))
+
+
+def _files_in(name: str, folder: Path) -> list[str]:
+    root = folder / name
+    inside = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    names = [f"{name.rstrip('/')}/{path.as_posix()}" for path in shown]
+    read = [each for each in names if _ending(each)[0] in FILES]
+    if not read:
+        raise ArtifactError(
+            f"{name}: a folder, not a file",
+            hint=f"a folder is read file by file, but none in it ends with {', '.join(FILES)}",
+        )
+    return read
+
+
+def _ending(name: str) -> tuple[str, bool]:
+    """Return the ending of a file's name in small letters, and whether it is packed."""
+    path = Path(name)
+    if path.suffix.lower() != _PACKED:
+        return path.suffix.lower(), False
+    return Path(path.stem).suffix.lower() or _PACKED, True

@@ -1,0 +1,72 @@
+"""Our own form: {"question": text or a list of phrasings, "answer": text}, and columns so named."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolchain.errors import ArtifactError
+from toolchain.ingest.entries import Entry, Place
+from toolchain.opening import dialogue
+
+USUAL = 'an entry is {"question", "answer"} or {"messages"}'
+NAMES = (
+    ("question", "answer"),
+    ("q", "a"),
+    ("问题", "答案"),
+    ("问题", "回答"),
+    ("提问", "回答"),
+    ("问", "答"),
+)
+"""Names of columns whose meaning is no guess; capital letters do not matter."""
+
+
+def named(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with our names for its columns; empty where they are called otherwise."""
+    ours = {str(key).strip().casefold(): key for key in row}
+    for question, answer in NAMES:
+        if question in ours and answer in ours:
+            keys = {ours[question]: "question", ours[answer]: "answer"}
+            return {keys.get(key, key): value for key, value in row.items()}
+    return {}
+
+
+def read_questions(place: Place, row: Mapping[str, Any]) -> Entry:
+    """Return an entry of question and answer."""
+    for key in ("question", "answer"):
+        if key not in row:
+            raise ArtifactError(f"{place}: missing key `{key}`", hint=hint_for(row))
+    questions = row["question"] if isinstance(row["question"], list) else [row["question"]]
+    if not questions or not all(isinstance(text, str) for text in [*questions, row["answer"]]):
+        raise ArtifactError(
+            f"{place}: `question` must be text or a list of phrasings, `answer` must be text"
+        )
+    system = system_message(place, row)
+    phrasings = tuple(system + dialogue(question, row["answer"]) for question in questions)
+    known = ("question", "answer", *(("system",) if system else ()))
+    return Entry(place=place, phrasings=phrasings, unknown_keys=others(row, *known))
+
+
+def system_message(place: Place, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+    """Return the system prompt that a row brings, as a message; empty without one."""
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise ArtifactError(f"{place}: `system` must be text")
+    return ({"role": "system", "content": system.strip()},) if system.strip() else ()
+
+
+def others(row: Mapping[str, Any], *known: str) -> tuple[str, ...]:
+    """Return the keys of a row that nobody reads."""
+    return tuple(str(key)[:60] for key in row if key not in known)
+
+
+def hint_for(row: Mapping[str, Any]) -> str:
+    """Return what to do about a row without a question or an answer."""
+    texts = [str(key) for key, value in row.items() if isinstance(value, str | list)]
+    if len(texts) < 2 or any("=" in key or "," in key for key in texts):
+        return USUAL
+    question, answer = (
+        next((key for key in texts if key == name), other)
+        for name, other in (("question", texts[0]), ("answer", texts[1]))
+    )
+    if question == answer:
+        answer = texts[0]
+    return f"{USUAL}; if its keys are called otherwise: --map question={question},answer={answer}"

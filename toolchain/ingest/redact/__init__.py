@@ -1,0 +1,117 @@
+"""Personal data in the text of a recipe: found, and replaced where the recipe says so.
+
+A row a kind, a file a kind. What is found is counted and written down by place, kind and rule; its
+value never is. Replaced text is pseudonymised: who has the key can tell the same value again.
+"""
+
+import fnmatch
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from toolchain.ingest.redact import address, card, cn_id, email, ip, name, phone, plate, secret
+from toolchain.ingest.redact.kind import Draw, Kind, folded
+from toolchain.recipe import RedactSpec
+
+ORDER: tuple[Kind, ...] = (
+    secret.KIND,
+    email.KIND,
+    cn_id.KIND,
+    phone.MOBILE,
+    card.KIND,
+    ip.KIND,
+    phone.OTHER,
+    plate.KIND,
+    address.KIND,
+    name.KIND,
+)
+"""Kinds in the order in which they claim their places: a mobile number is no card."""
+NOT_LOOKED_FOR: Mapping[str, str] = MappingProxyType(
+    {
+        "name": "names without a cue such as `姓名：` or `Mr.`",
+        "address": "addresses without a number, and those of other countries than China, "
+        "the United States and the United Kingdom",
+        "phone": "local numbers without a cue such as `电话`",
+    }
+)
+"""Kind → what of it no rule finds: every report says so."""
+
+
+class Hit(NamedTuple):
+    """A value in a text, and what becomes of it."""
+
+    start: int
+    end: int
+    kind: str
+    rule: str
+    stand_in: str
+    """What replaces it; empty where it stays because the recipe or a standard says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """Rules of one recipe with the user's key."""
+
+    spec: RedactSpec
+    key: bytes
+
+    def hits(self, text: str) -> list[Hit]:
+        """Return the values in a text in their order; those that stay included."""
+        plain = folded(text)
+        found: list[Hit] = []
+        for kind in ORDER:
+            if kind.name in self.spec.kinds and kind.may_hold(plain):
+                _claim(found, self._of_kind(kind, plain))
+        if found and "name" in self.spec.kinds:
+            _claim(found, self._again(plain, found))
+        return sorted(found)
+
+    def _of_kind(self, kind: Kind, plain: str) -> Iterable[Hit]:
+        for span in kind.find(plain):
+            value = plain[span.start : span.end]
+            yield Hit(span.start, span.end, kind.name, span.rule, self._stand_in(kind, value))
+
+    def _again(self, plain: str, found: Sequence[Hit]) -> Iterable[Hit]:
+        """Yield where a name that a cue gave away stands again in the same text."""
+        for hit in [each for each in found if each.kind == "name" and each.stand_in]:
+            value = plain[hit.start : hit.end]
+            if len(value) < 2 or (value.isascii() and " " not in value):
+                continue
+            at = plain.find(value)
+            while at >= 0:
+                yield Hit(at, at + len(value), "name", "named before", hit.stand_in)
+                at = plain.find(value, at + len(value))
+
+    def _stand_in(self, kind: Kind, value: str) -> str:
+        normal = kind.normal(value)
+        kept = (fnmatch.fnmatchcase(normal, kind.normal(each)) for each in self.spec.keep)
+        shown = any(
+            fnmatch.fnmatchcase(value.casefold(), each.casefold()) for each in self.spec.keep
+        )
+        if kind.is_reserved(value) or shown or any(kept):
+            return ""
+        draw = Draw(hmac.digest(self.key, kind.name.encode(), "sha256"), normal)
+        if self.spec.surrogates == "lifelike":
+            return kind.lifelike(draw)
+        return f"[{kind.name}-{draw.word(6)}]"
+
+
+def _claim(found: list[Hit], hits: Iterable[Hit]) -> None:
+    """Add the hits that overlap none that is there already."""
+    for hit in hits:
+        if hit.end > hit.start and not any(
+            hit.start < other.end and other.start < hit.end for other in found
+        ):
+            found.append(hit)
+
+
+def replaced(text: str, hits: Sequence[Hit]) -> str:
+    """Return a text with each value replaced that does not stay."""
+    pieces, at = [], 0
+    for hit in hits:
+        if hit.stand_in:
+            pieces += [text[at : hit.start], hit.stand_in]
+            at = hit.end
+    return "".join([*pieces, text[at:]])

@@ -1,0 +1,94 @@
+"""Names of persons, where a cue says that one comes: `姓名：`, `联系人`, `…先生`, `My name is`.
+
+Names without a cue are not looked for, and every report says so: by a list of surnames alone one
+word in twenty of plain Chinese would be a name.
+"""
+
+import re
+from collections.abc import Iterator
+
+from toolchain.ingest.redact.gazetteer import DOUBLE_SURNAMES, SURNAMES
+from toolchain.ingest.redact.kind import Draw, Kind, Span, spans
+
+_HAN = "\u4e00-\u9fff"
+_SURNAME = f"(?:{'|'.join(DOUBLE_SURNAMES)}|[{SURNAMES}])"
+# Signs that stand behind a name much more often than in one.
+_BEHIND = (
+    "的了是在有和与及或已将会要想来去说问称向对把被给请让为于从到由住家今现我你他她它这那就都也还不没很"
+    "电话手机身份证地址生年岁男女先士小您号联系以经办购买订收到需因反映投诉咨询出签申报入登退支付"
+)
+_GIVEN = rf"[{_HAN}](?:(?![{_BEHIND}])[{_HAN}])?"
+_CHINESE = rf"(?:{_SURNAME}{_GIVEN}|[{_HAN}]{{2,6}}·[{_HAN}]{{2,8}})"
+_STRONG = re.compile(
+    r"(?:姓名|名字|联系人|收件人|收货人|寄件人|发件人|申请人|经办人|负责人|投保人|被保险人|持卡人|开户人|户主|"
+    r"法人|法定代表人|当事人|紧急联系人|客户名|用户名|患者|病人|客户|业主|租客|房东|学生|员工|签名|本人|业务员|快递员)"
+    rf"(?:叫做|名叫|叫|姓名|名称|是|为)?\s?(?:[:：]\s?|(?<=叫)|(?<=姓名)|(?<=名字))(?P<value>{_CHINESE})"
+)
+# Here the name follows without a colon, so that only cues that nothing else follows are taken.
+_PLAIN = re.compile(
+    r"(?:我叫|名叫|叫做|我的名字是|名字叫|名字是|姓名是|姓名为|联系人是|联系人为|收件人是|收件人为|收货人是|联系人|"
+    rf"收件人|收货人|寄件人|申请人|经办人|持卡人|投保人|户主|本人)\s?(?P<value>{_CHINESE})"
+)
+_TITLED = re.compile(
+    rf"(?P<value>{_SURNAME}(?:[{_HAN}]{{1,2}}?)??)(?=先生|女士|小姐|太太)(?!(?:女士|先生)们)"
+)
+_I_AM = re.compile(
+    r"我是(?P<value>[王李张刘陈杨赵吴徐孙朱胡郭罗郑梁谢宋唐许邓冯韩曹彭潘董袁蒋杜魏吕沈姚卢姜崔谭廖汪陆]"
+    rf"[{_HAN}]{{1,2}})(?=[，,。.!！;；\s]|$)"
+)
+_LATIN = (
+    r"[A-Z][a-zà-ÿ'’-]+(?: [A-Z]\.)?"
+    r"(?: (?:[Dd]e|[Vv]an|[Vv]on|[Dd]er|[Ll]a|[Aa]l|[Bb]in)(?= )){0,2}"
+    r"(?: [A-Z][A-Za-zà-ÿ'’-]+){0,2}"
+)
+_ENGLISH = re.compile(
+    r"(?:(?<![A-Za-z])(?:[Mm]y name(?:'s| is|:)|[Nn]ame(?: is)?\s?:|[Cc]ontact(?: person)?:|"
+    r"[Cc]ustomer:|[Pp]atient:|[Rr]ecipient:|[Ss]igned(?: by)?:?)|(?:姓名|联系人|收件人):)\s?"
+    rf"(?P<value>{_LATIN})"
+)
+_ENGLISH_TITLED = re.compile(rf"(?<![A-Za-z])(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.?\s(?P<value>{_LATIN})")
+_LETTER = re.compile(
+    rf"(?:^|\n)(?:Dear|Hi|Hello) (?P<value>{_LATIN}),|"
+    rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks),\s{{1,3}}(?P<signed>{_LATIN})\s*(?:\n|$)"
+)
+_PATTERNS = (
+    ("cue", _STRONG),
+    ("cue", _PLAIN),
+    ("title", _TITLED),
+    ("cue", _I_AM),
+    ("cue", _ENGLISH),
+    ("title", _ENGLISH_TITLED),
+)
+_NOBODYS = re.compile(
+    r"某|(?:^|\s)Doe$|^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your)\b"
+)
+_STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
+
+
+def _find(text: str) -> Iterator[Span]:
+    for rule, pattern in _PATTERNS:
+        yield from spans(pattern, text, rule)
+    for match in _LETTER.finditer(text):
+        group = "value" if match["value"] else "signed"
+        yield Span(*match.span(group), "letter")
+
+
+def _lifelike(draw: Draw) -> str:
+    """Return a name that says that it is none (某: a certain), `Doe` for Latin ones."""
+    if draw.value.isascii():
+        first = "".join(draw.of("bcdfghjklmnpqrstvwxyz", at) for at in range(5))
+        return f"{first.capitalize()} Doe"
+    return f"{draw.of('王李张刘陈杨赵黄周吴')}某{draw.of(_STEMS, 1)}"
+
+
+KIND = Kind(
+    name="name",
+    may_hold=re.compile(
+        r"[名人叫客户患者病学生员工业主房东租先女小太我签]|[Nn]ame|Mr|Ms|Dr|Prof|Miss|Mx|ontact|ustomer|"
+        r"atient|ecipient|igned|Dear|H[ie]|egards|incerely|heers|hanks"
+    ).search,
+    find=_find,
+    is_reserved=lambda value: bool(_NOBODYS.search(value)),
+    normal=lambda value: value.strip().casefold(),
+    lifelike=_lifelike,
+)

@@ -1,0 +1,102 @@
+"""Telephone numbers: Chinese mobiles and landlines, hotlines, numbers with a country code.
+
+Mobiles come before cards: of numbers with +86 one in ten passes the cards' check digit.
+"""
+
+import re
+from collections.abc import Iterator
+
+from toolchain.ingest.redact.kind import LEFT, RIGHT, SEP, Draw, Kind, Span, digits_of, spans
+
+_MOBILE = re.compile(
+    rf"(?<!\d[-./]){LEFT}(?:(?:\((?:\+|00)?86\)|(?:\+|00)?86){SEP})?"
+    rf"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9]){SEP}\d{{4}}{SEP}\d{{4}}{RIGHT}"
+)
+_AREA = r"(?:10|2\d|[3-9]\d{2})"
+_LANDLINE = re.compile(
+    rf"(?<!\d[-./]){LEFT}(?:\(0{_AREA}\)\s?|(?:\+|00)86[- ]?0?{_AREA}[- ]?|0{_AREA}[- ]?)"
+    rf"[2-8]\d{{2,3}}[- ]?\d{{4}}(?:(?:-|转|ext\.?)\s?\d{{1,5}})?{RIGHT}"
+)
+_HOTLINE = re.compile(rf"(?<!\d[-./]){LEFT}[48]00{SEP}\d{{3,4}}{SEP}\d{{3,4}}{RIGHT}")
+# ITU-T E.164: at most 15 digits with the country code.
+_INTERNATIONAL = re.compile(
+    r"(?<![0-9A-Za-z+])(?<!\d[.])(?:\+[1-9]\d{0,2}|00[1-9]\d{0,2}[- .])"
+    rf"(?:[- .]?(?:\(\d{{1,4}}\)|\d{{1,4}})){{2,6}}(?:x\d{{1,5}})?{RIGHT}"
+)
+_AMERICAN = re.compile(
+    rf"(?<!\d[-. ]){LEFT}(?:\+?1[-. ])?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}[-.])"
+    rf"[2-9]\d{{2}}[-.]\d{{4}}(?:x\d{{1,5}})?{RIGHT}(?![-.]\d)"
+)
+_CUED = re.compile(
+    r"(?:电话|手机|座机|联系方式|致电|拨打|传真|(?<![A-Za-z])(?:tel|telephone|phone|mobile|cell|fax|"
+    r"whatsapp|call))(?:号码|号|\s?number)?(?:\s+me\s+(?:at|on))?\s*(?:是|为|[:.]|is|at)?\s*"
+    rf"(?P<value>\+?\(?\d[-\d ()]{{5,18}}\d){RIGHT}",
+    re.IGNORECASE,
+)
+_RULES = (
+    ("mobile", _MOBILE),
+    ("landline", _LANDLINE),
+    ("hotline", _HOTLINE),
+    ("country code", _INTERNATIONAL),
+    ("American", _AMERICAN),
+)
+_DATE = re.compile(r"(?:19|20)\d{2}-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])")
+
+
+def _find_mobile(text: str) -> Iterator[Span]:
+    yield from spans(_MOBILE, text, "mobile")
+
+
+def _find_other(text: str) -> Iterator[Span]:
+    for rule, pattern in _RULES[1:]:
+        for span in spans(pattern, text, rule):
+            if 8 <= len(digits_of(text[span.start : span.end])) <= 20:
+                yield span
+    for span in spans(_CUED, text, "cue"):
+        value = text[span.start : span.end]
+        if 7 <= len(digits_of(value)) <= 15 and not _DATE.fullmatch(value[:10]):
+            yield span
+
+
+def _normal(value: str) -> str:
+    """Return the digits without the country code of China."""
+    digits = digits_of(value).removeprefix("00")
+    return digits[2:] if digits.startswith("86") and len(digits) >= 12 else digits
+
+
+def _is_reserved(value: str) -> bool:
+    """Say whether nobody has a number: ours, those of films, and what only zeros follow."""
+    digits = _normal(value)
+    is_ours = digits.startswith("999") or (digits.startswith("10") and len(digits) == 11)
+    # +1 NPA 555-0100 to 555-0199 are kept free for examples.
+    is_film = bool(re.fullmatch(r"1?[2-9]\d{2}55501\d{2}", digits))
+    return is_ours or is_film or digits.endswith("00000000") or len(set(digits)) == 1
+
+
+def _lifelike_mobile(draw: Draw) -> str:
+    """Return eleven digits that begin with 10: no mobile does."""
+    return "10" + draw.digits(9)
+
+
+def _lifelike(draw: Draw) -> str:
+    """Return a number of country code 999, which ITU keeps free."""
+    return f"+999 {draw.digits(4)} {draw.digits(8)[4:]}"
+
+
+_MAY_HOLD = re.compile(r"\d[-\d ().\u200b]{5,}\d").search
+MOBILE = Kind(
+    name="phone",
+    may_hold=_MAY_HOLD,
+    find=_find_mobile,
+    is_reserved=_is_reserved,
+    normal=_normal,
+    lifelike=_lifelike_mobile,
+)
+OTHER = Kind(
+    name="phone",
+    may_hold=_MAY_HOLD,
+    find=_find_other,
+    is_reserved=_is_reserved,
+    normal=_normal,
+    lifelike=_lifelike,
+)

@@ -1,0 +1,75 @@
+"""Keys, tokens and passwords: by their issuers' marks, or by a cue before them."""
+
+import re
+from collections.abc import Iterator
+
+from toolchain.ingest.redact.kind import LEFT, RIGHT, Kind, Span, spans
+
+_MARKS = re.compile(
+    rf"{LEFT}(?:"
+    r"(?:AKIA|ASIA|AROA)[0-9A-Z]{16}"  # AWS
+    r"|LTAI[0-9A-Za-z]{12,26}"  # Aliyun
+    r"|AKID[0-9A-Za-z]{32}"  # Tencent Cloud
+    r"|gh[pousr]_[0-9A-Za-z]{36,}|github_pat_[0-9A-Za-z_]{22,}|glpat-[0-9A-Za-z_-]{20,}"
+    r"|sk-(?:ant-|proj-)?[0-9A-Za-z_-]{20,}|(?:sk|rk|pk)_(?:live|test)_[0-9A-Za-z]{16,}"
+    r"|xox[abeprs]-[0-9A-Za-z-]{10,}|AIza[0-9A-Za-z_-]{35}|hf_[0-9A-Za-z]{30,}"
+    r"|npm_[0-9A-Za-z]{36}|pypi-[0-9A-Za-z_-]{50,}|SG\.[0-9A-Za-z_-]{16,}\.[0-9A-Za-z_-]{16,}"
+    r"|\d{8,10}:AA[0-9A-Za-z_-]{33}"  # Telegram
+    r"|eyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"  # a JWT (RFC 7519)
+    rf"){RIGHT}"
+)
+_KEY_FILE = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+_IN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{0,64}:(?P<value>[^\s/@]{3,})@")
+_CUED = re.compile(
+    r"(?:(?<![A-Za-z])(?:password|passwd|pwd|passcode|passphrase|secret|token|api[ _-]?key|"
+    r"access[ _-]?key|secret[ _-]?key|client[ _-]?secret|auth[ _-]?token)"
+    r"|密码|口令|密钥|令牌|授权码)"
+    r"(?:\s?\w{2,8})??[\"']?\s*(?:(?:was|is|are|=>|:=|[:=]|是|为|设为|改成|改为)\s*)"
+    r"[\"'`「“]?(?P<value>[0-9A-Za-z!-/:-@\[-`{-~]{6,200})",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(
+    r"^[<{\[$%*]|(.)\1{4}|x{5,}|example|your[_-]|^your|changeme|change_me|redacted|placeholder|"
+    r"\.\.\.|^(?:my)?(?:secret|password|token)[0-9]{0,3}$|^(?:https?|file|ssh)://|^[-/~]",
+    re.IGNORECASE,
+)
+_QUOTED_END = "\"'`」”,.;:!?)]}"
+
+
+def _find(text: str) -> Iterator[Span]:
+    yield from spans(_KEY_FILE, text, "private key")
+    yield from spans(_MARKS, text, "issuer's mark")
+    yield from spans(_IN_ADDRESS, text, "password in an address")
+    for span in spans(_CUED, text, "cue"):
+        value = text[span.start : span.end].rstrip(_QUOTED_END)
+        if _is_guarded(value):
+            yield Span(span.start, span.start + len(value), span.rule)
+
+
+def _is_guarded(value: str) -> bool:
+    """Say whether a value looks like a secret, and not like the next word of a sentence."""
+    kinds = sum(
+        bool(re.search(signs, value)) for signs in ("[a-z]", "[A-Z]", "[0-9]", "[^0-9A-Za-z]")
+    )
+    return len(value) >= 6 and kinds >= 2 and bool(re.search("[0-9]", value))
+
+
+def _is_reserved(value: str) -> bool:
+    return bool(_PLACEHOLDER.search(value)) and not value.startswith("-----BEGIN")
+
+
+KIND = Kind(
+    name="secret",
+    may_hold=re.compile(
+        r"pass|pwd|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}"
+        r"|LTAI|:AA|SG\.",
+        re.IGNORECASE,
+    ).search,
+    find=_find,
+    is_reserved=_is_reserved,
+    normal=lambda value: value,
+    lifelike=lambda draw: f"EXAMPLE-{draw.word(12)}",
+)

@@ -1,0 +1,111 @@
+"""The rules that every text of a recipe goes through: cleaned, then redacted.
+
+Entries, documents, the system prompt, the opening's documents and its turns: nothing that is
+learned or shipped goes past them. They come before the split, which hashes the questions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from toolchain.ingest.clean import dirt_in
+from toolchain.ingest.clean.language import language_of
+from toolchain.ingest.entries import Document, Entry, Messages, Place
+from toolchain.ingest.found import Change, Finding, Found
+from toolchain.ingest.redact import Redactor, replaced
+from toolchain.recipe import DataSpec
+
+PARTS: Mapping[str, str] = {"user": "question", "assistant": "answer", "system": "system"}
+
+
+class _Text(NamedTuple):
+    place: Place
+    part: str
+    text: str
+
+
+class TextRules:
+    """Rules of one recipe; what they find goes into `found`."""
+
+    def __init__(self, spec: DataSpec, key: bytes, found: Found) -> None:
+        self._spec = spec
+        self._found = found
+        self._redactor = Redactor(spec.redact, key)
+        self._cleans, self._mends = spec.clean.mode != "off", spec.clean.mode == "mend"
+        self._redacts, self._replaces = spec.redact.mode != "off", spec.redact.mode == "replace"
+
+    def entry(self, entry: Entry) -> Entry | str:
+        """Return an entry after the rules, or the reason why it is dropped."""
+        if not self._cleans and not self._redacts:
+            return entry
+        # Phrasings share their answer: it is looked at once, and counted once.
+        done: dict[tuple[str, str], str] = {}
+        phrasings = tuple(self._messages(entry.place, each, done) for each in entry.phrasings)
+        entry = replace(entry, phrasings=phrasings)
+        return self._of_language(entry) if self._cleans else entry
+
+    def document(self, document: Document) -> Document:
+        """Return a document after the rules."""
+        return replace(document, text=self.text(document.place, "text", document.text))
+
+    def text(self, place: Place, part: str, text: str) -> str:
+        """Return a text after the rules."""
+        given = _Text(place, part, text)
+        cleaned = self._cleaned(given) if self._cleans else text
+        result = self._redacted(given._replace(text=cleaned)) if self._redacts else cleaned
+        if result != text and part == "answer":
+            self._found.changed_answers += 1
+        return result
+
+    def _messages(
+        self, place: Place, messages: Messages, done: dict[tuple[str, str], str]
+    ) -> Messages:
+        changed = []
+        for message in messages:
+            key = (message["role"], message["content"])
+            if key not in done:
+                done[key] = self.text(place, PARTS[message["role"]], message["content"])
+            changed.append({"role": message["role"], "content": done[key]})
+        return tuple(changed)
+
+    def _cleaned(self, given: _Text) -> str:
+        text, dirt = dirt_in(given.text, html=self._spec.clean.html, mend=self._mends)
+        for each in dirt:
+            is_mended = self._mends and each.mended is not None
+            self._add(given, each.kind, each.rule, "mended" if is_mended else "found")
+            if each.mended is not None:
+                self._show(given, each.mended)
+        return text
+
+    def _redacted(self, given: _Text) -> str:
+        hits = self._redactor.hits(given.text)
+        if not hits:
+            return given.text
+        for hit in hits:
+            done = "replaced" if self._replaces else "found"
+            self._add(given, hit.kind, hit.rule, done if hit.stand_in else "kept")
+        after = replaced(given.text, hits)
+        if after != given.text:
+            self._show(given, after)
+        return after if self._replaces else given.text
+
+    def _of_language(self, entry: Entry) -> Entry | str:
+        messages = entry.phrasings[0] if entry.phrasings else ()
+        asked = [message["content"] for message in messages if message["role"] != "system"]
+        language = language_of("\n".join(asked))
+        if not language:
+            return entry
+        self._found.languages[entry.place.file, language] += 1
+        if not self._spec.clean.languages or language in self._spec.clean.languages:
+            return entry
+        given = _Text(entry.place, "entry", "")
+        self._add(given, "language", language, "dropped" if self._mends else "found")
+        return f"another language: {language}" if self._mends else entry
+
+    def _add(self, given: _Text, kind: str, rule: str, done: str) -> None:
+        self._found.add(
+            Finding(place=given.place, part=given.part, kind=kind, rule=rule, done=done)
+        )
+
+    def _show(self, given: _Text, after: str) -> None:
+        self._found.show(Change(place=given.place, part=given.part, before=given.text, after=after))

@@ -1,0 +1,113 @@
+"""The split of entries by each entry's own text and the seed, and the two sides of it.
+
+Nothing else decides, so that other entries may come and go.
+"""
+
+import hashlib
+import unicodedata
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+from toolchain.ingest.entries import Entry, Messages
+from toolchain.recipe import DataSpec
+
+LEARNED, WHOLE = -1, -2
+"""Marks of an entry that is learned as a whole, and of one that is held out as a whole."""
+
+
+def question_key(messages: Messages) -> str:
+    """Return what repeated questions share: all but the answer, without case, spaces, end marks."""
+    asked = "\0".join(
+        message["content"] for message in messages[:-1] if message["role"] != "system"
+    )
+    return plain_key(asked)
+
+
+def plain_key(text: str) -> str:
+    """Return a text without case, spaces and end marks."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" ?!.。")
+
+
+def key_digest(key: str) -> int:
+    """Return 64 bits of a key: a million of them take 60 MB, and the keys themselves 200."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Side(Sequence[Entry]):
+    """Entries of one side of the split, read from where all entries lie."""
+
+    entries: Sequence[Entry]
+    chosen: "array[int]"
+    """For each entry the number of the phrasing that is held out, or `LEARNED`, or `WHOLE`."""
+    is_held_out: bool
+    numbers: "array[int]"
+    """Numbers of the entries that have something on this side."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> Entry: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Entry]: ...
+    def __getitem__(self, number: int | slice) -> Entry | list[Entry]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        at = self.numbers[number]
+        return self._part(self.entries[at], self.chosen[at])
+
+    def __iter__(self) -> Iterator[Entry]:
+        for entry, chosen in zip(self.entries, self.chosen, strict=True):
+            if _is_on(chosen, self.is_held_out):
+                yield self._part(entry, chosen)
+
+    def has(self, number: int, phrasing: int) -> bool:
+        """Say whether a phrasing of an entry, by their numbers, is on this side."""
+        chosen = self.chosen[number]
+        return (chosen in (phrasing, WHOLE)) == self.is_held_out
+
+    def _part(self, entry: Entry, chosen: int) -> Entry:
+        if chosen < 0:
+            return entry
+        if self.is_held_out:
+            return replace(entry, phrasings=(entry.phrasings[chosen],))
+        left = (p for at, p in enumerate(entry.phrasings) if at != chosen)
+        return replace(entry, phrasings=tuple(left))
+
+
+def _is_on(chosen: int, is_held_out: bool) -> bool:
+    return chosen >= 0 or (chosen == WHOLE) == is_held_out
+
+
+def split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[Side, Side]:
+    """Return (train, held out)."""
+    chosen = array("l", (_choose(entry, spec, seed) for entry in entries))
+    train, held_out = (
+        Side(
+            entries=entries,
+            chosen=chosen,
+            is_held_out=side,
+            numbers=array("L", (at for at, each in enumerate(chosen) if _is_on(each, side))),
+        )
+        for side in (False, True)
+    )
+    return train, held_out
+
+
+def _choose(entry: Entry, spec: DataSpec, seed: int) -> int:
+    if spec.hold_out == "conversation":
+        is_out = _fraction(seed, entry.phrasings[0]) < spec.held_out_share
+        return WHOLE if is_out else LEARNED
+    if len(entry.phrasings) == 1:
+        return LEARNED
+    count = range(len(entry.phrasings))
+    return min(count, key=lambda at: _fraction(seed, entry.phrasings[at]))
+
+
+def _fraction(seed: int, messages: Messages) -> float:
+    """Return a number in [0, 1) that is fixed by the seed and the question."""
+    hashed = hashlib.sha256(f"{seed}\0{question_key(messages)}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") / 2**64
