@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -19,6 +20,7 @@ from pydantic import (
 from device.manifest import MAX_SLOTS, MAX_TAKE
 from toolchain import config
 from toolchain.config import Frozen
+from toolchain.terms import canonical
 from toolchain.texts import decoded
 
 AUTO = "auto"
@@ -26,6 +28,10 @@ AUTO = "auto"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Licence = Annotated[str, AfterValidator(canonical)]
+"""SPDX expression, with ids as SPDX spells them; a model card's spelling is understood too."""
+Words = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)]
+"""What travels in the ledger of a bundle."""
 
 
 class ScratchSpec(Frozen):
@@ -64,6 +70,9 @@ class ModelSpec(Frozen):
     name: str = Field(
         default="", description="name of the result, as in its file name; by default the recipe's"
     )
+    licence: Licence = ""
+    """Licence of the base, where its card, its licence text and our table do not say it."""
+    adapter_licence: Licence = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":
@@ -79,6 +88,23 @@ class TurnSpec(Frozen):
 
     question: Text
     answer: Text
+
+
+class SourceSpec(Frozen):
+    """Where some of the recipe's files are from, and under which terms."""
+
+    files: tuple[Text, ...] = Field(
+        min_length=1, description="files, folders or patterns, as the recipe names them elsewhere"
+    )
+    licence: Licence = Field(
+        description="SPDX expression; `LicenseRef-ours` for your own, `LicenseRef-NAME` for others"
+    )
+    subject: Words = Field(
+        default="", description="key of a row that names the person whom the row is about"
+    )
+    url: Words = ""
+    attribution: Words = Field(default="", description="words with which its authors are named")
+    note: Words = ""
 
 
 class DataSpec(Frozen):
@@ -99,6 +125,15 @@ class DataSpec(Frozen):
     conversation may draw on."""
     turns: tuple[TurnSpec, ...] = ()
     """Behind it: turns that every such conversation begins with."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Terms of the recipe's files, those of `[knowledge]` included; of a file without them the
+    ledger says that they are unknown."""
+    strict: bool = False
+    """Refuse to package a model while the terms of any source are unknown."""
+
+    def without_terms(self) -> "DataSpec":
+        """Return what decides the data set: its terms may be corrected later."""
+        return self.model_copy(update={"sources": (), "strict": False})
 
 
 class TrainSpec(Frozen):
@@ -130,6 +165,8 @@ class DistillSpec(TrainSpec):
     """A Hub id or folder; empty: the checkpoint of the stage before."""
     student: str = ""
     """A Hub id or folder; empty: a copy of the teacher's layers named by `layers`."""
+    teacher_licence: Licence = ""
+    student_licence: Licence = ""
     layers: tuple[int, ...] = ()
     learning_rate: float = Field(default=1e-3, gt=0)
     temperature: float = Field(default=2.0, gt=0)
@@ -137,6 +174,10 @@ class DistillSpec(TrainSpec):
     """Share of plain cross-entropy in the loss."""
     top_k: Positive = 64
     """Teacher probabilities kept at each position, beside the mass of the rest."""
+
+    def without_terms(self) -> "DistillSpec":
+        """Return what decides the student."""
+        return self.model_copy(update={"teacher_licence": "", "student_licence": ""})
 
     @model_validator(mode="after")
     def _one_student(self) -> "DistillSpec":
@@ -239,6 +280,7 @@ class KnowledgeSpec(Frozen):
         description="a folder of sentence-transformers of the BERT family, a Hub id, or "
         "`package:NAME/FILE`: a zip archive of such a folder that an installed package ships"
     )
+    embedder_licence: Licence = ""
     scheme: Literal["F16", "Q8_0"] = "Q8_0"
     tune: ContrastSpec | None = None
     """Tune the embedder on `questions`; `true` for the defaults."""
@@ -250,6 +292,10 @@ class KnowledgeSpec(Frozen):
     answer_questions: Positive = 24
     """Questions that `auto` asks."""
     gate: KnowledgeGateSpec = KnowledgeGateSpec()
+
+    def without_terms(self) -> "KnowledgeSpec":
+        """Return what decides the knowledge."""
+        return self.model_copy(update={"embedder_licence": ""})
 
     @field_validator("tune", mode="before")
     @classmethod
@@ -377,7 +423,11 @@ class PackageSpec(Frozen):
     special_tokens: Literal["parse", "escape"] = "parse"
     """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
     as plain text."""
-    licence: str = Field(default="", description="SPDX id of the result's licence")
+    licence: str = Field(
+        default="",
+        description="SPDX expression that the result is published under, checked against the "
+        "terms of all that it is made of; empty: what follows from them",
+    )
 
 
 class Recipe(Frozen):

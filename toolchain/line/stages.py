@@ -28,11 +28,13 @@ from toolchain.figures import (
     ModelFigures,
     VerdictFigures,
 )
+from toolchain.ledger import total
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
 from toolchain.recipe import Recipe
 from toolchain.target import Target
+from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
@@ -73,7 +75,7 @@ def _ingest(flow: Flow) -> Dataset:
     from toolchain.ingest import ingest
 
     flow.dataset = ingest(
-        flow.recipe.data,
+        flow.recipe.data.without_terms(),
         flow.recipe.folder,
         flow.out("ingest"),
         flow.report,
@@ -211,7 +213,7 @@ def _distill(flow: Flow) -> Checkpoint:
     flow.checkpoint = distill(
         teacher,
         flow.data(),
-        spec,
+        spec.without_terms(),
         flow.out("distill"),
         flow.report,
         seed=recipe.seed,
@@ -288,7 +290,7 @@ def _know(flow: Flow) -> Knowledge:
     assert recipe.knowledge
     flow.knowledge = know(
         flow.texts(),
-        recipe.knowledge,
+        recipe.knowledge.without_terms(),
         recipe.folder,
         FORMATS["gguf"].runtime(flow.report),
         flow.out("know"),
@@ -416,7 +418,8 @@ def _package(flow: Flow) -> Bundle:
     from toolchain.package import Origin, package
 
     recipe, form = flow.recipe, flow.format
-    licences = sorted(flow.base.glob("LICENSE*")) if flow.base else []
+    licences = travelling_files(flow.base) if flow.base else []
+    records = tuple(flow.records_of(form))
     origin = Origin(
         name=recipe.name,
         recipe=recipe.id,
@@ -425,7 +428,9 @@ def _package(flow: Flow) -> Bundle:
         licence=recipe.package.licence,
         opening=flow.data().opening(),
         licence_files=tuple(licences),
-        records=tuple(flow.records_of(form)),
+        records=records,
+        ledger=total(record.ledger for record in records),
+        strict=recipe.data.strict,
     )
     return package(
         flow.models[form],

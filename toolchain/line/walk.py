@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolchain import recipe as recipes
-from toolchain.checks import Ahead, Findings, check
+from toolchain.artifacts import account
+from toolchain.checks import Ahead, Findings, check, terms
 from toolchain.errors import ConfigError, FitError, all_of
 from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
+from toolchain.line.sources import ledger_of, sources_of
 from toolchain.line.stages import STAGES
 from toolchain.lock import locked
 from toolchain.processes import is_main
@@ -67,6 +69,8 @@ def known(
         schemes=tuple(schemes),
     )
     check(ahead, findings)
+    with findings.gathering():
+        terms.look(ahead, sources_of(recipe), findings)
     return findings
 
 
@@ -101,6 +105,8 @@ def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
             flow.format = form
             flow.folder_suffix = _folder_suffix(form)
             artifact = row.run(flow)
+            if is_main():
+                artifact = account(artifact, ledger_of(flow, stage, artifact))
             flow.records.append((form, artifact.record))
             yield Step(
                 stage=stage,

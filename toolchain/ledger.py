@@ -1,0 +1,162 @@
+"""The ledger: which sources a stage read, under which terms, what was found in them and what was
+done with them.
+
+Every record has the block of its own stage; a bundle's manifest has the sum. The rule to keep: a
+term that nobody stated is unknown, and is never taken for a permission.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from toolchain.config import Frozen
+
+Role = Literal[
+    "base", "adapter", "teacher", "student", "embedder", "data", "opening", "documents", "questions"
+]
+"""What a source is for a recipe."""
+Use = Literal["weights", "outputs", "trained", "beside"]
+"""What becomes of a source: its weights are changed, its outputs are learned, its text is learned,
+or it travels in the bundle as it is."""
+ADAPTED: tuple[Use, ...] = ("weights", "outputs", "trained")
+"""Uses that make a work of their own out of the source."""
+
+
+class Source(Frozen):
+    """One source of text or of weights, and the terms under which it was read."""
+
+    role: Role
+    use: Use
+    name: str
+    """File relative to the recipe, or the name of a model."""
+    sha256: str = ""
+    """Digest of its bytes; empty where they are not known yet."""
+    licence: str = ""
+    """SPDX expression; empty where nobody said it."""
+    said_by: str = ""
+    """Where the licence stands: `recipe`, `table of bases`, `model card`, `LICENSE`."""
+    rows: int | None = None
+    """Entries that were read of it; None where they are not counted."""
+    subject: str = ""
+    """Key of a row that names the person whom the row is about."""
+    url: str = ""
+    attribution: str = ""
+    """Words with which its authors want to be named."""
+    note: str = ""
+
+    @property
+    def said(self) -> str:
+        """What it is called in a sentence: its name and its licence."""
+        return f"{self.role} `{self.name}` ({self.licence or 'terms unknown'})"
+
+
+class Ledger(Frozen):
+    """Account of the text and weights that one stage read, or of all stages together."""
+
+    sources: tuple[Source, ...] = ()
+    found: dict[str, int] = Field(default_factory=dict)
+    """Kind of finding → how often it was found in the text."""
+    replaced: dict[str, int] = Field(default_factory=dict)
+    """Kind of finding → how often it was replaced."""
+    done: tuple[str, ...] = ()
+    """What was done with the sources, a sentence for each stage."""
+
+    def unknown(self) -> tuple[Source, ...]:
+        """Return the sources whose terms nobody stated."""
+        return tuple(source for source in self.sources if not source.licence)
+
+
+def total(ledgers: Iterable[Ledger | None]) -> Ledger:
+    """Return the sum of the ledgers of several stages.
+
+    A source that several of them read stands in it once, with the use that asks for the most.
+    """
+    sources: dict[tuple[str, str], Source] = {}
+    found: Counter[str] = Counter()
+    replaced: Counter[str] = Counter()
+    done: list[str] = []
+    for ledger in filter(None, ledgers):
+        for source in ledger.sources:
+            place = (source.role, source.name)
+            sources[place] = _stronger(sources.get(place), source)
+        found.update(ledger.found)
+        replaced.update(ledger.replaced)
+        done += ledger.done
+
+    return Ledger(
+        sources=tuple(sources.values()),
+        found=dict(sorted(found.items())),
+        replaced=dict(sorted(replaced.items())),
+        done=tuple(dict.fromkeys(done)),
+    )
+
+
+def _stronger(known: Source | None, other: Source) -> Source:
+    """Return one account of a source that two stages read."""
+    if known is None:
+        return other
+    first, second = (known, other) if known.use in ADAPTED else (other, known)
+    rows = first.rows if first.rows is not None else second.rows
+    return first.model_copy(update={"rows": rows, "sha256": first.sha256 or second.sha256})
+
+
+def as_json(ledger: Ledger) -> dict[str, Any]:
+    """Return a ledger as a manifest has it: without what nobody said."""
+    fields = ledger.model_dump(mode="json")
+    fields["sources"] = [
+        {name: value for name, value in source.items() if value not in ("", None)}
+        for source in fields["sources"]
+    ]
+    return fields
+
+
+def lines(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a ledger says as names and texts, for people; it comes from a manifest."""
+    rows: list[tuple[str, str]] = []
+    sources = ledger.get("sources") or ()
+    if sources:
+        rows.append(("sources", "  ·  ".join(map(_source_words, sources))))
+    found, replaced = ledger.get("found") or {}, ledger.get("replaced") or {}
+    if found:
+        rows.append(("found", f"{_counts(found)}; replaced {sum(replaced.values())}"))
+    terms = ledger.get("terms") or {}
+    if terms:
+        rows.append(("terms", terms_words(terms)))
+    return rows
+
+
+def terms_words(terms: Mapping[str, Any]) -> str:
+    """Return in words under which terms a bundle may be passed on."""
+    result, unknown = terms.get("result") or "", terms.get("unknown") or ()
+    said = f"result: {result or 'unknown'}"
+    if unknown:
+        said += f"; unknown for {', '.join(map(str, unknown))}"
+    for sentence in terms.get("conditions") or ():
+        said += f"; {sentence}"
+    return said
+
+
+def _source_words(source: Mapping[str, Any]) -> str:
+    subject = f", subject {source['subject']}" if source.get("subject") else ""
+    role = "" if source.get("role") in ("data", "documents") else f"{source.get('role')}  "
+    licence = source.get("licence") or "terms unknown"
+    return f"{role}{source.get('name')}  {licence}{subject}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def rows_of(sources: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Return role, name, licence and number of rows of each source, for a table."""
+    return [
+        (
+            str(source.get("role", "")),
+            str(source.get("name", "")),
+            str(source.get("licence") or "terms unknown"),
+            str(source.get("rows", "")),
+        )
+        for source in sources
+    ]
