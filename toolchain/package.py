@@ -246,7 +246,7 @@ def _fill(
         special_tokens=spec.special_tokens,
         slots=spec.slots if packing.has_slots else 1,
         provenance=_provenance(origin),
-        licences=(terms.result,) if terms.result else (),
+        licences=(said,) if (said := terms.result or origin.licence) else (),
         ledger={**as_json(origin.ledger), "terms": terms.as_json()},
         gate=_gate(figures),
         arithmetic=figures.arithmetic,
@@ -318,7 +318,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
     terms = origin.terms()
     card = (
         "---",
-        f"license: {terms.result or 'unknown'}",
+        f"license: {terms.result or origin.licence or 'unknown'}",
         f"library_name: {model.file.suffix[1:]}",
         "---",
         f"# {origin.name} {spec.version}",

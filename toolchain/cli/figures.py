@@ -124,12 +124,24 @@ def inspect(
         ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    sbom: Annotated[
+        Path | None,
+        typer.Option(
+            "--sbom",
+            metavar="JSON",
+            help="Write a bundle's bill of materials (CycloneDX 1.6): files, sources, terms.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is inside a model file or folder, in one screen, from its headers alone."""
     from toolchain.line import formats
     from toolchain.quantize import folders
 
+    if sbom:
+        from toolchain.sbom import write_sbom
+
+        write_sbom(path, sbom)
     if path.is_dir():
         show.folder(folders.describe(path), as_json=as_json)
         if as_json or not (file := folders.model_file(path)):

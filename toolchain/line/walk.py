@@ -57,8 +57,18 @@ def known(
     if any(STAGES[stage].per_format for stage in stages if stage in STAGES):
         order.check_target(recipe, settings.target, findings)
 
+    check(ahead_of(recipe, settings, stages, schemes), findings)
+    with findings.gathering():
+        terms.look(ahead_of(recipe, settings, stages), sources_of(recipe), findings)
+    return findings
+
+
+def ahead_of(
+    recipe: Recipe, settings: Settings, stages: tuple[str, ...], schemes: Sequence[str] = ()
+) -> Ahead:
+    """Return the walk that is about to begin."""
     formats = order.runnable(recipe, settings.target)
-    ahead = Ahead(
+    return Ahead(
         recipe=recipe,
         target=settings.target,
         stages=stages,
@@ -68,10 +78,6 @@ def known(
         offline=settings.offline,
         schemes=tuple(schemes),
     )
-    check(ahead, findings)
-    with findings.gathering():
-        terms.look(ahead, sources_of(recipe), findings)
-    return findings
 
 
 def _files(

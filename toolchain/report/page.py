@@ -9,6 +9,7 @@ from typing import Any
 
 from toolchain.artifacts import Report
 from toolchain.knowledge.found import FoundPassage
+from toolchain.ledger import as_json, lines, rows_of
 from toolchain.report import caveats, knowledge, plots, test_name
 from toolchain.report.knowledge import Known
 
@@ -120,9 +121,22 @@ def _known(known: Known) -> Iterator[str]:
 
     yield "<h3>What this was made of</h3>"
     yield _table(("", ""), knowledge.origin(known))
+    yield from _ledger(known)
     files = knowledge.files(known)
     title = f"{len(files)} files" if len(files) != 1 else "1 file"
     yield f"<details><summary>{title}</summary>{_table(('file', 'gave'), files)}</details>"
+
+
+def _ledger(known: Known) -> Iterator[str]:
+    """Yield the sources with their terms, what was found in them, and what was done."""
+    if not known.ledger.sources:
+        return
+    fields = as_json(known.ledger)
+    yield "<h3>Sources and terms</h3>"
+    yield _table(("source", "name", "terms", "rows"), rows_of(fields["sources"]))
+    rows = [row for row in lines(fields) if row[0] != "sources"]
+    rows += [("done", sentence) for sentence in known.ledger.done]
+    yield _table(("", ""), rows)
 
 
 def _questions(asked: Sequence[FoundPassage]) -> str:

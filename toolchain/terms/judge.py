@@ -45,7 +45,7 @@ class Terms:
 
     @property
     def unknown_words(self) -> str:
-        """Sources whose terms nobody knows, in words: the first of them and the number of others."""
+        """Sources whose terms nobody knows, in words: the first, and how many more."""
         more = len(self.unknown) - _SHOWN
         shown = ", ".join(self.unknown[:_SHOWN])
         return f"{shown} and {more} more" if more > 0 else shown

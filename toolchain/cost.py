@@ -1,0 +1,227 @@
+"""What a recipe takes: hours on this computer by its own records, and money for a rented one.
+
+On this computer a stage takes what a recorded one of the same kind took, scaled by the tokens that
+are learned, the questions that are answered and the parameters. Where nothing is recorded yet, the
+number of operations is divided by the rate at which this computer multiplies now.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import RECORD, Record, recorded
+from toolchain.prices import Money, Price, Prices
+
+START_S = 2.0
+"""Seconds until a stage that trains has loaded its libraries."""
+# Measured here: 1.6 to 2.4 (torch 2.13, transformers 5.23 from a warm disk).
+GPU_SHARE = 0.25
+"""Share of an accelerator's rate of large matrices that training gets: an assumption."""
+# Model FLOPs utilisation of small models on one accelerator; PaLM (arXiv:2204.02311, table 3)
+# reports 21 to 46 % for large ones on many.
+SETUP_H = 0.25
+"""Hours that are paid before a rented computer trains: it is set up, weights are fetched."""
+RESTARTS = 0.1
+"""Share of the time that is done twice on a spot instance that is taken away."""
+PUE = 1.2
+"""Power of a data centre ÷ power of its computers: an assumption."""
+HERE_W = 65.0
+"""Power of this computer while it trains, in watts: an assumption, unless it is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What one stage has to do."""
+
+    stage: str
+    parameters: int
+    """Of the model that is trained."""
+    tokens: float
+    """Tokens of whole sequences that are learned from, each as often as it is seen."""
+    asked: int
+    """Questions that are answered before and after."""
+    operations: float
+    """Multiplications and additions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What one recorded stage had to do, and what it took."""
+
+    stage: str
+    folder: str
+    """Work folder that it was recorded in."""
+    parameters: int
+    tokens: float
+    asked: int
+    train_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Time of one stage on this computer."""
+
+    stage: str
+    seconds: float
+    by: str
+    """What the figure stands on, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What the same takes on a rented computer."""
+
+    price: Price
+    is_spot: bool
+    hours: float
+    """Hours that are paid."""
+    amount: float
+    """In the currency that was asked for."""
+    kwh: float
+    co2_kg: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a recipe takes."""
+
+    stages: tuple[Expected, ...]
+    kwh: float
+    co2_kg: float
+    """Of this computer."""
+    offers: tuple[Offer, ...]
+    """The cheapest first."""
+    currency: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds on this computer."""
+        return sum(each.seconds for each in self.stages)
+
+
+def records_in(folder: Path) -> list[Done]:
+    """Return what the work folders in a folder recorded of stages that train."""
+    found: list[Done] = []
+    for file in sorted(folder.glob(f"*/*/{RECORD}")):
+        record = recorded(file.parent)
+        if record:
+            found += _done(record, file.parent.parent.name)
+    return found
+
+
+def _done(record: Record, folder: str) -> Iterator[Done]:
+    figures = record.figures
+    parameters = figures.get("total_parameters", figures.get("parameters"))
+    runs = _runs(figures)
+    tokens, train_s = (
+        sum(float(run[name]) for run in runs) for name in ("trained_tokens", "train_s")
+    )
+    if isinstance(parameters, int) and tokens > 0 and train_s > 0:
+        yield Done(
+            stage=record.stage,
+            folder=folder,
+            parameters=parameters,
+            tokens=tokens,
+            asked=int(figures.get("questions") or 0),
+            train_s=train_s,
+            seconds=record.seconds,
+        )
+
+
+def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the trainings of a record: two of `distill`, whose control is trained as long."""
+    several = [figures[name] for name in ("student", "control") if name in figures]
+    each = several or [figures]
+    return [run for run in each if {"trained_tokens", "train_s"} <= run.keys()]
+
+
+def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
+    """Return the time of a stage here; `rate` are this computer's operations a second.
+
+    Of several recorded stages the one with the nearest number of parameters counts, then the one
+    with the nearest number of tokens.
+    """
+    known = [each for each in done if each.stage == work.stage]
+    if not known:
+        return Expected(
+            stage=work.stage,
+            seconds=START_S + work.operations / rate,
+            by="no record here: its operations by this computer's rate of matrices",
+        )
+
+    nearest = min(known, key=lambda each: _distance(work, each))
+    size = work.parameters / nearest.parameters
+    train_s = nearest.train_s * size * work.tokens / nearest.tokens
+    rest_s = max(0.0, nearest.seconds - nearest.train_s)
+    start_s = min(rest_s, START_S)
+    share = size * work.asked / nearest.asked if nearest.asked else 1.0
+    return Expected(
+        stage=work.stage,
+        seconds=train_s + start_s + (rest_s - start_s) * share,
+        by=f"by `{nearest.folder}` here: {nearest.tokens / nearest.train_s:,.0f} tokens/s with "
+        f"{nearest.parameters / 1e6:.2f} M parameters",
+    )
+
+
+def _distance(work: Workload, done: Done) -> tuple[float, float]:
+    """Return how many times larger or smaller the parameters are, and the tokens."""
+    size, length = work.parameters / done.parameters, work.tokens / done.tokens
+    return max(size, 1 / size), max(length, 1 / length) if length else 0.0
+
+
+def cost(
+    works: Sequence[Workload],
+    stages: Sequence[Expected],
+    prices: Prices,
+    *,
+    currency: str,
+    country: str,
+    watts: float,
+) -> Cost:
+    """Return what a recipe takes here, and what each offer of the table would."""
+    hours = sum(each.seconds for each in stages) / 3600
+    kwh = hours * watts / 1000
+    offers = [
+        _offer(price, is_spot, works, prices, currency)
+        for price in prices.price
+        for is_spot in ((False, True) if price.spot else (False,))
+    ]
+    return Cost(
+        stages=tuple(stages),
+        kwh=kwh,
+        co2_kg=kwh * prices.grams(country) / 1000,
+        offers=tuple(sorted(offers, key=lambda offer: offer.amount)),
+        currency=currency,
+        assumptions=(
+            f"this computer draws {watts:g} W; {prices.grams(country):g} g CO2 a kWh ({country})",
+            f"a rented one trains at {GPU_SHARE:.0%} of its rate of matrices, {SETUP_H * 60:.0f} "
+            f"minutes are paid before, spot does {RESTARTS:.0%} twice; PUE {PUE:g}",
+            f"exchange rates of {prices.exchange.date}: {prices.exchange.source}",
+        ),
+    )
+
+
+def _offer(
+    price: Price, is_spot: bool, works: Sequence[Workload], prices: Prices, currency: str
+) -> Offer:
+    gpu = prices.gpu_of(price)
+    trained = sum(each.operations for each in works) / (gpu.tflops * 1e12 * GPU_SHARE) / 3600
+    hours = SETUP_H + trained * (1 + RESTARTS * is_spot)
+    hourly = price.spot if is_spot and price.spot else price.hourly
+    kwh = hours * gpu.watts / 1000 * PUE
+    return Offer(
+        price=price,
+        is_spot=is_spot,
+        hours=hours,
+        amount=prices.converted(hourly * hours, price.currency, currency),
+        kwh=kwh,
+        co2_kg=kwh * prices.grams(price.country) / 1000,
+    )
+
+
+def within(found: Cost, budget: Money | None) -> tuple[Offer, ...]:
+    """Return the offers that a budget pays for, the cheapest first; all without a budget."""
+    return tuple(offer for offer in found.offers if budget is None or offer.amount <= budget.amount)
