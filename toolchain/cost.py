@@ -5,21 +5,29 @@ are learned, the questions that are answered and the parameters. Where nothing i
 number of operations is divided by the rate at which this computer multiplies now.
 """
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolchain.artifacts import RECORD, Record, recorded
+from toolchain.figures import DatasetFigures
 from toolchain.prices import Money, Price, Prices
 
+SAME_SIZE = 0.05
+"""Largest relative difference of two numbers of parameters that count as equal."""
 START_S = 2.0
 """Seconds until a stage that trains has loaded its libraries."""
 # Measured here: 1.6 to 2.4 (torch 2.13, transformers 5.23 from a warm disk).
+CHARACTERS_PER_TOKEN = 4
+"""Characters that the plan takes for a token where the tokenizer is trained later."""
 GPU_SHARE = 0.25
 """Share of an accelerator's rate of large matrices that training gets: an assumption."""
 # Model FLOPs utilisation of small models on one accelerator; PaLM (arXiv:2204.02311, table 3)
 # reports 21 to 46 % for large ones on many.
+LORA_BYTES, FULL_BYTES = 3, 20
+"""Bytes a parameter while an adapter is trained on weights of 16 bits, and while all are."""
 SETUP_H = 0.25
 """Hours that are paid before a rented computer trains: it is set up, weights are fetched."""
 RESTARTS = 0.1
@@ -105,30 +113,49 @@ class Cost:
 def records_in(folder: Path) -> list[Done]:
     """Return what the work folders in a folder recorded of stages that train."""
     found: list[Done] = []
-    for file in sorted(folder.glob(f"*/*/{RECORD}")):
-        record = recorded(file.parent)
-        if record:
-            found += _done(record, file.parent.parent.name)
+    for work in sorted(each for each in folder.glob("*") if each.is_dir()):
+        records = {file.parent.name: recorded(file.parent) for file in work.glob(f"*/{RECORD}")}
+        known = {name: record for name, record in records.items() if record}
+        for record in known.values():
+            found += _done(record, work.name, _guess(known))
     return found
 
 
-def _done(record: Record, folder: str) -> Iterator[Done]:
+def _guess(records: Mapping[str, Record]) -> float | None:
+    """Return the tokens that the plan takes a conversation for, if its tokenizer came later.
+
+    A tokenizer that is trained with the model is not known before: the plan counts characters.
+    """
+    if not {"ingest", "pretrain"} <= records.keys():
+        return None
+    figures = DatasetFigures.read(records["ingest"].figures)
+    return (figures.question_chars.mean + figures.answer_chars.mean) / CHARACTERS_PER_TOKEN
+
+
+def _done(record: Record, folder: str, guess: float | None) -> Iterator[Done]:
     figures = record.figures
     parameters = figures.get("total_parameters", figures.get("parameters"))
     runs = _runs(figures)
-    tokens, train_s = (
-        sum(float(run[name]) for run in runs) for name in ("trained_tokens", "train_s")
-    )
+    tokens = sum(float(run["trained_tokens"]) for run in runs)
+    train_s = sum(float(run["train_s"]) for run in runs)
     if isinstance(parameters, int) and tokens > 0 and train_s > 0:
         yield Done(
             stage=record.stage,
             folder=folder,
             parameters=parameters,
-            tokens=tokens,
+            tokens=tokens if guess is None else guess * _seen(record) * len(runs),
             asked=int(figures.get("questions") or 0),
             train_s=train_s,
             seconds=record.seconds,
         )
+
+
+def _seen(record: Record) -> float:
+    """Return how many conversations one training of a stage saw, each as often as it did."""
+    spec, figures = record.parameters, record.figures
+    if "steps" in spec:
+        return float(spec["steps"] * spec["batch_size"])
+    return float(spec.get("epochs", 1) * figures.get("conversations", 1))
 
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -141,8 +168,7 @@ def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
     """Return the time of a stage here; `rate` are this computer's operations a second.
 
-    Of several recorded stages the one with the nearest number of parameters counts, then the one
-    with the nearest number of tokens.
+    Of several recorded stages those with the nearest number of parameters count.
     """
     known = [each for each in done if each.stage == work.stage]
     if not known:
@@ -152,18 +178,30 @@ def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
             by="no record here: its operations by this computer's rate of matrices",
         )
 
-    nearest = min(known, key=lambda each: _distance(work, each))
+    alike = _alike(work, known)
+    nearest = alike[0]
     size = work.parameters / nearest.parameters
-    train_s = nearest.train_s * size * work.tokens / nearest.tokens
-    rest_s = max(0.0, nearest.seconds - nearest.train_s)
+    # The median: on a busy computer single records say more about the others on it.
+    per_token = statistics.median(each.train_s / each.tokens for each in alike)
+    rest_s = statistics.median(max(0.0, each.seconds - each.train_s) for each in alike)
     start_s = min(rest_s, START_S)
     share = size * work.asked / nearest.asked if nearest.asked else 1.0
     return Expected(
         stage=work.stage,
-        seconds=train_s + start_s + (rest_s - start_s) * share,
-        by=f"by `{nearest.folder}` here: {nearest.tokens / nearest.train_s:,.0f} tokens/s with "
-        f"{nearest.parameters / 1e6:.2f} M parameters",
+        seconds=per_token * size * work.tokens + start_s + (rest_s - start_s) * share,
+        by=f"by {len(alike)} recorded here with {nearest.parameters / 1e6:.2f} M parameters",
     )
+
+
+def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
+    """Return the recorded stages of the nearest size, the one with the nearest tokens first."""
+    nearest = min(known, key=lambda each: _distance(work, each))
+    close = [
+        each
+        for each in known
+        if abs(each.parameters - nearest.parameters) <= SAME_SIZE * nearest.parameters
+    ]
+    return sorted(close, key=lambda each: _distance(work, each)[1])
 
 
 def _distance(work: Workload, done: Done) -> tuple[float, float]:
@@ -187,6 +225,7 @@ def cost(
     offers = [
         _offer(price, is_spot, works, prices, currency)
         for price in prices.price
+        if works and prices.gpu_of(price).memory_gb >= _memory_gb(works)
         for is_spot in ((False, True) if price.spot else (False,))
     ]
     return Cost(
@@ -201,6 +240,14 @@ def cost(
             f"minutes are paid before, spot does {RESTARTS:.0%} twice; PUE {PUE:g}",
             f"exchange rates of {prices.exchange.date}: {prices.exchange.source}",
         ),
+    )
+
+
+def _memory_gb(works: Sequence[Workload]) -> float:
+    """Return the memory that training takes on an accelerator, about, in GB."""
+    return max(
+        each.parameters * (LORA_BYTES if each.stage == "tune" else FULL_BYTES) / 1e9
+        for each in works
     )
 
 

@@ -61,9 +61,10 @@ def cost_verb(
     )
     paid = cost.within(found, limit)
     show.cost(recipe.id, found, paid, limit, as_json=as_json)
-    if limit and not paid:
+    if limit and works and not paid:
+        first = found.offers[0].amount if found.offers else 0.0
+        cheapest = f": the cheapest takes {first:.2f} {found.currency}" if found.offers else ""
         raise FitError(
-            f"{recipe.id}: `{budget}` rents no computer that would do it: the cheapest takes "
-            f"{found.offers[0].amount:.2f} {found.currency}",
+            f"{recipe.id}: `{budget}` rents no computer that would do it{cheapest}",
             hint="this computer does it for nothing, in the time that stands above",
         )
