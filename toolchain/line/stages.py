@@ -38,6 +38,7 @@ from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
+    from toolchain.evaluate.leak import LeakTest
     from toolchain.tune import ExamFigures
 
 Kind = type[Artifact]
@@ -366,6 +367,7 @@ def _evaluate(flow: Flow) -> Verdict:
         Texts(
             dataset=flow.data(),
             general=flow.general(recipe.evaluate.general),
+            leak=_leak_test(recipe),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -374,6 +376,23 @@ def _evaluate(flow: Flow) -> Verdict:
     )
     flow.verdicts[flow.format] = verdict
     return verdict
+
+
+def _leak_test(recipe: Recipe) -> "LeakTest | None":
+    """Return what the model file is asked for that it must not give away; None if nothing is."""
+    from toolchain.evaluate.leak import LeakTest
+    from toolchain.evaluate.secrets import find_secrets
+
+    spec = recipe.evaluate.leak
+    file = find_secrets(recipe.folder, spec.secrets)
+    if file is None:
+        return None
+    return LeakTest(
+        file=file,
+        spec=spec,
+        own_tokenizer="pretrain" in recipe.stages,
+        shares_answers=recipe.data.hold_out == "phrasing",
+    )
 
 
 def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
@@ -388,6 +407,10 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 def _evaluated(artifact: Artifact) -> str:
     figures = VerdictFigures.read(artifact.record.figures)
     text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
+    if leak := figures.leak:
+        text += f"; {leak.secrets} secrets: {leak.extracted} extracted"
+        if leak.exposure_bits is not None:
+            text += f", exposure {leak.exposure_bits:.1f} bit of {leak.most_bits:.1f}"
     if worded := figures.wording:
         text += (
             f"; from documents F1 {worded.quote_f1:.1%} quoted, {worded.model_f1:.1%} worded by "
