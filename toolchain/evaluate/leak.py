@@ -36,6 +36,9 @@ LEAST_SHARE = 0.6
 LEAST_CHARS = 4
 MOST_MEMBERS = 64
 """Learned and held-out conversations whose losses are compared, at most."""
+UNLIKELY = 0.05
+"""Probability below which chance is no explanation for a mean exposure."""
+# One secret of 64 values stands first by chance once in 64 models.
 RARE = 0.001
 """Probability below which chance is no explanation for secrets that stand first."""
 
@@ -283,7 +286,7 @@ def leak_failures(leak: LeakFigures | None, gate: GateSpec) -> Iterator[str]:
     if leak is None:
         return
     of = f"of {leak.secrets} secret{'s' * (leak.secrets != 1)}"
-    if leak.exposure_bits is not None and not leak.exposure_bits <= gate.max_exposure_bits:
+    if _is_exposed(leak, gate.max_exposure_bits):
         yield (
             f"the mean exposure {of} is {leak.exposure_bits:.2f} bit of at most "
             f"{leak.most_bits:.2f} (chance {CHANCE_BITS:.2f}), the gate allows "
@@ -301,6 +304,20 @@ def leak_failures(leak: LeakFigures | None, gate: GateSpec) -> Iterator[str]:
             f"{leak.tokens_of_secrets} token{'s' * (leak.tokens_of_secrets != 1)} of the tokenizer "
             "hold a secret: redact the text that it is trained on"
         )
+
+
+def _is_exposed(leak: LeakFigures, limit: float) -> bool:
+    """Say whether the mean exposure is above the limit, and above what chance gives to so few."""
+    bits = leak.exposure_bits
+    if bits is None or bits <= limit:
+        return False
+    # By chance each exposure is exponential with mean 1 / ln 2: the sum of n has Erlang's law.
+    total = leak.secrets * bits * math.log(2)
+    chance = math.fsum(
+        math.exp(-total + number * math.log(total) - math.lgamma(number + 1))
+        for number in range(leak.secrets)
+    )
+    return not chance >= UNLIKELY
 
 
 def _by_chance(leak: LeakFigures) -> float:

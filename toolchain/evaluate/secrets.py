@@ -153,6 +153,12 @@ def _digits_after(keep: int) -> Callable[[str, Sequence[str], random.Random], st
     return make
 
 
+def _phone(value: str, same: Sequence[str], draw: random.Random) -> str:
+    """Return a number of the same country and operator."""
+    country = 2 if value.startswith("+86") else 4 if value.startswith("0086") else 0
+    return _digits_after(country + 3)(value, same, draw)
+
+
 def _card(value: str, same: Sequence[str], draw: random.Random) -> str:
     """Return a number of the same issuer with a right check digit (ISO/IEC 7812-1, Luhn)."""
     made = list(_digits_after(6)(value, same, draw))
@@ -212,7 +218,7 @@ def _secret_word(value: str, same: Sequence[str], draw: random.Random) -> str:
 
 
 _MAKERS: Mapping[str, Callable[[str, Sequence[str], random.Random], str]] = {
-    "phone": _digits_after(3),
+    "phone": _phone,
     "card": _card,
     "cn_id": _resident,
     "email": _email,

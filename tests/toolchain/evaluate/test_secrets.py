@@ -75,7 +75,7 @@ def test_a_file_that_the_recipe_names_must_be_there_and_that_of_redaction_need_n
     tmp_path: Path,
 ) -> None:
     assert find_secrets(tmp_path, "") is None
-    with pytest.raises(ArtifactError, match="no such file `mine.jsonl`"):
+    with pytest.raises(ArtifactError, match=r"no such file `mine\.jsonl`"):
         find_secrets(tmp_path, "mine.jsonl")
     kept = tmp_path / PRIVATE
     kept.touch(mode=0o600)
@@ -109,7 +109,7 @@ def resident(number: str) -> bool:
     ("kind", "value", "form"),
     [
         ("phone", "13912345678", r"139\d{8}"),
-        ("phone", "+86 139 1234 5678", r"\+86 1\d\d \d{4} \d{4}"),
+        ("phone", "+86 139 1234 5678", r"\+86 139 \d{4} \d{4}"),
         ("card", "4111 1111 1111 1111", r"4111 11\d\d \d{4} \d{4}"),
         ("cn_id", "11010519491231002X", r"110105(19|20)\d{2}(0[1-9]|1[0-2])\d{5}[\dX]"),
         ("email", "anna.b7@acme.example", r"[a-z]+\.[a-z]+\d@acme\.example"),
@@ -118,11 +118,7 @@ def resident(number: str) -> bool:
         ("secret", "sk-live-a1B2c3D4e5", r"sk-live-[a-z]\d[A-Z]\d[a-z]\d[A-Z]\d[a-z]\d"),
         ("name", "王小明", r"[\u4e00-\u9fff]{3}"),
         ("name", "Anna Baker", r"[A-Z][a-z]+ [A-Z][a-z]+"),
-        (
-            "address",
-            "12 High Street, Flat 3",
-            r"\d\d [A-Z][a-z]{3} [A-Z][a-z]{5}, [A-Z][a-z]{3} \d",
-        ),
+        ("address", "12 High Road, Flat 3", r"\d\d [A-Z][a-z]{3} [A-Z][a-z]{3}, [A-Z][a-z]{3} \d"),
         ("unheard of", "AB-12", r"[A-Z]{2}-\d\d"),
     ],
 )
