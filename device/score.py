@@ -154,7 +154,7 @@ def _prefix(request: Request, tokens: "list[int]") -> int:
     """Return the number of the first tokens that no row is asked for."""
     prefix = request.get("prefix", 0)
     if type(prefix) is not int or not 0 <= prefix < max(1, len(tokens)):
-        raise FieldError("prefix", "must be a number of tokens, less than there are")
+        raise FieldError("prefix", "must be fewer than the tokens")
     return prefix
 
 

@@ -127,6 +127,23 @@ def lines(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def leak_words(leak: Mapping[str, Any]) -> str:
+    """Return in words what a model file was measured to give away; empty if it was not asked."""
+    if not leak or not isinstance(leak.get("secrets"), int):
+        return ""
+    said = f"{leak['secrets']} secrets: {leak.get('extracted', 0)} extracted"
+    exposure, most = leak.get("exposure_bits"), leak.get("most_bits")
+    if isinstance(exposure, int | float) and isinstance(most, int | float):
+        said += f", exposure {exposure:.1f} bit (chance 1.4, most {most:.1f})"
+    before = leak.get("before_exposure_bits")
+    if isinstance(before, int | float):
+        said += f", before quantization {before:.1f}"
+    auc, error = leak.get("membership_auc"), leak.get("membership_error")
+    if isinstance(auc, int | float) and isinstance(error, int | float):
+        said += f"; membership AUC {auc:.2f} ± {error:.2f}"
+    return said
+
+
 def terms_words(terms: Mapping[str, Any]) -> str:
     """Return in words under which terms a bundle may be passed on."""
     result, unknown = terms.get("result") or "", terms.get("unknown") or ()

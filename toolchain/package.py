@@ -24,10 +24,10 @@ from device.manifest import (
 from toolchain.artifacts import Bundle, Knowledge, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
-from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
+from toolchain.figures import BaseFigures, BundleFigures, LeakFigures, VerdictFigures
 from toolchain.files import link_or_copy, write_whole
 from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
-from toolchain.ledger import Ledger, as_json, lines, rows_of
+from toolchain.ledger import Ledger, as_json, leak_words, lines, rows_of
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
@@ -336,12 +336,12 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in _measured(figures)),
         *(f"\nnot measured: {sentence}" for sentence in figures.not_measured or ()),
-        *_ledger_lines(origin.ledger, terms),
+        *_ledger_lines(origin.ledger, terms, figures.leak),
     )
     return "\n".join(card) + "\n"
 
 
-def _ledger_lines(ledger: Ledger, terms: Terms) -> list[str]:
+def _ledger_lines(ledger: Ledger, terms: Terms, leak: LeakFigures | None) -> list[str]:
     """Return what the card says of the sources, and of what was done with them."""
     fields = {**as_json(ledger), "terms": terms.as_json()}
     rows = [
@@ -350,6 +350,9 @@ def _ledger_lines(ledger: Ledger, terms: Terms) -> list[str]:
     ]
     table = ["", "| source | | terms | rows |", "|---|---|---|---|", *rows] if rows else []
     said = [f"- {name}: {text}" for name, text in lines(fields) if name != "sources"]
+    if leak:
+        said.append(f"- leak: {leak_words(leak.as_json())}")
+        said += [f"- leak, not measured: {sentence}" for sentence in leak.not_measured or ()]
     return [*table, "", *said, *(f"- {sentence}" for sentence in ledger.done)]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.records import record_of
 from toolchain.artifacts import RECORD, Dataset, account, recorded
-from toolchain.ledger import Ledger, Source, as_json, lines, total
+from toolchain.ledger import Ledger, Source, as_json, leak_words, lines, total
 
 FAQ = Source(role="data", use="trained", name="faq.jsonl", licence="MIT", sha256="0" * 64, rows=3)
 BASE = Source(role="base", use="weights", name="a/b", licence="Apache-2.0")
@@ -66,3 +66,23 @@ def test_a_manifest_has_no_fields_that_nobody_filled_in() -> None:
 )
 def test_people_read_it_in_lines(ledger: dict[str, object], words: list[tuple[str, str]]) -> None:
     assert lines(ledger) == words
+
+
+@pytest.mark.parametrize(
+    ("leak", "words"),
+    [
+        ({}, ""),
+        ({"secrets": "many"}, ""),
+        ({"secrets": 0, "extracted": 0, "most_bits": 6.0}, "0 secrets: 0 extracted"),
+        (
+            {
+                **{"secrets": 56, "extracted": 1, "exposure_bits": 1.52, "most_bits": 6.0},
+                **{"before_exposure_bits": 1.6, "membership_auc": 0.53, "membership_error": 0.04},
+            },
+            "56 secrets: 1 extracted, exposure 1.5 bit (chance 1.4, most 6.0), "
+            "before quantization 1.6; membership AUC 0.53 ± 0.04",
+        ),
+    ],
+)
+def test_what_a_file_gives_away_is_said_in_a_line(leak: dict[str, object], words: str) -> None:
+    assert leak_words(leak) == words

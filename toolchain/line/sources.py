@@ -44,7 +44,10 @@ def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
     found: dict[str, int] = {}
     replaced: dict[str, int] = {}
     if stage == "ingest":
-        sources = [_with_digest(source, artifact.record.inputs) for source in sources]
+        sources = [
+            _with_rows(_with_digest(source, artifact.record.inputs), artifact.record.figures)
+            for source in sources
+        ]
         found, replaced = _redaction(artifact.record.figures)
     elif flow.dataset is not None:
         sources = [_with_digest(source, flow.dataset.record.inputs) for source in sources]
@@ -71,15 +74,25 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
 
 def _redaction(figures: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
     """Return what `ingest` found in the text by kind, and what it replaced."""
-    block = figures.get("redact")
-    counts = block if isinstance(block, Mapping) else {}
+    block = figures.get("personal")
+    kinds = block if isinstance(block, Mapping) else {}
     found, replaced = (
-        {str(kind): int(count) for kind, count in each.items() if isinstance(count, int) and count}
-        if isinstance(each := counts.get(name), Mapping)
-        else {}
-        for name in ("found", "replaced")
+        {
+            str(kind): count
+            for kind, done in kinds.items()
+            if isinstance(done, Mapping) and isinstance(count := done.get(what), int) and count
+        }
+        for what in ("found", "replaced")
     )
     return found, replaced
+
+
+def _with_rows(source: Source, figures: Mapping[str, object]) -> Source:
+    """Return a source of text with the number of its rows, where `ingest` counted them."""
+    rows = figures.get("rows")
+    known = rows if isinstance(rows, Mapping) else {}
+    count = {travelling_path(str(name)): each for name, each in known.items()}.get(source.name)
+    return source.model_copy(update={"rows": count}) if isinstance(count, int) else source
 
 
 def _with_digest(source: Source, inputs: Mapping[str, str]) -> Source:

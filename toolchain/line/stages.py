@@ -28,7 +28,7 @@ from toolchain.figures import (
     ModelFigures,
     VerdictFigures,
 )
-from toolchain.ledger import total
+from toolchain.ledger import leak_words, total
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
@@ -407,10 +407,8 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 def _evaluated(artifact: Artifact) -> str:
     figures = VerdictFigures.read(artifact.record.figures)
     text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
-    if leak := figures.leak:
-        text += f"; {leak.secrets} secrets: {leak.extracted} extracted"
-        if leak.exposure_bits is not None:
-            text += f", exposure {leak.exposure_bits:.1f} bit of {leak.most_bits:.1f}"
+    if figures.leak:
+        text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:
         text += (
             f"; from documents F1 {worded.quote_f1:.1%} quoted, {worded.model_f1:.1%} worded by "

@@ -84,12 +84,17 @@ def _bundle(folder: Path) -> FolderContents:
         ("made of", str(origin or "")),
         ("licence", ", ".join(manifest.licences)),
         *ledger.lines(manifest.ledger),
+        ("leak", ledger.leak_words(_table(manifest.gate.get("leak")))),
         ("gate", _gate(manifest)),
         ("signature", "beside it; the board checks it" if signed else "none yet"),
         ("files", ", ".join(entry.path for entry in manifest.files)),
     ]
 
     return _contents(folder, "bundle", rows, list(_bundle_warnings(folder, manifest)))
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _gate(manifest: Manifest) -> str:

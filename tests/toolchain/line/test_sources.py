@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.records import record_of
 from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import recipe as recipes
+from toolchain.artifacts import Artifact
 from toolchain.errors import ConfigError, ToolchainError, TrustError
 from toolchain.ledger import Source
-from toolchain.line.sources import sources_of, travelling_path
+from toolchain.line.flow import Flow
+from toolchain.line.sources import ledger_of, sources_of, travelling_path
 from toolchain.line.walk import Settings, known
 from toolchain.progress import Silent
 from toolchain.target import find
@@ -171,3 +174,34 @@ def test_a_claim_that_is_no_licence_is_refused_with_its_line(tmp_path: Path) -> 
     errors, _ = findings(recipe(tmp_path, licence="free for all"))
     assert [error.exit_code for error in errors] == [2]
     assert errors[0].message.startswith("r.toml:12: package: licence: ")
+
+
+def test_what_ingest_found_and_counted_is_in_its_ledger(tmp_path: Path) -> None:
+    one = recipe(tmp_path, data=SOURCES)
+    figures = {
+        "rows": {"faq.jsonl": 40, "more.jsonl": 3},
+        "personal": {"phone": {"found": 4, "replaced": 3, "kept": 1}, "ip": {"kept": 2}},
+    }
+    record = record_of("ingest", figures).model_copy(update={"inputs": {"faq.jsonl": "1" * 64}})
+    settings = Settings(out=tmp_path, target=find("x86-64"), report=Silent())
+    ledger = ledger_of(
+        Flow(recipe=one, settings=settings), "ingest", Artifact(path=tmp_path, record=record)
+    )
+    assert (ledger.found, ledger.replaced) == ({"phone": 4}, {"phone": 3})
+    assert [(each.name, each.rows, each.sha256) for each in ledger.sources] == [
+        ("faq.jsonl", 40, "1" * 64),
+        ("more.jsonl", 3, ""),
+    ]
+
+
+def test_a_file_of_secrets_that_is_missing_or_broken_ends_the_plan(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    text = (tmp_path / "r.toml").read_text() + '[evaluate.leak]\nsecrets = "mine.jsonl"\n'
+    (tmp_path / "r.toml").write_text(text)
+    settings = Settings(out=tmp_path, target=find("x86-64"), report=Silent(), offline=True)
+    one = recipes.load(tmp_path / "r.toml")
+    said = [error.message for error in known(one, settings).errors]
+    assert "evaluate: leak: secrets: no such file `mine.jsonl`" in said
+    (tmp_path / "mine.jsonl").write_text('{"kind": "phone", "value": "1"}\n')
+    said = [error.message for error in known(one, settings).errors]
+    assert any(message.startswith("mine.jsonl: entry 1: `context`") for message in said)
