@@ -5,12 +5,14 @@ Every record has the block of its own stage; a bundle's manifest has the sum. Th
 term that nobody stated is unknown, and is never taken for a permission.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
+from device.manifest.fields import MAX_WORDS
 from toolchain.config import Frozen
 
 Role = Literal[
@@ -20,6 +22,8 @@ Role = Literal[
 Use = Literal["weights", "outputs", "trained", "beside"]
 """What becomes of a source: its weights are changed, its outputs are learned, its text is learned,
 or it travels in the bundle as it is."""
+MOST_SOURCES = 1000
+"""Sources that a manifest names one by one."""
 ADAPTED: tuple[Use, ...] = ("weights", "outputs", "trained")
 """Uses that make a work of their own out of the source."""
 
@@ -102,11 +106,44 @@ def _stronger(known: Source | None, other: Source) -> Source:
     return first.model_copy(update={"rows": rows, "sha256": first.sha256 or second.sha256})
 
 
+def grouped(ledger: Ledger, most: int = MOST_SOURCES) -> Ledger:
+    """Return a ledger of at most about `most` sources: files under the same terms become one.
+
+    A board reads no manifest of any size.
+    """
+    if len(ledger.sources) <= most:
+        return ledger
+    groups: dict[Source, list[Source]] = {}
+    for source in ledger.sources:
+        terms = source.model_copy(update={"name": "", "sha256": "", "rows": None})
+        groups.setdefault(terms, []).append(source)
+    sources = tuple(_group(terms, members) for terms, members in groups.items())
+    return ledger.model_copy(update={"sources": sources})
+
+
+def _group(terms: Source, members: Sequence[Source]) -> Source:
+    if len(members) == 1:
+        return members[0]
+    digests = "".join(sorted(f"{source.name}\0{source.sha256}\n" for source in members))
+    counted = [source.rows for source in members if source.rows is not None]
+    return terms.model_copy(
+        update={
+            "name": f"{members[0].name} and {len(members) - 1:,} more",
+            "sha256": hashlib.sha256(digests.encode("utf-8", "replace")).hexdigest(),
+            "rows": sum(counted) if counted else None,
+        }
+    )
+
+
 def as_json(ledger: Ledger) -> dict[str, Any]:
-    """Return a ledger as a manifest has it: without what nobody said."""
+    """Return a ledger as a manifest has it: without what nobody said, and no text too long."""
     fields = ledger.model_dump(mode="json")
     fields["sources"] = [
-        {name: value for name, value in source.items() if value not in ("", None)}
+        {
+            name: value[:MAX_WORDS] if isinstance(value, str) else value
+            for name, value in source.items()
+            if value not in ("", None)
+        }
         for source in fields["sources"]
     ]
     return fields

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.records import record_of
 from toolchain.artifacts import RECORD, Dataset, account, recorded
-from toolchain.ledger import Ledger, Source, as_json, leak_words, lines, total
+from toolchain.ledger import Ledger, Source, as_json, grouped, leak_words, lines, total
 
 FAQ = Source(role="data", use="trained", name="faq.jsonl", licence="MIT", sha256="0" * 64, rows=3)
 BASE = Source(role="base", use="weights", name="a/b", licence="Apache-2.0")
@@ -86,3 +86,19 @@ def test_people_read_it_in_lines(ledger: dict[str, object], words: list[tuple[st
 )
 def test_what_a_file_gives_away_is_said_in_a_line(leak: dict[str, object], words: str) -> None:
     assert leak_words(leak) == words
+
+
+def test_thousands_of_files_under_the_same_terms_become_one_source() -> None:
+    many = [FAQ.model_copy(update={"name": f"{n}.md", "licence": "MIT"}) for n in range(1500)]
+    other = FAQ.model_copy(update={"name": "x.md", "licence": "CC-BY-4.0"})
+    few = grouped(Ledger(sources=(BASE, *many, other)))
+    assert [source.name for source in few.sources] == ["a/b", "0.md and 1,499 more", "x.md"]
+    assert few.sources[1].rows == 4500
+    again = grouped(Ledger(sources=(BASE, *reversed(many), other)))
+    assert again.sources[1].sha256 == few.sources[1].sha256
+    assert grouped(Ledger(sources=(BASE, FAQ))).sources == (BASE, FAQ)
+
+
+def test_a_name_of_any_length_fits_into_a_manifest() -> None:
+    source = BASE.model_copy(update={"name": "x" * 5000})
+    assert len(as_json(Ledger(sources=(source,)))["sources"][0]["name"]) == 2000

@@ -119,7 +119,8 @@ def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
 
 def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
     """Yield role and path of each text file that the recipe names."""
-    yield from (("data", name) for name in recipe.data.files)
+    for name in recipe.data.files:
+        yield from (("data", each) for each in _files_of(recipe, name))
     yield from (("opening", name) for name in recipe.data.documents)
     if (spec := recipe.knowledge) and "know" in recipe.stages:
         try:
@@ -128,6 +129,16 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
             documents = {}
         yield from (("documents", name) for name, file in documents.items() if not file.reason)
         yield from (("questions", name) for name in spec.questions)
+
+
+def _files_of(recipe: Recipe, name: str) -> list[str]:
+    """Return the files that an entry of `data.files` means: itself, or what is in a folder."""
+    folder = recipe.folder / name
+    if not folder.is_dir():
+        return [name]
+    inside = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    shown = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    return sorted((PurePosixPath(name) / file.as_posix()).as_posix() for file in shown) or [name]
 
 
 def _covered(recipe: Recipe, names: list[str]) -> Mapping[str, SourceSpec]:

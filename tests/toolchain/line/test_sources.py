@@ -205,3 +205,18 @@ def test_a_file_of_secrets_that_is_missing_or_broken_ends_the_plan(tmp_path: Pat
     (tmp_path / "mine.jsonl").write_text('{"kind": "phone", "value": "1"}\n')
     said = [error.message for error in known(one, settings).errors]
     assert any(message.startswith("mine.jsonl: entry 1: `context`") for message in said)
+
+
+def test_the_files_of_a_folder_have_terms_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "docs" / ".git").mkdir(parents=True)
+    for name in ("a.md", "b.md", ".git/c.md"):
+        (tmp_path / "docs" / name).write_text("text")
+    data = '[[data.sources]]\nfiles = ["docs/a*"]\nlicence = "MIT"'
+    recipe(tmp_path, data=data)
+    text = (tmp_path / "r.toml").read_text().replace('"more.jsonl"', '"docs"')
+    (tmp_path / "r.toml").write_text(text)
+    found = named(sources_of(recipes.load(tmp_path / "r.toml")))
+    assert {name: each.licence for name, each in found.items() if name.startswith("docs")} == {
+        "docs/a.md": "MIT",
+        "docs/b.md": "",
+    }
