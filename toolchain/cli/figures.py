@@ -13,7 +13,7 @@ from toolchain.cli.words import AsJson, Board, app, device_at
 from toolchain.errors import FitError
 
 if TYPE_CHECKING:
-    from toolchain.report.knowledge import Known
+    from toolchain.report.knowledge import Known, Made
 
 
 @app.command()
@@ -72,7 +72,7 @@ def make_report(
         typer.Argument(
             metavar="FILES…",
             help="Reports that `bench --save` kept; work folders, such as build/help-desk, "
-            "whose documents answer questions.",
+            "of which it says what they are made of and what their documents answer.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
@@ -81,10 +81,12 @@ def make_report(
 ) -> None:
     """Show kept reports as one page: speed, heat, where time goes, what documents answer."""
     from toolchain import report as reports
-    from toolchain.report.knowledge import read_known
+    from toolchain.report.knowledge import read_known, read_made
 
     kept = [reports.read(file) for file in saved if not file.is_dir()]
-    _write_page(kept, out, [read_known(folder) for folder in saved if folder.is_dir()])
+    folders = {folder: read_made(folder) for folder in saved if folder.is_dir()}
+    documents = [read_known(folder) for folder, made in folders.items() if made is None]
+    _write_page(kept, out, documents, [made for made in folders.values() if made])
     console.show_text(f"{out}")
 
 
@@ -108,11 +110,16 @@ def compare(
     )
 
 
-def _write_page(measured: list[Report], path: Path, documents: "Sequence[Known]" = ()) -> None:
+def _write_page(
+    measured: list[Report],
+    path: Path,
+    documents: "Sequence[Known]" = (),
+    made: "Sequence[Made]" = (),
+) -> None:
     from toolchain.files import write_whole
     from toolchain.report.page import render
 
-    write_whole(path, render(measured, documents))
+    write_whole(path, render(measured, documents, made))
 
 
 @app.command()

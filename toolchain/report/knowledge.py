@@ -65,6 +65,22 @@ def read_known(work: Path) -> Known:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the stages of a work folder without documents read."""
+
+    name: str
+    """Name of the work folder."""
+    ledger: Ledger
+
+
+def read_made(work: Path) -> Made | None:
+    """Return what a work folder's stages read; None for one that `know` has a page of."""
+    if recorded(work / STAGE) or not (ledger := read_ledger(work)).sources:
+        return None
+    return Made(name=work.resolve().name, ledger=ledger)
+
+
 def read_ledger(work: Path) -> Ledger:
     """Return what the stages of a work folder read, in the order of their names."""
     records = (recorded(folder) for folder in sorted(work.iterdir()) if folder.is_dir())
