@@ -318,8 +318,8 @@ def keep(
     return record, True
 
 
-def account(artifact: ArtifactKind, ledger: Ledger) -> ArtifactKind:
-    """Return an artifact whose record has this ledger.
+def account(artifact: ArtifactKind, ledger: Ledger, *, writes: bool = True) -> ArtifactKind:
+    """Return an artifact whose record has this ledger, on the disk too where this process `writes`.
 
     Terms decide nothing that a stage makes: other ones change the record, and nothing is made
     again.
@@ -327,7 +327,8 @@ def account(artifact: ArtifactKind, ledger: Ledger) -> ArtifactKind:
     if artifact.record.ledger == ledger:
         return artifact
     record = artifact.record.model_copy(update={"ledger": ledger})
-    write_whole(artifact.path / RECORD, record.model_dump_json(indent=1) + "\n")
+    if writes:
+        write_whole(artifact.path / RECORD, record.model_dump_json(indent=1) + "\n")
     return replace(artifact, record=record)
 
 

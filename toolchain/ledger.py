@@ -194,9 +194,10 @@ def terms_words(terms: Mapping[str, Any]) -> str:
 
 def _source_words(source: Mapping[str, Any]) -> str:
     subject = f", subject {source['subject']}" if source.get("subject") else ""
-    role = "" if source.get("role") in ("data", "documents") else f"{source.get('role')}  "
+    role = source.get("role", "")
+    role = "" if role in ("", "data", "documents") else f"{role}  "
     licence = source.get("licence") or "terms unknown"
-    return f"{role}{source.get('name')}  {licence}{subject}"
+    return f"{role}{source.get('name', '')}  {licence}{subject}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -62,11 +62,13 @@ class Origin:
     """Sum of the ledgers of the stages before."""
     strict: bool = False
     """Whether unknown terms are refused."""
+    is_trained: bool = False
+    """Whether the model is more than its base."""
 
     def terms(self) -> Terms:
         """Return what the bundle may travel under."""
         claimed = known_or_none(self.licence)
-        claim = Claim(name=self.name, licence=claimed, is_trained=not self.came)
+        claim = Claim(name=self.name, licence=claimed, is_trained=self.is_trained)
         return judge(self.ledger.sources, claim)
 
 

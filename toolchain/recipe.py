@@ -509,6 +509,11 @@ class Recipe(Frozen):
         """What the result is called."""
         return self.model.name or self.id
 
+    @property
+    def learns(self) -> bool:
+        """Whether the model is more than its base: trained here, or by an adapter."""
+        return bool({"pretrain", "tune", "distill"} & set(self.stages) or self.model.adapter)
+
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""
         return decoded(self._path.read_bytes())

@@ -18,7 +18,7 @@ def look(ahead: Ahead, sources: list[Source], findings: Findings) -> None:
         line = line_of(recipe.text(), ["package"], "licence")
         findings.errors.append(ConfigError(f"{ahead.file}:{line}: package: licence: {error}"))
         return
-    terms = judge(sources, Claim(name=recipe.name, licence=licence))
+    terms = judge(sources, Claim(name=recipe.name, licence=licence, is_trained=recipe.learns))
     try:
         terms.refuse(ahead.file, strict=recipe.data.strict)
     except TrustError as error:

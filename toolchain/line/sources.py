@@ -20,8 +20,9 @@ from toolchain.line.flow import Flow
 from toolchain.models import hub, origin
 from toolchain.recipe import Recipe, SourceSpec
 from toolchain.terms import known_or_none
+from toolchain.terms.expression import base_of, choices
 from toolchain.terms.found import NOTHING, Said, in_folder
-from toolchain.terms.table import named_in
+from toolchain.terms.table import named_in, rows
 
 READS: Mapping[str, tuple[Role, ...]] = {
     "ingest": ("data", "opening"),
@@ -109,7 +110,7 @@ def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
     """
     texts = list(_texts(recipe))
     covered = _covered(recipe, [name for _, name in texts])
-    learns = any(stage in recipe.stages for stage in _LEARNING) or recipe.quantize.distill
+    learns = recipe.learns or recipe.quantize.distill
     found = []
     for role, name in texts:
         is_shown = role in ("documents", "questions") or not learns
@@ -223,7 +224,7 @@ def _model(
 ) -> Source:
     """Return a model as a source; raise TrustError where it contradicts the recipe."""
     own = _own_word(recipe, name, folder)
-    if said and own.licence and own.licence != said and not said.startswith("LicenseRef-"):
+    if said and own.licence and not _agrees(said, own.licence):
         raise TrustError(
             f"{recipe.id}.toml: {role} `{name}`: the recipe says `{said}`, its {own.by} says "
             f"`{own.licence}`",
@@ -239,13 +240,21 @@ def _model(
     )
 
 
+def _agrees(said: str, own: str) -> bool:
+    """Say whether a recipe may say this of a model: one of its choices, or terms of one's own."""
+    known = {
+        licence for choice in choices(said) for licence in choice if base_of(licence) in rows()
+    }
+    return not known or set(choices(said)) <= set(choices(own))
+
+
 def _own_word(recipe: Recipe, name: str, folder: Path | None) -> Said:
     """Return what a model itself, or our table, says of its licence."""
     here = folder or recipe.folder / Path(name).expanduser()
     if here.is_dir() and (said := in_folder(here)).licence:
         return said
-    rows: tuple[Base | Embedder, ...] = (*table().base, *table().embedder)
-    for row in rows:
+    known: tuple[Base | Embedder, ...] = (*table().base, *table().embedder)
+    for row in known:
         if name in (row.hub, row.package):
             return Said(row.licence, "row in the table of bases")
     return _gguf_word(name, recipe.folder)

@@ -452,6 +452,7 @@ def _package(flow: Flow) -> Bundle:
         records=records,
         ledger=grouped(total(record.ledger for record in records)),
         strict=recipe.data.strict,
+        is_trained=recipe.learns,
     )
     return package(
         flow.models[form],

@@ -111,8 +111,8 @@ def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
             flow.format = form
             flow.folder_suffix = _folder_suffix(form)
             artifact = row.run(flow)
-            if is_main():
-                artifact = account(artifact, ledger_of(flow, stage, artifact))
+            ledger = ledger_of(flow, stage, artifact)
+            artifact = account(artifact, ledger, writes=is_main())
             flow.records.append((form, artifact.record))
             yield Step(
                 stage=stage,

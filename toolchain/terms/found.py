@@ -18,8 +18,9 @@ _LICENCE_FILES = ("LICENSE*", "LICENCE*", "COPYING*")
 TRAVELLING = (*_LICENCE_FILES, "NOTICE*", "USE_POLICY*")
 """Names of the files of a model folder that must travel with what is made of it."""
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
-_LICENCE = re.compile(r"^license:[ \t]*(?:\n[ \t]*-[ \t]*)?['\"]?([^\s'\"\[\]#]+)", re.MULTILINE)
-_NAME = re.compile(r"^license_name:[ \t]*['\"]?([^\s'\"#]+)", re.MULTILINE)
+_VALUE = r"""(?:"([^"\n]*)"|'([^'\n]*)'|([^\s\[#][^#\n]*))"""
+_LICENCE = re.compile(rf"^license:[ \t]*(?:\n[ \t]*-[ \t]*)?{_VALUE}", re.MULTILINE)
+_NAME = re.compile(rf"^license_name:[ \t]*{_VALUE}", re.MULTILINE)
 
 
 class Said(NamedTuple):
@@ -48,7 +49,8 @@ def _said(folder: Path) -> Iterator[Said]:
         front = _FRONT.match(card)
         for key in (_LICENCE, _NAME):
             found = key.search(front[1]) if front else None
-            if found and (licence := known_or_none(found[1])):
+            said = next(filter(None, found.groups()), "") if found else ""
+            if licence := known_or_none(said):
                 yield Said(licence, "model card")
     for form in _LICENCE_FILES:
         for file in sorted(folder.glob(form)):

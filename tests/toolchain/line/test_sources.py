@@ -91,6 +91,48 @@ def test_a_recipe_that_contradicts_the_model_is_refused_with_both(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    ("card", "said", "agrees"),
+    [
+        ("MIT OR Apache-2.0", "MIT", True),
+        ("MIT OR Apache-2.0", "Apache-2.0 OR MIT", True),
+        ("MIT", "MIT OR Apache-2.0", False),
+        ("gemma", "llama3.2", False),
+        ("gemma", "LicenseRef-Contract", True),
+        ("other", "MIT", True),
+    ],
+)
+def test_a_recipe_may_choose_among_what_the_model_offers(
+    card: str, said: str, agrees: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text(f'---\nlicense: "{card}"\n---\n')
+    recipe(tmp_path, model=f'licence = "{said}"')
+    text = (tmp_path / "r.toml").read_text().replace("Qwen/Qwen2.5-0.5B-Instruct", "base")
+    (tmp_path / "r.toml").write_text(text)
+    one = recipes.load(tmp_path / "r.toml")
+    if agrees:
+        assert sources_of(one)[0].said_by == "recipe"
+        return
+    with pytest.raises(TrustError, match="the recipe says"):
+        sources_of(one)
+
+
+def test_only_a_model_that_learned_must_have_the_name_that_its_base_asks_for(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
+    recipe(tmp_path, licence="llama3.2", data='[[data.sources]]\nfiles = ["*"]\nlicence = "MIT"')
+    trained = (tmp_path / "r.toml").read_text().replace("Qwen/Qwen2.5-0.5B-Instruct", "base")
+    (tmp_path / "r.toml").write_text(trained)
+    errors, _ = findings(recipes.load(tmp_path / "r.toml"))
+    assert [error.exit_code for error in errors] == [8]
+    assert "begins with `Llama`, it is `r`" in errors[0].message
+    (tmp_path / "r.toml").write_text(trained.replace('"tune", ', ""))
+    assert findings(recipes.load(tmp_path / "r.toml"))[0] == []
+
+
 def test_terms_that_were_agreed_on_with_the_owner_win(tmp_path: Path) -> None:
     found = sources_of(recipe(tmp_path, model='licence = "LicenseRef-Contract"'))
     assert found[0].licence == "LicenseRef-Contract"

@@ -16,6 +16,8 @@ APACHE = "Apache License\nVersion 2.0, January 2004\n"
         ("---\ntags: [a]\nlicense:\n- mit\n---\n", "MIT"),
         ('---\nlicense: "other"\nlicense_name: llama3.2\n---\n', "LicenseRef-Llama-3.2"),
         ("---\nlicense: other\n---\n", ""),
+        ('---\nlicense: "mit OR apache-2.0"  # either\n---\n', "MIT OR Apache-2.0"),
+        ("---\nlicense: cc-by-4.0 # ours\n---\n", "CC-BY-4.0"),
         ("# no front matter\nlicense: mit\n", ""),
         ("---\nlicense: [mit]\n", ""),
         ("", ""),
