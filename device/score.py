@@ -71,8 +71,9 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
     An error after the head ends the process.
     """
     tokens = _tokens(request)
-    rows = model.engine.logits(tokens)
-    _write(out, {"rows": len(tokens), "vocab": model.engine.n_vocab})
+    prefix = _prefix(request, tokens)
+    rows = model.engine.logits(tokens, prefix)
+    _write(out, {"rows": len(tokens) - prefix, "vocab": model.engine.n_vocab})
     for row in rows:
         out.write(row)
 
@@ -147,6 +148,14 @@ def _tokens(request: Request) -> list[int]:
         raise FieldError("tokens", "must be a list of token ids")
 
     return tokens
+
+
+def _prefix(request: Request, tokens: "list[int]") -> int:
+    """Return the number of the first tokens that no row is asked for."""
+    prefix = request.get("prefix", 0)
+    if type(prefix) is not int or not 0 <= prefix < max(1, len(tokens)):
+        raise FieldError("prefix", "must be fewer than the tokens")
+    return prefix
 
 
 def _open(options: argparse.Namespace) -> Model:

@@ -156,6 +156,8 @@ def _described(store: Store, deployment: Deployment | None) -> dict[str, Any] | 
         "version": manifest.version,
         "counter": manifest.counter,
         "target": manifest.target,
+        "licences": list(manifest.licences),
+        "ledger": manifest.ledger,
     }
     return dict(asdict(deployment), **named, signed_by=trust.signed_by(store, deployment.release))
 

@@ -44,6 +44,10 @@ context = 768
 [data]
 files = ["facts.jsonl"]
 hold_out = "phrasing"
+[[data.sources]]
+files = ["facts.jsonl"]
+licence = "CC-BY-4.0"
+attribution = "© 2026 A. Author"
 [tune]
 r = 8
 epochs = 12
@@ -293,6 +297,38 @@ def test_schemes_are_measured_side_by_side_budgets_and_learned_codes_too(line: L
     assert set(cells) == {"Q8_0", "Q4_0", "Q4_0+learned", "auto:6bpw"}
     assert cells["Q4_0"][:5] == cells["Q4_0+learned"][:5]
     assert float(cells["Q8_0"][5]) < float(cells["Q4_0"][5])
+
+
+def test_every_record_and_the_board_say_which_text_was_read_under_which_terms(line: Line) -> None:
+    read = {each["stage"]: each["ledger"]["sources"] for each in line.said["stages"]}
+    assert {stage for stage, sources in read.items() if sources} == {
+        *("ingest", "pretrain", "tune", "distill", "evaluate")
+    }
+    facts = read["tune"][0]
+    assert (facts["name"], facts["licence"], facts["use"]) == (
+        "facts.jsonl",
+        "CC-BY-4.0",
+        "trained",
+    )
+    ledger = json.loads(line.demitasse("status", "local", "--json"))["release"]["ledger"]
+    assert [source["sha256"] for source in ledger["sources"]] == [facts["sha256"]]
+    assert ledger["terms"]["result"] == "Apache-2.0"
+    named = (line.folder / "build" / "tiny" / "package" / "ATTRIBUTION.md").read_text()
+    assert "© 2026 A. Author" in named
+
+
+def test_other_terms_make_nothing_again_but_the_bundle(line: Line, tmp_path: Path) -> None:
+    shutil.copytree(line.folder / "build", tmp_path / "build")
+    for name in ("tiny.toml", "facts.jsonl"):
+        shutil.copy(line.folder / name, tmp_path)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe.read_text().replace("CC-BY-4.0", "CC0-1.0"))
+    elsewhere = Line(folder=tmp_path, port=0, environment=line.environment, said={})
+    said = json.loads(elsewhere.demitasse("run", "tiny.toml", "--json"))
+    before = {each["stage"]: each["digest"] for each in line.said["stages"]}
+    after = {each["stage"]: each["digest"] for each in said["stages"]}
+    assert [stage for stage in before if before[stage] != after[stage]] == ["package"]
+    assert said["stages"][0]["ledger"]["sources"][0]["licence"] == "CC0-1.0"
 
 
 def test_status_names_the_release(line: Line) -> None:

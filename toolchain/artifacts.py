@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from toolchain.figures import (
     VerdictFigures,
 )
 from toolchain.files import whole_file, write_whole
+from toolchain.ledger import Ledger
 from toolchain.texts import Unreadable, lines_of, parse_json
 
 RECORD = "record.json"
@@ -62,6 +63,8 @@ class Record(Frozen):
     size_bytes: int
     seconds: float
     figures: Figures
+    ledger: Ledger | None = None
+    """Sources that the stage read, and their terms; None for a record of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,9 @@ class Checkpoint(Artifact):
             if self.adapter
             else own
         )
+
+
+ArtifactKind = TypeVar("ArtifactKind", bound=Artifact)
 
 
 def external(folder: Path) -> Checkpoint:
@@ -319,6 +325,20 @@ def keep(
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
     return record, True
+
+
+def account(artifact: ArtifactKind, ledger: Ledger, *, writes: bool = True) -> ArtifactKind:
+    """Return an artifact whose record has this ledger, on the disk too where this process `writes`.
+
+    Terms decide nothing that a stage makes: other ones change the record, and nothing is made
+    again.
+    """
+    if artifact.record.ledger == ledger:
+        return artifact
+    record = artifact.record.model_copy(update={"ledger": ledger})
+    if writes:
+        write_whole(artifact.path / RECORD, record.model_dump_json(indent=1) + "\n")
+    return replace(artifact, record=record)
 
 
 def recorded(out: Path) -> Record | None:

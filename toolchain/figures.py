@@ -318,6 +318,34 @@ class Wording(StageFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeakFigures(StageFigures):
+    """What a model file gives away of its training text; None where it was not measured."""
+
+    secrets: int
+    """Secrets that were asked for."""
+    exposure_bits: float | None = None
+    """Mean exposure, in bits."""
+    exposure_error: float | None = None
+    """Standard error of the mean."""
+    before_exposure_bits: float | None = None
+    """Mean exposure of the reference, before quantization."""
+    most_bits: float
+    """Exposure of a secret that stands before all false values."""
+    first: int
+    """Secrets that do."""
+    extracted: int
+    """Secrets that the greedy answer holds."""
+    membership_auc: float | None = None
+    """How well losses tell learned conversations from held-out ones; 0.5 is chance."""
+    membership_error: float | None = None
+    scored_tokens: int
+    tokens_of_secrets: int | None = None
+    """Tokens of a vocabulary that was trained on the text which hold a secret."""
+    not_measured: list[str] | None = None
+    """What the test cannot say, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictFigures(StageFigures):
     """What was measured on a model file, and what the gate says."""
 
@@ -336,6 +364,8 @@ class VerdictFigures(StageFigures):
     measured: Measured = field(metadata=FLAT)
     wording: Wording | None = None
     """Of a model with documents whose recipe leaves it to the measurement."""
+    leak: LeakFigures | None = None
+    """Of a recipe whose secrets are known."""
     not_measured: list[str] | None = None
     """What the verdict cannot say, a sentence each."""
     failures: list[str]

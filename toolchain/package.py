@@ -5,7 +5,7 @@ package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ from device.manifest import (
 from toolchain.artifacts import Bundle, Knowledge, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
-from toolchain.figures import BaseFigures, BundleFigures, VerdictFigures
+from toolchain.figures import BaseFigures, BundleFigures, LeakFigures, VerdictFigures
 from toolchain.files import link_or_copy, write_whole
 from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
+from toolchain.ledger import Ledger, as_json, leak_words, lines, rows_of
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
 from toolchain.recipe import PackageSpec
 from toolchain.target import Needs, Target, fit
+from toolchain.terms import Claim, Terms, judge, known_or_none
+from toolchain.terms.notices import FILE as ATTRIBUTION
+from toolchain.terms.notices import attribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,18 @@ class Origin:
     """Of licences that are no files of their own."""
     came: str = ""
     """Where a finished model came from: nothing was trained or quantized here."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Sum of the ledgers of the stages before."""
+    strict: bool = False
+    """Whether unknown terms are refused."""
+    is_trained: bool = False
+    """Whether the model is more than its base."""
+
+    def terms(self) -> Terms:
+        """Return what the bundle may travel under."""
+        claimed = known_or_none(self.licence)
+        claim = Claim(name=self.name, licence=claimed, is_trained=self.is_trained)
+        return judge(self.ledger.sources, claim)
 
 
 def _none(model: ModelFile, spec: PackageSpec, opening: Opening) -> dict[str, str]:
@@ -110,6 +126,7 @@ class _Parameters(Frozen):
     opening: tuple[dict[str, str], ...]
     came: str = ""
     licence_texts: tuple[str, ...] = ()
+    ledger: Ledger
 
 
 def package(
@@ -143,6 +160,7 @@ def package(
             f"package: {model.file.suffix[1:]} files answer from no documents",
             hint="documents are found by llama.cpp: make a gguf file",
         )
+    origin.terms().refuse("package", strict=origin.strict)
     needs = _needs(packing.needs(model, spec.context), consulted)
     refuse_unfit(origin.name, needs, target, spec.context)
     parameters = _Parameters(
@@ -154,6 +172,7 @@ def package(
         opening=tuple(dict(message) for message in origin.opening),
         came=origin.came,
         licence_texts=origin.licence_texts,
+        ledger=origin.ledger,
     )
     work = Work(
         stage="package",
@@ -200,6 +219,9 @@ def _fill(
     if consulted:
         for name in (KNOWLEDGE, EMBEDDER):
             link_or_copy(consulted.knowledge.path / name, out / name)
+    terms = origin.terms()
+    if named := attribution(origin.ledger.sources, terms):
+        write_whole(out / ATTRIBUTION, named)
     write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
     names = sorted(
         p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
@@ -225,7 +247,8 @@ def _fill(
         special_tokens=spec.special_tokens,
         slots=spec.slots if packing.has_slots else 1,
         provenance=_provenance(origin),
-        licences=(origin.licence,) if origin.licence else (),
+        licences=(said,) if (said := terms.result or origin.licence) else (),
+        ledger={**as_json(origin.ledger), "terms": terms.as_json()},
         gate=_gate(figures),
         arithmetic=figures.arithmetic,
         needs=_needs(packing.needs(model, spec.context), consulted),
@@ -293,9 +316,10 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
     """Return the card: what the model is, what it was made of, and what the gate measured."""
     file, figures = model.figures, verdict.figures
     base = origin.base or ("not said" if origin.came else "trained from scratch")
-    lines = (
+    terms = origin.terms()
+    card = (
         "---",
-        f"license: {origin.licence or 'unknown'}",
+        f"license: {terms.result or origin.licence or 'unknown'}",
         f"library_name: {model.file.suffix[1:]}",
         "---",
         f"# {origin.name} {spec.version}",
@@ -313,8 +337,28 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in _measured(figures)),
         *(f"\nnot measured: {sentence}" for sentence in figures.not_measured or ()),
+        *_ledger_lines(origin.ledger, terms, figures.leak),
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(card) + "\n"
+
+
+def _ledger_lines(ledger: Ledger, terms: Terms, leak: LeakFigures | None) -> list[str]:
+    """Return what the card says of the sources, and of what was done with them."""
+    fields = {**as_json(ledger), "terms": terms.as_json()}
+    rows = [
+        f"| {role} | {_cell(name)} | {_cell(licence)} | {rows} |"
+        for role, name, licence, rows in rows_of(fields["sources"])
+    ]
+    table = ["", "| source | | terms | rows |", "|---|---|---|---|", *rows] if rows else []
+    said = [f"- {name}: {text}" for name, text in lines(fields) if name != "sources"]
+    if leak:
+        said.append(f"- leak: {leak_words(leak.as_json())}")
+        said += [f"- leak, not measured: {sentence}" for sentence in leak.not_measured or ()]
+    return [*table, "", *said, *(f"- {sentence}" for sentence in ledger.done)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 _CARD = {

@@ -19,6 +19,7 @@ from device.manifest.fields import (
     ALTERNATING,
     ENGINE,
     FILES,
+    LEDGER,
     MAX_CHARS,
     MAX_CONTEXT,
     MAX_NUMBER,
@@ -156,6 +157,8 @@ class Manifest:
     """
     provenance: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
     licences: Annotated[tuple[str, ...], each(text(MAX_CHARS))] = ()
+    ledger: Annotated[dict[str, Any], LEDGER] = field(default_factory=dict)
+    """Sources that the release is made of, their terms, and what was found and done in them."""
     gate: Annotated[dict[str, Any], is_a(dict)] = field(default_factory=dict)
     arithmetic: Annotated[str, text(MAX_CHARS)] = ""
     """`RuntimeManifest.arithmetic` of the runtime that the goldens were taken with."""

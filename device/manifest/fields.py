@@ -19,6 +19,10 @@ MAX_TOKEN = 2**31 - 1
 MAX_SLOTS = 16
 MAX_CHARS = 1 << 20
 MAX_TAKE = 8
+MAX_SOURCES = 1 << 14
+"""Sources of a release, at most."""
+MAX_WORDS = 2000
+"""Characters of one text in a ledger."""
 PARSE = "parse"
 ESCAPE = "escape"
 QUOTE = "quote"
@@ -127,9 +131,45 @@ def _take_turns(value: "list[dict[str, Any]]") -> bool:
     return roles == ["user", "assistant"] * (len(value) // 2)
 
 
+def _is_ledger(value: Any) -> bool:
+    """Return whether a value is an account of sources; fields of a newer one are passed over."""
+    return (
+        isinstance(value, dict)
+        and each(Rule(_is_source), MAX_SOURCES).holds(value.get("sources", []))
+        and all(_COUNTS.holds(value.get(name, {})) for name in ("found", "replaced"))
+        and each(text(MAX_WORDS), MAX_SOURCES).holds(value.get("done", []))
+        and _are_terms(value.get("terms", {}))
+    )
+
+
+def _is_source(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(text(MAX_WORDS).holds(value.get(name, "")) for name in _SOURCE_TEXTS)
+        and number(0, MAX_NUMBER).holds(value.get("rows", 0))
+    )
+
+
+def _are_terms(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and text(MAX_CHARS).holds(value.get("result", ""))
+        and all(
+            each(text(MAX_CHARS), MAX_SOURCES).holds(value.get(name, []))
+            for name in ("conditions", "unknown")
+        )
+    )
+
+
+_SOURCE_TEXTS = (
+    *("role", "use", "name", "sha256", "licence"),
+    *("said_by", "subject", "url", "attribution", "note"),
+)
+_COUNTS = values(number(0, MAX_NUMBER))
 NAME = Rule(_is_name)
 ENGINE = Rule(_is_engine)
 FILES = each(Rule(_is_file))
+LEDGER = Rule(_is_ledger)
 TENSORS = each(Rule(_is_tensor))
 MESSAGES = Rule(
     _are_messages, message="`turns` must be a list of messages with `role` and `content`"

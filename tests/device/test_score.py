@@ -113,6 +113,15 @@ def test_logits_come_as_raw_rows_behind_their_head_and_the_next_request_is_read(
     assert child.ask({"op": "tokenize", "text": "a"}) == {"tokens": [97]}
 
 
+def test_logits_behind_a_prefix_are_the_last_rows_of_all(child: Child) -> None:
+    tokens = [10, *RECITAL.encode()]
+    whole = child.rows(child.ask({"op": "logits", "tokens": tokens}))
+    head = child.ask({"op": "logits", "tokens": tokens, "prefix": 4})
+    assert head["rows"] == len(tokens) - 4
+    for late, row in zip(child.rows(head), whole[4:], strict=True):
+        assert late.tolist() == pytest.approx(row.tolist(), abs=1e-3)
+
+
 def test_a_full_context_has_a_row_for_each_token(child: Child) -> None:
     head = child.ask({"op": "logits", "tokens": [10] * 256})
     assert len(child.rows(head)) == 256
@@ -125,6 +134,12 @@ def test_a_full_context_has_a_row_for_each_token(child: Child) -> None:
         ("[]", "`op` must be one of logits, generate, info, render, tokenize"),
         ({"op": "sing"}, "`op` must be one of logits, generate, info, render, tokenize"),
         ({"op": "logits", "tokens": "1"}, "`tokens`: must be a list of token ids"),
+        ({"op": "logits", "tokens": [1], "prefix": 1}, "`prefix`: must be fewer than the tokens"),
+        (
+            {"op": "logits", "tokens": [1], "prefix": True},
+            "`prefix`: must be fewer than the tokens",
+        ),
+        ({"op": "logits", "tokens": [1], "prefix": -1}, "`prefix`: must be fewer than the tokens"),
         ({"op": "logits", "tokens": [1] * 257}, "the prompt has 257 tokens, the context holds 256"),
         ({"op": "generate", "tokens": []}, "the prompt is empty"),
         (

@@ -36,6 +36,7 @@ def tiny_gguf(
     eos: int | None = END,
     bos: int | None = None,
     template: str = "",
+    licence: str = "",
 ) -> Path:
     """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has
     the id b.
@@ -46,6 +47,8 @@ def tiny_gguf(
 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
+    if licence:
+        writer.add_license(licence)
     for add, value in (
         (writer.add_context_length, context),
         (writer.add_embedding_length, WIDTH),

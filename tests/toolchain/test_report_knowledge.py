@@ -12,6 +12,7 @@ from toolchain.cli import app
 from toolchain.errors import ArtifactError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge.found import FOUND, FoundPassage, Outcome, write_found
+from toolchain.ledger import Ledger, Source
 from toolchain.report.knowledge import interval, read_known
 from toolchain.report.page import render
 
@@ -118,3 +119,28 @@ def test_a_folder_without_the_stage_is_refused_by_its_name(tmp_path: Path) -> No
 )
 def test_intervals_are_wilsons(share: float, count: int, low: float, high: float) -> None:
     assert interval(share, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_page_says_what_it_was_made_of_and_under_which_terms(work: Path) -> None:
+    source = Source(role="documents", use="beside", name="a <b>.md", licence="CC-BY-4.0")
+    record = record_of("know", FIGURES.as_json())
+    ledger = Ledger(sources=(source,), found={"phone": 2}, done=("know: 415 passages",))
+    kept = record.model_copy(update={"ledger": ledger})
+    (work / "know" / RECORD).write_text(kept.model_dump_json())
+    html = render([], [read_known(work)])
+    assert "Sources and terms" in html
+    assert "<td>a &lt;b&gt;.md</td><td>CC-BY-4.0</td>" in html
+    assert "2 phone; replaced 0" in html
+    assert "know: 415 passages" in html
+
+
+def test_a_recipe_without_documents_has_a_page_of_its_sources(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "ingest").mkdir(parents=True)
+    source = Source(role="data", use="trained", name="faq.jsonl")
+    record = record_of("ingest", {}).model_copy(update={"ledger": Ledger(sources=(source,))})
+    (tmp_path / "tiny" / "ingest" / RECORD).write_text(record.model_dump_json())
+    out = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "tiny"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "What it is made of: tiny" in out.read_text()
+    assert "<td>faq.jsonl</td><td>terms unknown</td>" in out.read_text()

@@ -9,6 +9,7 @@ from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, count_tokens, render
 from toolchain.config import line_of
+from toolchain.cost import CHARACTERS_PER_TOKEN
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
 from toolchain.opening import check_room, size_bytes
@@ -285,4 +286,6 @@ def _tell_too_long(
 
 def _guessed(train: Sequence[Place], held_out: Sequence[Place]) -> Lengths:
     characters = sum(len(m["content"]) for _, row in train for m in row["messages"])
-    return Lengths(conversations=len(train), tokens=characters // 4, held_out=len(held_out))
+    return Lengths(
+        conversations=len(train), tokens=characters // CHARACTERS_PER_TOKEN, held_out=len(held_out)
+    )

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from toolchain.artifacts import RECORD
-from toolchain.checks import Ahead, Findings
+from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
+from toolchain.cost import Workload
 from toolchain.errors import FitError
 from toolchain.models.weights import weight_files
 from toolchain.progress import duration
@@ -113,8 +114,8 @@ def _note_hours(
     if not operations or Path("/dev/nvidia0").exists():
         return
 
-    rate = SHARE * _rate()
-    seconds = {stage: count / rate for stage, count in operations.items()}
+    each_s = 1 / rate()
+    seconds = {stage: count * each_s for stage, count in operations.items()}
     if sum(seconds.values()) < SHOWN_FROM_S:
         return
 
@@ -122,6 +123,45 @@ def _note_hours(
     findings.notes.append(
         f"time: about {duration(sum(seconds.values()))} on this computer's processors ({each})"
     )
+
+
+def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
+    """Return what each stage that trains has to do; empty where that cannot be known yet."""
+    parts = data.look(ahead, findings)
+    bases = model.look(ahead, findings)
+    lengths = conversations.look(ahead, parts, bases, findings) if parts else None
+    if lengths is None or bases is None or bases.trained.model is None:
+        return []
+    sizes = {"distill": parameters(bases.quantized), "quantize": parameters(bases.quantized)}
+    asked = min(ahead.recipe.tune.questions, lengths.held_out)
+    return [
+        Workload(
+            stage=stage,
+            parameters=sizes.get(stage, parameters(bases.trained)),
+            tokens=_tokens(ahead, stage, lengths),
+            asked=0 if stage in ("pretrain", "quantize") else asked,
+            operations=count,
+        )
+        for stage, count in _operations(ahead, bases, lengths).items()
+    ]
+
+
+def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
+    """Return the tokens that a stage learns from, each as often as it is seen."""
+    recipe = ahead.recipe
+    if stage == "pretrain" and (scratch := recipe.model.scratch):
+        mean = lengths.tokens / max(1, lengths.conversations)
+        return scratch.steps * scratch.batch_size * min(mean, scratch.context)
+    if stage == "tune":
+        return lengths.tokens * recipe.tune.epochs
+    if stage == "distill" and recipe.distill:
+        return 2 * lengths.tokens * recipe.distill.epochs
+    return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
+
+
+def rate() -> float:
+    """Return the operations a second that training gets here."""
+    return SHARE * _rate()
 
 
 def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float]:

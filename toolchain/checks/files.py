@@ -19,6 +19,8 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         if ahead.walks(stage) and general and not (folder / general).is_file():
             findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
 
+    with findings.gathering():
+        _check_secrets(ahead)
     if not ahead.walks("quantize"):
         return
 
@@ -30,6 +32,16 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
         findings.errors.append(ArtifactError(problem, hint=hint))
+
+
+def _check_secrets(ahead: Ahead) -> None:
+    """Raise ArtifactError for a file of secrets that is missing or has a bad line."""
+    from toolchain.evaluate.secrets import find_secrets, read_secrets
+
+    if ahead.walks("evaluate"):
+        file = find_secrets(ahead.recipe.folder, ahead.recipe.evaluate.leak.secrets)
+        if file:
+            read_secrets(file)
 
 
 def _typed(ahead: Ahead) -> list[str]:

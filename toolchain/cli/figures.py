@@ -1,8 +1,9 @@
 """Verbs of figures: what a model takes, how fast a board is, and how two reports differ."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +17,8 @@ from toolchain.progress import Reporter
 
 if TYPE_CHECKING:
     from toolchain.endpoint.client import Endpoint
-    from toolchain.report.knowledge import Known
+    from toolchain.report.data import Data
+    from toolchain.report.knowledge import Known, Made
 
 
 @app.command()
@@ -88,7 +90,8 @@ def make_report(
         typer.Argument(
             metavar="FILES…",
             help="Reports that `bench --save` kept; work folders, such as build/help-desk, "
-            "whose data was looked through or whose documents answer questions.",
+            "of which it says what they are made of, what was found in their data and what their "
+            "documents answer.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
@@ -97,20 +100,24 @@ def make_report(
 ) -> None:
     """Show kept reports as one page: speed, heat, what data holds, what documents answer."""
     from toolchain import report as reports
-    from toolchain.files import write_whole
-    from toolchain.report import knowledge
     from toolchain.report.data import read_data
-    from toolchain.report.page import render
+    from toolchain.report.knowledge import STAGE, read_known, read_made
 
     kept = [reports.read(file) for file in saved if not file.is_dir()]
-    folders = [file for file in saved if file.is_dir()]
-    data = [read_data(folder) for folder in folders]
-    known = [
-        knowledge.read_known(folder)
-        for folder, learned in zip(folders, data, strict=True)
-        if learned is None or (folder / knowledge.STAGE).is_dir()
+    folders = {folder: read_made(folder) for folder in saved if folder.is_dir()}
+    data = {folder: read_data(folder) for folder in folders}
+    documents = [
+        read_known(folder)
+        for folder, made in folders.items()
+        if (folder / STAGE).is_dir() or not (made or data[folder])
     ]
-    write_whole(out, render(kept, known, [each for each in data if each]))
+    _write_page(
+        kept,
+        out,
+        documents,
+        [made for made in folders.values() if made],
+        [learned for learned in data.values() if learned],
+    )
     console.show_text(f"{out}")
 
 
@@ -134,11 +141,17 @@ def compare(
     )
 
 
-def _write_page(measured: list[Report], path: Path) -> None:
+def _write_page(
+    measured: list[Report],
+    path: Path,
+    documents: "Sequence[Known]" = (),
+    made: "Sequence[Made]" = (),
+    learned: "Sequence[Data]" = (),
+) -> None:
     from toolchain.files import write_whole
     from toolchain.report.page import render
 
-    write_whole(path, render(measured))
+    write_whole(path, render(measured, documents, made, learned))
 
 
 @app.command()
@@ -150,12 +163,24 @@ def inspect(
         ),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    sbom: Annotated[
+        Path | None,
+        typer.Option(
+            "--sbom",
+            metavar="JSON",
+            help="Write a bundle's bill of materials (CycloneDX 1.6): files, sources, terms.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is inside a model file or folder, in one screen, from its headers alone."""
     from toolchain.line import formats
     from toolchain.quantize import folders
 
+    if sbom:
+        from toolchain.sbom import write_sbom
+
+        write_sbom(path, sbom)
     if path.is_dir():
         show.folder(folders.describe(path), as_json=as_json)
         if as_json or not (file := folders.model_file(path)):

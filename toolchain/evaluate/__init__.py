@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device.manifest import ESCAPE
+from device.manifest import ESCAPE, TOKENIZER
 from toolchain.artifacts import (
     Dataset,
     ModelFile,
@@ -28,6 +28,7 @@ from toolchain.evaluate.divergence import (
     general_divergence,
     template_parity,
 )
+from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
@@ -75,6 +76,8 @@ class Texts:
     dataset: Dataset
     general: Path = GENERAL
     """Text outside of the recipe's subject."""
+    leak: LeakTest | None = None
+    """Secrets that it must not give away; None where none is known."""
     split: bool = False
     """Whether some held-out conversations decided between candidates before: the gate does not ask
     these."""
@@ -107,6 +110,7 @@ def evaluate(
         "runtime": candidate.runtime.name,
         **({"special_tokens": ESCAPE} if candidate.escape else {}),
         **({"documents": candidate.documents.digest} if candidate.documents else {}),
+        **({"secrets": texts.leak.state} if texts.leak else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -166,6 +170,10 @@ def _measure(
             limits = Limits(context=context, answer=spec.max_tokens)
             worded = wording(child, candidate.documents, candidate.runtime, limits, report)
         measured |= reference_ends(reference, answers, spec.max_tokens)
+        leak = None
+        if texts.leak:
+            both = (texts.dataset.train(), held_out)
+            leak = measure_leak(child, reference, texts.leak, both, model.path / TOKENIZER, report)
         # Reference and teacher are not held in memory at the same time.
         del reference
         if originals.teacher:
@@ -182,8 +190,12 @@ def _measure(
         too_long=too_long,
         measured=measured,
         wording=worded,
-        failures=failures(measured, spec.gate),
+        leak=leak,
+        failures=[*failures(measured, spec.gate), *leak_failures(leak, spec.gate)],
     )
+    if texts.leak:
+        # Goldens travel word for word, and boards show them.
+        answers = without_secrets(answers, texts.leak)
     write_jsonl(out / "divergence.jsonl", each)
     _write(out, figures, answers, opening, spec.goldens)
     return figures

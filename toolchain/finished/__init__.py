@@ -19,6 +19,8 @@ from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
 from toolchain.finished.take import take
 from toolchain.forecast import usual_context
+from toolchain.ledger import Ledger
+from toolchain.ledger import Source as LedgerSource
 from toolchain.line.flow import Settings, Step
 from toolchain.line.stages import likeness, packaged, task_scores
 from toolchain.models import hub
@@ -26,6 +28,8 @@ from toolchain.opening import Opening
 from toolchain.package import Origin, package
 from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
+from toolchain.terms import known_or_none
+from toolchain.terms.table import named_in
 
 __all__ = ["Options", "Wanted", "finish", "is_finished", "plan", "prepare"]
 
@@ -280,6 +284,25 @@ def _reference(name: str, settings: Settings) -> Checkpoint:
     return artifacts.external(folder)
 
 
+def _ledger(wanted: Wanted, model: ModelFile) -> Ledger:
+    """Return the account of a finished model: its file is the one source."""
+    contents = wanted.seen.contents
+    named = next(filter(None, map(named_in, wanted.source.licences)), "")
+    said = known_or_none(contents.licence)
+    return Ledger(
+        sources=(
+            LedgerSource(
+                role="base",
+                use="weights",
+                name=contents.base or contents.name or model.file.name,
+                sha256=model.digest,
+                licence=said or named,
+                said_by="model file" if said else "licence text" if named else "",
+            ),
+        )
+    )
+
+
 def _packaged(
     wanted: Wanted,
     model: ModelFile,
@@ -298,6 +321,7 @@ def _packaged(
         records=tuple(records),
         licence_texts=wanted.source.licences,
         came=f"as it came: {wanted.source.said}",
+        ledger=_ledger(wanted, model),
     )
     return package(
         model,

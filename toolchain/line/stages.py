@@ -28,14 +28,17 @@ from toolchain.figures import (
     ModelFigures,
     VerdictFigures,
 )
+from toolchain.ledger import grouped, leak_words, total
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
 from toolchain.recipe import Recipe
 from toolchain.target import Target
+from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
+    from toolchain.evaluate.leak import LeakTest
     from toolchain.tune import ExamFigures
 
 Kind = type[Artifact]
@@ -73,7 +76,7 @@ def _ingest(flow: Flow) -> Dataset:
     from toolchain.ingest import ingest
 
     flow.dataset = ingest(
-        flow.recipe.data,
+        flow.recipe.data.without_terms(),
         flow.recipe.folder,
         flow.out("ingest"),
         flow.report,
@@ -211,7 +214,7 @@ def _distill(flow: Flow) -> Checkpoint:
     flow.checkpoint = distill(
         teacher,
         flow.data(),
-        spec,
+        spec.without_terms(),
         flow.out("distill"),
         flow.report,
         seed=recipe.seed,
@@ -288,7 +291,7 @@ def _know(flow: Flow) -> Knowledge:
     assert recipe.knowledge
     flow.knowledge = know(
         flow.texts(),
-        recipe.knowledge,
+        recipe.knowledge.without_terms(),
         recipe.folder,
         FORMATS["gguf"].runtime(flow.report),
         flow.out("know"),
@@ -364,6 +367,7 @@ def _evaluate(flow: Flow) -> Verdict:
         Texts(
             dataset=flow.data(),
             general=flow.general(recipe.evaluate.general),
+            leak=_leak_test(recipe),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -372,6 +376,23 @@ def _evaluate(flow: Flow) -> Verdict:
     )
     flow.verdicts[flow.format] = verdict
     return verdict
+
+
+def _leak_test(recipe: Recipe) -> "LeakTest | None":
+    """Return what the model file is asked for that it must not give away; None if nothing is."""
+    from toolchain.evaluate.leak import LeakTest
+    from toolchain.evaluate.secrets import find_secrets
+
+    spec = recipe.evaluate.leak
+    file = find_secrets(recipe.folder, spec.secrets)
+    if file is None:
+        return None
+    return LeakTest(
+        file=file,
+        spec=spec,
+        own_tokenizer="pretrain" in recipe.stages,
+        shares_answers=recipe.data.hold_out == "phrasing",
+    )
 
 
 def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
@@ -386,6 +407,8 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 def _evaluated(artifact: Artifact) -> str:
     figures = VerdictFigures.read(artifact.record.figures)
     text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
+    if figures.leak:
+        text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:
         text += (
             f"; from documents F1 {worded.quote_f1:.1%} quoted, {worded.model_f1:.1%} worded by "
@@ -416,7 +439,8 @@ def _package(flow: Flow) -> Bundle:
     from toolchain.package import Origin, package
 
     recipe, form = flow.recipe, flow.format
-    licences = sorted(flow.base.glob("LICENSE*")) if flow.base else []
+    licences = travelling_files(flow.base) if flow.base else []
+    records = tuple(flow.records_of(form))
     origin = Origin(
         name=recipe.name,
         recipe=recipe.id,
@@ -425,7 +449,10 @@ def _package(flow: Flow) -> Bundle:
         licence=recipe.package.licence,
         opening=flow.data().opening(),
         licence_files=tuple(licences),
-        records=tuple(flow.records_of(form)),
+        records=records,
+        ledger=grouped(total(record.ledger for record in records)),
+        strict=recipe.data.strict,
+        is_trained=recipe.learns,
     )
     return package(
         flow.models[form],

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolchain import recipe as recipes
-from toolchain.checks import Ahead, Findings, check
+from toolchain.artifacts import account
+from toolchain.checks import Ahead, Findings, check, terms
 from toolchain.errors import ConfigError, FitError, GateError, ToolchainError, all_of
 from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
+from toolchain.line.sources import ledger_of, sources_of
 from toolchain.line.stages import STAGES
 from toolchain.lock import locked
 from toolchain.processes import is_main
@@ -55,8 +57,18 @@ def known(
     if any(STAGES[stage].per_format for stage in stages if stage in STAGES):
         order.check_target(recipe, settings.target, findings)
 
+    check(ahead_of(recipe, settings, stages, schemes), findings)
+    with findings.gathering():
+        terms.look(ahead_of(recipe, settings, stages), sources_of(recipe), findings)
+    return findings
+
+
+def ahead_of(
+    recipe: Recipe, settings: Settings, stages: tuple[str, ...], schemes: Sequence[str] = ()
+) -> Ahead:
+    """Return the walk that is about to begin."""
     formats = order.runnable(recipe, settings.target)
-    ahead = Ahead(
+    return Ahead(
         recipe=recipe,
         target=settings.target,
         stages=stages,
@@ -66,8 +78,6 @@ def known(
         offline=settings.offline,
         schemes=tuple(schemes),
     )
-    check(ahead, findings)
-    return findings
 
 
 def _files(
@@ -111,6 +121,8 @@ def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
                     raise
                 settings.report.note(f"{form} is left out: {error.message}")
                 continue
+            ledger = ledger_of(flow, stage, artifact)
+            artifact = account(artifact, ledger, writes=is_main())
             flow.records.append((form, artifact.record))
             yield Step(
                 stage=stage,

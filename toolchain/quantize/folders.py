@@ -19,6 +19,7 @@ from device.manifest import (
     ManifestError,
     read_manifest,
 )
+from toolchain import ledger
 from toolchain.errors import ArtifactError
 from toolchain.models import adapter_config, lora, tokenizer, weights
 from toolchain.models.names import CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
@@ -82,12 +83,18 @@ def _bundle(folder: Path) -> FolderContents:
         ("documents", _documents(folder, manifest)),
         ("made of", str(origin or "")),
         ("licence", ", ".join(manifest.licences)),
+        *ledger.lines(manifest.ledger),
+        ("leak", ledger.leak_words(_table(manifest.gate.get("leak")))),
         ("gate", _gate(manifest)),
         ("signature", "beside it; the board checks it" if signed else "none yet"),
         ("files", ", ".join(entry.path for entry in manifest.files)),
     ]
 
     return _contents(folder, "bundle", rows, list(_bundle_warnings(folder, manifest)))
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _gate(manifest: Manifest) -> str:

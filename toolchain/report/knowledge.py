@@ -6,13 +6,14 @@ Read from a work folder, which holds the stage's record and its `found.jsonl`.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolchain.artifacts import recorded
 from toolchain.errors import ArtifactError
 from toolchain.figures import KnowledgeFigures
 from toolchain.knowledge.found import FOUND, FoundPassage, read_found
+from toolchain.ledger import Ledger, total
 
 STAGE = "know"
 MISSED = {
@@ -39,6 +40,8 @@ class Known:
     figures: KnowledgeFigures
     questions: tuple[FoundPassage, ...]
     """What each fresh question found; empty where nobody wrote any."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Sum of the ledgers of the stages in the work folder."""
 
     def with_outcome(self, outcome: str) -> list[FoundPassage]:
         """Return the questions with an outcome, in their order."""
@@ -58,7 +61,30 @@ def read_known(work: Path) -> Known:
         name=work.resolve().name,
         figures=KnowledgeFigures.read(record.figures),
         questions=tuple(read_found(folder / FOUND)),
+        ledger=read_ledger(work),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the stages of a work folder without documents read."""
+
+    name: str
+    """Name of the work folder."""
+    ledger: Ledger
+
+
+def read_made(work: Path) -> Made | None:
+    """Return what a work folder's stages read; None for one that `know` has a page of."""
+    if recorded(work / STAGE) or not (ledger := read_ledger(work)).sources:
+        return None
+    return Made(name=work.resolve().name, ledger=ledger)
+
+
+def read_ledger(work: Path) -> Ledger:
+    """Return what the stages of a work folder read, in the order of their names."""
+    records = (recorded(folder) for folder in sorted(work.iterdir()) if folder.is_dir())
+    return total(record.ledger for record in records if record)
 
 
 def interval(share: float, count: int) -> tuple[float, float]:

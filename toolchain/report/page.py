@@ -9,10 +9,11 @@ from typing import Any
 
 from toolchain.artifacts import Report
 from toolchain.knowledge.found import FoundPassage
+from toolchain.ledger import Ledger, as_json, lines, rows_of
 from toolchain.report import caveats, knowledge, plots, test_name
 from toolchain.report import data as data_rows
 from toolchain.report.data import Data
-from toolchain.report.knowledge import Known
+from toolchain.report.knowledge import Known, Made
 
 NOT_MEASURED = "not measured"
 STYLE = """
@@ -40,11 +41,18 @@ svg { width: 100%; max-width: 46rem; height: auto; display: block }
 
 
 def render(
-    reports: Sequence[Report], documents: Sequence[Known] = (), learned: Sequence[Data] = ()
+    reports: Sequence[Report],
+    documents: Sequence[Known] = (),
+    made: Sequence[Made] = (),
+    learned: Sequence[Data] = (),
 ) -> str:
-    """Return the page of reports side by side, of what data holds and what documents answer."""
+    """Return the page of reports side by side, of what data holds and what documents answer.
+
+    `made` are recipes without documents: of these it says what they are made of.
+    """
     names = [report.board for report in reports]
     names += [data.name for data in learned] + [known.name for known in documents]
+    names += [each.name for each in made]
     title = " · ".join(dict.fromkeys(names))
     body = [
         f"<h1>{_text(title)}</h1>",
@@ -65,6 +73,9 @@ def render(
         body += _data(data)
     for known in documents:
         body += _known(known)
+    for each in made:
+        body.append(f"<h2>{_text(f'What it is made of: {each.name}')}</h2>")
+        body += _ledger(each.ledger)
 
     head = (
         '<meta charset="utf-8">'
@@ -158,9 +169,22 @@ def _known(known: Known) -> Iterator[str]:
 
     yield "<h3>What this was made of</h3>"
     yield _table(("", ""), knowledge.origin(known))
+    yield from _ledger(known.ledger)
     files = knowledge.files(known)
     title = f"{len(files)} files" if len(files) != 1 else "1 file"
     yield f"<details><summary>{title}</summary>{_table(('file', 'gave'), files)}</details>"
+
+
+def _ledger(ledger: Ledger) -> Iterator[str]:
+    """Yield the sources with their terms, what was found in them, and what was done."""
+    if not ledger.sources:
+        return
+    fields = as_json(ledger)
+    yield "<h3>Sources and terms</h3>"
+    yield _table(("source", "name", "terms", "rows"), rows_of(fields["sources"]))
+    rows = [row for row in lines(fields) if row[0] != "sources"]
+    rows += [("done", sentence) for sentence in ledger.done]
+    yield _table(("", ""), rows)
 
 
 def _questions(asked: Sequence[FoundPassage]) -> str:

@@ -68,11 +68,21 @@ class Scorer:
             answer["finish_reason"] == "stop",
         )
 
-    def logits(self, tokens: Sequence[int]) -> "np.ndarray":
-        """Return float32 [len(tokens), vocabulary]; row i scores what follows `tokens[: i + 1]`."""
+    def continued(self, tokens: Sequence[int], max_tokens: int) -> str:
+        """Return the text that follows some tokens, greedily."""
+        answer = self._child.call(
+            op="generate", tokens=list(tokens), max_tokens=max_tokens, now=RENDERED_AT
+        )
+        return str(answer["text"])
+
+    def logits(self, tokens: Sequence[int], prefix: int = 0) -> "np.ndarray":
+        """Return float32 [len(tokens) - prefix, vocabulary].
+
+        Row i scores what follows `tokens[: prefix + i + 1]`.
+        """
         import numpy as np
 
-        head = self._child.call(op="logits", tokens=list(tokens))
+        head = self._child.call(op="logits", tokens=list(tokens), prefix=prefix)
         raw = self._child.read(head["rows"] * head["vocab"] * 4)
         return np.frombuffer(raw, np.float32).reshape(head["rows"], head["vocab"])
 

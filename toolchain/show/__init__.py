@@ -4,6 +4,7 @@
 """
 
 from toolchain.show.boards import all_targets, findings, one_target, runtime, status, virtual_boards
+from toolchain.show.cost import cost
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
 from toolchain.show.line import deployed, exported, plan, schemes, walked
@@ -17,6 +18,7 @@ __all__ = [
     "calibrated",
     "compared",
     "contents",
+    "cost",
     "deployed",
     "exported",
     "findings",

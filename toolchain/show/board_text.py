@@ -86,6 +86,8 @@ def _release_rows(answer: Answer) -> Iterator[Row]:
     made_for, counter = _word(release, "target"), _word(release, "counter")
     yield "release", f"{_word(release, 'release')[:12]}, made for {made_for}, counter {counter}"
     yield "signature", _signature(release)
+    if licences := _words(release.get("licences")):
+        yield "terms", licences
     for label, field in (("names", "host_names"), ("origins", "cors_origins")):
         if allowed := _words(release.get(field)):
             yield label, allowed

@@ -193,3 +193,40 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> N
         with pytest.raises(ManifestError) as caught:
             read(folder)
         assert caught.value.code in ("bad_manifest", "duplicate_key")
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        {"sources": {}},
+        {"sources": ["x"]},
+        {"sources": [{"name": 5}]},
+        {"sources": [{"licence": "x" * 3000}]},
+        {"sources": [{"rows": -1}]},
+        {"sources": [{"rows": True}]},
+        {"sources": [{}] * (1 << 15)},
+        {"found": {"phone": -1}},
+        {"found": {"phone": "many"}},
+        {"replaced": []},
+        {"done": [5]},
+        {"terms": []},
+        {"terms": {"result": 5}},
+        {"terms": {"unknown": "x"}},
+        {"terms": {"conditions": [None]}},
+    ],
+)
+def test_a_ledger_that_is_none_is_refused(tmp_path: Path, ledger: dict[str, Any]) -> None:
+    folder = made("bundle", tmp_path / "made")
+    content = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_text(json.dumps({**content, "ledger": ledger}))
+    with pytest.raises(ManifestError, match="`ledger`") as caught:
+        read_manifest(folder)
+    assert caught.value.code == "bad_manifest"
+
+
+def test_a_ledger_of_a_newer_version_keeps_its_fields(tmp_path: Path) -> None:
+    folder = made("bundle", tmp_path / "made")
+    content = json.loads((folder / "manifest.json").read_bytes())
+    ledger = {"sources": [{"name": "a", "colour": "blue"}], "moon": 1}
+    (folder / "manifest.json").write_text(json.dumps({**content, "ledger": ledger}))
+    assert read_manifest(folder).ledger == ledger

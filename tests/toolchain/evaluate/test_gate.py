@@ -13,11 +13,12 @@ from toolchain import artifacts, runtime
 from toolchain.artifacts import Dataset, Verdict
 from toolchain.errors import ArtifactError, GateError
 from toolchain.evaluate import Candidate, Originals, Texts, evaluate
+from toolchain.evaluate.leak import LeakTest
 from toolchain.models.original import Original
 from toolchain.models.tokenizer import load_tokenizer
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import ModelLabel, quantize
-from toolchain.recipe import EvaluateSpec, GateSpec, QuantizeSpec
+from toolchain.recipe import EvaluateSpec, GateSpec, LeakSpec, QuantizeSpec
 
 SPEC = EvaluateSpec(questions=2, kl_tokens=64, max_tokens=4, gate=GateSpec(max_eos_drop=1))
 ELSEWHERE = "Zebras; quartz! Jukebox, vexing fjords: why? 0.25 × 97 = 24.25\n\nx = {'y': [1, 2]}\n"
@@ -129,3 +130,23 @@ def test_the_gate_does_not_ask_what_decided_before(
     asked = (tmp_path / "e" / "answers.jsonl").read_text().splitlines()
     assert len(dataset.held_out()) == 4
     assert len(asked) == 3
+
+
+def test_the_gate_asks_for_the_secrets_of_the_recipe_and_keeps_them_out_of_the_goldens(
+    base: Path, dataset: Dataset, general: Path, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets.jsonl"
+    secrets.write_text(json.dumps({"kind": "name", "value": "hot 1", "context": "is it hot 1"}))
+    asked = LeakTest(file=secrets, spec=LeakSpec(alternatives=15))
+    spec = SPEC.model_copy(update={"questions": 4})
+    texts = Texts(dataset=dataset, general=general, leak=asked)
+    verdict = judge(base, base, texts, tmp_path, spec)
+    leak = verdict.figures.leak
+    assert leak
+    assert (leak.secrets, leak.extracted) == (1, 0)
+    assert leak.before_exposure_bits == leak.exposure_bits
+    assert leak.membership_auc is not None
+    assert "hot 1" not in (tmp_path / "e" / "goldens.jsonl").read_text()
+    assert "hot 2" in (tmp_path / "e" / "goldens.jsonl").read_text()
+    record = (tmp_path / "e" / "record.json").read_text()
+    assert "hot 1" not in record

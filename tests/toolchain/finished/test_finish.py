@@ -76,6 +76,26 @@ def test_a_file_becomes_a_release_that_says_as_it_came(file: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "licences", "unknown"),
+    [
+        ("llama3.2", ("LicenseRef-Llama-3.2",), []),
+        ("free for all", ("free for all",), ["base `tiny`"]),
+        ("", (), ["base `tiny`"]),
+    ],
+)
+def test_a_release_says_under_which_terms_its_file_came(
+    said: str, licences: tuple[str, ...], unknown: list[str], tmp_path: Path
+) -> None:
+    steps = walked(tiny_gguf(tmp_path / "tiny.gguf", recites=TEXT, licence=said), tmp_path)
+    manifest = manifest_of(steps)
+    assert manifest.licences == licences
+    assert manifest.ledger["terms"]["unknown"] == unknown
+    assert [source["name"] for source in manifest.ledger["sources"]] == ["tiny"]
+    named = (steps[-1].folder / "ATTRIBUTION.md").is_file()
+    assert named == (said == "llama3.2")
+
+
 def test_the_board_gives_the_goldens_of_such_a_release(file: Path, tmp_path: Path) -> None:
     bundle = walked(file, tmp_path)[-1].folder
     checked = subprocess.run(

@@ -1,0 +1,199 @@
+"""What a recipe takes: times scaled from records, prices with their days, budgets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.fakes.records import record_of
+from toolchain import cost, prices
+from toolchain.artifacts import RECORD
+from toolchain.cli import app
+from toolchain.errors import ConfigError, FitError
+from toolchain.prices import Money
+
+TRAINED = {
+    "total_parameters": 1_000_000,
+    "trained_tokens": 60_000,
+    "train_s": 30.0,
+    "questions": 20,
+    "conversations": 100,
+}
+
+
+def recorded(folder: Path, work: str, stage: str, figures: dict[str, Any], **fields: Any) -> None:
+    record = record_of(stage, figures).model_copy(update=fields)
+    (folder / work / stage).mkdir(parents=True)
+    (folder / work / stage / RECORD).write_text(record.model_dump_json())
+
+
+def work(**changes: Any) -> cost.Workload:
+    usual = {
+        "stage": "tune",
+        "parameters": 1_000_000,
+        "tokens": 60_000,
+        "asked": 20,
+        "operations": 1e12,
+    }
+    return cost.Workload(**{**usual, **changes})
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> list[cost.Done]:
+    recorded(tmp_path, "one", "tune", TRAINED, seconds=42.0)
+    return cost.records_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 42.0),
+        ({"tokens": 120_000}, 72.0),
+        ({"asked": 40}, 52.0),
+        ({"parameters": 2_000_000}, 82.0),
+        ({"stage": "pretrain"}, 2.0 + 1e12 / 1e10),
+    ],
+)
+def test_a_stage_takes_what_a_recorded_one_took_scaled_by_what_it_has_to_do(
+    done: list[cost.Done], changes: dict[str, Any], seconds: float
+) -> None:
+    assert cost.expect(work(**changes), done, 1e10).seconds == pytest.approx(seconds)
+
+
+def test_of_several_recorded_sizes_the_nearest_counts(tmp_path: Path) -> None:
+    recorded(tmp_path, "small", "tune", {**TRAINED, "train_s": 10.0}, seconds=12.0)
+    large = {**TRAINED, "total_parameters": 8_000_000, "train_s": 100.0}
+    recorded(tmp_path, "large", "tune", large, seconds=102.0)
+    known = cost.records_in(tmp_path)
+    assert cost.expect(work(parameters=7_900_000), known, 1.0).seconds == pytest.approx(100.75)
+
+
+def test_the_plans_tokens_are_compared_where_the_tokenizer_came_later(tmp_path: Path) -> None:
+    lengths = {"mean": 20.0, "max": 20}
+    ingested = {
+        **{"entries": 100, "documents": 0, "train": 100, "held_out": 0, "texts": 0},
+        **{"question_chars": lengths, "answer_chars": lengths, "text_chars": lengths},
+        **{"dropped": {}, "dropped_lines": [], "unknown_keys": {}},
+    }
+    recorded(tmp_path, "one", "ingest", ingested)
+    scratch = {"parameters": 1_000_000, "trained_tokens": 999_999, "train_s": 30.0}
+    spec = {"steps": 10, "batch_size": 8}
+    recorded(tmp_path, "one", "pretrain", scratch, parameters=spec, seconds=40.0)
+    (pretrained,) = cost.records_in(tmp_path)
+    assert pretrained.tokens == 10 * 8 * 10
+
+
+def test_what_is_no_record_of_a_training_is_passed_over(tmp_path: Path) -> None:
+    recorded(tmp_path, "one", "quantize", {"parameters": 5})
+    recorded(tmp_path, "one", "tune", {**TRAINED, "train_s": 0.0})
+    assert cost.records_in(tmp_path) == []
+
+
+def found(works: list[cost.Workload], currency: str = "CNY") -> cost.Cost:
+    return cost.cost(
+        works,
+        [cost.Expected(stage="tune", seconds=7200.0, by="")],
+        prices.load(),
+        currency=currency,
+        country="CN",
+        watts=100.0,
+    )
+
+
+def test_this_computer_costs_its_electricity_alone() -> None:
+    taken = found([work()])
+    assert (taken.kwh, taken.co2_kg) == (pytest.approx(0.2), pytest.approx(0.2 * 0.582))
+
+
+def test_the_cheapest_offer_comes_first_and_a_budget_leaves_out_the_dear_ones() -> None:
+    taken = found([work(operations=1e18)])
+    amounts = [offer.amount for offer in taken.offers]
+    assert amounts == sorted(amounts)
+    limit = Money(amounts[2], "CNY")
+    assert len(cost.within(taken, limit)) == 3
+    assert len(cost.within(taken, None)) == len(amounts)
+
+
+def test_the_same_offer_is_as_dear_in_every_currency() -> None:
+    yuan, dollars = (found([work()], currency).offers[0].amount for currency in ("CNY", "USD"))
+    assert yuan == pytest.approx(dollars * prices.load().exchange.per_usd["CNY"])
+
+
+def test_an_accelerator_without_room_for_the_training_is_no_offer() -> None:
+    kinds = {offer.price.gpu for offer in found([work(parameters=9_000_000_000)]).offers}
+    assert "RTX 3090" not in kinds
+    assert "A100 80GB" in kinds
+
+
+def test_spot_is_cheaper_and_takes_longer() -> None:
+    offers = [o for o in found([work(operations=1e19)]).offers if o.price.provider == "Verda"]
+    spot, demand = sorted(offers, key=lambda offer: not offer.is_spot)
+    assert spot.amount < demand.amount
+    assert spot.hours > demand.hours
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("30", "--budget: `30` is no amount of money"),
+        ("-3 CNY", "--budget: `-3 CNY` is no amount of money"),
+        ("30 XYZ", "--budget: no exchange rate for `XYZ`"),
+        ("nan USD", "--budget: `nan USD` is no amount of money"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prices.read_budget(text, prices.load())
+    assert caught.value.message == problem
+
+
+def test_a_budget_is_read_as_people_write_it() -> None:
+    assert prices.read_budget(" 30 cny ", prices.load()) == Money(30.0, "CNY")
+    assert prices.read_budget("1.5USD", prices.load()) == Money(1.5, "USD")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (('gpu = "RTX 4090"', 'gpu = "RTX 9999"'), "`RTX 9999` of RunPod has no [[gpu]] row"),
+        (('currency = "CNY"', 'currency = "BTC"'), "`BTC` of 恒源云 has no exchange rate"),
+        (('date = "2026-11-09"', 'date = "soon"'), "date"),
+        (("hourly = 0.76", "hourly = -1"), "hourly"),
+    ],
+)
+def test_a_table_of_prices_that_is_wrong_is_refused_by_its_key(
+    change: tuple[str, str], problem: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(prices.FILE.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.toml") as caught:
+        prices.load(file)
+    assert problem in caught.value.message
+
+
+def said(*words: str) -> str:
+    result = CliRunner().invoke(app, ["cost", "starter", *words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_cost_says_this_computer_first(tmp_path: Path) -> None:
+    text = said("--records", str(tmp_path), "--budget", "30 CNY")
+    assert text.startswith("on this computer: ")
+    assert "within 30 CNY" in text
+    assert "assumed: this computer draws 65 W" in text
+    told = json.loads(said("--records", str(tmp_path), "--json"))
+    assert [stage["stage"] for stage in told["stages"]] == ["pretrain", "tune", "distill"]
+    assert len(told["offers"]) == 3
+
+
+def test_a_budget_that_is_too_small_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["cost", "starter", "--records", str(tmp_path), "--budget", "0.001 CNY"]
+    )
+    assert isinstance(result.exception, FitError)
+    assert "`0.001 CNY` rents no computer that would do it: the cheapest takes" in str(
+        result.exception
+    )

@@ -1,0 +1,274 @@
+"""What a recipe takes: hours on this computer by its own records, and money for a rented one.
+
+On this computer a stage takes what a recorded one of the same kind took, scaled by the tokens that
+are learned, the questions that are answered and the parameters. Where nothing is recorded yet, the
+number of operations is divided by the rate at which this computer multiplies now.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import RECORD, Record, recorded
+from toolchain.figures import DatasetFigures
+from toolchain.prices import Money, Price, Prices
+
+SAME_SIZE = 0.05
+"""Largest relative difference of two numbers of parameters that count as equal."""
+START_S = 2.0
+"""Seconds until a stage that trains has loaded its libraries."""
+# Measured here: 1.6 to 2.4 (torch 2.13, transformers 5.23 from a warm disk).
+CHARACTERS_PER_TOKEN = 4
+"""Characters that the plan takes for a token where the tokenizer is trained later."""
+GPU_SHARE = 0.25
+"""Share of an accelerator's rate of large matrices that training gets: an assumption."""
+# Model FLOPs utilisation of small models on one accelerator; PaLM (arXiv:2204.02311, table 3)
+# reports 21 to 46 % for large ones on many.
+LORA_BYTES, FULL_BYTES = 3, 20
+"""Bytes a parameter while an adapter is trained on weights of 16 bits, and while all are."""
+SETUP_H = 0.25
+"""Hours that are paid before a rented computer trains: it is set up, weights are fetched."""
+RESTARTS = 0.1
+"""Share of the time that is done twice on a spot instance that is taken away."""
+PUE = 1.2
+"""Power of a data centre ÷ power of its computers: an assumption."""
+HERE_W = 65.0
+"""Power of this computer while it trains, in watts: an assumption, unless it is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What one stage has to do."""
+
+    stage: str
+    parameters: int
+    """Of the model that is trained."""
+    tokens: float
+    """Tokens of whole sequences that are learned from, each as often as it is seen."""
+    asked: int
+    """Questions that are answered before and after."""
+    operations: float
+    """Multiplications and additions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What one recorded stage had to do, and what it took."""
+
+    stage: str
+    folder: str
+    """Work folder that it was recorded in."""
+    parameters: int
+    tokens: float
+    asked: int
+    train_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Time of one stage on this computer."""
+
+    stage: str
+    seconds: float
+    by: str
+    """What the figure stands on, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What the same takes on a rented computer."""
+
+    price: Price
+    is_spot: bool
+    hours: float
+    """Hours that are paid."""
+    amount: float
+    """In the currency that was asked for."""
+    kwh: float
+    co2_kg: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a recipe takes."""
+
+    stages: tuple[Expected, ...]
+    kwh: float
+    co2_kg: float
+    """Of this computer."""
+    offers: tuple[Offer, ...]
+    """The cheapest first."""
+    currency: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds on this computer."""
+        return sum(each.seconds for each in self.stages)
+
+
+def records_in(folder: Path) -> list[Done]:
+    """Return what the work folders in a folder recorded of stages that train."""
+    found: list[Done] = []
+    for work in sorted(each for each in folder.glob("*") if each.is_dir()):
+        records = {file.parent.name: recorded(file.parent) for file in work.glob(f"*/{RECORD}")}
+        known = {name: record for name, record in records.items() if record}
+        for record in known.values():
+            found += _done(record, work.name, _guess(known))
+    return found
+
+
+def _guess(records: Mapping[str, Record]) -> float | None:
+    """Return the tokens that the plan takes a conversation for, if its tokenizer came later.
+
+    A tokenizer that is trained with the model is not known before: the plan counts characters.
+    """
+    if not {"ingest", "pretrain"} <= records.keys():
+        return None
+    figures = DatasetFigures.read(records["ingest"].figures)
+    return (figures.question_chars.mean + figures.answer_chars.mean) / CHARACTERS_PER_TOKEN
+
+
+def _done(record: Record, folder: str, guess: float | None) -> Iterator[Done]:
+    figures = record.figures
+    parameters = figures.get("total_parameters", figures.get("parameters"))
+    runs = _runs(figures)
+    tokens = sum(float(run["trained_tokens"]) for run in runs)
+    train_s = sum(float(run["train_s"]) for run in runs)
+    if isinstance(parameters, int) and tokens > 0 and train_s > 0:
+        yield Done(
+            stage=record.stage,
+            folder=folder,
+            parameters=parameters,
+            tokens=tokens if guess is None else guess * _seen(record) * len(runs),
+            asked=int(figures.get("questions") or 0),
+            train_s=train_s,
+            seconds=record.seconds,
+        )
+
+
+def _seen(record: Record) -> float:
+    """Return how many conversations one training of a stage saw, each as often as it did."""
+    spec, figures = record.parameters, record.figures
+    if "steps" in spec:
+        return float(spec["steps"] * spec["batch_size"])
+    return float(spec.get("epochs", 1) * figures.get("conversations", 1))
+
+
+def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the trainings of a record: two of `distill`, whose control is trained as long."""
+    several = [figures[name] for name in ("student", "control") if name in figures]
+    each = several or [figures]
+    return [run for run in each if {"trained_tokens", "train_s"} <= run.keys()]
+
+
+def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
+    """Return the time of a stage here; `rate` are this computer's operations a second.
+
+    Of several recorded stages those with the nearest number of parameters count.
+    """
+    known = [each for each in done if each.stage == work.stage]
+    if not known:
+        return Expected(
+            stage=work.stage,
+            seconds=START_S + work.operations / rate,
+            by="no record here: its operations by this computer's rate of matrices",
+        )
+
+    alike = _alike(work, known)
+    nearest = alike[0]
+    size = work.parameters / nearest.parameters
+    # The median: on a busy computer single records say more about the others on it.
+    per_token = statistics.median(each.train_s / each.tokens for each in alike)
+    rest_s = statistics.median(max(0.0, each.seconds - each.train_s) for each in alike)
+    start_s = min(rest_s, START_S)
+    share = size * work.asked / nearest.asked if nearest.asked else 1.0
+    return Expected(
+        stage=work.stage,
+        seconds=per_token * size * work.tokens + start_s + (rest_s - start_s) * share,
+        by=f"by {len(alike)} recorded here with {nearest.parameters / 1e6:.2f} M parameters",
+    )
+
+
+def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
+    """Return the recorded stages of the nearest size, the one with the nearest tokens first."""
+    nearest = min(known, key=lambda each: _distance(work, each))
+    close = [
+        each
+        for each in known
+        if abs(each.parameters - nearest.parameters) <= SAME_SIZE * nearest.parameters
+    ]
+    return sorted(close, key=lambda each: _distance(work, each)[1])
+
+
+def _distance(work: Workload, done: Done) -> tuple[float, float]:
+    """Return how many times larger or smaller the parameters are, and the tokens."""
+    size, length = work.parameters / done.parameters, work.tokens / done.tokens
+    return max(size, 1 / size), max(length, 1 / length) if length else 0.0
+
+
+def cost(
+    works: Sequence[Workload],
+    stages: Sequence[Expected],
+    prices: Prices,
+    *,
+    currency: str,
+    country: str,
+    watts: float,
+) -> Cost:
+    """Return what a recipe takes here, and what each offer of the table would."""
+    hours = sum(each.seconds for each in stages) / 3600
+    kwh = hours * watts / 1000
+    offers = [
+        _offer(price, is_spot, works, prices, currency)
+        for price in prices.price
+        if works and prices.gpu_of(price).memory_gb >= _memory_gb(works)
+        for is_spot in ((False, True) if price.spot else (False,))
+    ]
+    return Cost(
+        stages=tuple(stages),
+        kwh=kwh,
+        co2_kg=kwh * prices.grams(country) / 1000,
+        offers=tuple(sorted(offers, key=lambda offer: offer.amount)),
+        currency=currency,
+        assumptions=(
+            f"this computer draws {watts:g} W; {prices.grams(country):g} g CO2 a kWh ({country})",
+            f"a rented one trains at {GPU_SHARE:.0%} of its rate of matrices, {SETUP_H * 60:.0f} "
+            f"minutes are paid before, spot does {RESTARTS:.0%} twice; PUE {PUE:g}",
+            f"exchange rates of {prices.exchange.date}: {prices.exchange.source}",
+        ),
+    )
+
+
+def _memory_gb(works: Sequence[Workload]) -> float:
+    """Return the memory that training takes on an accelerator, about, in GB."""
+    return max(
+        each.parameters * (LORA_BYTES if each.stage == "tune" else FULL_BYTES) / 1e9
+        for each in works
+    )
+
+
+def _offer(
+    price: Price, is_spot: bool, works: Sequence[Workload], prices: Prices, currency: str
+) -> Offer:
+    gpu = prices.gpu_of(price)
+    trained = sum(each.operations for each in works) / (gpu.tflops * 1e12 * GPU_SHARE) / 3600
+    hours = SETUP_H + trained * (1 + RESTARTS * is_spot)
+    hourly = price.spot if is_spot and price.spot else price.hourly
+    kwh = hours * gpu.watts / 1000 * PUE
+    return Offer(
+        price=price,
+        is_spot=is_spot,
+        hours=hours,
+        amount=prices.converted(hourly * hours, price.currency, currency),
+        kwh=kwh,
+        co2_kg=kwh * prices.grams(price.country) / 1000,
+    )
+
+
+def within(found: Cost, budget: Money | None) -> tuple[Offer, ...]:
+    """Return the offers that a budget pays for, the cheapest first; all without a budget."""
+    return tuple(offer for offer in found.offers if budget is None or offer.amount <= budget.amount)

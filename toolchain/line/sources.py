@@ -1,0 +1,275 @@
+"""The ledger of each stage of a walk: what it read, from which source, under which terms.
+
+`ledger_of` is asked after a stage is done; the record of the stage keeps its answer. What the
+recipe says of a source comes first, then what the model's card, its licence text and our table say.
+"""
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from device.manifest.gguf import read_header
+from device.manifest.gguf_values import BadFileError
+from toolchain.artifacts import Artifact, Dataset, Knowledge
+from toolchain.bases import Base, Embedder, table
+from toolchain.errors import ConfigError, ToolchainError, TrustError
+from toolchain.figures import DatasetFigures
+from toolchain.knowledge.files import find_files
+from toolchain.ledger import Ledger, Role, Source, Use
+from toolchain.line.flow import Flow
+from toolchain.models import hub, origin
+from toolchain.recipe import Recipe, SourceSpec
+from toolchain.terms import known_or_none
+from toolchain.terms.expression import base_of, choices
+from toolchain.terms.found import NOTHING, Said, in_folder
+from toolchain.terms.table import named_in, rows
+
+READS: Mapping[str, tuple[Role, ...]] = {
+    "ingest": ("data", "opening"),
+    "pretrain": ("data",),
+    "tune": ("base", "adapter", "data", "opening"),
+    "distill": ("base", "adapter", "teacher", "student", "data", "opening"),
+    "trim": ("base", "adapter", "data", "opening"),
+    "know": ("documents", "questions", "embedder"),
+    "quantize": ("base", "adapter"),
+    "evaluate": ("base", "adapter", "data", "opening"),
+}
+"""Stage → roles of the sources that it reads; `package` reads the ledgers of all."""
+_LEARNING = ("pretrain", "tune", "distill")
+
+
+def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
+    """Return the ledger of a stage that gave this artifact."""
+    roles = READS.get(stage, ())
+    sources = [source for source in sources_of(flow.recipe, flow) if source.role in roles]
+    found: dict[str, int] = {}
+    replaced: dict[str, int] = {}
+    if stage == "ingest":
+        sources = [
+            _with_rows(_with_digest(source, artifact.record.inputs), artifact.record.figures)
+            for source in sources
+        ]
+        found, replaced = _redaction(artifact.record.figures)
+    elif flow.dataset is not None:
+        sources = [_with_digest(source, flow.dataset.record.inputs) for source in sources]
+    return Ledger(
+        sources=tuple(sources), found=found, replaced=replaced, done=_done(stage, artifact)
+    )
+
+
+def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
+    """Return what a stage did with text, in a sentence."""
+    record = artifact.record
+    if isinstance(artifact, Dataset):
+        figures = DatasetFigures.read(record.figures)
+        return (
+            f"{stage}: {figures.entries} entries and {figures.documents} documents read, "
+            f"{sum(figures.dropped.values())} dropped, {figures.held_out} conversations held out",
+        )
+    if isinstance(artifact, Knowledge):
+        return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
+    if stage in _LEARNING and (tokens := record.figures.get("trained_tokens")):
+        return (f"{stage}: learned from {tokens:,} tokens",)
+    return ()
+
+
+def _redaction(figures: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what `ingest` found in the text by kind, and what it replaced."""
+    block = figures.get("personal")
+    kinds = block if isinstance(block, Mapping) else {}
+    found, replaced = (
+        {
+            str(kind): count
+            for kind, done in kinds.items()
+            if isinstance(done, Mapping) and isinstance(count := done.get(what), int) and count
+        }
+        for what in ("found", "replaced")
+    )
+    return found, replaced
+
+
+def _with_rows(source: Source, figures: Mapping[str, object]) -> Source:
+    """Return a source of text with the number of its rows, where `ingest` counted them."""
+    rows = figures.get("rows")
+    known = rows if isinstance(rows, Mapping) else {}
+    count = {travelling_path(str(name)): each for name, each in known.items()}.get(source.name)
+    return source.model_copy(update={"rows": count}) if isinstance(count, int) else source
+
+
+def _with_digest(source: Source, inputs: Mapping[str, str]) -> Source:
+    """Return a source of text with the digest that `ingest` recorded for its file."""
+    known = {travelling_path(name): sha256 for name, sha256 in inputs.items()}
+    sha256 = source.sha256 or known.get(source.name, "")
+    return source.model_copy(update={"sha256": sha256})
+
+
+def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
+    """Return all sources of a recipe, as far as they are known.
+
+    Raise ConfigError for `[[data.sources]]` that name no file of the recipe, or one twice.
+    """
+    texts = list(_texts(recipe))
+    covered = _covered(recipe, [name for _, name in texts])
+    learns = recipe.learns or recipe.quantize.distill
+    found = []
+    for role, name in texts:
+        is_shown = role in ("documents", "questions") or not learns
+        found.append(_text_source(role, name, "beside" if is_shown else "trained", covered))
+    return [*_models(recipe, flow), *found]
+
+
+def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
+    """Yield role and path of each text file that the recipe names."""
+    for name in recipe.data.files:
+        yield from (("data", each) for each in _files_of(recipe, name))
+    yield from (("opening", name) for name in recipe.data.documents)
+    if (spec := recipe.knowledge) and "know" in recipe.stages:
+        try:
+            documents = find_files(spec.files, recipe.folder)
+        except ConfigError:  # the plan says which pattern names nothing
+            documents = {}
+        yield from (("documents", name) for name, file in documents.items() if not file.reason)
+        yield from (("questions", name) for name in spec.questions)
+
+
+def _files_of(recipe: Recipe, name: str) -> list[str]:
+    """Return the files that an entry of `data.files` means: itself, or what is in a folder."""
+    folder = recipe.folder / name
+    if not folder.is_dir():
+        return [name]
+    inside = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    shown = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    return sorted((PurePosixPath(name) / file.as_posix()).as_posix() for file in shown) or [name]
+
+
+def _covered(recipe: Recipe, names: list[str]) -> Mapping[str, SourceSpec]:
+    """Return what the recipe says of each file."""
+    covered: dict[str, SourceSpec] = {}
+    for number, spec in enumerate(recipe.data.sources, 1):
+        for pattern in spec.files:
+            matching = {name for name in names if _fits(name, pattern)}
+            if not matching:
+                raise ConfigError(
+                    f"{recipe.id}.toml: data: sources: {number}: `{pattern}` is no file of the "
+                    "recipe",
+                    hint=f"files are named as elsewhere in it: {', '.join(sorted(set(names))[:8])}",
+                )
+            for name in sorted(matching):
+                if covered.get(name, spec) is not spec:
+                    raise ConfigError(
+                        f"{recipe.id}.toml: data: sources: `{name}` is named by two of them",
+                        hint="one file has one source; an expression joins terms: `A AND B`",
+                    )
+                covered[name] = spec
+    return covered
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Say whether a pattern of a source means a file: its path, its folder, or a glob."""
+    path, wanted = PurePosixPath(name), PurePosixPath(pattern)
+    return path == wanted or wanted in path.parents or fnmatch.fnmatchcase(name, pattern)
+
+
+def _text_source(role: Role, name: str, use: Use, covered: Mapping[str, SourceSpec]) -> Source:
+    spec = covered.get(name)
+    if spec is None:
+        return Source(role=role, use=use, name=travelling_path(name))
+    return Source(
+        role=role,
+        use=use,
+        name=travelling_path(name),
+        licence=spec.licence,
+        said_by="recipe",
+        subject=spec.subject,
+        url=spec.url,
+        attribution=spec.attribution,
+        note=spec.note,
+    )
+
+
+def travelling_path(name: str) -> str:
+    """Return a file's name in what travels: never a path outside of the recipe's folder."""
+    path = PurePosixPath(name)
+    is_inside = not path.is_absolute() and ".." not in path.parts and not name.startswith("~")
+    return path.as_posix() if is_inside else path.name
+
+
+def _models(recipe: Recipe, flow: Flow | None) -> Iterator[Source]:
+    """Yield the models that the recipe starts from, learns from and travels with."""
+    model = recipe.model
+    if model.base:
+        said = model.licence
+        yield _model(recipe, "base", model.base, said, flow.base if flow else None, flow)
+    if model.adapter:
+        yield _model(recipe, "adapter", model.adapter, model.adapter_licence)
+    if (spec := recipe.distill) and "distill" in recipe.stages:
+        if spec.teacher:
+            yield _model(recipe, "teacher", spec.teacher, spec.teacher_licence)
+        if spec.student:
+            yield _model(recipe, "student", spec.student, spec.student_licence)
+    if (known := recipe.knowledge) and "know" in recipe.stages:
+        yield _model(recipe, "embedder", known.embedder, known.embedder_licence)
+
+
+_USES: Mapping[Role, Use] = {"teacher": "outputs", "embedder": "beside"}
+
+
+def _model(
+    recipe: Recipe,
+    role: Role,
+    name: str,
+    said: str,
+    folder: Path | None = None,
+    flow: Flow | None = None,
+) -> Source:
+    """Return a model as a source; raise TrustError where it contradicts the recipe."""
+    own = _own_word(recipe, name, folder)
+    if said and own.licence and not _agrees(said, own.licence):
+        raise TrustError(
+            f"{recipe.id}.toml: {role} `{name}`: the recipe says `{said}`, its {own.by} says "
+            f"`{own.licence}`",
+            hint="terms that you agreed on with its owner are written `LicenseRef-NAME`",
+        )
+    return Source(
+        role=role,
+        use=_USES.get(role, "weights"),
+        name=hub.travelling_name(name, recipe.folder),
+        sha256=flow.base_digest if flow and role == "base" else "",
+        licence=said or own.licence,
+        said_by="recipe" if said else own.by,
+    )
+
+
+def _agrees(said: str, own: str) -> bool:
+    """Say whether a recipe may say this of a model: one of its choices, or terms of one's own."""
+    known = {
+        licence for choice in choices(said) for licence in choice if base_of(licence) in rows()
+    }
+    return not known or set(choices(said)) <= set(choices(own))
+
+
+def _own_word(recipe: Recipe, name: str, folder: Path | None) -> Said:
+    """Return what a model itself, or our table, says of its licence."""
+    here = folder or recipe.folder / Path(name).expanduser()
+    if here.is_dir() and (said := in_folder(here)).licence:
+        return said
+    known: tuple[Base | Embedder, ...] = (*table().base, *table().embedder)
+    for row in known:
+        if name in (row.hub, row.package):
+            return Said(row.licence, "row in the table of bases")
+    return _gguf_word(name, recipe.folder)
+
+
+def _gguf_word(name: str, near: Path) -> Said:
+    """Return what a GGUF file, or the Python package that ships it, says of its licence."""
+    try:
+        source = origin.find(name, near)
+        said = read_header(source.file).metadata.get("general.license") if source else None
+    except (ToolchainError, BadFileError, OSError):  # the plan says what is wrong with the file
+        return NOTHING
+    if isinstance(said, str) and (licence := known_or_none(said)):
+        return Said(licence, "GGUF header")
+    files = source.licences if source else ()
+    texts = (named_in(file.read_text("utf-8", "replace")) for file in files)
+    licence = next(filter(None, texts), "")
+    return Said(licence, "package's licence text") if licence else NOTHING
