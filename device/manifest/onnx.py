@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from device.manifest import ManifestError
+from device.manifest import onnx_schema as schema
 from device.manifest.external import data_name
 from device.manifest.flatbuffer import BadFileError
 from device.manifest.onnx_checks import check_operators
-from device.manifest.protobuf import BYTES, FIXED32, VARINT, Messages, Span, signed
+from device.manifest.protobuf import Messages, Span, signed
 
 MAX_GRAPH_BYTES = 64 << 20
 # A decoder of 32 layers has 0.2 MB: its weights are in the data file.
@@ -45,64 +46,6 @@ OPERATORS = {
     },
 }
 """Domain → operators of our decoders; no other is run."""
-
-_MODEL = {
-    1: ("ir_version", VARINT),
-    2: ("producer_name", BYTES),
-    3: ("producer_version", BYTES),
-    4: ("domain", BYTES),
-    5: ("model_version", VARINT),
-    6: ("doc_string", BYTES),
-    7: ("graph", BYTES),
-    8: ("opset_import", BYTES),
-    14: ("metadata_props", BYTES),
-}
-_OPSET = {1: ("domain", BYTES), 2: ("version", VARINT)}
-_PAIR = {1: ("key", BYTES), 2: ("value", BYTES)}
-_GRAPH = {
-    1: ("node", BYTES),
-    2: ("name", BYTES),
-    5: ("initializer", BYTES),
-    10: ("doc_string", BYTES),
-    11: ("input", BYTES),
-    12: ("output", BYTES),
-}
-_NODE = {
-    1: ("input", BYTES),
-    2: ("output", BYTES),
-    3: ("name", BYTES),
-    4: ("op_type", BYTES),
-    5: ("attribute", BYTES),
-    6: ("doc_string", BYTES),
-    7: ("domain", BYTES),
-}
-_ATTRIBUTE = {
-    1: ("name", BYTES),
-    2: ("f", FIXED32),
-    3: ("i", VARINT),
-    4: ("s", BYTES),
-    20: ("type", VARINT),
-}
-# Graphs, tensors and types inside of attributes do not occur in a decoder.
-_TENSOR = {
-    1: ("dims", VARINT),
-    2: ("data_type", VARINT),
-    8: ("name", BYTES),
-    9: ("raw_data", BYTES),
-    13: ("external_data", BYTES),
-    14: ("data_location", VARINT),
-}
-_VALUE = {1: ("name", BYTES), 2: ("type", BYTES)}
-_TYPE = {1: ("tensor_type", BYTES)}
-_TENSOR_TYPE = {1: ("elem_type", VARINT), 2: ("shape", BYTES)}
-_SHAPE = {1: ("dim", BYTES)}
-_DIMENSION = {1: ("dim_value", VARINT), 2: ("dim_param", BYTES)}
-_REPEATED = frozenset(
-    (
-        *("opset_import", "metadata_props", "node", "initializer", "input", "output"),
-        *("attribute", "dims", "external_data", "dim"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -225,14 +168,14 @@ class _Walk(Messages):
 
     def header(self) -> Header:
         """Return the structure of the file; raise BadFileError with the fault."""
-        model = self._fields(Span(0, len(self.content)), _MODEL)
+        model = self._fields(Span(0, len(self.content)), schema.MODEL)
         if "graph" not in model:
             raise BadFileError("not an ONNX file")
         if not 3 < (version := self._number(model, "ir_version")) <= MAX_IR_VERSION:
             raise BadFileError(f"IR version {version}, at most {MAX_IR_VERSION} is run")
 
         self._check_opsets(model)
-        graph = self._fields(self._span(model, "graph"), _GRAPH)
+        graph = self._fields(self._span(model, "graph"), schema.GRAPH)
         tensors = self._tensors(graph)
         inputs = dict(self._port(span) for span in self._spans(graph, "input"))
         outputs = dict(self._port(span) for span in self._spans(graph, "output"))
@@ -251,7 +194,7 @@ class _Walk(Messages):
     def _fields(
         self, span: Span, known: "Mapping[int, tuple[str, int]]"
     ) -> "dict[str, list[int | Span]]":
-        return self.message(span, known, _REPEATED)
+        return self.message(span, known, schema.REPEATED)
 
     def _spans(self, fields: "dict[str, list[int | Span]]", name: str) -> list[Span]:
         return [value for value in fields.get(name, []) if isinstance(value, Span)]
@@ -274,7 +217,7 @@ class _Walk(Messages):
     def _check_opsets(self, model: "dict[str, list[int | Span]]") -> None:
         most = {"": MAX_OPSET, "ai.onnx": MAX_OPSET, MICROSOFT: 1}
         for span in self._spans(model, "opset_import"):
-            fields = self._fields(span, _OPSET)
+            fields = self._fields(span, schema.OPSET)
             domain = self._name(fields, "domain")
             version = self._number(fields, "version")
             if domain not in most or not 0 < version <= most[domain]:
@@ -283,7 +226,7 @@ class _Walk(Messages):
     def _tensors(self, graph: "dict[str, list[int | Span]]") -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for span in self._spans(graph, "initializer"):
-            tensor = self._tensor(self._fields(span, _TENSOR))
+            tensor = self._tensor(self._fields(span, schema.TENSOR))
             if not tensor.name or tensor.name in tensors:
                 raise BadFileError(f"tensor `{tensor.name}` is there twice")
             tensors[tensor.name] = tensor
@@ -352,32 +295,32 @@ class _Walk(Messages):
             )
 
     def _pair(self, span: Span) -> tuple[str, str]:
-        fields = self._fields(span, _PAIR)
+        fields = self._fields(span, schema.PAIR)
         return self._name(fields, "key"), self._name(fields, "value")
 
     def _port(self, span: Span) -> tuple[str, Port]:
-        fields = self._fields(span, _VALUE)
+        fields = self._fields(span, schema.VALUE)
         name = self._name(fields, "name")
-        kind = self._fields(self._span(fields, "type"), _TYPE)
-        tensor = self._fields(self._span(kind, "tensor_type"), _TENSOR_TYPE)
+        kind = self._fields(self._span(fields, "type"), schema.TYPE)
+        tensor = self._fields(self._span(kind, "tensor_type"), schema.TENSOR_TYPE)
         number = self._number(tensor, "elem_type")
         if number not in TYPES:
             raise BadFileError(f"`{name}`: type {number} is not known")
 
-        shape = self._fields(self._span(tensor, "shape"), _SHAPE)
+        shape = self._fields(self._span(tensor, "shape"), schema.SHAPE)
         lengths = tuple(self._length(each) for each in self._spans(shape, "dim"))
         if len(lengths) > MAX_DIMENSIONS:
             raise BadFileError(f"`{name}`: {len(lengths)} dimensions")
         return name, Port(TYPES[number][0], lengths)
 
     def _length(self, span: Span) -> "int | str":
-        fields = self._fields(span, _DIMENSION)
+        fields = self._fields(span, schema.DIMENSION)
         if "dim_value" in fields:
             return self._number(fields, "dim_value")
         return self._name(fields, "dim_param")
 
     def _node(self, span: Span) -> Node:
-        fields = self._fields(span, _NODE)
+        fields = self._fields(span, schema.NODE)
         domain = self._name(fields, "domain")
         operator = self._name(fields, "op_type")
         if operator not in OPERATORS.get("" if domain == "ai.onnx" else domain, ()):
@@ -392,7 +335,7 @@ class _Walk(Messages):
         return Node(operator, inputs, outputs, attributes)
 
     def _attribute(self, span: Span) -> "tuple[str, int | float | str]":
-        fields = self._fields(span, _ATTRIBUTE)
+        fields = self._fields(span, schema.ATTRIBUTE)
         name = self._name(fields, "name")
         values = {1: "f", 2: "i", 3: "s"}
         held = fields.keys() & set(values.values())
@@ -407,7 +350,7 @@ class _Walk(Messages):
     def _note(self, model: "dict[str, list[int | Span]]") -> dict[str, Any]:
         found: list[Span] = []
         for span in self._spans(model, "metadata_props"):
-            fields = self._fields(span, _PAIR)
+            fields = self._fields(span, schema.PAIR)
             if self._name(fields, "key") == NOTE:
                 found.append(self._span(fields, "value"))
         if not found:

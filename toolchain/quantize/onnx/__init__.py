@@ -6,9 +6,10 @@ reason to refuse a model is checked before the first weight is read.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device.manifest.external import data_name
 from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
@@ -22,7 +23,7 @@ from toolchain.models.lora import Lora, Merged
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
 from toolchain.quantize.companions import Ends, read_ends, write_companions
-from toolchain.quantize.gguf import NOTHING, Additions, fitting
+from toolchain.quantize.gguf import IMPORTANCE, NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.learned import importance
 from toolchain.quantize.matrices import Promise, write_matrices
@@ -32,6 +33,12 @@ from toolchain.quantize.onnx.genai import write_genai_config
 from toolchain.quantize.onnx.schemes import LEARNABLE, Packer, Scheme, find_scheme
 from toolchain.recipe import InFormatSpec, QuantizeSpec
 from toolchain.training.adapters import checkpoint_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toolchain.quantize.learned.in_format import Learned
 
 NOTE = "demitasse"
 """Name of the JSON metadata in the file, which stands for a GGUF header."""
@@ -191,14 +198,7 @@ def _write(file: Path, source: _Source, additions: Additions, report: Reporter) 
     blueprint = decoder.blueprint(data.name)  # refuses before anything is learned
     packer, vectors, more = _prepared(source, additions, file.parent, report)
     if vectors:
-        blueprint = Decoder(
-            model=decoder.model,
-            config=decoder.config,
-            weights=decoder.weights,
-            scheme=decoder.scheme,
-            context=decoder.context,
-            vectors=vectors,
-        ).blueprint(data.name)
+        blueprint = replace(decoder, vectors=vectors).blueprint(data.name)
 
     promises = blueprint.promises()
     _write_data(data, blueprint, source, packer, report)
@@ -210,12 +210,13 @@ def _write(file: Path, source: _Source, additions: Additions, report: Reporter) 
 
 def _prepared(
     source: _Source, additions: Additions, out: Path, report: Reporter
-) -> tuple[Packer, dict[str, Any], Figures]:
+) -> "tuple[Packer, dict[str, NDArray[np.float32]], Figures]":
     """Return how rows become bytes, the learned vectors, and figures of what was learned."""
-    weighed = _importance(source, additions, out, report)
+    matrix = _importance(source, additions, out, report)
+    weighed = matrix.weights() if matrix else {}
     origins = {each.name: each.origin for each in source.model.tensors if each.origin}
     by_origin = {origins[name]: values for name, values in weighed.items() if name in origins}
-    chunks: Figures = {"importance_chunks": len(additions.calibration)} if weighed else {}
+    chunks: Figures = {"importance_chunks": matrix.chunks if matrix else 0}
     if not source.parameters.distill:
         return Packer(importance=by_origin), {}, chunks
 
@@ -227,21 +228,25 @@ def _prepared(
 
 def _importance(
     source: _Source, additions: Additions, out: Path, report: Reporter
-) -> dict[str, Any]:
-    """Return the weight of the errors of each column, by the tensor's name in a GGUF file."""
+) -> importance.Matrix | None:
     if additions.importance:
-        return dict(importance.load(additions.importance, source.model).weights())
+        return importance.load(additions.importance, source.model)
     if not additions.calibration:
-        return {}
+        return None
     matrix = importance.collect(
         source.folder, source.model, additions.calibration, report, lora=source.lora
     )
-    return dict(matrix.weights())
+    importance.save(matrix, out / IMPORTANCE)
+    return matrix
 
 
 def _learned(
-    source: _Source, additions: Additions, weighed: dict[str, Any], out: Path, report: Reporter
-) -> Any:
+    source: _Source,
+    additions: Additions,
+    weighed: "Mapping[str, NDArray[np.float32]]",
+    out: Path,
+    report: Reporter,
+) -> "tuple[Learned | None, Figures]":
     """Return what was learned on the grid of Q4_0, which is this scheme's too, and its figures."""
     from toolchain.quantize.learned.in_format import Lesson, learn
     from toolchain.tools.ggml import Type
