@@ -10,13 +10,26 @@ from tests.fakes.records import record_of
 from toolchain.artifacts import RECORD
 from toolchain.cli import app
 from toolchain.errors import ArtifactError
-from toolchain.figures import KnowledgeFigures, SearchScores
+from toolchain.figures import DatasetFigures, KnowledgeFigures, SearchScores
 from toolchain.knowledge.found import FOUND, FoundPassage, Outcome, write_found
 from toolchain.ledger import Ledger, Source
 from toolchain.report.knowledge import interval, read_known
 from toolchain.report.page import render
 
 OUTCOMES: tuple[Outcome, ...] = ("right", "right", "wrong", "refused", "false", "unknown")
+INGESTED = DatasetFigures(
+    entries=1,
+    documents=0,
+    train=1,
+    held_out=0,
+    texts=0,
+    question_chars=None,
+    answer_chars=None,
+    text_chars=None,
+    dropped={},
+    dropped_lines=[],
+    unknown_keys={},
+)
 FIGURES = KnowledgeFigures(
     passages=415,
     questions=1380,
@@ -137,7 +150,9 @@ def test_the_page_says_what_it_was_made_of_and_under_which_terms(work: Path) -> 
 def test_a_recipe_without_documents_has_a_page_of_its_sources(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "ingest").mkdir(parents=True)
     source = Source(role="data", use="trained", name="faq.jsonl")
-    record = record_of("ingest", {}).model_copy(update={"ledger": Ledger(sources=(source,))})
+    record = record_of("ingest", INGESTED.as_json()).model_copy(
+        update={"ledger": Ledger(sources=(source,))}
+    )
     (tmp_path / "tiny" / "ingest" / RECORD).write_text(record.model_dump_json())
     out = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["report", str(tmp_path / "tiny"), "--out", str(out)])

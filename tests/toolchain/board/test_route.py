@@ -89,7 +89,8 @@ def test_without_a_config_the_address_is_enough(tmp_path: Path) -> None:
         ("ada@-x", "ada@-x: not an address of a board"),
         ("@pi", "@pi: not an address of a board"),
         ("ssh://", "ssh://: unknown kind of address `ssh`"),
-        ("http://pi", "http://pi: unknown kind of address `http`"),
+        ("http://pi", "http://pi: an endpoint, not a board"),
+        ("ftp://pi", "ftp://pi: unknown kind of address `ftp`"),
     ],
 )
 def test_what_is_no_address_is_refused(config: Path, address: str, message: str) -> None:
