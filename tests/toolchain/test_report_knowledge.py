@@ -10,7 +10,7 @@ from tests.fakes.records import record_of
 from toolchain.artifacts import RECORD
 from toolchain.cli import app
 from toolchain.errors import ArtifactError
-from toolchain.figures import DatasetFigures, KnowledgeFigures, SearchScores
+from toolchain.figures import DatasetFigures, KnowledgeFigures, Lengths, SearchScores
 from toolchain.knowledge.found import FOUND, FoundPassage, Outcome, write_found
 from toolchain.ledger import Ledger, Source
 from toolchain.report.knowledge import interval, read_known
@@ -23,9 +23,9 @@ INGESTED = DatasetFigures(
     train=1,
     held_out=0,
     texts=0,
-    question_chars=None,
-    answer_chars=None,
-    text_chars=None,
+    question_chars=Lengths(mean=1, max=1),
+    answer_chars=Lengths(mean=1, max=1),
+    text_chars=Lengths(mean=1, max=1),
     dropped={},
     dropped_lines=[],
     unknown_keys={},
