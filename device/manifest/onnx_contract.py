@@ -73,25 +73,25 @@ def context_of(header: Header) -> int:
     return min(tables, default=0)
 
 
+def tables(header: Header) -> "set[tuple[int, int]]":
+    """Return offset and size of codes, scales or rows that tokens are looked up in."""
+    names = [
+        name
+        for node in header.nodes
+        if node.operator in ("Gather", "GatherBlockQuantized")
+        for name in (node.inputs[0], *node.inputs[2:])
+    ]
+    found = [header.tensors[name] for name in names if name in header.tensors]
+    return {(each.offset, each.size) for each in found if each.offset is not None}
+
+
 def looked_up(header: Header) -> int:
     """Return the bytes of an embedding that is not the head too: one row is read for a token."""
-    used: "dict[tuple[int | None, int], int]" = {}
+    uses: "dict[tuple[int, int], int]" = {}
     for node in header.nodes:
         for name in node.inputs:
             if (tensor := header.tensors.get(name)) and tensor.offset is not None:
                 place = (tensor.offset, tensor.size)
-                used[place] = used.get(place, 0) + 1
+                uses[place] = uses.get(place, 0) + 1
 
-    tables = [
-        header.tensors[name]
-        for node in header.nodes
-        if node.operator in ("Gather", "GatherBlockQuantized")
-        for name in (node.inputs[0], *node.inputs[2:])
-        if name in header.tensors
-    ]
-    alone = {
-        (tensor.offset, tensor.size)
-        for tensor in tables
-        if tensor.offset is not None and used[tensor.offset, tensor.size] == 1
-    }
-    return sum(size for _, size in alone)
+    return sum(place[1] for place in tables(header) if uses[place] == 1)

@@ -83,6 +83,21 @@ def test_a_board_gets_what_its_processor_and_its_python_can_load(
     assert (folder / "tokenizers" / "__init__.py").is_file()
 
 
+@pytest.mark.parametrize(("python", "version"), [("cp310", "1.23.2"), ("cp311", "1.32.0")])
+def test_onnxruntime_is_the_last_one_for_its_python_and_is_not_there_twice(
+    index: Path, python: str, version: str
+) -> None:
+    engine, again = "onnxruntime/capi/state.so.py", f"onnxruntime/capi/libonnxruntime.so.{version}"
+    tags = f"{python}-{python}-manylinux_2_17_aarch64"
+    wheel(index, f"onnxruntime-{version}-{tags}", {engine: "", again: ""})
+    folder = site_folder(["onnxruntime"], "aarch64", python, "2.36")
+    assert (folder / engine).is_file()
+    assert not (folder / again).exists()
+    assert [path.name for path in folder.glob("*.dist-info")] == [
+        f"onnxruntime-{version}.dist-info"
+    ]
+
+
 def test_a_folder_is_made_once_and_found_without_an_index(index: Path) -> None:
     tiny_index(index)
     first = site_folder(["numpy", "tokenizers"], "aarch64", "cp311", "2.36")
