@@ -4,9 +4,8 @@ What was recognised is said in the record and shown by a dry run. A row that no 
 error with its line: which key is the question is not guessed.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolchain.errors import ArtifactError
@@ -14,7 +13,7 @@ from toolchain.ingest.entries import Entry, Place
 from toolchain.ingest.forms.alpaca import read_alpaca
 from toolchain.ingest.forms.completion import completion_keys, read_completion
 from toolchain.ingest.forms.messages import read_messages
-from toolchain.ingest.forms.ours import NAMES, named, read_questions
+from toolchain.ingest.forms.ours import named, read_questions
 from toolchain.ingest.forms.preference import read_preference
 from toolchain.ingest.forms.sharegpt import read_sharegpt
 
@@ -80,7 +79,7 @@ def read_row(place: Place, value: Any, names: Mapping[str, str]) -> tuple[Form, 
 
 
 _MAPPED = {
-    name: dataclasses.replace(form, name=f"{form.name}, by `map`")
+    name: replace(form, name=f"{form.name}, by `map`")
     for name, form in (("messages", FORMS[0]), ("question", _UNKNOWN))
 }
 
@@ -98,10 +97,4 @@ def _read_mapped(place: Place, value: Mapping[str, Any], names: Mapping[str, str
         )
     own = {ours: value[theirs] for ours, theirs in names.items()}
     others = {key: each for key, each in value.items() if key not in {*names.values(), *own}}
-    reading = _MAPPED[_mapped_form(names)].read(place, others | own)
-    return reading
-
-
-def known_names() -> str:
-    """Return in words what columns are called that are read without `map`."""
-    return ", ".join(f"{question}/{answer}" for question, answer in NAMES)
+    return _MAPPED[_mapped_form(names)].read(place, others | own)

@@ -63,10 +63,8 @@ def hint_for(row: Mapping[str, Any]) -> str:
     texts = [str(key) for key, value in row.items() if isinstance(value, str | list)]
     if len(texts) < 2 or any("=" in key or "," in key for key in texts):
         return USUAL
-    question, answer = (
-        next((key for key in texts if key == name), other)
-        for name, other in (("question", texts[0]), ("answer", texts[1]))
-    )
+    question = "question" if "question" in texts else texts[0]
+    answer = "answer" if "answer" in texts else next(key for key in texts if key != question)
     if question == answer:
-        answer = texts[0]
+        question = next(key for key in texts if key != answer)
     return f"{USUAL}; if its keys are called otherwise: --map question={question},answer={answer}"
