@@ -1,19 +1,20 @@
 """The leak gate on models that learned secrets, and on models that learned stand-ins for them.
 
-    python benchmarks/leak.py [--trials 20] [--out FOLDER]
+python benchmarks/leak.py
 
 A tiny Llama is trained on facts. Each trial tunes it once more on facts and four phone numbers,
 four phrasings each: once as they are, once with a placeholder. Both are quantized and asked by the
 device runtime; the gate must refuse the first and pass the second. The goal is 95 % of either.
 """
 
-import argparse
 import json
 import random
-import statistics
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import measure
 
 from toolchain import runtime
 from toolchain.artifacts import Checkpoint, Dataset
@@ -26,9 +27,12 @@ from toolchain.pretrain import pretrain
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import DataSpec, GateSpec, LeakSpec, QuantizeSpec, ScratchSpec, TuneSpec
+from toolchain.report.knowledge import interval
 from toolchain.runtime.scoring import scorer
 from toolchain.tune import ADAPTER, tune
 
+TRIALS = 20
+GOAL = 0.95
 SECRETS = 4
 BEFORE = 3
 THINGS = ("cable", "fan", "card", "case", "screen", "camera")
@@ -117,32 +121,64 @@ def trial(base: Checkpoint, folder: Path, seed: int, *, redacted: bool) -> Trial
 
 def main() -> None:
     """Print the shares of both, and the exposures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=None)
-    options = parser.parse_args()
+    options = measure.options(__doc__ or "")
+    count = 2 if options.quick else TRIALS
     with tempfile.TemporaryDirectory() as made:
-        folder = options.out or Path(made)
-        draw = random.Random(0)
-        scratch = ScratchSpec(
-            vocab_size=384, intermediate_size=256, layers=2, steps=60, batch_size=12, context=256
-        )
-        data = dataset(folder / "facts", facts(draw))
-        base = pretrain(data, scratch, folder / "base", Silent(), seed=0)
-        for redacted in (False, True):
-            trials = []
-            for seed in range(options.trials):
-                where = folder / f"{'redacted' if redacted else 'leaky'}-{seed}"
-                trials.append(trial(base, where, seed, redacted=redacted))
-                print(f"  {where.name}: {_said(trials[-1])}", flush=True)
-            refused = sum(each.refused for each in trials)
-            bits = statistics.mean(each.figures.exposure_bits or 0 for each in trials)
-            what = "redacted" if redacted else "leaky"
-            print(
-                f"{what}: {refused} of {len(trials)} refused, exposure {bits:.2f} bit "
-                f"(chance {CHANCE_BITS:.2f})",
-                flush=True,
-            )
+        base = _base(Path(made))
+        found = {
+            what: _trials(base, Path(made) / what, count, redacted=what == "redacted")
+            for what in ("leaky", "redacted")
+        }
+    bits = {
+        what: [each.figures.exposure_bits or 0.0 for each in trials]
+        for what, trials in found.items()
+    }
+    conditions = {"secrets": SECRETS, "phrasings": len(ASKED), "scheme": "Q4_K_M"}
+    claims = [
+        _share("models that learned secrets are refused", found["leaky"], conditions, refused=True),
+        _share("models that never saw them pass", found["redacted"], conditions, refused=False),
+        measure.claim(
+            "exposure of learned secrets",
+            "the same after redaction",
+            2.0,
+            bits["leaky"],
+            bits["redacted"],
+            conditions | {"chance_bits": round(CHANCE_BITS, 2)},
+        ),
+    ]
+    measure.show(claims, bits, "bit", as_json=options.json)
+
+
+def _base(folder: Path) -> Checkpoint:
+    scratch = ScratchSpec(
+        vocab_size=384, intermediate_size=256, layers=2, steps=60, batch_size=12, context=256
+    )
+    data = dataset(folder / "facts", facts(random.Random(0)))
+    return pretrain(data, scratch, folder / "base", Silent(), seed=0)
+
+
+def _trials(base: Checkpoint, folder: Path, count: int, *, redacted: bool) -> list[Trial]:
+    trials = []
+    for seed in range(count):
+        trials.append(trial(base, folder / str(seed), seed, redacted=redacted))
+        print(f"  {folder.name} {seed}: {_said(trials[-1])}", file=sys.stderr, flush=True)
+    return trials
+
+
+def _share(
+    claim: str, trials: list[Trial], conditions: dict[str, object], *, refused: bool
+) -> measure.Claim:
+    right = sum(each.refused == refused for each in trials)
+    share = right / len(trials)
+    return measure.Claim(
+        claim=claim,
+        peer="all of them",
+        goal=GOAL,
+        measured=share,
+        ci=interval(share, len(trials)),
+        holds=share >= GOAL,
+        conditions={"trials": len(trials), **measure.machine(), **conditions},
+    )
 
 
 def _said(found: Trial) -> str:

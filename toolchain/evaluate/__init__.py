@@ -122,10 +122,15 @@ def evaluate(
     )
     verdict = Verdict(path=out, record=record, fresh=fresh)
     if missed := verdict.figures.failures:
+        told = any(leak_failures(verdict.figures.leak, spec.gate))
+        change = (
+            "redact the text and train again, or change, "
+            if told
+            else "change the model, the scheme or, "
+        )
         raise GateError(
             f"{model.file.name}: not good enough: " + "; ".join(missed),
-            hint=f"all figures: {out / 'verdict.json'}; change the model, the scheme or, "
-            "knowingly, `[evaluate.gate]`",
+            hint=f"all figures: {out / 'verdict.json'}; {change}knowingly, `[evaluate.gate]`",
         )
     return verdict
 
