@@ -210,6 +210,22 @@ def test_an_adapter_beside_the_file_is_refused(file: Path) -> None:
     assert refusal(file, Settings(adapter=Path("adapter"))) == message
 
 
+def test_what_the_library_refuses_is_said_and_nothing_is_printed(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A slice without its end passes the check of the structure, and not the library's."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.ModelProto.FromString(file.read_bytes())
+    node = next(each for each in model.graph.node if each.op_type == "Slice")
+    del node.input[2:]
+    broken = tmp_path / file.name
+    broken.write_bytes(model.SerializeToString())
+    Path(f"{broken}.data").write_bytes(Path(f"{file}.data").read_bytes())
+    (tmp_path / "tokenizer.json").write_bytes(file.with_name("tokenizer.json").read_bytes())
+    assert refusal(broken).startswith(f"`{file.name}` cannot be loaded: ")
+    assert capfd.readouterr().out == ""
+
+
 def test_a_file_without_its_data_or_its_tokenizer_is_refused(file: Path, tmp_path: Path) -> None:
     alone = tmp_path / file.name
     alone.write_bytes(file.read_bytes())
