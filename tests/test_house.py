@@ -174,6 +174,8 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
             "peft",
             "accelerate",
             "ai_edge_litert",
+            "onnx",
+            "onnxruntime",
             "llama_cpp",
             "gguf",
             "matplotlib",

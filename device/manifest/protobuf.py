@@ -94,7 +94,10 @@ class Messages:
         """Return a printable text."""
         if span.size > MAX_NAME_BYTES:
             raise BadFileError(f"a name of {span.size} bytes")
-        text = self.content[span.start : span.end].decode("utf-8", "replace")
+        try:
+            text = self.content[span.start : span.end].decode()
+        except UnicodeDecodeError as error:
+            raise BadFileError("a name that is not UTF-8") from error
         if not text.isprintable():
             raise BadFileError("a name that cannot be printed")
         return text

@@ -141,6 +141,9 @@ def _session(path: Path, threads: int) -> Any:
     # Threads that spin while they wait burn the cores of a board that has other work too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Its fallback to other providers would print to stdout, which is for data.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # the library's own ones have no narrower parent
         raise DeviceError("bad_model", f"`{path.name}` cannot be loaded: {error}"[:300]) from error

@@ -87,7 +87,7 @@ def test_a_board_gets_what_its_processor_and_its_python_can_load(
 def test_onnxruntime_is_the_last_one_for_its_python_and_is_not_there_twice(
     index: Path, python: str, version: str
 ) -> None:
-    engine, again = "onnxruntime/capi/state.so.py", f"onnxruntime/capi/libonnxruntime.so.{version}"
+    engine, again = "onnxruntime/capi/state.py", f"onnxruntime/capi/libonnxruntime.so.{version}"
     tags = f"{python}-{python}-manylinux_2_17_aarch64"
     wheel(index, f"onnxruntime-{version}-{tags}", {engine: "", again: ""})
     folder = site_folder(["onnxruntime"], "aarch64", python, "2.36")
