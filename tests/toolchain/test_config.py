@@ -23,7 +23,8 @@ BAD = [
     (
         GOOD.replace("files", "fils"),
         "bad.toml: data: missing key `files`",
-        "`files` is JSONL, text or Markdown files, relative to the recipe",
+        "`files` is JSONL, JSON, CSV, TSV, Parquet, text or Markdown files, also as `.gz`, and "
+        "folders of such files, relative to the recipe",
     ),
     (GOOD + "[tune]\nalhpa = 3\n", "bad.toml: tune: unknown key `alhpa`", "did you mean `alpha`?"),
     (

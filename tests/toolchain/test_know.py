@@ -119,7 +119,9 @@ def test_a_tuned_embedder_is_another_one_and_its_questions_draw_near(
     near: Path, tmp_path: Path, bert: Path
 ) -> None:
     plain = made(near, tmp_path / "a" / "know")
-    tuned = made(near, tmp_path / "b" / "know", tune={"epochs": 60, "batch_size": 4})
+    tuned = made(
+        near, tmp_path / "b" / "know", tune={"epochs": 60, "batch_size": 8, "learning_rate": 5e-3}
+    )
     assert tuned.figures.tuned
     assert not plain.figures.tuned
 
