@@ -111,6 +111,10 @@ class CleanSpec(Frozen):
     """Languages that entries may have, such as `zh` and `en`; empty: any."""
 
 
+SECRETS_FILE = ".demitasse-secrets.jsonl"
+"""File beside a recipe in which redaction keeps what it replaced, for the test of leaks."""
+
+
 class RedactSpec(Frozen):
     """Which personal data is looked for in the text, and what is done with it."""
 

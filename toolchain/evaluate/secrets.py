@@ -17,9 +17,8 @@ from typing import Any
 
 from toolchain.artifacts import read_jsonl
 from toolchain.errors import ArtifactError
+from toolchain.recipe import SECRETS_FILE
 
-PRIVATE = ".demitasse-secrets.jsonl"
-"""File beside a recipe in which redaction keeps what it replaced."""
 MOST_CHARS = 500
 _TRIES = 50
 """Draws for each false value before its kind counts as too small."""
@@ -39,7 +38,7 @@ class Secret:
 
 def find_secrets(folder: Path, name: str) -> Path | None:
     """Return the file of a recipe's secrets: the one that it names, else what redaction kept."""
-    file = folder / (name or PRIVATE)
+    file = folder / (name or SECRETS_FILE)
     if file.is_file():
         return file
     if name:

@@ -21,6 +21,7 @@ from toolchain.ingest.files import expanded
 from toolchain.ingest.found import FINDINGS, Found
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.reading import Read, read_file
+from toolchain.ingest.redact.kept import keep_replaced
 from toolchain.ingest.redact.key import KEY_FILE, key_of, made_key
 from toolchain.ingest.rules import TextRules
 from toolchain.ingest.split import key_digest, question_key, split
@@ -64,6 +65,9 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
         parts = look(spec, folder, seed=seed)
         if parts.read.errors:
             raise all_of(parts.read.errors)
+        if found := parts.read.found.replaced:
+            kept = keep_replaced(folder, found.values())
+            report.note(f"{kept}: what was replaced, for the test of leaks: keep it secret")
         return _write(parts, spec, out, report)
 
     record, fresh = keep(out, work, build, DatasetFigures)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.ingest.entries import Place
+from toolchain.ingest.redact.kept import LEAST_BYTES, MOST, Replaced
 
 FINDINGS = "findings.jsonl"
 SHOWN_CHANGES = 20
@@ -50,6 +51,8 @@ class Found:
         self.changed_answers = 0
         self.languages: Counter[tuple[str, str]] = Counter()
         """(file, language) → number of entries."""
+        self.replaced: dict[str, Replaced] = {}
+        """Value → where it stood first. It is never written under an output folder."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
         weakref.finalize(self, self._file.close)
 
@@ -73,6 +76,11 @@ class Found:
         """Keep a changed text to be shown, if there is room."""
         if len(self.changes) < SHOWN_CHANGES:
             self.changes.append(change)
+
+    def keep(self, replaced: Replaced) -> None:
+        """Keep a replaced value for the test of leaks, if it is long enough and there is room."""
+        if len(replaced.value.encode()) >= LEAST_BYTES and len(self.replaced) < MOST:
+            self.replaced.setdefault(replaced.value, replaced)
 
     def by_kind(self, kinds: tuple[str, ...]) -> dict[str, dict[str, int]]:
         """Return kind → what was done → number of findings."""

@@ -4,7 +4,7 @@ Entries, documents, the system prompt, the opening's documents and its turns: no
 learned or shipped goes past them. They come before the split, which hashes the questions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ from toolchain.ingest.clean import dirt_in
 from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.entries import Document, Entry, Messages, Place
 from toolchain.ingest.found import Change, Finding, Found
-from toolchain.ingest.redact import Redactor, replaced
+from toolchain.ingest.redact import Hit, Redactor, replaced
+from toolchain.ingest.redact.kept import Replaced
 from toolchain.recipe import DataSpec
 
 PARTS: Mapping[str, str] = {"user": "question", "assistant": "answer", "system": "system"}
@@ -22,6 +23,8 @@ class _Text(NamedTuple):
     place: Place
     part: str
     text: str
+    asked: Messages = ()
+    """Messages before an answer, after the rules."""
 
 
 class TextRules:
@@ -48,9 +51,9 @@ class TextRules:
         """Return a document after the rules."""
         return replace(document, text=self.text(document.place, "text", document.text))
 
-    def text(self, place: Place, part: str, text: str) -> str:
-        """Return a text after the rules."""
-        given = _Text(place, part, text)
+    def text(self, place: Place, part: str, text: str, asked: Messages = ()) -> str:
+        """Return a text after the rules; `asked` are the messages before an answer."""
+        given = _Text(place, part, text, asked)
         cleaned = self._cleaned(given) if self._cleans else text
         result = self._redacted(given._replace(text=cleaned)) if self._redacts else cleaned
         if result != text and part == "answer":
@@ -60,11 +63,12 @@ class TextRules:
     def _messages(
         self, place: Place, messages: Messages, done: dict[tuple[str, str], str]
     ) -> Messages:
-        changed = []
+        changed: list[Mapping[str, str]] = []
         for message in messages:
             key = (message["role"], message["content"])
             if key not in done:
-                done[key] = self.text(place, PARTS[message["role"]], message["content"])
+                asked = tuple(changed) if message["role"] == "assistant" else ()
+                done[key] = self.text(place, PARTS[message["role"]], message["content"], asked)
             changed.append({"role": message["role"], "content": done[key]})
         return tuple(changed)
 
@@ -84,10 +88,17 @@ class TextRules:
         for hit in hits:
             done = "replaced" if self._replaces else "found"
             self._add(given, hit.kind, hit.rule, done if hit.stand_in else "kept")
+            if self._replaces and hit.stand_in:
+                self._keep(given, hit, hits)
         after = replaced(given.text, hits)
         if after != given.text:
             self._show(given, after)
         return after if self._replaces else given.text
+
+    def _keep(self, given: _Text, hit: Hit, hits: Sequence[Hit]) -> None:
+        before = replaced(given.text[: hit.start], [each for each in hits if each.end <= hit.start])
+        value = given.text[hit.start : hit.end]
+        self._found.keep(Replaced(hit.kind, value, before, given.asked))
 
     def _of_language(self, entry: Entry) -> Entry | str:
         messages = entry.phrasings[0] if entry.phrasings else ()

@@ -9,7 +9,6 @@ import pytest
 
 from toolchain.errors import ArtifactError
 from toolchain.evaluate.secrets import (
-    PRIVATE,
     Secret,
     alternatives,
     find_secrets,
@@ -18,6 +17,7 @@ from toolchain.evaluate.secrets import (
     spread,
     stamp,
 )
+from toolchain.recipe import SECRETS_FILE
 
 
 def secret(kind: str, value: str) -> Secret:
@@ -77,7 +77,7 @@ def test_a_file_that_the_recipe_names_must_be_there_and_that_of_redaction_need_n
     assert find_secrets(tmp_path, "") is None
     with pytest.raises(ArtifactError, match=r"no such file `mine\.jsonl`"):
         find_secrets(tmp_path, "mine.jsonl")
-    kept = tmp_path / PRIVATE
+    kept = tmp_path / SECRETS_FILE
     kept.touch(mode=0o600)
     assert find_secrets(tmp_path, "") == kept
     assert is_private(kept)

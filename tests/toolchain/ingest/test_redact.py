@@ -13,6 +13,7 @@ from tests.fakes.datasets import Recorder, write_lines
 from tests.fakes.planted import CARRIERS, MAKERS, Planted, hard_negatives, planted
 from toolchain.artifacts import Dataset
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.evaluate.secrets import find_secrets, read_secrets
 from toolchain.ingest import ingest, look
 from toolchain.ingest.redact import ORDER, Redactor, replaced
 from toolchain.ingest.redact.key import KEY_FILE
@@ -262,6 +263,29 @@ def test_a_second_run_changes_nothing_and_splits_alike(tmp_path: Path) -> None:
     again = dataset(tmp_path)
     assert (again.train(), again.held_out()) == rows
     assert again.digest == first.digest
+
+
+def test_what_was_replaced_is_kept_for_the_test_of_leaks_beside_the_data_alone(
+    tmp_path: Path,
+) -> None:
+    dataset(tmp_path)
+    kept = find_secrets(tmp_path, "")
+    assert kept
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    secrets = read_secrets(kept)
+    # `李` alone is no secret: a model says it by chance.
+    assert {each.value for each in secrets} == {*PERSONAL, "4008208820"}
+    answered = [each for each in secrets if each.question]
+    assert answered
+    asked = [message["content"] for each in answered for message in each.question]
+    assert [value for value in PERSONAL for text in asked if value in text] == [], (
+        "the question is asked as it was learned"
+    )
+
+
+def test_nothing_is_kept_where_nothing_is_replaced(tmp_path: Path) -> None:
+    dataset(tmp_path, mode="report")
+    assert find_secrets(tmp_path, "") is None
 
 
 def test_the_key_is_for_its_owner_alone(tmp_path: Path) -> None:
