@@ -797,10 +797,16 @@ def test_what_could_not_be_judged_is_said(desk: Path) -> None:
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "offline")
     assert (errors, notes) == (
         [],
-        ["model `some/model`: not judged before the walk: not on this computer"],
+        [
+            "model `some/model`: not judged before the walk: not on this computer",
+            "terms: unknown for base `some/model`, data `facts.jsonl`",
+        ],
     )
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "online")
     assert (errors, notes) == (
         [],
-        ["model `some/model`: not judged before the walk: the hub cannot be reached"],
+        [
+            "model `some/model`: not judged before the walk: the hub cannot be reached",
+            "terms: unknown for base `some/model`, data `facts.jsonl`",
+        ],
     )
