@@ -7,7 +7,6 @@ measured on another that it never saw.
 
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from device.manifest import EMBEDDER, KNOWLEDGE
@@ -116,9 +115,8 @@ def _make(
         vectors = kept.vectors(texts_compared)
     write_index(index, passages, entries, vectors, sha256)
 
-    compare = partial(_compare, runtime, written.file, index, report)
-    trials = compare(texts.tuning, "fit the search")
-    fresh = compare(texts.fresh, "measure the search")
+    compared = _compare((*texts.tuning, *texts.fresh), runtime, written.file, index, report)
+    trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]
     fitted = fitting.fit(trials)
     set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
     if fresh:
@@ -156,20 +154,15 @@ def _add_vectors(
 
 
 def _compare(
-    runtime: Path,
-    embedder: Path,
-    index: Path,
-    report: Reporter,
-    asked: Sequence[Written],
-    what: str,
+    asked: Sequence[Written], runtime: Path, embedder: Path, index: Path, report: Reporter
 ) -> list[fitting.Trial]:
-    """Return how like each question its nearest passages are; `what` is for the progress."""
+    """Return how like each question its nearest passages are."""
     questions = [each.question for each in asked]
     compared = recall_all(runtime, embedder, Recall.compare, questions, index)
     trials = []
     for number, (each, found) in enumerate(zip(asked, compared, strict=True), 1):
         trials.append(fitting.Trial(compared=found, right=each.right))
-        report.step(what, number, len(asked), "questions")
+        report.step("compare with the index", number, len(asked), "questions")
     return trials
 
 

@@ -75,10 +75,10 @@ def fit(trials: Sequence[Trial]) -> Fitted:
     """Return `words`, `unanswered` and `threshold`."""
     if not any(trial.right for trial in trials):
         return DEFAULT
-    best, fitted = (-1, -1.0), DEFAULT
+    best, fitted = (-1, -1), DEFAULT
     for words in WORD_SHARES:
         first = [_First.of(trial, words) for trial in trials]
-        found = hits(trials, words, 1)
+        found = sum(each.is_right for each in first)
         for unanswered in UNANSWERED_SHARES:
             threshold, kept = _threshold(first, unanswered)
             if (kept, found) > best:

@@ -78,6 +78,17 @@ class Format:
         return self.packing.has_knowledge
 
 
+def _with_learnable(spec: QuantizeSpec, name: str, form: str, key: str) -> QuantizeSpec:
+    """Return a spec that makes one format with a scheme whose codes may be learned."""
+    scheme, learned, _ = name.partition(LEARNED)
+    changes = {
+        key: scheme,
+        "distill": (spec.distill or InFormatSpec()) if learned else None,
+        "formats": (form,),
+    }
+    return spec.model_copy(update=changes)
+
+
 # GGUF ---------------------------------------------------------------------------------------------
 
 
@@ -135,13 +146,7 @@ def _is_gguf_scheme(name: str) -> bool:
 
 
 def _gguf_with_scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
-    scheme, learned, _ = name.partition(LEARNED)
-    changes = {
-        "scheme": scheme,
-        "distill": (spec.distill or InFormatSpec()) if learned else None,
-        "formats": ("gguf",),
-    }
-    return spec.model_copy(update=changes)
+    return _with_learnable(spec, name, "gguf", "scheme")
 
 
 def _gguf_is_chosen(spec: QuantizeSpec) -> bool:
@@ -288,19 +293,13 @@ def _is_onnx_scheme(name: str) -> bool:
 
 
 def _onnx_with_scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
-    scheme, learned, _ = name.partition(LEARNED)
-    changes = {
-        "onnx_scheme": scheme,
-        "distill": (spec.distill or InFormatSpec()) if learned else None,
-        "formats": ("onnx",),
-    }
-    return spec.model_copy(update=changes)
+    return _with_learnable(spec, name, "onnx", "onnx_scheme")
 
 
 def _onnx_is_chosen(spec: QuantizeSpec) -> bool:
-    from toolchain.quantize.onnx.schemes import LEARNABLE
+    from toolchain.quantize.onnx.schemes import learns
 
-    return bool(spec.distill) and spec.onnx_scheme == LEARNABLE
+    return learns(spec)
 
 
 def _onnx_runtime(report: Reporter) -> Path:

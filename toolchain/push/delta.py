@@ -22,7 +22,7 @@ from device.manifest import delta
 from device.manifest.gguf import TYPES, Tensor, read_header
 from toolchain.progress import Reporter
 from toolchain.push.coding import difference, packed
-from toolchain.push.runs import Runs
+from toolchain.push.runs import Runs, common
 
 THREADS = 2
 WINDOW = 16
@@ -352,9 +352,10 @@ def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
 
     Equal stretches are looked for in order.
     """
+    before, after = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
     at = place = searches = 0
     while at < len(new):
-        same = _common(old[place:], new[at:])
+        same = common(before[place:], after[at:])
         if same:
             yield place, at, at + same
         at, place = at + same, place + same
@@ -371,10 +372,3 @@ def matches(old: bytes, new: bytes) -> Iterator[tuple[int | None, int, int]]:
             yield None, at, at + literal
         at = at + literal
         place = max(found, 0)
-
-
-def _common(one: bytes, other: bytes) -> int:
-    """Return the length of the common beginning."""
-    length = min(len(one), len(other))
-    differing = np.frombuffer(one, np.uint8, length) != np.frombuffer(other, np.uint8, length)
-    return int(differing.argmax()) if differing.any() else length

@@ -61,7 +61,7 @@ class Runs:
 
             grown = _common_end(self._old[:first], new[done:at])
             begin, first = at - grown, first - grown
-            stop = begin + _common(self._old[first:], new[begin:])
+            stop = begin + common(self._old[first:], new[begin:])
             if begin > done:
                 yield None, done, begin
             yield first, begin, stop
@@ -118,7 +118,7 @@ def _powers(base: int, count: int) -> "Hashes":
     return np.cumprod(factors, dtype=np.uint64)
 
 
-def _common(one: "Bytes", other: "Bytes") -> int:
+def common(one: "Bytes", other: "Bytes") -> int:
     """Return the length of the common beginning."""
     length, look = min(len(one), len(other)), _FIRST_LOOK
     while True:
@@ -132,4 +132,4 @@ def _common(one: "Bytes", other: "Bytes") -> int:
 
 def _common_end(one: "Bytes", other: "Bytes") -> int:
     """Return the length of the common end."""
-    return _common(one[::-1], other[::-1])
+    return common(one[::-1], other[::-1])

@@ -30,7 +30,7 @@ from toolchain.quantize.matrices import Promise, write_matrices
 from toolchain.quantize.onnx.blueprint import Blueprint
 from toolchain.quantize.onnx.decoder import Decoder
 from toolchain.quantize.onnx.genai import write_genai_config
-from toolchain.quantize.onnx.schemes import LEARNABLE, Packer, Scheme, find_scheme
+from toolchain.quantize.onnx.schemes import LEARNABLE, Packer, Scheme, find_scheme, learns
 from toolchain.recipe import InFormatSpec, QuantizeSpec
 from toolchain.training.adapters import checkpoint_folder
 
@@ -85,7 +85,7 @@ def quantize(
 
     Its adapter is merged while the weights are read.
     """
-    check(spec)
+    find_scheme(spec.onnx_scheme)
     check_model_folder(checkpoint.path)
     used = _used(additions, spec)
     parameters = _Parameters(
@@ -110,16 +110,6 @@ def quantize(
     )
 
     return ModelFile(path=out, record=record, fresh=fresh)
-
-
-def check(spec: QuantizeSpec) -> None:
-    """Raise ConfigError for a scheme that does not exist."""
-    find_scheme(spec.onnx_scheme)
-
-
-def learns(spec: QuantizeSpec) -> bool:
-    """Say whether the codes of the file are learned."""
-    return bool(spec.distill) and spec.onnx_scheme == LEARNABLE
 
 
 def _used(additions: Additions, spec: QuantizeSpec) -> Additions:

@@ -13,6 +13,7 @@ from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.quantize.matrices import BITS, F16, F32, I4, Matrix, Packed, Promise, Rows
 from toolchain.quantize.onnx.blueprint import MICROSOFT, Blueprint, Value
+from toolchain.recipe import QuantizeSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,11 @@ SCHEMES = {
 """Schemes by name."""
 LEARNABLE = "int4_b32"
 """Scheme whose codes may be learned."""
+
+
+def learns(spec: QuantizeSpec) -> bool:
+    """Say whether the codes of the file are learned."""
+    return bool(spec.distill) and spec.onnx_scheme == LEARNABLE
 
 
 def find_scheme(name: str) -> Scheme:
