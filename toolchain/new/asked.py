@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain import bases
 from toolchain import target as targets
 from toolchain.config import closest
 from toolchain.errors import ConfigError
 from toolchain.knowledge.documents import READERS
-from toolchain.new import bases
 from toolchain.target import MB, Target
 
 SUFFIX = ".toml"

@@ -5,11 +5,7 @@ No weight is read and no hub is asked: the sizes in the table give every tensor 
 
 from typing import Any
 
-from toolchain.bases import FILE as FILE
-from toolchain.bases import Base as Base
-from toolchain.bases import Embedder as Embedder
-from toolchain.bases import Table as Table
-from toolchain.bases import table as table
+from toolchain.bases import Base, Embedder, table
 from toolchain.fitting import weigh_model
 from toolchain.weighing import Weighed
 

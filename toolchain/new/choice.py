@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
+from toolchain import bases
 from toolchain import target as targets
+from toolchain.bases import Base
 from toolchain.config import closest
 from toolchain.errors import ConfigError, FitError
 from toolchain.fitting import SCHEME, memory_here_mb
-from toolchain.new import bases
 from toolchain.new.asked import shown
-from toolchain.new.bases import Base
+from toolchain.new.bases import weigh
 from toolchain.profiles import PROFILES
 from toolchain.target import MB, Fit, Target
 
@@ -136,7 +137,7 @@ def _nothing_fits(wish: Wish, smallest: Choice) -> FitError:
 
 def _weighed(wish: Wish, base: Base, scheme: str) -> Iterator[Choice]:
     """Yield a base as the model file of a scheme with each context that it was made for."""
-    weighed = bases.weigh(base, scheme)
+    weighed = weigh(base, scheme)
     visible_mb = memory_here_mb(wish.board) or wish.board.memory_mb or UNKNOWN_MEMORY_MB
     more_bytes = KNOWLEDGE_BYTES if wish.has_documents else 0
     for context in CONTEXTS:

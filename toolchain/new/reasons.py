@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from toolchain.new import bases
+from toolchain import bases
+from toolchain.new.bases import embedder_for
 from toolchain.new.choice import READING_TOK_S, schemes_for
 from toolchain.new.text import Content, size_of, speed
 
@@ -61,7 +62,7 @@ def notes(content: Content) -> Iterator[str]:
         yield f"{base.licence} is its vendor's own licence: read it before you hand results on"
     if base.thinks:
         yield f"{base.name} may write down its thoughts before an answer, which takes time"
-    embedder = bases.embedder_for(content.languages)
+    embedder = embedder_for(content.languages)
     lacking = _listed(set(content.languages) - {*embedder.languages})
     if content.knowledge and lacking:
         yield f"{embedder.name}, which finds the passages, was not made for {lacking}"

@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 
+from toolchain import bases
+from toolchain.bases import Base
 from toolchain.models.origin import PREFIX
-from toolchain.new import bases
-from toolchain.new.bases import Base
+from toolchain.new.bases import embedder_for
 from toolchain.new.choice import Choice
 from toolchain.recipe import GateSpec
 from toolchain.target import Target
@@ -109,7 +110,7 @@ def _system(languages: tuple[str, ...]) -> str:
 
 
 def _knowledge(content: Content) -> str:
-    embedder = bases.embedder_for(content.languages)
+    embedder = embedder_for(content.languages)
     lines = [
         "[knowledge]",
         "# What the board looks questions up in. Change a file and run again: the model stays.",

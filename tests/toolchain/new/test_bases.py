@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.families import tiny_family
+from toolchain.bases import Base, table
 from toolchain.fitting import weigh as weigh_folder
 from toolchain.models.architecture import sources_of
 from toolchain.models.origin import find as find_file
 from toolchain.new import bases
-from toolchain.new.bases import Base, embedder_for, table
+from toolchain.new.bases import embedder_for
 from toolchain.target import find
 
 BASES = table().base

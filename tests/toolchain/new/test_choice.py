@@ -2,8 +2,8 @@
 
 import pytest
 
+from toolchain import bases
 from toolchain.errors import ConfigError, FitError
-from toolchain.new import bases
 from toolchain.new.choice import (
     READING_TOK_S,
     USED_SHARE,

@@ -27,6 +27,7 @@ from toolchain.quantize.gguf import IMPORTANCE, NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.learned import importance
 from toolchain.quantize.matrices import Promise, write_matrices
+from toolchain.quantize.noted import note_of, refuse_longer
 from toolchain.quantize.onnx.blueprint import Blueprint
 from toolchain.quantize.onnx.decoder import Decoder
 from toolchain.quantize.onnx.genai import write_genai_config
@@ -139,7 +140,7 @@ def _build(
 ) -> Figures:
     with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
         model = read_architecture(folder, weights)
-        _check_context(parameters, model)
+        refuse_longer(parameters.context, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
         source = _Source(
             folder=folder,
@@ -163,15 +164,6 @@ def _build(
     )
 
     return figures | {"adapter": lora.name if lora else ""}
-
-
-def _check_context(parameters: _Parameters, model: Model) -> None:
-    context = parameters.context
-    longest = model.sizes["context"]
-    if context > longest:
-        raise ConfigError(
-            f"package: context: the model has {longest} tokens of context, `{context}` asked"
-        )
 
 
 def _write(file: Path, source: _Source, additions: Additions, report: Reporter) -> Figures:
@@ -273,23 +265,9 @@ def _write_data(
 
 
 def _note(source: _Source) -> dict[str, Any]:
-    model = source.model
-    label = source.parameters.label
-    return {
-        "architecture": model.family.name,
-        "scheme": source.parameters.scheme,
-        "parameters": model.parameters,
-        "context": source.parameters.context,
-        "context_train": model.sizes["context"],
-        "bos_token": source.ends.bos,
-        "eos_token": source.ends.eos,
-        "stop_ids": list(source.ends.stop_ids),
-        "name": label.name,
-        "version": label.version,
-        "licence": label.licence,
-        "base_model": label.base_model,
-        "base_weights": label.base_weights,
-    }
+    parameters = source.parameters
+    note = note_of(source.model, parameters.label, parameters.scheme, source.ends)
+    return note | {"context": parameters.context}
 
 
 def _figures(file: Path, data: Path, source: _Source, promises: dict[Promise, int]) -> Figures:

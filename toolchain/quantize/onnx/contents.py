@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from device.manifest import ManifestError
 from device.manifest.onnx import TYPES, Header, Tensor, read_header
 from device.manifest.onnx_contract import context_of, contract_fault
 from toolchain.errors import ArtifactError
 from toolchain.quantize.contents import Contents, Share
+from toolchain.quantize.noted import base_of
 
 _BITS = dict(TYPES.values())
 _CODES = "UINT8"
@@ -33,7 +33,7 @@ def read_contents(file: Path) -> Contents:
         architecture=str(note.get("architecture", "ONNX")),
         name=str(note.get("name", "")),
         licence=str(note.get("licence", "")),
-        base=_base(note),
+        base=base_of(note),
         scheme=str(note.get("scheme", "")),
         parameters=weights,
         types=types,
@@ -49,12 +49,6 @@ def read_contents(file: Path) -> Contents:
         tensors=header.external,
         warnings=tuple(_warnings(header, fault)),
     )
-
-
-def _base(note: dict[str, Any]) -> str:
-    named = str(note.get("base_model", ""))
-    weights = str(note.get("base_weights", ""))
-    return f"{named} ({weights})" if named and weights else named
 
 
 def _types(header: Header) -> tuple[Share, ...]:

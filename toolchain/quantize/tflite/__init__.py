@@ -7,7 +7,6 @@ Every reason to refuse a model is checked before the first weight is read.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
@@ -24,6 +23,7 @@ from toolchain.quantize.companions import Ends, read_ends, write_companions
 from toolchain.quantize.gguf import fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.matrices import Promise, write_matrices
+from toolchain.quantize.noted import note_of, refuse_longer
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
 from toolchain.quantize.tflite.litertlm import write_litertlm
@@ -116,11 +116,7 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
 
 def _check_context(parameters: _Parameters, model: Model) -> None:
     context = parameters.context
-    longest = model.sizes["context"]
-    if context > longest:
-        raise ConfigError(
-            f"package: context: the model has {longest} tokens of context, `{context}` asked"
-        )
+    refuse_longer(context, model)
     if not parameters.prefill or max(parameters.prefill) > context or min(parameters.prefill) < 2:
         raise ConfigError(
             f"quantize: prefill: lengths from 2 to the context of {context} are possible, "
@@ -132,30 +128,12 @@ def _write(
     file: Path, decoder: Decoder, parameters: _Parameters, ends: Ends, report: Reporter
 ) -> dict[Promise, int]:
     blueprint = decoder.blueprint(parameters.prefill)
-    blueprint.note(NOTE, json.dumps(_note(decoder, parameters, ends), sort_keys=True).encode())
+    note = note_of(decoder.model, parameters.label, parameters.scheme, ends)
+    blueprint.note(NOTE, json.dumps(note, sort_keys=True).encode())
     with whole_file(file) as part:
         promised = write_header(part, blueprint, decoder.scheme.name)
         write_matrices(part, decoder.weights, promised, pack, report)
     return promised
-
-
-def _note(decoder: Decoder, parameters: _Parameters, ends: Ends) -> dict[str, Any]:
-    model = decoder.model
-    label = parameters.label
-    return {
-        "architecture": model.family.name,
-        "scheme": parameters.scheme,
-        "parameters": model.parameters,
-        "context_train": model.sizes["context"],
-        "bos_token": ends.bos,
-        "eos_token": ends.eos,
-        "stop_ids": list(ends.stop_ids),
-        "name": label.name,
-        "version": label.version,
-        "licence": label.licence,
-        "base_model": label.base_model,
-        "base_weights": label.base_weights,
-    }
 
 
 def _figures(

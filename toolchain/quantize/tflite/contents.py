@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from device.manifest import ManifestError
 from device.manifest.tflite import (
@@ -15,6 +14,7 @@ from device.manifest.tflite import (
 )
 from toolchain.errors import ArtifactError
 from toolchain.quantize.contents import Contents, Share
+from toolchain.quantize.noted import base_of
 
 _BITS = dict(TYPES.values())
 
@@ -40,7 +40,7 @@ def read_contents(file: Path) -> Contents:
         architecture=str(note.get("architecture", "TFLite")),
         name=str(note.get("name", "")),
         licence=str(note.get("licence", "")),
-        base=_base(note),
+        base=base_of(note),
         scheme=str(note.get("scheme", "")),
         parameters=weights,
         types=types,
@@ -56,12 +56,6 @@ def read_contents(file: Path) -> Contents:
         tensors=header.constants,
         warnings=tuple(_warnings(header, decode)),
     )
-
-
-def _base(note: dict[str, Any]) -> str:
-    named = str(note.get("base_model", ""))
-    weights = str(note.get("base_weights", ""))
-    return f"{named} ({weights})" if named and weights else named
 
 
 def _types(header: Header) -> tuple[Share, ...]:
