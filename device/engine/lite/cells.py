@@ -5,12 +5,12 @@ gives the logits. How a batch is cut depends only on its length and place, so th
 gives the same bits.
 """
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from device.engine.rows import RowCells
 from device.errors import DeviceError
 from device.manifest.tflite import Header
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _HIDDEN = np.float32(-1e9)
 """Number added to the score of each position that a token must not see."""
-_HEAD = struct.Struct("<I")
 
 
-class LiteCells:
+class LiteCells(RowCells):
     """The memory of an interpreter, and the evaluation of tokens in it."""
 
     def __init__(self, interpreter: Any, header: Header) -> None:
+        super().__init__()
         self._interpreter = interpreter
         interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner("decode")
@@ -53,11 +53,6 @@ class LiteCells:
             # Positions that are masked out are multiplied by 0, and 0 times NaN is NaN.
             self._view(name)[...] = 0
 
-        self._cancelled: "Callable[[], bool] | None" = None
-        self.rows: "list[NDArray[np.float32]]" = []
-        """Logits of the last evaluation: of every token if `every_row` was set, else of the last
-        one."""
-
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
         """Evaluate tokens at position `start`; return False if it was cancelled."""
         self.rows = []
@@ -77,46 +72,6 @@ class LiteCells:
 
         return True
 
-    def watch(self, cancelled: "Callable[[], bool] | None") -> None:
-        """Ask `cancelled` between pieces from now on; None stops asking."""
-        self._cancelled = cancelled
-
-    def cut_to(self, length: int) -> bool:
-        """Forget all tokens after the first `length`: no token sees a position behind its own."""
-        return length >= 0
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.rows = []
-
-    def size_bytes(self, length: int) -> int:
-        """Return the size of the rows of `length` tokens in all caches."""
-        return int(_HEAD.size + length * self._row_bytes())
-
-    def dump(self, length: int) -> bytes:
-        """Return the rows of `length` tokens in all caches."""
-        return _HEAD.pack(length) + b"".join(
-            self._view(name)[0, :, :length].tobytes() for name in self._caches
-        )
-
-    def load(self, state: bytes) -> int:
-        """Load rows into the caches and return their number.
-
-        0 if they are not a state of this model.
-        """
-        length = _HEAD.unpack_from(state)[0] if len(state) >= _HEAD.size else 0
-        if not 0 < length <= self.context or len(state) != self.size_bytes(length):
-            return 0
-
-        at = _HEAD.size
-        for name in self._caches:
-            rows = self._view(name)[0, :, :length]
-            values = np.frombuffer(state, np.float32, rows.size, at)
-            rows[...] = values.reshape(rows.shape)
-            at += values.nbytes
-
-        return int(length)
-
     def close(self) -> None:
         """Give the memory back."""
         self._interpreter = None
@@ -129,8 +84,9 @@ class LiteCells:
         self._run(0, 0)
         return all(bool((self._view(name)[0, :, 1:] == 1).all()) for name in self._caches)
 
-    def _row_bytes(self) -> int:
-        return sum(self._view(name).nbytes for name in self._caches) // self.context
+    def _views(self) -> "Iterator[NDArray[np.float32]]":
+        for name in self._caches:
+            yield self._view(name)
 
     def _view(self, name: str) -> "NDArray[np.float32]":
         """Return a cache in place; the interpreter does not run while one is held."""

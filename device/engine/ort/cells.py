@@ -5,13 +5,13 @@ row and copies none. Prompts are read in pieces of the same length; the last tok
 evaluated alone and gives the logits. So reading a batch again gives the same bits.
 """
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from device.engine.rows import RowCells
 from device.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ PIECE = 64
 """Tokens that are read at once, at most."""
 # A request that is cancelled ends within one piece; longer pieces were not faster on two cores
 # (SmolLM2-135M, 512 tokens).
-_HEAD = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,14 @@ class Sizes:
     """Positions that the file has angles for."""
 
 
-class OrtCells:
+class OrtCells(RowCells):
     """The memory of a session, and the evaluation of tokens in it."""
 
     def __init__(self, session: Any, sizes: Sizes, context: int) -> None:
         """Bind a session to a memory of `context` tokens."""
+        super().__init__()
         self._session = session
-        self._context = context
+        self.context = context
         self.n_vocab = sizes.n_vocab
         self._binding = session.io_binding()
         shape = (1, sizes.kv_heads, context, sizes.width)
@@ -59,11 +59,6 @@ class OrtCells:
             self._bind_output(f"present.{layer}.{part}", cache)
         self._bind("first_logits", self._first, (1,))
         self._bind_output("logits", self._row)
-
-        self._cancelled: "Callable[[], bool] | None" = None
-        self.rows: "list[NDArray[np.float32]]" = []
-        """Logits of the last evaluation: of every token if `every_row` was set, else of the last
-        one."""
 
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
         """Evaluate tokens at position `start`; return False if it was cancelled."""
@@ -83,51 +78,13 @@ class OrtCells:
 
         return True
 
-    def watch(self, cancelled: "Callable[[], bool] | None") -> None:
-        """Ask `cancelled` between pieces from now on; None stops asking."""
-        self._cancelled = cancelled
-
-    def cut_to(self, length: int) -> bool:
-        """Forget all tokens after the first `length`: no token sees a position behind its own."""
-        return length >= 0
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.rows = []
-
-    def size_bytes(self, length: int) -> int:
-        """Return the size of the rows of `length` tokens in all caches."""
-        row_bytes = sum(cache.nbytes for cache in self._caches) // self._context
-        return _HEAD.size + length * row_bytes
-
-    def dump(self, length: int) -> bytes:
-        """Return the rows of `length` tokens in all caches."""
-        return _HEAD.pack(length) + b"".join(
-            cache[0, :, :length].tobytes() for cache in self._caches
-        )
-
-    def load(self, state: bytes) -> int:
-        """Load rows into the caches and return their number.
-
-        0 if they are not a state of this model.
-        """
-        length = _HEAD.unpack_from(state)[0] if len(state) >= _HEAD.size else 0
-        if not 0 < length <= self._context or len(state) != self.size_bytes(length):
-            return 0
-
-        at = _HEAD.size
-        for cache in self._caches:
-            rows = cache[0, :, :length]
-            values = np.frombuffer(state, np.float32, rows.size, at)
-            rows[...] = values.reshape(rows.shape)
-            at += values.nbytes
-
-        return int(length)
-
     def close(self) -> None:
         """Give the memory back."""
         self._binding = self._session = None
         self._caches = []
+
+    def _views(self) -> "Iterator[NDArray[np.float32]]":
+        yield from self._caches
 
     def _run(self, tokens: Sequence[int], start: int) -> None:
         """Read tokens at a position; the logits after the last one are in `_row` then."""
