@@ -4,29 +4,21 @@ The note names the tokens that end an answer. Each step evaluates one token and 
 logits, from which numpy chooses. The rule to keep: nothing here knows a library of model files.
 """
 
+import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from device.engine.answering import Clock, Stream
 from device.engine.base import FieldError, Sampling, check_prompt, never
 from device.engine.reading import SequenceEngine
+from device.engine.rows import RowCells
 from device.engine.sampling import Sampler
 from device.engine.tokenizer import HuggingFaceTokenizer
 from device.errors import DeviceError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-class RowCells(Protocol):
-    """The memory of one sequence, as far as logits are read from it."""
-
-    n_vocab: int
-    rows: "list[NDArray[np.float32]]"
-    """Logits of the last evaluation, the last token's last."""
 
 
 class NotedEngine(SequenceEngine):
@@ -39,6 +31,26 @@ class NotedEngine(SequenceEngine):
         self._tokenizer = HuggingFaceTokenizer(folder)
         self._note = note
         self._stops = frozenset(_ids(note.get("stop_ids")))
+        self._all_cpus = os.sched_getaffinity(0)
+
+    @abstractmethod
+    def _open(self, threads: int) -> None:
+        """Open the file with so many threads and an empty memory."""
+
+    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
+        """Decode and read with `decode` threads on these cores; the memory is emptied."""
+        self._use_cores(cpus)
+        self._sequence.close()
+        self._open(decode)
+        self._description = replace(self._description, threads=decode, threads_batch=decode)
+
+    def close(self) -> None:
+        """Give the memory and the cores back."""
+        os.sched_setaffinity(0, self._all_cpus)
+        self._sequence.close()
+
+    def _use_cores(self, cpus: Sequence[int]) -> None:
+        os.sched_setaffinity(0, set(cpus) & self._all_cpus or self._all_cpus)
 
     @property
     def n_vocab(self) -> int:

@@ -16,6 +16,7 @@ _HEAD = struct.Struct("<I")
 class RowCells(ABC):
     """Caches of shape [1, heads, context, width] that keep a row for each token."""
 
+    n_vocab: int
     context: int
     """Tokens that fit."""
 

@@ -1,9 +1,12 @@
-"""Files beside a model file of any format: chat template, tokenizer, generation config."""
+"""Files beside a model file of any format (chat template, tokenizer, generation config), and its
+size in words.
+"""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchain.artifacts import Figures
 from toolchain.models import tokenizer
 from toolchain.models.names import GENERATION_CONFIG, TEMPLATE, TOKENIZER_CONFIG
 from toolchain.models.weights import read_json
@@ -26,6 +29,14 @@ def write_companions(folder: Path, template: str, out: Path) -> None:
     tokenizer.write_tokenizer(folder, out)
     if (folder / GENERATION_CONFIG).is_file():
         shutil.copyfile(folder / GENERATION_CONFIG, out / GENERATION_CONFIG)
+
+
+def size_in_words(figures: Figures, scheme: str) -> str:
+    """Return how large a model file became, beside what its scheme says."""
+    return (
+        f"{figures['file']}: {figures['size_bytes'] / 1e6:.1f} MB; {scheme} has nominally "
+        f"{figures['nominal_bpw']:.2f} bits per weight, here {figures['real_bpw']:.2f}"
+    )
 
 
 def read_ends(folder: Path) -> Ends:

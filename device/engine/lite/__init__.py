@@ -7,10 +7,7 @@ used (docs/adr/0010).
 """
 
 import importlib.metadata
-import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +39,11 @@ class LiteEngine(NotedEngine):
             )
 
         super().__init__(path.parent, header.note)
-        self._all_cpus = os.sched_getaffinity(0)
         size = sum(tensor.size for tensor in header.constants)
         threads = settings.threads or default_threads(size)
-        self._reopen: Callable[[int], LiteCells] = lambda threads: _opened(
-            path, header, interpreter, threads
-        )
-        self._cells = self._reopen(threads)
-        self._sequence = ReadSequence(self._cells)
-        os.sched_setaffinity(0, set(settings.cpus) & self._all_cpus or self._all_cpus)
+        self._path, self._header, self._interpreter = path, header, interpreter
+        self._open(threads)
+        self._use_cores(settings.cpus)
         self._context = settings.context or self._cells.context
         self._description = Description(
             engine=name,
@@ -80,21 +73,18 @@ class LiteEngine(NotedEngine):
         shape = f"pieces {self._cells.pieces} batch {BATCH} context {self._cells.context}"
         return f"{loaded.engine} {loaded.version} kv f32 {shape}"
 
-    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
-        """Decode and read with `decode` threads on these cores; the memory is emptied."""
-        os.sched_setaffinity(0, set(cpus) & self._all_cpus or self._all_cpus)
-        self._sequence.close()
-        self._cells = self._reopen(decode)
-        self._sequence = ReadSequence(self._cells)
-        self._description = replace(self._description, threads=decode, threads_batch=decode)
-
     def new_context(self) -> None:
         """Return None: each interpreter packs the weights anew, so nothing would be shared."""
 
-    def close(self) -> None:
-        """Give the memory and the cores back."""
-        os.sched_setaffinity(0, self._all_cpus)
-        self._sequence.close()
+    def _open(self, threads: int) -> None:
+        try:
+            interpreter = self._interpreter(str(self._path), num_threads=threads)
+            self._cells = LiteCells(interpreter, self._header)
+        except (RuntimeError, ValueError, SystemError) as error:
+            raise DeviceError(
+                "bad_model", f"`{self._path.name}` cannot be loaded: {error}"[:300]
+            ) from error
+        self._sequence = ReadSequence(self._cells)
 
 
 LITERT, LEGACY = "litert", "tflite-runtime"
@@ -149,13 +139,6 @@ def _numpy_fault() -> str:
         if np.__version__.startswith("1.")
         else f"tflite-runtime 2.14 needs numpy 1, here is {np.__version__}"
     )
-
-
-def _opened(path: Path, header: Header, interpreter: Any, threads: int) -> LiteCells:
-    try:
-        return LiteCells(interpreter(str(path), num_threads=threads), header)
-    except (RuntimeError, ValueError, SystemError) as error:
-        raise DeviceError("bad_model", f"`{path.name}` cannot be loaded: {error}"[:300]) from error
 
 
 def _check_signatures(path: Path, header: Header) -> None:

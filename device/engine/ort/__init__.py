@@ -4,9 +4,6 @@ This module is imported by `device.engine.load` only, when a file is loaded. onn
 not used: it has no wheels for Python 3.10, no prefix cache of ours, and no way to cancel.
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +44,10 @@ class OrtEngine(NotedEngine):
                 f"{self._context} are asked",
             )
 
-        self._all_cpus = os.sched_getaffinity(0)
         size = sum(tensor.size for tensor in header.external)
         threads = settings.threads or default_threads(size)
         # The session's threads run where this one may run when they are made.
-        os.sched_setaffinity(0, set(settings.cpus) & self._all_cpus or self._all_cpus)
+        self._use_cores(settings.cpus)
         self._open(threads)
         self._description = Description(
             engine=ENGINE,
@@ -74,20 +70,8 @@ class OrtEngine(NotedEngine):
         loaded = self._description
         return f"{loaded.engine} {loaded.version} kv f32 piece {PIECE} batch {BATCH}"
 
-    def use_threads(self, decode: int, prefill: int, cpus: Sequence[int] = ()) -> None:
-        """Decode and read with `decode` threads on these cores; the memory is emptied."""
-        os.sched_setaffinity(0, set(cpus) & self._all_cpus or self._all_cpus)
-        self._sequence.close()
-        self._open(decode)
-        self._description = replace(self._description, threads=decode, threads_batch=decode)
-
     def new_context(self) -> None:
         """Return None: the threads of a session are for one evaluation at a time."""
-
-    def close(self) -> None:
-        """Give the memory and the cores back."""
-        os.sched_setaffinity(0, self._all_cpus)
-        self._sequence.close()
 
     def _open(self, threads: int) -> None:
         session = _session(self._path, threads)

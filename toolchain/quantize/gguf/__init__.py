@@ -26,7 +26,7 @@ from toolchain.models.tokenizer import TEMPLATE_KEY, Vocabulary
 from toolchain.models.tokenizer_proof import prove
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
-from toolchain.quantize.companions import write_companions
+from toolchain.quantize.companions import size_in_words, write_companions
 from toolchain.quantize.gguf import choice as gguf_choice
 from toolchain.quantize.gguf.adapter import convert_adapter
 from toolchain.quantize.gguf.choice import Decision, Question
@@ -211,7 +211,7 @@ def _build_file(
         compared = prove(folder, vocabulary, model.family.name)
         report.note(f"tokenizer: {compared} tokens of mixed text are the same in llama.cpp")
 
-        matrix = _importance(additions, folder, model, lora, out, report)
+        matrix = importance_of(additions, folder, model, lora, out, report)
         question = Question(
             folder=folder,
             model=model,
@@ -261,9 +261,10 @@ def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> 
     return lora
 
 
-def _importance(
+def importance_of(
     additions: Additions, folder: Path, model: Model, lora: Lora | None, out: Path, report: Reporter
 ) -> Matrix | None:
+    """Return how much the columns of each matrix count; None where nothing says so."""
     if additions.importance:
         return importance.load(additions.importance, model)
     if not additions.calibration:
@@ -291,13 +292,7 @@ def _write(plan: _Plan, weights: Weights | Merged, out: Path, report: Reporter) 
         write_tensors(part, weights, planned, treatment, report)
 
     figures = _figures(file, plan, slots)
-    size = figures["size_bytes"] / 1e6
-    nominal = figures["nominal_bpw"]
-    real = figures["real_bpw"]
-    report.note(
-        f"{figures['file']}: {size:.1f} MB; {plan.scheme} has nominally {nominal:.2f} bits "
-        f"per weight, here {real:.2f}"
-    )
+    report.note(size_in_words(figures, plan.scheme))
 
     return figures
 

@@ -22,10 +22,9 @@ from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Lora, Merged
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
-from toolchain.quantize.companions import Ends, read_ends, write_companions
-from toolchain.quantize.gguf import IMPORTANCE, NOTHING, Additions, fitting
+from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
+from toolchain.quantize.gguf import NOTHING, Additions, fitting, importance_of
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
-from toolchain.quantize.learned import importance
 from toolchain.quantize.matrices import Promise, write_matrices
 from toolchain.quantize.noted import note_of, refuse_longer
 from toolchain.quantize.onnx.blueprint import Blueprint
@@ -155,13 +154,7 @@ def _build(
         write_companions(folder, source.ends.template, out)
 
     write_genai_config(file, model, parameters.context, source.ends)
-    size = figures["size_bytes"] / 1e6
-    nominal = figures["nominal_bpw"]
-    real = figures["real_bpw"]
-    report.note(
-        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
-        f"per weight, here {real:.2f}"
-    )
+    report.note(size_in_words(figures, parameters.scheme))
 
     return figures | {"adapter": lora.name if lora else ""}
 
@@ -174,7 +167,6 @@ def _write(file: Path, source: _Source, additions: Additions, report: Reporter) 
         weights=source.weights,
         scheme=source.scheme,
         context=parameters.context,
-        vectors={},
     )
     data = file.with_name(data_name(file.name))
     blueprint = decoder.blueprint(data.name)  # refuses before anything is learned
@@ -194,7 +186,7 @@ def _prepared(
     source: _Source, additions: Additions, out: Path, report: Reporter
 ) -> "tuple[Packer, dict[str, NDArray[np.float32]], Figures]":
     """Return how rows become bytes, the learned vectors, and figures of what was learned."""
-    matrix = _importance(source, additions, out, report)
+    matrix = importance_of(additions, source.folder, source.model, source.lora, out, report)
     weighed = matrix.weights() if matrix else {}
     origins = {each.name: each.origin for each in source.model.tensors if each.origin}
     by_origin = {origins[name]: values for name, values in weighed.items() if name in origins}
@@ -206,20 +198,6 @@ def _prepared(
     packer = Packer(importance=by_origin, learned=learned.packed if learned else {})
     vectors = dict(learned.vectors) if learned else {}
     return packer, vectors, chunks | {"distillation": figures}
-
-
-def _importance(
-    source: _Source, additions: Additions, out: Path, report: Reporter
-) -> importance.Matrix | None:
-    if additions.importance:
-        return importance.load(additions.importance, source.model)
-    if not additions.calibration:
-        return None
-    matrix = importance.collect(
-        source.folder, source.model, additions.calibration, report, lora=source.lora
-    )
-    importance.save(matrix, out / IMPORTANCE)
-    return matrix
 
 
 def _learned(

@@ -7,50 +7,33 @@ Inputs are `input_ids` [batch, sequence], `attention_mask` [batch, total] and
 Families (`models/families`) compute as in Hugging Face.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
-from toolchain.models.architecture import Model
-from toolchain.models.lora import Merged
 from toolchain.models.names import EMBEDDING, HEAD
-from toolchain.models.weights import Weights
-from toolchain.quantize.matrices import Matrix
+from toolchain.quantize.decoders import Source
 from toolchain.quantize.onnx.blueprint import MICROSOFT, NONE, Blueprint, Value
 from toolchain.quantize.onnx.schemes import Scheme, linear, look_up
 from toolchain.quantize.rope import tables
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
-KNOWN = ("llama", "qwen2", "qwen3", "gemma3", "phi3")
-"""`Family.name` of the families whose graph is written here; Mistral's is `llama`."""
 FIRST_LOGITS = "first_logits"
 ROTARY_STEP = 16
 """Number that the rotary width of a head must be a multiple of (group_query_attention_helper.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoder:
+class Decoder(Source):
     """A checkpoint and the way it is stored."""
 
-    model: Model
-    config: dict[str, Any]
-    weights: Weights | Merged
     scheme: Scheme
-    context: int
-    vectors: "Mapping[str, NDArray[np.float32]]"
-    """Learned vectors instead of those of the checkpoint, by name."""
 
     def __post_init__(self) -> None:
         """Raise ArtifactError for a family that has no graph here."""
-        if self.model.family.name not in KNOWN:
-            raise ArtifactError(
-                f"config.json: `{self.model.family.name}` has no ONNX graph",
-                hint=f"known: {', '.join(KNOWN)}; or use GGUF",
-            )
+        self.refuse_unknown("ONNX")
         width = tables(self.model, 1).cos.shape[1]
         if width % ROTARY_STEP:
             raise ArtifactError(
@@ -64,29 +47,6 @@ class Decoder:
         blueprint = Blueprint(data_name)
         _Graph(self, blueprint).build()
         return blueprint
-
-    def matrix(self, *origins: str) -> Matrix:
-        """Return tensors of the checkpoint as one matrix, below each other."""
-        tensors = [self.weights.tensors[origin] for origin in origins]
-        return Matrix(origins, sum(tensor.rows for tensor in tensors), tensors[0].columns)
-
-    def vector(self, *origins: str) -> "NDArray[np.float32]":
-        """Return vectors of the checkpoint one after the other, with the family's norm offset."""
-        import numpy as np
-
-        offset = np.float32(self.model.family.norm_offset if "norm" in origins[0] else 0.0)
-        rows = [
-            self.vectors[origin] if origin in self.vectors else self.weights.rows(origin, 0, 1)[0]
-            for origin in origins
-        ]
-        return np.concatenate(rows) + offset
-
-    def slides(self, layer: int) -> bool:
-        """Return whether a layer attends to a window only."""
-        if self.model.family.name == "gemma3":
-            kinds = self.config["layer_types"]
-            return bool(kinds[layer] == "sliding_attention")
-        return self.model.family.window == "limit" and bool(self.config.get("sliding_window"))
 
 
 class _Graph:

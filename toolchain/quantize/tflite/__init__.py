@@ -19,7 +19,7 @@ from toolchain.models.lora import Merged
 from toolchain.models.names import TOKENIZER
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.progress import Reporter
-from toolchain.quantize.companions import Ends, read_ends, write_companions
+from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
 from toolchain.quantize.gguf import fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.matrices import Promise, write_matrices
@@ -103,13 +103,7 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         write_litertlm(file, out / TOKENIZER, ends.stop_ids, parameters.context)
 
     figures = _figures(file, model, parameters, promised, ends)
-    size = figures["size_bytes"] / 1e6
-    nominal = figures["nominal_bpw"]
-    real = figures["real_bpw"]
-    report.note(
-        f"{file.name}: {size:.1f} MB; {parameters.scheme} has nominally {nominal:.2f} bits "
-        f"per weight, here {real:.2f}"
-    )
+    report.note(size_in_words(figures, parameters.scheme))
 
     return figures | {"adapter": lora.name if lora else ""}
 

@@ -6,14 +6,11 @@ caches, and `logits` [1,1,V] of `decode`. Families (`models/families`) compute a
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from toolchain.errors import ArtifactError
-from toolchain.models.architecture import Model
-from toolchain.models.lora import Merged
 from toolchain.models.names import EMBEDDING, HEAD
-from toolchain.models.weights import Weights
-from toolchain.quantize.matrices import I32, Matrix
+from toolchain.quantize.decoders import Source
+from toolchain.quantize.matrices import I32
 from toolchain.quantize.rope import Rotation, tables
 from toolchain.quantize.tflite.blueprint import Blueprint
 from toolchain.quantize.tflite.graph import Graph, Value
@@ -23,29 +20,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KNOWN = ("llama", "qwen2", "qwen3", "gemma3", "phi3")
-"""`Family.name` of the families whose graph is written here; Mistral's is `llama`."""
 OUT_OF_SIGHT = -1e9
 """Added to the score of a key outside of a window, once for each step beyond it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder(Source):
     """A checkpoint and the way it is stored."""
 
-    model: Model
-    config: dict[str, Any]
-    weights: Weights | Merged
     scheme: Scheme
-    context: int
 
     def __post_init__(self) -> None:
         """Raise ArtifactError for a family that has no graph here."""
-        if self.model.family.name not in KNOWN:
-            raise ArtifactError(
-                f"config.json: `{self.model.family.name}` has no TFLite graph",
-                hint=f"known: {', '.join(KNOWN)}; or use GGUF",
-            )
+        self.refuse_unknown("TFLite")
 
     def blueprint(self, prefill: tuple[int, ...]) -> Blueprint:
         """Return the model with `decode` first.
@@ -56,25 +43,6 @@ class Decoder:
         for tokens in (1, *sorted(prefill)):
             _Signature(self, blueprint, tokens).build()
         return blueprint
-
-    def matrix(self, *origins: str) -> Matrix:
-        """Return tensors of the checkpoint as one matrix, below each other."""
-        tensors = [self.weights.tensors[origin] for origin in origins]
-        return Matrix(origins, sum(tensor.rows for tensor in tensors), tensors[0].columns)
-
-    def vector(self, *origins: str) -> "NDArray[np.float32]":
-        """Return vectors of the checkpoint one after the other, with the family's norm offset."""
-        import numpy as np
-
-        offset = np.float32(self.model.family.norm_offset if "norm" in origins[0] else 0.0)
-        return np.concatenate([self.weights.rows(origin, 0, 1)[0] for origin in origins]) + offset
-
-    def slides(self, layer: int) -> bool:
-        """Return whether a layer attends to a window only."""
-        if self.model.family.name == "gemma3":
-            kinds = self.config["layer_types"]
-            return bool(kinds[layer] == "sliding_attention")
-        return self.model.family.window == "limit" and bool(self.config.get("sliding_window"))
 
 
 class _Signature:
