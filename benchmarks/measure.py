@@ -47,6 +47,16 @@ class Claim:
     conditions: dict[str, object]
 
 
+def genai_python(options: argparse.Namespace) -> str:
+    """Return the Python that has onnxruntime-genai; empty, and said, where nobody named one."""
+    python = os.environ.get("DEMITASSE_GENAI", "")
+    if not python:
+        print("DEMITASSE_GENAI names no Python with onnxruntime-genai", file=sys.stderr)
+        if options.json:
+            print("[]")
+    return python
+
+
 def options(description: str, *, names: bool = False, **flags: str) -> argparse.Namespace:
     """Read the arguments of every benchmark, and a benchmark's own flags (name → help text).
 

@@ -8,7 +8,6 @@ builder lives in another environment: DEMITASSE_GENAI names its Python (docs/onn
 
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -57,11 +56,7 @@ Figures = dict[str, list[float]]
 def main() -> None:
     """Measure time, memory, exactness and the distance from the model."""
     options = measure.options(__doc__ or "")
-    genai = os.environ.get("DEMITASSE_GENAI", "")
-    if not genai:
-        print("DEMITASSE_GENAI names no Python with onnxruntime-genai", file=sys.stderr)
-        if options.json:
-            print("[]")
+    if not (genai := measure.genai_python(options)):
         return
 
     rounds = QUICK_ROUNDS if options.quick else ROUNDS

@@ -8,7 +8,6 @@ its Python (docs/onnx.md).
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -66,11 +65,7 @@ print(json.dumps([count / (time.process_time() - began), 0]))
 def main() -> None:
     """Measure how fast each side decodes."""
     options = measure.options(__doc__ or "")
-    genai = os.environ.get("DEMITASSE_GENAI", "")
-    if not genai:
-        print("DEMITASSE_GENAI names no Python with onnxruntime-genai", file=sys.stderr)
-        if options.json:
-            print("[]")
+    if not (genai := measure.genai_python(options)):
         return
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -27,6 +27,7 @@ HALF_MATCH = 8.0
 """BM25 at which words in common count half."""
 MOST_CHARACTERS = 4096
 """Characters of a question that are read. The embedder reads 256 tokens, and words are 64."""
+_NAMED = "SELECT vector, scale FROM entries WHERE id IN (?) ORDER BY id"
 _TOGETHER = 500
 """Entries that one statement asks for; SQLite allows 999 values by default up to 3.31."""
 Embed = Callable[[str], Sequence[float]]
@@ -196,12 +197,8 @@ class Index:
     def _products(self, entries: Sequence[int], vector: Sequence[float]) -> Iterator[float]:
         for at in range(0, len(entries), _TOGETHER):
             some = entries[at : at + _TOGETHER]
-            asked = ",".join("?" * len(some))
-            rows = self._rows(
-                f"SELECT vector, scale FROM entries WHERE id IN ({asked}) ORDER BY id",  # noqa: S608
-                *some,
-            )
-            for packed, scale in rows:
+            asked = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
+            for packed, scale in self._rows(asked, *some):
                 if len(packed) != self._width:
                     raise ValueError("a vector of another width")
                 yield product(packed, scale, vector)

@@ -58,7 +58,7 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     )
     inputs = {name: digest(path) for name, path in (files | documents).items()}
     if spec.redact.mode == "replace" and made_key(folder)[1]:
-        report.note(f"{folder / KEY_FILE}: the key of the stand-ins: keep it, and keep it secret")
+        report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     work = Work(stage="ingest", inputs=inputs, parameters=_recorded(spec, folder), seed=seed)
 
     def build(out: Path) -> DatasetFigures:

@@ -87,8 +87,8 @@ class TextRules:
             return given.text
         for hit in hits:
             done = "replaced" if self._replaces else "found"
-            self._add(given, hit.kind, hit.rule, done if hit.stand_in else "kept")
-            if self._replaces and hit.stand_in:
+            self._add(given, hit.kind, hit.rule, done if hit.surrogate else "kept")
+            if self._replaces and hit.surrogate:
                 self._keep(given, hit, hits)
         after = replaced(given.text, hits)
         if after != given.text:

@@ -52,7 +52,7 @@ def _told_personal(read: Read, spec: DataSpec) -> Iterator[str]:
     each = ", ".join(f"{kind} {_counts(done)}" for kind, done in present.items())
     yield f"personal data: {each}; {FINDINGS} says where"
     if spec.redact.mode == "report":
-        yield 'personal data: unchanged; [data.redact] mode = "replace" writes stand-ins'
+        yield 'personal data: unchanged; [data.redact] mode = "replace" writes surrogates'
     elif spec.redact.mode == "replace":
         yield (
             "personal data: replaced text is pseudonymised; the originals stay in the recipe's "
@@ -78,7 +78,7 @@ def refusal(read: Read, spec: DataSpec) -> ArtifactError | None:
     return ArtifactError(
         f"data: personal data, which `redact.mode` refuses: {each}; "
         f"the first at {first.place} ({first.part}, {first.kind})",
-        hint='mode = "replace" writes stand-ins; `keep` names what is nobody\'s secret',
+        hint='mode = "replace" writes surrogates; `keep` names what is nobody\'s secret',
     )
 
 

@@ -35,7 +35,7 @@ def is_found(each: Planted) -> bool:
 def values(text: str, **spec: Any) -> list[tuple[str, str]]:
     """Return kind and value of all that does not stay."""
     hits = Redactor(RedactSpec(**spec), KEY).hits(text)
-    return [(hit.kind, text[hit.start : hit.end]) for hit in hits if hit.stand_in]
+    return [(hit.kind, text[hit.start : hit.end]) for hit in hits if hit.surrogate]
 
 
 # Recall and precision on planted text -------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_what_stands_for_a_value_is_not_found_again(kind: str, rules: Redactor) 
 def test_a_lifelike_number_has_a_wrong_check_digit(kind: str) -> None:
     for each in list(planted(kind))[:40]:
         (hit,) = LIFELIKE.hits(each.text)
-        number = hit.stand_in
+        number = hit.surrogate
         assert not (ric.is_valid(number) if kind == "cn_id" else luhn.is_valid(number))
 
 
@@ -165,14 +165,14 @@ def test_every_kind_of_a_recipe_has_its_rules() -> None:
         ("车牌粤B·12345", "粤B12345的车"),
     ],
 )
-def test_the_same_value_has_the_same_stand_in_however_it_is_written(one: str, other: str) -> None:
-    assert RULES.hits(one)[0].stand_in == RULES.hits(other)[0].stand_in
+def test_the_same_value_has_the_same_surrogate_however_it_is_written(one: str, other: str) -> None:
+    assert RULES.hits(one)[0].surrogate == RULES.hits(other)[0].surrogate
 
 
-def test_another_key_gives_other_stand_ins() -> None:
+def test_another_key_gives_other_surrogates() -> None:
     other = Redactor(RedactSpec(), b"1" * 32)
     text = "打13912345678"
-    assert RULES.hits(text)[0].stand_in != other.hits(text)[0].stand_in
+    assert RULES.hits(text)[0].surrogate != other.hits(text)[0].surrogate
 
 
 def test_a_name_that_a_cue_gave_away_is_replaced_wherever_it_stands_in_the_text() -> None:

@@ -46,7 +46,7 @@ class Hit(NamedTuple):
     end: int
     kind: str
     rule: str
-    stand_in: str
+    surrogate: str
     """What replaces it; empty where it stays because the recipe or a standard says so."""
 
 
@@ -71,20 +71,20 @@ class Redactor:
     def _of_kind(self, kind: Kind, plain: str) -> Iterable[Hit]:
         for span in kind.find(plain):
             value = plain[span.start : span.end]
-            yield Hit(span.start, span.end, kind.name, span.rule, self._stand_in(kind, value))
+            yield Hit(span.start, span.end, kind.name, span.rule, self._surrogate(kind, value))
 
     def _again(self, plain: str, found: Sequence[Hit]) -> Iterable[Hit]:
         """Yield where a name that a cue gave away stands again in the same text."""
-        for hit in [each for each in found if each.kind == "name" and each.stand_in]:
+        for hit in [each for each in found if each.kind == "name" and each.surrogate]:
             value = plain[hit.start : hit.end]
             if len(value) < 2 or (value.isascii() and " " not in value):
                 continue
             at = plain.find(value)
             while at >= 0:
-                yield Hit(at, at + len(value), "name", "named before", hit.stand_in)
+                yield Hit(at, at + len(value), "name", "named before", hit.surrogate)
                 at = plain.find(value, at + len(value))
 
-    def _stand_in(self, kind: Kind, value: str) -> str:
+    def _surrogate(self, kind: Kind, value: str) -> str:
         normal = kind.normal(value)
         kept = (fnmatch.fnmatchcase(normal, kind.normal(each)) for each in self.spec.keep)
         shown = any(
@@ -111,7 +111,7 @@ def replaced(text: str, hits: Sequence[Hit]) -> str:
     """Return a text with each value replaced that does not stay."""
     pieces, at = [], 0
     for hit in hits:
-        if hit.stand_in:
-            pieces += [text[at : hit.start], hit.stand_in]
+        if hit.surrogate:
+            pieces += [text[at : hit.start], hit.surrogate]
             at = hit.end
     return "".join([*pieces, text[at:]])

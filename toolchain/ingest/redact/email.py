@@ -11,7 +11,8 @@ _EMAIL = re.compile(
 )
 _SPELLED = re.compile(
     r"(?<![0-9A-Za-z._])[0-9A-Za-z._%+-]{2,64}\s?[\[({]\s?(?:at|AT)\s?[\])}]\s?"
-    rf"[0-9A-Za-z-]{{2,63}}(?:\s?(?:\.|[\[({{]\s?(?:dot|DOT)\s?[\])}}])\s?[0-9A-Za-z-]{{2,63}}){{1,3}}{RIGHT}"
+    r"[0-9A-Za-z-]{2,63}"
+    rf"(?:\s?(?:\.|[\[({{]\s?(?:dot|DOT)\s?[\])}}])\s?[0-9A-Za-z-]{{2,63}}){{1,3}}{RIGHT}"
 )
 _PATH = re.compile(r":[\w~/.]")
 _RESERVED = re.compile(

@@ -1,7 +1,7 @@
-"""The key of the stand-ins: beside the user's data, and nowhere else.
+"""The key of the surrogates: beside the user's data, and nowhere else.
 
-The same value gets the same stand-in in each run, so that the split stays as it is. Who has the key
-can tell whose stand-in one is: it never enters an output folder, a record or a bundle.
+The same value gets the same surrogate in each run, so that the split stays as it is. Who has the
+key can tell whose surrogate one is: it never enters an output folder, a record or a bundle.
 """
 
 import os
@@ -35,7 +35,7 @@ def made_key(folder: Path) -> tuple[bytes, bool]:
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}",
-            hint="the key of the stand-ins lies beside the recipe: copy the recipe into a folder "
+            hint="the key of the surrogates lies beside the recipe: copy the recipe into a folder "
             "of your own",
         ) from error
     return _read(path), True
@@ -55,7 +55,7 @@ def _read(path: Path) -> bytes:
     return key
 
 
-_ANOTHER = "move it away, and the next run makes another: all stand-ins change with it"
+_ANOTHER = "move it away, and the next run makes another: all surrogates change with it"
 
 
 @cache

@@ -71,7 +71,7 @@ class Kind:
     normal: Callable[[str], str] = lambda value: re.sub(r"[^0-9A-Za-z]", "", value).upper()
     """Returns what two ways to write the same value share."""
     lifelike: Callable[[Draw], str]
-    """Returns a stand-in of the same shape that no rule finds again and that is nobody's."""
+    """Returns a surrogate of the same shape that no rule finds again and that is nobody's."""
 
 
 def folded(text: str) -> str:

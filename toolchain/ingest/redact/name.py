@@ -60,7 +60,8 @@ _PATTERNS = (
     ("title", _ENGLISH_TITLED),
 )
 _NOBODYS = re.compile(
-    r"某|(?:^|\s)Doe$|^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your)\b"
+    r"某|(?:^|\s)Doe$|"
+    r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your)\b"
 )
 _STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 
