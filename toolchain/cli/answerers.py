@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from toolchain import console
-from toolchain.cli.words import device_at
+from toolchain.cli.words import device_at, refuse_given
 from toolchain.endpoint.address import KEY, is_endpoint
-from toolchain.errors import ConfigError
 
 if TYPE_CHECKING:
     from toolchain.endpoint.client import Endpoint
@@ -42,19 +41,17 @@ def endpoint_at(address: str, model: str) -> "Endpoint":
 
 def refuse_for_board(**given: object) -> None:
     """Raise ConfigError for options of an endpoint that are given with a board."""
-    for name, value in given.items():
-        if value:
-            raise ConfigError(
-                f"--{name}: is for an endpoint, a board has one model",
-                hint="an endpoint is an address such as http://127.0.0.1:8080",
-            )
+    refuse_given(
+        given,
+        "is for an endpoint, a board has one model",
+        "an endpoint is an address such as http://127.0.0.1:8080",
+    )
 
 
 def refuse_for_endpoint(**given: object) -> None:
     """Raise ConfigError for options of a board that are given with an endpoint."""
-    for name, value in given.items():
-        if value:
-            raise ConfigError(
-                f"--{name}: is for a board, an endpoint shows its answers alone",
-                hint="leave it out, or name the board by its SSH address",
-            )
+    refuse_given(
+        given,
+        "is for a board, an endpoint shows its answers alone",
+        "leave it out, or name the board by its SSH address",
+    )

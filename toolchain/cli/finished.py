@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from toolchain import show, target
+from toolchain.cli.words import refuse_given
 from toolchain.delivery import Terms, board_facts, deliver
 from toolchain.errors import ConfigError, FitError
 from toolchain.line.flow import Settings
@@ -74,12 +75,11 @@ def finished(asked: Asked, terms: Terms | None, report: Reporter) -> None:
 
 def refuse_for_recipe(**given: object) -> None:
     """Raise ConfigError for options of a finished model that are given with a recipe."""
-    for name, value in given.items():
-        if value:
-            raise ConfigError(
-                f"--{name}: is for a finished model, a recipe says this itself",
-                hint="a finished model is a .gguf, a .tflite, `ollama:NAME` or `OWNER/REPO:QUANT`",
-            )
+    refuse_given(
+        given,
+        "is for a finished model, a recipe says this itself",
+        "a finished model is a .gguf, a .tflite, `ollama:NAME` or `OWNER/REPO:QUANT`",
+    )
 
 
 def _board(asked: Asked, terms: Terms | None) -> tuple[Target, int | None]:

@@ -1,6 +1,6 @@
 """The words that verbs share: their arguments and options, and what they begin with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -158,3 +158,10 @@ def settings_for(
             raise ConfigError(f"--map: `{names[:60]}` is no list of names", hint=_MAP) from error
     board = target.find(target_id or recipe.targets[0])
     return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)
+
+
+def refuse_given(options: Mapping[str, object], why: str, hint: str) -> None:
+    """Raise ConfigError for the first option that was given, with why it may not be."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name}: {why}", hint=hint)
