@@ -34,7 +34,9 @@ class _Recall:
         if request.get("op") == "embed":
             return {"vectors": [_packed(self.embedder.embed(text)) for text in texts]}
         if self.index and request.get("op") == "compare":
-            return {"compared": [_compared(self.index, text) for text in texts]}
+            vectors = _vectors(request.get("vectors"), len(texts), self.embedder.width)
+            asked = zip(texts, vectors, strict=True)
+            return {"compared": [_compared(self.index, *each) for each in asked]}
         if self.index and request.get("op") == "search":
             return {"found": [_found(self.index, text, request.get("take", 3)) for text in texts]}
         raise DeviceError(
@@ -42,8 +44,8 @@ class _Recall:
         )
 
 
-def _compared(index: Index, text: str) -> Request:
-    compared = index.compare(text)
+def _compared(index: Index, text: str, vector: "list[float] | None") -> Request:
+    compared = index.compare(text, vector)
     passages = [[each, like, compared.common[each]] for each, like in compared.like.items()]
     return {"passages": passages, "unanswered": compared.unanswered}
 
@@ -74,6 +76,20 @@ def _request(line: bytes) -> Request:
     if not isinstance(request, dict):
         raise DeviceError("bad_request", "not a JSON object")
     return request
+
+
+def _vectors(packed: object, count: int, width: int) -> "list[list[float] | None]":
+    """Return the vectors that came with a request; None for each text without any."""
+    if packed is None:
+        return [None] * count
+    try:
+        if not isinstance(packed, list) or len(packed) != count:
+            raise ValueError
+        return [list(struct.unpack(f"<{width}f", base64.b64decode(each))) for each in packed]
+    except (ValueError, TypeError, struct.error) as error:
+        raise DeviceError(
+            "bad_request", f"`vectors` must be {count} vectors of {width} float32 numbers"
+        ) from error
 
 
 def _packed(vector: "list[float]") -> str:

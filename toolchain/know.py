@@ -8,6 +8,7 @@ measured on another that it never saw.
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE
 from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
@@ -25,7 +26,10 @@ from toolchain.knowledge.texts import Texts
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
-from toolchain.runtime.recall import Recall, recall_all
+from toolchain.runtime.recall import Compared, Recall, recall_all
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_GOLDENS = 16
 """Questions whose passage the board must find first before a release is switched to."""
@@ -109,19 +113,21 @@ def _make(
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
 
-    texts_compared = [entry.text for entry in entries]
+    asked = (*texts.tuning, *texts.fresh)
+    compared_texts = [entry.text for entry in entries]
+    questions = [each.question.strip() for each in asked]
     with closing(VectorCache(cache / "vectors.db", f"{sha256} {runtime.name}")) as kept:
-        _add_vectors(kept, texts_compared, runtime, written.file, report)
-        vectors = kept.vectors(texts_compared)
-    write_index(index, passages, entries, vectors, sha256)
+        _add_vectors(kept, [*compared_texts, *questions], runtime, written.file, report)
+        write_index(index, passages, entries, kept.vectors(compared_texts), sha256)
+        vectors = kept.vectors(questions)
 
-    compared = _compare((*texts.tuning, *texts.fresh), runtime, written.file, index, report)
+    compared = _compare(asked, vectors, runtime, written.file, index, report)
     trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]
     fitted = fitting.fit(trials)
     set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
     if fresh:
-        asked = zip(texts.fresh, fresh, strict=True)
-        rows = [found_passage(each.question, trial, passages, fitted) for each, trial in asked]
+        measured = zip(texts.fresh, fresh, strict=True)
+        rows = [found_passage(each.question, trial, passages, fitted) for each, trial in measured]
         write_found(out / FOUND, rows)
 
     return KnowledgeFigures(
@@ -154,11 +160,20 @@ def _add_vectors(
 
 
 def _compare(
-    asked: Sequence[Written], runtime: Path, embedder: Path, index: Path, report: Reporter
+    asked: Sequence[Written],
+    vectors: "np.ndarray",
+    runtime: Path,
+    embedder: Path,
+    index: Path,
+    report: Reporter,
 ) -> list[fitting.Trial]:
-    """Return how like each question its nearest passages are."""
-    questions = [each.question for each in asked]
-    compared = recall_all(runtime, embedder, Recall.compare, questions, index)
+    """Return how like each question its nearest passages are; `vectors` are the questions'."""
+    questions = list(zip([each.question for each in asked], vectors, strict=True))
+
+    def compare(recall: Recall, question: "tuple[str, np.ndarray]") -> Compared:
+        return recall.compare(*question)
+
+    compared = recall_all(runtime, embedder, compare, questions, index)
     trials = []
     for number, (each, found) in enumerate(zip(asked, compared, strict=True), 1):
         trials.append(fitting.Trial(compared=found, right=each.right))

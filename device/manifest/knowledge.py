@@ -13,8 +13,7 @@ Standard library only, Python 3.10 up.
 """
 
 import re
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import mul
 
 KNOWLEDGE_SCHEMA = 1
@@ -37,6 +36,9 @@ SCALE = 127
 """What the largest number of a vector becomes."""
 NOTES = "Answer from these notes alone.\n\n{notes}\n\nQuestion: {question}"
 """The user's turn where the model words an answer from passages."""
+_HALF = 128
+_RAISED = bytes((number + _HALF) % 256 for number in range(256))
+"""Signed byte → the same number, raised by 128."""
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _RUN = re.compile(f"{_CJK.pattern}+|[^\\W_]+")
 
@@ -57,26 +59,24 @@ def spaced(text: str) -> str:
     return _CJK.sub(lambda found: f" {found.group()} ", text.replace("\0", " "))
 
 
-def query(question: str) -> str:
-    """Return FTS5's query for any of the words of a question; empty if it has none.
+def query(terms: Iterable[str]) -> str:
+    """Return FTS5's query for any of these terms; empty without one.
 
-    Each word is quoted: whatever a question contains, it is searched for and never obeyed.
+    Each term is quoted: whatever a question contains, it is searched for and never obeyed.
     """
-    terms: dict[str, None] = {}
+    return " OR ".join(f'"{term}"' for term in terms)
+
+
+def terms(question: str) -> list[str]:
+    """Return the words of a question, and pairs of CJK characters as phrases, each once."""
+    found: dict[str, None] = {}
     for run in _RUN.findall(question.lower()):
         if _CJK.match(run):
             pairs = [run[at : at + 2] for at in range(max(1, len(run) - 1))]
-            terms.update(dict.fromkeys(" ".join(pair) for pair in pairs))
+            found.update(dict.fromkeys(" ".join(pair) for pair in pairs))
         else:
-            terms[run] = None
-    return " OR ".join(f'"{term}"' for term in list(terms)[:MOST_WORDS])
-
-
-def pack(vector: Sequence[float]) -> tuple[bytes, float]:
-    """Return a vector as signed bytes, and the factor that gives its numbers back."""
-    largest = max(map(abs, vector), default=0.0) or 1.0
-    steps = array("b", (round(value * SCALE / largest) for value in vector))
-    return steps.tobytes(), largest / SCALE
+            found[run] = None
+    return list(found)[:MOST_WORDS]
 
 
 def signs(vector: Sequence[float]) -> int:
@@ -89,4 +89,6 @@ def signs(vector: Sequence[float]) -> int:
 
 def product(packed: bytes, scale: float, vector: Sequence[float]) -> float:
     """Return the product of a packed vector with one of floats: their cosine, for length 1."""
-    return scale * float(sum(map(mul, array("b", packed), vector)))
+    # Numbers from 0 to 255 are objects that Python keeps: 22 µs a vector instead of 38.
+    raised = sum(map(mul, packed.translate(_RAISED), vector))
+    return scale * float(raised - _HALF * sum(vector))

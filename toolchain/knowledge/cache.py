@@ -59,7 +59,8 @@ class VectorCache:
         """Return float32 [len(texts), width] of texts that are here."""
         import numpy as np
 
-        return np.stack([np.frombuffer(self._find(text) or b"", "<f4") for text in texts])
+        found = [np.frombuffer(self._find(text) or b"", "<f4") for text in texts]
+        return np.stack(found) if found else np.empty((0, 0), "<f4")
 
     def _find(self, text: str) -> bytes | None:
         found = self._db.execute(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, TABLES, WORDS, pack, signs, spaced
+from device.manifest.knowledge import KNOWLEDGE_SCHEMA, SCALE, TABLES, WORDS, spaced
 from toolchain.errors import ToolError
 from toolchain.files import whole_file
 from toolchain.knowledge.passages import Passage
@@ -72,22 +72,38 @@ def write_index(
                 for number, each in enumerate(passages, 1)
             ),
         )
-        rows = vectors.tolist()
+        rows = zip(entries, packed(vectors), strict=True)
         db.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?)",
-            (
-                (number, entry.passage, *pack(row))
-                for number, (entry, row) in enumerate(zip(entries, rows, strict=True), 1)
-            ),
+            ((number, entry.passage, *row) for number, (entry, row) in enumerate(rows, 1)),
         )
-        size = (vectors.shape[1] + 7) // 8
-        bits = b"".join(signs(row).to_bytes(size, "big") for row in rows)
-        db.execute("INSERT INTO signs VALUES (1, ?)", (bits,))
+        db.execute("INSERT INTO signs VALUES (1, ?)", (sign_bits(vectors),))
         db.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)",
             ((number, spaced(entry.text)) for number, entry in enumerate(entries, 1)),
         )
         db.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+
+def packed(vectors: "np.ndarray") -> list[tuple[bytes, float]]:
+    """Return each row of float32 [n, width] as signed bytes, with the factor that gives it back."""
+    import numpy as np
+
+    rows = vectors.astype(np.float64)
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    largest[largest == 0.0] = 1.0
+    steps = np.rint(rows * SCALE / largest[:, None]).astype(np.int8)
+    factors = (largest / SCALE).tolist()
+    return [(step.tobytes(), factor) for step, factor in zip(steps, factors, strict=True)]
+
+
+def sign_bits(vectors: "np.ndarray") -> bytes:
+    """Return the sign bits of float32 [n, width], row by row, as the board's `signs` makes them."""
+    import numpy as np
+
+    # The number of a row is right-aligned: the spare bits of its first byte are 0.
+    spare = -vectors.shape[1] % 8
+    return np.packbits(np.pad(vectors > 0, ((0, 0), (spare, 0))), axis=1).tobytes()
 
 
 def set_fitted(file: Path, fitted: dict[str, float], goldens: Sequence[tuple[str, int]]) -> None:

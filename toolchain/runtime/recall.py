@@ -57,9 +57,13 @@ class Recall:
         rows = self._child.call(op="embed", texts=list(texts))["vectors"]
         return np.stack([np.frombuffer(base64.b64decode(row), np.float32) for row in rows])
 
-    def compare(self, question: str) -> Compared:
-        """Return how like a question the passages of the index are."""
-        answer = self._child.call(op="compare", texts=[question])["compared"][0]
+    def compare(self, question: str, vector: "np.ndarray") -> Compared:
+        """Return how like a question the passages of the index are.
+
+        `vector` is the question's own, float32 [width], as `embed` returns it.
+        """
+        packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        answer = self._child.call(op="compare", texts=[question], vectors=[packed])["compared"][0]
         return Compared(
             like={int(each): float(like) for each, like, _ in answer["passages"]},
             common={int(each): float(common) for each, _, common in answer["passages"]},

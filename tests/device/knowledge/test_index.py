@@ -9,9 +9,10 @@ import pytest
 
 from device.errors import DeviceError
 from device.knowledge.consult import consult
-from device.knowledge.index import Index
+from device.knowledge.index import COMMON, Index
 from device.manifest import QUOTE, WORDED
-from toolchain.knowledge.index import Entry, entries_of, set_fitted, write_index
+from device.manifest.knowledge import product, signs
+from toolchain.knowledge.index import Entry, entries_of, packed, set_fitted, sign_bits, write_index
 from toolchain.knowledge.passages import Passage
 
 WIDTH = 64
@@ -201,3 +202,36 @@ def test_the_model_reads_as_many_passages_as_have_room(index: Index) -> None:
     assert "undervoltage {braces} %s" in turn
     assert said.shortened().messages(str)[-1]["content"].count("\n- ") == 2
     assert said.shortened().shortened().shortened() is None
+
+
+def test_rows_are_packed_for_the_product_and_the_sign_bits_of_the_board() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 13)).astype(np.float32)
+    rows[7] = 0.0
+    asked = [float(each) for each in np.random.default_rng(1).normal(size=13)]
+
+    bits = sign_bits(rows)
+    for number, (row, (steps, factor)) in enumerate(zip(rows, packed(rows), strict=True)):
+        kept = np.frombuffer(steps, np.int8) * factor
+        assert product(steps, factor, asked) == pytest.approx(float(kept @ asked), abs=1e-12)
+        assert np.abs(kept - row).max() <= factor / 2 + 1e-12
+        own = bits[number * 2 : number * 2 + 2]
+        assert int.from_bytes(own, "big") == signs([float(each) for each in row])
+
+
+def test_words_that_many_entries_have_are_not_searched_for_beside_rare_ones(tmp_path: Path) -> None:
+    entries = [Entry(text=f"the board number{each}", passage=1) for each in range(COMMON)]
+    entries += [Entry(text="the lightning bolt", passage=2)]
+    opened = Index(written(tmp_path / "many.db", entries), embed)
+    try:
+        assert set(opened.compare("the bolt").common) >= {2}
+        common = opened.compare("the bolt").common
+        assert common[2] > 0.0
+        assert common.get(1, 0.0) == 0.0, "a passage that shares `the` alone has words in common"
+        assert opened.compare("the").common, "a question of common words alone finds nothing"
+    finally:
+        opened.close()
+
+
+def test_a_question_whose_vector_is_known_is_compared_as_one_whose_is_not(index: Index) -> None:
+    asked = "a lightning bolt on my screen"
+    assert index.compare(asked, embed(asked)) == index.compare(asked)
