@@ -2,6 +2,8 @@
 
 import platform
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from toolchain import delivery, runtime
 from toolchain.artifacts import Report
 from toolchain.board.device import Device
 from toolchain.delivery import Terms
-from toolchain.errors import FitError, HealthError
+from toolchain.errors import FitError, HealthError, ToolchainError
 from toolchain.recipe import PackageSpec
 
 HUGE = {"weights_bytes": 1 << 50, "kv_bytes": 1 << 20, "compute_bytes": 1 << 20}
@@ -29,13 +31,16 @@ def terms() -> Terms:
 
 
 @pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     folder = make_runtime(tmp_path / "runtime", machine=platform.machine())
     # The runtime that is built for a board takes minutes; this one speaks the same protocol.
     monkeypatch.setattr(runtime, "for_board", lambda *_: folder)
     home = tmp_path / "home"
     home.mkdir()
-    return Device(FakeConnection(home))
+    made = Device(FakeConnection(home))
+    yield made
+    with suppress(ToolchainError):  # nothing runs where every format was refused
+        made.call("stop")
 
 
 @pytest.mark.slow
