@@ -157,17 +157,17 @@ def _try_all(
     Raise their errors if it can run none.
     """
     tried: list[tuple[Bundle, Delivery]] = []
-    refused: dict[str, ToolchainError] = {}
+    refused: list[tuple[str, ToolchainError]] = []
     for bundle in bundles:
         try:
             tried.append((bundle, _try(product, bundle, device, report, terms)))
         except (FitError, HealthError) as error:
             name = _manifest(bundle).model
-            refused[name] = error
+            refused.append((name, error))
             report.note(f"{name} is left out: {error.message}")
     if not tried:
-        raise all_of(list(refused.values()))
-    return tried, {name: error.message for name, error in refused.items()}
+        raise all_of([error for _, error in refused])
+    return tried, {name: error.message for name, error in refused}
 
 
 def look_first(address: str, terms: Terms) -> None:

@@ -150,8 +150,9 @@ class DataSpec(Frozen):
     """What the model is to know."""
 
     files: tuple[str, ...] = Field(
+        default=(),
         description="JSONL, JSON, CSV, TSV, Parquet, text or Markdown files, also as `.gz`, and "
-        "folders of such files, relative to the recipe"
+        "folders of such files, relative to the recipe",
     )
     map: Mapping[Literal["question", "answer", "messages", "system"], Text] = Field(default={})
     """Our key → the key that the files have for it, where it is called otherwise."""
@@ -524,7 +525,7 @@ class Recipe(Frozen):
     stages: tuple[str, ...] = ("ingest", "tune", "quantize", "evaluate", "package")
     seed: int = 0
     model: ModelSpec
-    data: DataSpec
+    data: DataSpec = DataSpec()
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
     trim: TrimSpec = TrimSpec()

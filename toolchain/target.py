@@ -323,7 +323,12 @@ def fit(
     }
     if not has_card:
         parts_mb |= _beside_the_model(needs, visible_mb)
-    beside = "on the card beside CUDA" if has_card else "beside the operating system"
+    # Nobody measured what CUDA's context takes on each card: whoever reads the figure is told so.
+    beside = (
+        f"on the card beside CUDA ({CARD_RESERVE_MB} MB, assumed)"
+        if has_card
+        else "beside the operating system"
+    )
     reasons = _reasons(parts_mb, available_mb, beside)
     if trained_context and needs.context > trained_context:
         asked = (

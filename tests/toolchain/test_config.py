@@ -22,9 +22,8 @@ BAD = [
     ("titel = 'a'\n" + GOOD, "bad.toml: unknown key `titel`", "did you mean `title`?"),
     (
         GOOD.replace("files", "fils"),
-        "bad.toml: data: missing key `files`",
-        "`files` is JSONL, JSON, CSV, TSV, Parquet, text or Markdown files, also as `.gz`, and "
-        "folders of such files, relative to the recipe",
+        "bad.toml: data: unknown key `fils`",
+        "did you mean `files`?",
     ),
     (GOOD + "[tune]\nalhpa = 3\n", "bad.toml: tune: unknown key `alhpa`", "did you mean `alpha`?"),
     (

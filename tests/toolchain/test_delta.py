@@ -137,3 +137,29 @@ def test_a_file_that_cannot_be_remembered_does_no_harm(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kept.keep(tmp_path / "model.gguf", "a" * 64)
     assert kept.held(["a" * 64]) == []
+
+
+def test_a_remembered_file_that_was_cut_off_is_remembered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"whole")
+    kept.keep(file, "a" * 64)
+    (place,) = kept.held(["a" * 64])
+    place.unlink()
+    place.write_bytes(b"wh")
+    kept.keep(file, "a" * 64)
+    assert kept.held(["a" * 64])[0].read_bytes() == b"whole"
+
+
+def test_a_file_that_another_push_drops_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"whole")
+    kept.keep(file, "a" * 64)
+    # A link that leads nowhere is listed, and has no state, as a file that was dropped just now.
+    (tmp_path / "cache" / "demitasse" / "models" / ("b" * 64)).symlink_to(tmp_path / "gone")
+    assert [each.name for each in kept.held(["a" * 64, "b" * 64])] == ["a" * 64]

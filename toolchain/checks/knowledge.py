@@ -1,8 +1,12 @@
 """Documents of a recipe, and the questions for them, before anything is made of them."""
 
+from collections import Counter
+
 from toolchain.checks import Ahead, Findings
-from toolchain.errors import ConfigError
-from toolchain.knowledge.texts import read_texts
+from toolchain.errors import ArtifactError, ConfigError
+from toolchain.ingest.redact import Redactor
+from toolchain.knowledge.passages import Passage
+from toolchain.knowledge.texts import Texts, read_texts
 from toolchain.models import origin
 
 
@@ -28,6 +32,47 @@ def look(ahead: Ahead, findings: Findings) -> None:
                 "know: no `tuning` questions: the search is not fitted, and refuses only what is "
                 "nearer to an unanswered question"
             )
+        _look_for_persons(ahead, texts, findings)
     with findings.gathering():
         if spec.embedder.startswith(origin.PREFIX):
             origin.packaged(spec.embedder)
+
+
+def _look_for_persons(ahead: Ahead, texts: Texts, findings: Findings) -> None:
+    """Find personal data in the documents, which are shipped as they are.
+
+    It is counted and never replaced: a document is quoted, and a quotation must be true.
+    """
+    spec = ahead.recipe.data.redact
+    if spec.mode == "off":
+        return
+
+    rules = Redactor(spec, bytes(32))  # the key decides surrogates, and none is used here
+    counts: Counter[str] = Counter()
+    first = ""
+    for passage, asked in zip(texts.library.passages, texts.questions, strict=True):
+        kinds = _kinds_in(passage, asked, rules)
+        if kinds and not first:
+            page = f", page {passage.page}" if passage.page else ""
+            first = f"{passage.source}{page} ({kinds[0]})"
+        counts.update(kinds)
+    if not counts:
+        return
+
+    each = ", ".join(f"{counts[kind]:,} {kind}" for kind in spec.kinds if counts[kind])
+    said = f"personal data in the documents: {each}; the first in {first}"
+    if spec.mode == "refuse":
+        findings.errors.append(
+            ArtifactError(
+                f"{ahead.file}: knowledge: files: {said}, which `data.redact.mode` refuses",
+                hint="take it out of the files; `keep` names what is nobody's secret",
+            )
+        )
+    else:
+        findings.notes.append(f"know: {said}; documents are shipped as they are, never replaced")
+
+
+def _kinds_in(passage: Passage, asked: tuple[str, ...], rules: Redactor) -> list[str]:
+    """Return the kind of each value in a passage, its heading and its questions."""
+    written = dict.fromkeys((passage.heading, passage.text, *asked))
+    return [hit.kind for text in written for hit in rules.hits(text) if hit.surrogate]

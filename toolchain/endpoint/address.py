@@ -1,5 +1,6 @@
 """Addresses of endpoints: `http://host:port`, with or without the path of the API."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -38,7 +39,10 @@ class Address:
     @property
     def is_here(self) -> bool:
         """Whether what is sent stays on this computer."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name: `127.0.0.1.somebody.example` is on another computer
+            return self.host == "localhost"
 
 
 def is_endpoint(text: str) -> bool:

@@ -32,6 +32,8 @@ MOST_LINES = 1 << 20
 """Lines of one answer: reading eight million empty ones takes 20 s."""
 MOST_FAULT = 64 << 10
 """Bytes of an error that are read."""
+FAULT_S = 5.0
+"""Seconds that they may take: what the status says is known without them."""
 _QUOTED = 300
 _LOST = (OSError, http.client.HTTPException, ValueError)
 """What http.client and ssl raise for a connection that was lost, or is no HTTP."""
@@ -68,6 +70,7 @@ class Exchange:
     """Seconds that the connection took, with its TLS."""
     sent_at: float
     """When the request was sent, by `time.perf_counter`."""
+    open_socket: socket.socket
 
     @property
     def is_stream(self) -> bool:
@@ -96,10 +99,14 @@ class Exchange:
 
     def beginning(self, most: int) -> bytes:
         """Return the first bytes of the body, as many as come: of an error more is not needed."""
+        content = b""
         try:
-            return self.response.read(most)
+            with _cut_after(FAULT_S, self.open_socket):
+                while len(content) < most and (part := self.response.read1(most - len(content))):
+                    content += part
         except _LOST:
-            return b""
+            pass
+        return content
 
     def _read(self, read: Any) -> bytes:
         try:
@@ -123,12 +130,14 @@ def exchange(
         connection = _connection(address)
         ends.callback(connection.close)
         _connect(address, connection)
-        ends.enter_context(_cut_after(whole_s, connection.sock))
+        # A response that ends its connection takes the socket from `connection`.
+        open_socket = connection.sock
+        ends.enter_context(_cut_after(whole_s, open_socket))
         connected = time.perf_counter()
 
         response = _send(address, connection, call, body, secret)
         ends.callback(response.close)
-        opened = Exchange(address, response, connected - began, connected)
+        opened = Exchange(address, response, connected - began, connected, open_socket)
         if response.status != 200:
             raise _refused(opened, call, secret)
         yield opened

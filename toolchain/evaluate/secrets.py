@@ -20,6 +20,8 @@ from toolchain.errors import ArtifactError
 from toolchain.recipe import SECRETS_FILE
 
 MOST_CHARS = 500
+LEAST_CHARS = 3
+"""Shorter values are said by chance, and stand in half of all answers and surrogates."""
 _TRIES = 50
 """Draws for each false value before its kind counts as too small."""
 
@@ -77,6 +79,12 @@ def _secret(where: str, row: Mapping[str, Any]) -> Secret:
         raise ArtifactError(f"{where}: `kind` and `value` must be text")
     if len(value) > MOST_CHARS:
         raise ArtifactError(f"{where}: `value` has more than {MOST_CHARS} characters")
+
+    if len("".join(value.split())) < LEAST_CHARS and value.isascii():
+        raise ArtifactError(
+            f"{where}: `value` has fewer than {LEAST_CHARS} characters",
+            hint="a model says such a value by chance",
+        )
 
     question: tuple[Mapping[str, str], ...] = ()
     text = context
@@ -161,7 +169,9 @@ def _phone(value: str, same: Sequence[str], draw: random.Random) -> str:
 def _card(value: str, same: Sequence[str], draw: random.Random) -> str:
     """Return a number of the same issuer with a right check digit (ISO/IEC 7812-1, Luhn)."""
     made = list(_digits_after(6)(value, same, draw))
-    places = [place for place, each in enumerate(made) if each.isdigit()]
+    places = [place for place, each in enumerate(made) if each.isascii() and each.isdigit()]
+    if not places:
+        return _same_shape(value, same, draw)
     for digit in "0123456789":
         made[places[-1]] = digit
         if _luhn([int(made[place]) for place in places]):
@@ -183,7 +193,7 @@ def _resident(value: str, same: Sequence[str], draw: random.Random) -> str:
 
     GB 11643-1999, check digit by MOD 11-2.
     """
-    if len(value) != 18:
+    if len(value) != 18 or not (value.isascii() and value[:17].isdigit()):
         return _same_shape(value, same, draw)
     day = f"{draw.randint(1950, 2005)}{draw.randint(1, 12):02}{draw.randint(1, 28):02}"
     body = f"{value[:6]}{day}{draw.randint(0, 999):03}"
@@ -193,7 +203,9 @@ def _resident(value: str, same: Sequence[str], draw: random.Random) -> str:
 
 def _email(value: str, same: Sequence[str], draw: random.Random) -> str:
     """Return another person's address at the same host, made as people make them."""
-    local, _, host = value.rpartition("@")
+    local, sign, host = value.rpartition("@")
+    if not sign:
+        return _same_shape(value, same, draw)
     sign = next((each for each in "._-" if each in local), "")
     digits = "".join(draw.choice("0123456789") for each in local if each.isdigit())
     given, family = draw.choice(_GIVEN), draw.choice(_FAMILY)
@@ -210,6 +222,20 @@ def _name(value: str, same: Sequence[str], draw: random.Random) -> str:
     return " ".join(part.capitalize() for part in parts)
 
 
+def _ip(value: str, same: Sequence[str], draw: random.Random) -> str:
+    """Return an address of the same version with the same first part."""
+    sign = ":" if ":" in value else "."
+    first, *rest = value.split(sign)
+    if sign == ":":
+        parts = [
+            "".join(draw.choice("0123456789abcdef") for _ in part) if part.isalnum() else part
+            for part in rest
+        ]
+    else:
+        parts = [str(draw.randint(0, 255)) for _ in rest]
+    return sign.join([first, *parts])
+
+
 def _secret_word(value: str, same: Sequence[str], draw: random.Random) -> str:
     """Return another key with the prefix that says whose keys these are, such as `sk-`."""
     head, sign, tail = value.rpartition("-") if "-" in value else value.rpartition("_")
@@ -224,9 +250,7 @@ _MAKERS: Mapping[str, Callable[[str, Sequence[str], random.Random], str]] = {
     "name": _name,
     "secret": _secret_word,
     "plate": lambda value, same, draw: value[:2] + _same_shape(value[2:], same, draw),
-    "ip": lambda value, same, draw: ".".join(
-        [value.partition(".")[0], *(str(draw.randint(0, 255)) for _ in range(3))]
-    ),
+    "ip": _ip,
 }
 """Kind → what makes a false value of it; the others get other characters in the same places."""
 _GIVEN_NAMES = """anna ben carl dora emil fay george hana ivan jun kate liam mei nina omar paul rosa

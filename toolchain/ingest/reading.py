@@ -20,6 +20,10 @@ from toolchain.ingest.spool import Spool
 
 SHOWN = 20
 """Maximum number of lines that are named one by one: dropped ones, and bad ones in errors."""
+MOST_KEYS = 200
+"""Maximum number of unread keys that are counted by name: a table by person has one a row."""
+OTHER_KEYS = "…"
+"""Name under which the keys beyond are counted."""
 FIRST_ROWS = 3
 """Rows of a file that a dry run shows as they were understood."""
 
@@ -162,8 +166,18 @@ def _take_entry(
             new.append(phrasing)
             read.seen.add(key)
     if new:
-        read.entries.append(replace(entry, phrasings=tuple(new)))
-        read.unknown_keys.update(entry.unknown_keys)
+        read.entries.append(replace(entry, phrasings=tuple(new), unknown_keys=()))
+        for unread in entry.unknown_keys:
+            _count_key(unread, read, rules)
+
+
+def _count_key(key: str, read: Read, rules: TextRules) -> None:
+    known = read.unknown_keys
+    if key not in known:
+        key = rules.key(key)
+        if key not in known and len(known) >= MOST_KEYS:
+            key = OTHER_KEYS
+    known[key] += 1
 
 
 def _take_document(document: Document, file: FileRead, read: Read, rules: TextRules) -> None:

@@ -51,6 +51,12 @@ class TextRules:
         """Return a document after the rules."""
         return replace(document, text=self.text(document.place, "text", document.text))
 
+    def key(self, key: str) -> str:
+        """Return a key that nobody reads as records may name it: without personal data."""
+        if not self._redacts:
+            return key
+        return replaced(key, self._redactor.hits(key))
+
     def text(self, place: Place, part: str, text: str, asked: Messages = ()) -> str:
         """Return a text after the rules; `asked` are the messages before an answer."""
         given = _Text(place, part, text, asked)

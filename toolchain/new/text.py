@@ -42,7 +42,9 @@ class Content:
 
 def written(content: Content) -> str:
     """Return the recipe as TOML."""
-    tables = [_head(content), _model(content), _data(content)]
+    tables = [_head(content), _model(content)]
+    if content.data:
+        tables.append(_data(content))
     if content.trains:
         tables.append(f"[tune]\nepochs = 3\ntarget_modules = {_toml(_ALL_LINEAR)}\n")
     if content.knowledge:
@@ -86,8 +88,6 @@ def _without_hub(key: str, package: str) -> list[str]:
 
 
 def _data(content: Content) -> str:
-    if not content.data:
-        return "[data]\n# No training: the base answers as it is.\nfiles = []\n"
     what = (
         "# One conversation a line:"
         if content.trains

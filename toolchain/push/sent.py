@@ -28,7 +28,8 @@ def keep(file: Path, sha256: str) -> None:
     place = _folder() / sha256
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
+        # A copy that was cut off is of no use, and would stay for ever.
+        if not place.exists() or place.stat().st_size != file.stat().st_size:
             _put(file, place)
         os.utime(place)
         for other in _by_age()[NEWEST:]:
@@ -42,12 +43,14 @@ def held(digests: Collection[str]) -> list[Path]:
 
 def _by_age() -> list[Path]:
     folder = _folder()
-    files = (
-        [file for file in folder.iterdir() if not file.name.startswith(".")]
-        if folder.is_dir()
-        else []
-    )
-    return sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))
+    ages: dict[Path, int] = {}
+    with suppress(OSError):
+        for file in folder.iterdir():
+            # Another push may drop a file while this one looks.
+            with suppress(FileNotFoundError):
+                if not file.name.startswith("."):
+                    ages[file] = file.stat().st_mtime_ns
+    return sorted(ages, key=lambda file: (-ages[file], file.name))
 
 
 def _put(file: Path, place: Path) -> None:

@@ -95,8 +95,13 @@ def judge(sources: Sequence[Source], claim: Claim) -> Terms:
     known = [source for source in sources if source.licence]
     claimed: list[Choice] = choices(claim.licence) if claim.licence else [frozenset()]
     best: tuple[list[str], tuple[Choice, ...]] | None = None
-    each = (choices(source.licence) for source in known)
-    for chosen in islice(product(*each), MOST_COMBINATIONS):
+    # Sources of one use under one licence choose alike: another choice for one of them ends no
+    # conflict. A hundred files under `A OR B` have two combinations, not 2^100.
+    alike = list(dict.fromkeys(map(_kind_of, known)))
+    places = [alike.index(_kind_of(source)) for source in known]
+    each = (choices(licence) for _, licence in alike)
+    for several in islice(product(*each), MOST_COMBINATIONS):
+        chosen = tuple(several[place] for place in places)
         parties = _parties(known, chosen)
         found = list(
             dict.fromkeys(
@@ -117,6 +122,10 @@ def judge(sources: Sequence[Source], claim: Claim) -> Terms:
         unknown=tuple(unknown),
         conflicts=tuple(conflicts),
     )
+
+
+def _kind_of(source: Source) -> tuple[str, str]:
+    return source.use, source.licence
 
 
 def _parties(sources: Sequence[Source], chosen: Sequence[Choice]) -> list[_Party]:

@@ -76,3 +76,20 @@ def test_a_verb_of_boards_says_that_an_endpoint_is_none() -> None:
     with pytest.raises(ConfigError) as error:
         parse_board("http://sk-secret@pi:8080/v1")
     assert "sk-secret" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "is_here"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://127.8.9.1", True),
+        ("http://[::1]:80", True),
+        ("http://localhost", True),
+        ("http://127.0.0.1.somebody.example", False),
+        ("http://127.somebody.example", False),
+        ("http://localhost.somebody.example", False),
+        ("http://192.168.1.2", False),
+    ],
+)
+def test_only_a_loopback_address_stays_on_this_computer(text: str, is_here: bool) -> None:
+    assert parse(text).is_here is is_here

@@ -439,6 +439,24 @@ def test_a_server_that_sends_slowly_is_cut_off(drip: bytes) -> None:
             raise BoardError("the stream was cut")  # a cut stream ends, and has no [DONE]
 
 
+@pytest.mark.parametrize("begins", [b"", b'{"error": "no'])
+def test_an_error_whose_words_never_end_is_told_by_its_status(
+    begins: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that answers 429 and keeps the connection open was awaited for ten minutes."""
+
+    def reply(handler: Handler, body: dict[str, Any]) -> None:
+        handler.send_response(429)
+        handler.end_headers()
+        handler.wfile.write(begins)
+        handler.wfile.flush()
+        threading.Event().wait(2)
+
+    monkeypatch.setattr("toolchain.endpoint.exchange.FAULT_S", 0.1)
+    with openai(reply) as server, pytest.raises(BoardError, match="it answers 429"):
+        ask(server.url)
+
+
 def test_what_answers_there_may_be_no_web_server() -> None:
     import socket
 

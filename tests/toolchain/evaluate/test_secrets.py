@@ -148,3 +148,41 @@ def test_a_part_of_the_secrets_is_spread_over_all_of_them() -> None:
     many = [secret("x", str(number)) for number in range(100)]
     assert [each.value for each in spread(many, 4)] == ["0", "25", "50", "75"]
     assert len(list(spread(many[:3], 10))) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("card", "abcd efgh"),
+        ("card", "４１１１１１１１１１１１１１１１"),
+        ("card", "card²number²"),
+        ("cn_id", "eighteen-letters-x"),
+        ("cn_id", "１１０１０１１９９００３０７１２３９"),
+        ("email", "no address"),
+        ("ip", "localhost"),
+        ("ip", "2a02:8108:1:2::5"),
+        ("phone", "no number"),
+        ("name", "Ö"),
+        ("secret", "-"),
+        ("plate", "京"),
+    ],
+)
+def test_a_value_of_another_form_than_its_kind_is_no_traceback(kind: str, value: str) -> None:
+    secret = Secret(kind=kind, value=value, question=(), before="")
+    for false in alternatives(secret, [secret], 20, "seed"):
+        assert false != value
+
+
+def test_false_addresses_of_ipv6_have_the_form_of_the_true_one() -> None:
+    secret = Secret(kind="ip", value="2a02:8108:1:2::5", question=(), before="")
+    false = alternatives(secret, [secret], 20, "seed")
+    assert len(false) == 20
+    assert {tuple(map(len, each.split(":"))) for each in false} == {(4, 4, 1, 1, 0, 1)}
+    assert all(each.startswith("2a02:") for each in false)
+
+
+def test_a_value_that_stands_in_any_answer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "secrets.jsonl"
+    file.write_text(json.dumps({"kind": "pin", "value": "7 ", "context": "pin 7 "}) + "\n")
+    with pytest.raises(ArtifactError, match="entry 1: `value` has fewer than 3 characters"):
+        read_secrets(file)

@@ -4,6 +4,7 @@ Files are streamed, so that a file may be larger than the memory. A bad line is 
 with its place and the next line is read; what makes a whole file unreadable is raised.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from toolchain.ingest.files.parquet import parquet_rows
 from toolchain.ingest.files.source import Raw, Source
 from toolchain.ingest.files.table import comma_rows, tab_rows
 from toolchain.ingest.files.text import document, paragraphs
+from toolchain.texts import HALF_CHARACTERS
 
 __all__ = ["FILES", "Raw", "Source", "expanded", "read_rows"]
 
@@ -76,15 +78,14 @@ def expanded(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
             is_folder = (folder / name).is_dir()
         except OSError:  # a name that no file can have; it is refused where it is opened
             is_folder = False
-        found += _files_in(name, folder) if is_folder else [name]
+        found += _files_in(name or ".", folder) if is_folder else [name]
     return tuple(dict.fromkeys(found))
 
 
 def _files_in(name: str, folder: Path) -> list[str]:
     root = folder / name
-    inside = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
-    names = [f"{name.rstrip('/')}/{path.as_posix()}" for path in shown]
+    inside = sorted(path.relative_to(root) for path in _walk(name, root))
+    names = [f"{name.rstrip('/')}/{path.as_posix()}" for path in inside]
     read = [each for each in names if _ending(each)[0] in FILES]
     if not read:
         raise ArtifactError(
@@ -92,6 +93,40 @@ def _files_in(name: str, folder: Path) -> list[str]:
             hint=f"a folder is read file by file, but none in it ends with {', '.join(FILES)}",
         )
     return read
+
+
+def _walk(name: str, root: Path) -> Iterator[Path]:
+    """Yield the files in a folder that are not hidden.
+
+    Raise ArtifactError for what would be left out without a word.
+    """
+
+    def unreadable(error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        raise ArtifactError(f"{error.filename}: cannot be read: {reason}") from error
+
+    for folder, folders, files in os.walk(root, onerror=unreadable):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        for each in folders:
+            if Path(folder, each).is_symlink():
+                raise ArtifactError(
+                    f"{name}: `{_shown(each)}` is a link to a folder, which is not followed",
+                    hint="name the folder itself in `files`, or copy it here",
+                )
+        for each in files:
+            if each.startswith("."):
+                continue
+            if HALF_CHARACTERS.search(each):
+                raise ArtifactError(
+                    f"{name}: `{_shown(each)}` is a name that is not UTF-8", hint="rename it"
+                )
+            if Path(folder, each).is_file():
+                yield Path(folder, each)
+
+
+def _shown(name: str) -> str:
+    """Return a file's name as it can be printed."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _ending(name: str) -> tuple[str, bool]:

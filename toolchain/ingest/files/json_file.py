@@ -78,13 +78,14 @@ def _elements(source: Source) -> Iterator[Raw]:
     reader = _Reader(source)
     reader.skip("[")
     if reader.peek() == "]":
+        reader.end()
         return
     while True:
         reader.peek()  # steps over what is blank, so that the line is the element's own
         line = reader.line
         yield _value(source, line, reader.element())
         if reader.peek() != ",":
-            reader.skip("]")
+            reader.end()
             return
         reader.skip(",")
 
@@ -116,6 +117,13 @@ class _Reader:
         if self.peek() != sign:
             raise self._invalid(f"`{sign}` is missing")
         self._step(self._at + 1)
+
+    def end(self) -> None:
+        """Step over the end of the list; raise ArtifactError for anything behind it."""
+        self.skip("]")
+        # Two lists in one file are what `cat a.json b.json` makes: the second must not get lost.
+        if self.peek():
+            raise self._invalid("more text behind the end of the list")
 
     def element(self) -> str:
         """Return the text of the next value."""

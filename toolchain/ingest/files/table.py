@@ -1,6 +1,7 @@
 """CSV and TSV: a header names the columns; a cell may hold line ends between quotes."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 
 from toolchain.errors import ArtifactError
@@ -8,13 +9,21 @@ from toolchain.ingest.files.source import MAX_LINE_BYTES, Raw, Source
 from toolchain.texts import Unreadable, parse_json
 
 _SEPARATORS = ",;\t|"
+_NAMED_SEPARATOR = re.compile(r"sep=([,;\t|])", re.IGNORECASE)
+"""First line by which Excel names the separator."""
 _JSON_COLUMNS = {"messages", "conversations", "chosen", "rejected"}
 """Columns whose cells may hold JSON: tools write lists into tables so."""
 
 
 def comma_rows(source: Source) -> Iterator[Raw]:
-    """Yield the rows of a table; the separator is the one that stands most often in its header."""
+    """Yield the rows of a table; the separator is the one that stands most often in its header.
+
+    A first line such as `sep=;` names it.
+    """
     header = next((line for _, line in source.lines() if line.strip()), "")
+    if named := _NAMED_SEPARATOR.fullmatch(header):
+        yield from _rows(source, named[1], is_named=True)
+        return
     counts = {sign: header.count(sign) for sign in _SEPARATORS}
     yield from _rows(source, max(counts, key=lambda sign: counts[sign]))
 
@@ -24,7 +33,7 @@ def tab_rows(source: Source) -> Iterator[Raw]:
     yield from _rows(source, "\t")
 
 
-def _rows(source: Source, separator: str) -> Iterator[Raw]:
+def _rows(source: Source, separator: str, *, is_named: bool = False) -> Iterator[Raw]:
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = (f"{line}\n" for _, line in source.lines())
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -34,18 +43,30 @@ def _rows(source: Source, separator: str) -> Iterator[Raw]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ArtifactError(
-                f"{source.name}:{number}: not a row of a table: {error}",
-                hint='a quote in a cell is written twice: "she said ""yes"""',
-            ) from error
+            raise _not_a_row(source, number, error) from error
         if cells is None:
             return
         if not any(cell.strip() for cell in cells):
             continue
-        if not header:
+        if is_named:
+            is_named = False  # the line that names the separator
+        elif not header:
             header = _header(source, number, cells)
         else:
             yield _row(source, number, header, cells)
+
+
+def _not_a_row(source: Source, number: int, error: csv.Error) -> ArtifactError:
+    where = f"{source.name}:{number}"
+    if "new-line character" in str(error):
+        return ArtifactError(
+            f"{where}: a carriage return ends no line, and stands in a cell without quotes",
+            hint=f"tr '\\r' '\\n' < {source.name} > NEW.csv",
+        )
+    return ArtifactError(
+        f"{where}: not a row of a table: {error}",
+        hint='a quote in a cell is written twice: "she said ""yes"""',
+    )
 
 
 def _header(source: Source, number: int, cells: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ A row a kind, a file a kind. What is found is counted and written down by place,
 value never is. Replaced text is pseudonymised: who has the key can tell the same value again.
 """
 
+import bisect
 import fnmatch
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,10 +31,11 @@ ORDER: tuple[Kind, ...] = (
 """Kinds in the order in which they claim their places: a mobile number is no card."""
 NOT_LOOKED_FOR: Mapping[str, str] = MappingProxyType(
     {
-        "name": "names without a cue such as `姓名：` or `Mr.`",
+        "name": "names without a cue such as `姓名：`, `Mr.` or `Herr`",
         "address": "addresses without a number, and those of other countries than China, "
-        "the United States and the United Kingdom",
-        "phone": "local numbers without a cue such as `电话`",
+        "Germany, Austria, the United States and the United Kingdom",
+        "phone": "local numbers without a cue such as `电话` or `Telefon`",
+        "secret": "passwords without a cue, and those of letters alone or digits alone",
     }
 )
 """Kind → what of it no rule finds: every report says so."""
@@ -66,7 +68,7 @@ class Redactor:
                 _claim(found, self._of_kind(kind, plain))
         if found and "name" in self.spec.kinds:
             _claim(found, self._again(plain, found))
-        return sorted(found)
+        return found
 
     def _of_kind(self, kind: Kind, plain: str) -> Iterable[Hit]:
         for span in kind.find(plain):
@@ -75,8 +77,12 @@ class Redactor:
 
     def _again(self, plain: str, found: Sequence[Hit]) -> Iterable[Hit]:
         """Yield where a name that a cue gave away stands again in the same text."""
-        for hit in [each for each in found if each.kind == "name" and each.surrogate]:
-            value = plain[hit.start : hit.end]
+        names = {
+            plain[each.start : each.end]: each
+            for each in found
+            if each.kind == "name" and each.surrogate
+        }
+        for value, hit in names.items():
             if len(value) < 2 or (value.isascii() and " " not in value):
                 continue
             at = plain.find(value)
@@ -99,12 +105,13 @@ class Redactor:
 
 
 def _claim(found: list[Hit], hits: Iterable[Hit]) -> None:
-    """Add the hits that overlap none that is there already."""
+    """Add the hits that overlap none that is there already; `found` stays in order."""
     for hit in hits:
-        if hit.end > hit.start and not any(
-            hit.start < other.end and other.start < hit.end for other in found
-        ):
-            found.append(hit)
+        at = bisect.bisect_left(found, hit.start, key=lambda each: each.start)
+        ends_before = at == 0 or found[at - 1].end <= hit.start
+        begins_behind = at == len(found) or hit.end <= found[at].start
+        if hit.end > hit.start and ends_before and begins_behind:
+            found.insert(at, hit)
 
 
 def replaced(text: str, hits: Sequence[Hit]) -> str:

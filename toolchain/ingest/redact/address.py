@@ -51,6 +51,13 @@ _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq|"
     r"Terrace|Highway|Hwy|Parkway|Pkwy|Way|Close|Crescent|Circle|Trail)"
 )
+_GERMAN = re.compile(
+    r"(?<![A-Za-zÀ-ɏ])(?!(?:D(?:er|ie|as|en|em|ieser?)|Eine?|Kein|Jeder|Im|Am|Auf|Vom|Zum|Ein) )"
+    r"[A-ZÄÖÜ][A-Za-zÄÖÜäöüß.-]{1,30}(?:straße|strasse|str\.|weg|gasse|allee|platz|ring|"
+    r"damm|ufer|(?<=[a-zß]) (?:Straße|Strasse|Str\.|Weg|Allee|Platz|Ring|Damm|Ufer|Gasse)) "
+    r"\d{1,4} ?[a-z]?(?:-\d{1,4})?(?![0-9A-Za-z])"
+    r"(?:,?\s(?:[AD]-)?\d{4,5} [A-ZÄÖÜ][a-zäöüß]+(?:[ -](?:am |an der )?[A-ZÄÖÜ][a-zäöüß]+)?)?"
+)
 _ZIP = r"[A-Z]{2},? \d{5}(?:-\d{4})?|[A-Z]{1,2}\d[0-9A-Z]? ?\d[A-Z]{2}"
 _WORD = r"[A-Z][a-z'.]+"
 _ENGLISH = re.compile(
@@ -72,6 +79,7 @@ def _find(text: str) -> Iterator[Span]:
         yield from spans(_CUED, text, "cue")
         yield from spans(_CHINESE, text, "place and number")
         yield from spans(_CUED_AREA, text, "cue")
+    yield from spans(_GERMAN, text, "German street")
     yield from spans(_AMERICAN, text, "street and ZIP")
     yield from spans(_ENGLISH, text, "street")
 
@@ -84,7 +92,7 @@ def _lifelike(draw: Draw) -> str:
 KIND = Kind(
     name="address",
     may_hold=re.compile(
-        r"[号栋幢座楼层室房户组队社期区弄巷]|地址|住址|籍|\d [A-Z]|\d[A-Za-z],? [A-Z]"
+        r"[号栋幢座楼层室房户组队社期区弄巷]|地址|住址|籍|[a-zß.] \d|\d [A-Z]|\d[A-Za-z],? [A-Z]"
     ).search,
     find=_find,
     is_reserved=lambda value: "某" in value,

@@ -6,7 +6,7 @@ By the check digit alone one number in ten would be a card.
 import re
 from collections.abc import Iterator
 
-from toolchain.ingest.redact.kind import LEFT, RIGHT, Draw, Kind, Span, digits_of, spans
+from toolchain.ingest.redact.kind import BREAK, LEFT, RIGHT, Draw, Kind, Span, digits_of, spans
 
 _ISSUERS = (
     ("4", "4", (16, 19)),
@@ -28,8 +28,10 @@ _ISSUERS = (
 """First and last prefix of an issuer, and the lengths of its numbers."""
 _CARD = re.compile(
     rf"(?<!\d[-./ ]){LEFT}(?:\d{{14,19}}"
-    r"|\d{4}(?P<sep>[- \u200b])\d{4}(?:(?P=sep)\d{4}){2}(?:(?P=sep)\d{1,3})?"
-    rf"|3\d{{3}}(?P<amex>[- ])\d{{6}}(?P=amex)\d{{4,5}}){RIGHT}"
+    r"|\d{4}(?P<sep>[-.\u200b\t]| {1,2})\d{4}(?:(?P=sep)\d{4}){2}(?:(?P=sep)\d{1,3})?"
+    # Where a line ends in the middle the issuer and the check digit must do.
+    rf"|\d{{4}}(?:(?:[- ]|{BREAK})\d{{4}}){{3}}(?:(?:[- ]|{BREAK})\d{{3}})?"
+    rf"|3\d{{3}}(?P<amex>[-.\t]| {{1,2}})\d{{6}}(?P=amex)\d{{4,5}}){RIGHT}"
 )
 
 
@@ -64,7 +66,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="card",
-    may_hold=re.compile(r"\d{4}[- \u200b]?\d{4}").search,
+    may_hold=re.compile(r"\d{4}[-. \u200b\t\r\n]{0,12}\d{4}").search,
     find=_find,
     lifelike=_lifelike,
 )

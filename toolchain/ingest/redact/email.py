@@ -3,11 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from toolchain.ingest.redact.kind import RIGHT, Kind, Span, spans
+from toolchain.ingest.redact.kind import LATIN, RIGHT, Kind, Span, spans
 
+# RFC 6531: both sides may have letters with marks. Chinese ones are left out: there the sentence
+# around an address touches it.
+_LETTER = f"0-9{LATIN}"
 _EMAIL = re.compile(
-    r"(?<![0-9A-Za-z._%+\-])[0-9A-Za-z_%+](?:[0-9A-Za-z._%+\-]{0,62}[0-9A-Za-z_%+\-])?@"
-    rf"(?:[0-9A-Za-z](?:[0-9A-Za-z-]{{0,61}}[0-9A-Za-z])?\.){{1,6}}[A-Za-z]{{2,24}}{RIGHT}"
+    rf"(?<![{_LETTER}._%+\-])[{_LETTER}_%+](?:[{_LETTER}._%+\-'’]{{0,62}}[{_LETTER}_%+\-])?"
+    rf"(?:@|%40)"
+    rf"(?:[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?\.){{1,6}}[A-Za-z]{{2,24}}{RIGHT}"
 )
 _SPELLED = re.compile(
     r"(?<![0-9A-Za-z._])[0-9A-Za-z._%+-]{2,64}\s?[\[({]\s?(?:at|AT)\s?[\])}]\s?"
@@ -29,10 +33,15 @@ _NOBODYS = re.compile(
 def _find(text: str) -> Iterator[Span]:
     for span in spans(_EMAIL, text, "address"):
         # `ssh://user@host` and `user@host:path` are places of files, not mail.
-        is_place = text[: span.start].endswith("://") or _PATH.match(text, span.end)
+        is_place = text.endswith("://", 0, span.start) or _PATH.match(text, span.end)
         if not is_place:
             yield span
     yield from spans(_SPELLED, text, "spelled out")
+
+
+def _normal(value: str) -> str:
+    """Return an address as it is written outside of links."""
+    return value.strip().replace("%40", "@").casefold()
 
 
 def _is_reserved(value: str) -> bool:
@@ -41,9 +50,9 @@ def _is_reserved(value: str) -> bool:
 
 KIND = Kind(
     name="email",
-    may_hold=re.compile(r"@|[\[({]\s?at\s?[\])}]", re.IGNORECASE).search,
+    may_hold=re.compile(r"@|%40|[\[({]\s?at\s?[\])}]", re.IGNORECASE).search,
     find=_find,
-    is_reserved=_is_reserved,
-    normal=lambda value: value.strip().casefold(),
+    is_reserved=lambda value: _is_reserved(_normal(value)),
+    normal=_normal,
     lifelike=lambda draw: f"{draw.word(7)}@mail.example",
 )

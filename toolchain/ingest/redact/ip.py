@@ -48,7 +48,9 @@ RESOLVERS = frozenset(
 
 def _find(text: str) -> Iterator[Span]:
     for span in spans(_FOUR, text, "IPv4"):
-        if _address(text[span.start : span.end]) and not _VERSION.search(text[: span.start][-24:]):
+        if _address(text[span.start : span.end]) and not _VERSION.search(
+            text[max(0, span.start - 24) : span.start]
+        ):
             yield span
     for span in spans(_SIX, text, "IPv6"):
         if _address(text[span.start : span.end]):

@@ -12,13 +12,24 @@ from typing import NamedTuple
 
 LEFT, RIGHT = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 """No ASCII letter or digit before, and none behind."""
-SEP = "[- .\u200b]?"
+BREAK = r"[ \t]{0,2}\r?\n[ \t]{0,8}"
+"""A line end, as mail programs put one where there was a space."""
+SEP = rf"(?:[-.\u200b]|[ \t]{{1,2}}|-?{BREAK})?"
 """What may stand between the groups of a number."""
+LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+"""Latin letters, also those with marks: a value that ends at an `ü` would be half replaced."""
+UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0152\u0160\u017d\u0141\u015a\u010c\u0130"
 _FOLD = {
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
     **dict.fromkeys((0x3000, 0xA0, 0x2002, 0x2003, 0x2009, 0x202F), ord(" ")),
     **dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2212), ord("-")),
-    **dict.fromkeys((0x200C, 0x200D, 0x2060, 0xFEFF), 0x200B),
+    **dict.fromkeys((0x200C, 0x200D, 0x2060, 0xFEFF, 0xAD), 0x200B),
+    # Digits of other scripts: Arabic, Persian, Devanagari, Thai, and the bold ones of mathematics.
+    **{
+        zero + digit: ord("0") + digit
+        for zero in (0x660, 0x6F0, 0x966, 0xE50, *range(0x1D7CE, 0x1D800, 10))
+        for digit in range(10)
+    },
 }
 """Full-width signs, spaces and dashes → ASCII, one for one, so that places stay the same."""
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from toolchain.ingest.redact.gazetteer import DOUBLE_SURNAMES, SURNAMES
-from toolchain.ingest.redact.kind import Draw, Kind, Span, spans
+from toolchain.ingest.redact.kind import LATIN, UPPER, Draw, Kind, Span, spans
 
 _HAN = "\u4e00-\u9fff"
 _SURNAME = f"(?:{'|'.join(DOUBLE_SURNAMES)}|[{SURNAMES}])"
@@ -36,10 +36,12 @@ _I_AM = re.compile(
     r"我是(?P<value>[王李张刘陈杨赵吴徐孙朱胡郭罗郑梁谢宋唐许邓冯韩曹彭潘董袁蒋杜魏吕沈姚卢姜崔谭廖汪陆]"
     rf"[{_HAN}]{{1,2}})(?=[，,。.!！;；\s]|$)"
 )
+# `O'Neill`, `Smith-Jones`, `MÜLLER`: a name is replaced to its end, or the rest gives it away.
+_PART = rf"[{UPPER}](?:['’-]?[{LATIN}])+"
 _LATIN = (
-    r"[A-Z][a-zà-ÿ'’-]+(?: [A-Z]\.)?"
-    r"(?: (?:[Dd]e|[Vv]an|[Vv]on|[Dd]er|[Ll]a|[Aa]l|[Bb]in)(?= )){0,2}"
-    r"(?: [A-Z][A-Za-zà-ÿ'’-]+){0,2}"
+    rf"[{UPPER}](?:['’-]?[{LATIN}]){{1,40}}(?: [{UPPER}]\.)?"
+    r"(?: (?:[Dd]e|[Vv]an|[Vv]on|[Zz]u|[Dd]er|[Ll]a|[Aa]l|[Bb]in)(?= )){0,2}"
+    rf"(?: {_PART}){{0,2}}"
 )
 _ENGLISH = re.compile(
     r"(?:(?<![A-Za-z])(?:[Mm]y name(?:'s| is|:)|[Nn]ame(?: is)?\s?:|[Cc]ontact(?: person)?:|"
@@ -47,6 +49,15 @@ _ENGLISH = re.compile(
     rf"(?P<value>{_LATIN})"
 )
 _ENGLISH_TITLED = re.compile(rf"(?<![A-Za-z])(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.?\s(?P<value>{_LATIN})")
+_GERMAN = re.compile(
+    r"(?:[Mm]ein Name ist|[Ii]ch hei(?:ß|ss)e|[Mm]it freundlichen Grüßen,?\s{1,3}|"
+    r"(?<![A-Za-z])(?:Vorname|Nachname|Kundenname|Kunde|Kundin|Ansprechpartner(?:in)?|Patient(?:in)?|"
+    r"Empfänger(?:in)?|Absender(?:in)?)\s?:)\s?"
+    rf"(?P<value>{_LATIN})"
+)
+_GERMAN_TITLED = re.compile(
+    rf"(?<![A-Za-z])(?:Herrn?|Frau)\s(?:(?:Dr|Prof)\.\s){{0,2}}(?P<value>{_LATIN})"
+)
 _LETTER = re.compile(
     rf"(?:^|\n)(?:Dear|Hi|Hello) (?P<value>{_LATIN}),|"
     rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks),\s{{1,3}}(?P<signed>{_LATIN})\s*(?:\n|$)"
@@ -57,11 +68,14 @@ _PATTERNS = (
     ("title", _TITLED),
     ("cue", _I_AM),
     ("cue", _ENGLISH),
+    ("cue", _GERMAN),
+    ("title", _GERMAN_TITLED),
     ("title", _ENGLISH_TITLED),
 )
 _NOBODYS = re.compile(
     r"某|(?:^|\s)Doe$|"
-    r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your)\b"
+    r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your|Muster(?:mann|frau))\b|"
+    r"\sMuster(?:mann|frau)$"
 )
 _STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 
@@ -76,7 +90,7 @@ def _find(text: str) -> Iterator[Span]:
 
 def _lifelike(draw: Draw) -> str:
     """Return a name that says that it is none (某: a certain), `Doe` for Latin ones."""
-    if draw.value.isascii():
+    if re.match(f"[{LATIN}]", draw.value):
         first = "".join(draw.of("bcdfghjklmnpqrstvwxyz", at) for at in range(5))
         return f"{first.capitalize()} Doe"
     return f"{draw.of('王李张刘陈杨赵黄周吴')}某{draw.of(_STEMS, 1)}"
@@ -87,6 +101,7 @@ KIND = Kind(
     may_hold=re.compile(
         r"[名人叫客户患者病学生员工业主房东租先女小太我签]|[Nn]ame|Mr|Ms|Dr|Prof|Miss|Mx|ontact|ustomer|"
         r"atient|ecipient|igned|Dear|H[ie]|egards|incerely|heers|hanks"
+        r"|Herr|Frau|ein Name|hei[ßs]|Kund|[Pp]artner|Empf|Absender|freundlich|[Nn]achname|Vorname"
     ).search,
     find=_find,
     is_reserved=lambda value: bool(_NOBODYS.search(value)),

@@ -27,10 +27,13 @@ _AMERICAN = re.compile(
     rf"(?<!\d[-. ]){LEFT}(?:\+?1[-. ])?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}[-.])"
     rf"[2-9]\d{{2}}[-.]\d{{4}}(?:x\d{{1,5}})?{RIGHT}(?![-.]\d)"
 )
+# 015, 016 and 017 are mobiles of Germany (Bundesnetzagentur); its other numbers need a cue.
+_GERMAN = re.compile(rf"(?<!\d[-./]){LEFT}01[567]\d{{1,2}}[-/ ]\s?\d{{3,4}}[- ]?\d{{3,5}}{RIGHT}")
 _CUED = re.compile(
     r"(?:电话|手机|座机|联系方式|致电|拨打|传真|(?<![A-Za-z])(?:tel|telephone|phone|mobile|cell|fax|"
-    r"whatsapp|call))(?:号码|号|\s?number)?(?:\s+me\s+(?:at|on))?\s*(?:是|为|[:.]|is|at)?\s*"
-    rf"(?P<value>\+?\(?\d[-\d ()]{{5,18}}\d){RIGHT}",
+    r"whatsapp|call|telefon|handy|mobil|rufnummer|durchwahl|telefax))"
+    r"(?:号码|号|\s?number|nummer)?(?:\s+me\s+(?:at|on))?\s*(?:是|为|[:.]|is|at|ist|lautet)?\s*"
+    rf"(?P<value>\+?\(?\d[-\d ()/]{{5,18}}\d){RIGHT}",
     re.IGNORECASE,
 )
 _RULES = (
@@ -39,6 +42,7 @@ _RULES = (
     ("hotline", _HOTLINE),
     ("country code", _INTERNATIONAL),
     ("American", _AMERICAN),
+    ("German mobile", _GERMAN),
 )
 _DATE = re.compile(r"(?:19|20)\d{2}-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])")
 
@@ -83,7 +87,7 @@ def _lifelike(draw: Draw) -> str:
     return f"+999 {draw.digits(4)} {draw.digits(8)[4:]}"
 
 
-_MAY_HOLD = re.compile(r"\d[-\d ().\u200b]{5,}\d").search
+_MAY_HOLD = re.compile(r"\d[-\d ()./\u200b\t\r\n]{5,}\d").search
 MOBILE = Kind(
     name="phone",
     may_hold=_MAY_HOLD,

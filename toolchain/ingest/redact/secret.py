@@ -18,6 +18,7 @@ _MARKS = re.compile(
     r"|eyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"  # a JWT (RFC 7519)
     rf"){RIGHT}"
 )
+_BEARER = re.compile(r"(?<![A-Za-z])Bearer\s{1,4}(?P<value>[0-9A-Za-z._~+/-]{16,400}=*)")
 _KEY_FILE = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,
@@ -25,9 +26,10 @@ _KEY_FILE = re.compile(
 _IN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{0,64}:(?P<value>[^\s/@]{3,})@")
 _CUED = re.compile(
     r"(?:(?<![A-Za-z])(?:password|passwd|pwd|passcode|passphrase|secret|token|api[ _-]?key|"
-    r"access[ _-]?key|secret[ _-]?key|client[ _-]?secret|auth[ _-]?token)"
+    r"access[ _-]?key|secret[ _-]?key|client[ _-]?secret|auth[ _-]?token|"
+    r"passwort|kennwort|zugangscode)"
     r"|密码|口令|密钥|令牌|授权码)"
-    r"(?:\s?\w{2,8})??[\"']?\s*(?:(?:was|is|are|=>|:=|[:=]|是|为|设为|改成|改为)\s*)"
+    r"(?:\s?\w{2,8})??[\"']?\]?\s*(?:(?:was|is|are|ist|lautet|war|=>|:=|[:=]|是|为|设为|改成|改为)\s*)"
     r"[\"'`「“]?(?P<value>[0-9A-Za-z!-/:-@\[-`{-~]{6,200})",
     re.IGNORECASE,
 )
@@ -43,7 +45,7 @@ def _find(text: str) -> Iterator[Span]:
     yield from spans(_KEY_FILE, text, "private key")
     yield from spans(_MARKS, text, "issuer's mark")
     yield from spans(_IN_ADDRESS, text, "password in an address")
-    for span in spans(_CUED, text, "cue"):
+    for span in (*spans(_CUED, text, "cue"), *spans(_BEARER, text, "bearer")):
         value = text[span.start : span.end].rstrip(_QUOTED_END)
         if _is_guarded(value):
             yield Span(span.start, span.start + len(value), span.rule)
@@ -64,8 +66,8 @@ def _is_reserved(value: str) -> bool:
 KIND = Kind(
     name="secret",
     may_hold=re.compile(
-        r"pass|pwd|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}"
-        r"|LTAI|:AA|SG\.",
+        r"pass|pwd|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}"
+        r"|LTAI|:AA|SG\.|bearer",
         re.IGNORECASE,
     ).search,
     find=_find,
