@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from device.manifest import MAX_SLOTS, MAX_TAKE
+from device.manifest import MAX_FEEDBACK_MB, MAX_SLOTS, MAX_TAKE
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.terms import canonical
@@ -498,6 +498,9 @@ class PackageSpec(Frozen):
     slots: int = Field(default=1, ge=1, le=MAX_SLOTS)
     """Questions that are answered at the same time where the board has the memory: each has its
     share of the cores. GGUF alone."""
+    feedback_mb: int = Field(default=0, ge=0, le=MAX_FEEDBACK_MB)
+    """Megabytes of the board's disk for ratings of answers, corrections, and questions that the
+    documents cannot answer; 0: nothing is kept. `demitasse harvest` fetches them."""
     special_tokens: Literal["parse", "escape"] = "parse"
     """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
     as plain text."""
