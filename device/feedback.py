@@ -93,7 +93,7 @@ class Ring:
         with self._locked():
             last = self.last()
             through = last if through is None else min(through, last)
-            forgotten = sum(row["n"] <= through for row in self.rows())
+            forgotten: int = sum(int(row["n"]) <= through for row in self.rows())
             self._delete(through, last)
 
         return forgotten

@@ -10,7 +10,7 @@ import pytest
 from device.feedback import FOLDER, Ring
 from device.serve import feedback
 from tests.fakes.engine import FakeEngine
-from tests.fakes.knowing import UNKNOWN, knowing_bundle, serving
+from tests.fakes.knowing import HOT, UNKNOWN, knowing_bundle, serving
 from tests.fakes.service import call, service, wait_until_loaded
 
 TOKEN = "sixteen-characters"
@@ -162,8 +162,8 @@ def test_a_question_that_the_documents_cannot_answer_is_kept_by_itself(
 ) -> None:
     bundle = knowing_bundle(tmp_path / "bundle", recites="Warmth: 80")
     with serving(bundle, ring=ring) as port:
+        ask(port, HOT)
         ask(port, UNKNOWN)
-        ask(port, "how hot?")
         waited = threading.Event()
         for _ in range(200):
             if metrics(port):
