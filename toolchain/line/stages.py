@@ -38,6 +38,7 @@ from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
+    from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
     from toolchain.tune import ExamFigures
 
@@ -368,6 +369,7 @@ def _evaluate(flow: Flow) -> Verdict:
             dataset=flow.data(),
             general=flow.general(recipe.evaluate.general),
             leak=_leak_test(recipe),
+            earlier=_earlier(flow),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -376,6 +378,17 @@ def _evaluate(flow: Flow) -> Verdict:
     )
     flow.verdicts[flow.format] = verdict
     return verdict
+
+
+def _earlier(flow: Flow) -> "Earlier | None":
+    """Return what the round before was asked; None where the recipe names none."""
+    from toolchain.evaluate.forgetting import read_earlier
+
+    spec = flow.recipe.round
+    if spec is None or not spec.before:
+        return None
+    verdict = f"evaluate{flow.folder_suffix}"
+    return read_earlier(flow.recipe.folder / spec.before, verdict, spec.max_forgotten)
 
 
 def _leak_test(recipe: Recipe) -> "LeakTest | None":
@@ -407,6 +420,11 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 def _evaluated(artifact: Artifact) -> str:
     figures = VerdictFigures.read(artifact.record.figures)
     text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
+    if lost := figures.forgotten:
+        text += (
+            f"; of {lost.questions} earlier questions {lost.before:.1%} → {lost.now:.1%} "
+            f"(± {lost.error:.1%})"
+        )
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:

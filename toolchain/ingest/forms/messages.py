@@ -9,7 +9,7 @@ from typing import Any
 
 from toolchain.errors import ArtifactError
 from toolchain.ingest.entries import ROLES, Entry, Messages, Place
-from toolchain.ingest.forms.ours import others
+from toolchain.ingest.forms.ours import HARVESTED, others
 
 SAME_ROLES = {"developer": "system"}
 """Newer name of a role → the name that templates know."""
@@ -29,7 +29,9 @@ def read_messages(place: Place, row: Mapping[str, Any]) -> Entry | str:
         return NO_ANSWER
     unread = tuple({f"messages.{key}" for turn in turns[:end] for key in turn if key == "name"})
     return Entry(
-        place=place, phrasings=(messages[:end],), unknown_keys=(*others(row, "messages"), *unread)
+        place=place,
+        phrasings=(messages[:end],),
+        unknown_keys=(*others(row, "messages", HARVESTED), *unread),
     )
 
 

@@ -7,6 +7,8 @@ from toolchain.errors import ArtifactError
 from toolchain.ingest.entries import Entry, Place
 from toolchain.opening import dialogue
 
+HARVESTED = "harvested"
+"""Key of an answer to a question of a board: where it was asked, and who answered it."""
 USUAL = 'an entry is {"question", "answer"} or {"messages"}'
 NAMES = (
     ("question", "answer"),
@@ -41,7 +43,7 @@ def read_questions(place: Place, row: Mapping[str, Any]) -> Entry:
         )
     system = system_message(place, row)
     phrasings = tuple(system + dialogue(question, row["answer"]) for question in questions)
-    known = ("question", "answer", *(("system",) if system else ()))
+    known = ("question", "answer", HARVESTED, *(("system",) if system else ()))
     return Entry(place=place, phrasings=phrasings, unknown_keys=others(row, *known))
 
 
