@@ -26,7 +26,7 @@ def harvest(argv: list[str]) -> int:
     print(json.dumps({"ring": name, "after": after, "last": ring.last()}), flush=True)
 
     for row in ring.rows(after):
-        print(json.dumps({"row": row}, ensure_ascii=False))
+        print(json.dumps({"row": row}))
 
     print(json.dumps({"ok": True}), flush=True)
     return 0

@@ -290,7 +290,7 @@ class _Turn(_Said):
 
 class _Rated(_Said):
     n: Positive
-    id: Text
+    id: Annotated[str, Field(pattern="^(chat)?cmpl-[0-9a-f]{1,64}$")]
     kind: Annotated[str, Field(pattern="^[a-z]{1,20}$")]
     release: Digest
     question: Text

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, ConfigError, all_of
 from toolchain.files import write_whole
 from toolchain.ingest import look
 from toolchain.recipe import Recipe
@@ -151,6 +151,8 @@ def answered_in(recipe: Recipe) -> list[str]:
         every = tuple(dict.fromkeys((*spec.files, *files)))
         spec = spec.model_copy(update={"files": every, "replay": 1.0})
     parts = look(spec, recipe.folder, seed=recipe.seed)
+    if parts.read.errors:
+        raise all_of(parts.read.errors)
     found: dict[str, str] = {}
     for entry in (*parts.train, *parts.held_out):
         for messages in entry.phrasings:
@@ -207,7 +209,7 @@ def take_answers(export: Path, into: Path) -> Answers:
     """
     tasks = _tasks(export)
     content = into.read_text(encoding="utf-8") if into.is_file() else ""
-    seen = {json.loads(line)["harvested"]["key"] for line in content.splitlines() if line.strip()}
+    seen = _known_keys(content, into)
     rows: list[str] = []
     known = skipped = 0
     for number, task in enumerate(tasks, 1):
@@ -221,7 +223,8 @@ def take_answers(export: Path, into: Path) -> Answers:
             seen.add(data["key"])
             rows.append(json.dumps(_answered(data, answer, by, when), ensure_ascii=False) + "\n")
     if rows:
-        write_whole(into, content + "".join(rows))
+        gap = "\n" if content and not content.endswith("\n") else ""
+        write_whole(into, content + gap + "".join(rows))
     return Answers(file=into, tasks=len(tasks), new=len(rows), known=known, skipped=skipped)
 
 
@@ -243,21 +246,43 @@ def _answered(data: Mapping[str, Any], answer: str, by: str, when: str) -> dict[
 
 def _annotated(task: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return a task's answer, who gave it and when; an empty answer if there is none."""
-    annotations = task.get("annotations")
-    every = annotations if isinstance(annotations, list) else []
-    done = [each for each in every if isinstance(each, dict) and not each.get("was_cancelled")]
+    done = [each for each in _objects(task.get("annotations")) if not each.get("was_cancelled")]
     for each in sorted(done, key=lambda one: str(one.get("updated_at", "")), reverse=True):
-        for result in each.get("result") or ():
-            if isinstance(result, dict) and result.get("from_name") == "answer":
-                value = result.get("value")
-                texts = value.get("text") if isinstance(value, dict) else None
-                words = [texts] if isinstance(texts, str) else texts or []
-                answer = "\n".join(map(str, words)).strip()
-                if answer:
-                    by = each.get("completed_by")
-                    who = by.get("email", by.get("id", "")) if isinstance(by, dict) else by
-                    return answer, str(who), str(each.get("updated_at", ""))
+        if answer := _answer_in(each):
+            by = each.get("completed_by")
+            who = by.get("email") or by.get("id", "") if isinstance(by, dict) else by
+            return answer, str(who), str(each.get("updated_at", ""))
     return "", "", ""
+
+
+def _answer_in(annotation: Mapping[str, Any]) -> str:
+    """Return the text that a person entered; several entries become lines."""
+    lines: list[str] = []
+    for result in _objects(annotation.get("result")):
+        value = result.get("value")
+        if result.get("from_name") == "answer" and isinstance(value, dict):
+            texts = value.get("text")
+            lines += [texts] if isinstance(texts, str) else map(str, texts or ())
+    return "\n".join(lines).strip()
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list; none of what is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _known_keys(content: str, into: Path) -> set[str]:
+    """Return the keys of the answers in a data file; it may hold rows of other people too."""
+    keys = set()
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            row = parse_json(line) if line.strip() else {}
+        except Unreadable as error:
+            raise ArtifactError(f"{into}:{number}: {error.problem}", hint=error.hint) from error
+        harvested = row.get("harvested") if isinstance(row, dict) else None
+        if isinstance(harvested, dict):
+            keys.add(str(harvested.get("key", "")))
+    return keys
 
 
 def _tasks(export: Path) -> list[Any]:
