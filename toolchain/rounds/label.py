@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError, ConfigError, all_of
 from toolchain.files import write_whole
+from toolchain.harvested import HARVESTED, marks_in
 from toolchain.ingest import look
 from toolchain.recipe import Recipe
 from toolchain.rounds.choose import MOST, Choice, choose, normal, word_vectors
@@ -209,11 +210,13 @@ def take_answers(export: Path, into: Path) -> Answers:
     """
     tasks = _tasks(export)
     content = into.read_text(encoding="utf-8") if into.is_file() else ""
-    seen = _known_keys(content, into)
+    marks = marks_in(into.name, into) if content else []
+    seen = {mark.key for mark in marks}
+    number = 1 + max((mark.round for mark in marks), default=0)
     rows: list[str] = []
     known = skipped = 0
-    for number, task in enumerate(tasks, 1):
-        data = _data(task, export, number)
+    for place, task in enumerate(tasks, 1):
+        data = _data(task, export, place)
         answer, by, when = _annotated(task)
         if not answer:
             skipped += 1
@@ -221,16 +224,21 @@ def take_answers(export: Path, into: Path) -> Answers:
             known += 1
         else:
             seen.add(data["key"])
-            rows.append(json.dumps(_answered(data, answer, by, when), ensure_ascii=False) + "\n")
+            rows.append(
+                json.dumps(_answered(data, answer, by, when, number), ensure_ascii=False) + "\n"
+            )
     if rows:
         gap = "\n" if content and not content.endswith("\n") else ""
         write_whole(into, content + gap + "".join(rows))
     return Answers(file=into, tasks=len(tasks), new=len(rows), known=known, skipped=skipped)
 
 
-def _answered(data: Mapping[str, Any], answer: str, by: str, when: str) -> dict[str, Any]:
+def _answered(
+    data: Mapping[str, Any], answer: str, by: str, when: str, number: int
+) -> dict[str, Any]:
     """Return a row of our own form; one that goes on about what was said before has messages."""
-    harvested = {
+    mark = {
+        "round": number,
         "key": data["key"],
         "asked": data.get("asked", 1),
         "boards": data.get("boards") or {},
@@ -240,8 +248,8 @@ def _answered(data: Mapping[str, Any], answer: str, by: str, when: str) -> dict[
     question = data["question"]
     if before := data.get("messages"):
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return {"messages": [*before, *turns], "harvested": harvested}
-    return {"question": question, "answer": answer, "harvested": harvested}
+        return {"messages": [*before, *turns], HARVESTED: mark}
+    return {"question": question, "answer": answer, HARVESTED: mark}
 
 
 def _annotated(task: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -269,20 +277,6 @@ def _answer_in(annotation: Mapping[str, Any]) -> str:
 def _objects(value: Any) -> list[dict[str, Any]]:
     """Return the objects in a list; none of what is no list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _known_keys(content: str, into: Path) -> set[str]:
-    """Return the keys of the answers in a data file; it may hold rows of other people too."""
-    keys = set()
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            row = parse_json(line) if line.strip() else {}
-        except Unreadable as error:
-            raise ArtifactError(f"{into}:{number}: {error.problem}", hint=error.hint) from error
-        harvested = row.get("harvested") if isinstance(row, dict) else None
-        if isinstance(harvested, dict):
-            keys.add(str(harvested.get("key", "")))
-    return keys
 
 
 def _tasks(export: Path) -> list[Any]:

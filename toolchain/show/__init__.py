@@ -9,7 +9,7 @@ from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
 from toolchain.show.line import deployed, exported, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
-from toolchain.show.rounds import answers, discarded, harvested, labels
+from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
 from toolchain.show.sources import sources
 from toolchain.show.words import size
 
@@ -31,6 +31,7 @@ __all__ = [
     "labels",
     "one_target",
     "plan",
+    "rounds_compared",
     "runtime",
     "schemes",
     "size",

@@ -1,11 +1,13 @@
 """What a harvest brought, and which questions were chosen to be answered."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from toolchain import console
 
 if TYPE_CHECKING:
+    from toolchain.rounds.compare import Round
     from toolchain.rounds.harvest import Harvest
     from toolchain.rounds.label import Answers, Labels
 
@@ -63,3 +65,30 @@ def answers(done: "Answers", *, as_json: bool) -> None:
         f"{done.file}: {done.new} new answers of {done.tasks} tasks, {done.known} were known, "
         f"{done.skipped} have none"
     )
+
+
+_ROUND = {
+    "train": ("conversations learned", "{:,}"),
+    "held_out": ("held out", "{:,}"),
+    "passages": ("passages", "{:,}"),
+    "right": ("fresh questions answered rightly from documents", "{:.1%}"),
+    "exact_match": ("exact match", "{:.1%}"),
+    "f1": ("token F1", "{:.1%}"),
+    "forgotten": ("forgotten of the round before, in points", "{:.1f}"),
+    "forgotten_error": ("± error", "{:.1f}"),
+}
+"""Figure of a round → what it is called and how it is written."""
+
+
+def rounds_compared(rounds: "Sequence[Round]", *, as_json: bool) -> None:
+    """Show rounds side by side."""
+    if as_json:
+        console.show_json([asdict(each) for each in rounds])
+        return
+    rows = []
+    for name, (words, form) in _ROUND.items():
+        values = [getattr(each, name) for each in rounds]
+        if any(value is not None for value in values):
+            cells = ("-" if value is None else form.format(value) for value in values)
+            rows.append([words, *cells])
+    console.show_table(("round", *(each.name for each in rounds)), rows)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.harvested import HARVESTED
 from toolchain.ingest.entries import ROLES, Entry, Messages, Place
-from toolchain.ingest.forms.ours import HARVESTED, others
+from toolchain.ingest.forms.ours import others
 
 SAME_ROLES = {"developer": "system"}
 """Newer name of a role → the name that templates know."""

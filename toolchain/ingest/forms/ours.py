@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.harvested import HARVESTED
 from toolchain.ingest.entries import Entry, Place
 from toolchain.opening import dialogue
 
-HARVESTED = "harvested"
-"""Key of an answer to a question of a board: where it was asked, and who answered it."""
 USUAL = 'an entry is {"question", "answer"} or {"messages"}'
 NAMES = (
     ("question", "answer"),
