@@ -369,7 +369,7 @@ def _evaluate(flow: Flow) -> Verdict:
             dataset=flow.data(),
             general=flow.general(recipe.evaluate.general),
             leak=_leak_test(recipe),
-            earlier=_earlier(flow),
+            earlier=earlier(recipe, flow.folder_suffix),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -380,15 +380,17 @@ def _evaluate(flow: Flow) -> Verdict:
     return verdict
 
 
-def _earlier(flow: Flow) -> "Earlier | None":
-    """Return what the round before was asked; None where the recipe names none."""
-    from toolchain.evaluate.forgetting import read_earlier
+def earlier(recipe: Recipe, folder_suffix: str) -> "Earlier | None":
+    """Return what the round before was asked in a format; None where the recipe names none.
 
-    spec = flow.recipe.round
+    Raise ConfigError if its gate has not run.
+    """
+    spec = recipe.round
     if spec is None or not spec.before:
         return None
-    verdict = f"evaluate{flow.folder_suffix}"
-    return read_earlier(flow.recipe.folder / spec.before, verdict, spec.max_forgotten)
+    from toolchain.evaluate.forgetting import read_earlier
+
+    return read_earlier(recipe.folder / spec.before, f"evaluate{folder_suffix}", spec.max_forgotten)
 
 
 def _leak_test(recipe: Recipe) -> "LeakTest | None":

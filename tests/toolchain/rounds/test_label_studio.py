@@ -111,7 +111,9 @@ def test_500_tasks_are_imported_answered_and_exported_without_a_loss(
     export.write_text(json.dumps(server.call(f"projects/{project}/export?exportType=JSON")))
     done = take_answers(export, recipe.folder / "answered.jsonl")
     assert (done.tasks, done.new, done.skipped) == (TASKS, TASKS, 0)
-    back = [json.loads(line) for line in (recipe.folder / "answered.jsonl").open()]
+    back = [
+        json.loads(line) for line in (recipe.folder / "answered.jsonl").read_text().splitlines()
+    ]
     assert {each["question"]: each["answer"] for each in back} == {
         each["question"]: f"answer to {each['question']}" for each in rows
     }
