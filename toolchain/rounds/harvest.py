@@ -18,7 +18,7 @@ from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, BoardError, ConfigError
 from toolchain.ingest.entries import Place
 from toolchain.ingest.found import Found
-from toolchain.ingest.redact.key import key_of, made_key
+from toolchain.ingest.redact.key import KEY_FILE, key_of, made_key
 from toolchain.ingest.rules import TextRules
 from toolchain.progress import Reporter
 from toolchain.recipe import CleanSpec, Recipe
@@ -58,7 +58,7 @@ def harvest(
     Raise ConfigError for a file that holds something else.
     """
     found = Found()
-    texts = _rules(recipe, found)
+    texts = _rules(recipe, found, report)
     with _opened(out) as stream:
         rows = _rows_in(stream, out)
         kept = {(row["ring"], row["number"]) for row in rows}
@@ -182,12 +182,14 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _rules(recipe: Recipe | None, found: Found) -> Texts:
+def _rules(recipe: Recipe | None, found: Found, report: Reporter) -> Texts:
     """Return what a recipe does with text that is harvested: its redaction, and no cleaning."""
     if recipe is None or recipe.data.redact.mode == "off":
         return lambda number, part, text: text
     replaces = recipe.data.redact.mode == "replace"
-    key = made_key(recipe.folder)[0] if replaces else key_of(recipe.folder)
+    if replaces and made_key(recipe.folder)[1]:
+        report.note(f"{recipe.folder / KEY_FILE}: the key of the surrogates: keep it secret")
+    key = key_of(recipe.folder)
     spec = recipe.data.model_copy(update={"clean": CleanSpec(mode="off")})
     rules = TextRules(spec, key, found)
     return lambda number, part, text: rules.text(Place(file="harvest", line=number), part, text)
