@@ -21,6 +21,8 @@ VERBS = {
     "calibrate": "device.calibration:calibrate",
     "check": "device.check:check",
     "facts": "device.facts:facts",
+    "forget": "device.harvest:forget",
+    "harvest": "device.harvest:harvest",
     "logs": "device.logs:logs",
     "recall": "device.recall:recall",
     "receive": "device.receive:receive",

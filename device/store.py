@@ -12,6 +12,7 @@
     counters.json, counters.copy.json
                                    the highest committed counter of each name (counters.py)
     allowed_signers and others     who may sign for this board (signers.py)
+    feedback/                      what people think of answers (feedback.py)
 
 A switch that was cut short is undone by what state.json says. The rule: everything that a name
 stands for is on the disk before the name is (fsync of the files, then of the folder). The other
@@ -267,7 +268,7 @@ class Store(Contents):
 
 def prefixes_of(bundle: Path) -> Path | None:
     """Return the folder of a release's prefix states; None for a bundle outside of a store."""
-    return _beside(bundle, PREFIXES, "")
+    return beside(bundle, PREFIXES, bundle.absolute().name)
 
 
 def tuned_of(bundle: Path) -> Path | None:
@@ -275,13 +276,10 @@ def tuned_of(bundle: Path) -> Path | None:
 
     None for a bundle outside of a store.
     """
-    return _beside(bundle, TUNED, ".json")
+    return beside(bundle, TUNED, f"{bundle.absolute().name}.json")
 
 
-def _beside(bundle: Path, kind: str, suffix: str) -> Path | None:
+def beside(bundle: Path, *names: str) -> Path | None:
+    """Return a path in the store that a release lies in; None for a bundle outside of a store."""
     release = bundle.absolute()
-    return (
-        release.parent.parent / kind / (release.name + suffix)
-        if release.parent.name == RELEASES
-        else None
-    )
+    return release.parent.parent.joinpath(*names) if release.parent.name == RELEASES else None

@@ -23,6 +23,7 @@ PIPELINE = {
     "fitting",
     "new",
     "delivery",
+    "rounds",
     "cli",
     "show",
     "__main__",

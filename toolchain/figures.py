@@ -346,6 +346,23 @@ class LeakFigures(StageFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten(StageFigures):
+    """How a model file answers the held-out questions of the round before."""
+
+    questions: int
+    before: float
+    """Exact match of the file of the round before."""
+    now: float
+    error: float
+    """Standard error of the difference, over questions."""
+
+    @property
+    def points(self) -> float:
+        """Percentage points that the exact match fell."""
+        return 100 * (self.before - self.now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictFigures(StageFigures):
     """What was measured on a model file, and what the gate says."""
 
@@ -366,6 +383,8 @@ class VerdictFigures(StageFigures):
     """Of a model with documents whose recipe leaves it to the measurement."""
     leak: LeakFigures | None = None
     """Of a recipe whose secrets are known."""
+    forgotten: Forgotten | None = None
+    """Of a recipe with a round before."""
     not_measured: list[str] | None = None
     """What the verdict cannot say, a sentence each."""
     failures: list[str]

@@ -5,6 +5,7 @@ quantized. No weight is read.
 """
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,11 @@ def _bundle(folder: Path) -> Weighed:
     manifest = read_manifest(folder)
     file = folder / manifest.model
     adapter_bytes = manifest.file(manifest.adapter).size if manifest.adapter else 0
-    return formats.of_file(file).weigh(file, manifest.context, adapter_bytes)
+    weighed = formats.of_file(file).weigh(file, manifest.context, adapter_bytes)
+    if not manifest.feedback_mb:
+        return weighed
+    kept = f"{manifest.feedback_mb} MB of disk for feedback"
+    return replace(weighed, what=f"{weighed.what}, {kept}")
 
 
 def _checkpoint(folder: Path, scheme: str) -> Weighed:

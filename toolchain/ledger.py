@@ -197,7 +197,9 @@ def _source_words(source: Mapping[str, Any]) -> str:
     role = source.get("role", "")
     role = "" if role in ("", "data", "documents") else f"{role}  "
     licence = source.get("licence") or "terms unknown"
-    return f"{role}{source.get('name', '')}  {licence}{subject}"
+    note = str(source.get("note") or "")
+    rounds = f", {note}" if note.startswith("round ") else ""
+    return f"{role}{source.get('name', '')}  {licence}{subject}{rounds}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -245,6 +245,7 @@ def _fill(
         ),
         turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
         special_tokens=spec.special_tokens,
+        feedback_mb=spec.feedback_mb,
         slots=spec.slots if packing.has_slots else 1,
         provenance=_provenance(origin),
         licences=(said,) if (said := terms.result or origin.licence) else (),

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from device.manifest import MAX_SLOTS, MAX_TAKE
+from device.manifest import MAX_FEEDBACK_MB, MAX_SLOTS, MAX_TAKE
 from toolchain import config
 from toolchain.config import Frozen
 from toolchain.terms import canonical
@@ -161,6 +161,10 @@ class DataSpec(Frozen):
     of whole entries."""
     held_out_share: Fraction = 0.1
     """Share of the entries that are held out where `hold_out` is `conversation`."""
+    newest: tuple[str, ...] = ()
+    """Files of the newest round: all their entries are learned. `[round]` sets it."""
+    replay: Fraction = 1.0
+    """Share of the entries of all other files that is learned. `[round]` sets it."""
     system: str = ""
     """System prompt of every conversation that has none."""
     documents: tuple[str, ...] = ()
@@ -499,6 +503,9 @@ class PackageSpec(Frozen):
     slots: int = Field(default=1, ge=1, le=MAX_SLOTS)
     """Questions that are answered at the same time where the board has the memory: each has its
     share of the cores. GGUF alone."""
+    feedback_mb: int = Field(default=0, ge=0, le=MAX_FEEDBACK_MB)
+    """Megabytes of the board's disk for ratings of answers, corrections, and questions that the
+    documents cannot answer; 0: nothing is kept. `demitasse harvest` fetches them."""
     special_tokens: Literal["parse", "escape"] = "parse"
     """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
     as plain text."""
@@ -507,6 +514,25 @@ class PackageSpec(Frozen):
         description="SPDX expression that the result is published under, checked against the "
         "terms of all that it is made of; empty: what follows from them",
     )
+
+
+class RoundSpec(Frozen):
+    """What is new since the release before, and what must not be forgotten."""
+
+    answers: tuple[Text, ...] = Field(
+        default=("answered.jsonl",),
+        description="data files with answers to harvested questions, as `label --answers` writes "
+        "them; one that is not there yet counts as empty",
+    )
+    learn: bool = False
+    """Learn the answers too; where the recipe has `[knowledge]` they reach it first."""
+    before: str = ""
+    """Work folder of the round before, such as `build/help-desk-1`, relative to the recipe: the
+    gate asks its held-out questions again."""
+    replay: Fraction = 0.2
+    """Where the answers are learned: share of the earlier entries that is learned with them."""
+    max_forgotten: float = Field(default=2.0, ge=0, le=100)
+    """Percentage points that the exact match on the earlier held-out questions may fall."""
 
 
 class Recipe(Frozen):
@@ -533,6 +559,7 @@ class Recipe(Frozen):
     quantize: QuantizeSpec = QuantizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     package: PackageSpec = PackageSpec()
+    round: RoundSpec | None = None
     _path: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")
@@ -547,6 +574,10 @@ class Recipe(Frozen):
             raise ValueError("stage `distill` needs a `[distill]` table")
         if ("know" in self.stages) != (self.knowledge is not None):
             raise ValueError("stage `know` and a `[knowledge]` table go together")
+        if self.round and not self.round.learn and self.knowledge is None:
+            raise ValueError(
+                "`[round]`: its answers reach nothing: set `learn = true`, or give `[knowledge]`"
+            )
         apart = self.model.adapter or "tune" in self.stages
         if self.quantize.adapter == "beside" and (
             {"distill", "trim"} & set(self.stages) or not apart
@@ -574,6 +605,27 @@ class Recipe(Frozen):
         data = DataSpec.model_validate({**self.data.model_dump(), "map": names})
         return self.model_copy(update={"data": data})
 
+    def in_round(self) -> "Recipe":
+        """Return the recipe with the answers of its `[round]` among its documents and its data.
+
+        A file of answers that is not there yet counts as empty.
+        """
+        if self.round is None:
+            return self
+        files = tuple(each for each in self.round.answers if (self.folder / each).is_file())
+        changes: dict[str, object] = {}
+        if self.knowledge:
+            known = tuple(dict.fromkeys((*self.knowledge.files, *files)))
+            changes["knowledge"] = self.knowledge.model_copy(update={"files": known})
+        if self.round.learn and files:
+            data = {
+                "files": tuple(dict.fromkeys((*self.data.files, *files))),
+                "newest": files,
+                "replay": self.round.replay,
+            }
+            changes["data"] = self.data.model_copy(update=data)
+        return self.model_copy(update=changes)
+
     @property
     def learns(self) -> bool:
         """Whether the model is more than its base: trained here, or by an adapter."""
@@ -588,4 +640,4 @@ def load(path: Path) -> Recipe:
     """Read a recipe; raise ConfigError with the key that is wrong."""
     recipe = config.load(path, Recipe)
     recipe._path = path
-    return recipe
+    return recipe.in_round()

@@ -38,6 +38,7 @@ from device.manifest.fields import (
 )
 from device.manifest.fields import ANSWERS as ANSWERS
 from device.manifest.fields import ESCAPE as ESCAPE
+from device.manifest.fields import MAX_FEEDBACK_MB as MAX_FEEDBACK_MB
 from device.manifest.fields import MAX_SLOTS as MAX_SLOTS
 from device.manifest.fields import MAX_TAKE as MAX_TAKE
 from device.manifest.fields import PARSE as PARSE
@@ -174,6 +175,8 @@ class Manifest:
     the model read them."""
     take: Annotated[int, number(1, MAX_TAKE)] = 3
     """Number of passages that are looked up for a question."""
+    feedback_mb: Annotated[int, number(0, MAX_FEEDBACK_MB)] = 0
+    """Megabytes of the board's disk for what people think of answers; 0: nothing is kept."""
     needs: Annotated[dict[str, int], values(number(0, MAX_NUMBER))] = field(default_factory=dict)
     """Bytes of memory: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
@@ -195,6 +198,11 @@ class Manifest:
         apart = data_name(self.model)
         has_data = any(entry.path == apart for entry in self.files)
         return (self.model, apart) if has_data else (self.model,)
+
+    @property
+    def feedback_bytes(self) -> int:
+        """Bytes of the board's disk for what people think of answers."""
+        return self.feedback_mb << 20
 
     @property
     def escapes(self) -> bool:

@@ -139,6 +139,7 @@ SERVICE: Codes = {
     "model_not_found": "the service has no model of this name",
     "not_found": "the path is not an endpoint",
     "method_not_allowed": "the endpoint does not take this method",
+    "unknown_answer": "no answer of this id is remembered",
     "too_large": "the body or the header is too large",
     "timeout": "the body did not come in time",
     "client_gone": "the client left",

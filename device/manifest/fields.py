@@ -19,6 +19,7 @@ MAX_TOKEN = 2**31 - 1
 MAX_SLOTS = 16
 MAX_CHARS = 1 << 20
 MAX_TAKE = 8
+MAX_FEEDBACK_MB = 256
 MAX_SOURCES = 1 << 14
 """Sources of a release, at most."""
 MAX_WORDS = 2000

@@ -29,6 +29,7 @@ class Metrics:
         self._began = time.time()
         self._requests: "Counter[tuple[str, int]]" = Counter()
         self._sums = dict.fromkeys(_SUMS, 0.0)
+        self._feedback: "Counter[str]" = Counter()
 
     def replied(self, path: str, status: int) -> None:
         """Count a request by its path and its HTTP status."""
@@ -46,6 +47,10 @@ class Metrics:
         for name, amount in zip(_SUMS, took, strict=True):
             self._sums[name] += amount
 
+    def noted(self, kind: str) -> None:
+        """Count a row of feedback: `up`, `down`, `correction`, `unknown`, or `lost`."""
+        self._feedback[kind] += 1
+
     def text(self, *, waiting: int, temperature_c: "float | None", labels: "dict[str, str]") -> str:
         """Return all figures as text; `labels` name what is served."""
         lines = _metric("info", "gauge", "What is served.", [(_labels(labels), 1)])
@@ -57,6 +62,11 @@ class Metrics:
 
         for name, meaning in _SUMS.items():
             lines += _metric(f"{name}_total", "counter", meaning, [("", self._sums[name])])
+
+        if self._feedback:
+            kinds = [(_labels({"kind": kind}), n) for kind, n in sorted(self._feedback.items())]
+            meaning = "Ratings, corrections and unanswered questions that were kept, or lost."
+            lines += _metric("feedback_total", "counter", meaning, kinds)
 
         lines += _metric(
             "requests_waiting",

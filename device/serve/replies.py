@@ -82,6 +82,11 @@ class Reply:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def name(self) -> str:
+        """Id of the answer, as its client sees it."""
+        return f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
+
     def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
         """Return the answer in one piece."""
         text = "".join(step.text for step in steps)
@@ -171,9 +176,8 @@ class Reply:
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
-        name = f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
         return {
-            "id": name,
+            "id": self.name,
             "object": kind,
             "created": self.created,
             "model": self.model,

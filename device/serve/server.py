@@ -24,6 +24,7 @@ from device.serve import page
 from device.serve.access import Access
 from device.serve.api import READERS, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
+from device.serve.feedback import Feedback
 from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE, Metrics
 from device.serve.replies import LOADING, Reply, embeddings, error_body, passage
@@ -38,6 +39,7 @@ _COUNTED = {
     *READERS,
     "/v1/embeddings",
     "/v1/knowledge",
+    "/v1/feedback",
     "/",
     "/health",
     "/v1/health",
@@ -56,6 +58,8 @@ class Service:
     release: str
     worker: Worker
     metrics: Metrics = field(default_factory=Metrics)
+    feedback: "Feedback | None" = None
+    """What people think of answers; None where the bundle does not ask for it."""
     bodies_bytes: int = 0
     """Bytes of the requests that are being read."""
 
@@ -70,6 +74,7 @@ def application(service: Service, access: Access) -> Starlette:
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
     routes += [Route("/v1/knowledge", _knowledge), Route("/v1/knowledge/{number}", _passage)]
+    routes += [Route("/v1/feedback", _feedback, methods=["POST"])]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
@@ -96,6 +101,9 @@ async def _answer(request: Request) -> Response:
 
     job = await service.worker.ask(question)
     reply = Reply(service.manifest.name, question.chat, job.consulted)
+    if service.feedback:
+        known = job.consulted.found.known if job.consulted else None
+        job.hearing = service.feedback.listen(reply.name, question, known)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 
@@ -207,6 +215,15 @@ def _no_documents() -> DeviceError:
     return DeviceError("not_found", "this service answers from no documents", status=404)
 
 
+async def _feedback(request: Request) -> Response:
+    """Keep what somebody thinks of an answer."""
+    service: Service = request.app.state.service
+    body = await _body(request)
+    if service.feedback is None:
+        raise DeviceError("not_found", "this service keeps no feedback", status=404)
+    return JSONResponse(await service.feedback.rate(body))
+
+
 async def _health(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.worker.model is None:
@@ -230,6 +247,8 @@ async def _health(request: Request) -> Response:
     how["slots"] = service.worker.slots
     if manifest.knowledge:
         how["documents"] = {"passages": service.worker.passages, "answer": manifest.answer}
+    if service.feedback:
+        how["feedback"] = True
 
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 

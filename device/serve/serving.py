@@ -69,15 +69,18 @@ def serve(argv: list[str]) -> int:
         worker.start()
         from device.engine import chat  # noqa: F401
         from device.serve import server
+        from device.serve.feedback import feedback_for
 
-        made = server.server(
-            server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker), access
-        )
+        served = server.Service(manifest, sha256_of(folder / BUNDLE_MANIFEST), worker)
+        served.feedback = feedback_for(folder, manifest, served.release, served.metrics)
+        made = server.server(served, access)
         running.append(made)
         made.should_exit = bool(failures)
         made.run(sockets=[port])
 
     worker.stop()
+    if served.feedback:
+        served.feedback.close()
     if failures:
         raise failures[0]
 

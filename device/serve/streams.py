@@ -84,6 +84,8 @@ async def tokens(
             return
         if happened.timing:
             counted.answered(happened.timing)
+        if job.hearing:
+            job.hearing.hear(happened)
         yield happened
         if happened.finish_reason:
             return

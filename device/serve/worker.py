@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar, Union
+from typing import TYPE_CHECKING, TypeVar, Union
 
 from device.engine.base import Sampling, Token
 from device.engine.escape import Escape
@@ -27,6 +27,9 @@ from device.model import Model, Prompt
 from device.serve.api import Question, Texts
 from device.serve.conversation import Message
 from device.serve.quoting import quoted
+
+if TYPE_CHECKING:
+    from device.serve.feedback import Hearing
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Job:
         """One prompt for a question, one per text for embeddings."""
         self.consulted: "Consulted | None" = None
         """What the documents say to it; None if it is not about them."""
+        self.hearing: "Hearing | None" = None
+        """Who remembers the answer, so that it can be rated."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()

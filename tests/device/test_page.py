@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from device.feedback import Ring
 from device.serve.page import headers, page
 from tests.fakes.engine import FakeEngine
 from tests.fakes.knowing import HOT, NIGHT, PASSAGES, UNKNOWN, knowing_bundle, serving
@@ -191,6 +192,32 @@ class TestInABrowser:
         )
         assert tab.evaluate(f"{unnamed}.length") == 0
         assert tab.evaluate(CONTRAST) >= 4.5, "WCAG 2.2 AA for text"
+
+    def test_an_answer_is_rated_and_corrected_where_the_board_keeps_that(
+        self, browser: Any, tmp_path: Path
+    ) -> None:
+        ring = Ring(tmp_path / "feedback", 1 << 20)
+        with service(lambda: FakeEngine(word="warm ").model(), ring=ring) as number:
+            wait_until_loaded(number)
+            for tab in opened(browser, number):
+                tab.get_by_text("This board keeps for its owner").wait_for()
+                tab.get_by_label("Your question").fill("how hot is it?")
+                tab.keyboard.press("Enter")
+                tab.get_by_label("A wrong answer").click()
+                tab.get_by_label("What would have been right?").fill("80 degrees")
+                tab.get_by_role("button", name="Send").click()
+                tab.get_by_label("What would have been right?").wait_for(state="detached")
+        assert [(row["rating"], row.get("correction")) for row in ring.rows()] == [
+            (-1, None),
+            (-1, "80 degrees"),
+        ]
+
+    def test_no_answer_is_rated_where_the_board_keeps_nothing(self, tab: Any) -> None:
+        tab.get_by_label("Your question").fill("how hot is it?")
+        tab.keyboard.press("Enter")
+        tab.locator("article.assistant small").filter(has_text="tokens/s").wait_for()
+        assert tab.get_by_label("A good answer").count() == 0
+        assert not tab.get_by_text("This board keeps for its owner").is_visible()
 
     def test_a_guarded_service_asks_for_its_token(self, browser: Any) -> None:
         with service(lambda: FakeEngine(word="warm ").model(), token=TOKEN) as number:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from device.engine.llama.embedder import Embedder
+from device.feedback import Ring
 from device.knowledge.library import open_library
 from device.manifest import EMBEDDER, KNOWLEDGE, Manifest, file_entry, read_manifest, to_bytes
 from device.model import open_bundle
@@ -91,7 +92,9 @@ def _vectors(file: Path, texts: Sequence[str]):  # type: ignore[no-untyped-def]
 
 
 @contextmanager
-def serving(folder: Path, *, token: str = "", waiting: int = 8) -> Iterator[int]:
+def serving(
+    folder: Path, *, token: str = "", waiting: int = 8, ring: "Ring | None" = None
+) -> Iterator[int]:
     """Yield the port of the service of a bundle with documents."""
     manifest = read_manifest(folder)
     with service(
@@ -100,6 +103,7 @@ def serving(folder: Path, *, token: str = "", waiting: int = 8) -> Iterator[int]
         waiting=waiting,
         manifest=manifest,
         open_library=lambda: open_library(folder, manifest),
+        ring=ring,
     ) as port:
         if not token:
             wait_until_loaded(port)

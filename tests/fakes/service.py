@@ -13,10 +13,12 @@ from typing import Any
 import uvicorn
 
 from device.errors import DeviceError
+from device.feedback import Ring
 from device.knowledge.library import Library
 from device.manifest import Engine, File, Manifest
 from device.model import Model
 from device.serve.access import Access
+from device.serve.feedback import Feedback
 from device.serve.server import Service, _config, application
 from device.serve.worker import Worker
 
@@ -43,6 +45,7 @@ def service(
     failures: "list[DeviceError] | None" = None,
     manifest: Manifest = MANIFEST,
     open_library: "Callable[[], Library | None]" = lambda: None,
+    ring: "Ring | None" = None,
 ) -> Iterator[int]:
     """Yield the port of a service; it ends with the block."""
     worker = Worker(
@@ -52,7 +55,9 @@ def service(
         open_library=open_library,
     )
     access = access or Access(frozenset({"localhost"}), token)
-    app = application(Service(manifest, manifest.release_id(), worker), access)
+    served = Service(manifest, manifest.release_id(), worker)
+    served.feedback = Feedback(ring, served.release, served.metrics) if ring else None
+    app = application(served, access)
     with socket.create_server(("127.0.0.1", 0)) as port:
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})

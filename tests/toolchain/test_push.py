@@ -564,6 +564,16 @@ def test_what_would_not_run_is_refused_with_the_number(
     assert caught.value.message == message
 
 
+def test_the_room_for_feedback_is_counted_before_anything_is_sent(tmp_path: Path) -> None:
+    manifest = read_manifest(make_bundle(tmp_path / "b").path)
+    described = read_runtime(make_runtime(tmp_path / "r", machine="aarch64"))
+    facts = {**PI_4, "disk_free_bytes": 50 << 20}
+    refuse_unfit("pi", manifest, described, facts, 10 << 20)
+    keeping = dataclasses.replace(manifest, feedback_mb=16)
+    with pytest.raises(BoardError, match="disk full: 58 MB are needed, 50 MB are free"):
+        refuse_unfit("pi", keeping, described, facts, 10 << 20)
+
+
 def test_a_model_that_does_not_fit_in_memory_is_refused_with_its_parts(tmp_path: Path) -> None:
     needs = {"weights_bytes": 1500 << 20, "kv_bytes": 200 << 20, "compute_bytes": 100 << 20}
     manifest = read_manifest(make_bundle(tmp_path / "b", needs=needs).path)

@@ -283,11 +283,41 @@ class _Calibrated(_Said):
     evidence: _Evidence
 
 
+class _Turn(_Said):
+    role: Annotated[str, Field(pattern="^(user|assistant)$")]
+    content: Text
+
+
+class _Rated(_Said):
+    n: Positive
+    id: Annotated[str, Field(pattern="^(chat)?cmpl-[0-9a-f]{1,64}$")]
+    kind: Annotated[str, Field(pattern="^[a-z]{1,20}$")]
+    release: Digest
+    question: Text
+    answer: Text
+    rating: Annotated[int, Field(ge=-1, le=1)]
+    known: bool | None = None
+    correction: Text = ""
+    before: Annotated[list[_Turn], Field(max_length=1000)] = []
+
+
+class _Harvested(_Said):
+    ring: Annotated[str, Field(pattern="^([0-9a-f]{32})?$")] = ""
+    last: Count = 0
+    row: _Rated | None = None
+
+
+class _Forgotten(_Said):
+    forgotten: Count
+
+
 VERBS: Mapping[str, type[_Said]] = {
     "activate": _Activated,
     "ask": _Asked,
     "bench": _Measured,
     "calibrate": _Calibrated,
+    "forget": _Forgotten,
+    "harvest": _Harvested,
     "logs": _Logged,
     "receive": _Received,
     "rollback": _Status,

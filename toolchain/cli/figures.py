@@ -125,7 +125,10 @@ def make_report(
 def compare(
     first: Annotated[
         Path,
-        typer.Argument(metavar="A", help="A kept report, or what llama-bench printed as JSON."),
+        typer.Argument(
+            metavar="A",
+            help="A kept report, what llama-bench printed as JSON, or the work folder of a round.",
+        ),
     ],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     as_json: AsJson = False,
@@ -133,6 +136,11 @@ def compare(
     """Say how much faster B is than A, with the interval in which that ratio lies."""
     from toolchain import report as reports
 
+    if first.is_dir() and second.is_dir():
+        from toolchain.rounds.compare import read_round
+
+        show.rounds_compared([read_round(first), read_round(second)], as_json=as_json)
+        return
     show.compared(
         reports.compare(reports.read(first), reports.read(second)),
         first.name,

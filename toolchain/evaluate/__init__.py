@@ -28,6 +28,7 @@ from toolchain.evaluate.divergence import (
     general_divergence,
     template_parity,
 )
+from toolchain.evaluate.forgetting import Earlier, forgetting, forgetting_failures
 from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
@@ -78,6 +79,8 @@ class Texts:
     """Text outside of the recipe's subject."""
     leak: LeakTest | None = None
     """Secrets that it must not give away; None where none is known."""
+    earlier: Earlier | None = None
+    """What the round before was asked; None where there was none."""
     split: bool = False
     """Whether some held-out conversations decided between candidates before: the gate does not ask
     these."""
@@ -111,6 +114,7 @@ def evaluate(
         **({"special_tokens": ESCAPE} if candidate.escape else {}),
         **({"documents": candidate.documents.digest} if candidate.documents else {}),
         **({"secrets": texts.leak.state} if texts.leak else {}),
+        **({"earlier": texts.earlier.digest} if texts.earlier else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -174,6 +178,10 @@ def _measure(
         if candidate.documents:
             limits = Limits(context=context, answer=spec.max_tokens)
             worded = wording(child, candidate.documents, candidate.runtime, limits, report)
+        forgotten = None
+        if texts.earlier:
+            again = answer_all(child, texts.earlier.chats, spec.max_tokens, report)
+            forgotten = forgetting(again, texts.earlier)
         measured |= reference_ends(reference, answers, spec.max_tokens)
         leak = None
         if texts.leak:
@@ -196,7 +204,12 @@ def _measure(
         measured=measured,
         wording=worded,
         leak=leak,
-        failures=[*failures(measured, spec.gate), *leak_failures(leak, spec.gate)],
+        forgotten=forgotten,
+        failures=[
+            *failures(measured, spec.gate),
+            *leak_failures(leak, spec.gate),
+            *forgetting_failures(forgotten, texts.earlier),
+        ],
     )
     if texts.leak:
         # Goldens travel word for word, and boards show them.

@@ -13,8 +13,10 @@ from typing import overload
 from toolchain.ingest.entries import Entry, Messages
 from toolchain.recipe import DataSpec
 
-LEARNED, WHOLE = -1, -2
-"""Marks of an entry that is learned as a whole, and of one that is held out as a whole."""
+LEARNED, WHOLE, LEFT_OUT = -1, -2, -3
+"""Marks of an entry that is learned as a whole, of one that is held out as a whole, and of one that
+a round does not replay. Below these: `LEFT_OUT` less the number of the phrasing that is held out of
+such an entry, less one."""
 
 
 def question_key(messages: Messages) -> str:
@@ -67,24 +69,33 @@ class Side(Sequence[Entry]):
     def has(self, number: int, phrasing: int) -> bool:
         """Say whether a phrasing of an entry, by their numbers, is on this side."""
         chosen = self.chosen[number]
-        return (chosen in (phrasing, WHOLE)) == self.is_held_out
+        if self.is_held_out:
+            return chosen == WHOLE or _held_phrasing(chosen) == phrasing
+        return chosen == LEARNED or (chosen >= 0 and chosen != phrasing)
 
     def _part(self, entry: Entry, chosen: int) -> Entry:
-        if chosen < 0:
+        if chosen in (LEARNED, WHOLE):
             return entry
         if self.is_held_out:
-            return replace(entry, phrasings=(entry.phrasings[chosen],))
+            return replace(entry, phrasings=(entry.phrasings[_held_phrasing(chosen)],))
         left = (p for at, p in enumerate(entry.phrasings) if at != chosen)
         return replace(entry, phrasings=tuple(left))
 
 
 def _is_on(chosen: int, is_held_out: bool) -> bool:
-    return chosen >= 0 or (chosen == WHOLE) == is_held_out
+    if is_held_out:
+        return chosen == WHOLE or _held_phrasing(chosen) >= 0
+    return chosen == LEARNED or chosen >= 0
+
+
+def _held_phrasing(chosen: int) -> int:
+    """Return the number of the phrasing that is held out; -1 if it is none."""
+    return chosen if chosen >= 0 else max(-1, LEFT_OUT - 1 - chosen)
 
 
 def split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[Side, Side]:
     """Return (train, held out)."""
-    chosen = array("l", (_choose(entry, spec, seed) for entry in entries))
+    chosen = array("l", (_replayed(entry, spec, seed) for entry in entries))
     train, held_out = (
         Side(
             entries=entries,
@@ -97,6 +108,20 @@ def split(entries: Sequence[Entry], spec: DataSpec, seed: int) -> tuple[Side, Si
     return train, held_out
 
 
+def _replayed(entry: Entry, spec: DataSpec, seed: int) -> int:
+    """Return the mark of an entry; an earlier one is learned with the share that is replayed.
+
+    What is held out stays so, whatever the round.
+    """
+    mark = _choose(entry, spec, seed)
+    if entry.place.file in spec.newest or mark == WHOLE:
+        return mark
+    # Drawn apart from what is held out, which is drawn by the same question.
+    if _fraction(seed, entry.phrasings[0], "replay") < spec.replay:
+        return mark
+    return LEFT_OUT if mark == LEARNED else LEFT_OUT - 1 - mark
+
+
 def _choose(entry: Entry, spec: DataSpec, seed: int) -> int:
     if spec.hold_out == "conversation":
         is_out = _fraction(seed, entry.phrasings[0]) < spec.held_out_share
@@ -107,7 +132,7 @@ def _choose(entry: Entry, spec: DataSpec, seed: int) -> int:
     return min(count, key=lambda at: _fraction(seed, entry.phrasings[at]))
 
 
-def _fraction(seed: int, messages: Messages) -> float:
+def _fraction(seed: int, messages: Messages, purpose: str = "") -> float:
     """Return a number in [0, 1) that is fixed by the seed and the question."""
-    hashed = hashlib.sha256(f"{seed}\0{question_key(messages)}".encode()).digest()
+    hashed = hashlib.sha256(f"{purpose}{seed}\0{question_key(messages)}".encode()).digest()
     return int.from_bytes(hashed[:8], "big") / 2**64

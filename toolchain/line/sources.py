@@ -14,6 +14,7 @@ from toolchain.artifacts import Artifact, Dataset, Knowledge
 from toolchain.bases import Base, Embedder, table
 from toolchain.errors import ConfigError, ToolchainError, TrustError
 from toolchain.figures import DatasetFigures
+from toolchain.harvested import note_of
 from toolchain.knowledge.files import find_files
 from toolchain.ledger import Ledger, Role, Source, Use
 from toolchain.line.flow import Flow
@@ -114,7 +115,8 @@ def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
     found = []
     for role, name in texts:
         is_shown = role in ("documents", "questions") or not learns
-        found.append(_text_source(role, name, "beside" if is_shown else "trained", covered))
+        source = _text_source(role, name, "beside" if is_shown else "trained", covered)
+        found.append(_with_rounds(source, recipe, name))
     return [*_models(recipe, flow), *found]
 
 
@@ -185,6 +187,14 @@ def _text_source(role: Role, name: str, use: Use, covered: Mapping[str, SourceSp
         attribution=spec.attribution,
         note=spec.note,
     )
+
+
+def _with_rounds(source: Source, recipe: Recipe, name: str) -> Source:
+    """Return a source with a note of the boards and rounds that its rows came from."""
+    if recipe.round is None or name not in recipe.round.answers:
+        return source
+    said = (source.note, note_of(name, recipe.folder / name))
+    return source.model_copy(update={"note": "; ".join(filter(None, said))})
 
 
 def travelling_path(name: str) -> str:

@@ -38,6 +38,7 @@ from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
+    from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
     from toolchain.tune import ExamFigures
 
@@ -368,6 +369,7 @@ def _evaluate(flow: Flow) -> Verdict:
             dataset=flow.data(),
             general=flow.general(recipe.evaluate.general),
             leak=_leak_test(recipe),
+            earlier=earlier(recipe, flow.folder_suffix),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -376,6 +378,19 @@ def _evaluate(flow: Flow) -> Verdict:
     )
     flow.verdicts[flow.format] = verdict
     return verdict
+
+
+def earlier(recipe: Recipe, folder_suffix: str) -> "Earlier | None":
+    """Return what the round before was asked in a format; None where the recipe names none.
+
+    Raise ConfigError if its gate has not run.
+    """
+    spec = recipe.round
+    if spec is None or not spec.before:
+        return None
+    from toolchain.evaluate.forgetting import read_earlier
+
+    return read_earlier(recipe.folder / spec.before, f"evaluate{folder_suffix}", spec.max_forgotten)
 
 
 def _leak_test(recipe: Recipe) -> "LeakTest | None":
@@ -407,6 +422,11 @@ def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
 def _evaluated(artifact: Artifact) -> str:
     figures = VerdictFigures.read(artifact.record.figures)
     text = f"{likeness(figures.measured)}, {task_scores(figures.measured)}"
+    if lost := figures.forgotten:
+        text += (
+            f"; of {lost.questions} earlier questions {lost.before:.1%} → {lost.now:.1%} "
+            f"(± {lost.error:.1%})"
+        )
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:

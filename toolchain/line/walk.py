@@ -12,7 +12,7 @@ from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.line.sources import ledger_of, sources_of
-from toolchain.line.stages import STAGES
+from toolchain.line.stages import STAGES, earlier
 from toolchain.lock import locked
 from toolchain.processes import is_main
 from toolchain.progress import Reporter
@@ -60,6 +60,10 @@ def known(
     check(ahead_of(recipe, settings, stages, schemes), findings)
     with findings.gathering():
         terms.look(ahead_of(recipe, settings, stages), sources_of(recipe), findings)
+    if "evaluate" in stages:
+        for form in order.runnable(recipe, settings.target):
+            with findings.gathering():
+                earlier(recipe, _folder_suffix(form))
     return findings
 
 

@@ -44,9 +44,11 @@ def refuse_bundle(address: str, manifest: Manifest, facts: Facts, coming_bytes: 
     """Raise FitError or BoardError if a board cannot run a bundle, whatever the runtime."""
     refuse_board(address, facts)
     _refuse_memory(address, manifest, facts)
-    if coming_bytes + SPARE_DISK_BYTES > facts["disk_free_bytes"]:
+    # What people think of answers comes later, and must not fill the disk then.
+    needed_bytes = coming_bytes + manifest.feedback_bytes + SPARE_DISK_BYTES
+    if needed_bytes > facts["disk_free_bytes"]:
         free = facts["disk_free_bytes"] >> 20
-        need = (coming_bytes + SPARE_DISK_BYTES) >> 20
+        need = needed_bytes >> 20
         raise BoardError(
             f"{address}: disk full: {need} MB are needed, {free} MB are free",
             hint="make room on the board",

@@ -9,23 +9,29 @@ from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
 from toolchain.show.line import deployed, exported, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
+from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
 from toolchain.show.sources import sources
 from toolchain.show.words import size
 
 __all__ = [
     "all_targets",
+    "answers",
     "bench",
     "calibrated",
     "compared",
     "contents",
     "cost",
     "deployed",
+    "discarded",
     "exported",
     "findings",
     "fitted",
     "folder",
+    "harvested",
+    "labels",
     "one_target",
     "plan",
+    "rounds_compared",
     "runtime",
     "schemes",
     "size",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.harvested import HARVESTED
 from toolchain.ingest.entries import ROLES, Entry, Messages, Place
 from toolchain.ingest.forms.ours import others
 
@@ -29,7 +30,9 @@ def read_messages(place: Place, row: Mapping[str, Any]) -> Entry | str:
         return NO_ANSWER
     unread = tuple({f"messages.{key}" for turn in turns[:end] for key in turn if key == "name"})
     return Entry(
-        place=place, phrasings=(messages[:end],), unknown_keys=(*others(row, "messages"), *unread)
+        place=place,
+        phrasings=(messages[:end],),
+        unknown_keys=(*others(row, "messages", HARVESTED), *unread),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolchain.errors import ArtifactError
+from toolchain.harvested import HARVESTED
 from toolchain.ingest.entries import Entry, Place
 from toolchain.opening import dialogue
 
@@ -41,7 +42,7 @@ def read_questions(place: Place, row: Mapping[str, Any]) -> Entry:
         )
     system = system_message(place, row)
     phrasings = tuple(system + dialogue(question, row["answer"]) for question in questions)
-    known = ("question", "answer", *(("system",) if system else ()))
+    known = ("question", "answer", HARVESTED, *(("system",) if system else ()))
     return Entry(place=place, phrasings=phrasings, unknown_keys=others(row, *known))
 
 

@@ -1,0 +1,103 @@
+"""Forgetting: the held-out questions of the round before, asked of the new model file.
+
+The rule to keep: both files are judged on the same questions by the same measure. The answers of
+the file before are those that its own gate recorded.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolchain.artifacts import recorded
+from toolchain.errors import ConfigError
+from toolchain.evaluate.answers import Answered
+from toolchain.figures import Forgotten
+from toolchain.training.answers import exact_match
+
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the model file of the round before was asked, and whether it answered."""
+
+    chats: Sequence[Mapping[str, Any]]
+    """Held-out conversations."""
+    right: Sequence[bool]
+    """For each of them, whether the file before gave the expected answer."""
+    max_forgotten: float
+    """Percentage points that the exact match may fall."""
+
+    @property
+    def digest(self) -> str:
+        """Return what decides a verdict."""
+        text = json.dumps([list(self.chats), list(self.right), self.max_forgotten], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_earlier(work: Path, verdict: str, max_forgotten: float) -> Earlier:
+    """Read a work folder of the round before; `verdict` is its folder of the same format.
+
+    Raise ConfigError if its gate has not run.
+    """
+    for stage in ("ingest", verdict):
+        if recorded(work / stage) is None:
+            raise ConfigError(
+                f"round: before: `{work}` has no finished `{stage}`",
+                hint="name the work folder of the round before, such as build/help-desk",
+            )
+    chats = {_key(row["messages"]): row for row in _rows(work / "ingest" / "held_out.jsonl")}
+    asked = [
+        (chats[key], exact_match(row["answer"], row["expected"]))
+        for row in _rows(work / verdict / ANSWERS)
+        if (key := (row["question"], row["expected"])) in chats
+    ]
+    if not asked:
+        raise ConfigError(
+            f"round: before: the gate of `{work}` asked nothing that is held out there",
+            hint="name the work folder of the round before, such as build/help-desk",
+        )
+    return Earlier(
+        chats=[chat for chat, _ in asked],
+        right=[bool(right) for _, right in asked],
+        max_forgotten=max_forgotten,
+    )
+
+
+def forgetting(answers: Sequence[Answered], earlier: Earlier) -> Forgotten:
+    """Return how the new answers to the earlier questions compare with those of the file before."""
+    count = len(answers)
+    now = [bool(exact_match(each.text, each.expected)) for each in answers]
+    change = [int(old) - int(new) for old, new in zip(earlier.right, now, strict=True)]
+    mean = sum(change) / count
+    spread = sum((each - mean) ** 2 for each in change) / max(1, count - 1)
+    return Forgotten(
+        questions=count,
+        before=sum(earlier.right) / count,
+        now=sum(now) / count,
+        error=math.sqrt(spread / count),
+    )
+
+
+def forgetting_failures(forgotten: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
+    """Yield a sentence if more was forgotten than the round allows."""
+    if forgotten and earlier and forgotten.points > earlier.max_forgotten + 1e-6:
+        yield (
+            f"on {forgotten.questions} held-out questions of the round before exact match fell "
+            f"from {forgotten.before:.1%} to {forgotten.now:.1%}, by {forgotten.points:.1f} "
+            f"points; the round allows {earlier.max_forgotten:g}"
+        )
+
+
+def _key(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    return messages[-2]["content"], messages[-1]["content"]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            yield json.loads(line)

@@ -1,0 +1,1 @@
+"""From what people think of answers to the next release: harvest, label, choose."""
