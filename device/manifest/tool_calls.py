@@ -102,8 +102,8 @@ _QUESTION = {"role": "user", "content": "Probe?"}
 
 def markup_of(render: Render) -> Markup:
     """Return the markup that a template speaks, found by rendering a call with it."""
-    asked = [_QUESTION]
-    called = [
+    asked: list[Message] = [_QUESTION]
+    called: list[Message] = [
         _QUESTION,
         {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]},
         {"role": "tool", "content": "probe result", "tool_call_id": "call00000", "name": _PROBE},

@@ -22,7 +22,7 @@ from device.facts import processor_temperature
 from device.manifest import Manifest
 from device.serve import page
 from device.serve.access import Access
-from device.serve.api import READERS, read_embeddings, read_lookup
+from device.serve.api import READERS, Question, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
 from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE, Metrics
@@ -95,7 +95,9 @@ async def _answer(request: Request) -> Response:
         return _loading()
 
     job = await service.worker.ask(question)
-    reply = Reply(service.manifest.name, question.chat, job.consulted)
+    asked = job.question
+    markup = asked.markup if isinstance(asked, Question) else None
+    reply = Reply(service.manifest.name, question.chat, job.consulted, markup)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 

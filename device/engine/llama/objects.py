@@ -17,6 +17,8 @@ N_OUTPUTS = 32
 """Maximum number of rows of logits in one batch."""
 # llama.cpp's default, a row for each token of a batch, reserves 311 MB for a vocabulary of 152k.
 # More rows than this in one batch abort the process (GGML_ASSERT in output_reserve).
+MAX_PENALIZED = 1 << 16
+"""Tokens of an answer that penalties count, the last ones."""
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Name of a KV type, as llama.cpp spells it → ggml_type."""
 _ERROR_LEVEL = 4
@@ -203,7 +205,7 @@ def _shaping(vocab: Any, sampling: Sampling) -> Iterator[Any]:
         # OpenAI's formula counts the whole answer; no factor for tokens that came.
         yield llama.llama_sampler_init_penalties(
             n_vocab,
-            sampling.max_tokens,
+            min(sampling.max_tokens, MAX_PENALIZED),
             1.0,
             sampling.frequency_penalty,
             sampling.presence_penalty,
