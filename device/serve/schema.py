@@ -15,6 +15,7 @@ from device.engine.base import FieldError
 from device.engine.waiting import quoted
 from device.manifest.tool_calls import Markup
 from device.serve.gbnf import BASE, FORMATS, Bounds, integers, literal, times, whole
+from device.serve.pattern import PatternError, grammar_of
 from device.serve.shapes import (
     BOUNDS,
     KEYS,
@@ -353,6 +354,8 @@ class _Writer:
 
     def _string(self, schema: Mapping[str, Any], where: str) -> str:
         least, most = bounds(schema, "minLength", "maxLength", where)
+        if "pattern" in schema:
+            return self._pattern(schema, where)
         if "format" in schema:
             form = schema["format"]
             if not isinstance(form, str) or form not in FORMATS:
@@ -363,6 +366,17 @@ class _Writer:
             return "string"
 
         return self._rule(rf'"\"" char{times(least, most)} "\""')
+
+    def _pattern(self, schema: Mapping[str, Any], where: str) -> str:
+        """Return the rule of strings that match a regular expression."""
+        pattern = schema["pattern"]
+        if not isinstance(pattern, str):
+            raise refused(f"{where}.pattern", "must be a text")
+        only(schema, {"type", "pattern"}, where)
+        try:
+            return self._rule(rf'"\"" {grammar_of(pattern, self._rule)} "\""')
+        except PatternError as error:
+            raise refused(f"{where}.pattern", f"is not understood: {error}") from error
 
     def _number(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
         """Return the rule of numbers within bounds; the bounds must be whole numbers."""
