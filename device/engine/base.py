@@ -19,7 +19,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "top_k": (int, 0, 10_000),
     "top_p": (float, 0, 1),
     "min_p": (float, 0, 1),
-    "seed": (int, -(2**63), 2**63 - 1),
+    "seed": (int, -(2**63) + 1, 2**63 - 1),
     "max_tokens": (int, 1, 1 << 20),
     "frequency_penalty": (float, -2, 2),
     "presence_penalty": (float, -2, 2),

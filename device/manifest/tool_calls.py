@@ -258,6 +258,7 @@ class Reader:
         found = self._rest.find(self._open) if self._may_begin() else -1
         if found >= 0:
             text = self._rest[:found].rstrip("\n") if not self.calls else ""
+            text = text if self._began or text.strip() else ""
             self._rest = self._rest[found + len(self._open) :]
             self._step = self._named
             self._began = self._began or bool(text)
@@ -266,7 +267,9 @@ class Reader:
 
         keep = _may_open(self._rest, self._open) if self._may_begin() else 0
         text = self._rest[: len(self._rest) - keep]
-        shown = text.rstrip("\n")  # what stands between a text and its calls belongs to the markup
+        # Line breaks between a text and its calls belong to the markup, and so does any space
+        # before the first text.
+        shown = text.rstrip("\n") if self._began else text.rstrip()
         self._rest = self._rest[len(shown) :]
         self._began = self._began or bool(shown.strip())
         yield Piece(shown)

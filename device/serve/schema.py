@@ -8,6 +8,7 @@ numbers finite. Standard library only.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,6 +36,8 @@ MAX_BYTES = 1 << 16
 MAX_CHOICES = 64
 _TYPED = {"$ref", "anyOf", "oneOf", "allOf"}
 """Keys of a schema that other schemas describe whole."""
+_COMPACT = {"ws": '" "?'}
+"""Space in calls: at most as much as `json.dumps` writes, for a model's templates write that."""
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
 
@@ -105,12 +108,12 @@ class _Writer:
         if " " in one:
             one = self._rule(one)
         more = f" ({quoted(markup.between + begins)} {one}){times(0, most - 1)}" if most > 1 else ""
-        return self._text(f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}")
+        return self._text(f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}", _COMPACT)
 
-    def _text(self, root: str) -> str:
-        """Return a grammar with this body of its rule `root`."""
+    def _text(self, root: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Return a grammar with this body of its rule `root`; `more` replaces rules of all."""
         named = {name: body for body, name in self._rules.items()}
-        rules = {"root": root, **named, **BASE}
+        rules = {"root": root, **named, **BASE, **more}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
         self._bytes = len(text)
         self._check_size()

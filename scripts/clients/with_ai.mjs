@@ -29,14 +29,14 @@ await run({
   },
   async tools() {
     const set_led = tool({ description: "Switch an LED.", inputSchema: Switch, execute: async () => "done" });
-    const made = await generateText({ ...asked, maxOutputTokens: 200, tools: { set_led }, toolChoice: "required", messages: [user(ASKED)] });
+    const made = await generateText({ ...asked, maxOutputTokens: 400, tools: { set_led }, toolChoice: "required", messages: [user(ASKED)] });
     const talk = [user(ASKED), ...made.response.messages, user(SECOND)];
     const again = await generateText({ ...asked, tools: { set_led }, messages: talk });
     return made.toolCalls.length && made.toolCalls.every(call => call.toolName === "set_led") && again.finishReason;
   },
   async streamed_tools() {
     const set_led = tool({ description: "Switch an LED.", inputSchema: Switch });
-    const stream = streamText({ ...asked, maxOutputTokens: 200, tools: { set_led }, toolChoice: "required", messages: [user(ASKED)] });
+    const stream = streamText({ ...asked, maxOutputTokens: 400, tools: { set_led }, toolChoice: "required", messages: [user(ASKED)] });
     return (await stream.toolCalls).every(call => Switch.safeParse(call.input).success);
   },
   async embeddings() {

@@ -54,7 +54,7 @@ def tools() -> object:
         model=MODEL,
         messages=[{"role": "user", "content": FIRST}],
         response_model=Report,
-        max_tokens=200,
+        max_tokens=400,
     )
     return report(found)
 

@@ -19,6 +19,8 @@ from steps import (
 
 chat = ChatOpenAI(base_url=URL, api_key=KEY, model=MODEL, max_tokens=MAX_TOKENS)
 
+long = ChatOpenAI(base_url=URL, api_key=KEY, model=MODEL, max_tokens=400)
+
 
 def turns() -> object:
     first = chat.invoke([HumanMessage(FIRST)])
@@ -47,16 +49,16 @@ def embeddings() -> object:
 
 
 def tools() -> object:
-    able = chat.bind_tools([TOOL], tool_choice="required")
+    able = long.bind_tools([TOOL], tool_choice="required")
     made = able.invoke([HumanMessage(ASKED)])
     results = [ToolMessage("done", tool_call_id=each["id"]) for each in made.tool_calls]
-    again = chat.bind_tools([TOOL]).invoke([HumanMessage(ASKED), made, *results])
+    again = long.bind_tools([TOOL]).invoke([HumanMessage(ASKED), made, *results])
     right = [switched(each["name"], each["args"]) for each in made.tool_calls]
     return right and all(right) and again.response_metadata
 
 
 def streamed_tools() -> object:
-    parts = list(chat.bind_tools([TOOL], tool_choice="set_led").stream(ASKED))
+    parts = list(long.bind_tools([TOOL], tool_choice="set_led").stream(ASKED))
     whole = parts[0]
     for part in parts[1:]:
         whole += part

@@ -23,7 +23,8 @@ asked = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY}
 
 
 def ask(messages: list[Any], **more: object) -> Any:
-    return litellm.completion(messages=messages, max_tokens=MAX_TOKENS, **asked, **more)
+    fields = {"max_tokens": MAX_TOKENS, **asked, **more}
+    return litellm.completion(messages=messages, **fields)
 
 
 def turns() -> object:
@@ -51,7 +52,9 @@ def embeddings() -> object:
 
 def tools() -> object:
     asked_first = [{"role": "user", "content": ASKED}]
-    message = ask(asked_first, tools=[TOOL], tool_choice="required").choices[0].message
+    message = (
+        ask(asked_first, tools=[TOOL], tool_choice="required", max_tokens=400).choices[0].message
+    )
     results = [
         {"role": "tool", "tool_call_id": each.id, "content": "done"} for each in message.tool_calls
     ]
@@ -61,7 +64,7 @@ def tools() -> object:
 
 
 def streamed_tools() -> object:
-    form = {"tools": [TOOL], "tool_choice": "required", "stream": True}
+    form = {"tools": [TOOL], "tool_choice": "required", "stream": True, "max_tokens": 400}
     parts = list(ask([{"role": "user", "content": ASKED}], **form))
     message = litellm.stream_chunk_builder(parts).choices[0].message
     return all(switched(e.function.name, e.function.arguments) for e in message.tool_calls)

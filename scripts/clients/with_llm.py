@@ -43,12 +43,12 @@ def set_led(pin: int, on: bool) -> str:
 
 
 def tools() -> object:
-    chain = model().chain(ASKED, tools=[set_led], max_tokens=MAX_TOKENS, stream=False)
+    chain = model().chain(ASKED, tools=[set_led], options={"max_tokens": 400}, stream=False)
     return chain.text() or "an empty answer is one"
 
 
 def streamed_tools() -> object:
-    return list(model().chain(ASKED, tools=[set_led], max_tokens=MAX_TOKENS)) or "empty"
+    return list(model().chain(ASKED, tools=[set_led], options={"max_tokens": 400})) or "empty"
 
 
 run(turns, structured, streaming, tools, streamed_tools)

@@ -30,7 +30,7 @@ await run({
     return text === whole.content && again.choices[0].message.content;
   },
   async tools() {
-    const talk = [user(ASKED)], form = { ...asked, max_tokens: 200, tools: [TOOL] };
+    const talk = [user(ASKED)], form = { ...asked, max_tokens: 400, tools: [TOOL] };
     const first = await client.chat.completions.create({ ...form, messages: talk, tool_choice: "required" });
     const message = first.choices[0].message;
     const results = message.tool_calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "done" }));
@@ -38,7 +38,7 @@ await run({
     return message.tool_calls.every(isSwitched) && again.choices[0].finish_reason;
   },
   async streamed_tools() {
-    const form = { ...asked, max_tokens: 200, tools: [TOOL], tool_choice: "required" };
+    const form = { ...asked, max_tokens: 400, tools: [TOOL], tool_choice: "required" };
     const whole = await client.chat.completions.stream({ ...form, messages: [user(ASKED)] }).finalMessage();
     return whole.tool_calls.every(isSwitched);
   },

@@ -66,7 +66,7 @@ def embeddings() -> object:
 
 def tools() -> object:
     asked: list[Any] = [{"role": "user", "content": ASKED}]
-    form: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 200}
+    form: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 400}
     made = client.chat.completions.create(messages=asked, tool_choice="required", **form)
     message = made.choices[0].message
     calls = message.tool_calls or []
@@ -82,7 +82,7 @@ def streamed_tools() -> object:
         messages=[{"role": "user", "content": ASKED}],
         tools=[{**TOOL, "function": {**TOOL["function"], "strict": True}}],
         tool_choice={"type": "function", "function": {"name": "set_led"}},
-        max_tokens=200,
+        max_tokens=400,
     ) as stream:
         message = stream.get_final_completion().choices[0].message
     calls = message.tool_calls or []

@@ -44,14 +44,14 @@ class Switch(BaseModel):
 
 def tools() -> object:
     # A type as output is asked for by a tool that must be called.
-    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 200})
+    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 400})
     first = agent.run_sync(ASKED)
     second = agent.run_sync(SECOND, message_history=first.all_messages())
     return isinstance(first.output, Switch) and isinstance(second.output, Switch)
 
 
 def streamed_tools() -> object:
-    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 200})
+    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 400})
     return isinstance(agent.run_stream_sync(ASKED).get_output(), Switch)
 
 

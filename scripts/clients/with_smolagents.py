@@ -3,10 +3,9 @@
 from smolagents import OpenAIServerModel, ToolCallingAgent, tool
 from steps import ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, run
 
-model = OpenAIServerModel(model_id=MODEL, api_base=URL, api_key=KEY, max_tokens=200)
+model = OpenAIServerModel(model_id=MODEL, api_base=URL, api_key=KEY, max_tokens=400)
 
 
-@tool
 def set_led(pin: int, on: bool) -> str:
     """Switch an LED on or off.
 
@@ -15,6 +14,9 @@ def set_led(pin: int, on: bool) -> str:
         on: whether it shines
     """
     return f"pin {pin} is {'on' if on else 'off'}"
+
+
+led = tool(set_led)
 
 
 def turns() -> object:
@@ -29,13 +31,13 @@ def turns() -> object:
 
 
 def tools() -> object:
-    agent = ToolCallingAgent(tools=[set_led], model=model, max_steps=2)
+    agent = ToolCallingAgent(tools=[led], model=model, max_steps=2)
     agent.run(ASKED)
     return [step for step in agent.memory.steps if getattr(step, "tool_calls", None)]
 
 
 def streamed_tools() -> object:
-    agent = ToolCallingAgent(tools=[set_led], model=model, max_steps=1, stream_outputs=True)
+    agent = ToolCallingAgent(tools=[led], model=model, max_steps=1, stream_outputs=True)
     list(agent.run(ASKED, stream=True))
     return [step for step in agent.memory.steps if getattr(step, "tool_calls", None)]
 

@@ -138,7 +138,7 @@ def chat(**fields: object) -> bytes:
 
 
 BODIES: list[bytes] = [
-    *(chat(max_tokens=value) for value in (-1, 0, 1 << 40, 1.5, "8", True, [8], {})),
+    *(chat(max_tokens=value) for value in (-2, 0, 1 << 40, 1.5, "8", True, [8], {})),
     *(chat(temperature=value) for value in (-1, 3, "hot", float("inf"), float("nan"), [])),
     *(chat(top_p=value) for value in (-0.1, 2, "all")),
     *(chat(top_k=value) for value in (-5, 1 << 33, 0.5)),
