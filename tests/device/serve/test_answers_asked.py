@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,18 @@ def test_a_bias_brings_a_token_or_takes_it_away(port: int) -> None:
     assert "a" not in texts(never)[0]
 
 
-def test_penalties_end_repetition(port: int) -> None:
-    biased = {"logit_bias": {"97": 100, "98": 99}, "temperature": 0, "max_tokens": 6}
-    assert texts(call(port, CHAT, asked(**biased))[2]) == ["aaaaaa"]
-    assert "b" in texts(call(port, CHAT, asked(**biased, frequency_penalty=2))[2])[0]
-    assert "b" in texts(call(port, CHAT, asked(**biased, presence_penalty=2))[2])[0]
+def test_penalties_end_repetition(tmp_path: Path) -> None:
+    # Nothing follows `a` and `b` in this model, so that the biases alone choose between them.
+    biases = {"logit_bias": {"259": -100, "97": 100, "98": 99}, "temperature": 0, "max_tokens": 6}
+    with service(opened(tmp_path, CHATML, ["Qx"])) as port:
+        wait_until_loaded(port)
+        found = [
+            texts(call(port, CHAT, asked(**biases, **penalty))[2])[0]
+            for penalty in ({}, {"frequency_penalty": 2}, {"presence_penalty": 2})
+        ]
+    assert found[0] == "aaaaaa"
+    assert found[1][:3] == "aba"
+    assert found[2] == "abaaaa"
 
 
 def test_penalties_hold_under_a_grammar(port: int) -> None:
