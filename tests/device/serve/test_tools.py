@@ -267,7 +267,7 @@ def test_tools_that_cannot_be_served_are_refused_by_name(
     assert caught.value.message.startswith(message)
 
 
-@pytest.mark.soak(row=28, short=25, whole=5000)
+@pytest.mark.soak(row=25, short=25, whole=5000)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("markup", ["hermes", "llama3"])
 def test_sampled_calls_all_parse_validate_and_end(
