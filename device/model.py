@@ -60,8 +60,10 @@ class Model:
     _states: dict[tuple[int, ...], bytes] = field(default_factory=dict, repr=False, compare=False)
     """Saved state of the last prefix that `forget` restored."""
 
-    def render(self, messages: Messages, now: "datetime | None" = None) -> str:
-        """Return the prompt of a conversation as text, with its opening.
+    def render(
+        self, messages: Messages, now: "datetime | None" = None, tools: Messages = ()
+    ) -> str:
+        """Return the prompt of a conversation as text, with its opening and its tools.
 
         It is rendered at `now`; None takes the clock.
         """
@@ -72,7 +74,8 @@ class Model:
                 hint="use /v1/completions",
                 status=400,
             )
-        return self.template.render(self._escaped(opened(messages, self.opening)), now)
+        shown = self.escape.messages(tools) if self.escape else tools
+        return self.template.render(self._escaped(opened(messages, self.opening)), now, shown)
 
     def _escaped(self, messages: Messages) -> Messages:
         """Return messages without control tokens.
@@ -84,10 +87,12 @@ class Model:
         known = len(self.opening) if begins(messages, self.opening) else 0
         return [*messages[:known], *self.escape.messages(messages[known:])]
 
-    def prompt(self, messages: Messages, now: "datetime | None" = None) -> Prompt:
+    def prompt(
+        self, messages: Messages, now: "datetime | None" = None, tools: Messages = ()
+    ) -> Prompt:
         """Return the prompt of a conversation as token ids, and the length of its prefix."""
-        tokens = self.engine.tokenize(self.render(messages, now))
-        prefix = self.prefix(messages, now)
+        tokens = self.engine.tokenize(self.render(messages, now, tools))
+        prefix = self.prefix(messages, now, tools)
         return Prompt(
             tokens,
             len(prefix)
@@ -95,18 +100,21 @@ class Model:
             else 0,
         )
 
-    def prefix(self, messages: Messages = (), now: "datetime | None" = None) -> tuple[int, ...]:
+    def prefix(
+        self, messages: Messages = (), now: "datetime | None" = None, tools: Messages = ()
+    ) -> tuple[int, ...]:
         """Return the prefix of a conversation: the tokens with which others begin too.
 
-        Empty if they are few.
+        Empty if they are few. Tools are part of it: another question to the same ones reads none
+        of them again.
         """
         beginning = self._beginning(opened(messages, self.opening))
         # A template may name the day: yesterday's prefix is not today's.
-        key = json.dumps([str(now or datetime.now().date()), beginning])
+        key = json.dumps([str(now or datetime.now().date()), beginning, list(tools)])
         if key not in self._prefixes:
             while len(self._prefixes) >= _MOST_PREFIXES:
                 del self._prefixes[next(iter(self._prefixes))]
-            self._prefixes[key] = self._prefix(beginning, now)
+            self._prefixes[key] = self._prefix(beginning, now, tools)
 
         return self._prefixes[key]
 
@@ -142,12 +150,12 @@ class Model:
         ]
 
     def _prefix(
-        self, beginning: list[Mapping[str, Any]], now: "datetime | None"
+        self, beginning: list[Mapping[str, Any]], now: "datetime | None", tools: Messages
     ) -> tuple[int, ...]:
         """Return the common tokens of two conversations that share only their beginning."""
         try:
             one, other = (
-                self.engine.tokenize(self.render([*beginning, _asked(text)], now))
+                self.engine.tokenize(self.render([*beginning, _asked(text)], now, tools))
                 for text in ("0", "Why?")
             )
         except DeviceError:

@@ -1,6 +1,7 @@
-"""Runs nine unchanged clients against a served bundle, and prints a matrix.
+"""Runs ten unchanged clients against a served bundle, and prints a matrix.
 
-Each does two turns, structured output, streaming and embeddings.
+Each does two turns, structured output, streaming, embeddings, and calls of a tool: whole with their
+result as history, and in a stream.
 
     python scripts/clients.py http://127.0.0.1:8080/v1 [--token-file FILE] [--only NAME]
                               [--out docs/clients.md]
@@ -24,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "scripts" / "clients"
 BUILD = ROOT / "build" / "clients"
-STEPS = ("turns", "structured", "streaming", "embeddings")
+STEPS = ("turns", "structured", "streaming", "embeddings", "tools", "streamed_tools")
 STEP_S = 900
 
 
@@ -56,6 +57,7 @@ CLIENTS = (
     Client("llm", "with_llm.py", ("llm",), "its plugin for OpenAI has no embeddings of others"),
     Client("instructor", "with_instructor.py", ("instructor",), "`Mode.JSON_SCHEMA`"),
     Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "`NativeOutput`"),
+    Client("smolagents", "with_smolagents.py", ("smolagents[openai]",), "`ToolCallingAgent`"),
     Client("ai (Vercel)", "with_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
     Client("curl", "with_curl.py"),
 )
@@ -82,7 +84,9 @@ def main() -> int:
             failed = failed or any(problems.values())
             lines.append(_line(client, problems))
 
-    table = "\n".join([_row(["client", "version", *STEPS, ""]), _row(["---"] * 7), *lines])
+    table = "\n".join(
+        [_row(["client", "version", *STEPS, ""]), _row(["---"] * (len(STEPS) + 3)), *lines]
+    )
     print(table)
     if options.out:
         _write(Path(options.out), table)
@@ -171,7 +175,7 @@ def _say(text: str) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run nine clients against a served bundle.")
+    parser = argparse.ArgumentParser(description="Run ten clients against a served bundle.")
     parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/v1")
     parser.add_argument("--token-file", default="", metavar="FILE")
     parser.add_argument("--only", default="", metavar="NAME", help="a part of a client's name")

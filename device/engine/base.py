@@ -19,12 +19,18 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "top_k": (int, 0, 10_000),
     "top_p": (float, 0, 1),
     "min_p": (float, 0, 1),
-    "seed": (int, 0, 2**32 - 2),
+    "seed": (int, -(2**63) + 1, 2**63 - 1),
     "max_tokens": (int, 1, 1 << 20),
+    "frequency_penalty": (float, -2, 2),
+    "presence_penalty": (float, -2, 2),
     "top_logprobs": (int, 0, 20),
 }
 """Sampling parameter → its kind, least and greatest value."""
-# `seed` ends where llama.cpp's own mark for "random" begins.
+_SEEDS = 2**32 - 1
+"""Number of seeds that differ: llama.cpp's own mark for "random" comes after them."""
+MAX_BIASES = 1024
+MAX_BIAS = 100
+"""Greatest value of a token's bias, up or down, as in OpenAI's API."""
 
 
 class FieldError(DeviceError):
@@ -47,6 +53,17 @@ def checked_number(field: str, value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Trigger:
+    """Text after which an answer must follow its grammar; before it, the answer is free."""
+
+    text: str
+    head: str = ""
+    """Text that must come between the trigger and what the grammar describes."""
+    anywhere: bool = True
+    """Whether it may come after other text; if not, it is how the answer begins."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen, and when the answer ends."""
 
@@ -66,6 +83,17 @@ class Sampling:
 
     An engine that cannot enforce it raises FieldError `response_format`.
     """
+    trigger: "Trigger | None" = None
+    """Text from which on the grammar holds; None for the whole answer."""
+    calls_tools: bool = False
+    """Whether the grammar is that of tool calls, whose markup may be made of control tokens: these
+    stand in the text then."""
+    frequency_penalty: float = 0.0
+    """What each time that a token came takes from its logit."""
+    presence_penalty: float = 0.0
+    """What it takes from a token's logit that it came at all."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token → what is added to its logit."""
     top_logprobs: "int | None" = None
     """Number of likeliest tokens whose log-probabilities come with each token, besides its own;
     None asks for none."""
@@ -81,6 +109,23 @@ class Sampling:
             raise FieldError(
                 "stop", f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
             )
+
+    @property
+    def penalized(self) -> bool:
+        """Whether a token's logit depends on the tokens before it in the answer."""
+        return bool(self.frequency_penalty or self.presence_penalty)
+
+    @property
+    def short_seed(self) -> "int | None":
+        """The seed as the engines' generators take it: not negative, in 32 bits."""
+        return None if self.seed is None else self.seed % _SEEDS
+
+
+def check_biases(biases: "Sequence[tuple[int, float]]", n_vocab: int) -> None:
+    """Raise FieldError for a bias of a token that the model has not."""
+    wrong = [token for token, _ in biases if not 0 <= token < n_vocab]
+    if wrong:
+        raise FieldError("logit_bias", f"token {wrong[0]} is not one of the model's {n_vocab}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ with the bundle.
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -17,6 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from device.errors import DeviceError
+from device.manifest.tool_calls import Markup, for_template, markup_of
 
 
 class _Generation(Extension):
@@ -51,19 +53,40 @@ class ChatTemplate:
                 "bad_model", f"the chat template is broken at line {error.lineno}: {error.message}"
             ) from error
 
+    @cached_property
+    def markup(self) -> Markup:
+        """How this template writes calls of tools."""
+        return markup_of(self._rendered)
+
     def render(
-        self, messages: Sequence[Mapping[str, Any]], now: "datetime.datetime | None" = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        now: "datetime.datetime | None" = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Return the text of a conversation up to the place where the assistant begins.
 
         `now` is the time that the template is told; by default the clock's. Raise DeviceError if
         the template refuses the conversation.
         """
+        acts = tools or any(
+            message.get("tool_calls") or _is_result(message) for message in messages
+        )
+        if not acts:
+            return self._rendered(messages, None, now)
+        return self._rendered(*for_template(self.markup, messages, tools), now)
+
+    def _rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: "Sequence[Mapping[str, Any]] | None",
+        now: "datetime.datetime | None" = None,
+    ) -> str:
         clock = {"strftime_now": now.strftime} if now else {}
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
@@ -80,6 +103,10 @@ class ChatTemplate:
         ) as error:
             message = f"the model's chat template does not take this conversation: {error}"
             raise DeviceError("bad_conversation", message, status=400) from error
+
+
+def _is_result(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("role") == "tool")
 
 
 def _to_json(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from device.engine.answering import Clock, Stream
-from device.engine.base import FieldError, Sampling, check_prompt, never
+from device.engine.base import FieldError, Sampling, check_biases, check_prompt, never
 from device.engine.reading import SequenceEngine
 from device.engine.rows import RowCells
 from device.engine.sampling import Sampler
@@ -97,9 +97,10 @@ class NotedEngine(SequenceEngine):
             )
 
         check_prompt(tokens, self)
+        check_biases(sampling.logit_bias, self.n_vocab)
         if sampling.grammar:
             raise FieldError(
-                "response_format",
+                "tools" if sampling.calls_tools else "response_format",
                 "this engine cannot hold an answer to a grammar: use a GGUF of the model",
             )
 

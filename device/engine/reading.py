@@ -39,6 +39,10 @@ class SequenceEngine(ABC):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token."""
 
+    def marked_piece(self, token: int) -> bytes:
+        """Return the bytes of a token, a control token's too if the engine can tell them."""
+        return self.piece(token)
+
     @abstractmethod
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
         """Raise the DeviceError of a request that this engine cannot answer."""
@@ -121,6 +125,6 @@ class SequenceEngine(ABC):
             read=lambda: self._sequence.read(tokens, prefix, cancelled),
             chosen=lambda clock: self._chosen(tokens, sampling, room, clock, cancelled),
             ends=lambda token: token in stop_ids or self._ends(token),
-            piece=self.piece,
+            piece=self.marked_piece if sampling.calls_tools else self.piece,
         )
         return answer(tokens, sampling, work, cancelled)

@@ -1,5 +1,9 @@
-"""Sampling from a row of logits in llama.cpp's order: top-k, top-p, min-p, temperature, draw."""
+"""Sampling from a row of logits in llama.cpp's order.
 
+Biases, penalties, top-k, top-p, min-p, temperature, draw.
+"""
+
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +20,31 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+        self._random = np.random.default_rng(sampling.short_seed)
+        self._came: Counter[int] = Counter()
 
     def choose(self, logits: "NDArray[np.float32]") -> Chosen:
         """Return the likeliest token or a drawn one, with log-probabilities if asked for."""
-        token = int(logits.argmax()) if self._sampling.temperature == 0 else self._drawn(logits)
+        shaped = self._shaped(logits)
+        token = int(shaped.argmax()) if self._sampling.temperature == 0 else self._drawn(shaped)
+        self._came[token] += 1
         return token, [] if self._sampling.top_logprobs is None else self._likely(
             logits, token, self._sampling.top_logprobs
         )
+
+    def _shaped(self, logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """Return the logits with biases and penalties, by OpenAI's formula."""
+        sampling = self._sampling
+        if not sampling.logit_bias and not sampling.penalized:
+            return logits
+
+        shaped = logits.copy()
+        for token, bias in sampling.logit_bias:
+            shaped[token] += bias
+        if sampling.penalized:
+            for token, times in self._came.items():
+                shaped[token] -= times * sampling.frequency_penalty + sampling.presence_penalty
+        return shaped
 
     def _drawn(self, logits: "NDArray[np.float32]") -> int:
         order = self._kept(logits)

@@ -9,39 +9,70 @@ Standard library only.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from device.engine.base import RANGES, FieldError, Sampling, checked_number
+from device.engine.base import (
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_CONTEXT,
+    RANGES,
+    FieldError,
+    Sampling,
+    checked_number,
+)
+from device.manifest.tool_calls import Markup
 from device.serve import schema
 from device.serve.body import read_object
 from device.serve.conversation import Message, read_messages
+from device.serve.tools import FIELDS as TOOL_FIELDS
+from device.serve.tools import Tools, read_tools
 
-MAX_INPUTS = 64
+MAX_INPUTS = 2048
 """Maximum number of texts in one request for embeddings."""
 MAX_LOOKED_UP = 20
 """Maximum number of passages in one answer of /v1/knowledge."""
+MAX_ANSWERS = 4
+"""Maximum number of answers to one question, given one after the other."""
+UNLIMITED = -1
+"""Value of `max_tokens` for an answer that may go on until the context is full."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
     "modalities": (["text"],),
-    "n": (1,),
     "parallel_tool_calls": (True, False),
-    "presence_penalty": (0,),
-    "reasoning_effort": ("none",),
+    "prediction": (),
+    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh"),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "verbosity": ("medium",),
+    "verbosity": ("low", "medium", "high"),
+    "web_search_options": (),
 }
 """Fields without effect here → their no-op values; null is one for every field."""
-IGNORED = ("metadata", "model", "prompt_cache_key", "safety_identifier", "user")
+OLLAMA = {
+    "format": "`response_format`",
+    "keep_alive": "leave it out: the model stays in memory",
+    "num_ctx": "leave it out: the context is the bundle's",
+    "num_predict": "`max_tokens`",
+    "options": "`temperature`, `max_tokens` and other fields beside `messages`",
+    "repeat_penalty": "`frequency_penalty`",
+    "think": "`reasoning_effort`",
+}
+"""Fields of Ollama's own API → what OpenAI's has in their place."""
+IGNORED = (
+    "metadata",
+    "model",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "user",
+)
 """Fields that may have any value: one board serves one model, whoever asks."""
 _FORMS = {"text": set(), "json_object": {"schema"}, "json_schema": {"schema", "json_schema"}}
 """Kind of a response format → its fields besides `type`. `schema` is llama-server's, `json_schema`
@@ -59,6 +90,17 @@ class Question:
     include_usage: bool = False
     says_length: bool = False
     """Whether the client said how long the answer may be."""
+    tools: "Tools | None" = None
+    """Tools that the answer may call; None if there are none."""
+    markup: "Markup | None" = None
+    """How the model's template writes calls, if the answer may call tools."""
+    answers: int = 1
+    """Number of answers to give, one after the other."""
+
+    def sampling_of(self, number: int) -> Sampling:
+        """Return how the answer of this number is sampled: each has a seed of its own."""
+        seed = self.sampling.seed
+        return self.sampling if seed is None else replace(self.sampling, seed=_next(seed, number))
 
     @property
     def chat(self) -> bool:
@@ -77,15 +119,26 @@ class Texts:
 
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
-    fields = _fields(body, "messages", "max_completion_tokens")
+    fields = _fields(body, "messages", "max_completion_tokens", *TOOL_FIELDS)
     messages = read_messages(fields.get("messages"))
     top = _chat_logprobs(fields)
+    tools = read_tools(fields)
+    sampling = _sampling(fields, default_max_tokens, top)
+    if tools and sampling.grammar:
+        raise FieldError(
+            "response_format",
+            "cannot hold an answer that may call tools as well: leave out `tools`",
+            code="unsupported",
+        )
+
     return Question(
         messages,
         "",
-        _sampling(fields, default_max_tokens, top),
+        sampling,
         *_streaming(fields),
         says_length=not fields.keys().isdisjoint({"max_tokens", "max_completion_tokens"}),
+        tools=tools,
+        answers=_answers(fields),
     )
 
 
@@ -103,6 +156,7 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
         _prompt(fields.get("prompt")),
         _sampling(fields, default_max_tokens, top),
         *_streaming(fields),
+        answers=_answers(fields),
     )
 
 
@@ -148,14 +202,23 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
     fields = _set_fields(read_object(body))
     known = {*own, *RANGES, *NEUTRAL, *IGNORED}
     known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
+    known |= {"logit_bias", "n"}
 
     for name, value in fields.items():
+        if name in OLLAMA:
+            problem = f"is a field of Ollama's API, here it is: {OLLAMA[name]}"
+            raise FieldError(name, problem, code="unknown_field")
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
-        if name in NEUTRAL and not any(_same(value, neutral) for neutral in NEUTRAL[name]):
+        if (
+            name in NEUTRAL
+            and name not in own
+            and not any(_same(value, neutral) for neutral in NEUTRAL[name])
+        ):
             raise FieldError(
                 name,
-                f"is not supported here, leave it out or at {json.dumps(NEUTRAL[name][0])}",
+                "is not supported here, leave it out"
+                + "".join(f" or at {json.dumps(neutral)}" for neutral in NEUTRAL[name][:1]),
                 code="unsupported",
             )
 
@@ -229,6 +292,7 @@ def _named_schema(value: Any) -> Any:
 def _sampling(
     fields: Mapping[str, Any], default_max_tokens: int, top_logprobs: "int | None"
 ) -> Sampling:
+    fields = {name: _unlimited(name, value) for name, value in fields.items()}
     asked = {name: checked_number(name, fields[name]) for name in RANGES if name in fields}
     if "max_completion_tokens" in fields:
         most = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
@@ -238,9 +302,47 @@ def _sampling(
     fixed = {
         "stop": _stop(fields.get("stop", ())),
         "grammar": grammar,
+        "logit_bias": _biases(fields.get("logit_bias", {})),
         "top_logprobs": top_logprobs,
     }
     return Sampling(**{"max_tokens": default_max_tokens, **fixed, **asked})
+
+
+def _unlimited(name: str, value: Any) -> Any:
+    """Return the value of a field; the context's bound for a length without one."""
+    is_length = name in ("max_tokens", "max_completion_tokens")
+    return MAX_CONTEXT if is_length and _same(value, UNLIMITED) else value
+
+
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """Return the biases of tokens, each between -100 and 100."""
+    if not isinstance(value, dict) or len(value) > MAX_BIASES:
+        problem = f"must be an object with at most {MAX_BIASES} token ids as names"
+        raise FieldError("logit_bias", problem)
+
+    for token, bias in value.items():
+        is_number = isinstance(bias, (int, float)) and not isinstance(bias, bool)
+        if not re.fullmatch("[0-9]{1,9}", token):
+            raise FieldError("logit_bias", f"`{token[:40]}` is not the id of a token")
+        if not is_number or not -MAX_BIAS <= bias <= MAX_BIAS:
+            problem = f"`{token}` must have a number between -{MAX_BIAS} and {MAX_BIAS}"
+            raise FieldError("logit_bias", problem)
+
+    biases = {int(token): float(bias) for token, bias in value.items()}
+    return tuple(biases.items())
+
+
+def _answers(fields: Mapping[str, Any]) -> int:
+    """Return the number of answers that are asked for."""
+    count = fields.get("n", 1)
+    if type(count) is not int or not 1 <= count <= MAX_ANSWERS:
+        raise FieldError("n", f"must be a whole number between 1 and {MAX_ANSWERS}")
+    return count
+
+
+def _next(seed: int, number: int) -> int:
+    """Return the seed of an answer: seeds that clients choose stay in 64 bits."""
+    return seed + number if seed < 2**63 - MAX_ANSWERS else seed - number
 
 
 def _renamed(field: str, known: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ of it: null contents, fields that only replies have, fields that libraries add f
 Standard library only.
 """
 
+import json
 from typing import Any
 
 from device.engine.base import FieldError
@@ -29,7 +30,8 @@ def read_messages(value: Any) -> tuple[Message, ...]:
     messages = tuple(
         _message(message, f"messages[{number}]") for number, message in enumerate(value)
     )
-    if not messages[-1]["content"].strip():
+    last = messages[-1]
+    if not last["content"].strip() and last["role"] != "tool":
         raise FieldError("messages", "the question is empty", code="empty_question")
 
     return messages
@@ -43,15 +45,67 @@ def _message(value: Any, where: str) -> Message:
     if not isinstance(role, str) or role not in ROLES:
         raise FieldError(f"{where}.role", f"must be one of {', '.join(ROLES)}")
     if role == "assistant":
-        return {"role": role, "content": _reply(value, where)}
+        calls = _calls(value.get("tool_calls"), f"{where}.tool_calls")
+        return {"role": role, "content": _reply(value, where), **calls}
 
     unknown = [name for name in value if name not in _ASKED and value[name] not in (None, [], {})]
     if unknown:
         place = f"{where}.{min(unknown)}"[:120]
         raise FieldError(place, "is not a field of a message", code="unknown_field")
 
-    content = _content(value.get("content"), f"{where}.content")
+    given = value.get("content")
+    if role == "tool":
+        # A tool may have nothing to say.
+        content = "" if given is None else _content(given, f"{where}.content")
+        return {"role": role, "content": content, **_named(value, where)}
+
+    content = _content(given, f"{where}.content")
     return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _named(value: Message, where: str) -> Message:
+    """Return which call a result belongs to, and the name of its tool."""
+    named = {name: value.get(name) for name in ("tool_call_id", "name")}
+    for name, each in named.items():
+        if each is not None and not isinstance(each, str):
+            raise FieldError(f"{where}.{name}", "must be a text")
+    return {name: each for name, each in named.items() if each is not None}
+
+
+def _calls(value: Any, where: str) -> Message:
+    """Return the calls of a reply as templates take them: arguments are objects, not texts."""
+    if not value:
+        return {}
+    if not isinstance(value, list):
+        raise FieldError(where, "must be a list of calls")
+    return {"tool_calls": [_call(call, f"{where}[{number}]") for number, call in enumerate(value)]}
+
+
+def _call(value: Any, where: str) -> Message:
+    function = value.get("function") if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not isinstance(function, dict):
+        raise FieldError(where, "must be an object with `id` and `function.name`")
+
+    arguments = _arguments(function.get("arguments"))
+    known = value.get("id")
+    return {
+        "id": known if isinstance(known, str) else "",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _arguments(value: Any) -> Message:
+    """Return the arguments of a call as an object; a text that was cut off is kept as it is."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=str) if value.strip() else {}
+        except (ValueError, RecursionError):
+            return {"unreadable": value}
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else {"unreadable": value}
 
 
 def _reply(value: Message, where: str) -> str:

@@ -113,6 +113,8 @@ class Feedback:
         """Return who hears the answer to a question; None if it cannot be rated."""
         if not question.chat or question.messages[-1]["role"] != "user":
             return None
+        if question.answers > 1 or question.tools:
+            return None  # one id stands for one answer in words
         return Hearing(self, name, question, known)
 
     def remember(self, heard: Hearing) -> None:

@@ -5,8 +5,8 @@ import json
 import secrets
 import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,6 +14,7 @@ from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
 from device.knowledge.consult import Consulted
 from device.knowledge.index import Hit
+from device.manifest.tool_calls import Markup, read_calls
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 """llama-server's answer while it loads; its clients wait for it."""
@@ -79,6 +80,8 @@ class Reply:
     chat: bool
     consulted: "Consulted | None" = None
     """What the documents say to it; None if it is not about them."""
+    markup: "Markup | None" = None
+    """How its calls of tools are written; None if it calls none."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -88,56 +91,78 @@ class Reply:
         return f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
 
     def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
-        """Return the answer in one piece."""
-        text = "".join(step.text for step in steps)
-        last = steps[-1]
-        content = (
-            {
-                "message": {
-                    "role": "assistant",
-                    "content": text,
-                    "refusal": None,
-                    **self._annotations(len(text)),
-                }
-            }
-            if self.chat
-            else {"text": text}
-        )
-        choice = {
-            "index": 0,
-            **content,
-            "logprobs": self._logprobs(steps, 0),
-            "finish_reason": last.finish_reason,
-        }
+        """Return all answers in one piece."""
+        answers = list(_answers(steps))
+        choices = [self._choice(number, answer) for number, answer in enumerate(answers)]
         kind = "chat.completion" if self.chat else "text_completion"
 
         return {
             **self._head(kind),
-            "choices": [choice],
-            **_figures(last.timing, usage=True),
+            "choices": choices,
+            **_figures(together([answer[-1].timing for answer in answers]), usage=True),
             **self._knowledge(),
         }
 
-    def opening(self) -> list[dict[str, Any]]:
-        """Return the chunks before the first text."""
+    def _choice(self, number: int, steps: Sequence[Token]) -> dict[str, Any]:
+        text = "".join(step.text for step in steps)
+        reason: "str | None" = steps[-1].finish_reason
+        content: dict[str, Any] = {"text": text}
+        if self.chat:
+            content = {"message": self._message(text)}
+            reason = finish(reason, calls=bool(content["message"].get("tool_calls")))
+
+        return {
+            "index": number,
+            **content,
+            "logprobs": self._logprobs(steps, 0),
+            "finish_reason": reason,
+        }
+
+    def _message(self, text: str) -> dict[str, Any]:
+        """Return an answer as a message, its calls apart from its text."""
+        content, calls = read_calls(text, self.markup) if self.markup else (text, [])
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": content or None if calls else content,
+            "refusal": None,
+            **self._annotations(len(text)),
+        }
+        return {**message, "tool_calls": calls} if calls else message
+
+    def opening(self, number: int = 0) -> list[dict[str, Any]]:
+        """Return the chunks before the first text of the answer of this number."""
         return (
-            [self._chunk({"delta": {"role": "assistant", "content": ""}}, None)]
-            if self.chat
-            else []
+            [self.delta({"role": "assistant", "content": ""}, number=number)] if self.chat else []
         )
 
-    def chunk(self, step: Token, offset: int) -> dict[str, Any]:
+    def chunk(self, step: Token, offset: int, number: int = 0) -> dict[str, Any]:
         """Return the chunk of a step's text; `offset` characters came before it."""
         content = {"delta": {"content": step.text}} if self.chat else {"text": step.text}
-        return self._chunk({**content, "logprobs": self._logprobs([step], offset)}, None)
+        content["logprobs"] = self._logprobs([step], offset)  # type: ignore[assignment]
+        return self._chunk(content, None, number)
 
-    def closing(self, last: Token, length: int, *, include_usage: bool) -> list[dict[str, Any]]:
+    def delta(
+        self, delta: dict[str, Any], scored: "Token | None" = None, number: int = 0
+    ) -> dict[str, Any]:
+        """Return the chunk of a part of a message, with the log-probabilities of a step."""
+        logprobs = self._logprobs([scored], 0) if scored else None
+        return self._chunk({"delta": delta, "logprobs": logprobs}, None, number)
+
+    def closing(
+        self,
+        last: Token,
+        length: int,
+        *,
+        include_usage: bool,
+        number: int = 0,
+        calls: bool = False,
+    ) -> list[dict[str, Any]]:
         """Return the chunks after the last text: sources, the finish reason and the usage.
 
         `length` is the number of characters of the answer.
         """
         content = {"delta": self._annotations(length)} if self.chat else {"text": ""}
-        end = self._chunk(content, last.finish_reason)
+        end = self._chunk(content, finish(last.finish_reason, calls=calls), number)
         chunks = [{**end, **_figures(last.timing, usage=False), **self._knowledge()}]
         if include_usage:
             chunks.append({**end, "choices": [], **_figures(last.timing, usage=True)})
@@ -168,11 +193,11 @@ class Reply:
         found = self.consulted.found
         return {"knowledge": {"known": found.known, "certainty": round(found.certainty, 4)}}
 
-    def _chunk(self, content: dict[str, Any], reason: "str | None") -> dict[str, Any]:
+    def _chunk(self, content: dict[str, Any], reason: "str | None", number: int) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {
             **self._head(kind),
-            "choices": [{"index": 0, "logprobs": None, **content, "finish_reason": reason}],
+            "choices": [{"index": number, "logprobs": None, **content, "finish_reason": reason}],
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -206,6 +231,34 @@ class Reply:
             ],
             "text_offset": [begin for _, begin in scored],
         }
+
+
+def finish(reason: "str | None", *, calls: bool) -> "str | None":
+    """Return why an answer ended, as OpenAI's API says it; one that was cut off stays `length`."""
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def _answers(steps: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    """Yield the steps of each answer, one after the other."""
+    begin = 0
+    for at, step in enumerate(steps, 1):
+        if step.finish_reason:
+            yield steps[begin:at]
+            begin = at
+
+
+def together(timings: "Sequence[Timing | None]") -> "Timing | None":
+    """Return what all answers to one question took: its prompt counts once."""
+    known = [timing for timing in timings if timing]
+    if not known:
+        return None
+    return replace(
+        known[0],
+        prefill_s=sum(each.prefill_s for each in known),
+        answer_tokens=sum(each.answer_tokens for each in known),
+        decode_steps=sum(each.decode_steps for each in known),
+        decode_s=sum(each.decode_s for each in known),
+    )
 
 
 def _scored(step: Token) -> dict[str, Any]:

@@ -8,10 +8,15 @@ numbers finite. Standard library only.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
+from device.engine.base import FieldError
+from device.engine.waiting import quoted
+from device.manifest.tool_calls import Markup
 from device.serve.gbnf import BASE, FORMATS, Bounds, integers, literal, times, whole
+from device.serve.pattern import PatternError, grammar_of
 from device.serve.shapes import (
     BOUNDS,
     KEYS,
@@ -29,6 +34,10 @@ MAX_VALUES = 2000
 MAX_RULES = 512
 MAX_BYTES = 1 << 16
 MAX_CHOICES = 64
+_TYPED = {"$ref", "anyOf", "oneOf", "allOf"}
+"""Keys of a schema that other schemas describe whole."""
+_COMPACT = {"ws": '" "?'}
+"""Space in calls: at most as much as `json.dumps` writes, for a model's templates write that."""
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
 
@@ -46,6 +55,22 @@ def grammar(schema: Any) -> str:
     return _Writer(schema).text(schema)
 
 
+def calls(tools: Mapping[str, Any], markup: Markup, most: int, *, whole: bool) -> str:
+    """Return the grammar of up to `most` calls of tools, each held to its schema.
+
+    `tools` is their names and the schemas of their arguments. Without `whole` the grammar begins
+    after the markup's trigger and head. Raise FieldError `tools` with the name of the tool.
+    """
+    writer = _Writer({})
+    try:
+        bodies = [writer.call(name, schema, markup) for name, schema in tools.items()]
+    except FieldError as error:
+        problem = error.message.partition(": ")[2]
+        raise FieldError("tools", problem, code=error.code) from error
+
+    return writer.text_of_calls(bodies, markup, most, whole=whole)
+
+
 class _Writer:
     """The rules of one grammar while it is built."""
 
@@ -59,9 +84,36 @@ class _Writer:
 
     def text(self, schema: Any) -> str:
         """Return the whole grammar of a schema, the rule `root` first."""
-        root = self._value(schema, "schema", 0)
+        return self._text(self._value(schema, "schema", 0))
+
+    def call(self, name: str, schema: Mapping[str, Any], markup: Markup) -> str:
+        """Return the rule of one call, from the tool's name on."""
+        self._schema = schema
+        where = f"`{name}`: parameters"
+        # A tool without parameters takes none, whatever JSON Schema says of an empty object.
+        free = "additionalProperties" not in schema and not schema.get("properties")
+        typed = _TYPED & set(schema)
+        body = {**schema, "additionalProperties": False} if free and not typed else schema
+        if typed:
+            body = {key: value for key, value in schema.items() if key != "type"}
+        arguments = self._value(body, where, 0)
+        return f"{quoted(name + markup.middle)} {arguments} {quoted(markup.end)}"
+
+    def text_of_calls(
+        self, bodies: Iterable[str], markup: Markup, most: int, *, whole: bool
+    ) -> str:
+        """Return the whole grammar of calls."""
+        begins = markup.trigger + markup.head
+        one = self._one_of(bodies)
+        if " " in one:
+            one = self._rule(one)
+        more = f" ({quoted(markup.between + begins)} {one}){times(0, most - 1)}" if most > 1 else ""
+        return self._text(f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}", _COMPACT)
+
+    def _text(self, root: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Return a grammar with this body of its rule `root`; `more` replaces rules of all."""
         named = {name: body for body, name in self._rules.items()}
-        rules = {"root": root, **named, **BASE}
+        rules = {"root": root, **named, **BASE, **more}
         text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
         self._bytes = len(text)
         self._check_size()
@@ -305,6 +357,8 @@ class _Writer:
 
     def _string(self, schema: Mapping[str, Any], where: str) -> str:
         least, most = bounds(schema, "minLength", "maxLength", where)
+        if "pattern" in schema:
+            return self._pattern(schema, where)
         if "format" in schema:
             form = schema["format"]
             if not isinstance(form, str) or form not in FORMATS:
@@ -315,6 +369,17 @@ class _Writer:
             return "string"
 
         return self._rule(rf'"\"" char{times(least, most)} "\""')
+
+    def _pattern(self, schema: Mapping[str, Any], where: str) -> str:
+        """Return the rule of strings that match a regular expression."""
+        pattern = schema["pattern"]
+        if not isinstance(pattern, str):
+            raise refused(f"{where}.pattern", "must be a text")
+        only(schema, {"type", "pattern"}, where)
+        try:
+            return self._rule(rf'"\"" {grammar_of(pattern, self._rule)} "\""')
+        except PatternError as error:
+            raise refused(f"{where}.pattern", f"is not understood: {error}") from error
 
     def _number(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
         """Return the rule of numbers within bounds; the bounds must be whole numbers."""

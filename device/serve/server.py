@@ -22,7 +22,7 @@ from device.facts import processor_temperature
 from device.manifest import Manifest
 from device.serve import page
 from device.serve.access import Access
-from device.serve.api import READERS, read_embeddings, read_lookup
+from device.serve.api import READERS, Question, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
 from device.serve.feedback import Feedback
 from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
@@ -100,7 +100,9 @@ async def _answer(request: Request) -> Response:
         return _loading()
 
     job = await service.worker.ask(question)
-    reply = Reply(service.manifest.name, question.chat, job.consulted)
+    asked = job.question
+    markup = asked.markup if isinstance(asked, Question) else None
+    reply = Reply(service.manifest.name, question.chat, job.consulted, markup)
     if service.feedback:
         known = job.consulted.found.known if job.consulted else None
         job.hearing = service.feedback.listen(reply.name, question, known)

@@ -25,7 +25,7 @@ BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 KEYS: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties", "propertyNames"},
     "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
-    "string": {"minLength", "maxLength", "format"},
+    "string": {"minLength", "maxLength", "format", "pattern"},
     "integer": BOUNDS,
     "number": BOUNDS,
     "boolean": set(),

@@ -7,16 +7,18 @@ a dead one.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Optional
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from device.engine.base import Token
+from device.engine.base import Timing, Token
 from device.errors import DeviceError
 from device.serve.connection import on_end
 from device.serve.metrics import Metrics
-from device.serve.replies import DONE, Reply, error_body, event
+from device.serve.parts import Part
+from device.serve.replies import DONE, Reply, error_body, event, together
 from device.serve.worker import NUDGE, Job
 
 COMMENT_S = 3.0
@@ -44,21 +46,30 @@ class Events(StreamingResponse):
 async def chunks(
     job: Job, reply: Reply, metrics: Metrics, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    """Yield the events of an answer, and comments during silence."""
+    """Yield the events of all answers to a question, and comments during silence."""
+    part = Part(reply, 0)
+    timings: "list[Timing | None]" = []
     for chunk in reply.opening():
         yield event(chunk)
 
-    sent = 0
     try:
         async for token in tokens(job, metrics, COMMENT_S):
             if token is None:
                 yield COMMENT
                 continue
-            if token.text or token.candidates:
-                yield event(reply.chunk(token, sent))
-                sent += len(token.text)
-            if token.finish_reason:
-                for chunk in reply.closing(token, sent, include_usage=include_usage):
+            for chunk in part.feed(token):
+                yield event(chunk)
+            if not token.finish_reason:
+                continue
+
+            timings.append(token.timing)
+            is_last = len(timings) == job.answers
+            last = replace(token, timing=together(timings)) if is_last else token
+            for chunk in part.closing(last, include_usage=include_usage and is_last):
+                yield event(chunk)
+            if not is_last:
+                part = Part(reply, len(timings))
+                for chunk in reply.opening(len(timings)):
                     yield event(chunk)
     except DeviceError as error:
         yield event(error_body(error))
@@ -69,8 +80,12 @@ async def chunks(
 async def tokens(
     job: Job, counted: Metrics, silence_s: "float | None" = None
 ) -> AsyncIterator[Optional[Token]]:
-    """Yield the steps of an answer until it ends or the client leaves; None after each silence."""
-    while True:
+    """Yield the steps of all answers to a question; None after each silence.
+
+    They end early if the client leaves.
+    """
+    left = job.answers
+    while left:
         try:
             happened = await job.next(silence_s)
         except asyncio.TimeoutError:
@@ -87,5 +102,4 @@ async def tokens(
         if job.hearing:
             job.hearing.hear(happened)
         yield happened
-        if happened.finish_reason:
-            return
+        left -= bool(happened.finish_reason)

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, Union
 
 from device.engine.base import Sampling, Token
@@ -60,6 +60,8 @@ class Job:
         """What the documents say to it; None if it is not about them."""
         self.hearing: "Hearing | None" = None
         """Who remembers the answer, so that it can be rated."""
+        self.answers = question.answers if isinstance(question, Question) else 1
+        """Number of answers that are told, one after the other."""
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
@@ -181,6 +183,7 @@ class Worker:
         Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
         """
         self._refuse_crowd()
+        question = await self._read(lambda: self._with_tools(question))
         prompts, consulted = await self._read(lambda: self._prepared(question))
         job = Job(question, prompts)
         job.consulted = consulted
@@ -227,6 +230,15 @@ class Worker:
         finally:
             self._in_reading -= 1
 
+    def _with_tools(self, question: Union[Question, Texts]) -> Union[Question, Texts]:
+        """Return a question that is held to the calls of its tools, in the template's markup."""
+        template = self.model.template if self.model else None
+        if not isinstance(question, Question) or question.tools is None or template is None:
+            return question
+        markup = template.markup
+        held = question.tools.held(question.sampling, markup)
+        return replace(question, sampling=held, markup=markup)
+
     def _prepared(
         self, question: Union[Question, Texts]
     ) -> "tuple[list[Prompt], Consulted | None]":
@@ -253,6 +265,8 @@ class Worker:
         """Return what the documents say to a conversation; None if it is not about them."""
         if self._library is None or not isinstance(question, Question) or not question.chat:
             return None
+        if question.tools:
+            return None  # like a client's own instructions
         # A passage as it stands follows no grammar and has no probabilities.
         sampling = question.sampling
         worded = bool(sampling.grammar) or sampling.top_logprobs is not None
@@ -264,7 +278,9 @@ class Worker:
         engine = self.model.engine
         plain = self._escape.text
         prompt = self.model.prompt(consulted.messages(plain))
-        while len(prompt.tokens) + sampling.max_tokens > engine.context:
+        unlimited = sampling.max_tokens >= engine.context
+        room = engine.context // 4 if unlimited else sampling.max_tokens
+        while len(prompt.tokens) + room > engine.context:
             shorter = consulted.shortened()
             if shorter is None:
                 break
@@ -279,8 +295,9 @@ class Worker:
         job.tell(prompt_tokens)
         sampling = question.sampling
         limit = sampling.max_tokens if question.says_length else None
-        for step in quoted(self.model.engine, text, sampling.stop, limit, prompt_tokens):
-            job.tell(step)
+        for _ in range(question.answers):
+            for step in quoted(self.model.engine, text, sampling.stop, limit, prompt_tokens):
+                job.tell(step)
 
     def _submit(self, job: Job) -> Job:
         with self._changed:
@@ -401,16 +418,19 @@ class Worker:
             return job.tell(_stopping() if self._stopping else vectors)
 
         prompt = job.prompts[0]
-        answer = model.engine.generate(
-            prompt.tokens, question.sampling, model.stop_ids, gone, prompt.prefix
-        )
-        slot.took(question)
-        job.tell(len(prompt.tokens))
+        for number in range(question.answers):
+            answer = model.engine.generate(
+                prompt.tokens, question.sampling_of(number), model.stop_ids, gone, prompt.prefix
+            )
+            if number == 0:
+                slot.took(question)
+                job.tell(len(prompt.tokens))
+            is_last = number == question.answers - 1
 
-        for token in answer:
-            if token.finish_reason:
-                self._rest(slot)  # who hears the end may ask on at once
-            job.tell(token)
+            for token in answer:
+                if token.finish_reason and is_last:
+                    self._rest(slot)  # who hears the end may ask on at once
+                job.tell(token)
 
         if self._stopping:
             job.tell(_stopping())
@@ -420,7 +440,8 @@ def _prompts(model: Model, question: Union[Question, Texts]) -> list[Prompt]:
     if isinstance(question, Texts):
         return [Prompt(_tokens(model, text)) for text in question.inputs]
     if question.chat:
-        return [model.prompt(question.messages)]
+        shown = question.tools.shown if question.tools else ()
+        return [model.prompt(question.messages, tools=shown)]
     return [Prompt(_tokens(model, question.prompt))]
 
 

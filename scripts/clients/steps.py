@@ -19,6 +19,23 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 MAX_TOKENS = 60
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "set_led",
+        "description": "Switch an LED on or off.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "pin": {"type": "integer", "minimum": 0, "maximum": 27},
+                "on": {"type": "boolean"},
+            },
+            "required": ["pin", "on"],
+            "additionalProperties": False,
+        },
+    },
+}
+ASKED = "Switch on the LED of pin 4."
 
 
 def run(*steps: Callable[[], object]) -> None:
@@ -31,6 +48,12 @@ def run(*steps: Callable[[], object]) -> None:
             traceback.print_exc()
             problem = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps({"step": step.__name__, "problem": problem}), flush=True)
+
+
+def switched(name: str, arguments: "str | dict[str, Any]") -> bool:
+    """Return whether a call is one of the tool, with arguments that fit it."""
+    fields = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return name == "set_led" and 0 <= fields["pin"] <= 27 and isinstance(fields["on"], bool)
 
 
 def report(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""instructor, with its mode JSON_SCHEMA (its default asks for a tool)."""
+"""instructor, with its mode JSON_SCHEMA, and with its default, which asks for a tool."""
 
 from typing import Literal
 
@@ -48,4 +48,15 @@ def streaming() -> object:
     return report(list(parts)[-1])
 
 
-run(turns, structured, streaming)
+def tools() -> object:
+    by_tool = instructor.from_openai(openai.OpenAI(base_url=URL, api_key=KEY))
+    found = by_tool.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": FIRST}],
+        response_model=Report,
+        max_tokens=400,
+    )
+    return report(found)
+
+
+run(turns, structured, streaming, tools)

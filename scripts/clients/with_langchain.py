@@ -1,10 +1,25 @@
 """langchain-openai."""
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
-from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, run
+from steps import (
+    ASKED,
+    FIRST,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    SCHEMA,
+    SECOND,
+    TOOL,
+    URL,
+    report,
+    run,
+    switched,
+)
 
 chat = ChatOpenAI(base_url=URL, api_key=KEY, model=MODEL, max_tokens=MAX_TOKENS)
+
+long = ChatOpenAI(base_url=URL, api_key=KEY, model=MODEL, max_tokens=400)
 
 
 def turns() -> object:
@@ -33,4 +48,21 @@ def embeddings() -> object:
     return found.embed_documents([FIRST, SECOND])[0]
 
 
-run(turns, structured, streaming, embeddings)
+def tools() -> object:
+    able = long.bind_tools([TOOL], tool_choice="required")
+    made = able.invoke([HumanMessage(ASKED)])
+    results = [ToolMessage("done", tool_call_id=each["id"]) for each in made.tool_calls]
+    again = long.bind_tools([TOOL]).invoke([HumanMessage(ASKED), made, *results])
+    right = [switched(each["name"], each["args"]) for each in made.tool_calls]
+    return right and all(right) and again.response_metadata
+
+
+def streamed_tools() -> object:
+    parts = list(long.bind_tools([TOOL], tool_choice="set_led").stream(ASKED))
+    whole = parts[0]
+    for part in parts[1:]:
+        whole += part
+    return [switched(each["name"], each["args"]) for each in whole.tool_calls]
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools)

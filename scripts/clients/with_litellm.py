@@ -4,13 +4,27 @@ import json
 from typing import Any
 
 import litellm
-from steps import FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, URL, report, run
+from steps import (
+    ASKED,
+    FIRST,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    SCHEMA,
+    SECOND,
+    TOOL,
+    URL,
+    report,
+    run,
+    switched,
+)
 
 asked = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY}
 
 
 def ask(messages: list[Any], **more: object) -> Any:
-    return litellm.completion(messages=messages, max_tokens=MAX_TOKENS, **asked, **more)
+    fields = {"max_tokens": MAX_TOKENS, **asked, **more}
+    return litellm.completion(messages=messages, **fields)
 
 
 def turns() -> object:
@@ -36,4 +50,24 @@ def embeddings() -> object:
     return litellm.embedding(input=[FIRST, SECOND], **asked).data[0]["embedding"]
 
 
-run(turns, structured, streaming, embeddings)
+def tools() -> object:
+    asked_first = [{"role": "user", "content": ASKED}]
+    message = (
+        ask(asked_first, tools=[TOOL], tool_choice="required", max_tokens=400).choices[0].message
+    )
+    results = [
+        {"role": "tool", "tool_call_id": each.id, "content": "done"} for each in message.tool_calls
+    ]
+    again = ask([*asked_first, message.model_dump(), *results], tools=[TOOL])
+    right = [switched(e.function.name, e.function.arguments) for e in message.tool_calls]
+    return all(right) and again.choices[0].finish_reason
+
+
+def streamed_tools() -> object:
+    form = {"tools": [TOOL], "tool_choice": "required", "stream": True, "max_tokens": 400}
+    parts = list(ask([{"role": "user", "content": ASKED}], **form))
+    message = litellm.stream_chunk_builder(parts).choices[0].message
+    return all(switched(e.function.name, e.function.arguments) for e in message.tool_calls)
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools)

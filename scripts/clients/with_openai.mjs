@@ -2,7 +2,7 @@
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, isReport, run } from "./steps.mjs";
+import { ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SECOND, TOOL, URL, isReport, isSwitched, run } from "./steps.mjs";
 
 const client = new OpenAI({ baseURL: URL, apiKey: KEY }), asked = { model: MODEL, max_tokens: MAX_TOKENS };
 const Report = z.object({ topic: z.enum(["heat", "power", "storage"]), urgent: z.boolean(), stars: z.int().min(1).max(5) });
@@ -28,6 +28,19 @@ await run({
     const talk = [user(FIRST), whole, user(SECOND)];
     const again = await client.chat.completions.create({ ...asked, messages: talk });
     return text === whole.content && again.choices[0].message.content;
+  },
+  async tools() {
+    const talk = [user(ASKED)], form = { ...asked, max_tokens: 400, tools: [TOOL] };
+    const first = await client.chat.completions.create({ ...form, messages: talk, tool_choice: "required" });
+    const message = first.choices[0].message;
+    const results = message.tool_calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "done" }));
+    const again = await client.chat.completions.create({ ...form, messages: [...talk, message, ...results] });
+    return message.tool_calls.every(isSwitched) && again.choices[0].finish_reason;
+  },
+  async streamed_tools() {
+    const form = { ...asked, max_tokens: 400, tools: [TOOL], tool_choice: "required" };
+    const whole = await client.chat.completions.stream({ ...form, messages: [user(ASKED)] }).finalMessage();
+    return whole.tool_calls.every(isSwitched);
   },
   async embeddings() {
     return (await client.embeddings.create({ model: MODEL, input: [FIRST, SECOND] })).data[0].embedding.length;

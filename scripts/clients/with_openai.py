@@ -4,7 +4,19 @@ from typing import Any, Literal
 
 import openai
 from pydantic import BaseModel, Field
-from steps import FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
+from steps import (
+    ASKED,
+    FIRST,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    SECOND,
+    TOOL,
+    URL,
+    report,
+    run,
+    switched,
+)
 
 client = openai.OpenAI(base_url=URL, api_key=KEY)
 
@@ -52,4 +64,29 @@ def embeddings() -> object:
     return len(found) == 2 and found[0].embedding
 
 
-run(turns, structured, streaming, embeddings)
+def tools() -> object:
+    asked: list[Any] = [{"role": "user", "content": ASKED}]
+    form: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 400}
+    made = client.chat.completions.create(messages=asked, tool_choice="required", **form)
+    message = made.choices[0].message
+    calls = message.tool_calls or []
+    results = [{"role": "tool", "tool_call_id": each.id, "content": "done"} for each in calls]
+    again = client.chat.completions.create(messages=[*asked, message, *results], **form)
+    right = [switched(each.function.name, each.function.arguments) for each in calls]
+    return right and all(right) and again.choices[0].finish_reason
+
+
+def streamed_tools() -> object:
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=[{"role": "user", "content": ASKED}],
+        tools=[{**TOOL, "function": {**TOOL["function"], "strict": True}}],
+        tool_choice={"type": "function", "function": {"name": "set_led"}},
+        max_tokens=400,
+    ) as stream:
+        message = stream.get_final_completion().choices[0].message
+    calls = message.tool_calls or []
+    return calls and all(switched(e.function.name, e.function.arguments) for e in calls)
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools)

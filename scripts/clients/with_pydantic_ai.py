@@ -1,4 +1,4 @@
-"""pydantic-ai, with NativeOutput (its default asks for a tool)."""
+"""pydantic-ai, with NativeOutput, and with its default, which asks for a tool."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-from steps import FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
+from steps import ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
 
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))
 settings = {"max_tokens": MAX_TOKENS}
@@ -37,4 +37,22 @@ def streaming() -> object:
     )
 
 
-run(turns, structured, streaming)
+class Switch(BaseModel):
+    pin: int = Field(ge=0, le=27)
+    on: bool
+
+
+def tools() -> object:
+    # A type as output is asked for by a tool that must be called.
+    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 400})
+    first = agent.run_sync(ASKED)
+    second = agent.run_sync(SECOND, message_history=first.all_messages())
+    return isinstance(first.output, Switch) and isinstance(second.output, Switch)
+
+
+def streamed_tools() -> object:
+    agent = Agent(model, output_type=Switch, model_settings={"max_tokens": 400})
+    return isinstance(agent.run_stream_sync(ASKED).get_output(), Switch)
+
+
+run(turns, structured, streaming, tools, streamed_tools)

@@ -138,12 +138,12 @@ def chat(**fields: object) -> bytes:
 
 
 BODIES: list[bytes] = [
-    *(chat(max_tokens=value) for value in (-1, 0, 1 << 40, 1.5, "8", True, [8], {})),
+    *(chat(max_tokens=value) for value in (-2, 0, 1 << 40, 1.5, "8", True, [8], {})),
     *(chat(temperature=value) for value in (-1, 3, "hot", float("inf"), float("nan"), [])),
     *(chat(top_p=value) for value in (-0.1, 2, "all")),
     *(chat(top_k=value) for value in (-5, 1 << 33, 0.5)),
-    *(chat(seed=value) for value in (-1, 1 << 32, "one")),
-    *(chat(n=value) for value in (0, 2, -1, "many")),
+    *(chat(seed=value) for value in (1 << 64, 1.5, "one")),
+    *(chat(n=value) for value in (0, 5, -1, "many")),
     *(chat(stop=value) for value in ([""], ["x"] * 99, "y" * 5000, [1], {"a": 1})),
     *(chat(stream=value) for value in ("yes", 1, [])),
     *(chat(stream_options=value) for value in ("yes", {"other": 1}, 3)),
@@ -154,7 +154,7 @@ BODIES: list[bytes] = [
     *(chat(logprobs=value) for value in ("yes", 3)),
     *(chat(logprobs=True, top_logprobs=value) for value in (-1, 500, "all")),
     *(chat(tools=value) for value in ([{}], "all", 3)),
-    *(chat(logit_bias=value) for value in ({"1": 100}, "none")),
+    *(chat(logit_bias=value) for value in ({"1": 101}, {"x": 1}, "none")),
     *(
         json.dumps({"messages": value}).encode()
         for value in ([], {}, "hi", None, [None], [[]], [{}], [{"role": "user"}])

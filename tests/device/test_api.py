@@ -31,10 +31,19 @@ def chat(**fields: Any) -> Any:
             "`max_completion_tokens`: must be a whole number between 1 and 1048576, not 0",
         ),
         (
-            {"frequency_penalty": 0.5},
-            "`frequency_penalty`: is not supported here, leave it out or at 0",
+            {"frequency_penalty": 2.5},
+            "`frequency_penalty`: must be a number between -2 and 2, not 2.5",
         ),
-        ({"n": 2}, "`n`: is not supported here, leave it out or at 1"),
+        ({"n": 5}, "`n`: must be a whole number between 1 and 4"),
+        ({"logit_bias": {"a": 1}}, "`logit_bias`: `a` is not the id of a token"),
+        ({"logit_bias": {"7": 101}}, "`logit_bias`: `7` must have a number between -100 and 100"),
+        (
+            {"options": {"num_predict": 5}},
+            "`options`: is a field of Ollama's API, here it is: "
+            "`temperature`, `max_tokens` and other fields beside `messages`",
+        ),
+        ({"num_predict": 5}, "`num_predict`: is a field of Ollama's API, here it is: `max_tokens`"),
+        ({"prediction": {}}, "`prediction`: is not supported here, leave it out"),
         ({"logprobs": 3}, "`logprobs`: must be true or false"),
         ({"top_logprobs": 3}, "`top_logprobs`: needs `logprobs`"),
         (
@@ -91,9 +100,9 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"tools": [{"type": "function"}]},
-            "`tools`: is not supported here, leave it out or at []",
+            "`tools[0]`: must be an object with `type` and `function` alone",
         ),
-        ({"n": True}, "`n`: is not supported here, leave it out or at 1"),
+        ({"n": True}, "`n`: must be a whole number between 1 and 4"),
         ({"echo": 0}, "`echo`: is not supported here, leave it out or at false"),
         ({"grammar": "root ::= x"}, "`grammar`: is not a field of this request"),
         ({"json_schema": {}}, "`json_schema`: is not a field of this request"),

@@ -114,17 +114,6 @@ def test_a_recorded_request_is_answered(port: int, name: str, body: dict[str, An
     assert text.startswith("warm!") or body.get("temperature") == 0.8
 
 
-def test_a_request_for_tools_is_refused_with_the_field_that_cannot_be_served(port: int) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools, "tool_choice": "auto"}
-    status, _, answer = call(port, CHAT, body)
-    assert (status, answer["error"]["param"], answer["error"]["code"]) == (
-        400,
-        "tools",
-        "unsupported",
-    )
-
-
 def test_embeddings_have_length_one_and_the_same_text_has_the_same(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model="tiny", input=["warm", "cold", "warm"])
     first, second, third = (item.embedding for item in answer.data)
@@ -156,7 +145,7 @@ def test_embeddings_leave_no_trace_in_the_next_answer(port: int) -> None:
         ({}, "input", "invalid_value"),
         ({"input": ""}, "input", "empty_question"),
         ({"input": []}, "input", "invalid_value"),
-        ({"input": ["a"] * 65}, "input", "invalid_value"),
+        ({"input": ["a"] * 2049}, "input", "invalid_value"),
         ({"input": ["a", 3]}, "input", "invalid_value"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "invalid_value"),
         ({"input": "a", "dimensions": 8}, "dimensions", "unknown_field"),

@@ -37,11 +37,13 @@ def tiny_gguf(
     bos: int | None = None,
     template: str = "",
     licence: str = "",
+    words: Sequence[str] = (),
 ) -> Path:
     """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has
     the id b.
 
-    With `bos` the file asks for that token before every text.
+    With `bos` the file asks for that token before every text. `words` are more tokens: the model
+    answers every question with them, one after the other. One in `<|…|>` is a control token.
     """
     import gguf
 
@@ -61,8 +63,8 @@ def tiny_gguf(
         (writer.add_file_type, 0),
         (writer.add_tokenizer_model, "gpt2"),
         (writer.add_tokenizer_pre, "gpt-2"),
-        (writer.add_token_list, [*_byte_texts(), *SPECIALS]),
-        (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3),
+        (writer.add_token_list, [*_byte_texts(), *SPECIALS, *map(_word, words)]),
+        (writer.add_token_types, [NORMAL] * 256 + [CONTROL] * 3 + [_type(word) for word in words]),
         (writer.add_token_merges, ["Ġ t"]),
         (writer.add_chat_template, template or CHATML),
     ):
@@ -72,7 +74,9 @@ def tiny_gguf(
     if bos is not None:
         writer.add_bos_token_id(bos)
         writer.add_add_bos_token(True)
-    for name, weights in _tensors(recites.encode(), seed).items():
+    first = 256 + len(SPECIALS)
+    recital = list(range(first, first + len(words))) or list(recites.encode())
+    for name, weights in _tensors(recital, seed, len(words)).items():
         writer.add_tensor(name, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -142,10 +146,19 @@ def tiny_bundle(
     return folder
 
 
-def _tensors(recital: bytes, seed: int) -> dict[str, np.ndarray]:
+def _word(word: str) -> str:
+    """Return a token's text as the file has it."""
+    return word if _type(word) == CONTROL else "".join(_byte_texts()[b] for b in word.encode())
+
+
+def _type(word: str) -> int:
+    return CONTROL if word.startswith("<|") else NORMAL
+
+
+def _tensors(recital: Sequence[int], seed: int, more: int = 0) -> dict[str, np.ndarray]:
     """Return float32 weights: random ones, or ones that only name the byte that follows."""
     draw = np.random.default_rng(seed)
-    size, block = 256 + len(SPECIALS), 0.0 if recital else 0.15
+    size, block = 256 + len(SPECIALS) + more, 0.0 if recital else 0.15
     embedding = draw.normal(0, 1, (size, WIDTH))
     head = draw.normal(0, 1 if not recital else 0.01, (size, WIDTH))
     tokens = [ord("\n"), *recital, END]

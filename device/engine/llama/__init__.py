@@ -15,7 +15,14 @@ from typing import Any
 from llama_cpp import llama_cpp as llama
 
 from device.engine.answering import Clock, Stream
-from device.engine.base import DEFAULT_CONTEXT, Sampling, Settings, check_prompt, never
+from device.engine.base import (
+    DEFAULT_CONTEXT,
+    Sampling,
+    Settings,
+    check_biases,
+    check_prompt,
+    never,
+)
 from device.engine.llama import objects as opening
 from device.engine.llama.cells import LlamaCells
 from device.engine.llama.decoding import LlamaDecoder
@@ -131,17 +138,17 @@ class LlamaEngine(SequenceEngine):
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token."""
-        room = 64
-        while True:
-            text = ctypes.create_string_buffer(room)
-            size = llama.llama_token_to_piece(self._vocab, token, text, room, 0, False)
-            if size >= 0:
-                return text.raw[:size]
-            room = -size
+        return opening.piece(self._vocab, token)
+
+    def marked_piece(self, token: int) -> bytes:
+        """Return the bytes of a token, a control token's too."""
+        return opening.piece(self._vocab, token, special=True)
 
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
         """Raise DeviceError for a prompt that cannot be evaluated."""
         check_prompt(tokens, self, answered=sampling is not None)
+        if sampling:
+            check_biases(sampling.logit_bias, self._n_vocab)
 
     def embed(
         self, tokens: Sequence[int], cancelled: Callable[[], bool] = never

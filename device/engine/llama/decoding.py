@@ -59,7 +59,10 @@ class LlamaDecoder:
             first = picker.pick()
             yield first
             greedy = (
-                sampling.temperature == 0 and not sampling.grammar and sampling.top_logprobs is None
+                sampling.temperature == 0
+                and not sampling.grammar
+                and not sampling.penalized
+                and sampling.top_logprobs is None
             )
             if greedy and self._speculates:
                 yield from self._drafting(picker, [*prompt, first[0]], room - 1, clock, cancelled)

@@ -2,6 +2,7 @@
 
 import ctypes
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ N_OUTPUTS = 32
 """Maximum number of rows of logits in one batch."""
 # llama.cpp's default, a row for each token of a batch, reserves 311 MB for a vocabulary of 152k.
 # More rows than this in one batch abort the process (GGML_ASSERT in output_reserve).
+MAX_PENALIZED = 1 << 16
+"""Tokens of an answer that penalties count, the last ones."""
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Name of a KV type, as llama.cpp spells it → ggml_type."""
 _ERROR_LEVEL = 4
@@ -169,35 +172,67 @@ def describe(loaded: Any, opened: Any, path: Path, settings: Settings) -> Descri
     )
 
 
-def sampler(sampling: Sampling) -> Any:
-    """Return a sampler chain in llama.cpp's own order: top-k, top-p, min-p, temperature, draw.
+def piece(vocab: Any, token: int, *, special: bool = False) -> bytes:
+    """Return the bytes of a token; those of a control token with `special` only."""
+    room = 64
+    while True:
+        text = ctypes.create_string_buffer(room)
+        size = llama.llama_token_to_piece(vocab, token, text, room, 0, special)
+        if size >= 0:
+            return text.raw[:size]
+        room = -size
 
-    At temperature 0 it takes the likeliest token.
+
+def sampler(vocab: Any, sampling: Sampling) -> Any:
+    """Return a sampler chain in llama.cpp's own order.
+
+    Biases, penalties, top-k, top-p, min-p, temperature, draw. At temperature 0 it takes the
+    likeliest token.
     """
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    if sampling.temperature == 0:
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
-        return chain
-
-    seed = random.SystemRandom().randrange(2**32 - 1) if sampling.seed is None else sampling.seed
-    for part in (
-        llama.llama_sampler_init_top_k(sampling.top_k),
-        llama.llama_sampler_init_top_p(sampling.top_p, 1),
-        llama.llama_sampler_init_min_p(sampling.min_p, 1),
-        llama.llama_sampler_init_temp(sampling.temperature),
-        llama.llama_sampler_init_dist(seed),
-    ):
+    for part in (*_shaping(vocab, sampling), *_choosing(sampling)):
         llama.llama_sampler_chain_add(chain, part)
-
     return chain
 
 
-def grammar(vocab: Any, text: str) -> Any:
-    """Return a sampler that enforces a grammar in GBNF.
+def _shaping(vocab: Any, sampling: Sampling) -> Iterator[Any]:
+    """Yield the samplers that change single logits."""
+    n_vocab = llama.llama_vocab_n_tokens(vocab)
+    if sampling.logit_bias:
+        biases = (llama.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
+        yield llama.llama_sampler_init_logit_bias(n_vocab, len(biases), biases)
+    if sampling.penalized:
+        # OpenAI's formula counts the whole answer; no factor for tokens that came.
+        yield llama.llama_sampler_init_penalties(
+            n_vocab,
+            min(sampling.max_tokens, MAX_PENALIZED),
+            1.0,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        )
+
+
+def _choosing(sampling: Sampling) -> Iterator[Any]:
+    """Yield the samplers that leave one token."""
+    if sampling.temperature == 0:
+        yield llama.llama_sampler_init_greedy()
+        return
+
+    drawn = sampling.short_seed
+    seed = random.SystemRandom().randrange(2**32 - 1) if drawn is None else drawn
+    yield llama.llama_sampler_init_top_k(sampling.top_k)
+    yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
+    yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
+    yield llama.llama_sampler_init_temp(sampling.temperature)
+    yield llama.llama_sampler_init_dist(seed)
+
+
+def grammar(vocab: Any, text: str, root: str = "root") -> Any:
+    """Return a sampler that enforces a grammar in GBNF, from the rule `root` on.
 
     Raise FieldError if llama.cpp refuses it.
     """
-    made = llama.llama_sampler_init_grammar(vocab, text.encode(), b"root")
+    made = llama.llama_sampler_init_grammar(vocab, text.encode(), root.encode())
     if not made:
         raise FieldError("response_format", f"the engine does not take this grammar{because()}")
     return made

@@ -14,6 +14,7 @@ from llama_cpp import llama_cpp as llama
 from device.engine.answering import Chosen
 from device.engine.base import Sampling
 from device.engine.llama import objects as opening
+from device.engine.waiting import Waiting, quoted
 from device.errors import DeviceError
 
 _NEVER = -9999.0
@@ -27,17 +28,26 @@ class Picker:
 
     def __init__(self, ctx: Any, vocab: Any, sampling: Sampling) -> None:
         self._ctx = ctx
+        self._vocab = vocab
+        self._sampling = sampling
         self._most = sampling.top_logprobs
         self._size: int = llama.llama_vocab_n_tokens(vocab)
-        self._grammar = opening.grammar(vocab, sampling.grammar) if sampling.grammar else None
-        self._chain = opening.sampler(sampling)
+        self._waits = Waiting(sampling.trigger) if sampling.trigger else None
+        self._grammar = (
+            opening.grammar(vocab, sampling.grammar)
+            if sampling.grammar and not self._waits
+            else None
+        )
+        self._chain = opening.sampler(vocab, sampling)
 
     def pick(self, row: int = -1) -> Chosen:
         """Return the token that follows a row of the last batch."""
-        token: int = llama.llama_sampler_sample(self._chain, self._ctx, row)
-        if self._grammar:
-            token = token if self._allows(token) else self._allowed(row)
-            llama.llama_sampler_accept(self._grammar, token)
+        if self._waits:
+            token = self._free(self._waits, row)
+        elif self._grammar:
+            token = self._held(row)
+        else:
+            token = llama.llama_sampler_sample(self._chain, self._ctx, row)
         return token, [] if self._most is None else self._likeliest(token, self._most, row)
 
     def close(self) -> None:
@@ -45,6 +55,40 @@ class Picker:
         llama.llama_sampler_free(self._chain)
         if self._grammar:
             llama.llama_sampler_free(self._grammar)
+
+    def _held(self, row: int) -> int:
+        """Return the choice among the tokens that the grammar allows."""
+        if self._sampling.penalized:
+            # The chain counts each token that it chooses, so it must not choose a wrong one first.
+            token = self._allowed(row)
+            llama.llama_sampler_accept(self._chain, token)
+        else:
+            token = llama.llama_sampler_sample(self._chain, self._ctx, row)
+            token = token if self._allows(token) else self._allowed(row)
+        llama.llama_sampler_accept(self._grammar, token)
+        return token
+
+    def _free(self, waits: Waiting, row: int) -> int:
+        """Return the choice among all tokens, but none that begins a call as no call begins."""
+        scores = _Scores(self._ctx, row, self._size)
+        refused: set[int] = set()
+        while True:
+            token = scores.chosen(self._chain, refused)
+            step = waits.after(self._piece(token))
+            if step is not None:
+                break
+            refused.add(token)
+
+        llama.llama_sampler_accept(self._chain, token)
+        if waits.accept(step):
+            # The rest of the head is the beginning of what the grammar describes.
+            text = f"begin ::= {quoted(waits.left)} root\n{self._sampling.grammar}"
+            self._grammar = opening.grammar(self._vocab, text, "begin")
+            self._waits = None
+        return token
+
+    def _piece(self, token: int) -> bytes:
+        return opening.piece(self._vocab, token, special=True)
 
     def _allows(self, token: int) -> bool:
         one = llama.llama_token_data(token, 0.0, 0.0)
@@ -90,6 +134,18 @@ class _Scores:
         words.cast("f")[1::_WORDS] = memoryview(logits).cast("B").cast("f")
         first = ctypes.cast(self.entries, ctypes.POINTER(llama.llama_token_data))
         self.array = llama.llama_token_data_array(first, size, -1, False)
+
+    def chosen(self, chain: Any, refused: "set[int]") -> int:
+        """Return the choice of a chain among all tokens but the refused ones."""
+        # The chain sorts the entries and cuts them, so it works on a copy.
+        copy = (llama.llama_token_data * len(self.entries))()
+        ctypes.memmove(copy, self.entries, ctypes.sizeof(copy))
+        for token in refused:
+            copy[token].logit = -math.inf
+        first = ctypes.cast(copy, ctypes.POINTER(llama.llama_token_data))
+        array = llama.llama_token_data_array(first, len(copy), -1, False)
+        llama.llama_sampler_apply(chain, ctypes.byref(array))
+        return int(copy[array.selected].id)
 
     def apply(self, sampler: Any) -> None:
         llama.llama_sampler_apply(sampler, ctypes.byref(self.array))

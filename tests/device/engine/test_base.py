@@ -18,7 +18,7 @@ from device.engine.machine import default_threads, usable_cores
         ("top_p", -0.1, "`top_p`: must be a number between 0 and 1, not -0.1"),
         ("min_p", True, "`min_p`: must be a number between 0 and 1, not True"),
         ("top_k", 1.5, "`top_k`: must be a whole number between 0 and 10000, not 1.5"),
-        ("seed", -1, "`seed`: must be a whole number between 0 and 4294967294, not -1"),
+        ("presence_penalty", -3, "`presence_penalty`: must be a number between -2 and 2, not -3"),
         ("max_tokens", 0, "`max_tokens`: must be a whole number between 1 and 1048576, not 0"),
         ("stop", ("",), "`stop`: at most 8 texts of 1 to 256 characters"),
         ("stop", ("x",) * 9, "`stop`: at most 8 texts of 1 to 256 characters"),

@@ -223,6 +223,9 @@ def test_a_grammar_is_refused_by_name(engine: Engine) -> None:
     with pytest.raises(FieldError) as caught:
         engine.generate(PROMPT, Sampling(grammar='root ::= "a"'))
     assert caught.value.field == "response_format"
+    with pytest.raises(FieldError) as caught:
+        engine.generate(PROMPT, Sampling(grammar='root ::= "a"', calls_tools=True))
+    assert caught.value.field == "tools"
 
 
 def refusal(file: Path, settings: Settings = SETTINGS) -> str:

@@ -1,0 +1,359 @@
+"""Tool calls in a conversation: how a template shows them, how one is written, how it is read back.
+
+The board and the training of a model meet here: an example that was trained on, the grammar that
+holds an answer to its tools, and the reader of that answer agree byte by byte. Which markup a chat
+template speaks is found by rendering a call with it, never by its name. A template that shows no
+tools gets plain texts: Hermes' markup, written by us into the instructions. Standard library only.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Message = Mapping[str, Any]
+Render = Callable[[Sequence[Message], "Sequence[Message] | None"], str]
+"""Renders messages and tools with a chat template; raises any error if the template refuses."""
+
+INTRODUCTION = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+    "{tools}\n</tools>\n\n"
+    "For each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
+)
+"""Instructions for a template that shows no tools: the words of Qwen2.5's and Hermes' templates."""
+_RESULT = "<tool_response>\n{}\n</tool_response>"
+
+
+@dataclass(frozen=True)
+class Markup:
+    """How one kind of template writes calls."""
+
+    name: str
+    trigger: str
+    """Text with which a call begins."""
+    head: str
+    """Text between the trigger and the function's name."""
+    middle: str
+    """Text between the name and the arguments."""
+    end: str
+    """Text after the arguments."""
+    between: str = "\n"
+    """Text between two calls of one answer; None if there can be only one."""
+    native: bool = True
+    """Whether the template shows tools and calls itself."""
+    several: bool = True
+    """Whether one answer may hold several calls."""
+    anywhere: bool = True
+    """Whether a call may follow other text; if not, it is the whole answer."""
+    in_question: bool = False
+    """Whether the tools' description stands in the first question: there is no system turn."""
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Return the text of a call as templates of this markup write it."""
+        body = json.dumps(arguments, ensure_ascii=False)
+        return f"{self.trigger}{self.head}{name}{self.middle}{body}{self.end}"
+
+    def calls(self, calls: Sequence[Message]) -> str:
+        """Return the text of all calls of one answer."""
+        texts = [
+            self.call(each["function"]["name"], each["function"]["arguments"]) for each in calls
+        ]
+        return self.between.join(texts)
+
+
+HERMES = Markup("hermes", "<tool_call>", '\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+LLAMA3 = Markup("llama3", '{"name": "', "", '", "parameters": ', "}", several=False, anywhere=False)
+GENERIC = Markup("generic", HERMES.trigger, HERMES.head, HERMES.middle, HERMES.end, native=False)
+GENERIC_IN_QUESTION = Markup(
+    "generic",
+    HERMES.trigger,
+    HERMES.head,
+    HERMES.middle,
+    HERMES.end,
+    native=False,
+    in_question=True,
+)
+"""For templates that refuse a system turn."""
+
+_PROBE = "probe_the_board"
+_PROBE_CALL = {
+    "id": "call00000",  # nine letters or digits, as Mistral's templates ask
+    "type": "function",
+    "function": {"name": _PROBE, "arguments": {"probe_key": "probe value"}},
+}
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _PROBE,
+        "description": "Probe.",
+        "parameters": {
+            "type": "object",
+            "properties": {"probe_key": {"type": "string", "description": "A key."}},
+            "required": ["probe_key"],
+        },
+    },
+}
+_QUESTION = {"role": "user", "content": "Probe?"}
+
+
+def markup_of(render: Render) -> Markup:
+    """Return the markup that a template speaks, found by rendering a call with it."""
+    asked: list[Message] = [_QUESTION]
+    called: list[Message] = [
+        _QUESTION,
+        {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]},
+        {"role": "tool", "content": "probe result", "tool_call_id": "call00000", "name": _PROBE},
+    ]
+    shown = _tried(render, asked, [_PROBE_TOOL])
+    history = _tried(render, called, [_PROBE_TOOL])
+
+    if _PROBE in shown and "probe result" in history:
+        for markup in (HERMES, LLAMA3):
+            if markup.calls([_PROBE_CALL]) in history:
+                return markup
+
+    instructed = [{"role": "system", "content": "probe instructions"}, _QUESTION]
+    takes_system = "probe instructions" in _tried(render, instructed, None)
+    return GENERIC if takes_system else GENERIC_IN_QUESTION
+
+
+def _tried(render: Render, messages: Sequence[Message], tools: "Sequence[Message] | None") -> str:
+    """Return what a template makes of a conversation; empty if it refuses."""
+    try:
+        return render(messages, tools)
+    except Exception:  # a template may fail in any way, and failing is the answer
+        return ""
+
+
+def for_template(
+    markup: Markup, messages: Sequence[Message], tools: Sequence[Message]
+) -> "tuple[list[Message], list[Message] | None]":
+    """Return messages and tools as they are handed to a template.
+
+    A template that shows calls gets them as they are; another one gets plain texts.
+    """
+    if markup.native:
+        return list(_one_by_one(messages, markup)), list(tools) or None
+    return _plain(messages, tools, markup), None
+
+
+def _one_by_one(messages: Sequence[Message], markup: Markup) -> Iterator[Message]:
+    """Yield messages, calls of one answer apart where the template takes only one."""
+    for message in messages:
+        calls = message.get("tool_calls") or ()
+        if markup.several or len(calls) < 2:
+            yield message
+            continue
+        yield from ({**message, "tool_calls": [call]} for call in calls)
+
+
+def _plain(messages: Sequence[Message], tools: Sequence[Message], markup: Markup) -> list[Message]:
+    """Return messages without calls and results, their texts written into the turns."""
+    turns: list[dict[str, Any]] = []
+    follows_result = False
+    for message in messages:
+        turn = _as_text(message, markup)
+        is_result = message["role"] == "tool"
+        # Templates that ask for alternating turns take no user's turn after a user's turn.
+        if follows_result and turn["role"] == "user":
+            turns[-1]["content"] += f"\n{turn['content']}"
+        else:
+            turns.append(turn)
+        follows_result = is_result or (follows_result and turn["role"] == "user")
+
+    return list(_introduced(turns, tools, markup))
+
+
+def _as_text(message: Message, markup: Markup) -> dict[str, Any]:
+    content = message.get("content") or ""
+    if message["role"] == "tool":
+        return {"role": "user", "content": _RESULT.format(content)}
+
+    calls = message.get("tool_calls")
+    if calls:
+        texts = [content, markup.calls(calls)]
+        return {"role": message["role"], "content": "\n".join(filter(None, texts))}
+
+    return {"role": message["role"], "content": content}
+
+
+def _introduced(
+    turns: list[dict[str, Any]], tools: Sequence[Message], markup: Markup
+) -> list[dict[str, Any]]:
+    """Return turns with the description of the tools in the instructions or the first question."""
+    if not tools:
+        return turns
+
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = INTRODUCTION.format(tools=listed)
+    if markup.in_question:
+        first = next((n for n, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if first is None:
+            return [{"role": "user", "content": text}, *turns]
+        asked = {**turns[first], "content": f"{text}\n\n{turns[first]['content']}"}
+        return [*turns[:first], asked, *turns[first + 1 :]]
+
+    if turns and turns[0]["role"] == "system":
+        own = turns[0]["content"]
+        return [{"role": "system", "content": f"{own}\n\n{text}" if own else text}, *turns[1:]]
+    return [{"role": "system", "content": text}, *turns]
+
+
+@dataclass
+class Piece:
+    """A part of an answer: text of its own, or a part of one call."""
+
+    text: str = ""
+    call: "int | None" = None
+    """Number of the call in its answer; None for text."""
+    name: str = ""
+    """Function that is called; only with the first part of a call."""
+    id: str = ""
+    """Name of the call; only with its first part."""
+
+
+class Reader:
+    """Reads the calls out of an answer while it comes.
+
+    The grammar has held the answer to the markup, so nothing is healed here: text that begins as a
+    call is one.
+    """
+
+    def __init__(self, markup: Markup) -> None:
+        self._markup = markup
+        self._open = markup.trigger + markup.head
+        self._rest = ""
+        """Text that came and was not handed on."""
+        self._step: Callable[[], Iterator[Piece]] = self._outside
+        self._began = False
+        """Whether text was handed on."""
+        self._depth = 0
+        self._quoted = False
+        self._escaped = False
+        self.calls = 0
+        """Number of calls that have begun."""
+
+    def feed(self, text: str) -> list[Piece]:
+        """Return the parts that this text completes."""
+        self._rest += text
+        pieces: list[Piece] = []
+        while True:
+            step, before = self._step, self._rest
+            pieces += step()
+            if self._step == step and self._rest == before:
+                return [piece for piece in pieces if piece.text or piece.name]
+
+    def end(self) -> list[Piece]:
+        """Return what was held back: the answer is over."""
+        rest, self._rest = self._rest, ""
+        outside = self._step == self._outside
+        return [Piece(rest)] if outside and (rest.strip() or not self.calls) and rest else []
+
+    def _outside(self) -> Iterator[Piece]:
+        """Hand on text up to the next call."""
+        found = self._rest.find(self._open) if self._may_begin() else -1
+        if found >= 0:
+            text = self._rest[:found].rstrip("\n") if not self.calls else ""
+            text = text if self._began or text.strip() else ""
+            self._rest = self._rest[found + len(self._open) :]
+            self._step = self._named
+            self._began = self._began or bool(text)
+            yield Piece(text)
+            return
+
+        keep = _may_open(self._rest, self._open) if self._may_begin() else 0
+        text = self._rest[: len(self._rest) - keep]
+        # Line breaks between a text and its calls belong to the markup, and so does any space
+        # before the first text.
+        shown = text.rstrip("\n") if self._began else text.rstrip()
+        self._rest = self._rest[len(shown) :]
+        self._began = self._began or bool(shown.strip())
+        yield Piece(shown)
+
+    def _may_begin(self) -> bool:
+        """Say whether a call may begin here."""
+        if self._markup.anywhere:
+            return True
+        return not self._began and self._rest.lstrip().startswith(
+            self._open[: len(self._rest.lstrip())]
+        )
+
+    def _named(self) -> Iterator[Piece]:
+        """Read the name of a call."""
+        name, found, rest = self._rest.partition(self._markup.middle)
+        if found:
+            self._rest = rest
+            self._step = self._arguments
+            self._depth = 0
+            self.calls += 1
+            yield Piece(call=self.calls - 1, name=name, id=f"call_{secrets.token_hex(12)}")
+
+    def _arguments(self) -> Iterator[Piece]:
+        """Hand on the JSON of the arguments up to its end."""
+        for at, character in enumerate(self._rest):
+            if self._closes(character):
+                text, self._rest = self._rest[: at + 1], self._rest[at + 1 :]
+                self._step = self._closing
+                yield Piece(text, self.calls - 1)
+                return
+
+        text, self._rest = self._rest, ""
+        yield Piece(text, self.calls - 1)
+
+    def _closes(self, character: str) -> bool:
+        """Follow one character of JSON; return whether the outermost object ends with it."""
+        if self._quoted:
+            if self._escaped:
+                self._escaped = False
+            elif character == "\\":
+                self._escaped = True
+            elif character == '"':
+                self._quoted = False
+            return False
+
+        if character == '"':
+            self._quoted = True
+        elif character in "{[":
+            self._depth += 1
+        elif character in "}]":
+            self._depth -= 1
+            return self._depth == 0
+        return False
+
+    def _closing(self) -> Iterator[Piece]:
+        """Read the text after the arguments."""
+        if len(self._rest) >= len(self._markup.end):
+            self._rest = self._rest[len(self._markup.end) :]
+            self._step = self._outside
+        return iter(())
+
+
+def _may_open(text: str, opening: str) -> int:
+    """Return the length of the longest end of `text` with which a call may begin."""
+    longest = min(len(text), len(opening) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(opening[:n])), 0)
+
+
+def read_calls(text: str, markup: Markup) -> "tuple[str, list[Message]]":
+    """Return the text of an answer without its calls, and the calls.
+
+    The arguments are a text of JSON, as OpenAI's API gives them. A call that was cut off keeps the
+    part that came.
+    """
+    reader = Reader(markup)
+    content = ""
+    calls: list[dict[str, Any]] = []
+    for piece in [*reader.feed(text), *reader.end()]:
+        if piece.call is None:
+            content += piece.text
+        elif piece.name:
+            function = {"name": piece.name, "arguments": piece.text}
+            calls.append({"id": piece.id, "type": "function", "function": function})
+        else:
+            calls[piece.call]["function"]["arguments"] += piece.text
+
+    return content, list(calls)

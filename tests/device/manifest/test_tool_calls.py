@@ -1,0 +1,99 @@
+"""Calls of tools are shown, written and read back in a template's own markup."""
+
+import json
+from typing import Any
+
+import pytest
+
+from device.engine.chat import ChatTemplate
+from device.manifest.tool_calls import GENERIC, HERMES, LLAMA3, Reader, read_calls
+from tests.fakes.templates import GEMMA
+from tests.fakes.templates import HERMES as HERMES_TEMPLATE
+from tests.fakes.templates import LLAMA3 as LLAMA3_TEMPLATE
+from tests.fakes.tiny_gguf import CHATML
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "set_led", "description": "Light.", "parameters": {"type": "object"}},
+}
+
+
+def called(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TALK: list[dict[str, Any]] = [
+    {"role": "user", "content": "Light!"},
+    {"role": "assistant", "content": "", "tool_calls": [called("set_led", pin=4, note='ü "x"')]},
+    {"role": "tool", "content": "done", "tool_call_id": "c1"},
+    {"role": "user", "content": "And now?"},
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "in_question"),
+    [
+        (HERMES_TEMPLATE, "hermes", False),
+        (LLAMA3_TEMPLATE, "llama3", False),
+        (CHATML, "generic", False),
+        (GEMMA, "generic", True),
+    ],
+)
+def test_the_markup_is_found_by_rendering_a_call(source: str, name: str, in_question: bool) -> None:
+    markup = ChatTemplate(source, {}).markup
+    assert (markup.name, markup.in_question) == (name, in_question)
+
+
+@pytest.mark.parametrize("source", [HERMES_TEMPLATE, LLAMA3_TEMPLATE])
+def test_a_template_with_tools_renders_as_transformers_renders_it(source: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    theirs, _ = render_jinja_template(
+        [TALK], tools=[TOOL], chat_template=source, add_generation_prompt=True
+    )
+    assert ChatTemplate(source, {}).render(TALK, tools=[TOOL]) == theirs[0]
+
+
+@pytest.mark.parametrize("source", [HERMES_TEMPLATE, LLAMA3_TEMPLATE, CHATML, GEMMA])
+def test_a_call_in_a_prompt_is_written_as_the_grammar_lets_it_be_answered(source: str) -> None:
+    template = ChatTemplate(source, {})
+    text = template.render(TALK, tools=[TOOL])
+    assert template.markup.call("set_led", {"pin": 4, "note": 'ü "x"'}) in text
+    assert "done" in text and "set_led" in text.partition("Light!")[0]
+
+
+def test_several_calls_are_shown_one_a_turn_where_the_template_takes_one() -> None:
+    both = [called("set_led", pin=1), called("set_led", pin=2)]
+    talk = [TALK[0], {"role": "assistant", "content": "", "tool_calls": both}, TALK[3]]
+    text = ChatTemplate(LLAMA3_TEMPLATE, {}).render(talk, tools=[TOOL])
+    assert text.count('{"name": "set_led", "parameters": ') == 2
+
+
+def test_instructions_and_tools_stand_in_one_system_turn() -> None:
+    talk = [{"role": "system", "content": "Be brief."}, *TALK[:1]]
+    text = ChatTemplate(CHATML, {}).render(talk, tools=[TOOL])
+    assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n")
+    assert text.count("<|im_start|>system") == 1
+
+
+@pytest.mark.parametrize("markup", [HERMES, GENERIC, LLAMA3])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_calls_are_read_back_however_the_text_is_cut(markup: Any, size: int) -> None:
+    arguments = {"note": 'a } " \\ {', "deep": [{"x": {}}], "pin": 4}
+    calls = [called("set_led", **arguments)] * (2 if markup.several else 1)
+    text = ("Yes:\n" if markup.anywhere else "") + markup.calls(calls)
+    reader = Reader(markup)
+    pieces = [
+        piece for at in range(0, len(text), size) for piece in reader.feed(text[at : at + size])
+    ]
+    pieces += reader.end()
+    assert "".join(p.text for p in pieces if p.call is None) == ("Yes:" if markup.anywhere else "")
+    for number in range(len(calls)):
+        parts = [piece for piece in pieces if piece.call == number]
+        assert json.loads("".join(part.text for part in parts)) == arguments
+        assert [part.name for part in parts if part.name] == ["set_led"]
+
+
+def test_a_call_that_was_cut_off_keeps_the_part_that_came() -> None:
+    content, calls = read_calls('<tool_call>\n{"name": "f", "arguments": {"a": "b', HERMES)
+    assert (content, calls[0]["function"]) == ("", {"name": "f", "arguments": '{"a": "b'})
