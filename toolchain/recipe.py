@@ -529,8 +529,9 @@ class RoundSpec(Frozen):
     before: str = ""
     """Work folder of the round before, such as `build/help-desk-1`, relative to the recipe: the
     gate asks its held-out questions again."""
-    replay: Fraction = 0.2
-    """Where the answers are learned: share of the earlier entries that is learned with them."""
+    replay: Fraction = 1.0
+    """Share of the earlier entries that is learned with the answers. Training starts from the base,
+    which knows none of them: what is left out is forgotten."""
     max_forgotten: float = Field(default=2.0, ge=0, le=100)
     """Percentage points that the exact match on the earlier held-out questions may fall."""
 

@@ -7,7 +7,7 @@ sent, is a draft. The rule to keep: only what a person has answered is ever lear
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,22 +145,39 @@ def label(
 
 
 def answered_in(recipe: Recipe) -> list[str]:
-    """Return the questions that the recipe's own data and its rounds answer, each once."""
+    """Return the questions that a recipe's data, documents and rounds answer, each once."""
+    found: dict[str, str] = {}
+    for question in (*_learned(recipe), *_documented(recipe)):
+        found.setdefault(normal(question), question)
+    found.pop("", None)
+    return list(found.values())
+
+
+def _learned(recipe: Recipe) -> Iterator[str]:
+    """Yield the questions of the recipe's data, and of its rounds."""
     spec = recipe.data
     if recipe.round:
         files = [each for each in recipe.round.answers if (recipe.folder / each).is_file()]
         every = tuple(dict.fromkeys((*spec.files, *files)))
         spec = spec.model_copy(update={"files": every, "replay": 1.0})
+    if not spec.files:
+        return  # a recipe may answer from documents alone
     parts = look(spec, recipe.folder, seed=recipe.seed)
     if parts.read.errors:
         raise all_of(parts.read.errors)
-    found: dict[str, str] = {}
     for entry in (*parts.train, *parts.held_out):
         for messages in entry.phrasings:
-            said = [each["content"] for each in messages if each["role"] == "user"]
-            if said:
-                found.setdefault(normal(said[-1]), said[-1])
-    return list(found.values())
+            yield from [each["content"] for each in messages if each["role"] == "user"][-1:]
+
+
+def _documented(recipe: Recipe) -> Iterator[str]:
+    """Yield the questions that came with the documents, or were written for them."""
+    if recipe.knowledge is None:
+        return
+    from toolchain.knowledge.texts import read_texts
+
+    for questions in read_texts(recipe.knowledge, recipe.folder).questions:
+        yield from questions
 
 
 def _text(asked: Asked) -> str:
