@@ -1,7 +1,7 @@
 """ollama for Python; its service is at the address without `/v1`.
 
-Its API has no choice of tools: a model that was not tuned seldom calls, and an answer in words is no
-problem then. This library drops `minimum` and `maximum` of a tool, so a pin may be any integer.
+Its API has no choice of tools: a model that was not tuned seldom calls, so an answer in words is no
+problem. This library drops `minimum` and `maximum` of a tool: a pin may be any integer.
 """
 
 from typing import Any, Literal
