@@ -1,4 +1,4 @@
-"""Runs ten unchanged clients against a served bundle, and prints a matrix.
+"""Runs eleven unchanged clients against a served bundle, and prints a matrix.
 
 Each does two turns, structured output, streaming, embeddings, and calls of a tool: whole with their
 result as history, and in a stream.
@@ -59,6 +59,7 @@ CLIENTS = (
     Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "`NativeOutput`"),
     Client("smolagents", "with_smolagents.py", ("smolagents[openai]",), "`ToolCallingAgent`"),
     Client("ai (Vercel)", "with_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
+    Client("ollama (Python)", "with_ollama.py", ("ollama",), "Ollama's API; no `tool_choice`"),
     Client("curl", "with_curl.py"),
 )
 
@@ -175,7 +176,7 @@ def _say(text: str) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run ten clients against a served bundle.")
+    parser = argparse.ArgumentParser(description="Run eleven clients against a served bundle.")
     parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/v1")
     parser.add_argument("--token-file", default="", metavar="FILE")
     parser.add_argument("--only", default="", metavar="NAME", help="a part of a client's name")

@@ -119,7 +119,12 @@ class Texts:
 
 def read_chat(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/chat/completions; raise FieldError."""
-    fields = _fields(body, "messages", "max_completion_tokens", *TOOL_FIELDS)
+    return chat_question(read_object(body), default_max_tokens)
+
+
+def chat_question(given: Mapping[str, Any], default_max_tokens: int) -> Question:
+    """Return the question of a conversation's fields; raise FieldError."""
+    fields = _fields(given, "messages", "max_completion_tokens", *TOOL_FIELDS)
     messages = read_messages(fields.get("messages"))
     top = _chat_logprobs(fields)
     tools = read_tools(fields)
@@ -144,7 +149,7 @@ def read_chat(body: bytes, default_max_tokens: int) -> Question:
 
 def read_completion(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/completions; raise FieldError."""
-    fields = _fields(body, "prompt")
+    fields = _fields(read_object(body), "prompt")
     if fields.pop("top_logprobs", 0):
         raise FieldError(
             "top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`"
@@ -162,7 +167,12 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
 
 def read_embeddings(body: bytes) -> Texts:
     """Read a request of /v1/embeddings; raise FieldError."""
-    fields = _set_fields(read_object(body))
+    return embedded_texts(read_object(body))
+
+
+def embedded_texts(given: Mapping[str, Any]) -> Texts:
+    """Return the texts of the fields of a request for embeddings; raise FieldError."""
+    fields = set_fields(given)
     if unknown := set(fields) - {"input", "encoding_format", *IGNORED}:
         raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
 
@@ -192,14 +202,14 @@ def read_lookup(query: Mapping[str, str]) -> tuple[str, int]:
     return question, number
 
 
-def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:
+def set_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not null: clients send null for a field that they do not use."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _fields(body: bytes, *own: str) -> dict[str, Any]:
+def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
     """Return the fields that are not null; raise FieldError if one is unknown."""
-    fields = _set_fields(read_object(body))
+    fields = set_fields(given)
     known = {*own, *RANGES, *NEUTRAL, *IGNORED}
     known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
     known |= {"logit_bias", "n"}
@@ -213,7 +223,7 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
         if (
             name in NEUTRAL
             and name not in own
-            and not any(_same(value, neutral) for neutral in NEUTRAL[name])
+            and not any(same(value, neutral) for neutral in NEUTRAL[name])
         ):
             raise FieldError(
                 name,
@@ -225,7 +235,7 @@ def _fields(body: bytes, *own: str) -> dict[str, Any]:
     return fields
 
 
-def _same(value: Any, other: Any) -> bool:
+def same(value: Any, other: Any) -> bool:
     """Compare as JSON does: `true` is not 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
@@ -244,7 +254,7 @@ def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
 
 def _response_format(value: Any) -> str:
     """Return the grammar of a response format; empty if it restricts nothing."""
-    fields = _set_fields(value) if isinstance(value, dict) else {}
+    fields = set_fields(value) if isinstance(value, dict) else {}
     kind = fields.pop("type", None)
     if not isinstance(kind, str) or kind not in _FORMS:
         raise FieldError("response_format", "`type` must be `text`, `json_object` or `json_schema`")
@@ -275,7 +285,7 @@ def _named_schema(value: Any) -> Any:
         "strict": bool,
         "schema": (dict, bool),
     }
-    fields = _set_fields(value) if isinstance(value, dict) else {}
+    fields = set_fields(value) if isinstance(value, dict) else {}
     if "schema" not in fields:
         raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
 
@@ -311,7 +321,7 @@ def _sampling(
 def _unlimited(name: str, value: Any) -> Any:
     """Return the value of a field; the context's bound for a length without one."""
     is_length = name in ("max_tokens", "max_completion_tokens")
-    return MAX_CONTEXT if is_length and _same(value, UNLIMITED) else value
+    return MAX_CONTEXT if is_length and same(value, UNLIMITED) else value
 
 
 def _biases(value: Any) -> tuple[tuple[int, float], ...]:
@@ -361,7 +371,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 def _streaming(fields: Mapping[str, Any]) -> tuple[bool, bool]:
     options = fields.get("stream_options", {})
-    options = _set_fields(options) if isinstance(options, dict) else {"": options}
+    options = set_fields(options) if isinstance(options, dict) else {"": options}
     if set(options) - {"include_usage", "include_obfuscation"}:
         raise FieldError("stream_options", "must be an object with `include_usage` alone")
 

@@ -1,16 +1,21 @@
 """The middleware before the routes: counts replies, refuses strangers, answers preflights."""
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from device.errors import DeviceError
+from device.serve import ollama_replies
 from device.serve.access import Access
 from device.serve.metrics import Metrics
 from device.serve.replies import error_body
 
 MAX_HEADER_BYTES = 16 << 10
+OLLAMA = "/api/"
+"""How all paths of Ollama's API begin."""
 RETRY_AFTER_S = {429: "5", 503: "2"}
 
 
@@ -50,7 +55,7 @@ class Gate:
             request.url.path, request.headers, preflight=_is_preflight(request)
         )
         if error:
-            app: ASGIApp = error_response(error)
+            app: ASGIApp = error_response(error, request.url.path)
         elif origin and _is_preflight(request):
             app = _preflight(request.headers)
         else:
@@ -59,15 +64,20 @@ class Gate:
         await app(scope, receive, _told(send, origin) if origin else send)
 
 
-def error_response(error: DeviceError) -> Response:
-    """Return an error in OpenAI's shape, with the headers that belong to its status.
+def error_response(
+    error: DeviceError, path: str, more: "Mapping[str, str] | None" = None
+) -> Response:
+    """Return an error in the form of the API that a path belongs to, OpenAI's or Ollama's.
 
-    They are `retry-after` and `www-authenticate`.
+    It has the headers that belong to its status: `retry-after` and `www-authenticate`.
     """
-    headers = {"retry-after": RETRY_AFTER_S[error.status]} if error.status in RETRY_AFTER_S else {}
+    headers = dict(more or {})
+    if error.status in RETRY_AFTER_S:
+        headers["retry-after"] = RETRY_AFTER_S[error.status]
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.status, headers=headers)
+    body = ollama_replies.error_body if path.startswith(OLLAMA) else error_body
+    return JSONResponse(body(error), error.status, headers=headers)
 
 
 def _too_long(scope: Scope) -> "DeviceError | None":

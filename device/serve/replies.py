@@ -21,12 +21,16 @@ LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailab
 DONE = b"data: [DONE]\n\n"
 
 
+def sentence(error: DeviceError) -> str:
+    """Return an error as one text, with its hint."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
 def error_body(error: DeviceError) -> dict[str, Any]:
     """Return an error in OpenAI's shape."""
-    message = f"{error.message}; {error.hint}" if error.hint else error.message
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     field = error.field if isinstance(error, FieldError) else None
-    return {"error": {"message": message, "type": kind, "param": field, "code": error.code}}
+    return {"error": {"message": sentence(error), "type": kind, "param": field, "code": error.code}}
 
 
 def event(body: dict[str, Any]) -> bytes:
@@ -100,7 +104,7 @@ class Reply:
             **self._head(kind),
             "choices": choices,
             **_figures(together([answer[-1].timing for answer in answers]), usage=True),
-            **self._knowledge(),
+            **self.knowledge(),
         }
 
     def _choice(self, number: int, steps: Sequence[Token]) -> dict[str, Any]:
@@ -125,7 +129,7 @@ class Reply:
             "role": "assistant",
             "content": content or None if calls else content,
             "refusal": None,
-            **self._annotations(len(text)),
+            **self.annotations(len(text)),
         }
         return {**message, "tool_calls": calls} if calls else message
 
@@ -161,14 +165,14 @@ class Reply:
 
         `length` is the number of characters of the answer.
         """
-        content = {"delta": self._annotations(length)} if self.chat else {"text": ""}
+        content = {"delta": self.annotations(length)} if self.chat else {"text": ""}
         end = self._chunk(content, finish(last.finish_reason, calls=calls), number)
-        chunks = [{**end, **_figures(last.timing, usage=False), **self._knowledge()}]
+        chunks = [{**end, **_figures(last.timing, usage=False), **self.knowledge()}]
         if include_usage:
             chunks.append({**end, "choices": [], **_figures(last.timing, usage=True)})
         return chunks
 
-    def _annotations(self, length: int) -> dict[str, Any]:
+    def annotations(self, length: int) -> dict[str, Any]:
         """Return the sources in OpenAI's shape of citations; nothing if there are none."""
         if self.consulted is None:
             return {}
@@ -186,7 +190,7 @@ class Reply:
         ]
         return {"annotations": cited}
 
-    def _knowledge(self) -> dict[str, Any]:
+    def knowledge(self) -> dict[str, Any]:
         """Return whether the documents know, of a conversation that is about them."""
         if self.consulted is None:
             return {}
@@ -221,7 +225,7 @@ class Reply:
         if not scored:
             return None
         if self.chat:
-            return {"content": [_scored(step) for step, _ in scored], "refusal": None}
+            return {"content": [scored_token(step) for step, _ in scored], "refusal": None}
 
         return {
             "tokens": [_text(step.candidates[0]) for step, _ in scored],
@@ -261,7 +265,8 @@ def together(timings: "Sequence[Timing | None]") -> "Timing | None":
     )
 
 
-def _scored(step: Token) -> dict[str, Any]:
+def scored_token(step: Token) -> dict[str, Any]:
+    """Return a step's token with its log-probability, and the likeliest tokens beside it."""
     own, *likely = map(_candidate, step.candidates)
     return {**own, "top_logprobs": likely}
 

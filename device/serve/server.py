@@ -1,40 +1,37 @@
-"""OpenAI's endpoints for one model over HTTP: the routes, their limits, and how answers travel.
+"""OpenAI's endpoints for one model over HTTP: the routes, and how answers travel.
+
+Ollama's are beside them (ollama.py). service.py has what both share.
 
 The rule to keep: nothing that a client sends reaches an engine unread (api.py), unbounded, or two
 at a time (worker.py).
 """
 
-import asyncio
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from device.errors import DeviceError
 from device.facts import processor_temperature
 from device.manifest import Manifest
-from device.serve import page
+from device.serve import ollama, page
 from device.serve.access import Access
-from device.serve.api import READERS, Question, read_embeddings, read_lookup
+from device.serve.api import READERS, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
-from device.serve.feedback import Feedback
-from device.serve.gate import MAX_HEADER_BYTES, RETRY_AFTER_S, Count, Gate, error_response
+from device.serve.gate import MAX_HEADER_BYTES, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE, Metrics
-from device.serve.replies import LOADING, Reply, embeddings, error_body, passage
+from device.serve.replies import LOADING, Reply, embeddings, passage
+from device.serve.service import GONE, ask, read_body, service_of, unavailable, watched
+from device.serve.service import Service as Service
 from device.serve.streams import Events, chunks, tokens
-from device.serve.worker import Job, Vectors, Worker
+from device.serve.worker import Job, Vectors
 
-MAX_BODY_BYTES = 1 << 20
-MAX_BODIES_BYTES = 16 << 20
-"""Maximum bytes of all requests that are being read at the same time."""
-BODY_TIMEOUT_S = 30.0
 _COUNTED = {
     *READERS,
     "/v1/embeddings",
@@ -45,23 +42,8 @@ _COUNTED = {
     "/v1/health",
     "/v1/models",
     "/metrics",
+    *ollama.PATHS,
 }
-_GONE = 499
-"""nginx's status for a client that has left: nobody reads it."""
-
-
-@dataclass
-class Service:
-    """What the routes share."""
-
-    manifest: Manifest
-    release: str
-    worker: Worker
-    metrics: Metrics = field(default_factory=Metrics)
-    feedback: "Feedback | None" = None
-    """What people think of answers; None where the bundle does not ask for it."""
-    bodies_bytes: int = 0
-    """Bytes of the requests that are being read."""
 
 
 def server(service: Service, access: Access) -> uvicorn.Server:
@@ -78,6 +60,7 @@ def application(service: Service, access: Access) -> Starlette:
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
+    routes += ollama.routes()
     handlers: Any = {DeviceError: _refused, HTTPException: _no_route, Exception: _broken}
     app = Starlette(
         routes=routes,
@@ -94,44 +77,31 @@ def application(service: Service, access: Access) -> Starlette:
 
 
 async def _answer(request: Request) -> Response:
-    service: Service = request.app.state.service
-    question = READERS[request.url.path](await _body(request), service.manifest.max_tokens)
+    service = service_of(request)
+    question = READERS[request.url.path](await read_body(request), service.manifest.max_tokens)
     if service.worker.model is None:
         return _loading()
 
-    job = await service.worker.ask(question)
-    asked = job.question
-    markup = asked.markup if isinstance(asked, Question) else None
-    reply = Reply(service.manifest.name, question.chat, job.consulted, markup)
-    if service.feedback:
-        known = job.consulted.found.known if job.consulted else None
-        job.hearing = service.feedback.listen(reply.name, question, known)
+    job, reply = await ask(service, question)
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 
-    watch = asyncio.create_task(_watch(request, job))
-    try:
+    async with watched(request, job):
         return await _whole(job, reply, service.metrics)
-    finally:
-        watch.cancel()
 
 
 async def _embeddings(request: Request) -> Response:
-    service: Service = request.app.state.service
-    texts = read_embeddings(await _body(request))
+    service = service_of(request)
+    texts = read_embeddings(await read_body(request))
     if service.worker.model is None:
         return _loading()
 
     job = await service.worker.ask(texts)
-    watch = asyncio.create_task(_watch(request, job))
-
-    try:
+    async with watched(request, job):
         found = await job.next()
-    finally:
-        watch.cancel()
 
     if not isinstance(found, Vectors):
-        return Response(status_code=_GONE)
+        return Response(status_code=GONE)
 
     return JSONResponse(
         embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64)
@@ -141,52 +111,13 @@ async def _embeddings(request: Request) -> Response:
 async def _whole(job: Job, reply: Reply, metrics: Metrics) -> Response:
     steps = [step async for step in tokens(job, metrics) if step]
     if not steps or not steps[-1].finish_reason:
-        return Response(status_code=_GONE)
+        return Response(status_code=GONE)
     return JSONResponse(reply.whole(steps))
-
-
-async def _watch(request: Request, job: Job) -> None:
-    """Cancel a job if its client leaves before the answer begins."""
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-    job.cancel()
-
-
-async def _body(request: Request) -> bytes:
-    service: Service = request.app.state.service
-    body = bytearray()
-    try:
-        await asyncio.wait_for(_read(request, body, service), BODY_TIMEOUT_S)
-    except asyncio.TimeoutError as error:
-        raise DeviceError(
-            "timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408
-        ) from error
-    except ClientDisconnect as error:
-        raise DeviceError(
-            "client_gone", "the client left before its request was whole", status=_GONE
-        ) from error
-    finally:
-        service.bodies_bytes -= len(body)
-
-    return bytes(body)
-
-
-async def _read(request: Request, body: bytearray, service: Service) -> None:
-    """Read a body; raise DeviceError if it is too large, or all bodies together are."""
-    async for chunk in request.stream():
-        body += chunk
-        service.bodies_bytes += len(chunk)
-        if len(body) > MAX_BODY_BYTES:
-            raise DeviceError(
-                "too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413
-            )
-        if service.bodies_bytes > MAX_BODIES_BYTES:
-            raise DeviceError("busy", "too many requests are being sent", status=503)
 
 
 async def _knowledge(request: Request) -> Response:
     """Return the passages nearest to `q`, at most `take`, the best first."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     question, take = read_lookup(request.query_params)
     if service.worker.model is None:
         return _loading()
@@ -198,7 +129,7 @@ async def _knowledge(request: Request) -> Response:
 
 
 async def _passage(request: Request) -> Response:
-    service: Service = request.app.state.service
+    service = service_of(request)
     if service.worker.model is None:
         return _loading()
 
@@ -219,15 +150,15 @@ def _no_documents() -> DeviceError:
 
 async def _feedback(request: Request) -> Response:
     """Keep what somebody thinks of an answer."""
-    service: Service = request.app.state.service
-    body = await _body(request)
+    service = service_of(request)
+    body = await read_body(request)
     if service.feedback is None:
         raise DeviceError("not_found", "this service keeps no feedback", status=404)
     return JSONResponse(await service.feedback.rate(body))
 
 
 async def _health(request: Request) -> Response:
-    service: Service = request.app.state.service
+    service = service_of(request)
     if service.worker.model is None:
         return _loading()
 
@@ -261,7 +192,7 @@ async def _page(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    service: Service = request.app.state.service
+    service = service_of(request)
     labels = {
         "model": service.manifest.name,
         "version": service.manifest.version,
@@ -274,11 +205,11 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_card(request.app.state.service.manifest)]})
+    return JSONResponse({"object": "list", "data": [_card(service_of(request).manifest)]})
 
 
 async def _model(request: Request) -> Response:
-    card = _card(request.app.state.service.manifest)
+    card = _card(service_of(request).manifest)
     name = request.path_params["name"]
     if name != card["id"]:
         raise DeviceError(
@@ -302,11 +233,11 @@ def _card(manifest: Manifest) -> dict[str, Any]:
 
 
 def _loading() -> Response:
-    return JSONResponse(LOADING, 503, headers={"retry-after": RETRY_AFTER_S[503]})
+    return unavailable(LOADING)
 
 
 async def _refused(request: Request, error: DeviceError) -> Response:
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
@@ -316,15 +247,15 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
         else f"does not take {request.method}"
     )
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    body = error_body(
-        DeviceError(code, f"`{request.url.path[:80]}` {what}", status=error.status_code)
-    )
-    return JSONResponse(body, error.status_code, headers=error.headers)
+    path = request.url.path
+    refusal = DeviceError(code, f"`{path[:80]}` {what}", status=error.status_code)
+    return error_response(refusal, path, error.headers)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
     return error_response(
-        DeviceError("internal_error", "the service failed to answer, its log says why")
+        DeviceError("internal_error", "the service failed to answer, its log says why"),
+        request.url.path,
     )
 
 

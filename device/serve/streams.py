@@ -26,12 +26,12 @@ COMMENT = b": keep-alive\n\n"
 
 
 class Events(StreamingResponse):
-    """A stream of events; its end, whatever the cause, cancels the job."""
+    """A stream of events or lines; its end, whatever the cause, cancels the job."""
 
-    def __init__(self, job: Job, events: AsyncIterator[bytes]) -> None:
-        super().__init__(
-            events, media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
+    def __init__(
+        self, job: Job, events: AsyncIterator[bytes], media_type: str = "text/event-stream"
+    ) -> None:
+        super().__init__(events, media_type=media_type, headers={"cache-control": "no-cache"})
         self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -94,7 +94,7 @@ def call(
     return (
         response.status,
         fields,
-        json.loads(answer) if "json" in fields.get("content-type", "") else answer,
+        json.loads(answer) if fields.get("content-type", "") == "application/json" else answer,
     )
 
 

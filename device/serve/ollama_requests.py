@@ -1,0 +1,274 @@
+"""Requests of Ollama's API, turned into the fields of OpenAI's and read by api.py.
+
+The rule to keep: nothing that a client sends is dropped in silence. A field has an OpenAI field in
+its place, or asks for what happens anyway, or is refused under the name that its client gave it.
+Names and defaults: Ollama's docs/api.md and api/types.go. Standard library only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from device.engine.base import FieldError
+from device.errors import DeviceError
+from device.serve.api import UNLIMITED, Question, Texts, chat_question, embedded_texts, same
+from device.serve.api import set_fields as not_null
+
+LATEST = ":latest"
+"""Tag that Ollama adds to the name of a model that has none."""
+_ANSWER = ("model", "options", "format", "stream", "keep_alive", "logprobs", "top_logprobs")
+CHAT = (*_ANSWER, "messages", "tools")
+GENERATE = (*_ANSWER, "prompt", "system")
+EMBED = ("model", "input", "options", "keep_alive", "truncate", "dimensions")
+EMBEDDINGS = ("model", "prompt", "options", "keep_alive")
+SHOW = ("model", "name", "verbose")
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "think": (False,),
+    "images": ([],),
+    "raw": (False,),
+    "template": ("",),
+    "suffix": ("",),
+    "context": ([],),
+    "shift": (False,),
+    "truncate": (True, False),
+}
+"""Fields without effect here → their no-op values; null is one for every field."""
+# A prompt that is too long is always refused, so neither value of `truncate` cuts one.
+MAPPED = {
+    **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "seed", "stop")},
+    **{name: name for name in ("frequency_penalty", "presence_penalty")},
+    "num_predict": "max_tokens",
+}
+"""Option → the OpenAI field in its place."""
+LOADING = (
+    *("num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "numa"),
+    *("low_vram", "f16_kv", "use_mmap", "use_mlock", "mirostat_tau", "mirostat_eta"),
+)
+"""Options that change no answer here: a bundle and its board say how a model is loaded."""
+NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "repeat_penalty": (1,),
+    "repeat_last_n": (-1, 64),
+    "penalize_newline": (True,),
+    "mirostat": (0,),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+    "vocab_only": (False,),
+    "logits_all": (False,),
+    "embedding_only": (False,),
+}
+"""Options without effect here → their no-op values."""
+INSTEAD = {"repeat_penalty": ", `frequency_penalty` and `presence_penalty` are"}
+"""Option that is refused → what is taken in its place."""
+_WHOLE_CONTEXT = (-1, -2)
+"""Values of `num_predict`: without end, and until the context is full; a board does the latter."""
+_NAMES = {
+    "response_format": "format",
+    **{known: f"options.{option}" for option, known in MAPPED.items()},
+}
+"""OpenAI field → Ollama's name of it."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, as far as a request depends on it."""
+
+    name: str
+    context: int
+    """Tokens of prompt and answer together."""
+    max_tokens: int
+    """Length limit of an answer if the request sets none."""
+
+
+def read_chat(given: Mapping[str, Any], served: Served) -> "Question | None":
+    """Return the question of /api/chat; None if it asks for the model to be loaded alone."""
+    fields = _known(given, CHAT, served)
+    asked = {**_answer(fields, served), **_given(fields, "messages")}
+    if "tools" in fields:
+        asked["tools"] = _tools(fields["tools"])
+    if not fields.get("messages", []):
+        return None
+
+    if isinstance(asked["messages"], list):
+        asked["messages"] = [_message(each, n) for n, each in enumerate(asked["messages"])]
+    return _question(asked, served, _NAMES)
+
+
+def read_generate(given: Mapping[str, Any], served: Served) -> "Question | None":
+    """Return the question of /api/generate, as a conversation of one message.
+
+    None if it asks for the model to be loaded alone.
+    """
+    fields = _known(given, GENERATE, served)
+    for name in ("prompt", "system"):
+        if not isinstance(fields.get(name, ""), str):
+            raise FieldError(name, "must be a text")
+
+    asked = _answer(fields, served)
+    if not fields.get("prompt"):
+        return None
+
+    texts = {"system": fields.get("system", ""), "user": fields["prompt"]}
+    asked["messages"] = [{"role": role, "content": text} for role, text in texts.items() if text]
+    return _question(asked, served, {**_NAMES, "messages": "prompt"})
+
+
+def read_embed(given: Mapping[str, Any], served: Served) -> Texts:
+    """Return the texts of /api/embed."""
+    return _texts(_known(given, EMBED, served), "input", served)
+
+
+def read_embeddings(given: Mapping[str, Any], served: Served) -> Texts:
+    """Return the one text of /api/embeddings, the form before /api/embed."""
+    return _texts(_known(given, EMBEDDINGS, served), "prompt", served)
+
+
+def read_show(given: Mapping[str, Any], served: Served) -> None:
+    """Check a request of /api/show, which may call its model `name`."""
+    named = given.get("model") or given.get("name")
+    _known({**given, "model": named}, SHOW, served)
+
+
+def _known(given: Mapping[str, Any], known: tuple[str, ...], served: Served) -> dict[str, Any]:
+    """Return the fields that are not null; raise DeviceError if one is not known, or the model."""
+    fields = not_null(given)
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise FieldError("model", "must be the name of a model")
+    if model.removesuffix(LATEST) != served.name:
+        raise DeviceError(
+            "model_not_found",
+            f"there is no model `{model[:80]}` here",
+            hint=f"this is `{served.name}`",
+            status=404,
+        )
+
+    for name, value in fields.items():
+        if name in known:
+            continue
+        if name not in NEUTRAL:
+            raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
+        _check_neutral(name, value, NEUTRAL[name])
+
+    keep = fields.get("keep_alive", 0)
+    if not isinstance(keep, (int, float, str)) or isinstance(keep, bool):
+        raise FieldError("keep_alive", "must be a number of seconds, or a text such as `5m`")
+    return fields
+
+
+def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
+    """Raise FieldError if a value is not one that asks for what happens anyway."""
+    if not any(same(value, each) for each in neutral):
+        instead = INSTEAD.get(name.removeprefix("options."), "")
+        raise FieldError(name, f"is not supported here{instead}, leave it out", code="unsupported")
+
+
+def _answer(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
+    """Return the OpenAI fields of what all requests for an answer share."""
+    asked = {"stream": True, **_given(fields, "stream", "logprobs", "top_logprobs")}
+    return {**asked, **_options(fields, served), **_format(fields.get("format", ""))}
+
+
+def _given(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: fields[name] for name in names if name in fields}
+
+
+def _options(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
+    """Return the OpenAI fields of `options`; raise FieldError for one that cannot be honoured."""
+    given = fields.get("options", {})
+    if not isinstance(given, dict):
+        raise FieldError("options", "must be an object")
+
+    options = not_null(given)
+    for name, value in options.items():
+        place = f"options.{name}"[:80]
+        if name in NEUTRAL_OPTIONS:
+            _check_neutral(place, value, NEUTRAL_OPTIONS[name])
+        elif name == "num_ctx":
+            _check_context(value, served.context)
+        elif name in LOADING:
+            if not isinstance(value, (bool, int, float)):
+                raise FieldError(place, "must be a number, or true or false")
+        elif name not in MAPPED:
+            raise FieldError(place, "is not an option", code="unknown_field")
+
+    mapped = {MAPPED[name]: value for name, value in options.items() if name in MAPPED}
+    if any(same(mapped.get("max_tokens"), each) for each in _WHOLE_CONTEXT):
+        mapped["max_tokens"] = UNLIMITED
+    if same(mapped.get("seed"), -1):
+        del mapped["seed"]  # llama.cpp's mark for another seed each time
+    return mapped
+
+
+def _check_context(value: Any, context: int) -> None:
+    """Raise FieldError for a context that the bundle does not have."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= context:
+        problem = f"must be a whole number up to {context}, the context of this model"
+        raise FieldError("options.num_ctx", problem)
+
+
+def _format(value: Any) -> dict[str, Any]:
+    """Return the OpenAI field of `format`: nothing, any JSON object, or a schema."""
+    if value == "":
+        return {}
+    if value == "json":
+        return {"response_format": {"type": "json_object"}}
+    if not isinstance(value, dict):
+        raise FieldError("format", "must be `json` or a JSON schema")
+    return {"response_format": {"type": "json_object", "schema": value}}
+
+
+def _message(value: Any, number: int) -> Any:
+    """Return a message with OpenAI's names; what else is wrong with it is for its reader to say."""
+    if not isinstance(value, dict):
+        return value
+
+    message = not_null(value)
+    if message.pop("images", []):
+        raise FieldError(f"messages[{number}].images", "this model reads text", code="unsupported")
+    if message.get("role") == "tool" and "tool_name" in message:
+        message["name"] = message.pop("tool_name")
+    for name in ("thinking", "tool_name", "tool_call_id"):
+        if message.get(name) == "":
+            del message[name]
+    return message
+
+
+def _tools(value: Any) -> Any:
+    """Return tools with their type, which Ollama's clients may leave out."""
+    if not isinstance(value, list):
+        return value
+    return [{"type": "function", **not_null(e)} if isinstance(e, dict) else e for e in value]
+
+
+def _question(
+    asked: Mapping[str, Any], served: Served, names: Mapping[str, str]
+) -> "Question | None":
+    """Return the question of OpenAI's fields; an error names Ollama's."""
+    try:
+        return chat_question(asked, served.max_tokens)
+    except FieldError as error:
+        raise _renamed(error, names) from error
+
+
+def _texts(fields: Mapping[str, Any], own: str, served: Served) -> Texts:
+    """Return the texts of a request for embeddings; its options are checked and change nothing."""
+    _options(fields, served)
+    if "dimensions" in fields:
+        raise FieldError("dimensions", "all of the model's alone, leave it out", code="unsupported")
+    if not isinstance(fields.get("truncate", True), bool):
+        raise FieldError("truncate", "must be true or false")
+
+    value = fields.get(own)
+    texts = value if isinstance(value, list) and own == "input" else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise FieldError(own, "must be a text" + (", or a list of texts" if own == "input" else ""))
+    try:
+        return embedded_texts({"input": texts or None})
+    except FieldError as error:
+        raise _renamed(error, {"input": own}) from error
+
+
+def _renamed(error: FieldError, names: Mapping[str, str]) -> FieldError:
+    """Return an error under the name that the field has in Ollama's API."""
+    problem = error.message.partition(": ")[2]
+    return FieldError(names.get(error.field, error.field), problem, code=error.code)

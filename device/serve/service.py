@@ -1,0 +1,118 @@
+"""What the routes of all APIs share: the model with its queue, bodies, answers that are watched.
+
+The rule to keep: whatever form a question has on the wire, it becomes one `Question` or `Texts`,
+waits in one queue and is counted in one place. A path of Ollama's API differs in its form only.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from device.errors import DeviceError
+from device.manifest import Manifest
+from device.serve.api import Question
+from device.serve.feedback import Feedback
+from device.serve.gate import RETRY_AFTER_S
+from device.serve.metrics import Metrics
+from device.serve.replies import Reply
+from device.serve.worker import Job, Worker
+
+MAX_BODY_BYTES = 1 << 20
+MAX_BODIES_BYTES = 16 << 20
+"""Maximum bytes of all requests that are being read at the same time."""
+BODY_TIMEOUT_S = 30.0
+GONE = 499
+"""nginx's status for a client that has left: nobody reads it."""
+
+
+@dataclass
+class Service:
+    """What the routes share."""
+
+    manifest: Manifest
+    release: str
+    worker: Worker
+    metrics: Metrics = field(default_factory=Metrics)
+    feedback: "Feedback | None" = None
+    """What people think of answers; None where the bundle does not ask for it."""
+    bodies_bytes: int = 0
+    """Bytes of the requests that are being read."""
+    began: float = field(default_factory=time.time)
+    """When the service began, in seconds since 1970."""
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def ask(service: Service, question: Question) -> tuple[Job, Reply]:
+    """Queue a question; return it with the answer in progress."""
+    job = await service.worker.ask(question)
+    asked = job.question
+    markup = asked.markup if isinstance(asked, Question) else None
+    reply = Reply(service.manifest.name, question.chat, job.consulted, markup)
+    if service.feedback:
+        known = job.consulted.found.known if job.consulted else None
+        job.hearing = service.feedback.listen(reply.name, question, known)
+    return job, reply
+
+
+@asynccontextmanager
+async def watched(request: Request, job: Job) -> AsyncIterator[None]:
+    """Cancel a job if its client leaves before the end of the block."""
+    watch = asyncio.create_task(_watch(request, job))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _watch(request: Request, job: Job) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+    job.cancel()
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request; raise DeviceError if it is too large, or does not come."""
+    service = service_of(request)
+    body = bytearray()
+    try:
+        await asyncio.wait_for(_read(request, body, service), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError as error:
+        raise DeviceError(
+            "timeout", f"the body did not come within {BODY_TIMEOUT_S:.0f} s", status=408
+        ) from error
+    except ClientDisconnect as error:
+        raise DeviceError(
+            "client_gone", "the client left before its request was whole", status=GONE
+        ) from error
+    finally:
+        service.bodies_bytes -= len(body)
+
+    return bytes(body)
+
+
+async def _read(request: Request, body: bytearray, service: Service) -> None:
+    """Read a body; raise DeviceError if it is too large, or all bodies together are."""
+    async for chunk in request.stream():
+        body += chunk
+        service.bodies_bytes += len(chunk)
+        if len(body) > MAX_BODY_BYTES:
+            raise DeviceError(
+                "too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413
+            )
+        if service.bodies_bytes > MAX_BODIES_BYTES:
+            raise DeviceError("busy", "too many requests are being sent", status=503)
+
+
+def unavailable(body: Mapping[str, object]) -> Response:
+    """Return the reply of a service whose model is not loaded yet."""
+    return JSONResponse(dict(body), 503, headers={"retry-after": RETRY_AFTER_S[503]})
