@@ -192,7 +192,7 @@ def test_the_openai_client_gets_what_its_schema_describes(port: int) -> None:
             model="tiny", messages=HOT["messages"], response_format=asked
         )
         with pytest.raises(openai.BadRequestError) as caught:
-            asked["json_schema"]["schema"] = {"type": "string", "pattern": "x"}
+            asked["json_schema"]["schema"] = {"type": "array", "uniqueItems": True}
             client.chat.completions.create(
                 model="tiny", messages=HOT["messages"], response_format=asked
             )

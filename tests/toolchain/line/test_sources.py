@@ -244,7 +244,7 @@ def test_a_file_of_secrets_that_is_missing_or_broken_ends_the_plan(tmp_path: Pat
     one = recipes.load(tmp_path / "r.toml")
     said = [error.message for error in known(one, settings).errors]
     assert "evaluate: leak: secrets: no such file `mine.jsonl`" in said
-    (tmp_path / "mine.jsonl").write_text('{"kind": "phone", "value": "1"}\n')
+    (tmp_path / "mine.jsonl").write_text('{"kind": "phone", "value": "12345"}\n')
     said = [error.message for error in known(one, settings).errors]
     assert any(message.startswith("mine.jsonl: entry 1: `context`") for message in said)
 
