@@ -8,7 +8,7 @@ import pytest
 
 from device.engine.chat import ChatTemplate
 from device.manifest.tool_calls import read_calls
-from tests.fakes.models import CHATML, tiny_llama, tiny_tokenizer
+from tests.fakes.models import CHATML, tiny_llama
 from tests.fakes.templates import GEMMA, HERMES, LLAMA3
 from toolchain import artifacts, runtime
 from toolchain.artifacts import Dataset
@@ -129,9 +129,7 @@ def test_a_result_that_nothing_called_is_refused(tmp_path: Path, messages: list[
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny_tokenizer(folder)
-    return load_tokenizer(folder)
+    return load_tokenizer(tiny_llama(tmp_path_factory.mktemp("tokenizer") / "base"))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +181,7 @@ def test_the_gate_names_a_share_of_right_calls_that_is_too_small() -> None:
 
 def test_the_gate_counts_right_calls_of_the_file_under_the_grammar(tmp_path: Path) -> None:
     rows = [{**WHOLE, "messages": [ASKED, call()]}]
-    base = tiny_llama(tmp_path / "base", seed=3)
+    base = tiny_llama(tmp_path / "base", seed=3, max_position_embeddings=2048)
     dataset = read(tmp_path, *rows, held_out_share=1.0)
     label = ModelLabel(name="tiny")
     model = quantize(

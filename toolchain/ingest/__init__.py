@@ -136,7 +136,6 @@ def _looked(asked: _Look) -> Parts:
         read.errors.append(error)
         rules = TextRules(spec, bytes(32), read.found)
     opening = _opening(spec, folder, read, rules)
-    _read_tools(spec, folder, read)
     later, read.errors = read.errors, []
     _read_files(spec, folder, read, rules)
     for each in later:
@@ -159,17 +158,11 @@ def _tools_files(spec: DataSpec) -> tuple[str, ...]:
     return (spec.tools,) if spec.tools else ()
 
 
-def _read_tools(spec: DataSpec, folder: Path, read: Read) -> None:
-    try:
-        for name, path in existing(_tools_files(spec), folder, "tools").items():
-            read.tools = read_tools_file(name, path)
-    except ToolchainError as error:
-        read.fail(error)
-
-
 def _read_files(spec: DataSpec, folder: Path, read: Read, rules: TextRules) -> None:
     try:
         names: Iterable[str] = expanded(spec.files, folder)
+        for name, path in existing(_tools_files(spec), folder, "tools").items():
+            read.tools = read_tools_file(name, path)
     except ToolchainError as error:
         read.fail(error)
         return
