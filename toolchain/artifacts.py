@@ -440,7 +440,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 _OWN_ORDER = ("tools", "tool_calls")
-"""Keys under which order matters: templates and grammars write properties as a schema lists them."""
+"""Keys under which order matters: prompts and grammars write properties as a schema lists them."""
 
 
 def _sorted(value: Any) -> Any:

@@ -81,7 +81,7 @@ class Scorer:
             list(answer["tokens"]),
             str(answer["text"]),
             answer["finish_reason"] == "stop",
-            list(answer["calls"]),
+            list(answer.get("calls", ())),
         )
 
     def continued(self, tokens: Sequence[int], max_tokens: int) -> str:
