@@ -90,6 +90,11 @@ def test_tools_of_the_recipe_may_be_called_in_every_conversation(tmp_path: Path)
     assert "tools.json: not a JSON file" in refused.value.message
 
 
+def test_tools_that_a_table_holds_as_text_are_read(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {**WHOLE, "tools": json.dumps([LED])}).train()
+    assert row["tools"][0]["function"]["name"] == "set_led"
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     (call(name="get_led"), "a call of `get_led`, which is no tool of it"),
     (call("{"), "the arguments of a call of `set_led` are not JSON"),

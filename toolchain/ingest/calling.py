@@ -32,6 +32,9 @@ def read_tools(place: Place, value: Any) -> Tools:
     """Return tools as the board shows them; raise ArtifactError for what is none."""
     if value is None:
         return ()
+    if isinstance(value, str):
+        # Tables hold them as a text: their columns have one type.
+        value = _parsed(place, value)
     if not isinstance(value, list):
         raise ArtifactError(f"{place}: `tools` must be a list", hint=_FORM)
     tools = tuple(_tool(place, each, number) for number, each in enumerate(value))
@@ -40,6 +43,13 @@ def read_tools(place: Place, value: Any) -> Tools:
     if twice is not None:
         raise ArtifactError(f"{place}: tool `{twice}` stands there twice")
     return tools
+
+
+def _parsed(place: Place, text: str) -> Any:
+    try:
+        return json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{place}: `tools` is not JSON", hint=_FORM) from error
 
 
 def _tool(place: Place, value: Any, number: int) -> Mapping[str, Any]:
