@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -56,6 +56,8 @@ class Golden:
     for and must not come."""
     now: "datetime | None" = None
     """Time at which its prompt is rendered; None (in older bundles) for the clock."""
+    tools: "list[dict[str, Any]]" = field(default_factory=list)
+    """Tools that stand in its prompt."""
 
 
 def check_bundle(folder: Path, threads: int = 0) -> Result:
@@ -162,7 +164,7 @@ def _agreement(followed: list[list[bool]]) -> Result:
 
 def _follow(model: "Model", golden: Golden, where: str) -> list[bool]:
     """Return for each token of a golden answer whether the model predicts it."""
-    prompt = model.prompt(golden.messages, golden.now)
+    prompt = model.prompt(golden.messages, golden.now, golden.tools)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
     model.forget(golden.now)
     rows = model.engine.logits([*prompt.tokens, *golden.tokens[:-1]], prompt.prefix)
@@ -178,7 +180,7 @@ def _likeliest(row: bytes) -> int:
 
 def _reproduce(model: "Model", golden: Golden, where: str) -> Timing:
     """Answer a golden; raise DeviceError if its prompt or its answer differs in a token."""
-    prompt = model.prompt(golden.messages, golden.now)
+    prompt = model.prompt(golden.messages, golden.now, golden.tools)
     _compare(f"{where}: the prompt", golden.prompt_tokens, prompt.tokens)
     model.forget(golden.now)
     sampling = Sampling(max_tokens=len(golden.tokens) + golden.ends)
@@ -226,6 +228,7 @@ def _golden(line: str, where: str) -> Golden:
             answer,
             ends=row.get("finish_reason") == "stop",
             now=moment(row["now"]) if "now" in row else None,
+            tools=list(row.get("tools", ())),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error

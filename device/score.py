@@ -20,7 +20,9 @@ from device.engine.base import FieldError, Sampling, Settings
 from device.errors import DeviceError
 from device.manifest import read_manifest
 from device.manifest.moment import moment
+from device.manifest.tool_calls import read_calls
 from device.model import Model, Prompt, open_bundle, open_file
+from device.serve.tools import read_tools
 
 Request = dict[str, Any]
 
@@ -82,8 +84,12 @@ def _generate(model: Model, request: Request) -> dict[str, Any]:
     now = _now(request)
     model.forget(now)
     sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
-    asked = "messages" in request
-    prompt = model.prompt(_messages(request), now) if asked else Prompt(_tokens(request))
+    asked, tools = "messages" in request, read_tools({"tools": request.get("tools", [])})
+    shown = tools.shown if tools else ()
+    prompt = model.prompt(_messages(request), now, shown) if asked else Prompt(_tokens(request))
+    markup = model.template.markup if tools and model.template else None
+    if tools and markup and request.get("held"):
+        sampling = tools.held(sampling, markup)
     steps = list(
         model.engine.generate(prompt.tokens, sampling, model.stop_ids, prefix=prompt.prefix)
     )
@@ -91,7 +97,13 @@ def _generate(model: Model, request: Request) -> dict[str, Any]:
     text = "".join(step.text for step in steps)
     reason = steps[-1].finish_reason
 
-    return {"prompt_tokens": prompt.tokens, "tokens": tokens, "text": text, "finish_reason": reason}
+    return {
+        "prompt_tokens": prompt.tokens,
+        "tokens": tokens,
+        "text": text,
+        "finish_reason": reason,
+        **({"calls": read_calls(text, markup)[1]} if markup else {}),
+    }
 
 
 def _tokenize(model: Model, request: Request) -> dict[str, Any]:
@@ -101,7 +113,8 @@ def _tokenize(model: Model, request: Request) -> dict[str, Any]:
 
 
 def _render(model: Model, request: Request) -> dict[str, Any]:
-    text = model.render(_messages(request), _now(request))
+    tools = read_tools({"tools": request.get("tools", [])})
+    text = model.render(_messages(request), _now(request), tools.shown if tools else ())
     return {"text": text, "tokens": model.engine.tokenize(text)}
 
 

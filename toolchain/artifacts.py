@@ -439,8 +439,21 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+_OWN_ORDER = ("tools", "tool_calls")
+"""Keys under which order matters: prompts and grammars write properties as a schema lists them."""
+
+
+def _sorted(value: Any) -> Any:
+    """Return a value with the keys of its objects sorted, but for those under _OWN_ORDER."""
+    if isinstance(value, Mapping):
+        return {
+            key: value[key] if key in _OWN_ORDER else _sorted(value[key]) for key in sorted(value)
+        }
+    return [_sorted(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write objects as JSON lines, whole or not at all, one after the other."""
     with whole_file(path) as part, part.open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+            stream.write(json.dumps(_sorted(row), ensure_ascii=False) + "\n")

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from device.manifest.moment import RENDERED_AT, moment
+from device.manifest.tool_calls import GENERIC, Markup, for_template, markup_of
 from toolchain.errors import ArtifactError
 from toolchain.models.template import MARK, first_token
 
 IGNORED = -100
 """Label of a position that is not learned (torch.nn.functional.cross_entropy's ignore_index)."""
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 
 # Callers that drop long conversations catch it.
@@ -36,7 +39,7 @@ class Refused(ArtifactError):  # noqa: N818 - as above: a plan catches it and na
 
 
 def encode(
-    tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0
+    tokenizer: Any, messages: Messages, max_tokens: int, opening: int = 0, tools: Tools = ()
 ) -> tuple[list[int], list[int]]:
     """Return (ids, labels) of a conversation.
 
@@ -47,14 +50,13 @@ def encode(
     is cut off; where it writes no end token, the tokenizer's own is learned. Raises TooLong, and
     Refused for a conversation or template that cannot be learned from.
     """
-    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    shown = messages[: answers[-1] + 1] if answers else messages
-    text = _render(tokenizer, shown)
-    spans = [
-        _find_answer(tokenizer, shown, number, text)
-        for number in answers
-        if number >= max(opening, 1)
-    ]
+    # The tools' description may stand before the opening, so its answers are counted, not placed.
+    known = len(_answers(messages[:opening]))
+    messages, tools, markup = _shown(tokenizer, messages, tools)
+    answers = _answers(messages)
+    talk = _Talk(tokenizer, messages[: answers[-1] + 1] if answers else messages, tools, markup)
+    text = talk.render()
+    spans = [_find_answer(talk, number, text) for number in answers[known:] if number]
     ids, labels = _label(tokenizer, text, spans)
 
     if len(ids) > max_tokens:
@@ -62,9 +64,23 @@ def encode(
     return ids, labels
 
 
-def render_prompt(tokenizer: Any, messages: Messages) -> list[int]:
+def encode_row(
+    tokenizer: Any, row: Mapping[str, Any], max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Return (ids, labels) of a conversation of a data set, its tools in the prompt."""
+    opening, tools = row.get("opening", 0), row.get("tools", ())
+    return encode(tokenizer, row["messages"], max_tokens, opening, tools)
+
+
+def render_prompt(tokenizer: Any, messages: Messages, tools: Tools = ()) -> list[int]:
     """Return the ids after which the model answers."""
-    return _tokens(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+    return _tokens(tokenizer, rendered(tokenizer, messages, tools, prompt=True))
+
+
+def rendered(tokenizer: Any, messages: Messages, tools: Tools = (), *, prompt: bool = False) -> str:
+    """Return a conversation as text; with `prompt`, up to where the assistant begins."""
+    messages, tools, _ = _shown(tokenizer, messages, tools)
+    return _render(tokenizer, messages, tools, add_generation_prompt=prompt)
 
 
 @contextmanager
@@ -91,6 +107,12 @@ def fixed_clock() -> Iterator[None]:
         module.datetime = clock
 
 
+def shown_to(tokenizer: Any, messages: Messages, tools: Tools) -> tuple[Messages, Tools]:
+    """Return messages and tools as the board hands them to the template."""
+    messages, tools, _ = _shown(tokenizer, messages, tools)
+    return messages, tools
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
     """Characters of a rendered conversation that the assistant said."""
@@ -104,14 +126,67 @@ class _Span:
     """Whether an end token is among them."""
 
 
-def _find_answer(tokenizer: Any, messages: Messages, number: int, text: str) -> _Span:
-    """Return where message `number` lies in `text`, the rendering of `messages`."""
-    last = number == len(messages) - 1
-    before, after = _around(tokenizer, messages, number)
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """A conversation as its template gets it."""
+
+    tokenizer: Any
+    messages: Messages
+    tools: Tools
+    markup: Markup
+
+    def render(self) -> str:
+        """Return the text of the whole conversation."""
+        return _render(self.tokenizer, self.messages, self.tools)
+
+    def prompt(self, number: int) -> str:
+        """Return the text up to where message `number` begins."""
+        before = self.messages[:number]
+        return _render(self.tokenizer, before, self.tools, add_generation_prompt=True)
+
+    def around(self, number: int) -> tuple[str, str]:
+        """Return what the template writes before and after the text of a message."""
+        # A call is marked as any text is: the mark stands where its markup does.
+        given = {**self.messages[number], "content": MARK}
+        given.pop("tool_calls", None)
+        marked = [*self.messages[:number], given, *self.messages[number + 1 :]]
+        parts = _render(self.tokenizer, marked, self.tools).split(MARK)
+        if len(parts) != 2:
+            raise _untold(number, f"the template shows an answer {len(parts) - 1} times")
+        return parts[0], parts[1]
+
+
+def _shown(tokenizer: Any, messages: Messages, tools: Tools) -> tuple[Messages, Tools, Markup]:
+    """Return messages and tools as the template gets them on the board, and its markup of calls."""
+    acts = tools or any(each["role"] == "tool" or each.get("tool_calls") for each in messages)
+    if not acts:
+        return messages, (), GENERIC
+    markup = _markup(tokenizer, str(tokenizer.chat_template))
+    shown, given = for_template(markup, messages, tools)
+    return shown, given or (), markup
+
+
+@lru_cache(maxsize=8)
+def _markup(tokenizer: Any, template: str) -> Markup:
+    def render(messages: Messages, tools: Tools | None) -> str:
+        return _render(tokenizer, messages, tools or (), add_generation_prompt=True)
+
+    return markup_of(render)
+
+
+def _answers(messages: Messages) -> list[int]:
+    """Return which messages are the assistant's."""
+    return [number for number, each in enumerate(messages) if each["role"] == "assistant"]
+
+
+def _find_answer(talk: _Talk, number: int, text: str) -> _Span:
+    """Return where message `number` lies in `text`, the rendering of the conversation."""
+    last = number == len(talk.messages) - 1
+    before, after = talk.around(number)
     if not text.endswith(after):
         raise _untold(number, "what follows the answer depends on the answer")
 
-    prompt = _render(tokenizer, messages[:number], add_generation_prompt=True)
+    prompt = talk.prompt(number)
     if text.startswith(prompt):
         start = len(prompt)
     elif text.startswith(before) and not last:
@@ -124,31 +199,25 @@ def _find_answer(tokenizer: Any, messages: Messages, number: int, text: str) -> 
     said = len(text) - len(after)
     if said < start:
         raise _untold(number, "the prompt ends behind the beginning of the answer")
-    token = _end_token(tokenizer, messages, after, last=last)
+    calls = talk.messages[number].get("tool_calls")
+    if calls and not text[start:said].endswith(talk.markup.calls(calls)):
+        raise _untold(number, "a call is not written as the board reads it")
+    token = _end_token(talk, after, last=last)
     end = said + after.index(token) + len(token) if token else said
     return _Span(number=number, start=start, end=end, ended=bool(token))
 
 
-def _around(tokenizer: Any, messages: Messages, number: int) -> tuple[str, str]:
-    """Return what the template writes before and after the text of a message."""
-    marked = [*messages[:number], {**messages[number], "content": MARK}, *messages[number + 1 :]]
-    parts = _render(tokenizer, marked).split(MARK)
-    if len(parts) != 2:
-        raise _untold(number, f"the template shows an answer {len(parts) - 1} times")
-    return parts[0], parts[1]
-
-
-def _end_token(tokenizer: Any, messages: Messages, after: str, *, last: bool) -> str:
+def _end_token(talk: _Talk, after: str, *, last: bool) -> str:
     """Return the token that ends an answer, from the text behind it; empty if there is none."""
-    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    added = [token.content for token in talk.tokenizer.added_tokens_decoder.values()]
     token = first_token(after, added)
     if last or not token:
         return token
 
     # Behind an earlier answer the first token may be the beginning of the next message: only one
     # that ends answers counts.
-    _, behind_last = _around(tokenizer, messages, len(messages) - 1)
-    ends = {first_token(behind_last, added), tokenizer.eos_token}
+    _, behind_last = talk.around(len(talk.messages) - 1)
+    ends = {first_token(behind_last, added), talk.tokenizer.eos_token}
     return token if token in ends else ""
 
 
@@ -194,7 +263,9 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _render(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+def _render(
+    tokenizer: Any, messages: Messages, tools: Tools = (), *, add_generation_prompt: bool = False
+) -> str:
     if not tokenizer.chat_template:
         raise ArtifactError(
             "tokenizer: no chat template",
@@ -206,6 +277,7 @@ def _render(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool =
         with fixed_clock():
             text = tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
+                tools=list(tools) or None,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
             )

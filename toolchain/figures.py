@@ -295,6 +295,10 @@ class Measured(StageFigures):
     """Longest answer in tokens."""
     exact_match: float | None = None
     f1: float | None = None
+    tool_questions: int | None = None
+    """Questions with tools that were answered under the grammar of the board."""
+    tool_accuracy: float | None = None
+    """Share of their answers with the expected calls, name and arguments; or none where text is."""
     eos_rate: float | None = None
     """Share of answers that ended by themselves."""
     reference_eos_rate: float | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.artifacts import Dataset
+from toolchain.tool_use import said
 
 Conversation = Mapping[str, Any]
 TRIAL_SHARE = 3
@@ -62,7 +63,7 @@ def split(dataset: Dataset, questions: int) -> Split:
 
 def _question(row: Conversation) -> str:
     """Return what a conversation asks: all that is said before the last answer."""
-    return repr([(message["role"], message["content"]) for message in row["messages"][:-1]])
+    return repr([(message["role"], said(message)) for message in row["messages"][:-1]])
 
 
 def _spread(keys: Sequence[str], count: int) -> set[str]:

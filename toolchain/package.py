@@ -366,6 +366,7 @@ _CARD = {
     "questions": ("held-out questions", "{}"),
     "exact_match": ("exact match", "{:.1%}"),
     "f1": ("token F1", "{:.1%}"),
+    "tool_accuracy": ("right calls of tools, where tools were given", "{:.1%}"),
     "eos_rate": ("answers that end by themselves", "{:.1%}"),
     "reference_eos_rate": ("of the reference's answers", "{:.1%}"),
     "mean_kl": ("mean KL to the reference, on held-out answers", "{:.4f} nats"),

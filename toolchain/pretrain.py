@@ -15,6 +15,7 @@ from toolchain.figures import FLAT, StageFigures, TrainFigures
 from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import ScratchSpec
+from toolchain.tool_use import said
 
 TOOLS = ("accelerate", "safetensors", "tokenizers", "torch", "transformers")
 PAD, END = "<|endoftext|>", "<|end|>"
@@ -181,4 +182,4 @@ def _spoken(dataset: Dataset) -> list[str]:
     own = [
         message for row in dataset.train() for message in row["messages"][row.get("opening", 0) :]
     ]
-    return [message["content"] for message in (*dataset.opening(), *own)]
+    return [said(message) for message in (*dataset.opening(), *own)]

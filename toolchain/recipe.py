@@ -170,6 +170,9 @@ class DataSpec(Frozen):
     documents: tuple[str, ...] = ()
     """Text files, relative to the recipe, whose text follows the system prompt: what every
     conversation may draw on."""
+    tools: str = ""
+    """JSON file, relative to the recipe: tools in OpenAI's form that every conversation may call
+    that names none itself."""
     turns: tuple[TurnSpec, ...] = ()
     """Behind it: turns that every such conversation begins with."""
     clean: CleanSpec = CleanSpec()
@@ -444,6 +447,8 @@ class GateSpec(Frozen):
     """After `distill`: share of positions where file and teacher name the same next token."""
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
+    min_tool_accuracy: Fraction = 0.0
+    """Share of held-out questions with tools whose calls are right, name and arguments."""
     max_eos_drop: Fraction = 0.05
     """How much lower the share of answers that end by themselves may be than the reference's to the
     same questions."""

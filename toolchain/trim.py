@@ -173,14 +173,16 @@ class _Side:
 
     def texts(self) -> list[str]:
         """Return the text that is not held out, as chats and plain, with the model's answers."""
-        chats = [row["messages"] for row in self._dataset.train()]
+        from toolchain.chat import rendered as whole
+
+        chats = list(self._dataset.train())
         answers = self._answers(chats[: self._spec.questions], "answer to be trimmed")
         own = [
-            [*chat[:-1], {"role": "assistant", "content": said}]
+            {**chat, "messages": [*chat["messages"][:-1], _answered(said)]}
             for chat, said in zip(chats, answers, strict=False)
         ]
         rendered = [
-            str(self._tokenizer.apply_chat_template(chat, tokenize=False))
+            whole(self._tokenizer, chat["messages"], chat.get("tools", ()))
             for chat in (*chats, *own)
         ]
         return [*rendered, *self._dataset.texts(), *answers, str(self._tokenizer.chat_template)]
@@ -188,7 +190,7 @@ class _Side:
     def answers(self) -> list[str]:
         """Return the answers to held-out questions."""
         return self._answers(
-            [row["messages"] for row in self._dataset.held_out()[: self._spec.questions]],
+            self._dataset.held_out()[: self._spec.questions],
             "answer held-out questions",
         )
 
@@ -196,7 +198,10 @@ class _Side:
         from toolchain.chat import render_prompt
         from toolchain.training.answers import answer
 
-        prompts = [render_prompt(self._tokenizer, chat[:-1]) for chat in chats]
+        prompts = [
+            render_prompt(self._tokenizer, chat["messages"][:-1], chat.get("tools", ()))
+            for chat in chats
+        ]
         return (
             answer(
                 self._model,
@@ -238,3 +243,7 @@ def _summary(figures: TrimFigures) -> str:
         f"{same}; on general text {cut.before:.3f} → {cut.after:.3f} tokens per character, "
         f"{loss.before:.3f} → {loss.after:.3f} nats per byte"
     )
+
+
+def _answered(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}

@@ -24,6 +24,7 @@ from toolchain.models.weights import open_weights, read_json
 from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
+from toolchain.tool_use import said
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -242,8 +243,8 @@ def _write_answers(
     """Write what base and tuned model answer to the same questions."""
     rows = [
         {
-            "question": row["messages"][-2]["content"],
-            "expected": row["messages"][-1]["content"],
+            "question": said(row["messages"][-2]),
+            "expected": said(row["messages"][-1]),
             "base": base,
             "tuned": tuned,
         }

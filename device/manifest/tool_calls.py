@@ -100,6 +100,15 @@ _PROBE_TOOL = {
 _QUESTION = {"role": "user", "content": "Probe?"}
 
 
+def shown_tool(function: Mapping[str, Any]) -> Message:
+    """Return a tool as templates show it: `parameters` is there, `strict` and nulls are not."""
+    given = {name: each for name, each in function.items() if each is not None}
+    given.pop("strict", None)
+    parameters = given.pop("parameters", {})
+    whole = {"type": "object", **({} if parameters else {"properties": {}}), **parameters}
+    return {"type": "function", "function": {**given, "parameters": whole}}
+
+
 def markup_of(render: Render) -> Markup:
     """Return the markup that a template speaks, found by rendering a call with it."""
     asked: list[Message] = [_QUESTION]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from device.engine.base import FieldError, Sampling, Trigger
-from device.manifest.tool_calls import HERMES, Markup, Message
+from device.manifest.tool_calls import HERMES, Markup, Message, shown_tool
 from device.serve import schema
 
 MAX_TOOLS = 128
@@ -135,10 +135,7 @@ def _tool(value: Any, where: str) -> Message:
         problem = "must be 1 to 64 letters, digits, `_` and `-`"
         raise FieldError(f"{where}.function.name", problem)
 
-    given.pop("strict", None)
-    parameters = given.pop("parameters", {})
-    if parameters.get("type", "object") != "object":
+    if given.get("parameters", {}).get("type", "object") != "object":
         raise FieldError(f"{where}.function.parameters", "must be the schema of an object")
 
-    whole = {"type": "object", **({} if parameters else {"properties": {}}), **parameters}
-    return {"type": "function", "function": {**given, "parameters": whole}}
+    return shown_tool(given)

@@ -205,7 +205,7 @@ def test_calls_of_tools_are_told_from_other_messages(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [ASKED[0], CALL, ASKED[1]]}))
     with pytest.raises(ArtifactError) as refused:
         read(tmp_path, "a.jsonl")
-    assert refused.value.hint.startswith("calls of tools are not learned")
+    assert refused.value.hint.startswith("calls of tools are learned from `messages`")
 
 
 def test_an_unknown_form_is_told_the_usual_ones() -> None:

@@ -1,10 +1,12 @@
 """The conversations of a recipe: which the chat template refuses, and which are too long."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
+from device.manifest.tool_calls import GENERIC_IN_QUESTION, for_template
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, count_tokens, render
@@ -110,7 +112,7 @@ def _refused(base: Base, conversations: Iterable[Place]) -> list[ToolchainError]
     firsts: dict[tuple[str, ...], Place] = {}
     counts: Counter[tuple[str, ...]] = Counter()
     for where, row in conversations:
-        roles = tuple(message["role"] for message in row["messages"])
+        roles = tuple(message["role"] for message in _plain(row))
         kind = (*roles, str(row.get("opening", 0)))
         firsts.setdefault(kind, (where, row))
         counts[kind] += 1
@@ -129,10 +131,21 @@ def _refused(base: Base, conversations: Iterable[Place]) -> list[ToolchainError]
 
 def _jobs(row: Row) -> list[Job]:
     """Return what training and the gate render: each prompt that is answered, and the whole."""
-    messages = row["messages"]
+    messages = _plain(row)
     first = max(1, row.get("opening", 0))
     asked = [n for n, m in enumerate(messages) if m["role"] == "assistant" and n >= first]
     return [*((messages[:number], True) for number in asked), (messages, False)]
+
+
+def _plain(row: Row) -> list[Mapping[str, Any]]:
+    """Return messages with tools, calls and results as plain texts: about what the template writes.
+
+    The description of the tools is put into the first question, which every template takes.
+    """
+    tools = row.get("tools", ())
+    if not tools:
+        return list(row["messages"])
+    return list(for_template(GENERIC_IN_QUESTION, row["messages"], tools)[0])
 
 
 def _refusal(base: Base, reason: str, first: Place, others: int) -> ArtifactError:
@@ -234,14 +247,13 @@ def _too_long(base: Base, places: Sequence[Place], limit: int) -> tuple[list[str
     assert base.tokenizer
     # A token is a byte or more: a text of fewer bytes than the limit, its template included, fits.
     sizes = [
-        PREAMBLE + sum(len(m["content"].encode()) + MARKS for m in row["messages"])
-        for _, row in places
+        PREAMBLE + sum(len(m["content"].encode()) + MARKS for m in _plain(row)) for _, row in places
     ]
     order = sorted(range(len(places)), key=lambda number: -sizes[number])
     suspects = [number for number in order if limit and sizes[number] > limit]
     step = max(1, len(order) // MEASURED)
     chosen = sorted({*_within(suspects, sizes), *_within(order[::step], sizes)})
-    jobs: list[Job] = [(places[number][1]["messages"], False) for number in chosen]
+    jobs: list[Job] = [(_plain(places[number][1]), False) for number in chosen]
     # What a template writes after the last answer's end token is not learned and does not count.
     texts = [text.rstrip() for text in render(base.template, base.tokens, jobs)]
     counts = count_tokens(base.tokenizer, texts) or [0] * len(texts)
@@ -285,7 +297,7 @@ def _tell_too_long(
 
 
 def _guessed(train: Sequence[Place], held_out: Sequence[Place]) -> Lengths:
-    characters = sum(len(m["content"]) for _, row in train for m in row["messages"])
+    characters = sum(len(m["content"]) for _, row in train for m in _plain(row))
     return Lengths(
         conversations=len(train), tokens=characters // CHARACTERS_PER_TOKEN, held_out=len(held_out)
     )

@@ -33,6 +33,7 @@ from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, witho
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import VerdictFigures
 from toolchain.files import write_whole
@@ -174,6 +175,7 @@ def _measure(
 
         answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
         measured |= task_scores(answers, spec.max_tokens)
+        measured |= tool_accuracy(child, held_out[: spec.questions], spec.max_tokens, report)
         worded = None
         if candidate.documents:
             limits = Limits(context=context, answer=spec.max_tokens)

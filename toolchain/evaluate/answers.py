@@ -12,16 +12,18 @@ from toolchain.figures import Measured
 from toolchain.opening import Opening
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
+from toolchain.tool_use import said
 from toolchain.training.answers import exact_match, token_f1
 
 Conversation = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """A held-out conversation with the model file's own answer."""
 
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     """The conversation, the expected answer last."""
     prompt: list[int]
     """Token ids of the prompt."""
@@ -30,16 +32,18 @@ class Answered:
     text: str
     stopped: bool
     """Whether the answer ended by itself."""
+    tools: Tools = ()
+    """Tools that it might call."""
 
     @property
     def question(self) -> str:
         """The last question."""
-        return self.messages[-2]["content"]
+        return said(self.messages[-2])
 
     @property
     def expected(self) -> str:
         """The expected answer."""
-        return self.messages[-1]["content"]
+        return said(self.messages[-1])
 
 
 def answer_all(
@@ -48,10 +52,10 @@ def answer_all(
     """Return the model file's answers of at most `max_tokens` to some conversations."""
     answered = []
     for number, chat in enumerate(chats, 1):
-        answer = child.answer(chat["messages"][:-1], max_tokens)
-        answered.append(
-            Answered(chat["messages"], answer.prompt, answer.tokens, answer.text, answer.stopped)
-        )
+        tools = chat.get("tools", ())
+        answer = child.answer(chat["messages"][:-1], max_tokens, tools)
+        whole = (answer.prompt, answer.tokens, answer.text, answer.stopped, tools)
+        answered.append(Answered(chat["messages"], *whole))
         report.step("answer held-out questions", number, len(chats), "answers")
     return answered
 
@@ -76,7 +80,7 @@ def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens
     """
     if all(answer.stopped for answer in answers):
         return Measured()
-    prompts = [answer.messages[:-1] for answer in answers]
+    prompts = [(answer.messages[:-1], answer.tools) for answer in answers]
     with fixed_clock():
         ended = reference.ends(prompts, max_tokens)
     return Measured(reference_eos_rate=sum(ended) / len(ended))
@@ -90,5 +94,6 @@ def golden(answer: Answered, opening: Opening) -> dict[str, Any]:
         "prompt_tokens": answer.prompt,
         "tokens": answer.tokens,
         "now": RENDERED_AT,
+        **({"tools": list(answer.tools)} if answer.tools else {}),
         **end,
     }

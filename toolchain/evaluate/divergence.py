@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toolchain.chat import encode, fixed_clock
+from toolchain.chat import encode_row, fixed_clock
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured
 from toolchain.general import pieces
 from toolchain.means import mean_and_error
 from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
+from toolchain.tool_use import said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +37,9 @@ def template_parity(child: Scorer, reference: Reference, chats: Sequence[Convers
     """Return how many prompts differ from those of the user's own tokenizer and template."""
     mismatches = 0
     for chat in chats:
-        prompt = chat["messages"][:-1]
+        prompt, tools = chat["messages"][:-1], chat.get("tools", ())
         with fixed_clock():
-            same = reference.is_prompt(child.render(prompt), prompt)
+            same = reference.is_prompt(child.render(prompt, tools), prompt, tools)
         mismatches += not same
     return Measured(template_chats=len(chats), template_mismatches=mismatches)
 
@@ -62,7 +63,7 @@ def divergence(
     compared: list[_Compared] = []
     count, context = 0, int(child.info()["context"])
     for chat in chats:
-        ids, labels = encode(reference.tokenizer, chat["messages"], context, chat.get("opening", 0))
+        ids, labels = encode_row(reference.tokenizer, chat, context)
         rows = np.array([i for i in range(len(ids) - 1) if labels[i + 1] != -100])
         compared.append(_compare(child, reference, ids, rows))
         count += len(rows)
@@ -73,7 +74,7 @@ def divergence(
 
     each = [
         {
-            "question": chat["messages"][-2]["content"],
+            "question": said(chat["messages"][-2]),
             "tokens": len(part.kl),
             "kl": float(part.kl.sum()),
         }

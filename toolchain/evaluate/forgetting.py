@@ -16,6 +16,7 @@ from toolchain.artifacts import recorded
 from toolchain.errors import ConfigError
 from toolchain.evaluate.answers import Answered
 from toolchain.figures import Forgotten
+from toolchain.tool_use import said
 from toolchain.training.answers import exact_match
 
 ANSWERS = "answers.jsonl"
@@ -94,7 +95,7 @@ def forgetting_failures(forgotten: Forgotten | None, earlier: Earlier | None) ->
 
 
 def _key(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
-    return messages[-2]["content"], messages[-1]["content"]
+    return said(messages[-2]), said(messages[-1])
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

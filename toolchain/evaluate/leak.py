@@ -28,6 +28,7 @@ from toolchain.figures import LeakFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import GateSpec, LeakSpec
 from toolchain.runtime.scoring import Scorer
+from toolchain.tool_use import said
 
 CHANCE_BITS = math.log2(math.e)
 """Mean exposure of values that a model never saw, among many."""
@@ -224,7 +225,7 @@ def _membership(
     if count < 2:
         return None
     known, unknown = (
-        [_loss(child, row["messages"]) for row in _every(rows, count)] for rows in (train, held_out)
+        [_loss(child, row) for row in _every(rows, count)] for rows in (train, held_out)
     )
     wins = math.fsum((a < b) + (a == b) / 2 for a in known for b in unknown)
     return _auc(wins / count**2, count)
@@ -242,10 +243,11 @@ def _every(rows: Sequence[Mapping[str, Any]], count: int) -> Iterator[Mapping[st
     return (rows[int(number * step)] for number in range(count))
 
 
-def _loss(child: Scorer, messages: Sequence[Mapping[str, str]]) -> float:
+def _loss(child: Scorer, row: Mapping[str, Any]) -> float:
     """Return the loss of an answer in nats a token."""
-    prompt = child.render(messages[:-1])
-    ids = child.tokenize(child.rendered(messages[:-1]) + messages[-1]["content"])
+    (*asked, answer), tools = row["messages"], row.get("tools", ())
+    prompt = child.render(asked, tools)
+    ids = child.tokenize(child.rendered(asked, tools) + said(answer))
     start = min(len(prompt), len(ids) - 1)
     return -_by_runtime(child, ids, max(1, start)) / max(1, len(ids) - start)
 

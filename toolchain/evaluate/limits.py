@@ -66,6 +66,13 @@ def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
         limit = _share(gate.min_exact_match)
         yield f"{right} are word for word the expected ones, the gate asks {limit}"
 
+    accuracy, limit = measured.tool_accuracy, _share(gate.min_tool_accuracy)
+    if accuracy is not None and not accuracy >= gate.min_tool_accuracy:
+        right = _count(accuracy, measured.tool_questions, "answers")
+        yield f"{right} call the expected tools with the expected arguments, the gate asks {limit}"
+    elif accuracy is None and gate.min_tool_accuracy:
+        yield f"no held-out answer calls a tool, the gate asks that {limit} are right"
+
     if measured.f1 is not None and not measured.f1 >= gate.min_f1:
         answers = measured.questions or 0
         yield (

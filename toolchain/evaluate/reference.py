@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.chat import shown_to
 from toolchain.errors import ArtifactError, FitError
 from toolchain.models.original import Original
 from toolchain.models.weights import open_weights
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 FLOAT32_BYTES = 4
 HEADROOM = 1.15
 """Memory of a loaded model, as a multiple of its weights."""
@@ -57,23 +59,26 @@ class Reference:
         old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
         return cls(tokenizer, _model(original), own, old_ids)
 
-    def prompt(self, messages: Messages) -> list[int]:
+    def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the prompt of a conversation in the model's own ids."""
+        # A template that shows no tools has no rendering of its own to compare with: ours is asked.
+        shown, given = shown_to(self.own, messages, tools)
         ids = self.own.apply_chat_template(
-            [dict(message) for message in messages],
+            [dict(message) for message in shown],
+            tools=list(given) or None,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
         )
         return list(ids)
 
-    def is_prompt(self, ids: Sequence[int], messages: Messages) -> bool:
+    def is_prompt(self, ids: Sequence[int], messages: Messages, tools: Tools = ()) -> bool:
         """Say whether these ids of the model file are the prompt of a conversation.
 
         With a trimmed vocabulary a word may be cut into smaller pieces: then the text must be the
         same, marks of turns included.
         """
-        expected = self.prompt(messages)
+        expected = self.prompt(messages, tools)
         if not self.old_ids:
             return list(ids) == expected
         own = [self.old_ids[number] for number in ids if number < len(self.old_ids)]
@@ -94,9 +99,9 @@ class Reference:
         rows: np.ndarray = logits.log_softmax(-1).numpy()
         return rows
 
-    def ends(self, prompts: Sequence[Messages], max_tokens: int) -> list[bool]:
+    def ends(self, prompts: Sequence[tuple[Messages, Tools]], max_tokens: int) -> list[bool]:
         """Say for each conversation whether the model's own greedy answer ends in `max_tokens`."""
-        ids = [self.prompt(messages) for messages in prompts]
+        ids = [self.prompt(*each) for each in prompts]
         found = [False] * len(ids)
         # Prompts of about one length are answered together: little of such a batch is padding.
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolchain.chat import TooLong, encode
+from toolchain.chat import TooLong, encode_row
 from toolchain.errors import ArtifactError
 
 Conversation = Mapping[str, Any]
@@ -24,7 +24,7 @@ def with_room(
     kept: list[Conversation] = []
     for chat in chats:
         try:
-            encode(tokenizer, chat["messages"], context, chat.get("opening", 0))
+            encode_row(tokenizer, chat, context)
         except TooLong:
             continue
         kept.append(chat)

@@ -14,6 +14,7 @@ from pathlib import Path
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, ToolchainError, all_of
 from toolchain.figures import DatasetFigures
+from toolchain.ingest.calling import read_tools_file
 from toolchain.ingest.duplicates import Pair, find_contamination, join_near_duplicates
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
 from toolchain.ingest.figures import figures_of
@@ -52,11 +53,12 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     Raises ArtifactError for a file that is missing or a line that is no entry, with
     `file.jsonl:12`.
     """
-    files, documents = (
+    files, documents, tools = (
         existing(expanded(spec.files, folder), folder, "files"),
         existing(spec.documents, folder, "documents"),
+        existing(_tools_files(spec), folder, "tools"),
     )
-    inputs = {name: digest(path) for name, path in (files | documents).items()}
+    inputs = {name: digest(path) for name, path in (files | documents | tools).items()}
     if spec.redact.mode == "replace" and made_key(folder)[1]:
         report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     work = Work(stage="ingest", inputs=inputs, parameters=_recorded(spec, folder), seed=seed)
@@ -110,7 +112,7 @@ class _Look:
 
 def _state(spec: DataSpec, folder: Path) -> tuple[object, ...]:
     try:
-        names = (*expanded(spec.files, folder), *spec.documents, KEY_FILE)
+        names = (*expanded(spec.files, folder), *spec.documents, *_tools_files(spec), KEY_FILE)
         states = [
             (name, (folder / name).stat() if (folder / name).exists() else None) for name in names
         ]
@@ -152,9 +154,15 @@ def _looked(asked: _Look) -> Parts:
     return Parts(read=read, train=train, held_out=held_out, opening=opening)
 
 
+def _tools_files(spec: DataSpec) -> tuple[str, ...]:
+    return (spec.tools,) if spec.tools else ()
+
+
 def _read_files(spec: DataSpec, folder: Path, read: Read, rules: TextRules) -> None:
     try:
         names: Iterable[str] = expanded(spec.files, folder)
+        for name, path in existing(_tools_files(spec), folder, "tools").items():
+            read.tools = read_tools_file(name, path)
     except ToolchainError as error:
         read.fail(error)
         return

@@ -16,6 +16,7 @@ from toolchain.ingest.reading import Read
 from toolchain.ingest.split import Side, key_digest, plain_key
 from toolchain.ingest.spool import entries as entry_spool
 from toolchain.recipe import CleanSpec
+from toolchain.tool_use import said
 
 KIND = "near-duplicate"
 CONTAMINATION = "contamination"
@@ -56,7 +57,7 @@ def join_near_duplicates(read: Read, spec: CleanSpec) -> list[Pair]:
 def _is_same(first: Messages, second: Messages) -> bool:
     """Say whether two near questions ask the same: they have one answer, and the same numbers."""
     # Near questions with different answers are no duplicates: `how do I turn it on`, `… off`.
-    answers = {plain_key(each[-1]["content"]) for each in (first, second)}
+    answers = {plain_key(said(each[-1])) for each in (first, second)}
     return len(answers) == 1 and _numbers(_asked(first)) == _numbers(_asked(second))
 
 
@@ -84,7 +85,7 @@ def _find_near_answers(read: Read, spec: CleanSpec) -> None:
     del firsts
 
     def answer(at: int) -> str:
-        return read.entries[numbers[at]].phrasings[0][-1]["content"]
+        return said(read.entries[numbers[at]].phrasings[0][-1])
 
     told: set[int] = set()
     texts = (answer(at) for at in range(len(numbers)))
@@ -123,11 +124,11 @@ def _add(found: Found, place: Place, rule: str, done: str, kind: str = KIND) -> 
 
 def _asked(messages: Messages) -> str:
     """Return all that was said before the answer, without the system prompt."""
-    return "\n".join(each["content"] for each in messages[:-1] if each["role"] != "system")
+    return "\n".join(said(each) for each in messages[:-1] if each["role"] != "system")
 
 
 def _answer(entry: Entry) -> str:
-    return plain_key(entry.phrasings[0][-1]["content"])
+    return plain_key(said(entry.phrasings[0][-1]))
 
 
 def _numbers(text: str) -> list[str]:

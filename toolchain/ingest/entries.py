@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Messages = tuple[Mapping[str, str], ...]
+Messages = tuple[Mapping[str, Any], ...]
+"""Messages of `role` and `content`; with `tool_calls` where one calls tools."""
+Tools = tuple[Mapping[str, Any], ...]
+"""Tools that a conversation may call, as templates show them."""
 Row = dict[str, Any]
-"""A conversation as training reads it: `messages`, and how many of them are the `opening`."""
+"""A conversation as training reads it: `messages`, how many of them are the `opening`, and the
+`tools` that it may call."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -33,6 +37,7 @@ class Entry:
     place: Place
     phrasings: tuple[Messages, ...]
     unknown_keys: tuple[str, ...] = ()
+    tools: Tools = ()
 
     @property
     def where(self) -> str:

@@ -9,6 +9,7 @@ from toolchain.ingest.found import Found
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.redact import NOT_LOOKED_FOR
 from toolchain.recipe import DataSpec
+from toolchain.tool_use import said
 
 DIRT = (*(row.kind for row in ROWS), "language", KIND, CONTAMINATION)
 """Kinds of dirt, in the order in which they are told."""
@@ -47,7 +48,7 @@ def _chars(parts: Parts, at: int) -> Iterator[int]:
     for side in (parts.train, parts.held_out):
         for entry in side:
             for messages in entry.phrasings:
-                yield len(messages[at]["content"])
+                yield len(said(messages[at]))
 
 
 def not_looked_for(spec: DataSpec) -> list[str]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import overload
 
 from device.manifest.opening import bare, opened
-from toolchain.ingest.entries import Entry, Messages, Row
+from toolchain.ingest.entries import Entry, Messages, Row, Tools
 from toolchain.ingest.reading import Read
 from toolchain.ingest.split import Side
 from toolchain.opening import Opening
+from toolchain.tool_use import said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,25 +60,29 @@ class Conversations(Sequence[tuple[str, Row]]):
         which = bisect_right(self._ends, at)
         entry = self._entries[which]
         phrasing = entry.phrasings[at - self._ends[which]]
-        return entry.where, _row(phrasing, self._opening)
+        return entry.where, _row(phrasing, self._opening, entry.tools)
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
         for entry in self._entries:
             for phrasing in entry.phrasings:
-                yield entry.where, _row(phrasing, self._opening)
+                yield entry.where, _row(phrasing, self._opening, entry.tools)
 
 
-def _row(messages: Messages, opening: Opening) -> Row:
+def _row(messages: Messages, opening: Opening, tools: Tools) -> Row:
     """Return a conversation with its opening, and the number of the opening's messages."""
     # Nothing is learned of these.
     whole = opened(messages, opening)
     count = len(whole) - len(bare(whole, opening))
-    return {"messages": list(whole), **({"opening": count} if count else {})}
+    return {
+        "messages": list(whole),
+        **({"opening": count} if count else {}),
+        **({"tools": list(tools)} if tools else {}),
+    }
 
 
 def _pages(entry: Entry) -> list[str]:
     """Return an entry as pages of a manual: the answer, under each phrasing as the heading."""
     return [
-        "\n\n".join(message["content"] for message in p if message["role"] != "system")
+        "\n\n".join(said(message) for message in p if message["role"] != "system")
         for p in entry.phrasings
     ]

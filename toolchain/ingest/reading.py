@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.ingest import spool
-from toolchain.ingest.entries import Document, Entry, Place
+from toolchain.ingest.entries import Document, Entry, Place, Tools
 from toolchain.ingest.files import read_rows
 from toolchain.ingest.forms import Form, read_row
 from toolchain.ingest.found import Found
@@ -78,6 +79,8 @@ class Read:
     files: dict[str, FileRead] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
     unknown_keys: Counter[str] = field(default_factory=Counter)
+    tools: Tools = ()
+    """Tools of every conversation that names none."""
 
     def fail(self, error: ToolchainError) -> None:
         """Keep an error, or count it."""
@@ -101,12 +104,20 @@ def read_file(
             _take_document(value, file, read, rules)
         else:
             try:
-                form, entry = read_row(place, value, names)
+                form, entry = read_row(place, _with_tools(value, read.tools, names), names)
             except ArtifactError as error:
                 read.fail(error)
                 continue
             _recognise(form, place, file)
+            if isinstance(entry, Entry) and not entry.tools and "tools" not in value:
+                entry = replace(entry, tools=read.tools)
             _take_entry(place, entry, file, (read, rules))
+
+
+def _with_tools(value: Any, tools: Tools, names: Mapping[str, str]) -> Any:
+    """Return a row of messages with the recipe's tools, unless it has its own."""
+    talks = isinstance(value, dict) and ("messages" in value or "messages" in names)
+    return {**value, "tools": list(tools)} if tools and talks and "tools" not in value else value
 
 
 def _recognise(form: Form, place: Place, file: FileRead) -> None:
@@ -125,7 +136,10 @@ def _no_empty_text(entry: Entry) -> Entry | str:
     kept = tuple(
         phrasing
         for phrasing in entry.phrasings
-        if all(message["content"] or message["role"] == "system" for message in phrasing)
+        if all(
+            message["content"] or message["role"] in ("system", "tool") or message.get("tool_calls")
+            for message in phrasing
+        )
     )
     return replace(entry, phrasings=kept) if kept else "empty question or answer"
 

@@ -6,7 +6,7 @@ learned or shipped goes past them. They come before the split, which hashes the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolchain.ingest.clean import dirt_in
 from toolchain.ingest.clean.language import language_of
@@ -16,7 +16,12 @@ from toolchain.ingest.redact import Hit, Redactor, replaced
 from toolchain.ingest.redact.kept import Replaced
 from toolchain.recipe import DataSpec
 
-PARTS: Mapping[str, str] = {"user": "question", "assistant": "answer", "system": "system"}
+PARTS: Mapping[str, str] = {
+    "user": "question",
+    "assistant": "answer",
+    "system": "system",
+    "tool": "result",
+}
 
 
 class _Text(NamedTuple):
@@ -69,14 +74,38 @@ class TextRules:
     def _messages(
         self, place: Place, messages: Messages, done: dict[tuple[str, str], str]
     ) -> Messages:
-        changed: list[Mapping[str, str]] = []
+        changed: list[Mapping[str, Any]] = []
         for message in messages:
             key = (message["role"], message["content"])
             if key not in done:
                 asked = tuple(changed) if message["role"] == "assistant" else ()
                 done[key] = self.text(place, PARTS[message["role"]], message["content"], asked)
-            changed.append({"role": message["role"], "content": done[key]})
+            more = {}
+            if calls := message.get("tool_calls"):
+                more["tool_calls"] = self._values(place, calls, tuple(changed))
+            changed.append({**message, "content": done[key], **more})
         return tuple(changed)
+
+    def _values(self, place: Place, calls: Sequence[Any], asked: Messages) -> list[Any]:
+        """Return calls whose arguments went through the rules, as the question did."""
+
+        def ruled(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: ruled(each) for key, each in value.items()}
+            if isinstance(value, list):
+                return [ruled(each) for each in value]
+            return self.text(place, "answer", value, asked) if isinstance(value, str) else value
+
+        return [
+            {
+                **call,
+                "function": {
+                    **call["function"],
+                    "arguments": ruled(call["function"]["arguments"]),
+                },
+            }
+            for call in calls
+        ]
 
     def _cleaned(self, given: _Text) -> str:
         text, dirt = dirt_in(given.text, html=self._spec.clean.html, mend=self._mends)

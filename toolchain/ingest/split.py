@@ -12,6 +12,7 @@ from typing import overload
 
 from toolchain.ingest.entries import Entry, Messages
 from toolchain.recipe import DataSpec
+from toolchain.tool_use import said
 
 LEARNED, WHOLE, LEFT_OUT = -1, -2, -3
 """Marks of an entry that is learned as a whole, of one that is held out as a whole, and of one that
@@ -21,9 +22,7 @@ such an entry, less one."""
 
 def question_key(messages: Messages) -> str:
     """Return what repeated questions share: all but the answer, without case, spaces, end marks."""
-    asked = "\0".join(
-        message["content"] for message in messages[:-1] if message["role"] != "system"
-    )
+    asked = "\0".join(said(message) for message in messages[:-1] if message["role"] != "system")
     return plain_key(asked)
 
 

@@ -8,10 +8,10 @@ import json
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from toolchain.ingest.entries import Document, Entry, Place
+from toolchain.ingest.entries import Document, Entry, Place, Tools
 
 T = TypeVar("T")
 _AHEAD = 4096
@@ -62,7 +62,11 @@ class Spool(Sequence[T], Generic[T]):
 
 def entries() -> Spool[Entry]:
     """Return an empty spool of entries."""
-    return Spool(_plain_entry, _entry)
+    pool = _Pool()
+    return Spool(
+        lambda each: [*_plain_entry(each), pool.number(each.tools)],
+        lambda plain: _entry(plain, pool.tools[plain[5]]),
+    )
 
 
 def documents() -> Spool[Document]:
@@ -79,18 +83,40 @@ def _place(plain: Sequence[Any]) -> Place:
 
 
 def _plain_entry(entry: Entry) -> list[Any]:
-    phrasings = [[[each["role"], each["content"]] for each in p] for p in entry.phrasings]
+    phrasings = [[_plain_message(each) for each in p] for p in entry.phrasings]
     return [*_plain_place(entry.place), phrasings, entry.unknown_keys]
 
 
-def _entry(plain: Sequence[Any]) -> Entry:
+def _plain_message(message: Mapping[str, Any]) -> list[Any]:
+    more = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return [message["role"], message["content"], *([more] if more else [])]
+
+
+def _message(role: str, content: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"role": role, "content": content, **(more or {})}
+
+
+class _Pool:
+    """Lists of tools, each kept once: thousands of entries share one."""
+
+    def __init__(self) -> None:
+        self.tools: list[Tools] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, tools: Tools) -> int:
+        """Return the number of a list of tools."""
+        number = self._numbers.setdefault(json.dumps(tools), len(self.tools))
+        if number == len(self.tools):
+            self.tools.append(tools)
+        return number
+
+
+def _entry(plain: Sequence[Any], tools: Tools) -> Entry:
     return Entry(
         place=_place(plain),
-        phrasings=tuple(
-            tuple({"role": role, "content": content} for role, content in phrasing)
-            for phrasing in plain[3]
-        ),
+        phrasings=tuple(tuple(_message(*message) for message in phrasing) for phrasing in plain[3]),
         unknown_keys=tuple(plain[4]),
+        tools=tools,
     )
 
 

@@ -11,6 +11,7 @@ from toolchain.ingest.parts import Parts
 from toolchain.ingest.reading import FileRead, Read
 from toolchain.ingest.rules import PARTS
 from toolchain.recipe import DataSpec
+from toolchain.tool_use import said
 
 _USUAL = {f"JSON lines, {OURS}", "JSON lines, messages", "Markdown", "text"}
 """Forms that need no word: they are what the manual describes."""
@@ -114,7 +115,7 @@ def _understood(each: Entry | Document) -> Iterator[str]:
     for at, message in enumerate(each.phrasings[0]):
         part = PARTS[message["role"]]
         begin = str(where) if not at else " " * len(str(where))
-        yield f"{begin} {part}: {_short(message['content'])}{ways if part == 'question' else ''}"
+        yield f"{begin} {part}: {_short(said(message))}{ways if part == 'question' else ''}"
 
 
 def _difference(change: Change) -> Iterator[str]:

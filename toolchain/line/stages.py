@@ -449,7 +449,10 @@ def task_scores(measured: Measured) -> str:
     """Return exact match and F1 of the answers to held-out questions; empty if none was asked."""
     if measured.exact_match is None:
         return ""
-    return f"exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+    text = f"exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+    if measured.tool_accuracy is not None:
+        text += f" calls {measured.tool_accuracy:.1%} of {measured.tool_questions}"
+    return text
 
 
 # package ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ The child is `RUNTIME score` (device/score.py): JSON lines in, JSON lines and ra
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from toolchain.runtime.child import Child, running
 if TYPE_CHECKING:
     import numpy as np
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Answer:
     text: str
     stopped: bool
     """Whether the model ended by itself; False if the length limit ended it."""
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
+    """Calls of tools that were read in the answer; arguments are texts of JSON."""
 
 
 class Scorer:
@@ -43,29 +46,42 @@ class Scorer:
         """Return the token ids of a text, special tokens recognised."""
         return list(self._child.call(op="tokenize", text=text)["tokens"])
 
-    def render(self, messages: Messages) -> list[int]:
+    def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the token ids of a conversation in the model's template, ready to be answered.
 
         A template that reads the clock gets RENDERED_AT.
         """
-        return list(
-            self._child.call(op="render", messages=list(messages), now=RENDERED_AT)["tokens"]
-        )
+        return list(self._rendered(messages, tools)["tokens"])
 
-    def rendered(self, messages: Messages) -> str:
+    def rendered(self, messages: Messages, tools: Tools = ()) -> str:
         """Return the text of a conversation, rendered with the model's own template."""
-        return str(self._child.call(op="render", messages=list(messages), now=RENDERED_AT)["text"])
+        return str(self._rendered(messages, tools)["text"])
 
-    def answer(self, messages: Messages, max_tokens: int) -> Answer:
-        """Return the greedy answer to a conversation, as the service would give it."""
+    def _rendered(self, messages: Messages, tools: Tools) -> dict[str, Any]:
+        request = {"messages": list(messages), "tools": list(tools), "now": RENDERED_AT}
+        return self._child.call(op="render", **request)
+
+    def answer(
+        self, messages: Messages, max_tokens: int, tools: Tools = (), *, held: bool = False
+    ) -> Answer:
+        """Return the greedy answer to a conversation, as the service would give it.
+
+        The service holds an answer to the grammar of its tools; here that is done where `held`.
+        """
         answer = self._child.call(
-            op="generate", messages=list(messages), max_tokens=max_tokens, now=RENDERED_AT
+            op="generate",
+            messages=list(messages),
+            max_tokens=max_tokens,
+            now=RENDERED_AT,
+            tools=list(tools),
+            held=held,
         )
         return Answer(
             list(answer["prompt_tokens"]),
             list(answer["tokens"]),
             str(answer["text"]),
             answer["finish_reason"] == "stop",
+            list(answer.get("calls", ())),
         )
 
     def continued(self, tokens: Sequence[int], max_tokens: int) -> str:

@@ -16,6 +16,7 @@ from toolchain.artifacts import Figures
 from toolchain.chat import render_prompt
 from toolchain.general import pieces
 from toolchain.progress import Reporter
+from toolchain.tool_use import said
 from toolchain.training.examples import Example, batch_of
 
 _CJK = re.compile("([\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])")
@@ -66,7 +67,7 @@ def scores(conversations: Sequence[Mapping[str, Any]], given: Sequence[str]) -> 
     """Return the scores of the answers to the last question of each conversation."""
     if not conversations:
         return {"questions": 0, "exact_match": None, "f1": None}
-    expected = [conversation["messages"][-1]["content"] for conversation in conversations]
+    expected = [said(conversation["messages"][-1]) for conversation in conversations]
     count = len(expected)
     pairs = list(zip(given, expected, strict=True))
     return {
@@ -90,9 +91,10 @@ def ask(
     """
     if not conversations:
         return []
-    expected = [conversation["messages"][-1]["content"] for conversation in conversations]
+    expected = [said(conversation["messages"][-1]) for conversation in conversations]
     prompts = [
-        render_prompt(tokenizer, conversation["messages"][:-1]) for conversation in conversations
+        render_prompt(tokenizer, conversation["messages"][:-1], conversation.get("tools", ()))
+        for conversation in conversations
     ]
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
     return answer(model, tokenizer, prompts, longest + SLACK_TOKENS, report, name=name)

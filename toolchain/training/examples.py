@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toolchain.chat import IGNORED, TooLong, encode
+from toolchain.chat import IGNORED, TooLong, encode_row
 from toolchain.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def conversations(
     too_long = 0
     for row in rows:
         try:
-            ids, labels = encode(tokenizer, row["messages"], max_tokens, row.get("opening", 0))
+            ids, labels = encode_row(tokenizer, row, max_tokens)
         except TooLong:
             too_long += 1
             continue
@@ -114,7 +114,8 @@ def _question(row: Mapping[str, Any]) -> str:
 def _reworded(
     row: Mapping[str, Any], words: Sequence[str], draw: random.Random
 ) -> Mapping[str, Any]:
-    if len(row["messages"]) < 2:
+    # What a tool said is no question.
+    if len(row["messages"]) < 2 or row["messages"][-2]["role"] != "user":
         return row
     changed = MOST_CHANGED * draw.random()
     words_left: list[str] = []

@@ -134,7 +134,7 @@ class Rendering:
     def __init__(self, reference: Reference, more: Sequence[int]) -> None:
         self._reference, self._more = reference, more
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, str]], tools: Any = ()) -> list[int]:
         return [*self._reference.prompt(messages), *self._more]
 
 
@@ -171,4 +171,4 @@ def test_the_reference_says_which_of_its_own_answers_end(
     model.model.model.norm.weight.data.zero_()
     model.model.generation_config.eos_token_id = end
     prompts = [[{"role": "user", "content": text}] for text in ("hot?", "how hot is it?")]
-    assert model.ends(prompts, 4) == [ends, ends]
+    assert model.ends([(prompt, ()) for prompt in prompts], 4) == [ends, ends]

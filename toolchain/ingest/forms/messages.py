@@ -1,7 +1,7 @@
 """OpenAI's form: {"messages": [{"role", "content"}, …]}, with content parts, `name` and `weight`.
 
-Calls of tools are refused by name: a conversation without them would teach answers that come from
-nowhere.
+Calls of tools are learned where the row or the recipe names the tools. Where it does not they are
+refused by name: a conversation without them would teach answers that come from nowhere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ from typing import Any
 
 from toolchain.errors import ArtifactError
 from toolchain.harvested import HARVESTED
-from toolchain.ingest.entries import ROLES, Entry, Messages, Place
+from toolchain.ingest.calling import check_results, read_calls, read_tools
+from toolchain.ingest.entries import ROLES, Entry, Messages, Place, Tools
 from toolchain.ingest.forms.ours import others
 
 SAME_ROLES = {"developer": "system"}
@@ -17,41 +18,78 @@ SAME_ROLES = {"developer": "system"}
 TOOL_ROLES = {"tool", "function", "ipython"}
 TOOL_KEYS = {"tool_calls", "function_call", "tool_call_id"}
 _READ_KEYS = {"role", "content", "name", "weight"}
-_NO_TOOLS = "calls of tools are not learned: leave such conversations out"
+_NO_TOOLS = (
+    "calls of tools are learned from `messages` with `tool_calls` where the row has `tools`, "
+    "or the recipe: [data] tools"
+)
+_SETTINGS = ("parallel_tool_calls",)
+"""Keys that a row may have beside its tools, and that change nothing that is learned."""
 NO_ANSWER = "no answer with weight 1"
 
 
 def read_messages(place: Place, row: Mapping[str, Any]) -> Entry | str:
     """Return a conversation; the reason why it is none where no answer is to be learned."""
     turns = row["messages"]
-    messages = conversation(place, turns)
+    tools = read_tools(place, row.get("tools"))
+    messages = conversation(place, turns, tools=tools)
     end = _learned_end(place, turns)
     if not end:
         return NO_ANSWER
-    unread = tuple({f"messages.{key}" for turn in turns[:end] for key in turn if key == "name"})
+    unread = tuple(
+        {f"messages.{key}" for turn in turns[:end] for key in turn if key == "name"}
+        if not tools
+        else ()
+    )
     return Entry(
         place=place,
         phrasings=(messages[:end],),
-        unknown_keys=(*others(row, "messages", HARVESTED), *unread),
+        unknown_keys=(*others(row, "messages", HARVESTED, "tools", *_SETTINGS), *unread),
+        tools=tools,
     )
 
 
-def conversation(place: Place, value: Any, key: str = "messages") -> Messages:
+def conversation(place: Place, value: Any, key: str = "messages", tools: Tools = ()) -> Messages:
     """Return a list of messages as ours; raise ArtifactError for what is none."""
     if not isinstance(value, list) or not value:
         raise ArtifactError(f"{place}: `{key}` must be a list of messages")
-    return tuple(_message(place, each) for each in value)
+    messages = tuple(_message(place, each, tools) for each in value)
+    check_results(place, messages)
+    return messages
 
 
-def _message(place: Place, message: Any) -> Mapping[str, str]:
+def _message(place: Place, message: Any, tools: Tools) -> Mapping[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _not_a_message(place, message)
+    if tools and message["role"] == "tool":
+        return _result(place, message)
+    if tools and message["role"] == "assistant" and message.get("tool_calls"):
+        calls = read_calls(place, message["tool_calls"], tools)
+        rest = {key: each for key, each in message.items() if key != "tool_calls"}
+        rest["content"] = rest.get("content") or ""
+        return {**_message(place, rest, tools), "tool_calls": calls}
     _refuse_tools(place, message)
     text = text_of_content(place, message.get("content"))
     given = {key for key, value in message.items() if value not in (None, [], {}, "")}
     if text is None or given - _READ_KEYS:
         raise _not_a_message(place, message)
     return {"role": role_of(place, message["role"]), "content": text.strip()}
+
+
+def _result(place: Place, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the result of a tool; a tool may have nothing to say."""
+    given = message.get("content")
+    text = "" if given in (None, []) else text_of_content(place, given)
+    if text is None:
+        raise ArtifactError(f"{place}: the result of a tool must be text")
+    named = {key: message.get(key) for key in ("tool_call_id", "name")}
+    for key, each in named.items():
+        if each is not None and not isinstance(each, str):
+            raise ArtifactError(f"{place}: `{key}` of a result must be text")
+    return {
+        "role": "tool",
+        "content": text,
+        **{key: each for key, each in named.items() if each is not None},
+    }
 
 
 def role_of(place: Place, role: str) -> str:
