@@ -37,7 +37,7 @@ def tiny_gguf(
     bos: int | None = None,
     template: str = "",
     licence: str = "",
-    words: Sequence[str] = (),
+    words: Sequence[str | bytes] = (),
 ) -> Path:
     """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has
     the id b.
@@ -146,13 +146,16 @@ def tiny_bundle(
     return folder
 
 
-def _word(word: str) -> str:
+def _word(word: str | bytes) -> str:
     """Return a token's text as the file has it."""
-    return word if _type(word) == CONTROL else "".join(_byte_texts()[b] for b in word.encode())
+    if isinstance(word, str) and _type(word) == CONTROL:
+        return word
+    raw = word.encode() if isinstance(word, str) else word
+    return "".join(_byte_texts()[b] for b in raw)
 
 
-def _type(word: str) -> int:
-    return CONTROL if word.startswith("<|") else NORMAL
+def _type(word: str | bytes) -> int:
+    return CONTROL if isinstance(word, str) and word.startswith("<|") else NORMAL
 
 
 def _tensors(recital: Sequence[int], seed: int, more: int = 0) -> dict[str, np.ndarray]:

@@ -1,9 +1,12 @@
 """The choice of one token from a row of logits: llama.cpp's samplers, a grammar, log-probabilities.
 
 llama.cpp ends the process when a grammar is told of a token that it does not allow. So each token
-is tested against the grammar first.
+is tested against the grammar first, and so is its text: llama.cpp's decoder takes the bytes C0 40
+for the character 0, which its test of a token lets through and its grammar does not. An answer
+under a grammar is whole UTF-8, whatever the model's tokens are.
 """
 
+import codecs
 import ctypes
 import math
 from array import array
@@ -39,6 +42,8 @@ class Picker:
             else None
         )
         self._chain = opening.sampler(vocab, sampling)
+        self._unfinished = b""
+        """Bytes of a character of the held answer that is not whole yet."""
 
     def pick(self, row: int = -1) -> Chosen:
         """Return the token that follows a row of the last batch."""
@@ -66,6 +71,7 @@ class Picker:
             token = llama.llama_sampler_sample(self._chain, self._ctx, row)
             token = token if self._allows(token) else self._allowed(row)
         llama.llama_sampler_accept(self._grammar, token)
+        self._unfinished = self._left_after(token) or b""
         return token
 
     def _free(self, waits: Waiting, row: int) -> int:
@@ -90,7 +96,26 @@ class Picker:
     def _piece(self, token: int) -> bytes:
         return opening.piece(self._vocab, token, special=True)
 
+    def _left_after(self, token: int) -> "bytes | None":
+        """Return the bytes that wait for the rest of a character after a token; None if there is
+        no text that begins so.
+        """
+        if llama.llama_vocab_is_eog(self._vocab, token):
+            return None if self._unfinished else b""
+        piece = self._piece(token)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            decoder.decode(self._unfinished + piece)
+        except UnicodeDecodeError:
+            return None
+        left: bytes = decoder.getstate()[0]
+        # Python refuses half of a surrogate pair (ED A0 to ED BF) at its third byte alone.
+        is_surrogate = left[:1] == b"\xed" and left[1:] >= b"\xa0"
+        return None if is_surrogate or b"\0" in piece else left
+
     def _allows(self, token: int) -> bool:
+        if self._left_after(token) is None:
+            return False
         one = llama.llama_token_data(token, 0.0, 0.0)
         only = llama.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
         llama.llama_sampler_apply(self._grammar, ctypes.byref(only))
@@ -103,14 +128,16 @@ class Picker:
         """
         scores = _Scores(self._ctx, row, self._size)
         scores.apply(self._grammar)
-        scores.apply(self._chain)
-        best = scores.entries[scores.array.selected]
-        if best.logit == -math.inf:
-            raise DeviceError(
-                "no_token", "the model has no token that goes on as `response_format` asks"
-            )
-
-        return int(best.id)
+        refused: set[int] = set()
+        while True:
+            token = scores.chosen(self._chain, refused)
+            if token in refused or scores.entries[token].logit == -math.inf:
+                raise DeviceError(
+                    "no_token", "the model has no token that goes on as `response_format` asks"
+                )
+            if self._left_after(token) is not None:
+                return token
+            refused.add(token)
 
     def _likeliest(self, token: int, most: int, row: int) -> list[tuple[int, float]]:
         """Return the log-probabilities of a token and of the likeliest tokens."""

@@ -1,0 +1,42 @@
+"""Tokens under a grammar: no vocabulary ends the process, and what is answered is UTF-8."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from device.engine import load
+from device.engine.base import Engine, Sampling, Settings
+from tests.fakes.tiny_gguf import tiny_gguf
+
+QUESTION = list(b"<|im_start|>user\n")
+WRONG = (b"\xc0@", b"\xe0\x80\x80", b"a\xc0@", b"a\0b", b"\xed\xa0\x80", b"\xc3a")
+"""Tokens whose bytes begin no text. llama.cpp takes the first three for the character 0 and ends
+the process."""
+ANYTHING = 'root ::= "<" [^>]{6} ">"'
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = tmp_path_factory.mktemp("picking") / "wrong.gguf"
+    loaded = load(tiny_gguf(path, words=WRONG), Settings(context=256))
+    yield loaded
+    loaded.close()
+
+
+@pytest.mark.parametrize("sampling", [{}, {"frequency_penalty": 0.5}])
+def test_a_token_that_is_no_text_is_never_chosen_under_a_grammar(
+    engine: Engine, sampling: dict[str, float]
+) -> None:
+    for seed in range(12):
+        asked = Sampling(
+            max_tokens=40,
+            temperature=2.0 if seed else 0.0,
+            top_k=0,
+            seed=seed,
+            grammar=ANYTHING,
+            **sampling,
+        )
+        text = "".join(step.text for step in engine.generate(QUESTION, asked))
+        assert len(text) == 8, text
+        assert (text[0], text[-1]) == ("<", ">")
+        assert "�" not in text
