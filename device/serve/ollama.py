@@ -187,9 +187,7 @@ def _takes(model: Model, sampling: "Sampling | None") -> bool:
 
 def _served(service: Service) -> Served:
     manifest = service.manifest
-    model = service.worker.model
-    context = model.engine.context if model else manifest.context
-    return Served(manifest.name, context, manifest.max_tokens)
+    return Served(manifest.name, manifest.max_tokens)
 
 
 def _card(service: Service, model: Model) -> Card:

@@ -73,8 +73,6 @@ class Served:
     """What is served, as far as a request depends on it."""
 
     name: str
-    context: int
-    """Tokens of prompt and answer together."""
     max_tokens: int
     """Length limit of an answer if the request sets none."""
 
@@ -82,7 +80,7 @@ class Served:
 def read_chat(given: Mapping[str, Any], served: Served) -> "Question | None":
     """Return the question of /api/chat; None if it asks for the model to be loaded alone."""
     fields = _known(given, CHAT, served)
-    asked = {**_answer(fields, served), **_given(fields, "messages")}
+    asked = {**_answer(fields), **_given(fields, "messages")}
     if "tools" in fields:
         asked["tools"] = _tools(fields["tools"])
     if not fields.get("messages", []):
@@ -103,7 +101,7 @@ def read_generate(given: Mapping[str, Any], served: Served) -> "Question | None"
         if not isinstance(fields.get(name, ""), str):
             raise FieldError(name, "must be a text")
 
-    asked = _answer(fields, served)
+    asked = _answer(fields)
     if not fields.get("prompt"):
         return None
 
@@ -162,17 +160,17 @@ def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
         raise FieldError(name, f"is not supported here{instead}, leave it out", code="unsupported")
 
 
-def _answer(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
+def _answer(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the OpenAI fields of what all requests for an answer share."""
     asked = {"stream": True, **_given(fields, "stream", "logprobs", "top_logprobs")}
-    return {**asked, **_options(fields, served), **_format(fields.get("format", ""))}
+    return {**asked, **_options(fields), **_format(fields.get("format", ""))}
 
 
 def _given(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: fields[name] for name in names if name in fields}
 
 
-def _options(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the OpenAI fields of `options`; raise FieldError for one that cannot be honoured."""
     given = fields.get("options", {})
     if not isinstance(given, dict):
@@ -184,7 +182,7 @@ def _options(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
         if name in NEUTRAL_OPTIONS:
             _check_neutral(place, value, NEUTRAL_OPTIONS[name])
         elif name == "num_ctx":
-            _check_context(value, served.context)
+            _check_context(value)
         elif name in LOADING:
             if not isinstance(value, (bool, int, float)):
                 raise FieldError(place, "must be a number, or true or false")
@@ -199,11 +197,14 @@ def _options(fields: Mapping[str, Any], served: Served) -> dict[str, Any]:
     return mapped
 
 
-def _check_context(value: Any, context: int) -> None:
-    """Raise FieldError for a context that the bundle does not have."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= context:
-        problem = f"must be a whole number up to {context}, the context of this model"
-        raise FieldError("options.num_ctx", problem)
+def _check_context(value: Any) -> None:
+    """Raise FieldError for what is no number of tokens.
+
+    The bundle's context holds, as the model's own holds with Ollama: Home Assistant asks for 8,192
+    by default, whatever the model has. A question that has no room is refused by itself.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise FieldError("options.num_ctx", "must be a whole number from 1 on")
 
 
 def _format(value: Any) -> dict[str, Any]:
@@ -252,7 +253,7 @@ def _question(
 
 def _texts(fields: Mapping[str, Any], own: str, served: Served) -> Texts:
     """Return the texts of a request for embeddings; its options are checked and change nothing."""
-    _options(fields, served)
+    _options(fields)
     if "dimensions" in fields:
         raise FieldError("dimensions", "all of the model's alone, leave it out", code="unsupported")
     if not isinstance(fields.get("truncate", True), bool):

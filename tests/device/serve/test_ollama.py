@@ -20,7 +20,7 @@ from tests.fakes.service import MANIFEST, call, service, wait_until_loaded
 from tests.fakes.tiny_gguf import CHATML, tiny_gguf
 
 PAGE = (Path(__file__).parents[3] / "docs" / "ollama.md").read_text(encoding="utf-8")
-SERVED = Served("tiny", 512, 32)
+SERVED = Served("tiny", 32)
 CHAT, GENERATE, EMBED = "/api/chat", "/api/generate", "/api/embed"
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 HEAT = {"type": "function", "function": {"name": "read_heat"}}
