@@ -101,8 +101,8 @@ class Answer:
     def _pieces(self, step: Token) -> list[Piece]:
         if self._reader is None:
             return [Piece(step.text)] if step.text else []
-        rest = self._reader.end if step.finish_reason else list
-        return [*self._reader.feed(step.text), *rest()]
+        pieces = self._reader.feed(step.text)
+        return pieces + (self._reader.end() if step.finish_reason else [])
 
     def _write(self, text: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a part of a message's text."""
