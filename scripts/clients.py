@@ -58,6 +58,7 @@ CLIENTS = (
     Client("instructor", "with_instructor.py", ("instructor",), "`Mode.JSON_SCHEMA`"),
     Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "`NativeOutput`"),
     Client("smolagents", "with_smolagents.py", ("smolagents[openai]",), "`ToolCallingAgent`"),
+    Client("openai-agents", "with_agents.py", ("openai-agents",), "the Responses API"),
     Client("ai (Vercel)", "with_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
     Client("ollama (Python)", "with_ollama.py", ("ollama",), "Ollama's API; no `tool_choice`"),
     Client("curl", "with_curl.py"),

@@ -86,13 +86,16 @@ class Reply:
     """What the documents say to it; None if it is not about them."""
     markup: "Markup | None" = None
     """How its calls of tools are written; None if it calls none."""
+    prefix: str = ""
+    """How its id begins; empty: as /v1/chat/completions and /v1/completions have it."""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def name(self) -> str:
         """Id of the answer, as its client sees it."""
-        return f"chatcmpl-{self.id}" if self.chat else f"cmpl-{self.id}"
+        prefix = self.prefix or ("chatcmpl-" if self.chat else "cmpl-")
+        return f"{prefix}{self.id}"
 
     def whole(self, steps: Sequence[Token]) -> dict[str, Any]:
         """Return all answers in one piece."""

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from device.errors import DeviceError
 from device.facts import processor_temperature
 from device.manifest import Manifest
-from device.serve import ollama, page
+from device.serve import ollama, page, responses
 from device.serve.access import Access
 from device.serve.api import READERS, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
@@ -34,6 +34,7 @@ from device.serve.worker import Job, Vectors
 
 _COUNTED = {
     *READERS,
+    responses.PATH,
     "/v1/embeddings",
     "/v1/knowledge",
     "/v1/feedback",
@@ -60,6 +61,7 @@ def application(service: Service, access: Access) -> Starlette:
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
     routes += [Route("/v1/models", _models), Route("/v1/models/{name:path}", _model)]
     routes += [Route("/", _page), Route("/metrics", _metrics)]
+    routes += responses.routes()
     routes += ollama.routes()
     handlers: Any = {DeviceError: _refused, HTTPException: _no_route, Exception: _broken}
     app = Starlette(

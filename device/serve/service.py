@@ -52,12 +52,15 @@ def service_of(request: Request) -> Service:
     return service
 
 
-async def ask(service: Service, question: Question) -> tuple[Job, Reply]:
-    """Queue a question; return it with the answer in progress."""
+async def ask(service: Service, question: Question, prefix: str = "") -> tuple[Job, Reply]:
+    """Queue a question; return it with the answer in progress.
+
+    The id of the answer begins with `prefix`, or as /v1/chat/completions and /v1/completions do.
+    """
     job = await service.worker.ask(question)
     asked = job.question
     markup = asked.markup if isinstance(asked, Question) else None
-    reply = Reply(service.manifest.name, question.chat, job.consulted, markup)
+    reply = Reply(service.manifest.name, question.chat, job.consulted, markup, prefix)
     if service.feedback:
         known = job.consulted.found.known if job.consulted else None
         job.hearing = service.feedback.listen(reply.name, question, known)

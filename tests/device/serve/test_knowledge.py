@@ -114,6 +114,23 @@ class TestAnswers:
         assert answer["knowledge"]["known"] is True and answer["knowledge"]["certainty"] > 0.99
         assert answer["choices"][0]["finish_reason"] == "stop"
 
+    def test_the_responses_api_has_the_same_sources(self, port: int) -> None:
+        path = "/v1/responses"
+        (cited,) = answered(port, story(HOT))["choices"][0]["message"]["annotations"]
+        source = {"type": "url_citation", **cited["url_citation"]}
+        reply = call(port, path, {"input": HOT})[2]
+        assert reply["output"][0]["content"][0]["annotations"] == [source]
+        assert reply["knowledge"]["known"] is True
+
+        stream = call(port, path, {"input": HOT, "stream": True})[2].decode()
+        data = [part.partition("\ndata: ")[2] for part in stream.split("\n\n") if "data: " in part]
+        events = [json.loads(each) for each in data]
+        added = [e["annotation"] for e in events if e["type"].endswith("annotation.added")]
+        assert added == events[-1]["response"]["output"][0]["content"][0]["annotations"] == [source]
+
+        off = call(port, path, {"input": HOT, "instructions": "Be short."})[2]
+        assert off["output"][0]["content"][0]["annotations"] == [] and "knowledge" not in off
+
     def test_the_url_of_a_source_gives_its_passage(self, port: int) -> None:
         cited = answered(port, story(NIGHT))["choices"][0]["message"]["annotations"][0]
         status, _, passage = call(port, cited["url_citation"]["url"])
