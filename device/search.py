@@ -38,7 +38,8 @@ CHANGES: "tuple[dict[str, Any], ...]" = (
     {"batch": 128},
     {"batch": 256},
     {"mmap": False},
-    {"kv_type": "q8_0"},
+    # llama.cpp opens no quantized cache without flash attention.
+    {"kv_type": "q8_0", "flash": True},
 )
 
 Rate = Callable[["Arm", int], float]

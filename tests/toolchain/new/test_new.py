@@ -348,9 +348,15 @@ def on_a_terminal(answers: str, *words: str, stop_at: str = "") -> tuple[int, st
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
     command = [sys.executable, "-m", "toolchain", "new", *words]
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
+    # A job in the background ignores Ctrl-C, and so would its children: not on a terminal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         os.close(theirs)
         try:
             os.write(ours, answers.encode())
