@@ -4,17 +4,15 @@ The rule: everything that a name stands for is on the disk before the name is (f
 then of the folder, then the rename).
 """
 
-import fcntl
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from device import disk
 from device.disk import make_folder, remove, sync, write_new
 from device.errors import DeviceError
+from device.locks import locked
 from device.manifest import (
     BUNDLE_MANIFEST,
     RUNTIME_MANIFEST,
@@ -50,15 +48,12 @@ class Contents:
 
         Raise DeviceError `busy` if another change keeps it longer than `wait_s`.
         """
-        with open(disk.open_lock(self.root / "lock")) as stream:
-            deadline = time.monotonic() + wait_s
-            while not _lock(stream):
-                if time.monotonic() >= deadline:
-                    hint = "wait for it; one that was cut off lets go within a minute"
-                    raise DeviceError(
-                        "busy", "another push or activation is under way on this board", hint
-                    )
-                time.sleep(0.02)
+        busy = DeviceError(
+            "busy",
+            "another push or activation is under way on this board",
+            "wait for it; one that was cut off lets go within a minute",
+        )
+        with locked(self.root / "lock", wait_s, busy):
             yield
 
     def blob(self, digest: str) -> Path:
@@ -220,14 +215,6 @@ def discard(folder: Path) -> None:
             remove(doomed)
             disk.replace(folder, doomed)
         remove(doomed)
-
-
-def _lock(stream: TextIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read(kind: str, folder: Path) -> "Manifest | RuntimeManifest":

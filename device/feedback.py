@@ -9,11 +9,9 @@ row is on the disk before it is said to be kept, and no cut leaves more than its
 Standard library only.
 """
 
-import fcntl
 import json
 import os
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -22,6 +20,7 @@ from typing import Any
 
 from device import disk
 from device.errors import DeviceError, of_the_disk
+from device.locks import locked
 from device.manifest.reading import parse_json, read_bounded, stream_of
 
 FOLDER = "feedback"
@@ -165,14 +164,8 @@ class Ring:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         disk.make_folder(self._folder)
-        with open(disk.open_lock(self._folder / "lock")) as stream:
-            deadline = time.monotonic() + _LOCK_S
-            while not _lock(stream.fileno()):
-                if time.monotonic() >= deadline:
-                    raise DeviceError(
-                        "busy", "another process is writing feedback", "try again", status=503
-                    )
-                time.sleep(0.01)
+        busy = DeviceError("busy", "another process is writing feedback", "try again", status=503)
+        with locked(self._folder / "lock", _LOCK_S, busy):
             yield
 
 
@@ -185,14 +178,6 @@ def ring_of(bundle: Path, size_bytes: int) -> "Ring | None":
 
     folder = beside(bundle, FOLDER)
     return Ring(folder, size_bytes) if folder and size_bytes else None
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write(part: Path, line: bytes) -> None:

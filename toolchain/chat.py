@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from device.manifest.moment import RENDERED_AT, moment
-from device.manifest.tool_calls import GENERIC, Markup, for_template, markup_of
+from device.manifest.tool_calls import GENERIC, Markup, for_template, has_tools, markup_of
 from toolchain.errors import ArtifactError
 from toolchain.models.template import MARK, first_token
 
@@ -158,8 +158,7 @@ class _Talk:
 
 def _shown(tokenizer: Any, messages: Messages, tools: Tools) -> tuple[Messages, Tools, Markup]:
     """Return messages and tools as the template gets them on the board, and its markup of calls."""
-    acts = tools or any(each["role"] == "tool" or each.get("tool_calls") for each in messages)
-    if not acts:
+    if not has_tools(messages, tools):
         return messages, (), GENERIC
     markup = _markup(tokenizer, str(tokenizer.chat_template))
     shown, given = for_template(markup, messages, tools)

@@ -34,11 +34,14 @@ MAX_BIAS = 100
 
 
 class FieldError(DeviceError):
-    """A request field whose value cannot be used; `field` names it."""
+    """A request field whose value cannot be used."""
 
     def __init__(self, field: str, problem: str, *, code: str = "invalid_value") -> None:
         super().__init__(code, f"`{field}`: {problem}", status=400)
         self.field = field
+        """Its name."""
+        self.problem = problem
+        """What is wrong with it, without its name: another API names it otherwise."""
 
 
 def checked_number(field: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from device.errors import DeviceError
-from device.manifest.tool_calls import Markup, for_template, markup_of
+from device.manifest.tool_calls import Markup, for_template, has_tools, markup_of
 
 
 class _Generation(Extension):
@@ -69,10 +69,7 @@ class ChatTemplate:
         `now` is the time that the template is told; by default the clock's. Raise DeviceError if
         the template refuses the conversation.
         """
-        acts = tools or any(
-            message.get("tool_calls") or _is_result(message) for message in messages
-        )
-        if not acts:
+        if not has_tools(messages, tools):
             return self._rendered(messages, None, now)
         return self._rendered(*for_template(self.markup, messages, tools), now)
 
@@ -103,10 +100,6 @@ class ChatTemplate:
         ) as error:
             message = f"the model's chat template does not take this conversation: {error}"
             raise DeviceError("bad_conversation", message, status=400) from error
-
-
-def _is_result(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("role") == "tool")
 
 
 def _to_json(

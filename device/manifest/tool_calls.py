@@ -16,6 +16,14 @@ Message = Mapping[str, Any]
 Render = Callable[[Sequence[Message], "Sequence[Message] | None"], str]
 """Renders messages and tools with a chat template; raises any error if the template refuses."""
 
+
+def has_tools(messages: Sequence[Message], tools: Sequence[Message] = ()) -> bool:
+    """Return whether a conversation has tools, calls or results of them."""
+    return bool(tools) or any(
+        each.get("role") == "tool" or each.get("tool_calls") for each in messages
+    )
+
+
 INTRODUCTION = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"

@@ -25,6 +25,7 @@ from device.manifest.tool_calls import Markup
 from device.serve import schema
 from device.serve.body import read_object
 from device.serve.conversation import Message, read_messages
+from device.serve.fields import is_one_of, not_null, same
 from device.serve.tools import FIELDS as TOOL_FIELDS
 from device.serve.tools import Tools, read_tools
 
@@ -172,7 +173,7 @@ def read_embeddings(body: bytes) -> Texts:
 
 def embedded_texts(given: Mapping[str, Any]) -> Texts:
     """Return the texts of the fields of a request for embeddings; raise FieldError."""
-    fields = set_fields(given)
+    fields = not_null(given)
     if unknown := set(fields) - {"input", "encoding_format", *IGNORED}:
         raise FieldError(min(unknown)[:80], "is not a field of this request", code="unknown_field")
 
@@ -202,14 +203,9 @@ def read_lookup(query: Mapping[str, str]) -> tuple[str, int]:
     return question, number
 
 
-def set_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are not null: clients send null for a field that they do not use."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
     """Return the fields that are not null; raise FieldError if one is unknown."""
-    fields = set_fields(given)
+    fields = not_null(given)
     known = {*own, *RANGES, *NEUTRAL, *IGNORED}
     known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
     known |= {"logit_bias", "n"}
@@ -220,11 +216,7 @@ def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
             raise FieldError(name, problem, code="unknown_field")
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
-        if (
-            name in NEUTRAL
-            and name not in own
-            and not any(same(value, neutral) for neutral in NEUTRAL[name])
-        ):
+        if name in NEUTRAL and name not in own and not is_one_of(value, NEUTRAL[name]):
             raise FieldError(
                 name,
                 "is not supported here, leave it out"
@@ -233,11 +225,6 @@ def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
             )
 
     return fields
-
-
-def same(value: Any, other: Any) -> bool:
-    """Compare as JSON does: `true` is not 1."""
-    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
@@ -254,7 +241,7 @@ def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
 
 def _response_format(value: Any) -> str:
     """Return the grammar of a response format; empty if it restricts nothing."""
-    fields = set_fields(value) if isinstance(value, dict) else {}
+    fields = not_null(value) if isinstance(value, dict) else {}
     kind = fields.pop("type", None)
     if not isinstance(kind, str) or kind not in _FORMS:
         raise FieldError("response_format", "`type` must be `text`, `json_object` or `json_schema`")
@@ -285,7 +272,7 @@ def _named_schema(value: Any) -> Any:
         "strict": bool,
         "schema": (dict, bool),
     }
-    fields = set_fields(value) if isinstance(value, dict) else {}
+    fields = not_null(value) if isinstance(value, dict) else {}
     if "schema" not in fields:
         raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
 
@@ -359,7 +346,7 @@ def _renamed(field: str, known: str, value: Any) -> Any:
     try:
         return checked_number(known, value)
     except FieldError as error:
-        raise FieldError(field, error.message.partition(": ")[2]) from error
+        raise FieldError(field, error.problem) from error
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -371,7 +358,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 def _streaming(fields: Mapping[str, Any]) -> tuple[bool, bool]:
     options = fields.get("stream_options", {})
-    options = set_fields(options) if isinstance(options, dict) else {"": options}
+    options = not_null(options) if isinstance(options, dict) else {"": options}
     if set(options) - {"include_usage", "include_obfuscation"}:
         raise FieldError("stream_options", "must be an object with `include_usage` alone")
 

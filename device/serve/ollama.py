@@ -34,11 +34,12 @@ from device.serve.service import (
     ask,
     read_body,
     service_of,
+    steps_of,
     unavailable,
-    watched,
+    vectors_of,
 )
 from device.serve.streams import COMMENT_S, Events, tokens
-from device.serve.worker import Job, Vectors
+from device.serve.worker import Job
 
 NDJSON = "application/x-ndjson"
 READERS: dict[str, Callable[[Mapping[str, Any], Served], "Question | None"]] = {
@@ -85,11 +86,8 @@ async def _answer(request: Request) -> Response:
     if question.stream:
         return Events(job, _lines(job, answer, service.metrics), NDJSON)
 
-    async with watched(request, job):
-        steps = [step async for step in tokens(job, service.metrics) if step]
-    if not steps or not steps[-1].finish_reason:
-        return Response(status_code=GONE)
-    return JSONResponse(answer.whole(steps))
+    steps = await steps_of(request, job)
+    return JSONResponse(answer.whole(steps)) if steps else Response(status_code=GONE)
 
 
 async def _lines(job: Job, answer: Answer, metrics: Metrics) -> AsyncIterator[bytes]:
@@ -110,10 +108,8 @@ async def _vectors(request: Request) -> Response:
     if service.worker.model is None:
         return _loading()
 
-    job = await service.worker.ask(texts)
-    async with watched(request, job):
-        found = await job.next()
-    if not isinstance(found, Vectors):
+    found = await vectors_of(request, texts)
+    if found is None:
         return Response(status_code=GONE)
     if path == "/api/embeddings":
         return JSONResponse({"embedding": found.vectors[0]})

@@ -11,8 +11,8 @@ from typing import Any
 
 from device.engine.base import FieldError
 from device.errors import DeviceError
-from device.serve.api import UNLIMITED, Question, Texts, chat_question, embedded_texts, same
-from device.serve.api import set_fields as not_null
+from device.serve.api import UNLIMITED, Question, Texts, chat_question, embedded_texts
+from device.serve.fields import is_one_of, not_null, same
 
 LATEST = ":latest"
 """Tag that Ollama adds to the name of a model that has none."""
@@ -155,7 +155,7 @@ def _known(given: Mapping[str, Any], known: tuple[str, ...], served: Served) -> 
 
 def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
     """Raise FieldError if a value is not one that asks for what happens anyway."""
-    if not any(same(value, each) for each in neutral):
+    if not is_one_of(value, neutral):
         instead = INSTEAD.get(name.removeprefix("options."), "")
         raise FieldError(name, f"is not supported here{instead}, leave it out", code="unsupported")
 
@@ -190,7 +190,7 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
             raise FieldError(place, "is not an option", code="unknown_field")
 
     mapped = {MAPPED[name]: value for name, value in options.items() if name in MAPPED}
-    if any(same(mapped.get("max_tokens"), each) for each in _WHOLE_CONTEXT):
+    if is_one_of(mapped.get("max_tokens"), _WHOLE_CONTEXT):
         mapped["max_tokens"] = UNLIMITED
     if same(mapped.get("seed"), -1):
         del mapped["seed"]  # llama.cpp's mark for another seed each time
@@ -271,5 +271,4 @@ def _texts(fields: Mapping[str, Any], own: str, served: Served) -> Texts:
 
 def _renamed(error: FieldError, names: Mapping[str, str]) -> FieldError:
     """Return an error under the name that the field has in Ollama's API."""
-    problem = error.message.partition(": ")[2]
-    return FieldError(names.get(error.field, error.field), problem, code=error.code)
+    return FieldError(names.get(error.field, error.field), error.problem, code=error.code)

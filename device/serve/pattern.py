@@ -61,6 +61,7 @@ class _Parser:
         """Whether the outermost level has choices."""
 
     def whole(self) -> str:
+        """Return the grammar part of the whole pattern; raise PatternError."""
         body = self._choices()
         if self._left:
             raise PatternError(f"`{self._left[:20]}`")

@@ -17,7 +17,7 @@ from device.serve.metrics import Metrics
 from device.serve.replies import LOADING
 from device.serve.responses_replies import PREFIX, Answer, event_of
 from device.serve.responses_requests import read_response, renamed
-from device.serve.service import GONE, ask, read_body, service_of, unavailable, watched
+from device.serve.service import GONE, ask, read_body, service_of, steps_of, unavailable
 from device.serve.streams import COMMENT, COMMENT_S, Events, tokens
 from device.serve.worker import Job
 
@@ -44,11 +44,8 @@ async def _answer(request: Request) -> Response:
     if asked.question.stream:
         return Events(job, _events(job, answer, service.metrics))
 
-    async with watched(request, job):
-        steps = [step async for step in tokens(job, service.metrics) if step]
-    if not steps or not steps[-1].finish_reason:
-        return Response(status_code=GONE)
-    return JSONResponse(answer.whole(steps))
+    steps = await steps_of(request, job)
+    return JSONResponse(answer.whole(steps)) if steps else Response(status_code=GONE)
 
 
 async def _events(job: Job, answer: Answer, metrics: Metrics) -> AsyncIterator[bytes]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from device.engine.base import FieldError
-from device.serve.api import set_fields as not_null
 from device.serve.conversation import MAX_MESSAGES
+from device.serve.fields import not_null
 
 ROLES = ("user", "assistant", "system", "developer")
 _MARKS = ("type", "id", "status", "phase")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from device.engine.base import FieldError
-from device.serve.api import IGNORED, Question, chat_question, same
-from device.serve.api import set_fields as not_null
+from device.serve.api import IGNORED, Question, chat_question
+from device.serve.fields import is_one_of, not_null
 from device.serve.responses_input import Conversation, read_input
 
 _SAME = (
@@ -115,7 +115,7 @@ def _known(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not null; raise FieldError if one cannot be honoured."""
     fields = not_null(given)
     for name, value in fields.items():
-        if name in NEUTRAL and not any(same(value, each) for each in NEUTRAL[name]):
+        if name in NEUTRAL and not is_one_of(value, NEUTRAL[name]):
             problem = INSTEAD.get(name, "leave it out")
             raise FieldError(name, f"is not supported here; {problem}", code="unsupported")
         if name in CHAT_NAMES:
@@ -227,7 +227,7 @@ def _tool(value: Any, where: str) -> dict[str, Any]:
         raise FieldError(f"{where}.function", problem, code="unknown_field")
     for name, neutral in _TOOL_NEUTRAL.items():
         given = function.pop(name, neutral[0])
-        if not any(same(given, each) for each in neutral):
+        if not is_one_of(given, neutral):
             raise FieldError(f"{where}.{name}", "is not supported here", code="unsupported")
     return {"type": "function", "function": function}
 
@@ -250,7 +250,7 @@ def _choice(value: Any) -> Any:
 
 def renamed(error: FieldError, conversation: "Conversation | None" = None) -> FieldError:
     """Return an error under the name that the field has in this API."""
-    problem = error.message.partition("`: ")[2].replace("`json_schema.", "`")
+    problem = error.problem.replace("`json_schema.", "`")
     field = error.field
     if field.startswith("messages") and conversation:
         field = conversation.place(field)

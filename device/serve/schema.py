@@ -65,8 +65,7 @@ def calls(tools: Mapping[str, Any], markup: Markup, most: int, *, whole: bool) -
     try:
         bodies = [writer.call(name, schema, markup) for name, schema in tools.items()]
     except FieldError as error:
-        problem = error.message.partition(": ")[2]
-        raise FieldError("tools", problem, code=error.code) from error
+        raise FieldError("tools", error.problem, code=error.code) from error
 
     return writer.text_of_calls(bodies, markup, most, whole=whole)
 

@@ -25,12 +25,11 @@ from device.serve.access import Access
 from device.serve.api import READERS, read_embeddings, read_lookup
 from device.serve.connection import KEEP_ALIVE_S, Connection
 from device.serve.gate import MAX_HEADER_BYTES, Count, Gate, error_response
-from device.serve.metrics import CONTENT_TYPE, Metrics
-from device.serve.replies import LOADING, Reply, embeddings, passage
-from device.serve.service import GONE, ask, read_body, service_of, unavailable, watched
+from device.serve.metrics import CONTENT_TYPE
+from device.serve.replies import LOADING, embeddings, passage
+from device.serve.service import GONE, ask, read_body, service_of, steps_of, unavailable, vectors_of
 from device.serve.service import Service as Service
-from device.serve.streams import Events, chunks, tokens
-from device.serve.worker import Job, Vectors
+from device.serve.streams import Events, chunks
 
 _COUNTED = {
     *READERS,
@@ -88,8 +87,8 @@ async def _answer(request: Request) -> Response:
     if question.stream:
         return Events(job, chunks(job, reply, service.metrics, question.include_usage))
 
-    async with watched(request, job):
-        return await _whole(job, reply, service.metrics)
+    steps = await steps_of(request, job)
+    return JSONResponse(reply.whole(steps)) if steps else Response(status_code=GONE)
 
 
 async def _embeddings(request: Request) -> Response:
@@ -98,23 +97,13 @@ async def _embeddings(request: Request) -> Response:
     if service.worker.model is None:
         return _loading()
 
-    job = await service.worker.ask(texts)
-    async with watched(request, job):
-        found = await job.next()
-
-    if not isinstance(found, Vectors):
+    found = await vectors_of(request, texts)
+    if found is None:
         return Response(status_code=GONE)
 
     return JSONResponse(
         embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64)
     )
-
-
-async def _whole(job: Job, reply: Reply, metrics: Metrics) -> Response:
-    steps = [step async for step in tokens(job, metrics) if step]
-    if not steps or not steps[-1].finish_reason:
-        return Response(status_code=GONE)
-    return JSONResponse(reply.whole(steps))
 
 
 async def _knowledge(request: Request) -> Response:

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from device.engine.base import Token
 from device.errors import DeviceError
 from device.manifest import Manifest
-from device.serve.api import Question
+from device.serve.api import Question, Texts
 from device.serve.feedback import Feedback
 from device.serve.gate import RETRY_AFTER_S
 from device.serve.metrics import Metrics
 from device.serve.replies import Reply
-from device.serve.worker import Job, Worker
+from device.serve.streams import tokens
+from device.serve.worker import Job, Vectors, Worker
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 16 << 20
@@ -81,6 +83,21 @@ async def _watch(request: Request, job: Job) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
     job.cancel()
+
+
+async def steps_of(request: Request, job: Job) -> list[Token]:
+    """Return the steps of all answers to a question; none if its client left before their end."""
+    async with watched(request, job):
+        steps = [step async for step in tokens(job, service_of(request).metrics) if step]
+    return steps if steps and steps[-1].finish_reason else []
+
+
+async def vectors_of(request: Request, texts: Texts) -> "Vectors | None":
+    """Return the vectors of texts; None if their client left before."""
+    job = await service_of(request).worker.ask(texts)
+    async with watched(request, job):
+        found = await job.next()
+    return found if isinstance(found, Vectors) else None
 
 
 async def read_body(request: Request) -> bytes:

@@ -183,9 +183,8 @@ class Worker:
         Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
         """
         self._refuse_crowd()
-        question = await self._read(lambda: self._with_tools(question))
-        prompts, consulted = await self._read(lambda: self._prepared(question))
-        job = Job(question, prompts)
+        held, prompts, consulted = await self._read(lambda: self._prepared(question))
+        job = Job(held, prompts)
         job.consulted = consulted
         if consulted and consulted.text and isinstance(question, Question):
             # A passage that is quoted needs no slot.
@@ -241,25 +240,26 @@ class Worker:
 
     def _prepared(
         self, question: Union[Question, Texts]
-    ) -> "tuple[list[Prompt], Consulted | None]":
-        """Return the prompts of a question as token ids, and what the documents say to it.
+    ) -> "tuple[Union[Question, Texts], list[Prompt], Consulted | None]":
+        """Return a question held to its tools, its prompts, and what the documents say to it.
 
         Raise DeviceError if one cannot be answered.
         """
         assert self.model, "nobody asks before the model is loaded"
+        question = self._with_tools(question)
         consulted = self._consulted(question)
         if consulted and consulted.asked and isinstance(question, Question):
             prompt, consulted = self._with_notes(consulted, question.sampling)
-            return [prompt], consulted
+            return question, [prompt], consulted
 
         prompts = _prompts(self.model, question)
         if consulted:
-            return prompts, consulted  # a passage that is quoted needs no context
+            return question, prompts, consulted  # a passage that is quoted needs no context
         sampling = question.sampling if isinstance(question, Question) else None
         for prompt in prompts:
             self.model.engine.check(prompt.tokens, sampling)
 
-        return prompts, None
+        return question, prompts, None
 
     def _consulted(self, question: Union[Question, Texts]) -> "Consulted | None":
         """Return what the documents say to a conversation; None if it is not about them."""

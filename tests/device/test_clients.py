@@ -9,10 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from device.engine.base import Settings
-from device.model import open_file
-from tests.fakes.service import call, service, wait_until_loaded
-from tests.fakes.tiny_gguf import tiny_gguf
+from tests.fakes.service import call, tiny_service
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 LANGCHAIN = "langchain-openai 1.x"
@@ -81,9 +78,7 @@ RECORDED = [
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    file = tiny_gguf(tmp_path_factory.mktemp("served") / "tiny.gguf", recites="warm!")
-    with service(lambda: open_file(file, Settings(context=512, threads=1))) as number:
-        wait_until_loaded(number)
+    with tiny_service(tmp_path_factory.mktemp("served")) as number:
         yield number
 
 

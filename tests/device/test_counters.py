@@ -9,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from device import disk
 from device.counters import COPIES, Counters
+from tests.fakes.disks import PowerCutError, cut_after
 
 HISTORIES = 1_000
 NAMES = ("tiny", "help-desk", 'café "№ 5"')
-
-
-class PowerCutError(Exception):
-    """The board goes off."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,23 +22,6 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     minute.
     """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-def cut_after(changes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the board go off at the so-manieth change of its disk."""
-    left = [changes]
-
-    def counted(real):  # type: ignore[no-untyped-def]
-        def change(*words):  # type: ignore[no-untyped-def]
-            left[0] -= 1
-            if left[0] < 0:
-                raise PowerCutError
-            return real(*words)
-
-        return change
-
-    for name in disk.CHANGES:
-        monkeypatch.setattr(disk, name, counted(getattr(disk, name)))
 
 
 def rot(file: Path, chance: random.Random) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from device import disk
 from device.errors import DeviceError
 from device.feedback import FOLDER, MAX_ROW_BYTES, PARTS, Ring, ring_of
 from device.harvest import forget, harvest
+from tests.fakes.disks import PowerCutError, cut_after
 
 MB = 1 << 20
 
@@ -100,27 +100,6 @@ def test_what_is_no_file_of_ours_is_never_read(ring: Ring, tmp_path: Path, what:
         strange.mkdir()
     (tmp_path / FOLDER / "notes.jsonl").write_text("mine\n")
     assert questions(ring) == ["question 1"]
-
-
-class PowerCutError(Exception):
-    """The board goes off."""
-
-
-def cut_after(changes: int, patch: pytest.MonkeyPatch) -> None:
-    """Let the board go off at the so-manieth change of its disk."""
-    left = [changes]
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def change(*words: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise PowerCutError
-            return real(*words)
-
-        return change
-
-    for name in disk.CHANGES:
-        patch.setattr(disk, name, counted(getattr(disk, name)))
 
 
 def test_after_a_power_cut_at_any_change_no_confirmed_row_is_lost(tmp_path: Path) -> None:

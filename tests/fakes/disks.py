@@ -16,6 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from device import disk
 
 
@@ -329,3 +331,24 @@ def _lines() -> frozenset[str]:
             found.add(f"{Path(path).name}:{number}")
         frame = frame.f_back  # type: ignore[assignment]
     return frozenset(found)
+
+
+class PowerCutError(Exception):
+    """The board goes off."""
+
+
+def cut_after(changes: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the board go off at the so-manieth change of its disk."""
+    left = [changes]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*words: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise PowerCutError
+            return real(*words)
+
+        return change
+
+    for name in disk.CHANGES:
+        patch.setattr(disk, name, counted(getattr(disk, name)))

@@ -8,19 +8,22 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from device.engine.base import Settings
 from device.errors import DeviceError
 from device.feedback import Ring
 from device.knowledge.library import Library
 from device.manifest import Engine, File, Manifest
-from device.model import Model
+from device.model import Model, open_file
 from device.serve.access import Access
 from device.serve.feedback import Feedback
 from device.serve.server import Service, _config, application
 from device.serve.worker import Worker
+from tests.fakes.tiny_gguf import tiny_gguf
 
 MANIFEST = Manifest(
     name="tiny",
@@ -69,6 +72,15 @@ def service(
             server.should_exit = True
             worker.stop()
             thread.join()
+
+
+@contextmanager
+def tiny_service(folder: Path) -> Iterator[int]:
+    """Yield the port of a service whose real model, written into `folder`, says `warm!`."""
+    file = tiny_gguf(folder / "tiny.gguf", recites="warm!")
+    with service(lambda: open_file(file, Settings(context=512, threads=1))) as port:
+        wait_until_loaded(port)
+        yield port
 
 
 def call(

@@ -35,7 +35,7 @@ from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
 from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
-from toolchain.figures import VerdictFigures
+from toolchain.figures import Forgotten, Measured, VerdictFigures, Wording
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.held_out import split
@@ -173,18 +173,10 @@ def _measure(
         text = passages(texts.general)
         measured |= diverged | general_divergence(child, reference, text, spec.kl_tokens, report)
 
-        answers = answer_all(child, held_out[: spec.questions], spec.max_tokens, report)
-        measured |= task_scores(answers, spec.max_tokens)
-        measured |= tool_accuracy(child, held_out[: spec.questions], spec.max_tokens, report)
-        worded = None
-        if candidate.documents:
-            limits = Limits(context=context, answer=spec.max_tokens)
-            worded = wording(child, candidate.documents, candidate.runtime, limits, report)
-        forgotten = None
-        if texts.earlier:
-            again = answer_all(child, texts.earlier.chats, spec.max_tokens, report)
-            forgotten = forgetting(again, texts.earlier)
-        measured |= reference_ends(reference, answers, spec.max_tokens)
+        limits = Limits(context=context, answer=spec.max_tokens)
+        asked = _asked(child, candidate, texts.earlier, held_out[: spec.questions], limits, report)
+        answers = asked.answers
+        measured |= asked.scores | reference_ends(reference, answers, spec.max_tokens)
         leak = None
         if texts.leak:
             both = (texts.dataset.train(), held_out)
@@ -204,13 +196,13 @@ def _measure(
         opening_tokens=opening_tokens,
         too_long=too_long,
         measured=measured,
-        wording=worded,
+        wording=asked.wording,
         leak=leak,
-        forgotten=forgotten,
+        forgotten=asked.forgotten,
         failures=[
             *failures(measured, spec.gate),
             *leak_failures(leak, spec.gate),
-            *forgetting_failures(forgotten, texts.earlier),
+            *forgetting_failures(asked.forgotten, texts.earlier),
         ],
     )
     if texts.leak:
@@ -219,6 +211,40 @@ def _measure(
     write_jsonl(out / "divergence.jsonl", each)
     _write(out, figures, answers, opening, spec.goldens)
     return figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a model file answered, and what that is worth."""
+
+    answers: list[Answered]
+    """To the held-out questions."""
+    scores: Measured
+    wording: Wording | None
+    """None where it answers from no documents."""
+    forgotten: Forgotten | None
+    """None where there was no round before."""
+
+
+def _asked(
+    child: Scorer,
+    candidate: Candidate,
+    earlier: Earlier | None,
+    chats: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    report: Reporter,
+) -> _Asked:
+    """Ask held-out questions, those about documents, and those of the round before."""
+    answers = answer_all(child, chats, limits.answer, report)
+    scores = task_scores(answers, limits.answer)
+    scores |= tool_accuracy(child, chats, limits.answer, report)
+    documents, worded, forgotten = candidate.documents, None, None
+    if documents:
+        worded = wording(child, documents, candidate.runtime, limits, report)
+    if earlier:
+        again = answer_all(child, earlier.chats, limits.answer, report)
+        forgotten = forgetting(again, earlier)
+    return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
 
 
 def _write(

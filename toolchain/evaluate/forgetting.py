@@ -4,15 +4,13 @@ The rule to keep: both files are judged on the same questions by the same measur
 the file before are those that its own gate recorded.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import recorded
+from toolchain.artifacts import read_jsonl, recorded, value_digest
 from toolchain.errors import ConfigError
 from toolchain.evaluate.answers import Answered
 from toolchain.figures import Forgotten
@@ -36,8 +34,7 @@ class Earlier:
     @property
     def digest(self) -> str:
         """Return what decides a verdict."""
-        text = json.dumps([list(self.chats), list(self.right), self.max_forgotten], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return value_digest((self.chats, self.right, self.max_forgotten))
 
 
 def read_earlier(work: Path, verdict: str, max_forgotten: float) -> Earlier:
@@ -51,10 +48,10 @@ def read_earlier(work: Path, verdict: str, max_forgotten: float) -> Earlier:
                 f"round: before: `{work}` has no finished `{stage}`",
                 hint="name the work folder of the round before, such as build/help-desk",
             )
-    chats = {_key(row["messages"]): row for row in _rows(work / "ingest" / "held_out.jsonl")}
+    chats = {_key(row["messages"]): row for row in read_jsonl(work / "ingest" / "held_out.jsonl")}
     asked = [
         (chats[key], exact_match(row["answer"], row["expected"]))
-        for row in _rows(work / verdict / ANSWERS)
+        for row in read_jsonl(work / verdict / ANSWERS)
         if (key := (row["question"], row["expected"])) in chats
     ]
     if not asked:
@@ -96,9 +93,3 @@ def forgetting_failures(forgotten: Forgotten | None, earlier: Earlier | None) ->
 
 def _key(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
     return said(messages[-2]), said(messages[-1])
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield json.loads(line)

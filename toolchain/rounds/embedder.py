@@ -1,6 +1,6 @@
 """The recipe's own embedder, to compare questions by their meaning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,6 @@ from toolchain.progress import Reporter
 from toolchain.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from toolchain.rounds.label import Embed
 
 
@@ -34,13 +32,4 @@ def embedder_of(recipe: Recipe, work: Path, report: Reporter) -> Iterator["Embed
     from toolchain.runtime.recall import recall
 
     with recall(FORMATS["gguf"].runtime(report), file) as child:
-
-        def embed(texts: Sequence[str]) -> "np.ndarray":
-            """Return vectors of length 1."""
-            import numpy as np
-
-            vectors = np.asarray(child.embed(texts), dtype=np.float32)
-            sizes = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-            return np.asarray(vectors / sizes)
-
-        yield embed
+        yield child.embed

@@ -16,7 +16,7 @@ from device.errors import DeviceError
 from device.model import Model, open_file
 from device.serve import ollama_requests
 from device.serve.ollama_requests import Served
-from tests.fakes.service import MANIFEST, call, service, wait_until_loaded
+from tests.fakes.service import MANIFEST, call, service, tiny_service, wait_until_loaded
 from tests.fakes.tiny_gguf import CHATML, tiny_gguf
 
 PAGE = (Path(__file__).parents[3] / "docs" / "ollama.md").read_text(encoding="utf-8")
@@ -28,9 +28,7 @@ HEAT = {"type": "function", "function": {"name": "read_heat"}}
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    file = tiny_gguf(tmp_path_factory.mktemp("served") / "tiny.gguf", recites="warm!")
-    with service(lambda: open_file(file, Settings(context=512, threads=1))) as number:
-        wait_until_loaded(number)
+    with tiny_service(tmp_path_factory.mktemp("served")) as number:
         yield number
 
 

@@ -19,7 +19,7 @@ from device.serve import responses_requests
 from device.serve.responses_requests import read_response
 from tests.device.serve.test_tools import HERMES, LED, opened
 from tests.fakes.engine import FakeEngine
-from tests.fakes.service import call, service, wait_until_loaded
+from tests.fakes.service import call, service, tiny_service, wait_until_loaded
 from tests.fakes.tiny_gguf import tiny_gguf
 
 PAGE = (Path(__file__).parents[3] / "docs" / "responses.md").read_text(encoding="utf-8")
@@ -63,9 +63,7 @@ def closed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    file = tiny_gguf(tmp_path_factory.mktemp("served") / "tiny.gguf", recites="warm!")
-    with service(lambda: open_file(file, Settings(context=512, threads=1))) as number:
-        wait_until_loaded(number)
+    with tiny_service(tmp_path_factory.mktemp("served")) as number:
         yield number
 
 

@@ -51,8 +51,8 @@ _ENGLISH = re.compile(
 _ENGLISH_TITLED = re.compile(rf"(?<![A-Za-z])(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.?\s(?P<value>{_LATIN})")
 _GERMAN = re.compile(
     r"(?:[Mm]ein Name ist|[Ii]ch hei(?:ß|ss)e|[Mm]it freundlichen Grüßen,?\s{1,3}|"
-    r"(?<![A-Za-z])(?:Vorname|Nachname|Kundenname|Kunde|Kundin|Ansprechpartner(?:in)?|Patient(?:in)?|"
-    r"Empfänger(?:in)?|Absender(?:in)?)\s?:)\s?"
+    r"(?<![A-Za-z])(?:Vorname|Nachname|Kundenname|Kunde|Kundin|Ansprechpartner(?:in)?|"
+    r"Patient(?:in)?|Empfänger(?:in)?|Absender(?:in)?)\s?:)\s?"
     rf"(?P<value>{_LATIN})"
 )
 _GERMAN_TITLED = re.compile(
@@ -74,7 +74,8 @@ _PATTERNS = (
 )
 _NOBODYS = re.compile(
     r"某|(?:^|\s)Doe$|"
-    r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your|Muster(?:mann|frau))\b|"
+    r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your|"
+    r"Muster(?:mann|frau))\b|"
     r"\sMuster(?:mann|frau)$"
 )
 _STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"

@@ -66,8 +66,8 @@ def _is_reserved(value: str) -> bool:
 KIND = Kind(
     name="secret",
     may_hold=re.compile(
-        r"pass|pwd|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}"
-        r"|LTAI|:AA|SG\.|bearer",
+        r"pass|pwd|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
+        r"AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}|LTAI|:AA|SG\.|bearer",
         re.IGNORECASE,
     ).search,
     find=_find,
