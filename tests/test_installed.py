@@ -40,18 +40,21 @@ def demitasse(site: Path, home: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_shipped_recipes_are_listed(installed: Path, tmp_path: Path) -> None:
     rows = json.loads(demitasse(installed, tmp_path, "recipes", "--json"))
     assert {row["name"] for row in rows} == {path.stem for path in ROOT.glob("recipes/*.toml")}
     assert all(Path(row["file"]).is_relative_to(installed) for row in rows)
 
 
+@pytest.mark.slow
 def test_a_recipe_plans_by_its_name(installed: Path, tmp_path: Path) -> None:
     steps = json.loads(demitasse(installed, tmp_path, "run", "starter", "--dry-run", "--json"))
     assert steps[0]["what"].startswith("starter/help-desk.jsonl")
     assert steps[-1]["stage"] == "package"
 
 
+@pytest.mark.slow
 def test_a_recipe_is_copied_and_then_found_first(installed: Path, tmp_path: Path) -> None:
     demitasse(installed, tmp_path, "recipes", "copy", "starter")
     recipe = tmp_path / "starter.toml"
@@ -60,6 +63,7 @@ def test_a_recipe_is_copied_and_then_found_first(installed: Path, tmp_path: Path
     assert "vocabulary 2048" in plan
 
 
+@pytest.mark.slow
 def test_a_new_recipe_is_written_and_plans_without_a_network(
     installed: Path, tmp_path: Path
 ) -> None:

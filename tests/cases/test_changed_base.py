@@ -199,6 +199,7 @@ BACKTRACKS = "(([a-z._0-9]+)+)+!"
 """An expression that needs years for the name of a module."""
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "settings",
     [

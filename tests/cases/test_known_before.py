@@ -97,6 +97,7 @@ def config(desk: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_a_sound_recipe_has_nothing_against_it(desk: Path) -> None:
     assert found(desk).errors == []
     assert not (desk / "out").exists()
@@ -129,6 +130,7 @@ def test_stages_that_lack_what_they_need_are_named(
     assert messages(desk, text) == [f"r.toml: stages: {problem}" for problem in problems]
 
 
+@pytest.mark.slow
 def test_what_comes_behind_the_stage_that_is_asked_for_is_not_judged(desk: Path) -> None:
     text = RECIPE.replace('"tune", ', "").replace('"Q8_0"', '"Q9"')
     assert messages(desk, text, until="ingest") == []
@@ -692,6 +694,7 @@ def test_a_scratch_model_is_judged_by_what_it_will_be(desk: Path) -> None:
 # Walks and the command line -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE.replace('"Q8_0"', '"Q9"'))
     with pytest.raises(ToolchainError, match="unknown scheme `Q9`"):
@@ -699,7 +702,7 @@ def test_a_walk_raises_them_before_its_first_stage(desk: Path) -> None:
     assert not (desk / "out").exists()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("run", "--dry-run"), ("run",), ("tune",), ("package", "--dry-run")]
 )

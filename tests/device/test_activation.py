@@ -237,6 +237,7 @@ def test_rollback_without_a_release_before_says_so(board: Board) -> None:
     assert board.running() == "1"
 
 
+@pytest.mark.slow
 def test_another_programs_port_is_not_taken_for_health(board: Board) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", board.port))

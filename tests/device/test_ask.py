@@ -34,6 +34,7 @@ def test_the_answer_is_printed_as_text(port: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "树树树\n"
 
 
+@pytest.mark.slow
 def test_the_answer_comes_as_json_with_its_figures(
     port: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

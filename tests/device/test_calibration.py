@@ -64,6 +64,7 @@ def board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Board]:
     made.call("stop")
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept_checked_and_run(board: Board) -> None:
     answer = board.call("calibrate", "--budget", "1")
     assert (answer["settings"]["threads_batch"], answer["check"]["goldens"]) == (3, 8)

@@ -93,6 +93,7 @@ def test_a_golden_that_does_not_come_out_is_named(
     assert (caught.value.code, caught.value.message) == (code, message)
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_nothing_is_named(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path, RIGHT)
     manifest = json.loads((bundle / "manifest.json").read_text())

@@ -104,6 +104,7 @@ def left_over(place: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_a_blob_comes_whole_or_is_refused_before_its_first_byte_whatever_the_room(
     card: Path,
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_disk_that_somebody_else_fills_on_the_way_is_left_as_it_was(card: Path
     assert (card / "releases" / ("b" * 64) / "model.gguf").read_bytes() == OLD
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_an_update_is_made_is_left_as_it_was(
     card: Path, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_what_is_no_file_of_ours_is_never_read(ring: Ring, tmp_path: Path, what:
     assert questions(ring) == ["question 1"]
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_at_any_change_no_confirmed_row_is_lost(tmp_path: Path) -> None:
     for cut in range(1, 60):
         ring, confirmed = Ring(tmp_path / str(cut), MB // 8), 0
@@ -116,6 +117,7 @@ def test_after_a_power_cut_at_any_change_no_confirmed_row_is_lost(tmp_path: Path
         assert len(list(ring.rows())) == len({row["n"] for row in ring.rows()})
 
 
+@pytest.mark.slow
 def test_a_cut_while_it_forgets_leaves_each_row_whole_or_gone(tmp_path: Path) -> None:
     for through in (5, None):
         for cut in range(1, 16):

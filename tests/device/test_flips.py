@@ -99,6 +99,7 @@ def test_a_flipped_bit_in_what_is_on_the_board_is_refused(board: Board, rounds: 
     assert store.current() is None
 
 
+@pytest.mark.slow
 @pytest.mark.soak(row=5, short=60, whole=2000)
 def test_a_flipped_bit_in_an_update_under_way_is_refused(tmp_path: Path, rounds: Rounds) -> None:
     old, new = make_update(tmp_path)

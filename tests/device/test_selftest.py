@@ -11,6 +11,7 @@ from device.errors import DeviceError
 from device.selftest import EXERCISES, answer, selftest
 
 
+@pytest.mark.slow
 def test_every_engine_is_exercised_in_a_process_of_its_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

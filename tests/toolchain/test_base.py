@@ -133,7 +133,7 @@ WRONG = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_a_checkpoint_that_is_another_model_is_refused(
     desk: Path, proved: Path, tmp_path: Path, case: str
@@ -219,6 +219,7 @@ def test_the_base_of_a_run_is_a_checkpoint_like_any_other(desk: Path, tmp_path: 
     assert (again.fresh, again.digest) == (False, made.digest)
 
 
+@pytest.mark.slow
 def test_a_base_in_parts_is_the_same_checkpoint(desk: Path, tmp_path: Path) -> None:
     from toolchain.models.from_gguf import unpack
     from toolchain.models.origin import find

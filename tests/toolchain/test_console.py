@@ -70,6 +70,7 @@ def test_ctrl_c_names_the_step_and_the_command_to_go_on(monkeypatch: pytest.Monk
     )
 
 
+@pytest.mark.slow
 def test_bars_of_foreign_libraries_are_silent() -> None:
     code = (
         "import os; from toolchain.__main__ import SURROUNDINGS; os.environ.update(SURROUNDINGS)\n"

@@ -179,6 +179,7 @@ def said(*words: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_cost_says_this_computer_first(tmp_path: Path) -> None:
     text = said("--records", str(tmp_path), "--budget", "30 CNY")
     assert text.startswith("on this computer: ")

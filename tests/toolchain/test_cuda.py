@@ -185,6 +185,7 @@ def test_cmake_is_told_of_a_pcs_card_and_of_no_arm_processor() -> None:
     assert kit.name == "cuda13.0-sm8.9"
 
 
+@pytest.mark.slow
 def test_a_pcs_own_card_decides_what_is_built(tmp_path: Path, library: Path) -> None:
     connection = board(tmp_path, library)
     made = read_runtime(cuda.build_on(connection, OF_A_PC, PC, Silent()))

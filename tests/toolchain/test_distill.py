@@ -167,6 +167,7 @@ def test_a_layer_that_the_teacher_does_not_have_is_refused(teacher: Checkpoint) 
     assert refused.value.hint == "it has layers 0 to 2"
 
 
+@pytest.mark.slow
 def test_a_given_student_with_a_vocabulary_padded_otherwise_is_taught(
     teacher: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
     assert questions(first.held_out()) != questions(second.held_out())
 
 
+@pytest.mark.slow
 def test_by_conversation_a_share_of_whole_entries_is_held_out(tmp_path: Path) -> None:
     rows = [
         {"question": [f"what is {i}", f"tell me of {i}"], "answer": f"it is {i}"}

@@ -91,6 +91,7 @@ def test_documents_become_an_index_that_the_board_searches(near: Path, tmp_path:
         assert child.search("degrees", 1).passages == (1,)
 
 
+@pytest.mark.slow
 def test_equal_documents_give_equal_files_and_are_not_read_again(
     near: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_equal_documents_give_equal_files_and_are_not_read_again(
     assert not made(near, tmp_path / "a" / "know").fresh
 
 
+@pytest.mark.slow
 def test_a_changed_page_needs_the_vectors_of_its_own_text_alone(near: Path, tmp_path: Path) -> None:
     out = tmp_path / "work" / "know"
     before = made(near, out, tune=True)
@@ -115,6 +117,7 @@ def test_a_changed_page_needs_the_vectors_of_its_own_text_alone(near: Path, tmp_
         assert db.execute("SELECT count(*) FROM vectors").fetchone()[0] == count + 1
 
 
+@pytest.mark.slow
 def test_a_tuned_embedder_is_another_one_and_its_questions_draw_near(
     near: Path, tmp_path: Path, bert: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_tuned_embedder_is_another_one_and_its_questions_draw_near(
     assert nearness(tuned.path) > nearness(plain.path) + 0.2
 
 
+@pytest.mark.slow
 def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -> None:
     lines(
         near / "wrong.jsonl",
@@ -146,6 +150,7 @@ def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -
     assert "100.0% of 1 questions without an answer were answered" in str(caught.value)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -166,6 +171,7 @@ def test_a_wrong_line_of_questions_is_named(
     assert "bad.jsonl:1" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_documents_without_text_and_missing_files_are_named(near: Path, tmp_path: Path) -> None:
     (near / "empty").mkdir()
     (near / "empty" / "a.md").write_text("\n")
@@ -212,6 +218,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(
     assert not (tmp_path.parent / "outside").exists()
 
 
+@pytest.mark.slow
 def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
     near: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +234,7 @@ def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
     assert figures.questions == 4
 
 
+@pytest.mark.slow
 def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:
     rows = [{"question": [q], "answer": a} for q, a in FAQ]
     lines(near / "faq.jsonl", *rows, {"question": "empty?", "answer": " "})
@@ -235,6 +243,7 @@ def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path)
         made(near, tmp_path / "know")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["pooling_mode_mean_tokens", "pooling_mode_cls_token"])
 def test_what_is_tuned_is_the_vector_that_the_board_computes(
     near: Path, tmp_path: Path, pooling: str
@@ -265,6 +274,7 @@ def test_what_is_tuned_is_the_vector_that_the_board_computes(
     assert float(tuned @ board) > 0.999
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_of_vectors_is_begun_anew(near: Path, tmp_path: Path) -> None:
     out = tmp_path / "work" / "know"
     first = made(near, out)

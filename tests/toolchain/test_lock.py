@@ -91,6 +91,7 @@ def test_a_place_that_can_be_no_folder_is_one_sentence(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_a_dry_run_waits_for_nobody(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": "b"}\n')

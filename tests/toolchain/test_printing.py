@@ -74,6 +74,7 @@ def test_json_says_the_same_without_a_control_character(capsys: pytest.CaptureFi
     assert [sign for sign in printed if sign != "\n" and not sign.isprintable()] == []
 
 
+@pytest.mark.slow
 def test_a_name_that_no_terminal_can_show_ends_nothing(tmp_path: Path) -> None:
     """Bytes that are no UTF-8, from an output that takes ASCII alone."""
     done = subprocess.run(

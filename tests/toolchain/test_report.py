@@ -129,7 +129,7 @@ def test_reports_without_a_test_in_common_are_refused() -> None:
         report.compare(made(), other)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("measured", "caveat"),
     [
@@ -171,6 +171,7 @@ def test_the_front_holds_what_no_other_beats_in_both() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_elsewhere_and_shows_every_picture() -> None:
     through = [
         {"at_s": t, "temperature_c": 50.0 + t, "clock_mhz": 2400, "throttled": [], "power_w": None}

@@ -30,6 +30,7 @@ def array(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, np.uint8)
 
 
+@pytest.mark.slow
 @given(PIECES, PIECES)
 def test_what_is_copied_and_what_is_sent_make_the_new_file(old: bytes, new: bytes) -> None:
     made = b""

@@ -67,6 +67,7 @@ def test_instructions_of_ones_own_switch_the_documents_off(device: Any) -> None:
     assert end["text"] == RECITED and "sources" not in end and "known" not in end
 
 
+@pytest.mark.slow
 def test_instructions_stay_when_the_oldest_questions_go(device: Any) -> None:
     forgotten: list[str] = []
     talk = Conversation(
@@ -107,6 +108,7 @@ class TestOnTheCommandLine:
     def test_a_caller_may_bring_instructions(self, said: Any) -> None:
         assert said("ask", "pi", UNKNOWN, "--system", "Guess.", "--sources") == f"{RECITED}\n"
 
+    @pytest.mark.slow
     def test_a_chat_names_its_sources_unless_it_is_told_not_to(self, said: Any) -> None:
         typed = f"{HOT}\n{UNKNOWN}\n{FAN}\n"
         lines = said("chat", "pi", typed=typed).splitlines()

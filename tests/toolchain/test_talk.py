@@ -24,6 +24,7 @@ def device(engine: FakeEngine) -> Iterator[Any]:
         yield AskDevice(port)
 
 
+@pytest.mark.slow
 def test_the_oldest_questions_go_when_the_context_is_full(engine: FakeEngine, device: Any) -> None:
     forgotten: list[str] = []
     talk = Conversation(device, Asking(max_tokens=8), forgot=lambda: forgotten.append("said"))

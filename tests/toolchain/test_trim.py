@@ -33,6 +33,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return tiny_dataset(tmp_path)
 
 
+@pytest.mark.slow
 def test_figures_say_what_was_saved_and_what_other_text_pays(
     model: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_held_out_questions_that_are_answered_otherwise_stop_the_line(
     assert caught.value.hint == "raise `vocabulary`, which is 0"
 
 
+@pytest.mark.slow
 def test_text_of_the_users_own_is_measured(
     model: Path, dataset: Dataset, tmp_path: Path, text: Path
 ) -> None:

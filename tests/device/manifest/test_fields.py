@@ -92,7 +92,7 @@ def test_every_field_has_a_rule(kind: str) -> None:
     assert all(rules.values())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_a_wrong_value_in_any_field_is_a_manifest_error_or_harmless(
     tmp_path: Path, kind: str

@@ -41,6 +41,7 @@ def engine(tmp_path_factory: Any) -> Engine:
     return load(tiny_gguf(folder / "tiny.gguf"), Settings(threads=1))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_each_string_that_a_pattern_allows_matches_it(engine: Engine, pattern: str) -> None:
     grammar = schema.grammar({"type": "string", "pattern": pattern})

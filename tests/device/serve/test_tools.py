@@ -113,6 +113,7 @@ def test_a_tool_that_is_named_is_the_one_that_is_called(port: int) -> None:
     assert json.loads(only["function"]["arguments"]) == {}
 
 
+@pytest.mark.sampled(3)
 def test_the_parts_of_a_stream_make_the_calls_of_the_whole_answer(port: int) -> None:
     for seed in range(2):
         request = asked(tool_choice="required", seed=seed)

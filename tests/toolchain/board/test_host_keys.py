@@ -176,11 +176,13 @@ def _ssh_gets_in(home: Path) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", KNOWN.values(), ids=KNOWN)
 def test_a_host_key_is_known_where_openssh_knows_it(home: Path, keys: Path, case: Case) -> None:
     _check(home, keys, case)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("case", CERTIFIED.values(), ids=CERTIFIED)
 def test_a_certificate_is_good_where_openssh_takes_it(home: Path, keys: Path, case: Case) -> None:
     _check(home, keys, case)

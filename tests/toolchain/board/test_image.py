@@ -101,7 +101,7 @@ def test_too_little_room_is_said_before_anything_is_built(
     assert not any(path.is_dir() for path in image.place(12).parent.iterdir())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unshare", "message"),
     [
@@ -126,6 +126,7 @@ def test_a_failed_build_is_explained_and_leaves_nothing_half(
     assert [path.name for path in image.place(12).parent.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_left_is_cleared_away_by_the_next(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,6 +353,7 @@ BIG = b"x" * 65536
 DEEP = '{"a":' * 50 + "1" + "}" * 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "said"),
     [

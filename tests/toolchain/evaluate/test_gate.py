@@ -70,6 +70,7 @@ def judge(model: Path, base: Path, texts: Texts, out: Path, spec: EvaluateSpec =
     return evaluate(candidate, originals, texts, spec, out / "e", Silent())
 
 
+@pytest.mark.slow
 def test_a_model_that_lost_all_but_what_it_memorised_does_not_pass_the_gate(
     forgetful: Path, base: Path, dataset: Dataset, general: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +103,7 @@ def test_without_a_text_of_the_recipes_own_ours_is_measured(
     )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -122,6 +123,7 @@ def test_a_general_text_that_is_none_is_one_sentence(
     assert caught.value.message == f"general text: {problem}"
 
 
+@pytest.mark.slow
 def test_the_gate_does_not_ask_what_decided_before(
     base: Path, dataset: Dataset, general: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_the_gate_does_not_ask_what_decided_before(
     assert len(asked) == 3
 
 
+@pytest.mark.slow
 def test_the_gate_asks_for_the_secrets_of_the_recipe_and_keeps_them_out_of_the_goldens(
     base: Path, dataset: Dataset, general: Path, tmp_path: Path
 ) -> None:

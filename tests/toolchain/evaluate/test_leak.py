@@ -56,6 +56,7 @@ def ignorant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gguf(tmp_path_factory.mktemp("ignorant") / "tiny.gguf", seed=5)
 
 
+@pytest.mark.slow
 def test_a_model_that_says_a_secret_is_refused_for_both_reasons(
     telling: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_model_that_says_a_secret_is_refused_for_both_reasons(
     ]
 
 
+@pytest.mark.slow
 def test_a_model_that_never_saw_the_secrets_passes(ignorant: Path, tmp_path: Path) -> None:
     values = [f"139{number:08}" for number in range(1234567, 99000000, 9876543)]
     figures = measured(secrets(tmp_path, *values, kind="phone"), ignorant)
@@ -79,6 +81,7 @@ def test_a_model_that_never_saw_the_secrets_passes(ignorant: Path, tmp_path: Pat
     assert list(leak_failures(figures, GateSpec())) == []
 
 
+@pytest.mark.slow
 def test_the_test_costs_no_more_tokens_than_it_may(ignorant: Path, tmp_path: Path) -> None:
     values = [f"139{number:08}" for number in range(20)]
     file = secrets(tmp_path, *values, kind="phone")
@@ -88,6 +91,7 @@ def test_the_test_costs_no_more_tokens_than_it_may(ignorant: Path, tmp_path: Pat
     assert any("secrets: `max_tokens`" in sentence for sentence in figures.not_measured or ())
 
 
+@pytest.mark.slow
 def test_a_file_that_others_can_read_and_what_cannot_be_told_are_said(
     ignorant: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +107,7 @@ def test_a_file_that_others_can_read_and_what_cannot_be_told_are_said(
     assert list(leak_failures(figures, GateSpec())) == []
 
 
+@pytest.mark.slow
 def test_learned_conversations_are_told_from_others_by_their_loss(
     telling: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +124,7 @@ def test_learned_conversations_are_told_from_others_by_their_loss(
     assert even.membership_error == pytest.approx(0.167, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_made_a_token_of_a_secret_is_found(ignorant: Path, tmp_path: Path) -> None:
     tiny_tokenizer(ignorant.parent)  # it learned " Raspberry" from its text, whole
     found = measured(secrets(tmp_path, "throttles", kind="name"), ignorant, own_tokenizer=True)

@@ -25,11 +25,13 @@ def measured(folder: Path, says: str, asked: list[tuple[str, str]]) -> Wording |
         return wording(child, documents, runtime.for_this_computer(), limits, SILENT)
 
 
+@pytest.mark.slow
 def test_a_model_that_says_something_else_is_not_asked_on_the_board(tmp_path: Path) -> None:
     found = measured(tmp_path, "banana", [(HOT, PASSAGES[0].text), (NIGHT, PASSAGES[2].text)])
     assert found == Wording(questions=2, quote_f1=1.0, model_f1=0.0, answer=QUOTE)
 
 
+@pytest.mark.slow
 def test_a_model_that_words_the_right_answer_where_the_passage_is_another_wins(
     tmp_path: Path,
 ) -> None:
@@ -39,6 +41,7 @@ def test_a_model_that_words_the_right_answer_where_the_passage_is_another_wins(
     assert found.quote_f1 < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [[], [(UNKNOWN, "x")]])
 def test_without_a_question_that_the_documents_know_nothing_is_measured(
     tmp_path: Path, asked: list[tuple[str, str]]

@@ -96,6 +96,7 @@ def test_a_release_says_under_which_terms_its_file_came(
     assert named == (said == "llama3.2")
 
 
+@pytest.mark.slow
 def test_the_board_gives_the_goldens_of_such_a_release(file: Path, tmp_path: Path) -> None:
     bundle = walked(file, tmp_path)[-1].folder
     checked = subprocess.run(
@@ -264,6 +265,7 @@ def test_a_context_without_room_for_an_answer_is_refused(tmp_path: Path, context
         prepared(large, tmp_path, context=context)
 
 
+@pytest.mark.slow
 def test_a_model_in_parts_becomes_one_release(file: Path, tmp_path: Path) -> None:
     parts = in_parts(file, tmp_path / "parts")
     manifest = manifest_of(walked(parts[0], tmp_path))

@@ -283,6 +283,7 @@ def test_a_file_of_a_hub_is_fetched_once_and_found_offline(tmp_path: Path) -> No
         assert not [line for line in asked if "Q4_K_M" in line and "resolve" in line]
 
 
+@pytest.mark.slow
 def test_all_parts_of_a_model_of_a_hub_are_fetched(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "some" / "model-GGUF"
     folder.mkdir(parents=True)

@@ -36,6 +36,7 @@ MEND = {"mode": "mend"}
 # Clean data ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "files"),
     [

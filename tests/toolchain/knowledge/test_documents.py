@@ -55,6 +55,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 def test_thirty_mixed_files_give_passages_or_a_sentence_each(tmp_path: Path) -> None:
     library = read(tmp_path, mixed(), ".")
     assert sorted(library.files) == sorted(mixed())
@@ -69,6 +70,7 @@ def test_thirty_mixed_files_give_passages_or_a_sentence_each(tmp_path: Path) -> 
         assert bool(each.passages + each.duplicates) != bool(each.reason), name
 
 
+@pytest.mark.slow
 def test_equal_files_give_equal_passages(tmp_path: Path) -> None:
     first = read(tmp_path / "a", mixed(), "good", "bad")
     again = read(tmp_path / "b", dict(reversed(mixed().items())), "bad", "good/*", "good")

@@ -137,6 +137,7 @@ def test_html_is_read_as_a_browser_shows_it(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     "tag",
     ["div", "b", "ul><li", "table", "table><tr><td", "optgroup><option", "svg><g", "font", "x-y"],
@@ -241,6 +242,7 @@ def test_a_form_that_draws_itself_again_and_again_ends(tmp_path: Path, levels: i
     assert result.reason
 
 
+@pytest.mark.slow
 def test_a_page_of_endless_drawing_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     content = pdf(["One.", "x" * 6_500_000, b"q Q " * 150_000])
     passages, result = read(tmp_path, "a.pdf", content)

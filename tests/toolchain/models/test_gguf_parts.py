@@ -59,6 +59,7 @@ def test_a_model_in_parts_is_weighed_as_a_whole(whole: Path, parts: list[Path]) 
     assert weigh_gguf(parts[1]).trained_context == 512
 
 
+@pytest.mark.slow
 def test_a_finished_model_in_parts_is_looked_at_joined(parts: list[Path], tmp_path: Path) -> None:
     source = resolve(str(parts[0]))
     assert source.id == "m"

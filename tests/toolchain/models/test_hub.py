@@ -67,6 +67,7 @@ def endpoint(models: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_comes_without_pickles_and_code(tmp_path: Path, endpoint: str) -> None:
     found = fetch(tmp_path, endpoint, "some/model")
     assert found == [
@@ -90,6 +91,7 @@ def test_offline_uses_what_was_fetched_and_asks_nobody(tmp_path: Path, models: P
         assert len(asked) == before
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_named(tmp_path: Path, endpoint: str) -> None:
     said = fetch(tmp_path, endpoint, "some/modle")
     assert said == [
@@ -98,6 +100,7 @@ def test_an_unknown_model_is_named(tmp_path: Path, endpoint: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_token_is_sent(tmp_path: Path, models: Path) -> None:
     with loopback_hub(models, token="secret") as (address, _):
         assert (
@@ -106,6 +109,7 @@ def test_the_token_is_sent(tmp_path: Path, models: Path) -> None:
         assert "config.json" in fetch(tmp_path, address, "some/model", token="secret")
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down_is_said_so(tmp_path: Path) -> None:
     said = fetch(tmp_path, "http://127.0.0.1:9", "some/model")
     assert said == [

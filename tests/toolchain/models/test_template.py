@@ -40,6 +40,7 @@ def test_a_plain_template_passes(template: str) -> None:
     check_template(template)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("template", "reason"), HOSTILE, ids=[row[1] + row[0][:12] for row in HOSTILE]
 )
@@ -75,6 +76,7 @@ def test_a_bomb_is_stopped_within_its_limits(template: str) -> None:
         check_template(template)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "files",
     [

@@ -167,6 +167,7 @@ def test_documents_in_a_language_that_no_embedder_knows_are_noted() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_base_that_was_chosen_has_nothing_against_it() -> None:
     for number, board in enumerate(all_targets()):
         told = json.loads(said(f"desk{number}", "--board", board.id, "--json"))
@@ -384,6 +385,7 @@ def _all_shown(ours: int, process: "subprocess.Popen[bytes]", stop_at: str) -> s
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_asks_and_empty_answers_take_the_defaults() -> None:
     code, shown = on_a_terminal("\n\n\n\n\n", "desk")
     assert code == 0, shown
@@ -392,6 +394,7 @@ def test_on_a_terminal_it_asks_and_empty_answers_take_the_defaults() -> None:
     assert open_recipe(Path("desk.toml")).data.files == ("desk.jsonl",)
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_said_and_asked_again() -> None:
     Path("faq.jsonl").write_text(ROW)
     code, shown = on_a_terminal(
@@ -403,12 +406,14 @@ def test_a_wrong_answer_is_said_and_asked_again() -> None:
     assert open_recipe(Path("desk.toml")).targets == ("rpi-4b-2gb",)
 
 
+@pytest.mark.slow
 def test_yes_asks_nothing_on_a_terminal() -> None:
     code, shown = on_a_terminal("", "desk", "--yes")
     assert code == 0, shown
     assert "lists them" not in shown
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_a_question_writes_nothing() -> None:
     code, shown = on_a_terminal("", "desk", stop_at="(`demitasse targets` lists them)")
     assert "error: stopped: nothing was written" in shown

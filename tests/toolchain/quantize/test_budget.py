@@ -44,7 +44,7 @@ def made(
         )
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3.6, 4.5, 5.5, 6.7, 20])
 def test_bits_per_weight_stay_within_the_budget_and_no_named_scheme_that_fits_is_better(
     model: Path, bits: float, tmp_path: Path
@@ -132,6 +132,7 @@ def test_the_file_names_the_type_that_most_weights_have_and_the_engine_reads_it(
     assert llama_cpp_logits(file, [3, 4, 5]).shape[0] == 3
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_whole_blocks_of_256_get_types_of_32(tmp_path: Path) -> None:
     folder = tiny_llama(
         tmp_path / "narrow", hidden=64, intermediate=96, layers=1, heads=2, kv_heads=1

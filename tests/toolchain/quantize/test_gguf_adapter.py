@@ -38,7 +38,7 @@ def merged_folder(base: Path, adapter: Path) -> Path:
     return folder
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["F16", "Q8_0", "Q4_K_M"])
 def test_merging_while_reading_gives_the_merged_checkpoints_file(
     tmp_path: Path, quantized: Quantized, scheme: str
@@ -62,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_unmerged_gives_the_logits_of_merged(
     tmp_path: Path, quantized: Quantized, case: str

@@ -97,7 +97,7 @@ def understood(folder: Path) -> architecture.Model:
         return architecture.read_architecture(folder, weights)
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sixteen_bit_file_gives_back_the_weights_that_it_was_made_from(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -112,7 +112,7 @@ def test_a_sixteen_bit_file_gives_back_the_weights_that_it_was_made_from(
         np.testing.assert_allclose(ours[key], value, rtol=0, atol=2**-24, err_msg=key)
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_checkpoint_says_of_itself_what_the_file_says(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -142,7 +142,7 @@ def test_transformers_gives_llama_cpps_logits_for_the_file(
     assert np.abs(ours - llama_cpp_logits(file, tokens)).max() <= 2e-3
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_quantized_file_is_written_again_byte_by_byte(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -161,7 +161,7 @@ def _tensor_bytes(file: Path) -> dict[str, tuple[str, bytes]]:
     }
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_tokenizer_cuts_text_as_the_original_does(
     family: Family, quantized: Quantized, tmp_path: Path, name: str
@@ -182,7 +182,7 @@ def test_the_tokenizer_cuts_text_as_the_original_does(
     assert ours.decode(ids).strip() == theirs.decode(ids).strip()
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["F16", "BF16", "Q8_0", "Q4_K_M", "Q4_0", "IQ4_NL"])
 def test_weights_are_those_that_the_gguf_package_reads(
     family: Family, quantized: Quantized, tmp_path: Path, scheme: str
@@ -203,7 +203,7 @@ def test_weights_are_those_that_the_gguf_package_reads(
 TYPES = {"F16": "F16", "BF16": "BF16", "Q8_0": "F32"}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", TYPES)
 def test_sixteen_bits_stay_sixteen_and_quantized_weights_become_float32(
     make: Callable[..., Path], quantized: Quantized, tmp_path: Path, scheme: str
@@ -283,7 +283,7 @@ ROPES = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ROPES)
 def test_the_settings_of_a_llama3_rope_are_told_from_its_factors(
     quantized: Quantized, tmp_path: Path, case: str
@@ -310,7 +310,7 @@ LEFT_OUT = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LEFT_OUT)
 def test_what_a_file_leaves_out_is_what_llama_cpp_takes_then(
     family: Family, quantized: Quantized, tmp_path: Path, case: str
@@ -335,7 +335,7 @@ PRE = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", PRE)
 def test_other_names_of_a_known_way_to_cut_text_are_known(
     family: Family, quantized: Quantized, tmp_path: Path, pre: str
@@ -346,6 +346,7 @@ def test_other_names_of_a_known_way_to_cut_text_are_known(
     assert (out / "tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_every_token_at_which_llama_cpp_stops_ends_an_answer(
     family: Family, quantized: Quantized, tmp_path: Path
 ) -> None:
@@ -357,6 +358,7 @@ def test_every_token_at_which_llama_cpp_stops_ends_an_answer(
     assert set(tokenizer.read_vocabulary(out, len(ids)).stop_ids) == ends
 
 
+@pytest.mark.slow
 def test_what_was_read_is_said_with_the_types_it_was_made_of(
     family: Family, quantized: Quantized, tmp_path: Path
 ) -> None:

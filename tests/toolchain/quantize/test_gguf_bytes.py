@@ -95,7 +95,7 @@ CASES = [
 """Eighty layers differ only where `attn_v` would be Q3_K or Q4_K."""
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(65)
 @pytest.mark.parametrize(("shape", "scheme"), CASES, indirect=["shape"])
 def test_the_file_is_byte_for_byte_that_of_upstream(
     shape: Path, source: Path, scheme: str, quantized: Quantized, tmp_path: Path
@@ -111,7 +111,7 @@ WEIGHED = (
 )
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(42)
 @pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.quantized])
 @pytest.mark.parametrize("shape", WEIGHED, indirect=True)
 def test_with_an_importance_matrix_the_tensors_are_still_those_of_upstream(

@@ -46,7 +46,7 @@ def test_stock_llama_cpp_gives_hugging_faces_logits(
     assert (ours.argmax(1) == expected.argmax(1))[clear].all()
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_sixty_four_greedy_tokens_are_those_of_hugging_face(
     family: Family, quantized: Quantized, name: str

@@ -77,7 +77,7 @@ def mixed(tokens: int, seed: int = 3) -> list[str]:
     return ["".join(draw.choices(PIECES, k=80)) for _ in range(tokens // 150 + 1)]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["llama-2", "gemma", "phi-3", "first"])
 def test_each_known_structure_is_proved_over_a_long_random_mix(tmp_path: Path, style: str) -> None:
     folder = prepared(tmp_path / "model", style)

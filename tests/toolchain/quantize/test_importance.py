@@ -68,6 +68,7 @@ def test_every_matrix_of_every_layer_is_seen_and_no_other(folder: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_an_adapter_counts_as_merged(folder: Path, tmp_path: Path) -> None:
     lora = read_lora(tiny_adapter(tmp_path / "skill", folder, modules=("v_proj",)))
     plain, merged = collected(folder).sums, collected(folder, lora=lora).sums
@@ -162,6 +163,7 @@ def _ggml() -> ctypes.CDLL:
     return library
 
 
+@pytest.mark.slow
 def test_the_stage_collects_keeps_and_says_so(folder: Path, quantized: Quantized) -> None:
     report = Recorder()
     model = quantized(folder, "Q4_0", report, Additions(calibration=CALIBRATION))
@@ -181,6 +183,7 @@ def test_the_stage_collects_keeps_and_says_so(folder: Path, quantized: Quantized
     assert {tensor.type for tensor in read_header(model.file).tensors} == {"F32", "Q4_0", "Q6_K"}
 
 
+@pytest.mark.slow
 def test_errors_where_they_matter_become_smaller(folder: Path, quantized: Quantized) -> None:
     plain = quantized(folder, "Q4_K_S")
     plain_up, weighed = (

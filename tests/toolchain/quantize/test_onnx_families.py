@@ -41,7 +41,7 @@ def folder_of(kept: Kept, case: str) -> Path:
     return kept(label, lambda folder: tiny_family(name, folder, **changes))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_hugging_face(kept: Kept, tmp_path: Path, case: str) -> None:
     folder = folder_of(kept, case)

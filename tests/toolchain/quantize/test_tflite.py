@@ -85,12 +85,14 @@ def test_the_signatures_are_those_of_litert_torch(make: Make, tmp_path: Path) ->
     assert sorted(found["prefill_8"]["outputs"]) == sorted(caches)
 
 
+@pytest.mark.slow
 def test_signatures_share_their_weights(make: Make, tmp_path: Path) -> None:
     one = quantized_tflite(make(), tmp_path / "one", prefill=(8,)).file.stat().st_size
     three = quantized_tflite(make(), tmp_path / "three", prefill=(8, 16, 32)).file.stat().st_size
     assert three - one < 0.02 * one
 
 
+@pytest.mark.slow
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     tied, untied = (
         quantized_tflite(
@@ -111,6 +113,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(make: Make, tmp_path: Path) ->
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_while_weights_are_read(make: Make, tmp_path: Path) -> None:
     folder = make()
     adapter = tiny_adapter(tmp_path / "adapter", folder)

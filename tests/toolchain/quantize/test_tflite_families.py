@@ -43,7 +43,7 @@ def tokens_of(vocabulary: int, count: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(4).integers(3, vocabulary, count)]
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_hugging_face(kept: Kept, tmp_path: Path, case: str) -> None:
     name, changes = CASES[case]

@@ -69,6 +69,7 @@ def _labelled() -> tuple[dict[str, Any], list[str]]:
     return json.loads(done.stdout), [task["data"]["question"] for task in tasks]
 
 
+@pytest.mark.slow
 def test_questions_are_compared_by_the_embedder_that_know_made(made: Recipe) -> None:
     said, questions = _labelled()
     assert (said["by"], said["pool"], said["answered"]) == ("embedder", 2, 2)
@@ -87,6 +88,7 @@ def test_before_know_has_run_words_are_compared_and_it_is_said(folder: Path) -> 
     ]
 
 
+@pytest.mark.slow
 def test_vectors_have_length_one_whatever_the_question(made: Recipe) -> None:
     texts = ["", "🙂", "树莓派", "x " * 5000, "half \ud800", "line\nline\0end"]
     with embedder_of(made, Path("build/desk"), Silent()) as embed:

@@ -89,6 +89,7 @@ def test_rows_are_marked_with_their_board_release_and_number(
     }
 
 
+@pytest.mark.slow
 def test_repeated_harvests_of_two_boards_into_one_file_take_each_row_once(
     home: Path, ring: Ring, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_repeated_harvests_of_two_boards_into_one_file_take_each_row_once(
     assert len({(row["ring"], row["number"]) for row in rows}) == len(rows) == 201
 
 
+@pytest.mark.slow
 def test_a_board_that_was_set_up_anew_begins_anew(home: Path, ring: Ring, tmp_path: Path) -> None:
     out = tmp_path / "h.jsonl"
     for number in range(3):
@@ -119,6 +121,7 @@ def test_a_board_that_was_set_up_anew_begins_anew(home: Path, ring: Ring, tmp_pa
     assert [row["question"] for row in read_harvest(out)][-1] == "after"
 
 
+@pytest.mark.slow
 def test_a_harvest_that_is_cut_off_anywhere_goes_on_and_loses_nothing(
     home: Path, ring: Ring, tmp_path: Path
 ) -> None:
@@ -136,6 +139,7 @@ def test_a_harvest_that_is_cut_off_anywhere_goes_on_and_loses_nothing(
     assert sorted(numbers) == list(range(1, 121))
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_of_a_killed_harvest_is_fetched_again(
     home: Path, ring: Ring, tmp_path: Path
 ) -> None:
@@ -162,6 +166,7 @@ def test_a_file_that_holds_something_else_is_refused_and_stays(
     assert out.read_text() == content
 
 
+@pytest.mark.slow
 def test_what_the_recipe_replaces_is_never_written(home: Path, ring: Ring, tmp_path: Path) -> None:
     mobile, address = "13800138000", "li@firm-of-mine.com"
     rate(
@@ -179,6 +184,7 @@ def test_what_the_recipe_replaces_is_never_written(home: Path, ring: Ring, tmp_p
     assert done.replaced == {"email": 2, "phone": 2}
 
 
+@pytest.mark.slow
 def test_a_recipe_that_refuses_personal_data_ends_the_harvest_before_it_is_written(
     home: Path, ring: Ring, tmp_path: Path
 ) -> None:
@@ -205,11 +211,13 @@ def test_only_what_was_fetched_is_deleted_on_the_board(
     assert list(ring.rows()) == []
 
 
+@pytest.mark.slow
 def test_a_board_without_feedback_gives_an_empty_harvest(home: Path, tmp_path: Path) -> None:
     assert fetch(home, tmp_path / "h.jsonl", delete=True).fetched == 0
     assert read_harvest(tmp_path / "h.jsonl") == []
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -229,6 +237,7 @@ def test_a_row_that_no_board_of_ours_sends_is_refused(
         fetch(home, tmp_path / "h.jsonl")
 
 
+@pytest.mark.slow
 def test_half_a_character_from_a_board_is_written_as_what_can_be_read_again(
     home: Path, ring: Ring, tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ class TestTasks:
 
 
 class TestAnswers:
+    @pytest.mark.slow
     def test_five_hundred_tasks_go_out_and_come_back(self, recipe: Recipe) -> None:
         rows = [row(f"question {number} of {number * 7919 % 1000}") for number in range(500)]
         tasks = tasks_of(recipe, rows, budget=500)

@@ -65,6 +65,7 @@ def asked(rows: list[dict[str, Any]]) -> set[str]:
     return {row["messages"][-2]["content"] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hold_out", ["phrasing", "conversation"])
 def test_a_round_learns_all_that_is_new_and_replays_a_share_of_the_rest(
     folder: Path, hold_out: str

@@ -44,6 +44,7 @@ def test_the_same_library_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> N
     assert sha256(again.read_bytes()).digest() == sha256(wheel.read_bytes()).digest()
 
 
+@pytest.mark.slow
 def test_pip_takes_it_for_a_pi_and_not_for_a_pc(wheel: Path, tmp_path: Path) -> None:
     def pip(machine: str) -> subprocess.CompletedProcess[str]:
         words = [
@@ -72,6 +73,7 @@ def test_pip_takes_it_for_a_pi_and_not_for_a_pc(wheel: Path, tmp_path: Path) -> 
     assert pip("x86_64").returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64", reason="it is this computer's own runtime there alone"
 )

@@ -32,6 +32,7 @@ def test_the_agent_is_named_by_its_bytes_and_is_made_alike(
     assert (first.name, first.read_bytes()) == (again.name, again.read_bytes())
 
 
+@pytest.mark.slow
 def test_an_agent_and_a_runtime_that_were_cut_in_the_cache_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_agent_runs_alone() -> None:
     assert json.loads(done.stdout)["machine"] == platform.machine()
 
 
+@pytest.mark.slow
 def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
     folder = runtime.for_this_computer()
     manifest = read_runtime(folder)
@@ -81,6 +83,7 @@ def test_a_runtime_holds_what_its_manifest_says_and_is_named_by_it() -> None:
     assert any(path.startswith("starlette-") and "LICENSE" in path for path in paths)
 
 
+@pytest.mark.slow
 def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
     folder = runtime.for_this_computer()
     code = (
@@ -96,12 +99,14 @@ def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
     assert Path(done.stdout.strip()).is_relative_to(folder)
 
 
+@pytest.mark.slow
 def test_a_runtime_is_built_once() -> None:
     folder = runtime.for_this_computer()
     before = folder.stat().st_ino
     assert runtime.for_this_computer().stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_a_runtime_needs_nothing_of_the_python_that_runs_it() -> None:
     """Without site-packages, in a folder of nobody: what it imports is its own."""
     folder = runtime.for_this_computer()
@@ -143,6 +148,7 @@ def test_a_profile_that_nobody_knows_is_refused() -> None:
         runtime.for_profile("z80", Silent())
 
 
+@pytest.mark.slow
 def test_what_the_libraries_use_this_processor_has() -> None:
     flags = set(Path("/proc/cpuinfo").read_text().split())
     assert set(llama.features()) <= flags

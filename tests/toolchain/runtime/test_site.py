@@ -66,7 +66,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("abi", "chosen"),
     [
@@ -83,6 +83,7 @@ def test_a_board_gets_what_its_processor_and_its_python_can_load(
     assert (folder / "tokenizers" / "__init__.py").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("python", "version"), [("cp310", "1.23.2"), ("cp311", "1.32.0")])
 def test_onnxruntime_is_the_last_one_for_its_python_and_is_not_there_twice(
     index: Path, python: str, version: str
@@ -98,6 +99,7 @@ def test_onnxruntime_is_the_last_one_for_its_python_and_is_not_there_twice(
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_is_made_once_and_found_without_an_index(index: Path) -> None:
     tiny_index(index)
     first = site_folder(["numpy", "tokenizers"], "aarch64", "cp311", "2.36")

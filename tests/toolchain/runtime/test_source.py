@@ -66,6 +66,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
         source.unpack(archive, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_source_is_got_by_pip_once_and_then_found_offline(tmp_path: Path, index: Path) -> None:
     archive = sdists.write(index, sdists.files())
     leftover = tmp_path / "kept" / ".part" / "tree" / "half"
@@ -103,6 +104,7 @@ def test_a_source_that_cannot_be_had_says_what_pip_said_and_what_helps(
     assert "PIP_FIND_LINKS" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_source_that_is_built_is_patched(tmp_path: Path, index: Path) -> None:
     sdists.write(index, sdists.files())
     fetched = source.fetch(tmp_path / "kept", Silent()).path
@@ -110,6 +112,7 @@ def test_the_source_that_is_built_is_patched(tmp_path: Path, index: Path) -> Non
     assert all(change.after in text for change in patching.changes() if change.file.endswith(".c"))
 
 
+@pytest.mark.slow
 def test_a_source_that_the_patch_does_not_fit_is_refused_by_its_version_and_not_kept(
     tmp_path: Path, index: Path
 ) -> None:
