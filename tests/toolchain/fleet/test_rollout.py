@@ -1,96 +1,30 @@
 """Roll-outs over boards that are folders: real commands, the real protocol, no SSH."""
 
 import json
-import platform
-import socket
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fakes.board import FakeConnection
-from tests.fakes.bundles import make_bundle, make_runtime
-from tests.fakes.datasets import Recorder
-from toolchain.artifacts import Bundle, Deployment
-from toolchain.board.device import Device
-from toolchain.delivery import release_of
-from toolchain.errors import UnreachableError
-from toolchain.fleet.boards import roll_back, states
-from toolchain.fleet.inventory import Fleet, open_fleet
+from tests.conftest import Rounds
+from tests.fakes.fleet import Shop
+from toolchain.fleet.boards import roll_back
 from toolchain.fleet.journal import Journal
-from toolchain.fleet.reaching import Together
-from toolchain.fleet.rollout import Rollout, roll_out
-from toolchain.push import push
-from toolchain.push.delta import Patches
-
-
-class Shop:
-    """Some boards, each a folder with a port of its own; those in `off` cannot be reached."""
-
-    def __init__(
-        self, folder: Path, names: list[str], *, soak: str = "0s", waves: str = ""
-    ) -> None:
-        self.folder, self.names = folder, names
-        self.off: set[str] = set()
-        self.report = Recorder()
-        self.runtime = make_runtime(folder / "runtime", machine=platform.machine())
-        self._ports = {name: free_port() for name in names}
-        rows = "".join(f'[[boards]]\naddress = "{name}"\n' for name in names)
-        how = f'[rollout]\nsoak = "{soak}"\n{waves and f"waves = {waves}"}\n'
-        (folder / "shop.toml").write_text(rows + how, encoding="utf-8")
-
-    def fleet(self, only: str = "") -> Fleet:
-        return open_fleet(str(self.folder / "shop.toml"), only)
-
-    @contextmanager
-    def open(self, address: str) -> Iterator[FakeConnection]:
-        if address in self.off:
-            raise UnreachableError(f"{address}: no answer in 15 s")
-        home = self.folder / "homes" / address
-        home.mkdir(parents=True, exist_ok=True)
-        yield FakeConnection(home, address=address)
-
-    def bundle(self, version: int, **moods: str) -> Bundle:
-        folder = self.folder / f"bundle-{version}"
-        return make_bundle(folder, version=str(version), counter=version, **moods)
-
-    def push(self, bundle: Bundle, *, dry_run: bool = False, only: str = "") -> Rollout:
-        patches, report = Patches(), Together(self.report)
-
-        def send(device: Device) -> Deployment:
-            port = self._ports[device.address]
-            how = {"dry_run": dry_run, "allow_unsigned": True, "patches": patches}
-            return push(bundle, self.runtime, device, report, port=port, **how)  # type: ignore[arg-type]
-
-        fleet = self.fleet(only)
-        return roll_out(release_of(bundle), send, fleet, report, opener=self.open, dry_run=dry_run)
-
-    def serves(self) -> dict[str, str]:
-        """Return the version that each board serves; empty for none."""
-        found = {}
-        for address, status in states(self.fleet(), self.open).items():
-            assert isinstance(status, dict)
-            found[address] = (status["release"] or {}).get("version", "")
-        return found
-
-    def stop(self) -> None:
-        for name in self.names:
-            if (self.folder / "homes" / name / "store").is_dir():
-                with self.open(name) as connection:
-                    Device(connection).call("stop")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from toolchain.fleet.rollout import Rollout
 
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = Shop(tmp_path, ["pi@a", "pi@b", "pi@c"])
+    made = Shop.make(tmp_path, ["pi@a", "pi@b", "pi@c"])
     yield made
     made.off = set()
     made.stop()
@@ -166,3 +100,90 @@ def test_the_journal_survives_a_line_that_was_torn(tmp_path: Path) -> None:
 def _whole_lines(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.endswith("}")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.soak(row=26, short=1, whole=200)
+def test_of_many_boards_a_bad_release_reaches_one_at_most(shop: Shop, rounds: Rounds) -> None:
+    shop.push(shop.bundle(1))
+    for number in rounds:
+        bad = ("refuse", "hang up", "illegal", "killed", "segfault", "exit")[number % 6]
+        verb = "serve" if bad == "hang up" else "check"
+        mood = "refuse" if bad == "hang up" else bad
+        result = shop.push(shop.bundle(2 + number, **{verb: mood}))
+        touched = [each for each in result.outcomes if each.state != "untouched"]
+        assert [(each.state, each.wave) for each in touched] == [("failed", 1)]
+        assert set(shop.serves().values()) == {"1"}
+        rounds.saw("bad releases, each on one board, which took it back")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.soak(row=26, short=1, whole=1000)
+def test_a_host_that_is_killed_breaks_no_board_and_sends_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: Rounds
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = [f"pi@board-{number}" for number in range(8 if rounds.limit > 1 else 2)]
+    shop = Shop.make(tmp_path, names, 'soak = "0s"\nparallel = 8\nwaves = ["100%"]')
+    shop.bundle(1)
+    try:
+        took = pushed(shop, 1, None)[1]
+        for number in rounds:
+            version = 2 + number
+            shop.bundle(version)
+            before = shop.serves()
+            pushed(shop, version, random.Random(number).uniform(0.3, 1.0) * took)
+            between = shop.serves()
+            assert set(between.values()) <= {str(version - 1), str(version)}
+            finished = {name for name, seen in between.items() if seen == str(version)}
+            outcomes, _ = pushed(shop, version, None)
+            again = {each["address"]: each["bytes_sent"] for each in outcomes}
+            assert {again[name] for name in finished} <= {0}
+            assert set(shop.serves().values()) == {str(version)}
+            changed = sum(between[name] != before[name] for name in names)
+            rounds.saw("kills, no board broken")
+            rounds.saw("boards that were done when it was killed, 0 bytes sent again", changed)
+    finally:
+        shop.stop()
+
+
+def pushed(shop: Shop, version: int, kill_after_s: float | None) -> tuple[list[Any], float]:
+    """Push in a process of its own, killed after a while; return what it printed and its time."""
+    words = [sys.executable, "-m", "tests.fakes.fleet", str(shop.folder), str(version)]
+    began = time.monotonic()
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        said, _ = child.communicate(timeout=kill_after_s)
+    except subprocess.TimeoutExpired:
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate()
+        return [], time.monotonic() - began
+    assert child.returncode == 0
+    return json.loads(said), time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.soak(row=26, short=0, whole=5)
+def test_of_twenty_five_boards_those_that_are_off_are_finished_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: Rounds
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in rounds:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shop = Shop.make(folder, [f"pi@board-{n}" for n in range(25)])
+        try:
+            shop.off = set(random.Random(number).sample(shop.names, 3))
+            first = shop.push(shop.bundle(1))
+            assert Counter(seen(first).values()) == {"done": 22, "waiting": 3}
+            assert first.exit_code == 0
+            shop.off = set()
+            second = shop.push(shop.bundle(1))
+            assert Counter(seen(second).values()) == {"same": 22, "done": 3}
+            rounds.saw("fleets of 25 boards, 3 of them off at first")
+        finally:
+            shop.off = set()
+            shop.stop()
