@@ -101,15 +101,14 @@ class Fleet:
     journal: Path
     """File in which is noted what was done, beside the inventory."""
 
-    def waves(self) -> list[tuple[BoardSpec, ...]]:
-        """Return the boards of each wave that has any."""
-        waves, begin = [], 0
+    def waves(self) -> list[int]:
+        """Return how many boards are to have the release after each wave, each more than before."""
+        counts: list[int] = []
         for wave in self.rollout.waves:
-            end = max(begin, _boards_after(wave, len(self.boards)))
-            if end > begin:
-                waves.append(self.boards[begin:end])
-            begin = end
-        return waves
+            after = _boards_after(wave, len(self.boards))
+            if after > (counts[-1] if counts else 0):
+                counts.append(after)
+        return counts
 
 
 def open_fleet(text: str, only: str = "") -> Fleet:

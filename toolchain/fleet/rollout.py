@@ -32,7 +32,7 @@ class Outcome:
 
     address: str
     wave: int
-    """Number of its wave, from 1; 0 for a board that no wave reaches."""
+    """Number of its wave, from 1; 0 for a board that no wave came to."""
     state: State
     bytes_sent: int = 0
     seconds: float = 0.0
@@ -71,30 +71,26 @@ def roll_out(
     `send` brings it to one board; it is called by several threads.
     """
     journal = Journal(fleet.journal)
-    run = _Run(release, send, fleet, report, opener, dry_run)
+    run = _Run(release, send, fleet, journal, report, opener, dry_run)
     if not dry_run:
         addresses = [board.address for board in fleet.boards]
         journal.note("begin", release=release, boards=addresses)
 
     outcomes: list[Outcome] = []
     stopped = ""
+    left = list(fleet.boards)
     waves = fleet.waves()
-    for number, boards in enumerate(waves, 1):
-        report.note(f"wave {number} of {len(waves)}: {_count(len(boards))}")
-        seen = run.wave(number, boards, journal)
+    for number, after in enumerate(waves, 1):
+        seen = run.wave(number, len(waves), left, after - _proved(outcomes))
         outcomes += seen
-        failed = sum(each.state == "failed" for each in seen)
+        left = left[len(seen) :]
+        failed = _failed(seen)
         if failed >= fleet.rollout.stop_after:
             stopped = f"{failed} of {_count(len(seen))} failed in wave {number}"
             report.note(f"stopped: {stopped}; no other board is touched")
             break
 
-    tried = {each.address for each in outcomes}
-    outcomes += [
-        Outcome(address=board.address, wave=_wave_of(board, waves), state="untouched")
-        for board in fleet.boards
-        if board.address not in tried
-    ]
+    outcomes += [Outcome(address=each.address, wave=0, state="untouched") for each in left]
     result = Rollout(release=release, outcomes=tuple(outcomes), stopped=stopped)
     if not dry_run:
         journal.note("end", release=release, stopped=stopped, exit_code=result.exit_code)
@@ -105,8 +101,13 @@ def _count(boards: int) -> str:
     return f"{boards} board" if boards == 1 else f"{boards} boards"
 
 
-def _wave_of(board: BoardSpec, waves: Sequence[Sequence[BoardSpec]]) -> int:
-    return next((number for number, wave in enumerate(waves, 1) if board in wave), 0)
+def _proved(outcomes: Sequence[Outcome]) -> int:
+    """Return how many boards have the release."""
+    return sum(each.state in ("done", "same") for each in outcomes)
+
+
+def _failed(outcomes: Sequence[Outcome]) -> int:
+    return sum(each.state == "failed" for each in outcomes)
 
 
 class _Run:
@@ -117,38 +118,56 @@ class _Run:
         release: str,
         send: Send,
         fleet: Fleet,
+        journal: Journal,
         report: Reporter,
         opener: Opener,
         dry_run: bool,
     ) -> None:
-        self._release, self._send, self._fleet = release, send, fleet
+        self._release, self._send = release, send
+        self._fleet, self._journal = fleet, journal
         self._report, self._opener, self._dry_run = report, opener, dry_run
 
-    def wave(self, number: int, boards: Sequence[BoardSpec], journal: Journal) -> list[Outcome]:
-        """Bring the release to the boards of a wave and watch them; return what became of each."""
+    def wave(
+        self, number: int, waves: int, left: Sequence[BoardSpec], wanted: int
+    ) -> list[Outcome]:
+        """Bring the release to `wanted` more boards, in order, and watch them.
+
+        A board that is off proves nothing: the next one takes its place. Return what became of the
+        boards that were tried.
+        """
+        outcomes: list[Outcome] = []
+        while (more := wanted - _proved(outcomes)) > 0 and len(outcomes) < len(left):
+            boards = left[len(outcomes) : len(outcomes) + more]
+            self._report.note(f"wave {number} of {waves}: {_count(len(boards))}")
+            outcomes += self._send_all(number, boards)
+            if _failed(outcomes) >= self._fleet.rollout.stop_after:
+                break
+        if self._dry_run:
+            return outcomes
+
+        soaked = self._soaked(outcomes)
+        if good := [each.address for each in soaked if each.state in ("done", "same")]:
+            self._journal.note("soaked", release=self._release, boards=good)
+        return soaked
+
+    def _send_all(self, number: int, boards: Sequence[BoardSpec]) -> list[Outcome]:
+        """Bring the release to boards at the same time; begin no other once too many failed."""
         enough = Event()
-        failed: list[str] = []
+        seen: list[Outcome] = []
 
         def one(board: BoardSpec) -> Outcome:
             if enough.is_set():
                 return Outcome(address=board.address, wave=number, state="untouched")
             outcome = self._board(board.address, number)
-            if outcome.state == "failed":
-                failed.append(board.address)
-                if len(failed) >= self._fleet.rollout.stop_after:
-                    enough.set()
+            seen.append(outcome)
+            if _failed(seen) >= self._fleet.rollout.stop_after:
+                enough.set()
             if not self._dry_run:
-                journal.note("board", release=self._release, **asdict(outcome))
+                self._journal.note("board", release=self._release, **asdict(outcome))
             self._report.note(f"{board.address}: {said(outcome)}")
             return outcome
 
-        outcomes = self._parallel(one, boards)
-        if self._dry_run:
-            return outcomes
-        soaked = self._soaked(outcomes, journal)
-        if good := [each.address for each in soaked if each.state in ("done", "same")]:
-            journal.note("soaked", release=self._release, boards=good)
-        return soaked
+        return self._parallel(one, boards)
 
     def _board(self, address: str, number: int) -> Outcome:
         """Push to one board, unless it runs the release already."""
@@ -190,10 +209,10 @@ class _Run:
             and service.get("healthy") is True
         )
 
-    def _soaked(self, outcomes: Sequence[Outcome], journal: Journal) -> list[Outcome]:
+    def _soaked(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Watch the boards that are done; take back the release where one is not healthy."""
         rollout = self._fleet.rollout
-        proved = journal.soaked(self._release)
+        proved = self._journal.soaked(self._release)
         watched = [
             each
             for each in outcomes

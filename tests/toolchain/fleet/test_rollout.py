@@ -62,6 +62,16 @@ def test_a_bad_release_touches_one_board_which_takes_it_back(shop: Shop) -> None
 
 
 @pytest.mark.slow
+def test_a_board_that_is_off_proves_nothing_and_the_next_takes_its_place(shop: Shop) -> None:
+    shop.push(shop.bundle(1))
+    shop.off = {"pi@a"}
+    result = shop.push(shop.bundle(2, check="refuse"))
+    assert seen(result) == {"pi@a": "waiting", "pi@b": "failed", "pi@c": "untouched"}
+    shop.off = set()
+    assert set(shop.serves().values()) == {"1"}
+
+
+@pytest.mark.slow
 def test_what_the_last_push_brought_is_taken_back_once(shop: Shop) -> None:
     shop.push(shop.bundle(1))
     shop.push(shop.bundle(2), only="pi@a")
@@ -104,7 +114,7 @@ def _whole_lines(file: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.soak(row=26, short=1, whole=200)
+@pytest.mark.soak(row=26, short=0, whole=200)
 def test_of_many_boards_a_bad_release_reaches_one_at_most(shop: Shop, rounds: Rounds) -> None:
     shop.push(shop.bundle(1))
     for number in rounds:
