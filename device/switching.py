@@ -11,6 +11,7 @@ from typing import Any
 from device import activation, health, service, trust
 from device.activation import Limits
 from device.errors import DeviceError
+from device.figures import figures
 from device.manifest.endpoint import PORT
 from device.store import Deployment, Store
 
@@ -139,6 +140,7 @@ def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
         "port": current.port,
         "healthy": answer is not None,
         "health": answer,
+        "figures": figures(current.port) if answer else None,
         "failure": lost or running.failure(),
         "stopped": store.is_stopped,
         "survives_reboot": running.survives_reboot,

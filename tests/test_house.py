@@ -23,6 +23,7 @@ PIPELINE = {
     "fitting",
     "new",
     "delivery",
+    "fleet",
     "rounds",
     "cli",
     "show",

@@ -6,8 +6,10 @@ Of several formats of one model the recipe's `choose` says which one stays on th
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
 
 from device.manifest import (
     BUNDLE_MANIFEST,
@@ -35,6 +37,9 @@ from toolchain.profiles import profile_of
 from toolchain.progress import Reporter
 from toolchain.recipe import PackageSpec
 
+if TYPE_CHECKING:
+    from toolchain.push.delta import Patches
+
 
 class Product(Protocol):
     """What is delivered, by a recipe or as a finished model."""
@@ -56,6 +61,8 @@ class Product(Protocol):
         """Which of several formats stays on a board."""
 
 
+_PREPARING = Lock()
+"""Held while a runtime is made and signed: once, however many boards wait for it."""
 _LABELS = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*"
 _HOST_NAME = re.compile(_LABELS)
 _ORIGIN = re.compile(rf"https?://({_LABELS}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
@@ -140,7 +147,7 @@ def deliver(
         best, why = choose(rivals, product.choose)
         bundle, chosen = tried[best]
         if bundle is not bundles[-1]:
-            _push(bundle, device, report, terms)
+            push_to(bundle, device, report, terms)
         return replace(
             chosen,
             others=tuple(other for number, (_, other) in enumerate(tried) if number != best),
@@ -182,7 +189,7 @@ def _try(
     product: Product, bundle: Bundle, device: Device, report: Reporter, terms: Terms
 ) -> Delivery:
     """Push one bundle, ask it and measure it."""
-    deployment = _push(bundle, device, report, terms)
+    deployment = push_to(bundle, device, report, terms)
     answer = talk.ask(device, product.question)["text"] if product.question else ""
     report.note(f"bench: {device.address}")
     longest = product.package.context - 1
@@ -214,15 +221,15 @@ def push_bundle(
     folder: Path, address: str, report: Reporter, terms: Terms, *, dry_run: bool
 ) -> Deployment:
     """Push a bundle folder to a board, or say what that would send."""
-    bundle = _bundle(folder)
+    bundle = open_bundle(folder)
     with open_board(address, accept_new=terms.accept_new) as connection:
-        return _push(bundle, Device(connection), report, terms, dry_run=dry_run)
+        return push_to(bundle, Device(connection), report, terms, dry_run=dry_run)
 
 
 def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
     """Sign a bundle folder, so that it can be pushed from elsewhere; return the key."""
     chosen = signing.find_key(key)
-    signing.sign([_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
+    signing.sign([open_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
     return chosen
 
 
@@ -232,7 +239,8 @@ def board_facts(address: str, *, accept_new: bool = False) -> Mapping[str, Any]:
         return Device(connection).facts()
 
 
-def _bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path) -> Bundle:
+    """Return a finished bundle; raise ArtifactError for a folder or a file that is none."""
     if folder.is_file():
         raise ArtifactError(
             f"{folder}: a file, not a bundle",
@@ -247,19 +255,38 @@ def _bundle(folder: Path) -> Bundle:
     return Bundle(path=folder, record=record)
 
 
-def _push(
-    bundle: Bundle, device: Device, report: Reporter, terms: Terms, *, dry_run: bool = False
+def release_of(bundle: Bundle) -> str:
+    """Return the id of a bundle on boards: the sha256 of its manifest."""
+    return sha256((bundle.path / BUNDLE_MANIFEST).read_bytes()).hexdigest()
+
+
+def push_to(
+    bundle: Bundle,
+    device: Device,
+    report: Reporter,
+    terms: Terms,
+    *,
+    dry_run: bool = False,
+    patches: "Patches | None" = None,
 ) -> Deployment:
+    """Push a bundle to a board, with a signature if the board asks for one.
+
+    Threads may push one bundle to several boards; they share `patches`.
+    """
     from toolchain.push import push, refuse_at_first_look
 
     refuse_at_first_look(bundle.path, device)
     facts, stored = device.look()
     profile = profile_of(facts["machine"], facts["cpu_features"])
-    folder = runtime.for_board(_engine(bundle), profile, facts, report)
     unsigned = terms.allow_unsigned or device.kind.simulated
     manifest = bundle.path / BUNDLE_MANIFEST
-    if not dry_run and (terms.sign or not unsigned):
-        key = _sign([manifest, folder / RUNTIME_MANIFEST], terms.sign, report)
+    signs = not dry_run and bool(terms.sign or not unsigned)
+    with _PREPARING:
+        folder = runtime.for_board(_engine(bundle), profile, facts, report)
+        manifests = [manifest, folder / RUNTIME_MANIFEST]
+        key = _sign(manifests, terms.sign, report) if signs else None
+
+    if signs:
         if terms.accept_new and not stored["signers"]:
             device.call("trust", "--signer", key.public if key else signing.find_key().public)
             device.look(again=True)
@@ -278,6 +305,7 @@ def _push(
             *(word for name in terms.host_names for word in ("--host-name", name)),
             *(word for origin in terms.cors_origins for word in ("--cors-origin", origin)),
         ),
+        patches=patches,
     )
 
 

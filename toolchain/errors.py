@@ -74,6 +74,10 @@ class BoardError(ToolchainError):
     exit_code = 7
 
 
+class UnreachableError(BoardError):
+    """A board that is off, or that no network leads to."""
+
+
 class TrustError(ToolchainError):
     """A host key, a signature or a version that must not be trusted."""
 

@@ -6,8 +6,10 @@ Counters are changed in the event loop's thread only, so they need no lock.
 import os
 import re
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from device.engine.base import Timing
@@ -22,6 +24,10 @@ _SUMS = {
 }
 
 
+FIRST_TOKEN_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper limits of the classes in which times to the first token are counted, in seconds."""
+
+
 class Metrics:
     """Sums since the service began."""
 
@@ -30,6 +36,8 @@ class Metrics:
         self._requests: "Counter[tuple[str, int]]" = Counter()
         self._sums = dict.fromkeys(_SUMS, 0.0)
         self._feedback: "Counter[str]" = Counter()
+        self._first_tokens = [0] * (len(FIRST_TOKEN_S) + 1)
+        self._first_token_s = 0.0
 
     def replied(self, path: str, status: int) -> None:
         """Count a request by its path and its HTTP status."""
@@ -47,6 +55,11 @@ class Metrics:
         for name, amount in zip(_SUMS, took, strict=True):
             self._sums[name] += amount
 
+    def began(self, first_token_s: float) -> None:
+        """Count an answer whose first token came, with the seconds that its asker waited for it."""
+        self._first_tokens[bisect_left(FIRST_TOKEN_S, first_token_s)] += 1
+        self._first_token_s += first_token_s
+
     def noted(self, kind: str) -> None:
         """Count a row of feedback: `up`, `down`, `correction`, `unknown`, or `lost`."""
         self._feedback[kind] += 1
@@ -63,6 +76,7 @@ class Metrics:
         for name, meaning in _SUMS.items():
             lines += _metric(f"{name}_total", "counter", meaning, [("", self._sums[name])])
 
+        lines += self._waits()
         if self._feedback:
             kinds = [(_labels({"kind": kind}), n) for kind, n in sorted(self._feedback.items())]
             meaning = "Ratings, corrections and unanswered questions that were kept, or lost."
@@ -95,6 +109,18 @@ class Metrics:
             )
 
         return "\n".join(lines) + "\n"
+
+    def _waits(self) -> "list[str]":
+        """Return the times to the first token as a histogram (prometheus.io, metric types)."""
+        limits = [*(f"{limit:g}" for limit in FIRST_TOKEN_S), "+Inf"]
+        counts = list(accumulate(self._first_tokens))
+        buckets = [
+            (f"_bucket{_labels({'le': limit})}", count)
+            for limit, count in zip(limits, counts, strict=True)
+        ]
+        meaning = "Seconds from a question to the first token of its answer."
+        sums = [("_sum", self._first_token_s), ("_count", counts[-1])]
+        return _metric("first_token_seconds", "histogram", meaning, [*buckets, *sums])
 
 
 def _metric(

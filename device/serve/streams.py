@@ -6,6 +6,7 @@ a dead one.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Optional
@@ -85,6 +86,7 @@ async def tokens(
     They end early if the client leaves.
     """
     left = job.answers
+    is_first = True
     while left:
         try:
             happened = await job.next(silence_s)
@@ -97,6 +99,9 @@ async def tokens(
             continue
         if not isinstance(happened, Token):
             return
+        if is_first:
+            counted.began(time.monotonic() - job.asked)
+            is_first = False
         if happened.timing:
             counted.answered(happened.timing)
         if job.hearing:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -62,6 +63,7 @@ class Job:
         """Who remembers the answer, so that it can be rated."""
         self.answers = question.answers if isinstance(question, Question) else 1
         """Number of answers that are told, one after the other."""
+        self.asked = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()

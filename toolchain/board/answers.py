@@ -138,9 +138,27 @@ class _Release(_Said):
     port: Annotated[int, Field(ge=0, lt=1 << 16)]
 
 
+class ServiceFigures(_Said):
+    """What a running service has counted (device/figures.py)."""
+
+    began: Number | None
+    requests: Count
+    failures: Count
+    first_token_s: dict[Annotated[str, Field(max_length=16)], Count]
+    """How many first tokens came within so many seconds, by the upper limit."""
+
+
+class _Service(_Said):
+    healthy: bool
+    failure: Text | None = None
+    figures: ServiceFigures | None = None
+
+
 class _Status(_Said):
     root: Text
     release: _Release | None
+    confirmed: bool = False
+    service: _Service | None = None
 
 
 class _Check(_Said):

@@ -21,7 +21,7 @@ from toolchain.board.identities import Keys
 from toolchain.board.known_hosts import KnownHosts
 from toolchain.board.route import Route
 from toolchain.board.ssh_agent import SIGN_S
-from toolchain.errors import BoardError, ToolchainError, TrustError
+from toolchain.errors import BoardError, ToolchainError, TrustError, UnreachableError
 
 CONNECT_S = 10.0
 LOGIN_S = 30.0
@@ -293,24 +293,24 @@ def _sentence(way: Route, error: Exception) -> BoardError:
     where = way.address
     match error:
         case socket.gaierror():
-            return BoardError(
+            return UnreachableError(
                 f"{where}: name not found", hint="is the board on this network? try its IP address"
             )
         case TimeoutError():
-            return BoardError(
+            return UnreachableError(
                 f"{where}: no answer in {CONNECT_S:.0f} s",
                 hint="is the board on, and on this network?",
             )
         case ConnectionRefusedError():
             hint = "is SSH enabled? on Raspberry Pi OS: sudo raspi-config nonint do_ssh 0"
-            return BoardError(f"{where}: nothing listens on port {way.port}", hint=hint)
+            return UnreachableError(f"{where}: nothing listens on port {way.port}", hint=hint)
         case IncompatiblePeer() if "no acceptable" in str(error):
             hint = "update the SSH server of the board: what it offers is not safe any more"
             return BoardError(f"{where}: no common algorithm: {_reason(error)}", hint=hint)
         case paramiko.SSHException():
             return BoardError(f"{where}: not a usable SSH server: {_reason(error)}")
         case EOFError() | OSError():
-            return BoardError(f"{where}: not reachable: {_reason(error)}")
+            return UnreachableError(f"{where}: not reachable: {_reason(error)}")
 
     return BoardError(f"{where}: not a usable SSH server: {type(error).__name__}: {_reason(error)}")
 

@@ -7,17 +7,22 @@ import typer
 
 from toolchain import console, show, signing
 from toolchain.board.kind import kind_of
+from toolchain.cli import fleets
 from toolchain.cli.answerers import answerer_at
 from toolchain.cli.words import (
     AsJson,
     Board,
     BoardOrEndpoint,
+    FleetName,
     MaxTokens,
+    MaybeBoard,
     ModelName,
+    Only,
     Question,
     Sign,
     app,
     device_at,
+    open_one_of,
 )
 from toolchain.errors import ConfigError
 
@@ -89,15 +94,29 @@ def _say_forgot() -> None:
 
 
 @app.command()
-def status(board: Board, as_json: AsJson = False) -> None:
-    """Say what a board serves, since when, and what it would go back to."""
+def status(
+    board: MaybeBoard = "", fleet: FleetName = "", only: Only = "", as_json: AsJson = False
+) -> None:
+    """Say what a board serves, since when, and what it would go back to; or all of a fleet."""
+    if boards := open_one_of(board, fleet, only):
+        fleets.status(boards, as_json=as_json)
+        return
     with device_at(board) as device:
         show.status(board, device.call("status"), as_json=as_json)
 
 
 @app.command()
-def rollback(board: Board, as_json: AsJson = False) -> None:
-    """Take a board back to the release before the current one."""
+def rollback(
+    board: MaybeBoard = "", fleet: FleetName = "", only: Only = "", as_json: AsJson = False
+) -> None:
+    """Take a board back to the release before the current one.
+
+    With --fleet all boards that run what the last push to the fleet brought.
+    """
+    if boards := open_one_of(board, fleet, only):
+        with console.terminal() as report:
+            fleets.rollback(boards, report, as_json=as_json)
+        return
     with device_at(board) as device:
         show.status(
             board, device.call("rollback", *device.kind.timeouts, timeout_s=3600), as_json=as_json

@@ -9,8 +9,20 @@ import typer
 
 from toolchain import console, show, target
 from toolchain.artifacts import Report
+from toolchain.cli import fleets
 from toolchain.cli.answerers import endpoint_at, refuse_for_board, refuse_for_endpoint
-from toolchain.cli.words import AsJson, Board, BoardOrEndpoint, ModelName, app, device_at
+from toolchain.cli.words import (
+    AsJson,
+    Board,
+    FleetName,
+    MaybeBoardOrEndpoint,
+    ModelName,
+    Only,
+    app,
+    device_at,
+    open_one_of,
+    refuse_given,
+)
 from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import FitError
 from toolchain.progress import Reporter
@@ -23,8 +35,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def bench(
-    board: BoardOrEndpoint,
+    board: MaybeBoardOrEndpoint = "",
     model: ModelName = "",
+    fleet: FleetName = "",
+    only: Only = "",
     pp: Annotated[int, typer.Option(help="Prompt tokens.", min=1)] = 512,
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
@@ -44,10 +58,21 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a board's current release as llama-bench does, or an endpoint as a client sees it."""
+    """Measure a board's current release as llama-bench does, or an endpoint as a client sees it.
+
+    With --fleet all its boards, side by side.
+    """
     from toolchain import report as reports
     from toolchain.bench import bench as measure
 
+    if boards := open_one_of(board, fleet, only):
+        refuse_given({"model": model, "save": save}, "is for one board", "without --fleet")
+        with console.terminal() as report:
+            plan = {"pp": pp, "tg": tg, "repeat": repeat, "sustained_s": sustained}
+            measured_all = fleets.bench(boards, report, plan, as_json=as_json)
+        if page:
+            _write_page(measured_all, page)
+        return
     with console.terminal() as report:
         report.note(f"{board}: pp{pp} and tg{tg}, {repeat} times each")
         if is_endpoint(board):

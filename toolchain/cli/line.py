@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from toolchain import console, show
+from toolchain.cli import fleets
 from toolchain.cli.finished import (
     Asked,
     Context,
@@ -22,13 +23,15 @@ from toolchain.cli.words import (
     AcceptNew,
     AllowUnsigned,
     AsJson,
-    Board,
     BundleFolder,
     CorsOrigins,
     DryRun,
+    FleetName,
     HostNames,
     Map,
+    MaybeBoard,
     Offline,
+    Only,
     Out,
     Port,
     RecipeFile,
@@ -36,6 +39,7 @@ from toolchain.cli.words import (
     TargetId,
     To,
     app,
+    open_one_of,
     settings_for,
 )
 from toolchain.delivery import Delivery, Terms, deliver, host_name_of, look_first, origin_of
@@ -236,7 +240,9 @@ def package(
 @app.command()
 def push(
     bundle: BundleFolder,
-    board: Board,
+    board: MaybeBoard = "",
+    fleet: FleetName = "",
+    only: Only = "",
     port: Port = PORT,
     dry_run: DryRun = False,
     accept_new: AcceptNew = False,
@@ -246,11 +252,18 @@ def push(
     cors_origin: CorsOrigins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Put a bundle on a board: send what is missing, check it, switch; roll back if unhealthy."""
+    """Put a bundle on a board: send what is missing, check it, switch; roll back if unhealthy.
+
+    With --fleet on many boards: in waves, each watched before the next one begins.
+    """
     from toolchain.delivery import push_bundle
 
+    boards = open_one_of(board, fleet, only)
     with console.terminal() as report:
         terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
+        if boards:
+            fleets.push(bundle, boards, terms, report, dry_run=dry_run, as_json=as_json)
+            return
         deployment = push_bundle(bundle, board, report, terms, dry_run=dry_run)
     show.deployed(deployment, as_json=as_json)
 

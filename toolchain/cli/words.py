@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from toolchain.errors import ConfigError
 from toolchain.line.walk import Settings, open_recipe
 from toolchain.progress import Reporter
 from toolchain.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolchain.fleet.inventory import Fleet
 
 app = typer.Typer(
     name="demitasse",
@@ -46,6 +49,13 @@ BoardOrEndpoint = Annotated[
         metavar="BOARD|URL",
         help="A board, as for every verb; or an endpoint with OpenAI's API, such as "
         "http://127.0.0.1:8080.",
+    ),
+]
+MaybeBoardOrEndpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="[BOARD|URL]",
+        help="A board or an endpoint with OpenAI's API; or --fleet instead.",
     ),
 ]
 ModelName = Annotated[
@@ -110,6 +120,21 @@ CorsOrigins = Annotated[
         "repeatable.",
     ),
 ]
+MaybeBoard = Annotated[
+    str,
+    typer.Argument(metavar="[BOARD]", help="A board, as for every verb; or --fleet instead."),
+]
+FleetName = Annotated[
+    str,
+    typer.Option(
+        "--fleet",
+        metavar="FILE",
+        help="All boards of an inventory: a TOML file, `ansible:INVENTORY`, or `ssh:NAME,NAME`.",
+    ),
+]
+Only = Annotated[
+    str, typer.Option("--only", metavar="TAG", help="Of a fleet, the boards with this tag.")
+]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")
 ]
@@ -158,6 +183,20 @@ def settings_for(
             raise ConfigError(f"--map: `{names[:60]}` is no list of names", hint=_MAP) from error
     board = target.find(target_id or recipe.targets[0])
     return recipe, Settings(out=out / recipe.id, target=board, report=report, offline=offline)
+
+
+def open_one_of(board: str, fleet: str, only: str) -> "Fleet | None":
+    """Return the fleet that is named; None for a board. Raise ConfigError for both or neither."""
+    if bool(board) == bool(fleet):
+        raise ConfigError(
+            "give either a board or --fleet" if not board else "--fleet: a board is given as well"
+        )
+    if not fleet:
+        refuse_given({"only": only}, "chooses boards of a fleet", "it goes with --fleet FILE")
+        return None
+    from toolchain.fleet.inventory import open_fleet
+
+    return open_fleet(fleet, only)
 
 
 def refuse_given(options: Mapping[str, object], why: str, hint: str) -> None:

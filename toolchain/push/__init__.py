@@ -35,7 +35,7 @@ from toolchain.push.fitness import note_other_target, refuse_bundle, refuse_unfi
 from toolchain.push.transfer import Blob, send_blobs, send_manifest
 
 if TYPE_CHECKING:
-    from toolchain.push.delta import Old
+    from toolchain.push.delta import Old, Patches
 
 Facts = Mapping[str, Any]
 Loads = Mapping[str, Sequence[Blob]]
@@ -98,11 +98,12 @@ def push(
     dry_run: bool = False,
     allow_unsigned: bool = False,
     names: Sequence[str] = (),
+    patches: "Patches | None" = None,
 ) -> Deployment:
     """Put a bundle and its runtime on a board and run it there.
 
     Raises HealthError if the board rolled back. `names` are options of the service (device/serve):
-    who may call it by which name.
+    who may call it by which name. `patches` are shared by the pushes of one bundle to many boards.
     """
     began = time.monotonic()
     manifest, cargos = _load(bundle.path, runtime)
@@ -118,7 +119,7 @@ def push(
             )
 
     loads = {
-        key: [update(blob, manifest, device, report) for blob in blobs]
+        key: [update(blob, manifest, device, report, patches) for blob in blobs]
         for key, blobs in loads.items()
     }
     actions = plan(manifest, cargos, loads, stored, port=port)
@@ -198,7 +199,13 @@ def _ways(blob: Blob) -> dict[str, int]:
     return {"as a delta": blob.missing_bytes, **tensors, "whole": blob.size - blob.offset}
 
 
-def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> Blob:
+def update(
+    blob: Blob,
+    manifest: Manifest,
+    device: Device,
+    report: Reporter,
+    patches: "Patches | None" = None,
+) -> Blob:
     """Return a file with the cheapest way to send it: as a patch, or whole."""
     if not kept.is_worth(blob.path.name, blob.size - blob.offset):
         return blob
@@ -211,7 +218,8 @@ def update(blob: Blob, manifest: Manifest, device: Device, report: Reporter) -> 
             return blob
         report.note(f"{device.address}: {blob.path.name}: compared with the file that is there")
         digests = {str(tensor["name"]): str(tensor["sha256"]) for tensor in manifest.tensors}
-        patched = replace(blob, patch=delta.make(old, blob.path, digests, report))
+        patches = patches or delta.Patches()
+        patched = replace(blob, patch=patches.get(old, blob.path, digests, report))
     except ManifestError as error:
         raise ArtifactError(str(error), hint="package it again") from error
 

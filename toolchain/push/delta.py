@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -110,13 +111,34 @@ class Patch:
 
     def chunks(self, frames: Iterable[Frame]) -> Iterator[bytes]:
         """Yield the bytes of frames as they are sent."""
+        payloads = self.spool.getbuffer()  # pushes to several boards read it at the same time
         with self.new.open("rb") as plain:
             for frame in frames:
-                stream = plain if frame.kind == delta.PLAIN else self.spool
-                stream.seek(frame.at if frame.kind == delta.PLAIN else frame.spooled)
-                yield delta.FRAME.pack(
+                head = delta.FRAME.pack(
                     frame.kind, frame.type, frame.payload, frame.made, frame.first
-                ) + stream.read(frame.payload)
+                )
+                if frame.kind == delta.PLAIN:
+                    plain.seek(frame.at)
+                    yield head + plain.read(frame.payload)
+                else:
+                    yield head + payloads[frame.spooled : frame.spooled + frame.payload]
+
+
+class Patches:
+    """Patches of several pushes of one bundle: each old file is compared once, whoever holds it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made: dict[tuple[str, Path, bool], Patch] = {}
+
+    def get(self, old: Old, new: Path, digests: Mapping[str, str], report: Reporter) -> Patch:
+        """Return the patch that turns `old` into `new`; raise as `make` does."""
+        key = (old.sha256, new, old.path is None)
+        # One at a time: a comparison uses all cores, and what a second board waits for is there.
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make(old, new, digests, report)
+            return self._made[key]
 
 
 def old_file(path: Path, sha256: str) -> Old:

@@ -7,6 +7,7 @@ from toolchain.show.boards import all_targets, findings, one_target, runtime, st
 from toolchain.show.cost import cost
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
+from toolchain.show.fleets import fleet_bench, fleet_rollback, fleet_status, rolled_out
 from toolchain.show.line import deployed, exported, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
 from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
@@ -26,11 +27,15 @@ __all__ = [
     "exported",
     "findings",
     "fitted",
+    "fleet_bench",
+    "fleet_rollback",
+    "fleet_status",
     "folder",
     "harvested",
     "labels",
     "one_target",
     "plan",
+    "rolled_out",
     "rounds_compared",
     "runtime",
     "schemes",

@@ -1,0 +1,162 @@
+"""Inventories: a TOML file, what Ansible lists, and names alone."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from toolchain.errors import ArtifactError, ConfigError, ToolError
+from toolchain.fleet.inventory import open_fleet
+
+SHOP = """
+[[boards]]
+address = "pi@till-1"
+tags = ["till"]
+
+[[boards]]
+address = "pi@till-2"
+tags = ["till", "new"]
+
+[[boards]]
+address = "kitchen"
+
+[rollout]
+waves = [1, "50%", "100%"]
+soak = "90s"
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "shop.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_a_file_names_the_boards_and_how_they_are_served(tmp_path: Path) -> None:
+    fleet = open_fleet(write(tmp_path, SHOP))
+    assert [board.address for board in fleet.boards] == ["pi@till-1", "pi@till-2", "kitchen"]
+    assert fleet.waves() == [1, 2, 3]
+    assert fleet.journal == tmp_path / "shop.journal.jsonl"
+
+
+def test_a_tag_or_an_address_chooses_boards_and_waves_count_those_alone(tmp_path: Path) -> None:
+    fleet = open_fleet(write(tmp_path, SHOP), only="till")
+    assert [board.address for board in fleet.boards] == ["pi@till-1", "pi@till-2"]
+    assert fleet.waves() == [1, 2]
+    assert len(open_fleet(write(tmp_path, SHOP), only="kitchen").boards) == 1
+    with pytest.raises(ConfigError, match="--only: `tils` is neither a tag nor a board") as caught:
+        open_fleet(write(tmp_path, SHOP), only="tils")
+    assert caught.value.hint == "did you mean `till`?"
+
+
+@pytest.mark.parametrize(
+    ("waves", "boards", "sizes"),
+    [
+        ('[1, "10%", "100%"]', 25, [1, 3, 25]),
+        ('["100%"]', 3, [3]),
+        ("[1, 1, 2]", 5, [1, 2]),
+        ('["1%", "100%"]', 3, [1, 3]),
+        ("[9]", 2, [2]),
+    ],
+)
+def test_waves_say_how_many_boards_have_it_afterwards(
+    tmp_path: Path, waves: str, boards: int, sizes: list[int]
+) -> None:
+    rows = "".join(f'[[boards]]\naddress = "pi@b{n}"\n' for n in range(boards))
+    fleet = open_fleet(write(tmp_path, f"{rows}[rollout]\nwaves = {waves}\n"))
+    assert fleet.waves() == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "shop.toml: missing key `boards`"),
+        ("boards = []", "boards: tuple should have at least 1 item"),
+        ('[[boards]]\naddress = "a"\n[[boards]]\naddress = "a"', "`a` stands there twice"),
+        ('[[boards]]\nadress = "a"', "unknown key `adress`|missing key `address`"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["many"]', "`many` is neither a number"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = [0]', "at least one board"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["120%"]', "`120%` is neither"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nsoak = "soon"', "`soon` is no duration"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nparallel = 0', "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        open_fleet(write(tmp_path, text))
+
+
+def test_names_of_ssh_are_boards_and_each_stands_once() -> None:
+    fleet = open_fleet("ssh:till-1, till-2")
+    assert [board.address for board in fleet.boards] == ["till-1", "till-2"]
+    with pytest.raises(ConfigError, match="`till-1` stands there twice"):
+        open_fleet("ssh:till-1,till-1")
+    with pytest.raises(ConfigError, match="`ssh:` names no board"):
+        open_fleet("ssh:")
+
+
+# What ansible-inventory 2.21 printed for: [tills] t1 ansible_host=10.0.0.4 ansible_user=pi,
+# t2 ansible_port=2222; [shop:children] tills; and t3 in no group.
+LISTED = {
+    "_meta": {
+        "hostvars": {
+            "t1": {"ansible_host": "10.0.0.4", "ansible_user": "pi"},
+            "t2": {"ansible_port": 2222},
+        },
+        "profile": "inventory_legacy",
+    },
+    "all": {"children": ["ungrouped", "shop"]},
+    "shop": {"children": ["tills"]},
+    "tills": {"hosts": ["t1", "t2"]},
+    "ungrouped": {"hosts": ["t3"]},
+}
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    file = tmp_path / "hosts.ini"
+    file.write_text("[tills]\nt1\nt2\n", encoding="utf-8")
+    return file
+
+
+def program(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program called `ansible-inventory` first on the path."""
+    tool = folder / "bin" / "ansible-inventory"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+
+
+def test_ansibles_hosts_are_boards_with_their_groups_as_tags(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, f"cat <<'END'\n{json.dumps(LISTED)}\nEND")
+    fleet = open_fleet(f"ansible:{inventory}")
+    assert [(board.address, board.tags) for board in fleet.boards] == [
+        ("pi@10.0.0.4", ("shop", "tills")),
+        ("t2:2222", ("shop", "tills")),
+        ("t3", ()),
+    ]
+    assert fleet.journal == tmp_path / "hosts.journal.jsonl"
+    assert len(open_fleet(f"ansible:{inventory}", only="shop").boards) == 2
+
+
+def test_what_ansible_cannot_read_is_said_with_its_words(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, "echo 'ERROR! no such plugin' >&2; exit 5")
+    with pytest.raises(ArtifactError, match="cannot read it: ERROR! no such plugin"):
+        open_fleet(f"ansible:{inventory}")
+    with pytest.raises(ConfigError, match="no such inventory"):
+        open_fleet(f"ansible:{tmp_path / 'nothing.ini'}")
+
+
+def test_without_ansible_its_inventories_are_refused(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match="`ansible-inventory` is not installed"):
+        open_fleet(f"ansible:{inventory}")

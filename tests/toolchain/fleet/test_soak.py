@@ -1,0 +1,56 @@
+"""What a board must hold after a switch."""
+
+from typing import Any
+
+import pytest
+
+from toolchain.fleet.soak import Watch, _Look, judge
+
+RELEASE = "a" * 64
+
+
+def look(**changes: Any) -> _Look:
+    """Return a look at a healthy board; `changes` are figures of its service, or `service`,
+    `release` and `throttled`."""
+    figures = {"began": 1.0, "requests": 10, "failures": 0, "first_token_s": {}}
+    figures |= {key: value for key, value in changes.items() if key in figures}
+    service = {"healthy": True, "figures": figures} | changes.get("service", {})
+    status = {"release": {"release": changes.get("release", RELEASE)}, "service": service}
+    return _Look(status=status, throttled=frozenset(changes.get("throttled", ())))
+
+
+def classes(*counts: int) -> dict[str, int]:
+    return dict(zip(("0.5", "1", "2.5", "+Inf"), counts, strict=True))
+
+
+def said(seen: _Look, *, limit: float | None = None) -> str:
+    before = look(first_token_s=classes(5, 5, 5, 5), throttled=["soft temperature limit"])
+    return judge(before, seen, Watch(release=RELEASE, seconds=1.0, first_token_s=limit))
+
+
+@pytest.mark.parametrize(
+    ("seen", "trouble"),
+    [
+        (look(requests=500), ""),
+        (look(throttled=["soft temperature limit"]), ""),
+        (look(release="b" * 64), "it runs another release"),
+        (
+            look(service={"healthy": False, "failure": "was killed"}),
+            "its service is not healthy: was killed",
+        ),
+        (look(began=2.0), "its service was started anew"),
+        (look(requests=30, failures=2), "2 of 20 requests failed"),
+        (look(throttled=["under-voltage"]), "the board is held back: under-voltage"),
+        (look(service={"figures": None}), ""),
+    ],
+)
+def test_what_went_wrong_is_said(seen: _Look, trouble: str) -> None:
+    assert said(seen) == trouble
+
+
+def test_answers_that_begin_too_late_are_trouble_once_there_are_enough_of_them() -> None:
+    late = look(first_token_s=classes(5, 13, 14, 25))
+    assert said(late) == ""
+    assert said(late, limit=0.8) == "12 of 20 answers began later than after 1 s"
+    assert said(look(first_token_s=classes(5, 24, 25, 25)), limit=0.8) == ""
+    assert said(look(first_token_s=classes(5, 5, 5, 14)), limit=0.8) == ""
