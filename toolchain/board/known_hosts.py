@@ -25,7 +25,7 @@ from toolchain.errors import BoardError
 
 _AUTHORITY, _REVOKED = "@cert-authority", "@revoked"
 _HASHED = "|1|"
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Limit of what is read of a file; a line of OpenSSH's takes at most 2 KB."""
 
 
@@ -56,6 +56,11 @@ class KnownHosts:
     """Trusted keys and authorities by host, and revoked keys."""
 
     lines: tuple[Line, ...]
+
+    def with_lines(self, texts: Iterable[str]) -> "KnownHosts":
+        """Return the same with further lines of a known_hosts file."""
+        found = [line for text in texts if (line := _line(text))]
+        return KnownHosts(lines=(*self.lines, *found))
 
     def knows(self, name: str) -> bool:
         """Return whether any key is known under a name."""
@@ -136,7 +141,7 @@ def _texts(file: Path) -> list[str]:
         if not stat.S_ISREG(file.stat().st_mode):
             return []
         with file.open("rb") as stream:
-            content = stream.read(_MAX_BYTES)
+            content = stream.read(MAX_BYTES)
     except OSError:
         return []
 

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import pwd
 import re
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,6 +58,9 @@ class Route:
     """Its name in known_hosts."""
     known_hosts: tuple[Path, ...]
     """Paths of the known_hosts files; the first one takes new keys."""
+    known_hosts_command: tuple[str, ...] = ()
+    """Program that prints further lines, and its arguments; the tokens of a key (`%H`, `%I`, `%K`,
+    `%f`, `%t`) and `%%` are still in them."""
     revoked: Path | None = None
     """Path to a list of revoked keys (RevokedHostKeys)."""
     identities: tuple[str, ...] = ()
@@ -140,6 +144,7 @@ def _route(address: str, config_file: Path | None, hops: int) -> Route:
         user=user,
         known_as=alias or host_name(host, port),
         known_hosts=_known_hosts(settings, names),
+        known_hosts_command=_known_hosts_command(_last(settings, "knownhostscommand"), names),
         revoked=_optional(_last(settings, "revokedhostkeys"), names),
         identities=_key_files(settings, "identityfile", names),
         certificates=_key_files(settings, "certificatefile", names),
@@ -230,6 +235,17 @@ class _Names:
         """Return a command with its tokens filled in; the shell does the rest."""
         return re.sub(r"%(.)", lambda token: self._token(token, text), text)
 
+    def argument(self, text: str, later: str) -> str:
+        """Return a word with its tokens and variables filled in, but those in `later` and `%%`."""
+
+        def fill(found: "re.Match[str]") -> str:
+            if found[1] is None:
+                return self._variable(found, text, group=2).replace("%", "%%")
+            is_later = found[1] in f"{later}%"
+            return found[0] if is_later else self._token(found, text).replace("%", "%%")
+
+        return re.sub(r"%(.)|\$\{(\w+)\}", fill, text)
+
     def path(self, text: str) -> str:
         """Return a path with tokens and variables filled in, `~` being the user's home."""
         filled = re.sub(r"\$\{(\w+)\}", lambda name: self._variable(name, text), self.command(text))
@@ -240,10 +256,11 @@ class _Names:
             raise ConfigError(f"~/.ssh/config: `{text}`: unknown token `{found[0]}`")
         return self._tokens[found[1]]
 
-    def _variable(self, found: "re.Match[str]", text: str) -> str:
-        if found[1] not in os.environ:
-            raise ConfigError(f"~/.ssh/config: `{text}`: `{found[1]}` is not set")
-        return os.environ[found[1]]
+    def _variable(self, found: "re.Match[str]", text: str, group: int = 1) -> str:
+        name = found[group]
+        if name not in os.environ:
+            raise ConfigError(f"~/.ssh/config: `{text}`: `{name}` is not set")
+        return os.environ[name]
 
 
 def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
@@ -256,6 +273,22 @@ def _known_hosts(settings: Settings, names: _Names) -> tuple[Path, ...]:
 
     systems = _files(_last(settings, "globalknownhostsfile"), names) or _SYSTEM_KNOWN_HOSTS
     return (*users, *systems)
+
+
+def _known_hosts_command(command: str, names: _Names) -> tuple[str, ...]:
+    """Return the words of a KnownHostsCommand; raise ConfigError where OpenSSH refuses it."""
+    if not command:
+        return ()
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"~/.ssh/config: `{command}`: its quotes do not close") from error
+    filled = tuple(names.argument(word, later="HIKft") for word in words)
+    if not filled or not filled[0].startswith("/"):
+        raise ConfigError(
+            f"~/.ssh/config: KnownHostsCommand `{command}`: the program's path is not absolute"
+        )
+    return filled
 
 
 def _optional(text: str, names: _Names) -> Path | None:

@@ -17,6 +17,7 @@ from toolchain.board import known_hosts
 from toolchain.board.channel import GO_ON, STALLED_S, WIRE_ERRORS, SshChannel
 from toolchain.board.connection import Finished
 from toolchain.board.kind import Kind, kind_of
+from toolchain.board.known_hosts_command import known
 from toolchain.board.login import (
     CONNECT_S,
     ProxyProcess,
@@ -45,7 +46,7 @@ def connect(address: str, *, accept_new: bool = False) -> "SshConnection":
     BoardError for the rest.
     """
     way = route(address)
-    if accept_new and not known_hosts.read(way.known_hosts).knows(way.known_as):
+    if accept_new and not known(way).knows(way.known_as):
         pin(address, fetch_host_key(address))
     return dial(way)
 
@@ -63,16 +64,16 @@ def fetch_host_key(address: str) -> paramiko.PKey:
 def is_pinned(address: str, key: paramiko.PKey) -> bool:
     """Return whether a board's key is trusted already."""
     way = route(address)
-    return known_hosts.read(way.known_hosts).trusts(way.known_as, key)
+    return known(way, key).trusts(way.known_as, key)
 
 
 def pin(address: str, key: paramiko.PKey) -> None:
     """Trust a host key from now on; raise TrustError if another key is known for that name."""
     way = route(address)
-    known = known_hosts.read(way.known_hosts)
-    if known.trusts(way.known_as, key):
+    trusted = known(way, key)
+    if trusted.trusts(way.known_as, key):
         return
-    if known.knows(way.known_as):
+    if trusted.knows(way.known_as):
         raise changed(way, key)
     known_hosts.pin(way.known_hosts[0], way.known_as, key)
 
@@ -82,9 +83,8 @@ def dial(way: Route, environment: Mapping[str, str] | None = None) -> "SshConnec
     line = _Line.to(way)
     try:
         with explained(way, line.proxy):
-            check_host_key(
-                way, known_hosts.read(way.known_hosts), line.transport.get_remote_server_key()
-            )
+            key = line.transport.get_remote_server_key()
+            check_host_key(way, known(way, key), key)
             log_in(way, line.transport)
             line.transport.set_keepalive(KEEPALIVE_S)
     except BaseException:
@@ -105,13 +105,13 @@ class _Line:
     @classmethod
     def to(cls, way: Route) -> "_Line":
         """Reach a server and exchange keys with it; its host key is not checked yet."""
-        known = known_hosts.read(way.known_hosts)
+        trusted = known(way)
         jump = dial(way.jump) if way.jump else None
         proxy = ProxyProcess(way.proxy_command) if way.proxy_command and not jump else None
 
         try:
             with explained(way, proxy):
-                transport = greet(_wire(way, jump, proxy), known, way.known_as)
+                transport = greet(_wire(way, jump, proxy), trusted, way.known_as)
         except BaseException:
             for part in (proxy, jump):
                 if part:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakes import signers
 from toolchain.board import loopback, ssh
-from toolchain.errors import ToolError, TrustError
+from toolchain.errors import ConfigError, ToolError, TrustError
 from toolchain.tools import openssh
 
 HOST, PORT = "pi.lan", 2222
@@ -248,3 +248,49 @@ def test_a_certificate_with_any_changed_bit_is_good_for_nothing(home: Path, keys
     for size in range(len(whole)):
         key.public_blob = paramiko.pkey.PublicBlob(key.public_blob.key_type, whole[:size])
         assert not known.trusts(name, key), size
+
+
+COMMANDS = {
+    "the key of this host": ("/bin/echo %H {host}", True),
+    "by name, reason and kind": (
+        "/bin/sh -c 'test %t != NONE -o %I = ORDER && echo %H {host}'",
+        True,
+    ),
+    "the very key that was shown": ("/bin/sh -c 'echo %H %t %K'", True),
+    "another key": ("/bin/echo %H {other}", False),
+    "another name": ("/bin/echo %%H {host}", False),
+    "revoked": ("/bin/sh -c 'echo %H {host}; echo @revoked %H {host}'", False),
+    "nothing": ("/bin/true", False),
+    "it fails": ("/bin/sh -c 'echo %H {host}; exit 3'", False),
+    "no such program": ("/nowhere/at/all %H", False),
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("command", "is_good"), COMMANDS.values(), ids=COMMANDS)
+def test_a_program_that_prints_host_keys_is_believed_where_openssh_believes_it(
+    home: Path, keys: Path, command: str, is_good: bool
+) -> None:
+    _serve(home, keys, Case(()))
+    filled = command.format(
+        host=signers.public(keys / "host"), other=signers.public(keys / "other")
+    )
+    config = home / ".ssh" / "config"
+    config.write_text(config.read_text() + f" KnownHostsCommand {filled}\n")
+    assert _ssh_gets_in(home) == is_good
+    if is_good:
+        ssh.connect("pi").close()
+        return
+    with pytest.raises(TrustError):
+        ssh.connect("pi")
+
+
+@pytest.mark.parametrize("command", ["keys %H", "/bin/echo '%H"])
+def test_a_program_without_a_whole_path_or_with_open_quotes_is_refused(
+    home: Path, keys: Path, command: str
+) -> None:
+    _serve(home, keys, Case(("* host",)))
+    config = home / ".ssh" / "config"
+    config.write_text(config.read_text() + f" KnownHostsCommand {command}\n")
+    with pytest.raises(ConfigError, match=r"is not absolute|quotes do not close|cannot say how"):
+        ssh.connect("pi")
