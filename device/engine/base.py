@@ -23,6 +23,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "max_tokens": (int, 1, 1 << 20),
     "frequency_penalty": (float, -2, 2),
     "presence_penalty": (float, -2, 2),
+    "repeat_penalty": (float, 0.5, 2),
     "top_logprobs": (int, 0, 20),
 }
 """Sampling parameter → its kind, least and greatest value."""
@@ -95,6 +96,8 @@ class Sampling:
     """What each time that a token came takes from its logit."""
     presence_penalty: float = 0.0
     """What it takes from a token's logit that it came at all."""
+    repeat_penalty: float = 1.0
+    """What the logit of a token that came is divided by; a negative one is multiplied by it."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token → what is added to its logit."""
     top_logprobs: "int | None" = None
@@ -116,7 +119,7 @@ class Sampling:
     @property
     def penalized(self) -> bool:
         """Whether a token's logit depends on the tokens before it in the answer."""
-        return bool(self.frequency_penalty or self.presence_penalty)
+        return bool(self.frequency_penalty or self.presence_penalty or self.repeat_penalty != 1.0)
 
     @property
     def short_seed(self) -> "int | None":

@@ -27,9 +27,12 @@ OWN = (
 )
 """Fields that are read here."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
     "background": (False,),
+    "background_options": (),
     "context_management": ([],),
     "conversation": (),
+    "image": (),
     "moderation": (),
     "previous_response_id": (),
     "prompt": (),

@@ -16,11 +16,12 @@ from device.serve.api import (
     read_completion,
     read_embeddings,
 )
+from device.serve.fields import WITHOUT_EFFECT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fields.md").read_text(encoding="utf-8")
 OTHERS = {
     *("messages", "prompt", "max_completion_tokens", "n", "stop", "logit_bias", "logprobs"),
-    *("response_format", "stream", "stream_options"),
+    *("response_format", "stream", "stream_options", *WITHOUT_EFFECT),
 }
 
 
