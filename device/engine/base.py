@@ -159,8 +159,8 @@ class Candidate:
 
     piece: bytes
     """Bytes of its text; only a part if a character is spread over several tokens."""
-    logprob: float
-    """Natural logarithm of the probability."""
+    logprob: "float | None"
+    """Natural logarithm of the probability; None for the first token of a prompt that is echoed."""
 
 
 @dataclass(frozen=True)

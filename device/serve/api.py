@@ -111,6 +111,8 @@ class Question:
     """How the model's template writes calls, if the answer may call tools."""
     answers: int = 1
     """Number of answers to give, one after the other."""
+    echo: bool = False
+    """Whether the prompt stands before its answer."""
 
     def sampling_of(self, number: int) -> Sampling:
         """Return how the answer of this number is sampled: each has a seed of its own."""
@@ -161,7 +163,7 @@ def chat_question(given: Mapping[str, Any], default_max_tokens: int) -> Question
 
 def read_completion(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/completions; raise FieldError."""
-    fields = _fields(read_object(body), "prompt")
+    fields = _fields(read_object(body), "prompt", "echo")
     if fields.pop("top_logprobs", 0):
         raise FieldError(
             "top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`"
@@ -174,6 +176,7 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
         _sampling(fields, default_max_tokens, top),
         *_streaming(fields),
         answers=_answers(fields),
+        echo=_flag(fields, "echo"),
     )
 
 
