@@ -45,9 +45,18 @@ class FieldError(DeviceError):
         """What is wrong with it, without its name: another API names it otherwise."""
 
 
+def whole(value: Any) -> Any:
+    """Return a number as an integer if it is one; any other value as it is.
+
+    Home Assistant sends 8192.0, and JSON knows no difference.
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def checked_number(field: str, value: Any) -> Any:
     """Return `value` if it is in the range of the sampling parameter `field`; raise FieldError."""
     kind, low, high = RANGES[field]
+    value = whole(value) if kind is int else value
     number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         noun = "a whole number" if kind is int else "a number"

@@ -20,6 +20,7 @@ from device.engine.base import (
     FieldError,
     Sampling,
     checked_number,
+    whole,
 )
 from device.manifest.tool_calls import Markup
 from device.serve import schema
@@ -346,7 +347,7 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
 
 def _answers(fields: Mapping[str, Any]) -> int:
     """Return the number of answers that are asked for."""
-    count = fields.get("n", 1)
+    count = whole(fields.get("n", 1))
     if type(count) is not int or not 1 <= count <= MAX_ANSWERS:
         raise FieldError("n", f"must be a whole number between 1 and {MAX_ANSWERS}")
     return count

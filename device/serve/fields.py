@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from device.engine.base import FieldError
+from device.engine.base import FieldError, whole
 
 NEUTRAL_SAMPLERS: dict[str, tuple[Any, ...]] = {
     "mirostat": (0,),
@@ -29,6 +29,7 @@ def check_without_effect(name: str, value: Any, place: str) -> None:
     by default, whatever the model has. A question that has no room is refused by itself.
     """
     if name == "num_ctx":
+        value = whole(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise FieldError(place, "must be a whole number from 1 on")
     elif name == "keep_alive":
