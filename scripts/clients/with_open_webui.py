@@ -9,7 +9,20 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from steps import ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SCHEMA, SECOND, TOOL, URL, report, run, switched
+from steps import (
+    ASKED,
+    FIRST,
+    KEY,
+    MAX_TOKENS,
+    MODEL,
+    SCHEMA,
+    SECOND,
+    TOOL,
+    URL,
+    report,
+    run,
+    switched,
+)
 
 ROOT = URL.removesuffix("/").removesuffix("/v1")
 HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
@@ -45,7 +58,10 @@ def sent(path: str, body: "dict[str, Any] | None" = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(path, data, HEADERS)  # noqa: S310
     with urllib.request.urlopen(asked, timeout=600) as answer:  # noqa: S310
-        if "json" in answer.headers["Content-Type"] and "ndjson" not in answer.headers["Content-Type"]:
+        if (
+            "json" in answer.headers["Content-Type"]
+            and "ndjson" not in answer.headers["Content-Type"]
+        ):
             return json.load(answer)
         return answer.read().decode().splitlines()
 
@@ -100,7 +116,11 @@ def tools() -> object:
     form: dict[str, Any] = {"tools": [TOOL], "max_tokens": 400}
     made = chat([user(ASKED)], tool_choice="required", **form)["choices"][0]["message"]
     results = [
-        {"role": "tool", "tool_call_id": each["id"], "content": [{"type": "input_text", "text": "ok"}]}
+        {
+            "role": "tool",
+            "tool_call_id": each["id"],
+            "content": [{"type": "input_text", "text": "ok"}],
+        }
         for each in made["tool_calls"]
     ]
     again = chat([user(ASKED), made, *results], **form)["choices"][0]
@@ -131,7 +151,11 @@ def ollama() -> object:
     listed = sent(f"{ROOT}/api/tags")["models"], sent(f"{ROOT}/api/ps")["models"]
     sent(f"{ROOT}/api/show", {"model": NAMED})
     settings = {key: value for key, value in SETTINGS.items() if key != "tfs_z"}
-    called = {"index": 0, "id": "1", "function": {"name": "set_led", "arguments": {"pin": 4, "on": True}}}
+    called = {
+        "index": 0,
+        "id": "1",
+        "function": {"name": "set_led", "arguments": {"pin": 4, "on": True}},
+    }
     talk = [
         {"role": "user", "content": ASKED},
         {"role": "assistant", "content": "", "tool_calls": [called]},
