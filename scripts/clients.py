@@ -1,10 +1,10 @@
-"""Runs eleven unchanged clients against a served bundle, and prints a matrix.
+"""Runs unchanged clients against a served bundle, and prints a matrix.
 
-Each does two turns, structured output, streaming, embeddings, and calls of a tool: whole with their
-result as history, and in a stream.
+Each does two turns, structured output, streaming, embeddings, calls of a tool (whole with their
+result as history, and in a stream), and the Responses API, as far as it has them.
 
     python scripts/clients.py http://127.0.0.1:8080/v1 [--token-file FILE] [--only NAME]
-                              [--out docs/clients.md]
+                              [--tokenizer FILE] [--out docs/clients.md]
 
 Each client gets an environment of its own under build/clients/, made once, from the registries that
 pip and npm are set up for. Its steps are in scripts/clients/with_NAME; a missing step is one that
@@ -15,6 +15,8 @@ import argparse
 import datetime
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -25,23 +27,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "scripts" / "clients"
 BUILD = ROOT / "build" / "clients"
-STEPS = ("turns", "structured", "streaming", "embeddings", "tools", "streamed_tools")
+STEPS = (
+    *("turns", "structured", "streaming", "embeddings", "tools", "streamed_tools"),
+    *("responses", "likelihoods", "ollama"),
+)
 STEP_S = 900
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client: its program and its packages; no packages for one that every system has."""
+    """A client: its program and its packages; no packages for one that has none."""
 
     name: str
     program: str
     packages: tuple[str, ...] = ()
     note: str = ""
+    release: str = ""
+    """What is named as its version where no package says it."""
+    folder: str = ""
+    """Name of its environment, for a program that two clients have."""
+    python: str = ""
+    """Program that its environment is made with, where this Python is too old for it."""
+    options: tuple[str, ...] = ()
+    """Options of pip."""
 
     @property
     def home(self) -> Path:
         """Folder of its environment."""
-        return BUILD / self.program.replace(".", "-")
+        return BUILD / (self.folder or self.program.replace(".", "-"))
 
     @property
     def of_node(self) -> bool:
@@ -51,16 +64,29 @@ class Client:
 
 CLIENTS = (
     Client("openai (Python)", "with_openai.py", ("openai",)),
+    Client("openai (Python) 2", "with_openai.py", ("openai<3",), folder="with_openai_2-py"),
     Client("openai (Node)", "with_openai.mjs", ("openai", "zod")),
     Client("langchain-openai", "with_langchain.py", ("langchain-openai",)),
     Client("litellm", "with_litellm.py", ("litellm",)),
     Client("llm", "with_llm.py", ("llm",), "its plugin for OpenAI has no embeddings of others"),
-    Client("instructor", "with_instructor.py", ("instructor",), "`Mode.JSON_SCHEMA`"),
-    Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "`NativeOutput`"),
+    Client("instructor", "with_instructor.py", ("instructor",), "both its modes"),
+    Client("pydantic-ai", "with_pydantic_ai.py", ("pydantic-ai-slim[openai]",), "its defaults too"),
     Client("smolagents", "with_smolagents.py", ("smolagents[openai]",), "`ToolCallingAgent`"),
     Client("openai-agents", "with_agents.py", ("openai-agents",), "the Responses API"),
     Client("ai (Vercel)", "with_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
     Client("ollama (Python)", "with_ollama.py", ("ollama",), "Ollama's API; no `tool_choice`"),
+    Client("ollama (Node)", "with_ollama.mjs", ("ollama",), "the same"),
+    Client("Open WebUI", "with_open_webui.py", (), "its requests, from its source", "0.12.4"),
+    Client("lm-eval", "with_lm_eval.py", ("lm-eval[api]", "transformers"), "needs `--tokenizer`"),
+    Client(
+        "Home Assistant",
+        "with_home_assistant.py",
+        ("homeassistant", "numpy"),
+        "Ollama's integration ([voice.md](voice.md))",
+        python="python3.13",
+        # A patch release of Python may be missing.
+        options=("--ignore-requires-python",),
+    ),
     Client("curl", "with_curl.py"),
 )
 
@@ -76,11 +102,16 @@ def main() -> int:
         model = json.load(answer)["data"][0]["id"]
 
     service = {"CLIENT_URL": options.url, "CLIENT_KEY": token, "CLIENT_MODEL": model}
+    if options.tokenizer:
+        service["CLIENT_TOKENIZER"] = str(Path(options.tokenizer).resolve())
     lines = []
     failed = False
 
     for client in CLIENTS:
         if options.only in client.name:
+            if client.python and not shutil.which(client.python):
+                _say(f"{client.name}: left out, for there is no {client.python}")
+                continue
             _say(f"{client.name} …")
             problems = _run(client, service)
             failed = failed or any(problems.values())
@@ -126,8 +157,12 @@ def _installed(client: Client) -> list[str]:
 
     python = client.home / "bin" / "python"
     if not (client.home / "installed").exists():
-        venv.create(client.home, with_pip=True, clear=True)
-        _do(str(python), "-m", "pip", "install", "--quiet", "--no-compile", *client.packages)
+        if client.python:
+            _do(client.python, "-m", "venv", "--clear", str(client.home))
+        else:
+            venv.create(client.home, with_pip=True, clear=True)
+        pip = (str(python), "-m", "pip", "install", "--quiet", "--no-compile")
+        _do(*pip, *client.options, *client.packages)
         (client.home / "installed").touch()
 
     return [str(python), str(program)]
@@ -135,9 +170,9 @@ def _installed(client: Client) -> list[str]:
 
 def _version(client: Client) -> str:
     if not client.packages:
-        return _do("curl", "--version").split()[1]
+        return client.release or _do("curl", "--version").split()[1]
 
-    package = client.packages[0].partition("[")[0]
+    package = re.split("[[<]", client.packages[0])[0]
     if client.of_node:
         return str(
             json.loads((client.home / "node_modules" / package / "package.json").read_text())[
@@ -177,10 +212,13 @@ def _say(text: str) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run eleven clients against a served bundle.")
+    parser = argparse.ArgumentParser(description="Run clients against a served bundle.")
     parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/v1")
     parser.add_argument("--token-file", default="", metavar="FILE")
     parser.add_argument("--only", default="", metavar="NAME", help="a part of a client's name")
+    parser.add_argument(
+        "--tokenizer", default="", metavar="FILE", help="the bundle's tokenizer.json, for lm-eval"
+    )
     parser.add_argument(
         "--out", default="", metavar="PAGE", help="a page with marks for the matrix"
     )

@@ -23,6 +23,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "max_tokens": (int, 1, 1 << 20),
     "frequency_penalty": (float, -2, 2),
     "presence_penalty": (float, -2, 2),
+    "repeat_penalty": (float, 0.5, 2),
     "top_logprobs": (int, 0, 20),
 }
 """Sampling parameter → its kind, least and greatest value."""
@@ -44,9 +45,18 @@ class FieldError(DeviceError):
         """What is wrong with it, without its name: another API names it otherwise."""
 
 
+def whole(value: Any) -> Any:
+    """Return a number as an integer if it is one; any other value as it is.
+
+    Home Assistant sends 8192.0, and JSON knows no difference.
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def checked_number(field: str, value: Any) -> Any:
     """Return `value` if it is in the range of the sampling parameter `field`; raise FieldError."""
     kind, low, high = RANGES[field]
+    value = whole(value) if kind is int else value
     number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         noun = "a whole number" if kind is int else "a number"
@@ -95,6 +105,8 @@ class Sampling:
     """What each time that a token came takes from its logit."""
     presence_penalty: float = 0.0
     """What it takes from a token's logit that it came at all."""
+    repeat_penalty: float = 1.0
+    """What the logit of a token that came is divided by; a negative one is multiplied by it."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token → what is added to its logit."""
     top_logprobs: "int | None" = None
@@ -116,7 +128,7 @@ class Sampling:
     @property
     def penalized(self) -> bool:
         """Whether a token's logit depends on the tokens before it in the answer."""
-        return bool(self.frequency_penalty or self.presence_penalty)
+        return bool(self.frequency_penalty or self.presence_penalty or self.repeat_penalty != 1.0)
 
     @property
     def short_seed(self) -> "int | None":
@@ -156,8 +168,8 @@ class Candidate:
 
     piece: bytes
     """Bytes of its text; only a part if a character is spread over several tokens."""
-    logprob: float
-    """Natural logarithm of the probability."""
+    logprob: "float | None"
+    """Natural logarithm of the probability; None for the first token of a prompt that is echoed."""
 
 
 @dataclass(frozen=True)

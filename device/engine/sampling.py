@@ -33,7 +33,7 @@ class Sampler:
         )
 
     def _shaped(self, logits: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        """Return the logits with biases and penalties, by OpenAI's formula."""
+        """Return the logits with biases and penalties, by OpenAI's and llama.cpp's formulas."""
         sampling = self._sampling
         if not sampling.logit_bias and not sampling.penalized:
             return logits
@@ -43,6 +43,8 @@ class Sampler:
             shaped[token] += bias
         if sampling.penalized:
             for token, times in self._came.items():
+                factor = sampling.repeat_penalty
+                shaped[token] *= 1 / factor if shaped[token] > 0 else factor
                 shaped[token] -= times * sampling.frequency_penalty + sampling.presence_penalty
         return shaped
 

@@ -20,12 +20,20 @@ from device.engine.base import (
     FieldError,
     Sampling,
     checked_number,
+    whole,
 )
 from device.manifest.tool_calls import Markup
 from device.serve import schema
 from device.serve.body import read_object
 from device.serve.conversation import Message, read_messages
-from device.serve.fields import is_one_of, not_null, same
+from device.serve.fields import (
+    NEUTRAL_SAMPLERS,
+    WITHOUT_EFFECT,
+    check_without_effect,
+    is_one_of,
+    not_null,
+    same,
+)
 from device.serve.tools import FIELDS as TOOL_FIELDS
 from device.serve.tools import Tools, read_tools
 
@@ -38,18 +46,27 @@ MAX_ANSWERS = 4
 UNLIMITED = -1
 """Value of `max_tokens` for an answer that may go on until the context is full."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **NEUTRAL_SAMPLERS,
+    "add_generation_prompt": (True,),
     "audio": (),
     "best_of": (1,),
+    "cache_prompt": (True, False),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "ignore_eos": (False,),
     "modalities": (["text"],),
+    "moderation": (),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh"),
+    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
     "service_tier": ("auto", "default"),
     "store": (False,),
+    "skip_special_tokens": (True,),
     "suffix": ("",),
+    "timings_per_token": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": ("low", "medium", "high"),
@@ -58,11 +75,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields without effect here → their no-op values; null is one for every field."""
 OLLAMA = {
     "format": "`response_format`",
-    "keep_alive": "leave it out: the model stays in memory",
-    "num_ctx": "leave it out: the context is the bundle's",
     "num_predict": "`max_tokens`",
     "options": "`temperature`, `max_tokens` and other fields beside `messages`",
-    "repeat_penalty": "`frequency_penalty`",
     "think": "`reasoning_effort`",
 }
 """Fields of Ollama's own API → what OpenAI's has in their place."""
@@ -70,6 +84,7 @@ IGNORED = (
     "metadata",
     "model",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "safety_identifier",
     "user",
@@ -97,6 +112,8 @@ class Question:
     """How the model's template writes calls, if the answer may call tools."""
     answers: int = 1
     """Number of answers to give, one after the other."""
+    echo: bool = False
+    """Whether the prompt stands before its answer."""
 
     def sampling_of(self, number: int) -> Sampling:
         """Return how the answer of this number is sampled: each has a seed of its own."""
@@ -128,14 +145,11 @@ def chat_question(given: Mapping[str, Any], default_max_tokens: int) -> Question
     fields = _fields(given, "messages", "max_completion_tokens", *TOOL_FIELDS)
     messages = read_messages(fields.get("messages"))
     top = _chat_logprobs(fields)
-    tools = read_tools(fields)
+    form = _response_format(fields.pop("response_format", {"type": "text"}))
+    tools = read_tools(fields, form)
     sampling = _sampling(fields, default_max_tokens, top)
-    if tools and sampling.grammar:
-        raise FieldError(
-            "response_format",
-            "cannot hold an answer that may call tools as well: leave out `tools`",
-            code="unsupported",
-        )
+    if form and not tools:
+        sampling = replace(sampling, grammar=schema.grammar(form.schema))
 
     return Question(
         messages,
@@ -150,7 +164,7 @@ def chat_question(given: Mapping[str, Any], default_max_tokens: int) -> Question
 
 def read_completion(body: bytes, default_max_tokens: int) -> Question:
     """Read a request of /v1/completions; raise FieldError."""
-    fields = _fields(read_object(body), "prompt")
+    fields = _fields(read_object(body), "prompt", "echo")
     if fields.pop("top_logprobs", 0):
         raise FieldError(
             "top_logprobs", "is a field of conversations, a prompt takes a number of `logprobs`"
@@ -163,6 +177,7 @@ def read_completion(body: bytes, default_max_tokens: int) -> Question:
         _sampling(fields, default_max_tokens, top),
         *_streaming(fields),
         answers=_answers(fields),
+        echo=_flag(fields, "echo"),
     )
 
 
@@ -206,7 +221,7 @@ def read_lookup(query: Mapping[str, str]) -> tuple[str, int]:
 def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
     """Return the fields that are not null; raise FieldError if one is unknown."""
     fields = not_null(given)
-    known = {*own, *RANGES, *NEUTRAL, *IGNORED}
+    known = {*own, *RANGES, *NEUTRAL, *IGNORED, *WITHOUT_EFFECT}
     known |= {"logprobs", "response_format", "stop", "stream", "stream_options"}
     known |= {"logit_bias", "n"}
 
@@ -216,6 +231,8 @@ def _fields(given: Mapping[str, Any], *own: str) -> dict[str, Any]:
             raise FieldError(name, problem, code="unknown_field")
         if name not in known:
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
+        if name in WITHOUT_EFFECT:
+            check_without_effect(name, value, name)
         if name in NEUTRAL and name not in own and not is_one_of(value, NEUTRAL[name]):
             raise FieldError(
                 name,
@@ -239,8 +256,8 @@ def _chat_logprobs(fields: dict[str, Any]) -> "int | None":
     return int(top) if asked else None
 
 
-def _response_format(value: Any) -> str:
-    """Return the grammar of a response format; empty if it restricts nothing."""
+def _response_format(value: Any) -> "schema.Answer | None":
+    """Return the schema of a response format; None if it restricts nothing."""
     fields = not_null(value) if isinstance(value, dict) else {}
     kind = fields.pop("type", None)
     if not isinstance(kind, str) or kind not in _FORMS:
@@ -255,10 +272,9 @@ def _response_format(value: Any) -> str:
 
     if len(described) > 1 or (kind == "json_schema" and not described):
         raise FieldError("response_format", "needs one schema: `json_schema.schema`, or `schema`")
-    if described:
-        return schema.grammar(described[0])
-
-    return schema.any_object() if kind == "json_object" else ""
+    if kind == "text":
+        return None
+    return schema.Answer(described[0] if described else {"type": "object"})
 
 
 def _named_schema(value: Any) -> Any:
@@ -295,10 +311,10 @@ def _sampling(
         most = _renamed("max_completion_tokens", "max_tokens", fields["max_completion_tokens"])
         asked["max_tokens"] = min(most, asked.get("max_tokens", most))
 
-    grammar = _response_format(fields["response_format"]) if "response_format" in fields else ""
+    form = _response_format(fields["response_format"]) if "response_format" in fields else None
     fixed = {
         "stop": _stop(fields.get("stop", ())),
-        "grammar": grammar,
+        "grammar": schema.grammar(form.schema) if form else "",
         "logit_bias": _biases(fields.get("logit_bias", {})),
         "top_logprobs": top_logprobs,
     }
@@ -331,7 +347,7 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
 
 def _answers(fields: Mapping[str, Any]) -> int:
     """Return the number of answers that are asked for."""
-    count = fields.get("n", 1)
+    count = whole(fields.get("n", 1))
     if type(count) is not int or not 1 <= count <= MAX_ANSWERS:
         raise FieldError("n", f"must be a whole number between 1 and {MAX_ANSWERS}")
     return count

@@ -1,4 +1,4 @@
-"""Parts of llama.cpp's grammars (GBNF) for JSON: strings, numbers within bounds, formats.
+"""Parts of llama.cpp's grammars (GBNF) for JSON: strings, numbers within bounds.
 
 Standard library only.
 
@@ -35,30 +35,6 @@ BASE = {
 _FRACTION = '("." [0-9]{1,15})?'
 _ZEROS = '("." "0"{1,15})?'
 _MORE_THAN_ZERO = '"." [0-9]{0,14} [1-9]'
-_DAYS_28 = '("0" [1-9] | "1" [0-9] | "2" [0-8])'
-_DATE = (
-    '[0-9]{4} "-" ("02-" '
-    + _DAYS_28
-    + ' | ("0" [469] | "11") "-" ('
-    + _DAYS_28
-    + ' | "29" | "30") | ("0" [13578] | "10" | "12") "-" ('
-    + _DAYS_28
-    + ' | "29" | "30" | "31"))'
-)
-_CLOCK = '("0" [0-9] | "1" [0-9] | "2" [0-3]) ":" [0-5] [0-9]'
-_TIME = f'{_CLOCK} ":" [0-5] [0-9] ("." [0-9]{{1,6}})? ("Z" | [-+] {_CLOCK})'
-_BYTE = '("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9] [0-9] | [0-9])'
-_LABEL = "[a-z0-9]{1,16}"
-FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f'{_DATE} "T" {_TIME}',
-    "uuid": '[0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12}',
-    "ipv4": f'{_BYTE} "." {_BYTE} "." {_BYTE} "." {_BYTE}',
-    "email": f'{_LABEL} ("." {_LABEL}){{0,3}} "@" {_LABEL} ("." {_LABEL}){{0,3}} "." [a-z]{{2,10}}',
-}
-"""Format of a string (RFC 3339, 4122, 2673, 5321) → grammar of strings that have it, though maybe
-not of all that do."""
 
 
 def literal(value: Any) -> str:
@@ -132,10 +108,12 @@ def _naturals(low: int, high: int) -> str:
     lengths = range(len(str(low)), len(str(high)) + 1)
     least = [max(low, 10 ** (length - 1) if length > 1 else 0) for length in lengths]
     most = [min(high, 10**length - 1) for length in lengths]
-    return " | ".join(_digits(str(one), str(other)) for one, other in zip(least, most, strict=True))
+    return " | ".join(
+        digits_between(str(one), str(other)) for one, other in zip(least, most, strict=True)
+    )
 
 
-def _digits(low: str, high: str) -> str:
+def digits_between(low: str, high: str) -> str:
     """Return the grammar part of the integers between two of the same length."""
     rest = len(low) - 1
     if low == high:
@@ -143,17 +121,17 @@ def _digits(low: str, high: str) -> str:
     if not rest:
         return f"[{low}-{high}]"
     if low[0] == high[0]:
-        return f'"{low[0]}" ({_digits(low[1:], high[1:])})'
+        return f'"{low[0]}" ({digits_between(low[1:], high[1:])})'
 
     first = int(low[0])
     last = int(high[0])
     pieces = []
     if low[1:] != "0" * rest:
-        pieces.append(f'"{first}" ({_digits(low[1:], "9" * rest)})')
+        pieces.append(f'"{first}" ({digits_between(low[1:], "9" * rest)})')
         first += 1
 
     if high[1:] != "9" * rest:
-        pieces.append(f'"{last}" ({_digits("0" * rest, high[1:])})')
+        pieces.append(f'"{last}" ({digits_between("0" * rest, high[1:])})')
         last -= 1
 
     if first <= last:

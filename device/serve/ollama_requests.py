@@ -12,7 +12,14 @@ from typing import Any
 from device.engine.base import FieldError
 from device.errors import DeviceError
 from device.serve.api import UNLIMITED, Question, Texts, chat_question, embedded_texts
-from device.serve.fields import is_one_of, not_null, same
+from device.serve.fields import (
+    LOADING,
+    NEUTRAL_SAMPLERS,
+    check_without_effect,
+    is_one_of,
+    not_null,
+    same,
+)
 
 LATEST = ":latest"
 """Tag that Ollama adds to the name of a model that has none."""
@@ -36,29 +43,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # A prompt that is too long is always refused, so neither value of `truncate` cuts one.
 MAPPED = {
     **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "seed", "stop")},
-    **{name: name for name in ("frequency_penalty", "presence_penalty")},
+    **{name: name for name in ("frequency_penalty", "presence_penalty", "repeat_penalty")},
     "num_predict": "max_tokens",
 }
 """Option → the OpenAI field in its place."""
-LOADING = (
-    *("num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "numa"),
-    *("low_vram", "f16_kv", "use_mmap", "use_mlock", "mirostat_tau", "mirostat_eta"),
-)
-"""Options that change no answer here: a bundle and its board say how a model is loaded."""
 NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "repeat_penalty": (1,),
-    "repeat_last_n": (-1, 64),
-    "penalize_newline": (True,),
-    "mirostat": (0,),
-    "tfs_z": (1,),
-    "typical_p": (1,),
+    **NEUTRAL_SAMPLERS,
     "vocab_only": (False,),
     "logits_all": (False,),
     "embedding_only": (False,),
 }
 """Options without effect here → their no-op values."""
-INSTEAD = {"repeat_penalty": ", `frequency_penalty` and `presence_penalty` are"}
-"""Option that is refused → what is taken in its place."""
 _WHOLE_CONTEXT = (-1, -2)
 """Values of `num_predict`: without end, and until the context is full; a board does the latter."""
 _NAMES = {
@@ -147,17 +142,14 @@ def _known(given: Mapping[str, Any], known: tuple[str, ...], served: Served) -> 
             raise FieldError(name[:80], "is not a field of this request", code="unknown_field")
         _check_neutral(name, value, NEUTRAL[name])
 
-    keep = fields.get("keep_alive", 0)
-    if not isinstance(keep, (int, float, str)) or isinstance(keep, bool):
-        raise FieldError("keep_alive", "must be a number of seconds, or a text such as `5m`")
+    check_without_effect("keep_alive", fields.get("keep_alive", 0), "keep_alive")
     return fields
 
 
 def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
     """Raise FieldError if a value is not one that asks for what happens anyway."""
     if not is_one_of(value, neutral):
-        instead = INSTEAD.get(name.removeprefix("options."), "")
-        raise FieldError(name, f"is not supported here{instead}, leave it out", code="unsupported")
+        raise FieldError(name, "is not supported here, leave it out", code="unsupported")
 
 
 def _answer(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,11 +173,8 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
         place = f"options.{name}"[:80]
         if name in NEUTRAL_OPTIONS:
             _check_neutral(place, value, NEUTRAL_OPTIONS[name])
-        elif name == "num_ctx":
-            _check_context(value)
-        elif name in LOADING:
-            if not isinstance(value, (bool, int, float)):
-                raise FieldError(place, "must be a number, or true or false")
+        elif name in ("num_ctx", *LOADING):
+            check_without_effect(name, value, place)
         elif name not in MAPPED:
             raise FieldError(place, "is not an option", code="unknown_field")
 
@@ -195,16 +184,6 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
     if same(mapped.get("seed"), -1):
         del mapped["seed"]  # llama.cpp's mark for another seed each time
     return mapped
-
-
-def _check_context(value: Any) -> None:
-    """Raise FieldError for what is no number of tokens.
-
-    The bundle's context holds, as the model's own holds with Ollama: Home Assistant asks for 8,192
-    by default, whatever the model has. A question that has no room is refused by itself.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise FieldError("options.num_ctx", "must be a whole number from 1 on")
 
 
 def _format(value: Any) -> dict[str, Any]:

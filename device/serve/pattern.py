@@ -2,13 +2,15 @@
 
 The rule to keep: each string that the grammar takes matches the pattern; not all that match are
 taken. Quotes, backslashes and control characters inside classes are left out, since they stand in
-JSON as escapes. What a grammar cannot do is refused by name: looking ahead or behind, references,
-word boundaries. Standard library only.
+JSON as escapes. Bounds of the length are held to by how often the parts of the pattern may come.
+What a grammar cannot do is refused by name: looking ahead or behind, references, word boundaries.
+Standard library only.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from device.engine.waiting import quoted
 from device.serve.gbnf import times
@@ -31,23 +33,113 @@ class PatternError(ValueError):
     """A part of a pattern that no grammar can hold an answer to."""
 
 
-def grammar_of(pattern: str, rule: Callable[[str], str]) -> str:
+@dataclass(frozen=True)
+class _Atom:
+    """A part of a pattern that may be repeated."""
+
+    text: str
+    least: int = 1
+    """Fewest characters of a string that matches it."""
+    most: "int | None" = 1
+    """Most characters; None for no bound."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part with the number of times that it comes."""
+
+    atom: _Atom
+    low: int = 1
+    high: "int | None" = 1
+    """None for no bound."""
+
+    @property
+    def least(self) -> int:
+        """Fewest characters."""
+        return self.atom.least * self.low
+
+    @property
+    def most(self) -> "int | None":
+        """Most characters; None for no bound."""
+        if self.high == 0 or self.atom.most == 0:
+            return 0
+        return None if self.high is None or self.atom.most is None else self.high * self.atom.most
+
+    @property
+    def text(self) -> str:
+        """The grammar part."""
+        return self.atom.text + ("" if self.low == self.high == 1 else times(self.low, self.high))
+
+
+_ANYTHING = _Piece(_Atom("char"), 0, None)
+
+
+def grammar_of(
+    pattern: str, rule: Callable[[str], str], least: int = 0, most: "int | None" = None
+) -> str:
     """Return the grammar part of the strings that match; `rule` names a part as a rule.
 
-    Raise PatternError with what is not understood.
+    The strings have at least `least` and at most `most` characters. Raise PatternError with what is
+    not understood.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"has more than {MAX_PATTERN} characters")
 
-    begins = pattern.startswith("^")
-    ends = pattern.endswith("$") and not pattern.endswith("\\$")
-    inner = pattern[begins : len(pattern) - ends]
-    parser = _Parser(inner, rule)
-    body = parser.whole()
-    if (begins or ends) and parser.splits:
-        raise PatternError("`^` or `$` beside `|`: put the choices into a group")
+    choices = _Parser(pattern, rule).whole()
+    every = [_fitted(choice, least, most) for choice in choices]
+    fitted = [each for each in every if each is not None]
+    if not fitted:
+        raise PatternError("no string of the length that is asked for")
+    return f"({' | '.join(map(_joined, fitted))})"
 
-    return " ".join(["" if begins else "char*", f"({body})", "" if ends else "char*"]).strip()
+
+def _joined(pieces: Sequence[_Piece]) -> str:
+    return " ".join(piece.text for piece in pieces) or '""'
+
+
+def _lengths(pieces: Sequence[_Piece]) -> "tuple[int, int | None]":
+    """Return the fewest and the most characters of pieces one after the other."""
+    most = [piece.most for piece in pieces]
+    bounded = None if None in most else sum(each or 0 for each in most)
+    return sum(piece.least for piece in pieces), bounded
+
+
+def _fitted(pieces: Sequence[_Piece], least: int, most: "int | None") -> "list[_Piece] | None":
+    """Return pieces whose strings have a length between two bounds; None if there are none.
+
+    They match the pattern: a part comes less often or more often than it might.
+    """
+    fitted = list(pieces)
+    for at, piece in enumerate(pieces):
+        missing = least - _lengths(fitted)[0]
+        each = piece.atom.least
+        if missing > 0 and each and piece.high != piece.low:
+            more = -(-missing // each)
+            low = piece.low + more if piece.high is None else min(piece.low + more, piece.high)
+            fitted[at] = replace(piece, low=low)
+
+    shortest, longest = _lengths(fitted)
+    if most is not None and (longest is None or longest > most):
+        free = [at for at, piece in enumerate(fitted) if piece.high != piece.low]
+        for done, at in enumerate(free):
+            # What is left of the room is shared among the repeats that follow.
+            room = max(0, most - shortest) // (len(free) - done)
+            fitted[at] = _capped(fitted[at], room)
+            shortest += (fitted[at].most or 0) - fitted[at].least
+
+    shortest, longest = _lengths(fitted)
+    fits = shortest >= least and (most is None or (longest is not None and longest <= most))
+    return fitted if fits else None
+
+
+def _capped(piece: _Piece, room: int) -> _Piece:
+    """Return a repeat that is at most `room` characters longer than its shortest text."""
+    each = piece.atom.most
+    if each is None:
+        raise PatternError("a repeat inside a repeat, beside a greatest length")
+    slack = piece.low * (each - piece.atom.least)
+    high = piece.low + max(0, room - slack) // max(1, each)
+    return replace(piece, high=high if piece.high is None else min(high, piece.high))
 
 
 class _Parser:
@@ -57,31 +149,39 @@ class _Parser:
         self._left = pattern
         self._rule = rule
         self._depth = 0
-        self.splits = False
-        """Whether the outermost level has choices."""
 
-    def whole(self) -> str:
-        """Return the grammar part of the whole pattern; raise PatternError."""
-        body = self._choices()
+    def whole(self) -> "list[list[_Piece]]":
+        """Return the choices of the whole pattern; raise PatternError."""
+        choices = self._choices()
         if self._left:
             raise PatternError(f"`{self._left[:20]}`")
-        return body
+        return choices
 
-    def _choices(self) -> str:
+    def _choices(self) -> "list[list[_Piece]]":
         choices = [self._sequence()]
         while self._takes("|"):
-            self.splits = self.splits or not self._depth
             choices.append(self._sequence())
-        return " | ".join(choices)
+        return choices
 
-    def _sequence(self) -> str:
-        parts = []
+    def _sequence(self) -> "list[_Piece]":
+        """Return the pieces of one choice; outside of groups it may begin and end anywhere."""
+        outermost = not self._depth
+        pieces = [_ANYTHING] if outermost and not self._takes("^") else []
+        ended = False
         while self._left and self._left[0] not in "|)":
-            atom = self._atom()
-            parts.append(atom + self._times())
-        return " ".join(parts) or '""'
+            if outermost and self._left[0] == "$" and self._left[1:2] in ("", "|"):
+                ended = self._takes("$")
+                break
+            pieces.append(self._piece())
+        return [*pieces, _ANYTHING] if outermost and not ended else pieces
 
-    def _times(self) -> str:
+    def _piece(self) -> _Piece:
+        atom = self._atom()
+        if isinstance(atom, str):
+            atom = _Atom(atom)
+        return _Piece(atom, *self._times())
+
+    def _times(self) -> "tuple[int, int | None]":
         """Return how often the part before may come."""
         found = _REPEATS.match(self._left)
         if found:
@@ -90,14 +190,16 @@ class _Parser:
             most = least if not found[2] else int(found[3]) if found[3] else None
             if max(least, most or 0) > _MAX_TIMES or (most is not None and most < least):
                 raise PatternError(f"`{found[0]}`")
-            repeats = times(least, most)
+            repeats: "tuple[int, int | None]" = (least, most)
         else:
-            repeats = next((sign for sign in "*+?" if self._takes(sign)), "")
-        if repeats:
-            self._takes("?")  # lazy or greedy, the same strings match
+            sign = next((sign for sign in "*+?" if self._takes(sign)), "")
+            repeats = {"*": (0, None), "+": (1, None), "?": (0, 1), "": (1, 1)}[sign]
+            if not sign:
+                return repeats
+        self._takes("?")  # lazy or greedy, the same strings match
         return repeats
 
-    def _atom(self) -> str:
+    def _atom(self) -> "str | _Atom":
         if self._takes("("):
             return self._group()
         if self._takes("["):
@@ -111,7 +213,7 @@ class _Parser:
             raise PatternError(f"`{character}` at this place")
         return _one(character)
 
-    def _group(self) -> str:
+    def _group(self) -> _Atom:
         name = re.match(r"\?(:|P?<[A-Za-z_]\w*>)", self._left)
         if name:
             self._left = self._left[name.end() :]
@@ -121,11 +223,18 @@ class _Parser:
         self._depth += 1
         if self._depth > MAX_GROUPS:
             raise PatternError(f"more than {MAX_GROUPS} groups in each other")
-        body = self._choices()
+        choices = self._choices()
         self._depth -= 1
         if not self._takes(")"):
             raise PatternError("a group without its end")
-        return self._rule(body)
+
+        lengths = [_lengths(choice) for choice in choices]
+        most = [longest for _, longest in lengths]
+        return _Atom(
+            self._rule(" | ".join(map(_joined, choices))),
+            min(shortest for shortest, _ in lengths),
+            None if None in most else max(each or 0 for each in most),
+        )
 
     def _escaped(self) -> str:
         character = self._next()

@@ -233,9 +233,7 @@ class Reply:
         return {
             "tokens": [_text(step.candidates[0]) for step, _ in scored],
             "token_logprobs": [step.candidates[0].logprob for step, _ in scored],
-            "top_logprobs": [
-                {_text(each): each.logprob for each in step.candidates[1:]} for step, _ in scored
-            ],
+            "top_logprobs": [_likeliest(step) for step, _ in scored],
             "text_offset": [begin for _, begin in scored],
         }
 
@@ -272,6 +270,12 @@ def scored_token(step: Token) -> dict[str, Any]:
     """Return a step's token with its log-probability, and the likeliest tokens beside it."""
     own, *likely = map(_candidate, step.candidates)
     return {**own, "top_logprobs": likely}
+
+
+def _likeliest(step: Token) -> "dict[str, float | None] | None":
+    """Return the likeliest tokens of a step; None for the first token of a prompt."""
+    own, *likely = step.candidates
+    return None if own.logprob is None else {_text(each): each.logprob for each in likely}
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

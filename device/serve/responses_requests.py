@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from device.engine.base import FieldError
+from device.engine.base import FieldError, whole
 from device.serve.api import IGNORED, Question, chat_question
 from device.serve.fields import is_one_of, not_null
 from device.serve.responses_input import Conversation, read_input
@@ -27,9 +27,12 @@ OWN = (
 )
 """Fields that are read here."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
     "background": (False,),
+    "background_options": (),
     "context_management": ([],),
     "conversation": (),
+    "image": (),
     "moderation": (),
     "previous_response_id": (),
     "prompt": (),
@@ -131,7 +134,7 @@ def _known(given: Mapping[str, Any]) -> dict[str, Any]:
     if options or not isinstance(hides, bool):
         raise FieldError("stream_options", "must be an object with `include_obfuscation` alone")
 
-    calls = fields.get("max_tool_calls", 1)
+    calls = whole(fields.get("max_tool_calls", 1))
     if type(calls) is not int or calls < 1:
         raise FieldError("max_tool_calls", "must be a whole number from 1 on")
     return fields

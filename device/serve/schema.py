@@ -1,13 +1,14 @@
 """Translation of a JSON schema into the grammar (GBNF) of the texts that it describes.
 
-shapes.py says which keys are understood and which ones are annotations. Any other key that would
-restrict an answer is refused by name: an answer that only half follows its schema is worse than
-none. Properties come in the schema's order, and no others are allowed. The size of a grammar is
-bounded, however a schema refers to itself. A schema has passed body.py: its texts are valid and its
-numbers finite. Standard library only.
+shapes.py says which keys are understood and which ones are annotations, combining.py what schemas
+mean that must hold together. Any other key that would restrict an answer is refused by name: an
+answer that only half follows its schema is worse than none. Properties come in the schema's order,
+and no others are allowed. The size of a grammar is bounded, however a schema refers to itself. A
+schema has passed body.py: its texts are valid and its numbers finite. Standard library only.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -15,13 +16,17 @@ from urllib.parse import unquote
 from device.engine.base import FieldError
 from device.engine.waiting import quoted
 from device.manifest.tool_calls import Markup
-from device.serve.gbnf import BASE, FORMATS, Bounds, integers, literal, times, whole
-from device.serve.pattern import PatternError, grammar_of
+from device.serve.combining import Endings, merged, told_apart
+from device.serve.gbnf import literal, times
+from device.serve.plain import number_body, string_body
+from device.serve.rules import Rules
 from device.serve.shapes import (
     BOUNDS,
     KEYS,
     apart,
     bounds,
+    is_about,
+    is_nothing,
     kinds_of,
     listed_values,
     only,
@@ -31,20 +36,13 @@ from device.serve.shapes import (
 
 MAX_DEPTH = 16
 MAX_VALUES = 2000
-MAX_RULES = 512
-MAX_BYTES = 1 << 16
 MAX_CHOICES = 64
 _TYPED = {"$ref", "anyOf", "oneOf", "allOf"}
 """Keys of a schema that other schemas describe whole."""
-_COMPACT = {"ws": '" "?'}
+_COMPACT = MappingProxyType({"ws": '" "?'})
 """Space in calls: at most as much as `json.dumps` writes, for a model's templates write that."""
 _FREE_DEPTH = 6
 """Levels of objects and lists in a value whose shape is not described."""
-
-
-def any_object() -> str:
-    """Return the grammar of any JSON object."""
-    return _Writer({}).text({"type": "object"})
 
 
 def grammar(schema: Any) -> str:
@@ -55,11 +53,26 @@ def grammar(schema: Any) -> str:
     return _Writer(schema).text(schema)
 
 
-def calls(tools: Mapping[str, Any], markup: Markup, most: int, *, whole: bool) -> str:
+@dataclass(frozen=True)
+class Answer:
+    """The schema of an answer that calls no tool; any value may be a schema."""
+
+    schema: Any
+
+
+def calls(
+    tools: Mapping[str, Any],
+    markup: Markup,
+    most: int,
+    *,
+    whole: bool,
+    answer: "Answer | None" = None,
+) -> str:
     """Return the grammar of up to `most` calls of tools, each held to its schema.
 
     `tools` is their names and the schemas of their arguments. Without `whole` the grammar begins
-    after the markup's trigger and head. Raise FieldError `tools` with the name of the tool.
+    after the markup's trigger and head; with it, `answer` may come in place of the calls. Raise
+    FieldError `tools` with the name of the tool, or `response_format`.
     """
     writer = _Writer({})
     try:
@@ -67,27 +80,36 @@ def calls(tools: Mapping[str, Any], markup: Markup, most: int, *, whole: bool) -
     except FieldError as error:
         raise FieldError("tools", error.problem, code=error.code) from error
 
-    return writer.text_of_calls(bodies, markup, most, whole=whole)
+    return writer.text_of_calls(bodies, markup, most, whole=whole, answer=answer)
 
 
 class _Writer:
     """The rules of one grammar while it is built."""
 
     def __init__(self, schema: Any) -> None:
-        self._schema = schema
-        self._rules: dict[str, str] = {}
-        """Rule body → rule name."""
+        self._rules = Rules()
+        self._rule = self._rules.named
+        self._one_of = self._rules.one_of
         self._values = 0
-        self._bytes = 0
-        """Size of all rules, so that the work ends when they grow too large, not after it."""
+        self._begin(schema)
+
+    def _begin(self, schema: Any) -> None:
+        """Read references from this schema on."""
+        self._schema = schema
+        self._references: dict[str, str] = {}
+        """Reference → the name of its rule."""
+        self._opened: dict[str, int] = {}
+        """Reference whose rule is being written → the level of objects and lists around it."""
+        self._level = 0
+        self._endings = Endings(self._resolved)
 
     def text(self, schema: Any) -> str:
         """Return the whole grammar of a schema, the rule `root` first."""
-        return self._text(self._value(schema, "schema", 0))
+        return self._rules.text(self._value(schema, "schema", 0))
 
     def call(self, name: str, schema: Mapping[str, Any], markup: Markup) -> str:
         """Return the rule of one call, from the tool's name on."""
-        self._schema = schema
+        self._begin(schema)
         where = f"`{name}`: parameters"
         # A tool without parameters takes none, whatever JSON Schema says of an empty object.
         free = "additionalProperties" not in schema and not schema.get("properties")
@@ -99,55 +121,37 @@ class _Writer:
         return f"{quoted(name + markup.middle)} {arguments} {quoted(markup.end)}"
 
     def text_of_calls(
-        self, bodies: Iterable[str], markup: Markup, most: int, *, whole: bool
+        self,
+        bodies: Iterable[str],
+        markup: Markup,
+        most: int,
+        *,
+        whole: bool,
+        answer: "Answer | None",
     ) -> str:
-        """Return the whole grammar of calls."""
+        """Return the whole grammar of calls, or of an answer in their place."""
         begins = markup.trigger + markup.head
         one = self._one_of(bodies)
         if " " in one:
             one = self._rule(one)
         more = f" ({quoted(markup.between + begins)} {one}){times(0, most - 1)}" if most > 1 else ""
-        return self._text(f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}", _COMPACT)
-
-    def _text(self, root: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
-        """Return a grammar with this body of its rule `root`; `more` replaces rules of all."""
-        named = {name: body for body, name in self._rules.items()}
-        rules = {"root": root, **named, **BASE, **more}
-        text = "".join(f"{name} ::= {body}\n" for name, body in rules.items())
-        self._bytes = len(text)
-        self._check_size()
-
-        return text
-
-    def _check_size(self) -> None:
-        if self._bytes > MAX_BYTES:
-            raise refused(
-                "schema", f"is too large: its grammar has more than {MAX_BYTES >> 10} KiB"
-            )
-
-    def _rule(self, body: str) -> str:
-        """Return the name of a rule, which is added if it is new."""
-        if body not in self._rules:
-            if len(self._rules) >= MAX_RULES:
-                raise refused("schema", f"is too large: it needs more than {MAX_RULES} rules")
-            self._bytes += len(body)
-            self._check_size()
-            self._rules[body] = f"r{len(self._rules)}"
-        return self._rules[body]
-
-    def _one_of(self, bodies: Iterable[str]) -> str:
-        choices = list(dict.fromkeys(bodies))
-        return choices[0] if len(choices) == 1 else self._rule(" | ".join(choices))
+        root = f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}"
+        if answer:
+            self._begin(answer.schema)
+            root += f" | {self._value(answer.schema, 'schema', 0)}"
+        return self._rules.text(root, _COMPACT)
 
     # Values
 
     def _value(self, schema: Any, where: str, depth: int) -> str:
         if depth > MAX_DEPTH:
-            raise refused(where, f"is nested deeper than {MAX_DEPTH} levels, or refers to itself")
+            raise refused(where, f"is nested deeper than {MAX_DEPTH} levels")
 
         if schema is True:
             schema = {}
 
+        if is_nothing(schema):
+            raise refused(where, "no value fits `false`")
         if not isinstance(schema, dict):
             raise refused(where, "must be an object")
 
@@ -159,7 +163,12 @@ class _Writer:
         if not isinstance(nullable, bool):
             raise refused(f"{where}.nullable", "must be true or false")
 
-        body = self._body({k: v for k, v in schema.items() if k != "nullable"}, where, depth)
+        schema = {key: value for key, value in schema.items() if key != "nullable"}
+        if nullable and isinstance(schema.get("enum"), list) and None in schema["enum"]:
+            schema["enum"] = [each for each in schema["enum"] if each is not None]
+            if not schema["enum"]:
+                return "null"  # what zod writes for OpenAPI, which has no such type
+        body = self._body(schema, where, depth)
         return self._one_of([body, "null"]) if nullable else body
 
     def _body(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
@@ -171,8 +180,9 @@ class _Writer:
         }
         for key, write in whole_schemas.items():
             if key in schema:
-                only(schema, {key}, where)
-                return write(schema[key], f"{where}.{key}", depth + 1)
+                if all(other == key or is_about(other) for other in schema):
+                    return write(schema[key], f"{where}.{key}", depth + 1)
+                return self._value(merged([schema], self._resolved, where), where, depth + 1)
 
         if "enum" in schema or "const" in schema:
             only(schema, {"enum", "const", "type"}, where)
@@ -193,12 +203,27 @@ class _Writer:
         if kind == "array":
             return self._array(schema, where, depth)
         if kind == "string":
-            return self._string(schema, where)
+            body = string_body(schema, where, self._rule)
+            return body if body == kind else self._rule(body)
 
-        return self._number(kind, schema, where) if BOUNDS & set(schema) else kind
+        limits = {*BOUNDS, "multipleOf", "format"}
+        return self._rule(number_body(kind, schema, where)) if limits & set(schema) else kind
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
-        return self._value(self._resolved(target, where), where, depth)
+        """Return the name of the rule of a reference, which may stand inside itself."""
+        schema = self._resolved(target, where)
+        if target in self._references:
+            if self._opened.get(target) == self._level:
+                raise refused(where, "refers to itself, and to nothing else")
+            return self._references[target]
+
+        if not self._endings.ends(schema, (target,)):
+            raise refused(where, "refers to itself without an end")
+        name = self._references[target] = self._rules.promised()
+        self._opened[target] = self._level
+        self._rules.keep_promise(name, self._value(schema, where, depth))
+        del self._opened[target]
+        return name
 
     def _resolved(self, target: Any, where: str) -> Any:
         """Return the schema that a reference names: a JSON pointer as a URI fragment (RFC 6901).
@@ -228,6 +253,7 @@ class _Writer:
         return self._one_of(
             self._value(choice, f"{where}[{number}]", depth)
             for number, choice in enumerate(schemas(choices, where))
+            if not is_nothing(choice)
         )
 
     def _one(self, choices: Any, where: str, depth: int) -> str:
@@ -235,8 +261,11 @@ class _Writer:
         if len(schemas(choices, where)) > MAX_CHOICES:
             raise refused(where, f"has more than {MAX_CHOICES} choices to tell apart: use `anyOf`")
 
-        written = self._any(choices, where, depth)
         shapes = [self._shape(choice, where) for choice in choices]
+        told = told_apart(shapes)
+        changed = told != shapes
+        written = self._any(told if changed else choices, where, depth)
+        shapes = told
 
         for number, shape in enumerate(shapes):
             for other in range(number):
@@ -250,52 +279,100 @@ class _Writer:
         return written
 
     def _shape(self, schema: Any, where: str) -> Mapping[str, Any]:
-        """Return a schema with its references followed."""
+        """Return a schema with its references followed, and those of its properties."""
+        shape = self._followed(schema, where)
+        names = shape.get("properties")
+        if isinstance(names, dict):
+            followed = {key: self._followed(value, where) for key, value in names.items()}
+            return {**shape, "properties": followed}
+
+        return shape
+
+    def _followed(self, schema: Any, where: str) -> Mapping[str, Any]:
+        """Return a schema without references and without `allOf`; empty if it is none."""
         for _ in range(MAX_DEPTH):
             if not isinstance(schema, dict) or "$ref" not in schema:
                 break
             schema = self._resolved(schema["$ref"], where)
-
         if not isinstance(schema, dict):
             return {}
-
-        names = schema.get("properties")
-        if isinstance(names, dict):
-            return {**schema, "properties": {k: self._shape(v, where) for k, v in names.items()}}
-
-        return schema
+        if "allOf" in schema:
+            return merged([schema], self._resolved, where)
+        known: Mapping[str, Any] = schema
+        return known
 
     def _all(self, parts: Any, where: str, depth: int) -> str:
-        if len(schemas(parts, where)) > 1:
-            raise refused(where, "more than one schema that must hold is not understood here")
-        return self._value(parts[0], f"{where}[0]", depth)
+        if len(schemas(parts, where)) == 1:
+            return self._value(parts[0], f"{where}[0]", depth)
+        return self._value(merged(parts, self._resolved, where), where, depth)
 
     # Objects and lists
 
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        properties = schema.get("properties", {})
+        properties, required, more = self._names(schema, where)
+        self._level += 1
+        if properties or schema.get("properties"):
+            body = self._fixed(properties, required, (schema, where), depth)
+        else:
+            body = self._map(schema, more, where, depth)
+        self._level -= 1
+        return body
+
+    def _names(
+        self, schema: Mapping[str, Any], where: str
+    ) -> "tuple[dict[str, Any], list[str], Any]":
+        """Return the properties, those that must come, and the schema of all others."""
+        given = schema.get("properties", {})
         required = schema.get("required", [])
-        if not isinstance(properties, dict) or not isinstance(required, list):
+        if not isinstance(given, dict) or not isinstance(required, list):
             raise refused(where, "`properties` must be an object and `required` a list")
 
+        more = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
+        if not isinstance(more, (bool, dict)):
+            raise refused(f"{where}.additionalProperties", "must be true, false or a schema")
+
+        properties = {key: value for key, value in given.items() if not is_nothing(value)}
+        for name in self._listed_names(schema, where):
+            properties.setdefault(name, more)
         for name in required:
+            if isinstance(name, str) and name not in given and not is_nothing(more):
+                properties.setdefault(name, more)
             if not isinstance(name, str) or name not in properties:
                 raise refused(
                     f"{where}.required", f"`{str(name)[:80]}` is not among the properties"
                 )
+        return properties, required, more
 
-        names = schema.get("propertyNames", True)
-        if names is not True:
-            _check_names(names, f"{where}.propertyNames")
+    def _listed_names(self, schema: Mapping[str, Any], where: str) -> list[str]:
+        """Return the names that `propertyNames` lists one by one."""
+        names = self._followed(schema.get("propertyNames", {}), where)
+        if not {"enum", "const"} & set(names):
+            return []
+        return [name for name in listed_values(names, where) if isinstance(name, str)]
 
-        more = schema.get("additionalProperties", True)
-        if not isinstance(more, (bool, dict)):
-            raise refused(f"{where}.additionalProperties", "must be true, false or a schema")
-        if not properties:
-            return self._map(more, f"{where}.additionalProperties", depth)
+    def _fixed(
+        self,
+        properties: Mapping[str, Any],
+        required: Sequence[str],
+        of: "tuple[Mapping[str, Any], str]",
+        depth: int,
+    ) -> str:
+        """Return the rule of an object with these names; `of` is its schema with its place."""
+        schema, where = of
+        least, most = bounds(schema, "minProperties", "maxProperties", where)
+        needed = [name for name in properties if name in required]
+        if len(needed) < least or (most is not None and len(properties) > most):
+            # As many as are needed, the first ones, come in any case.
+            needed = list(dict.fromkeys([*needed, *properties]))[: max(least, len(needed))]
+            kept = needed if most is not None else list(properties)
+            if len(needed) < least or (most is not None and len(kept) > most):
+                raise refused(where, "has not as many properties as are asked for")
+            properties = {name: properties[name] for name in properties if name in kept}
+        if "patternProperties" in schema:
+            raise refused(where, "`patternProperties` beside `properties` is not understood here")
 
         pairs = [
-            (_pair(name, self._value(inner, f"{where}.{name}"[:200], depth + 1)), name in required)
+            (_pair(name, self._value(inner, f"{where}.{name}"[:200], depth + 1)), name in needed)
             for name, inner in properties.items()
         ]
         return self._rule(f'"{{" ws {self._pairs(pairs)} ws "}}"')
@@ -315,96 +392,95 @@ class _Writer:
 
         return first
 
-    def _map(self, more: "bool | dict[str, Any]", where: str, depth: int) -> str:
+    def _map(self, schema: Mapping[str, Any], more: Any, where: str, depth: int) -> str:
         """Return the rule of an object with free names."""
-        if more is False:
+        names = schema.get("propertyNames", True)
+        patterns = schema.get("patternProperties")
+        if patterns:
+            if not isinstance(patterns, dict) or len(patterns) > 1 or names is not True:
+                raise refused(where, "`patternProperties` is understood with one pattern alone")
+            ((pattern, more),) = patterns.items()
+            names = {"pattern": pattern}
+
+        least, most = bounds(schema, "minProperties", "maxProperties", where)
+        if is_nothing(more) or most == 0:
+            if least:
+                raise refused(where, "has not as many properties as are asked for")
             return self._rule('"{" ws "}"')
-        if more is True or not more:
-            return self._free_pairs(0)
-        return self._free_pairs(0, self._value(more, where, depth + 1))
+
+        name = "string" if names is True else self._name(names, f"{where}.propertyNames", depth)
+        place = f"{where}.additionalProperties"
+        value = self._free(1) if more in (True, {}) else self._value(more, place, depth + 1)
+        pair = self._rule(f'{name} ":" ws {value}')
+        return self._rule(f'"{{" ws {_list_of(pair, least, most)} ws "}}"')
+
+    def _name(self, names: Any, where: str, depth: int) -> str:
+        """Return the rule of a name that a schema describes."""
+        described = self._followed(names, where)
+        if not described or described.get("type", "string") != "string":
+            raise refused(where, "must be a schema of texts")
+        return self._value({**described, "type": "string"}, where, depth + 1)
 
     def _array(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        self._level += 1
+        body = self._list(schema, where, depth)
+        self._level -= 1
+        return body
+
+    def _list(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        least, most = bounds(schema, "minItems", "maxItems", where)
+        items = schema.get("items", True)
+        if "prefixItems" in schema or isinstance(items, list):
+            return self._tuple(schema, where, depth)
+        if is_nothing(items):
+            most = 0
+            if least:
+                raise refused(where, "no item fits, and one is asked for")
+        if schema.get("uniqueItems", False) is not False and most not in (0, 1):
+            return self._set(items, (least, most), where, depth)
+        if most == 0:
+            return self._rule('"[" ws "]"')
+
+        item = self._value(items, f"{where}.items", depth + 1)
+        return self._rule(f'"[" ws {_list_of(item, least, most)} ws "]"')
+
+    def _set(self, items: Any, count: "tuple[int, int | None]", where: str, depth: int) -> str:
+        """Return the rule of a list without repeats: listed values alone, in their order."""
+        listed = self._followed(items, where)
+        values = listed_values(listed, where) if {"enum", "const"} & set(listed) else []
+        least, most = count
+        if not values or least > len(values) or (most is not None and most < len(values)):
+            raise refused(where, "`uniqueItems` is understood of `enum`, without `maxItems`")
+        self._value(items, f"{where}.items", depth + 1)
+        pairs = [(literal(value), number < least) for number, value in enumerate(values)]
+        return self._rule(f'"[" ws {self._pairs(pairs)} ws "]"')
+
+    def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        """Return the rule of a list with a schema for each place, and others after them."""
+        is_old = isinstance(schema.get("items"), list)  # the form before JSON Schema 2020-12
+        key = "items" if is_old else "prefixItems"
+        rest = schema.get("additionalItems" if is_old else "items", False)
+        places = schemas(schema[key], f"{where}.{key}")
         least, most = bounds(schema, "minItems", "maxItems", where)
         if schema.get("uniqueItems", False) is not False:
             raise refused(where, "`uniqueItems` is not understood here")
-        if "prefixItems" in schema:
-            return self._tuple(schema, where, depth)
-        if most == 0:
-            return '"[" ws "]"'
+        if least > len(places) and is_nothing(rest):
+            raise refused(f"{where}.{key}", f"has {len(places)} places, not as many as asked")
 
-        item = self._value(schema.get("items", True), f"{where}.items", depth + 1)
-        more = self._rule(f'"," ws {item}')
-        items = f"{item} {more}{times(max(0, least - 1), None if most is None else most - 1)}"
-
-        return self._rule(f'"[" ws {items} ws "]"' if least else f'"[" ws ({items} ws)? "]"')
-
-    def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        """Return the rule of a list with a schema for each place, and no more places."""
-        places = schemas(schema["prefixItems"], f"{where}.prefixItems")
-        least, most = bounds(schema, "minItems", "maxItems", where)
-        if least > len(places) or (most is not None and most < len(places)):
-            raise refused(f"{where}.prefixItems", f"has {len(places)} places, not as many as asked")
-
+        places = places if most is None else places[:most]
         items = [
-            self._value(place, f"{where}.prefixItems[{number}]", depth + 1)
+            self._value(place, f"{where}.{key}[{number}]", depth + 1)
             for number, place in enumerate(places)
         ]
         joined = ' "," ws '.join(items)
+        if not is_nothing(rest) and most != len(places):
+            item = self._value(rest, f"{where}.items", depth + 1)
+            more = self._rule(f'"," ws {item}')
+            high = None if most is None else most - len(places)
+            joined += f" {more}{times(max(0, least - len(places)), high)}"
         return self._rule(f'"[" ws {joined} ws "]"')
 
-    # Strings, numbers, and values without a description
-
-    def _string(self, schema: Mapping[str, Any], where: str) -> str:
-        least, most = bounds(schema, "minLength", "maxLength", where)
-        if "pattern" in schema:
-            return self._pattern(schema, where)
-        if "format" in schema:
-            form = schema["format"]
-            if not isinstance(form, str) or form not in FORMATS:
-                raise refused(where, f"`format` {str(form)[:40]!r} is not understood here")
-            only(schema, {"type", "format"}, where)
-            return self._rule(rf'"\"" {FORMATS[form]} "\""')
-        if (least, most) == (0, None):
-            return "string"
-
-        return self._rule(rf'"\"" char{times(least, most)} "\""')
-
-    def _pattern(self, schema: Mapping[str, Any], where: str) -> str:
-        """Return the rule of strings that match a regular expression."""
-        pattern = schema["pattern"]
-        if not isinstance(pattern, str):
-            raise refused(f"{where}.pattern", "must be a text")
-        only(schema, {"type", "pattern"}, where)
-        try:
-            return self._rule(rf'"\"" {grammar_of(pattern, self._rule)} "\""')
-        except PatternError as error:
-            raise refused(f"{where}.pattern", f"is not understood: {error}") from error
-
-    def _number(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
-        """Return the rule of numbers within bounds; the bounds must be whole numbers."""
-        found: dict[str, "int | None"] = {}
-        for key in sorted(BOUNDS & set(schema)):
-            found[key] = whole(schema[key])
-            if found[key] is None:
-                raise refused(f"{where}.{key}", "is understood where it is a whole number")
-
-        low, low_out = _tighter(found.get("minimum"), found.get("exclusiveMinimum"), max)
-        high, high_out = _tighter(found.get("maximum"), found.get("exclusiveMaximum"), min)
-        if kind == "integer":
-            low = None if low is None else low + low_out
-            high = None if high is None else high - high_out
-            body = integers(low, high)
-        else:
-            body = Bounds(low, high, low_out=low_out, high_out=high_out).piece()
-
-        if not body:
-            raise refused(where, "no number lies between its bounds")
-
-        return self._rule(body)
-
-    def _free_pairs(self, level: int, value: str = "") -> str:
-        pair = self._rule(f'string ":" ws {value or self._free(level + 1)}')
-        return self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
+    # Values without a description
 
     def _free(self, level: int) -> str:
         """Return the rule of any value with at most `levels` of nesting."""
@@ -414,24 +490,15 @@ class _Writer:
 
         inner = self._free(level + 1)
         listed = self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')
-        return self._one_of([*plain, self._free_pairs(level), listed])
+        pair = self._rule(f'string ":" ws {inner}')
+        named = self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
+        return self._one_of([*plain, named, listed])
 
 
-def _tighter(
-    including: "int | None", excluding: "int | None", choose: Any
-) -> "tuple[int | None, bool]":
-    """Return the bound that restricts more, and whether it is excluded itself."""
-    if including is None or excluding is None:
-        return (including, False) if excluding is None else (excluding, True)
-    bound = choose(including, excluding)
-    return bound, bound == excluding
-
-
-def _check_names(names: Any, where: str) -> None:
-    """Refuse a schema of names that asks for more than strings."""
-    if not isinstance(names, dict) or names.get("type", "string") != "string":
-        raise refused(where, "must be a schema of texts")
-    only(names, {"type"}, where)
+def _list_of(item: str, least: int, most: "int | None") -> str:
+    """Return the part of a list of parts with commas between them."""
+    more = f'("," ws {item}){times(max(0, least - 1), None if most is None else most - 1)}'
+    return f"{item} {more}" if least else f"({item} {more})?"
 
 
 def _pair(name: str, value: str) -> str:

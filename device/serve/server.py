@@ -31,6 +31,7 @@ from device.serve.service import GONE, ask, read_body, service_of, steps_of, una
 from device.serve.service import Service as Service
 from device.serve.streams import Events, chunks
 
+_SPEECH = "it reads and writes text; speech is the work of other services"
 _COUNTED = {
     *READERS,
     responses.PATH,
@@ -239,7 +240,8 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
     )
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     path = request.url.path
-    refusal = DeviceError(code, f"`{path[:80]}` {what}", status=error.status_code)
+    hint = _SPEECH if path.startswith("/v1/audio/") else ""
+    refusal = DeviceError(code, f"`{path[:80]}` {what}", hint=hint, status=error.status_code)
     return error_response(refusal, path, error.headers)
 
 

@@ -15,19 +15,22 @@ ABOUT = frozenset(
         *("title", "description", "default", "example", "examples", "deprecated"),
         *("readOnly", "writeOnly", "discriminator", "externalDocs"),
         *("contentEncoding", "contentMediaType", "contentSchema"),
-        *("enumNames", "enumDescriptions", "markdownDescription"),
+        *("enumNames", "enumDescriptions", "markdownDescription", "strict"),
         *("$schema", "$id", "$anchor", "$comment", "$vocabulary", "$defs", "definitions"),
     }
 )
-"""Keys that are annotations and restrict nothing (JSON Schema 2020-12, OpenAPI, editors); so are
-`x-…`."""
+"""Keys that are annotations and restrict nothing (JSON Schema 2020-12, OpenAPI, editors; Home
+Assistant writes `strict` into schemas); so are `x-…`."""
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 KEYS: dict[str, set[str]] = {
-    "object": {"properties", "required", "additionalProperties", "propertyNames"},
-    "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
+    "object": {
+        *("properties", "required", "additionalProperties", "unevaluatedProperties"),
+        *("propertyNames", "patternProperties", "minProperties", "maxProperties"),
+    },
+    "array": {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"},
     "string": {"minLength", "maxLength", "format", "pattern"},
-    "integer": BOUNDS,
-    "number": BOUNDS,
+    "integer": {*BOUNDS, "multipleOf", "format"},
+    "number": {*BOUNDS, "multipleOf", "format"},
     "boolean": set(),
     "null": set(),
 }
@@ -149,23 +152,37 @@ def bounds(
 ) -> "tuple[int, int | None]":
     """Return two bounds of a schema, such as `minItems` and `maxItems`; None if unbounded above.
 
-    Raise FieldError if they are not whole numbers in order, or too large for a grammar.
+    Raise FieldError if they are not whole numbers in order, or the lower one is too large for a
+    grammar.
     """
     found = {name: schema[name] for name in (lower, upper) if name in schema}
     for name, value in found.items():
-        if whole(value) is None or not 0 <= value <= MAX_REPEATS:
-            raise refused(f"{where}.{name}", f"must be a whole number between 0 and {MAX_REPEATS}")
+        if whole(value) is None or value < 0:
+            raise refused(f"{where}.{name}", "must be a whole number from 0 on")
+    if found.get(lower, 0) > MAX_REPEATS:
+        raise refused(f"{where}.{lower}", f"must be at most {MAX_REPEATS}")
 
     least = int(found.get(lower, 0))
     most = found.get(upper)
     if most is not None and least > most:
         raise refused(f"{where}.{lower}", f"is greater than `{upper}`")
 
-    return least, None if most is None else int(most)
+    # An answer of a thousand parts fits a schema that allows more.
+    return least, None if most is None else min(int(most), MAX_REPEATS)
+
+
+def is_about(key: str) -> bool:
+    """Say whether a key is an annotation, which restricts nothing."""
+    return key in ABOUT or key.startswith("x-")
+
+
+def is_nothing(schema: Any) -> bool:
+    """Say whether no value fits a schema: false, or what zod writes for `never`."""
+    return schema is False or (isinstance(schema, dict) and schema.get("not") in ({}, True))
 
 
 def only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = [key for key in schema if key not in known | ABOUT and not key.startswith("x-")]
+    unknown = [key for key in schema if key not in known and not is_about(key)]
     if unknown:
         raise refused(where, f"`{min(unknown)[:80]}` is not understood here")
 

@@ -38,6 +38,8 @@ class Tools:
     """Whether the answer is a call, from its first token on."""
     several: bool = True
     """Whether one answer may hold several calls."""
+    answer: "schema.Answer | None" = None
+    """What an answer without calls is held to; None for any text."""
 
     def held(self, sampling: Sampling, markup: Markup) -> Sampling:
         """Return how an answer is sampled in a template's markup; raise FieldError."""
@@ -47,18 +49,28 @@ class Tools:
             if tool["function"]["name"] in self.callable
         }
         most = MAX_CALLS if self.several and markup.several else 1
-        grammar = schema.calls(schemas, markup, most, whole=self.must)
+        answer = None if self.must else self.answer
+        if answer and not markup.anywhere:
+            raise FieldError(
+                "response_format",
+                "cannot hold an answer that may call tools as well: in this model's template a "
+                "call is JSON itself; leave out `tools`",
+                code="unsupported",
+            )
+
+        whole = self.must or answer is not None
+        grammar = schema.calls(schemas, markup, most, whole=whole, answer=answer)
         trigger = Trigger(markup.trigger, markup.head, markup.anywhere)
         return replace(
-            sampling,
-            grammar=grammar,
-            trigger=None if self.must else trigger,
-            calls_tools=True,
+            sampling, grammar=grammar, trigger=None if whole else trigger, calls_tools=True
         )
 
 
-def read_tools(fields: Mapping[str, Any]) -> "Tools | None":
-    """Return the tools of a request; None if none may be called. Raise FieldError."""
+def read_tools(fields: Mapping[str, Any], answer: "schema.Answer | None" = None) -> "Tools | None":
+    """Return the tools of a request; None if none may be called. Raise FieldError.
+
+    `answer` is what an answer without calls is held to.
+    """
     value = fields.get("tools", [])
     if not isinstance(value, list) or len(value) > MAX_TOOLS:
         raise FieldError("tools", f"must be a list of at most {MAX_TOOLS} tools")
@@ -78,10 +90,11 @@ def read_tools(fields: Mapping[str, Any]) -> "Tools | None":
     if not isinstance(several, bool):
         raise FieldError("parallel_tool_calls", "must be true or false")
 
-    return _chosen(fields.get("tool_choice", "auto"), shown, several=several)
+    chosen = _chosen(fields.get("tool_choice", "auto"), shown)
+    return _checked(replace(chosen, several=several, answer=answer)) if chosen else None
 
 
-def _chosen(choice: Any, shown: tuple[Message, ...], *, several: bool) -> "Tools | None":
+def _chosen(choice: Any, shown: tuple[Message, ...]) -> "Tools | None":
     """Return the tools with the client's choice among them."""
     names = tuple(tool["function"]["name"] for tool in shown)
     if choice in ("none", "auto", "required"):
@@ -89,7 +102,7 @@ def _chosen(choice: Any, shown: tuple[Message, ...], *, several: bool) -> "Tools
             raise FieldError("tool_choice", "`required` needs `tools`")
         if choice == "none" or not shown:
             return None
-        return _checked(Tools(shown, names, choice == "required", several))
+        return Tools(shown, names, choice == "required")
 
     named = choice.get("function", {}) if _is_function(choice) else None
     name = named.get("name") if isinstance(named, dict) else None
@@ -101,7 +114,7 @@ def _chosen(choice: Any, shown: tuple[Message, ...], *, several: bool) -> "Tools
     if name not in names:
         raise FieldError("tool_choice", f"`{name[:80]}` is not among the `tools`")
 
-    return _checked(Tools(shown, (name,), must=True, several=several))
+    return Tools(shown, (name,), must=True)
 
 
 def _is_function(value: Any) -> bool:

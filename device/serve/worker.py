@@ -27,6 +27,7 @@ from device.knowledge.library import Library
 from device.model import Model, Prompt
 from device.serve.api import Question, Texts
 from device.serve.conversation import Message
+from device.serve.echo import Echoed, with_echo
 from device.serve.quoting import quoted
 
 if TYPE_CHECKING:
@@ -427,6 +428,9 @@ class Worker:
             if number == 0:
                 slot.took(question)
                 job.tell(len(prompt.tokens))
+            if question.echo:
+                asked = Echoed(prompt.tokens, question.prompt, question.sampling.top_logprobs)
+                answer = with_echo(model.engine, asked, answer, gone)
             is_last = number == question.answers - 1
 
             for token in answer:

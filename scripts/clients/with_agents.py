@@ -95,4 +95,9 @@ def streamed_tools() -> object:
     return final and _right()
 
 
-run(turns, structured, streaming, tools, streamed_tools)
+def responses() -> object:
+    # All of the steps above are of this API.
+    return True
+
+
+run(turns, structured, streaming, tools, streamed_tools, responses)

@@ -65,4 +65,14 @@ def streamed_tools() -> object:
     return [switched(each["name"], each["args"]) for each in whole.tool_calls]
 
 
-run(turns, structured, streaming, embeddings, tools, streamed_tools)
+def responses() -> object:
+    other = ChatOpenAI(
+        base_url=URL, api_key=KEY, model=MODEL, max_tokens=400, use_responses_api=True
+    )
+    first = other.invoke([HumanMessage(FIRST)])
+    second = other.invoke([HumanMessage(FIRST), first, HumanMessage(SECOND)])
+    called = other.bind_tools([TOOL], tool_choice="set_led").invoke(ASKED).tool_calls
+    return second.content and all(switched(each["name"], each["args"]) for each in called)
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools, responses)

@@ -70,4 +70,9 @@ def streamed_tools() -> object:
     return all(switched(e.function.name, e.function.arguments) for e in message.tool_calls)
 
 
-run(turns, structured, streaming, embeddings, tools, streamed_tools)
+def responses() -> object:
+    reply = litellm.responses(input=FIRST, max_output_tokens=MAX_TOKENS, **asked)
+    return reply.output[0].content[0].text
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools, responses)

@@ -42,6 +42,15 @@ await run({
     const whole = await client.chat.completions.stream({ ...form, messages: [user(ASKED)] }).finalMessage();
     return whole.tool_calls.every(isSwitched);
   },
+  async responses() {
+    const form = { model: MODEL, max_output_tokens: 400 };
+    const first = await client.responses.create({ ...form, input: FIRST });
+    const talk = [user(FIRST), ...first.output, user(SECOND)];
+    let text = "";
+    const stream = client.responses.stream({ ...form, input: talk });
+    for await (const event of stream) if (event.type === "response.output_text.delta") text += event.delta;
+    return text === (await stream.finalResponse()).output_text;
+  },
   async embeddings() {
     return (await client.embeddings.create({ model: MODEL, input: [FIRST, SECOND] })).data[0].embedding.length;
   },

@@ -89,4 +89,21 @@ def streamed_tools() -> object:
     return calls and all(switched(e.function.name, e.function.arguments) for e in calls)
 
 
-run(turns, structured, streaming, embeddings, tools, streamed_tools)
+def responses() -> object:
+    form: dict[str, Any] = {"model": MODEL, "max_output_tokens": 400}
+    parsed = client.responses.parse(input=FIRST, text_format=Report, **form).output_parsed
+    function = {"type": "function", **TOOL["function"], "strict": True}
+    called = {"tools": [function], "tool_choice": "required", "parallel_tool_calls": False}
+    with client.responses.stream(input=ASKED, **called, **form) as stream:
+        texts = [
+            event.delta for event in stream if event.type.endswith("function_call_arguments.delta")
+        ]
+        final = stream.get_final_response()
+    item = final.output[0]
+    result = {"type": "function_call_output", "call_id": item.call_id, "output": "done"}
+    talk = [{"role": "user", "content": ASKED}, item, result]
+    again = client.responses.create(input=talk, tools=[function], **form)
+    return report(parsed) and switched(item.name, "".join(texts)) and again.id
+
+
+run(turns, structured, streaming, embeddings, tools, streamed_tools, responses)

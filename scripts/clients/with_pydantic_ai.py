@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from steps import ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, report, run
 
@@ -55,4 +55,14 @@ def streamed_tools() -> object:
     return isinstance(agent.run_stream_sync(ASKED).get_output(), Switch)
 
 
-run(turns, structured, streaming, tools, streamed_tools)
+def responses() -> object:
+    # Its default refers to items that a provider stores.
+    kept = {"openai_store": False, "openai_send_reasoning_ids": False, "max_tokens": 400}
+    other = OpenAIResponsesModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))
+    agent = Agent(other, output_type=Switch, model_settings=kept)
+    first = agent.run_sync(ASKED)
+    second = agent.run_sync(SECOND, message_history=first.all_messages())
+    return isinstance(first.output, Switch) and isinstance(second.output, Switch)
+
+
+run(turns, structured, streaming, tools, streamed_tools, responses)

@@ -16,11 +16,12 @@ from device.serve.api import (
     read_completion,
     read_embeddings,
 )
+from device.serve.fields import WITHOUT_EFFECT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fields.md").read_text(encoding="utf-8")
 OTHERS = {
     *("messages", "prompt", "max_completion_tokens", "n", "stop", "logit_bias", "logprobs"),
-    *("response_format", "stream", "stream_options"),
+    *("response_format", "stream", "stream_options", *WITHOUT_EFFECT),
 }
 
 
@@ -65,3 +66,12 @@ def test_a_value_that_the_page_calls_taken_is_taken_and_one_refused_is_refused_b
         with pytest.raises(FieldError) as caught:
             send(name, json.loads(refused.strip("`")))
         assert caught.value.field.partition("[")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_tokens", 16.0), ("n", 2.0), ("seed", -7.0), ("num_ctx", 8192.0)]
+)
+def test_a_whole_number_may_be_written_with_a_fraction_of_zero(name: str, value: float) -> None:
+    sent(name, value)
+    with pytest.raises(FieldError, match="whole number"):
+        sent(name, value + 0.5)

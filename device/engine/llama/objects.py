@@ -202,11 +202,11 @@ def _shaping(vocab: Any, sampling: Sampling) -> Iterator[Any]:
         biases = (llama.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
         yield llama.llama_sampler_init_logit_bias(n_vocab, len(biases), biases)
     if sampling.penalized:
-        # OpenAI's formula counts the whole answer; no factor for tokens that came.
+        # OpenAI's formula counts the whole answer, and so does `repeat_penalty` here.
         yield llama.llama_sampler_init_penalties(
             n_vocab,
             min(sampling.max_tokens, MAX_PENALIZED),
-            1.0,
+            sampling.repeat_penalty,
             sampling.frequency_penalty,
             sampling.presence_penalty,
         )

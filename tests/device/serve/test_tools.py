@@ -11,6 +11,7 @@ import pytest
 from device.engine import load
 from device.engine.base import FieldError, Sampling, Settings
 from device.engine.chat import ChatTemplate
+from device.manifest import tool_calls
 from device.manifest.tool_calls import read_calls
 from device.model import Model
 from device.serve.api import read_chat
@@ -245,7 +246,7 @@ def named(**function: Any) -> dict[str, Any]:
         ),
         (
             named(parameters={"properties": {"x": {"type": "array", "uniqueItems": True}}}),
-            "`tools`: `f`: parameters.x: `uniqueItems` is not understood here",
+            "`tools`: `f`: parameters.x: `uniqueItems` is understood of `enum`",
         ),
         (asked(tools=[], tool_choice="required"), "`tool_choice`: `required` needs `tools`"),
         (
@@ -254,10 +255,6 @@ def named(**function: Any) -> dict[str, Any]:
         ),
         (asked(tool_choice=["auto"]), "`tool_choice`: must be `none`, `auto`, `required` or"),
         (asked(parallel_tool_calls=1), "`parallel_tool_calls`: must be true or false"),
-        (
-            asked(response_format={"type": "json_object"}),
-            "`response_format`: cannot hold an answer that may call tools as well",
-        ),
     ],
 )
 def test_tools_that_cannot_be_served_are_refused_by_name(
@@ -266,6 +263,53 @@ def test_tools_that_cannot_be_served_are_refused_by_name(
     with pytest.raises(FieldError) as caught:
         read_chat(json.dumps(request_).encode(), 32)
     assert caught.value.message.startswith(message)
+
+
+REPORT = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "report",
+        "schema": {"type": "object", "properties": {"hot": {"enum": [1]}}, "required": ["hot"]},
+    },
+}
+
+
+def test_beside_tools_an_answer_is_calls_or_json_that_fits(tmp_path: Path) -> None:
+    model = opened(tmp_path, TEMPLATES["hermes"])()
+    assert model.template
+    spoken = model.template.markup
+    question = read_chat(json.dumps(asked(response_format=REPORT)).encode(), 32)
+    assert question.tools
+    prompt = model.prompt(question.messages, tools=question.tools.shown)
+
+    kinds = set()
+    for seed in range(8):
+        free = Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=3000)
+        steps = list(model.engine.generate(prompt.tokens, question.tools.held(free, spoken)))
+        text, calls = read_calls("".join(step.text for step in steps), spoken)
+        kinds.add(bool(calls))
+        if calls:
+            assert not text
+            check(list(calls))
+        else:
+            assert json.loads(text) == {"hot": 1}
+    assert kinds == {True, False}
+    model.engine.close()
+
+
+def test_a_template_whose_calls_are_json_themselves_refuses_a_format_beside_tools() -> None:
+    question = read_chat(json.dumps(asked(response_format=REPORT)).encode(), 32)
+    assert question.tools
+    with pytest.raises(FieldError, match="`response_format`: cannot hold an answer that may call"):
+        question.tools.held(Sampling(), tool_calls.LLAMA3)
+
+
+def test_an_answer_that_must_be_a_call_takes_no_json_in_its_place() -> None:
+    question = read_chat(
+        json.dumps(asked(response_format=REPORT, tool_choice="required")).encode(), 32
+    )
+    assert question.tools
+    assert "hot" not in question.tools.held(Sampling(), tool_calls.LLAMA3).grammar
 
 
 @pytest.mark.soak(row=25, short=25, whole=5000)
