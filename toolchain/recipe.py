@@ -364,6 +364,20 @@ class KnowledgeSpec(Frozen):
         return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
+class GuardSpec(Frozen):
+    """What a board refuses, and what the filter that tells it is trained on."""
+
+    refuse: Literal["questions", "both", "nothing"] = "questions"
+    """`questions` alone, answers too (`both`), or `nothing`: then `/v1/moderations` alone uses
+    it."""
+    unsafe: tuple[Text, ...] = ()
+    """Files of texts that it should flag: one a line, or JSON lines of `text` and `category`."""
+    safe: tuple[Text, ...] = ()
+    """Files of texts that it should not flag, in the same form."""
+    false_alarms: Fraction = 0.01
+    """Share of the recipe's held-out questions that may be flagged."""
+
+
 class QuantizeSpec(Frozen):
     """The model file: its format and scheme, spelled as llama.cpp and LiteRT spell them."""
 
@@ -562,6 +576,7 @@ class Recipe(Frozen):
     distill: DistillSpec | None = None
     trim: TrimSpec = TrimSpec()
     knowledge: KnowledgeSpec | None = None
+    guard: GuardSpec | None = None
     quantize: QuantizeSpec = QuantizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     package: PackageSpec = PackageSpec()
@@ -580,6 +595,8 @@ class Recipe(Frozen):
             raise ValueError("stage `distill` needs a `[distill]` table")
         if ("know" in self.stages) != (self.knowledge is not None):
             raise ValueError("stage `know` and a `[knowledge]` table go together")
+        if ("guard" in self.stages) != (self.guard is not None):
+            raise ValueError("stage `guard` and a `[guard]` table go together")
         if self.round and not self.round.learn and self.knowledge is None:
             raise ValueError(
                 "`[round]`: its answers reach nothing: set `learn = true`, or give `[knowledge]`"

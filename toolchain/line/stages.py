@@ -16,6 +16,7 @@ from toolchain.artifacts import (
     Bundle,
     Checkpoint,
     Dataset,
+    GuardFile,
     Knowledge,
     ModelFile,
     Verdict,
@@ -323,6 +324,48 @@ def _known(artifact: Artifact) -> str:
     )
 
 
+# guard --------------------------------------------------------------------------------------------
+
+
+def _guard(flow: Flow) -> GuardFile:
+    from toolchain.guard import guard
+
+    recipe = flow.recipe
+    assert recipe.guard
+    flow.guard = guard(
+        flow.data(),
+        recipe.guard,
+        recipe.folder,
+        flow.out("guard"),
+        flow.report,
+        seed=recipe.seed,
+    )
+    return flow.guard
+
+
+def _plan_guard(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.guard
+    assert spec
+    own = "".join(f", {name}" for name in spec.unsafe)
+    return f"refuse {spec.refuse}, false alarms ≤ {spec.false_alarms:.1%}; learns our seeds{own}"
+
+
+def _guarded(artifact: Artifact) -> str:
+    from toolchain.guard.measures import GuardFigures
+
+    figures = GuardFigures.read(artifact.record.figures)
+    false = figures.held_out
+    return (
+        f"flags {false.share:.1%} of {false.texts} held-out questions, and "
+        f"{figures.caught.share:.1%} of {figures.caught.texts} unsafe texts that it never saw "
+        f"(AUC {figures.auc:.3f}); {figures.size_bytes / 1e3:.0f} kB"
+    )
+
+
+def _needed_guard(recipe: Recipe) -> tuple[Kind, ...]:
+    return (GuardFile,) if recipe.guard else ()
+
+
 # quantize -----------------------------------------------------------------------------------------
 
 
@@ -486,6 +529,7 @@ def _package(flow: Flow) -> Bundle:
         flow.out("package"),
         FORMATS[form].packing,
         flow.consulted(flow.verdicts[form]),
+        flow.guarded(),
     )
 
 
@@ -552,6 +596,14 @@ STAGES: dict[str, Stage] = {
         result=_known,
         gives=Knowledge,
     ),
+    "guard": Stage(
+        help="Run a recipe up to its guard: what tells unsafe questions, trained and measured.",
+        run=_guard,
+        plan=_plan_guard,
+        result=_guarded,
+        needs=(Dataset,),
+        gives=GuardFile,
+    ),
     "quantize": Stage(
         help="Run a recipe up to its quantized model file.",
         run=_quantize,
@@ -569,6 +621,7 @@ STAGES: dict[str, Stage] = {
         result=_evaluated,
         extra="train",
         needs=(Dataset, ModelFile),
+        may_need=_needed_guard,
         gives=Verdict,
         per_format=True,
     ),
@@ -579,6 +632,7 @@ STAGES: dict[str, Stage] = {
         plan=_plan_package,
         result=packaged,
         needs=(Dataset, ModelFile, Verdict),
+        may_need=_needed_guard,
         gives=Bundle,
         per_format=True,
     ),
