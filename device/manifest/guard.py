@@ -109,7 +109,7 @@ class Guard:
     kind_weights: bytes = b""
     kind_scale: float = 1.0
     kind_biases: "tuple[float, ...]" = ()
-    _rows: "list[array[int]]" = field(default_factory=list, compare=False, repr=False)
+    _rows: "list[array[int]]" = field(default_factory=list, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Lay the rows out as arrays of signed bytes."""
