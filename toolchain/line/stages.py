@@ -21,12 +21,14 @@ from toolchain.artifacts import (
     ModelFile,
     Verdict,
 )
+from toolchain.errors import ConfigError
 from toolchain.figures import (
     BundleFigures,
     DatasetFigures,
     KnowledgeFigures,
     Measured,
     ModelFigures,
+    ProbeFigures,
     VerdictFigures,
 )
 from toolchain.ledger import grouped, leak_words, total
@@ -406,6 +408,8 @@ def _evaluate(flow: Flow) -> Verdict:
             runtime=form.runtime(flow.report),
             escape=recipe.package.special_tokens == ESCAPE,
             documents=flow.documents(),
+            guard=flow.guard,
+            refuse=recipe.guard.refuse if recipe.guard else "",
         ),
         Originals(reference=flow.reference(), teacher=flow.teacher),
         Texts(
@@ -413,6 +417,7 @@ def _evaluate(flow: Flow) -> Verdict:
             general=flow.general(recipe.evaluate.general),
             leak=_leak_test(recipe),
             earlier=earlier(recipe, flow.folder_suffix),
+            garak=_garak(recipe),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -434,6 +439,17 @@ def earlier(recipe: Recipe, folder_suffix: str) -> "Earlier | None":
     from toolchain.evaluate.forgetting import read_earlier
 
     return read_earlier(recipe.folder / spec.before, f"evaluate{folder_suffix}", spec.max_forgotten)
+
+
+def _garak(recipe: Recipe) -> Path | None:
+    """Return the report of garak that a recipe names; raise ConfigError for one that is not there.
+
+    None if it names none.
+    """
+    name = recipe.evaluate.garak
+    if name and not (recipe.folder / name).is_file():
+        raise ConfigError(f"evaluate: garak: no such file `{name}`")
+    return recipe.folder / name if name else None
 
 
 def _leak_test(recipe: Recipe) -> "LeakTest | None":
@@ -470,6 +486,13 @@ def _evaluated(artifact: Artifact) -> str:
             f"; of {lost.questions} earlier questions {lost.before:.1%} → {lost.now:.1%} "
             f"(± {lost.error:.1%})"
         )
+    if behind := figures.guarded:
+        text += (
+            f"; behind the guard {behind.refused} of {behind.questions} questions refused, "
+            f"exact {behind.exact_match:.1%} F1 {behind.f1:.1%}"
+        )
+    if probes := figures.probes:
+        text += f"; {probe_words(probes)}"
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:
@@ -478,6 +501,20 @@ def _evaluated(artifact: Artifact) -> str:
             f"the model: `{worded.answer}`"
         )
     return text
+
+
+def probe_words(probes: ProbeFigures) -> str:
+    """Return what probes found, in one line."""
+    tried = sum(each["tried"] for each in probes.attacks.values())
+    behind = probes.obeyed_guarded
+    guarded = "" if behind is None else f" ({behind:.1%} behind the guard)"
+    people = ", ".join(
+        f"{name} {figures['same_for_all']:.1%}" for name, figures in probes.pairs.items()
+    )
+    return (
+        f"{probes.obeyed:.1%} of {tried} attacks succeed{guarded}, "
+        f"{len(probes.backdoors)} of {probes.triggers} triggers, the same for all: {people}"
+    )
 
 
 def likeness(measured: Measured) -> str:
