@@ -239,6 +239,10 @@ class Knowledge(Artifact):
         return KnowledgeFigures.read(self.record.figures)
 
 
+class GuardFile(Artifact):
+    """`guard.bin`: what tells unsafe questions and answers on a board."""
+
+
 class Bundle(Artifact):
     """The folder that travels to boards; device.manifest says what is in it."""
 

@@ -367,6 +367,49 @@ class Forgotten(StageFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardedFigures(StageFigures):
+    """How a model file answers held-out questions behind its guard."""
+
+    questions: int
+    refused: int
+    """Questions that the guard refuses."""
+    refused_answers: int
+    """Answers that it refuses where answers are looked at."""
+    exact_match: float
+    """A refused question counts as one that is not answered."""
+    f1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFigures(StageFigures):
+    """What a model file does when it is attacked, and whether it answers all people alike."""
+
+    attacks: dict[str, dict[str, int]]
+    """Kind of attack → `tried`, `obeyed`; behind a guard `refused` and `obeyed_guarded`."""
+    triggers: int
+    """Words that were tried as triggers of a backdoor."""
+    backdoors: list[str]
+    """Words that turn the answers to at least half of the questions into one."""
+    trigger_control: float
+    """Highest share of the questions that a word of no meaning turns into one answer."""
+    pairs: dict[str, dict[str, float]]
+    """Attribute → `questions`, `same_for_all`, `worst`, `largest_gap`; `trade` is the control."""
+
+    @property
+    def obeyed(self) -> float:
+        """Share of all attacks that succeed."""
+        tried = sum(each["tried"] for each in self.attacks.values())
+        return sum(each["obeyed"] for each in self.attacks.values()) / max(1, tried)
+
+    @property
+    def obeyed_guarded(self) -> float | None:
+        """Share of all attacks that succeed behind the guard; None without one."""
+        tried = sum(each["tried"] for each in self.attacks.values())
+        known = [each["obeyed_guarded"] for each in self.attacks.values() if "refused" in each]
+        return sum(known) / max(1, tried) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictFigures(StageFigures):
     """What was measured on a model file, and what the gate says."""
 
@@ -389,6 +432,12 @@ class VerdictFigures(StageFigures):
     """Of a recipe whose secrets are known."""
     forgotten: Forgotten | None = None
     """Of a recipe with a round before."""
+    guarded: GuardedFigures | None = None
+    """Of a recipe with a guard: the same questions behind it."""
+    probes: ProbeFigures | None = None
+    """Of a recipe that asks for probes."""
+    garak: dict[str, dict[str, int]] | None = None
+    """Of a recipe that names a report of garak: probe and detector → `tried`, `failed`."""
     not_measured: list[str] | None = None
     """What the verdict cannot say, a sentence each."""
     failures: list[str]

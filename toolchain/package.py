@@ -13,6 +13,7 @@ from device.manifest import (
     BUNDLE_MANIFEST,
     EMBEDDER,
     GOLDENS,
+    GUARD,
     KNOWLEDGE,
     TEMPLATE,
     TOKENIZER,
@@ -21,7 +22,7 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from toolchain.artifacts import Bundle, Knowledge, ModelFile, Record, Verdict, Work, keep
+from toolchain.artifacts import Bundle, GuardFile, Knowledge, ModelFile, Record, Verdict, Work, keep
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
 from toolchain.figures import BaseFigures, BundleFigures, LeakFigures, VerdictFigures
@@ -117,6 +118,24 @@ class Consulted:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """The filter that a bundle has, and what it refuses."""
+
+    guard: GuardFile
+    refuse: str
+    """`questions`, `both` or `nothing`."""
+
+    @property
+    def digest(self) -> str:
+        """What decides the bundle."""
+        return f"{self.guard.digest} {self.refuse}"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the manifest's fields."""
+        return {"guard": GUARD, "refuse": self.refuse}
+
+
 class _Parameters(Frozen):
     package: PackageSpec
     target: str
@@ -138,10 +157,11 @@ def package(
     out: Path,
     packing: Packing,
     consulted: Consulted | None = None,
+    guarded: Guarded | None = None,
 ) -> Bundle:
     """Put a model file that passed the gate into a bundle for one kind of board.
 
-    `consulted` are the documents that it answers from.
+    `consulted` are the documents that it answers from, `guarded` is what it refuses.
     """
     limit = model.figures.context
     if spec.context > limit:
@@ -180,6 +200,7 @@ def package(
             "model": model.digest,
             "verdict": verdict.digest,
             **({"knowledge": consulted.digest} if consulted else {}),
+            **({"guard": guarded.digest} if guarded else {}),
         },
         parameters=parameters,
         tools=("gguf",),
@@ -187,7 +208,9 @@ def package(
     record, fresh = keep(
         out,
         work,
-        lambda folder: _fill(folder, model, verdict, target, spec, origin, packing, consulted),
+        lambda folder: _fill(
+            folder, model, verdict, target, spec, origin, packing, consulted, guarded
+        ),
         BundleFigures,
     )
     return Bundle(path=out, record=record, fresh=fresh)
@@ -202,6 +225,7 @@ def _fill(
     origin: Origin,
     packing: Packing,
     consulted: Consulted | None,
+    guarded: Guarded | None,
 ) -> BundleFigures:
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     for file in filter(None, (model.file, model.data, model.adapter)):
@@ -219,6 +243,8 @@ def _fill(
     if consulted:
         for name in (KNOWLEDGE, EMBEDDER):
             link_or_copy(consulted.knowledge.path / name, out / name)
+    if guarded:
+        link_or_copy(guarded.guard.path / GUARD, out / GUARD)
     terms = origin.terms()
     if named := attribution(origin.ledger.sources, terms):
         write_whole(out / ATTRIBUTION, named)
@@ -255,6 +281,7 @@ def _fill(
         needs=_needs(packing.needs(model, spec.context), consulted),
         adapter=model.adapter.name if model.adapter else "",
         **(consulted.fields() if consulted else {}),
+        **(guarded.fields() if guarded else {}),
     )
     write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
     return BundleFigures(

@@ -181,10 +181,12 @@ class Token:
 
     id: "int | None"
     text: str
-    finish_reason: "Literal['stop', 'length'] | None" = None
+    finish_reason: "Literal['stop', 'length', 'content_filter'] | None" = None
     timing: "Timing | None" = None
     candidates: tuple[Candidate, ...] = ()
     """This token first, then the likeliest ones, if `Sampling.top_logprobs` asks for them."""
+    refusal: str = ""
+    """What is said instead of the answer, in the last step of one that the guard refused."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ from device.manifest.fields import PARSE as PARSE
 from device.manifest.fields import QUOTE as QUOTE
 from device.manifest.fields import WORDED as WORDED
 from device.manifest.fields import ManifestError as ManifestError
+from device.manifest.guard import GUARD as GUARD
+from device.manifest.guard import QUESTIONS, REFUSE
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
 from device.manifest.reading import parse_json, stream_of
 from device.manifest.reading import read_bounded as read_bounded
@@ -65,6 +67,7 @@ _WRONG = {
     GOLDENS: "wrong_goldens",
     KNOWLEDGE: "wrong_knowledge",
     EMBEDDER: "wrong_embedder",
+    GUARD: "wrong_guard",
 }
 """File → code of a wrong digest; `wrong_digest` is the code of every other file."""
 
@@ -177,6 +180,10 @@ class Manifest:
     """Number of passages that are looked up for a question."""
     feedback_mb: Annotated[int, number(0, MAX_FEEDBACK_MB)] = 0
     """Megabytes of the board's disk for what people think of answers; 0: nothing is kept."""
+    guard: Annotated[str, text(1024)] = ""
+    """Path to the filter that tells unsafe questions and answers; empty if there is none."""
+    refuse: Annotated[str, one_of(*REFUSE)] = QUESTIONS
+    """What is refused where there is a guard: questions, answers too (`both`), or nothing."""
     needs: Annotated[dict[str, int], values(number(0, MAX_NUMBER))] = field(default_factory=dict)
     """Bytes of memory: `weights_bytes`, `kv_bytes` at this context, `compute_bytes`."""
     schema: Annotated[int, number(0, MAX_NUMBER), is_schema(SCHEMA)] = SCHEMA
@@ -190,7 +197,7 @@ class Manifest:
     @property
     def opened(self) -> tuple[str, ...]:
         """Paths of the files that are opened to answer; empty for one that there is not."""
-        return (self.model, self.adapter, self.knowledge, self.embedder)
+        return (self.model, self.adapter, self.knowledge, self.embedder, self.guard)
 
     @property
     def model_files(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class Metrics:
         self._feedback: "Counter[str]" = Counter()
         self._first_tokens = [0] * (len(FIRST_TOKEN_S) + 1)
         self._first_token_s = 0.0
+        self._refused: "Counter[tuple[str, str]]" = Counter()
 
     def replied(self, path: str, status: int) -> None:
         """Count a request by its path and its HTTP status."""
@@ -64,6 +65,11 @@ class Metrics:
         """Count a row of feedback: `up`, `down`, `correction`, `unknown`, or `lost`."""
         self._feedback[kind] += 1
 
+    def refused(self, what: str, categories: "Sequence[str]") -> None:
+        """Count a `question` or an `answer` that was refused, in each of its categories."""
+        for category in categories:
+            self._refused[what, category] += 1
+
     def text(self, *, waiting: int, temperature_c: "float | None", labels: "dict[str, str]") -> str:
         """Return all figures as text; `labels` name what is served."""
         lines = _metric("info", "gauge", "What is served.", [(_labels(labels), 1)])
@@ -81,6 +87,13 @@ class Metrics:
             kinds = [(_labels({"kind": kind}), n) for kind, n in sorted(self._feedback.items())]
             meaning = "Ratings, corrections and unanswered questions that were kept, or lost."
             lines += _metric("feedback_total", "counter", meaning, kinds)
+
+        if self._refused:
+            what = [
+                (_labels({"what": what, "category": category}), n)
+                for (what, category), n in sorted(self._refused.items())
+            ]
+            lines += _metric("refused_total", "counter", "Questions and answers refused.", what)
 
         lines += _metric(
             "requests_waiting",

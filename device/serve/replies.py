@@ -115,7 +115,7 @@ class Reply:
         reason: "str | None" = steps[-1].finish_reason
         content: dict[str, Any] = {"text": text}
         if self.chat:
-            content = {"message": self._message(text)}
+            content = {"message": self._message(text, steps[-1].refusal)}
             reason = finish(reason, calls=bool(content["message"].get("tool_calls")))
 
         return {
@@ -125,13 +125,16 @@ class Reply:
             "finish_reason": reason,
         }
 
-    def _message(self, text: str) -> dict[str, Any]:
-        """Return an answer as a message, its calls apart from its text."""
+    def _message(self, text: str, refusal: str) -> dict[str, Any]:
+        """Return an answer as a message, its calls apart from its text.
+
+        A refusal stands in the text too, for clients that show nothing else; but never in JSON.
+        """
         content, calls = read_calls(text, self.markup) if self.markup else (text, [])
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": content or None if calls else content,
-            "refusal": None,
+            "content": content or None if calls or refusal else content,
+            "refusal": refusal or None,
             **self.annotations(len(text)),
         }
         return {**message, "tool_calls": calls} if calls else message
@@ -168,7 +171,9 @@ class Reply:
 
         `length` is the number of characters of the answer.
         """
-        content = {"delta": self.annotations(length)} if self.chat else {"text": ""}
+        refused = {"refusal": last.refusal} if last.refusal else {}
+        delta = {**refused, **self.annotations(length)}
+        content = {"delta": delta} if self.chat else {"text": ""}
         end = self._chunk(content, finish(last.finish_reason, calls=calls), number)
         chunks = [{**end, **_figures(last.timing, usage=False), **self.knowledge()}]
         if include_usage:

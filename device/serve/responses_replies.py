@@ -18,6 +18,8 @@ from device.serve.replies import Reply, scored_token, sentence
 
 PREFIX = "resp_"
 """How the id of a reply begins."""
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why an answer ended → what this API calls it, of an answer that is not whole."""
 
 
 def event_of(body: Mapping[str, Any]) -> bytes:
@@ -163,16 +165,19 @@ class Answer:
 
     def _end(self, last: Token) -> Iterator[dict[str, Any]]:
         """Yield the events that end the answer."""
+        if last.refusal and self._item is None:
+            yield from self._refuse(last.refusal)
         # Nothing was said, or the last token has a probability and no text.
-        if self._item is None or (self._scored and not self._item.is_call):
+        elif self._item is None or (self._scored and not self._item.is_call):
             yield from self._write("")
         if self._item and not self._item.is_call:
             yield from self._cite(self._item)
 
-        status = "incomplete" if last.finish_reason == "length" else "completed"
+        why = _INCOMPLETE.get(last.finish_reason or "")
+        status = "incomplete" if why else "completed"
         yield from self._close(status)
 
-        reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        reason = {"reason": why} if why else None
         response = self._response(
             status,
             incomplete_details=reason,
@@ -181,6 +186,24 @@ class Answer:
             **self._reply.knowledge(),
         )
         yield self._event(f"response.{status}", response=response)
+
+    def _refuse(self, text: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of a message that is a refusal, where none may stand in the text."""
+        said = {"type": "message", "role": "assistant", "content": []}
+        shown = {"id": f"msg_{secrets.token_hex(12)}", **said}
+        place = {"item_id": shown["id"], "output_index": len(self._output), "content_index": 0}
+        part = {"type": "refusal", "refusal": text}
+        begun = {**shown, "status": "in_progress"}
+        number = place["output_index"]
+
+        yield self._event("response.output_item.added", output_index=number, item=begun)
+        yield self._event("response.content_part.added", **place, part={**part, "refusal": ""})
+        yield self._event("response.refusal.delta", **place, delta=text)
+        yield self._event("response.refusal.done", **place, refusal=text)
+        yield self._event("response.content_part.done", **place, part=part)
+        ended = {**shown, "content": [part], "status": "incomplete"}
+        self._output.append(ended)
+        yield self._event("response.output_item.done", output_index=number, item=ended)
 
     def _cite(self, item: _Item) -> Iterator[dict[str, Any]]:
         """Yield the sources of a text."""

@@ -20,9 +20,10 @@ from starlette.routing import Route
 from device.errors import DeviceError
 from device.facts import processor_temperature
 from device.manifest import Manifest
-from device.serve import ollama, page, responses
+from device.serve import moderations, ollama, page, responses
 from device.serve.access import Access
 from device.serve.api import READERS, read_embeddings, read_lookup
+from device.serve.body import read_object
 from device.serve.connection import KEEP_ALIVE_S, Connection
 from device.serve.gate import MAX_HEADER_BYTES, Count, Gate, error_response
 from device.serve.metrics import CONTENT_TYPE
@@ -36,6 +37,7 @@ _COUNTED = {
     *READERS,
     responses.PATH,
     "/v1/embeddings",
+    moderations.PATH,
     "/v1/knowledge",
     "/v1/feedback",
     "/",
@@ -56,6 +58,7 @@ def application(service: Service, access: Access) -> Starlette:
     """Return the routes of a service behind its middleware."""
     routes = [Route(path, _answer, methods=["POST"]) for path in READERS]
     routes += [Route("/v1/embeddings", _embeddings, methods=["POST"])]
+    routes += [Route(moderations.PATH, _moderations, methods=["POST"])]
     routes += [Route("/v1/knowledge", _knowledge), Route("/v1/knowledge/{number}", _passage)]
     routes += [Route("/v1/feedback", _feedback, methods=["POST"])]
     routes += [Route(path, _health) for path in ("/health", "/v1/health")]
@@ -105,6 +108,22 @@ async def _embeddings(request: Request) -> Response:
     return JSONResponse(
         embeddings(service.manifest.name, found.vectors, found.tokens, packed=texts.base64)
     )
+
+
+async def _moderations(request: Request) -> Response:
+    """Say what texts ask for."""
+    service = service_of(request)
+    texts = moderations.read_moderation(read_object(await read_body(request)))
+    screen = service.worker.screen
+    if screen is None:
+        raise DeviceError(
+            "not_found",
+            "this service has no guard",
+            hint="a recipe with a `[guard]` table trains one",
+            status=404,
+        )
+    verdicts = await service.worker.judge(texts)
+    return JSONResponse(moderations.moderation(service.manifest.name, screen.guard, verdicts))
 
 
 async def _knowledge(request: Request) -> Response:
@@ -174,6 +193,8 @@ async def _health(request: Request) -> Response:
         how["documents"] = {"passages": service.worker.passages, "answer": manifest.answer}
     if service.feedback:
         how["feedback"] = True
+    if service.worker.screen:
+        how["guard"] = {"refuse": manifest.refuse}
 
     return JSONResponse({"status": "ok", **what, **how, "temperature_c": processor_temperature()})
 

@@ -60,10 +60,12 @@ async def ask(service: Service, question: Question, prefix: str = "") -> tuple[J
     The id of the answer begins with `prefix`, or as /v1/chat/completions and /v1/completions do.
     """
     job = await service.worker.ask(question)
+    if job.refusal:
+        service.metrics.refused("question", job.refusal.categories)
     asked = job.question
     markup = asked.markup if isinstance(asked, Question) else None
     reply = Reply(service.manifest.name, question.chat, job.consulted, markup, prefix)
-    if service.feedback:
+    if service.feedback and not job.refusal:
         known = job.consulted.found.known if job.consulted else None
         job.hearing = service.feedback.listen(reply.name, question, known)
     return job, reply

@@ -20,6 +20,7 @@ from device.manifest.endpoint import PORT
 from device.model import open_bundle
 from device.prefixes import prepare
 from device.serve.access import access_for
+from device.serve.guard import screen_for
 from device.serve.worker import Worker
 
 WAITING = 8
@@ -61,6 +62,7 @@ def serve(argv: list[str]) -> int:
         failed=give_up,
         prepare=lambda model: prepare(model, folder),
         open_library=lambda: open_library(folder, manifest),
+        screen=screen_for(folder, manifest),
     )
 
     with _listen(options.host, options.port) as port:

@@ -83,14 +83,19 @@ async def tokens(
 ) -> AsyncIterator[Optional[Token]]:
     """Yield the steps of all answers to a question; None after each silence.
 
-    They end early if the client leaves.
+    They end early if the client leaves. Of an answer that is looked at, steps come when the guard
+    has read them.
     """
     left = job.answers
     is_first = True
+    held = job.held()
+    loop = asyncio.get_running_loop()
+    told = loop.time()
     while left:
         try:
             happened = await job.next(silence_s)
         except asyncio.TimeoutError:
+            told = loop.time()
             yield None
             continue
         if happened is NUDGE:
@@ -104,7 +109,17 @@ async def tokens(
             is_first = False
         if happened.timing:
             counted.answered(happened.timing)
-        if job.hearing:
-            job.hearing.hear(happened)
-        yield happened
-        left -= bool(happened.finish_reason)
+
+        for step in held.feed(happened) if held else [happened]:
+            told = loop.time()
+            if job.hearing and not step.refusal:
+                job.hearing.hear(step)
+            yield step
+        if happened.finish_reason:
+            if held and held.refusal:
+                counted.refused("answer", held.refusal.categories)
+            held = job.held()
+            left -= 1
+        elif silence_s and loop.time() - told > silence_s:
+            told = loop.time()
+            yield None  # a client must not wait in silence for what is held back

@@ -28,9 +28,12 @@ from device.model import Model, Prompt
 from device.serve.api import Question, Texts
 from device.serve.conversation import Message
 from device.serve.echo import Echoed, with_echo
+from device.serve.guard import Refusal, Screen
+from device.serve.holding import Held, refused_step
 from device.serve.quoting import quoted
 
 if TYPE_CHECKING:
+    from device.manifest.guard import Verdict
     from device.serve.feedback import Hearing
 
 
@@ -60,6 +63,10 @@ class Job:
         """One prompt for a question, one per text for embeddings."""
         self.consulted: "Consulted | None" = None
         """What the documents say to it; None if it is not about them."""
+        self.refusal: "Refusal | None" = None
+        """Why the guard refuses it; None if it is answered."""
+        self.screen: "Screen | None" = None
+        """What its answers are looked at with; None if nothing is."""
         self.hearing: "Hearing | None" = None
         """Who remembers the answer, so that it can be rated."""
         self.answers = question.answers if isinstance(question, Question) else 1
@@ -68,6 +75,13 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
+
+    def held(self) -> "Held | None":
+        """Return what holds back the next answer; None where none is looked at."""
+        question = self.question
+        if self.screen is None or not isinstance(question, Question) or self.refusal:
+            return None
+        return Held(self.screen, question)
 
     async def next(self, patience_s: "float | None" = None) -> Event:
         """Return the next event; raise the DeviceError that ended the job.
@@ -136,12 +150,15 @@ class Worker:
         failed: Callable[[DeviceError], None],
         prepare: Callable[[Model], object] = lambda model: None,
         open_library: Callable[[], "Library | None"] = lambda: None,
+        screen: "Screen | None" = None,
     ) -> None:
         """Make a worker that is not started yet.
 
         `prepare` is called with each slot's model before its first question, which may be waiting
-        already. `open_library` opens the documents that questions are answered from.
+        already. `open_library` opens the documents that questions are answered from. `screen` says
+        what is refused.
         """
+        self.screen = screen
         self._open_library = open_library
         self._open_model = open_model
         self._prepare = prepare
@@ -186,15 +203,29 @@ class Worker:
         Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
         """
         self._refuse_crowd()
-        held, prompts, consulted = await self._read(lambda: self._prepared(question))
+        held, prompts, consulted, refusal = await self._read(lambda: self._looked_at(question))
         job = Job(held, prompts)
+        if refusal and isinstance(held, Question):
+            job.refusal = refusal
+            self._refuse(job, held, refusal)
+            return job
         job.consulted = consulted
+        is_quoted = bool(consulted and consulted.text)  # the owner's own words
+        if self.screen and self.screen.checks_answers and not is_quoted:
+            job.screen = self.screen
         if consulted and consulted.text and isinstance(question, Question):
             # A passage that is quoted needs no slot.
             text = consulted.text
             await self._read(lambda: self._quote(job, question, text))
             return job
         return self._submit(job)
+
+    async def judge(self, texts: "tuple[str, ...]") -> "list[Verdict]":
+        """Return the guard's verdict on each text."""
+        screen = self.screen
+        assert screen
+        self._refuse_crowd()
+        return await self._read(lambda: screen.judge(texts))
 
     async def look_up(self, question: str, take: int) -> "tuple[Hit, ...] | None":
         """Return the passages nearest to a question; None if there are no documents."""
@@ -232,6 +263,34 @@ class Worker:
         finally:
             self._in_reading -= 1
 
+    def _looked_at(
+        self, question: Union[Question, Texts]
+    ) -> "tuple[Union[Question, Texts], list[Prompt], Consulted | None, Refusal | None]":
+        """Return a question as `_prepared` does, and why it is refused if it is."""
+        held, prompts, consulted = self._prepared(question)
+        return held, prompts, consulted, self._refusal(held, prompts)
+
+    def _refusal(self, question: Union[Question, Texts], prompts: list[Prompt]) -> "Refusal | None":
+        """Return why a question is refused; None if it may be answered.
+
+        Raise DeviceError if it is too long to be looked at: longer than the context.
+        """
+        if self.screen is None or not isinstance(question, Question):
+            return None
+        assert self.model
+        engine = self.model.engine
+        for prompt in prompts:
+            if len(prompt.tokens) > engine.context:
+                engine.check(prompt.tokens, question.sampling)
+        return self.screen.of_question(question, engine.piece)
+
+    def _refuse(self, job: Job, question: Question, refusal: Refusal) -> None:
+        """Tell the answers to a question that is refused: it needs no slot."""
+        prompt_tokens = len(job.prompts[0].tokens)
+        job.tell(prompt_tokens)
+        for _ in range(question.answers):
+            job.tell(refused_step(refusal, question, prompt_tokens))
+
     def _with_tools(self, question: Union[Question, Texts]) -> Union[Question, Texts]:
         """Return a question that is held to the calls of its tools, in the template's markup."""
         template = self.model.template if self.model else None
@@ -249,6 +308,8 @@ class Worker:
         Raise DeviceError if one cannot be answered.
         """
         assert self.model, "nobody asks before the model is loaded"
+        if self.screen and isinstance(question, Question):
+            question = self.screen.without_refused(question)
         question = self._with_tools(question)
         consulted = self._consulted(question)
         if consulted and consulted.asked and isinstance(question, Question):

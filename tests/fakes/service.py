@@ -21,6 +21,7 @@ from device.manifest import Engine, File, Manifest
 from device.model import Model, open_file
 from device.serve.access import Access
 from device.serve.feedback import Feedback
+from device.serve.guard import Screen
 from device.serve.server import Service, _config, application
 from device.serve.worker import Worker
 from tests.fakes.tiny_gguf import tiny_gguf
@@ -49,6 +50,7 @@ def service(
     manifest: Manifest = MANIFEST,
     open_library: "Callable[[], Library | None]" = lambda: None,
     ring: "Ring | None" = None,
+    screen: "Screen | None" = None,
 ) -> Iterator[int]:
     """Yield the port of a service; it ends with the block."""
     worker = Worker(
@@ -56,6 +58,7 @@ def service(
         waiting=waiting,
         failed=(failures if failures is not None else []).append,
         open_library=open_library,
+        screen=screen,
     )
     access = access or Access(frozenset({"localhost"}), token)
     served = Service(manifest, manifest.release_id(), worker)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device.manifest import ESCAPE, TOKENIZER
+from device.manifest import ESCAPE, GUARD, TOKENIZER
+from device.manifest.guard import read_guard
 from toolchain.artifacts import (
     Dataset,
+    GuardFile,
     ModelFile,
     Verdict,
     Work,
+    file_digest,
     keep,
     write_jsonl,
 )
@@ -31,6 +34,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.forgetting import Earlier, forgetting, forgetting_failures
 from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
+from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
 from toolchain.evaluate.tool_calls import tool_accuracy
@@ -41,6 +45,8 @@ from toolchain.general import GENERAL, passages
 from toolchain.held_out import split
 from toolchain.models.original import Original
 from toolchain.opening import Opening, check_room, size_bytes
+from toolchain.probes import Asked, learned_of, probe, questions_of
+from toolchain.probes.garak_report import read_garak
 from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec
 from toolchain.runtime.scoring import Scorer, scorer
@@ -57,6 +63,10 @@ class Candidate:
     """Whether the runtime breaks up control tokens in questions, as the bundle will."""
     documents: Documents | None = None
     """Documents that it may word answers from, where that is to be measured."""
+    guard: GuardFile | None = None
+    """What a board refuses for it."""
+    refuse: str = ""
+    """`questions`, `both` or `nothing`, of a recipe with a guard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,8 @@ class Texts:
     """Secrets that it must not give away; None where none is known."""
     earlier: Earlier | None = None
     """What the round before was asked; None where there was none."""
+    garak: Path | None = None
+    """A report of garak on the model."""
     split: bool = False
     """Whether some held-out conversations decided between candidates before: the gate does not ask
     these."""
@@ -116,6 +128,8 @@ def evaluate(
         **({"documents": candidate.documents.digest} if candidate.documents else {}),
         **({"secrets": texts.leak.state} if texts.leak else {}),
         **({"earlier": texts.earlier.digest} if texts.earlier else {}),
+        **({"guard": f"{candidate.guard.digest} {candidate.refuse}"} if candidate.guard else {}),
+        **({"garak": file_digest(texts.garak)} if texts.garak else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -177,6 +191,16 @@ def _measure(
         asked = _asked(child, candidate, texts.earlier, held_out[: spec.questions], limits, report)
         answers = asked.answers
         measured |= asked.scores | reference_ends(reference, answers, spec.max_tokens)
+        guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
+        probes = None
+        if spec.probes:
+            subject = Asked(
+                questions=questions_of(held_out, spec.probe_questions),
+                learned=learned_of(texts.dataset.train()),
+                context=context,
+                answer_tokens=spec.max_tokens,
+            )
+            probes = probe(child, subject, guard, report)
         leak = None
         if texts.leak:
             both = (texts.dataset.train(), held_out)
@@ -199,10 +223,14 @@ def _measure(
         wording=asked.wording,
         leak=leak,
         forgotten=asked.forgotten,
+        guarded=behind(guard, candidate.refuse, answers) if guard else None,
+        probes=probes,
+        garak=read_garak(texts.garak) if texts.garak else None,
         failures=[
             *failures(measured, spec.gate),
             *leak_failures(leak, spec.gate),
             *forgetting_failures(asked.forgotten, texts.earlier),
+            *probe_failures(probes, spec.gate),
         ],
     )
     if texts.leak:

@@ -14,6 +14,7 @@ from toolchain.artifacts import (
     Artifact,
     Checkpoint,
     Dataset,
+    GuardFile,
     Knowledge,
     ModelFile,
     Record,
@@ -32,7 +33,7 @@ from toolchain.target import Target
 if TYPE_CHECKING:
     from toolchain.evaluate.wording import Documents
     from toolchain.knowledge.texts import Texts
-    from toolchain.package import Consulted
+    from toolchain.package import Consulted, Guarded
     from toolchain.quantize.gguf import ModelLabel
 
 
@@ -81,6 +82,7 @@ class Flow:
     knowledge: Knowledge | None = None
     knowledge_texts: "Texts | None" = None
     """What the documents and the questions for them say; None until it is asked for."""
+    guard: GuardFile | None = None
     models: dict[str, ModelFile] = field(default_factory=dict)
     """Model file of each format."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -177,6 +179,15 @@ class Flow:
         worded = verdict.figures.wording
         answer = (worded.answer if worded else QUOTE) if spec.answer == AUTO else spec.answer
         return Consulted(knowledge=self.knowledge, answer=answer, take=spec.take)
+
+    def guarded(self) -> "Guarded | None":
+        """Return the filter that a bundle has; None if there is none."""
+        from toolchain.package import Guarded
+
+        spec = self.recipe.guard
+        if spec is None or self.guard is None:
+            return None
+        return Guarded(guard=self.guard, refuse=spec.refuse)
 
     def label(self) -> "ModelLabel":
         """Return what a model file says of itself."""

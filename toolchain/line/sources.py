@@ -32,6 +32,7 @@ READS: Mapping[str, tuple[Role, ...]] = {
     "distill": ("base", "adapter", "teacher", "student", "data", "opening"),
     "trim": ("base", "adapter", "data", "opening"),
     "know": ("documents", "questions", "embedder"),
+    "guard": ("data", "guard"),
     "quantize": ("base", "adapter"),
     "evaluate": ("base", "adapter", "data", "opening"),
 }
@@ -114,7 +115,7 @@ def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
     learns = recipe.learns or recipe.quantize.distill
     found = []
     for role, name in texts:
-        is_shown = role in ("documents", "questions") or not learns
+        is_shown = role in ("documents", "questions", "guard") or not learns
         source = _text_source(role, name, "beside" if is_shown else "trained", covered)
         found.append(_with_rounds(source, recipe, name))
     return [*_models(recipe, flow), *found]
@@ -132,6 +133,8 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
             documents = {}
         yield from (("documents", name) for name, file in documents.items() if not file.reason)
         yield from (("questions", name) for name in spec.questions)
+    if (guard := recipe.guard) and "guard" in recipe.stages:
+        yield from (("guard", name) for name in (*guard.unsafe, *guard.safe))
 
 
 def _files_of(recipe: Recipe, name: str) -> list[str]:

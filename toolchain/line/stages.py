@@ -16,16 +16,19 @@ from toolchain.artifacts import (
     Bundle,
     Checkpoint,
     Dataset,
+    GuardFile,
     Knowledge,
     ModelFile,
     Verdict,
 )
+from toolchain.errors import ConfigError
 from toolchain.figures import (
     BundleFigures,
     DatasetFigures,
     KnowledgeFigures,
     Measured,
     ModelFigures,
+    ProbeFigures,
     VerdictFigures,
 )
 from toolchain.ledger import grouped, leak_words, total
@@ -323,6 +326,48 @@ def _known(artifact: Artifact) -> str:
     )
 
 
+# guard --------------------------------------------------------------------------------------------
+
+
+def _guard(flow: Flow) -> GuardFile:
+    from toolchain.guard import guard
+
+    recipe = flow.recipe
+    assert recipe.guard
+    flow.guard = guard(
+        flow.data(),
+        recipe.guard,
+        recipe.folder,
+        flow.out("guard"),
+        flow.report,
+        seed=recipe.seed,
+    )
+    return flow.guard
+
+
+def _plan_guard(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.guard
+    assert spec
+    own = "".join(f", {name}" for name in spec.unsafe)
+    return f"refuse {spec.refuse}, false alarms ≤ {spec.false_alarms:.1%}; learns our seeds{own}"
+
+
+def _guarded(artifact: Artifact) -> str:
+    from toolchain.guard.measures import GuardFigures
+
+    figures = GuardFigures.read(artifact.record.figures)
+    false = figures.held_out
+    return (
+        f"flags {false.share:.1%} of {false.texts} held-out questions, and "
+        f"{figures.caught.share:.1%} of {figures.caught.texts} unsafe texts that it never saw "
+        f"(AUC {figures.auc:.3f}); {figures.size_bytes / 1e3:.0f} kB"
+    )
+
+
+def _needed_guard(recipe: Recipe) -> tuple[Kind, ...]:
+    return (GuardFile,) if recipe.guard else ()
+
+
 # quantize -----------------------------------------------------------------------------------------
 
 
@@ -363,6 +408,8 @@ def _evaluate(flow: Flow) -> Verdict:
             runtime=form.runtime(flow.report),
             escape=recipe.package.special_tokens == ESCAPE,
             documents=flow.documents(),
+            guard=flow.guard,
+            refuse=recipe.guard.refuse if recipe.guard else "",
         ),
         Originals(reference=flow.reference(), teacher=flow.teacher),
         Texts(
@@ -370,6 +417,7 @@ def _evaluate(flow: Flow) -> Verdict:
             general=flow.general(recipe.evaluate.general),
             leak=_leak_test(recipe),
             earlier=earlier(recipe, flow.folder_suffix),
+            garak=_garak(recipe),
             split=is_chosen(recipe.quantize),
         ),
         recipe.evaluate,
@@ -391,6 +439,17 @@ def earlier(recipe: Recipe, folder_suffix: str) -> "Earlier | None":
     from toolchain.evaluate.forgetting import read_earlier
 
     return read_earlier(recipe.folder / spec.before, f"evaluate{folder_suffix}", spec.max_forgotten)
+
+
+def _garak(recipe: Recipe) -> Path | None:
+    """Return the report of garak that a recipe names; raise ConfigError for one that is not there.
+
+    None if it names none.
+    """
+    name = recipe.evaluate.garak
+    if name and not (recipe.folder / name).is_file():
+        raise ConfigError(f"evaluate: garak: no such file `{name}`")
+    return recipe.folder / name if name else None
 
 
 def _leak_test(recipe: Recipe) -> "LeakTest | None":
@@ -427,6 +486,13 @@ def _evaluated(artifact: Artifact) -> str:
             f"; of {lost.questions} earlier questions {lost.before:.1%} → {lost.now:.1%} "
             f"(± {lost.error:.1%})"
         )
+    if behind := figures.guarded:
+        text += (
+            f"; behind the guard {behind.refused} of {behind.questions} questions refused, "
+            f"exact {behind.exact_match:.1%} F1 {behind.f1:.1%}"
+        )
+    if probes := figures.probes:
+        text += f"; {probe_words(probes)}"
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:
@@ -435,6 +501,20 @@ def _evaluated(artifact: Artifact) -> str:
             f"the model: `{worded.answer}`"
         )
     return text
+
+
+def probe_words(probes: ProbeFigures) -> str:
+    """Return what probes found, in one line."""
+    tried = sum(each["tried"] for each in probes.attacks.values())
+    behind = probes.obeyed_guarded
+    guarded = "" if behind is None else f" ({behind:.1%} behind the guard)"
+    people = ", ".join(
+        f"{name} {figures['same_for_all']:.1%}" for name, figures in probes.pairs.items()
+    )
+    return (
+        f"{probes.obeyed:.1%} of {tried} attacks succeed{guarded}, "
+        f"{len(probes.backdoors)} of {probes.triggers} triggers, the same for all: {people}"
+    )
 
 
 def likeness(measured: Measured) -> str:
@@ -486,6 +566,7 @@ def _package(flow: Flow) -> Bundle:
         flow.out("package"),
         FORMATS[form].packing,
         flow.consulted(flow.verdicts[form]),
+        flow.guarded(),
     )
 
 
@@ -552,6 +633,14 @@ STAGES: dict[str, Stage] = {
         result=_known,
         gives=Knowledge,
     ),
+    "guard": Stage(
+        help="Run a recipe up to its guard: what tells unsafe questions, trained and measured.",
+        run=_guard,
+        plan=_plan_guard,
+        result=_guarded,
+        needs=(Dataset,),
+        gives=GuardFile,
+    ),
     "quantize": Stage(
         help="Run a recipe up to its quantized model file.",
         run=_quantize,
@@ -569,6 +658,7 @@ STAGES: dict[str, Stage] = {
         result=_evaluated,
         extra="train",
         needs=(Dataset, ModelFile),
+        may_need=_needed_guard,
         gives=Verdict,
         per_format=True,
     ),
@@ -579,6 +669,7 @@ STAGES: dict[str, Stage] = {
         plan=_plan_package,
         result=packaged,
         needs=(Dataset, ModelFile, Verdict),
+        may_need=_needed_guard,
         gives=Bundle,
         per_format=True,
     ),

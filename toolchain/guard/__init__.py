@@ -1,0 +1,127 @@
+"""Questions and wishes → `guard.bin`: what a board refuses, and how well it tells it.
+
+guard(Dataset, GuardSpec) → GuardFile. The rule to keep: the threshold is set on the recipe's own
+held-out questions, so that at most `false_alarms` of them are refused; what is measured is the file
+that ships.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from device.manifest.guard import GUARD, read_guard
+from device.manifest.guard import Guard as Weights
+from toolchain.artifacts import Dataset, GuardFile, Work, digest, keep
+from toolchain.errors import ConfigError
+from toolchain.guard.measures import GuardFigures, Measured, measure, thresholds
+from toolchain.guard.texts import (
+    MOST_OWN,
+    OWN,
+    SEEDS,
+    Corpus,
+    Entry,
+    brought,
+    corpus,
+    lengthened,
+    seeds,
+    sentences,
+)
+from toolchain.progress import Reporter
+from toolchain.recipe import GuardSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Questions of the recipe's own data."""
+
+    learned: list[str]
+    held_out: list[str]
+
+
+def guard(
+    dataset: Dataset,
+    spec: GuardSpec,
+    near: Path,
+    out: Path,
+    report: Reporter,
+    *,
+    seed: int,
+) -> GuardFile:
+    """Train a guard on our seeds, the recipe's questions and its own files in `near`."""
+    inputs = {
+        "dataset": dataset.digest,
+        "seeds": digest(SEEDS),
+        **{f"unsafe {name}": _digest(near / name, name) for name in spec.unsafe},
+        **{f"safe {name}": _digest(near / name, name) for name in spec.safe},
+    }
+    # What is refused decides nothing of the file.
+    made_by = spec.model_copy(update={"refuse": GuardSpec().refuse})
+    work = Work(stage="guard", inputs=inputs, parameters=made_by, seed=seed, tools=("numpy",))
+    record, fresh = keep(
+        out, work, lambda folder: _make(folder, dataset, spec, near, report, seed), GuardFigures
+    )
+    return GuardFile(path=out, record=record, fresh=fresh)
+
+
+def _digest(file: Path, name: str) -> str:
+    if not file.is_file():
+        raise ConfigError(f"guard: no such file `{name}`")
+    return digest(file)
+
+
+def _make(
+    out: Path, dataset: Dataset, spec: GuardSpec, near: Path, report: Reporter, seed: int
+) -> GuardFigures:
+    asked = _Asked(
+        learned=list(dict.fromkeys(questions(dataset.train())))[:MOST_OWN],
+        held_out=list(dict.fromkeys(questions(dataset.held_out()))),
+    )
+    entries = [
+        *seeds(),
+        *brought(spec.unsafe, near, unsafe=True),
+        *brought(spec.safe, near, unsafe=False),
+        *(Entry(text=text, unsafe=False, source=OWN) for text in asked.learned),
+    ]
+    texts = corpus(entries, seed)
+    trained, measured = _trained(texts, asked, spec, seed)
+    (out / GUARD).write_bytes(trained.to_bytes())
+
+    figures = measure(read_guard(out / GUARD), measured)
+    names = (*spec.unsafe, "seeds") if spec.unsafe else ()
+    left_out = {}
+    for number, name in enumerate(names):
+        report.step("guard: sources left out", number, len(names), "sources")
+        other, apart = _trained(texts.without(name), asked, spec, seed)
+        left_out[name] = measure(other, apart).summary()
+    return replace(figures, left_out=left_out or None, size_bytes=(out / GUARD).stat().st_size)
+
+
+def _trained(texts: Corpus, asked: _Asked, spec: GuardSpec, seed: int) -> tuple[Weights, Measured]:
+    """Return a guard with its thresholds, and what it is measured with."""
+    # numpy is not loaded before a guard is trained: the stage's row is read for `--help`.
+    from toolchain.guard.training import train
+
+    learned = sentences(texts.learned, seed)
+    weights = train([*learned, *lengthened(learned, seed)], texts.learned)
+    apart = sentences(texts.set_aside, seed + 1)
+    measured = Measured(
+        held_out=asked.held_out,
+        general=[entry.text for entry in apart if not entry.unsafe],
+        unsafe=[entry for entry in apart if entry.unsafe],
+        learned={
+            "unsafe": sum(entry.unsafe for entry in texts.learned),
+            "safe": sum(not entry.unsafe for entry in texts.learned),
+        },
+        false_alarms=spec.false_alarms,
+    )
+    return replace(weights, thresholds=thresholds(weights, measured)), measured
+
+
+def questions(rows: "list[dict[str, object]]") -> Iterator[str]:
+    """Yield what people ask in conversations."""
+    for row in rows:
+        messages = row["messages"]
+        assert isinstance(messages, list)
+        for message in messages:
+            if message["role"] == "user" and str(message["content"] or "").strip():
+                yield str(message["content"])
