@@ -161,6 +161,9 @@ class DataSpec(Frozen):
     of whole entries."""
     held_out_share: Fraction = 0.1
     """Share of the entries that are held out where `hold_out` is `conversation`."""
+    held_out: tuple[str, ...] = ()
+    """Those of `files` that are held out as they are, such as wordings by another author; then
+    nothing else is."""
     newest: tuple[str, ...] = ()
     """Files of the newest round: all their entries are learned. `[round]` sets it."""
     replay: Fraction = 1.0
