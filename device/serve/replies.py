@@ -115,7 +115,7 @@ class Reply:
         reason: "str | None" = steps[-1].finish_reason
         content: dict[str, Any] = {"text": text}
         if self.chat:
-            content = {"message": self._message(text)}
+            content = {"message": self._message(text, cut=reason == "length")}
             reason = finish(reason, calls=bool(content["message"].get("tool_calls")))
 
         return {
@@ -125,9 +125,9 @@ class Reply:
             "finish_reason": reason,
         }
 
-    def _message(self, text: str) -> dict[str, Any]:
+    def _message(self, text: str, *, cut: bool) -> dict[str, Any]:
         """Return an answer as a message, its calls apart from its text."""
-        content, calls = read_calls(text, self.markup) if self.markup else (text, [])
+        content, calls = read_calls(text, self.markup, cut=cut) if self.markup else (text, [])
         message: dict[str, Any] = {
             "role": "assistant",
             "content": content or None if calls else content,

@@ -90,7 +90,7 @@ def call_scores(
         return {}
     markup = markup_of_tokenizer(tokenizer)
     right = sum(
-        is_called(read_calls(text, markup)[1], row["messages"][-1]) for row, text in asked
+        is_called(read_calls(text, markup, cut=True)[1], row["messages"][-1]) for row, text in asked
     )
     return {"tool_questions": len(asked), "tool_accuracy": round(right / len(asked), 4)}
 
