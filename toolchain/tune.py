@@ -268,6 +268,7 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=list(spec.target_modules),
+        layers_to_transform=_last_layers(model, spec.layers),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -288,6 +289,16 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
             f"tune: target_modules: none of {', '.join(spec.target_modules)} is in the model",
             hint=hint,
         ) from error
+
+
+def _last_layers(model: Any, count: int) -> list[int] | None:
+    """Return the numbers of the last layers; None for all."""
+    if not count:
+        return None
+    layers = model.config.get_text_config().num_hidden_layers
+    if count > layers:
+        raise ConfigError(f"tune: layers: `{count}`, but the model has {layers}")
+    return list(range(layers - count, layers))
 
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:

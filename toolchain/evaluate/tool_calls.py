@@ -18,7 +18,9 @@ Conversation = Mapping[str, Any]
 def tool_accuracy(
     child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter
 ) -> Measured:
-    """Return the share of answers with exactly the expected calls; nothing where none is expected.
+    """Return the share of answers with exactly the expected calls.
+
+    Nothing is returned where none is expected.
     """
     asked = [chat for chat in chats if chat.get("tools")]
     if not any(called(chat["messages"][-1]) for chat in asked):
@@ -31,4 +33,3 @@ def tool_accuracy(
         right += is_called(answer.calls, expected)
         report.step("call tools", number, len(asked), "questions")
     return Measured(tool_questions=len(asked), tool_accuracy=right / len(asked))
-

@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_those_of_rows_that_are_read_whole(
         ([[*PREFIX, 1], [*PREFIX]], len(PREFIX) - 1),
         ([[*PREFIX], [*PREFIX]], len(PREFIX) - 1),
         ([[*PREFIX, 1]], 0),
-        ([PREFIX[: MIN_TOKENS - 1] + [1], PREFIX[: MIN_TOKENS - 1] + [2]], 0),
+        ([[*PREFIX[: MIN_TOKENS - 1], each] for each in (1, 2)], 0),
         ([[*PREFIX, 1], [3, *PREFIX]], 0),
     ],
 )
