@@ -102,7 +102,7 @@ def _generate(model: Model, request: Request) -> dict[str, Any]:
         "tokens": tokens,
         "text": text,
         "finish_reason": reason,
-        **({"calls": read_calls(text, markup)[1]} if markup else {}),
+        **({"calls": read_calls(text, markup, cut=reason == "length")[1]} if markup else {}),
     }
 
 

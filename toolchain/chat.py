@@ -160,9 +160,14 @@ def _shown(tokenizer: Any, messages: Messages, tools: Tools) -> tuple[Messages, 
     """Return messages and tools as the template gets them on the board, and its markup of calls."""
     if not has_tools(messages, tools):
         return messages, (), GENERIC
-    markup = _markup(tokenizer, str(tokenizer.chat_template))
+    markup = markup_of_tokenizer(tokenizer)
     shown, given = for_template(markup, messages, tools)
     return shown, given or (), markup
+
+
+def markup_of_tokenizer(tokenizer: Any) -> Markup:
+    """Return how a tokenizer's chat template writes calls of tools."""
+    return _markup(tokenizer, str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=8)

@@ -161,6 +161,9 @@ class DataSpec(Frozen):
     of whole entries."""
     held_out_share: Fraction = 0.1
     """Share of the entries that are held out where `hold_out` is `conversation`."""
+    held_out: tuple[str, ...] = ()
+    """Those of `files` that are held out as they are, such as wordings by another author; then
+    nothing else is."""
     newest: tuple[str, ...] = ()
     """Files of the newest round: all their entries are learned. `[round]` sets it."""
     replay: Fraction = 1.0
@@ -214,6 +217,9 @@ class TuneSpec(TrainSpec):
     alpha: Positive = 32
     dropout: Fraction = 0.1
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    layers: int = Field(default=0, ge=0)
+    """Layers that are adapted, from the last one; 0: all. A third of them takes two thirds of the
+    time, as nothing is carried back through the others."""
 
 
 class DistillSpec(TrainSpec):

@@ -102,7 +102,8 @@ def _shipped(name: str) -> Path:
 
 def _files(shipped: Recipe) -> list[Path]:
     """Return the recipe's file, its data and the data's README, relative to its folder."""
-    data = [Path(file) for file in (*shipped.data.files, *shipped.data.documents)]
+    tools = [shipped.data.tools] if shipped.data.tools else []
+    data = [Path(file) for file in (*shipped.data.files, *shipped.data.documents, *tools)]
     notes = sorted({file.parent / "README.md" for file in data if file.parent != Path()})
     present = [file for file in notes if (shipped.folder / file).is_file()]
     return [Path(f"{shipped.id}.toml"), *data, *present]

@@ -3,7 +3,8 @@
 How calls are written for a model is another matter: that depends on its template (toolchain.chat).
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from device.manifest.tool_calls import GENERIC
@@ -22,3 +23,21 @@ def called(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
         (call["function"]["name"], call["function"]["arguments"])
         for call in message.get("tool_calls") or ()
     ]
+
+
+def is_called(answered: Sequence[Mapping[str, Any]], expected: Mapping[str, Any]) -> bool:
+    """Say whether the calls of an answer are exactly those of the expected message.
+
+    Both sides count: a call where text is expected is as wrong as a text in place of a call. Names
+    and arguments are compared as values, not as texts.
+    """
+    return [_read(call) for call in answered] == called(expected)
+
+
+def _read(call: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return name and arguments of a call; arguments that were cut off stay a text."""
+    function = call["function"]
+    try:
+        return function["name"], json.loads(function["arguments"])
+    except ValueError:
+        return function["name"], function["arguments"]

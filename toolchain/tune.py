@@ -45,6 +45,10 @@ class ExamFigures(StageFigures):
     """Nats per token of held-out answers."""
     general_nats_per_byte: float | None = None
     """Loss on general text; None in a record of an earlier version."""
+    tool_questions: int | None = None
+    """Questions with tools; None where no call is expected."""
+    tool_accuracy: float | None = None
+    """Share of their answers with exactly the expected calls, without the grammar of the board."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,7 @@ class _Exam:
         """Return a model's scores and losses in float32, and its answers."""
         from toolchain.training.answers import (
             ask,
+            call_scores,
             in_float32,
             loss_per_byte,
             loss_per_token,
@@ -179,7 +184,8 @@ class _Exam:
                 "held_out_loss": loss_per_token(model, held_out),
                 "general_nats_per_byte": loss_per_byte(model, tokenizer, self.general),
             }
-        return ExamFigures.of(scores(asked, answers) | losses), answers
+        scored = scores(asked, answers) | call_scores(tokenizer, asked, answers)
+        return ExamFigures.of(scored | losses), answers
 
 
 def _build(base: Path, exam: _Exam, out: Path, report: Reporter, seed: int) -> TuneFigures | None:
@@ -262,6 +268,7 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=list(spec.target_modules),
+        layers_to_transform=_last_layers(model, spec.layers),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -282,6 +289,16 @@ def _with_lora(model: Any, spec: TuneSpec, seed: int) -> Any:
             f"tune: target_modules: none of {', '.join(spec.target_modules)} is in the model",
             hint=hint,
         ) from error
+
+
+def _last_layers(model: Any, count: int) -> list[int] | None:
+    """Return the numbers of the last layers; None for all."""
+    if not count:
+        return None
+    layers = model.config.get_text_config().num_hidden_layers
+    if count > layers:
+        raise ConfigError(f"tune: layers: `{count}`, but the model has {layers}")
+    return list(range(layers - count, layers))
 
 
 def _merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> MergeFigures:
@@ -350,6 +367,11 @@ def _summary(before: ExamFigures, after: ExamFigures) -> str:
         f"exact match {before.exact_match:.1%} → {after.exact_match:.1%}, "
         f"F1 {before.f1:.1%} → {after.f1:.1%}"
     )
+    if before.tool_accuracy is not None and after.tool_accuracy is not None:
+        text += (
+            f", right calls {before.tool_accuracy:.1%} → {after.tool_accuracy:.1%} "
+            f"of {after.tool_questions}"
+        )
     if after.held_out_loss is not None:
         text += f", loss {before.held_out_loss:.3f} → {after.held_out_loss:.3f} a token"
     return f"{text}; {general}"

@@ -264,15 +264,24 @@ class Reader:
             if self._step == step and self._rest == before:
                 return [piece for piece in pieces if piece.text or piece.name]
 
-    def end(self) -> list[Piece]:
-        """Return what was held back: the answer is over."""
+    def end(self, *, cut: bool) -> list[Piece]:
+        """Return the text that was held back: the answer is over, or was `cut` at its length.
+
+        What a call began with is no text. It is a beginning if the trigger is whole, for nothing
+        but a call can follow one; if a call came before; and in an answer that was cut.
+        """
         rest, self._rest = self._rest, ""
-        outside = self._step == self._outside
-        return [Piece(rest)] if outside and (rest.strip() or not self.calls) and rest else []
+        if self._step != self._outside or self.calls:
+            return []
+        begun = _may_open(rest, self._open) if self._may_begin(rest) else 0
+        if begun and (cut or begun >= len(self._markup.trigger)):
+            rest = rest[:-begun].rstrip("\n")
+            rest = rest if self._began or rest.strip() else ""
+        return [Piece(rest)] if rest else []
 
     def _outside(self) -> Iterator[Piece]:
         """Hand on text up to the next call."""
-        found = self._rest.find(self._open) if self._may_begin() else -1
+        found = self._rest.find(self._open) if self._may_begin(self._rest) else -1
         if found >= 0:
             text = self._rest[:found].rstrip("\n") if not self.calls else ""
             text = text if self._began or text.strip() else ""
@@ -282,7 +291,7 @@ class Reader:
             yield Piece(text)
             return
 
-        keep = _may_open(self._rest, self._open) if self._may_begin() else 0
+        keep = _may_open(self._rest, self._open) if self._may_begin(self._rest) else 0
         text = self._rest[: len(self._rest) - keep]
         # Line breaks between a text and its calls belong to the markup, and so does any space
         # before the first text.
@@ -291,13 +300,11 @@ class Reader:
         self._began = self._began or bool(shown.strip())
         yield Piece(shown)
 
-    def _may_begin(self) -> bool:
-        """Say whether a call may begin here."""
+    def _may_begin(self, rest: str) -> bool:
+        """Say whether a call may begin in what is not handed on yet."""
         if self._markup.anywhere:
             return True
-        return not self._began and self._rest.lstrip().startswith(
-            self._open[: len(self._rest.lstrip())]
-        )
+        return not self._began and rest.lstrip().startswith(self._open[: len(rest.lstrip())])
 
     def _named(self) -> Iterator[Piece]:
         """Read the name of a call."""
@@ -355,16 +362,16 @@ def _may_open(text: str, opening: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(opening[:n])), 0)
 
 
-def read_calls(text: str, markup: Markup) -> "tuple[str, list[Message]]":
+def read_calls(text: str, markup: Markup, *, cut: bool) -> "tuple[str, list[Message]]":
     """Return the text of an answer without its calls, and the calls.
 
-    The arguments are a text of JSON, as OpenAI's API gives them. A call that was cut off keeps the
-    part that came.
+    The arguments are a text of JSON, as OpenAI's API gives them. A call that was `cut` off keeps
+    the part that came, from its name on.
     """
     reader = Reader(markup)
     content = ""
     calls: list[dict[str, Any]] = []
-    for piece in [*reader.feed(text), *reader.end()]:
+    for piece in [*reader.feed(text), *reader.end(cut=cut)]:
         if piece.call is None:
             content += piece.text
         elif piece.name:

@@ -119,7 +119,7 @@ class Answer:
         for piece in self._reader.feed(step.text):
             parts += self._read(piece)
         if step.finish_reason:
-            for piece in self._reader.end():
+            for piece in self._reader.end(cut=step.finish_reason == "length"):
                 parts += self._read(piece)
             parts += self._end_call()
         return parts

@@ -37,7 +37,9 @@ class Part:
 
     def _read(self, reader: Reader, step: Token) -> Iterator[dict[str, Any]]:
         """Yield the chunks of a step that may be a part of a call."""
-        pieces = reader.feed(step.text) + (reader.end() if step.finish_reason else [])
+        pieces = reader.feed(step.text)
+        if step.finish_reason:
+            pieces += reader.end(cut=step.finish_reason == "length")
         deltas = [_delta(piece) for piece in pieces] or ([{}] if step.candidates else [])
         scored: "Token | None" = step
         for delta in deltas:

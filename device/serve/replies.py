@@ -115,7 +115,8 @@ class Reply:
         reason: "str | None" = steps[-1].finish_reason
         content: dict[str, Any] = {"text": text}
         if self.chat:
-            content = {"message": self._message(text, steps[-1].refusal)}
+            message = self._message(text, steps[-1].refusal, cut=reason == "length")
+            content = {"message": message}
             reason = finish(reason, calls=bool(content["message"].get("tool_calls")))
 
         return {
@@ -125,12 +126,12 @@ class Reply:
             "finish_reason": reason,
         }
 
-    def _message(self, text: str, refusal: str) -> dict[str, Any]:
+    def _message(self, text: str, refusal: str, *, cut: bool) -> dict[str, Any]:
         """Return an answer as a message, its calls apart from its text.
 
         A refusal stands in the text too, for clients that show nothing else; but never in JSON.
         """
-        content, calls = read_calls(text, self.markup) if self.markup else (text, [])
+        content, calls = read_calls(text, self.markup, cut=cut) if self.markup else (text, [])
         message: dict[str, Any] = {
             "role": "assistant",
             "content": content or None if calls or refusal else content,

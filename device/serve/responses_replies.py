@@ -104,7 +104,9 @@ class Answer:
         if self._reader is None:
             return [Piece(step.text)] if step.text else []
         pieces = self._reader.feed(step.text)
-        return pieces + (self._reader.end() if step.finish_reason else [])
+        if step.finish_reason:
+            pieces += self._reader.end(cut=step.finish_reason == "length")
+        return pieces
 
     def _write(self, text: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a part of a message's text."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.datasets import QUESTIONS, Recorder, tiny_dataset, write_lines
 from toolchain.artifacts import Dataset
-from toolchain.errors import ArtifactError
+from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.ingest import ingest
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec
@@ -323,3 +323,28 @@ def test_the_counts_are_said(tmp_path: Path) -> None:
         seed=0,
     )
     assert report.notes == ["4 entries: 8 conversations to learn, 4 held out; 8 texts; 0 dropped"]
+
+
+def test_files_of_held_out_wordings_are_held_out_whole_and_nothing_else_is(tmp_path: Path) -> None:
+    mine = [{"question": [f"a{n}", f"b{n}"], "answer": "x"} for n in range(30)]
+    write_lines(tmp_path / "mine.jsonl", mine)
+    write_lines(tmp_path / "theirs.jsonl", [{"question": f"c{n}", "answer": "x"} for n in range(9)])
+    dataset = ingested(tmp_path, "mine.jsonl", "theirs.jsonl", held_out=("theirs.jsonl",))
+    assert questions(dataset.held_out()) == {f"c{n}" for n in range(9)}
+    assert len(dataset.train()) == 60
+
+
+def test_a_held_out_wording_that_is_learned_too_is_on_one_side_only(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine.jsonl", [{"question": "How hot?", "answer": "x"}])
+    rows = [{"question": "how hot", "answer": "x"}, {"question": "too warm?", "answer": "x"}]
+    write_lines(tmp_path / "theirs.jsonl", rows)
+    dataset = ingested(tmp_path, "mine.jsonl", "theirs.jsonl", held_out=("theirs.jsonl",))
+    assert questions(dataset.held_out()) == {"too warm?"}
+    assert dataset.record.figures["dropped"] == {"duplicate question": 1}
+
+
+def test_a_held_out_file_that_is_not_read_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine.jsonl", [{"question": "q", "answer": "x"}])
+    with pytest.raises(ToolchainError) as refused:
+        ingested(tmp_path, "mine.jsonl", held_out=("theirs.jsonl",))
+    assert "data: held_out: `theirs.jsonl` is not among `files`" in refused.value.message

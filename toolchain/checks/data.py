@@ -64,7 +64,9 @@ def _nothing_held_out(ahead: Ahead, parts: Parts) -> ConfigError:
     spec = ahead.recipe.data
     count = len(parts.read.entries)
     stage = "`evaluate` has nothing to measure on"
-    if spec.hold_out == "phrasing":
+    if spec.held_out:
+        why, hint = f"no entry of {', '.join(spec.held_out)} is left", "add entries to it"
+    elif spec.hold_out == "phrasing":
         why = f"none of {count} entries has two phrasings"
         hint = 'write {"question": ["one way", "another way"], …}, or hold_out = "conversation"'
     elif not spec.held_out_share:

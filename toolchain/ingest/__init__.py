@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
-from toolchain.errors import ArtifactError, ToolchainError, all_of
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError, all_of
 from toolchain.figures import DatasetFigures
 from toolchain.ingest.calling import read_tools_file
 from toolchain.ingest.duplicates import Pair, find_contamination, join_near_duplicates
@@ -161,6 +161,8 @@ def _tools_files(spec: DataSpec) -> tuple[str, ...]:
 def _read_files(spec: DataSpec, folder: Path, read: Read, rules: TextRules) -> None:
     try:
         names: Iterable[str] = expanded(spec.files, folder)
+        if unread := [name for name in spec.held_out if name not in names]:
+            raise ConfigError(f"data: held_out: `{unread[0]}` is not among `files`")
         for name, path in existing(_tools_files(spec), folder, "tools").items():
             read.tools = read_tools_file(name, path)
     except ToolchainError as error:

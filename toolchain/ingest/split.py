@@ -122,6 +122,8 @@ def _replayed(entry: Entry, spec: DataSpec, seed: int) -> int:
 
 
 def _choose(entry: Entry, spec: DataSpec, seed: int) -> int:
+    if spec.held_out:
+        return WHOLE if entry.place.file in spec.held_out else LEARNED
     if spec.hold_out == "conversation":
         is_out = _fraction(seed, entry.phrasings[0]) < spec.held_out_share
         return WHOLE if is_out else LEARNED

@@ -96,7 +96,8 @@ def _plan_ingest(recipe: Recipe, target: Target, form: str) -> str:
     if turns:
         openings.append(f"{turns} turn{'s' * (turns > 1)}")
     opened = f", opened by {' and '.join(openings)}" if openings else ""
-    return f"{', '.join(data.files)}, hold out by {data.hold_out}{opened}"
+    held_out = ", ".join(data.held_out) or f"by {data.hold_out}"
+    return f"{', '.join(data.files)}, hold out {held_out}{opened}"
 
 
 def _ingested(artifact: Artifact) -> str:
@@ -202,6 +203,8 @@ def _scores(measured: "ExamFigures | Mark") -> str:
     if measured.exact_match is None:
         return " not asked"
     text = f" exact {measured.exact_match:.1%} F1 {measured.f1:.1%}"
+    if (accuracy := getattr(measured, "tool_accuracy", None)) is not None:
+        text += f" calls {accuracy:.1%}"
     return text if measured.held_out_loss is None else f"{text} loss {measured.held_out_loss:.2f}"
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from device.manifest.tool_calls import read_calls
 from toolchain.artifacts import Figures
-from toolchain.chat import render_prompt
+from toolchain.chat import markup_of_tokenizer, render_prompt
 from toolchain.general import pieces
 from toolchain.progress import Reporter
-from toolchain.tool_use import said
+from toolchain.tool_use import called, is_called, said
 from toolchain.training.examples import Example, batch_of
 
 _CJK = re.compile("([\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])")
@@ -75,6 +76,23 @@ def scores(conversations: Sequence[Mapping[str, Any]], given: Sequence[str]) -> 
         "exact_match": round(sum(exact_match(*pair) for pair in pairs) / count, 4),
         "f1": round(sum(token_f1(*pair) for pair in pairs) / count, 4),
     }
+
+
+def call_scores(
+    tokenizer: Any, conversations: Sequence[Mapping[str, Any]], given: Sequence[str]
+) -> Figures:
+    """Return the share of answers with exactly the expected calls; nothing where none is expected.
+
+    No grammar held these answers, as the board's would: a call that does not parse counts as text.
+    """
+    asked = [pair for pair in zip(conversations, given, strict=True) if pair[0].get("tools")]
+    if not any(called(row["messages"][-1]) for row, _ in asked):
+        return {}
+    markup = markup_of_tokenizer(tokenizer)
+    right = sum(
+        is_called(read_calls(text, markup, cut=True)[1], row["messages"][-1]) for row, text in asked
+    )
+    return {"tool_questions": len(asked), "tool_accuracy": round(right / len(asked), 4)}
 
 
 def ask(
@@ -181,17 +199,30 @@ def answer(
 def _continue(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """Return the new ids of each prompt; padding is on the left, so that answers are aligned."""
+    """Return the new ids of each prompt.
+
+    Padding is on the left of what a prompt has of its own, so that answers are aligned.
+    """
     import torch
     from transformers import GenerationConfig
 
+    from toolchain.training.shared import read_prefix, shared_tokens
+
+    shared = shared_tokens(prompts)
+    with in_float32(model), torch.inference_mode():
+        first = torch.tensor([prompts[0][:shared]], device=model.device)
+        prefix = read_prefix(model.base_model, first, len(prompts)) if shared else None
+    shared = shared if prefix else 0
     width = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor(
-        [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device
-    )
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+    ids, mask = (
+        torch.tensor(
+            [_padded(prompt, shared, width, fill) for prompt, fill in rows], device=model.device
+        )
+        for rows in (
+            [(prompt, pad) for prompt in prompts],
+            [([1] * len(prompt), 0) for prompt in prompts],
+        )
     )
     # Every setting is given: generate() takes those that are missing from the model's folder.
     greedy = GenerationConfig(
@@ -205,7 +236,15 @@ def _continue(
     )
 
     with in_float32(model), torch.inference_mode():
-        sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+        cache = {"past_key_values": prefix[1]} if prefix else {}
+        sequences = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=greedy, **cache
+        )
 
     continuations: list[list[int]] = sequences[:, width:].tolist()
     return continuations
+
+
+def _padded(row: Sequence[int], shared: int, width: int, fill: int) -> list[int]:
+    """Return a row of this width, filled up behind the tokens that it shares with the others."""
+    return [*row[:shared], *[fill] * (width - len(row)), *row[shared:]]

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.training.examples import Batch
+from toolchain.training.shared import read_prefix, shared_tokens
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits that stand in memory at once: 64 MiB as float32."""
@@ -48,9 +49,16 @@ class Head:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states [rows, length, width]."""
-        outputs = self._model.base_model(input_ids=ids, use_cache=False)
-        states: Tensor = outputs.last_hidden_state
-        return states
+        decoder = self._model.base_model
+        count = shared_tokens(ids.tolist())
+        prefix = read_prefix(decoder, ids[:1, :count], len(ids)) if count else None
+        if prefix is None:
+            states: Tensor = decoder(input_ids=ids, use_cache=False).last_hidden_state
+            return states
+
+        first, cache = prefix
+        rest = decoder(input_ids=ids[:, count:], past_key_values=cache, use_cache=True)
+        return torch.cat([first.expand(len(ids), -1, -1), rest.last_hidden_state], dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits, scaled and capped where a family does (Granite, Gemma 2 …)."""

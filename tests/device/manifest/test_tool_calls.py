@@ -86,7 +86,7 @@ def test_calls_are_read_back_however_the_text_is_cut(markup: Any, size: int) -> 
     pieces = [
         piece for at in range(0, len(text), size) for piece in reader.feed(text[at : at + size])
     ]
-    pieces += reader.end()
+    pieces += reader.end(cut=False)
     assert "".join(p.text for p in pieces if p.call is None) == ("Yes:" if markup.anywhere else "")
     for number in range(len(calls)):
         parts = [piece for piece in pieces if piece.call == number]
@@ -95,5 +95,69 @@ def test_calls_are_read_back_however_the_text_is_cut(markup: Any, size: int) -> 
 
 
 def test_a_call_that_was_cut_off_keeps_the_part_that_came() -> None:
-    content, calls = read_calls('<tool_call>\n{"name": "f", "arguments": {"a": "b', HERMES)
+    content, calls = read_calls(
+        '<tool_call>\n{"name": "f", "arguments": {"a": "b', HERMES, cut=True
+    )
     assert (content, calls[0]["function"]) == ("", {"name": "f", "arguments": '{"a": "b'})
+
+
+def told(markup: Any, text: str, *, cut: bool) -> str:
+    """Return the text that a client is told of an answer that comes in steps of one character."""
+    reader = Reader(markup)
+    pieces = [piece for character in text for piece in reader.feed(character)]
+    return "".join(each.text for each in pieces + reader.end(cut=cut) if each.call is None)
+
+
+TWO = HERMES.calls([called("f", a="b")] * 2)
+ONE = LLAMA3.calls([called("f", a="b")])
+
+
+@pytest.mark.parametrize(
+    ("markup", "whole", "text"),
+    [
+        (HERMES, TWO, ""),
+        (GENERIC, f"Yes:\n{TWO}", "Yes:"),
+        (GENERIC, f"a < b\n\n{TWO}", "a < b"),
+        (LLAMA3, ONE, ""),
+        (LLAMA3, f"\n {ONE}", ""),
+    ],
+)
+def test_of_a_call_that_was_cut_anywhere_nothing_is_told_as_text(
+    markup: Any, whole: str, text: str
+) -> None:
+    begin = whole.index(markup.trigger)
+    for length in range(begin + 1, len(whole) + 1):
+        part = whole[:length]
+        assert told(markup, part, cut=True) == text
+        assert read_calls(part, markup, cut=True)[0] == text
+
+
+@pytest.mark.parametrize(("markup", "whole"), [(HERMES, TWO), (GENERIC, TWO), (LLAMA3, ONE)])
+def test_a_call_whose_trigger_came_is_no_text_even_if_a_stop_word_ended_it(
+    markup: Any, whole: str
+) -> None:
+    for length in range(len(markup.trigger), len(whole) + 1):
+        assert told(markup, whole[:length], cut=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (HERMES, "1 < 2 and 2 <"),
+        (HERMES, "write <tool_cal"),
+        (HERMES, "<tool>"),
+        (HERMES, "\n\n"),
+        (LLAMA3, '{"nam'),
+        (LLAMA3, 'It is: {"name": "f"'),
+    ],
+)
+def test_a_text_that_ends_by_itself_like_the_beginning_of_a_call_is_told(
+    markup: Any, text: str
+) -> None:
+    assert told(markup, text, cut=False) == text
+    assert read_calls(text, markup, cut=False) == (text, [])
+
+
+def test_a_text_that_was_cut_and_holds_no_beginning_of_a_call_is_told_whole() -> None:
+    assert told(HERMES, "1 < 2, so\n", cut=True) == "1 < 2, so\n"
+    assert told(LLAMA3, 'It is: {"name": "', cut=True) == 'It is: {"name": "'

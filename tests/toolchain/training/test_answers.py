@@ -11,6 +11,7 @@ from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
 from toolchain.training.answers import (
     answer,
+    call_scores,
     exact_match,
     in_float32,
     loss_per_byte,
@@ -20,6 +21,7 @@ from toolchain.training.answers import (
     words,
 )
 from toolchain.training.examples import conversations
+from toolchain.training.shared import MIN_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,37 @@ def test_the_loss_by_byte_is_that_of_all_tokens_of_a_text_however_long(tmp_path:
     )
     assert loss_per_byte(model, tokenizer, [text]) == pytest.approx(expected, abs=1e-4)
     assert loss_per_byte(model, tokenizer, [text * 100]) > 0
+
+
+LIGHT = {"type": "function", "function": {"name": "light", "parameters": {"type": "object"}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "light", "arguments": {"on": True}}}
+CALLED = '<tool_call>\n{"name": "light", "arguments": {"on": true}}\n</tool_call>'
+
+
+def asked(answer: dict[str, object], tools: bool = True) -> dict[str, object]:
+    messages = [{"role": "user", "content": "hot?"}, {"role": "assistant", **answer}]
+    return {"messages": messages, **({"tools": [LIGHT]} if tools else {})}
+
+
+def test_right_calls_are_counted_among_the_questions_with_tools(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_llama(tmp_path))
+    call, text = asked({"content": "", "tool_calls": [CALL]}), asked({"content": "Yes."})
+    rows = [call, call, call, call, text, text, asked({"content": "Yes."}, tools=False)]
+    given = [CALLED, f"Sure.\n{CALLED}", CALLED.replace("true", "false"), "on", "No.", CALLED, "?"]
+    assert call_scores(tokenizer, rows, given) == {"tool_questions": 6, "tool_accuracy": 0.5}
+
+
+def test_nothing_is_counted_where_no_call_is_expected(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_llama(tmp_path))
+    assert call_scores(tokenizer, [asked({"content": "Yes."})], [CALLED]) == {}
+
+
+def test_prompts_that_share_their_beginning_are_answered_as_each_alone(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path, hidden=64)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    beginning = [5 + n % 90 for n in range(MIN_TOKENS + 9)]
+    prompts = [[*beginning, *end] for end in ([101], [102, 103, 104], [110, 99, 98, 97, 96])]
+    together = answer(model, tokenizer, prompts, 12, Silent(), name="ask")
+    assert together == [
+        answer(model, tokenizer, [prompt], 12, Silent(), name="ask")[0] for prompt in prompts
+    ]
