@@ -53,9 +53,7 @@ class Plan:
     """Answers of the help desk, of 415."""
     questions: int = 200
     """Held-out phrasings that are asked, at most."""
-    scratch: ScratchSpec = ScratchSpec(
-        vocab_size=2048, hidden_size=256, layers=3, steps=700, batch_size=16, context=128
-    )
+    scratch: ScratchSpec
     layers: int = 2
     epochs: int = 6
     """Of student and controls."""
@@ -64,6 +62,11 @@ class Plan:
     learning_rate: float = 2e-3
 
 
+FULL = Plan(
+    scratch=ScratchSpec(
+        vocab_size=2048, hidden_size=256, layers=3, steps=700, batch_size=16, context=128
+    )
+)
 QUICK = Plan(
     seeds=1,
     entries=12,
@@ -137,7 +140,7 @@ class SearchWriter:
 def main() -> None:
     """Measure and print the claims."""
     options = measure.options(__doc__ or "")
-    plan = QUICK if options.quick else Plan()
+    plan = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as scratch:
         runs = run(plan, Path(scratch), os.environ.get("BASE", ""))
     found = claims(runs)

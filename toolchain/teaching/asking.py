@@ -51,7 +51,8 @@ class Asker:
         for line in self.kept.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-                known[str(row.pop("key"))] = Said(**row)
+                key = str(row.pop("key"))
+                known[key] = Said(**row)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # the last line of an interrupted run
         return known

@@ -10,7 +10,7 @@ NOTHING = "NOTHING"
 _SHORTEST = 4
 """Letters of the shortest word that counts as a content word; numbers and CJK always do."""
 _STEM = 5
-"""Letters by which two forms of a word are the same: `plugged` and `plug in`, `cables`."""
+"""Letters by which long forms of a word are the same: `throttles` and `throttled`."""
 # Words of four letters or more that carry no content; the shorter ones are left out anyway.
 _FUNCTION = frozenset(
     re.findall(
@@ -39,16 +39,20 @@ def is_supported(answer: str, passage: str, least: float) -> bool:
     """
     if not _numbers(answer) <= _numbers(passage):
         return False
-    known = words(passage)
-    stems = {word[:_STEM] for word in known}
+    known = {word for word in words(passage) if _is_content(word)}
+    known |= {word[:_STEM] for word in known if len(word) > _STEM}
     content = [word for word in words(answer) if _is_content(word)]
-    found = sum(word in known or (len(word) > 1 and word[:_STEM] in stems) for word in content)
-    return found >= least * len(content)
+    return sum(_is_known(word, known) for word in content) >= least * len(content)
 
 
 def is_nothing(answer: str) -> bool:
     """Say whether an answer says that there is none."""
     return words(answer)[:1] in ([], words(NOTHING))
+
+
+def _is_known(word: str, known: set[str]) -> bool:
+    """Say whether a word, or a form of it, is among some words and their stems."""
+    return word in known or any(word[:end] in known for end in range(_SHORTEST, len(word)))
 
 
 def _is_content(word: str) -> bool:
