@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         runs = run(plan, Path(scratch), os.environ.get("BASE", ""))
     found = claims(runs)
-    measure.show(found, options)
+    measure.show(found, {}, "", as_json=options.json)
 
 
 def run(plan: Plan, work: Path, base: str) -> list[Mapping[str, Any]]:
@@ -155,7 +155,7 @@ def run(plan: Plan, work: Path, base: str) -> list[Mapping[str, Any]]:
     spec = DataSpec(files=("entries.jsonl",), hold_out="phrasing")
     dataset = ingest(spec, work / "all", work / "all" / "dataset", SILENT, seed=0)
     folder = Path(base) if base else _base(plan, dataset, work / "base")
-    runs = []
+    runs: list[Mapping[str, Any]] = []
     for seed in range(plan.seeds):
         runs.append(one_seed(plan, dataset, folder, work / f"seed-{seed}", seed))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
@@ -373,7 +373,7 @@ def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
 
 def _exact(run: Mapping[str, Any], name: str) -> float:
     """Return the exact match of an arm; at least half an answer, so that there is a ratio."""
-    return max(run[name]["exact_match"], 0.5 / run[name]["questions"])
+    return max(float(run[name]["exact_match"]), 0.5 / int(run[name]["questions"]))
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ class DistillSpec(TrainSpec):
     """A Hub id or folder; empty: a copy of the teacher's layers named by `layers`."""
     teacher_licence: Licence = ""
     student_licence: Licence = ""
-    layers: Annotated[int, Field(ge=2)] | tuple[int, ...] = ()
+    layers: int | tuple[int, ...] = ()
     """A number keeps so many of the teacher's layers, those that change most of what they read; a
     list names them."""
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -293,6 +293,15 @@ class DistillSpec(TrainSpec):
         return self.model_copy(
             update={"teacher_licence": "", "student_licence": "", "write": write}
         )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _number_or_list(cls, value: object) -> object:
+        if type(value) is int and value >= 2:
+            return value
+        if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+            return tuple(value)
+        raise ValueError("give a number of at least 2, or a list of layers such as [0, 2]")
 
     @property
     def needs_same_tokens(self) -> bool:
