@@ -85,7 +85,11 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
     if isinstance(artifact, Knowledge):
         return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
     if stage in _LEARNING and (tokens := record.figures.get("trained_tokens")):
-        return (f"{stage}: learned from {tokens:,} tokens",)
+        learned = f"{stage}: learned from {tokens:,} tokens"
+        written = record.figures.get("written")
+        if written and record.figures.get("shipped") == "student":
+            return (learned, f"{stage}: {written:,} conversations of a teacher among them")
+        return (learned,)
     return ()
 
 
