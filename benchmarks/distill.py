@@ -37,7 +37,7 @@ from toolchain.teaching.writing import Assignment, WrittenFigures, write
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
 GOAL_SCORE, GOAL_SHARE = 1.0, round(1 / 3, 3)
-STUDENTS = ("model, agreed", "model, all", "search, clear")
+STUDENTS = ("model, agreed", "model, all", "search", "search, twice")
 CONTROL = "control, all labels"
 CLEAR = 0.1
 """Lead in cosine by which the search's best answer must be ahead of the next one."""
@@ -60,6 +60,8 @@ class Plan:
     teacher_epochs: int = 16
     batch_size: int = 16
     learning_rate: float = 2e-3
+    max_tokens: int = 96
+    """Of a written answer."""
 
 
 FULL = Plan(
@@ -69,21 +71,22 @@ FULL = Plan(
 )
 QUICK = Plan(
     seeds=1,
-    entries=12,
-    questions=12,
+    entries=6,
+    questions=6,
     scratch=ScratchSpec(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=64,
-        heads=2,
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=32,
+        heads=1,
         kv_heads=1,
         layers=3,
-        steps=20,
+        steps=10,
         batch_size=8,
         context=128,
     ),
     epochs=2,
     teacher_epochs=2,
+    max_tokens=8,
 )
 
 
@@ -111,30 +114,45 @@ def _now() -> float:
 
 
 class SearchWriter:
-    """Answers with the labelled answer that is nearest to a question; its own model is none."""
+    """Answers with the labelled answer that is nearest to a question; its own model is none.
+
+    In a second round the questions that were clearly answered help to find the answers of others.
+    """
 
     together = 1 << 20
     parameters = None
     name = "search"
 
-    def __init__(self, labelled: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, labelled: Sequence[tuple[str, str]], rounds: int) -> None:
         self._labelled = labelled
-        self.digest = artifacts.value_digest(labelled)
+        self._rounds = rounds
+        self.digest = artifacts.value_digest((labelled, rounds))
 
     def say(self, conversations: Sequence[Messages], how: How) -> list[Said]:
-        """Return the nearest answer to each question; not whole where the next one is as near."""
+        """Return the nearest answer to each question; not whole where another is as near."""
+        import numpy as np
+
         from toolchain.rounds.choose import word_vectors
 
         asked = [messages[-1]["content"] for messages in conversations]
-        known = [f"{question} {answer}" for question, answer in self._labelled]
-        vectors = word_vectors([*known, *asked])
-        likeness = vectors[len(known) :] @ vectors[: len(known)].T
-        said = []
-        for row in likeness:
-            best, second = row.argsort()[::-1][:2]
-            is_clear = bool(row[best] - row[second] > CLEAR)
-            said.append(Said(text=self._labelled[best][1], whole=is_clear))
-        return said
+        texts = [f"{question} {answer}" for question, answer in self._labelled]
+        vectors = word_vectors([*texts, *asked])
+        known, pool = vectors[: len(texts)], vectors[len(texts) :]
+        owners = np.arange(len(texts))
+        best, is_clear = owners[:0], np.zeros(len(pool), bool)
+        for _ in range(self._rounds):
+            likeness = np.full((len(pool), len(texts)), -1.0)
+            for owner, column in zip(owners, (pool @ known.T).T, strict=True):
+                likeness[:, owner] = np.maximum(likeness[:, owner], column)
+            new, lead = likeness.argmax(1), np.diff(np.sort(likeness, 1)[:, -2:])[:, 0]
+            best = np.where(is_clear, best, new) if len(best) else new
+            found = (lead > CLEAR) & ~is_clear
+            is_clear |= found
+            known, owners = np.vstack([known, pool[found]]), np.append(owners, best[found])
+        return [
+            Said(text=self._labelled[owner][1], whole=bool(clear))
+            for owner, clear in zip(best, is_clear, strict=True)
+        ]
 
 
 def main() -> None:
@@ -184,12 +202,14 @@ def one_seed(plan: Plan, dataset: Dataset, base: Path, work: Path, seed: int) ->
     arms: dict[str, tuple[Any, str]] = {
         "model, agreed": (teacher, "agreed"),
         "model, all": (teacher, "all"),
-        "search, clear": (SearchWriter(pairs), "all"),
+        "search": (SearchWriter(pairs, rounds=1), "all"),
+        "search, twice": (SearchWriter(pairs, rounds=2), "all"),
     }
     texts = {}
     for name, (writer, keep) in arms.items():
         with clock.of(f"write {name}"):
-            rows, figures = _written(few, writer, keep, list(answers), work / name, seed)
+            spec = {"keep": keep, "max_tokens": plan.max_tokens}
+            rows, figures = _written(few, writer, spec, list(answers), work / name, seed)
         right = sum(answers[asked] == said for asked, said in map(_pair, rows))
         texts[name] = [*labelled, *rows]
         marks[f"written by {name}"] = {
@@ -242,12 +262,12 @@ def _dataset(folder: Path, train: Sequence[Mapping[str, Any]], whole: Dataset) -
 
 
 def _written(
-    few: Dataset, writer: Any, keep: str, questions: list[str], out: Path, seed: int
+    few: Dataset, writer: Any, spec: Mapping[str, Any], questions: list[str], out: Path, seed: int
 ) -> tuple[list[dict[str, Any]], WrittenFigures]:
     out.mkdir()
     write_jsonl(out / "pool.jsonl", [{"question": each} for each in questions])
     assignment = Assignment(
-        spec=WriteSpec(questions=("pool.jsonl",), keep=keep),  # type: ignore[arg-type]
+        spec=WriteSpec.model_validate({"questions": ["pool.jsonl"], **spec}),
         near=out,
         writer=writer,
         refusals=Refusals(few, DataSpec()),

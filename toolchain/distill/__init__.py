@@ -5,6 +5,8 @@ student and controls start from the same weights; one control has the same label
 same compute. The one that is best on held-out answers ships, and the stage says which it was.
 """
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def distill(
 
 
 def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> DistillFigures | None:
-    resume = out / "resume"
+    began, resume = time.monotonic(), out / "resume"
     _check_tokenizers(lesson)
     texts = lesson.texts()
     lesson = lesson.with_layers(texts.labelled)
@@ -76,8 +78,9 @@ def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> Distill
         report.note(f"distill: layers {', '.join(map(str, lesson.layers))} change the most")
 
     asked = None
-    if lesson.spec.ask and lesson.held_out():
+    if lesson.spec.ask and texts.held_out:
         asked = before.ask(lesson, texts, resume, report)
+        asked = replace(asked, seconds=round(time.monotonic() - began, 1))
         report.note(f"distill: {asked.verdict}")
 
     is_nothing = asked is not None and asked.nothing_to_teach

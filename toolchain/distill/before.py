@@ -5,7 +5,6 @@ answer better than a control does after a tenth of its steps, and be unsure enou
 probabilities to say more than the answers that the control learns too.
 """
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +34,11 @@ def ask(lesson: "Lesson", texts: "Texts", resume: Path, report: Reporter) -> Bef
     from toolchain.training.loop import course, train
     from toolchain.training.objectives import AnswerLoss
 
-    began = time.monotonic()
     examples = texts.labelled
-    held_out = lesson.held_out()
     teacher_loss = entropy = None
     if lesson.spec.needs_same_tokens or lesson.student is None:
         teacher = load_model(lesson.teacher.path, dtype="float32")
-        teacher_loss = loss_per_token(teacher, held_out)
+        teacher_loss = loss_per_token(teacher, texts.held_out)
         rows = evenly(len(examples), min(ENTROPY_ROWS, len(examples)))
         entropy = mean_entropy(teacher, [examples[row] for row in rows])
         del teacher
@@ -55,14 +52,13 @@ def ask(lesson: "Lesson", texts: "Texts", resume: Path, report: Reporter) -> Bef
         resume,
         report,
     )
-    asked = judge(
+    return judge(
         teacher_loss=teacher_loss,
-        tenth_loss=loss_per_token(model, held_out),
+        tenth_loss=loss_per_token(model, texts.held_out),
         entropy=entropy,
         unlabelled=len(texts.written),
         learns=lesson.spec,
     )
-    return replace(asked, seconds=round(time.monotonic() - began, 1))
 
 
 def judge(

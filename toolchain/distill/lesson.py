@@ -47,13 +47,6 @@ class Lesson:
 
         return load_tokenizer(self.speaks_as)
 
-    def held_out(self) -> "list[Example]":
-        """Return the held-out conversations that fit."""
-        from toolchain.training.examples import conversations
-
-        asked = self.dataset.held_out()[: self.spec.questions]
-        return conversations(self.tokenizer(), asked, self.spec.max_tokens)[0]
-
     def texts(self) -> "Texts":
         """Return the conversations to learn as examples."""
         from toolchain.training.examples import conversations
@@ -62,7 +55,13 @@ class Lesson:
         labelled, too_long = conversations(tokenizer, self.dataset.train(), limit)
         rows = self.written.rows() if self.written else []
         written, too_long_too = conversations(tokenizer, rows, limit)
-        return Texts(labelled=labelled, written=written, too_long=too_long + too_long_too)
+        asked = self.dataset.held_out()[: self.spec.questions]
+        return Texts(
+            labelled=labelled,
+            written=written,
+            held_out=conversations(tokenizer, asked, limit)[0],
+            too_long=too_long + too_long_too,
+        )
 
     def with_layers(self, examples: "Sequence[Example]") -> "Lesson":
         """Return the lesson with the layers of its student, chosen by influence if need be."""
@@ -101,6 +100,8 @@ class Texts:
 
     labelled: "Sequence[Example]"
     written: "Sequence[Example]"
+    held_out: "Sequence[Example]"
+    """What the models are asked, as far as it fits."""
     too_long: int
     """Conversations that were left out."""
 

@@ -261,7 +261,7 @@ def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.distill
     assert spec
     count = spec.layers if isinstance(spec.layers, int) else len(spec.layers)
-    student = spec.student or f"{count} layers of the teacher"
+    student = spec.student or f"{count} layer{'s' * (count > 1)} of the teacher"
     learned = "labels" if spec.loss == "labels" else f"{spec.loss}, T={spec.temperature:g}"
     text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.epochs} epochs"
     if spec.write is None:
