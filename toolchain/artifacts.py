@@ -192,6 +192,14 @@ class TeacherLogits(Artifact):
     """Teacher's distribution at each position of the training text: top-k and the tail's mass."""
 
 
+class Written(Artifact):
+    """`written.jsonl`: conversations whose answers a teacher wrote, as those of a Dataset."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the conversations."""
+        return list(read_jsonl(self.path / "written.jsonl"))
+
+
 class ModelFile(Artifact):
     """One .gguf, .tflite or .onnx file, with `tokenizer.json` and `chat_template.jinja` beside it.
 

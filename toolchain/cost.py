@@ -143,11 +143,17 @@ def _done(record: Record, folder: str, guess: float | None) -> Iterator[Done]:
             stage=record.stage,
             folder=folder,
             parameters=parameters,
-            tokens=tokens if guess is None else guess * _seen(record) * len(runs),
+            tokens=tokens if guess is None else guess * _seen(record) * _times(figures, tokens),
             asked=int(figures.get("questions") or 0),
             train_s=train_s,
             seconds=record.seconds,
         )
+
+
+def _times(figures: Mapping[str, Any], tokens: float) -> float:
+    """Return all trained tokens over those of the one training that saw the labels as asked."""
+    control = figures.get("control", figures)
+    return tokens / float(control["trained_tokens"])
 
 
 def _seen(record: Record) -> float:
@@ -159,8 +165,8 @@ def _seen(record: Record) -> float:
 
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the trainings of a record: two of `distill`, whose control is trained as long."""
-    several = [figures[name] for name in ("student", "control") if name in figures]
+    """Return the trainings of a record: of `distill` those of the student and its controls."""
+    several = [figures[name] for name in ("student", "control", "longer") if name in figures]
     each = several or [figures]
     return [run for run in each if {"trained_tokens", "train_s"} <= run.keys()]
 

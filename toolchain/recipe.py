@@ -222,8 +222,48 @@ class TuneSpec(TrainSpec):
     time, as nothing is carried back through the others."""
 
 
+class WriteSpec(Frozen):
+    """Training text that a teacher writes: answers to questions that nobody answered yet, and
+    questions for documents. Its tokenizer may be any."""
+
+    teacher: str = ""
+    """A Hub id, a folder, or the address of an endpoint with OpenAI's API; empty: the teacher of
+    `[distill]`."""
+    teacher_model: str = ""
+    """Name of the model in requests to an endpoint; empty: the only one that it has."""
+    teacher_licence: Licence = ""
+    questions: tuple[str, ...] = ()
+    """Files of questions without answers, relative to the recipe: JSONL with `question`, or text
+    with a question a line."""
+    documents: tuple[str, ...] = ()
+    """Files, folders or patterns relative to the recipe, read as those of `[knowledge]` are."""
+    passage_words: Positive = 120
+    each: Positive = 4
+    """Questions that are written for a passage."""
+    in_view: bool = True
+    """Whether the teacher reads the passage when it answers. The student never does."""
+    keep: Literal["agreed", "all"] = "agreed"
+    """`agreed` drops an answer unless a second, sampled one says the same."""
+    # Of the starter's 1,246 questions without answers (docs/distill.md) 0.8 keeps what is meant.
+    agreement: Fraction = 0.8
+    """F1 of the words of two answers from which on they say the same."""
+    support: Fraction = 0.8
+    """Share of an answer's content words that stand in its passage, at least; numbers all do."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Of the second answer; the first is the likeliest."""
+    max_tokens: Positive = 96
+    """Longest answer in tokens; one that does not end is dropped."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "WriteSpec":
+        if not (self.questions or self.documents):
+            raise ValueError("give `questions` or `documents` to write from")
+        return self
+
+
 class DistillSpec(TrainSpec):
-    """Logit distillation (arXiv:1503.02531) into a smaller model with the same tokenizer."""
+    """A smaller model that learns from a larger one: from what it writes, its probabilities
+    (arXiv:1503.02531), or its hidden states."""
 
     teacher: str = ""
     """A Hub id or folder; empty: the checkpoint of the stage before."""
@@ -231,22 +271,60 @@ class DistillSpec(TrainSpec):
     """A Hub id or folder; empty: a copy of the teacher's layers named by `layers`."""
     teacher_licence: Licence = ""
     student_licence: Licence = ""
-    layers: tuple[int, ...] = ()
+    layers: int | tuple[int, ...] = ()
+    """A number keeps so many of the teacher's layers, those that change most of what they read; a
+    list names them."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    ask: bool = True
+    """Ask first whether there is something to teach, and train the control alone if there is
+    not."""
+    loss: Literal["labels", "teacher", "both"] = "both"
+    """What the student learns: the answers, the teacher's probabilities, or both."""
     temperature: float = Field(default=2.0, gt=0)
     ce_weight: Fraction = 0.1
-    """Share of plain cross-entropy in the loss."""
+    """Share of plain cross-entropy in the loss `both`."""
     top_k: Positive = 64
     """Teacher probabilities kept at each position, beside the mass of the rest."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the distance between the hidden states of student and teacher; needs `layers`. The
+    teacher then runs in every step."""
+    on_policy_share: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """Share of the steps, at the end, in which the student learns from the teacher's view of its
+    own answers."""
+    write: WriteSpec | None = None
 
     def without_terms(self) -> "DistillSpec":
         """Return what decides the student."""
-        return self.model_copy(update={"teacher_licence": "", "student_licence": ""})
+        write = self.write and self.write.model_copy(update={"teacher_licence": ""})
+        return self.model_copy(
+            update={"teacher_licence": "", "student_licence": "", "write": write}
+        )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _number_or_list(cls, value: object) -> object:
+        if type(value) is int and value >= 2:
+            return value
+        if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+            return tuple(value)
+        raise ValueError("give a number of at least 2, or a list of layers such as [0, 2]")
+
+    @property
+    def needs_same_tokens(self) -> bool:
+        """Whether the teacher's tokens must be the student's: not where it only writes."""
+        return self.loss != "labels" or bool(self.hidden_weight or self.on_policy_share)
 
     @model_validator(mode="after")
     def _one_student(self) -> "DistillSpec":
         if bool(self.student) == bool(self.layers):
             raise ValueError("give either `student` or `layers`")
+        if self.hidden_weight and self.student:
+            raise ValueError("`hidden_weight` needs `layers`: of a `student` no layer is known")
+        if self.loss == "labels" and not (self.write or self.hidden_weight or self.on_policy_share):
+            raise ValueError(
+                "`loss` is `labels`, and nothing else comes from the teacher: give "
+                "`[distill.write]`, `hidden_weight` or `on_policy_share`"
+            )
         return self
 
 

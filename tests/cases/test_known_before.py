@@ -660,6 +660,58 @@ def test_layers_that_a_teacher_has_not_are_refused_before(desk: Path) -> None:
     assert messages(desk, text) == ["r.toml: distill: layers: `7` is not a layer of the teacher"]
 
 
+TAUGHT = RECIPE.replace('"tune", ', '"distill", ') + "[distill]\nlayers = 2\n"
+WRITES = [
+    ("layers = 5", "", "r.toml: distill: layers: `5` layers cannot be kept"),
+    (
+        "[distill.write]\nquestions = ['none.txt']",
+        "",
+        "distill: write: questions: `none.txt`: no such file",
+    ),
+    (
+        "[distill.write]\nquestions = ['facts.jsonl']",
+        "",
+        "distill: write: facts.jsonl: row 1 has an answer already",
+    ),
+    (
+        "[distill.write]\nquestions = ['q.txt']\nteacher = 'http://me:key@host.example/v1'",
+        "",
+        "http://…@host.example: a name or a key in the address",
+    ),
+    (
+        "[distill.write]\nquestions = ['q.txt']\nteacher_model = 'large'",
+        "",
+        "r.toml: distill: write: teacher_model: only an endpoint has several models",
+    ),
+    (
+        "teacher = 'https://host.example/v1'",
+        "",
+        "r.toml: distill: teacher: `https://host.example/v1` is an address, not a name",
+    ),
+    (
+        "[distill.write]\nquestions = ['q.txt']\nteacher = 'https://host.example/v1'",
+        "distill: q.txt go to https://host.example",
+        "",
+    ),
+    (
+        "[distill.write]\nquestions = ['q.txt']",
+        "distill: a teacher answers 2 questions, and 4 for each of 0 passages",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "note", "message"), WRITES)
+def test_what_a_teacher_is_to_write_from_is_known_before(
+    desk: Path, table: str, note: str, message: str
+) -> None:
+    (desk / "q.txt").write_text("where is it?\nhow loud is it?\n")
+    text = TAUGHT.replace("layers = 2", table) if "layers" in table else TAUGHT + f"{table}\n"
+    seen = found(desk, text)
+    assert [error.message for error in seen.errors] == ([message] if message else [])
+    assert not note or note in seen.notes
+
+
 @pytest.mark.slow
 def test_schemes_to_try_are_checked_before_anything_is_trained(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE)

@@ -50,6 +50,28 @@ BAD = [
     ("stages = ['distill']\n" + GOOD, "bad.toml: stage `distill` needs a `[distill]` table", ""),
     ("stages = ['tune', 'tune']\n" + GOOD, "bad.toml: `stages` names a stage twice", ""),
     (GOOD + "[distill]\n", "bad.toml: distill: give either `student` or `layers`", ""),
+    (
+        GOOD + "[distill]\nlayers = 1\n",
+        "bad.toml: distill: layers: give a number of at least 2, or a list of layers such as "
+        "[0, 2]",
+        "",
+    ),
+    (
+        GOOD + "[distill]\nlayers = 2\nloss = 'labels'\n",
+        "bad.toml: distill: `loss` is `labels`, and nothing else comes from the teacher: give "
+        "`[distill.write]`, `hidden_weight` or `on_policy_share`",
+        "",
+    ),
+    (
+        GOOD + "[distill]\nstudent = 's'\nhidden_weight = 1\n",
+        "bad.toml: distill: `hidden_weight` needs `layers`: of a `student` no layer is known",
+        "",
+    ),
+    (
+        GOOD + "[distill]\nlayers = 2\n[distill.write]\neach = 3\n",
+        "bad.toml: distill: write: give `questions` or `documents` to write from",
+        "",
+    ),
     ("title = ", "bad.toml:1: not valid TOML: invalid value", QUOTES),
     (
         GOOD.replace('["qa.jsonl"]', '"qa.jsonl"'),

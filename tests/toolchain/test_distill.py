@@ -1,6 +1,8 @@
-"""distill: the student learns from cached probabilities, and the better of two ships."""
+"""distill: asks first, teaches a student, and ships the best of it and its controls."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from tests.fakes.datasets import Recorder, tiny_dataset
 from tests.fakes.models import tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
-from toolchain.distill import Mark, decide, distill
+from toolchain.distill import DistillFigures, Mark, decide, distill
+from toolchain.distill.before import judge
+from toolchain.distill.compute import Counts, ratio
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
@@ -20,7 +24,7 @@ from toolchain.training.students import from_layers
 from toolchain.training.teacher import CachedLogits, check_same_tokenizer, token_count
 
 SMALL = {"hidden": 64, "intermediate": 64, "layers": 3, "heads": 2, "kv_heads": 1}
-SPEC = DistillSpec(layers=(0, 2), epochs=2, batch_size=4, questions=2, top_k=8)
+SPEC = DistillSpec(layers=(0, 2), epochs=2, batch_size=4, questions=2, top_k=8, ask=False)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +59,13 @@ def test_student_and_control_are_both_trained_and_both_told(
 ) -> None:
     figures = distilled.record.figures
     assert report.bars >= {"student", "control", "teacher"}
-    for name in ("student", "control"):
-        assert figures[name]["steps"] == 4
+    for name in ("student", "control", "longer"):
+        assert figures[name]["steps"] >= 4
         assert figures[name]["held_out_loss"] > 0
         assert figures[name].keys() >= {"exact_match", "f1", "parameters"}
     assert figures["teacher"]["parameters"] > figures["student"]["parameters"]
-    assert figures["shipped"] in ("student", "control")
+    assert figures["student"]["steps"] == figures["control"]["steps"] == 4
+    assert figures["shipped"] in ("student", "control", "longer control")
     assert f"distill: {figures['verdict']}" in report.notes
 
 
@@ -80,7 +85,6 @@ def test_the_cached_probabilities_are_an_artifact_of_their_own(
     record = artifacts.recorded(folder)
     assert record
     assert record.inputs == {"teacher": teacher.digest, "dataset": dataset.digest}
-    assert distilled.record.inputs["logits"] == record.digest
     assert {file.suffix for file in artifacts.files_in(folder)} == {".safetensors"}
     assert record.figures["top_k"] == 8
 
@@ -172,7 +176,7 @@ def test_a_given_student_with_a_vocabulary_padded_otherwise_is_taught(
     teacher: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
     padded = tiny_llama(tmp_path / "student", **(SMALL | {"layers": 1}), vocab_size=576)
-    spec = DistillSpec(student="student", epochs=1, batch_size=4, questions=1, top_k=8)
+    spec = DistillSpec(student="student", epochs=1, batch_size=4, questions=1, top_k=8, ask=False)
     made = distill(
         teacher,
         dataset,
@@ -247,46 +251,179 @@ def test_a_student_without_room_for_all_tokens_is_refused(
         )
 
 
-def marks(loss: float | None, exact: float | None) -> Mark:
+def mark(loss: float | None, exact: float | None) -> Mark:
     return Mark(parameters=1, held_out_loss=loss, questions=10, exact_match=exact, f1=exact)
 
 
 @pytest.mark.parametrize(
-    ("student", "control", "shipped", "verdict"),
+    ("marks", "shipped", "verdict"),
     [
         (
-            marks(0.5, 0.8),
-            marks(0.6, 0.7),
+            {"student": mark(0.5, 0.8), "control": mark(0.6, 0.7)},
             "student",
-            "the student with the teacher is better than the control without: "
+            "the student with the teacher is better than the control: "
             "loss per held-out token 0.500 against 0.600, "
             "exact match 80.0% against 70.0%; the student ships",
         ),
         (
-            marks(0.6, 0.8),
-            marks(0.5, 0.7),
+            {"student": mark(0.6, 0.8), "control": mark(0.5, 0.7)},
             "control",
-            "the student with the teacher is not better than the control without: "
+            "the student with the teacher is not better than the control: "
             "loss per held-out token 0.600 against 0.500, "
             "exact match 80.0% against 70.0%; the control ships",
         ),
         (
-            marks(0.6, None),
-            marks(0.6, None),
+            {"student": mark(0.6, None), "control": mark(0.6, None)},
             "control",
-            "the student with the teacher is not better than the control without: "
+            "the student with the teacher is not better than the control: "
             "loss per held-out token 0.600 against 0.600; "
             "the control ships",
         ),
         (
-            marks(None, None),
-            marks(None, None),
+            {
+                "student": mark(0.4, 0.8),
+                "control": mark(0.6, 0.7),
+                "longer control": mark(0.5, 0.7),
+            },
+            "student",
+            "the student with the teacher is better than both controls: loss per held-out token "
+            "0.400 against 0.600 (same labels) and 0.500 (same compute), "
+            "exact match 80.0% against 70.0% and 70.0%; the student ships",
+        ),
+        (
+            {
+                "student": mark(0.5, None),
+                "control": mark(0.6, None),
+                "longer control": mark(0.4, None),
+            },
+            "longer control",
+            "the student with the teacher is better than the control of the same labels and not "
+            "than that of the same compute: loss per held-out token "
+            "0.500 against 0.600 (same labels) and 0.400 (same compute); the longer control ships",
+        ),
+        (
+            {"student": mark(None, None), "control": mark(None, None)},
             "student",
             "nothing is held out, so student and control were not compared; the student ships",
         ),
+        (
+            {"control": mark(0.5, 0.7)},
+            "control",
+            "the control alone was trained: loss per held-out token 0.500, exact match 70.0%; "
+            "it ships",
+        ),
     ],
 )
-def test_the_better_one_ships_and_the_stage_says_which(
-    student: Mark, control: Mark, shipped: str, verdict: str
+def test_the_best_one_ships_and_the_stage_says_which(
+    marks: dict[str, Mark], shipped: str, verdict: str
 ) -> None:
-    assert decide(student, control) == (shipped, verdict)
+    assert decide(marks) == (shipped, verdict)
+
+
+def test_a_teacher_that_knows_nothing_is_named_and_the_control_trained_alone(
+    teacher: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    report = Recorder()
+    spec = SPEC.model_copy(update={"ask": True, "epochs": 5})
+    alone = distill(teacher, dataset, spec, tmp_path / "distill", report, seed=0)
+    figures = DistillFigures.read(alone.record.figures)
+    assert figures.before is not None
+    assert figures.before.nothing_to_teach
+    assert figures.before.verdict.startswith("there is nothing to teach: the teacher's loss")
+    assert f"distill: {figures.before.verdict}" in report.notes
+    assert (figures.shipped, figures.student, figures.longer) == ("control", None, None)
+    assert not (tmp_path / "teacher-logits").exists()
+
+
+JUDGED: list[tuple[dict[str, float | int | None], dict[str, object], bool, str]] = [
+    (
+        {"teacher_loss": 0.5, "tenth_loss": 0.9, "entropy": 0.8, "unlabelled": 0},
+        {},
+        False,
+        "there is something to teach: the teacher's loss per held-out token is 0.500, the "
+        "control's 0.900 after a tenth of its steps, its entropy is 0.800 nats a learned token",
+    ),
+    (
+        {"teacher_loss": 0.9, "tenth_loss": 0.5, "entropy": 0.8, "unlabelled": 0},
+        {},
+        True,
+        "there is nothing to teach: the teacher's loss per held-out token is 0.900, the "
+        "control's 0.500 after a tenth of its steps, its entropy is 0.800 nats a learned token, "
+        "it is no better than the control, there are no questions without a label",
+    ),
+    (
+        {"teacher_loss": 0.08, "tenth_loss": 0.29, "entropy": 0.078, "unlabelled": 0},
+        {},
+        True,
+        "there is nothing to teach: the teacher's loss per held-out token is 0.080, the "
+        "control's 0.290 after a tenth of its steps, its entropy is 0.078 nats a learned token, "
+        "its probabilities say hardly more than the answers, "
+        "there are no questions without a label",
+    ),
+    (
+        {"teacher_loss": 0.08, "tenth_loss": 0.29, "entropy": 0.078, "unlabelled": 0},
+        {"hidden_weight": 1.0},
+        False,
+        "there is something to teach",
+    ),
+    (
+        {"teacher_loss": 0.9, "tenth_loss": 0.5, "entropy": 0.01, "unlabelled": 1200},
+        {},
+        False,
+        "there is something to teach: the teacher's loss per held-out token is 0.900, the "
+        "control's 0.500 after a tenth of its steps, its entropy is 0.010 nats a learned token, "
+        "it answered 1,200 questions that nobody labelled",
+    ),
+    (
+        {"teacher_loss": None, "tenth_loss": 0.5, "entropy": None, "unlabelled": 0},
+        {"loss": "labels", "write": {"questions": ["q.txt"]}},
+        True,
+        "there is nothing to teach: nothing else is learned from it, "
+        "there are no questions without a label",
+    ),
+]
+
+
+@pytest.mark.parametrize(("figures", "spec", "is_nothing", "verdict"), JUDGED)
+def test_three_figures_decide_whether_there_is_something_to_teach(
+    figures: dict[str, Any], spec: dict[str, object], is_nothing: bool, verdict: str
+) -> None:
+    learns = DistillSpec.model_validate({"layers": [0], **spec})
+    judged = judge(**figures, learns=learns)
+    assert judged.nothing_to_teach == is_nothing
+    assert judged.verdict.startswith(verdict)
+
+
+def test_a_number_of_layers_keeps_those_that_change_the_most(
+    teacher: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"layers": 2, "epochs": 1})
+    made = distill(teacher, dataset, spec, tmp_path / "distill", Silent(), seed=0)
+    assert made.record.figures["layers"] == [0, 2]
+    assert len(made.record.figures["influence"]) == 3
+    assert load_model(made.path).config.num_hidden_layers == 2
+
+
+def test_labels_hidden_states_and_own_answers_are_learned_together(
+    teacher: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    learned = {"loss": "labels", "hidden_weight": 1.0, "on_policy_share": 0.2, "epochs": 5}
+    report = Recorder()
+    spec = SPEC.model_copy(update=learned)
+    made = distill(teacher, dataset, spec, tmp_path / "distill", report, seed=0)
+    figures = DistillFigures.read(made.record.figures)
+    assert figures.student
+    assert report.bars >= {"student", "own-answers", "draw own answers"}
+    assert figures.student.training.steps == figures.control.training.steps == 10
+    assert figures.compute_ratio is not None
+    assert figures.longer is not None
+    assert figures.longer.training.steps > 10
+    assert not (tmp_path / "teacher-logits").exists()
+
+
+def test_what_a_teacher_costs_is_counted_in_operations() -> None:
+    alone = Counts(student=10, teacher=20, labelled=100, learned=100)
+    assert ratio(alone) == 1.0
+    assert ratio(replace(alone, read=100)) == round(1 + 20 * 100 / (3 * 10 * 100), 3)
+    assert ratio(replace(alone, writer=50, asked=60)) == 2.0
+    assert ratio(replace(alone, learned=200, own=30)) == round(2 + (4 * 10 + 20) * 30 / 3000, 3)

@@ -48,7 +48,7 @@ def stages(data: Path, out: Path) -> tuple[list[Checkpoint], list[str]]:
         report,
         seed=0,
     )
-    spec = DistillSpec(layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8)
+    spec = DistillSpec(layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8, ask=False)
     return [tuned, distill(tuned, dataset, spec, out / "distill", report, seed=0)], report.notes
 
 

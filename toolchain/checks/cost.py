@@ -26,6 +26,8 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
 """Operations per parameter and token: forward, backward through frozen weights, full backward.
 
 Source: arXiv:2001.08361, table 1."""
+DISTILL_TRAININGS = 3
+"""Trainings of `distill` where there is something to teach: student and two controls."""
 ANSWER_TOKENS = 64
 """Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
@@ -155,7 +157,7 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
     if stage == "tune":
         return lengths.tokens * recipe.tune.epochs
     if stage == "distill" and recipe.distill:
-        return 2 * lengths.tokens * recipe.distill.epochs
+        return DISTILL_TRAININGS * lengths.tokens * recipe.distill.epochs
     return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
 
 
@@ -178,7 +180,8 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
         learned = (FORWARD + BACKWARD_LORA) * lengths.tokens * recipe.tune.epochs
         found["tune"] = first * (learned + FORWARD * asked)
     if (distill := recipe.distill) and ahead.walks("distill"):
-        learned = 2 * (FORWARD + BACKWARD) * last * lengths.tokens * distill.epochs
+        trained = DISTILL_TRAININGS * lengths.tokens * distill.epochs
+        learned = (FORWARD + BACKWARD) * last * trained
         found["distill"] = learned + FORWARD * first * lengths.tokens
     if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
         found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens

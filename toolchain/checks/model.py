@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.checks import Ahead, Findings
+from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import gguf_parts, hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
@@ -82,6 +83,14 @@ class Bases:
     """Model that is quantized in the end: the same, or a student of `distill`."""
 
 
+_KEYS = {
+    "teacher": "distill: teacher",
+    "student": "distill: student",
+    "writer": "distill: write: teacher",
+}
+"""Role → key of the recipe, where it is not in `[model]`."""
+
+
 def look(ahead: Ahead, findings: Findings) -> Bases | None:
     """Return the models of a walk; None if none is needed, or none can be judged."""
     spec = ahead.recipe.model
@@ -109,7 +118,11 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         knows = bool(ahead.walks("quantize"))
         quantized = _named(ahead, "student", student, findings, knows=knows)
     elif distill and distill.layers and trained and trained.model:
-        quantized = _with_layers(ahead, trained, distill.layers, findings)
+        layers = _layers(ahead, trained, distill.layers, findings)
+        quantized = _with_layers(ahead, trained, layers, findings) if layers else None
+    writer = distill.write.teacher if distill and distill.write else ""
+    if writer and not is_endpoint(writer):
+        _named(ahead, "writer", writer, findings, knows=False)
 
     return Bases(trained=trained, quantized=quantized) if trained and quantized else None
 
@@ -155,10 +168,12 @@ def _named(
 
 
 def _check_name(ahead: Ahead, role: str, name: str) -> None:
-    where = f"{ahead.file}: {'distill' if role in ('teacher', 'student') else 'model'}: {role}"
+    where = f"{ahead.file}: {_KEYS.get(role, f'model: {role}')}"
     if "://" in name:
         last = "/".join(name.rstrip("/").split("/")[3:5])
         hint = f'a model of the hub is named without its address: {role} = "{last or "owner/name"}"'
+        if role == "teacher":
+            hint += f'; an endpoint writes: [distill.write] teacher = "{name}"'
         raise ConfigError(f"{where}: `{name}` is an address, not a name", hint=hint)
 
     try:
@@ -313,6 +328,24 @@ def _from_nothing(spec: ScratchSpec) -> Base:
         model = read_architecture(folder, None)
 
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
+
+
+def _layers(
+    ahead: Ahead, base: Base, layers: int | tuple[int, ...], findings: Findings
+) -> tuple[int, ...]:
+    """Return the layers of a student, none if there cannot be so many.
+
+    Of a number only the size counts here: which layers they are is measured later.
+    """
+    if not isinstance(layers, int):
+        return layers
+    assert base.model
+    count = base.model.sizes["layers"]
+    if layers > count:
+        problem = f"{ahead.file}: distill: layers: `{layers}` layers cannot be kept"
+        findings.errors.append(ConfigError(problem, hint=f"the teacher has {count}"))
+        return ()
+    return (*range(layers - 1), count - 1)
 
 
 def _with_layers(

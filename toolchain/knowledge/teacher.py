@@ -52,6 +52,18 @@ def _is_address(text: str) -> bool:
     return is_web and not any(each.isspace() for each in text)
 
 
+def headed(passage: Passage) -> str:
+    """Return the text of a passage under its headings."""
+    return f"{passage.heading}\n\n{passage.text}" if passage.heading else passage.text
+
+
+def questions_in(text: str, count: int) -> list[str]:
+    """Return the first `count` questions of a written list, without marks and repetitions."""
+    lines = [_MARK.sub("", line).strip() for line in text.splitlines()]
+    kept = dict.fromkeys(line for line in lines if 3 <= len(line) <= _MOST_CHARACTERS)
+    return list(kept)[:count]
+
+
 class Teacher:
     """A model behind an endpoint, and what it wrote before."""
 
@@ -107,26 +119,24 @@ class Teacher:
             stream.write(f"\n{row}\n")  # the line before may be that of an interrupted run
 
     def _ask(self, passage: Passage) -> list[str]:
-        text = f"{passage.heading}\n\n{passage.text}" if passage.heading else passage.text
+        content = PROMPT.format(count=self._count, text=headed(passage))
         body = {
             "model": self._model,
-            "messages": [{"role": "user", "content": PROMPT.format(count=self._count, text=text)}],
+            "messages": [{"role": "user", "content": content}],
             "max_tokens": 40 * self._count,
         }
         answer = self._post(body)
         try:
             said = answer["choices"][0]["message"]["content"]
-            whole = said.encode("utf-8", "replace").decode()
-            lines = [_MARK.sub("", line).strip() for line in whole.splitlines()]
+            kept = questions_in(said.encode("utf-8", "replace").decode(), self._count)
         except (LookupError, TypeError, AttributeError) as error:
             raise ArtifactError(f"teacher: {self._url} answers in another shape") from error
-        kept = dict.fromkeys(line for line in lines if 3 <= len(line) <= _MOST_CHARACTERS)
         if not kept:
             raise ArtifactError(
                 f"teacher: {self._url} wrote no question",
                 hint="a model that thinks first needs more room than its answer: take another",
             )
-        return list(kept)[: self._count]
+        return kept
 
     def _post(self, body: dict[str, Any]) -> Any:
         headers = {"content-type": "application/json"}

@@ -5,13 +5,14 @@ recipe says of a source comes first, then what the model's card, its licence tex
 """
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from device.manifest.gguf import read_header
 from device.manifest.gguf_values import BadFileError
 from toolchain.artifacts import Artifact, Dataset, Knowledge
 from toolchain.bases import Base, Embedder, table
+from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import ConfigError, ToolchainError, TrustError
 from toolchain.figures import DatasetFigures
 from toolchain.harvested import note_of
@@ -19,7 +20,7 @@ from toolchain.knowledge.files import find_files
 from toolchain.ledger import Ledger, Role, Source, Use
 from toolchain.line.flow import Flow
 from toolchain.models import hub, origin
-from toolchain.recipe import Recipe, SourceSpec
+from toolchain.recipe import Recipe, SourceSpec, WriteSpec
 from toolchain.terms import known_or_none
 from toolchain.terms.expression import base_of, choices
 from toolchain.terms.found import NOTHING, Said, in_folder
@@ -29,7 +30,10 @@ READS: Mapping[str, tuple[Role, ...]] = {
     "ingest": ("data", "opening"),
     "pretrain": ("data",),
     "tune": ("base", "adapter", "data", "opening"),
-    "distill": ("base", "adapter", "teacher", "student", "data", "opening"),
+    "distill": (
+        *("base", "adapter", "teacher", "student", "data", "opening"),
+        *("documents", "questions"),
+    ),
     "trim": ("base", "adapter", "data", "opening"),
     "know": ("documents", "questions", "embedder"),
     "guard": ("data", "guard"),
@@ -43,7 +47,11 @@ _LEARNING = ("pretrain", "tune", "distill")
 def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
     """Return the ledger of a stage that gave this artifact."""
     roles = READS.get(stage, ())
-    sources = [source for source in sources_of(flow.recipe, flow) if source.role in roles]
+    sources = [
+        source
+        for source in sources_of(flow.recipe, flow)
+        if source.role in roles and _is_read_by(stage, source)
+    ]
     found: dict[str, int] = {}
     replaced: dict[str, int] = {}
     if stage == "ingest":
@@ -59,6 +67,13 @@ def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
     )
 
 
+def _is_read_by(stage: str, source: Source) -> bool:
+    """Say whether a stage reads a document or a question: one is quoted, or written from."""
+    if source.role not in ("documents", "questions"):
+        return True
+    return (source.use == "trained") == (stage == "distill")
+
+
 def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
     """Return what a stage did with text, in a sentence."""
     record = artifact.record
@@ -71,7 +86,11 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
     if isinstance(artifact, Knowledge):
         return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
     if stage in _LEARNING and (tokens := record.figures.get("trained_tokens")):
-        return (f"{stage}: learned from {tokens:,} tokens",)
+        learned = f"{stage}: learned from {tokens:,} tokens"
+        written = record.figures.get("written")
+        if written and record.figures.get("shipped") == "student":
+            return (learned, f"{stage}: {written:,} conversations of a teacher among them")
+        return (learned,)
     return ()
 
 
@@ -111,30 +130,36 @@ def sources_of(recipe: Recipe, flow: Flow | None = None) -> list[Source]:
     Raise ConfigError for `[[data.sources]]` that name no file of the recipe, or one twice.
     """
     texts = list(_texts(recipe))
-    covered = _covered(recipe, [name for _, name in texts])
-    learns = recipe.learns or recipe.quantize.distill
+    covered = _covered(recipe, [name for _, name, _ in texts])
     found = []
-    for role, name in texts:
-        is_shown = role in ("documents", "questions", "guard") or not learns
-        source = _text_source(role, name, "beside" if is_shown else "trained", covered)
-        found.append(_with_rounds(source, recipe, name))
+    for role, name, use in texts:
+        found.append(_with_rounds(_text_source(role, name, use, covered), recipe, name))
     return [*_models(recipe, flow), *found]
 
 
-def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
-    """Yield role and path of each text file that the recipe names."""
+def _texts(recipe: Recipe) -> Iterator[tuple[Role, str, Use]]:
+    """Yield role, path and use of each text file that the recipe names."""
+    use: Use = "trained" if recipe.learns or recipe.quantize.distill else "beside"
     for name in recipe.data.files:
-        yield from (("data", each) for each in _files_of(recipe, name))
-    yield from (("opening", name) for name in recipe.data.documents)
+        yield from (("data", each, use) for each in _files_of(recipe, name))
+    yield from (("opening", name, use) for name in recipe.data.documents)
     if (spec := recipe.knowledge) and "know" in recipe.stages:
-        try:
-            documents = find_files(spec.files, recipe.folder)
-        except ConfigError:  # the plan says which pattern names nothing
-            documents = {}
-        yield from (("documents", name) for name, file in documents.items() if not file.reason)
-        yield from (("questions", name) for name in spec.questions)
+        yield from (("documents", name, "beside") for name in _documents(recipe, spec.files))
+        yield from (("questions", name, "beside") for name in spec.questions)
+    if (write := recipe.distill and recipe.distill.write) and "distill" in recipe.stages:
+        yield from (("documents", name, "trained") for name in _documents(recipe, write.documents))
+        yield from (("questions", name, "trained") for name in write.questions)
     if (guard := recipe.guard) and "guard" in recipe.stages:
-        yield from (("guard", name) for name in (*guard.unsafe, *guard.safe))
+        yield from (("guard", name, "beside") for name in (*guard.unsafe, *guard.safe))
+
+
+def _documents(recipe: Recipe, patterns: Sequence[str]) -> list[str]:
+    """Return the documents that patterns mean, without those that are not read."""
+    try:
+        found = find_files(patterns, recipe.folder)
+    except ConfigError:  # the plan says which pattern names nothing
+        return []
+    return [name for name, file in found.items() if not file.reason]
 
 
 def _files_of(recipe: Recipe, name: str) -> list[str]:
@@ -220,8 +245,23 @@ def _models(recipe: Recipe, flow: Flow | None) -> Iterator[Source]:
             yield _model(recipe, "teacher", spec.teacher, spec.teacher_licence)
         if spec.student:
             yield _model(recipe, "student", spec.student, spec.student_licence)
+        if spec.write and spec.write.teacher:
+            yield _writer(recipe, spec.write)
     if (known := recipe.knowledge) and "know" in recipe.stages:
         yield _model(recipe, "embedder", known.embedder, known.embedder_licence)
+
+
+def _writer(recipe: Recipe, spec: WriteSpec) -> Source:
+    """Return the model that writes training text; an address does not travel."""
+    if not is_endpoint(spec.teacher):
+        return _model(recipe, "teacher", spec.teacher, spec.teacher_licence)
+    return Source(
+        role="teacher",
+        use="outputs",
+        name=spec.teacher_model or "a model behind an endpoint",
+        licence=spec.teacher_licence,
+        said_by="recipe" if spec.teacher_licence else "",
+    )
 
 
 _USES: Mapping[Role, Use] = {"teacher": "outputs", "embedder": "beside"}

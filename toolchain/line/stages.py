@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from toolchain.distill import Mark
     from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
+    from toolchain.teaching.writing import Assignment
     from toolchain.tune import ExamFigures
 
 Kind = type[Artifact]
@@ -226,31 +227,72 @@ def _distill(flow: Flow) -> Checkpoint:
         flow.report,
         seed=recipe.seed,
         student=student,
+        assignment=_assignment(flow, teacher),
     )
     flow.teacher = Original(base=teacher.path) if spec.teacher else flow.reference()
+    if student and not spec.needs_same_tokens:
+        # A teacher that only wrote may have other tokens: no file is compared with it.
+        flow.teacher = None
+        flow.original = Original(base=flow.checkpoint.path, tokenizer=Original(base=student.path))
+        return flow.checkpoint
     flow.original = Original(base=flow.checkpoint.path, tokenizer=flow.teacher)
     return flow.checkpoint
+
+
+def _assignment(flow: Flow, teacher: Checkpoint) -> "Assignment | None":
+    """Return what a teacher writes before the student learns; None if it writes nothing."""
+    from toolchain.endpoint.address import is_endpoint
+    from toolchain.ingest.refusals import Refusals
+    from toolchain.teaching.writers import EndpointWriter, FolderWriter
+    from toolchain.teaching.writing import Assignment
+
+    spec = flow.recipe.distill.write if flow.recipe.distill else None
+    if spec is None:
+        return None
+    writer: EndpointWriter | FolderWriter
+    if is_endpoint(spec.teacher):
+        writer = EndpointWriter(spec.teacher, spec.teacher_model)
+    else:
+        folder = flow.fetched(spec.teacher, "writer") if spec.teacher else teacher
+        writer = FolderWriter(folder.path, folder.digest)
+    return Assignment(
+        spec=spec,
+        near=flow.recipe.folder,
+        writer=writer,
+        refusals=Refusals(flow.data(), flow.recipe.data),
+    )
 
 
 def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.distill
     assert spec
-    student = spec.student or f"{len(spec.layers)} layers of the teacher"
-    return (
-        f"{spec.teacher or 'the tuned model'} → {student}, T={spec.temperature:g}, "
-        f"{spec.epochs} epochs"
-    )
+    count = spec.layers if isinstance(spec.layers, int) else len(spec.layers)
+    student = spec.student or f"{count} layer{'s' * (count > 1)} of the teacher"
+    learned = "labels" if spec.loss == "labels" else f"{spec.loss}, T={spec.temperature:g}"
+    text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.epochs} epochs"
+    if spec.write is None:
+        return text
+    sources = ", ".join((*spec.write.questions, *spec.write.documents))
+    return f"{text}; {spec.write.teacher or 'the teacher'} writes from {sources}"
 
 
 def _distilled(artifact: Artifact) -> str:
     from toolchain.distill import DistillFigures
 
     figures = DistillFigures.read(artifact.record.figures)
-    student, control = _scores(figures.student.mark), _scores(figures.control.mark)
-    return (
-        f"{figures.best.mark.parameters / 1e6:.2f} M parameters; "
-        f"student{student}; control{control}; the {figures.shipped} ships"
-    )
+    trained = {
+        "student": figures.student,
+        "control": figures.control,
+        "longer control": figures.longer,
+    }
+    text = f"{figures.best.mark.parameters / 1e6:.2f} M parameters"
+    if figures.student is None:
+        text += "; there is nothing to teach"
+    if figures.written:
+        text += f"; {figures.written:,} conversations written"
+    for name, each in trained.items():
+        text += f"; {name}{_scores(each.mark)}" if each else ""
+    return f"{text}; the {figures.shipped} ships"
 
 
 # trim ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from device.manifest.tool_calls import read_calls
@@ -189,17 +190,29 @@ def answer(
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
         batch = [prompts[row] for row in rows]
-        continuations = _continue(model, tokenizer, batch, max_new_tokens)
-        for row, ids in zip(rows, continuations, strict=True):
+        new = continuations(model, tokenizer, batch, max_new_tokens)
+        for row, ids in zip(rows, new, strict=True):
             answers[row] = tokenizer.decode(ids, skip_special_tokens=True).strip()
         report.step(name, min(first + BATCH, len(order)), len(order), "answers")
     return answers
 
 
-def _continue(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How answers are drawn, where they are not the likeliest."""
+
+    temperature: float
+    seed: int
+
+
+def continuations(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """Return the new ids of each prompt.
+    """Return the new ids of each prompt, padding included: the likeliest, or drawn ones.
 
     Padding is on the left of what a prompt has of its own, so that answers are aligned.
     """
@@ -225,24 +238,28 @@ def _continue(
         )
     )
     # Every setting is given: generate() takes those that are missing from the model's folder.
-    greedy = GenerationConfig(
+    drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling else {}
+    settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=sampling is not None,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=pad,
+        **drawn,
     )
 
+    if sampling:
+        torch.manual_seed(sampling.seed)
     with in_float32(model), torch.inference_mode():
         cache = {"past_key_values": prefix[1]} if prefix else {}
         sequences = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=greedy, **cache
+            input_ids=ids, attention_mask=mask, generation_config=settings, **cache
         )
 
-    continuations: list[list[int]] = sequences[:, width:].tolist()
-    return continuations
+    new: list[list[int]] = sequences[:, width:].tolist()
+    return new
 
 
 def _padded(row: Sequence[int], shared: int, width: int, fill: int) -> list[int]:

@@ -231,13 +231,41 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> 
     divergence, and equal to it if k is the whole vocabulary. Shapes: logits [n, vocabulary]; ids
     and log_probs [n, k]; tail [n], the log of the teacher's remaining mass.
     """
-    whole = logits.logsumexp(-1, keepdim=True)
-    student = logits.gather(-1, ids) - whole
-    kl = (log_probs.exp() * (log_probs - student)).sum(-1)
-    if ids.shape[-1] == logits.shape[-1]:
+    values: Tensor = _Divergence.apply(logits, ids, log_probs, tail)
+    return values
+
+
+class _Divergence(torch.autograd.Function):
+    """The divergence with its gradient, which is at hand with the student's probabilities.
+
+    With autograd of the formula a step took 1.2 times a plain one (benchmarks/taught_step.py).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
+        """Return the divergence at each position."""
+        whole = logits.logsumexp(-1, keepdim=True)
+        student = logits.gather(-1, ids) - whole
+        probs = log_probs.exp()
+        kl = (probs * (log_probs - student)).sum(-1)
+        gradient = (logits - whole).exp_()
+        if ids.shape[-1] < logits.shape[-1]:
+            # Summed, not subtracted from 1: of a student that is sure nothing would be left.
+            gradient.scatter_(-1, ids, 0.0)
+            tiny = torch.finfo(logits.dtype).tiny
+            rest = gradient.sum(-1, keepdim=True).clamp_min(tiny)
+            remaining = tail.exp()[:, None]
+            kl = kl + (remaining * (tail[:, None] - rest.log()))[:, 0]
+            gradient.mul_(1 - remaining / rest)
+        gradient.scatter_(-1, ids, student.exp() - probs)
+        ctx.save_for_backward(gradient)
         return kl
-    rest = logits.scatter(-1, ids, -math.inf).logsumexp(-1) - whole[:, 0]
-    return kl + tail.exp() * (tail - rest)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the logits; a teacher has none."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0][:, None], None, None, None
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Losses: chunked equals whole, the tail bucket is unbiased, T² keeps the gradient's scale."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -147,6 +148,42 @@ def test_the_divergence_of_a_model_from_itself_is_zero_with_no_pull_on_any_token
     assert float(loss.detach()) == pytest.approx(0, abs=1e-12)
     assert student.grad is not None
     assert float(student.grad.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("k", [1, 5, 49, 50])
+def test_the_gradient_of_the_divergence_is_that_of_its_formula(k: int) -> None:
+    torch.manual_seed(k)
+    teacher, student = torch.randn(6, 50).double() * 3, torch.randn(6, 50).double()
+    ids, log_probs, tail = top_k(teacher, k)
+
+    def formula(logits: torch.Tensor) -> torch.Tensor:
+        own = logits.log_softmax(-1)
+        kl = (log_probs.exp() * (log_probs - own.gather(-1, ids))).sum(-1)
+        if k == 50:
+            return kl
+        rest = own.scatter(-1, ids, -math.inf).logsumexp(-1)
+        return kl + tail.exp() * (tail - rest)
+
+    weights = torch.rand(6).double()
+    found = []
+    for function in (formula, lambda logits: divergence(logits, ids, log_probs, tail)):
+        logits = student.clone().requires_grad_()
+        values = function(logits)
+        (values * weights).sum().backward()
+        found.append((values.detach(), logits.grad))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
+def test_a_student_that_is_sure_has_a_finite_divergence() -> None:
+    student = torch.zeros(1, 50)
+    student[0, 3] = 200.0
+    student.requires_grad_()
+    loss = divergence(student, *top_k(torch.randn(1, 50), 5))
+    loss.sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(student.grad).all()
 
 
 def test_the_tail_bucket_is_a_lower_bound_that_grows_with_k() -> None:

@@ -1,0 +1,168 @@
+"""What student and controls have in common, and how each of them is trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.artifacts import Checkpoint, Dataset, Written
+from toolchain.errors import ConfigError
+from toolchain.figures import TrainFigures
+from toolchain.progress import Reporter
+from toolchain.recipe import DistillSpec
+
+if TYPE_CHECKING:
+    from toolchain.training.examples import Example
+    from toolchain.training.loop import Course
+
+ON_POLICY_RATE = 0.25
+"""Learning rate of the student's own answers, as a share of the other: they come last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A teacher, a student's beginning, and the text that is learned."""
+
+    teacher: Checkpoint
+    student: Checkpoint | None
+    """A ready student; None for one that has `layers` of the teacher."""
+    dataset: Dataset
+    written: Written | None
+    """Conversations that a teacher wrote."""
+    spec: DistillSpec
+    seed: int
+    layers: tuple[int, ...] = ()
+    influence: tuple[float, ...] = ()
+    """How much each layer of the teacher changes what it reads, where they were chosen by it."""
+
+    @property
+    def speaks_as(self) -> Path:
+        """Folder whose tokenizer and template the result has."""
+        own = self.student if not self.spec.needs_same_tokens else None
+        return (own or self.teacher).path
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer that the result has."""
+        from toolchain.models.checkpoints import load_tokenizer
+
+        return load_tokenizer(self.speaks_as)
+
+    def texts(self) -> "Texts":
+        """Return the conversations to learn as examples."""
+        from toolchain.training.examples import conversations
+
+        tokenizer, limit = self.tokenizer(), self.spec.max_tokens
+        labelled, too_long = conversations(tokenizer, self.dataset.train(), limit)
+        rows = self.written.rows() if self.written else []
+        written, too_long_too = conversations(tokenizer, rows, limit)
+        asked = self.dataset.held_out()[: self.spec.questions]
+        return Texts(
+            labelled=labelled,
+            written=written,
+            held_out=conversations(tokenizer, asked, limit)[0],
+            too_long=too_long + too_long_too,
+        )
+
+    def with_layers(self, examples: "Sequence[Example]") -> "Lesson":
+        """Return the lesson with the layers of its student, chosen by influence if need be."""
+        from toolchain.models.checkpoints import load_model
+        from toolchain.training.influence import choose, influences, kinds_of
+
+        layers = self.spec.layers
+        if not isinstance(layers, int):
+            return replace(self, layers=layers)
+        teacher = load_model(self.teacher.path, dtype="float32")
+        influence = influences(teacher, examples)
+        chosen = choose(influence, layers, kinds_of(teacher.config.get_text_config()))
+        return replace(self, layers=chosen, influence=tuple(influence))
+
+    def start(self) -> Any:
+        """Return the untrained student in float32."""
+        from toolchain.models.checkpoints import load_model
+        from toolchain.training.students import from_layers
+        from toolchain.training.teacher import token_count
+
+        if self.student is None:
+            return from_layers(load_model(self.teacher.path), self.layers)
+        model = load_model(self.student.path, dtype="float32")
+        rows = model.get_input_embeddings().weight.shape[0]
+        if rows < (tokens := token_count(self.tokenizer())):
+            raise ConfigError(
+                f"distill: student: it has room for {rows} tokens, "
+                f"the teacher's tokenizer has {tokens}"
+            )
+        return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Conversations of a lesson as examples."""
+
+    labelled: "Sequence[Example]"
+    written: "Sequence[Example]"
+    held_out: "Sequence[Example]"
+    """What the models are asked, as far as it fits."""
+    too_long: int
+    """Conversations that were left out."""
+
+    @property
+    def all(self) -> "Sequence[Example]":
+        """What the student learns."""
+        return [*self.labelled, *self.written]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pupil:
+    """One model to be trained: its text, how long, and what it learns of it."""
+
+    name: str
+    """Name of the progress bar and of the resume folder."""
+    examples: "Sequence[Example]"
+    steps: int
+    objective: Callable[[Any], Any]
+    """Model → the objective that holds it."""
+
+
+def train_pupil(
+    lesson: Lesson, pupil: Pupil, resume: Path, report: Reporter
+) -> tuple[Any, TrainFigures]:
+    """Return the trained model, with what its training took."""
+    from toolchain.training.loop import train
+
+    model = lesson.start()
+    course = _course(lesson, pupil)
+    figures = train(pupil.objective(model), pupil.examples, course, resume, report)
+    return model, TrainFigures.of(figures)
+
+
+def on_policy(
+    lesson: Lesson, model: Any, pupil: Pupil, resume: Path, report: Reporter
+) -> TrainFigures:
+    """Let a student learn from the teacher's view of answers that the student itself gives."""
+    from toolchain.models.checkpoints import load_model
+    from toolchain.training.hidden import OwnAnswerLoss
+    from toolchain.training.loop import train
+    from toolchain.training.own_answers import own_answers
+
+    course = _course(lesson, pupil)
+    count = min(len(pupil.examples), pupil.steps * lesson.spec.batch_size)
+    tokenizer = lesson.tokenizer()
+    own = own_answers(
+        model,
+        tokenizer,
+        pupil.examples,
+        resume / "own-answers.json",
+        report,
+        seed=lesson.seed,
+        count=count,
+    )
+    teacher = load_model(lesson.teacher.path, dtype="float32").to(model.device)
+    slower = replace(course, learning_rate=course.learning_rate * ON_POLICY_RATE)
+    return TrainFigures.of(train(OwnAnswerLoss(model, teacher), own, slower, resume, report))
+
+
+def _course(lesson: Lesson, pupil: Pupil) -> "Course":
+    from toolchain.training.loop import course
+
+    whole = course(pupil.name, lesson.spec, pupil.examples, lesson.seed)
+    return replace(whole, steps=pupil.steps)
