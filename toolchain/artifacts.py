@@ -192,6 +192,10 @@ class TeacherLogits(Artifact):
     """Teacher's distribution at each position of the training text: top-k and the tail's mass."""
 
 
+class ReferenceScores(Artifact):
+    """Log-probabilities of preferred and rejected answers, of the model before `align`."""
+
+
 class ModelFile(Artifact):
     """One .gguf, .tflite or .onnx file, with `tokenizer.json` and `chat_template.jinja` beside it.
 

@@ -16,7 +16,16 @@ from device.manifest.fields import MAX_WORDS
 from toolchain.config import Frozen
 
 Role = Literal[
-    "base", "adapter", "teacher", "student", "embedder", "data", "opening", "documents", "questions"
+    "base",
+    "adapter",
+    "teacher",
+    "student",
+    "embedder",
+    "data",
+    "opening",
+    "preferences",
+    "documents",
+    "questions",
 ]
 """What a source is for a recipe."""
 Use = Literal["weights", "outputs", "trained", "beside"]

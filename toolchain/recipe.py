@@ -207,13 +207,17 @@ class TrainSpec(Frozen):
     """Held-out conversations that are answered for exact match and F1, at most."""
 
 
-class TuneSpec(TrainSpec):
+class LoraSpec(TrainSpec):
     """LoRA (arXiv:2106.09685) through peft."""
 
     r: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.1
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class TuneSpec(LoraSpec):
+    """Fine-tuning on the recipe's conversations."""
 
 
 class DistillSpec(TrainSpec):
@@ -242,6 +246,44 @@ class DistillSpec(TrainSpec):
         if bool(self.student) == bool(self.layers):
             raise ValueError("give either `student` or `layers`")
         return self
+
+
+class AlignSpec(LoraSpec):
+    """Learning from preferences: DPO (arXiv:2305.18290) from pairs, KTO (arXiv:2402.01306)."""
+
+    files: tuple[Text, ...] = Field(
+        min_length=1,
+        description="files of preferences, relative to the recipe: pairs of answers, rated "
+        "answers, and what `harvest` fetches from a board",
+    )
+    loss: Literal["auto", "dpo", "kto"] = "auto"
+    """`auto`: `dpo` where all preferences are pairs, else `kto`."""
+    beta: float = Field(default=0.1, gt=0)
+    """How near the model stays to what it was: larger is nearer."""
+    by_token: bool = False
+    """Compare the mean over an answer's tokens instead of the sum: length counts for nothing.
+    `beta` is per token then, about ten times as large."""
+    answer_weight: float = Field(default=0.0, ge=0)
+    """Weight of plain cross-entropy on the wanted answers in the loss: keeps them likely."""
+    dropout: Fraction = 0.0
+    learning_rate: float = Field(default=2e-4, gt=0)
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    held_out_share: Fraction = 0.2
+    """Share of the questions whose preferences are not learned, but measured."""
+    max_lost: float = Field(default=1.0, ge=0, le=100)
+    """Percentage points that the exact match on the recipe's held-out questions may fall."""
+    max_client_share: Fraction = 0.25
+    """Share of the preferences that one client may give."""
+    client_key: Text = "client"
+    """Key of a row that names its client; `board` for one share a board."""
 
 
 class TrimSpec(Frozen):
@@ -560,6 +602,7 @@ class Recipe(Frozen):
     data: DataSpec = DataSpec()
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
+    align: AlignSpec | None = None
     trim: TrimSpec = TrimSpec()
     knowledge: KnowledgeSpec | None = None
     quantize: QuantizeSpec = QuantizeSpec()
@@ -578,6 +621,8 @@ class Recipe(Frozen):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
+        if ("align" in self.stages) != (self.align is not None):
+            raise ValueError("stage `align` and an `[align]` table go together")
         if ("know" in self.stages) != (self.knowledge is not None):
             raise ValueError("stage `know` and a `[knowledge]` table go together")
         if self.round and not self.round.learn and self.knowledge is None:
@@ -586,7 +631,7 @@ class Recipe(Frozen):
             )
         apart = self.model.adapter or "tune" in self.stages
         if self.quantize.adapter == "beside" and (
-            {"distill", "trim"} & set(self.stages) or not apart
+            {"distill", "align", "trim"} & set(self.stages) or not apart
         ):
             raise ValueError("`quantize.adapter` is `beside`, but what is quantized has no adapter")
         return self
@@ -635,7 +680,9 @@ class Recipe(Frozen):
     @property
     def learns(self) -> bool:
         """Whether the model is more than its base: trained here, or by an adapter."""
-        return bool({"pretrain", "tune", "distill"} & set(self.stages) or self.model.adapter)
+        return bool(
+            {"pretrain", "tune", "distill", "align"} & set(self.stages) or self.model.adapter
+        )
 
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""

@@ -100,7 +100,7 @@ class Findings:
 
 def check(ahead: Ahead, findings: Findings) -> None:
     """Add what is known of a walk before it begins to the findings."""
-    from toolchain.checks import conversations, cost, data, files, knowledge, model
+    from toolchain.checks import conversations, cost, data, files, knowledge, model, preferences
 
     files.check_schemes(ahead, findings)
     parts = data.look(ahead, findings)
@@ -110,6 +110,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
         files.check_model(ahead, bases, findings)
 
     knowledge.look(ahead, findings)
+    preferences.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

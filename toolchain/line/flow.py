@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toolchain.evaluate.wording import Documents
     from toolchain.knowledge.texts import Texts
     from toolchain.package import Consulted
+    from toolchain.preferences import Preferences
     from toolchain.quantize.gguf import ModelLabel
 
 
@@ -153,6 +154,14 @@ class Flow:
         if self.knowledge_texts is None:
             self.knowledge_texts = read_texts(self.recipe.knowledge, self.recipe.folder)
         return self.knowledge_texts
+
+    def preferences(self) -> "Preferences":
+        """Return what the recipe's `[align]` learns from."""
+        from toolchain.ingest.preferences import read_preferences
+
+        recipe = self.recipe
+        assert recipe.align
+        return read_preferences(recipe.align, recipe.data, recipe.folder, self.report.note)
 
     def documents(self) -> "Documents | None":
         """Return what the model may word answers from, where the recipe leaves it to `evaluate`."""

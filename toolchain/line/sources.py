@@ -30,13 +30,14 @@ READS: Mapping[str, tuple[Role, ...]] = {
     "pretrain": ("data",),
     "tune": ("base", "adapter", "data", "opening"),
     "distill": ("base", "adapter", "teacher", "student", "data", "opening"),
+    "align": ("base", "adapter", "data", "opening", "preferences"),
     "trim": ("base", "adapter", "data", "opening"),
     "know": ("documents", "questions", "embedder"),
     "quantize": ("base", "adapter"),
     "evaluate": ("base", "adapter", "data", "opening"),
 }
 """Stage → roles of the sources that it reads; `package` reads the ledgers of all."""
-_LEARNING = ("pretrain", "tune", "distill")
+_LEARNING = ("pretrain", "tune", "distill", "align")
 
 
 def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
@@ -52,7 +53,8 @@ def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
         ]
         found, replaced = _redaction(artifact.record.figures)
     elif flow.dataset is not None:
-        sources = [_with_digest(source, flow.dataset.record.inputs) for source in sources]
+        inputs = {**artifact.record.inputs, **flow.dataset.record.inputs}
+        sources = [_with_digest(source, inputs) for source in sources]
     return Ledger(
         sources=tuple(sources), found=found, replaced=replaced, done=_done(stage, artifact)
     )
@@ -125,6 +127,9 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
     for name in recipe.data.files:
         yield from (("data", each) for each in _files_of(recipe, name))
     yield from (("opening", name) for name in recipe.data.documents)
+    if recipe.align and "align" in recipe.stages:
+        for name in recipe.align.files:
+            yield from (("preferences", each) for each in _files_of(recipe, name))
     if (spec := recipe.knowledge) and "know" in recipe.stages:
         try:
             documents = find_files(spec.files, recipe.folder)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from toolchain.distill import Mark
     from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
-    from toolchain.tune import ExamFigures
+    from toolchain.training.exam import ExamFigures
 
 Kind = type[Artifact]
 
@@ -245,6 +245,44 @@ def _distilled(artifact: Artifact) -> str:
         f"{figures.best.mark.parameters / 1e6:.2f} M parameters; "
         f"student{student}; control{control}; the {figures.shipped} ships"
     )
+
+
+# align --------------------------------------------------------------------------------------------
+
+
+def _align(flow: Flow) -> Checkpoint:
+    from toolchain.align import ADAPTER, BEFORE, AlignFigures, align
+
+    recipe, out = flow.recipe, flow.out("align")
+    assert recipe.align
+    original = flow.reference()
+    flow.checkpoint = align(
+        flow.merged(),
+        flow.data(),
+        flow.preferences(),
+        recipe.align,
+        out,
+        flow.report,
+        seed=recipe.seed,
+        general=flow.general(recipe.evaluate.general),
+    )
+    if AlignFigures.read(flow.checkpoint.record.figures).shipped != BEFORE:
+        flow.original = _after_tune(original, out / ADAPTER)
+    return flow.checkpoint
+
+
+def _plan_align(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.align
+    assert spec
+    loss = "DPO or KTO" if spec.loss == "auto" else spec.loss.upper()
+    return f"{loss} from {', '.join(spec.files)}, beta={spec.beta:g}, {spec.epochs} epochs"
+
+
+def _aligned(artifact: Artifact) -> str:
+    from toolchain.align import AlignFigures
+
+    figures = AlignFigures.read(artifact.record.figures)
+    return f"{figures.pairs} pairs, {figures.thumbs} rated answers; {figures.verdict}"
 
 
 # trim ---------------------------------------------------------------------------------------------
@@ -532,6 +570,15 @@ STAGES: dict[str, Stage] = {
         run=_distill,
         plan=_plan_distill,
         result=_distilled,
+        extra="train",
+        needs=(Dataset, Checkpoint),
+        gives=Checkpoint,
+    ),
+    "align": Stage(
+        help="Run a recipe up to the checkpoint that learned from preferences.",
+        run=_align,
+        plan=_plan_align,
+        result=_aligned,
         extra="train",
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
