@@ -6,7 +6,6 @@ preferences that nobody learned from and on the recipe's own held-out questions.
 to be better than the model that came in does not ship.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from toolchain.artifacts import (
 )
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError
-from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.figures import FLAT, Forgotten, StageFigures, TrainFigures
 from toolchain.files import link_or_copy
 from toolchain.general import GENERAL, passages
 from toolchain.preferences import (
@@ -45,6 +44,7 @@ from toolchain.progress import Reporter
 from toolchain.recipe import AlignSpec
 from toolchain.training.exam import Exam, ExamFigures
 from toolchain.training.merging import merge_folders
+from toolchain.training.probe import Question, forgotten, lost_words, spread
 
 if TYPE_CHECKING:
     from toolchain.training.preferences import Judgement
@@ -84,6 +84,8 @@ class Mark(StageFigures):
     """Share of held-out pairs whose wanted answer is likelier by token."""
     wanted_log_prob: float | None = None
     """Mean log-probability of a token of the wanted answers, in nats."""
+    forgotten: Forgotten | None = None
+    """Right answers to general questions, of the model that came in and of this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,7 @@ def align(
     *,
     seed: int,
     general: Path = GENERAL,
+    questions: Sequence[Question] = (),
 ) -> Checkpoint:
     """Learn from preferences; write to `out` the model that follows them best and still answers.
 
@@ -174,7 +177,8 @@ def align(
     ]
     learned, held_out = divided(used, spec.held_out_share, seed, kept_out)
     scores = cache(checkpoint, dataset, learned, spec, out.with_name(SCORES), report)
-    exam = Exam(dataset, spec, tuple(passages(general)))
+    asked = spread(questions, spec.general_questions)
+    exam = Exam(dataset, spec, tuple(passages(general)), asked)
     lesson = _Lesson(
         checkpoint=checkpoint.path,
         exam=exam,
@@ -191,7 +195,7 @@ def align(
         "dataset": dataset.digest,
         "preferences": preferences.digest,
         "scores": scores.digest,
-        "general": hashlib.sha256("\0".join(exam.general).encode()).hexdigest(),
+        **exam.inputs,
     }
     work = Work(stage="align", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
@@ -374,6 +378,7 @@ class _Look:
     report: Reporter
     marks: dict[str, Mark] = field(default_factory=dict)
     followed: dict[str, list[bool]] = field(default_factory=dict)
+    known: dict[str, list[bool]] = field(default_factory=dict)
     answers: dict[str, list[str]] = field(default_factory=dict)
 
     def at(self, name: str, model: Any) -> None:
@@ -381,7 +386,8 @@ class _Look:
         from toolchain.training.preferences import judgements, preferred
 
         lesson = self.lesson
-        exam, _ = lesson.exam.take(model, self.tokenizer, self.report, f"ask the model {name}")
+        seen = lesson.exam.look(model, self.tokenizer, self.report, f"the model {name}")
+        self.known[name] = seen.known
         answers = self._ask(name, model)
         followed = [follows(*pair) for pair in zip(lesson.asked, answers, strict=True)]
         judged, _ = judgements(
@@ -391,13 +397,14 @@ class _Look:
         low, high = interval(sum(followed), len(followed))
         self.answers[name], self.followed[name] = answers, followed
         self.marks[name] = Mark(
-            exam=exam,
+            exam=seen.figures,
             preferences=len(followed),
             followed=round(sum(followed) / len(followed), 4) if followed else None,
             followed_low=round(low, 4),
             followed_high=round(high, 4),
             ranked=_share(ranked) if lesson.held_out.pairs else None,
             wanted_log_prob=round(wanted, 4) if any(each.good for each in judged) else None,
+            forgotten=forgotten(self.known[BEFORE], seen.known) if seen.known else None,
         )
 
     def write(self, file: Path) -> None:
@@ -472,9 +479,19 @@ def decide(
         return BEFORE, f"too few: {_too_few(before, learned)}; the model stays as it is"
 
     scores = "; ".join(f"{name} {_words(mark)}" for name, mark in marks.items())
-    fit = {name: mark for name, mark in trained.items() if _lost(before, mark) <= spec.max_lost}
+    kept = {
+        name: mark
+        for name, mark in trained.items()
+        if mark.forgotten is None or mark.forgotten.points <= spec.max_forgotten
+    }
+    if not kept:
+        return BEFORE, (
+            f"{spec.loss} from {learned} preferences forgets more than `max_forgotten`: "
+            f"{spec.max_forgotten:g} points; {scores}; the model stays as it is"
+        )
+    fit = {name: mark for name, mark in kept.items() if _lost(before, mark) <= spec.max_lost}
     if not fit:
-        least = min(_lost(before, mark) for mark in trained.values())
+        least = min(_lost(before, mark) for mark in kept.values())
         return BEFORE, (
             f"{spec.loss} from {learned} preferences loses {least:.1f} points of exact match, "
             f"more than `max_lost`: {spec.max_lost:g}; {scores}; the model stays as it is"
@@ -528,6 +545,6 @@ def _words(mark: Mark) -> str:
         f"{mark.followed:.1%} of {mark.preferences} "
         f"(95 % interval {mark.followed_low:.0%} to {mark.followed_high:.0%})"
     )
-    if mark.exam.exact_match is None:
-        return text
-    return f"{text}, exact match {mark.exam.exact_match:.1%} of {mark.exam.questions}"
+    if mark.exam.exact_match is not None:
+        text += f", exact match {mark.exam.exact_match:.1%} of {mark.exam.questions}"
+    return f"{text}, {lost_words(mark.forgotten)}" if mark.forgotten else text

@@ -214,10 +214,20 @@ class LoraSpec(TrainSpec):
     alpha: Positive = 32
     dropout: Fraction = 0.1
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    general_questions: int = Field(default=200, ge=0)
+    """General questions that are asked before and after, at most: what is forgotten of all that the
+    recipe is not about. A model that is trained here from nothing is not asked."""
+    max_forgotten: float = Field(default=100.0, ge=0, le=100)
+    """Percentage points of right answers to them that may be lost."""
 
 
 class TuneSpec(LoraSpec):
     """Fine-tuning on the recipe's conversations."""
+
+    general_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of general conversations in what is learned: they keep the rest of the model in use."""
+    general_files: tuple[Text, ...] = ()
+    """Files of general conversations, relative to the recipe; empty: ours, in English."""
 
 
 class DistillSpec(TrainSpec):

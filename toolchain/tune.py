@@ -4,15 +4,14 @@ tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is
 under `out`/adapter.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Work, digest, write_jsonl
+from toolchain.artifacts import Checkpoint, Dataset, Work, digest, value_digest, write_jsonl
 from toolchain.config import Frozen
-from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.figures import FLAT, Forgotten, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
 from toolchain.processes import is_main, keep_together, speaking
@@ -22,6 +21,14 @@ from toolchain.tool_use import said
 from toolchain.training.exam import Exam, ExamFigures
 from toolchain.training.lora import with_lora
 from toolchain.training.merging import MergeFigures, merge_folders
+from toolchain.training.probe import (
+    Question,
+    check_forgotten,
+    forgotten,
+    lost_words,
+    mixed,
+    spread,
+)
 
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"
@@ -41,6 +48,8 @@ class TuneFigures(StageFigures):
     merge: MergeFigures = field(metadata=FLAT)
     training: TrainFigures = field(metadata=FLAT)
     tuned: ExamFigures = field(metadata=FLAT)
+    forgotten: Forgotten | None = None
+    """Right answers to general questions; None where none was asked."""
 
 
 class _MergeSpec(Frozen):
@@ -55,6 +64,8 @@ class _Lesson:
 
     base: Path
     exam: Exam
+    rows: Sequence[Mapping[str, Any]]
+    """Conversations to learn."""
     spec: TuneSpec
     seed: int
 
@@ -68,19 +79,28 @@ def tune(
     *,
     seed: int,
     general: Path = GENERAL,
+    questions: Sequence[Question] = (),
+    talk: Sequence[Mapping[str, Any]] = (),
 ) -> Checkpoint:
     """Train a LoRA adapter on the conversations of `dataset`; write the merged checkpoint to `out`.
 
     Figures: exact counts of trainable and all parameters, speed, memory, and before (`base`) and
     after: exact match, F1 and loss on the held-out conversations, and the loss on `general` text,
     which says what was forgotten. `answers.jsonl` has the answers of both side by side.
+
+    With general `questions` the share of them that is answered before and after is measured too;
+    raise GateError if more is lost than the recipe allows. Of `talk`, general conversations, as
+    many are learned as the recipe says.
     """
-    exam = Exam(dataset, spec, tuple(passages(general)))
-    lesson = _Lesson(base=base.path, exam=exam, spec=spec, seed=seed)
+    asked = spread(questions, spec.general_questions)
+    exam = Exam(dataset, spec, tuple(passages(general)), asked)
+    rows = mixed(dataset.train(), talk, spec.general_share, seed)
+    lesson = _Lesson(base=base.path, exam=exam, rows=rows, spec=spec, seed=seed)
     inputs = {
         "base": base.digest,
         "dataset": dataset.digest,
-        "general": hashlib.sha256("\0".join(exam.general).encode()).hexdigest(),
+        **exam.inputs,
+        **({"talk": value_digest(list(talk))} if spec.general_share else {}),
     }
     work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
@@ -89,6 +109,7 @@ def tune(
         lambda folder: _build(lesson, folder, speaking(report)),
         TuneFigures,
     )
+    check_forgotten("tune", TuneFigures.read(record.figures).forgotten, spec.max_forgotten)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
@@ -128,8 +149,8 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
 
     base, exam, spec = lesson.base, lesson.exam, lesson.spec
     tokenizer, model = load_tokenizer(base), load_model(base)
-    examples, too_long = conversations(tokenizer, exam.dataset.train(), spec.max_tokens)
-    first = exam.take(model, tokenizer, report, "ask the base") if is_main() else None
+    examples, too_long = conversations(tokenizer, lesson.rows, spec.max_tokens)
+    first = exam.look(model, tokenizer, report, "the base") if is_main() else None
     adapted = with_lora(model, spec, lesson.seed, stage="tune")
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(
@@ -147,18 +168,20 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         return None
     save_adapter(adapted, out / ADAPTER, base=base.name)
     merged = merge_folders(base, out / ADAPTER, out, report)
-    last = exam.take(load_model(out), tokenizer, report, "ask the tuned model")
-    _write_answers(exam.asked(), first[1], last[1], out / ANSWERS)
-    report.note(_summary(first[0], last[0]))
+    last = exam.look(load_model(out), tokenizer, report, "the tuned model")
+    _write_answers(exam.asked(), first.answers, last.answers, out / ANSWERS)
+    lost = forgotten(first.known, last.known) if last.known else None
+    report.note(_summary(first.figures, last.figures, lost))
     return TuneFigures(
         trainable_parameters=trainable,
         total_parameters=total,
         conversations=len(examples),
         too_long=too_long,
-        base=first[0],
+        base=first.figures,
         merge=merged,
         training=TrainFigures.of(training),
-        tuned=last[0],
+        tuned=last.figures,
+        forgotten=lost,
     )
 
 
@@ -178,12 +201,14 @@ def _write_answers(
     write_jsonl(file, rows)
 
 
-def _summary(before: ExamFigures, after: ExamFigures) -> str:
+def _summary(before: ExamFigures, after: ExamFigures, lost: Forgotten | None) -> str:
     """Return what a tuning changed, in words."""
     general = (
         f"general text {before.general_nats_per_byte:.3f} → {after.general_nats_per_byte:.3f} "
         "nats per byte"
     )
+    if lost:
+        general += f"; {lost_words(lost)}"
     if after.exact_match is None:
         return f"nothing is held out, so nothing was asked; {general}"
     text = (

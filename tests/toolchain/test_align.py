@@ -13,6 +13,7 @@ from toolchain import artifacts
 from toolchain.align import ALIGNED, BEFORE, CONTROL, AlignFigures, Mark, align, decide, follows
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError
+from toolchain.figures import Forgotten
 from toolchain.preferences import Pair, Preferences, Thumb, interval
 from toolchain.progress import Silent
 from toolchain.recipe import AlignSpec
@@ -199,6 +200,23 @@ def test_the_better_one_ships_if_it_is_better_than_chance_and_answers_as_before(
     spec = SPEC.model_copy(update={"loss": "dpo", "max_lost": 1.0})
     found, verdict = decide(spec, marks, followed, 160)
     assert (found, verdict[: len(begins)]) == (shipped, begins)
+
+
+def test_a_model_that_forgot_more_than_allowed_does_not_ship() -> None:
+    counts = {BEFORE: 4, ALIGNED: 38, CONTROL: 30}
+    lost = {
+        BEFORE: Forgotten(questions=200, before=0.5, now=0.5, error=0.0),
+        ALIGNED: Forgotten(questions=200, before=0.5, now=0.4, error=0.02),
+        CONTROL: Forgotten(questions=200, before=0.5, now=0.48, error=0.02),
+    }
+    marks = {name: replace(mark(counts[name]), forgotten=lost[name]) for name in counts}
+    followed = {name: run(count) for name, count in counts.items()}
+    found = [
+        decide(SPEC.model_copy(update={"max_forgotten": most}), marks, followed, 160)
+        for most in (15.0, 5.0, 1.0)
+    ]
+    assert [shipped for shipped, _ in found] == [ALIGNED, CONTROL, BEFORE]
+    assert "of 200 general questions 50.0% → 40.0% (± 2.0%)" in found[2][1]
 
 
 def test_an_answer_follows_a_preference_if_it_is_nearer_to_what_was_wanted() -> None:

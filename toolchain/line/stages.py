@@ -153,6 +153,8 @@ def _tune(flow: Flow) -> Checkpoint:
         flow.report,
         seed=recipe.seed,
         general=flow.general(recipe.evaluate.general),
+        questions=flow.questions(),
+        talk=flow.talk() if recipe.tune.general_share else (),
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
     flow.original = _after_tune(flow.reference(), out / ADAPTER)
@@ -178,6 +180,7 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _tuned(artifact: Artifact) -> str:
+    from toolchain.training.probe import lost_words
     from toolchain.tune import TuneFigures
 
     figures = TuneFigures.read(artifact.record.figures)
@@ -188,10 +191,11 @@ def _tuned(artifact: Artifact) -> str:
     )
     if before.general_nats_per_byte is None:  # measured by an earlier version
         return text
-    return (
-        f"{text}; general text {before.general_nats_per_byte:.3f} → "
+    text += (
+        f"; general text {before.general_nats_per_byte:.3f} → "
         f"{after.general_nats_per_byte:.3f} nats per byte"
     )
+    return f"{text}; {lost_words(figures.forgotten)}" if figures.forgotten else text
 
 
 def _scores(measured: "ExamFigures | Mark") -> str:
@@ -265,6 +269,7 @@ def _align(flow: Flow) -> Checkpoint:
         flow.report,
         seed=recipe.seed,
         general=flow.general(recipe.evaluate.general),
+        questions=flow.questions(),
     )
     if AlignFigures.read(flow.checkpoint.record.figures).shipped != BEFORE:
         flow.original = _after_tune(original, out / ADAPTER)

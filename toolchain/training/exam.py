@@ -1,5 +1,6 @@
 """What a model is measured on before and after a training: held-out answers and general text."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from toolchain.errors import ArtifactError
 from toolchain.figures import StageFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import TrainSpec
+from toolchain.training.probe import Question, digest_of, known
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -28,6 +30,17 @@ class ExamFigures(StageFigures):
     """Loss on general text; None in a record of an earlier version."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was seen of one model."""
+
+    figures: ExamFigures
+    answers: list[str]
+    """Answers to the held-out questions of the recipe."""
+    known: list[bool]
+    """For each general question, whether it was answered rightly."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exam:
     """What base and tuned model are measured on, and what is learned."""
@@ -35,6 +48,25 @@ class Exam:
     dataset: Dataset
     spec: TrainSpec
     general: tuple[str, ...]
+    questions: tuple[Question, ...] = ()
+    """General questions; none for a model that was trained from nothing."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Names and digests of what is measured beside the data set."""
+        text = hashlib.sha256("\0".join(self.general).encode()).hexdigest()
+        asked = {"general_questions": digest_of(self.questions)} if self.questions else {}
+        return {"general": text, **asked}
+
+    def look(self, model: Any, tokenizer: Any, report: Reporter, name: str) -> "Seen":
+        """Return what a model, whose `name` stands in the bars, scores and answers."""
+        figures, answers = self.take(model, tokenizer, report, f"ask {name}")
+        right = (
+            known(model, tokenizer, self.questions, report, name=f"general questions, {name}")
+            if self.questions
+            else []
+        )
+        return Seen(figures=figures, answers=answers, known=right)
 
     def asked(self) -> list[dict[str, Any]]:
         """Return the held-out conversations that are answered."""
