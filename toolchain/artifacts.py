@@ -200,6 +200,10 @@ class Written(Artifact):
         return list(read_jsonl(self.path / "written.jsonl"))
 
 
+class ReferenceScores(Artifact):
+    """Log-probabilities of preferred and rejected answers, of the model before `align`."""
+
+
 class ModelFile(Artifact):
     """One .gguf, .tflite or .onnx file, with `tokenizer.json` and `chat_template.jinja` beside it.
 

@@ -23,6 +23,7 @@ Role = Literal[
     "embedder",
     "data",
     "opening",
+    "preferences",
     "documents",
     "questions",
     "guard",

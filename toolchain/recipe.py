@@ -210,7 +210,7 @@ class TrainSpec(Frozen):
     """Held-out conversations that are answered for exact match and F1, at most."""
 
 
-class TuneSpec(TrainSpec):
+class LoraSpec(TrainSpec):
     """LoRA (arXiv:2106.09685) through peft."""
 
     r: Positive = 16
@@ -220,6 +220,20 @@ class TuneSpec(TrainSpec):
     layers: int = Field(default=0, ge=0)
     """Layers that are adapted, from the last one; 0: all. A third of them takes two thirds of the
     time, as nothing is carried back through the others."""
+    general_questions: int = Field(default=200, ge=0)
+    """General questions that are asked before and after, at most: what is forgotten of all that the
+    recipe is not about. A model that is trained here from nothing is not asked."""
+    max_forgotten: float = Field(default=100.0, ge=0, le=100)
+    """Percentage points of right answers to them that may be lost."""
+
+
+class TuneSpec(LoraSpec):
+    """Fine-tuning on the recipe's conversations."""
+
+    general_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of general conversations in what is learned: they keep the rest of the model in use."""
+    general_files: tuple[Text, ...] = ()
+    """Files of general conversations, relative to the recipe; empty: ours, in English."""
 
 
 class WriteSpec(Frozen):
@@ -326,6 +340,44 @@ class DistillSpec(TrainSpec):
                 "`[distill.write]`, `hidden_weight` or `on_policy_share`"
             )
         return self
+
+
+class AlignSpec(LoraSpec):
+    """Learning from preferences: DPO (arXiv:2305.18290) from pairs, KTO (arXiv:2402.01306)."""
+
+    files: tuple[Text, ...] = Field(
+        min_length=1,
+        description="files of preferences, relative to the recipe: pairs of answers, rated "
+        "answers, and what `harvest` fetches from a board",
+    )
+    loss: Literal["auto", "dpo", "kto"] = "auto"
+    """`auto`: `dpo` where all preferences are pairs, else `kto`."""
+    beta: float = Field(default=0.1, gt=0)
+    """How near the model stays to what it was: larger is nearer."""
+    by_token: bool = False
+    """Compare the mean over an answer's tokens instead of the sum: length counts for nothing.
+    `beta` is per token then, about ten times as large."""
+    answer_weight: float = Field(default=0.0, ge=0)
+    """Weight of plain cross-entropy on the wanted answers in the loss: keeps them likely."""
+    dropout: Fraction = 0.0
+    learning_rate: float = Field(default=2e-4, gt=0)
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    held_out_share: Fraction = 0.2
+    """Share of the questions whose preferences are not learned, but measured."""
+    max_lost: float = Field(default=1.0, ge=0, le=100)
+    """Percentage points that the exact match on the recipe's held-out questions may fall."""
+    max_client_share: Fraction = 0.25
+    """Share of the preferences that one client may give."""
+    client_key: Text = "client"
+    """Key of a row that names its client; `board` for one share a board."""
 
 
 class TrimSpec(Frozen):
@@ -672,6 +724,7 @@ class Recipe(Frozen):
     data: DataSpec = DataSpec()
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
+    align: AlignSpec | None = None
     trim: TrimSpec = TrimSpec()
     knowledge: KnowledgeSpec | None = None
     guard: GuardSpec | None = None
@@ -691,6 +744,8 @@ class Recipe(Frozen):
             raise ValueError("stage `pretrain` and `[model.scratch]` go together")
         if "distill" in self.stages and self.distill is None:
             raise ValueError("stage `distill` needs a `[distill]` table")
+        if ("align" in self.stages) != (self.align is not None):
+            raise ValueError("stage `align` and an `[align]` table go together")
         if ("know" in self.stages) != (self.knowledge is not None):
             raise ValueError("stage `know` and a `[knowledge]` table go together")
         if ("guard" in self.stages) != (self.guard is not None):
@@ -701,7 +756,7 @@ class Recipe(Frozen):
             )
         apart = self.model.adapter or "tune" in self.stages
         if self.quantize.adapter == "beside" and (
-            {"distill", "trim"} & set(self.stages) or not apart
+            {"distill", "align", "trim"} & set(self.stages) or not apart
         ):
             raise ValueError("`quantize.adapter` is `beside`, but what is quantized has no adapter")
         return self
@@ -750,7 +805,9 @@ class Recipe(Frozen):
     @property
     def learns(self) -> bool:
         """Whether the model is more than its base: trained here, or by an adapter."""
-        return bool({"pretrain", "tune", "distill"} & set(self.stages) or self.model.adapter)
+        return bool(
+            {"pretrain", "tune", "distill", "align"} & set(self.stages) or self.model.adapter
+        )
 
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""

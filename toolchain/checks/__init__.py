@@ -100,7 +100,16 @@ class Findings:
 
 def check(ahead: Ahead, findings: Findings) -> None:
     """Add what is known of a walk before it begins to the findings."""
-    from toolchain.checks import conversations, cost, data, files, knowledge, model, teaching
+    from toolchain.checks import (
+        conversations,
+        cost,
+        data,
+        files,
+        knowledge,
+        model,
+        preferences,
+        teaching,
+    )
 
     files.check_schemes(ahead, findings)
     parts = data.look(ahead, findings)
@@ -111,6 +120,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
 
     knowledge.look(ahead, findings)
     teaching.look(ahead, findings)
+    preferences.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

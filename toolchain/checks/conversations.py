@@ -48,7 +48,7 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
     """
     train, held_out = parts.conversations(parts.train), parts.conversations(parts.held_out)
     base = bases.trained if bases else None
-    trains = ahead.walks("tune", "distill", "trim", "quantize", "evaluate")
+    trains = ahead.walks("tune", "distill", "align", "trim", "quantize", "evaluate")
     if not trains or not bases or not base or not base.template:
         return _guessed(train, held_out)
 

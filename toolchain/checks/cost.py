@@ -69,7 +69,7 @@ def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings)
     Checkpoints are as large as their base; the model file comes in addition.
     """
     first, last = _weight_bytes(bases.trained), _weight_bytes(bases.quantized)
-    sizes = {"pretrain": first, "tune": first, "distill": last, "trim": last}
+    sizes = {"pretrain": first, "tune": first, "distill": last, "align": last, "trim": last}
     needed = sum(size for stage, size in sizes.items() if stage in todo)
     if "quantize" in todo:
         needed += parameters(bases.quantized) * 2 * len(ahead.formats)
@@ -93,7 +93,7 @@ def _check_disk(ahead: Ahead, bases: Bases, todo: list[str], findings: Findings)
 
 def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
     """Note the memory of training if it is more than this computer has left."""
-    if not {"pretrain", "tune", "distill"} & set(todo):
+    if not {"pretrain", "tune", "distill", "align"} & set(todo):
         return
 
     trained = parameters(base) * (4 + ADAM_BYTES) if {"pretrain", "distill"} & set(todo) else 0

@@ -94,7 +94,7 @@ _KEYS = {
 def look(ahead: Ahead, findings: Findings) -> Bases | None:
     """Return the models of a walk; None if none is needed, or none can be judged."""
     spec = ahead.recipe.model
-    if not ahead.walks("pretrain", "tune", "distill", "trim", "quantize", "evaluate"):
+    if not ahead.walks("pretrain", "tune", "distill", "align", "trim", "quantize", "evaluate"):
         return None
 
     distill = ahead.recipe.distill if ahead.walks("distill") else None

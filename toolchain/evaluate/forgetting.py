@@ -4,7 +4,6 @@ The rule to keep: both files are judged on the same questions by the same measur
 the file before are those that its own gate recorded.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from toolchain.evaluate.answers import Answered
 from toolchain.figures import Forgotten
 from toolchain.tool_use import said
 from toolchain.training.answers import exact_match
+from toolchain.training.probe import forgotten
 
 ANSWERS = "answers.jsonl"
 
@@ -68,25 +68,16 @@ def read_earlier(work: Path, verdict: str, max_forgotten: float) -> Earlier:
 
 def forgetting(answers: Sequence[Answered], earlier: Earlier) -> Forgotten:
     """Return how the new answers to the earlier questions compare with those of the file before."""
-    count = len(answers)
     now = [bool(exact_match(each.text, each.expected)) for each in answers]
-    change = [int(old) - int(new) for old, new in zip(earlier.right, now, strict=True)]
-    mean = sum(change) / count
-    spread = sum((each - mean) ** 2 for each in change) / max(1, count - 1)
-    return Forgotten(
-        questions=count,
-        before=sum(earlier.right) / count,
-        now=sum(now) / count,
-        error=math.sqrt(spread / count),
-    )
+    return forgotten(earlier.right, now)
 
 
-def forgetting_failures(forgotten: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
+def forgetting_failures(lost: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
     """Yield a sentence if more was forgotten than the round allows."""
-    if forgotten and earlier and forgotten.points > earlier.max_forgotten + 1e-6:
+    if lost and earlier and lost.points > earlier.max_forgotten + 1e-6:
         yield (
-            f"on {forgotten.questions} held-out questions of the round before exact match fell "
-            f"from {forgotten.before:.1%} to {forgotten.now:.1%}, by {forgotten.points:.1f} "
+            f"on {lost.questions} held-out questions of the round before exact match fell "
+            f"from {lost.before:.1%} to {lost.now:.1%}, by {lost.points:.1f} "
             f"points; the round allows {earlier.max_forgotten:g}"
         )
 

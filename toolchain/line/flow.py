@@ -6,7 +6,7 @@ A stage's row reads its inputs from here and leaves its artifact here.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from device.manifest import QUOTE
 from toolchain import artifacts
@@ -20,7 +20,7 @@ from toolchain.artifacts import (
     Record,
     Verdict,
 )
-from toolchain.errors import ConfigError
+from toolchain.errors import ConfigError, all_of
 from toolchain.figures import BaseFigures
 from toolchain.general import GENERAL
 from toolchain.models import hub
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from toolchain.evaluate.wording import Documents
     from toolchain.knowledge.texts import Texts
     from toolchain.package import Consulted, Guarded
+    from toolchain.preferences import Preferences
     from toolchain.quantize.gguf import ModelLabel
+    from toolchain.training.probe import Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,36 @@ class Flow:
             self.knowledge_texts = read_texts(self.recipe.knowledge, self.recipe.folder)
         return self.knowledge_texts
 
+    def preferences(self) -> "Preferences":
+        """Return what the recipe's `[align]` learns from."""
+        from toolchain.ingest.preferences import read_preferences
+
+        recipe = self.recipe
+        assert recipe.align
+        return read_preferences(recipe.align, recipe.data, recipe.folder, self.report.note)
+
+    def questions(self) -> "tuple[Question, ...]":
+        """Return general questions; none for a model that is trained here from nothing."""
+        from toolchain.training.probe import read_questions
+
+        return () if self.recipe.model.scratch else read_questions()
+
+    def talk(self) -> "list[dict[str, Any]]":
+        """Return the general conversations that `tune` may learn beside the recipe's own."""
+        from toolchain.ingest import look
+        from toolchain.training.probe import read_talk
+
+        recipe = self.recipe
+        files = recipe.tune.general_files
+        if not files:
+            return read_talk()
+        changes = {"files": files, "map": {}, "hold_out": "conversation", "held_out_share": 0.0}
+        changes |= {"system": "", "documents": (), "turns": (), "tools": ""}
+        parts = look(recipe.data.model_copy(update=changes), recipe.folder, seed=recipe.seed)
+        if parts.read.errors:
+            raise all_of(parts.read.errors)
+        return [row for _, row in parts.conversations(parts.train)]
+
     def documents(self) -> "Documents | None":
         """Return what the model may word answers from, where the recipe leaves it to `evaluate`."""
         from toolchain.evaluate.wording import Documents
@@ -171,7 +203,6 @@ class Flow:
 
     def consulted(self, verdict: Verdict) -> "Consulted | None":
         """Return the documents that a bundle answers from; None if there are none."""
-        from toolchain.package import Consulted
 
         spec = self.recipe.knowledge
         if spec is None or self.knowledge is None:

@@ -34,6 +34,7 @@ READS: Mapping[str, tuple[Role, ...]] = {
         *("base", "adapter", "teacher", "student", "data", "opening"),
         *("documents", "questions"),
     ),
+    "align": ("base", "adapter", "data", "opening", "preferences"),
     "trim": ("base", "adapter", "data", "opening"),
     "know": ("documents", "questions", "embedder"),
     "guard": ("data", "guard"),
@@ -41,7 +42,7 @@ READS: Mapping[str, tuple[Role, ...]] = {
     "evaluate": ("base", "adapter", "data", "opening"),
 }
 """Stage → roles of the sources that it reads; `package` reads the ledgers of all."""
-_LEARNING = ("pretrain", "tune", "distill")
+_LEARNING = ("pretrain", "tune", "distill", "align")
 
 
 def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
@@ -61,7 +62,8 @@ def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
         ]
         found, replaced = _redaction(artifact.record.figures)
     elif flow.dataset is not None:
-        sources = [_with_digest(source, flow.dataset.record.inputs) for source in sources]
+        inputs = {**artifact.record.inputs, **flow.dataset.record.inputs}
+        sources = [_with_digest(source, inputs) for source in sources]
     return Ledger(
         sources=tuple(sources), found=found, replaced=replaced, done=_done(stage, artifact)
     )
@@ -143,6 +145,9 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str, Use]]:
     for name in recipe.data.files:
         yield from (("data", each, use) for each in _files_of(recipe, name))
     yield from (("opening", name, use) for name in recipe.data.documents)
+    if recipe.align and "align" in recipe.stages:
+        for name in recipe.align.files:
+            yield from (("preferences", each, "trained") for each in _files_of(recipe, name))
     if (spec := recipe.knowledge) and "know" in recipe.stages:
         yield from (("documents", name, "beside") for name in _documents(recipe, spec.files))
         yield from (("questions", name, "beside") for name in spec.questions)

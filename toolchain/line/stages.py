@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
     from toolchain.teaching.writing import Assignment
-    from toolchain.tune import ExamFigures
+    from toolchain.training.exam import ExamFigures
 
 Kind = type[Artifact]
 
@@ -158,6 +158,8 @@ def _tune(flow: Flow) -> Checkpoint:
         flow.report,
         seed=recipe.seed,
         general=flow.general(recipe.evaluate.general),
+        questions=flow.questions(),
+        talk=flow.talk() if recipe.tune.general_share else (),
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
     flow.original = _after_tune(flow.reference(), out / ADAPTER)
@@ -183,6 +185,7 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _tuned(artifact: Artifact) -> str:
+    from toolchain.training.probe import lost_words
     from toolchain.tune import TuneFigures
 
     figures = TuneFigures.read(artifact.record.figures)
@@ -193,10 +196,11 @@ def _tuned(artifact: Artifact) -> str:
     )
     if before.general_nats_per_byte is None:  # measured by an earlier version
         return text
-    return (
-        f"{text}; general text {before.general_nats_per_byte:.3f} → "
+    text += (
+        f"; general text {before.general_nats_per_byte:.3f} → "
         f"{after.general_nats_per_byte:.3f} nats per byte"
     )
+    return f"{text}; {lost_words(figures.forgotten)}" if figures.forgotten else text
 
 
 def _scores(measured: "ExamFigures | Mark") -> str:
@@ -293,6 +297,45 @@ def _distilled(artifact: Artifact) -> str:
     for name, each in trained.items():
         text += f"; {name}{_scores(each.mark)}" if each else ""
     return f"{text}; the {figures.shipped} ships"
+
+
+# align --------------------------------------------------------------------------------------------
+
+
+def _align(flow: Flow) -> Checkpoint:
+    from toolchain.align import ADAPTER, BEFORE, AlignFigures, align
+
+    recipe, out = flow.recipe, flow.out("align")
+    assert recipe.align
+    original = flow.reference()
+    flow.checkpoint = align(
+        flow.merged(),
+        flow.data(),
+        flow.preferences(),
+        recipe.align,
+        out,
+        flow.report,
+        seed=recipe.seed,
+        general=flow.general(recipe.evaluate.general),
+        questions=flow.questions(),
+    )
+    if AlignFigures.read(flow.checkpoint.record.figures).shipped != BEFORE:
+        flow.original = _after_tune(original, out / ADAPTER)
+    return flow.checkpoint
+
+
+def _plan_align(recipe: Recipe, target: Target, form: str) -> str:
+    spec = recipe.align
+    assert spec
+    loss = "DPO or KTO" if spec.loss == "auto" else spec.loss.upper()
+    return f"{loss} from {', '.join(spec.files)}, beta={spec.beta:g}, {spec.epochs} epochs"
+
+
+def _aligned(artifact: Artifact) -> str:
+    from toolchain.align import AlignFigures
+
+    figures = AlignFigures.read(artifact.record.figures)
+    return f"{figures.pairs} pairs, {figures.thumbs} rated answers; {figures.verdict}"
 
 
 # trim ---------------------------------------------------------------------------------------------
@@ -658,6 +701,15 @@ STAGES: dict[str, Stage] = {
         run=_distill,
         plan=_plan_distill,
         result=_distilled,
+        extra="train",
+        needs=(Dataset, Checkpoint),
+        gives=Checkpoint,
+    ),
+    "align": Stage(
+        help="Run a recipe up to the checkpoint that learned from preferences.",
+        run=_align,
+        plan=_plan_align,
+        result=_aligned,
         extra="train",
         needs=(Dataset, Checkpoint),
         gives=Checkpoint,
