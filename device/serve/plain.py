@@ -28,7 +28,7 @@ def string_body(schema: Mapping[str, Any], where: str, rule: Rule) -> str:
         if known.least < least or (most is not None and known.most > most):
             raise refused(where, f"`format` {form!r} is not understood beside these lengths")
         return rf'"\"" {known.grammar} "\""'
-    if form not in ANY_TEXT:
+    if not isinstance(form, str) or form not in ANY_TEXT:
         raise refused(where, f"`format` {str(form)[:40]!r} is not understood here")
     if (least, most) == (0, None):
         return "string"
