@@ -174,7 +174,7 @@ def _version(client: Client) -> str:
     if not client.packages:
         return client.release or _do("curl", "--version").split()[1]
 
-    package = re.split("[[<]", client.packages[0])[0]
+    package = re.split(r"[\[<]", client.packages[0])[0]
     if client.of_node:
         return str(
             json.loads((client.home / "node_modules" / package / "package.json").read_text())[
