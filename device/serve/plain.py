@@ -39,7 +39,7 @@ def string_body(schema: Mapping[str, Any], where: str, rule: Rule) -> str:
 def _pattern(pattern: Any, lengths: "tuple[int, int | None]", where: str, rule: Rule) -> str:
     """Return the rule of strings that match a regular expression.
 
-    It says what a format beside it does, and more.
+    A format beside it is a hint then.
     """
     if not isinstance(pattern, str):
         raise refused(f"{where}.pattern", "must be a text")
