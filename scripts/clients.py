@@ -117,13 +117,15 @@ def main() -> int:
             failed = failed or any(problems.values())
             lines.append(_line(client, problems))
 
-    table = "\n".join(
-        [_row(["client", "version", *STEPS, ""]), _row(["---"] * (len(STEPS) + 3)), *lines]
-    )
-    print(table)
+    print(_table(lines))
     if options.out:
-        _write(Path(options.out), table)
+        _write(Path(options.out), lines)
     return int(failed)
+
+
+def _table(lines: "list[str]") -> str:
+    head = ["client", "version", "date", *STEPS, ""]
+    return "\n".join([_row(head), _row(["---"] * len(head)), *lines])
 
 
 def _run(client: Client, service: dict[str, str]) -> dict[str, str]:
@@ -172,7 +174,7 @@ def _version(client: Client) -> str:
     if not client.packages:
         return client.release or _do("curl", "--version").split()[1]
 
-    package = re.split("[[<]", client.packages[0])[0]
+    package = re.split(r"[\[<]", client.packages[0])[0]
     if client.of_node:
         return str(
             json.loads((client.home / "node_modules" / package / "package.json").read_text())[
@@ -190,21 +192,25 @@ def _do(*command: str, cwd: "Path | None" = None) -> str:
 
 def _line(client: Client, problems: dict[str, str]) -> str:
     cells = ["–" if step not in problems else problems[step] or "yes" for step in STEPS]
-    return _row([client.name, _version(client), *cells, client.note])
+    today = datetime.date.today().isoformat()
+    return _row([client.name, _version(client), today, *cells, client.note])
 
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _write(path: Path, table: str) -> None:
-    """Replace the part of a page between its marks by the matrix and its date."""
+def _write(path: Path, lines: "list[str]") -> None:
+    """Replace the rows of clients in the part of a page between its marks; keep those of others."""
     begin, end = "<!-- matrix -->", "<!-- /matrix -->"
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    today = datetime.date.today().isoformat()
-    path.write_text(f"{before}{begin}\n{today}:\n\n{table}\n{end}{after}", encoding="utf-8")
+    known, _, after = rest.partition(end)
+
+    rows = {line.split(" | ")[0]: line for line in (*known.splitlines(), *lines)}
+    names = [f"| {client.name}" for client in CLIENTS]
+    table = _table([rows[name] for name in names if name in rows])
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def _say(text: str) -> None:

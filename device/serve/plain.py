@@ -28,7 +28,7 @@ def string_body(schema: Mapping[str, Any], where: str, rule: Rule) -> str:
         if known.least < least or (most is not None and known.most > most):
             raise refused(where, f"`format` {form!r} is not understood beside these lengths")
         return rf'"\"" {known.grammar} "\""'
-    if form not in ANY_TEXT:
+    if not isinstance(form, str) or form not in ANY_TEXT:
         raise refused(where, f"`format` {str(form)[:40]!r} is not understood here")
     if (least, most) == (0, None):
         return "string"
@@ -39,7 +39,7 @@ def string_body(schema: Mapping[str, Any], where: str, rule: Rule) -> str:
 def _pattern(pattern: Any, lengths: "tuple[int, int | None]", where: str, rule: Rule) -> str:
     """Return the rule of strings that match a regular expression.
 
-    It says what a format beside it does, and more.
+    A format beside it is a hint then.
     """
     if not isinstance(pattern, str):
         raise refused(f"{where}.pattern", "must be a text")

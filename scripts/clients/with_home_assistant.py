@@ -130,6 +130,7 @@ def set_up(home: Home) -> None:
         home.wait_for(entry)  # which begins anew with each agent
         asked = {**model, "think": False, **own}
         home.flow(f"{flows}/subentries/flow", [entry, kind], asked)
+    home.wait_for(entry)
 
 
 def said(home: Home, text: str, conversation: "str | None" = None) -> Any:

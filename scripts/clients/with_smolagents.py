@@ -3,6 +3,7 @@
 from smolagents import OpenAIServerModel, ToolCallingAgent, tool
 from steps import ASKED, FIRST, KEY, MAX_TOKENS, MODEL, SECOND, URL, run
 
+calls: list[tuple[int, bool]] = []
 model = OpenAIServerModel(model_id=MODEL, api_base=URL, api_key=KEY, max_tokens=400)
 
 
@@ -13,6 +14,7 @@ def set_led(pin: int, on: bool) -> str:
         pin: number of the pin
         on: whether it shines
     """
+    calls.append((pin, on))
     return f"pin {pin} is {'on' if on else 'off'}"
 
 
@@ -31,15 +33,16 @@ def turns() -> object:
 
 
 def tools() -> object:
-    agent = ToolCallingAgent(tools=[led], model=model, max_steps=2)
-    agent.run(ASKED)
-    return [step for step in agent.memory.steps if getattr(step, "tool_calls", None)]
+    calls.clear()
+    ToolCallingAgent(tools=[led], model=model, max_steps=1).run(ASKED)
+    return calls
 
 
 def streamed_tools() -> object:
+    calls.clear()
     agent = ToolCallingAgent(tools=[led], model=model, max_steps=1, stream_outputs=True)
     list(agent.run(ASKED, stream=True))
-    return [step for step in agent.memory.steps if getattr(step, "tool_calls", None)]
+    return calls
 
 
 run(turns, tools, streamed_tools)

@@ -1,6 +1,7 @@
 """Tokens under a grammar: no vocabulary ends the process, and what is answered is UTF-8."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,14 @@ def test_a_token_that_is_no_text_is_never_chosen_under_a_grammar(
         assert len(text) == 8, text
         assert (text[0], text[-1]) == ("<", ">")
         assert "�" not in text
+
+
+def test_a_token_that_came_comes_less_with_a_repeat_penalty(tmp_path: Path) -> None:
+    model = load(tiny_gguf(tmp_path / "tiny.gguf"), Settings(threads=1))
+    kinds = []
+    for penalty in (0.5, 1.0, 2.0):
+        asked = Sampling(max_tokens=60, repeat_penalty=penalty)
+        kinds.append(len({step.id for step in model.generate(list(b"hot?"), asked)}))
+    model.close()
+    assert kinds == sorted(kinds)
+    assert kinds[0] < kinds[2]
