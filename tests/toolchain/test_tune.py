@@ -75,6 +75,25 @@ def test_only_the_named_modules_change(base: Checkpoint, tuned: Checkpoint) -> N
     assert changed == {"q_proj", "v_proj"}
 
 
+def test_the_last_layers_alone_are_adapted_where_the_recipe_says_how_many(
+    base: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"layers": 1, "epochs": 1})
+    after = tune(base, dataset, spec, tmp_path, Silent(), seed=0)
+    before, weights = (load_file(each.path / "model.safetensors") for each in (base, after))
+    changed = {name for name in before if not torch.equal(before[name], weights[name])}
+    assert changed == {f"model.layers.1.self_attn.{each}_proj.weight" for each in "qv"}
+
+
+def test_more_layers_than_the_model_has_are_refused(
+    base: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"layers": 3})
+    with pytest.raises(ConfigError) as refused:
+        tune(base, dataset, spec, tmp_path / "out", Silent(), seed=0)
+    assert refused.value.message == "tune: layers: `3`, but the model has 2"
+
+
 def test_speed_memory_and_scores_before_and_after_are_in_the_figures(
     tuned: Checkpoint, report: Recorder
 ) -> None:

@@ -25,7 +25,8 @@ def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     """
     if len(rows) < 2:
         return 0
-    first, last = min(rows), max(rows)  # what these two share, all rows between them share
+    lists = [list(row) for row in rows]
+    first, last = min(lists), max(lists)  # what these two share, all rows between them share
     pairs = zip(first, last, strict=False)
     alike = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
     count = min(alike, min(map(len, rows)) - 1)
@@ -42,7 +43,7 @@ def read_prefix(decoder: Any, ids: Tensor, rows: int) -> tuple[Tensor, Any] | No
     if any(kind in str(getattr(decoder.config, "rope_parameters", "")) for kind in _BY_LENGTH):
         return None
     outputs = decoder(input_ids=ids, use_cache=True)
-    cache = getattr(outputs, "past_key_values", None)
+    cache: Any = getattr(outputs, "past_key_values", None)
     if type(cache) is not DynamicCache:
         return None
     if any(type(each) is not DynamicLayer or not each.is_initialized for each in cache.layers):
