@@ -69,18 +69,18 @@ def trained(folder: Path, rows: Sequence[Mapping[str, Any]], seed: int) -> Path:
     """Return a tiny model that learned a text by heart."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = tiny_llama(folder / "base", hidden=128, intermediate=256, seed=seed)
+    base = tiny_llama(folder / "base", hidden=64, intermediate=128, seed=seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     examples = [encode_row(tokenizer, each, 256) for each in rows]
     model = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     drawn = random.Random(seed)
-    steps = 260
+    steps = 220
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / steps)
-        batch = drawn.sample(examples, 48)
+            group["lr"] = 4e-3 * (1 - step / steps)
+        batch = drawn.sample(examples, 32)
         width = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([each + [0] * (width - len(each)) for each, _ in batch])
         labels = torch.tensor([each + [-100] * (width - len(each)) for _, each in batch])

@@ -61,11 +61,12 @@ class Corpus:
 
 def seeds() -> list[Entry]:
     """Return our own entries, unsafe and safe, English and Chinese."""
-    return [
-        entry
-        for file in sorted(SEEDS.glob("*safe.*.txt"))
-        for entry in _seeds(file, file.name.split(".")[-2], unsafe=file.name.startswith("unsafe"))
-    ]
+    found = {}
+    for file in sorted(SEEDS.glob("*safe.*.txt")):
+        language, unsafe = file.name.split(".")[-2], file.name.startswith("unsafe")
+        for entry in _seeds(file, language, unsafe=unsafe):
+            found.setdefault(entry.text, entry)
+    return list(found.values())
 
 
 def frames(language: str) -> list[str]:
