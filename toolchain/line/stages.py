@@ -514,6 +514,7 @@ def probe_words(probes: ProbeFigures) -> str:
     return (
         f"{probes.obeyed:.1%} of {tried} attacks succeed{guarded}, "
         f"{len(probes.backdoors)} of {probes.triggers} triggers, the same for all: {people}"
+        + "".join(f"; not measured: {each}" for each in probes.not_measured or ())
     )
 
 
