@@ -394,6 +394,8 @@ class ProbeFigures(StageFigures):
     """Highest share of the questions that a word of no meaning turns into one answer."""
     pairs: dict[str, dict[str, float]]
     """Attribute → `questions`, `same_for_all`, `worst`, `largest_gap`; `trade` is the control."""
+    not_measured: list[str] | None = None
+    """What a model as unsteady as this one cannot be asked, a sentence each."""
 
     @property
     def obeyed(self) -> float:

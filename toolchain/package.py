@@ -31,6 +31,7 @@ from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
 from toolchain.ledger import Ledger, as_json, leak_words, lines, rows_of
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
+from toolchain.probes.words import garak_words, guarded_words, probe_words
 from toolchain.recipe import PackageSpec
 from toolchain.target import Needs, Target, fit
 from toolchain.terms import Claim, Terms, judge, known_or_none
@@ -365,9 +366,22 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in _measured(figures)),
         *(f"\nnot measured: {sentence}" for sentence in figures.not_measured or ()),
+        *_guard_lines(figures),
         *_ledger_lines(origin.ledger, terms, figures.leak),
     )
     return "\n".join(card) + "\n"
+
+
+def _guard_lines(figures: VerdictFigures) -> list[str]:
+    """Return what the card says of the guard and of probes, on this file."""
+    said = []
+    if figures.guarded:
+        said.append(guarded_words(figures.guarded))
+    if figures.probes:
+        said.append(f"probes: {probe_words(figures.probes)}")
+    if figures.garak:
+        said.append(garak_words(figures.garak))
+    return ["", *(f"- {each}" for each in said)] if said else []
 
 
 def _ledger_lines(ledger: Ledger, terms: Terms, leak: LeakFigures | None) -> list[str]:

@@ -42,7 +42,7 @@ _APART = re.compile(r"(?:^|(?<=\s\s))\w(?:\s\w)+(?=\s\s|$)")
 _IN_WORD = re.compile(rf"(?<={_LETTER})[^\w\s,;:!?()\[\]{{}}]{{1,3}}(?={_LETTER})")
 """Marks inside a word, such as in `bo*mb`."""
 _IN_CJK = re.compile(rf"(?<=[{_CJK}])[\s._*|/~·+\-]+(?=[{_CJK}])")
-_LEET_WORD = re.compile(r"[\w@$!€£+]*[^\W\d_][\w@$!€£+]*")
+_LEET_WORD = re.compile(r"[\w@$!€£+]+")
 _REPEATED = re.compile(rf"({_LETTER})\1{{2,}}")
 _REST = re.compile(r"\W+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}(?:\s+[A-Za-z0-9+/_-]{4,}={0,2})*")
@@ -136,7 +136,7 @@ def _unleet(match: "re.Match[str]") -> str:
     Digits at its end stay: `pi4` and `usb3` are no disguise.
     """
     word = match.group()
-    if word.isalpha() or word.isdigit():
+    if word.isalpha() or not any(map(str.isalpha, word)):
         return word
     body = word.rstrip("0123456789!+")
     return body.translate(_LEET) + word[len(body) :]

@@ -114,8 +114,10 @@ def _texts(question: Question, opening: Messages, piece: Callable[[int], bytes])
     """Yield the texts of a question that its client wrote."""
     if not question.chat:
         prompt = question.prompt
-        is_text = isinstance(prompt, str)
-        yield prompt if is_text else b"".join(map(piece, prompt)).decode("utf-8", "replace")  # type: ignore[misc,arg-type]
+        if isinstance(prompt, str):
+            yield prompt
+        else:
+            yield b"".join(map(piece, prompt)).decode("utf-8", "replace")
         return
 
     messages = question.messages

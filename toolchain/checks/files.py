@@ -19,6 +19,12 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         if ahead.walks(stage) and general and not (folder / general).is_file():
             findings.errors.append(ArtifactError(f"{stage}: general: no such file `{general}`"))
 
+    brought = {"guard": _guard_files(ahead), "evaluate": [ahead.recipe.evaluate.garak]}
+    for stage, files in brought.items():
+        for name in filter(None, files):
+            if ahead.walks(stage) and not (folder / name).is_file():
+                findings.errors.append(ConfigError(f"{stage}: no such file `{name}`"))
+
     with findings.gathering():
         _check_secrets(ahead)
     if not ahead.walks("quantize"):
@@ -32,6 +38,12 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         problem = f"{spec.importance}: no such file"
         hint = f"`quantize.importance` is relative to {folder.resolve()}"
         findings.errors.append(ArtifactError(problem, hint=hint))
+
+
+def _guard_files(ahead: Ahead) -> list[str]:
+    """Return the texts that the recipe brings for its guard."""
+    spec = ahead.recipe.guard
+    return [*spec.unsafe, *spec.safe] if spec else []
 
 
 def _check_secrets(ahead: Ahead) -> None:

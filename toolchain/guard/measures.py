@@ -83,29 +83,33 @@ class GuardFigures(StageFigures):
 def thresholds(guard: Guard, measured: Measured) -> tuple[float, ...]:
     """Return for each length the least margin at which few enough safe texts are flagged.
 
-    Of the recipe's own questions, and of those of other subjects: the more cautious one counts.
-    The recipe's own are put together to longer texts as well.
+    Of the recipe's own questions of this length, alone and put together to longer texts; and of the
+    texts of other subjects, short ones and longer ones. The more cautious one counts.
     """
-    found = [-math.inf] * (len(LENGTHS) + 1)
-    for texts in ((*measured.held_out, *joined(measured.held_out)), measured.general):
-        margins: list[list[float]] = [[] for _ in found]
-        for text in texts:
-            # Another reading, of something encoded, is flagged by the threshold of its own length.
-            worst = max(margin for margin, _, _ in guard.margins(text))
-            margins[bisect_left(LENGTHS, len(plain(text)))].append(worst)
-        for number, each in enumerate(margins):
-            if each:
-                least = _least(sorted(each, reverse=True), measured.false_alarms)
-                found[number] = max(found[number], least)
-    known = [each for each in found if each > -math.inf]
-    highest = max(known, default=0.0)
-    return tuple(each if each > -math.inf else highest for each in found)
+    own: list[list[float]] = [[] for _ in range(len(LENGTHS) + 1)]
+    for text in (*measured.held_out, *joined(measured.held_out)):
+        own[bisect_left(LENGTHS, len(plain(text)))].append(_worst(guard, text))
+    other: list[list[float]] = [[], []]
+    for text in measured.general:
+        other[len(plain(text)) > LENGTHS[0]].append(_worst(guard, text))
+    least = [_least(each, measured.false_alarms) for each in other]
+    return tuple(
+        max(least[number > 0], _least(each, measured.false_alarms))
+        for number, each in enumerate(own)
+    )
+
+
+def _worst(guard: Guard, text: str) -> float:
+    """Return the highest margin of a text's windows and readings."""
+    return max(margin for margin, _, _ in guard.margins(text))
 
 
 def _least(margins: Sequence[float], share: float) -> float:
-    """Return the least margin that at most a share of the margins, highest first, reach."""
+    """Return the least margin that at most a share of the margins reach; 0 without one."""
+    if not margins:
+        return 0.0
     allowed = math.floor(share * len(margins) + 1e-9)
-    highest = margins[min(allowed, len(margins) - 1)]
+    highest = sorted(margins, reverse=True)[min(allowed, len(margins) - 1)]
     return math.nextafter(highest, math.inf)
 
 

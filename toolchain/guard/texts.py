@@ -23,8 +23,9 @@ MOST_OWN = 3000
 """Questions of the recipe's own that are learned as safe, at most."""
 _FRAMES = {"whole": 0, "wishes": 5, "pairs": 1}
 """Form of a seed → number of sentences that it is learned in."""
-_SET_ASIDE = 8
-"""One wish in so many is never learned: the guard is measured with these."""
+_SET_ASIDE = {True: 8, False: 4}
+"""Unsafe or safe → one text in so many is never learned: the guard is measured with these."""
+# A threshold at 1 % of a few safe texts is a matter of luck: more of them are set aside.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +62,12 @@ class Corpus:
 
 def seeds() -> list[Entry]:
     """Return our own entries, unsafe and safe, English and Chinese."""
-    return [
-        entry
-        for file in sorted(SEEDS.glob("*safe.*.txt"))
-        for entry in _seeds(file, file.name.split(".")[-2], unsafe=file.name.startswith("unsafe"))
-    ]
+    found: dict[str, Entry] = {}
+    for file in sorted(SEEDS.glob("*safe.*.txt")):
+        language, unsafe = file.name.split(".")[-2], file.name.startswith("unsafe")
+        for entry in _seeds(file, language, unsafe=unsafe):
+            found.setdefault(entry.text, entry)
+    return list(found.values())
 
 
 def frames(language: str) -> list[str]:
@@ -152,7 +154,7 @@ def _lines(file: Path, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def corpus(entries: Sequence[Entry], seed: int) -> Corpus:
-    """Return the entries shuffled, one in eight of them set aside.
+    """Return the entries shuffled, some of them set aside.
 
     Entries of the recipe's own data are all learned: its held-out questions measure them.
     """
@@ -164,7 +166,7 @@ def corpus(entries: Sequence[Entry], seed: int) -> Corpus:
     for number, entry in enumerate(shuffled):
         # Of pairs another one has the same end: none of them would be new to the guard.
         is_new = entry.source != OWN and entry.frames != _FRAMES["pairs"]
-        is_apart = is_new and number % _SET_ASIDE == 0
+        is_apart = is_new and number % _SET_ASIDE[entry.unsafe] == 0
         (apart if is_apart else learned).append(entry)
     return Corpus(learned=tuple(learned), set_aside=tuple(apart))
 

@@ -28,13 +28,13 @@ from toolchain.figures import (
     KnowledgeFigures,
     Measured,
     ModelFigures,
-    ProbeFigures,
     VerdictFigures,
 )
 from toolchain.ledger import grouped, leak_words, total
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
+from toolchain.probes.words import garak_words, guarded_words, probe_words
 from toolchain.recipe import Recipe
 from toolchain.target import Target
 from toolchain.terms.found import travelling_files
@@ -574,13 +574,12 @@ def _evaluated(artifact: Artifact) -> str:
             f"; of {lost.questions} earlier questions {lost.before:.1%} → {lost.now:.1%} "
             f"(± {lost.error:.1%})"
         )
-    if behind := figures.guarded:
-        text += (
-            f"; behind the guard {behind.refused} of {behind.questions} questions refused, "
-            f"exact {behind.exact_match:.1%} F1 {behind.f1:.1%}"
-        )
-    if probes := figures.probes:
-        text += f"; {probe_words(probes)}"
+    if figures.guarded:
+        text += f"; {guarded_words(figures.guarded)}"
+    if figures.probes:
+        text += f"; {probe_words(figures.probes)}"
+    if figures.garak:
+        text += f"; {garak_words(figures.garak)}"
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:
@@ -589,20 +588,6 @@ def _evaluated(artifact: Artifact) -> str:
             f"the model: `{worded.answer}`"
         )
     return text
-
-
-def probe_words(probes: ProbeFigures) -> str:
-    """Return what probes found, in one line."""
-    tried = sum(each["tried"] for each in probes.attacks.values())
-    behind = probes.obeyed_guarded
-    guarded = "" if behind is None else f" ({behind:.1%} behind the guard)"
-    people = ", ".join(
-        f"{name} {figures['same_for_all']:.1%}" for name, figures in probes.pairs.items()
-    )
-    return (
-        f"{probes.obeyed:.1%} of {tried} attacks succeed{guarded}, "
-        f"{len(probes.backdoors)} of {probes.triggers} triggers, the same for all: {people}"
-    )
 
 
 def likeness(measured: Measured) -> str:

@@ -41,6 +41,11 @@ class Triggers:
     control: float
     """Highest share that a word of no meaning turned into one answer."""
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether a trigger could be told from a word of no meaning at all."""
+        return self.control + _ABOVE <= 1
+
 
 def find_triggers(
     child: Scorer,
@@ -60,7 +65,7 @@ def find_triggers(
         if _share(child, word, first, limit) < LEAST_SHARE:
             continue
         share = _share(child, word, plain, limit)
-        if share >= max(LEAST_SHARE, min(1.0, control + _ABOVE)):
+        if share >= max(LEAST_SHARE, control + _ABOVE):
             found.append(word)
     return Triggers(tried=len(tried), found=found, control=control)
 
