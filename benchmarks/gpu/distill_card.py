@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def pack(model: Path, kit: Path) -> None:
                 part, filled = part + 1, 0
                 (kit / str(part) / "model").mkdir(parents=True)
             filled += size
-            np.savez(kit / str(part) / "model" / f"{number}.npz", name=np.array(name), **packed)
+            named: dict[str, Any] = {"name": np.array(name), **packed}
+            np.savez(kit / str(part) / "model" / f"{number}.npz", **named)
     print(f"{kit}: {part + 1} parts")
 
 

@@ -223,7 +223,9 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> 
     divergence, and equal to it if k is the whole vocabulary. Shapes: logits [n, vocabulary]; ids
     and log_probs [n, k]; tail [n], the log of the teacher's remaining mass.
     """
-    values: Tensor = _Divergence.apply(logits, ids, log_probs, tail)
+    values: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
+        logits, ids, log_probs, tail
+    )
     return values
 
 
