@@ -238,11 +238,12 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
         """Return the divergence at each position."""
-        whole = logits.logsumexp(-1, keepdim=True)
+        gradient = logits.softmax(-1)
+        # The logarithm of all mass, by the likeliest token: no second pass of exponentials.
+        whole = logits.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
         student = logits.gather(-1, ids) - whole
         probs = log_probs.exp()
         kl = (probs * (log_probs - student)).sum(-1)
-        gradient = (logits - whole).exp_()
         if ids.shape[-1] < logits.shape[-1]:
             # Summed, not subtracted from 1: of a student that is sure nothing would be left.
             gradient.scatter_(-1, ids, 0.0)
