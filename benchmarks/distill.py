@@ -7,7 +7,7 @@ The control learns the true answers of all questions, another one the labels alo
 the student. All start from the same layers. Scores are exact matches on held-out phrasings.
 
 The base is a small Llama that has read questions and answers, but never one under the other. With
-BASE in the environment it is a model folder, as on a lent GPU (benchmarks/gpu/distill_run.py).
+BASE in the environment it is a model folder, as on a lent GPU (benchmarks/gpu/distill_card.py).
 """
 
 import json
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,16 @@ FULL = Plan(
         vocab_size=2048, hidden_size=256, layers=3, steps=700, batch_size=16, context=128
     )
 )
+BIG = replace(
+    FULL,
+    entries=415,
+    questions=415,
+    layers=12,
+    batch_size=32,
+    learning_rate=6e-4,
+    teacher_epochs=8,
+)
+"""With a base of 100 M parameters or more."""
 QUICK = Plan(
     seeds=1,
     entries=6,
@@ -158,9 +168,10 @@ class SearchWriter:
 def main() -> None:
     """Measure and print the claims."""
     options = measure.options(__doc__ or "")
-    plan = QUICK if options.quick else FULL
+    base = os.environ.get("BASE", "")
+    plan = QUICK if options.quick else BIG if base else FULL
     with tempfile.TemporaryDirectory() as scratch:
-        runs = run(plan, Path(scratch), os.environ.get("BASE", ""))
+        runs = run(plan, Path(scratch), base)
     found = claims(runs)
     measure.show(found, {}, "", as_json=options.json)
 
@@ -188,7 +199,7 @@ def one_seed(plan: Plan, dataset: Dataset, base: Path, work: Path, seed: int) ->
     labelled, pool = _split(dataset, seed)
     few = _dataset(work / "few", labelled, dataset)
     tokenizer = load_tokenizer(base)
-    model = load_model(base, dtype="float32")
+    model = _on_device(load_model(base, dtype="float32"))
     with clock.of("teacher"):
         _train(plan, model, tokenizer, labelled, plan.teacher_epochs, work / "t", seed)
     save_model(model, work / "teacher")
@@ -340,13 +351,16 @@ def _layers(plan: Plan, model: Any, tokenizer: Any, rows: Sequence[Mapping[str, 
 
 
 def _student(teacher: Path, layers: Sequence[int]) -> Any:
-    import torch
-
     from toolchain.models.checkpoints import load_model
     from toolchain.training.students import from_layers
 
-    student = from_layers(load_model(teacher), layers)
-    return student.to("cuda") if torch.cuda.is_available() else student
+    return _on_device(from_layers(load_model(teacher), layers))
+
+
+def _on_device(model: Any) -> Any:
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def _score(plan: Plan, model: Any, tokenizer: Any, dataset: Dataset) -> dict[str, Any]:

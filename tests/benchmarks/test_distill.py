@@ -4,8 +4,13 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
+from benchmarks.gpu import distill_card
+from tests.fakes.models import tiny_llama
+from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.teaching.writers import How
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -66,3 +71,27 @@ def test_every_arm_is_trained_and_scored_and_none_sees_more_labels_than_it_may(
     assert (score.goal, seconds.goal) == (1.0, 0.333)
     assert score.conditions["labels"] == f"{entries} against {run[distill.CONTROL]['rows']}"
     assert seconds.measured > 0
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (3, 10), (7,)])
+def test_a_packed_tensor_is_within_half_a_step_of_four_bits(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    back = distill_card.unpacked(distill_card.packed4(values))
+    assert back.shape == shape
+    # Least value and step are of 16 bits: a little more than half a step.
+    step = np.ptp(values) / 15
+    assert np.abs(back - values).max() <= 0.55 * step
+
+
+def test_a_model_that_was_packed_in_parts_is_joined_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = tiny_llama(tmp_path / "m", hidden=64, intermediate=64, layers=1, heads=2, kv_heads=1)
+    monkeypatch.setattr(distill_card, "MOST_BYTES", 20_000)
+    distill_card.pack(model, tmp_path / "kit")
+    parts = sorted((tmp_path / "kit").iterdir())
+    assert len(parts) > 1
+    joined = load_model(distill_card.join(parts, tmp_path / "joined")).state_dict()
+    for name, values in load_model(model).state_dict().items():
+        torch.testing.assert_close(joined[name], values, atol=0.02, rtol=0)
+    load_tokenizer(tmp_path / "joined")

@@ -231,7 +231,9 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> 
     divergence, and equal to it if k is the whole vocabulary. Shapes: logits [n, vocabulary]; ids
     and log_probs [n, k]; tail [n], the log of the teacher's remaining mass.
     """
-    values: Tensor = _Divergence.apply(logits, ids, log_probs, tail)
+    values: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
+        logits, ids, log_probs, tail
+    )
     return values
 
 
@@ -244,11 +246,12 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:
         """Return the divergence at each position."""
-        whole = logits.logsumexp(-1, keepdim=True)
+        gradient = logits.softmax(-1)
+        # The logarithm of all mass, by the likeliest token: no second pass of exponentials.
+        whole = logits.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
         student = logits.gather(-1, ids) - whole
         probs = log_probs.exp()
         kl = (probs * (log_probs - student)).sum(-1)
-        gradient = (logits - whole).exp_()
         if ids.shape[-1] < logits.shape[-1]:
             # Summed, not subtracted from 1: of a student that is sure nothing would be left.
             gradient.scatter_(-1, ids, 0.0)
