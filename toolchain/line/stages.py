@@ -141,7 +141,8 @@ def _pretrained(artifact: Artifact) -> str:
 
 
 def _tune(flow: Flow) -> Checkpoint:
-    from toolchain.tune import ADAPTER, tune
+    from toolchain.training.four_bits import FOUR
+    from toolchain.tune import ADAPTER, TuneFigures, tune
 
     recipe, out = flow.recipe, flow.out("tune")
     base = flow.merged()
@@ -157,7 +158,12 @@ def _tune(flow: Flow) -> Checkpoint:
         talk=flow.talk() if recipe.tune.general_share else (),
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
-    flow.original = _after_tune(flow.reference(), out / ADAPTER)
+    four = TuneFigures.read(flow.checkpoint.record.figures).four_bits
+    if four and four.merged_onto == FOUR:
+        # The adapter belongs to the rounded base, so the merged model is its own reference.
+        flow.original = Original(base=flow.checkpoint.path)
+    else:
+        flow.original = _after_tune(flow.reference(), out / ADAPTER)
     return flow.checkpoint
 
 
@@ -173,8 +179,9 @@ def _after_tune(original: Original, adapter: Path) -> Original:
 def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.tune
     source = recipe.model.base or "trained from scratch"
+    bits = " on four bits" * (spec.base_bits == 4)
     return (
-        f"LoRA r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
+        f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
         f"{spec.epochs} epochs, base {source}"
     )
 
@@ -195,7 +202,9 @@ def _tuned(artifact: Artifact) -> str:
         f"; general text {before.general_nats_per_byte:.3f} → "
         f"{after.general_nats_per_byte:.3f} nats per byte"
     )
-    return f"{text}; {lost_words(figures.forgotten)}" if figures.forgotten else text
+    if figures.forgotten:
+        text += f"; {lost_words(figures.forgotten)}"
+    return f"{text}; {figures.four_bits.words}" if figures.four_bits else text
 
 
 def _scores(measured: "ExamFigures | Mark") -> str:
