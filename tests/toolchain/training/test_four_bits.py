@@ -21,6 +21,7 @@ from toolchain.training.four_bits import (
     FOUR,
     SIXTEEN,
     Rounded,
+    check_cost,
     figures_of,
     round_linears,
     write_rounded,
@@ -145,13 +146,24 @@ def test_what_is_kept_for_going_on_holds_no_rounded_weights(
 def test_four_bits_that_cost_too_much_are_refused_with_the_figure(
     base: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
-    spec = SPEC.model_copy(update={"max_bits_cost": 0.0, "seed": 0})
+    # Rounding moves a model out of a minimum; one that learned nothing may even gain.
+    spec = SPEC.model_copy(update={"epochs": 8, "learning_rate": 1e-2, "base_bits": 16})
+    learned = tune(base, dataset, spec, tmp_path / "learned", Silent(), seed=0)
     report = Recorder()
+    spec = SPEC.model_copy(update={"max_bits_cost": 0.0})
     with pytest.raises(GateError) as refused:
-        tune(base, dataset, spec, tmp_path / "out", report, seed=0)
-    assert refused.value.message.startswith("tune: base_bits: four bits cost this base ")
+        tune(learned, dataset, spec, tmp_path / "out", report, seed=0)
+    assert refused.value.message.startswith("tune: base_bits: four bits cost this base 0.")
     assert refused.value.message.endswith(", 0 are allowed")
     assert "tune" not in report.bars
+
+
+def test_a_cost_within_the_limit_is_allowed() -> None:
+    check_cost(1.0, 1.1, 0.2)
+    check_cost(1.0, 0.9, 0.0)
+    told = r"cost this base 0\.820 nats .* \(4\.629 → 5\.449\), 0\.1"
+    with pytest.raises(GateError, match=told):
+        check_cost(4.629, 5.449, 0.1)
 
 
 def test_of_two_equal_merges_the_one_of_sixteen_bits_is_kept() -> None:
