@@ -296,7 +296,17 @@ def _aligned(artifact: Artifact) -> str:
     from toolchain.align import AlignFigures
 
     figures = AlignFigures.read(artifact.record.figures)
-    return f"{figures.pairs} pairs, {figures.thumbs} rated answers; {figures.verdict}"
+    marks = {"before": figures.before}
+    marks |= {"aligned": figures.aligned.mark} if figures.aligned else {}
+    marks |= {"control": figures.control.mark} if figures.control else {}
+    shares = ", ".join(
+        f"{name} {mark.followed:.1%}" for name, mark in marks.items() if mark.followed is not None
+    )
+    outcome = "; too few" * (not figures.aligned) + f"; `{figures.shipped}` ships"
+    return (
+        f"{figures.loss} from {figures.learned} preferences; followed of "
+        f"{figures.before.preferences} held-out ones: {shares or 'not asked'}{outcome}"
+    )
 
 
 # trim ---------------------------------------------------------------------------------------------
