@@ -29,18 +29,24 @@ from toolchain.tune import tune
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
-TASK, TALK, UNSEEN = 40, 50, 10
+TASK, TALK, UNSEEN = 30, 50, 10
 """Entries of the task, entries that preferences are about, and entries that none is about."""
 PHRASINGS = 4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SCRATCH = ScratchSpec(
-    vocab_size=1024, intermediate_size=512, layers=2, steps=200, batch_size=12, context=512
+    vocab_size=1024,
+    hidden_size=128,
+    intermediate_size=384,
+    layers=2,
+    steps=200,
+    batch_size=8,
+    context=512,
 )
 TUNE = TuneSpec(
     r=32,
     alpha=64,
     dropout=0.0,
-    epochs=12,
+    epochs=10,
     batch_size=12,
     learning_rate=4e-3,
     target_modules=LINEAR,

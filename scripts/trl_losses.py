@@ -6,6 +6,7 @@ does not need. A tiny model and a copy of it with other weights are policy and r
     python scripts/trl_losses.py > tests/toolchain/training/trl_losses.json
 """
 
+import importlib
 import json
 import sys
 import tempfile
@@ -28,8 +29,9 @@ def model(folder: Path, *, is_moved: bool) -> Any:
     """Return the tiny model, with other weights where it is the policy."""
     import torch
 
-    from tests.fakes.models import tiny_llama
     from toolchain.models.checkpoints import load_model
+
+    tiny_llama = importlib.import_module("tests.fakes.models").tiny_llama
 
     found = load_model(tiny_llama(folder, hidden=64, intermediate=64, heads=2, kv_heads=1))
     if is_moved:

@@ -49,7 +49,9 @@ def version_of(name: str, where: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError as error:
-        extra = next((each for each in ("train", "tflite", "onnx") if name in packages(each)), "")
+        extra = next(
+            (each for each in ("train", "qlora", "tflite", "onnx") if name in packages(each)), ""
+        )
         hint = remedy(extra) if extra else installs(name)
         raise ToolError(f"{where}: {name} is not installed", hint=hint) from error
 

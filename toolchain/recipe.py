@@ -234,6 +234,11 @@ class TuneSpec(LoraSpec):
     """Share of general conversations in what is learned: they keep the rest of the model in use."""
     general_files: tuple[Text, ...] = ()
     """Files of general conversations, relative to the recipe; empty: ours, in English."""
+    base_bits: Literal[16, 4] = 16
+    """Bits of the base while the adapter is trained: 4 is QLoRA (arXiv:2305.14314). What ships has
+    16 either way."""
+    max_bits_cost: float = Field(default=0.1, ge=0)
+    """Nats a token that four bits may cost the untrained base; above it `tune` refuses them."""
 
 
 class WriteSpec(Frozen):
@@ -755,6 +760,11 @@ class Recipe(Frozen):
                 "`[round]`: its answers reach nothing: set `learn = true`, or give `[knowledge]`"
             )
         apart = self.model.adapter or "tune" in self.stages
+        if self.quantize.adapter == "beside" and self.tune.base_bits == 4:
+            raise ValueError(
+                "`quantize.adapter` is `beside`, but with `tune.base_bits = 4` the merge decides "
+                "which base the adapter belongs to"
+            )
         if self.quantize.adapter == "beside" and (
             {"distill", "align", "trim"} & set(self.stages) or not apart
         ):

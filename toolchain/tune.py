@@ -4,12 +4,14 @@ tune(Checkpoint, Dataset) → Checkpoint. The base is frozen: what is learned is
 under `out`/adapter.
 """
 
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Work, digest, value_digest, write_jsonl
+from toolchain.artifacts import RESUME, Checkpoint, Dataset, Work, digest, value_digest, write_jsonl
 from toolchain.config import Frozen
 from toolchain.figures import FLAT, Forgotten, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
@@ -18,7 +20,19 @@ from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
 from toolchain.tool_use import said
-from toolchain.training.exam import Exam, ExamFigures
+from toolchain.training.exam import Exam, ExamFigures, that_fit
+from toolchain.training.four_bits import (
+    FOUR,
+    SIXTEEN,
+    TOOL,
+    FourBitFigures,
+    Rounded,
+    check_cost,
+    figures_of,
+    loss_of,
+    round_linears,
+    write_rounded,
+)
 from toolchain.training.lora import with_lora
 from toolchain.training.merging import MergeFigures, merge_folders
 from toolchain.training.probe import (
@@ -30,9 +44,14 @@ from toolchain.training.probe import (
     spread,
 )
 
+if TYPE_CHECKING:
+    from toolchain.training.examples import Example
+
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"
 ANSWERS = "answers.jsonl"
+MOST_COMPARED = 64
+"""Answers on which four bits are compared with sixteen, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +69,8 @@ class TuneFigures(StageFigures):
     tuned: ExamFigures = field(metadata=FLAT)
     forgotten: Forgotten | None = None
     """Right answers to general questions; None where none was asked."""
+    four_bits: FourBitFigures | None = None
+    """None where the base kept its own bits."""
 
 
 class _MergeSpec(Frozen):
@@ -102,7 +123,8 @@ def tune(
         **exam.inputs,
         **({"talk": value_digest(list(talk))} if spec.general_share else {}),
     }
-    work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
+    tools = (*TOOLS, TOOL) if spec.base_bits == 4 else TOOLS
+    work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=tools)
     record, fresh = keep_together(
         out,
         work,
@@ -151,6 +173,7 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
     tokenizer, model = load_tokenizer(base), load_model(base)
     examples, too_long = conversations(tokenizer, lesson.rows, spec.max_tokens)
     first = exam.look(model, tokenizer, report, "the base") if is_main() else None
+    four = _FourBits.round(model, lesson, examples, tokenizer) if spec.base_bits == 4 else None
     adapted = with_lora(model, spec, lesson.seed, stage="tune")
     trainable, total = adapted.get_nb_trainable_parameters()
     report.note(
@@ -167,7 +190,10 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
     if first is None:
         return None
     save_adapter(adapted, out / ADAPTER, base=base.name)
-    merged = merge_folders(base, out / ADAPTER, out, report)
+    if four:
+        merged = four.merge(base, out, report)
+    else:
+        merged = merge_folders(base, out / ADAPTER, out, report)
     last = exam.look(load_model(out), tokenizer, report, "the tuned model")
     _write_answers(exam.asked(), first.answers, last.answers, out / ANSWERS)
     lost = forgotten(first.known, last.known) if last.known else None
@@ -182,7 +208,56 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         training=TrainFigures.of(training),
         tuned=last.figures,
         forgotten=lost,
+        four_bits=four.figures if four else None,
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _FourBits:
+    """A base in four bits: what it cost, and the two merges of what was trained on it."""
+
+    compared: Sequence["Example"]
+    """Answers on which losses are compared: held-out ones, where there are any."""
+    rounded: Rounded
+    costs: tuple[float, float]
+    """Loss of the untrained base, in its own bits and in four."""
+    figures: FourBitFigures | None = None
+
+    @classmethod
+    def round(
+        cls, model: Any, lesson: _Lesson, examples: Sequence["Example"], tokenizer: Any
+    ) -> "_FourBits":
+        """Round a model's linear layers; raise GateError if that costs it too much."""
+        # Every process measures: one that raised alone would leave the others waiting.
+        held_out = that_fit(tokenizer, lesson.exam.asked(), lesson.spec.max_tokens)
+        compared = (held_out or list(examples))[:MOST_COMPARED]
+        before = loss_of(model, compared)
+        rounded = round_linears(model)
+        costs = (before, loss_of(model, compared))
+        check_cost(*costs, lesson.spec.max_bits_cost)
+        return cls(compared=compared, rounded=rounded, costs=costs)
+
+    def merge(self, base: Path, out: Path, report: Reporter) -> MergeFigures:
+        """Merge the adapter onto both bases; put the better one into `out`."""
+        from toolchain.models.checkpoints import load_model
+        from toolchain.training.answers import loss_per_token
+
+        scratch = out / RESUME
+        write_rounded(base, self.rounded.modules, scratch / "rounded")
+        made: dict[str, MergeFigures] = {}
+        losses = []
+        for name, source in ((SIXTEEN, base), (FOUR, scratch / "rounded")):
+            folder = scratch / name.replace(" ", "-")
+            folder.mkdir(exist_ok=True)
+            made[name] = merge_folders(source, out / ADAPTER, folder, report)
+            loss = loss_per_token(load_model(folder), self.compared)
+            losses.append(math.nan if loss is None else loss)
+
+        self.figures = figures_of(self.rounded, self.costs, (losses[0], losses[1]))
+        report.note(self.figures.words)
+        for entry in (scratch / self.figures.merged_onto.replace(" ", "-")).iterdir():
+            shutil.move(entry, out / entry.name)
+        return made[self.figures.merged_onto]
 
 
 def _write_answers(

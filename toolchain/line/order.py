@@ -46,6 +46,9 @@ def check_extras(recipe: Recipe, stages: Sequence[str], findings: Findings) -> N
         forms = [FORMATS[form] for form in recipe.quantize.formats if form in FORMATS]
         extras_needed |= {form.extra: "quantize: formats" for form in forms if form.extra}
 
+    if "tune" in stages and recipe.tune.base_bits == 4:
+        extras_needed["qlora"] = "tune: base_bits"
+
     for extra, key in extras_needed.items():
         with findings.gathering():
             extras.require(extra, f"{recipe.id}.toml: {key}")

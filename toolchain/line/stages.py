@@ -146,7 +146,8 @@ def _pretrained(artifact: Artifact) -> str:
 
 
 def _tune(flow: Flow) -> Checkpoint:
-    from toolchain.tune import ADAPTER, tune
+    from toolchain.training.four_bits import FOUR
+    from toolchain.tune import ADAPTER, TuneFigures, tune
 
     recipe, out = flow.recipe, flow.out("tune")
     base = flow.merged()
@@ -162,7 +163,12 @@ def _tune(flow: Flow) -> Checkpoint:
         talk=flow.talk() if recipe.tune.general_share else (),
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
-    flow.original = _after_tune(flow.reference(), out / ADAPTER)
+    four = TuneFigures.read(flow.checkpoint.record.figures).four_bits
+    if four and four.merged_onto == FOUR:
+        # The adapter belongs to the rounded base, so the merged model is its own reference.
+        flow.original = Original(base=flow.checkpoint.path)
+    else:
+        flow.original = _after_tune(flow.reference(), out / ADAPTER)
     return flow.checkpoint
 
 
@@ -178,8 +184,9 @@ def _after_tune(original: Original, adapter: Path) -> Original:
 def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.tune
     source = recipe.model.base or "trained from scratch"
+    bits = " on four bits" * (spec.base_bits == 4)
     return (
-        f"LoRA r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
+        f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
         f"{spec.epochs} epochs, base {source}"
     )
 
@@ -200,7 +207,9 @@ def _tuned(artifact: Artifact) -> str:
         f"; general text {before.general_nats_per_byte:.3f} → "
         f"{after.general_nats_per_byte:.3f} nats per byte"
     )
-    return f"{text}; {lost_words(figures.forgotten)}" if figures.forgotten else text
+    if figures.forgotten:
+        text += f"; {lost_words(figures.forgotten)}"
+    return f"{text}; {figures.four_bits.words}" if figures.four_bits else text
 
 
 def _scores(measured: "ExamFigures | Mark") -> str:
@@ -335,7 +344,17 @@ def _aligned(artifact: Artifact) -> str:
     from toolchain.align import AlignFigures
 
     figures = AlignFigures.read(artifact.record.figures)
-    return f"{figures.pairs} pairs, {figures.thumbs} rated answers; {figures.verdict}"
+    marks = {"before": figures.before}
+    marks |= {"aligned": figures.aligned.mark} if figures.aligned else {}
+    marks |= {"control": figures.control.mark} if figures.control else {}
+    shares = ", ".join(
+        f"{name} {mark.followed:.1%}" for name, mark in marks.items() if mark.followed is not None
+    )
+    outcome = "; too few" * (not figures.aligned) + f"; `{figures.shipped}` ships"
+    return (
+        f"{figures.loss} from {figures.learned} preferences; followed of "
+        f"{figures.before.preferences} held-out ones: {shares or 'not asked'}{outcome}"
+    )
 
 
 # trim ---------------------------------------------------------------------------------------------
