@@ -138,6 +138,9 @@ class SearchWriter:
         self._rounds = rounds
         self.digest = artifacts.value_digest((labelled, rounds))
 
+    def release(self) -> None:
+        """Do nothing: nothing was loaded."""
+
     def say(self, conversations: Sequence[Messages], how: How) -> list[Said]:
         """Return the nearest answer to each question; not whole where another is as near."""
         import numpy as np

@@ -123,7 +123,7 @@ def _check_tokenizers(lesson: Lesson) -> None:
 
 
 def _mark(model: Any, lesson: Lesson, name: str, report: Reporter, *, own: bool = False) -> Mark:
-    """Return size, loss per held-out token, exact match and F1; `own`: with the teacher's tokens"""
+    """Return size, loss per held-out token, exact match and F1; `own`: by the teacher's tokens."""
     from toolchain.models.checkpoints import load_tokenizer, parameter_count
     from toolchain.training.answers import loss_per_token, score
     from toolchain.training.examples import conversations

@@ -56,6 +56,9 @@ class Writer(Protocol):
     def say(self, conversations: Sequence[Messages], how: How) -> list[Said]:
         """Return the answer to each conversation."""
 
+    def release(self) -> None:
+        """Give back the memory of what was loaded."""
+
 
 class FolderWriter:
     """A model folder; loaded when it is first asked."""
@@ -89,6 +92,10 @@ class FolderWriter:
         return [
             _said(tokenizer, prompt, ids, stops) for prompt, ids in zip(prompts, new, strict=True)
         ]
+
+    def release(self) -> None:
+        """Give back the model's memory: a student is trained next."""
+        self._loaded = None
 
     def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -130,6 +137,9 @@ class EndpointWriter:
     def say(self, conversations: Sequence[Messages], how: How) -> list[Said]:
         """Return the answers, one request after the other."""
         return [self._say(messages, how) for messages in conversations]
+
+    def release(self) -> None:
+        """Do nothing: nothing was loaded here."""
 
     def _say(self, messages: Messages, how: How) -> Said:
         optional = {

@@ -124,6 +124,7 @@ def write(
         rows = author.conversations(questions, passages)
         write_jsonl(folder / "written.jsonl", rows)
         figures = author.figures(len(passages), len(rows))
+        assignment.writer.release()
         report.note(f"distill: {summary(figures)}")
         return figures
 
