@@ -52,11 +52,18 @@ class Corpus:
     set_aside: tuple[Entry, ...]
 
     def without(self, source: str) -> "Corpus":
-        """Return the corpus without a source, which is what it is measured with then."""
-        apart = (*self.learned, *self.set_aside)
+        """Return the corpus without the unsafe texts of a source: these it is measured with then.
+
+        Safe texts stay as they are, for the thresholds.
+        """
+        every = (*self.learned, *self.set_aside)
+        left_out = [entry for entry in every if entry.unsafe and entry.source == source]
+        safe = [entry for entry in self.set_aside if not entry.unsafe]
         return Corpus(
-            learned=tuple(entry for entry in self.learned if entry.source != source),
-            set_aside=tuple(entry for entry in apart if entry.source == source),
+            learned=tuple(
+                entry for entry in self.learned if not (entry.unsafe and entry.source == source)
+            ),
+            set_aside=(*left_out, *safe),
         )
 
 
