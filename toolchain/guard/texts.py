@@ -69,11 +69,11 @@ class Corpus:
 
 def seeds() -> list[Entry]:
     """Return our own entries, unsafe and safe, English and Chinese."""
-    found: dict[str, Entry] = {}
+    found: dict[tuple[str, bool], Entry] = {}
     for file in sorted(SEEDS.glob("*safe.*.txt")):
         language, unsafe = file.name.split(".")[-2], file.name.startswith("unsafe")
         for entry in _seeds(file, language, unsafe=unsafe):
-            found.setdefault(entry.text, entry)
+            found.setdefault((entry.text, unsafe), entry)
     return list(found.values())
 
 
