@@ -136,6 +136,17 @@ def test_what_is_set_aside_is_not_learned_and_own_questions_are_all_learned() ->
     assert len(texts.set_aside) > 100
 
 
+def test_a_source_that_is_left_out_is_what_is_measured_and_safe_texts_stay() -> None:
+    mine = [Entry(text=f"wish {number}", unsafe=True, source="mine") for number in range(30)]
+    texts = corpus([*seeds(), *mine], 0)
+    other = texts.without("mine")
+    assert {entry.text for entry in other.set_aside if entry.unsafe} == {e.text for e in mine}
+    assert [e for e in other.set_aside if not e.unsafe] == [
+        e for e in texts.set_aside if not e.unsafe
+    ]
+    assert not {entry.text for entry in other.learned} & {entry.text for entry in mine}
+
+
 def test_own_files_are_read_as_lines_or_as_objects(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one wish\n\n# a comment\ntwo wishes\n", encoding="utf-8")
     rows = [{"text": "three", "category": "illicit"}, {"text": "four"}]

@@ -52,21 +52,28 @@ class Corpus:
     set_aside: tuple[Entry, ...]
 
     def without(self, source: str) -> "Corpus":
-        """Return the corpus without a source, which is what it is measured with then."""
-        apart = (*self.learned, *self.set_aside)
+        """Return the corpus without the unsafe texts of a source: these it is measured with then.
+
+        Safe texts stay as they are, for the thresholds.
+        """
+        every = (*self.learned, *self.set_aside)
+        left_out = [entry for entry in every if entry.unsafe and entry.source == source]
+        safe = [entry for entry in self.set_aside if not entry.unsafe]
         return Corpus(
-            learned=tuple(entry for entry in self.learned if entry.source != source),
-            set_aside=tuple(entry for entry in apart if entry.source == source),
+            learned=tuple(
+                entry for entry in self.learned if not (entry.unsafe and entry.source == source)
+            ),
+            set_aside=(*left_out, *safe),
         )
 
 
 def seeds() -> list[Entry]:
     """Return our own entries, unsafe and safe, English and Chinese."""
-    found: dict[str, Entry] = {}
+    found: dict[tuple[str, bool], Entry] = {}
     for file in sorted(SEEDS.glob("*safe.*.txt")):
         language, unsafe = file.name.split(".")[-2], file.name.startswith("unsafe")
         for entry in _seeds(file, language, unsafe=unsafe):
-            found.setdefault(entry.text, entry)
+            found.setdefault((entry.text, unsafe), entry)
     return list(found.values())
 
 
