@@ -1,9 +1,9 @@
 """What `align` follows of planted preferences, what it costs of the task, and what a step takes.
 
 A tiny model is trained from nothing on answers of the starter and tuned on two kinds of them. Those
-of one sentence are the task. Those of several sentences it learns whole under half of their
-phrasings, and under the others the first sentence alone. 200 preferences then say that the first
-sentence alone is wanted. Asked are questions that no preference was about, and entries that none
+of one clause are the task. Those of several clauses it learns whole under half of their phrasings,
+and under the others the first clause alone. 200 preferences then say that the first clause alone is
+wanted. Asked are questions that no preference was about, and entries that none
 was about.
 
     python benchmarks/align.py FOLDER [SEED …]
@@ -29,7 +29,7 @@ from toolchain.tune import tune
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
-TASK, TALK, UNSEEN = 30, 50, 10
+TASK, TALK, UNSEEN = 40, 63, 12
 """Entries of the task, entries that preferences are about, and entries that none is about."""
 PHRASINGS = 4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -46,30 +46,31 @@ TUNE = TuneSpec(
     r=32,
     alpha=64,
     dropout=0.0,
-    epochs=10,
+    epochs=6,
     batch_size=12,
     learning_rate=4e-3,
     target_modules=LINEAR,
 )
-ALIGN = AlignSpec(files=("planted",), epochs=2, batch_size=8, learning_rate=5e-4, r=16)
+ALIGN = AlignSpec(files=("planted",), epochs=3, batch_size=8, learning_rate=1e-3, r=16)
 
 
 def entries() -> tuple[list[Any], list[Any]]:
-    """Return the starter's entries of one sentence, and those of several."""
+    """Return the starter's entries of one clause, and those of several."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if isinstance(row["question"], list)]
-    short = [row for row in rows if len(sentences(row["answer"])) == 1]
+    rows = [row for row in rows if row["answer"].isascii()]
+    short = [row for row in rows if len(clauses(row["answer"])) == 1]
     return short[:: len(short) // TASK][:TASK], [row for row in rows if row not in short]
 
 
-def sentences(text: str) -> list[str]:
-    """Return the sentences of an answer."""
-    return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+def clauses(text: str) -> list[str]:
+    """Return the clauses of an answer."""
+    return [part for part in re.split(r"[;:.!?]\s+", text.strip()) if part]
 
 
-def first_sentence(row: Any) -> str:
+def first_clause(row: Any) -> str:
     """Return what is wanted of an answer."""
-    return sentences(row["answer"])[0]
+    return clauses(row["answer"])[0]
 
 
 def dataset(folder: Path, task: Sequence[Any], talk: Sequence[Any], seed: int) -> Dataset:
@@ -87,7 +88,7 @@ def dataset(folder: Path, task: Sequence[Any], talk: Sequence[Any], seed: int) -
         }
         for row in talk
         for at, question in enumerate(row["question"][:PHRASINGS])
-        for said in [first_sentence(row) if at % 2 else row["answer"]]
+        for said in [first_clause(row) if at % 2 else row["answer"]]
     ]
     write_jsonl(made.path / "train.jsonl", [*made.train(), *more])
     write_jsonl(made.path / "texts.jsonl", [{"text": row["answer"]} for row in (*task, *talk)])
@@ -99,7 +100,7 @@ def planted(talk: Sequence[Any], *, rated: bool) -> Preferences:
     pairs = [
         Pair(
             messages=({"role": "user", "content": question},),
-            chosen=first_sentence(row),
+            chosen=first_clause(row),
             rejected=row["answer"],
         )
         for row in talk

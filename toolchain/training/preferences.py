@@ -215,7 +215,9 @@ class PreferenceLoss(nn.Module):
         return losses.sum() * float(counts)
 
     def _pairs(self, sequences: Batch, reference: Tensor) -> Tensor:
-        scores = log_probabilities(self._head, sequences).view(2, -1).T
+        # Apart, because a batch is padded to its longest row: short answers would be read as long.
+        halves = _halves(sequences)
+        scores = torch.stack([log_probabilities(self._head, half) for half in halves], dim=1)
         ratios = scores - reference
         count = lengths(sequences).view(2, -1).T
         if self._spec.by_token:
