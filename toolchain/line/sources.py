@@ -127,6 +127,9 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str]]:
     for name in recipe.data.files:
         yield from (("data", each) for each in _files_of(recipe, name))
     yield from (("opening", name) for name in recipe.data.documents)
+    if recipe.tune.general_share and "tune" in recipe.stages:
+        for name in recipe.tune.general_files:
+            yield from (("data", each) for each in _files_of(recipe, name))
     if recipe.align and "align" in recipe.stages:
         for name in recipe.align.files:
             yield from (("preferences", each) for each in _files_of(recipe, name))
