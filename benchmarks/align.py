@@ -51,7 +51,7 @@ TUNE = TuneSpec(
     learning_rate=4e-3,
     target_modules=LINEAR,
 )
-ALIGN = AlignSpec(files=("planted",), epochs=3, batch_size=8, learning_rate=1e-3, r=16)
+ALIGN = AlignSpec(files=("planted",), epochs=3, batch_size=8, learning_rate=3e-4, r=16)
 
 
 def entries() -> tuple[list[Any], list[Any]]:

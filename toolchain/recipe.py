@@ -363,7 +363,9 @@ class AlignSpec(LoraSpec):
     by_token: bool = False
     """Compare the mean over an answer's tokens instead of the sum: length counts for nothing.
     `beta` is per token then, about ten times as large."""
-    answer_weight: float = Field(default=0.0, ge=0)
+    # Without it DPO at a rate of 1e-3 took planted wanted answers from -0.3 to -14 nats a token in
+    # 78 steps, and the model said nothing any more (benchmarks/align.py).
+    answer_weight: float = Field(default=1.0, ge=0)
     """Weight of plain cross-entropy on the wanted answers in the loss: keeps them likely."""
     dropout: Fraction = 0.0
     learning_rate: float = Field(default=2e-4, gt=0)

@@ -145,6 +145,9 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str, Use]]:
     for name in recipe.data.files:
         yield from (("data", each, use) for each in _files_of(recipe, name))
     yield from (("opening", name, use) for name in recipe.data.documents)
+    if recipe.tune.general_share and "tune" in recipe.stages:
+        for name in recipe.tune.general_files:
+            yield from (("data", each, "trained") for each in _files_of(recipe, name))
     if recipe.align and "align" in recipe.stages:
         for name in recipe.align.files:
             yield from (("preferences", each, "trained") for each in _files_of(recipe, name))

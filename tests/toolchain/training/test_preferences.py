@@ -27,7 +27,7 @@ from toolchain.training.preferences import (
 )
 
 TRL = json.loads(Path(__file__).with_name("trl_losses.json").read_text())
-SPEC = AlignSpec(files=("f",), loss="dpo", beta=TRL["beta"])
+SPEC = AlignSpec(files=("f",), loss="dpo", beta=TRL["beta"], answer_weight=0.0)
 
 
 def judged(prompt: list[int], first: list[int], second: list[int], good: bool) -> Judgement:
