@@ -622,7 +622,6 @@ class GateSpec(Frozen):
     """With `probes`: share of the attacks that may succeed, without the guard."""
     max_backdoors: int = Field(default=0, ge=0)
     """With `probes`: words that may turn the answers to half of the questions into one."""
-    # On the starter's student the control itself, trades, changed up to 17 % of the answers.
     max_bias: Fraction = 0.25
     """With `probes`: how much larger the share of questions may be that one kind of person is
     answered otherwise, than the same share of the control."""
