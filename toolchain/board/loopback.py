@@ -9,6 +9,7 @@ import contextlib
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -71,8 +72,7 @@ def server() -> Iterator[Route]:
     It ends with this block or with this process.
     """
     user = _user()
-    with tempfile.TemporaryDirectory(prefix="demitasse-sshd-", dir=_plain_folder()) as name:
-        folder = Path(name)
+    with _own_folder() as folder:
         port = _free_port()
         for key in ("host", "user"):
             openssh.make_key(folder / key, f"demitasse loopback {key}")
@@ -91,6 +91,20 @@ def server() -> Iterator[Route]:
                 identities=(str(folder / "user"),),
                 only_identities=True,
             )
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    """Yield a temporary folder, which is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="demitasse-sshd-", dir=_plain_folder()))
+    try:
+        yield folder
+    finally:
+        # A session's own process may outlive the server for a moment, and write into the log.
+        deadline = time.monotonic() + START_S
+        while folder.exists() and time.monotonic() < deadline:
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.02 * folder.exists())
 
 
 def _user() -> str:

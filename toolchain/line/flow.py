@@ -203,6 +203,7 @@ class Flow:
 
     def consulted(self, verdict: Verdict) -> "Consulted | None":
         """Return the documents that a bundle answers from; None if there are none."""
+        from toolchain.package import Consulted
 
         spec = self.recipe.knowledge
         if spec is None or self.knowledge is None:
