@@ -74,8 +74,16 @@ class Shop:
 
         def send(device: Device) -> Deployment:
             port = self._ports[device.address]
-            how = {"dry_run": dry_run, "allow_unsigned": True, "patches": patches}
-            return push(bundle, self.runtime, device, report, port=port, **how)  # type: ignore[arg-type]
+            return push(
+                bundle,
+                self.runtime,
+                device,
+                report,
+                port=port,
+                dry_run=dry_run,
+                allow_unsigned=True,
+                patches=patches,
+            )
 
         fleet = self.fleet(only)
         return roll_out(release_of(bundle), send, fleet, report, opener=self.open, dry_run=dry_run)

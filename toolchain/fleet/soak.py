@@ -33,7 +33,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class Look:
     """What was seen of a board."""
 
     status: Mapping[str, Any]
@@ -53,7 +53,7 @@ def watch(address: str, plan: Watch, opener: Opener) -> str:
     """
     end = time.monotonic() + plan.seconds
     pause = min(MOST_PAUSE_S, plan.seconds / LOOKS)
-    first: _Look | None = None
+    first: Look | None = None
     gone = ""
     while True:
         try:
@@ -72,14 +72,14 @@ def watch(address: str, plan: Watch, opener: Opener) -> str:
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
 
 
-def _look(device: Device) -> _Look:
+def _look(device: Device) -> Look:
     throttled = device.facts().get("throttled") or {}
-    return _Look(
+    return Look(
         status=device.call("status"), throttled=frozenset(map(str, throttled.get("now", ())))
     )
 
 
-def judge(first: _Look, seen: _Look, plan: Watch) -> str:
+def judge(first: Look, seen: Look, plan: Watch) -> str:
     """Return what is wrong with a board now, compared with its first look; empty if nothing is."""
     current, service = seen.status["release"], seen.status.get("service") or {}
     if current is None or current["release"] != plan.release:

@@ -4,26 +4,26 @@ from typing import Any
 
 import pytest
 
-from toolchain.fleet.soak import Watch, _Look, judge
+from toolchain.fleet.soak import Look, Watch, judge
 
 RELEASE = "a" * 64
 
 
-def look(**changes: Any) -> _Look:
+def look(**changes: Any) -> Look:
     """Return a look at a healthy board; `changes` are figures of its service, or `service`,
     `release` and `throttled`."""
     figures = {"began": 1.0, "requests": 10, "failures": 0, "first_token_s": {}}
     figures |= {key: value for key, value in changes.items() if key in figures}
     service = {"healthy": True, "figures": figures} | changes.get("service", {})
     status = {"release": {"release": changes.get("release", RELEASE)}, "service": service}
-    return _Look(status=status, throttled=frozenset(changes.get("throttled", ())))
+    return Look(status=status, throttled=frozenset(changes.get("throttled", ())))
 
 
 def classes(*counts: int) -> dict[str, int]:
     return dict(zip(("0.5", "1", "2.5", "+Inf"), counts, strict=True))
 
 
-def said(seen: _Look, *, limit: float | None = None) -> str:
+def said(seen: Look, *, limit: float | None = None) -> str:
     before = look(first_token_s=classes(5, 5, 5, 5), throttled=["soft temperature limit"])
     return judge(before, seen, Watch(release=RELEASE, seconds=1.0, first_token_s=limit))
 
@@ -44,7 +44,7 @@ def said(seen: _Look, *, limit: float | None = None) -> str:
         (look(service={"figures": None}), ""),
     ],
 )
-def test_what_went_wrong_is_said(seen: _Look, trouble: str) -> None:
+def test_what_went_wrong_is_said(seen: Look, trouble: str) -> None:
     assert said(seen) == trouble
 
 
