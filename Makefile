@@ -10,8 +10,9 @@ export PIP_ROOT_USER_ACTION := ignore
 # each time (15 processor seconds a worker to collect the tests instead of 21).
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two processes, a file of tests each at a time: fixtures of a file are made once.
-WORKERS ?= 2
+# Three processes, a file of tests each at a time: fixtures of a file are made once, and tests of
+# boards wait more than they compute.
+WORKERS ?= 3
 SPREAD := --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: demo scratch test check board soak bench referee genai lint system clean

@@ -121,6 +121,10 @@ def _layer(old: Any) -> Any:
     if not new.weight.bnb_quantized:
         new.weight = new.weight._quantize(old.weight.device)
     new.bias = old.bias
+
+    # On a processor with AVX512-BF16 a pass without gradients would repack the weights for a kernel
+    # that has no backward pass, and the training after it would learn nothing from these layers.
+    new.support_avx512bf16_for_cpu = False
     return new
 
 
