@@ -149,6 +149,7 @@ def _digits_after(keep: int) -> Callable[[str, Sequence[str], random.Random], st
     """Return a maker that keeps the first digits, which say the operator or the issuer."""
 
     def make(value: str, same: Sequence[str], draw: random.Random) -> str:
+        """Return another number of the same shape."""
         seen = 0
         made = []
         for each in value:

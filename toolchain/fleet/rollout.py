@@ -156,6 +156,7 @@ class _Run:
         seen: list[Outcome] = []
 
         def one(board: BoardSpec) -> Outcome:
+            """Bring the release to one board, unless too many failed before."""
             if enough.is_set():
                 return Outcome(address=board.address, wave=number, state="untouched")
             outcome = self._board(board.address, number)

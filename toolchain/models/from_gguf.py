@@ -180,6 +180,7 @@ def _write_weights(
     done = 0
 
     def rows(origin: str) -> Iterator["NDArray[np.float32]"]:
+        """Yield a tensor in blocks of rows, and report the progress."""
         nonlocal done
         for block in _rows(file, by_origin[origin]):
             yield block

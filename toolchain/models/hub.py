@@ -106,12 +106,15 @@ def _bar(name: str, report: Reporter) -> type:
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
+        """Reports the bytes of one file as they are written."""
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             # One of its three bars counts written bytes; the others count files and packed bytes.
             self._tells = str(options.get("desc", "")).startswith("Reconstructing")
             super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
+            """Count what came, and report it."""
             shown = super().update(n)
             if self._tells and self.total:
                 report.step(f"fetch {name}", self.n, self.total, "B")
