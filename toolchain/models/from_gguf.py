@@ -52,9 +52,8 @@ def unpack(
 ) -> Checkpoint:
     """Write the checkpoint of a model file to `out`; raise ArtifactError for one that is refused.
 
-    Parts of a model are joined first.
-    `runtime` is the device runtime for this computer, whose logits are compared. Of several
-    processes that train together one writes.
+    Parts of a model are joined first. `runtime` is the device runtime for this computer, whose
+    logits are compared. If several processes train together, one of them writes.
     """
     work = Work(
         stage=stage,
