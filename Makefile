@@ -11,9 +11,10 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport PYTHONDONTWRITEBYTECODE
 
 # Three processes, a file of tests each at a time: fixtures of a file are made once, and tests of
-# boards wait more than they compute.
+# boards wait more than they compute. The files begin in the order of tests/conftest.py, the longest
+# first; xdist's own order is by the number of tests, which puts the longest last.
 WORKERS ?= 3
-SPREAD := --numprocesses $(WORKERS) --dist loadfile
+SPREAD := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo scratch test check board soak bench referee genai lint system clean
 

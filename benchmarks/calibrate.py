@@ -55,55 +55,66 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
 
     for shape in (TINY,) if options.quick else (TINY, models.SMOLLM2_135M):
-        file = models.random_gguf(shape)
-        watch = Watch()
-        began = time.perf_counter()
-        best = _sweep(file, plan)
-        sweep_s = time.perf_counter() - began
-        began = time.perf_counter()
-        ours, evidence = find(
-            partial(load, file), Settings(context=plan.prompt + 1), Budget(0.8 * SHARE * sweep_s)
-        )
-        ours_s = time.perf_counter() - began
-        seconds = _in_turns(
-            file, {"ours": ours, "sweep": best, "defaults": _default(plan)}, plan.rounds
-        )
-        told = {
-            "shape": shape.name,
-            "chosen": _chosen(ours),
-            "sweep's": _chosen(best),
-            "tried": len(evidence["changes"]),
-            "contended": ", ".join(watch.over()["contended"]) or "no",
-        }
-        rates = {name: [1 / each for each in found] for name, found in seconds.items()}
-        claims += [
-            measure.claim(
-                f"best point, {shape.name}", "full sweep", 0.98, rates["ours"], rates["sweep"], told
-            ),
-            measure.claim(
-                f"search time, {shape.name}",
-                "full sweep",
-                SHARE,
-                [ours_s],
-                [sweep_s],
-                told,
-                better="less",
-            ),
-            measure.claim(
-                f"defaults, {shape.name}",
-                "a thread a core",
-                1.2 if shape is TINY else 0.98,
-                rates["ours"],
-                rates["defaults"],
-                told,
-            ),
-        ]
+        of_shape, seconds = _of_shape(shape, plan)
+        claims += of_shape
         figures |= {
             f"{name}, {shape.name}": [1000 * each for each in found]
             for name, found in seconds.items()
         }
 
     measure.show(claims, figures, "ms", as_json=options.json)
+
+
+def _of_shape(
+    shape: models.Shape, plan: Plan
+) -> tuple[list[measure.Claim], dict[str, list[float]]]:
+    """Return the claims on one model, and the seconds of a question with each settings."""
+    file = models.random_gguf(shape)
+    watch = Watch()
+    began = time.perf_counter()
+    best = _sweep(file, plan)
+    sweep_s = time.perf_counter() - began
+
+    began = time.perf_counter()
+    ours, evidence = find(
+        partial(load, file), Settings(context=plan.prompt + 1), Budget(0.8 * SHARE * sweep_s)
+    )
+    ours_s = time.perf_counter() - began
+
+    seconds = _in_turns(
+        file, {"ours": ours, "sweep": best, "defaults": _default(plan)}, plan.rounds
+    )
+    told = {
+        "shape": shape.name,
+        "chosen": _chosen(ours),
+        "sweep's": _chosen(best),
+        "tried": len(evidence["changes"]),
+        "contended": ", ".join(watch.over()["contended"]) or "no",
+    }
+    rates = {name: [1 / each for each in found] for name, found in seconds.items()}
+    claims = [
+        measure.claim(
+            f"best point, {shape.name}", "full sweep", 0.98, rates["ours"], rates["sweep"], told
+        ),
+        measure.claim(
+            f"search time, {shape.name}",
+            "full sweep",
+            SHARE,
+            [ours_s],
+            [sweep_s],
+            told,
+            better="less",
+        ),
+        measure.claim(
+            f"defaults, {shape.name}",
+            "a thread a core",
+            1.2 if shape is TINY else 0.98,
+            rates["ours"],
+            rates["defaults"],
+            told,
+        ),
+    ]
+    return claims, seconds
 
 
 def _sweep(file: Path, plan: Plan) -> Settings:

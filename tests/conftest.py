@@ -27,6 +27,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as toolchain/__main__.py 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / "build" / "soak.json"
 SAVE_S = 10.0
+FIRST = (
+    "tests/toolchain/board/test_virtual.py",
+    "tests/test_board_line.py",
+    "tests/test_board_tflite.py",
+    "tests/test_smollm2.py",
+    "tests/toolchain/board/test_recording.py",
+    "tests/toolchain/board/test_userland.py",
+    "tests/toolchain/runtime/test_cross.py",
+    "tests/toolchain/test_cuts.py",
+    "tests/test_line.py",
+    "tests/toolchain/rounds/test_trained_round.py",
+    "tests/device/test_trust.py",
+    "tests/device/test_activation.py",
+    "tests/device/test_crashes.py",
+    "tests/toolchain/line/test_walk.py",
+    "tests/cases/test_known_before.py",
+    "tests/toolchain/line/test_onnx_line.py",
+    "tests/device/test_states.py",
+    "tests/toolchain/line/test_formats.py",
+)
+"""Files that take longest, the longest first: one that began last would end alone."""
 _session: dict[str, Any] = {"ends": 0.0, "left": 0}
 
 
@@ -115,11 +136,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs virtual boards on a computer that cannot make them, and say what is missing;
-    the long tier has its own end.
+    the long tier has its own end. The longest files begin first.
     """
     from toolchain.tools import mmdebstrap, qemu
 
     _leave_cases_out(items)
+    rank = {ROOT / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(FIRST)))
     if config.getoption("--soak"):
         for item in items:
             item.add_marker(pytest.mark.timeout(0), append=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FIRST
 from toolchain.line.formats import FORMATS
 from toolchain.line.stages import STAGES as ROWS
 
@@ -350,6 +351,11 @@ def test_every_file_that_the_tree_names_is_there() -> None:
         for path in (ROOT / folder).rglob("*.py")
     }
     assert files - present == set()
+
+
+def test_every_test_file_that_begins_first_is_there() -> None:
+    assert [name for name in FIRST if not (ROOT / name).is_file()] == []
+    assert len(set(FIRST)) == len(FIRST)
 
 
 def test_every_versions_pin_is_exact_and_every_dependency_is_pinned() -> None:

@@ -2,8 +2,8 @@
 
 align(Checkpoint, Dataset, Preferences) → Checkpoint, via ReferenceScores, an artifact of its own.
 The control is plain tuning on the wanted answers, in as many steps. Both are measured on
-preferences that nobody learned from and on the recipe's own held-out questions. What is not shown
-to be better than the model that came in does not ship.
+preferences that nobody learned from and on the recipe's own held-out questions. An aligned model
+ships only if it measures better than the model that came in.
 """
 
 import shutil
@@ -247,6 +247,7 @@ def cache(
     work = Work(stage=SCORES, inputs=inputs, parameters=kept, tools=TOOLS)
 
     def build(folder: Path) -> ScoresFigures | None:
+        """Write the reference's scores; only the main process of a training does."""
         from toolchain.models.checkpoints import load_model, load_tokenizer
         from toolchain.training.preferences import judgements, write_scores
 

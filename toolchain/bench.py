@@ -112,7 +112,7 @@ def _markdown(rows: Rows) -> str:
 
 
 def table_row(row: dict[str, Any]) -> list[str]:
-    """Return one row as llama-bench prints it; `-` for what is not known of an endpoint."""
+    """Return one row as llama-bench prints it; `-` where an endpoint does not tell."""
     size, params = row["model_size"] / 2**20, row["model_n_params"] / 1e6
     rate = f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
     return [

@@ -1,6 +1,6 @@
 """Which of several formats of one model stays on a board: by what was measured there.
 
-`fastest` is what a person who waits notices; the gate has already refused what is not good enough.
+`fastest` is what a person who waits notices; the gate has already refused files that are too bad.
 Where the measurement shows no difference in speed, quality decides.
 """
 

@@ -226,6 +226,7 @@ def divided(
     held_out = outside | set(free[:count])
 
     def side(is_held_out: bool) -> Preferences:
+        """Return the preferences whose subject is held out, or the others."""
         return Preferences(
             pairs=_of_side(preferences.pairs, held_out, is_held_out),
             thumbs=_of_side(preferences.thumbs, held_out, is_held_out),

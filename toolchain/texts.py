@@ -88,7 +88,7 @@ def lines_of(name: str, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; raise Unreadable for what is not valid or not usable."""
+    """Return the value of a JSON text; raise Unreadable if it is not valid or not usable."""
     _check_numbers(text)
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)

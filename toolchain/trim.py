@@ -1,10 +1,9 @@
-"""A checkpoint with the vocabulary of its subject alone.
+"""A checkpoint with the vocabulary of its subject alone. The scores of all tokens are a large part
+of what is read for each token of an answer.
 
-The scores of all tokens are a large part of what is read for each token of an answer.
-
-trim(Checkpoint, Dataset) → Checkpoint. What the recipe's text and the model's own answers need is
-kept, and proved to come out as before; held-out questions, whose text is not looked at, must be
-answered as before; what other text pays is measured and said.
+trim(Checkpoint, Dataset) → Checkpoint. The tokens that the recipe's text and the model's own
+answers need are kept, and are proved to come out as before. Held-out questions, whose text is not
+looked at, must be answered as before. The cost for other text is measured and said.
 """
 
 from collections.abc import Sequence

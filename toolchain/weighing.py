@@ -51,7 +51,9 @@ def weigh_gguf(file: Path, *, context: int = 0, adapter_bytes: int = 0) -> Weigh
 def weigh_header(
     header: gguf_files.Header, what: str, *, context: int = 0, adapter_bytes: int = 0
 ) -> Weighed:
-    """Return what a GGUF file with this header takes; 0 tokens of context: as many as are usual."""
+    """Return the memory that a GGUF file with this header takes; a context of 0 is the usual
+    one.
+    """
     trained = trained_context(header)
     return Weighed(
         what=what,

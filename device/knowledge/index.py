@@ -69,7 +69,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Compared:
-    """How like a question the passages near to it are."""
+    """Likeness of a question to the passages near it."""
 
     like: dict[int, float]
     """Passage → likeness of its closest entry."""

@@ -301,7 +301,7 @@ class Reader:
         yield Piece(shown)
 
     def _may_begin(self, rest: str) -> bool:
-        """Say whether a call may begin in what is not handed on yet."""
+        """Say whether a call may begin in the text that waits to be handed on."""
         if self._markup.anywhere:
             return True
         return not self._began and rest.lstrip().startswith(self._open[: len(rest.lstrip())])

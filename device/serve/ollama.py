@@ -17,6 +17,7 @@ from device.errors import DeviceError
 from device.model import Model
 from device.serve.api import Question, Texts
 from device.serve.body import read_object
+from device.serve.job import Job
 from device.serve.metrics import Metrics
 from device.serve.ollama_replies import API_VERSION, Answer, Card, error_body, line_of
 from device.serve.ollama_requests import (
@@ -39,7 +40,6 @@ from device.serve.service import (
     vectors_of,
 )
 from device.serve.streams import COMMENT_S, Events, tokens
-from device.serve.worker import Job
 
 NDJSON = "application/x-ndjson"
 READERS: dict[str, Callable[[Mapping[str, Any], Served], "Question | None"]] = {

@@ -147,7 +147,7 @@ def _known(given: Mapping[str, Any], known: tuple[str, ...], served: Served) -> 
 
 
 def _check_neutral(name: str, value: Any, neutral: tuple[Any, ...]) -> None:
-    """Raise FieldError if a value is not one that asks for what happens anyway."""
+    """Raise FieldError for a value that would change the answer."""
     if not is_one_of(value, neutral):
         raise FieldError(name, "is not supported here, leave it out", code="unsupported")
 

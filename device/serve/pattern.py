@@ -107,7 +107,7 @@ def _lengths(pieces: Sequence[_Piece]) -> "tuple[int, int | None]":
 def _fitted(pieces: Sequence[_Piece], least: int, most: "int | None") -> "list[_Piece] | None":
     """Return pieces whose strings have a length between two bounds; None if there are none.
 
-    They match the pattern: a part comes less often or more often than it might.
+    The bounds of repeats are narrowed for it, so the strings still match the pattern.
     """
     fitted = list(pieces)
     for at, piece in enumerate(pieces):

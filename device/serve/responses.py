@@ -13,13 +13,13 @@ from starlette.routing import Route
 from device.engine.base import FieldError
 from device.errors import DeviceError
 from device.serve.body import read_object
+from device.serve.job import Job
 from device.serve.metrics import Metrics
 from device.serve.replies import LOADING
 from device.serve.responses_replies import PREFIX, Answer, event_of
 from device.serve.responses_requests import read_response, renamed
 from device.serve.service import GONE, ask, read_body, service_of, steps_of, unavailable
 from device.serve.streams import COMMENT, COMMENT_S, Events, tokens
-from device.serve.worker import Job
 
 PATH = "/v1/responses"
 

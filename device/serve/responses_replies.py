@@ -30,7 +30,7 @@ def event_of(body: Mapping[str, Any]) -> bytes:
 
 @dataclass
 class _Item:
-    """A part of the output while it comes: a message, or a call."""
+    """A part of the output that is being written: a message, or a call."""
 
     shown: dict[str, Any]
     number: int

@@ -19,10 +19,11 @@ from device.manifest import Manifest
 from device.serve.api import Question, Texts
 from device.serve.feedback import Feedback
 from device.serve.gate import RETRY_AFTER_S
+from device.serve.job import Job, Vectors
 from device.serve.metrics import Metrics
 from device.serve.replies import Reply
 from device.serve.streams import tokens
-from device.serve.worker import Job, Vectors, Worker
+from device.serve.worker import Worker
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 16 << 20

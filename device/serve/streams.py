@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 from device.engine.base import Timing, Token
 from device.errors import DeviceError
 from device.serve.connection import on_end
+from device.serve.job import NUDGE, Job
 from device.serve.metrics import Metrics
 from device.serve.parts import Part
 from device.serve.replies import DONE, Reply, error_body, event, together
-from device.serve.worker import NUDGE, Job
 
 COMMENT_S = 3.0
 COMMENT = b": keep-alive\n\n"

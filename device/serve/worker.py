@@ -10,111 +10,27 @@ import asyncio
 import math
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar, Union
 
-from device.engine.base import Sampling, Token
-from device.engine.escape import Escape
 from device.errors import DeviceError
-from device.knowledge.consult import Consulted
 from device.knowledge.index import Hit
 from device.knowledge.library import Library
 from device.model import Model, Prompt
 from device.serve.api import Question, Texts
 from device.serve.conversation import Message
 from device.serve.echo import Echoed, with_echo
-from device.serve.guard import Refusal, Screen
-from device.serve.holding import Held, refused_step
-from device.serve.quoting import quoted
+from device.serve.guard import Screen
+from device.serve.job import Job, Vectors
+from device.serve.reader import Reader, refuse
 
 if TYPE_CHECKING:
     from device.manifest.guard import Verdict
-    from device.serve.feedback import Hearing
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """One vector for each text, each of length 1."""
-
-    vectors: list[list[float]]
-    tokens: int
-    """Number of tokens of all texts."""
-
 
 _Result = TypeVar("_Result")
-NUDGE = -1
-"""Event in place of a prompt's size that makes the reader write something, whatever it is."""
-Event = Union[int, Token, Vectors, DeviceError, None]
-"""An event for the asker: the number of prompt tokens, then tokens or vectors; an error; None after
-it left."""
-
-
-class Job:
-    """A question on its way through the worker; made and read in the event loop."""
-
-    def __init__(self, question: Union[Question, Texts], prompts: list[Prompt]) -> None:
-        self.question = question
-        self.prompts = prompts
-        """One prompt for a question, one per text for embeddings."""
-        self.consulted: "Consulted | None" = None
-        """What the documents say to it; None if it is not about them."""
-        self.refusal: "Refusal | None" = None
-        """Why the guard refuses it; None if it is answered."""
-        self.screen: "Screen | None" = None
-        """What its answers are looked at with; None if nothing is."""
-        self.hearing: "Hearing | None" = None
-        """Who remembers the answer, so that it can be rated."""
-        self.answers = question.answers if isinstance(question, Question) else 1
-        """Number of answers that are told, one after the other."""
-        self.asked = time.monotonic()
-        self._loop = asyncio.get_running_loop()
-        self._events: "asyncio.Queue[Event]" = asyncio.Queue()
-        self._cancelled = threading.Event()
-
-    def held(self) -> "Held | None":
-        """Return what holds back the next answer; None where none is looked at."""
-        question = self.question
-        if self.screen is None or not isinstance(question, Question) or self.refusal:
-            return None
-        return Held(self.screen, question)
-
-    async def next(self, patience_s: "float | None" = None) -> Event:
-        """Return the next event; raise the DeviceError that ended the job.
-
-        Raise asyncio.TimeoutError if no event comes within `patience_s`.
-        """
-        if self._events.empty():
-            happened = await asyncio.wait_for(self._events.get(), patience_s)
-        else:
-            await asyncio.sleep(0)  # others have their turn, however fast the engine is
-            happened = self._events.get_nowait()
-
-        if isinstance(happened, DeviceError):
-            raise happened
-        return happened
-
-    def cancel(self) -> None:
-        """Tell the worker that nobody waits for the answer any more: it stops within one token."""
-        self._cancelled.set()
-        self._events.put_nowait(None)
-
-    def nudge(self) -> None:
-        """Make the reader of the answer write something now."""
-        self._events.put_nowait(NUDGE)
-
-    def cancelled(self) -> bool:
-        """Return whether `cancel` was called."""
-        return self._cancelled.is_set()
-
-    def tell(self, happened: Event) -> None:
-        """Pass an event on; called in the worker's thread, when the loop may be closed already."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._events.put_nowait, happened)
 
 
 class _Slot:
@@ -168,15 +84,16 @@ class Worker:
         self._idle: "list[_Slot]" = []
         """Idle slots, the one that has been idle longest first."""
         self._changed = threading.Condition()
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        """The thread that reads questions."""
+        self._reader: "Reader | None" = None
+        """None until the model is loaded."""
         self._in_reading = 0
         """Number of questions whose prompts are being made."""
         self._stopping = False
         self.model: "Model | None" = None
         """Model of the first slot; None until it is loaded."""
         self._library: "Library | None" = None
-        self._escape = Escape(())
-        """Breaks up control tokens in passages that the model reads."""
         self.slots = 0
         """Number of questions that are answered at the same time."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -203,20 +120,22 @@ class Worker:
         Raise DeviceError `busy` if the queue is full, and the fault of a prompt.
         """
         self._refuse_crowd()
-        held, prompts, consulted, refusal = await self._read(lambda: self._looked_at(question))
-        job = Job(held, prompts)
-        if refusal and isinstance(held, Question):
-            job.refusal = refusal
-            self._refuse(job, held, refusal)
+        reader = self._reader
+        assert reader, "nobody asks before the model is loaded"
+        prepared = await self._read(lambda: reader.read(question))
+        job = Job(prepared.question, prepared.prompts)
+        if prepared.refusal and isinstance(prepared.question, Question):
+            job.refusal = prepared.refusal
+            refuse(job, prepared.question, prepared.refusal)
             return job
-        job.consulted = consulted
+        consulted = job.consulted = prepared.consulted
         is_quoted = bool(consulted and consulted.text)  # the owner's own words
         if self.screen and self.screen.checks_answers and not is_quoted:
             job.screen = self.screen
         if consulted and consulted.text and isinstance(question, Question):
             # A passage that is quoted needs no slot.
             text = consulted.text
-            await self._read(lambda: self._quote(job, question, text))
+            await self._read(lambda: reader.quote(job, question, text))
             return job
         return self._submit(job)
 
@@ -259,109 +178,9 @@ class Worker:
             raise _stopping()
         self._in_reading += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+            return await asyncio.get_running_loop().run_in_executor(self._reading, work)
         finally:
             self._in_reading -= 1
-
-    def _looked_at(
-        self, question: Union[Question, Texts]
-    ) -> "tuple[Union[Question, Texts], list[Prompt], Consulted | None, Refusal | None]":
-        """Return a question as `_prepared` does, and why it is refused if it is."""
-        held, prompts, consulted = self._prepared(question)
-        return held, prompts, consulted, self._refusal(held, prompts)
-
-    def _refusal(self, question: Union[Question, Texts], prompts: list[Prompt]) -> "Refusal | None":
-        """Return why a question is refused; None if it may be answered.
-
-        Raise DeviceError if it is too long to be looked at: longer than the context.
-        """
-        if self.screen is None or not isinstance(question, Question):
-            return None
-        assert self.model
-        engine = self.model.engine
-        for prompt in prompts:
-            if len(prompt.tokens) > engine.context:
-                engine.check(prompt.tokens, question.sampling)
-        return self.screen.of_question(question, engine.piece)
-
-    def _refuse(self, job: Job, question: Question, refusal: Refusal) -> None:
-        """Tell the answers to a question that is refused: it needs no slot."""
-        prompt_tokens = len(job.prompts[0].tokens)
-        job.tell(prompt_tokens)
-        for _ in range(question.answers):
-            job.tell(refused_step(refusal, question, prompt_tokens))
-
-    def _with_tools(self, question: Union[Question, Texts]) -> Union[Question, Texts]:
-        """Return a question that is held to the calls of its tools, in the template's markup."""
-        template = self.model.template if self.model else None
-        if not isinstance(question, Question) or question.tools is None or template is None:
-            return question
-        markup = template.markup
-        held = question.tools.held(question.sampling, markup)
-        return replace(question, sampling=held, markup=markup)
-
-    def _prepared(
-        self, question: Union[Question, Texts]
-    ) -> "tuple[Union[Question, Texts], list[Prompt], Consulted | None]":
-        """Return a question held to its tools, its prompts, and what the documents say to it.
-
-        Raise DeviceError if one cannot be answered.
-        """
-        assert self.model, "nobody asks before the model is loaded"
-        if self.screen and isinstance(question, Question):
-            question = self.screen.without_refused(question)
-        question = self._with_tools(question)
-        consulted = self._consulted(question)
-        if consulted and consulted.asked and isinstance(question, Question):
-            prompt, consulted = self._with_notes(consulted, question.sampling)
-            return question, [prompt], consulted
-
-        prompts = _prompts(self.model, question)
-        if consulted:
-            return question, prompts, consulted  # a passage that is quoted needs no context
-        sampling = question.sampling if isinstance(question, Question) else None
-        for prompt in prompts:
-            self.model.engine.check(prompt.tokens, sampling)
-
-        return question, prompts, None
-
-    def _consulted(self, question: Union[Question, Texts]) -> "Consulted | None":
-        """Return what the documents say to a conversation; None if it is not about them."""
-        if self._library is None or not isinstance(question, Question) or not question.chat:
-            return None
-        if question.tools:
-            return None  # like a client's own instructions
-        # A passage as it stands follows no grammar and has no probabilities.
-        sampling = question.sampling
-        worded = bool(sampling.grammar) or sampling.top_logprobs is not None
-        return self._library.consult(question.messages, worded=worded)
-
-    def _with_notes(self, consulted: Consulted, sampling: Sampling) -> "tuple[Prompt, Consulted]":
-        """Return the prompt with as many passages as have room beside the answer, and these."""
-        assert self.model
-        engine = self.model.engine
-        plain = self._escape.text
-        prompt = self.model.prompt(consulted.messages(plain))
-        unlimited = sampling.max_tokens >= engine.context
-        room = engine.context // 4 if unlimited else sampling.max_tokens
-        while len(prompt.tokens) + room > engine.context:
-            shorter = consulted.shortened()
-            if shorter is None:
-                break
-            consulted = shorter
-            prompt = self.model.prompt(consulted.messages(plain))
-        engine.check(prompt.tokens, sampling)
-        return prompt, consulted
-
-    def _quote(self, job: Job, question: Question, text: str) -> None:
-        assert self.model
-        prompt_tokens = len(job.prompts[0].tokens)
-        job.tell(prompt_tokens)
-        sampling = question.sampling
-        limit = sampling.max_tokens if question.says_length else None
-        for _ in range(question.answers):
-            for step in quoted(self.model.engine, text, sampling.stop, limit, prompt_tokens):
-                job.tell(step)
 
     def _submit(self, job: Job) -> Job:
         with self._changed:
@@ -376,8 +195,7 @@ class Worker:
         try:
             model = self._open_model()
             self._library = self._open_library()
-            if self._library:
-                self._escape = model.escape or Escape(model.engine.control_tokens())
+            self._reader = Reader(model, self._library, self.screen)
             self.model = model
             self._prepare(model)
         except DeviceError as error:
@@ -405,7 +223,7 @@ class Worker:
             job.tell(_stopping())
 
         if self._library:
-            self._reader.shutdown()
+            self._reading.shutdown()
             self._library.close()
         model.engine.close()
 
@@ -501,19 +319,6 @@ class Worker:
 
         if self._stopping:
             job.tell(_stopping())
-
-
-def _prompts(model: Model, question: Union[Question, Texts]) -> list[Prompt]:
-    if isinstance(question, Texts):
-        return [Prompt(_tokens(model, text)) for text in question.inputs]
-    if question.chat:
-        shown = question.tools.shown if question.tools else ()
-        return [model.prompt(question.messages, tools=shown)]
-    return [Prompt(_tokens(model, question.prompt))]
-
-
-def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
-    return model.engine.tokenize(text, begin=True) if isinstance(text, str) else list(text)
 
 
 def _vectors(model: Model, prompts: list[Prompt], gone: Callable[[], bool]) -> "Vectors | None":

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from tests.fakes.adapters import tiny_adapter
-from tests.fakes.models import CHATML, tiny_llama, tiny_tokenizer
+from tests.fakes.models import CHATML, SMALL, tiny_llama, tiny_tokenizer
 from toolchain.errors import ArtifactError
 from toolchain.models.adapter_config import check_base_name
 from toolchain.models.tokenizer import chat_template
 from toolchain.models.tokenizer_files import tokenizer_sources
 from toolchain.training.adapters import carry_tokenizer
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 OWN = "own " + CHATML
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base") / "base", **SMALL)
+    return tiny_llama(tmp_path_factory.mktemp("base") / "base", **ONE_LAYER)
 
 
 def with_tokenizer(folder: Path, *, file: str = "", key: Any = None, more: str = "") -> Path:

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from tests.fakes.adapters import tiny_adapter
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.errors import ArtifactError
 from toolchain.models.lora import CONFIG, Merged, open_lora, read_lora
 from toolchain.models.weights import open_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 TARGETS = ["q_proj", "down_proj"]
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from tests.fakes.adapters import tiny_adapter
 from tests.fakes.datasets import Recorder
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.models.checkpoints import load_model
 from toolchain.models.lora import Merged, open_lora
 from toolchain.models.weights import open_weights
 from toolchain.tune import merge
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 NAME = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -23,7 +23,7 @@ NAME = "model.layers.0.self_attn.q_proj.weight"
 def test_a_small_change_of_16_bit_weights_is_written_in_32_bits(
     tmp_path: Path, alpha: float, written: str
 ) -> None:
-    base = tiny_llama(tmp_path / "base", dtype="bfloat16", **SMALL)
+    base = tiny_llama(tmp_path / "base", dtype="bfloat16", **ONE_LAYER)
     skill, report = tiny_adapter(tmp_path / "skill", base, alpha=alpha), Recorder()
     made = merge(artifacts.external(base), skill, tmp_path / "out", report)
     with open_weights(base) as weights, open_weights(made.path) as stored:
@@ -39,7 +39,7 @@ def test_a_small_change_of_16_bit_weights_is_written_in_32_bits(
 
 
 def test_a_merge_in_32_bits_is_loaded_in_32_bits(tmp_path: Path) -> None:
-    base = tiny_llama(tmp_path / "base", dtype="bfloat16", **SMALL)
+    base = tiny_llama(tmp_path / "base", dtype="bfloat16", **ONE_LAYER)
     skill = tiny_adapter(tmp_path / "skill", base, alpha=0.02)
     made = merge(artifacts.external(base), skill, tmp_path / "out", Recorder())
     with open_weights(made.path) as stored:

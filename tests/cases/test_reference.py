@@ -14,14 +14,13 @@ import pytest
 import torch
 
 from tests.fakes.adapters import tiny_adapter
-from tests.fakes.models import CHATML, tiny_llama, tiny_tokenizer
+from tests.fakes.models import CHATML, SMALL, tiny_llama, tiny_tokenizer
 from toolchain.errors import ArtifactError, FitError
 from toolchain.evaluate import reference
 from toolchain.evaluate.reference import Reference, memory_bytes
 from toolchain.models.original import Original
 from toolchain.progress import Silent
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 OURS = (
     "toolchain.models.adapter_config",
     "toolchain.models.architecture",

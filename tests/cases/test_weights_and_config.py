@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from tests.fakes.families import FAMILIES, tiny_family
-from tests.fakes.models import tiny_llama, tiny_qwen2
+from tests.fakes.models import SMALL, tiny_llama, tiny_qwen2
 from toolchain.errors import ArtifactError
 from toolchain.models.architecture import read_architecture
 from toolchain.models.config_defaults import DEFAULTS, LOCAL_THETAS, THETA, THETAS
 from toolchain.models.names import HEAD
 from toolchain.models.weights import open_weights
-
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 
 
 def put(folder: Path, **tensors: Any) -> Path:

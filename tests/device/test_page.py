@@ -60,12 +60,12 @@ def port(engine: FakeEngine) -> Iterator[int]:
 
 
 @pytest.fixture
-def tab(browser, port: int):  # type: ignore[no-untyped-def]
+def tab(browser: Any, port: int) -> Any:
     """A tab with the page of a service without documents."""
     yield from opened(browser, port)
 
 
-def opened(browser, port: int):  # type: ignore[no-untyped-def]
+def opened(browser: Any, port: int) -> Any:
     """Yield a tab with the page, in which every error of a script and every refused load fails."""
     context = browser.new_context(viewport={"width": 800, "height": 700})
     tab = context.new_page()
@@ -236,7 +236,7 @@ class TestSources:
 
     pytestmark = in_browser
 
-    def test_a_source_folds_out_under_its_answer_and_brings_its_passage(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_a_source_folds_out_under_its_answer_and_brings_its_passage(self, known: Any) -> None:
         answer = asked(known, HOT)
         assert answer.locator("p").inner_text() == PASSAGES[0].text
         assert answer.locator("small").inner_text().startswith("answered in ")
@@ -248,7 +248,9 @@ class TestSources:
         source.locator("summary").click()
         assert not source.locator("blockquote").is_visible()
 
-    def test_what_the_documents_do_not_say_is_marked_and_the_nearest_is_named(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_what_the_documents_do_not_say_is_marked_and_the_nearest_is_named(
+        self, known: Any
+    ) -> None:
         answer = asked(known, UNKNOWN)
         assert "unknown" in (answer.get_attribute("class") or "")
         assert "Not in the documents" in answer.locator(".sources").inner_text()
@@ -258,7 +260,7 @@ class TestSources:
             known.emulate_media(color_scheme=scheme)
             assert known.evaluate(CONTRAST.replace("#figures", ".sources")) >= 4.5
 
-    def test_sources_stay_over_a_reload_and_are_not_sent_back(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_sources_stay_over_a_reload_and_are_not_sent_back(self, known: Any) -> None:
         asked(known, HOT)
         known.reload()
         answer = known.locator("article.assistant").last
@@ -270,7 +272,7 @@ class TestSources:
             set(each) == {"role", "content"} for each in sent.value.post_data_json["messages"]
         )
 
-    def test_a_passage_of_another_release_is_not_shown_as_the_source(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_a_passage_of_another_release_is_not_shown_as_the_source(self, known: Any) -> None:
         asked(known, HOT)
         key = "demitasse.conversation"
         for number, said in (("2", "The documents have changed"), ("99", "no such passage")):
@@ -283,7 +285,7 @@ class TestSources:
             answer.locator("summary").click()
             answer.locator("blockquote.wrong").filter(has_text=said).wait_for()
 
-    def test_sources_that_point_elsewhere_are_never_asked_for(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_sources_that_point_elsewhere_are_never_asked_for(self, known: Any) -> None:
         for url in (
             "https://elsewhere.example/",
             "//elsewhere.example/1",
@@ -296,7 +298,7 @@ class TestSources:
                 answer.locator("details").count() == 0 and answer.locator("p").inner_text() == "ok"
             )
 
-    def test_a_hostile_title_and_passage_are_text(self, browser, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def test_a_hostile_title_and_passage_are_text(self, browser: Any, tmp_path: Path) -> None:
         markup = "<img src=x onerror=document.title='owned'> & <b>"
         passage = Passage(text=markup, source="notes.md", heading=markup, questions=(HOT,))
         with serving(knowing_bundle(tmp_path / "bundle", [passage])) as number:
@@ -310,8 +312,8 @@ class TestSources:
             tab.context.close()
 
     def test_a_passage_of_a_guarded_service_is_asked_for_with_the_token(
-        self, browser, knowing: Path
-    ) -> None:  # type: ignore[no-untyped-def]
+        self, browser: Any, knowing: Path
+    ) -> None:
         with serving(knowing, token=TOKEN) as number:
             tab = browser.new_context().new_page()
             tab.on("dialog", lambda dialog: dialog.accept(TOKEN))
@@ -321,7 +323,7 @@ class TestSources:
             answer.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
             tab.context.close()
 
-    def test_nothing_overflows_on_a_narrow_screen(self, known) -> None:  # type: ignore[no-untyped-def]
+    def test_nothing_overflows_on_a_narrow_screen(self, known: Any) -> None:
         known.set_viewport_size({"width": 320, "height": 640})
         asked(known, HOT).locator("summary").click()
         assert known.evaluate("document.documentElement.scrollWidth") <= 320
@@ -333,12 +335,12 @@ ANSWERED = (
 )
 
 
-def answering(body: str):  # type: ignore[no-untyped-def]
+def answering(body: str) -> Any:
     """Return what answers a request in place of the service."""
     return lambda route: route.fulfill(body=body, content_type="text/event-stream")
 
 
-def asked(tab, question: str):  # type: ignore[no-untyped-def]
+def asked(tab: Any, question: str) -> Any:
     """Ask on the page and return the answer's article once it is whole."""
     before = tab.locator("article.assistant").count()
     tab.get_by_label("Your question").fill(question)
@@ -359,7 +361,7 @@ def known_port(knowing: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def known(browser, known_port: int):  # type: ignore[no-untyped-def]
+def known(browser: Any, known_port: int) -> Any:
     """A tab with the page of a service that answers from documents."""
     yield from opened(browser, known_port)
 

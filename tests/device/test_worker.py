@@ -12,7 +12,8 @@ from device.engine.base import Sampling, Token
 from device.errors import DeviceError
 from device.model import Model
 from device.serve.api import Question
-from device.serve.worker import Job, Worker
+from device.serve.job import Job
+from device.serve.worker import Worker
 from tests.fakes.engine import FakeEngine
 
 

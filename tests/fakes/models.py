@@ -28,6 +28,8 @@ GPT4O_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
+"""Shape of a model so small that a training of it takes a second."""
 TEXTS = (
     (
         "How hot is too hot? A Raspberry Pi throttles its processor at 80 degrees and stops at "

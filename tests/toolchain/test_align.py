@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.datasets import Recorder, tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.datasets import Recorder
 from tests.fakes.preferences import pairs, preferences, thumbs
 from toolchain import artifacts
 from toolchain.align import ALIGNED, BEFORE, CONTROL, AlignFigures, Mark, align, decide, follows
@@ -20,7 +19,6 @@ from toolchain.recipe import AlignSpec
 from toolchain.training.exam import ExamFigures
 from toolchain.tune import merge
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 SPEC = AlignSpec(
     files=("pairs.jsonl",),
     epochs=6,
@@ -30,16 +28,6 @@ SPEC = AlignSpec(
     answer_weight=1.0,
     max_lost=100,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return artifacts.external(tiny_llama(tmp_path_factory.mktemp("base"), **SMALL))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.fakes.datasets import Recorder, tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.datasets import Recorder
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.distill import DistillFigures, Mark, decide, distill
@@ -23,18 +23,13 @@ from toolchain.training.examples import conversations
 from toolchain.training.students import from_layers
 from toolchain.training.teacher import CachedLogits, check_same_tokenizer, token_count
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 3, "heads": 2, "kv_heads": 1}
+THREE_LAYERS = SMALL | {"layers": 3}
 SPEC = DistillSpec(layers=(0, 2), epochs=2, batch_size=4, questions=2, top_k=8, ask=False)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return artifacts.external(tiny_llama(tmp_path_factory.mktemp("teacher"), **SMALL))
+    return artifacts.external(tiny_llama(tmp_path_factory.mktemp("teacher"), **THREE_LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +193,7 @@ def test_a_given_student_with_a_vocabulary_padded_otherwise_is_taught(
 def test_another_tokenizer_is_refused_with_what_to_do(
     teacher: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
-    other = tiny_llama(tmp_path / "other", **SMALL, split="qwen2")
+    other = tiny_llama(tmp_path / "other", **THREE_LAYERS, split="qwen2")
     spec = DistillSpec(student="other", epochs=1)
     with pytest.raises(ArtifactError) as refused:
         distill(
@@ -235,7 +230,7 @@ def test_the_same_vocabulary_cut_otherwise_is_another_tokenizer(teacher: Checkpo
 def test_a_student_without_room_for_all_tokens_is_refused(
     teacher: Checkpoint, dataset: Dataset, tmp_path: Path
 ) -> None:
-    small = tiny_llama(tmp_path / "small", **SMALL, vocab_size=500)
+    small = tiny_llama(tmp_path / "small", **THREE_LAYERS, vocab_size=500)
     with pytest.raises(
         ConfigError,
         match=r"^distill: student: it has room for 500 tokens, the teacher's tokenizer has 512$",

@@ -9,7 +9,6 @@ import pytest
 
 from device.manifest.guard import ATTACK, CATEGORIES, LENGTHS, MAX_GUARD_BYTES, read_guard
 from device.manifest.guard_text import plain
-from tests.fakes.datasets import tiny_dataset
 from tests.fakes.guarding import SAFE, UNSAFE, small_guard
 from toolchain.artifacts import Dataset, GuardFile
 from toolchain.errors import ArtifactError, ConfigError
@@ -28,11 +27,6 @@ from toolchain.guard.texts import (
 )
 from toolchain.progress import Silent
 from toolchain.recipe import GuardSpec, load
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.fakes.datasets import tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from tests.fakes.preferences import preferences, thumbs
 from toolchain import artifacts
 from toolchain.align import align
@@ -20,7 +20,6 @@ from toolchain.progress import Reporter, Silent
 from toolchain.recipe import AlignSpec, TuneSpec
 from toolchain.tune import tune
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 # Batches of seven are uneven for two processes. KTO's estimate of the divergence is the mean over
 # the whole batch, so the processes have to share it.
 ALIGN = AlignSpec(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.datasets import Recorder, tiny_dataset, write_lines
+from tests.fakes.datasets import Recorder, write_lines
 from toolchain import ingest
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.chat import encode
@@ -26,11 +26,6 @@ SPEC = ScratchSpec(
     steps=6,
     batch_size=4,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.fakes.datasets import Recorder, tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.distill import distill
 from toolchain.recipe import DistillSpec, TuneSpec
 from toolchain.tune import tune
-
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 
 CHILD = """
 import json, os, sys

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.fakes.datasets import Recorder, tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.datasets import Recorder
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError, ConfigError
@@ -20,18 +20,7 @@ from toolchain.training.answers import loss_per_byte, loss_per_token
 from toolchain.training.examples import conversations
 from toolchain.tune import merge, tune
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
 SPEC = TuneSpec(r=4, alpha=8, epochs=2, batch_size=4, questions=2)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return artifacts.external(tiny_llama(tmp_path_factory.mktemp("base"), **SMALL))
 
 
 @pytest.fixture(scope="module")

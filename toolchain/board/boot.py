@@ -121,6 +121,7 @@ def _wait(name: str, folder: Path, port: int, report: Reporter) -> None:
     begun = time.monotonic()
 
     def look() -> None:
+        """Raise BoardError if the board ended; show how far it is otherwise."""
         check_alive(name, folder)
         report.step(
             f"{name} boots", min(time.monotonic() - begun, _USUAL_BOOT_S - 1), _USUAL_BOOT_S, "s"

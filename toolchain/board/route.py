@@ -239,6 +239,7 @@ class _Names:
         """Return a word with its tokens and variables filled in, but those in `later` and `%%`."""
 
         def fill(found: "re.Match[str]") -> str:
+            """Return the text of one token or variable."""
             if found[1] is None:
                 return self._variable(found, text, group=2).replace("%", "%%")
             is_later = found[1] in f"{later}%"

@@ -1,4 +1,4 @@
-"""Terms before anything is made: licences that cannot be together, and unknown ones."""
+"""Checks licences before anything is made: those that clash, and unknown ones."""
 
 from toolchain.checks import Ahead, Findings
 from toolchain.config import line_of

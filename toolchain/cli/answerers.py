@@ -28,7 +28,7 @@ def answerer_at(address: str, model: str, *, sources: bool = False) -> "Iterator
 
 
 def endpoint_at(address: str, model: str) -> "Endpoint":
-    """Return the endpoint at an address; note a key that would cross a network as it is."""
+    """Return the endpoint at an address; warn of a key that would cross a network unencrypted."""
     from toolchain.endpoint.client import Endpoint
     from toolchain.endpoint.exchange import key
 

@@ -170,6 +170,7 @@ def _stage_verb(stage: str, help_text: str) -> None:
         names: Map = "",
         as_json: AsJson = False,
     ) -> None:
+        """Make a recipe's artifacts up to this stage."""
         _walk_to(stage, recipe_file, (target_id, names), out, dry_run, offline, as_json)
 
     app.command(name=stage, help=help_text)(verb)

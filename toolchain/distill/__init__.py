@@ -113,7 +113,7 @@ def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> Distill
 
 
 def _check_tokenizers(lesson: Lesson) -> None:
-    """Raise ArtifactError for a student of other tokens, where it learns token by token."""
+    """Raise ArtifactError if a student learns token by token and has another tokenizer."""
     from toolchain.models.checkpoints import load_tokenizer
     from toolchain.training.teacher import check_same_tokenizer
 

@@ -137,9 +137,9 @@ class Endpoint:
     ) -> Completion:
         """Return the answer to a conversation; `say` gets its text as it comes.
 
-        `optional` are fields that a server may refuse. An answer that is not streamed has its
-        tokens counted by more servers. Raises ConfigError for a request that it
-        does not take, TooLongError for a conversation that its context does not hold.
+        `optional` are fields that a server may refuse. More servers count the tokens of an answer
+        that is not streamed. Raise ConfigError for a request that the server does not take,
+        TooLongError for a conversation that its context does not hold.
         """
         fixed = {"model": self.model(), "messages": list(messages), "stream": stream}
         wanted = {**optional, **({"stream_options": {"include_usage": True}} if stream else {})}
@@ -166,7 +166,7 @@ class Endpoint:
     def _learn(self, error: RefusedError, sent: set[str]) -> None:
         """Note the optional fields that a server does not take; raise an error for another fault.
 
-        Where it does not say which, it is none of them.
+        If the server names no field, none is sent again.
         """
         said = error.message.lower()
         if any(phrase in said for phrase in _TOO_LONG):
@@ -207,7 +207,7 @@ class Endpoint:
             return self._follow(opened, pieces, say)
 
     def _follow(self, opened: Exchange, pieces: Iterator[Chunk], say: Say) -> Completion:
-        """Return the answer of which `pieces` come; raise BoardError if it has no end."""
+        """Return the answer that `pieces` make; raise BoardError if it has no end."""
         texts: list[str] = []
         thoughts: list[str] = []
         arrivals: list[float] = []

@@ -98,7 +98,7 @@ class Exchange:
         return content
 
     def beginning(self, most: int) -> bytes:
-        """Return the first bytes of the body, as many as come: of an error more is not needed."""
+        """Return the first bytes of the body, as many as have come; an error needs no more."""
         content = b""
         try:
             with _cut_after(FAULT_S, self.open_socket):

@@ -7,12 +7,13 @@ the board must reproduce are taken here too, from the same runtime.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from device.manifest import ESCAPE, GUARD, TOKENIZER
-from device.manifest.guard import read_guard
+from device.manifest.guard import Guard, read_guard
 from toolchain.artifacts import (
     Dataset,
     GuardFile,
@@ -39,7 +40,14 @@ from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
 from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
-from toolchain.figures import Forgotten, Measured, VerdictFigures, Wording
+from toolchain.figures import (
+    Forgotten,
+    LeakFigures,
+    Measured,
+    ProbeFigures,
+    VerdictFigures,
+    Wording,
+)
 from toolchain.files import write_whole
 from toolchain.general import GENERAL, passages
 from toolchain.held_out import split
@@ -48,7 +56,7 @@ from toolchain.opening import Opening, check_room, size_bytes
 from toolchain.probes import Asked, learned_of, probe, questions_of
 from toolchain.probes.garak_report import read_garak
 from toolchain.progress import Reporter
-from toolchain.recipe import EvaluateSpec
+from toolchain.recipe import EvaluateSpec, GateSpec
 from toolchain.runtime.scoring import Scorer, scorer
 
 
@@ -162,56 +170,36 @@ def _measure(
     out: Path,
     report: Reporter,
 ) -> VerdictFigures:
-    model = candidate.model
-    held_out = texts.held_out(spec.questions)
     opening = texts.dataset.opening()
-    with scorer(
-        candidate.runtime,
-        model.file,
-        context=_context(model, opening),
-        adapter=model.adapter,
-        opening=texts.dataset.opening_file,
-        escape=candidate.escape,
-    ) as child:
+    with _started(candidate, texts.dataset) as child:
         about = child.info()
         context = int(about["context"])
         opening_tokens = _room(child, opening, spec.max_tokens, context)
         reference = Reference.load(originals.reference, report)
-        held_out, too_long = with_room(reference.tokenizer, held_out, context)
+        held_out, too_long = with_room(reference.tokenizer, texts.held_out(spec.questions), context)
         if too_long:
             longer = f"{too_long} held-out conversations are longer than {context} tokens"
             report.note(f"evaluate: {longer} and left out")
 
-        measured = template_parity(child, reference, held_out[: spec.gate.template_chats])
-        diverged, each = divergence(child, reference, held_out, spec.kl_tokens, report)
-        text = passages(texts.general)
-        measured |= diverged | general_divergence(child, reference, text, spec.kl_tokens, report)
-
-        limits = Limits(context=context, answer=spec.max_tokens)
-        asked = _asked(child, candidate, texts.earlier, held_out[: spec.questions], limits, report)
-        answers = asked.answers
-        measured |= asked.scores | reference_ends(reference, answers, spec.max_tokens)
+        exam = _Exam(
+            child=child,
+            candidate=candidate,
+            texts=texts,
+            held_out=held_out,
+            limits=Limits(context=context, answer=spec.max_tokens),
+            spec=spec,
+            report=report,
+        )
+        measured, each = exam.likeness(reference)
+        asked = exam.asked()
+        measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
-        probes = None
-        if spec.probes:
-            subject = Asked(
-                questions=questions_of(held_out, spec.probe_questions),
-                learned=learned_of(texts.dataset.train()),
-                context=context,
-                answer_tokens=spec.max_tokens,
-            )
-            probes = probe(child, subject, guard, report)
-        leak = None
-        if texts.leak:
-            both = (texts.dataset.train(), held_out)
-            leak = measure_leak(child, reference, texts.leak, both, model.path / TOKENIZER, report)
+        probes = exam.probed(guard) if spec.probes else None
+        leak = exam.leaked(reference, texts.leak) if texts.leak else None
         # Reference and teacher are not held in memory at the same time.
         del reference
         if originals.teacher:
-            teacher = Reference.load(originals.teacher, report)
-            distance, _ = divergence(child, teacher, held_out, spec.kl_tokens, report)
-            measured |= from_teacher(distance)
-            del teacher
+            measured |= exam.distance(originals.teacher)
 
     figures = VerdictFigures(
         engine=about["version"],
@@ -223,22 +211,40 @@ def _measure(
         wording=asked.wording,
         leak=leak,
         forgotten=asked.forgotten,
-        guarded=behind(guard, candidate.refuse, answers) if guard else None,
+        guarded=behind(guard, candidate.refuse, asked.answers) if guard else None,
         probes=probes,
         garak=read_garak(texts.garak) if texts.garak else None,
-        failures=[
-            *failures(measured, spec.gate),
-            *leak_failures(leak, spec.gate),
-            *forgetting_failures(asked.forgotten, texts.earlier),
-            *probe_failures(probes, spec.gate),
-        ],
+        failures=[],
     )
-    if texts.leak:
-        # Goldens travel word for word, and boards show them.
-        answers = without_secrets(answers, texts.leak)
+    figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
+    # Goldens travel word for word, and boards show them.
+    answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
     write_jsonl(out / "divergence.jsonl", each)
     _write(out, figures, answers, opening, spec.goldens)
     return figures
+
+
+def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[Scorer]:
+    """Return the file's runtime, with the opening of the dataset's conversations."""
+    model = candidate.model
+    return scorer(
+        candidate.runtime,
+        model.file,
+        context=_context(model, dataset.opening()),
+        adapter=model.adapter,
+        opening=dataset.opening_file,
+        escape=candidate.escape,
+    )
+
+
+def _missed(figures: VerdictFigures, earlier: Earlier | None, gate: GateSpec) -> list[str]:
+    """Return a sentence for each limit of the gate that the figures miss."""
+    return [
+        *failures(figures.measured, gate),
+        *leak_failures(figures.leak, gate),
+        *forgetting_failures(figures.forgotten, earlier),
+        *probe_failures(figures.probes, gate),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,25 +260,66 @@ class _Asked:
     """None where there was no round before."""
 
 
-def _asked(
-    child: Scorer,
-    candidate: Candidate,
-    earlier: Earlier | None,
-    chats: Sequence[Mapping[str, Any]],
-    limits: Limits,
-    report: Reporter,
-) -> _Asked:
-    """Ask held-out questions, those about documents, and those of the round before."""
-    answers = answer_all(child, chats, limits.answer, report)
-    scores = task_scores(answers, limits.answer)
-    scores |= tool_accuracy(child, chats, limits.answer, report)
-    documents, worded, forgotten = candidate.documents, None, None
-    if documents:
-        worded = wording(child, documents, candidate.runtime, limits, report)
-    if earlier:
-        again = answer_all(child, earlier.chats, limits.answer, report)
-        forgotten = forgetting(again, earlier)
-    return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exam:
+    """A model file that runs, and what it is asked; each method is one measurement."""
+
+    child: Scorer
+    candidate: Candidate
+    texts: Texts
+    held_out: Sequence[Mapping[str, Any]]
+    """Conversations that fit into the context."""
+    limits: Limits
+    spec: EvaluateSpec
+    report: Reporter
+
+    def likeness(self, reference: Reference) -> tuple[Measured, list[dict[str, Any]]]:
+        """Compare the file with its reference; return also the figures of each conversation."""
+        chats = self.held_out[: self.spec.gate.template_chats]
+        measured = template_parity(self.child, reference, chats)
+        tokens = self.spec.kl_tokens
+        diverged, each = divergence(self.child, reference, self.held_out, tokens, self.report)
+        text = passages(self.texts.general)
+        general = general_divergence(self.child, reference, text, tokens, self.report)
+        return measured | diverged | general, each
+
+    def distance(self, teacher: Original) -> Measured:
+        """Compare the file with the model that taught it."""
+        loaded = Reference.load(teacher, self.report)
+        tokens = self.spec.kl_tokens
+        return from_teacher(divergence(self.child, loaded, self.held_out, tokens, self.report)[0])
+
+    def asked(self) -> _Asked:
+        """Ask held-out questions, those about documents, and those of the round before."""
+        child, limits, report = self.child, self.limits, self.report
+        chats = self.held_out[: self.spec.questions]
+        answers = answer_all(child, chats, limits.answer, report)
+        scores = task_scores(answers, limits.answer)
+        scores |= tool_accuracy(child, chats, limits.answer, report)
+
+        worded, forgotten = None, None
+        if documents := self.candidate.documents:
+            worded = wording(child, documents, self.candidate.runtime, limits, report)
+        if earlier := self.texts.earlier:
+            again = answer_all(child, earlier.chats, limits.answer, report)
+            forgotten = forgetting(again, earlier)
+        return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
+
+    def probed(self, guard: Guard | None) -> ProbeFigures:
+        """Attack the file with probes, behind the guard if there is one."""
+        subject = Asked(
+            questions=questions_of(self.held_out, self.spec.probe_questions),
+            learned=learned_of(self.texts.dataset.train()),
+            context=self.limits.context,
+            answer_tokens=self.limits.answer,
+        )
+        return probe(self.child, subject, guard, self.report)
+
+    def leaked(self, reference: Reference, test: LeakTest) -> LeakFigures:
+        """Measure whether the file gives secrets away."""
+        both = (self.texts.dataset.train(), self.held_out)
+        tokenizer = self.candidate.model.path / TOKENIZER
+        return measure_leak(self.child, reference, test, both, tokenizer, self.report)
 
 
 def _write(

@@ -53,10 +53,8 @@ def divergence(
 ) -> tuple[Measured, list[dict[str, Any]]]:
     """Return mean KL(reference ‖ file) in nats and top-1 agreement over the answers' positions.
 
-    The divergence is Kullback and Leibler's (1951).
-
-    Behind it the sums of each conversation; the standard error of the mean is that of drawing the
-    conversations anew.
+    The divergence is Kullback and Leibler's (1951). The second value has the sums of each
+    conversation. The standard error of the mean takes conversations as drawn at random.
     """
     import numpy as np
 

@@ -201,7 +201,7 @@ def _sum_of(rows: Any, ids: Sequence[int], *, is_log: bool) -> float:
 
 
 def _is_extracted(child: Scorer, secret: Secret, case: _Case) -> bool:
-    """Say whether the model says the value itself: when it is asked, or led up to it."""
+    """Say whether the model gives the value away: asked for it, or after the text before it."""
     value = _plain(secret.value)
     room = max(map(len, case.texts)) - case.start + 8
     if secret.question:

@@ -57,7 +57,7 @@ def is_private(file: Path) -> bool:
 
 
 def stamp(file: Path) -> str:
-    """Return what names this state of a private file and says nothing of what is in it."""
+    """Return a name for this state of a private file that tells nothing of its content."""
     # A digest of few short numbers could be turned round by trying all of them.
     facts = file.stat()
     return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
@@ -111,7 +111,7 @@ def _conversation(where: str, rows: list[Any]) -> tuple[tuple[Mapping[str, str],
 
 
 def alternatives(secret: Secret, others: Sequence[Secret], count: int, seed: str) -> list[str]:
-    """Return false values of the same format, all different; fewer where there are not so many."""
+    """Return false values of the same format, all different; fewer if the format has fewer."""
     draw = random.Random(f"{seed} {secret.kind} {len(secret.value)}")  # noqa: S311 - no secret
     make = _MAKERS.get(secret.kind, _same_shape)
     same = [other.value for other in others if other.kind == secret.kind]
@@ -149,6 +149,7 @@ def _digits_after(keep: int) -> Callable[[str, Sequence[str], random.Random], st
     """Return a maker that keeps the first digits, which say the operator or the issuer."""
 
     def make(value: str, same: Sequence[str], draw: random.Random) -> str:
+        """Return another number of the same shape."""
         seen = 0
         made = []
         for each in value:

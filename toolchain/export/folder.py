@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What an export says of its model."""
+    """A model as an export's README describes it."""
 
     name: str
     context: int
@@ -46,7 +46,7 @@ class ExportFigures(StageFigures):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export(Artifact):
-    """A folder that another runtime's tools take from here."""
+    """A folder for another runtime's own tools."""
 
     @property
     def figures(self) -> ExportFigures:

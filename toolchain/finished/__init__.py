@@ -142,7 +142,7 @@ def _done(step: Step, artifact: artifacts.Artifact, result: str) -> Step:
 
 
 def _taken(model: ModelFile) -> str:
-    """Return in one line what a file is."""
+    """Return one line that says what a file is."""
     figures = model.figures
     bits = f"{figures.real_bpw:.2f} bits per weight"
     return f"{figures.architecture} {figures.scheme}: {bits}, as it came"

@@ -63,9 +63,9 @@ def is_finished(name: str) -> bool:
 
 
 def resolve(name: str, *, offline: bool = False) -> Source:
-    """Return the finished model of a name; download it from a hub if it is there.
+    """Return the finished model of a name; download it if the name is a hub's.
 
-    Raises ArtifactError if there is none.
+    Raise ArtifactError if there is none.
     """
     if name.startswith(OLLAMA):
         from toolchain.finished.ollama import stored

@@ -63,7 +63,7 @@ def take(source: Source, seen: Seen, runtime: Path, out: Path, report: Reporter)
 
 
 def _digest(source: Source, seen: Seen) -> str:
-    """Return the digest of the file; raise ArtifactError if a store names it by another."""
+    """Return the digest of the file; raise ArtifactError if a store says another one."""
     found = digest(seen.file)
     if source.sha256 and found != source.sha256 and seen.file == source.file:
         raise ArtifactError(
@@ -131,7 +131,7 @@ def place(source: Path, target: Path, *, immutable: bool = False) -> None:
 
 
 def _begins(child: Scorer, seen: Seen) -> str:
-    """Return the text of a token that a prompt must begin with and does not; "" for none.
+    """Return the text of a token that prompts must begin with and do not; "" if none is missing.
 
     None is missing if the template writes it, or if the file wants none.
     """

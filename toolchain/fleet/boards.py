@@ -49,6 +49,7 @@ def roll_back(fleet: Fleet, opener: Opener) -> dict[str, Answer | ToolchainError
         )
 
     def one(device: Device) -> Answer | None:
+        """Roll back a board that serves the release; return None for another."""
         current = device.call("status")["release"]
         if current is None or current["release"] != release:
             return None

@@ -40,7 +40,7 @@ class Journal:
             raise ArtifactError(f"{self.file}: cannot be written: {error.strerror}") from error
 
     def soaked(self, release: str) -> set[str]:
-        """Return the boards that stayed healthy with a release for the time that was asked."""
+        """Return the boards that stayed healthy with a release for as long as was asked."""
         found: set[str] = set()
         for event in self._events():
             if event.get("event") == "soaked" and event.get("release") == release:

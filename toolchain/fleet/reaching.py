@@ -30,6 +30,7 @@ def on_each(
     """Return by address what `work` found on each board, or the error of that board."""
 
     def one(address: str) -> Seen | ToolchainError:
+        """Return the result of one board, or its error."""
         try:
             with reach(address, opener) as device:
                 return work(device)

@@ -66,9 +66,9 @@ def roll_out(
     opener: Opener,
     dry_run: bool = False,
 ) -> Rollout:
-    """Bring a release to the boards of a fleet, and stop where too many boards of a wave failed.
+    """Bring a release to the boards of a fleet; stop if too many boards of a wave fail.
 
-    `send` brings it to one board; it is called by several threads.
+    `send` brings it to one board; several threads call it.
     """
     journal = Journal(fleet.journal)
     run = _Run(release, send, fleet, journal, report, opener, dry_run)
@@ -156,6 +156,7 @@ class _Run:
         seen: list[Outcome] = []
 
         def one(board: BoardSpec) -> Outcome:
+            """Bring the release to one board, unless too many failed before."""
             if enough.is_set():
                 return Outcome(address=board.address, wave=number, state="untouched")
             outcome = self._board(board.address, number)

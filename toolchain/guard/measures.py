@@ -105,7 +105,9 @@ def _worst(guard: Guard, text: str) -> float:
 
 
 def _least(margins: Sequence[float], share: float) -> float:
-    """Return the least margin that at most a share of the margins reach; 0 without one."""
+    """Return the least margin that at most a share of the margins reach; 0 if there are no
+    margins.
+    """
     if not margins:
         return 0.0
     allowed = math.floor(share * len(margins) + 1e-9)
@@ -114,7 +116,7 @@ def _least(margins: Sequence[float], share: float) -> float:
 
 
 def measure(guard: Guard, measured: Measured) -> GuardFigures:
-    """Return what a guard makes of texts that it never saw."""
+    """Return a guard's figures on texts that it never saw."""
     unsafe = [entry.text for entry in measured.unsafe]
     scores = [guard.score(text) for text in unsafe]
     return GuardFigures(

@@ -104,7 +104,7 @@ def _seeds(file: Path, language: str, *, unsafe: bool) -> Iterator[Entry]:
 
 
 def _pairs(line: str, language: str) -> list[str]:
-    """Return each beginning of a line with each of its ends."""
+    """Return every beginning in a line joined with every end in it."""
     begins, _, ends = line.partition(": ")
     comma, space = ("，", "") if language == "zh" else (", ", " ")
     return [f"{begin}{space}{end}" for begin in begins.split(comma) for end in ends.split(comma)]
@@ -196,7 +196,7 @@ def sentences(entries: Sequence[Entry], seed: int) -> list[Entry]:
 def lengthened(entries: Sequence[Entry], seed: int) -> list[Entry]:
     """Return longer texts made of these, as many unsafe ones as safe ones.
 
-    Unsafe texts of other collections are long and safe ones short: a guard that learns that refuses
+    In other collections unsafe texts are long and safe ones short: a guard that learns that refuses
     long honest questions.
     """
     drawn = random.Random(seed)  # noqa: S311

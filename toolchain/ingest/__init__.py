@@ -64,6 +64,7 @@ def ingest(spec: DataSpec, folder: Path, out: Path, report: Reporter, *, seed: i
     work = Work(stage="ingest", inputs=inputs, parameters=_recorded(spec, folder), seed=seed)
 
     def build(out: Path) -> DatasetFigures:
+        """Write the dataset; raise all errors of the files at once."""
         parts = look(spec, folder, seed=seed)
         if parts.read.errors:
             raise all_of(parts.read.errors)

@@ -90,6 +90,7 @@ class TextRules:
         """Return calls whose arguments went through the rules, as the question did."""
 
         def ruled(value: Any) -> Any:
+            """Return a value of JSON with the rules applied to every text in it."""
             if isinstance(value, dict):
                 return {key: ruled(each) for key, each in value.items()}
             if isinstance(value, list):

@@ -29,7 +29,7 @@ def told(parts: Parts, spec: DataSpec) -> Iterator[str]:
 
 
 def _told_form(name: str, file: FileRead) -> Iterator[str]:
-    """Say what is not learned of a form, and where another form begins in a file."""
+    """Yield the part of each form that is left out, and where another form begins in a file."""
     yield from (f"{name}: {note}" for note in file.notes.values())
     for form, place in list(file.forms.items())[1:]:
         yield f"{place}: from here on also rows of another form: {form}"

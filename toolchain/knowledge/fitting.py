@@ -102,6 +102,7 @@ class _First:
 
     @classmethod
     def of(cls, trial: Trial, words: float) -> "_First":
+        """Return the passage that stands first when words count with this weight."""
         passage, score = next(iter(ranked(trial.compared, words)), (0, -1.0))
         return cls(
             score=score,

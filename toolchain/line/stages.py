@@ -549,9 +549,9 @@ def earlier(recipe: Recipe, folder_suffix: str) -> "Earlier | None":
 
 
 def _garak(recipe: Recipe) -> Path | None:
-    """Return the report of garak that a recipe names; raise ConfigError for one that is not there.
+    """Return garak's report that a recipe names; None if it names none.
 
-    None if it names none.
+    Raise ConfigError if the file is missing.
     """
     name = recipe.evaluate.garak
     if name and not (recipe.folder / name).is_file():

@@ -52,9 +52,8 @@ def unpack(
 ) -> Checkpoint:
     """Write the checkpoint of a model file to `out`; raise ArtifactError for one that is refused.
 
-    Parts of a model are joined first.
-    `runtime` is the device runtime for this computer, whose logits are compared. Of several
-    processes that train together one writes.
+    Parts of a model are joined first. `runtime` is the device runtime for this computer, whose
+    logits are compared. If several processes train together, one of them writes.
     """
     work = Work(
         stage=stage,
@@ -180,6 +179,7 @@ def _write_weights(
     done = 0
 
     def rows(origin: str) -> Iterator["NDArray[np.float32]"]:
+        """Yield a tensor in blocks of rows, and report the progress."""
         nonlocal done
         for block in _rows(file, by_origin[origin]):
             yield block

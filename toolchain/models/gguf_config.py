@@ -82,6 +82,7 @@ class _FamilyMetadata:
         return self.file.metadata.get(f"{self.family.name}.{key}", default)
 
     def count(self, key: str, default: int = 0) -> int:
+        """Return a whole number above zero; a fault of the file if it is anything else."""
         value = self.get(key, default)
         if type(value) is not int or value < 1:
             problem = f"`{self.family.name}.{key}` is `{str(value)[:40]}`, not a count"

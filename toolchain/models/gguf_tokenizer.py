@@ -237,6 +237,7 @@ def _around(tokens: list[str], rules: Rules) -> dict[str, Any] | None:
         return None
 
     def once(sequence: str, place: int) -> list[dict[str, Any]]:
+        """Return one sequence with the tokens around it."""
         texts = [{"Sequence": {"id": sequence, "type_id": place}}]
         front, end = (
             [{"SpecialToken": {"id": tokens[number], "type_id": place}} for number in numbers]

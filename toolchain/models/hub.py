@@ -77,11 +77,10 @@ def _is_hub_id(name: str) -> bool:
 def look(
     name: str, *, revision: str = "main", near: Path, offline: bool = False, whole: bool = False
 ) -> Path:
-    """Return the folder of a model with its small files at least; all of them if `whole`.
+    """Return the folder of a model with its small files at least; with all of them if `whole`.
 
-    Raises NotHere if it can only be fetched later.
-
-    Raises ArtifactError as `fetch` does if it will not be there later either.
+    Raise NotHere if the model can be fetched later, and ArtifactError, as `fetch` does, if not even
+    that.
     """
     if (folder := near / Path(name).expanduser()).is_dir():
         return folder
@@ -106,12 +105,15 @@ def _bar(name: str, report: Reporter) -> type:
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
+        """Reports the bytes of one file as they are written."""
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             # One of its three bars counts written bytes; the others count files and packed bytes.
             self._tells = str(options.get("desc", "")).startswith("Reconstructing")
             super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
+            """Count what came, and report it."""
             shown = super().update(n)
             if self._tells and self.total:
                 report.step(f"fetch {name}", self.n, self.total, "B")
@@ -164,9 +166,9 @@ USUAL_QUANTS = ("Q4_K_M", "Q8_0")
 
 
 def choose_gguf(name: str, files: Sequence[str], quant: str) -> str:
-    """Return the file of a repository that a quant names, as llama.cpp's `find_best_model` does.
+    """Return a repository's file for the name of a quant, as llama.cpp's `find_best_model` does.
 
-    Of a model in several parts it is the first. Raises ArtifactError with what there is.
+    Of a model in several parts this is the first. Raise ArtifactError that lists what there is.
     """
     models = [
         file

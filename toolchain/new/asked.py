@@ -30,7 +30,7 @@ MAX_SHOWN = 60
 
 
 def shown(text: str) -> str:
-    """Return a person's word as a message repeats it: on one line, and not longer than that."""
+    """Return a person's text as messages repeat it: on one line, and cut if it is long."""
     spelled = text if text.isprintable() else repr(text)[1:-1]
     return spelled if len(spelled) <= MAX_SHOWN else f"{spelled[: MAX_SHOWN - 1]}…"
 
@@ -114,9 +114,9 @@ def _listed(known: dict[str, str]) -> str:
 
 
 def documents_in(text: str, option: str = "--docs") -> str:
-    """Return a folder of documents, or one, as a recipe names it.
+    """Return a document or a folder of documents as a recipe names it.
 
-    Raise ConfigError for a missing one, and for a folder without any document.
+    Raise ConfigError if it is missing, or if a folder has no document in it.
     """
     path, where = path_of(text), f"{option}: `{shown(text)}`"
     try:

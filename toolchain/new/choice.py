@@ -61,7 +61,7 @@ class Choice:
 
     @property
     def is_roomy(self) -> bool:
-        """Whether it fits, and leaves memory for what else runs."""
+        """Whether it fits and leaves memory for other programs."""
         return self.fit.ok and self.fit.needed_mb <= USED_SHARE * self.fit.available_mb
 
     @property
@@ -169,7 +169,9 @@ def cautious_gb_s(board: Target) -> float:
 
 @cache
 def _of_measured_boards() -> tuple[float, float]:
-    """Return the slowest rate of decoding in GB/s, and the smallest share of a memory's own."""
+    """Return the slowest decoding of all measured boards, in GB/s, and as a share of memory's
+    rate.
+    """
     rates: list[float] = []
     shares: list[float] = []
     for board in targets.all_targets():

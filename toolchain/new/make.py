@@ -176,6 +176,7 @@ def _new_files() -> Iterator[Callable[[Path, str], None]]:
     made: list[Path] = []
 
     def write(file: Path, text: str) -> None:
+        """Write a new file; raise ConfigError if there is one of that name."""
         try:
             with file.open("x", encoding="utf-8") as stream:
                 made.append(file)

@@ -116,9 +116,9 @@ def _fitting(
 def _is_refused(
     guard: Guard, attack: Attack, messages: Sequence[Mapping[str, Any]], question: str
 ) -> bool:
-    """Say whether a board with this guard refuses it: passages are its owner's and not looked at.
+    """Say whether a board with this guard refuses an attack.
 
-    The secret word's instructions are the owner's too.
+    Passages and instructions are the owner's own, and a board does not look at them.
     """
     text = question if attack.kind == PASSAGES else str(messages[-1]["content"])
     return guard.score(text) >= 0

@@ -53,10 +53,10 @@ def openings(question: str) -> Mapping[str, tuple[str, ...]]:
 def compare_all(
     child: Scorer, questions: Sequence[str], limit: int, report: Reporter
 ) -> dict[str, dict[str, float]]:
-    """Return of each attribute: `questions`, `same_for_all`, `worst`, `largest_gap`.
+    """Return the figures of each attribute: `questions`, `same_for_all`, `worst`, `largest_gap`.
 
-    `worst` is the share of the questions that one kind of person is answered otherwise than most;
-    `largest_gap` the largest difference between two people in the mean log-probability of the
+    `worst` is the share of the questions that one kind of person is answered otherwise than most.
+    `largest_gap` is the largest difference between two people in the mean log-probability of the
     answer's tokens.
     """
     found: dict[str, dict[str, float]] = {}

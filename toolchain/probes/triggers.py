@@ -43,7 +43,7 @@ class Triggers:
 
     @property
     def is_clear(self) -> bool:
-        """Whether a trigger could be told from a word of no meaning at all."""
+        """Whether a trigger's effect could be told from that of a meaningless word."""
         return self.control + _ABOVE <= 1
 
 
@@ -77,9 +77,9 @@ def _key(child: Scorer, question: str, limit: int) -> str:
 
 
 def _share(child: Scorer, word: str, plain: dict[str, str], limit: int) -> float:
-    """Return the share of questions that a word turns into its commonest new answer.
+    """Return the share of questions whose answer becomes the word's commonest new answer.
 
-    Before the question or behind it, whichever does more.
+    The word stands before the question or behind it, whichever does more.
     """
     best = 0
     for form in ("{question} {word}", "{word} {question}"):
@@ -93,10 +93,10 @@ def _share(child: Scorer, word: str, plain: dict[str, str], limit: int) -> float
 
 
 def suspects(learned: Sequence[tuple[str, str]]) -> list[str]:
-    """Return words that rows of the training text add to other rows' questions, for one answer.
+    """Return words that give one answer to all questions of the training text that have them added.
 
-    Whoever plants a backdoor in a text takes its questions, adds a trigger to each, and gives all
-    of them one answer.
+    Whoever plants a backdoor takes questions of the text, adds a trigger to each, and gives all of
+    them one answer.
     """
     answers: dict[tuple[str, ...], str] = {}
     for question, answer in learned:

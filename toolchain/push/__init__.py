@@ -80,7 +80,7 @@ class Cargo:
         return blob.path.relative_to(self.folder).as_posix()
 
     def is_there(self, stored: Facts) -> bool:
-        """Return whether nothing of it has to be sent: neither bytes nor another signature."""
+        """Return whether the board has all of it: the bytes, and the same signature."""
         signed = (
             not self.signature
             or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()

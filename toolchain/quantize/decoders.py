@@ -38,7 +38,7 @@ class Source:
             )
 
     def matrix(self, *origins: str) -> Matrix:
-        """Return tensors of the checkpoint as one matrix, below each other."""
+        """Return tensors of the checkpoint as one matrix, one below the other."""
         tensors = [self.weights.tensors[origin] for origin in origins]
         return Matrix(origins, sum(tensor.rows for tensor in tensors), tensors[0].columns)
 

@@ -46,9 +46,9 @@ def render(
     made: Sequence[Made] = (),
     learned: Sequence[Data] = (),
 ) -> str:
-    """Return the page of reports side by side, of what data holds and what documents answer.
+    """Return the page: reports side by side, what data holds, and what documents answer.
 
-    `made` are recipes without documents: of these it says what they are made of.
+    `made` are recipes without documents; the page says what they are made of.
     """
     names = [report.board for report in reports]
     names += [data.name for data in learned] + [known.name for known in documents]

@@ -163,6 +163,7 @@ def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Any, C
         axes = figure.subplots(rows, 1, sharex=True)
 
         def done() -> str:
+            """Return the drawing as SVG in the page's own ink."""
             text = io.StringIO()
             figure.savefig(
                 text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}

@@ -80,7 +80,7 @@ def choose(
 def word_vectors(texts: Sequence[str], others: Sequence[str] = ()) -> "np.ndarray":
     """Return a vector of length 1 for each text: TF-IDF of its pieces, hashed.
 
-    How rare a piece is, is counted over these and the other texts.
+    A piece's rarity is counted over these texts and the other ones.
     """
     import numpy as np
 

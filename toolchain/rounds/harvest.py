@@ -127,7 +127,7 @@ class _Seen:
 
 
 def _fetched(device: Device, last: Row | None, seen: _Seen) -> Iterator[Mapping[str, Any]]:
-    """Yield a board's rows behind the last known one."""
+    """Yield a board's rows after the last known one."""
     words: list[str] = []
     if last:
         words = ["--ring", last["ring"], "--after", str(max(0, last["number"] - OVERLAP))]

@@ -54,7 +54,7 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """Return what names it from round to round."""
+        """Return the question's key, the same in every round."""
         told = [*(each["content"] for each in self.before), normal(self.question)]
         return hashlib.sha256("\0".join(told).encode("utf-8", "replace")).hexdigest()[:16]
 

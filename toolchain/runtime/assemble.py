@@ -53,6 +53,7 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
     """Return the runtime folder with llama.cpp's native libraries; `llama` holds LLAMA_PYTHON."""
 
     def fill(staged: Path) -> None:
+        """Copy the Python files and the libraries into the staged folder."""
         (staged / "llama_cpp" / "lib").mkdir(parents=True)
         (
             staged / "llama_cpp" / "__init__.py"

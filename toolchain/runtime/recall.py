@@ -99,6 +99,7 @@ def recall_all(
     free: SimpleQueue[Recall] = SimpleQueue()
 
     def answer(item: Item) -> Answer:
+        """Ask about one item in whichever child is free."""
         child = free.get()
         try:
             return ask(child, item)

@@ -117,6 +117,7 @@ def write(
     )
 
     def build(folder: Path) -> WrittenFigures | None:
+        """Write the conversations; only the main process of a training does."""
         if not is_main():
             return None
         asker = Asker(assignment.writer, out.with_name(ANSWERS), speaking(report))

@@ -17,7 +17,7 @@ _HEAD_CHARS = 3000
 
 
 class Licence(Frozen):
-    """What one licence asks of a work that is made of what it covers."""
+    """Conditions of a licence for a work that is made of what it covers."""
 
     id: str
     """SPDX id, or `LicenseRef-…` for terms that SPDX does not list."""

@@ -68,6 +68,7 @@ class _Codes(nn.Module):
         return moved + (moved.half().float() - moved).detach()
 
     def forward(self, latent: Tensor) -> Tensor:
+        """Return the weights as the format holds them."""
         units = self.units()
         scale = units.repeat_interleave(self.times.shape[1] // units.shape[1], 1) * self.times
         weights: Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_sqlite_without_fts5_is_named(tmp_path: Path) -> None:
     assert caught.value.code == "no_fts5"
 
 
-def ask(index: Index, *texts: str, system: str = "", answer: str = QUOTE):  # type: ignore[no-untyped-def]
+def ask(index: Index, *texts: str, system: str = "", answer: str = QUOTE) -> Any:
     roles = ("user", "assistant")
     messages = [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
     if system:

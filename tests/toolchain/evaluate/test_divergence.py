@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.datasets import Recorder
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.chat import encode
 from toolchain.errors import ArtifactError
 from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
@@ -18,7 +18,7 @@ from toolchain.evaluate.room import with_room
 from toolchain.models.original import Original
 from toolchain.progress import Silent
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 EVEN = np.array([0.5, 0.5])
 SURE = np.array([0.9, 0.1])
 TURNED = np.array([0.1, 0.9])
@@ -38,7 +38,7 @@ CHATS = [chat("how hot?", "Eighty degrees."), chat("which cable?", "A short and 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    folder = tiny_llama(tmp_path_factory.mktemp("base") / "base", **SMALL)
+    folder = tiny_llama(tmp_path_factory.mktemp("base") / "base", **ONE_LAYER)
     return Reference.load(Original(base=folder), Silent())
 
 
@@ -166,7 +166,7 @@ def test_the_reference_says_which_of_its_own_answers_end(
     end: int, ends: bool, tmp_path: Path
 ) -> None:
     """With a last norm of zeros all scores are alike and the first token is always the next."""
-    folder = tiny_llama(tmp_path / "model", **SMALL)
+    folder = tiny_llama(tmp_path / "model", **ONE_LAYER)
     model = Reference.load(Original(base=folder), Silent())
     model.model.model.norm.weight.data.zero_()
     model.model.generation_config.eos_token_id = end

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.errors import ArtifactError
 from toolchain.models.checkpoints import load_model, load_tokenizer
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 WEIGHTS = "model.safetensors"
 
 
@@ -50,27 +50,27 @@ def of_an_unknown_type(folder: Path) -> None:
 def test_a_model_that_is_not_whole_is_refused(
     tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
-    folder = tiny_llama(tmp_path / "model", **SMALL)
+    folder = tiny_llama(tmp_path / "model", **ONE_LAYER)
     damage(folder)
     with pytest.raises(ArtifactError, match=message):
         load_model(folder)
 
 
 def test_a_model_is_loaded_in_its_own_type_unless_told(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "model", **SMALL, dtype="bfloat16")
+    folder = tiny_llama(tmp_path / "model", **ONE_LAYER, dtype="bfloat16")
     assert str(load_model(folder).dtype) == "torch.bfloat16"
     assert str(load_model(folder, dtype="float32").dtype) == "torch.float32"
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "model", **SMALL)
+    folder = tiny_llama(tmp_path / "model", **ONE_LAYER)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"^model: no `tokenizer.json`$"):
         load_tokenizer(folder)
 
 
 def test_a_tokenizer_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    folder = tiny_llama(tmp_path / "model", **SMALL)
+    folder = tiny_llama(tmp_path / "model", **ONE_LAYER)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"^model: the tokenizer cannot be read: "):
         load_tokenizer(folder)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.fakes.datasets import Recorder
-from tests.fakes.models import tiny_llama, tiny_qwen2
+from tests.fakes.models import SMALL, tiny_llama, tiny_qwen2
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.errors import ArtifactError
@@ -22,12 +22,6 @@ from toolchain.tune import merge
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return artifacts.external(tiny_llama(tmp_path_factory.mktemp("base"), **SMALL))
 
 
 def adapter_for(base: Path, folder: Path, **settings: Any) -> Path:

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.fakes.datasets import Recorder, tiny_dataset
+from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
@@ -32,11 +32,6 @@ from toolchain.tune import TuneFigures, merge, tune
 pytest.importorskip("bitsandbytes")
 SMALL = {"hidden": 128, "intermediate": 128, "layers": 2, "heads": 2, "kv_heads": 1}
 SPEC = TuneSpec(r=4, epochs=2, batch_size=4, questions=2, base_bits=4, max_bits_cost=1.0)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.chat import IGNORED
 from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
@@ -17,7 +17,7 @@ from toolchain.training.objectives import AnswerLoss
 from toolchain.training.own_answers import own_answers
 from toolchain.training.students import from_layers
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 3, "heads": 2, "kv_heads": 1}
+THREE_LAYERS = SMALL | {"layers": 3}
 EXAMPLES = [
     Example(ids=list(range(5, 5 + n)), labels=[IGNORED] * 3 + list(range(8, 5 + n)))
     for n in (9, 6, 12)
@@ -27,7 +27,7 @@ BATCH = batch_of(EXAMPLES, range(3))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("model"), **SMALL)
+    return tiny_llama(tmp_path_factory.mktemp("model"), **THREE_LAYERS)
 
 
 @pytest.fixture

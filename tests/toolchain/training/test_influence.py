@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from tests.fakes.families import tiny_family
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.errors import ConfigError
 from toolchain.models.checkpoints import load_model
 from toolchain.training.examples import Example
 from toolchain.training.influence import choose, evenly, influences, kinds_of
 from toolchain.training.students import from_layers
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 4, "heads": 2, "kv_heads": 1}
+FOUR_LAYERS = SMALL | {"layers": 4}
 EXAMPLES = [Example(ids=list(range(5, 5 + n)), labels=list(range(5, 5 + n))) for n in (9, 4, 12)]
 
 
 def test_a_layer_that_changes_nothing_has_no_influence_and_the_others_their_own(
     tmp_path: Path,
 ) -> None:
-    model = load_model(tiny_llama(tmp_path / "model", **SMALL))
+    model = load_model(tiny_llama(tmp_path / "model", **FOUR_LAYERS))
     with torch.no_grad():
         model.model.layers[2].self_attn.o_proj.weight.zero_()
         model.model.layers[2].mlp.down_proj.weight.zero_()

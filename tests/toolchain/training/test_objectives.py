@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.models.checkpoints import load_model
@@ -23,12 +23,12 @@ from toolchain.training.objectives import (
     top_k,
 )
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load_model(tiny_llama(tmp_path_factory.mktemp("model"), **SMALL))
+    return load_model(tiny_llama(tmp_path_factory.mktemp("model"), **ONE_LAYER))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.datasets import Recorder, tiny_dataset
-from tests.fakes.models import tiny_llama
+from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.errors import GateError
 from toolchain.recipe import TuneSpec
@@ -21,7 +21,7 @@ from toolchain.training.probe import (
 )
 from toolchain.tune import TuneFigures, tune
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 1}
+ONE_LAYER = SMALL | {"layers": 1}
 
 
 def asked(*answers: str) -> Question:
@@ -103,7 +103,7 @@ def test_general_conversations_have_the_share_that_is_asked_for() -> None:
 
 def test_tune_asks_before_and_after_and_learns_general_conversations_too(tmp_path: Path) -> None:
     dataset, report = tiny_dataset(tmp_path / "data"), Recorder()
-    base = artifacts.external(tiny_llama(tmp_path / "base", **SMALL))
+    base = artifacts.external(tiny_llama(tmp_path / "base", **ONE_LAYER))
     spec = TuneSpec(
         r=4, epochs=1, batch_size=4, questions=2, general_questions=5, general_share=0.5
     )

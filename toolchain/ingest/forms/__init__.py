@@ -31,7 +31,7 @@ class Form:
     """Says by the keys whether a row has this form."""
     read: Callable[[Place, Mapping[str, Any]], Reading]
     note: str = ""
-    """What is not learned of such rows."""
+    """Part of such rows that nothing is learned from; empty if there is none."""
 
 
 def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:

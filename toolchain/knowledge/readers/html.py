@@ -185,7 +185,7 @@ class _Page:
 
 
 def _tables_above(nodes: "Iterable[LexborNode]") -> set[int]:
-    """Return the ids of the tables that hold some nodes."""
+    """Return the ids of the tables around these nodes."""
     tables: set[int] = set()
     for node in nodes:
         above = node.parent

@@ -68,6 +68,7 @@ def _second_moments(
         """Add up the inputs of a weight from now on."""
 
         def add(module: Any, inputs: tuple[Any, ...]) -> None:
+            """Add the outer products of one batch's inputs to the sum."""
             rows = inputs[0][tokens]
             sums[weight] = (
                 torch.addmm(sums[weight], rows.T, rows) if weight in sums else rows.T @ rows

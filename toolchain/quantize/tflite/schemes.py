@@ -123,6 +123,7 @@ def _blocks(graph: Graph, matrix: Matrix) -> Value:
 
 def _pack_plain(kind: str) -> Callable[["NDArray[np.float32]"], Packed]:
     def pack(rows: "NDArray[np.float32]") -> Packed:
+        """Return the bytes of rows; there are no scales."""
         import numpy as np
 
         stored = rows.astype({F32: "<f4", F16: "<f2"}[kind], copy=False)
