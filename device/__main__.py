@@ -36,6 +36,7 @@ VERBS = {
     "stop": "device.switching:stop",
     "supervise": "device.supervisor:supervise",
     "tensors": "device.patch:tensors",
+    "tools": "device.serve.checking:tools",
     "trust": "device.signers:trust",
     "verify": "device.verify:verify",
 }

@@ -6,7 +6,8 @@ waits for its own end, so that none is ever cut in half. Standard library only.
 """
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 from device.engine.base import Sampling, Timing, Token
@@ -70,6 +71,28 @@ def refused_step(refusal: Refusal, question: Question, prompt_tokens: int) -> To
     timing = Timing(prompt_tokens, prompt_tokens, 0.0, 0, 0, 0.0)
     said = refusal.text if _is_said(question.sampling) else ""
     return Token(None, said, "content_filter", timing, refusal=refusal.text)
+
+
+def cut_short(
+    answer: Iterator[Token], prompt_tokens: int, is_refused: Callable[[], bool]
+) -> Iterator[Token]:
+    """Yield the steps of an answer; once it is refused, its last step instead of the rest."""
+    began = time.monotonic()
+    first = began
+    told = 0
+    for step in answer:
+        first = first if told else time.monotonic()
+        if step.finish_reason or not is_refused():
+            yield step
+            told += step.id is not None
+            continue
+
+        now = time.monotonic()
+        timing = Timing(prompt_tokens, 0, first - began, told, max(0, told - 1), now - first)
+        if isinstance(answer, Generator):
+            answer.close()
+        yield Token(None, "", "content_filter", timing)
+        return
 
 
 def _is_said(sampling: Sampling) -> bool:

@@ -58,6 +58,8 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._events: "asyncio.Queue[Event]" = asyncio.Queue()
         self._cancelled = threading.Event()
+        self._refused: "set[int]" = set()
+        """Numbers of answers that the guard refused while they were told."""
 
     def held(self) -> "Held | None":
         """Return what holds back the next answer; None where none is looked at."""
@@ -85,6 +87,14 @@ class Job:
         """Tell the worker that nobody waits for the answer any more: it stops within one token."""
         self._cancelled.set()
         self._events.put_nowait(None)
+
+    def refuse(self, number: int) -> None:
+        """Tell the worker that the rest of an answer is not wanted: it stops within one token."""
+        self._refused.add(number)
+
+    def is_refused(self, number: int) -> bool:
+        """Return whether `refuse` was called for an answer."""
+        return number in self._refused
 
     def nudge(self) -> None:
         """Make the reader of the answer write something now."""

@@ -104,9 +104,9 @@ async def tokens(
             continue
         if not isinstance(happened, Token):
             return
-        if is_first:
+        if is_first and job.refusal is None:  # a refused question has no first token
             counted.began(time.monotonic() - job.asked)
-            is_first = False
+        is_first = False
         if happened.timing:
             counted.answered(happened.timing)
 
@@ -120,6 +120,9 @@ async def tokens(
                 counted.refused("answer", held.refusal.categories)
             held = job.held()
             left -= 1
-        elif silence_s and loop.time() - told > silence_s:
+            continue
+        if held and held.refusal:
+            job.refuse(job.answers - left)
+        if silence_s and loop.time() - told > silence_s:
             told = loop.time()
             yield None  # a client must not wait in silence for what is held back

@@ -14,6 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, Union
 
 from device.errors import DeviceError
@@ -24,6 +25,7 @@ from device.serve.api import Question, Texts
 from device.serve.conversation import Message
 from device.serve.echo import Echoed, with_echo
 from device.serve.guard import Screen
+from device.serve.holding import cut_short
 from device.serve.job import Job, Vectors
 from device.serve.reader import Reader, refuse
 
@@ -312,7 +314,7 @@ class Worker:
                 answer = with_echo(model.engine, asked, answer, gone)
             is_last = number == question.answers - 1
 
-            for token in answer:
+            for token in cut_short(answer, len(prompt.tokens), partial(job.is_refused, number)):
                 if token.finish_reason and is_last:
                     self._rest(slot)  # who hears the end may ask on at once
                 job.tell(token)

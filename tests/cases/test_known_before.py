@@ -138,6 +138,26 @@ def test_what_comes_behind_the_stage_that_is_asked_for_is_not_judged(desk: Path)
 
 
 # Data ---------------------------------------------------------------------------------------------
+def test_a_tool_that_every_board_would_refuse_is_named_before_the_training(desk: Path) -> None:
+    def tool(name: str, **parameters: Any) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    pin = {"type": "object", "properties": {"pin": {"type": "integer"}}}
+    fine = {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "no"}]}
+    other = {**pin, "not": {"required": ["pin"]}}
+    text = RECIPE.replace('hold_out = "phrasing"', "held_out_share = 0.5")
+    sound = [
+        {**fine, "messages": [{"role": "user", "content": f"go {n}"}, fine["messages"][1]]}
+        for n in range(12)
+    ]
+    rows(desk, *[{**row, "tools": [tool("led", **pin)]} for row in sound])
+    assert messages(desk, text) == []
+    rows(desk, *[{**row, "tools": [tool("fan", **other)]} for row in sound])
+    (problem,) = messages(desk, text)
+    assert "facts.jsonl" in problem
+    assert "a board refuses these tools: " in problem
+    assert "`fan`" in problem
+
 
 SHARE = RECIPE.replace('hold_out = "phrasing"', "held_out_share = 0.1")
 FEW = "r.toml: data: nothing is held out, so `evaluate` has nothing to measure on: "

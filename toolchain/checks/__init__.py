@@ -109,10 +109,13 @@ def check(ahead: Ahead, findings: Findings) -> None:
         model,
         preferences,
         teaching,
+        tools,
     )
 
     files.check_schemes(ahead, findings)
     parts = data.look(ahead, findings)
+    if parts:
+        tools.look(ahead, parts, findings)
 
     bases = model.look(ahead, findings)
     if bases:

@@ -1,6 +1,7 @@
 """What a service refuses: on every endpoint, from every role, and never half of an answer."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -242,6 +243,36 @@ def test_sentences_before_a_refused_one_have_been_sent() -> None:
     assert body.count(b"it is warm!") == 3
     assert b"bomb" not in body
     assert REFUSED.encode() in body
+
+
+def test_a_streamed_answer_stops_on_the_board_when_it_is_refused() -> None:
+    steps: list[int] = []
+
+    class Slow(FakeEngine):
+        def _answer(self, *arguments: Any) -> Any:
+            for number, step in enumerate(super()._answer(*arguments)):
+                steps.append(number)
+                time.sleep(0.005)
+                yield step
+
+    model = Model(Slow(word="a bomb. "), ChatTemplate(CHATML, {}))
+    asked = {"messages": [user(FINE)], "stream": True, "max_tokens": 400, "n": 2}
+    with service(lambda: model, screen=small_screen("both")) as port:
+        wait_until_loaded(port)
+        _, _, body = call(port, CHAT, asked)
+        _, _, fine = call(port, CHAT, {"messages": [user(FINE)], "max_tokens": 1})
+    assert body.count(REFUSED.encode()) >= 2
+    assert body.count(b'"finish_reason": "content_filter"') == 2
+    assert len(steps) < 100
+    assert fine["choices"][0]["finish_reason"] in ("length", "content_filter")
+
+
+def test_a_refused_question_is_no_quick_first_token() -> None:
+    with guarded() as (port, _):
+        call(port, CHAT, {"messages": [user(BOMB)]})
+        call(port, CHAT, {"messages": [user(FINE)]})
+        _, _, metrics = call(port, "/metrics")
+    assert b"demitasse_first_token_seconds_count 1\n" in metrics
 
 
 def test_several_answers_are_refused_each_by_itself() -> None:
