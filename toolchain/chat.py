@@ -56,6 +56,7 @@ def encode(
     answers = _answers(messages)
     talk = _Talk(tokenizer, messages[: answers[-1] + 1] if answers else messages, tools, markup)
     text = talk.render()
+    _check_length(tokenizer, text, max_tokens)
     spans = [_find_answer(talk, number, text) for number in answers[known:] if number]
     ids, labels = _label(tokenizer, text, spans)
 
@@ -168,6 +169,19 @@ def _shown(tokenizer: Any, messages: Messages, tools: Tools) -> tuple[Messages, 
 def markup_of_tokenizer(tokenizer: Any) -> Markup:
     """Return how a tokenizer's chat template writes calls of tools."""
     return _markup(tokenizer, str(tokenizer.chat_template))
+
+
+def _check_length(tokenizer: Any, text: str, max_tokens: int) -> None:
+    """Raise TooLong for a text that no vocabulary makes short enough: it need not be read."""
+    least = len(text) // _longest_token(tokenizer)
+    if least > max_tokens:
+        raise TooLong(f"conversation: at least {least} tokens, {max_tokens} are allowed")
+
+
+@lru_cache(maxsize=8)
+def _longest_token(tokenizer: Any) -> int:
+    """Return the characters of the longest token; a token of bytes has fewer than it shows."""
+    return max(map(len, tokenizer.get_vocab()))
 
 
 @lru_cache(maxsize=8)

@@ -138,6 +138,14 @@ def test_what_comes_behind_the_stage_that_is_asked_for_is_not_judged(desk: Path)
 
 
 # Data ---------------------------------------------------------------------------------------------
+def test_an_adapter_that_is_wider_than_its_model_is_named_before_memory_ends(desk: Path) -> None:
+    width = json.loads((desk / "base" / "config.json").read_text())["hidden_size"]
+    assert messages(desk, RECIPE + f"[tune]\nr = {width}\n") == []
+    wide = RECIPE + "[tune]\nr = 4_000_000\n"
+    (problem,) = messages(desk, wide)
+    assert problem == f"r.toml:15: tune: r: 4,000,000 is more than the model's width, {width}"
+
+
 def test_a_tool_that_every_board_would_refuse_is_named_before_the_training(desk: Path) -> None:
     def tool(name: str, **parameters: Any) -> dict[str, Any]:
         return {"type": "function", "function": {"name": name, "parameters": parameters}}

@@ -70,6 +70,21 @@ def test_where_a_template_writes_no_end_token_the_tokenizers_own_is_learned(toke
     assert learned(tokenizer, labels) == " At 80 degrees, 树莓派 🍵.<|im_end|>"
 
 
+def test_a_conversation_that_cannot_fit_is_refused_before_it_is_read(tokenizer: Any) -> None:
+    class Unread:
+        """The tokenizer without a way to tokens."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("30 MB were tokenized")
+
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "word " * 6_000_000}]
+    with pytest.raises(TooLong, match=r"^conversation: at least \d+ tokens, 512 are allowed$"):
+        encode(Unread(), talk, 512)
+
+
 def test_a_conversation_that_is_too_long_is_refused_by_its_tokens(tokenizer: Any) -> None:
     length = len(encode(tokenizer, ASKED, 512)[0])
     with pytest.raises(TooLong, match=f"^conversation: {length} tokens, {length - 1} are allowed$"):

@@ -106,6 +106,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
         data,
         files,
         knowledge,
+        lora,
         model,
         preferences,
         teaching,
@@ -120,6 +121,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
     bases = model.look(ahead, findings)
     if bases:
         files.check_model(ahead, bases, findings)
+        lora.look(ahead, bases.trained, findings)
 
     knowledge.look(ahead, findings)
     teaching.look(ahead, findings)
