@@ -317,4 +317,7 @@ def _sentence(way: Route, error: Exception) -> BoardError:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", "") or str(error) or "the connection was closed"
+    banner = "protocol banner"
+    if banner in text and not text.endswith(banner):  # paramiko puts nothing before its cause
+        text = text.replace(banner, f"{banner}: ")
     return text[:1].lower() + text[1:300]
