@@ -39,7 +39,7 @@ FIRST = (
     "tests/toolchain/quantize/test_gguf_as_base.py",
     "tests/toolchain/fleet/test_rollout.py",
     "tests/toolchain/finished/test_finish.py",
-    "tests/cases/test_known_before.py",
+    "tests/cases/test_known_models.py",
     "tests/device/test_crashes.py",
     "tests/device/test_activation.py",
     "tests/device/test_trust.py",
