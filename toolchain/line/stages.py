@@ -631,7 +631,7 @@ def task_scores(measured: Measured) -> str:
 
 
 def _package(flow: Flow) -> Bundle:
-    from toolchain.package import Origin, package
+    from toolchain.package import Origin, Parts, package
 
     recipe, form = flow.recipe, flow.format
     licences = travelling_files(flow.base) if flow.base else []
@@ -649,17 +649,17 @@ def _package(flow: Flow) -> Bundle:
         strict=recipe.data.strict,
         is_trained=recipe.learns,
     )
-    return package(
-        flow.models[form],
-        flow.verdicts[form],
-        flow.settings.target,
-        recipe.package,
-        origin,
-        flow.out("package"),
-        FORMATS[form].packing,
-        flow.consulted(flow.verdicts[form]),
-        flow.guarded(),
+    parts = Parts(
+        model=flow.models[form],
+        verdict=flow.verdicts[form],
+        target=flow.settings.target,
+        spec=recipe.package,
+        origin=origin,
+        packing=FORMATS[form].packing,
+        consulted=flow.consulted(flow.verdicts[form]),
+        guarded=flow.guarded(),
     )
+    return package(parts, flow.out("package"))
 
 
 def _plan_package(recipe: Recipe, target: Target, form: str) -> str:
