@@ -312,7 +312,8 @@ def _distilled(artifact: Artifact) -> str:
 
 
 def _align(flow: Flow) -> Checkpoint:
-    from toolchain.align import ADAPTER, BEFORE, AlignFigures, align
+    from toolchain.align import ADAPTER, align
+    from toolchain.align.figures import BEFORE, AlignFigures
 
     recipe, out = flow.recipe, flow.out("align")
     assert recipe.align
@@ -341,7 +342,7 @@ def _plan_align(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _aligned(artifact: Artifact) -> str:
-    from toolchain.align import AlignFigures
+    from toolchain.align.figures import AlignFigures
 
     figures = AlignFigures.read(artifact.record.figures)
     marks = {"before": figures.before}
