@@ -35,7 +35,7 @@ FIRST = (
     "tests/toolchain/test_killed_processes.py",
     "tests/toolchain/rounds/test_trained_round.py",
     "tests/toolchain/test_cuts.py",
-    "tests/toolchain/test_push.py",
+    "tests/toolchain/push/test_push.py",
     "tests/toolchain/quantize/test_gguf_as_base.py",
     "tests/toolchain/fleet/test_rollout.py",
     "tests/toolchain/finished/test_finish.py",
